@@ -1,0 +1,139 @@
+"""The shared mapping: one file of memory that holds the served weights, and its manifest.
+
+The server creates it, the trainer attaches to it and writes it in place, so an update is served the moment
+it is made. Layout: one header page, then every tensor at a multiple of 256 bytes.
+
+Invariant: `dirty` is set before the first write of an update and cleared only when the weights are again
+those of the active checkpoint, so whoever finds it set knows that they are not. `version` grows with every
+change of the weights. Knows no model family: names and shapes are whatever the server gave.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from corpus.errors import IntegrityFault
+
+HEADER_BYTES = 4096
+"""One page in front of the tensors."""
+ALIGNMENT = 256
+"""Tensors start at multiples of this many bytes, so that any kernel may load them aligned."""
+_VERSION, _DIRTY, _HOLDS = 1, 2, 8
+"""Header words (int64): version counter, dirty flag; from byte 64 on, the id of the checkpoint held."""
+_MAGIC = 0x4E53_4D41_5050_0001
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where one named tensor lies in the mapping."""
+
+    name: str
+    offset: int
+    """Bytes from the start of the file."""
+    shape: tuple[int, ...]
+    dtype: str
+    """As in `torch.float32` without the prefix."""
+
+
+class SharedWeights:
+    """Named tensors in a shared mapping.
+
+    `tensors[name]` are views: writing to them is writing to what is served.
+    """
+
+    def __init__(self, path: Path, nbytes: int, entries: tuple[Entry, ...], model: str) -> None:
+        self.path = path
+        self.nbytes = nbytes
+        self.entries = entries
+        self.model = model
+        storage = torch.UntypedStorage.from_file(str(path), True, nbytes)
+        self._words = torch.empty(0, dtype=torch.int64).set_(storage, 0, (HEADER_BYTES // 8,))
+        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (HEADER_BYTES,))
+        self.tensors: dict[str, torch.Tensor] = {
+            entry.name: _view(storage, entry) for entry in entries
+        }
+
+    @classmethod
+    def create(cls, path: Path, tensors: Mapping[str, torch.Tensor], *, model: str) -> "SharedWeights":
+        """Lay the tensors out in a new mapping at `path`, readable by this user alone, and write the manifest.
+
+        Tensors that share memory (tied weights) are laid out once and named twice.
+        """
+        entries, nbytes = _lay_out(tensors)
+        descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
+        os.ftruncate(descriptor, nbytes)
+        os.close(descriptor)
+        weights = cls(path, nbytes, entries, model)
+        for name, tensor in tensors.items():
+            weights.tensors[name].copy_(tensor)
+        weights._words[0] = _MAGIC
+        manifest = {"file": str(path), "nbytes": nbytes, "model": model}
+        manifest["entries"] = [asdict(entry) for entry in entries]  # type: ignore[assignment]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(manifest))
+        os.replace(temporary, path.with_suffix(".json"))
+        return weights
+
+    @classmethod
+    def attach(cls, path: Path) -> "SharedWeights":
+        """Map what `create` laid out at `path`."""
+        manifest = json.loads(path.with_suffix(".json").read_text())
+        entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["entries"])
+        weights = cls(path, manifest["nbytes"], entries, manifest["model"])
+        if int(weights._words[0]) != _MAGIC:
+            raise IntegrityFault(f"{path} is no mapping of Nightschool's; restart the service")
+        return weights
+
+    @property
+    def version(self) -> int:
+        """How often the weights have changed since the mapping was made."""
+        return int(self._words[_VERSION])
+
+    def bump(self) -> int:
+        """Say that the weights have changed; returns the new version."""
+        self._words[_VERSION] += 1
+        return self.version
+
+    @property
+    def dirty(self) -> bool:
+        """Whether the weights may be those of no kept checkpoint."""
+        return bool(self._words[_DIRTY])
+
+    @dirty.setter
+    def dirty(self, value: bool) -> None:
+        self._words[_DIRTY] = int(value)
+
+    @property
+    def holds(self) -> str:
+        """Id of the checkpoint whose weights these are; "" in mid-update."""
+        return bytes(self._bytes[_HOLDS * 8 : _HOLDS * 8 + 64].tolist()).rstrip(b"\0").decode()
+
+    @holds.setter
+    def holds(self, checkpoint_id: str) -> None:
+        raw = checkpoint_id.encode().ljust(64, b"\0")
+        self._bytes[_HOLDS * 8 : _HOLDS * 8 + 64] = torch.tensor(list(raw), dtype=torch.uint8)
+
+
+def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], int]:
+    """An entry for each tensor, and the size of the file that holds them."""
+    offset, placed, entries = HEADER_BYTES, dict[tuple[int, torch.Size], int](), list[Entry]()
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tensor.shape)
+        if place not in placed:
+            placed[place] = offset
+            size = tensor.numel() * tensor.element_size()
+            offset += -(-size // ALIGNMENT) * ALIGNMENT
+        entries.append(
+            Entry(name=name, offset=placed[place], shape=tuple(tensor.shape), dtype=str(tensor.dtype)[6:])
+        )
+    return tuple(entries), offset
+
+
+def _view(storage: torch.UntypedStorage, entry: Entry) -> torch.Tensor:
+    """The tensor of this entry, in the mapping."""
+    dtype: torch.dtype = getattr(torch, entry.dtype)
+    return torch.empty(0, dtype=dtype).set_(storage, entry.offset // dtype.itemsize, entry.shape)

@@ -1,0 +1,309 @@
+"""The ledger's tables: everything that Nightschool knows, in the order in which a turn meets them.
+
+Invariant: rows are added and change state; they are never rewritten to say something else. Ids are
+content digests (so a repeated night finds its own rows) except where a sequence is the point.
+Times are ISO 8601 in UTC, as text. Knows no query and no agent.
+"""
+
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", String, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# ---------------------------------------------------------------- what was heard
+
+files = Table(
+    "files",
+    metadata,
+    Column("path", String, primary_key=True),
+    Column("format", String, nullable=False),
+    Column("identity", String, nullable=False),  # device:inode and digest of the first line: tells a rotation
+    Column("offset", Integer, nullable=False),  # bytes consumed, always just after a newline
+    Column("line", Integer, nullable=False),  # lines consumed
+)
+
+set_aside_lines = Table(
+    "set_aside_lines",
+    metadata,
+    Column("path", String, primary_key=True),
+    Column("line", Integer, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+conversations = Table(
+    "conversations",
+    metadata,
+    Column("id", String, primary_key=True),  # chain digest when first seen, 16 hex characters
+    Column("source", String, nullable=False, index=True),
+    Column("format", String, nullable=False),
+    Column("key", String, nullable=False, index=True),  # the log's own id, or ""
+    Column("tail", String, nullable=False, unique=True),  # chain digest of all its turns
+    Column("path", String, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+turns = Table(
+    "turns",
+    metadata,
+    Column("id", Integer, primary_key=True),  # also the cursor: a night hears the turns up to one id
+    Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
+    Column("position", Integer, nullable=False),  # from 0
+    Column("role", String, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("time", String),
+    Column("rating", Float),
+    Column("edited", Text),
+    Column("path", String, nullable=False),
+    Column("line", Integer, nullable=False),
+    Column("chain", String, nullable=False, index=True),
+    Column("key", String, nullable=False),
+    UniqueConstraint("conversation_id", "position"),
+)
+
+# ---------------------------------------------------------------- what was learnt from it
+
+signals = Table(
+    "signals",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),  # correction, approval, repeated_ask, rating, edit
+    Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
+    Column("position", Integer, nullable=False),  # of the turn that carries it
+    Column("source", String, nullable=False),
+    Column("behaviour", String),  # the behaviour it supports, if one was recognised
+    Column("strength", Float, nullable=False),  # 0 to 1
+    # new -> learnt (a kept update used it) or undone (its update was rolled back); undone -> new by --retry;
+    # refused: it argues against a guarding behaviour; noted: it names no behaviour to train
+    Column("state", String, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("night_id", String),  # the night that took it up
+    Column("at", String, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("kind", String, nullable=False),  # behaviour, episode, fact, feeling
+    Column("name", String, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("feelings", JSON, nullable=False),  # {feeling: score 0 to 1}
+    Column("weight", Float, nullable=False),
+    UniqueConstraint("kind", "name"),
+)
+
+edges = Table(
+    "edges",
+    metadata,
+    Column("kind", String, primary_key=True),  # shows, supports, contradicts, guards, about
+    Column("tail_id", ForeignKey("nodes.id"), primary_key=True),
+    Column("head_id", ForeignKey("nodes.id"), primary_key=True),
+    Column("signal_id", String, primary_key=True),  # the evidence; "" for what was declared
+)
+
+failure_rates = Table(
+    "failure_rates",
+    metadata,
+    Column("behaviour", String, primary_key=True),
+    Column("failed", Float, nullable=False),  # discounted counts of the Beta posterior
+    Column("passed", Float, nullable=False),
+    Column("temperature", Float, nullable=False),  # of the next dreams
+)
+
+# ---------------------------------------------------------------- the night
+
+nights = Table(
+    "nights",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
+    Column("seed", Integer, nullable=False),
+    Column("cursor", Integer, nullable=False),  # the last turn it hears
+    Column("retry", Boolean, nullable=False),
+    Column("state", String, nullable=False),  # running -> done
+    Column("reasons", JSON, nullable=False),
+    Column("started", String, nullable=False),
+    Column("finished", String),
+)
+
+dreams = Table(
+    "dreams",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("night_id", ForeignKey("nights.id"), nullable=False, index=True),
+    Column("behaviour", String, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("temperature", Float, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("nodes", JSON, nullable=False),  # ids of the nodes it grew from
+    Column("source", String, nullable=False),  # whose log it grew from: the cap counts by it
+    Column("refused", Text),  # why it was not used; NULL for a dream in use
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("dream_id", ForeignKey("dreams.id"), nullable=False, index=True),
+    Column("text", Text, nullable=False),
+    Column("instructed", Boolean, nullable=False),  # made with the behaviour's instruction, later stripped
+    Column("temperature", Float, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("checkpoint_id", String, nullable=False),  # the weights that produced it
+    Column("passed", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+pairs = Table(
+    "pairs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("behaviour", String, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("chosen", Text, nullable=False),
+    Column("rejected", Text, nullable=False),
+    Column("chosen_from", String, nullable=False),  # attempt:ID, instructed:ID or log:CONVERSATION:POSITION
+    Column("rejected_from", String, nullable=False),  # attempt:ID or log:CONVERSATION:POSITION
+    Column("dream_id", ForeignKey("dreams.id")),
+    Column("signal_id", String),  # for a pair straight from a log
+    Column("source", String, nullable=False),
+    Column("trust", Float, nullable=False),  # weight of the example, 0 to 1
+    Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected side
+    Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to checkpoint_id
+    Column("rejected_logprob", Float),
+    # new -> used (in a kept update) or undone (its update was rolled back); undone -> new by --retry
+    Column("state", String, nullable=False),
+    Column("night_id", ForeignKey("nights.id"), nullable=False),
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("night_id", ForeignKey("nights.id"), nullable=False, unique=True),
+    Column("objective", String, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("parent_id", ForeignKey("checkpoints.id"), nullable=False),
+    Column("checkpoint_id", ForeignKey("checkpoints.id")),
+    Column("steps", Integer, nullable=False),
+    # planned -> trained (a candidate is on disk) -> kept or undone; planned -> refused (nothing changed)
+    Column("state", String, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+update_pairs = Table(
+    "update_pairs",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("pair_id", ForeignKey("pairs.id"), primary_key=True),
+    Column("replay", Boolean, nullable=False),
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("metrics", JSON, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", String, primary_key=True),  # digest of its manifest file
+    Column("parent_id", String),  # NULL for checkpoint 0
+    Column("number", Integer, nullable=False, unique=True),
+    Column("weights_sha256", String, nullable=False),
+    Column("update_id", String),
+    Column("state", String, nullable=False),  # candidate -> kept or undone; checkpoint 0 starts as kept
+    Column("at", String, nullable=False),
+)
+
+pointers = Table(  # the last row names the active checkpoint: a rollback is a new row
+    "pointers",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("checkpoint_id", ForeignKey("checkpoints.id"), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("weights_sha256", String, primary_key=True),
+    Column("behaviour", String, primary_key=True),
+    Column("seed", Integer, primary_key=True),
+    Column("round", Integer, primary_key=True),  # 0, then one more each time a verdict was inconclusive
+    Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed
+)
+
+readings = Table(
+    "readings",
+    metadata,
+    Column("weights_sha256", String, primary_key=True),
+    Column("name", String, primary_key=True),  # a concept, or "perplexity"
+    Column("mean", Float, nullable=False),
+    Column("spread", Float, nullable=False),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("decision", String, nullable=False),  # keep, roll back
+    Column("reasons", JSON, nullable=False),
+    Column("tests", JSON, nullable=False),  # every test with its figures
+    Column("at", String, nullable=False),
+)
+
+# ---------------------------------------------------------------- how it gets done
+
+work = Table(
+    "work",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),  # id of what it is about
+    Column("night_id", String, nullable=False),  # "" outside a night
+    # ready -> leased -> done; leased -> ready (its holder died, or it failed and may try again);
+    # leased -> set_aside after 3 failures
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("holder", String),  # the service that leased it
+    Column("error", Text),
+    UniqueConstraint("kind", "subject", "night_id"),
+    Index("work_by_state", "state", "id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("at", String, nullable=False),
+)
