@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -50,43 +51,63 @@ class SharedWeights:
         self.nbytes = nbytes
         self.entries = entries
         self.model = model
-        storage = torch.UntypedStorage.from_file(str(path), True, nbytes)
-        self._words = torch.empty(0, dtype=torch.int64).set_(storage, 0, (HEADER_BYTES // 8,))
-        self._bytes = torch.empty(0, dtype=torch.uint8).set_(storage, 0, (HEADER_BYTES,))
+        storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, nbytes))
+        self.inode = os.stat(path).st_ino
+        self._words = _at(storage, torch.int64, 0, (HEADER_BYTES // 8,))
+        self._bytes = _at(storage, torch.uint8, 0, (HEADER_BYTES,))
         self.tensors: dict[str, torch.Tensor] = {
-            entry.name: _view(storage, entry) for entry in entries
+            entry.name: _at(storage, getattr(torch, entry.dtype), entry.offset, entry.shape)
+            for entry in entries
         }
 
     @classmethod
     def create(cls, path: Path, tensors: Mapping[str, torch.Tensor], *, model: str) -> "SharedWeights":
-        """Lay the tensors out in a new mapping at `path`, readable by this user alone, and write the manifest.
+        """Lay the tensors out in a new mapping at `path`, for this user alone, and write the manifest.
 
         Tensors that share memory (tied weights) are laid out once and named twice.
         """
         entries, nbytes = _lay_out(tensors)
-        descriptor = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_RDWR, 0o600)
+        # A new file under the old name: whoever still maps the old one must not have it cut short (SIGBUS).
+        filling = path.with_suffix(".filling")
+        filling.unlink(missing_ok=True)
+        descriptor = os.open(filling, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
         os.ftruncate(descriptor, nbytes)
         os.close(descriptor)
-        weights = cls(path, nbytes, entries, model)
+        weights = cls(filling, nbytes, entries, model)
+        weights.path = path
         for name, tensor in tensors.items():
-            weights.tensors[name].copy_(tensor)
+            weights.tensors[name].copy_(tensor.detach())
         weights._words[0] = _MAGIC
-        manifest = {"file": str(path), "nbytes": nbytes, "model": model}
-        manifest["entries"] = [asdict(entry) for entry in entries]  # type: ignore[assignment]
+        manifest = {"nbytes": nbytes, "model": model, "entries": [asdict(entry) for entry in entries]}
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(manifest))
+        path.with_suffix(".json").unlink(missing_ok=True)
+        os.replace(filling, path)
         os.replace(temporary, path.with_suffix(".json"))
         return weights
 
     @classmethod
     def attach(cls, path: Path) -> "SharedWeights":
         """Map what `create` laid out at `path`."""
-        manifest = json.loads(path.with_suffix(".json").read_text())
+        try:
+            manifest = json.loads(path.with_suffix(".json").read_text())
+        except FileNotFoundError:
+            raise IntegrityFault(f"there is no mapping at {path}; start the model server first") from None
+        if path.stat().st_size != manifest["nbytes"]:
+            raise IntegrityFault(f"{path} is not as long as its manifest says; restart the service")
         entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["entries"])
         weights = cls(path, manifest["nbytes"], entries, manifest["model"])
         if int(weights._words[0]) != _MAGIC:
             raise IntegrityFault(f"{path} is no mapping of Nightschool's; restart the service")
         return weights
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the server has since made another mapping at this path: then nobody serves this one."""
+        try:
+            return os.stat(self.path).st_ino != self.inode
+        except FileNotFoundError:
+            return True
 
     @property
     def version(self) -> int:
@@ -120,9 +141,9 @@ class SharedWeights:
 
 def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], int]:
     """An entry for each tensor, and the size of the file that holds them."""
-    offset, placed, entries = HEADER_BYTES, dict[tuple[int, torch.Size], int](), list[Entry]()
+    offset, placed, entries = HEADER_BYTES, dict[tuple[int, torch.Size, torch.dtype], int](), list[Entry]()
     for name, tensor in tensors.items():
-        place = (tensor.data_ptr(), tensor.shape)
+        place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
         if place not in placed:
             placed[place] = offset
             size = tensor.numel() * tensor.element_size()
@@ -133,7 +154,11 @@ def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], in
     return tuple(entries), offset
 
 
-def _view(storage: torch.UntypedStorage, entry: Entry) -> torch.Tensor:
-    """The tensor of this entry, in the mapping."""
-    dtype: torch.dtype = getattr(torch, entry.dtype)
-    return torch.empty(0, dtype=dtype).set_(storage, entry.offset // dtype.itemsize, entry.shape)
+def _at(
+    storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """The contiguous tensor of this dtype and shape, `offset` bytes into the storage."""
+    strides = [1]
+    for length in shape[:0:-1]:
+        strides.insert(0, strides[0] * length)
+    return torch.empty(0, dtype=dtype).set_(storage, offset // dtype.itemsize, shape, strides[: len(shape)])

@@ -1,0 +1,104 @@
+"""The weights in the mapping as raw tensors, and back: what a checkpoint keeps and a rollback restores.
+
+Invariant: `restore` writes nothing unless the whole checkpoint is undamaged and fits the mapping, and while
+it writes the mapping is dirty and holds nothing. Aliases (tied weights) are kept once, under the first name.
+Knows no model family and no ledger.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+
+from agents.model.mapping import Entry, SharedWeights
+from corpus.errors import IntegrityFault
+from store.tensors import RawTensor
+
+_FORMAT_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_TYPES = {name: dtype for dtype, name in _FORMAT_NAMES.items()}
+
+
+class Checkpoints(Protocol):
+    """The part of `CheckpointStore` that a restore needs."""
+
+    def load_weights(self, checkpoint_id: str) -> dict[str, RawTensor]:
+        """The weights of this checkpoint, their digest checked."""
+
+
+def to_raw(tensor: torch.Tensor) -> RawTensor:
+    """A tensor's bytes; no copy for a contiguous one on the CPU, so do not write to it meanwhile."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    data = flat.view(torch.uint8).numpy().data if flat.numel() else b""
+    return RawTensor(dtype=_FORMAT_NAMES[tensor.dtype], shape=tuple(tensor.shape), data=data)
+
+
+def from_raw(raw: RawTensor) -> torch.Tensor:
+    """A tensor of its own with these bytes."""
+    dtype = _TYPES[raw.dtype]
+    if not raw.data:
+        return torch.empty(raw.shape, dtype=dtype)
+    return torch.frombuffer(bytearray(raw.data), dtype=dtype).reshape(raw.shape)
+
+
+def unique_entries(shared: SharedWeights) -> list[Entry]:
+    """The entries of the mapping without aliases: the first name of each place."""
+    first: dict[int, Entry] = {}
+    for entry in shared.entries:
+        first.setdefault(entry.offset, entry)
+    return list(first.values())
+
+
+def weights_of(shared: SharedWeights) -> dict[str, RawTensor]:
+    """Every tensor in the mapping, aliases once."""
+    return {entry.name: to_raw(shared.tensors[entry.name]) for entry in unique_entries(shared)}
+
+
+def restore(
+    shared: SharedWeights, store: Checkpoints, checkpoint_id: str, *, settled: bool, force: bool = False
+) -> bool:
+    """Make the mapping hold exactly this checkpoint's weights; returns whether anything was written.
+
+    `settled` says that this is the active checkpoint: the mapping is clean afterwards. `force` writes even
+    when the mapping says that it holds these weights.
+    """
+    written = force or shared.holds != checkpoint_id
+    if written:
+        tensors = store.load_weights(checkpoint_id)
+        if differences := _differences(shared, tensors):
+            raise IntegrityFault(
+                f"checkpoint {checkpoint_id[:12]} does not fit the served model: "
+                f"{'; '.join(differences[:8])}; serve the model that it was made from"
+            )
+        shared.dirty = True
+        shared.holds = ""
+        for name, raw in tensors.items():
+            shared.tensors[name].copy_(from_raw(raw))
+        shared.bump()
+        shared.holds = checkpoint_id
+    shared.dirty = not settled
+    return written
+
+
+def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> list[str]:
+    """What keeps these tensors from being the mapping's, one line each."""
+    found = []
+    wanted = {entry.name: (entry.shape, getattr(torch, entry.dtype)) for entry in unique_entries(shared)}
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors:
+            found.append(f"{name} is missing")
+        elif name not in wanted:
+            found.append(f"{name} is unknown")
+        elif (tensors[name].shape, _TYPES[tensors[name].dtype]) != wanted[name]:
+            found.append(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
+    return found
