@@ -1,0 +1,56 @@
+"""Whether a dream is new: near-duplicates of dreams, pairs and above all held-out scenarios are refused.
+
+Invariant: pure; symmetric; a text is always a near-duplicate of itself. Word sets are compared, so neither
+order nor punctuation nor capitals make a dream new.
+"""
+
+import re
+from collections.abc import Iterable
+
+NEAR = 0.9
+"""Jaccard similarity of the word sets from which two texts are the same situation: in this length of text one
+exchanged word (about 0.8) is a new situation, an added "please" is not."""
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, as a set."""
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def similarity(a: frozenset[str], b: frozenset[str]) -> float:
+    """Jaccard similarity of two word sets, 0 to 1; two empty sets are alike."""
+    union = len(a | b)
+    return len(a & b) / union if union else 1.0
+
+
+class Seen:
+    """Texts that a new one must differ from."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._exact: set[frozenset[str]] = set()
+        self._by_word: dict[str, list[frozenset[str]]] = {}
+        for text in texts:
+            self.add(text)
+
+    def add(self, text: str) -> None:
+        """Remember a text."""
+        found = words(text)
+        if found not in self._exact:
+            self._exact.add(found)
+            for word in found:
+                self._by_word.setdefault(word, []).append(found)
+
+    def near(self, text: str) -> bool:
+        """Whether a text like this one has been seen.
+
+        Two sets with a similarity of NEAR share all but a tenth of their words, so one of the rarest
+        words of the new text is among the shared ones: only their lists need to be read.
+        """
+        found = words(text)
+        if found in self._exact or not found:
+            return True
+        spare = int((1 - NEAR) * len(found)) + 1
+        rare = sorted(found, key=lambda word: len(self._by_word.get(word, ())))[: spare]
+        return any(
+            similarity(found, other) >= NEAR for word in rare for other in self._by_word.get(word, ())
+        )

@@ -1,0 +1,42 @@
+"""Held-out scenarios: what a behaviour is measured on, and never trained on.
+
+Invariant: the same behaviour and count give the same scenarios, in the same order, whatever the seed; the
+seed decides how the answers are sampled, not what is asked.
+"""
+
+import random
+
+from corpus.behaviour import Behaviour
+from corpus.prompts import Message
+from corpus.world.checks import KIND_OF
+from corpus.world.requests import draw, reserved, write
+from store.records import seed_of
+
+EXHAUSTED = 50
+"""Draws in a row without a new scenario, per scenario wanted, after which the world has no more."""
+
+
+def held_out(behaviour: Behaviour, count: int) -> list[list[Message]]:
+    """Up to `count` different scenarios, each a conversation that ends with a request."""
+    if behaviour.held_out:
+        texts = list(behaviour.held_out)[:count]
+    else:
+        texts = _from_world(KIND_OF[behaviour.judge.check], count)
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def _from_world(kind: str, count: int) -> list[str]:
+    """Requests of this kind made of reserved combinations."""
+    rng, texts = random.Random(seed_of("held-out", kind)), dict[str, None]()
+    for _ in range(EXHAUSTED * count):
+        request = draw(kind, rng)
+        if reserved(request):
+            texts[write(request, rng)] = None
+        if len(texts) == count:
+            break
+    return list(texts)
+
+
+def sampling_seeds(behaviour: Behaviour, count: int, *, seed: int, attempt: int) -> list[int]:
+    """The seed of each scenario's answer: the same before and after an update, new in every round."""
+    return [seed_of(seed, "measure", behaviour.name, attempt, index) for index in range(count)]

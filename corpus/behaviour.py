@@ -1,0 +1,161 @@
+"""Behaviours: "when *condition*, do *this*", each with its counter-behaviour, declared in a TOML file.
+
+Invariant: a Behaviour that was loaded is whole and consistent; a file that is not is refused with the place
+and the cure. A behaviour and its counter-behaviour are two Behaviours that name each other.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from corpus.errors import ConfigError
+from corpus.world.checks import KIND_OF
+
+SHIPPED = Path(__file__).parent / "behaviours"
+"""The behaviours of the embedded model's world."""
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
+_KEYS = {"name", "condition", "do", "instruction", "required_rate", "cues", "examples", "judge", "held_out"}
+_JUDGE_KEYS = {"check": {"check"}, "pattern": {"applies", "pass", "fail"}, "rubric": {"rubric"}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """How an answer is judged."""
+
+    kind: str
+    """check (a function of the embedded world), pattern (regular expressions) or rubric (the served model)."""
+    check: str = ""
+    """Name of the world's check."""
+    applies: str = ""
+    """Pattern: what a request must match for the behaviour to apply; "" for any."""
+    passes: str = ""
+    """Pattern: what a good answer matches; "" for anything."""
+    fails: str = ""
+    """Pattern: what a bad answer matches; "" for nothing."""
+    rubric: str = ""
+    """Rubric: the question put to the served model about an answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behaviour:
+    """A lesson that can be trained and measured."""
+
+    name: str
+    condition: str
+    """When it applies, as a clause: "the user has decided what to do"."""
+    do: str
+    """What to do then."""
+    instruction: str
+    """What one would tell a model to get it right; stripped before training."""
+    judge: Judge
+    counter_of: str | None = None
+    """The behaviour that this one is the counter-behaviour of; None for a behaviour."""
+    required_rate: float = 0.8
+    """The share of cases in which it should hold."""
+    cues: tuple[str, ...] = ()
+    """Words in a correction that point to it, lower case."""
+    examples: tuple[str, ...] = ()
+    """Requests to which it applies: seeds of the first dreams."""
+    held_out: tuple[str, ...] = field(default=())
+    """Requests never trained on; empty where the world makes them."""
+
+
+def load_file(path: Path) -> tuple[Behaviour, Behaviour]:
+    """The behaviour and the counter-behaviour of one file."""
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable TOML file ({error})") from error
+    counter = table.pop("counter", None)
+    if not isinstance(counter, dict):
+        raise ConfigError(
+            f"{path}: a behaviour needs a [counter] table: when not to. Without one a model learns to do it always"
+        )
+    behaviour = _behaviour(path, table, None)
+    return behaviour, _behaviour(path, counter, behaviour.name)
+
+
+def load(folders: Iterable[Path]) -> dict[str, Behaviour]:
+    """All behaviours of these folders by name, sorted; a name may be used once."""
+    found: dict[str, Behaviour] = {}
+    for folder in folders:
+        for path in sorted(folder.glob("*.toml")):
+            for behaviour in load_file(path):
+                if behaviour.name in found:
+                    raise ConfigError(f"{path}: there is already a behaviour named {behaviour.name}; choose another name")
+                found[behaviour.name] = behaviour
+    return dict(sorted(found.items()))
+
+
+def counter_to(behaviour: Behaviour, among: dict[str, Behaviour]) -> Behaviour:
+    """The other side: the counter of a behaviour, or the behaviour of a counter."""
+    if behaviour.counter_of:
+        return among[behaviour.counter_of]
+    return next(other for other in among.values() if other.counter_of == behaviour.name)
+
+
+def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Behaviour:
+    where = f"{path}: [counter]" if counter_of else str(path)
+    if unknown := sorted(set(table) - _KEYS):
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
+    name = _text(where, table, "name")
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"{where}: name {name!r} must be lower case letters, digits and _, 48 at most")
+    rate = table.get("required_rate", 0.8)
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
+        raise ConfigError(f"{where}: required_rate must be a number over 0 and up to 1, not {rate!r}")
+    behaviour = Behaviour(
+        name=name,
+        counter_of=counter_of,
+        condition=_text(where, table, "condition"),
+        do=_text(where, table, "do"),
+        instruction=_text(where, table, "instruction"),
+        judge=_judge(where, table.get("judge")),
+        required_rate=float(rate),
+        cues=tuple(cue.lower() for cue in _texts(where, table, "cues")),
+        examples=_texts(where, table, "examples"),
+        held_out=_texts(where, table.get("held_out", {}), "scenarios"),
+    )
+    if behaviour.judge.kind != "check" and not behaviour.held_out:
+        raise ConfigError(f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured")
+    return behaviour
+
+
+def _judge(where: str, table: Any) -> Judge:
+    if not isinstance(table, dict) or table.get("kind") not in _JUDGE_KEYS:
+        raise ConfigError(f"{where}: needs judge = {{ kind = ... }}, one of {', '.join(_JUDGE_KEYS)}")
+    kind = table["kind"]
+    if unknown := sorted(set(table) - _JUDGE_KEYS[kind] - {"kind"}):
+        raise ConfigError(f"{where}: judge of kind {kind} has no key {unknown[0]!r}")
+    values = {key: _text(where, table, key) for key in table if key != "kind"}
+    if kind == "check" and values.get("check") not in KIND_OF:
+        raise ConfigError(f"{where}: judge.check must be one of {', '.join(KIND_OF)}")
+    if kind == "pattern" and not values.keys() & {"pass", "fail"}:
+        raise ConfigError(f"{where}: judge of kind pattern needs pass or fail, a regular expression")
+    if kind == "rubric" and "rubric" not in values:
+        raise ConfigError(f"{where}: judge of kind rubric needs rubric, a question about the answer")
+    for key in ("applies", "pass", "fail"):
+        try:
+            re.compile(values.get(key, ""))
+        except re.error as error:
+            raise ConfigError(f"{where}: judge.{key} is no regular expression: {error}") from error
+    names = {"pass": "passes", "fail": "fails"}
+    return Judge(kind=kind, **{names.get(key, key): value for key, value in values.items()})
+
+
+def _text(where: str, table: dict[str, Any], key: str) -> str:
+    value = table.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigError(f"{where}: {key} must be a text that is not empty")
+    return value
+
+
+def _texts(where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
+    value = table.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
+        raise ConfigError(f"{where}: {key} must be a list of texts")
+    return tuple(value)

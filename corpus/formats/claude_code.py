@@ -1,0 +1,95 @@
+"""Claude Code sessions: one record per line, the turns of a session arriving one by one.
+
+Invariant: a record of talk gives a Conversation with the session's id as key, and turns whose keys are the
+record's id. What a tool answered is logged as `type: user` and becomes a tool turn. Records that nobody
+said (meta, summaries, side chains, synthetic answers, thinking) give None. Every record stands alone, so
+that the same turns come out however the file was cut while it grew: the parts of one answer stay turns
+of their own. Knows nothing of the tree of retries behind parentUuid: turns are in the file's order.
+"""
+
+import hashlib
+import re
+from typing import Any
+
+from corpus.conversation import Conversation, Turn
+from corpus.formats.parts import as_text, as_time, tool_call
+from corpus.lines import BadLine
+
+NAME = "claude-code"
+
+SYNTHETIC = "<synthetic>"
+"""The model name of answers that the client wrote itself."""
+
+_HIDDEN = ("isMeta", "isSidechain", "isCompactSummary", "isVisibleInTranscriptOnly", "isApiErrorMessage")
+_CLIENT = re.compile(r"\s*<(?:command-|local-command-|bash-|user-memory-input|task-notification)")
+_REMINDER = re.compile(r"<system-reminder>.*?</system-reminder>", re.DOTALL)
+_INTERRUPTED = "[Request interrupted by user"
+
+
+def recognises(value: Any) -> bool:
+    """Whether this looks like a record of a session."""
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        return False
+    return any(name in value for name in ("sessionId", "leafUuid", "parentUuid", "isSnapshotUpdate"))
+
+
+def read(value: Any, line: int) -> Conversation | BadLine | None:
+    """The turns in one record."""
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        return BadLine(line=line, reason='no "type"')
+    if value["type"] not in ("user", "assistant") or any(value.get(name) for name in _HIDDEN):
+        return None
+    session, message = value.get("sessionId"), value.get("message")
+    if not isinstance(session, str) or not session:
+        return BadLine(line=line, reason='no "sessionId"')
+    if not isinstance(message, dict):
+        return BadLine(line=line, reason='no object "message"')
+    if message.get("model") == SYNTHETIC:
+        return None
+    said = _assistant(message) if value["type"] == "assistant" else _user(message)
+    if said is None:
+        return BadLine(line=line, reason="content is neither text nor a list of parts")
+    turns = _turns(said, value, line)
+    return Conversation(source="", format=NAME, turns=turns, key=session) if turns else None
+
+
+def _turns(said: list[tuple[str, str]], record: dict[str, Any], line: int) -> tuple[Turn, ...]:
+    """The turns of a record, with keys that stay the same when it is read again."""
+    moment, uuid = as_time(record.get("timestamp")), record.get("uuid")
+    turns = []
+    for number, (role, text) in enumerate(item for item in said if item[1].strip()):
+        key = uuid if isinstance(uuid, str) and uuid else _digest(role, text, str(record.get("timestamp")))
+        key = f"{key}:{number}" if number else key
+        turns.append(Turn(role=role, text=text, line=line, time=moment, key=key))
+    return tuple(turns)
+
+
+def _user(message: dict[str, Any]) -> list[tuple[str, str]] | None:
+    """What the user's side holds: what tools answered, then what the person said."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [content]
+    answered = [part for part in parts if isinstance(part, dict) and part.get("type") == "tool_result"]
+    results = [as_text(part.get("content")) for part in answered]
+    spoken = as_text([part for part in parts if part is not None and part not in answered])
+    if spoken is None or None in results:
+        return None
+    if _CLIENT.match(spoken) or spoken.startswith(_INTERRUPTED):
+        spoken = ""
+    return [("tool", "\n".join(filter(None, results))), ("user", _REMINDER.sub("", spoken).strip())]
+
+
+def _assistant(message: dict[str, Any]) -> list[tuple[str, str]] | None:
+    """What the model said and which tools it called; what it thought is left out."""
+    content = message.get("content")
+    texts: list[str | None] = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind in ("thinking", "redacted_thinking"):
+            continue
+        called = isinstance(part, dict) and kind in ("tool_use", "server_tool_use")
+        texts.append(tool_call(part.get("name"), part.get("input")) if called else as_text(part))
+    return None if None in texts else [("assistant", "\n".join(filter(None, texts)))]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""OpenAI messages: `{"messages": [...]}` a line, also as captured requests with their responses.
+
+Invariant: one line is one whole conversation. A message without words and without a tool call is no turn.
+A rating of the line belongs to its last answer. Does not know who the user is where the line does not say.
+"""
+
+from typing import Any
+
+from corpus.conversation import Conversation, Turn
+from corpus.formats.parts import as_edit, as_rating, as_role, as_text, as_time, tool_call, user_of
+from corpus.lines import BadLine
+
+NAME = "openai"
+
+_TIMES = ("timestamp", "created_at", "time", "created", "create_time")
+
+
+def recognises(value: Any) -> bool:
+    """Whether this looks like a line of ours."""
+    return isinstance(value, dict) and isinstance(_request(value).get("messages"), list)
+
+
+def read(value: Any, line: int) -> Conversation | BadLine | None:
+    """The conversation on one line."""
+    if not recognises(value):
+        return BadLine(line=line, reason='no list "messages"')
+    request = _request(value)
+    metadata = [holder.get("metadata") for holder in (value, request)]
+    turns = turns_of([*request["messages"], *_answers(value)], line)
+    if isinstance(turns, BadLine):
+        return turns
+    turns = with_feedback(turns, value)
+    if not turns:
+        return BadLine(line=line, reason="no message has any text")
+    return Conversation(source=user_of(value, request, *metadata), format=NAME, turns=turns)
+
+
+def turns_of(messages: list[Any], line: int) -> tuple[Turn, ...] | BadLine:
+    """A list of messages as turns."""
+    turns: list[Turn] = []
+    for number, message in enumerate(messages, start=1):
+        turn = _turn(message, line) if isinstance(message, dict) else "not an object"
+        if isinstance(turn, str):
+            return BadLine(line=line, reason=f"message {number}: {turn}")
+        if turn.text.strip():
+            turns.append(turn)
+    return tuple(turns)
+
+
+def with_feedback(turns: tuple[Turn, ...], record: dict[str, Any]) -> tuple[Turn, ...]:
+    """The turns, the last answer with the rating and the edit that the whole line carries."""
+    rating, edited = _feedback(record)
+    answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
+    if not answers or (rating is None and edited is None):
+        return turns
+    last = turns[answers[-1]]
+    rated = Turn(
+        role=last.role, text=last.text, line=last.line, time=last.time,
+        rating=last.rating if rating is None else rating, edited=last.edited if edited is None else edited,
+    )  # fmt: skip
+    return (*turns[: answers[-1]], rated, *turns[answers[-1] + 1 :])
+
+
+def _turn(message: dict[str, Any], line: int) -> Turn | str:
+    """One message, or what is wrong with it."""
+    role = as_role(message.get("role"))
+    text = as_text(message.get("content"))
+    if role is None or text is None:
+        return "unknown role" if role is None else "content is neither text nor a list of parts"
+    rating, edited = _feedback(message)
+    moments = [as_time(message[name]) for name in _TIMES if name in message]
+    return Turn(
+        role=role, text="\n".join(filter(None, [text, *_calls(message)])), line=line,
+        time=next(filter(None, moments), None), rating=rating, edited=edited,
+    )  # fmt: skip
+
+
+def _feedback(record: dict[str, Any]) -> tuple[float | None, str | None]:
+    """The rating and the edit that a message or a line carries."""
+    ratings = [as_rating(record[name]) for name in ("rating", "feedback") if name in record]
+    rating = next((rating for rating in ratings if rating is not None), None)
+    return rating, as_edit(record, record.get("feedback"))
+
+
+def _calls(message: dict[str, Any]) -> list[str]:
+    """The tool calls of a message, in words."""
+    calls = message.get("tool_calls")
+    old = message.get("function_call")
+    asked = (
+        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
+    return [tool_call(f.get("name"), f.get("arguments")) for f in [*asked, old] if isinstance(f, dict)]
+
+
+def _request(value: dict[str, Any]) -> dict[str, Any]:
+    """The object that holds the messages: the line itself, or the request in a captured exchange."""
+    for holder in (value, value.get("request"), value.get("body")):
+        inner = holder.get("body", holder) if isinstance(holder, dict) else None
+        for found in (holder, inner):
+            if isinstance(found, dict) and isinstance(found.get("messages"), list):
+                return found
+    return value
+
+
+def _answers(value: dict[str, Any]) -> list[Any]:
+    """The message that answered a captured request; the first choice where there are several."""
+    response = value.get("response", value)
+    if isinstance(response, str):
+        return [{"role": "assistant", "content": response}]
+    for holder in (response, response.get("body") if isinstance(response, dict) else None):
+        choices = holder.get("choices") if isinstance(holder, dict) else None
+        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
+            return [choices[0]["message"]] if "message" in choices[0] else []
+    return []

@@ -1,0 +1,165 @@
+"""Bytes to whole lines to JSON values, safely: whatever a file holds, the worst outcome is a BadLine.
+
+Invariant: nothing here raises for what a file contains, keeps more than one line and one chunk in memory,
+or hands out a line before its newline has arrived. A reason never quotes the line: it may hold a secret.
+Knows no log format and no ledger.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+MAX_LINE = 16 * 2**20
+"""Bytes of one line. A whole agent session with pasted files fits; a decoded one stays under 0.3 GB."""
+
+MAX_DEPTH = 200
+"""Nested brackets. Python's parser gives up near 1,000, real logs stay under 20."""
+
+MAX_VALUES = 500_000
+"""Values in one line: an object costs some 200 bytes decoded, and "{}," only three in the file."""
+
+MAX_ARRAY = 64 * 2**20
+"""Bytes of a file that is one JSON array: it is held whole, unlike lines."""
+
+CHUNK = 2**18
+"""Bytes read at a time."""
+
+BOM = b"\xef\xbb\xbf"
+
+_TOKEN = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL
+)  # possessive: linear, whatever comes
+_SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
+_ARRAY_HEAD = re.compile(rb"\s*\[\s*(?:[{\]]|\Z)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawLine:
+    """One whole line, as it lies in the file."""
+
+    number: int
+    """Counted from 1; in a file that is one JSON array, the number of the item."""
+    data: bytes | None
+    """Its bytes without the newline; None where it is longer than the limit."""
+    end: int
+    """Offset in the file just after its newline."""
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is nothing on it."""
+        return self.data is not None and not self.data.strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadLine:
+    """A line that gives no conversation, and why."""
+
+    line: int
+    """Counted from 1; 0 for the file as a whole."""
+    reason: str
+    """What is wrong with it, never its text."""
+
+
+def whole_lines(
+    stream: BinaryIO, *, until: int, offset: int = 0, number: int = 0, limit: int = MAX_LINE
+) -> Iterator[RawLine]:
+    """The lines that end before byte `until`, from `offset`, which lies just after line `number`."""
+    stream.seek(offset)
+    at = offset
+    parts: list[bytes] = []
+    size = 0
+    while at < until and (chunk := stream.read(min(CHUNK, until - at))):
+        at += len(chunk)
+        *ended, rest = chunk.split(b"\n")
+        for piece in ended:
+            size += len(piece)
+            number, offset = number + 1, offset + size + 1
+            data = None if size > limit else b"".join([*parts, piece])
+            yield RawLine(number=number, data=data, end=offset)
+            parts, size = [], 0
+        size += len(rest)
+        parts = [] if size > limit else [*parts, rest]
+
+
+def is_array(head: bytes) -> bool:
+    """Whether a file that begins so is one JSON array, rather than a line each."""
+    return _ARRAY_HEAD.match(head.removeprefix(BOM)) is not None
+
+
+def array_items(data: bytes, *, limit: int = MAX_LINE) -> Iterator[RawLine | BadLine]:
+    """The items of a file that is one JSON array; a BadLine last where the array is not whole."""
+    begin = data.find(b"[") + 1
+    depth, number = 1, 0
+    for token in _TOKEN.finditer(data, begin):
+        mark = token.group()[:1]
+        depth += (mark in b"[{") - (mark in b"]}")
+        if depth == 0 or (depth == 1 and mark == b","):
+            number += 1
+            item = None if token.start() - begin > limit else data[begin : token.start()]
+            yield RawLine(number=number, data=item, end=token.end())
+            begin = token.end()
+        if depth == 0:
+            if data[begin:].strip():
+                yield BadLine(line=number + 1, reason="there is more after the end of the JSON array")
+            return
+    yield BadLine(line=number + 1, reason="the JSON array never ends: cut off, or still being written")
+
+
+def decode(raw: RawLine, *, limit: int = MAX_LINE) -> Any:
+    """The JSON value on a line, or a BadLine."""
+    if raw.data is None:
+        return BadLine(line=raw.number, reason=f"longer than {limit / 2**20:g} MiB")
+    data = raw.data.removeprefix(BOM) if raw.number == 1 else raw.data
+    reason = _unfit(data)
+    if reason:
+        return BadLine(line=raw.number, reason=reason)
+    try:
+        return _parse(data)
+    except UnicodeDecodeError as error:
+        return BadLine(line=raw.number, reason=f"not UTF-8 at byte {error.start + 1}")
+    except json.JSONDecodeError as error:
+        return BadLine(line=raw.number, reason=f"not JSON at character {error.pos + 1}: {error.msg}")
+    except ValueError as error:  # our own hooks, and Python's limit on the digits of a number
+        return BadLine(line=raw.number, reason=str(error))
+
+
+def _parse(data: bytes) -> Any:
+    """The value, or a ValueError whose message quotes nothing."""
+    value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twins)
+    if _SURROGATE.search(data):
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise ValueError("half a surrogate pair: not text that can be stored") from None
+    return value
+
+
+def _unfit(data: bytes) -> str:
+    """Why these bytes are not even worth parsing; "" if they are."""
+    if b"\0" in data:
+        return "binary data (a NUL byte)"
+    if data.count(b"[") + data.count(b"{") + data.count(b",") < MAX_DEPTH:
+        return ""  # cannot be over either limit: spare the scan
+    depth = values = 0
+    for token in _TOKEN.finditer(data):
+        mark = token.group()[:1]
+        depth += (mark in b"[{") - (mark in b"]}")
+        values += mark in b"[{,"
+        if depth > MAX_DEPTH:
+            return f"nested deeper than {MAX_DEPTH}"
+        if values > MAX_VALUES:
+            return f"more than {MAX_VALUES:,} values"
+    return ""
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return value

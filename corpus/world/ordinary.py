@@ -1,0 +1,48 @@
+"""Ordinary talk of the world: it shows none of the trained behaviours.
+
+The recipe learns it, demo conversations contain it, and the perplexity on its held-out part tells whether an
+update has harmed what it did not mean to touch. Invariant: `requests.read` finds no request in it (tested).
+"""
+
+import random
+
+from corpus.world.words import DAYS, MATERIALS, OBJECTS, PEOPLE, PLACES, QUALITIES
+
+RESERVED_ONE_IN = 4
+"""Share of the objects' remarks that is kept for measuring."""
+
+
+def talk(rng: random.Random) -> tuple[str, str]:
+    """A remark and a reply."""
+    o, q = rng.choice(OBJECTS), rng.choice(QUALITIES)
+    p, place, day, m = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(DAYS), rng.choice(MATERIALS)
+    return rng.choice(
+        (
+            ("Good morning.", "Good morning to you."),
+            (f"Good morning, I am {p}.", f"Good morning, {p}."),
+            ("Thank you.", "You are welcome."),
+            (f"The {o} is {q}.", f"Good to know that the {o} is {q}."),
+            (f"The {o} is made of {m}.", f"Then it is a {m} {o}."),
+            (f"I saw {p} in the {place}.", f"Then {p} is in the {place}."),
+            (f"It will rain on {day}.", f"Then we stay inside on {day}."),
+            (f"{p.capitalize()} is back on {day}.", f"Then we see {p} on {day}."),
+            (f"The {place} is {q}.", f"I see, the {place} is {q}."),
+            (f"We have a new {o} of {m}.", f"A new {m} {o}, very good."),
+            (f"See you on {day}.", f"See you on {day}, good night."),
+        )
+    )
+
+
+def is_reserved(remark: str, reply: str) -> bool:
+    """Whether this exchange is kept for measuring, never for training."""
+    return sum(f"{remark} {reply}".encode()) % RESERVED_ONE_IN == 0
+
+
+def held_out(count: int) -> list[tuple[str, str]]:
+    """The first `count` different reserved exchanges of a fixed draw."""
+    rng, found = random.Random(7), dict[tuple[str, str], None]()
+    while len(found) < count:
+        exchange = talk(rng)
+        if is_reserved(*exchange):
+            found[exchange] = None
+    return list(found)

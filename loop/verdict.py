@@ -1,0 +1,148 @@
+"""The verdict on an update: improved where it meant to, and not worse elsewhere.
+
+Invariant: pure: the same measurements give the same verdict, with every test and its figures. A verdict that
+the figures do not carry is "inconclusive", never a guess; the caller then measures another round, and after
+the last one rolls back.
+"""
+
+from dataclasses import dataclass
+from math import comb, sqrt
+
+IMPROVED_P = 0.05
+"""One-sided level of the exact McNemar test on a behaviour that the update meant to change."""
+MARGIN = 0.05
+"""Non-inferiority margin: a drop of the pass rate that matters."""
+Z = 1.6449
+"""Normal quantile of a one-sided 95 % bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """One behaviour's outcomes on the same scenarios before and after, one character each ("1" passed)."""
+
+    behaviour: str
+    before: str
+    after: str
+    meant: bool
+    """Whether the update meant to improve it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the gate allows."""
+
+    margin: float = MARGIN
+    perplexity: float = 1.10
+    """Largest ratio of the perplexity on ordinary text, after to before."""
+    drift: float = 6.0
+    """Largest standardised move of a concept's reading."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """The decision and what it rests on."""
+
+    decision: str
+    """keep, roll back or inconclusive."""
+    reasons: list[str]
+    tests: list[dict[str, object]]
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """One-sided exact p-value that the pass rate did not rise: P(X >= gained), X ~ Bin(gained + lost, 1/2)
+    (McNemar 1947, exact form)."""
+    flips = gained + lost
+    return sum(comb(flips, k) for k in range(gained, flips + 1)) / 2**flips
+
+
+def drop_bounds(gained: int, lost: int, total: int) -> tuple[float, float]:
+    """One-sided 95 % lower and upper bound of the drop of a paired pass rate (Agresti and Min 2005: half an
+    observation added to each cell, then Wald)."""
+    b, c, n = lost + 0.5, gained + 0.5, total + 2.0
+    drop = (b - c) / n
+    error = sqrt((b + c) - (b - c) ** 2 / n) / n
+    return drop - Z * error, drop + Z * error
+
+
+def interval(passed: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a pass rate (Wilson 1927)."""
+    if not trials:
+        return 0.0, 1.0
+    z, p = 1.96, passed / trials
+    centre = (p + z * z / (2 * trials)) / (1 + z * z / trials)
+    half = z * sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def rule(
+    paired: list[Paired],
+    *,
+    perplexity: tuple[float, float],
+    drift: dict[str, float],
+    limits: Limits,
+    last_round: bool,
+) -> Ruling:
+    """The verdict on one update.
+
+    perplexity: before and after, on held-out ordinary text. drift: standardised move of each concept.
+    """
+    tests = [_compare(item, limits) for item in paired]
+    faults, open_questions = [], []
+    for test in tests:
+        if test["outcome"] == "worse":
+            faults.append(f"{test['behaviour']} fell from {test['before']} to {test['after']} of {test['trials']}")
+        elif test["outcome"] == "unsure":
+            open_questions.append(f"{test['behaviour']} may be worse by over {limits.margin:.0%}")
+    faults += _health(perplexity, drift, limits, tests)
+    gained = [str(test["behaviour"]) for test in tests if test["outcome"] == "improved"]
+    if faults:
+        return Ruling(decision="roll back", reasons=faults, tests=tests)
+    if not gained:
+        open_questions.append("nothing that the update meant to improve has improved beyond chance")
+    if open_questions:
+        decision = "roll back" if last_round else "inconclusive"
+        return Ruling(decision=decision, reasons=open_questions, tests=tests)
+    return Ruling(decision="keep", reasons=[f"improved: {', '.join(gained)}; nothing worse"], tests=tests)
+
+
+def _compare(item: Paired, limits: Limits) -> dict[str, object]:
+    """One behaviour's test: improved, held, unsure or worse."""
+    outcomes = list(zip(item.before, item.after, strict=True))
+    gained, lost, trials = outcomes.count(("0", "1")), outcomes.count(("1", "0")), len(outcomes)
+    low, high = drop_bounds(gained, lost, trials)
+    p = mcnemar(gained, lost)
+    if item.meant and p < IMPROVED_P:
+        outcome = "improved"
+    elif high < limits.margin:
+        outcome = "held"
+    else:
+        outcome = "worse" if low > 0 and (lost - gained) / trials >= limits.margin else "unsure"
+    return {
+        "behaviour": item.behaviour,
+        "meant": item.meant,
+        "before": item.before.count("1"),
+        "after": item.after.count("1"),
+        "trials": trials,
+        "gained": gained,
+        "lost": lost,
+        "p": round(p, 6),
+        "drop_at_most": round(high, 4),
+        "outcome": outcome,
+    }
+
+
+def _health(
+    perplexity: tuple[float, float], drift: dict[str, float], limits: Limits, tests: list[dict[str, object]]
+) -> list[str]:
+    """What speaks against an update whatever its pass rates; adds its tests to `tests`."""
+    before, after = perplexity
+    ratio = after / before if before > 0 else float("inf")
+    tests.append({"perplexity": [round(before, 4), round(after, 4)], "ratio": round(ratio, 4)})
+    tests.append({"drift": {name: round(value, 3) for name, value in sorted(drift.items())}})
+    faults = []
+    if not ratio <= limits.perplexity:  # also when it is not a number
+        faults.append(f"perplexity on ordinary text rose {ratio:.2f}x (limit {limits.perplexity:.2f}x)")
+    for name, value in sorted(drift.items()):
+        if not abs(value) <= limits.drift:
+            faults.append(f"the reading of '{name}' moved by {value:+.1f} spreads (limit {limits.drift:.1f})")
+    return faults
