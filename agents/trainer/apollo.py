@@ -4,9 +4,9 @@ Written from arXiv 2412.05270 (Algorithm 1, section 4). A 2-D weight's gradient 
 first, is projected to R = P G (r, c); Adam's moments live on R; how much Adam would have scaled each of the c
 channels of R is how much the same channel of G is scaled. Everything else gets AdamW.
 
-Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed: projections
-are made anew from it, so the state written and read back continues bit for bit. `propose` writes
-no weight. Knows no loss and no file.
+Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed:
+projections are made anew from it, so the state written and read back continues bit for bit. `propose`
+writes no weight. Knows no loss and no file.
 """
 
 import json
@@ -149,16 +149,15 @@ class Apollo(torch.optim.Optimizer):
         """Continue from what `export_state` gave; this optimizer's own settings stay."""
         self._check_names(names)
         loaded: dict[torch.Tensor, dict[str, Any]] = {}
-        for index, (name, parameter) in enumerate(zip(names, self.parameters, strict=True)):
+        if not self.fits(names, tensors):
+            raise TrainerFault(
+                "this optimizer state was made with another rank or for another model; "
+                "set the rank that it was made with, or start without the state"
+            )
+        for name, parameter in zip(names, self.parameters, strict=True):
             if f"step.{name}" not in tensors:
                 continue
             moments = [tensors[f"moment{order}.{name}"] for order in (1, 2)]
-            shape = self._moment_shape(index, parameter)
-            if any(moment.shape != shape for moment in moments):
-                raise TrainerFault(
-                    f"the optimizer state of {name} was made with another rank; "
-                    "set the rank it was made with, or start without the state"
-                )
             loaded[parameter] = {
                 "moment1": moments[0].to(parameter.device, copy=True),
                 "moment2": moments[1].to(parameter.device, copy=True),
@@ -170,11 +169,21 @@ class Apollo(torch.optim.Optimizer):
         self.state.clear()
         self.state.update(loaded)
 
+    def fits(self, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> bool:
+        """Whether this state's moments have the shapes that the parameters and the rank ask for."""
+        shapes = {name: self._moment_shape(p) for name, p in zip(names, self.parameters, strict=True)}
+        moments = {key: tensor.shape for key, tensor in tensors.items() if key.startswith("moment")}
+        return all(shapes.get(key.partition(".")[2]) == shape for key, shape in moments.items())
+
+    def state_bytes(self) -> int:
+        """Bytes that the exported state takes, about."""
+        return sum(8 * self._moment_shape(parameter).numel() for parameter in self.parameters)
+
     def _check_names(self, names: Sequence[str]) -> None:
         if len(names) != len(self.parameters) or len(set(names)) != len(names):
             raise ValueError("one name for each parameter, no name twice")
 
-    def _moment_shape(self, index: int, parameter: torch.Tensor) -> torch.Size:
+    def _moment_shape(self, parameter: torch.Tensor) -> torch.Size:
         if parameter.dim() != 2:
             return parameter.shape
         rank = min(self._groups[parameter]["rank"], min(parameter.shape))
@@ -197,7 +206,7 @@ class Apollo(torch.optim.Optimizer):
         group = self._groups[parameter]
         state = self.state[parameter]
         if not state:
-            zeros = torch.zeros(self._moment_shape(index, parameter), device=parameter.device)
+            zeros = torch.zeros(self._moment_shape(parameter), device=parameter.device)
             state.update(moment1=zeros, moment2=zeros.clone(), step=0, norm=0.0)
         state["step"] += 1
         step: int = state["step"]

@@ -102,3 +102,33 @@ def _pad(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, to
         tokens[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         mask[i, : len(row)] = 1
     return tokens.to(device), mask.to(device)
+
+
+@torch.no_grad()
+def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> torch.Tensor:
+    """The residual stream after these layers (from 0) at each text's last token.
+
+    Returns (texts, layers, hidden) float32 on the CPU; not normalised, also after the last layer.
+    """
+    decoder = model.base_model
+    if any(not text for text in texts) or any(not 0 <= layer < len(decoder.layers) for layer in layers):
+        raise TrainerFault(f"texts need a token each, and layers are 0 to {len(decoder.layers) - 1}")
+    device = model.get_input_embeddings().weight.device
+    tokens, mask = _pad(texts, device)
+    rows, last = torch.arange(len(texts), device=device), mask.sum(dim=1) - 1
+    caught: dict[int, torch.Tensor] = {}
+
+    def catch(layer: int) -> Any:
+        def hook(module: Any, inputs: Any, output: Any) -> None:
+            stream = output[0] if isinstance(output, tuple) else output
+            caught[layer] = stream[rows, last].to(torch.float32)
+
+        return hook
+
+    hooks = [decoder.layers[layer].register_forward_hook(catch(layer)) for layer in set(layers)]
+    try:
+        decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return torch.stack([caught[layer] for layer in layers], dim=1).cpu()

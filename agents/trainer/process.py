@@ -1,0 +1,128 @@
+"""The trainer process: `python -m agents.trainer.process --run-dir DIR --checkpoints DIR --model DIR`.
+
+Attaches to the mapping that the model server made in the run directory, restores the active checkpoint if the
+mapping is dirty, and answers requests on the run directory's socket until it is told to stop.
+
+Invariant: it dies with its parent; a step in flight is undone before a clean end; nothing goes to standard
+output. Knows no ledger and no schedule.
+"""
+
+import argparse
+import ctypes
+import os
+import signal
+import stat
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from corpus.errors import ConfigError, NightschoolError, TrainerFault
+
+if TYPE_CHECKING:
+    from agents.trainer.door import Doing, Door
+    from agents.trainer.worker import Worker
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2): the signal to get when the parent dies."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the trainer; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    _die_with_parent(options.parent)
+    # Fixed code paths in the numeric libraries: the same update must give the same bits in another process.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        _serve(options)
+    except NightschoolError as fault:
+        sys.stderr.write(f"trainer: {fault}\n")
+        return fault.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m agents.trainer.process", description=__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True, help="has weights.bin; mode 0700")
+    parser.add_argument("--checkpoints", type=Path, required=True, help="directory of checkpoint files")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="Hugging Face directory of the served model"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of a computation")
+    parser.add_argument("--active", help="checkpoint to restore first if the mapping is dirty")
+    parser.add_argument("--parent", type=int, help="process id that must still be the parent")
+    return parser
+
+
+def _die_with_parent(parent: int | None) -> None:
+    """Have the kernel kill this process when its parent dies; end now if that has happened already."""
+    before = os.getppid()
+    if sys.platform == "linux":
+        # The signal follows the *thread* that started us: the service starts children from its main thread.
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != before or (parent is not None and os.getppid() != parent):
+        raise SystemExit("trainer: the parent has gone")
+
+
+def _serve(options: argparse.Namespace) -> None:
+    """Attach, then answer requests until a stop."""
+    if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
+        raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
+    # Deferred: --help and a wrong option should not wait for torch.
+    import torch
+
+    from agents.model import views
+    from agents.model.mapping import SharedWeights
+    from agents.model.snapshot import restore
+    from agents.trainer.door import Doing, Door
+    from agents.trainer.update import Bench
+    from agents.trainer.worker import Worker
+    from store.checkpoints import CheckpointStore
+
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    shared = SharedWeights.attach(options.run_dir / "weights.bin")
+    store = CheckpointStore(options.checkpoints)
+    if shared.dirty and options.active:
+        restore(shared, store, options.active, settled=True, force=True)
+    bench = Bench(shared=shared, model=views.build(shared, options.model), store=store)
+    doing = Doing()
+    door = Door(options.run_dir, shared, doing)
+    signal.signal(signal.SIGTERM, lambda number, frame: door.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then stops us
+    door.start()
+    try:
+        _work(door, doing, Worker(bench, door.stopping.is_set))
+    finally:
+        door.close()
+
+
+def _work(door: "Door", doing: "Doing", worker: "Worker") -> None:
+    """Answer one request after the other."""
+    from agents.trainer.protocol import Reply, error_reply
+
+    while (request := door.inbox.get()) is not None:
+        doing.verb, doing.step, doing.steps = request.verb, 0, 0
+        try:
+            body, frames = worker.answer(request, partial(door.report, request))
+            reply = Reply(id=request.id, kind="result", body=body, frames=frames)
+        except NightschoolError as fault:
+            reply = error_reply(request.id, fault)
+        except Exception as fault:  # the boundary: a failed request must not end the process
+            sys.stderr.write(traceback.format_exc())
+            reply = error_reply(request.id, fault)
+        doing.verb = "idle"
+        door.send(reply)
+        if request.verb == "stop":
+            break
+    late = TrainerFault("the trainer is stopping; ask again after the restart")
+    while not door.inbox.empty():
+        if (request := door.inbox.get()) is not None:
+            door.send(error_reply(request.id, late))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

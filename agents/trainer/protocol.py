@@ -1,0 +1,153 @@
+"""How requests and replies are framed on the socket: a JSON header, then raw frames. Never pickle.
+
+    request  {"v": 1, "id": ..., "verb": ..., "body": {...}}  + raw frames
+    reply    {"v": 1, "id": ..., "kind": "result" | "progress" | "error", "body": {...}}  + raw frames
+
+Invariant: a header that is not exactly this is refused with a `TrainerFault` and never half understood; every
+request gets exactly one result or error. Knows no socket and no verb's body.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from corpus import errors
+from corpus.errors import NightschoolError, TrainerFault
+
+VERSION = 1
+"""Grows with every change that an older side would misread."""
+VERBS = frozenset(
+    {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"},
+)
+SOCKET_NAME = "trainer.sock"
+"""The socket's file in the run directory."""
+LONGEST_PATH = 103
+"""Bytes that a unix socket's path may take on every system that we know (macOS has the least)."""
+REMEMBERED = 64
+"""Results kept to answer repeated requests."""
+
+Kind = Literal["result", "progress", "error"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One request, checked."""
+
+    id: str
+    verb: str
+    body: Mapping[str, Any]
+    frames: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """One reply, checked."""
+
+    id: str
+    kind: Kind
+    body: Mapping[str, Any]
+    frames: Sequence[bytes] = ()
+
+
+def address(run_directory: Any) -> str:
+    """Where the trainer of this run directory listens."""
+    path = str(run_directory / SOCKET_NAME)
+    if len(path.encode()) > LONGEST_PATH:
+        raise TrainerFault(f"{path} is too long for a unix socket; use a shorter run directory")
+    return f"ipc://{path}"
+
+
+def pack_request(request: Request) -> list[bytes]:
+    """The frames of a request."""
+    return [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
+
+
+def unpack_request(frames: Sequence[bytes]) -> Request:
+    """The request in these frames."""
+    header = _unpack(frames, {"v", "id", "verb", "body"})
+    if header["verb"] not in VERBS:
+        raise TrainerFault(f"the trainer has no verb {header['verb']!r}")
+    return Request(id=header["id"], verb=header["verb"], body=header["body"], frames=tuple(frames[1:]))
+
+
+def pack_reply(reply: Reply) -> list[bytes]:
+    """The frames of a reply."""
+    return [_pack({"id": reply.id, "kind": reply.kind, "body": reply.body}), *reply.frames]
+
+
+def unpack_reply(frames: Sequence[bytes]) -> Reply:
+    """The reply in these frames."""
+    header = _unpack(frames, {"v", "id", "kind", "body"})
+    if header["kind"] not in ("result", "progress", "error"):
+        raise TrainerFault(f"the trainer sent a reply of an unknown kind {header['kind']!r}")
+    return Reply(id=header["id"], kind=header["kind"], body=header["body"], frames=tuple(frames[1:]))
+
+
+def request_id(frames: Sequence[bytes]) -> str:
+    """The id of a request that may otherwise be malformed, so that the fault finds its asker; "" if none."""
+    try:
+        return str(json.loads(frames[0])["id"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        return ""
+
+
+def error_reply(identity: str, fault: Exception) -> Reply:
+    """The reply that says what went wrong; the class travels by name."""
+    name = type(fault).__name__ if isinstance(fault, NightschoolError) else "TrainerFault"
+    message = str(fault) if isinstance(fault, NightschoolError) else f"{type(fault).__name__}: {fault}"
+    return Reply(id=identity, kind="error", body={"error": name, "message": message})
+
+
+def error_of(reply: Reply) -> NightschoolError:
+    """The error that a reply of kind "error" stands for."""
+    kind = getattr(errors, str(reply.body.get("error")), TrainerFault)
+    if not (isinstance(kind, type) and issubclass(kind, NightschoolError)):
+        kind = TrainerFault
+    return kind(str(reply.body.get("message", "the trainer failed without a reason")))
+
+
+class Memory:
+    """The last results by request id, so that a repeated request is answered and not repeated."""
+
+    def __init__(self, size: int = REMEMBERED) -> None:
+        self._size = size
+        self._replies: OrderedDict[str, tuple[bytes, Sequence[bytes]]] = OrderedDict()
+
+    def keep(self, identity: str, digest: bytes, frames: Sequence[bytes]) -> None:
+        """Remember the reply to the request with this id and content digest."""
+        self._replies[identity] = (digest, frames)
+        while len(self._replies) > self._size:
+            self._replies.popitem(last=False)
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._replies
+
+    def recall(self, identity: str, digest: bytes) -> Sequence[bytes] | None:
+        """The reply given before, or None; another request under the same id is a fault."""
+        if identity not in self._replies:
+            return None
+        before, frames = self._replies[identity]
+        if before != digest:
+            raise TrainerFault(f"request id {identity!r} was used for another request; give each its own id")
+        return frames
+
+
+def _pack(header: dict[str, Any]) -> bytes:
+    return json.dumps({"v": VERSION, **header}, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
+    """The header of these frames, its fields checked."""
+    try:
+        header = json.loads(frames[0])
+    except (ValueError, IndexError):
+        raise TrainerFault("the header is no JSON; this side speaks another protocol") from None
+    if not isinstance(header, dict) or header.keys() != keys:
+        raise TrainerFault(f"the header must have exactly the fields {', '.join(sorted(keys))}")
+    if header["v"] != VERSION:
+        raise TrainerFault(f"the header has version {header['v']!r}, not {VERSION}; restart the service")
+    if not (isinstance(header["id"], str) and header["id"] and isinstance(header["body"], dict)):
+        raise TrainerFault("the header's id must be text and its body an object")
+    return header

@@ -1,0 +1,153 @@
+"""The trainer's verbs, one method each: what is done in the main thread, one request at a time.
+
+Invariant: only these methods write the mapping. What `train` leaves besides the weights is kept in memory
+only until the next `train` or `rollback`; `checkpoint` makes both durable. Knows no socket.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from agents.model.snapshot import restore, weights_of
+from agents.trainer import frozen
+from agents.trainer.messages import load, unpack_tokens, unpack_train
+from agents.trainer.protocol import Request
+from agents.trainer.update import Bench, Report, run_update
+from corpus.errors import TrainerFault
+from store.tensors import RawTensor
+
+CHUNK = 16
+"""Texts in one forward pass of `logprobs` and `activations`."""
+
+Answer = tuple[dict[str, Any], list[bytes]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Checkpoint:
+    parent: str | None
+    fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rollback:
+    checkpoint: str
+    settled: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settle:
+    checkpoint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Activations:
+    layers: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Empty:
+    pass
+
+
+class Worker:
+    """The mapping's only writer."""
+
+    def __init__(self, bench: Bench, stopping: Callable[[], bool]) -> None:
+        self._bench = bench
+        self._stopping = stopping
+        self._trained: tuple[str, dict[str, RawTensor]] | None = None
+        """The parent of the update in the mapping, and the optimizer's state after it."""
+
+    def answer(self, request: Request, report: Report) -> Answer:
+        """Do what is asked; `report` is called after every training step."""
+        if request.verb == "train":
+            return self._train(request.body, request.frames, report)
+        verbs: dict[str, Callable[[Mapping[str, Any], Sequence[bytes]], Answer]] = {
+            "checkpoint": self._checkpoint,
+            "rollback": self._rollback,
+            "settle": self._settle,
+            "logprobs": self._logprobs,
+            "activations": self._activations,
+            "stop": self._stop,
+        }
+        return verbs[request.verb](request.body, request.frames)
+
+    def _train(self, body: Mapping[str, Any], frames: Sequence[bytes], report: Report) -> Answer:
+        request = unpack_train(body, frames)
+        self._trained = None
+        result, state = run_update(self._bench, request, report, self._stopping)
+        self._trained = (request.parent, state)
+        return asdict(result), []
+
+    def _checkpoint(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        """Write what the mapping holds as a candidate; it stays dirty until it is settled."""
+        asked, shared = load(_Checkpoint, body), self._bench.shared
+        self._same_mapping()
+        state = None
+        if asked.parent is None:
+            if shared.dirty:
+                raise TrainerFault("the mapping is in mid-update; roll back before making a first checkpoint")
+        elif self._trained is None or self._trained[0] != asked.parent:
+            raise TrainerFault(
+                f"no update of {asked.parent[:12]} is in the mapping; train before `checkpoint`"
+            )
+        else:
+            state = self._trained[1]
+        fields = {**asked.fields, "parent": asked.parent}
+        files = self._bench.store.write(weights_of(shared), state, fields)
+        shared.holds = files.id
+        return asdict(files), []
+
+    def _rollback(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        asked, shared = load(_Rollback, body), self._bench.shared
+        self._same_mapping()
+        written = restore(shared, self._bench.store, asked.checkpoint, settled=asked.settled)
+        self._trained = None
+        return {"written": written, "version": shared.version}, []
+
+    def _settle(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        """The verdict is committed: these weights are the active checkpoint's."""
+        asked, shared = load(_Settle, body), self._bench.shared
+        self._same_mapping()
+        if shared.holds != asked.checkpoint:
+            held = shared.holds[:12] or "an update that is no checkpoint yet"
+            raise TrainerFault(
+                f"the mapping holds {held}, not {asked.checkpoint[:12]}; roll back to it first"
+            )
+        shared.dirty = False
+        return {"version": shared.version}, []
+
+    def _logprobs(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        """Two frames for each item: context, continuation."""
+        load(_Empty, body)
+        frozen.check(self._bench.model)
+        rows = [unpack_tokens(frame) for frame in frames]
+        if len(rows) % 2:
+            raise TrainerFault("log-probabilities need two frames for each item: context and continuation")
+        totals: list[float] = []
+        for start in range(0, len(rows), 2 * CHUNK):
+            part = rows[start : start + 2 * CHUNK]
+            (scored,) = frozen.scores(self._bench.model, part[::2], [part[1::2]], train=False)
+            totals += scored.total.tolist()
+        return {"totals": totals, "tokens": [len(row) for row in rows[1::2]]}, []
+
+    def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        """One frame for each text; answers a float32 frame (texts, layers, hidden)."""
+        asked = load(_Activations, body)
+        rows = [unpack_tokens(frame) for frame in frames]
+        found = [
+            frozen.residuals(self._bench.model, rows[start : start + CHUNK], asked.layers)
+            for start in range(0, len(rows), CHUNK)
+        ]
+        hidden = self._bench.model.get_input_embeddings().weight.shape[1]
+        whole = torch.cat(found) if found else torch.empty(0, len(asked.layers), hidden)
+        return {"shape": list(whole.shape)}, [whole.numpy().tobytes()]
+
+    def _stop(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        return {}, []
+
+    def _same_mapping(self) -> None:
+        if self._bench.shared.replaced:
+            raise TrainerFault("the server has made a new mapping; restart the trainer")

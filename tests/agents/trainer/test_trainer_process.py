@@ -1,0 +1,264 @@
+"""The trainer process over its real socket."""
+
+import os
+import random
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import torch
+import zmq
+
+from agents.model.mapping import SharedWeights
+from agents.trainer import protocol
+from agents.trainer.client import TrainerClient
+from agents.trainer.messages import Example, Settings, TrainRequest
+from corpus.errors import StepRefused, TrainerFault
+from store.checkpoints import CheckpointStore
+
+FIRST = {"cursor": 0, "seed": 5}
+SETTINGS = Settings(lr=1e-2, batch_size=4, beta=0.2, rank=8, norm_cap=0.5)
+
+
+def examples(count: int = 10) -> list[Example]:
+    draw = random.Random(3)
+    rows = [[[draw.randrange(96) for _ in range(draw.randint(1, 9))] for _ in range(3)] for _ in range(count)]
+    return [
+        Example(context=c, chosen=w, rejected=r, weight=0.5 + i % 2 / 2) for i, (c, w, r) in enumerate(rows)
+    ]
+
+
+def request(parent: str, **changes: Any) -> TrainRequest:
+    plain = TrainRequest(objective="orpo", settings=SETTINGS, seed=7, parent=parent, examples=examples())
+    return replace(plain, **changes)
+
+
+class Home:
+    """A home with a running trainer and its first checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shared = SharedWeights.attach(path / "run" / "weights.bin")
+        self.store = CheckpointStore(path / "checkpoints")
+        self.first = ""
+
+    def call(self, conversation: Callable[[TrainerClient], Any]) -> Any:
+        """Run a conversation with the trainer."""
+
+        async def run() -> Any:
+            async with TrainerClient(self.path / "run", beat=0.2) as client:
+                with anyio.fail_after(90):
+                    return await conversation(client)
+
+        return anyio.run(run)
+
+    def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
+        """Ask the trainer one thing."""
+        return self.call(lambda client: getattr(client, verb)(*arguments, **options))
+
+
+@pytest.fixture(scope="module")
+def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
+    home = Home(make_home())
+    start(home.path, "--threads", "1")
+    home.first = home.ask("checkpoint", None, FIRST).id
+    return home
+
+
+@pytest.fixture
+def home(running: Home) -> Home:
+    """The running trainer, back at the first checkpoint."""
+    running.ask("rollback", running.first, settled=True)
+    return running
+
+
+def test_an_update_changes_the_served_weights_and_a_rollback_brings_them_back_bit_for_bit(home: Home) -> None:
+    before = {name: tensor.clone() for name, tensor in home.shared.tensors.items()}
+    version = home.shared.version
+    steps: list[int] = []
+    result = home.ask("train", request(home.first), lambda made: steps.append(made.step))
+    assert steps == [1, 2, 3] and result.steps == 3 and result.optimizer == "fresh"
+    assert home.shared.dirty and home.shared.holds == "" and home.shared.version == version + 3
+    assert any(not torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
+    home.ask("rollback", home.first, settled=True)
+    assert not home.shared.dirty and home.shared.holds == home.first
+    assert all(torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
+
+
+def test_training_on_pairs_raises_the_chosen_answers_over_the_rejected(home: Home) -> None:
+    many = request(home.first, settings=replace(SETTINGS, epochs=12))
+    result = home.ask("train", many)
+    first, last = result.reports[0].metrics, result.reports[-1].metrics
+    assert last["margin"] > first["margin"] and last["chosen_logprob"] > first["chosen_logprob"]
+    assert set(last) == {
+        *("loss", "chosen_logprob", "rejected_logprob", "chosen_reward", "rejected_reward", "margin"),
+        *("accuracy", "log_odds_ratio", "grad_norm", "update_norm", "update_ratio", "tokens_per_second"),
+    }
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_the_other_objectives_run(home: Home, objective: str) -> None:
+    result = home.ask("train", request(home.first, objective=objective, settings=replace(SETTINGS, epochs=3)))
+    assert result.reports[-1].metrics["loss"] < result.reports[0].metrics["loss"]
+    if objective == "dpo":  # at the reference itself the margin is nothing and the loss is log 2
+        assert result.reports[0].metrics["margin"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_step_over_the_cap_is_refused_and_the_parent_is_restored(home: Home) -> None:
+    before = {name: tensor.clone() for name, tensor in home.shared.tensors.items()}
+    for settings in (replace(SETTINGS, norm_cap=1e-6), replace(SETTINGS, lr=1e30, norm_cap=1e38)):
+        with pytest.raises(StepRefused, match="nothing was kept"):
+            home.ask("train", request(home.first, settings=settings))
+        assert all(torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
+        assert home.shared.holds == home.first and not home.shared.dirty
+
+
+def test_a_repeated_request_is_answered_and_not_repeated(home: Home) -> None:
+    asked = request(home.first)
+    result = home.ask("train", asked, request_id="night-1")
+    version = home.shared.version
+    assert home.ask("train", asked, request_id="night-1") == result
+    assert home.shared.version == version
+    with pytest.raises(TrainerFault, match="used for another request"):
+        home.ask("train", replace(asked, seed=8), request_id="night-1")
+
+
+def test_status_is_answered_while_an_update_runs(home: Home) -> None:
+    seen = []
+
+    async def conversation(client: TrainerClient) -> None:
+        reached = anyio.Event()
+        long = request(home.first, settings=replace(SETTINGS, epochs=20))
+
+        async def train(tasks: Any) -> None:
+            await client.train(long, lambda made: reached.set())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(train, tasks)
+            await reached.wait()
+            seen.append(await client.status())
+
+    home.call(conversation)
+    assert seen[0].doing == "train" and seen[0].step >= 1 and seen[0].steps == 60 and seen[0].dirty
+
+
+def test_only_the_checkpoint_that_the_mapping_holds_can_be_settled(home: Home) -> None:
+    home.ask("train", request(home.first))
+    with pytest.raises(TrainerFault, match="an update that is no checkpoint yet"):
+        home.ask("settle", home.first)
+    made = home.ask("checkpoint", home.first, {"cursor": 9, "seed": 7})
+    assert home.shared.dirty and home.shared.holds == made.id
+    home.ask("settle", made.id)
+    assert not home.shared.dirty
+    assert home.store.verify([home.first, made.id]) == []
+    assert home.store.manifest(made.id)["weights"] == made.weights_sha256
+
+
+def test_a_checkpoint_needs_an_update_of_its_parent(home: Home) -> None:
+    with pytest.raises(TrainerFault, match="train before"):
+        home.ask("checkpoint", home.first, {})
+    home.ask("train", request(home.first))
+    with pytest.raises(TrainerFault, match="mid-update"):
+        home.ask("checkpoint", None, FIRST)
+
+
+def test_the_optimizer_continues_from_the_parent_and_starts_anew_at_another_rank(home: Home) -> None:
+    home.ask("train", request(home.first))
+    second = home.ask("checkpoint", home.first, {"cursor": 1})
+    assert home.ask("train", request(second.id)).optimizer == "continued"
+    assert home.ask("train", request(second.id, settings=replace(SETTINGS, rank=4))).optimizer == "fresh"
+
+
+def test_logprobs_and_activations_match_a_plain_forward_pass(home: Home, tiny: Any) -> None:
+    items = [(row.context, row.chosen) for row in examples(20)]
+    found = home.ask("logprobs", items)
+    texts = [[*context, *chosen] for context, chosen in items]
+    activations = home.ask("activations", texts, [1, 0])
+    for i, (context, chosen) in enumerate(items):
+        with torch.no_grad():
+            output = tiny(torch.tensor([texts[i]]), output_hidden_states=True)
+        each = torch.log_softmax(output.logits[0], -1)
+        total = sum(float(each[len(context) - 1 + j, token]) for j, token in enumerate(chosen))
+        assert found[i].tokens == len(chosen) and found[i].total == pytest.approx(total, abs=1e-4)
+        expected = output.hidden_states[1][0, -1]  # after layer 0
+        assert torch.allclose(torch.tensor(activations.vector(i, 0)), expected, atol=1e-5)
+
+
+def test_a_malformed_request_is_answered_with_an_error(home: Home) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(protocol.address(home.path / "run"))
+        for frames in (
+            [b"not json"],
+            [b'{"v": 2, "id": "a", "verb": "status", "body": {}}'],
+            [b'{"v": 1, "id": "a", "verb": "explode", "body": {}}'],
+            [b'{"v": 1, "id": "b", "verb": "train", "body": {"objective": "orpo"}}'],
+            [b'{"v": 1, "id": "c", "verb": "rollback", "body": {"checkpoint": "../x", "settled": true}}'],
+            [b'{"v": 1, "id": "d", "verb": "logprobs", "body": {}}', b"abc", b"abcd"],
+        ):
+            socket.send_multipart(frames)
+            assert socket.poll(20_000)
+            assert protocol.unpack_reply(socket.recv_multipart()).kind == "error"
+
+
+def test_a_trainer_that_is_not_there_is_a_fault_and_not_a_wait(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    nowhere = tmp_path_factory.mktemp("nobody")
+
+    async def ask() -> None:
+        async with TrainerClient(nowhere, patience=0.1, beat=0.05) as client:
+            await client.status()
+
+    with pytest.raises(TrainerFault, match="no sign of life"):
+        anyio.run(ask)
+
+
+PARENT = (
+    "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); sys.stdin.read()"
+)
+
+
+def test_another_process_makes_the_same_checkpoint_and_a_killed_one_leaves_no_trace(
+    running: Home, make_home: Callable[[], Path], start: Callable[..., Any]
+) -> None:
+    running.ask("rollback", running.first, settled=True)
+    running.ask("train", request(running.first))
+    expected = running.ask("checkpoint", running.first, {"cursor": 2, "seed": 7})
+
+    other = Home(make_home())
+    parent = start(other.path, through=PARENT)
+    trainer = os.pidfd_open(int(parent.stdout.readline()))
+    other.first = other.ask("checkpoint", None, FIRST).id
+    other.ask("settle", other.first)
+    assert other.first == running.first
+    other.ask("train", request(other.first))
+    assert other.ask("checkpoint", other.first, {"cursor": 2, "seed": 7}) == expected
+
+    parent.kill()  # the trainer dies with its parent, in mid-update
+    assert select.select([trainer], [], [], 30)[0]
+    os.close(trainer)
+    assert other.shared.dirty
+
+    successor = start(other.path, "--active", other.first)
+    status = other.ask("status")
+    assert not status.dirty and status.holds == other.first and status.doing == "idle"
+    other.ask("train", request(other.first))
+    assert other.ask("checkpoint", other.first, {"cursor": 2, "seed": 7}) == expected
+    successor.send_signal(signal.SIGTERM)
+    assert successor.wait(30) == 0 and successor.stdout.read() == ""
+
+
+def test_a_trainer_without_a_mapping_says_so(
+    tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]
+) -> None:
+    home = tmp_path_factory.mktemp("empty")
+    (home / "run").mkdir(mode=0o700)
+    child: subprocess.Popen[str] = start(home)
+    assert child.wait(60) == 12
