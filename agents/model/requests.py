@@ -1,0 +1,248 @@
+"""What a request to the embedded server asks, read from its JSON and checked.
+
+Invariant: whatever a user can send either comes out as a value that can be answered or raises `UsageError`
+with a sentence that says what to change; nothing here or behind it has to guess. Knows no tokenizer and no
+model: lengths in tokens are checked where tokens are made.
+"""
+
+import json
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from agents.model.chat import ROLES, Message
+from corpus.errors import UsageError
+
+MAX_ROWS = 4096
+"""Answers that one request may ask for."""
+MAX_N = 128
+"""Choices that one chat request may ask for."""
+MAX_TEMPERATURE = 10.0
+"""Beyond this every model says noise."""
+MAX_STOPS = 16
+"""Stop strings; each is searched for at every token."""
+SEED_SPACE = 2**64
+"""The number of seeds: the sampler takes keys of 64 bits."""
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "best_of": (1,),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+    "logprobs": (False, 0),
+    "presence_penalty": (0,),
+    "response_format": ({"type": "text"},),
+    "suffix": ("",),
+    "tools": ([],),
+    "top_logprobs": (0,),
+}
+"""Settings of OpenAI's that this server does not have, and the values at which leaving them out is right."""
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to sample."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int | None
+    """None: as many as fit, up to the server's default."""
+    stop: tuple[str, ...]
+    seed: int
+
+
+def parse_body(raw: bytes) -> Body:
+    """The JSON object of a request."""
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the body is not JSON: {error}") from error
+    if not isinstance(body, dict):
+        raise UsageError("the body must be a JSON object")
+    for name, values in NEUTRAL.items():
+        if body.get(name) is not None and body[name] not in values:
+            raise UsageError(f"{name} is not supported by the embedded server; leave it out")
+    return body
+
+
+def settings(body: Body, *, default_max_tokens: int | None) -> Settings:
+    """The sampling settings of a request."""
+    limit = body.get("max_completion_tokens")
+    limit = body.get("max_tokens") if limit is None else limit
+    return Settings(
+        temperature=_number(body, "temperature", 1.0, 0.0, MAX_TEMPERATURE),
+        top_p=_top_p(body),
+        max_tokens=default_max_tokens if limit is None else _whole(limit, "max_tokens", 1, 2**31),
+        stop=_stop(body.get("stop")),
+        seed=secrets.randbelow(SEED_SPACE) if body.get("seed") is None else _seed(body["seed"], "seed"),
+    )
+
+
+def settings_each(body: Body, count: int) -> list[Settings]:
+    """The settings of each of `count` rows: `temperature` and `max_tokens` may be lists, one value a row."""
+    whole = {name: body[name] for name in body if not isinstance(body[name], list) or name == "stop"}
+    first = settings(whole, default_max_tokens=None)
+    rows = [{**whole} for _ in range(count)]
+    for name in ("temperature", "max_tokens"):
+        if isinstance(given := body.get(name), list):
+            if len(given) != count:
+                raise UsageError(
+                    f"{name}, given as a list, must have {count} values, one for each conversation"
+                )
+            for row, value in zip(rows, given, strict=True):
+                row[name] = value
+    return [
+        replace(settings(row, default_max_tokens=None), seed=seed)
+        for row, seed in zip(rows, seeds(body, first.seed, count), strict=True)
+    ]
+
+
+def choices(body: Body) -> int:
+    """How many answers to each prompt."""
+    return 1 if body.get("n") is None else _whole(body["n"], "n", 1, MAX_N)
+
+
+def seeds(body: Body, first: int, count: int) -> list[int]:
+    """One seed a row: those given, or the first one and its successors."""
+    given = body.get("seeds")
+    if given is None:
+        return [(first + row) % SEED_SPACE for row in range(count)]
+    if not isinstance(given, list) or len(given) != count:
+        raise UsageError(f"seeds must be a list of {count} whole numbers, one for each prompt")
+    return [_seed(seed, "seeds") for seed in given]
+
+
+def flag(body: Body, name: str, default: bool = False) -> bool:
+    """A true or false."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be true or false")
+    return value
+
+
+def messages(value: object, *, may_be_empty: bool = False) -> list[Message]:
+    """A checked list of messages."""
+    if not isinstance(value, list) or not (value or may_be_empty):
+        raise UsageError("messages must be a list of at least one {role, content}")
+    return [_message(one) for one in value]
+
+
+def conversations(body: Body, *, may_be_empty: bool = False) -> list[list[Message]]:
+    """A checked list of conversations."""
+    value = body.get("conversations")
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
+        raise UsageError(f"conversations must be a list of 1 to {MAX_ROWS} lists of messages")
+    return [messages(one, may_be_empty=may_be_empty) for one in value]
+
+
+def role(body: Body) -> str:
+    """Who speaks next."""
+    value: object = body.get("role", "assistant")
+    if value not in ("assistant", "user"):
+        raise UsageError("role, who speaks next, must be assistant or user")
+    return str(value)
+
+
+def prompts(body: Body) -> list[str | list[int]]:
+    """The prompts of a completion request: one or many, as text or as tokens."""
+    value = body.get("prompt")
+    if isinstance(value, str) or (isinstance(value, list) and value and _all_whole(value)):
+        value = [value]
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
+        raise UsageError(f"prompt must be text, tokens, or a list of 1 to {MAX_ROWS} of one of these")
+    if all(isinstance(one, str) for one in value):
+        return [text(one, "prompt") for one in value]
+    if all(isinstance(one, list) and one and _all_whole(one) for one in value):
+        return [list(one) for one in value]
+    raise UsageError("prompt must be text, tokens (whole numbers), or a list of either, not a mixture")
+
+
+def texts(body: Body, name: str) -> list[str]:
+    """A list of texts."""
+    value = body.get(name)
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
+        raise UsageError(f"{name} must be a list of 1 to {MAX_ROWS} texts")
+    return [text(one, name) for one in value]
+
+
+def text(value: object, name: str) -> str:
+    """Text that has a UTF-8 form: JSON can carry halves of characters, and no tokenizer takes those."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} holds half a character (a lone surrogate); send valid Unicode") from error
+    return value
+
+
+def _message(value: object) -> Message:
+    """A checked message."""
+    if not isinstance(value, dict):
+        raise UsageError("each message must be an object with role and content")
+    if value.get("role") not in ROLES:
+        raise UsageError(f"a message's role must be one of {', '.join(sorted(ROLES))}")
+    if value.get("tool_calls"):
+        raise UsageError("tool_calls are not supported by the embedded server; send their text as content")
+    content = value.get("content")
+    if isinstance(content, list):
+        content = "".join(_text_part(part) for part in content)
+    return {"role": value["role"], "content": text(content, "a message's content")}
+
+
+def _text_part(part: object) -> str:
+    """The text of one part of a message's content."""
+    if not isinstance(part, dict) or part.get("type") != "text":
+        raise UsageError("a message's content may only have parts of type text")
+    return text(part.get("text"), "a content part")
+
+
+def _number(body: Body, name: str, default: float, least: float, most: float) -> float:
+    """A finite number within bounds."""
+    value = body.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        # A comparison with NaN is false, so it is refused here too.
+        raise UsageError(f"{name} must be a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def _top_p(body: Body) -> float:
+    """The share of probability to sample from."""
+    value = _number(body, "top_p", 1.0, 0.0, 1.0)
+    if not value > 0 or not math.isfinite(value):
+        raise UsageError("top_p must be more than 0 and at most 1")
+    return value
+
+
+def _whole(value: Any, name: str, least: int, most: int) -> int:
+    """A whole number within bounds."""
+    if type(value) is not int or not least <= value <= most:
+        raise UsageError(f"{name} must be a whole number from {least} to {most}")
+    return int(value)
+
+
+def _seed(value: object, name: str) -> int:
+    """A seed: any 64-bit number, signed or not."""
+    return _whole(value, name, -SEED_SPACE // 2, SEED_SPACE - 1) % SEED_SPACE
+
+
+def _stop(value: object) -> tuple[str, ...]:
+    """The stop strings."""
+    given = [value] if isinstance(value, str) else value
+    if given is None:
+        return ()
+    if not isinstance(given, list) or len(given) > MAX_STOPS or not all(given):
+        raise UsageError(f"stop must be a text or a list of at most {MAX_STOPS} texts, none empty")
+    return tuple(text(one, "stop") for one in given)
+
+
+def _all_whole(value: Sequence[object]) -> bool:
+    """Whether these are all whole numbers."""
+    return all(isinstance(one, int) and not isinstance(one, bool) for one in value)
