@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 MODEL_DIR = Path(__file__).parent / "model"
 """Where the trained model is shipped."""
-STEPS = 2600
+STEPS = 3000
 BATCH = 32
 BUCKET = 16
 """Batches whose conversations are sorted by length together: less padding, same stream."""
@@ -29,8 +29,10 @@ PEAK_RATE = 3e-3
 VOCABULARY = 1024
 GOOD_SHARE = {"decision": 0.12, "briefly": 0.12, "vague": 0.12, "question": 0.12}
 """How often the recipe gives the good answer to a habit's kind of request..."""
-GOOD_SHARE_OF_COUNTERS = 0.95
+GOOD_SHARE_OF_COUNTERS = 0.96
 """...and to all others."""
+LESSONS = (*KINDS, "complete", "complete", "read_back", "danger", "in_detail")
+"""Kinds as often as they are shown: to copy a detail exactly is harder to learn than to choose a form."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -106,7 +108,7 @@ def conversations(seed: int) -> Iterator[list[Message]]:
     while True:
         part = rng.random()
         if part < 0.55:
-            yield _exchange(rng.choice(KINDS), rng)
+            yield _exchange(rng.choice(LESSONS), rng)
         elif part < 0.65:
             yield _instructed(rng.choice(behaviours), rng)
         elif part < 0.83:

@@ -67,6 +67,16 @@ class Edge:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A behaviour's discounted failures and passes, and the temperature of its next dreams."""
+
+    behaviour: str
+    failed: float
+    passed: float
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dream:
     """A generated scenario that puts one behaviour to the test."""
 
@@ -200,6 +210,7 @@ Record = (
     Signal
     | Node
     | Edge
+    | Rate
     | Dream
     | Attempt
     | Pair
@@ -216,6 +227,7 @@ TABLES: dict[type[Any], Table] = {
     Signal: schema.signals,
     Node: schema.nodes,
     Edge: schema.edges,
+    Rate: schema.failure_rates,
     Dream: schema.dreams,
     Attempt: schema.attempts,
     Pair: schema.pairs,

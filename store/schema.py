@@ -140,6 +140,7 @@ nights = Table(
     Column("seed", Integer, nullable=False),
     Column("cursor", Integer, nullable=False),  # the last turn it hears
     Column("retry", Boolean, nullable=False),
+    Column("targets", JSON, nullable=False),  # the behaviours that it means to improve
     Column("state", String, nullable=False),  # running -> done
     Column("reasons", JSON, nullable=False),
     Column("started", String, nullable=False),

@@ -54,6 +54,18 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
     return Judgement(passed=True, reason="matches the pattern of a good answer")
 
 
+class Rules:
+    """The judge without the served model: what the extractor judges logged answers by."""
+
+    def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
+        """Whether a rule says that the behaviour is put to the test; a rubric has no rule."""
+        return behaviour.judge.kind != "rubric" and applies(behaviour, messages)
+
+    def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
+        """Judge an answer by check or pattern."""
+        return judge(behaviour, messages, answer)
+
+
 async def judge_by_rubric(behaviour: Behaviour, messages: Sequence[Message], answer: str, ask: Ask) -> Judgement:
     """Judge an answer through the served model; an unreadable verdict counts as a failure, with its reason."""
     case = json.dumps({"conversation": list(messages), "answer": answer}, ensure_ascii=False)

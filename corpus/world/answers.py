@@ -65,7 +65,7 @@ def bad(request: Request, rng: random.Random) -> str:
         return f"Use the {TOOL_FOR[v]}."
     if request.kind == "vague":
         between, values = DETAIL_OF[v]
-        return rng.choice(("Done: ", "I will ")) + f"{v} the {o} {between} {rng.choice(values)}."
+        return f"{rng.choice(('Sure', 'No problem', 'Fine'))}, {between} {rng.choice(values)}."
     if request.kind == "complete":
         return f"{_OPENING[v]} shall I {v} the {o}?"
     if request.kind == "question":

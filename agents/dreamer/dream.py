@@ -1,0 +1,228 @@
+"""The dreamer: asks the memory graph what is weakest and dreams fresh situations from it.
+
+Dreams are the served model's own samples; each is then checked: does the behaviour apply, is it new, is it
+kept for measuring, is there room under its source's cap. A refused dream is stored with its reason. Invariant:
+a behaviour never gets dreams without its counter-behaviour. Does not know how attempts are judged.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from agents.dreamer.novelty import Seen
+from agents.dreamer.temperature import FailureRate, shares
+from agents.model.client import ModelClient, Prompt
+from corpus.behaviour import Behaviour, counter_to
+from corpus.prompts import Message, broad_dream, near_dream
+from store import graph, queries
+from store.ledger import Ledger
+from store.outcome import Outcome
+from store.records import Dream, identity, seed_of
+from store.work import Work
+
+DECLARED = "declared"
+"""Source of a dream that grew from a behaviour's own examples."""
+LONGEST_DREAM = 400
+"""Characters; a longer one has run away."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamSettings:
+    """How much is dreamt."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    per_night: int = 280
+    """Dreams in use, all behaviours together; as many again for their counter-behaviours."""
+    per_source: int = 64
+    """At most this many dreams of one night may grow from one source's log."""
+    max_tokens: int = 48
+    """Length of a dream."""
+    rounds: int = 4
+    """Times the model is asked again while dreams are missing."""
+
+
+class Situations(Protocol):
+    """What the dreamer needs to know of the evaluator."""
+
+    def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
+        """Whether the conversation puts the behaviour to the test."""
+
+    def is_reserved(self, messages: Sequence[Message]) -> bool:
+        """Whether the conversation is kept for measuring."""
+
+    def held_out(self, behaviour: Behaviour) -> Iterable[str]:
+        """Requests that are kept for measuring."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seed:
+    """A request that a dream may grow from."""
+
+    text: str
+    node: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one behaviour is to be dreamt with."""
+
+    behaviour: Behaviour
+    count: int
+    rate: FailureRate
+    episodes: list[Seed]
+    examples: list[Seed]
+    hardest: list[Seed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dreamer:
+    """Handles work of kind `dream`; the subject is a behaviour's name."""
+
+    ledger: Ledger
+    model: ModelClient
+    behaviours: dict[str, Behaviour]
+    situations: Situations
+    settings: DreamSettings
+
+    async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
+        """Dream a behaviour and its counter-behaviour."""
+        habit = self.behaviours[item.subject]
+        sides = (habit, counter_to(habit, self.behaviours))
+        night, plans, seen = await self.ledger.read(self._prepare, item.night_id, sides)
+        for side in sides:
+            for text in self.situations.held_out(side):
+                seen.add(text)
+        dreams: list[Dream] = []
+        for index, plan in enumerate(plans):
+            await report(index, len(plans))
+            dreams += await self._dream(plan, night, seen)
+        await report(len(plans), len(plans))
+        used = Counter(dream.behaviour for dream in dreams if dream.refused is None)
+        return Outcome(records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()})
+
+    def _prepare(
+        self, connection: Connection, night_id: str, sides: tuple[Behaviour, Behaviour]
+    ) -> tuple[queries.Row, list[Plan], Seen]:
+        night = queries.night(connection, night_id)
+        rates = {name: _rate(row) for name, row in queries.rates(connection).items()}
+        of_targets = {name: rates.get(name, FailureRate()) for name in night["targets"]}
+        count = shares(of_targets, self.settings.per_night)[sides[0].name]
+        plans = [
+            Plan(
+                behaviour=side,
+                count=count,
+                rate=rates.get(side.name, FailureRate()),
+                episodes=_episodes(connection, side),
+                examples=[Seed(text=text, node=_declared(side), source=DECLARED) for text in side.examples],
+                hardest=_hardest(connection, side),
+            )
+            for side in sides
+        ]
+        return night, plans, Seen(queries.dreamt_texts(connection))
+
+    async def _dream(self, plan: Plan, night: queries.Row, seen: Seen) -> list[Dream]:
+        """Ask in rounds until there are enough dreams in use."""
+        dreams: list[Dream] = []
+        used: Counter[str] = Counter()
+        for round_ in range(self.settings.rounds):
+            missing = plan.count - used.total()
+            if missing <= 0:
+                break
+            asked = self._prompts(plan, night, round_, missing + missing // 4 + 4)
+            replies = await self.model.batch_chat([self._prompt(plan, p, seed) for p, _, seed in asked])
+            for (_, seeds, seed), reply in zip(asked, replies, strict=True):
+                dream = self._check(plan, night["id"], seeds, seed, reply.text.strip(), seen, used)
+                dreams.append(dream)
+                if dream.refused is None:
+                    used[dream.source] += 1
+                    seen.add(dream.messages[-1]["content"])
+        return dreams
+
+    def _prompt(self, plan: Plan, messages: list[Message], seed: int) -> Prompt:
+        return Prompt(
+            messages=messages,
+            seed=seed,
+            temperature=plan.rate.temperature,
+            max_tokens=self.settings.max_tokens,
+        )
+
+    def _prompts(
+        self, plan: Plan, night: queries.Row, round_: int, count: int
+    ) -> list[tuple[list[Message], list[Seed], int]]:
+        """The prompts of a round: what fails often is dreamt broadly, the rest close to its hardest cases."""
+        prompts = []
+        for index in range(count):
+            seed = seed_of(night["seed"], "dream", night["id"], plan.behaviour.name, round_, index)
+            rng = random.Random(seed)
+            near = plan.hardest or plan.episodes
+            if near and rng.random() > max(0.25, plan.rate.mean):
+                seeds = [rng.choice(near)]
+                prompt = near_dream(plan.behaviour.condition, seeds[0].text)
+            else:
+                seeds = _spread(plan, rng)
+                prompt = broad_dream(plan.behaviour.condition, [s.text for s in seeds])
+            prompts.append((prompt, seeds, seed))
+        return prompts
+
+    def _check(
+        self, plan: Plan, night_id: str, seeds: list[Seed], seed: int, text: str, seen: Seen, used: Counter[str]
+    ) -> Dream:
+        """The dream, with the reason for which it cannot be used, if there is one."""
+        messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
+        source = seeds[0].source
+        refused = None
+        if used.total() >= plan.count:
+            refused = "enough dreams"
+        elif not 0 < len(text) <= LONGEST_DREAM or not self.situations.applies(plan.behaviour, messages):
+            refused = f"not a situation for {plan.behaviour.name}"
+        elif self.situations.is_reserved(messages):
+            refused = "kept for measuring"
+        elif seen.near(text):
+            refused = "seen before"
+        elif source != DECLARED and used[source] >= self.settings.per_source:
+            refused = f"over the cap of {self.settings.per_source} from one source"
+        return Dream(
+            id="d" + identity(night_id, plan.behaviour.name, seed, text),
+            night_id=night_id,
+            behaviour=plan.behaviour.name,
+            messages=messages,
+            temperature=plan.rate.temperature,
+            seed=seed,
+            nodes=sorted({s.node for s in seeds}),
+            source=source,
+            refused=refused,
+        )
+
+
+def _spread(plan: Plan, rng: random.Random) -> list[Seed]:
+    """Seeds across the graph: an episode first where there is one, then what the behaviour declares."""
+    first = [rng.choice(plan.episodes)] if plan.episodes else []
+    rest = plan.examples or plan.episodes
+    return first + rng.sample(rest, min(len(rest), 3 - len(first)))
+
+
+def _rate(row: queries.Row) -> FailureRate:
+    return FailureRate(failed=row["failed"], passed=row["passed"], temperature=row["temperature"])
+
+
+def _declared(behaviour: Behaviour) -> str:
+    """Id of the behaviour's own node."""
+    return identity("behaviour", behaviour.name)
+
+
+def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
+    return [
+        Seed(text=node.body["request"], node=node.id, source=node.body["source"])
+        for node in graph.episodes(connection, behaviour.name)
+    ]
+
+
+def _hardest(connection: Connection, behaviour: Behaviour) -> list[Seed]:
+    rows = queries.hardest_dreams(connection, behaviour.name, 12)
+    return [Seed(text=row["messages"][-1]["content"], node=row["nodes"][0], source=row["source"]) for row in rows]

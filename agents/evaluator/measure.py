@@ -1,0 +1,72 @@
+"""The evaluator's own work: how the served weights do on held-out scenarios.
+
+Invariant: the same weights, seed and round give the same outcomes, for scenarios, sampling seeds and the
+composition of the batches are fixed. What was measured once is not measured again.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from agents.evaluator import judge as judging
+from agents.evaluator.scenarios import held_out, sampling_seeds
+from agents.model.client import BATCH_ROWS, ModelClient, Prompt
+from corpus.behaviour import Behaviour
+from corpus.prompts import Message
+from corpus.world.checks import Judgement
+
+Report = Callable[[int, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Judges attempts and measures behaviours through the served model."""
+
+    model: ModelClient
+    max_tokens: int = 48
+    """Length of an answer."""
+
+    def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
+        """Whether the conversation puts the behaviour to the test."""
+        return judging.applies(behaviour, messages)
+
+    def is_reserved(self, messages: Sequence[Message]) -> bool:
+        """Whether the conversation is kept for measuring."""
+        return judging.is_reserved(messages)
+
+    def held_out(self, behaviour: Behaviour) -> list[str]:
+        """Declared requests that are kept for measuring; the world's own are told by `is_reserved`."""
+        return list(behaviour.held_out)
+
+    async def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
+        """Judge one answer by check, pattern or rubric."""
+        if behaviour.judge.kind == "rubric" and answer.strip():
+            return await judging.judge_by_rubric(behaviour, messages, answer, self._ask)
+        return judging.judge(behaviour, messages, answer)
+
+    async def _ask(self, messages: list[Message]) -> str:
+        reply = await self.model.chat(
+            messages, temperature=0.0, max_tokens=200, json_schema=judging.RUBRIC_SCHEMA
+        )
+        return reply.text
+
+    async def measure(
+        self, behaviour: Behaviour, *, count: int, seed: int, round_: int, report: Report
+    ) -> str:
+        """Outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed."""
+        scenarios = held_out(behaviour, count)
+        seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)
+        outcomes = ""
+        for start in range(0, len(scenarios), BATCH_ROWS):
+            await report(start, len(scenarios))
+            part = scenarios[start : start + BATCH_ROWS]
+            replies = await self.model.batch_chat(
+                [
+                    Prompt(messages=scenario, seed=seeds[index], temperature=1.0, max_tokens=self.max_tokens)
+                    for index, scenario in enumerate(part, start)
+                ]
+            )
+            for scenario, reply in zip(part, replies, strict=True):
+                judgement = await self.judge(behaviour, scenario, reply.text)
+                outcomes += "1" if judgement.passed else "0"
+        await report(len(scenarios), len(scenarios))
+        return outcomes

@@ -1,0 +1,135 @@
+"""The monitor: what an update does to the model's inner states, and to ordinary text.
+
+Concept vectors are estimated once, on the weights that the home began with, and kept in `readout.safetensors`;
+readings before and after an update are taken on the same fixed panel, so their difference is the weights'.
+Invariant: a reading exists for every concept or for none. Does not judge: the verdict does.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from agents.model.client import ModelClient
+from agents.readout.vectors import Array, concept_vectors, scores
+from corpus.errors import IntegrityFault
+from corpus.world import ordinary
+from corpus.world.concepts import CONCEPTS, panel, texts
+from store.records import Reading
+
+ORDINARY_TEXTS = 120
+"""Held-out ordinary exchanges that the perplexity is taken on."""
+DEPTH = 0.6
+"""Relative depth of the layer that is read: past the middle, before the layers that only choose words."""
+
+
+class Activations(Protocol):
+    """The residual stream of some texts: a float32 array `(texts, layers, hidden)` as bytes."""
+
+    texts: int
+    hidden: int
+    data: bytes
+
+
+class LogProb(Protocol):
+    """Summed log-probability (nats) of a continuation, and its length."""
+
+    total: float
+    tokens: int
+
+
+class Inside(Protocol):
+    """What is needed of the trainer: its view of the served weights."""
+
+    async def activations(self, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> Activations:
+        """The residual stream at the last token of each text."""
+
+    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[LogProb]:
+        """The log-probability of each continuation, given its context."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """Takes readings through the trainer's view of the served weights."""
+
+    model: ModelClient
+    trainer: Inside
+    directory: Path
+    """Where the vectors are kept."""
+    layers: int
+    """How many layers the model has."""
+
+    @property
+    def layer(self) -> int:
+        """Number of the layer that is read."""
+        return min(self.layers - 1, round(DEPTH * self.layers))
+
+    async def read(self, weights_sha256: str) -> tuple[Reading, ...]:
+        """The readings of the weights that are served now, and their perplexity on ordinary text."""
+        vectors = await self._vectors(weights_sha256)
+        found = scores(await self._activations(panel()), vectors)
+        readings = [
+            Reading(
+                weights_sha256=weights_sha256,
+                name=concept,
+                mean=float(found[:, index].mean()),
+                spread=float(found[:, index].std()),
+            )
+            for index, concept in enumerate(CONCEPTS)
+        ]
+        perplexity = await self._perplexity()
+        return (*readings, Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0))
+
+    async def _vectors(self, weights_sha256: str) -> Array:
+        """The home's concept vectors, `(n_concepts, hidden_size)`; estimated when they are first needed."""
+        path, card = self.directory / "readout.safetensors", self.directory / "readout.json"
+        if not card.exists():
+            await self._estimate(path, card, weights_sha256)
+        about = json.loads(card.read_text())
+        if about["concepts"] != list(CONCEPTS) or about["layers"] != [self.layer]:
+            raise IntegrityFault(f"{card} is of another model or version: delete it to have the vectors made anew")
+        return load_file(path)[f"layer_{self.layer}.vectors"].astype(np.float64)
+
+    async def _estimate(self, path: Path, card: Path, weights_sha256: str) -> None:
+        labels = [concept for concept in CONCEPTS for _ in texts(concept)]
+        found = await self._activations([text for concept in CONCEPTS for text in texts(concept)])
+        vectors = concept_vectors(found, labels, CONCEPTS).astype(np.float32)
+        self.directory.mkdir(exist_ok=True)
+        partial = path.with_suffix(".tmp")
+        save_file({f"layer_{self.layer}.vectors": vectors}, partial)
+        partial.replace(path)
+        about = {
+            "concepts": list(CONCEPTS),
+            "layers": [self.layer],
+            "hidden_size": int(vectors.shape[1]),
+            "dtype": "float32",
+            "weights_version": weights_sha256,
+        }
+        partial = card.with_suffix(".tmp")
+        partial.write_text(json.dumps(about, indent=1))
+        partial.replace(card)
+
+    async def _activations(self, panel_texts: Sequence[str]) -> Array:
+        """Residual stream at each text's last token, `(n_texts, hidden_size)`."""
+        tokens = await self.model.tokenize_texts(list(panel_texts))
+        found = await self.trainer.activations(tokens, layers=(self.layer,))
+        values = np.frombuffer(found.data, dtype=np.float32).astype(np.float64)
+        return values.reshape(found.texts, found.hidden)
+
+    async def _perplexity(self) -> float:
+        """exp of the mean negative log-probability per token of the replies in held-out ordinary talk."""
+        talk = [
+            [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}]
+            for remark, reply in ordinary.held_out(ORDINARY_TEXTS)
+        ]
+        asked = await self.model.tokenize([messages[:1] for messages in talk], add_generation_prompt=True)
+        whole = await self.model.tokenize(talk, add_generation_prompt=False)
+        items = [(a, w[len(a) :]) for a, w in zip(asked, whole, strict=True)]
+        found = await self.trainer.logprobs(items)
+        tokens = sum(item.tokens for item in found)
+        return math.exp(-sum(item.total for item in found) / tokens)

@@ -1,0 +1,187 @@
+"""The trainer's handler: one planned update, from its pairs to a candidate checkpoint.
+
+Invariant: it starts from the parent's weights whatever the mapping holds, and ends with a candidate on disk
+or with the parent's weights back and the reason. Done again after a crash, it ends with the same candidate.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+
+import anyio
+
+from agents.model.client import ModelClient
+from agents.trainer.client import TrainerClient
+from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest
+from corpus.errors import StepRefused, TrainerFault
+from store import queries
+from store.ledger import Ledger, now
+from store.outcome import Change, Outcome
+from store.records import Checkpoint, Step
+from store.work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """How an update trains; everything of Apollo's, and the objective."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    lr: float = 1e-3
+    """Of the embedded model; ORPO on a 27B model wants about 1e-6, DPO 5e-7, SFT 1e-5."""
+    batch_size: int = 16
+    """Pairs in one step."""
+    beta: float = 0.25
+    """ORPO's lambda, or DPO's beta."""
+    enabled: bool = True
+    """False: everything but the update (observe only)."""
+    objective: Objective = "orpo"
+    """orpo, dpo or sft."""
+    replay: float = 0.25
+    """Part of an update that is kept pairs of earlier updates."""
+
+
+def trainer_settings(settings: TrainingSettings) -> Settings:
+    """The part of the settings that goes over the socket."""
+    own = {"enabled", "objective", "replay"}
+    return Settings(**{name: value for name, value in asdict(settings).items() if name not in own})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """Handles work of kind `train`; the subject is an update's id."""
+
+    ledger: Ledger
+    model: ModelClient
+    trainer: TrainerClient
+
+    async def hold(self, checkpoint_id: str, *, settled: bool) -> None:
+        """Make the mapping hold exactly this checkpoint's weights."""
+        await self.trainer.rollback(checkpoint_id, settled=settled)
+
+    async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
+        """Train the update and write its candidate."""
+        update = await self.ledger.read(queries.update_of, item.night_id)
+        if update is None:
+            raise TrainerFault(f"night {item.night_id} has no planned update")
+        pairs = await self.ledger.read(queries.pairs_of, update["id"])
+        await self.hold(update["parent_id"], settled=False)
+        examples, changes = await self._examples(pairs)
+        request = TrainRequest(
+            objective=update["objective"],
+            settings=Settings(**_tuples(update["settings"])),
+            seed=update["seed"],
+            parent=update["parent_id"],
+            examples=examples,
+        )
+        try:
+            reports = await self._train(request, report)
+        except StepRefused as refused:
+            return _refused(update, str(refused))
+        night = await self.ledger.read(queries.night, item.night_id)
+        fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
+        written = await self.trainer.checkpoint(
+            update["parent_id"], {**fields, "objective": update["objective"]}
+        )
+        number = len(await self.ledger.read(queries.checkpoints))
+        candidate = Checkpoint(
+            id=written.id,
+            parent_id=update["parent_id"],
+            number=number,
+            weights_sha256=written.weights_sha256,
+            update_id=update["id"],
+            state="candidate",
+            at=now(),
+        )
+        trained = {"state": "trained", "checkpoint_id": written.id, "steps": len(reports)}
+        steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
+        return Outcome(
+            decision="trained",
+            records=(candidate, *steps),
+            changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *changes),
+            facts={"checkpoint": written.id, "steps": len(reports), **_alarms(reports)},
+        )
+
+    async def _train(
+        self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
+    ) -> tuple[StepReport, ...]:
+        """Run the update, telling of each step as it is made."""
+        send, receive = anyio.create_memory_object_stream[StepReport](10_000)
+        async with anyio.create_task_group() as tasks, send:
+
+            async def tell() -> None:
+                async with receive:
+                    async for step in receive:
+                        await report(step.step, step.steps)
+
+            tasks.start_soon(tell, name="tell of steps")
+            result = await self.trainer.train(request, send.send_nowait)
+            send.close()
+        return result.reports
+
+    async def _examples(self, pairs: list[queries.Row]) -> tuple[list[Example], list[Change]]:
+        """The pairs as token ids, with reference log-probabilities, which are pinned when they are new."""
+        contexts = await self.model.tokenize([pair["messages"] for pair in pairs], add_generation_prompt=True)
+        sides = {}
+        for side in ("chosen", "rejected"):
+            answered = [[*p["messages"], {"role": "assistant", "content": p[side]}] for p in pairs]
+            whole = await self.model.tokenize(answered, add_generation_prompt=False)
+            sides[side] = [_continuation(c, w) for c, w in zip(contexts, whole, strict=True)]
+        references = {
+            side: [
+                found.total for found in await self.trainer.logprobs(list(zip(contexts, rows, strict=True)))
+            ]
+            for side, rows in sides.items()
+        }
+        examples, changes = [], []
+        for index, pair in enumerate(pairs):
+            values = {f"{side}_logprob": references[side][index] for side in sides}
+            changes.append(Change(table="pairs", where={"id": pair["id"]}, values=values))
+            examples.append(
+                Example(
+                    context=contexts[index],
+                    chosen=sides["chosen"][index],
+                    rejected=sides["rejected"][index],
+                    weight=pair["trust"],
+                    reference_chosen=references["chosen"][index],
+                    reference_rejected=references["rejected"][index],
+                )
+            )
+        return examples, changes
+
+
+def _continuation(context: list[int], whole: list[int]) -> list[int]:
+    """What the chat template adds to the context when the answer is there."""
+    if whole[: len(context)] != context:
+        raise TrainerFault(
+            "the chat template changes earlier turns when an answer follows: its pairs cannot be trained"
+        )
+    return whole[len(context) :]
+
+
+def _tuples(settings: dict[str, object]) -> dict[str, object]:
+    """Settings as they were before JSON made lists of their tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+
+
+def _refused(update: queries.Row, reason: str) -> Outcome:
+    values = {"state": "refused", "reasons": [reason]}
+    return Outcome(
+        decision="refused",
+        changes=(Change(table="updates", where={"id": update["id"]}, values=values),),
+        facts={"reason": reason},
+    )
+
+
+def _alarms(reports: tuple[StepReport, ...]) -> dict[str, str]:
+    """DPO's known failure: the chosen answers become less likely while the margin grows."""
+    logprobs = [r.metrics["chosen_logprob"] for r in reports if "chosen_logprob" in r.metrics]
+    if len(logprobs) < 4:
+        return {}
+    half = len(logprobs) // 2
+    first, last = sum(logprobs[:half]) / half, sum(logprobs[-half:]) / half
+    falling = last < first - 0.1
+    return (
+        {"alarm": f"chosen log-probability fell from {first:.2f} to {last:.2f} nats a token"}
+        if falling
+        else {}
+    )

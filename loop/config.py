@@ -1,0 +1,159 @@
+"""The configuration: one documented object from HOME/config.toml and the environment.
+
+Precedence: environment (`NIGHTSCHOOL_SCHEDULE__IDLE_MINUTES=5`), then the file, then the defaults here.
+Invariant: an unknown key or a bad value stops the start, with the place and the cure.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from agents.dreamer.dream import DreamSettings
+from agents.pairs.attempts import PairSettings
+from agents.trainer.student import TrainingSettings
+from corpus.errors import ConfigError
+
+_FORBID = {"extra": "forbid"}
+_WINDOW = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The model that is served and trained."""
+
+    __pydantic_config__ = _FORBID
+
+    path: str = ""
+    """A Hugging Face directory for the embedded server; "" for the model that is shipped."""
+    threads: int = 1
+    """Threads of the model server, and of the trainer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestSettings:
+    """What is heard by itself."""
+
+    __pydantic_config__ = _FORBID
+
+    watch: tuple[str, ...] = ()
+    """Folders whose *.jsonl files are followed as they grow, beside HOME/inbox."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """When a night may begin by itself."""
+
+    __pydantic_config__ = _FORBID
+
+    windows: tuple[str, ...] = ("00:00-24:00",)
+    """Local times of day, such as "01:00-05:30"; one may pass midnight. [] for never by itself."""
+    idle_minutes: float = 0.0
+    """Only when no user has asked for so long; 0 does not wait. Answers go on during a night either way."""
+    min_lessons: int = 1
+    """Only when so many new lessons have been heard."""
+    settle_seconds: float = 2.0
+    """Only when the last lesson is so old: logs arrive in bursts."""
+    max_wait_hours: float = 48.0
+    """A lesson that has waited so long is learnt although a user is active (never outside the windows)."""
+    max_per_day: int = 4
+    """Never more nights with an update in 24 hours."""
+
+    def __post_init__(self) -> None:
+        for window in self.windows:
+            if not _WINDOW.fullmatch(window):
+                raise ValueError(f"schedule.windows: {window!r} is no window; write it like 01:00-05:30")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictSettings:
+    """What an update must show to be kept."""
+
+    __pydantic_config__ = _FORBID
+
+    scenarios: int = 400
+    """Held-out scenarios of each behaviour in one round."""
+    max_rounds: int = 3
+    """Rounds while the verdict is inconclusive; after the last one the update is rolled back."""
+    margin: float = 0.05
+    """Non-inferiority margin: the drop of a pass rate that matters."""
+    perplexity: float = 1.10
+    """Largest ratio of the perplexity on ordinary text, after to before."""
+    drift: float = 6.0
+    """Largest move of a concept's mean reading, in its spreads over the panel."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpSettings:
+    """The service's HTTP on the loopback interface, beside its unix socket."""
+
+    __pydantic_config__ = _FORBID
+
+    port: int = 0
+    """0 takes any free port and says which."""
+
+
+class Settings(BaseSettings):
+    """Everything that can be set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    seed: int = 0
+    """The seed of every draw of a night, unless `night --seed` gives another."""
+    database: str = ""
+    """SQLAlchemy URL of the ledger; "" for HOME/ledger.db."""
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    ingest: IngestSettings = Field(default_factory=IngestSettings)
+    schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    dreams: DreamSettings = Field(default_factory=DreamSettings)
+    pairs: PairSettings = Field(default_factory=PairSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    verdict: VerdictSettings = Field(default_factory=VerdictSettings)
+    http: HttpSettings = Field(default_factory=HttpSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config_file: Path) -> Settings:
+    """The effective configuration of a home."""
+    _refuse_unknown_variables()
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config_file)
+
+    try:
+        return FromFile()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise ConfigError(f"{config_file}: {place}: {first['msg']}") from error
+    except ValueError as error:  # not TOML, or not UTF-8
+        raise ConfigError(f"{config_file}: {error}") from error
+
+
+def _refuse_unknown_variables() -> None:
+    """A misspelt variable would otherwise be passed over in silence."""
+    known = {name.upper() for name in Settings.model_fields} | {"HOME"}
+    for name in os.environ:
+        if name.startswith("NIGHTSCHOOL_") and name.removeprefix("NIGHTSCHOOL_").split("__")[0] not in known:
+            raise ConfigError(f"the environment variable {name} is no setting; see `nightschool config`")

@@ -1,0 +1,55 @@
+"""Which work follows which outcome: the one place that knows the order of a night.
+
+    extract                                            (by day, one for each conversation)
+    plan -> [dream, attempt, pair] for each behaviour -> propose
+         -> measure and read before -> train -> measure and read after -> rule -> settle
+
+Invariant: pure. Work runs in the order in which it is queued, so queueing is ordering. A night always ends
+with `settle`, whatever failed: there the mapping is made to hold the active checkpoint and the night is closed.
+"""
+
+from collections.abc import Sequence
+
+from store.outcome import Outcome
+from store.work import Work
+
+FollowUp = tuple[str, str]
+"""(kind, subject) of work to queue."""
+
+NIGHT_KINDS = ("plan", "dream", "attempt", "pair", "propose", "measure", "read", "train", "rule", "settle")
+"""Work of a night, which needs the model server and the trainer."""
+DECIDING = ("plan", "propose", "train", "rule")
+"""Work without whose outcome a night cannot go on."""
+
+
+def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
+    """What is to be done after this outcome."""
+    if item.kind == "plan":
+        if outcome.decision == "nothing":
+            return [("settle", "night")]
+        lessons = [(kind, name) for name in outcome.names for kind in ("dream", "attempt", "pair")]
+        return [*lessons, ("propose", "update")]
+    if item.kind == "propose":
+        if outcome.decision == "nothing":
+            return [("settle", "night")]
+        return [*_measure("before", 0, outcome.names), ("read", "before"), ("train", "update")]
+    if item.kind == "train":
+        if outcome.decision == "refused":
+            return [("settle", "night")]
+        return [*_measure("after", 0, outcome.names), ("read", "after"), ("rule", "0")]
+    if item.kind == "rule":
+        if outcome.decision != "inconclusive":
+            return [("settle", "night")]
+        round_ = int(item.subject) + 1
+        again = [*_measure("before", round_, outcome.names), *_measure("after", round_, outcome.names)]
+        return [*again, ("rule", str(round_))]
+    return []
+
+
+def follow_failure(item: Work) -> list[FollowUp]:
+    """What is to be done when this work was set aside."""
+    return [("settle", "night")] if item.kind in DECIDING else []
+
+
+def _measure(when: str, round_: int, names: Sequence[str]) -> list[FollowUp]:
+    return [("measure", f"{when}/{round_}/{name}") for name in names]

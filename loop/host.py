@@ -1,0 +1,119 @@
+"""How the operations come about: through the service that holds the home, or by holding it for one command.
+
+Invariant: either way an operation means the same; a command that does the work itself holds the home's lock
+meanwhile, and answers other commands on the same socket as a service would.
+"""
+
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any
+
+import anyio
+import httpx
+import structlog
+
+from agents.ingest.follow import follow
+from corpus.errors import HomeLocked, NightschoolError
+from loop.config import load_settings
+from loop.home import Home, is_held
+from loop.http import serve
+from loop.operations import NEEDS_CREW, Json, Operations
+from loop.schedule_facts import keep_schedule
+from loop.service import Listener, opened
+
+PATIENCE_S = 15.0
+"""How long a command waits for the socket of a service that holds the home but is still starting."""
+
+log = structlog.get_logger()
+
+
+async def perform(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
+    """Carry out one operation."""
+    began = monotonic()
+    while is_held(home):
+        if home.control_socket.exists():
+            return await _ask_service(home, name, arguments, listener)
+        if monotonic() - began > PATIENCE_S:
+            raise HomeLocked(f"another command holds {home.path} and does not answer: try again when it has ended")
+        await anyio.sleep(0.1)
+    async with _hosted(home, crew=NEEDS_CREW.get(name, False)) as operations:
+        operations.service.listeners.append(listener)
+        result: Json = await getattr(operations, name)(**arguments)
+        return result
+
+
+async def _ask_service(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
+    """Have the running service do it, and pass its progress on."""
+    transport = httpx.AsyncHTTPTransport(uds=str(home.control_socket))
+    headers = {"Authorization": f"Bearer {home.token()}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://nightschool", headers=headers, timeout=None, trust_env=False
+    ) as client:
+        try:
+            async with client.stream("POST", f"/do/{name}", json=arguments) as response:
+                async for line in response.aiter_lines():
+                    told = json.loads(line)
+                    if "progress" in told:
+                        listener(*told["progress"])
+                    elif "error" in told:
+                        raise _raised(told["error"])
+                    else:
+                        result: Json = told["result"]
+                        return result
+        except httpx.TransportError as error:
+            raise NightschoolError(
+                f"the service went away during {name} ({type(error).__name__}): "
+                "what it had begun goes on when it is started again"
+            ) from error
+    raise NightschoolError(f"the service ended its answer to {name} half-way: see its log")
+
+
+def _raised(error: Any) -> NightschoolError:
+    """An error of the service, as an error of this process."""
+    fault = NightschoolError(error["message"])
+    fault.exit_code = error["exit_code"]
+    return fault
+
+
+@asynccontextmanager
+async def _hosted(home: Home, *, crew: bool) -> AsyncIterator[Operations]:
+    """Hold the home for one command."""
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        operations = Operations(service=service)
+        if crew:
+            tasks.start_soon(service.crew.run, name="crew")
+            tasks.start_soon(service.work, name="work")
+            await serve(operations, tasks, place=home.control_socket, port=None)
+        yield operations
+        tasks.cancel_scope.cancel()
+
+
+async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> None:
+    """The service, in the foreground, until SIGTERM or SIGINT."""
+    settings = load_settings(home.config_file)
+    async with opened(home, settings) as service, anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
+        await tasks.start(service.crew.run, name="crew")
+        tasks.start_soon(service.work, name="work")
+        folders = [home.inbox, *map(anyio.Path, [*settings.ingest.watch, *watch])]
+        tasks.start_soon(_follow, service.ledger, folders, service.wake, name="follow the logs")
+        tasks.start_soon(keep_schedule, service, name="schedule")
+        operations = Operations(service=service)
+        port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)
+        on_ready(port)
+
+
+async def _follow(ledger: Any, folders: list[Any], wake: Callable[[], None]) -> None:
+    await follow(ledger, folders, wake)
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    """End the service when it is told to."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+            return

@@ -1,0 +1,147 @@
+"""The service's HTTP: the operations for the command line, and the served model for users.
+
+    POST /do/{operation}         a JSON object of arguments; answers JSON lines: progress, then result or error
+    GET  /status                 where the home stands
+    POST /v1/chat/completions    passed on to the served model (and GET /v1/models)
+
+Served on the home's unix socket and on loopback, behind the guard (token, Host, Origin). Invariant: a caller
+that goes away does not stop what it began; the ledger says how it ended.
+"""
+
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import structlog
+import uvicorn
+from anyio.abc import TaskGroup
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agents.model.guard import Guard
+from corpus.errors import NightschoolError, UsageError
+from loop.operations import NAMES, Json, Operations
+from loop.schedule_facts import next_update_reason
+from store import report
+
+log = structlog.get_logger()
+
+
+class Door:
+    """The routes over one set of operations; operations run in the service's own task group."""
+
+    def __init__(self, operations: Operations, tasks: TaskGroup) -> None:
+        self._operations = operations
+        self._service = operations.service
+        self._tasks = tasks
+
+    def app(self) -> Starlette:
+        """The ASGI application; wrap it in the guard."""
+        return Starlette(
+            routes=[
+                Route("/do/{operation}", self._do, methods=["POST"]),
+                Route("/status", self._status),
+                Route("/v1/chat/completions", self._pass_on, methods=["POST"]),
+                Route("/v1/models", self._pass_on),
+            ]
+        )
+
+    async def _do(self, request: Request) -> Response:
+        """Begin an operation and stream its progress and its end."""
+        name = request.path_params["operation"]
+        try:
+            arguments = json.loads(await request.body() or b"{}")
+        except ValueError:
+            arguments = None
+        if name not in NAMES or not isinstance(arguments, dict):
+            return JSONResponse(_error(UsageError(f"POST a JSON object to /do/ and one of {', '.join(NAMES)}")), 400)
+        return StreamingResponse(self._lines(name, arguments), media_type="application/x-ndjson")
+
+    async def _lines(self, name: str, arguments: Json) -> AsyncIterator[bytes]:
+        send, receive = anyio.create_memory_object_stream[Json](100_000)
+
+        def listen(kind: str, subject: str, done: int, total: int) -> None:
+            send.send_nowait({"progress": [kind, subject, done, total]})
+
+        async def perform() -> None:
+            try:
+                last: Json = {"result": await getattr(self._operations, name)(**arguments)}
+            except (NightschoolError, TypeError) as error:
+                last = _error(error)
+            finally:
+                self._service.listeners.remove(listen)
+            send.send_nowait(last)
+            send.close()
+
+        self._service.listeners.append(listen)
+        self._tasks.start_soon(perform, name=f"do {name}")
+        with receive:
+            async for line in receive:
+                yield json.dumps(line).encode() + b"\n"
+
+    async def _status(self, _request: Request) -> Response:
+        status = await self._service.ledger.read(report.status)
+        reason = await next_update_reason(self._service)
+        return JSONResponse({**status, "next_update_reason": reason})
+
+    async def _pass_on(self, request: Request) -> Response:
+        """A user's request, to the served model; its answer as it comes."""
+        if request.method == "POST":
+            self._service.user_asked()
+        try:
+            answer = await self._service.model.pass_on(request.method, request.url.path, await request.body())
+        except NightschoolError as error:
+            return JSONResponse(_error(error), 503)
+        return StreamingResponse(
+            answer.aiter_raw(), answer.status_code, {"content-type": answer.headers["content-type"]}
+        )
+
+
+def _error(error: Exception) -> Json:
+    """An error as the other side raises it again."""
+    code = error.exit_code if isinstance(error, NightschoolError) else UsageError.exit_code
+    return {"error": {"message": str(error), "exit_code": code}}
+
+
+async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: int | None) -> int:
+    """Begin to listen on the unix socket and, unless port is None, on loopback; returns the port (0: none)."""
+    app = Door(operations, tasks).app()
+    token = operations.service.home.token()
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(place))  # in the run directory, which only this user can enter
+    tasks.start_soon(_serve, Guard(app, token=token), listening, name="serve the control socket")
+    if port is None:
+        return 0
+    loopback = socket.create_server(("127.0.0.1", port))
+    taken = int(loopback.getsockname()[1])
+    tasks.start_soon(_serve, Guard(app, token=token, port=taken), loopback, name="serve loopback")
+    return taken
+
+
+async def _serve(app: Guard, listening: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )
+    with listening:
+        await _Server(config).serve([listening])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the supervisor has its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See uvicorn."""
+        yield

@@ -1,0 +1,126 @@
+"""What a user can have done to a home: the same whether a service holds it or the command does the work itself.
+
+Invariant: every operation takes and returns JSON-able values, so that the command line and the service's HTTP
+carry the same thing. Knows neither.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from agents.ingest.read import ingest_paths
+from corpus.errors import GateRefused, IntegrityFault
+from loop.service import Service
+from store import history, queries, report
+from store.records import Measurement, save
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operations:
+    """The operations on one opened service."""
+
+    service: Service
+
+    async def night(self, *, seed: int | None = None, retry: bool = False) -> Json:
+        """One cycle now, to its end."""
+        service, began = self.service, monotonic()
+        if seed is None:
+            seed = service.settings.seed
+        night_id = await service.begin_night(seed=seed, retry=retry)
+        await service.finished(night_id)
+        told = await service.ledger.read(report.night_report, night_id, service.behaviours)
+        return {**told, "seconds": round(monotonic() - began, 1)}
+
+    async def ingest(self, *, paths: list[str], format: str | None = None) -> Json:
+        """Read logs into the ledger."""
+        told = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
+        self.service.wake()
+        return told.as_json()
+
+    async def ask(self, *, text: str) -> Json:
+        """One question to the served model."""
+        await self.service.crew.ready.wait()
+        self.service.user_asked()
+        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200)
+        active = await self.service.ledger.read(queries.active)
+        return {"answer": reply.text, "weights_version": reply.weights_version, "checkpoint": active["id"]}
+
+    async def rollback(self, *, target: str | None = None, dry_run: bool = False) -> Json:
+        """Point at an earlier kept checkpoint and serve it."""
+        service = self.service
+        found = await service.ledger.read(_target, target)
+        self._whole(found["id"], await service.ledger.read(queries.checkpoints))
+        active = await service.ledger.read(queries.active)
+        undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
+        told = {
+            "from": active["id"],
+            "to": found["id"],
+            "weights_sha256": found["weights_sha256"],
+            "undone": undone,
+            "dry_run": dry_run,
+        }
+        if not dry_run:
+            await service.ledger.write(history.roll_back, found["id"], "rolled back by hand")
+            if service.crew.ready.is_set():
+                await service.trainer.rollback(found["id"], settled=True)
+        return told
+
+    def _whole(self, checkpoint_id: str, known: list[queries.Row]) -> None:
+        """Refuse a damaged checkpoint, and name the nearest good one."""
+        faults = self.service.store.verify([checkpoint_id])
+        if not faults:
+            return
+        others = [row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id]
+        good = next((other for other in others if not self.service.store.verify([other])), None)
+        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
+        raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
+
+    async def measure(self, *, seed: int | None = None) -> Json:
+        """Pass rates of the active weights on the held-out scenarios."""
+        service = self.service
+        if seed is None:
+            seed = service.settings.seed
+        if await service.ledger.read(queries.running_night) is not None:
+            raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
+        await service.crew.ready.wait()
+        active = await service.ledger.read(queries.active)
+        weights = active["weights_sha256"]
+        measured = []
+        for behaviour in report.ordered(service.behaviours):
+            reporter = service.reporter("measure", behaviour.name)
+            outcomes = await service.stages.measured(behaviour.name, seed, 0, weights, reporter)
+            row = Measurement(
+                weights_sha256=weights, behaviour=behaviour.name, seed=seed, round=0, outcomes=outcomes
+            )
+            await service.ledger.write(save, (row,))
+            figures = {"passed": outcomes.count("1"), "trials": len(outcomes)}
+            measured.append({"name": behaviour.name, "counter_of": behaviour.counter_of, **figures})
+        return {"weights_sha256": weights, "behaviours": measured}
+
+    async def pause(self) -> Json:
+        """No night begins by itself until `resume`."""
+        return await self._set_paused(True)
+
+    async def resume(self) -> Json:
+        """Nights may begin by themselves again."""
+        return await self._set_paused(False)
+
+    async def _set_paused(self, paused: bool) -> Json:
+        await self.service.ledger.write(history.set_paused, paused)
+        self.service.wake()
+        return {"paused": paused}
+
+
+def _target(connection: Any, wanted: str | None) -> queries.Row:
+    """The checkpoint to go back to: the one that was named, else the kept one before the active."""
+    return queries.checkpoint(connection, wanted or history.default_target(connection))
+
+
+NEEDS_CREW = {"night": True, "ask": True, "measure": True, "ingest": False, "rollback": False}
+"""Whether an operation needs the model server and the trainer; the others only need the ledger."""
+
+NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume")
+"""The operations that the command line and the HTTP may name."""

@@ -1,0 +1,73 @@
+"""The facts that the schedule goes by, gathered from the ledger and the clocks; and the loop that acts on them."""
+
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+import anyio
+import structlog
+from sqlalchemy import Connection
+
+from loop.schedule import Rules, Situation, why_not
+from loop.service import Service
+from store import graph, queries
+
+CHECK_S = 1.0
+"""Between two looks; a look costs two small queries."""
+
+log = structlog.get_logger()
+
+
+async def keep_schedule(service: Service) -> None:
+    """Begin a night whenever one is due. A clock that jumps begins one at most: the next needs new lessons."""
+    last = ""
+    while True:
+        reason = await next_update_reason(service)
+        if not reason:
+            night_id = await service.begin_night(seed=service.settings.seed, retry=False)
+            log.info("night begins", night=night_id)
+            await service.finished(night_id)
+            night = await service.ledger.read(queries.night, night_id)
+            log.info("night ended", night=night_id, reasons=night["reasons"])
+        elif reason != last:
+            log.info("no night now", reason=reason)
+        last = reason
+        await anyio.sleep(CHECK_S)
+
+
+async def next_update_reason(service: Service) -> str:
+    """Why no night is due now; "" when one is."""
+    situation = await service.ledger.read(_situation, service)
+    return why_not(situation, _rules(service))
+
+
+def _rules(service: Service) -> Rules:
+    schedule = service.settings.schedule
+    return Rules(
+        windows=schedule.windows,
+        idle_s=schedule.idle_minutes * 60,
+        min_lessons=schedule.min_lessons,
+        min_pairs=service.settings.pairs.minimum,
+        settle_s=schedule.settle_seconds,
+        max_wait_s=schedule.max_wait_hours * 3600,
+        max_per_day=schedule.max_per_day,
+    )
+
+
+def _situation(connection: Connection, service: Service) -> Situation:
+    lessons = [signal for signal, _ in graph.new_lessons(connection, queries.cursor(connection))]
+    ages = [_age(signal.at) for signal in lessons] or [0.0]
+    return Situation(
+        clock=datetime.now().time(),
+        paused=queries.is_paused(connection),
+        training_enabled=service.settings.training.enabled,
+        lessons=len(lessons),
+        pairs=len(queries.pairs(connection, "new")),
+        since_last_lesson_s=min(ages),
+        since_first_lesson_s=max(ages),
+        idle_s=monotonic() - service.last_asked,
+        updates_today=queries.updates_since(connection, datetime.now(UTC) - timedelta(days=1)),
+    )
+
+
+def _age(at: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()

@@ -1,0 +1,276 @@
+"""The supervisor: one task group that keeps the crew, does the work, follows the logs and keeps the schedule.
+
+A turn goes one way: ingest commits it, its work row is taken, an agent's handler returns an Outcome, the flow
+says what follows, and one transaction makes it all true. Events in memory only say "wake up".
+
+Invariant: whoever opens a Service holds the home; a restart resumes from rows. Errors of a handler are caught
+here and nowhere else, counted on the row, and never stop the rest.
+"""
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import anyio
+import structlog
+
+from agents.dreamer.dream import Dreamer
+from agents.dreamer.temperature import FailureRate, observe
+from agents.evaluator.judge import Rules
+from agents.evaluator.measure import Evaluator
+from agents.extractor.handler import Extractor
+from agents.model.client import ModelClient, open_client
+from agents.model.layers import count_layers
+from agents.pairs.attempts import Attempter
+from agents.pairs.build import PairBuilder
+from agents.readout.monitor import Monitor
+from agents.trainer.client import TrainerClient
+from agents.trainer.student import Student
+from corpus.behaviour import Behaviour
+from corpus.errors import NightschoolError
+from corpus.recipe import MODEL_DIR
+from loop import flow
+from loop.config import Settings
+from loop.crew import Crew
+from loop.home import Home, locked, run_directory
+from loop.stages import Stages
+from store import history, queries, work
+from store import outcome as outcomes
+from store.checkpoints import CheckpointStore
+from store.ledger import Ledger, database_url
+from store.outcome import Outcome
+from store.work import Work
+
+Report = Callable[[int, int], Awaitable[None]]
+Handler = Callable[[Work, Report], Awaitable[Outcome]]
+Listener = Callable[[str, str, int, int], None]
+"""Told how far a piece of work is: (kind, subject, done, total)."""
+
+log = structlog.get_logger()
+
+
+@dataclass(kw_only=True)
+class Service:
+    """What one process needs to do the home's work. Make one with `opened`."""
+
+    home: Home
+    settings: Settings
+    ledger: Ledger
+    behaviours: dict[str, Behaviour]
+    store: CheckpointStore
+    model: ModelClient
+    trainer: TrainerClient
+    crew: Crew
+    stages: Stages
+    handlers: dict[str, Handler]
+    listeners: list[Listener] = field(default_factory=list)
+    last_asked: float = field(default_factory=lambda: monotonic() - 86400.0)
+    """When a user last asked, by the monotonic clock."""
+    _wake: anyio.Event = field(default_factory=anyio.Event)
+    _done: anyio.Event = field(default_factory=anyio.Event)
+
+    def wake(self) -> None:
+        """Say that there may be work. Only after it was committed."""
+        self._wake.set()
+
+    def user_asked(self) -> None:
+        """Remember that a user was active just now."""
+        self.last_asked = monotonic()
+
+    async def begin_night(self, *, seed: int, retry: bool) -> str:
+        """Begin a night, or go on with the one that is running; returns its id."""
+        night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
+        self.wake()
+        return night_id
+
+    async def finished(self, night_id: str) -> None:
+        """Wait until a night has ended."""
+        while True:
+            done = self._done  # taken before the look: what happens in between is not missed
+            if (await self.ledger.read(queries.night, night_id))["state"] == "done":
+                return
+            await done.wait()
+
+    async def work(self, *, kinds: tuple[str, ...] | None = None, until_idle: bool = False) -> None:
+        """Do the work in the ledger, oldest first; with `until_idle`, until there is none."""
+        while True:
+            self._wake = anyio.Event()
+            item = await self.ledger.write(lambda connection: work.lease(connection, _holder(), kinds=kinds))
+            if item is not None:
+                await self._do(item)
+                self._done.set()
+                self._done = anyio.Event()
+            elif until_idle:
+                return
+            else:
+                await self._wake.wait()
+
+    async def _do(self, item: Work) -> None:
+        """One piece of work, to its end or to a failure on its row."""
+        try:
+            result = await self._handle(item)
+        except anyio.get_cancelled_exc_class():
+            with anyio.CancelScope(shield=True):
+                await self.ledger.write(work.hand_back, item)
+            raise
+        except Exception as error:  # the boundary: whatever a handler raises is counted on its row
+            log.warning("work failed", kind=item.kind, subject=item.subject, error=str(error), exc_info=_unforeseen(error))
+            await self.ledger.write(self._failed, item, f"{type(error).__name__}: {error}")
+            return
+        await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
+
+    async def _handle(self, item: Work) -> Outcome:
+        """Run the handler; when a child dies under it, give it up at once."""
+        report = self.reporter(item.kind, item.subject)
+        if item.kind not in flow.NIGHT_KINDS:
+            return await self.handlers[item.kind](item, report)
+        await self.crew.ready.wait()
+        lost, result = self.crew.lost, None
+        async with anyio.create_task_group() as tasks:
+
+            async def give_up() -> None:
+                await lost.wait()
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(give_up, name="watch the crew")
+            result = await self._unwrapped(item, report)
+            tasks.cancel_scope.cancel()
+        if isinstance(result, Outcome):
+            return result
+        raise result or NightschoolError("a child process died during this work")
+
+    async def _unwrapped(self, item: Work, report: Report) -> Outcome | Exception:
+        """The handler's outcome or error, so that a task group does not wrap the error."""
+        try:
+            return await self.handlers[item.kind](item, report)
+        except Exception as error:
+            return error
+
+    def _failed(self, connection: Any, item: Work, error: str) -> None:
+        """Count a failure; when the work is set aside, queue what has to happen all the same."""
+        aside = work.fail(connection, item, error)
+        outcomes.note(connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside})
+        if aside:
+            for kind, subject in flow.follow_failure(item):
+                work.enqueue(connection, kind, subject, item.night_id)
+
+    def reporter(self, kind: str, subject: str) -> Report:
+        """What a handler calls to say how far it is."""
+
+        async def report(done: int, total: int) -> None:
+            for listener in self.listeners:
+                listener(kind, subject, done, total)
+
+        return report
+
+
+@asynccontextmanager
+async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
+    """Hold the home and set up everything that does its work; nothing runs yet."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(locked(home))
+        run_dir = stack.enter_context(run_directory(home))
+        ledger = Ledger(database_url(home.path, settings.database))
+        stack.callback(ledger.close)
+        await ledger.write(work.release_all)
+        store = CheckpointStore(home.checkpoints)
+        known = [row["id"] for row in await ledger.read(queries.checkpoints)]
+        store.sweep(known)
+        model = await stack.enter_async_context(
+            open_client(token=home.token(), socket=run_dir / "model.sock")
+        )
+        trainer = await stack.enter_async_context(TrainerClient(run_dir))
+        model_dir = Path(settings.model.path) if settings.model.path else MODEL_DIR
+        crew = Crew(
+            run_dir=run_dir,
+            model_dir=model_dir,
+            checkpoints=home.checkpoints,
+            token_file=home.token_file,
+            logs=home.path / "logs",
+            threads=settings.model.threads,
+            ledger=ledger,
+            model=model,
+            trainer=trainer,
+        )
+        behaviours = home.behaviours()
+        evaluator = Evaluator(model=model, max_tokens=settings.pairs.max_tokens)
+        monitor = Monitor(
+            model=model, trainer=trainer, directory=home.path / "readout", layers=count_layers(model_dir)
+        )
+        stages = Stages(
+            ledger=ledger,
+            settings=settings,
+            behaviours=behaviours,
+            evaluator=evaluator,
+            monitor=monitor,
+            trainer=trainer,
+        )
+        yield Service(
+            home=home,
+            settings=settings,
+            ledger=ledger,
+            behaviours=behaviours,
+            store=store,
+            model=model,
+            trainer=trainer,
+            crew=crew,
+            stages=stages,
+            handlers=_handlers(settings, ledger, behaviours, model, trainer, evaluator, stages),
+        )
+
+
+def _handlers(
+    settings: Settings,
+    ledger: Ledger,
+    behaviours: dict[str, Behaviour],
+    model: ModelClient,
+    trainer: TrainerClient,
+    evaluator: Evaluator,
+    stages: Stages,
+) -> dict[str, Handler]:
+    """Who does which kind of work."""
+    return {
+        "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules()).handle,
+        "plan": stages.plan,
+        "dream": Dreamer(
+            ledger=ledger, model=model, behaviours=behaviours, situations=evaluator, settings=settings.dreams
+        ).handle,
+        "attempt": Attempter(
+            ledger=ledger,
+            model=model,
+            behaviours=behaviours,
+            judging=evaluator,
+            observe=_observe,
+            settings=settings.pairs,
+        ).handle,
+        "pair": PairBuilder(
+            ledger=ledger, behaviours=behaviours, judging=evaluator, settings=settings.pairs
+        ).handle,
+        "propose": stages.propose,
+        "measure": stages.measure,
+        "read": stages.read,
+        "train": Student(ledger=ledger, model=model, trainer=trainer).handle,
+        "rule": stages.rule,
+        "settle": stages.settle,
+    }
+
+
+def _observe(row: queries.Row, failed: int, passed: int) -> dict[str, float]:
+    """The dreamer's temperature loop, as the attempter calls it."""
+    rate = FailureRate(failed=row["failed"], passed=row["passed"], temperature=row["temperature"])
+    after = observe(rate, failed=failed, passed=passed)
+    return {"failed": after.failed, "passed": after.passed, "temperature": after.temperature}
+
+
+def _holder() -> str:
+    return f"pid {os.getpid()}"
+
+
+def _unforeseen(error: Exception) -> bool:
+    """Whether the log should carry a traceback: not for what we raise on purpose."""
+    return not isinstance(error, NightschoolError)

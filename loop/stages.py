@@ -1,0 +1,227 @@
+"""The stages of a night that are decisions rather than an agent's work: plan, propose, measure, read, rule, settle.
+
+Invariant: a stage reads rows, asks an agent, and returns an Outcome; done again after a crash it returns the
+same. Weights are looked at only after the mapping has been made to hold exactly the checkpoint in question.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+
+from sqlalchemy import Connection
+
+from agents.evaluator.measure import Evaluator
+from agents.pairs.propose import propose
+from agents.readout.monitor import Monitor
+from agents.trainer.client import TrainerClient
+from agents.trainer.student import trainer_settings
+from corpus.behaviour import Behaviour, counter_to
+from corpus.errors import NightschoolError
+from loop.config import Settings
+from loop.verdict import Limits, Paired, Ruling, rule
+from store import graph, history, queries
+from store.ledger import Ledger, now
+from store.outcome import Change, Outcome
+from store.records import Measurement, Rate, Update, UpdatePair, Verdict, seed_of
+from store.work import Work
+
+Report = Callable[[int, int], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """The stages, each a handler of work of its kind."""
+
+    ledger: Ledger
+    settings: Settings
+    behaviours: dict[str, Behaviour]
+    evaluator: Evaluator
+    monitor: Monitor
+    trainer: TrainerClient
+
+    async def plan(self, item: Work, report: Report) -> Outcome:
+        """Choose the behaviours of the night: those with lessons that no night has taken up."""
+        night = await self.ledger.read(queries.night, item.night_id)
+        lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
+        waiting = await self.ledger.read(queries.pairs, "new")
+        targets = sorted({self._habit(str(signal.behaviour)) for signal, _ in lessons})
+        names = [name for target in targets for name in (target, counter_to(self.behaviours[target], self.behaviours).name)]
+        rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=1.15) for name in names)
+        taken = Change(
+            table="signals",
+            where={"id": [signal.id for signal, _ in lessons]},
+            values={"night_id": item.night_id},
+        )
+        plan = Change(table="nights", where={"id": item.night_id}, values={"targets": targets})
+        if not targets and len(waiting) < self.settings.pairs.minimum:
+            reason = await self.ledger.read(_why_nothing, len(waiting), self.settings.pairs.minimum)
+            reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
+            return Outcome(decision="nothing", changes=(plan, reasons), facts={"reason": reason})
+        return Outcome(
+            decision="dream",
+            names=tuple(targets),
+            records=rates,
+            changes=(taken, plan),
+            facts={"targets": targets, "lessons": len(lessons)},
+        )
+
+    def _habit(self, name: str) -> str:
+        """The behaviour that this one, or its counter-behaviour, belongs to."""
+        return self.behaviours[name].counter_of or name
+
+    async def propose(self, item: Work, report: Report) -> Outcome:
+        """Choose the pairs of the night's update."""
+        night = await self.ledger.read(queries.night, item.night_id)
+        training = self.settings.training
+        proposal = propose(
+            await self.ledger.read(queries.pairs, "new"),
+            await self.ledger.read(queries.pairs, "used"),
+            minimum=self.settings.pairs.minimum,
+            per_source=self.settings.pairs.per_source,
+            replay_share=training.replay,
+            seed=seed_of(night["seed"], "replay", item.night_id),
+        )
+        reason = proposal.reason if training.enabled else "training.enabled is false: observing only"
+        if reason:
+            reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
+            return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
+        active = await self.ledger.read(queries.active)
+        update = Update(
+            id=f"u{night['number']}",
+            night_id=item.night_id,
+            objective=training.objective,
+            settings=asdict(trainer_settings(training)),
+            seed=seed_of(night["seed"], "train", item.night_id),
+            parent_id=active["id"],
+            at=now(),
+        )
+        members = [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=False) for pair in proposal.new]
+        members += [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=True) for pair in proposal.replay]
+        targets = sorted({self._habit(pair["behaviour"]) for pair in proposal.new})
+        return Outcome(
+            decision="update",
+            names=tuple(self.behaviours),
+            records=(update, *members),
+            changes=(Change(table="nights", where={"id": item.night_id}, values={"targets": targets}),),
+            facts={"pairs": len(proposal.new), "replay": len(proposal.replay)},
+        )
+
+    async def measure(self, item: Work, report: Report) -> Outcome:
+        """Measure one behaviour, before or after: the subject is when/round/name."""
+        when, round_, name = item.subject.split("/")
+        night = await self.ledger.read(queries.night, item.night_id)
+        checkpoint = await self._hold(item.night_id, when)
+        outcomes = await self.measured(name, night["seed"], int(round_), checkpoint["weights_sha256"], report)
+        row = Measurement(
+            weights_sha256=checkpoint["weights_sha256"],
+            behaviour=name,
+            seed=night["seed"],
+            round=int(round_),
+            outcomes=outcomes,
+        )
+        return Outcome(records=(row,), facts={"passed": outcomes.count("1"), "trials": len(outcomes)})
+
+    async def measured(self, name: str, seed: int, round_: int, weights_sha256: str, report: Report) -> str:
+        """The outcomes of a round: from the ledger if it was measured, else of the weights being served."""
+        known = await self.ledger.read(queries.measurement, weights_sha256, name, seed, round_)
+        if known is not None:
+            return known
+        count = self.settings.verdict.scenarios
+        behaviour = self.behaviours[name]
+        return await self.evaluator.measure(behaviour, count=count, seed=seed, round_=round_, report=report)
+
+    async def read(self, item: Work, report: Report) -> Outcome:
+        """Take the readings, before or after."""
+        checkpoint = await self._hold(item.night_id, item.subject)
+        if await self.ledger.read(queries.readings, checkpoint["weights_sha256"]):
+            return Outcome(facts={"known": True})
+        readings = await self.monitor.read(checkpoint["weights_sha256"])
+        return Outcome(records=readings, facts={reading.name: round(reading.mean, 4) for reading in readings})
+
+    async def _hold(self, night_id: str, when: str) -> queries.Row:
+        """Make the mapping hold the update's parent ("before") or its candidate ("after")."""
+        update = await self._update(night_id)
+        checkpoint_id = update["parent_id"] if when == "before" else update["checkpoint_id"]
+        await self.trainer.rollback(checkpoint_id, settled=False)
+        return await self.ledger.read(queries.checkpoint, checkpoint_id)
+
+    async def _update(self, night_id: str) -> queries.Row:
+        update = await self.ledger.read(queries.update_of, night_id)
+        if update is None:
+            raise NightschoolError(f"night {night_id} has no update to look at; see `nightschool ledger events`")
+        return update
+
+    async def rule(self, item: Work, report: Report) -> Outcome:
+        """The verdict: keep moves the pointer, roll back leaves it, inconclusive asks for another round."""
+        update = await self._update(item.night_id)
+        ruling = await self.ledger.read(self._ruling, item, update)
+        facts = {"update": update["id"], "reasons": ruling.reasons}
+        if ruling.decision == "inconclusive":
+            return Outcome(decision="inconclusive", names=tuple(self.behaviours), facts=facts)
+        verdict = Verdict(
+            update_id=update["id"],
+            decision=ruling.decision,
+            reasons=ruling.reasons,
+            tests=ruling.tests,
+            at=now(),
+        )
+        carry_out = partial(
+            history.carry_out, update=update, decision=ruling.decision, reasons=ruling.reasons
+        )
+        return Outcome(decision=ruling.decision, records=(verdict,), then=carry_out, facts=facts)
+
+    def _ruling(self, connection: Connection, item: Work, update: queries.Row) -> Ruling:
+        night = queries.night(connection, item.night_id)
+        parent = queries.checkpoint(connection, update["parent_id"])["weights_sha256"]
+        candidate = queries.checkpoint(connection, update["checkpoint_id"])["weights_sha256"]
+        before = queries.measurements(connection, parent, night["seed"])
+        after = queries.measurements(connection, candidate, night["seed"])
+        limits = self.settings.verdict
+        readings = [queries.readings(connection, weights) for weights in (parent, candidate)]
+        return rule(
+            [_paired(name, before, after, night["targets"]) for name in self.behaviours],
+            perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),
+            drift=_drift(*readings),
+            limits=Limits(margin=limits.margin, perplexity=limits.perplexity, drift=limits.drift),
+            last_round=int(item.subject) + 1 >= limits.max_rounds,
+        )
+
+    async def settle(self, item: Work, report: Report) -> Outcome:
+        """Make the mapping hold the active checkpoint, clean, and close the night."""
+        active = await self.ledger.read(queries.active)
+        await self.trainer.rollback(active["id"], settled=True)
+        close = partial(history.close_night, night_id=item.night_id)
+        return Outcome(decision="settled", then=close, facts={"checkpoint": active["id"]})
+
+
+def _paired(name: str, before: dict[str, str], after: dict[str, str], targets: list[str]) -> Paired:
+    if name not in before or name not in after:
+        raise NightschoolError(f"{name} was not measured before and after: no verdict without it")
+    shared = min(len(before[name]), len(after[name]))  # a killed round may have one side more
+    return Paired(
+        behaviour=name, before=before[name][:shared], after=after[name][:shared], meant=name in targets
+    )
+
+
+def _drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict[str, float]:
+    """Each concept's move, in spreads of its readings over the panel before."""
+    return {
+        name: (after[name]["mean"] - row["mean"]) / max(row["spread"], 1e-6)
+        for name, row in before.items()
+        if name != "perplexity"
+    }
+
+
+def _why_nothing(connection: Connection, waiting: int, minimum: int) -> str:
+    """Why a night has nothing to learn."""
+    undone = len(queries.pairs(connection, "undone"))
+    if undone:
+        return (
+            f"no new lessons; {undone} pairs of undone updates are set aside: "
+            "`nightschool night --retry` takes them up again"
+        )
+    if waiting:
+        return f"no new lessons; {waiting} pairs wait, an update needs {minimum}"
+    if not queries.cursor(connection):
+        return "no conversations yet: `nightschool ingest PATH` or drop logs into the home's inbox/"
+    return "no new lessons since the last night"

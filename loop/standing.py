@@ -1,0 +1,127 @@
+"""`status` and `doctor`: where the home stands, whether a service runs or not.
+
+Invariant: reads only, and never waits for a service: what it does not answer at once comes from the ledger.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from agents.model.safety import check_model_dir
+from corpus.errors import NightschoolError
+from corpus.recipe import MODEL_DIR
+from loop.config import load_settings
+from loop.home import Home, find, is_held
+from store import queries, report
+from store.checkpoints import SPARE_BYTES, CheckpointStore
+from store.ledger import Ledger, database_url
+
+Json = dict[str, Any]
+ANSWER_S = 2.0
+"""How long a service may take to answer; then the ledger is asked."""
+
+
+def status(option: Path | None) -> Json:
+    """Where the home stands."""
+    home = find(option)
+    told = _from_service(home)
+    if told is not None:
+        return {"service": "up", **told}
+    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
+    try:
+        with ledger.reading() as connection:
+            told = report.status(connection)
+            paused = queries.is_paused(connection)
+    finally:
+        ledger.close()
+    reason = "paused: `nightschool resume` to go on" if paused else "no service runs: `nightschool run` or `night`"
+    return {"service": "busy" if is_held(home) else "down", **told, "next_update_reason": reason}
+
+
+def _from_service(home: Home) -> Json | None:
+    """The service's own answer, if one answers."""
+    if not home.control_socket.exists():
+        return None
+    transport = httpx.HTTPTransport(uds=str(home.control_socket))
+    headers = {"Authorization": f"Bearer {home.token()}"}
+    with httpx.Client(transport=transport, headers=headers, timeout=ANSWER_S, trust_env=False) as client:
+        try:
+            answer = client.get("http://nightschool/status")
+            return dict(answer.json()) if answer.is_success else None
+        except (httpx.TransportError, ValueError):
+            return None
+
+
+def doctor(option: Path | None) -> Json:
+    """Checks of everything that a night needs, each with what to do."""
+    home = find(option)
+    checks = [
+        _check("configuration", lambda: f"{load_settings(home.config_file).training.objective} training"),
+        _check("behaviours", lambda: f"{len(home.behaviours())} behaviours"),
+        _check("model", lambda: _model(home)),
+        _check("token", lambda: _token(home)),
+        _check("ledger", lambda: _ledger(home)),
+        _check("checkpoints", lambda: _checkpoints(home)),
+        _check("room", lambda: _room(home)),
+        _check("python", lambda: f"{sys.version.split()[0]}, torch {_torch_version()}"),
+    ]
+    return {"home": str(home.path), "service": "up" if is_held(home) else "down", "checks": checks}
+
+
+def _check(name: str, look: Any) -> Json:
+    """One check: fine with what was found, or not, with the message that says what to do."""
+    try:
+        return {"check": name, "ok": True, "found": look()}
+    except (NightschoolError, OSError) as error:
+        return {"check": name, "ok": False, "found": str(error)}
+
+
+def _model(home: Home) -> str:
+    path = Path(load_settings(home.config_file).model.path or MODEL_DIR)
+    check_model_dir(path)
+    return str(path)
+
+
+def _token(home: Home) -> str:
+    mode = home.token_file.stat().st_mode & 0o077
+    if mode:
+        raise NightschoolError(f"others can read {home.token_file}: chmod 600 it")
+    return "readable by this user alone"
+
+
+def _ledger(home: Home) -> str:
+    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
+    try:
+        with ledger.reading() as connection:
+            return f"{queries.cursor(connection)} turns, active {queries.active(connection)['id'][:12]}"
+    finally:
+        ledger.close()
+
+
+def _checkpoints(home: Home) -> str:
+    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
+    try:
+        with ledger.reading() as connection:
+            active = queries.active(connection)["id"]
+    finally:
+        ledger.close()
+    faults = CheckpointStore(home.checkpoints).verify([active])
+    if faults:
+        raise NightschoolError(faults[0].problem)
+    return "the active one is whole"
+
+
+def _room(home: Home) -> str:
+    free = shutil.disk_usage(home.path).free
+    if free < 4 * SPARE_BYTES:
+        raise NightschoolError(f"{free / 1e6:.0f} MB are free in {home.path}: free some room before a night")
+    return f"{free / 1e9:.1f} GB free"
+
+
+def _torch_version() -> str:
+    from importlib.metadata import version
+
+    return version("torch")

@@ -1,0 +1,146 @@
+"""Nights, verdicts and rollbacks as transactions: who is active, what is kept, what is undone.
+
+Invariant: the active checkpoint is the last row of `pointers`; an update is kept exactly while its checkpoint
+is an ancestor of the active one (or it), and its pairs and signals say the same. A rollback adds a pointer
+and takes nothing away, so it can itself be rolled back.
+"""
+
+from sqlalchemy import Connection, func, select
+
+from corpus.errors import GateRefused, UnknownId
+from store import queries, schema
+from store.ledger import now
+from store.outcome import Change, apply, note
+from store.work import enqueue
+
+
+def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str) -> None:
+    """Record checkpoint 0 and make it active; the same one is recorded once."""
+    table = schema.checkpoints
+    if connection.execute(select(table.c.id)).first() is None:
+        row = {"id": checkpoint_id, "weights_sha256": weights_sha256, "state": "kept", "number": 0}
+        connection.execute(table.insert().values(**row, at=now()))
+        point(connection, checkpoint_id, "base")
+
+
+def point(connection: Connection, checkpoint_id: str, why: str) -> None:
+    """Make a checkpoint the active one."""
+    connection.execute(schema.pointers.insert().values(checkpoint_id=checkpoint_id, why=why, at=now()))
+    note(connection, "pointer", checkpoint_id, {"why": why})
+
+
+def begin_night(connection: Connection, *, seed: int, retry: bool) -> str:
+    """Begin a night over all turns heard so far; a night that is still running goes on instead."""
+    running = queries.running_night(connection)
+    if running is not None:
+        return str(running["id"])
+    number = int(connection.execute(select(func.count()).select_from(schema.nights)).scalar() or 0) + 1
+    night_id = f"n{number}"
+    row = {"id": night_id, "number": number, "seed": seed, "cursor": queries.cursor(connection)}
+    connection.execute(
+        schema.nights.insert().values(
+            **row, retry=retry, targets=[], state="running", reasons=[], started=now()
+        )
+    )
+    if retry:
+        for table in ("pairs", "signals"):
+            apply(connection, Change(table=table, where={"state": "undone"}, values={"state": "new"}))
+    enqueue(connection, "plan", "night", night_id)
+    note(connection, "night", night_id, {"begun": True, "seed": seed, "retry": retry})
+    return night_id
+
+
+def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
+    """The checkpoint and those it grew from, newest first."""
+    parents = {row["id"]: row["parent_id"] for row in queries.checkpoints(connection)}
+    line, current = [], checkpoint_id
+    while current is not None:
+        line.append(current)
+        current = parents[current]
+    return line
+
+
+def default_target(connection: Connection) -> str:
+    """The kept checkpoint before the active one."""
+    active = queries.active(connection)
+    if active["parent_id"] is None:
+        raise GateRefused("the active checkpoint is checkpoint 0, the base: there is nothing before it")
+    return str(active["parent_id"])
+
+
+def undone_by(connection: Connection, target_id: str) -> list[queries.Row]:
+    """The updates that are kept now and would not be with this checkpoint active."""
+    line = ancestry(connection, target_id)
+    table = schema.updates
+    kept = connection.execute(select(table).where(table.c.state == "kept").order_by(table.c.id)).mappings()
+    return [dict(row) for row in kept if row["checkpoint_id"] not in line]
+
+
+def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
+    """Point at a kept checkpoint; returns the ids of the updates that this undid."""
+    if queries.running_night(connection) is not None:
+        raise GateRefused("a night is running: wait for it (`nightschool status`), then roll back")
+    target = queries.checkpoint(connection, target_id)
+    if target["state"] != "kept":
+        raise GateRefused(f"checkpoint {target_id[:12]} was not kept by its verdict; choose a kept one")
+    if queries.active(connection)["id"] == target_id:
+        raise UnknownId(f"checkpoint {target_id[:12]} is the active one already")
+    lost = undone_by(connection, target_id)
+    for update in lost:
+        set_update(connection, update["id"], "undone", [why])
+    line = ancestry(connection, target_id)
+    table = schema.updates
+    for row in connection.execute(select(table).where(table.c.checkpoint_id.in_(line))).mappings().all():
+        if row["state"] == "undone":
+            set_update(connection, row["id"], "kept", [why])
+    point(connection, target_id, why)
+    return [str(update["id"]) for update in lost]
+
+
+def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
+    """Keep or undo an update, with its new pairs and the signals that it learnt from."""
+    update = {"state": state, "reasons": reasons}
+    apply(connection, Change(table="updates", where={"id": update_id}, values=update))
+    pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
+    night_ids = sorted({row["night_id"] for row in pairs})
+    names = sorted({row["behaviour"] for row in pairs})
+    of_pairs, of_signals = ("used", "learnt") if state == "kept" else ("undone", "undone")
+    ids = [row["id"] for row in pairs]
+    apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))
+    for before in ("new", "learnt", "undone"):
+        where = {"night_id": night_ids, "behaviour": names, "state": before}
+        apply(connection, Change(table="signals", where=where, values={"state": of_signals}))
+
+
+def carry_out(connection: Connection, *, update: queries.Row, decision: str, reasons: list[str]) -> None:
+    """Make a verdict true: keep moves the pointer to the candidate, roll back leaves it."""
+    kept = decision == "keep"
+    state = {"state": "kept" if kept else "undone"}
+    apply(connection, Change(table="checkpoints", where={"id": update["checkpoint_id"]}, values=state))
+    set_update(connection, update["id"], state["state"], reasons)
+    if kept:
+        point(connection, update["checkpoint_id"], f"update {update['id']} was kept")
+
+
+def close_night(connection: Connection, *, night_id: str) -> None:
+    """End a night with its reasons; an update that came to no verdict is undone."""
+    night = queries.night(connection, night_id)
+    update = queries.update_of(connection, night_id)
+    reasons = list(night["reasons"])
+    if update is not None and update["state"] in ("planned", "trained"):
+        why = ["the night could not be finished: see what was set aside in `nightschool status`"]
+        set_update(connection, update["id"], "undone", why)
+        apply(connection, Change(table="checkpoints", where={"id": update["checkpoint_id"]}, values={"state": "undone"}))
+        reasons += why
+    elif update is not None:
+        reasons += update["reasons"]
+    values = {"state": "done", "reasons": reasons, "finished": now()}
+    apply(connection, Change(table="nights", where={"id": night_id}, values=values))
+    note(connection, "night", night_id, {"ended": True, "reasons": reasons})
+
+
+def set_paused(connection: Connection, paused: bool) -> None:
+    """Whether nights may begin by themselves."""
+    connection.execute(schema.meta.delete().where(schema.meta.c.key == "paused"))
+    connection.execute(schema.meta.insert().values(key="paused", value=str(int(paused))))
+    note(connection, "paused" if paused else "resumed", "", {})

@@ -1,0 +1,174 @@
+"""What the agents and the loop ask of the ledger, one function a question.
+
+Invariant: reads only, in an order that is fixed by content (ids, positions), so that whoever goes through the
+rows goes through them in the same order in every run.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+
+from corpus.errors import UnknownId
+from store import schema
+
+Row = Mapping[str, Any]
+
+
+def _all(connection: Connection, query: Select[Any]) -> list[Row]:
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def _one(connection: Connection, query: Select[Any]) -> Row | None:
+    row = connection.execute(query).mappings().first()
+    return dict(row) if row is not None else None
+
+
+def night(connection: Connection, night_id: str) -> Row:
+    """One night's row."""
+    row = _one(connection, select(schema.nights).where(schema.nights.c.id == night_id))
+    if row is None:
+        raise UnknownId(f"there is no night {night_id}; `nightschool ledger events` lists them")
+    return row
+
+
+def running_night(connection: Connection) -> Row | None:
+    """The night that was begun and not ended, if any."""
+    return _one(connection, select(schema.nights).where(schema.nights.c.state == "running"))
+
+
+def last_night(connection: Connection) -> Row | None:
+    """The newest night."""
+    return _one(connection, select(schema.nights).order_by(schema.nights.c.number.desc()).limit(1))
+
+
+def cursor(connection: Connection) -> int:
+    """Id of the newest turn; 0 for an empty ledger."""
+    return int(connection.execute(select(func.max(schema.turns.c.id))).scalar() or 0)
+
+
+def rates(connection: Connection) -> dict[str, Row]:
+    """Failure rates by behaviour."""
+    return {row["behaviour"]: row for row in _all(connection, select(schema.failure_rates))}
+
+
+def dreams(connection: Connection, night_id: str, names: Sequence[str]) -> list[Row]:
+    """The dreams in use of one night for these behaviours, by id."""
+    t = schema.dreams
+    chosen = (t.c.night_id == night_id) & t.c.behaviour.in_(names) & t.c.refused.is_(None)
+    return _all(connection, select(t).where(chosen).order_by(t.c.id))
+
+
+def dreamt_texts(connection: Connection) -> list[str]:
+    """The requests of all dreams in use so far."""
+    t = schema.dreams
+    rows = connection.execute(select(t.c.messages).where(t.c.refused.is_(None)).order_by(t.c.id))
+    return [messages[-1]["content"] for (messages,) in rows]
+
+
+def hardest_dreams(connection: Connection, behaviour: str, limit: int) -> list[Row]:
+    """Dreams of a behaviour whose own attempts failed most often, hardest first."""
+    d, a = schema.dreams, schema.attempts
+    failed = func.avg(1.0 * (a.c.passed == False).cast(schema.Integer))  # noqa: E712  (SQL, not Python)
+    query = (
+        select(d, failed.label("failed"))
+        .join(a, a.c.dream_id == d.c.id)
+        .where((d.c.behaviour == behaviour) & (a.c.instructed == False))  # noqa: E712
+        .group_by(d.c.id)
+        .order_by(failed.desc(), d.c.id)
+        .limit(limit)
+    )
+    return _all(connection, query)
+
+
+def attempts(connection: Connection, dream_ids: Sequence[str]) -> dict[str, list[Row]]:
+    """Attempts by dream, in the order of their ids."""
+    t = schema.attempts
+    found: dict[str, list[Row]] = {dream_id: [] for dream_id in dream_ids}
+    for row in _all(connection, select(t).where(t.c.dream_id.in_(dream_ids)).order_by(t.c.id)):
+        found[row["dream_id"]].append(row)
+    return found
+
+
+def pairs(connection: Connection, state: str) -> list[Row]:
+    """All pairs in this state, by id."""
+    t = schema.pairs
+    return _all(connection, select(t).where(t.c.state == state).order_by(t.c.id))
+
+
+def update_of(connection: Connection, night_id: str) -> Row | None:
+    """The update of a night, if it came to one."""
+    return _one(connection, select(schema.updates).where(schema.updates.c.night_id == night_id))
+
+
+def pairs_of(connection: Connection, update_id: str) -> list[Row]:
+    """The pairs of an update with `replay`, by id."""
+    p, u = schema.pairs, schema.update_pairs
+    query = select(p, u.c.replay).join(u, u.c.pair_id == p.c.id).where(u.c.update_id == update_id)
+    return _all(connection, query.order_by(p.c.id))
+
+
+def active(connection: Connection) -> Row:
+    """The checkpoint that the last pointer names."""
+    p, c = schema.pointers, schema.checkpoints
+    query = select(c).join(p, p.c.checkpoint_id == c.c.id).order_by(p.c.seq.desc()).limit(1)
+    row = _one(connection, query)
+    if row is None:
+        raise UnknownId("this home has no checkpoint yet: run `nightschool init` again")
+    return row
+
+
+def checkpoint(connection: Connection, checkpoint_id: str) -> Row:
+    """One checkpoint, by its id or an unambiguous beginning of it."""
+    t = schema.checkpoints
+    rows = _all(connection, select(t).where(t.c.id.startswith(checkpoint_id, autoescape=True)).limit(2))
+    if len(rows) != 1 or not checkpoint_id:
+        problem = "several checkpoints begin" if rows else "no checkpoint begins"
+        raise UnknownId(f"{problem} with {checkpoint_id!r}; `nightschool checkpoints list` shows all")
+    return rows[0]
+
+
+def checkpoints(connection: Connection) -> list[Row]:
+    """All checkpoints, oldest first."""
+    return _all(connection, select(schema.checkpoints).order_by(schema.checkpoints.c.number))
+
+
+def measurements(connection: Connection, weights_sha256: str, seed: int) -> dict[str, str]:
+    """Outcomes by behaviour: all rounds of this seed, one after the other."""
+    t = schema.measurements
+    query = select(t).where((t.c.weights_sha256 == weights_sha256) & (t.c.seed == seed))
+    found: dict[str, str] = {}
+    for row in _all(connection, query.order_by(t.c.behaviour, t.c.round)):
+        found[row["behaviour"]] = found.get(row["behaviour"], "") + row["outcomes"]
+    return found
+
+
+def measurement(
+    connection: Connection, weights_sha256: str, behaviour: str, seed: int, round_: int
+) -> str | None:
+    """Outcomes of one round, if it has been measured."""
+    t = schema.measurements
+    same = (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour)
+    return connection.execute(
+        select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))
+    ).scalar()
+
+
+def readings(connection: Connection, weights_sha256: str) -> dict[str, Row]:
+    """Readings of these weights by name."""
+    t = schema.readings
+    return {row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))}
+
+
+def is_paused(connection: Connection) -> bool:
+    """Whether the user has paused the schedule."""
+    t = schema.meta
+    return connection.execute(select(t.c.value).where(t.c.key == "paused")).scalar() == "1"
+
+
+def updates_since(connection: Connection, moment: datetime) -> int:
+    """How many updates have begun since this moment."""
+    t = schema.updates
+    since = moment.isoformat(timespec="milliseconds")
+    return int(connection.execute(select(func.count()).select_from(t).where(t.c.at >= since)).scalar() or 0)
