@@ -155,7 +155,7 @@ class TrainerClient:
             reply = protocol.unpack_reply(await socket.recv_multipart())
             if reply.id == alive.id and reply.kind == "result":
                 # Replies come in order: a result sent before this one would have been here.
-                if not reply.body["known"] and request.verb != "status":
+                if not reply.body["known"]:
                     raise TrainerFault(f"the trainer was restarted during {request.verb!r}; ask again")
                 continue
             if reply.id != request.id or reply.kind == "error":

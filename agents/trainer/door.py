@@ -26,6 +26,8 @@ from corpus.errors import NightschoolError, TrainerFault
 _REPLIES = "inproc://replies"
 _REPEATABLE = frozenset({"logprobs", "activations", "stop"})
 """Verbs that change nothing: their large answers are not remembered."""
+_REWRITES = frozenset({"train", "rollback"})
+"""Verbs after which results from before no longer say what the mapping holds."""
 LINGER_MS = 1000
 """How long the last reply may take to leave when the trainer stops."""
 
@@ -46,6 +48,7 @@ class Door(threading.Thread):
         super().__init__(name="trainer-door", daemon=True)
         self.inbox: SimpleQueue[Request | None] = SimpleQueue()
         self.stopping = threading.Event()
+        self.broken = False
         self._shared = shared
         self._doing = doing
         self._memory = protocol.Memory()
@@ -87,6 +90,7 @@ class Door(threading.Thread):
                 pass
         except BaseException:
             sys.stderr.write(traceback.format_exc())
+            self.broken = True
             self.stop()
         finally:
             self._router.close(linger=LINGER_MS)
@@ -119,6 +123,8 @@ class Door(threading.Thread):
         asker, digest, verb = self._askers[identity]
         if last:
             del self._askers[identity]
+            if verb in _REWRITES:
+                self._memory.clear()
         if remember and verb not in _REPEATABLE:
             self._memory.keep(identity, digest, frames)
         self._router.send_multipart([asker, *frames])

@@ -45,7 +45,7 @@ def scores(
         raise TrainerFault(
             "a context and a continuation have at least one token each; leave such examples out"
         )
-    device = model.get_input_embeddings().weight.device
+    device = _device(model, [*contexts, *(row for rows in continuations for row in rows)])
     n, k = len(contexts), len(continuations)
     cache, seen = _read_contexts(model, [row[:-1] for row in contexts], k, device)
     rows = [row for group in continuations for row in group]
@@ -93,6 +93,17 @@ def _read_contexts(
     return cache, mask[order]
 
 
+def _device(model: Any, rows: Sequence[Tokens]) -> torch.device:
+    """Where the model's inputs go; refuses tokens that it does not have, which a GPU would die of."""
+    table = model.get_input_embeddings().weight
+    if any(not 0 <= token < table.shape[0] for row in rows for token in row):
+        raise TrainerFault(
+            f"a token id is not in 0 to {table.shape[0] - 1}; this is another model's tokenizer"
+        )
+    device: torch.device = table.device
+    return device
+
+
 def _pad(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows as (n, longest) int64 with zeros on the right, and the mask of what is not padding, int64."""
     longest = max(len(row) for row in rows)
@@ -113,7 +124,7 @@ def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> tor
     decoder = model.base_model
     if any(not text for text in texts) or any(not 0 <= layer < len(decoder.layers) for layer in layers):
         raise TrainerFault(f"texts need a token each, and layers are 0 to {len(decoder.layers) - 1}")
-    device = model.get_input_embeddings().weight.device
+    device = _device(model, texts)
     tokens, mask = _pad(texts, device)
     rows, last = torch.arange(len(texts), device=device), mask.sum(dim=1) - 1
     caught: dict[int, torch.Tensor] = {}

@@ -98,6 +98,8 @@ def _serve(options: argparse.Namespace) -> None:
         _work(door, doing, Worker(bench, door.stopping.is_set))
     finally:
         door.close()
+    if door.broken:
+        raise TrainerFault("the socket's thread failed, see above; restart the trainer")
 
 
 def _work(door: "Door", doing: "Doing", worker: "Worker") -> None:

@@ -121,6 +121,10 @@ class Memory:
         while len(self._replies) > self._size:
             self._replies.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget everything: the mapping holds something else now, and old results would mislead."""
+        self._replies.clear()
+
     def __contains__(self, identity: object) -> bool:
         return identity in self._replies
 

@@ -9,6 +9,8 @@ number of threads or the chunk size. Knows no optimizer.
 
 import torch
 
+from agents.trainer.seeds import derive
+
 CHUNK = 1 << 22
 """Elements at a time: the generator needs 8 bytes of scratch for each."""
 _LOW = 0xFFFFFFFF
@@ -29,10 +31,15 @@ def stochastic_round(values: torch.Tensor, key: int) -> torch.Tensor:
 
 
 def counter_bits(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-    """32 random bits for each index from `start` on, as int64: two rounds of a mixing function."""
+    """32 random bits for each index from `start` on, as int64: two rounds of a mixing function.
+
+    The key is hashed first: keys that differ in a few low bits would otherwise give the same bits in another
+    order, and their errors would add up over the steps.
+    """
+    first, second = derive(key, "first") & _LOW, derive(key, "second") & _LOW
     index = torch.arange(start, start + count, dtype=torch.int64, device=device)
-    mixed = _mix((index & _LOW) ^ (key & _LOW))
-    return _mix(mixed ^ (index >> 32) ^ ((key >> 32) & _LOW))
+    mixed = _mix((index & _LOW) ^ first)
+    return _mix(mixed ^ (index >> 32) ^ second)
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ import zmq
 from agents.model.mapping import SharedWeights
 from agents.trainer import protocol
 from agents.trainer.client import TrainerClient
-from agents.trainer.messages import Example, Settings, TrainRequest
+from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
 
@@ -127,6 +127,9 @@ def test_a_repeated_request_is_answered_and_not_repeated(home: Home) -> None:
     assert home.shared.version == version
     with pytest.raises(TrainerFault, match="used for another request"):
         home.ask("train", replace(asked, seed=8), request_id="night-1")
+    home.ask("rollback", home.first, settled=True)  # what was trained is gone: the old answer would be a lie
+    home.ask("train", asked, request_id="night-1")
+    assert home.shared.version > version + 1
 
 
 def test_status_is_answered_while_an_update_runs(home: Home) -> None:
@@ -220,39 +223,65 @@ def test_a_trainer_that_is_not_there_is_a_fault_and_not_a_wait(
         anyio.run(ask)
 
 
-PARENT = (
-    "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); sys.stdin.read()"
-)
+PARENT = """
+import subprocess, sys
+print(subprocess.Popen(sys.argv[1:]).pid, flush=True)
+sys.stdin.read()
+"""
+LONG = replace(SETTINGS, epochs=400)
 
 
-def test_another_process_makes_the_same_checkpoint_and_a_killed_one_leaves_no_trace(
+def interrupted(home: Home, interrupt: Callable[[], None]) -> str:
+    """Begin a long update, interrupt it at its first step; returns what the trainer's client says."""
+    steps: list[int] = []
+
+    def on_step(made: StepReport) -> None:
+        steps.append(made.step)
+        if len(steps) == 1:
+            interrupt()
+
+    with pytest.raises(TrainerFault) as fault:
+        home.ask("train", request(home.first, settings=LONG), on_step)
+    return str(fault.value)
+
+
+def test_a_night_in_other_processes_with_a_kill_and_a_stop_ends_with_the_same_checkpoint(
     running: Home, make_home: Callable[[], Path], start: Callable[..., Any]
 ) -> None:
     running.ask("rollback", running.first, settled=True)
     running.ask("train", request(running.first))
     expected = running.ask("checkpoint", running.first, {"cursor": 2, "seed": 7})
 
-    other = Home(make_home())
-    parent = start(other.path, through=PARENT)
+    home = Home(make_home())
+    parent = start(home.path, through=PARENT)
     trainer = os.pidfd_open(int(parent.stdout.readline()))
-    other.first = other.ask("checkpoint", None, FIRST).id
-    other.ask("settle", other.first)
-    assert other.first == running.first
-    other.ask("train", request(other.first))
-    assert other.ask("checkpoint", other.first, {"cursor": 2, "seed": 7}) == expected
+    home.first = home.ask("checkpoint", None, FIRST).id
+    home.ask("settle", home.first)
+    assert home.first == running.first
+    before = {name: tensor.clone() for name, tensor in home.shared.tensors.items()}
+    successors: list[Any] = []
 
-    parent.kill()  # the trainer dies with its parent, in mid-update
-    assert select.select([trainer], [], [], 30)[0]
-    os.close(trainer)
-    assert other.shared.dirty
+    def kill() -> None:  # the trainer dies with its parent, in mid-update
+        parent.kill()
+        assert select.select([trainer], [], [], 30)[0]
+        os.close(trainer)
+        assert home.shared.dirty
+        successors.append(start(home.path, "--active", home.first))
 
-    successor = start(other.path, "--active", other.first)
-    status = other.ask("status")
-    assert not status.dirty and status.holds == other.first and status.doing == "idle"
-    other.ask("train", request(other.first))
-    assert other.ask("checkpoint", other.first, {"cursor": 2, "seed": 7}) == expected
-    successor.send_signal(signal.SIGTERM)
+    assert "was restarted" in interrupted(home, kill)
+    status = home.ask("status")
+    assert not status.dirty and status.holds == home.first and status.doing == "idle"
+    assert all(torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
+
+    home.ask("train", request(home.first))
+    assert home.ask("checkpoint", home.first, {"cursor": 2, "seed": 7}) == expected
+    home.ask("rollback", home.first, settled=True)
+
+    (successor,) = successors
+    assert "is stopping" in interrupted(home, lambda: successor.send_signal(signal.SIGTERM))
     assert successor.wait(30) == 0 and successor.stdout.read() == ""
+    assert home.shared.holds == home.first and not home.shared.dirty
+    assert all(torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
 
 
 def test_a_trainer_without_a_mapping_says_so(
