@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corpus.errors import ConfigError, NightschoolError, TrainerFault
+from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 
 if TYPE_CHECKING:
     from agents.trainer.door import Doing, Door
@@ -48,9 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m agents.trainer.process", description=__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="has weights.bin; mode 0700")
     parser.add_argument("--checkpoints", type=Path, required=True, help="directory of checkpoint files")
-    parser.add_argument(
-        "--model", type=Path, required=True, help="Hugging Face directory of the served model"
-    )
+    parser.add_argument("--model", type=Path, required=True, help="Hugging Face directory of the served model")
     parser.add_argument("--threads", type=int, default=1, help="threads of a computation")
     parser.add_argument("--active", help="checkpoint to restore first if the mapping is dirty")
     parser.add_argument("--parent", type=int, help="process id that must still be the parent")
@@ -71,6 +69,8 @@ def _serve(options: argparse.Namespace) -> None:
     """Attach, then answer requests until a stop."""
     if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
         raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
+    if not (options.run_dir / "weights.json").exists():  # before torch, which takes seconds to load
+        raise IntegrityFault(f"there is no mapping in {options.run_dir}; start the model server first")
     # Deferred: --help and a wrong option should not wait for torch.
     import torch
 
