@@ -13,12 +13,9 @@ from typing import Any
 import jinja2
 from tokenizers import Tokenizer
 
+from agents.model.requests import Message
 from corpus.errors import UsageError
 
-Message = dict[str, str]
-"""`role` and `content`."""
-ROLES = frozenset({"system", "user", "assistant", "tool"})
-"""The roles a message may have."""
 _MARK = "\ue000{}\ue001"
 """Stands in the rendered template for content that must be encoded apart (private-use characters)."""
 _MARKED = re.compile("\ue000([0-9]+)\ue001")
@@ -54,9 +51,7 @@ class ChatText:
         text: str = self._markup.decode(ids, skip_special_tokens=True)
         return text
 
-    def conversation(
-        self, messages: Sequence[Message], *, opens: bool = True, role: str = "assistant"
-    ) -> list[int]:
+    def conversation(self, messages: Sequence[Message], *, opens: bool = True, role: str = "assistant") -> list[int]:
         """Tokens of a conversation; with `opens`, the start of the next turn, by `role`, is appended."""
         contents: list[str] = []
         shown = [{**message, "content": self._guarded(message["content"], contents)} for message in messages]

@@ -13,10 +13,9 @@ from typing import Any
 
 import httpx
 
+from agents.model.requests import BATCH_ROWS
 from corpus.errors import ModelUnavailable
 
-BATCH_ROWS = 64
-"""Rows sent together; as many as the embedded server generates together (`agents.model.sampling`)."""
 TOKENIZE_ROWS = 1024
 """Texts tokenized in one request."""
 TIMEOUT_SECONDS = 120.0
@@ -81,10 +80,14 @@ class ModelClient:
         max_tokens: int | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        json_schema: Mapping[str, Any] | None = None,
     ) -> Completion:
-        """One answer, at once even while a batch runs."""
+        """One answer, at once even while a batch runs; with `json_schema`, in that form where the server can."""
         body = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
-        more = {"max_tokens": max_tokens, "seed": seed}
+        more: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed}
+        if json_schema is not None:
+            form = {"name": "answer", "schema": json_schema}
+            more["response_format"] = {"type": "json_schema", "json_schema": form}
         found = await self._post(
             "/v1/chat/completions", body | {key: value for key, value in more.items() if value is not None}
         )
@@ -142,6 +145,16 @@ class ModelClient:
         text = (await self._send("GET", "/metrics", None)).text
         pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
+
+    async def pass_on(self, method: str, path: str, body: bytes) -> httpx.Response:
+        """A user's own request, as it is; the answer's body is read, and closed, by the caller."""
+        request = self._http.build_request(method, path, content=body, headers={"content-type": "application/json"})
+        try:
+            return await self._http.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise ModelUnavailable(
+                f"the model server cannot be reached ({error or type(error).__name__}); try again in some seconds"
+            ) from error
 
     async def _tokens(self, name: str, rows: Sequence[object], more: Mapping[str, object]) -> list[list[int]]:
         """Tokenize rows in pieces."""

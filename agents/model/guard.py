@@ -32,9 +32,7 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 class Guard:
     """Lets a request through to `app` when it may come in."""
 
-    def __init__(
-        self, app: App, *, token: str, port: int | None = None, max_body_bytes: int = MAX_BODY_BYTES
-    ) -> None:
+    def __init__(self, app: App, *, token: str, port: int | None = None, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         """`port` is the TCP port served on loopback; None for a unix socket, which no web page can reach."""
         if len(token) < 16:
             raise ConfigError("a bearer token of fewer than 16 characters can be guessed; make a longer one")
@@ -53,7 +51,7 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
         elif refusal := self._refusal(scope):
             await _answer(send, *refusal)
-        elif scope["path"] == "/health" and scope["method"] in ("GET", "HEAD"):
+        elif _asks_health(scope):
             await _reply(send, 200, {"status": "ok"})
         else:
             await self._pass_on(scope, receive, send)
@@ -66,7 +64,7 @@ class Guard:
         origins = _values(scope, b"origin")
         if any(origin not in self._origins for origin in origins):
             return 403, "Requests from other web pages are refused (Origin)."
-        if scope["path"] == "/health":
+        if _asks_health(scope):
             return None
         given = _values(scope, b"authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
@@ -114,6 +112,11 @@ class Guard:
 
 class _TooLarge(Exception):
     """The body went over the limit while it was read."""
+
+
+def _asks_health(scope: Scope) -> bool:
+    """Whether this is the one request that needs no token."""
+    return scope["path"] == "/health" and scope["method"] in ("GET", "HEAD")
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:

@@ -150,9 +150,7 @@ class Qwen3Session:
         attended = self._attend_all(number, rows, queries)
         return model.logits(model.after_attention(layer, x[last], attended))
 
-    def _store(
-        self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor
-    ) -> None:
+    def _store(self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put packed keys and values `(tokens, kv_heads, head_dim)` into the rows' places."""
         begin = 0
         for row, length in enumerate(lengths, first):
@@ -221,9 +219,7 @@ def _rotations(frequencies: torch.Tensor, places: int) -> tuple[torch.Tensor, to
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
-def _attend(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: Sequence[int]
-) -> torch.Tensor:
+def _attend(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
     """Causal attention of each packed prompt by itself: `(tokens, heads * head_dim)`."""
     out = torch.empty_like(queries)
     first = 0

@@ -41,10 +41,7 @@ def build_app(served: Served) -> Starlette:
         ("/v1/batch/chat", "POST"): _batch_chat,
     }
     return Starlette(
-        routes=[
-            Route(path, _bound(handler, served), methods=[method])
-            for (path, method), handler in routes.items()
-        ],
+        routes=[Route(path, _bound(handler, served), methods=[method]) for (path, method), handler in routes.items()],
         exception_handlers={
             UsageError: _refused,
             UnknownId: _refused,
@@ -155,9 +152,7 @@ async def _complete(served: Served, request: Request) -> Response:
     if requests.flag(body, "stream"):
         raise UsageError("completions do not stream here; use /v1/chat/completions, or leave stream out")
     chosen = requests.settings(body, default_max_tokens=COMPLETION_MAX_TOKENS)
-    given = [
-        served.text.encode_markup(one) if isinstance(one, str) else one for one in requests.prompts(body)
-    ]
+    given = [served.text.encode_markup(one) if isinstance(one, str) else one for one in requests.prompts(body)]
     rows = [prompt for prompt in given for _ in range(requests.choices(body))]
     if len(rows) > requests.MAX_ROWS:
         raise UsageError(f"prompts times n must be at most {requests.MAX_ROWS}")
@@ -189,8 +184,7 @@ async def _batch_chat(served: Served, request: Request) -> Response:
     version = served.weights.version
     answers = await served.answers(request, asks)
     results = [
-        {"text": one.text, "token_ids": list(one.token_ids), "finish_reason": one.finish_reason}
-        for one in answers
+        {"text": one.text, "token_ids": list(one.token_ids), "finish_reason": one.finish_reason} for one in answers
     ]
     return JSONResponse({"results": results, "model": served.name, **_versions(served, version)})
 
@@ -210,9 +204,7 @@ async def _events(served: Served, ask: Ask, head: Fields) -> AsyncIterator[bytes
                 yield event({"content": piece}, None)
             else:
                 usage = _usage(len(ask.tokens), (piece,))
-                yield event(
-                    {}, piece.finish_reason, usage=usage, **_versions(served, head["weights_version"])
-                )
+                yield event({}, piece.finish_reason, usage=usage, **_versions(served, head["weights_version"]))
         yield b"data: [DONE]\n\n"
     except Cancelled:
         # The head of the answer has gone out: all that is left is to end it without [DONE].

@@ -20,8 +20,8 @@ from starlette.requests import Request
 
 from agents.model.chat import ChatText
 from agents.model.mapping import SharedWeights
-from agents.model.requests import Settings
-from agents.model.sampling import BATCH_ROWS, Answer, Ask, Sampler
+from agents.model.requests import BATCH_ROWS, Settings
+from agents.model.sampling import Answer, Ask, Sampler
 from corpus.errors import UsageError
 
 DEFAULT_MAX_TOKENS = 256
@@ -117,6 +117,8 @@ class Served:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
 
         job = asyncio.create_task(self.users.do(work))
+        # Whoever hangs up leaves a `Cancelled` that nobody awaits: look at it, or asyncio complains in the log.
+        job.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece

@@ -1,7 +1,7 @@
 """The embedded model server: a process that serves a small model from a shared mapping on a unix socket.
 
     python -m agents.model.server --run-dir DIR --model DIR --token-file FILE [--threads 1]
-                                  [--weights FILE.safetensors --holds ID] [--parent-pid PID]
+                                  [--weights FILE.safetensors --holds ID] [--parent-pid PID] [--ready-fd FD]
 
 It writes RUN_DIR/weights.bin and weights.json (the mapping) before it listens on RUN_DIR/model.sock, so a
 server that answers /health has weights to attach to. It prints nothing; what it has to say goes to stderr.
@@ -45,13 +45,15 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to stop; returns the exit code."""
     options = _parser().parse_args(arguments)
+    # The manifest names both, and its readers may run elsewhere.
+    options.run_dir, options.model = options.run_dir.resolve(), options.model.resolve()
     die_with_parent(options.parent_pid)
     # Until the server listens, a signal must still unwind, so that the mapping is put away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     # Before torch is loaded: it reads these once, and each thread of ours takes its default from them.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    _keep_memory()
+    keep_memory()
     try:
         _serve(options)
     except NightschoolError as error:
@@ -68,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--holds", default="", help="id of the checkpoint that these weights are")
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
+    parser.add_argument("--ready-fd", type=int, help="file descriptor told `ready` once the socket listens")
     parser.add_argument("--parent-pid", type=int, help="stop at once unless this is the parent")
     return parser
 
@@ -82,7 +85,7 @@ def die_with_parent(parent: int | None) -> None:
         raise SystemExit("the parent has gone; nothing to serve for")
 
 
-def _keep_memory() -> None:
+def keep_memory() -> None:
     """Have malloc keep what torch frees: fresh pages from the kernel cost a batch a sixth of its time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -97,7 +100,7 @@ def _serve(options: argparse.Namespace) -> None:
     token = _token(options.token_file)
     try:
         served = load(options.model, options.run_dir, options.weights, options.holds, options.threads)
-        _listen(served, place, token)
+        _listen(served, place, token, options.ready_fd)
     finally:
         for name in (place, options.run_dir / MAPPING, (options.run_dir / MAPPING).with_suffix(".json")):
             name.unlink(missing_ok=True)
@@ -111,8 +114,8 @@ def _token(path: Path) -> str:
         raise ConfigError(f"the token file {path} cannot be read ({error.strerror}); name another") from error
 
 
-def _listen(served: "Served", place: Path, token: str) -> None:
-    """Serve the socket at `place` until a signal comes."""
+def _listen(served: "Served", place: Path, token: str, ready: int | None) -> None:
+    """Serve the socket at `place` until a signal comes; `ready` is told when it can be connected to."""
     from agents.model.routes import build_app
 
     config = uvicorn.Config(
@@ -129,6 +132,10 @@ def _listen(served: "Served", place: Path, token: str) -> None:
         # Uvicorn raises the signal once more when it has stopped: by then we are leaving anyway.
         signal.signal(number, lambda number, frame: None)
     with _bound_socket(place) as listening:
+        if ready is not None:
+            # Whoever holds the other end waits for this line, or for the end of file when we fail before.
+            os.write(ready, b"ready\n")
+            os.close(ready)
         asyncio.run(_Server(config, served).serve([listening]))
 
 
@@ -148,9 +155,7 @@ class _Server(uvicorn.Server):
 def _bound_socket(place: Path) -> socket.socket:
     """A unix socket at `place` that this user alone can open."""
     if len(os.fsencode(place)) > MAX_SOCKET_PATH:
-        raise ConfigError(
-            f"{place} is too long for a unix socket ({MAX_SOCKET_PATH} bytes); use a shorter home"
-        )
+        raise ConfigError(f"{place} is too long for a unix socket ({MAX_SOCKET_PATH} bytes); use a shorter home")
     place.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     previous = os.umask(0o177)
@@ -177,9 +182,7 @@ def load(model_dir: Path, run_dir: Path, weights: Path | None, holds: str, threa
 
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(
-        model_dir, trust_remote_code=False, local_files_only=True
-    )
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dir, trust_remote_code=False, local_files_only=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         model_dir, trust_remote_code=False, local_files_only=True, use_safetensors=True
     ).eval()
@@ -229,9 +232,7 @@ def fill(shared: "SharedWeights", weights: Path) -> None:
         filled.add(view.data_ptr())
     missing = [name for name, view in shared.tensors.items() if view.data_ptr() not in filled]
     if missing:
-        raise IntegrityFault(
-            f"{weights} does not fit the model: it has no {missing[0]}; take another checkpoint"
-        )
+        raise IntegrityFault(f"{weights} does not fit the model: it has no {missing[0]}; take another checkpoint")
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

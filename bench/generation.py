@@ -1,0 +1,92 @@
+"""How many answers a second the embedded model gives on one thread, by batch size, beside transformers' own.
+
+    python -m bench.generation [--rows 1024] [--repeats 3]
+
+The shipped model answers requests of its world at T = 1; every figure is the best of the repeats, taken in turn.
+The rival is `generate` of the same transformers, with the same batch size and limit. Knows no server:
+what HTTP and the encoding of prompts cost on top is not in here.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from agents.model.chat import ChatText
+from agents.model.forward import AnyForward, forward_for
+from agents.model.sampling import Ask, Sampler
+from agents.model.server import keep_memory
+from corpus.recipe import MODEL_DIR
+from corpus.world.requests import KINDS, draw, write
+
+MAX_TOKENS = 64
+"""Longest answer; the shipped model's are 13 tokens on average."""
+Run = Callable[[], object]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    keep_memory()
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR).eval()
+    runs = _runs(model, ChatText(tokenizer), tokenizer, options.rows)
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(options.repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            best[name] = min(best[name], time.perf_counter() - start)
+    for name, seconds in best.items():
+        print(f"{name:34} {options.rows / seconds:7.0f} answers/s")  # noqa: T201
+
+
+def _runs(model: Any, text: ChatText, tokenizer: Any, rows: int) -> dict[str, Run]:
+    """Each way of answering all the prompts, by name."""
+    rng = random.Random(0)
+    requests = [write(draw(rng.choice(list(KINDS)), rng), rng) for _ in range(rows)]
+    prompts = [text.conversation([{"role": "user", "content": request}]) for request in requests]
+    ends = [tokenizer.eos_token_id]
+    quick, plain = (Sampler(one, text.decode, ends) for one in (forward_for(model), AnyForward(model)))
+    runs: dict[str, Run] = {}
+    for size in (16, 32, 64, 128, 256):
+        runs[f"ours, batches of {size}"] = _ours(quick, prompts, size)
+    runs["ours, transformers' forward, 64"] = _ours(plain, prompts, 64)
+    runs["transformers generate, 64"] = lambda: _theirs(model, tokenizer, prompts, 64)
+    return runs
+
+
+def _ours(sampler: Sampler, prompts: Sequence[Sequence[int]], size: int) -> Run:
+    """All prompts through our sampler, in batches of this size."""
+    asks = [
+        Ask(tokens=tokens, seed=seed, temperature=1.0, max_tokens=MAX_TOKENS) for seed, tokens in enumerate(prompts)
+    ]
+
+    def run() -> None:
+        for first in range(0, len(asks), size):
+            sampler.answer(asks[first : first + size])
+
+    return run
+
+
+def _theirs(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], size: int) -> None:
+    """All prompts through `generate`."""
+    for first in range(0, len(prompts), size):
+        part = {"input_ids": [list(prompt) for prompt in prompts[first : first + size]]}
+        padded = tokenizer.pad(part, padding_side="left", return_tensors="pt")
+        with torch.inference_mode():
+            out = model.generate(**padded, do_sample=True, top_k=0, max_new_tokens=MAX_TOKENS)
+        tokenizer.batch_decode(out[:, padded["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+if __name__ == "__main__":
+    main()
