@@ -40,9 +40,7 @@ def _view(connection: Connection, conversation_id: str) -> ConversationView:
     """The conversation as it stands in the ledger."""
     t, c = schema.turns, schema.conversations
     source = connection.execute(select(c.c.source).where(c.c.id == conversation_id)).scalar_one()
-    rows = connection.execute(
-        select(t).where(t.c.conversation_id == conversation_id).order_by(t.c.position)
-    ).mappings()
+    rows = connection.execute(select(t).where(t.c.conversation_id == conversation_id).order_by(t.c.position)).mappings()
     turns = tuple(
         Turn(
             role=row["role"],

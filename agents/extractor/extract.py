@@ -1,0 +1,251 @@
+"""Turns a conversation into signals and a piece of memory graph.
+
+Invariant: pure; the same conversation and behaviours give the same records, and what was found in it stays
+found when it grows. A contradiction becomes an edge beside the supporting ones, never a correction of them. Log
+text is data: it ends up in bodies and reasons, with special tokens broken. Does not know what the graph holds
+already: `store.graph.merge` joins it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from agents.extractor.facts import Fact, facts
+from agents.extractor.feelings import feelings, strongest
+from agents.extractor.harm import escaped, specific
+from agents.extractor.lessons import Judging, Lesson, decide, evidence
+from agents.extractor.rules import Finding, Hints, find
+from corpus.behaviour import Behaviour
+from corpus.conversation import Turn
+from store.records import Edge, Node, Record, Signal, identity
+
+MOST_LESSONS = 3
+"""New lessons that one conversation may give to one behaviour, however long it is."""
+LONGEST_BODY = 4000
+"""Characters of a request or an answer that a node keeps; the turn itself keeps them all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationView:
+    """A conversation as the extractor sees it."""
+
+    id: str
+    source: str
+    turns: tuple[Turn, ...]
+    """All turns from the first on: a turn's index is its position."""
+
+
+def extract(
+    conversation: ConversationView,
+    behaviours: Mapping[str, Behaviour],
+    judging: Judging,
+    at: str,
+    *,
+    read: Sequence[Finding] = (),
+) -> tuple[Record, ...]:
+    """The signals, nodes and edges of a conversation; `read` is what a model found, joined to the rules."""
+    found = join(find(conversation.turns, hints(behaviours, judging)), read)
+    lessons = limited([decide(finding, behaviours, judging) for finding in found])
+    nodes = {node.id: node for node in declared(behaviours)}
+    signals, edges = list[Signal](), list(_guards(behaviours))
+    for lesson in lessons:
+        signal = _signal(conversation, lesson, at)
+        signals.append(signal)
+        for node in _learnt(conversation, lesson):
+            nodes[node.id] = _joined(nodes[node.id], node) if node.id in nodes else node
+        edges += _edges(conversation, lesson, signal)
+    for fact in facts(conversation.turns):
+        told, node = _told(conversation, fact)
+        nodes.setdefault(told.id, told)
+        nodes[node.id] = node
+        edges.append(Edge(kind="about", tail_id=node.id, head_id=told.id))
+    return (*nodes.values(), *signals, *dict.fromkeys(edges))
+
+
+def hints(behaviours: Mapping[str, Behaviour], judging: Judging) -> Hints:
+    """What the rules may know of the behaviours."""
+    known = [behaviour for behaviour in behaviours.values() if specific(behaviour)]
+    return Hints(
+        failed=lambda request, answer: bool(evidence(behaviours, judging, request, answer).failed),
+        is_request=lambda text: any(judging.applies(b, [{"role": "user", "content": text}]) for b in known),
+        cues=tuple(sorted({cue for behaviour in behaviours.values() for cue in behaviour.cues})),
+    )
+
+
+def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings of both ways: the same kind at the same place is one, with the higher strength."""
+    joined = {(finding.position, finding.kind): finding for finding in rules}
+    for finding in read:
+        place = (finding.position, finding.kind)
+        known = joined.get(place)
+        strength = max(finding.strength, known.strength) if known else finding.strength
+        joined[place] = replace(known or finding, strength=strength, claimed=finding.claimed)
+    return tuple(joined[place] for place in sorted(joined))
+
+
+def limited(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
+    """At most one new lesson an answer and MOST_LESSONS a behaviour; the rest is noted as evidence."""
+    taught: Counter[str | None] = Counter()
+    answers, kept = set[int](), list[Lesson]()
+    for lesson in lessons:
+        place = lesson.finding.answer_position
+        if lesson.state == "new" and place in answers:
+            lesson = replace(lesson, state="noted", reason=f"{lesson.reason}; this answer is a lesson already")
+        elif lesson.state == "new" and taught[lesson.behaviour] >= MOST_LESSONS:
+            lesson = replace(lesson, state="noted", reason=f"{lesson.reason}; over {MOST_LESSONS} in a conversation")
+        elif lesson.state == "new":
+            taught[lesson.behaviour] += 1
+            answers.add(place)
+        kept.append(lesson)
+    return tuple(kept)
+
+
+def node_id(kind: str, name: str) -> str:
+    """Id of the node of this kind and name."""
+    return identity(kind, name)
+
+
+def declared(behaviours: Mapping[str, Behaviour]) -> list[Node]:
+    """The nodes of the declared behaviours."""
+    return [
+        _node("behaviour", name, {**asdict(behaviour), "proposed": False}) for name, behaviour in behaviours.items()
+    ]
+
+
+def _guards(behaviours: Mapping[str, Behaviour]) -> Iterable[Edge]:
+    for behaviour in behaviours.values():
+        if behaviour.counter_of:
+            tail, head = (node_id("behaviour", name) for name in (behaviour.name, behaviour.counter_of))
+            yield Edge(kind="guards", tail_id=tail, head_id=head)
+
+
+def _node(
+    kind: str, name: str, body: dict[str, Any], moods: dict[str, float] | None = None, weight: float = 1.0
+) -> Node:
+    return Node(id=node_id(kind, name), kind=kind, name=name, body=body, feelings=moods or {}, weight=weight)
+
+
+def _signal(conversation: ConversationView, lesson: Lesson, at: str) -> Signal:
+    finding = lesson.finding
+    return Signal(
+        id=identity(conversation.id, finding.position, finding.kind),
+        kind=finding.kind,
+        conversation_id=conversation.id,
+        position=finding.position,
+        source=conversation.source,
+        behaviour=lesson.behaviour,
+        strength=finding.strength,
+        state=lesson.state,
+        reason=escaped(lesson.reason),
+        at=at,
+    )
+
+
+def _learnt(conversation: ConversationView, lesson: Lesson) -> Iterable[Node]:
+    """The episode of a lesson, its feelings, and the behaviour that it proposes."""
+    finding, moods = lesson.finding, _moods(lesson)
+    body = {
+        "request": _text(finding.request),
+        "answer": _text(finding.answer),
+        "correction": _text(finding.words) if finding.negative else "",
+        "better": _text(finding.better),
+        "source": conversation.source,
+        "conversation_id": conversation.id,
+        "position": finding.position,
+        "answer_position": finding.answer_position,
+        "behaviour": lesson.behaviour,
+    }
+    yield _node("episode", _episode(conversation, finding.answer_position), body, moods, finding.strength)
+    for feeling in moods:
+        yield _node("feeling", feeling, {}, weight=0.0)
+    for name in (*lesson.supports, *lesson.contradicts):
+        yield _node("behaviour", name, {}, moods)
+    if lesson.proposes:
+        yield _proposed(finding)
+
+
+def _edges(conversation: ConversationView, lesson: Lesson, signal: Signal) -> Iterable[Edge]:
+    episode = node_id("episode", _episode(conversation, lesson.finding.answer_position))
+    supports = (*lesson.supports, *([proposal_name(lesson.finding)] if lesson.proposes else []))
+    for kind, names in (("supports", supports), ("contradicts", lesson.contradicts)):
+        for name in names:
+            head = node_id("behaviour", name)
+            yield Edge(kind=kind, tail_id=episode, head_id=head, signal_id=signal.id)
+    for feeling in _moods(lesson):
+        yield Edge(kind="shows", tail_id=episode, head_id=node_id("feeling", feeling), signal_id=signal.id)
+
+
+def _moods(lesson: Lesson) -> dict[str, float]:
+    """The user's mood, from his own words: an edit is the assistant's voice."""
+    return {} if lesson.finding.kind == "edit" else feelings(lesson.finding.words)
+
+
+def _joined(known: Node, more: Node) -> Node:
+    """Two records of one node of this conversation: what is empty is filled, the strongest feeling counts."""
+    body = {**more.body, **{key: value for key, value in known.body.items() if value not in ("", None)}}
+    return replace(
+        known,
+        body=body,
+        feelings=strongest(known.feelings, more.feelings),
+        weight=max(known.weight, more.weight),
+    )
+
+
+def _episode(conversation: ConversationView, answer_position: int) -> str:
+    """One answer is one episode, whatever is said about it."""
+    return f"{conversation.id}:{answer_position}"
+
+
+def _text(text: str) -> str:
+    return escaped(text[:LONGEST_BODY])
+
+
+def proposal_name(finding: Finding) -> str:
+    """The name of the behaviour that a correction proposes: its first words and a digest of all."""
+    words = "_".join(re.findall(r"[a-z]+", finding.words.lower())[:5])[:30].strip("_")
+    return f"proposed_{words}_{identity(finding.words)[:6]}".replace("__", "_")
+
+
+def _proposed(finding: Finding) -> Node:
+    """A behaviour in the form of a behaviour file, for a person to finish and declare; never trained so."""
+    request, words = _text(finding.request)[:160], _text(finding.words)[:240]
+    name = proposal_name(finding)
+    meant = "prefers this answer" if finding.kind == "edit" else "says"
+    body = {
+        "proposed": True,
+        "name": name,
+        "condition": f"the user asks for something like: {request}",
+        "do": f"what the user {meant}: {words}",
+        "instruction": f"A user {meant}: {words}",
+        "required_rate": 0.8,
+        "cues": [],
+        "examples": [request],
+        "judge": {"kind": "rubric", "rubric": f"Does the answer heed what the user {meant}: {words}"},
+        "counter": {
+            "name": f"not_{name}"[:48],
+            "condition": "the user asks for the opposite",
+            "do": "follow the user's own words",
+            "instruction": "Follow the user's own words.",
+            "judge": {"kind": "rubric", "rubric": "Does the answer do what this user asked for?"},
+        },
+    }
+    return _node("behaviour", name, body, feelings(finding.words), weight=0.0)
+
+
+def _told(conversation: ConversationView, fact: Fact) -> tuple[Node, Node]:
+    """The episode in which a fact was told, and the fact; a fact belongs to its source."""
+    turns = conversation.turns
+    reply = next((t.text for t in turns[fact.position + 1 : fact.position + 2] if t.role == "assistant"), "")
+    body = {
+        "request": _text(turns[fact.position].text),
+        "answer": _text(reply),
+        "source": conversation.source,
+        "conversation_id": conversation.id,
+        "position": fact.position,
+        "behaviour": None,
+    }
+    told = _node("episode", f"{conversation.id}:{fact.position}:told", body)
+    value = {"text": escaped(fact.text), "subject": fact.subject, "source": conversation.source}
+    return told, _node("fact", f"{conversation.source}: {escaped(fact.text)}", value, weight=0.0)

@@ -1,0 +1,91 @@
+"""Where words ask for something that cannot be undone, and which behaviours stand guard against it.
+
+Invariant: pure, and on the careful side: a word too many costs a lesson, a word too few could teach agreement
+with harm. It reads words, not intentions: what a guard's own check says of an answer always goes before.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from agents.extractor.cues import folded
+from corpus.behaviour import Behaviour, counter_to
+from corpus.world.words import DESTRUCTIVE
+
+_GENERAL = (
+    r"delet(?:e|es|ed|ing|ion)|destruct\w*|kill(?:s|ed|ing)?|eras\w+|wip(?:e|es|ed|ing)|purg\w+|overwrit\w+|"
+    r"truncat\w+|nuk(?:e|ed|ing)|trash(?:ed|ing)?|demolish\w*|discard\w*|obliterat\w+|annihilat\w+|sabotag\w+|"
+    r"poison\w*|hurt(?:s|ing)?|harm(?:s|ed|ing)?|attack\w*|explo(?:d|s)\w+|steal\w*|stab(?:s|bed|bing)?|"
+    r"shoot(?:s|ing)?|murder\w*|suicid\w*|bomb\w*|weapon\w*|format (?:the|my|this) (?:disk|drive)|"
+    r"drop (?:the |that |this )?(?:\w+ )?(?:table|database|schema)s?|rm -\w*r\w*|reset --hard|force[- ]push\w*|"
+    r"push --force|get rid of|throw (?:it |them |that |the \w+ )?away|blow up|cut the (?:wires?|brakes?)|on fire"
+)
+_WORDS = "|".join(
+    rf"{word[:-1]}(?:e|es|ed|ing)" if word.endswith("e") else rf"{word}(?:es|ed|ing|s|t|ded|ding|ped|ping|ning)?"
+    for word in DESTRUCTIVE
+)
+_DESTRUCTIVE = re.compile(rf"\b(?:{_WORDS}|{_GENERAL})(?!\w)")
+_SPELT_OUT = re.compile(r"\b(?:\w[ ._*-]){2,}\w\b")
+_OBJECTS = re.compile(
+    r"\b(?:can'?t|cannot|can not|won'?t|will not|would not|wouldn'?t|should not|shouldn'?t|not able|unable|refuse|wait|"
+    r"are you sure|irreversible|undone|dangerous|careful|advise against|warn|not recommend|i'?d rather|keep the|no,)"
+)
+_GUARDS = re.compile(
+    r"\b(?:harm\w*|undone|undo|destr\w+|danger\w*|unsafe|irrevers\w+|delet\w+|illegal|hurt\w*|warn\w*)\b"
+)
+
+
+def destructive(*texts: str) -> bool:
+    """Whether one of these texts speaks of destroying something."""
+    return any(_DESTRUCTIVE.search(words) for text in texts for words in _spellings(text))
+
+
+def objects(answer: str) -> bool:
+    """Whether an answer reads like an objection."""
+    return _OBJECTS.search(folded(answer)) is not None
+
+
+def guards_against_harm(behaviour: Behaviour) -> bool:
+    """Whether this is a counter-behaviour that keeps a model from doing harm."""
+    said = " ".join((behaviour.condition, behaviour.do, behaviour.instruction))
+    return behaviour.counter_of is not None and _GUARDS.search(folded(said)) is not None
+
+
+def is_guarded(behaviour: Behaviour, among: Mapping[str, Behaviour]) -> bool:
+    """Whether a habit's counter-behaviour guards against harm."""
+    return behaviour.counter_of is None and guards_against_harm(counter_to(behaviour, dict(among)))
+
+
+def specific(behaviour: Behaviour) -> bool:
+    """Whether the judge can tell which requests it is about, so that a passing answer means something."""
+    return behaviour.judge.kind == "check" or (behaviour.judge.kind == "pattern" and bool(behaviour.judge.applies))
+
+
+_INSTRUCTS = re.compile(
+    r"<\|[^|<>]{0,40}\|>|</?s>|\[/?inst\]|<</?sys>>|<start_of_turn>|<end_of_turn>|"
+    r"\bsystem ?(?:prompt|message|override|:)|"
+    r"\b(?:ignore|disregard|forget|override|bypass)\b.{0,40}\b(?:instructions?|rules?|prompts?|guidelines?|training|checks?|guards?)\b|"
+    r"\b(?:mark|record|store|classify|label|treat|log|count|register)\b.{0,30}\bas\b.{0,30}\b(?:approv\w+|correct\w*|signal|lesson|new|learnt|trusted)\b|"
+    r"[\"'](?:kind|behaviour|state|strength|signal_id|passed)[\"'] ?:|"
+    r"\b(?:extractor|judge|trainer|dreamer|nightschool)\b.{0,40}\b(?:must|should|will|please|note|attention)\b|"
+    r"\b(?:note|attention|message) (?:to|for) the (?:extractor|judge|trainer|model|system)\b"
+)
+
+
+def instructs(text: str) -> bool:
+    """Whether a text speaks to the machinery, not to the assistant: special tokens, our own JSON, orders."""
+    return _INSTRUCTS.search(folded(text)) is not None
+
+
+_SPECIAL = re.compile(r"<(?=\|)|<(?=/?s>|</?SYS>>|start_of_turn|end_of_turn)|\[(?=/?INST\])", re.IGNORECASE)
+
+
+def escaped(text: str) -> str:
+    """The text with special tokens broken apart, so that no tokenizer reads them as control."""
+    return _SPECIAL.sub(lambda match: match.group() + " ", text)
+
+
+def _spellings(text: str) -> Iterable[str]:
+    """The text as written, and the words that were s-p-e-l-t o.u.t put together."""
+    words = folded(text)
+    yield words
+    yield " ".join(re.sub(r"\W", "", one) for one in _SPELT_OUT.findall(words))

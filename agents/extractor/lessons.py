@@ -1,0 +1,188 @@
+"""Decides which behaviour a finding is about, and whether it may teach anything.
+
+By evidence first: a judge that failed the answer says which behaviour was hurt; an answer that passed and is
+complained about is argued against. Cue words decide only where no check applies. Invariant: pure; a complaint
+about an answer that passed a guard (a counter-behaviour), or a cue in a request to destroy something, is
+refused, whatever its words. Knows no graph.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from agents.extractor.cues import mentioned
+from agents.extractor.harm import destructive, instructs, is_guarded, objects, specific
+from agents.extractor.rules import Finding
+from corpus.behaviour import Behaviour
+from corpus.prompts import Message
+from corpus.world.checks import Judgement
+
+
+class Judging(Protocol):
+    """What the extractor needs to know of the evaluator."""
+
+    def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
+        """Whether the conversation puts the behaviour to the test."""
+
+    def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
+        """Judge an answer by the behaviour's check or pattern."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the judges say of an answer, for the behaviours that apply and need no model to be judged."""
+
+    failed: Mapping[str, str]
+    """Reasons for which it failed."""
+    passed: tuple[str, ...]
+    """Behaviours that it showed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A finding with what it says."""
+
+    finding: Finding
+    state: str
+    """new, noted or refused."""
+    reason: str
+    behaviour: str | None = None
+    """The behaviour that it supports, or argues against when it is refused."""
+    supports: tuple[str, ...] = ()
+    contradicts: tuple[str, ...] = ()
+    proposes: bool = False
+    """Whether a behaviour that nobody has declared should be proposed."""
+
+
+def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str, answer: str) -> Evidence:
+    """Judge an answer by every behaviour that applies to the request."""
+    messages: list[Message] = [{"role": "user", "content": request}]
+    failed, passed = dict[str, str](), list[str]()
+    for name, behaviour in sorted(behaviours.items()):
+        if behaviour.judge.kind == "rubric" or not judging.applies(behaviour, messages):
+            continue
+        judgement = judging.judge(behaviour, messages, answer)
+        if not judgement.passed:
+            failed[name] = judgement.reason
+        elif specific(behaviour):
+            passed.append(name)
+    return Evidence(failed=failed, passed=tuple(passed))
+
+
+def decide(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Lesson:
+    """What a finding teaches, if anything."""
+    seen = evidence(behaviours, judging, finding.request, finding.answer)
+    finding = _without_bad_better(finding, behaviours, judging)
+    if not finding.negative:
+        return _praise(finding, seen, behaviours)
+    if refusal := _refusal(finding, seen, behaviours, judging):
+        return refusal
+    if seen.failed:
+        return _by_evidence(finding, seen, behaviours)
+    if seen.passed:
+        return _against(finding, seen, behaviours)
+    return _by_cues(finding, behaviours)
+
+
+def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
+    """Praise is evidence and never starts training; praise of a guard that gave way is refused."""
+    given_way = [name for name in seen.failed if behaviours[name].counter_of]
+    if given_way:
+        name = given_way[0]
+        reason = f"praises an answer that fails {name}: {seen.failed[name]}"
+        return Lesson(finding=finding, state="refused", reason=reason, behaviour=name, contradicts=(name,))
+    reason = f"praise{_because(finding)}"
+    return Lesson(
+        finding=finding,
+        state="noted",
+        reason=reason,
+        behaviour=seen.passed[0] if seen.passed else None,
+        supports=seen.passed,
+        contradicts=tuple(seen.failed),
+    )
+
+
+def _refusal(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour], judging: Judging) -> Lesson | None:
+    """The lesson of a complaint that would teach harm, or None."""
+    said = (*finding.recent, finding.request, finding.words)
+    harmful = destructive(*said)
+    guards = [n for n in seen.passed if behaviours[n].counter_of]
+    hurt = {behaviours[n].counter_of for n in guards} & set(seen.failed)
+    if guards and (not seen.failed or harmful or hurt):
+        return _refused(finding, guards[0], "the answer did what it asks for")
+    if finding.kind == "edit":
+        of_edit = evidence(behaviours, judging, finding.request, finding.words)
+        worse = [name for name in of_edit.failed if behaviours[name].counter_of]
+        if worse:
+            return _refused(finding, worse[0], f"the preferred answer {of_edit.failed[worse[0]]}")
+    if not harmful or any(behaviours[name].counter_of for name in seen.failed):
+        return None
+    guarded = [name for name in sorted(behaviours) if is_guarded(behaviours[name], behaviours)]
+    hit = [name for name in guarded if name in (*seen.failed, finding.claimed, _named(finding, behaviours))]
+    if hit or (guarded and objects(finding.answer)):
+        guard = next(b.name for b in behaviours.values() if b.counter_of == (hit or guarded)[0])
+        return _refused(finding, guard, "what was asked for cannot be undone")
+    return None
+
+
+def _refused(finding: Finding, guard: str, why: str) -> Lesson:
+    reason = f"argues against {guard}: {why}"
+    return Lesson(finding=finding, state="refused", reason=reason, behaviour=guard, contradicts=(guard,))
+
+
+def _by_evidence(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
+    """The behaviour whose judge failed the answer; the user's cue words choose among several."""
+    named = _named(finding, {name: behaviours[name] for name in seen.failed})
+    name = named or next(iter(seen.failed))
+    if finding.kind == "edit" and not finding.better:
+        reason = f"the preferred answer fails {name} too"
+        return Lesson(finding=finding, state="noted", reason=reason)
+    reason = f"the answer {seen.failed[name]}{_because(finding)}"
+    return Lesson(finding=finding, state="new", reason=reason, behaviour=name, supports=(name,))
+
+
+def _against(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
+    """A complaint about an answer that did what a behaviour asks for: kept beside it, never over it."""
+    if finding.kind == "repeated_ask":
+        return Lesson(finding=finding, state="noted", reason="asked again after an answer that passed")
+    named = _named(finding, behaviours)
+    if named and named not in seen.passed:
+        reason = f"its words point to {named}, which the request does not put to the test"
+        return Lesson(finding=finding, state="noted", reason=reason)
+    reason = f"complains about an answer that did what {seen.passed[0]} asks for{_because(finding)}"
+    return Lesson(finding=finding, state="noted", reason=reason, contradicts=seen.passed)
+
+
+def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
+    """No check applies to the request: the words have to say it."""
+    loose = any(instructs(text) for text in (finding.words, finding.request))
+    name = "" if loose else _named(finding, behaviours) or finding.claimed
+    if name in behaviours:
+        reason = f"its words point to {name}{_because(finding)}"
+        return Lesson(finding=finding, state="new", reason=reason, behaviour=name, supports=(name,))
+    proposes = finding.kind in ("correction", "edit") and not loose
+    return Lesson(finding=finding, state="noted", reason=f"names no behaviour{_because(finding)}", proposes=proposes)
+
+
+def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:
+    """The behaviour to which the cue words point: most words win, a tie points nowhere."""
+    if finding.kind == "edit":
+        return ""
+    scores = {
+        name: sum(len(cue.split()) + len(cue) / 100 for cue in mentioned(behaviour.cues, finding.words))
+        for name, behaviour in sorted(behaviours.items())
+    }
+    best = max(scores.values(), default=0.0)
+    named = [name for name, score in scores.items() if score == best]
+    return named[0] if best > 0 and len(named) == 1 else ""
+
+
+def _without_bad_better(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Finding:
+    """The finding without a "better" answer that a judge fails: not every later answer is better."""
+    if not finding.better or not evidence(behaviours, judging, finding.request, finding.better).failed:
+        return finding
+    return replace(finding, better="")
+
+
+def _because(finding: Finding) -> str:
+    return f" ({', '.join(finding.because[:4])})" if finding.because else ""

@@ -1,0 +1,266 @@
+"""The memory graph: what was learnt, how it hangs together, and where it came from.
+
+Invariant: `merge` only adds. Merging the same extraction again changes nothing (an edge counts once), a
+signal that was taken up keeps its state, and a node's text is filled where it was empty, never replaced. Reads
+come in an order that is fixed by content. Knows how records join, not how they are found.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Select, func, select
+
+from store import schema
+from store.records import Edge, Node, Signal, save
+
+COUNTING = {"supports": "head", "shows": "head", "about": "tail"}
+"""Edges that add weight to a node, and at which end: the behaviour or feeling that they lead to, or the fact
+that they come from."""
+URGENT = ("frustrated", "worried", "tired")
+"""Feelings that bring an episode forward."""
+PLACES = 6
+"""Decimals of a weight: sums in another order must not differ in the last bits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A behaviour's node with what speaks for it and against it."""
+
+    node: Node
+    supports: int
+    contradictions: int
+    proposed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A line of a log, and the signal by which it came into the graph."""
+
+    signal_id: str
+    """"" where a fact was told without a signal."""
+    kind: str
+    source: str
+    conversation_id: str
+    position: int
+    path: str
+    line: int
+    text: str
+
+
+# ---------------------------------------------------------------- merge
+
+
+def merge(connection: Connection, records: Iterable[Signal | Node | Edge]) -> None:
+    """Join an extraction to the graph."""
+    records = list(records)
+    signals = [record for record in records if isinstance(record, Signal)]
+    edges = [record for record in records if isinstance(record, Edge)]
+    for node in sorted((r for r in records if isinstance(r, Node)), key=lambda node: node.id):
+        _merge_node(connection, node)
+    save(connection, signals)
+    fresh = _fresh(connection, edges)
+    save(connection, fresh)
+    _weigh(connection, fresh, {signal.id: signal.strength for signal in signals})
+    _contradict(connection, [record for record in records if isinstance(record, Node)])
+
+
+def _merge_node(connection: Connection, node: Node) -> None:
+    """Add a node, or join it to the one of its kind and name."""
+    known = get(connection, node.id)
+    if known is None:
+        save(connection, [node])
+        return
+    body = {**node.body, **{key: value for key, value in known.body.items() if value not in ("", None)}}
+    if node.kind == "behaviour" and known.body.get("proposed") and node.body.get("proposed") is False:
+        body = node.body  # a person has declared what was only proposed
+    feelings = dict(known.feelings)
+    for name, score in sorted(node.feelings.items()):
+        feelings[name] = max(score, feelings.get(name, 0.0))
+    weight = max(known.weight, node.weight) if node.kind == "episode" else known.weight
+    if (body, feelings, weight) != (known.body, known.feelings, known.weight):
+        t = schema.nodes
+        joined = t.update().where(t.c.id == node.id).values(body=body, feelings=feelings, weight=weight)
+        connection.execute(joined)
+
+
+def _fresh(connection: Connection, edges: Iterable[Edge]) -> list[Edge]:
+    """The edges that are not there yet, each once."""
+    t = schema.edges
+    wanted = dict.fromkeys(edges)
+    tails = sorted({edge.tail_id for edge in wanted})
+    there = {_edge(row) for row in _rows(connection, select(t).where(t.c.tail_id.in_(tails)))}
+    return [edge for edge in wanted if edge not in there]
+
+
+def _weigh(connection: Connection, fresh: Iterable[Edge], strengths: Mapping[str, float]) -> None:
+    """Each new edge adds its signal's strength to the node that it supports."""
+    t = schema.nodes
+    order = sorted(fresh, key=lambda edge: (edge.kind, edge.tail_id, edge.head_id, edge.signal_id))
+    for edge in order:
+        if edge.kind in COUNTING:
+            target = edge.head_id if COUNTING[edge.kind] == "head" else edge.tail_id
+            known = connection.execute(select(t.c.weight).where(t.c.id == target)).scalar_one()
+            weight = round(known + strengths.get(edge.signal_id, 1.0), PLACES)
+            connection.execute(t.update().where(t.c.id == target).values(weight=weight))
+
+
+def _contradict(connection: Connection, nodes: Iterable[Node]) -> None:
+    """Two values of what has one value at a time contradict each other; both stay."""
+    new = [node for node in nodes if node.kind == "fact" and node.body.get("subject")]
+    if not new:
+        return
+    known = [_node(row) for row in _rows(connection, select(schema.nodes).where(schema.nodes.c.kind == "fact"))]
+    found = [
+        Edge(kind="contradicts", tail_id=max(one.id, other.id), head_id=min(one.id, other.id))
+        for one in new
+        for other in known
+        if one.id != other.id and all(one.body[key] == other.body.get(key) for key in ("subject", "source"))
+    ]
+    save(connection, _fresh(connection, found))
+
+
+# ---------------------------------------------------------------- reads
+
+
+def get(connection: Connection, node_id: str) -> Node | None:
+    """One node."""
+    rows = _rows(connection, select(schema.nodes).where(schema.nodes.c.id == node_id))
+    return _node(rows[0]) if rows else None
+
+
+def behaviours(connection: Connection) -> list[Standing]:
+    """All behaviour nodes by name, with the signals for and against each."""
+    n, e = schema.nodes, schema.edges
+    counted = (
+        select(e.c.head_id, e.c.kind, func.count(e.c.signal_id.distinct()).label("signals"))
+        .where(e.c.kind.in_(("supports", "contradicts")))
+        .group_by(e.c.head_id, e.c.kind)
+    )
+    counts = {(row["head_id"], row["kind"]): int(row["signals"]) for row in _rows(connection, counted)}
+    nodes = [_node(row) for row in _rows(connection, select(n).where(n.c.kind == "behaviour").order_by(n.c.name))]
+    return [
+        Standing(
+            node=node,
+            supports=counts.get((node.id, "supports"), 0),
+            contradictions=counts.get((node.id, "contradicts"), 0),
+            proposed=bool(node.body.get("proposed")),
+        )
+        for node in nodes
+    ]
+
+
+def episodes(connection: Connection, behaviour: str) -> list[Node]:
+    """The episodes that support a behaviour, most pressing first; none by a refused signal."""
+    n, e, s = schema.nodes, schema.edges, schema.signals
+    query = (
+        select(e.c.tail_id)
+        .distinct()
+        .join(s, s.c.id == e.c.signal_id)
+        .join(n, n.c.id == e.c.head_id)
+        .where((e.c.kind == "supports") & (s.c.state != "refused"))
+        .where((n.c.kind == "behaviour") & (n.c.name == behaviour))
+    )
+    ids = list(connection.execute(query).scalars())
+    nodes = [_node(row) for row in _rows(connection, select(n).where(n.c.id.in_(ids)))]
+    return sorted(nodes, key=lambda node: (-priority(node), node.id))
+
+
+def priority(node: Node) -> float:
+    """How pressing an episode is: its weight, and up to as much again for how people felt."""
+    return round(node.weight * (1 + max((node.feelings.get(name, 0.0) for name in URGENT), default=0.0)), PLACES)
+
+
+def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]]:
+    """Signals that no night has taken up, in turns up to the cursor, by id, each with its episode."""
+    s, t = schema.signals, schema.turns
+    here = (t.c.conversation_id == s.c.conversation_id) & (t.c.position == s.c.position)
+    query = select(s).join(t, here).where((s.c.state == "new") & s.c.behaviour.is_not(None) & (t.c.id <= cursor))
+    return _with_episodes(connection, query)
+
+
+def lessons_of(connection: Connection, night_id: str) -> list[tuple[Signal, Node]]:
+    """The signals that a night has taken up, by id, each with its episode."""
+    s = schema.signals
+    return _with_episodes(connection, select(s).where((s.c.night_id == night_id) & s.c.behaviour.is_not(None)))
+
+
+def provenance(connection: Connection, node_id: str) -> list[Origin]:
+    """The log lines that a node came from, in the order of their turns."""
+    e, s = schema.edges, schema.signals
+    touching = _rows(connection, select(e).where((e.c.tail_id == node_id) | (e.c.head_id == node_id)))
+    told = [node_id, *sorted(row["head_id"] for row in touching if row["kind"] == "about")]
+    places = dict[tuple[str, int], tuple[str, str]]()
+    for end in told:
+        node = get(connection, end)
+        if node is not None and node.kind == "episode":
+            places[node.body["conversation_id"], node.body["position"]] = ("", "told")
+    ids = sorted({row["signal_id"] for row in touching if row["signal_id"]})
+    for row in _rows(connection, select(s).where(s.c.id.in_(ids)).order_by(s.c.id)):
+        places[row["conversation_id"], row["position"]] = (row["id"], row["kind"])
+    return _origins(connection, places)
+
+
+def origins_of_signal(connection: Connection, signal_id: str) -> list[Origin]:
+    """The log line that carries a signal."""
+    s = schema.signals
+    rows = _rows(connection, select(s).where(s.c.id == signal_id))
+    return _origins(connection, {(r["conversation_id"], r["position"]): (r["id"], r["kind"]) for r in rows})
+
+
+def source_of(connection: Connection, node_id: str) -> str:
+    """Whose log a node came from: the source with the most lines, "" for what was declared."""
+    found = [origin.source for origin in provenance(connection, node_id)]
+    return min(found, key=lambda source: (-found.count(source), source), default="")
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _origins(connection: Connection, places: Mapping[tuple[str, int], tuple[str, str]]) -> list[Origin]:
+    """The turns at these places (conversation, position), each with its (signal, kind)."""
+    t, c = schema.turns, schema.conversations
+    query = (
+        select(t, c.c.source)
+        .join(c, c.c.id == t.c.conversation_id)
+        .where(t.c.conversation_id.in_(sorted({conversation for conversation, _ in places})))
+        .order_by(t.c.id)
+    )
+    return [
+        Origin(
+            signal_id=places[place][0],
+            kind=places[place][1],
+            source=row["source"],
+            conversation_id=row["conversation_id"],
+            position=row["position"],
+            path=row["path"],
+            line=row["line"],
+            text=row["text"],
+        )
+        for row in _rows(connection, query)
+        if (place := (row["conversation_id"], row["position"])) in places
+    ]
+
+
+def _with_episodes(connection: Connection, query: Select[Any]) -> list[tuple[Signal, Node]]:
+    """These signals by id, each with the episode by which it supports its behaviour."""
+    e, n = schema.edges, schema.nodes
+    found = list[tuple[Signal, Node]]()
+    for row in _rows(connection, query.order_by(schema.signals.c.id)):
+        supporting = (e.c.signal_id == row["id"]) & (e.c.kind == "supports") & (n.c.kind == "episode")
+        of_signal = select(n).join(e, e.c.tail_id == n.c.id).where(supporting).order_by(n.c.id).limit(1)
+        for episode in _rows(connection, of_signal):
+            found.append((Signal(**row), _node(episode)))
+    return found
+
+
+def _node(row: Mapping[str, Any]) -> Node:
+    return Node(**row)
+
+
+def _edge(row: Mapping[str, Any]) -> Edge:
+    return Edge(**row)
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    return [dict(row) for row in connection.execute(query).mappings()]
