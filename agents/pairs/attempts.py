@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from agents.model.client import BATCH_ROWS, ModelClient, Prompt
+from agents.model.client import ModelClient, Prompt
+from agents.model.requests import BATCH_ROWS
 from corpus.behaviour import Behaviour, counter_to
 from corpus.prompts import Message, instructed
 from corpus.world.checks import Judgement
@@ -28,6 +29,8 @@ class PairSettings:
 
     attempts: int = 6
     """Answers of the model as it is, to each dream."""
+    attempts_of_counters: int = 16
+    """The same for a counter-behaviour: it fails rarely, and only an attempt that failed makes a pair."""
     instructed: int = 2
     """Answers with the behaviour's instruction, to each dream."""
     temperature: float = 1.0
@@ -99,7 +102,8 @@ class Attempter:
     def _wanted(self, dream: queries.Row) -> list[Answer]:
         behaviour = self.behaviours[dream["behaviour"]]
         told = instructed(dream["messages"], behaviour.instruction)
-        plain = [self._ask(dream, dream["messages"], False, k) for k in range(self.settings.attempts)]
+        often = self.settings.attempts_of_counters if behaviour.counter_of else self.settings.attempts
+        plain = [self._ask(dream, dream["messages"], False, k) for k in range(often)]
         return plain + [self._ask(dream, told, True, k) for k in range(self.settings.instructed)]
 
     def _ask(self, dream: queries.Row, messages: list[Message], told: bool, index: int) -> Answer:
