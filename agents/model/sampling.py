@@ -8,8 +8,8 @@ bits of a logit do), never on time, on threads or on earlier batches. Knows noth
 weights come from.
 
 Measured by `python -m bench.generation` (the shipped model of 0.92M parameters, prompts of 17 tokens, answers
-of 13, one thread of an EPYC of which others used the rest): 350 answers/s in batches of 16, 415 of 32, 527 of
-64, 591 of 128, 625 of 256; with transformers' own forward pass 326 in batches of 64, with its `generate` 250.
+of 13, one thread of an EPYC whose other core was busy): 416 answers/s in batches of 16, 573 of 32, 634 of 64,
+688 of 128, 759 of 256; with transformers' own forward pass 438 in batches of 64, with its `generate` 291.
 """
 
 from collections.abc import Callable, Iterator, Sequence
