@@ -66,11 +66,9 @@ def _turns(said: list[tuple[str, str]], record: dict[str, Any], line: int) -> tu
 
 def _user(message: dict[str, Any]) -> list[tuple[str, str]] | None:
     """What the user's side holds: what tools answered, then what the person said."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [content]
-    answered = [part for part in parts if isinstance(part, dict) and part.get("type") == "tool_result"]
-    results = [as_text(part.get("content")) for part in answered]
-    spoken = as_text([part for part in parts if part is not None and part not in answered])
+    parts = _parts(message)
+    results = [as_text(part.get("content")) for part in parts if _kind(part) == "tool_result"]
+    spoken = as_text([part for part in parts if part is not None and _kind(part) != "tool_result"])
     if spoken is None or None in results:
         return None
     if _CLIENT.match(spoken) or spoken.startswith(_INTERRUPTED):
@@ -80,15 +78,24 @@ def _user(message: dict[str, Any]) -> list[tuple[str, str]] | None:
 
 def _assistant(message: dict[str, Any]) -> list[tuple[str, str]] | None:
     """What the model said and which tools it called; what it thought is left out."""
-    content = message.get("content")
     texts: list[str | None] = []
-    for part in content if isinstance(content, list) else [content]:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind in ("thinking", "redacted_thinking"):
+    for part in _parts(message):
+        if _kind(part) in ("thinking", "redacted_thinking"):
             continue
-        called = isinstance(part, dict) and kind in ("tool_use", "server_tool_use")
+        called = _kind(part) in ("tool_use", "server_tool_use")
         texts.append(tool_call(part.get("name"), part.get("input")) if called else as_text(part))
     return None if None in texts else [("assistant", "\n".join(filter(None, texts)))]
+
+
+def _parts(message: dict[str, Any]) -> list[Any]:
+    """The content of a message as a list; a text is one part."""
+    content = message.get("content")
+    return content if isinstance(content, list) else [content]
+
+
+def _kind(part: Any) -> Any:
+    """The type of a part; None for a plain text."""
+    return part.get("type") if isinstance(part, dict) else None
 
 
 def _digest(*parts: str) -> str:

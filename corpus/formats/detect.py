@@ -5,13 +5,14 @@ Invariant: the answer depends on those lines alone, never on the file's name. Kn
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
 from corpus.conversation import Conversation
 from corpus.errors import UsageError
 from corpus.formats import claude_code, openai, sharegpt, trl
-from corpus.lines import BadLine
+from corpus.lines import BadLine, RawLine, decode
 
 Reader = Callable[[Any, int], Conversation | BadLine | None]
 
@@ -24,12 +25,25 @@ NAMES = tuple(sorted(module.NAME for module in _MODULES))
 """What `--format` takes."""
 
 
-def detect(values: Iterable[Any]) -> str | None:
-    """The format that recognises most of these decoded lines; None where none recognises any."""
+def detect(lines: Iterable[RawLine | BadLine]) -> str | BadLine | None:
+    """The format that most of the first lines are in; why none is known; None where there is no line yet."""
     votes: Counter[str] = Counter()
-    for value in values:
-        votes.update(module.NAME for module in _MODULES if module.recognises(value))
-    return max((module.NAME for module in _MODULES), key=lambda name: votes[name]) if votes else None
+    first: BadLine | None = None
+    whole = (line for line in lines if isinstance(line, BadLine) or not line.blank)
+    for line in islice(whole, SAMPLE):
+        value = line if isinstance(line, BadLine) else decode(line)
+        name = None if isinstance(value, BadLine) else recognise(value)
+        if name is not None:
+            votes[name] += 1
+        elif first is None:
+            number = line.line if isinstance(line, BadLine) else line.number
+            first = value if isinstance(value, BadLine) else BadLine(line=number, reason="no record of a conversation")
+    return votes.most_common(1)[0][0] if votes else first
+
+
+def recognise(value: Any) -> str | None:
+    """The first format that a decoded line looks like."""
+    return next((str(module.NAME) for module in _MODULES if module.recognises(value)), None)
 
 
 def reader(name: str) -> Reader:

@@ -4,6 +4,7 @@ Invariant: one line is one whole conversation. A message without words and witho
 A rating of the line belongs to its last answer. Does not know who the user is where the line does not say.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from corpus.conversation import Conversation, Turn
@@ -54,10 +55,11 @@ def with_feedback(turns: tuple[Turn, ...], record: dict[str, Any]) -> tuple[Turn
     if not answers or (rating is None and edited is None):
         return turns
     last = turns[answers[-1]]
-    rated = Turn(
-        role=last.role, text=last.text, line=last.line, time=last.time,
-        rating=last.rating if rating is None else rating, edited=last.edited if edited is None else edited,
-    )  # fmt: skip
+    rated = replace(
+        last,
+        rating=last.rating if rating is None else rating,
+        edited=last.edited if edited is None else edited,
+    )
     return (*turns[: answers[-1]], rated, *turns[answers[-1] + 1 :])
 
 
@@ -86,9 +88,7 @@ def _calls(message: dict[str, Any]) -> list[str]:
     """The tool calls of a message, in words."""
     calls = message.get("tool_calls")
     old = message.get("function_call")
-    asked = (
-        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    )
+    asked = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
     return [tool_call(f.get("name"), f.get("arguments")) for f in [*asked, old] if isinstance(f, dict)]
 
 

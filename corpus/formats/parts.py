@@ -5,32 +5,32 @@ Knows no format.
 """
 
 import json
-import math
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 ROLES = {
-    "system": "system", "developer": "system",
-    "user": "user", "human": "user",
-    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
-    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
-}  # fmt: skip
-"""What the formats call a speaker, and what we do."""
+    "system": ("system", "developer"),
+    "user": ("user", "human"),
+    "assistant": ("assistant", "gpt", "chatgpt", "model", "bot"),
+    "tool": ("tool", "function", "observation", "function_response"),
+}
+"""Our words for who speaks, and the formats' words."""
 
-LIKED = {"up", "thumbs_up", "thumbsup", "positive", "good", "like", "liked", "upvote", "helpful", "👍", "+1"}
-DISLIKED = {
-    "down", "thumbs_down", "thumbsdown", "negative", "bad", "dislike", "disliked", "downvote", "unhelpful", "👎", "-1",
-}  # fmt: skip
+LIKED = {"up", "thumbs_up", "positive", "good", "like", "liked", "upvote", "helpful", "👍"}
+DISLIKED = {"down", "thumbs_down", "negative", "bad", "dislike", "disliked", "downvote", "unhelpful", "👎"}
 
 MOST_STARS = 5
 """Numbers from 2 to 5 are read as stars of five; -1 to 1 as they are."""
 
-_WORDLESS = ("image", "image_url", "input_image", "audio", "input_audio", "file", "document", "video")
+_KIND = re.compile(r"[a-z_]{1,40}")
+"""Names of parts without words that are fit to be shown in their place."""
 
 
 def as_role(name: Any) -> str | None:
     """Our word for a speaker."""
-    return ROLES.get(name.lower()) if isinstance(name, str) else None
+    word = name.lower() if isinstance(name, str) else ""
+    return next((role for role, words in ROLES.items() if word in words), None)
 
 
 def as_text(content: Any) -> str | None:
@@ -57,7 +57,7 @@ def _part_text(part: Any) -> str | None:
         if isinstance(part.get(name), str):
             return str(part[name])
     kind = part.get("type")
-    return f"[{kind}]" if kind in _WORDLESS else None
+    return f"[{kind}]" if isinstance(kind, str) and _KIND.fullmatch(kind) else None
 
 
 def tool_call(name: Any, arguments: Any) -> str:
@@ -88,8 +88,8 @@ def as_rating(value: Any) -> float | None:
     if isinstance(value, bool):
         return 1.0 if value else -1.0
     if isinstance(value, str):
-        return _rating_word(value.strip().lower().replace(" ", "_").replace("-", "_", value.count("-") - 1))
-    if not isinstance(value, int | float) or not math.isfinite(value):
+        return _rating_word(value.strip().lower())
+    if not isinstance(value, int | float):
         return None
     if -1 <= value <= 1:
         return float(value)
@@ -97,14 +97,13 @@ def as_rating(value: Any) -> float | None:
 
 
 def _rating_word(word: str) -> float | None:
-    """A rating in words or as a fraction."""
-    if word in LIKED or word in DISLIKED:
-        return 1.0 if word in LIKED else -1.0
+    """A rating in words, as a number or as a fraction."""
     got, slash, most = word.partition("/")
     try:
         return _stars(float(got), float(most)) if slash else as_rating(float(word))
     except ValueError:
-        return None
+        word = re.sub(r"[\s_-]+", "_", word)
+    return 1.0 if word in LIKED else -1.0 if word in DISLIKED else None
 
 
 def _stars(got: float, most: float) -> float | None:

@@ -5,6 +5,7 @@ shape as an answer that a person rewrote. KTO's lines (completion and label) are
 know which model gave the rejected answer.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from corpus.conversation import Conversation, Turn
@@ -27,40 +28,36 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
     if not recognises(value):
         return BadLine(line=line, reason='no "chosen" and "rejected"')
     paired = "chosen" in value
-    sides = (value["chosen"], value["rejected"]) if paired else (value["completion"],) * 2
-    read_sides = [_side(side, "assistant", line) for side in (*sides, value.get("prompt", []))]
-    bad = next((side for side in read_sides if isinstance(side, BadLine)), None)
-    if bad is not None:
-        return bad
-    chosen, rejected, prompt = (side for side in read_sides if not isinstance(side, BadLine))
-    if isinstance(value.get("prompt"), str):
-        prompt = tuple(_as_role(turn, "user") for turn in prompt)
-    return _conversation(value, line, prompt, chosen, rejected)
-
-
-def _conversation(
-    value: dict[str, Any],
-    line: int,
-    prompt: tuple[Turn, ...],
-    chosen: tuple[Turn, ...],
-    rejected: tuple[Turn, ...],
-) -> Conversation | BadLine:
-    """The parts put together: what both sides begin with is the prompt, the rest is the answer."""
-    paired = "chosen" in value
-    shared = _shared(chosen, rejected) if paired else 0
-    opening = chosen[:shared]
-    if [_said(turn) for turn in opening[: len(prompt)]] != [_said(turn) for turn in prompt]:
-        opening = (*prompt, *opening)
-    better, worse = _answer(chosen[shared:]), _answer(rejected[shared:])
-    if not opening:
-        return BadLine(line=line, reason="no prompt")
+    chosen = _side(value["chosen" if paired else "completion"], "assistant", line)
+    rejected = _side(value["rejected"], "assistant", line) if paired else chosen
+    prompt = _side(value.get("prompt", []), "user", line)
+    if isinstance(chosen, BadLine) or isinstance(rejected, BadLine) or isinstance(prompt, BadLine):
+        return BadLine(line=line, reason="a side is neither a text nor a list of messages")
     if paired and chosen == rejected:
         return BadLine(line=line, reason="chosen and rejected are the same")
-    if not better or not worse:
-        return BadLine(line=line, reason="the two sides differ in more than one answer")
-    rating = None if paired else (1.0 if value["label"] else -1.0)
-    answer = Turn(role="assistant", text=worse, line=line, edited=better if paired else None, rating=rating)
+    shared = _shared(chosen, rejected) if paired else 0
+    opening = _joined(prompt, chosen[:shared])
+    if not opening:
+        return BadLine(line=line, reason="no prompt")
+    answer = _answer(value, chosen[shared:], rejected[shared:])
+    if answer is None:
+        return BadLine(line=line, reason="a side is not one answer to the prompt")
     return Conversation(source=user_of(value, value.get("metadata")), format=NAME, turns=(*opening, answer))
+
+
+def _answer(value: dict[str, Any], chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> Turn | None:
+    """The rejected answer with the chosen one as its edit, or the rated one; None unless each is one turn."""
+    if any(len(side) != 1 or side[0].role != "assistant" for side in (chosen, rejected)):
+        return None
+    if "chosen" in value:
+        return replace(rejected[0], edited=chosen[0].text)
+    return replace(rejected[0], rating=1.0 if value["label"] else -1.0)
+
+
+def _joined(prompt: tuple[Turn, ...], shared: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The prompt and what both sides begin with; once, where the sides repeat the prompt."""
+    repeated = [_said(turn) for turn in shared[: len(prompt)]] == [_said(turn) for turn in prompt]
+    return shared if repeated else (*prompt, *shared)
 
 
 def _side(side: Any, role: str, line: int) -> tuple[Turn, ...] | BadLine:
@@ -72,10 +69,6 @@ def _side(side: Any, role: str, line: int) -> tuple[Turn, ...] | BadLine:
     return turns_of(side, line)
 
 
-def _as_role(turn: Turn, role: str) -> Turn:
-    return Turn(role=role, text=turn.text, line=turn.line)
-
-
 def _said(turn: Turn) -> tuple[str, str]:
     return turn.role, turn.text
 
@@ -84,8 +77,3 @@ def _shared(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> int:
     """How many messages both sides begin with; the last message of a side is always its answer."""
     most = min(len(chosen), len(rejected)) - 1
     return next((n for n in range(most) if _said(chosen[n]) != _said(rejected[n])), max(most, 0))
-
-
-def _answer(turns: tuple[Turn, ...]) -> str:
-    """The text of a side's answer; "" unless it is one assistant's turn."""
-    return turns[0].text if len(turns) == 1 and turns[0].role == "assistant" else ""
