@@ -36,8 +36,10 @@ class DreamSettings:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    per_night: int = 280
-    """Dreams in use, all behaviours together; as many again for their counter-behaviours."""
+    per_night: int = 240
+    """Dreams in use, all behaviours together."""
+    counter_share: float = 1.75
+    """Dreams of a counter-behaviour for each one of its behaviour: it fails rarely, and must be learnt as well."""
     per_source: int = 64
     """At most this many dreams of one night may grow from one source's log."""
     max_tokens: int = 48
@@ -104,7 +106,9 @@ class Dreamer:
             dreams += await self._dream(plan, night, seen)
         await report(len(plans), len(plans))
         used = Counter(dream.behaviour for dream in dreams if dream.refused is None)
-        return Outcome(records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()})
+        return Outcome(
+            records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()}
+        )
 
     def _prepare(
         self, connection: Connection, night_id: str, sides: tuple[Behaviour, Behaviour]
@@ -116,7 +120,7 @@ class Dreamer:
         plans = [
             Plan(
                 behaviour=side,
-                count=count,
+                count=round(count * self.settings.counter_share) if side.counter_of else count,
                 rate=rates.get(side.name, FailureRate()),
                 episodes=_episodes(connection, side),
                 examples=[Seed(text=text, node=_declared(side), source=DECLARED) for text in side.examples],
@@ -171,7 +175,14 @@ class Dreamer:
         return prompts
 
     def _check(
-        self, plan: Plan, night_id: str, seeds: list[Seed], seed: int, text: str, seen: Seen, used: Counter[str]
+        self,
+        plan: Plan,
+        night_id: str,
+        seeds: list[Seed],
+        seed: int,
+        text: str,
+        seen: Seen,
+        used: Counter[str],
     ) -> Dream:
         """The dream, with the reason for which it cannot be used, if there is one."""
         messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
@@ -225,4 +236,6 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
 
 def _hardest(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     rows = queries.hardest_dreams(connection, behaviour.name, 12)
-    return [Seed(text=row["messages"][-1]["content"], node=row["nodes"][0], source=row["source"]) for row in rows]
+    return [
+        Seed(text=row["messages"][-1]["content"], node=row["nodes"][0], source=row["source"]) for row in rows
+    ]

@@ -50,7 +50,5 @@ class Seen:
         if found in self._exact or not found:
             return True
         spare = int((1 - NEAR) * len(found)) + 1
-        rare = sorted(found, key=lambda word: len(self._by_word.get(word, ())))[: spare]
-        return any(
-            similarity(found, other) >= NEAR for word in rare for other in self._by_word.get(word, ())
-        )
+        rare = sorted(found, key=lambda word: len(self._by_word.get(word, ())))[:spare]
+        return any(similarity(found, other) >= NEAR for word in rare for other in self._by_word.get(word, ()))
