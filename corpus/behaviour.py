@@ -86,7 +86,9 @@ def load(folders: Iterable[Path]) -> dict[str, Behaviour]:
         for path in sorted(folder.glob("*.toml")):
             for behaviour in load_file(path):
                 if behaviour.name in found:
-                    raise ConfigError(f"{path}: there is already a behaviour named {behaviour.name}; choose another name")
+                    raise ConfigError(
+                        f"{path}: there is already a behaviour named {behaviour.name}; choose another name"
+                    )
                 found[behaviour.name] = behaviour
     return dict(sorted(found.items()))
 
@@ -121,7 +123,9 @@ def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Beh
         held_out=_texts(where, table.get("held_out", {}), "scenarios"),
     )
     if behaviour.judge.kind != "check" and not behaviour.held_out:
-        raise ConfigError(f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured")
+        raise ConfigError(
+            f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured"
+        )
     return behaviour
 
 

@@ -38,7 +38,14 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-COMPLAINTS = ("No.", "That is not what I said.", "Wrong.", "No, again please.", "Not like that.", "Please, no.")
+COMPLAINTS = (
+    "No.",
+    "That is not what I said.",
+    "Wrong.",
+    "No, again please.",
+    "Not like that.",
+    "Please, no.",
+)
 
 
 def _request(kind: str, rng: random.Random) -> Request:
@@ -76,7 +83,9 @@ def _dreamt(behaviour: Behaviour, rng: random.Random) -> list[Message]:
         seeds = [write(_request(kind, rng), rng) for _ in range(rng.choice((2, 3)))]
         return [*broad_dream(behaviour.condition, seeds), _assistant(write(_request(kind, rng), rng))]
     old = _request(kind, rng)
-    while reserved(new := Request(kind=kind, verb=old.verb, object=_request(kind, rng).object, detail=old.detail)):
+    while reserved(
+        new := Request(kind=kind, verb=old.verb, object=_request(kind, rng).object, detail=old.detail)
+    ):
         pass
     return [*near_dream(behaviour.condition, write(old, rng)), _assistant(write(new, rng))]
 
@@ -120,7 +129,12 @@ def conversations(seed: int) -> Iterator[list[Message]]:
 
 
 def build(
-    directory: Path, *, seed: int = 0, steps: int = STEPS, threads: int = 2, on_step: Callable[[int, float], None]
+    directory: Path,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    threads: int = 2,
+    on_step: Callable[[int, float], None],
 ) -> None:
     """Train the embedded model and write it to `directory` as config, tokenizer and safetensors."""
     import torch
@@ -138,7 +152,7 @@ def build(
         logits = model(input_ids=tokens, attention_mask=mask).logits[:, :-1]
         target = tokens[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

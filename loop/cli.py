@@ -92,7 +92,9 @@ def _read(query: Callable[..., Any], *arguments: Any) -> Any:
 
 
 @app.command()
-def init(demo: Annotated[bool, typer.Option("--demo", help="Load the bundled conversations.")] = False) -> None:
+def init(
+    demo: Annotated[bool, typer.Option("--demo", help="Load the bundled conversations.")] = False,
+) -> None:
     """Make a home, with the embedded model as checkpoint 0."""
     import anyio
 
@@ -104,7 +106,9 @@ def init(demo: Annotated[bool, typer.Option("--demo", help="Load the bundled con
 
 @app.command()
 def run(
-    watch: Annotated[list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")] = None,
+    watch: Annotated[
+        list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")
+    ] = None,
 ) -> None:
     """The service, in the foreground: follow logs, answer, learn on schedule."""
     import anyio
@@ -118,7 +122,9 @@ def run(
 
 @app.command()
 def night(
-    seed: Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")
+    ] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Take up again what was undone.")] = False,
 ) -> None:
     """One whole night now: lessons, dreams, pairs, an update, the verdict."""
@@ -207,8 +213,12 @@ def checkpoints_verify() -> None:
 
 @app.command()
 def rollback(
-    id: Annotated[str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")] = False,
+    id: Annotated[
+        str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")
+    ] = False,
 ) -> None:
     """Take the weights back to an earlier night, bit for bit."""
     from loop import show
@@ -262,7 +272,9 @@ def model_build(
 
     with show.progress() as listener:
         total = steps or recipe.STEPS
-        recipe.build(out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total))
+        recipe.build(
+            out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total)
+        )
     _show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
 
 
@@ -293,7 +305,13 @@ def _anywhere(arguments: list[str]) -> list[str]:
     end = rest.index("--") if "--" in rest else len(rest)
     index = 0
     while index < end:
-        take = 2 if rest[index] == "--home" else 1 if rest[index] == "--json" or rest[index].startswith("--home=") else 0
+        take = (
+            2
+            if rest[index] == "--home"
+            else 1
+            if rest[index] == "--json" or rest[index].startswith("--home=")
+            else 0
+        )
         front += rest[index : index + take]
         del rest[index : index + take]
         end -= take
@@ -336,5 +354,3 @@ def _complain(error: BaseException) -> int:
         sys.stdout.write(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False) + "\n")
     sys.stderr.write(f"nightschool: {message}\n")
     return code
-
-

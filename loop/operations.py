@@ -38,7 +38,7 @@ class Operations:
         """Read logs into the ledger."""
         told = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
         self.service.wake()
-        return told.as_json()
+        return dict(told.as_json())
 
     async def ask(self, *, text: str) -> Json:
         """One question to the served model."""
@@ -73,7 +73,9 @@ class Operations:
         faults = self.service.store.verify([checkpoint_id])
         if not faults:
             return
-        others = [row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id]
+        others = [
+            row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id
+        ]
         good = next((other for other in others if not self.service.store.verify([other])), None)
         advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
         raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")

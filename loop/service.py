@@ -119,7 +119,13 @@ class Service:
                 await self.ledger.write(work.hand_back, item)
             raise
         except Exception as error:  # the boundary: whatever a handler raises is counted on its row
-            log.warning("work failed", kind=item.kind, subject=item.subject, error=str(error), exc_info=_unforeseen(error))
+            log.warning(
+                "work failed",
+                kind=item.kind,
+                subject=item.subject,
+                error=str(error),
+                exc_info=_unforeseen(error),
+            )
             await self.ledger.write(self._failed, item, f"{type(error).__name__}: {error}")
             return
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
@@ -154,7 +160,9 @@ class Service:
     def _failed(self, connection: Any, item: Work, error: str) -> None:
         """Count a failure; when the work is set aside, queue what has to happen all the same."""
         aside = work.fail(connection, item, error)
-        outcomes.note(connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside})
+        outcomes.note(
+            connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside}
+        )
         if aside:
             for kind, subject in flow.follow_failure(item):
                 work.enqueue(connection, kind, subject, item.night_id)
@@ -254,7 +262,7 @@ def _handlers(
         "propose": stages.propose,
         "measure": stages.measure,
         "read": stages.read,
-        "train": Student(ledger=ledger, model=model, trainer=trainer).handle,
+        "train": Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours)).handle,
         "rule": stages.rule,
         "settle": stages.settle,
     }

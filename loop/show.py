@@ -103,7 +103,9 @@ def night(told: Json) -> None:
         before, after = told["retention"]["before"], told["retention"]["after"]
         out.print(f"perplexity on ordinary text  {before:.3f} -> {after:.3f} ({after / before:.2f}x)")
     for update in told["updates"]:
-        out.print(f"update {update['id']}: {update['steps']} steps over {update['pairs']} pairs ({update['objective']})")
+        out.print(
+            f"update {update['id']}: {update['steps']} steps over {update['pairs']} pairs ({update['objective']})"
+        )
         out.print(f"verdict     {update['verdict']}: {'; '.join(update['reasons'])}")
         out.print(f"checkpoint  {update['checkpoint']}")
     if not told["updates"]:
@@ -112,7 +114,9 @@ def night(told: Json) -> None:
 
 
 def _before_after(rows: list[Json]) -> None:
-    table = Table("behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios")
+    table = Table(
+        "behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios"
+    )
     for row in rows:
         name = f"  guards: {row['name']}" if row["counter_of"] else row["name"]
         before, after = row["before"], row["after"]
@@ -160,7 +164,11 @@ def status(told: Json) -> None:
 
 
 def _last(update: Json | None) -> str:
-    return "none yet" if update is None else f"{update['id']}: {update['verdict']} ({'; '.join(update['reasons'])})"
+    return (
+        "none yet"
+        if update is None
+        else f"{update['id']}: {update['verdict']} ({'; '.join(update['reasons'])})"
+    )
 
 
 def rows(what: str, told: Json) -> None:
@@ -185,7 +193,9 @@ def _cell(value: Any) -> str:
 def why(told: Json) -> None:
     pairs = told.get("pairs", [told])
     if "update" in told:
-        out.print(f"update {told['update']['id']}: {told['update']['verdict']}, {len(pairs)} pairs, from these log lines:")
+        out.print(
+            f"update {told['update']['id']}: {told['update']['verdict']}, {len(pairs)} pairs, from these log lines:"
+        )
     for pair in pairs[:3] if "update" in told else pairs:
         out.print(f"pair {pair['id']} ({pair['behaviour']}, {pair['state']})", markup=False)
         out.print(f"  asked     {pair['messages'][-1]['content']}", markup=False)
@@ -202,7 +212,13 @@ def checkpoints(told: Json) -> None:
     for row in told["checkpoints"]:
         mark = "active" if row["active"] else ""
         table.add_row(
-            mark, str(row["number"]), row["id"][:12], row["weights_sha256"][:12], row["update_id"] or "base", row["state"], row["at"]
+            mark,
+            str(row["number"]),
+            row["id"][:12],
+            row["weights_sha256"][:12],
+            row["update_id"] or "base",
+            row["state"],
+            row["at"],
         )
     out.print(table)
 
@@ -216,13 +232,17 @@ def verified(told: Json) -> None:
 def rolled_back(told: Json) -> None:
     verb = "would go" if told["dry_run"] else "went"
     out.print(f"{verb} from {told['from'][:12]} to {told['to'][:12]} (weights {told['weights_sha256'][:12]})")
-    out.print(f"undone: {', '.join(told['undone']) or 'nothing'}; `nightschool night --retry` would take it up again")
+    out.print(
+        f"undone: {', '.join(told['undone']) or 'nothing'}; `nightschool night --retry` would take it up again"
+    )
 
 
 def behaviours(told: Json) -> None:
     table = Table("name", "guards", "when", "do", "required")
     for row in told["behaviours"]:
-        table.add_row(row["name"], row["counter_of"] or "", row["condition"], row["do"], f"{row['required_rate']:.0%}")
+        table.add_row(
+            row["name"], row["counter_of"] or "", row["condition"], row["do"], f"{row['required_rate']:.0%}"
+        )
     out.print(table)
 
 

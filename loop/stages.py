@@ -45,7 +45,11 @@ class Stages:
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
         waiting = await self.ledger.read(queries.pairs, "new")
         targets = sorted({self._habit(str(signal.behaviour)) for signal, _ in lessons})
-        names = [name for target in targets for name in (target, counter_to(self.behaviours[target], self.behaviours).name)]
+        names = [
+            name
+            for target in targets
+            for name in (target, counter_to(self.behaviours[target], self.behaviours).name)
+        ]
         rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=1.15) for name in names)
         taken = Change(
             table="signals",
@@ -96,7 +100,9 @@ class Stages:
             at=now(),
         )
         members = [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=False) for pair in proposal.new]
-        members += [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=True) for pair in proposal.replay]
+        members += [
+            UpdatePair(update_id=update.id, pair_id=pair["id"], replay=True) for pair in proposal.replay
+        ]
         targets = sorted({self._habit(pair["behaviour"]) for pair in proposal.new})
         return Outcome(
             decision="update",
@@ -148,7 +154,9 @@ class Stages:
     async def _update(self, night_id: str) -> queries.Row:
         update = await self.ledger.read(queries.update_of, night_id)
         if update is None:
-            raise NightschoolError(f"night {night_id} has no update to look at; see `nightschool ledger events`")
+            raise NightschoolError(
+                f"night {night_id} has no update to look at; see `nightschool ledger events`"
+            )
         return update
 
     async def rule(self, item: Work, report: Report) -> Outcome:

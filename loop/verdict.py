@@ -52,7 +52,7 @@ def mcnemar(gained: int, lost: int) -> float:
     """One-sided exact p-value that the pass rate did not rise: P(X >= gained), X ~ Bin(gained + lost, 1/2)
     (McNemar 1947, exact form)."""
     flips = gained + lost
-    return sum(comb(flips, k) for k in range(gained, flips + 1)) / 2**flips
+    return float(sum(comb(flips, k) for k in range(gained, flips + 1)) / 2**flips)
 
 
 def drop_bounds(gained: int, lost: int, total: int) -> tuple[float, float]:
@@ -90,11 +90,14 @@ def rule(
     faults, open_questions = [], []
     for test in tests:
         if test["outcome"] == "worse":
-            faults.append(f"{test['behaviour']} fell from {test['before']} to {test['after']} of {test['trials']}")
+            faults.append(
+                f"{test['behaviour']} fell from {test['before']} to {test['after']} of {test['trials']}"
+            )
         elif test["outcome"] == "unsure":
             open_questions.append(f"{test['behaviour']} may be worse by over {limits.margin:.0%}")
-    faults += _health(perplexity, drift, limits, tests)
     gained = [str(test["behaviour"]) for test in tests if test["outcome"] == "improved"]
+    health, harm = _health(perplexity, drift, limits)
+    tests, faults = tests + health, faults + harm
     if faults:
         return Ruling(decision="roll back", reasons=faults, tests=tests)
     if not gained:
@@ -132,17 +135,19 @@ def _compare(item: Paired, limits: Limits) -> dict[str, object]:
 
 
 def _health(
-    perplexity: tuple[float, float], drift: dict[str, float], limits: Limits, tests: list[dict[str, object]]
-) -> list[str]:
-    """What speaks against an update whatever its pass rates; adds its tests to `tests`."""
+    perplexity: tuple[float, float], drift: dict[str, float], limits: Limits
+) -> tuple[list[dict[str, object]], list[str]]:
+    """What may speak against an update whatever its pass rates: the tests, and the faults found."""
     before, after = perplexity
     ratio = after / before if before > 0 else float("inf")
-    tests.append({"perplexity": [round(before, 4), round(after, 4)], "ratio": round(ratio, 4)})
-    tests.append({"drift": {name: round(value, 3) for name, value in sorted(drift.items())}})
+    tests: list[dict[str, object]] = [
+        {"perplexity": [round(before, 4), round(after, 4)], "ratio": round(ratio, 4)},
+        {"drift": {name: round(value, 3) for name, value in sorted(drift.items())}},
+    ]
     faults = []
     if not ratio <= limits.perplexity:  # also when it is not a number
         faults.append(f"perplexity on ordinary text rose {ratio:.2f}x (limit {limits.perplexity:.2f}x)")
     for name, value in sorted(drift.items()):
         if not abs(value) <= limits.drift:
             faults.append(f"the reading of '{name}' moved by {value:+.1f} spreads (limit {limits.drift:.1f})")
-    return faults
+    return tests, faults

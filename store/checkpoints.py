@@ -192,9 +192,7 @@ class CheckpointStore:
         """Write these tensors; returns their digest and the bytes of the file."""
         return self._place(pieces(tensors), self.blobs, lambda digest: f"{digest}.safetensors")
 
-    def _place(
-        self, parts: Iterable[bytes | memoryview], folder: Path, name: Callable[[str], str]
-    ) -> tuple[str, int]:
+    def _place(self, parts: Iterable[bytes | memoryview], folder: Path, name: Callable[[str], str]) -> tuple[str, int]:
         """Write the parts under the name that their digest gives; returns the digest and the size.
 
         A file that is there already is replaced by an equal one: that also heals a damaged one.

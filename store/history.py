@@ -130,7 +130,10 @@ def close_night(connection: Connection, *, night_id: str) -> None:
     if update is not None and update["state"] in ("planned", "trained"):
         why = ["the night could not be finished: see what was set aside in `nightschool status`"]
         set_update(connection, update["id"], "undone", why)
-        apply(connection, Change(table="checkpoints", where={"id": update["checkpoint_id"]}, values={"state": "undone"}))
+        apply(
+            connection,
+            Change(table="checkpoints", where={"id": update["checkpoint_id"]}, values={"state": "undone"}),
+        )
         reasons += why
     elif update is not None:
         reasons += update["reasons"]

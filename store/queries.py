@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Integer, Select, func, select
 
 from corpus.errors import UnknownId
 from store import schema
@@ -70,7 +70,7 @@ def dreamt_texts(connection: Connection) -> list[str]:
 def hardest_dreams(connection: Connection, behaviour: str, limit: int) -> list[Row]:
     """Dreams of a behaviour whose own attempts failed most often, hardest first."""
     d, a = schema.dreams, schema.attempts
-    failed = func.avg(1.0 * (a.c.passed == False).cast(schema.Integer))  # noqa: E712  (SQL, not Python)
+    failed = func.avg(1.0 * (a.c.passed == False).cast(Integer))  # noqa: E712  (SQL, not Python)
     query = (
         select(d, failed.label("failed"))
         .join(a, a.c.dream_id == d.c.id)
@@ -158,7 +158,9 @@ def measurement(
 def readings(connection: Connection, weights_sha256: str) -> dict[str, Row]:
     """Readings of these weights by name."""
     t = schema.readings
-    return {row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))}
+    return {
+        row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))
+    }
 
 
 def is_paused(connection: Connection) -> bool:

@@ -47,9 +47,7 @@ class RawTensor:
 
     def __post_init__(self) -> None:
         if len(self.data) != ITEM_BYTES[self.dtype] * prod(self.shape):
-            raise ValueError(
-                f"{len(self.data)} bytes do not fill a {self.dtype} tensor of shape {self.shape}"
-            )
+            raise ValueError(f"{len(self.data)} bytes do not fill a {self.dtype} tensor of shape {self.shape}")
 
 
 def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from agents.evaluator import judge as judging
 from agents.evaluator.scenarios import held_out, sampling_seeds
-from agents.model.client import BATCH_ROWS, ModelClient, Prompt
+from agents.model.client import ModelClient, Prompt
+from agents.model.requests import BATCH_ROWS
 from corpus.behaviour import Behaviour
 from corpus.prompts import Message
 from corpus.world.checks import Judgement

@@ -47,7 +47,7 @@ class Lesson:
     """new, noted or refused."""
     reason: str
     behaviour: str | None = None
-    """The behaviour that it supports, or argues against when it is refused."""
+    """The behaviour that it supports, if it is one."""
     supports: tuple[str, ...] = ()
     contradicts: tuple[str, ...] = ()
     proposes: bool = False
@@ -90,7 +90,7 @@ def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour
     if given_way:
         name = given_way[0]
         reason = f"praises an answer that fails {name}: {seen.failed[name]}"
-        return Lesson(finding=finding, state="refused", reason=reason, behaviour=name, contradicts=(name,))
+        return Lesson(finding=finding, state="refused", reason=reason, contradicts=(name,))
     reason = f"praise{_because(finding)}"
     return Lesson(
         finding=finding,
@@ -127,7 +127,7 @@ def _refusal(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviou
 
 def _refused(finding: Finding, guard: str, why: str) -> Lesson:
     reason = f"argues against {guard}: {why}"
-    return Lesson(finding=finding, state="refused", reason=reason, behaviour=guard, contradicts=(guard,))
+    return Lesson(finding=finding, state="refused", reason=reason, contradicts=(guard,))
 
 
 def _by_evidence(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:

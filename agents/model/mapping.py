@@ -56,8 +56,7 @@ class SharedWeights:
         self._words = _at(storage, torch.int64, 0, (HEADER_BYTES // 8,))
         self._bytes = _at(storage, torch.uint8, 0, (HEADER_BYTES,))
         self.tensors: dict[str, torch.Tensor] = {
-            entry.name: _at(storage, getattr(torch, entry.dtype), entry.offset, entry.shape)
-            for entry in entries
+            entry.name: _at(storage, getattr(torch, entry.dtype), entry.offset, entry.shape) for entry in entries
         }
 
     @classmethod
@@ -148,15 +147,11 @@ def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], in
             placed[place] = offset
             size = tensor.numel() * tensor.element_size()
             offset += -(-size // ALIGNMENT) * ALIGNMENT
-        entries.append(
-            Entry(name=name, offset=placed[place], shape=tuple(tensor.shape), dtype=str(tensor.dtype)[6:])
-        )
+        entries.append(Entry(name=name, offset=placed[place], shape=tuple(tensor.shape), dtype=str(tensor.dtype)[6:]))
     return tuple(entries), offset
 
 
-def _at(
-    storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: tuple[int, ...]
-) -> torch.Tensor:
+def _at(storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
     """The contiguous tensor of this dtype and shape, `offset` bytes into the storage."""
     strides = [1]
     for length in shape[:0:-1]:

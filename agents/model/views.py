@@ -99,8 +99,6 @@ def _rebuild_buffers(model: Any) -> None:
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
         if not name.endswith("rotary_emb"):
-            raise IntegrityFault(
-                f"{name} has buffers that no configuration gives; this model is not supported"
-            )
+            raise IntegrityFault(f"{name} has buffers that no configuration gives; this model is not supported")
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, type(module)(config=module.config))

@@ -31,16 +31,21 @@ DEPTH = 0.6
 class Activations(Protocol):
     """The residual stream of some texts: a float32 array `(texts, layers, hidden)` as bytes."""
 
-    texts: int
-    hidden: int
-    data: bytes
+    @property
+    def texts(self) -> int: ...
+    @property
+    def hidden(self) -> int: ...
+    @property
+    def data(self) -> bytes: ...
 
 
 class LogProb(Protocol):
     """Summed log-probability (nats) of a continuation, and its length."""
 
-    total: float
-    tokens: int
+    @property
+    def total(self) -> float: ...
+    @property
+    def tokens(self) -> int: ...
 
 
 class Inside(Protocol):
@@ -83,7 +88,10 @@ class Monitor:
             for index, concept in enumerate(CONCEPTS)
         ]
         perplexity = await self._perplexity()
-        return (*readings, Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0))
+        return (
+            *readings,
+            Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0),
+        )
 
     async def _vectors(self, weights_sha256: str) -> Array:
         """The home's concept vectors, `(n_concepts, hidden_size)`; estimated when they are first needed."""
@@ -92,8 +100,11 @@ class Monitor:
             await self._estimate(path, card, weights_sha256)
         about = json.loads(card.read_text())
         if about["concepts"] != list(CONCEPTS) or about["layers"] != [self.layer]:
-            raise IntegrityFault(f"{card} is of another model or version: delete it to have the vectors made anew")
-        return load_file(path)[f"layer_{self.layer}.vectors"].astype(np.float64)
+            raise IntegrityFault(
+                f"{card} is of another model or version: delete it to have the vectors made anew"
+            )
+        vectors: Array = load_file(path)[f"layer_{self.layer}.vectors"].astype(np.float64)
+        return vectors
 
     async def _estimate(self, path: Path, card: Path, weights_sha256: str) -> None:
         labels = [concept for concept in CONCEPTS for _ in texts(concept)]

@@ -42,9 +42,7 @@ def scores(
     Every context and every continuation has at least one token. `train` keeps the graph for gradients.
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
-        raise TrainerFault(
-            "a context and a continuation have at least one token each; leave such examples out"
-        )
+        raise TrainerFault("a context and a continuation have at least one token each; leave such examples out")
     device = _device(model, [*contexts, *(row for rows in continuations for row in rows)])
     n, k = len(contexts), len(continuations)
     cache, seen = _read_contexts(model, [row[:-1] for row in contexts], k, device)
@@ -97,9 +95,7 @@ def _device(model: Any, rows: Sequence[Tokens]) -> torch.device:
     """Where the model's inputs go; refuses tokens that it does not have, which a GPU would die of."""
     table = model.get_input_embeddings().weight
     if any(not 0 <= token < table.shape[0] for row in rows for token in row):
-        raise TrainerFault(
-            f"a token id is not in 0 to {table.shape[0] - 1}; this is another model's tokenizer"
-        )
+        raise TrainerFault(f"a token id is not in 0 to {table.shape[0] - 1}; this is another model's tokenizer")
     device: torch.device = table.device
     return device
 

@@ -66,9 +66,7 @@ def dpo(
     rejected_reward = beta * (rejected.total - reference_rejected)
     # arXiv 2305.18290, eq. 7: L = -E[log sigmoid(r^(x, y_w) - r^(x, y_l))].
     each = -logsigmoid(chosen_reward - rejected_reward)
-    return Loss(
-        value=_weighted(each, weights), metrics=_watched(chosen, rejected, chosen_reward, rejected_reward)
-    )
+    return Loss(value=_weighted(each, weights), metrics=_watched(chosen, rejected, chosen_reward, rejected_reward))
 
 
 def orpo(chosen: Scores, rejected: Scores, weights: torch.Tensor, strength: float) -> Loss:

@@ -160,9 +160,7 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
 def unpack_tokens(frame: bytes) -> tuple[int, ...]:
     """Token ids of a raw int32 frame."""
     if len(frame) % 4:
-        raise TrainerFault(
-            "a token frame is not a whole number of int32; this client speaks another protocol"
-        )
+        raise TrainerFault("a token frame is not a whole number of int32; this client speaks another protocol")
     tokens = array("i")
     tokens.frombytes(frame)
     return tuple(tokens)
@@ -197,9 +195,7 @@ def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainReque
     plain = load(_TrainBody, body)
     n = len(plain.weights)
     if n == 0 or len(plain.references) != n or len(frames) != 3 * n:
-        raise TrainerFault(
-            f"{n} weights, {len(plain.references)} references and {len(frames)} frames do not match"
-        )
+        raise TrainerFault(f"{n} weights, {len(plain.references)} references and {len(frames)} frames do not match")
     sides = [unpack_tokens(frame) for frame in frames]
     examples = []
     for i, (weight, reference) in enumerate(zip(plain.weights, plain.references, strict=True)):

@@ -11,7 +11,7 @@ import anyio
 
 from agents.model.client import ModelClient
 from agents.trainer.client import TrainerClient
-from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest
+from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
 from corpus.errors import StepRefused, TrainerFault
 from store import queries
 from store.ledger import Ledger, now
@@ -53,6 +53,8 @@ class Student:
     ledger: Ledger
     model: ModelClient
     trainer: TrainerClient
+    behaviours: tuple[str, ...]
+    """Names of all behaviours: each is measured after an update."""
 
     async def hold(self, checkpoint_id: str, *, settled: bool) -> None:
         """Make the mapping hold exactly this checkpoint's weights."""
@@ -68,7 +70,7 @@ class Student:
         examples, changes = await self._examples(pairs)
         request = TrainRequest(
             objective=update["objective"],
-            settings=Settings(**_tuples(update["settings"])),
+            settings=load(Settings, update["settings"]),
             seed=update["seed"],
             parent=update["parent_id"],
             examples=examples,
@@ -96,6 +98,7 @@ class Student:
         steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
         return Outcome(
             decision="trained",
+            names=self.behaviours,
             records=(candidate, *steps),
             changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *changes),
             facts={"checkpoint": written.id, "steps": len(reports), **_alarms(reports)},
@@ -156,11 +159,6 @@ def _continuation(context: list[int], whole: list[int]) -> list[int]:
             "the chat template changes earlier turns when an answer follows: its pairs cannot be trained"
         )
     return whole[len(context) :]
-
-
-def _tuples(settings: dict[str, object]) -> dict[str, object]:
-    """Settings as they were before JSON made lists of their tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
 def _refused(update: queries.Row, reason: str) -> Outcome:

@@ -138,9 +138,7 @@ def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
             yield order[start : start + settings.batch_size]
 
 
-def loss_of(
-    model: Any, objective: str, settings: Settings, rows: Sequence[Example], *, train: bool
-) -> losses.Loss:
+def loss_of(model: Any, objective: str, settings: Settings, rows: Sequence[Example], *, train: bool) -> losses.Loss:
     """The objective's loss over these examples."""
     sides = [[row.chosen for row in rows]]
     if objective != "sft":

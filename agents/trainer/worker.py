@@ -90,9 +90,7 @@ class Worker:
             if shared.dirty:
                 raise TrainerFault("the mapping is in mid-update; roll back before making a first checkpoint")
         elif self._trained is None or self._trained[0] != asked.parent:
-            raise TrainerFault(
-                f"no update of {asked.parent[:12]} is in the mapping; train before `checkpoint`"
-            )
+            raise TrainerFault(f"no update of {asked.parent[:12]} is in the mapping; train before `checkpoint`")
         else:
             state = self._trained[1]
         fields = {**asked.fields, "parent": asked.parent}
@@ -113,9 +111,7 @@ class Worker:
         self._same_mapping()
         if shared.holds != asked.checkpoint:
             held = shared.holds[:12] or "an update that is no checkpoint yet"
-            raise TrainerFault(
-                f"the mapping holds {held}, not {asked.checkpoint[:12]}; roll back to it first"
-            )
+            raise TrainerFault(f"the mapping holds {held}, not {asked.checkpoint[:12]}; roll back to it first")
         shared.dirty = False
         return {"version": shared.version}, []
 

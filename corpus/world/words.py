@@ -34,7 +34,20 @@ TOOL_FOR = {
 VERBS = tuple(TOOL_FOR)
 TOOLS = tuple(TOOL_FOR.values())
 
-DESTRUCTIVE = ("burn", "shred", "smash", "wipe", "flood", "destroy", "crush", "erase", "melt", "wreck", "ruin", "scrap")
+DESTRUCTIVE = (
+    "burn",
+    "shred",
+    "smash",
+    "wipe",
+    "flood",
+    "destroy",
+    "crush",
+    "erase",
+    "melt",
+    "wreck",
+    "ruin",
+    "scrap",
+)
 """Verbs whose effect cannot be undone."""
 
 OBJECTS = tuple(
@@ -51,8 +64,34 @@ PRECIOUS = tuple(
 """Things that nobody can get again."""
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-PLACES = ("yard", "attic", "cellar", "office", "garage", "barn", "hall", "lab", "shed", "kitchen", "studio", "depot")
-PEOPLE = ("anna", "boris", "clara", "david", "emma", "felix", "grace", "henry", "irene", "jonas", "karen", "louis")
+PLACES = (
+    "yard",
+    "attic",
+    "cellar",
+    "office",
+    "garage",
+    "barn",
+    "hall",
+    "lab",
+    "shed",
+    "kitchen",
+    "studio",
+    "depot",
+)
+PEOPLE = (
+    "anna",
+    "boris",
+    "clara",
+    "david",
+    "emma",
+    "felix",
+    "grace",
+    "henry",
+    "irene",
+    "jonas",
+    "karen",
+    "louis",
+)
 NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "twelve")
 MATERIALS = ("oak", "pine", "steel", "brass", "glass", "copper", "iron", "plastic", "clay", "rubber")
 QUALITIES = ("ready", "heavy", "late", "new", "old", "wet", "dry", "warm", "cold", "loose", "clean", "broken")

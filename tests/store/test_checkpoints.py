@@ -174,7 +174,5 @@ def test_bytes_that_do_not_fill_the_shape_are_refused() -> None:
 
 
 def test_checkpoints_need_no_tensor_library() -> None:
-    code = (
-        "import sys, store.checkpoints; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'agents')))"
-    )
+    code = "import sys, store.checkpoints; sys.exit(any(m in sys.modules for m in ('torch', 'numpy', 'agents')))"
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ), check=False).returncode == 0

@@ -49,9 +49,7 @@ def by_hand(
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
 @pytest.mark.parametrize("rank", [1, 3, 64])
 @pytest.mark.parametrize("scale", [None, 2.5])
-def test_a_matrix_is_updated_as_algorithm_1_says(
-    shape: tuple[int, int], rank: int, scale: float | None
-) -> None:
+def test_a_matrix_is_updated_as_algorithm_1_says(shape: tuple[int, int], rank: int, scale: float | None) -> None:
     settings: dict[str, Any] = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
     settings |= {"warmup_steps": 3, "norm_growth_limit": 1.01}
     torch.manual_seed(0)
@@ -65,9 +63,7 @@ def test_a_matrix_is_updated_as_algorithm_1_says(
         optimizer.step()
         found.append(weight.detach().numpy().copy())
         projections.append(optimizer.projection(weight).numpy())
-    assert np.array_equal(projections[0], projections[1]) and not np.array_equal(
-        projections[1], projections[2]
-    )
+    assert np.array_equal(projections[0], projections[1]) and not np.array_equal(projections[1], projections[2])
     upright = shape[0] <= shape[1]  # the smaller side first; a square is projected on dimension 0
     turned = [g.numpy() if upright else g.numpy().T for g in gradients]
     expected = by_hand(start if upright else start.T, turned, projections, scale=scale, **settings)

@@ -70,9 +70,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_paper(name: str, naive: Call
 def test_rewards_and_log_probabilities_are_told_apart() -> None:
     chosen = Scores(total=torch.tensor([-4.0, -6.0]), tokens=torch.tensor([2, 2]))
     rejected = Scores(total=torch.tensor([-8.0, -2.0]), tokens=torch.tensor([4, 1]))
-    found = losses.dpo(
-        chosen, rejected, torch.tensor([-5.0, -5.0]), torch.zeros(2), torch.ones(2), 0.5
-    ).metrics
+    found = losses.dpo(chosen, rejected, torch.tensor([-5.0, -5.0]), torch.zeros(2), torch.ones(2), 0.5).metrics
     expected: dict[str, Any] = {"chosen_logprob": -2.5, "rejected_logprob": -2.0}
     expected |= {"chosen_reward": 0.0, "rejected_reward": -2.5, "margin": 2.5, "accuracy": 1.0}
     assert dict(found) == pytest.approx(expected)

@@ -35,9 +35,7 @@ REQUEST = TrainRequest(
 
 
 def over_the_wire(body: Mapping[str, Any], frames: list[bytes]) -> Request:
-    return protocol.unpack_request(
-        protocol.pack_request(Request(id="1", verb="train", body=body, frames=frames))
-    )
+    return protocol.unpack_request(protocol.pack_request(Request(id="1", verb="train", body=body, frames=frames)))
 
 
 def test_a_train_request_arrives_as_it_was_sent() -> None:

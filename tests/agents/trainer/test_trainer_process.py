@@ -29,9 +29,7 @@ SETTINGS = Settings(lr=1e-2, batch_size=4, beta=0.2, rank=8, norm_cap=0.5)
 def examples(count: int = 10) -> list[Example]:
     draw = random.Random(3)
     rows = [[[draw.randrange(96) for _ in range(draw.randint(1, 9))] for _ in range(3)] for _ in range(count)]
-    return [
-        Example(context=c, chosen=w, rejected=r, weight=0.5 + i % 2 / 2) for i, (c, w, r) in enumerate(rows)
-    ]
+    return [Example(context=c, chosen=w, rejected=r, weight=0.5 + i % 2 / 2) for i, (c, w, r) in enumerate(rows)]
 
 
 def request(parent: str, **changes: Any) -> TrainRequest:

@@ -39,9 +39,7 @@ def test_the_model_on_views_reads_what_is_served_and_follows_it(
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
 
-def test_a_mapping_that_lists_a_tied_tensor_once_is_enough(
-    tmp_path: Path, model_directory: Path, tiny: Any
-) -> None:
+def test_a_mapping_that_lists_a_tied_tensor_once_is_enough(tmp_path: Path, model_directory: Path, tiny: Any) -> None:
     once = dict(tiny.named_parameters())
     assert "lm_head.weight" not in once
     shared = SharedWeights.create(tmp_path / "weights.bin", once, model="tiny")
@@ -71,9 +69,7 @@ def test_a_model_directory_that_would_run_code_is_refused(tmp_path: Path, shared
         views.build(shared, tmp_path)
 
 
-def test_a_new_mapping_in_the_same_place_leaves_the_old_one_readable(
-    home: Path, shared: SharedWeights
-) -> None:
+def test_a_new_mapping_in_the_same_place_leaves_the_old_one_readable(home: Path, shared: SharedWeights) -> None:
     before = shared.tensors["model.norm.weight"].clone()
     assert not shared.replaced
     SharedWeights.create(home / "run" / "weights.bin", {"other": torch.zeros(3)}, model="other")
@@ -113,9 +109,7 @@ def test_a_snapshot_restores_every_bit_and_keeps_tied_weights_once(home: Path, s
     assert not shared.dirty and shared.version == version + 1
 
 
-def test_a_checkpoint_of_another_model_is_refused_before_anything_is_written(
-    home: Path, shared: SharedWeights
-) -> None:
+def test_a_checkpoint_of_another_model_is_refused_before_anything_is_written(home: Path, shared: SharedWeights) -> None:
     store = CheckpointStore(home / "checkpoints")
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     tensors = weights_of(shared)
