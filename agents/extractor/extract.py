@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from agents.extractor.cues import TAKEN_CHARS
 from agents.extractor.facts import Fact, facts
 from agents.extractor.feelings import feelings, strongest
 from agents.extractor.harm import escaped, specific
@@ -19,6 +20,7 @@ from agents.extractor.lessons import Judging, Lesson, decide, evidence
 from agents.extractor.rules import Finding, Hints, find
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
+from corpus.prompts import Message
 from store.records import Edge, Node, Record, Signal, identity
 
 MOST_LESSONS = 3
@@ -69,9 +71,13 @@ def hints(behaviours: Mapping[str, Behaviour], judging: Judging) -> Hints:
     known = [behaviour for behaviour in behaviours.values() if specific(behaviour)]
     return Hints(
         failed=lambda request, answer: bool(evidence(behaviours, judging, request, answer).failed),
-        is_request=lambda text: any(judging.applies(b, [{"role": "user", "content": text}]) for b in known),
+        is_request=lambda text: any(judging.applies(b, [_user(text)]) for b in known),
         cues=tuple(sorted({cue for behaviour in behaviours.values() for cue in behaviour.cues})),
     )
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text[:TAKEN_CHARS]}
 
 
 def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -113,16 +113,18 @@ def find(turns: Sequence[Turn], hints: Hints | None = None) -> tuple[Finding, ..
     return tuple(found)
 
 
-def exchanges(turns: Sequence[Turn]) -> dict[int, Exchange]:
-    """Every user's turn that has an answer before it, by position; each turn is its own root request."""
-    talk, found = _Talk(), dict[int, Exchange]()
+def exchanges(turns: Sequence[Turn], hints: Hints | None = None) -> dict[int, Exchange]:
+    """Every user's turn that has an answer before it, by position, whether the rules find something in it or not."""
+    known, talk, found = hints or Hints(), _Talk(), dict[int, Exchange]()
     for position, turn in enumerate(turns):
         if turn.role == "assistant" and turn.text.strip():
             talk.answer, talk.answer_position = turn, position
         elif turn.role == "user" and turn.text.strip():
-            if about := _exchange(turns, position, talk):
+            about = _exchange(turns, position, talk)
+            if about:
                 found[position] = about
-            _listen(talk, turn.text, carries_on=False)
+            heard = _by_words(about, known) if about else []
+            _listen(talk, turn.text, carries_on=any(finding.negative for finding in heard))
     return found
 
 
