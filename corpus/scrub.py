@@ -54,7 +54,7 @@ _MARKER = re.compile(r"-----(BEGIN|END) (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: B
 _BETWEEN = r"(?:\s|\\[nrt]|[>|\"'+,;#*]|\d{1,6}(?:→|\t|:|\|))"
 _KEY_BODY = re.compile(
     rf"(?:{_BETWEEN}*+(?:[A-Z][A-Za-z-]{{2,20}}: [^\n]*+|[A-Za-z0-9+/=]{{16,}}+))*+"
-    rf"(?:{_BETWEEN}*+[A-Za-z0-9+/=]{{1,15}}+(?=\s*\Z))?"
+    rf"(?:{_BETWEEN}*+[A-Za-z0-9+/=]{{1,15}}+(?=[ \t.…]*(?:\n|\\n|\Z)))?"
 )
 _KEY_LINE = re.compile(r"[^A-Za-z0-9+/=]*(?:\d{1,6}[^A-Za-z0-9+/=]+)?[A-Za-z0-9+/=]{16,}[^A-Za-z0-9+/=]*")
 

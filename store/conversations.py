@@ -61,12 +61,9 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
     conversation = scrub_conversation(conversation)
     if not conversation.turns:
         raise ValueError("a conversation without turns is the reader's to refuse")
-    added = (
-        _add_keyed(connection, conversation, path) if conversation.key else _add_whole(connection, conversation, path)
-    )
-    if added.new_turns:
-        enqueue(connection, "extract", f"{added.conversation_id}:{_count(connection, added.conversation_id)}")
-    return added
+    if conversation.key:
+        return _add_keyed(connection, conversation, path)
+    return _add_whole(connection, conversation, path)
 
 
 def file_state(connection: Connection, path: str) -> FileState | None:
@@ -122,6 +119,7 @@ def _add_whole(connection: Connection, conversation: Conversation, path: str) ->
         _append(connection, conversation_id, 0, turns, digests, path)
         return Added(conversation_id=conversation_id, new_turns=len(turns), known=False)
     conversation_id, length = grown
+    _grow(connection, conversation_id, digests[-1])
     _append(connection, conversation_id, length, turns[length:], digests[length:], path)
     return Added(conversation_id=conversation_id, new_turns=len(turns) - length, known=True)
 
@@ -142,8 +140,10 @@ def _add_keyed(connection: Connection, conversation: Conversation, path: str) ->
     conversation_id = row.id if row else digests[0][:ID_LENGTH]  # of the first turn: cuts must not matter
     if row is None:
         _new(connection, conversation, conversation_id, digests[-1], path)
+    elif fresh:
+        _grow(connection, conversation_id, digests[-1])
     if fresh:
-        start = _count(connection, conversation_id)
+        start = _count(connection, conversation_id) if row else 0
         _append(connection, conversation_id, start, fresh, digests, path)
     return Added(conversation_id=conversation_id, new_turns=len(fresh), known=row is not None)
 
@@ -175,17 +175,22 @@ def _new(connection: Connection, conversation: Conversation, conversation_id: st
     connection.execute(schema.conversations.insert().values(**row, source=source, path=path, at=now()))
 
 
+def _grow(connection: Connection, conversation_id: str, tail: str) -> None:
+    """Give a conversation its new tail."""
+    table = schema.conversations
+    connection.execute(table.update().where(table.c.id == conversation_id).values(tail=tail))
+
+
 def _append(
     connection: Connection, conversation_id: str, start: int, turns: Sequence[Turn], digests: list[str], path: str
 ) -> None:
-    """Put turns at the end of a conversation."""
+    """Put turns at the end of a conversation, and the work to extract what they teach in the queue."""
     rows = [
         _row(turn, conversation_id=conversation_id, position=position, chain=digest, path=path)
         for position, (turn, digest) in enumerate(zip(turns, digests, strict=True), start=start)
     ]
     connection.execute(schema.turns.insert(), rows)
-    table = schema.conversations
-    connection.execute(table.update().where(table.c.id == conversation_id).values(tail=digests[-1]))
+    enqueue(connection, "extract", f"{conversation_id}:{start + len(turns)}")
 
 
 def _row(turn: Turn, **place: Any) -> dict[str, Any]:

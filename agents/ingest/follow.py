@@ -48,19 +48,23 @@ async def follow(
             raise UsageError(f"{place} is not there: make the folder, or take it out of ingest.watch")
     wake, woken = anyio.create_memory_object_stream[None](1)
     stamps: dict[Path, Stamp] = {}
+    ended = anyio.Event()
     async with wake, woken, anyio.create_task_group() as tasks:
-        tasks.start_soon(_notify, ledger, places, wake, name="watch the folders")
+        tasks.start_soon(_notify, ledger, places, wake, ended, name="watch the folders")
         await anyio.lowlevel.checkpoint()  # the watch is set before the first look: nothing falls between
-        while True:
-            await _look(ledger, places, stamps, on_added)
-            with anyio.move_on_after(rescan_s):
-                await woken.receive()
+        try:
+            while True:
+                await _look(ledger, places, stamps, on_added)
+                with anyio.move_on_after(rescan_s):
+                    await woken.receive()
+        finally:
+            ended.set()  # the watch waits in a thread, which a cancellation alone does not reach
 
 
-async def _notify(ledger: Ledger, places: list[Path], wake: MemoryObjectSendStream[None]) -> None:
+async def _notify(ledger: Ledger, places: list[Path], wake: MemoryObjectSendStream[None], ended: anyio.Event) -> None:
     """Say that something changed, as often as it does; without notifications the rescan remains."""
     try:
-        async for _ in awatch(*places, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS):
+        async for _ in awatch(*places, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS, stop_event=ended):
             try:
                 wake.send_nowait(None)
             except anyio.WouldBlock:

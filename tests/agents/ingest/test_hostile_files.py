@@ -1,0 +1,226 @@
+"""Whatever lies in a folder of logs: a clear refusal, no waiting, no crash, and bounded memory."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agents.ingest.files import open_log
+from agents.ingest.read import ingest_path
+from corpus import lines
+from corpus.errors import UsageError
+from store.ledger import Ledger
+
+GOOD = json.dumps({"messages": [{"role": "user", "content": "hello"}]}) + "\n"
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    (tmp_path / "logs").mkdir()
+    return tmp_path / "logs"
+
+
+def refusal(ledger: Ledger, file: Path) -> str:
+    report = ingest_path(ledger, file)
+    assert (report.turns, len(report.set_aside), report.set_aside[0].line) == (0, 1, 0)
+    return report.set_aside[0].reason
+
+
+def test_an_empty_file_is_nothing_at_all(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").write_bytes(b"")
+    report = ingest_path(ledger, logs)
+    assert report.as_json()["files"] == [{"path": str(logs / "a.jsonl"), "format": None}]
+    assert not report.partial and not report.waiting
+
+
+def test_binary_data_is_refused(ledger: Ledger, logs: Path) -> None:
+    for data in (b"\x89PNG\r\n\x1a\n\0\0\0", b"\0" * 100, random.Random(0).randbytes(5000)):
+        (logs / "a.jsonl").write_bytes(data)
+        assert "binary" in refusal(ledger, logs / "a.jsonl") or "no known format" in refusal(ledger, logs / "a.jsonl")
+
+
+def test_json_that_is_no_log_is_refused_with_the_known_formats(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").write_text('{"a": 1}\n')
+    assert "claude-code, openai, sharegpt, trl" in refusal(ledger, logs / "a.jsonl")
+
+
+def test_a_refused_file_is_told_once_in_the_events_and_read_once_it_is_mended(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text("broken\n")
+    refusal(ledger, file), refusal(ledger, file)
+    with ledger.reading() as connection:
+        events = connection.exec_driver_sql("SELECT count(*) FROM events WHERE kind='log_set_aside'").scalar()
+    assert events == 1
+    with file.open("a") as log:
+        log.write(GOOD)
+    report = ingest_path(ledger, file)
+    assert (report.new, [bad.line for bad in report.set_aside]) == (1, [1])
+
+
+def test_a_line_nested_ten_thousand_deep_is_set_aside_among_good_ones(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").write_text(GOOD + "[" * 10_000 + "]" * 10_000 + "\n" + GOOD.replace("hello", "again"))
+    report = ingest_path(ledger, logs)
+    assert (report.new, [bad.line for bad in report.set_aside]) == (2, [2])
+    (logs / "b.json").write_text("[" * 10_000 + "]" * 10_000 + "\n")
+    assert "deeper" in ingest_path(ledger, logs / "b.json").set_aside[0].reason
+
+
+def test_a_file_that_is_mostly_not_its_format_is_given_up(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").write_text(GOOD + "x\n" * 5000)
+    report = ingest_path(ledger, logs)
+    assert report.new == 1 and len(report.set_aside) < 1500 and "--format" in report.set_aside[-1].reason
+
+
+def test_an_array_over_the_limit_is_refused_with_the_way_out(ledger: Ledger, logs: Path) -> None:
+    with (logs / "a.json").open("wb") as log:
+        log.write(b'[{"a": "')
+        log.truncate(lines.MAX_ARRAY + 1)
+    assert "jq" in refusal(ledger, logs / "a.json")
+
+
+def test_an_array_that_is_cut_off_gives_its_whole_items(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.json").write_text("[" + GOOD + ", " + GOOD[:20])
+    report = ingest_path(ledger, logs)
+    assert (report.new, [bad.line for bad in report.set_aside]) == (1, [2])
+
+
+def test_a_pipe_or_a_device_is_refused_without_waiting_for_it(ledger: Ledger, logs: Path) -> None:
+    os.mkfifo(logs / "a.jsonl")
+    (logs / "b.jsonl").symlink_to("/dev/zero")
+    (logs / "c.jsonl").write_text(GOOD)
+    report = ingest_path(ledger, logs)
+    assert report.new == 1
+    assert [bad.reason for bad in report.set_aside] == ["it is a pipe, not a file", "it is a device, not a file"]
+    for name, kind in (("a.jsonl", "a pipe"), ("b.jsonl", "a device")):
+        with pytest.raises(UsageError, match=kind):
+            ingest_path(ledger, logs / name)
+
+
+def test_links_in_a_circle_end(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").symlink_to(logs / "b.jsonl")
+    (logs / "b.jsonl").symlink_to(logs / "a.jsonl")
+    (logs / "again").symlink_to(logs)
+    (logs / "c.jsonl").write_text(GOOD)
+    report = ingest_path(ledger, logs)
+    assert report.new == 1 and len(report.set_aside) == 2
+    with pytest.raises(UsageError, match="symbolic links"):
+        ingest_path(ledger, logs / "a.jsonl")
+
+
+def test_a_file_that_the_disk_does_not_give_is_set_aside(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").symlink_to("/proc/self/mem")  # opens, and fails when it is read
+    (logs / "b.jsonl").write_text(GOOD)
+    report = ingest_path(ledger, logs)
+    assert report.new == 1 and "cannot be read" in report.set_aside[0].reason
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused_or_set_aside(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").write_text(GOOD)
+    (logs / "a.jsonl").chmod(0)
+    with pytest.raises(UsageError, match="permission"):
+        ingest_path(ledger, logs / "a.jsonl")
+    assert "permission" in ingest_path(ledger, logs).set_aside[0].reason
+
+
+def test_a_path_that_cannot_be_meant_is_a_usage_error(ledger: Ledger, logs: Path) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        ingest_path(ledger, logs / "nowhere")
+    with pytest.raises(UsageError, match="no log in"):
+        ingest_path(ledger, logs)
+
+
+def test_a_folder_named_like_a_log_is_no_log(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").mkdir()
+    (logs / "a.jsonl" / "b.jsonl").write_text(GOOD)
+    assert ingest_path(ledger, logs).new == 1
+    assert open_log(logs / "a.jsonl" / "b.jsonl").stream.close() is None
+
+
+def test_two_thousand_mangled_lines_never_stop_an_ingest(ledger: Ledger, logs: Path) -> None:
+    draw = random.Random(3)
+    mangled = []
+    for number in range(2000):
+        data = bytearray(GOOD.replace("hello", f"hello {number}").encode())
+        if number % 3:
+            place = draw.randrange(len(data))
+            data[place : place + draw.randint(0, 4)] = draw.randbytes(draw.randint(0, 4))
+        mangled.append(bytes(data))
+    (logs / "a.jsonl").write_bytes(b"".join(mangled) + b"\n")
+    report = ingest_path(ledger, logs)
+    assert report.new > 666 and report.partial
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from agents.ingest.read import ingest_path
+from store.ledger import Ledger
+
+report = ingest_path(Ledger(sys.argv[1]), Path(sys.argv[2]))
+print(report.new, [(bad.line, bad.reason) for bad in report.set_aside])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def _ran(command: list[str]) -> list[str]:
+    """What the measured process printed."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("filler", [b"\0", b"x", b'{"a":'])
+def test_a_line_of_a_gigabyte_is_passed_over_in_under_512_mebibytes(tmp_path: Path, filler: bytes) -> None:
+    file = tmp_path / "a.jsonl"
+    with file.open("wb") as log:
+        log.write(GOOD.encode())
+        block = filler * (2**20 // len(filler))
+        for _ in range(1024):
+            log.write(block)
+        log.write(b"\n" + GOOD.replace("hello", "again").encode())
+    command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
+    told, memory = _ran(command)
+    assert told == "2 [(2, 'longer than 16 MiB')]"
+    assert int(memory) < 512
+
+
+@pytest.mark.slow
+def test_the_largest_array_that_is_read_stays_under_512_mebibytes(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    item = GOOD.replace("hello", "😀" * 2000).encode()
+    file.write_bytes(b"[" + b",".join([item] * (lines.MAX_ARRAY // len(item) - 10)) + b"]")
+    command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
+    told, memory = _ran(command)
+    assert told == "1 []"
+    assert int(memory) < 512
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "made",
+    [
+        GOOD.replace("hello", "😀" * (lines.MAX_LINE // 4 - 100)),
+        '{"messages": [' + '{"role":"user","content":"ab"},' * 150_000 + '{"role":"user","content":"x"}]}\n',
+        '{"a": [' + "1.5," * 400_000 + '1], "messages": []}\n',
+    ],
+    ids=["wide letters", "many messages", "many numbers"],
+)
+def test_the_largest_lines_that_are_read_stay_under_512_mebibytes(tmp_path: Path, made: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(GOOD + made)
+    command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
+    told, memory = _ran(command)
+    assert told in ("2 []", "1 [(2, 'no message has any text')]")
+    assert int(memory) < 512

@@ -1,0 +1,279 @@
+"""Logs into a real ledger: resumable, growing, rotating, and the same however they arrive."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from agents.ingest.read import BATCH_LINES, ingest_path, read_log
+from corpus.errors import UsageError
+from store import schema
+from store.ledger import Ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    (tmp_path / "logs").mkdir()
+    return tmp_path / "logs"
+
+
+def line(*texts: str, user: str = "ada") -> str:
+    roles = ("user", "assistant")
+    messages = [{"role": roles[n % 2], "content": text} for n, text in enumerate(texts)]
+    return json.dumps({"messages": messages, "user": user}) + "\n"
+
+
+def record(session: str, number: int, text: str) -> str:
+    said = {"type": "user", "sessionId": session, "uuid": f"{session}-{number}", "message": {"content": text}}
+    return json.dumps(said) + "\n"
+
+
+def rows(ledger: Ledger, table: str, *columns: str) -> list[tuple[Any, ...]]:
+    found = schema.metadata.tables[table]
+    with ledger.reading() as connection:
+        query = select(*[found.c[name] for name in columns]).order_by(*[found.c[name] for name in columns])
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def heard(ledger: Ledger) -> list[tuple[Any, ...]]:
+    return rows(ledger, "turns", "conversation_id", "position", "text", "line", "path")
+
+
+def begun_again(ledger: Ledger) -> list[str]:
+    return [body["why"] for kind, body in rows(ledger, "events", "kind", "body") if kind == "log_begun_again"]
+
+
+def test_a_folder_is_every_log_below_it_in_order(ledger: Ledger, logs: Path) -> None:
+    (logs / "deep").mkdir()
+    (logs / "b.jsonl").write_text(line("x", "y"))
+    (logs / "deep" / "a.json").write_text(json.dumps([{"conversations": [{"from": "human", "value": "z"}]}]))
+    (logs / "notes.txt").write_text("not a log")
+    told = ingest_path(ledger, logs).as_json()
+    assert told == {
+        "files": [
+            {"path": str(logs / "b.jsonl"), "format": "openai"},
+            {"path": str(logs / "deep" / "a.json"), "format": "sharegpt"},
+        ],
+        "conversations": {"new": 2, "known": 0},
+        "turns": 3,
+        "set_aside": [],
+        "waiting": [],
+    }
+
+
+def test_the_same_file_again_adds_nothing_and_says_that_it_is_known(ledger: Ledger, logs: Path) -> None:
+    (logs / "a.jsonl").write_text(line("x") + line("y") + line("x"))
+    first, again = ingest_path(ledger, logs), ingest_path(ledger, logs)
+    assert (first.new, first.known, first.turns) == (2, 1, 2)
+    assert (again.new, again.known, again.turns) == (0, 2, 0)
+
+
+def test_a_copy_of_a_log_is_known(ledger: Ledger, logs: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (logs / name).write_text(line("x", user="") + line("y"))
+    report = ingest_path(ledger, logs)
+    assert (report.new, report.known) == (2, 2)
+
+
+def test_a_bad_line_is_set_aside_with_its_reason_and_the_rest_goes_on(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x") + '{"token": "hunter2hunter2"\n' + "\n" + '{"messages": 3}\n' + line("y"))
+    report = ingest_path(ledger, file)
+    assert report.new == 2 and report.partial
+    assert [(bad.line, bad.path) for bad in report.set_aside] == [(2, str(file)), (4, str(file))]
+    assert [row[0] for row in rows(ledger, "set_aside_lines", "line")] == [2, 4]
+    assert "hunter2" not in repr(report)
+
+
+def test_a_last_line_without_newline_waits_and_the_report_says_so(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x") + line("y").rstrip("\n"))
+    report = ingest_path(ledger, file)
+    assert (report.new, report.waiting, report.partial) == (1, (str(file),), False)
+    with file.open("a") as log:
+        log.write("\n")
+    report = ingest_path(ledger, file)
+    assert (report.new, report.known, report.waiting) == (1, 1, ())
+
+
+def test_bytes_appended_in_any_cuts_give_the_same_ledger_as_all_at_once(tmp_path: Path, logs: Path) -> None:
+    openai = "".join(line(*[f"{n}{c}" for c in "abcd"[: 1 + n % 4]]) for n in range(12)) + line("0a", "more")
+    claude = "".join(record(f"s{n % 2}", n, f"é{n}") for n in range(12)) + '{"type": "summary"}\nbroken\n'
+    for name, content in (("openai", openai.encode()), ("claude", claude.encode())):
+        outcomes = []
+        for round in range(5):
+            draw, file = random.Random(round), logs / "a.jsonl"
+            cuts = sorted(draw.sample(range(1, len(content)), 6)) if round else []
+            ledger = Ledger(f"sqlite:///{tmp_path / f'{name}{round}.db'}")
+            file.write_bytes(b"")
+            for start, end in zip([0, *cuts], [*cuts, len(content)], strict=True):
+                with file.open("ab") as log:
+                    log.write(content[start:end])
+                ingest_path(ledger, file)
+            aside = [row for row in rows(ledger, "set_aside_lines", "line", "reason") if row[0]]
+            outcomes.append((heard(ledger), aside, rows(ledger, "conversations", "id", "tail", "key")))
+            ledger.close()
+        assert all(outcome == outcomes[0] for outcome in outcomes)
+        assert outcomes[0][0]
+
+
+def test_a_rotated_log_is_read_from_its_beginning_and_nothing_is_doubled(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x") + line("y"))
+    ingest_path(ledger, file)
+    file.rename(logs / "a-1.jsonl")
+    file.write_text(line("z") + line("x") + line("w"))
+    report = ingest_path(ledger, logs)
+    assert (report.new, len(heard(ledger))) == (2, 4)
+    assert begun_again(ledger) == ["rotated"]
+
+
+def test_a_truncated_log_is_read_from_its_beginning_once(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x") + line("y"))
+    ingest_path(ledger, file)
+    with file.open("r+") as log:
+        log.truncate(0)
+    for _ in range(2):
+        assert ingest_path(ledger, file).turns == 0
+    with file.open("r+") as log:
+        log.write(line("z"))
+    assert ingest_path(ledger, file).new == 1
+    assert begun_again(ledger) == ["truncated"]
+
+
+def test_a_log_written_over_in_place_is_noticed(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x") + line("y"))
+    ingest_path(ledger, file)
+    with file.open("r+") as log:  # same inode, same first line, longer
+        log.write(line("x") + line("a somewhat longer second line") + line("z"))
+    assert ingest_path(ledger, file).new == 2
+    assert begun_again(ledger) == ["rewritten"]
+
+
+def test_what_was_set_aside_of_a_log_that_is_gone_is_forgotten(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x") + "broken\n")
+    ingest_path(ledger, file)
+    file.write_text(line("z"))
+    ingest_path(ledger, file)
+    assert rows(ledger, "set_aside_lines", "line") == []
+
+
+def test_a_json_array_is_read_whole_and_again_when_it_grew(ledger: Ledger, logs: Path) -> None:
+    said: list[Any] = [{"conversations": [{"from": "human", "value": "x"}]}, 3]
+    file = logs / "a.json"
+    file.write_text(json.dumps(said))
+    report = ingest_path(ledger, file)
+    assert (report.new, [bad.line for bad in report.set_aside], report.waiting) == (1, [2], ())
+    assert (ingest_path(ledger, file).known, ingest_path(ledger, file).set_aside) == (1, ())
+    said[0]["conversations"].append({"from": "gpt", "value": "y"})
+    file.write_text(json.dumps([said[0]], indent=2))
+    report = ingest_path(ledger, file)
+    assert (report.new, report.known, report.turns) == (0, 1, 1)
+
+
+def test_a_format_that_is_given_overrides_the_one_that_is_seen(ledger: Ledger, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text(line("x"))
+    assert ingest_path(ledger, file).files[0].format == "openai"
+    report = ingest_path(ledger, file, "trl")
+    assert report.files[0].format == "trl" and [bad.line for bad in report.set_aside] == [1]
+    with pytest.raises(UsageError, match="trl"):
+        ingest_path(ledger, file, "xml")
+
+
+def test_a_reader_that_is_dropped_after_any_batch_goes_on_where_it_was(tmp_path: Path, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    lines = 3 * BATCH_LINES + 7
+    file.write_text("".join(line(f"{n}") for n in range(lines)))
+    for kept in range(1, 4):
+        url = f"sqlite:///{tmp_path / f'{kept}.db'}"
+        ledger = Ledger(url)
+        batches = read_log(ledger, file)
+        for _ in range(kept):
+            next(batches)
+        batches.close()
+        ledger.close()
+        ledger = Ledger(url)
+        assert len(heard(ledger)) == kept * BATCH_LINES
+        assert ingest_path(ledger, file).new == lines - kept * BATCH_LINES
+        assert len({row[0] for row in heard(ledger)}) == lines == len(heard(ledger))
+        ledger.close()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from sqlalchemy import event
+from agents.ingest import read
+from store.ledger import Ledger
+
+read.BATCH_LINES = 10
+ledger = Ledger(sys.argv[1])
+left = int(sys.argv[3])
+
+@event.listens_for(ledger.engine, "commit")
+def count(connection):
+    global left
+    left -= 1
+    if left == 0:
+        os._exit(9)
+
+read.ingest_path(ledger, Path(sys.argv[2]))
+"""
+
+
+def test_a_process_killed_at_a_commit_loses_and_doubles_nothing(tmp_path: Path, logs: Path) -> None:
+    file = logs / "a.jsonl"
+    file.write_text("".join(record("s", n, f"turn {n}") for n in range(35)))
+    url = f"sqlite:///{tmp_path / 'killed.db'}"
+    for kill_at, expected in ((2, 10), (3, 30)):
+        ended = subprocess.run([sys.executable, "-c", KILLED, url, str(file), str(kill_at)], check=False)
+        assert ended.returncode == 9
+        ledger = Ledger(url)
+        assert len(heard(ledger)) == expected  # the batch at whose commit it died is gone, whole
+        ledger.close()
+    ledger = Ledger(url)
+    ingest_path(ledger, file)
+    assert [row[2] for row in heard(ledger)] == [f"turn {n}" for n in range(35)]
+    ledger.close()
+
+
+def test_no_planted_secret_is_in_any_file_of_the_home(ledger: Ledger, tmp_path: Path, logs: Path) -> None:
+    secret = "hunter2hunter2"
+    folder = logs / f"password={secret}"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(
+        line(f"my password is {secret}", f"postgres://bob:{secret}@db", user=f"token={secret}")
+        + f'{{"messages": [{{"role": "password={secret}", "content": "x"}}]}}\n'
+        + f"password={secret}\n"
+    )
+    report = ingest_path(ledger, folder)
+    assert (report.turns, len(report.set_aside)) == (2, 2) and secret not in json.dumps(report.as_json())
+    for _ in ("open, with its write-ahead log", "closed"):
+        for file in tmp_path.glob("ledger.db*"):
+            assert secret.encode() not in file.read_bytes()
+        ledger.close()
+
+
+def test_a_file_name_that_is_no_text_is_still_read(ledger: Ledger, logs: Path) -> None:
+    name = os.path.join(os.fsencode(logs), b"\xff.jsonl")
+    with open(name, "w") as log:
+        log.write(line("x"))
+    assert json.dumps(ingest_path(ledger, logs).as_json()) and len(heard(ledger)) == 1

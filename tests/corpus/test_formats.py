@@ -1,0 +1,318 @@
+"""The readers: each log format gives the same conversations, and what is none says why."""
+
+import json
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from corpus.conversation import ROLES, Conversation
+from corpus.errors import UsageError
+from corpus.formats.detect import NAMES, detect, reader
+from corpus.formats.parts import as_rating, as_time
+from corpus.lines import BadLine, RawLine, decode
+
+ASKED = {"role": "user", "content": "Book the lathe."}
+ANSWERED = {"role": "assistant", "content": "For which day?"}
+
+
+def conversation(format: str, value: Any) -> Conversation:
+    found = reader(format)(value, 7)
+    assert isinstance(found, Conversation), found
+    return found
+
+
+def said(found: Conversation) -> list[tuple[str, str]]:
+    return [(turn.role, turn.text) for turn in found.turns]
+
+
+def why(format: str, value: Any) -> str:
+    found = reader(format)(value, 7)
+    assert isinstance(found, BadLine) and found.line == 7
+    return found.reason
+
+
+def raw(*values: Any) -> list[RawLine]:
+    return [RawLine(number=n, data=json.dumps(v).encode(), end=0) for n, v in enumerate(values, start=1)]
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    """A record of a Claude Code session."""
+    plain = {"type": "user", "sessionId": "s1", "uuid": "u1", "timestamp": "2025-06-01T10:00:00.000Z"}
+    return {**plain, **fields}
+
+
+# ---------------------------------------------------------------- OpenAI
+
+
+def test_openai_messages_are_turns_with_their_line_and_user() -> None:
+    found = conversation("openai", {"messages": [ASKED, ANSWERED], "user": "ada"})
+    assert said(found) == [("user", "Book the lathe."), ("assistant", "For which day?")]
+    assert (found.source, found.key, {turn.line for turn in found.turns}) == ("ada", "", {7})
+
+
+@pytest.mark.parametrize("where", [{"user": "ada"}, {"metadata": {"user": "ada"}}, {"metadata": {"user_id": "ada"}}])
+def test_openai_finds_the_user_where_logs_put_it(where: dict[str, Any]) -> None:
+    assert conversation("openai", {"messages": [ASKED], **where}).source == "ada"
+
+
+def test_openai_content_in_parts_is_text_and_what_has_no_words_is_named() -> None:
+    parts = [{"type": "text", "text": "Look:"}, {"type": "image_url", "image_url": {"url": "data:..."}}]
+    assert said(conversation("openai", {"messages": [{"role": "user", "content": parts}]})) == [
+        ("user", "Look:\n[image_url]")
+    ]
+
+
+def test_openai_tool_calls_and_their_answers_are_turns() -> None:
+    call = {"function": {"name": "book", "arguments": '{"day": "monday"}'}}
+    messages = [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "done", "tool_call_id": "1"},
+    ]
+    expected = [("system", "Be brief."), ("assistant", '[tool call: book({"day": "monday"})]'), ("tool", "done")]
+    assert said(conversation("openai", {"messages": messages})) == expected
+
+
+def test_openai_ratings_and_edits_stay_with_the_answer_they_are_about() -> None:
+    rated = {**ANSWERED, "rating": -1, "edited": "Done, for monday."}
+    by_message = conversation("openai", {"messages": [ASKED, rated, ASKED]}).turns[1]
+    by_line = conversation(
+        "openai",
+        {
+            "messages": [ASKED, ANSWERED, ASKED],
+            "feedback": {"rating": "thumbs-down", "correction": "Done, for monday."},
+        },
+    ).turns[1]
+    assert by_message == by_line and by_line.rating == -1.0 and by_line.edited == "Done, for monday."
+
+
+def test_openai_captured_requests_end_with_the_response() -> None:
+    response = {"choices": [{"message": ANSWERED}]}
+    for line in (
+        {"request": {"messages": [ASKED], "user": "ada"}, "response": response},
+        {"request": {"body": {"messages": [ASKED], "user": "ada"}}, "response": {"body": response}},
+        {"messages": [ASKED], "user": "ada", "response": "For which day?"},
+    ):
+        found = conversation("openai", line)
+        assert len(found.turns) == 2 and found.source == "ada"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ([1], "messages"),
+        ({"messages": "hello"}, "messages"),
+        ({"messages": []}, "no message has any text"),
+        ({"messages": [{"role": "user", "content": ""}]}, "no message has any text"),
+        ({"messages": ["hello"]}, "message 1: not an object"),
+        ({"messages": [ASKED, {"role": "wizard", "content": "x"}]}, "message 2: unknown role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "content is neither"),
+    ],
+)
+def test_openai_says_what_is_wrong_with_a_line(line: Any, expected: str) -> None:
+    assert expected in why("openai", line)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(1, 1), (-1, -1), (0.5, 0.5), (True, 1), (False, -1), ("Thumbs Down", -1), ("👍", 1), (5, 1), (2, -0.5)]
+    + [("1/5", -1), ("4/5", 0.5), ({"rating": "good"}, 1), (7, None), ("meh", None), (None, None), (10**400, None)]
+    + [("nan", None), (1e999, None), ("5/0", None), ([], None)],
+)
+def test_ratings_in_every_spelling_are_one_scale(given: Any, expected: float | None) -> None:
+    assert as_rating(given) == expected
+
+
+def test_times_are_aware_and_in_utc_or_not_there() -> None:
+    noon = datetime(2025, 6, 1, 12, tzinfo=UTC)
+    for told in ("2025-06-01T12:00:00Z", "2025-06-01T14:00:00+02:00", "2025-06-01 12:00", 1748779200, 1748779200000):
+        assert as_time(told) == noon
+    odd: list[Any] = ["yesterday", "", -5, 10**30, True, [], "9999-12-31T23:59:59-12:00"]
+    for nonsense in odd:
+        assert as_time(nonsense) is None
+
+
+# ---------------------------------------------------------------- ShareGPT
+
+
+def test_sharegpt_is_the_same_conversation_as_in_openai_messages() -> None:
+    told = {
+        "conversations": [{"from": "human", "value": "Book the lathe."}, {"from": "gpt", "value": "For which day?"}]
+    }
+    assert said(conversation("sharegpt", told)) == said(conversation("openai", {"messages": [ASKED, ANSWERED]}))
+
+
+def test_sharegpt_system_and_tool_speakers_have_their_roles() -> None:
+    told = {
+        "system": "Be brief.",
+        "conversations": [{"from": "function_call", "value": "{}"}, {"from": "observation", "value": "ok"}],
+    }
+    assert [role for role, _ in said(conversation("sharegpt", told))] == ["system", "assistant", "tool"]
+
+
+def test_sharegpt_says_what_is_wrong_with_an_object() -> None:
+    assert "conversations" in why("sharegpt", {"messages": []})
+    assert "unknown role" in why("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]})
+
+
+# ---------------------------------------------------------------- Claude Code
+
+
+def test_claude_code_turns_arrive_one_by_one_with_keys() -> None:
+    found = conversation("claude-code", record(message={"role": "user", "content": "Fix the test."}))
+    assert (found.key, found.turns[0].key, found.turns[0].role) == ("s1", "u1", "user")
+    assert found.turns[0].time == datetime(2025, 6, 1, 10, tzinfo=UTC)
+
+
+def test_claude_code_tool_results_are_tool_turns_though_logged_as_user() -> None:
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "3 passed"}]}
+    found = conversation("claude-code", record(message={"content": [result, {"type": "text", "text": "Good."}]}))
+    assert said(found) == [("tool", "3 passed"), ("user", "Good.")]
+    assert [turn.key for turn in found.turns] == ["u1", "u1:1"]
+
+
+def test_claude_code_answers_are_words_and_calls_without_the_thinking() -> None:
+    content = [
+        {"type": "thinking", "thinking": "hm"},
+        {"type": "text", "text": "I run it."},
+        {"type": "tool_use", "name": "Bash", "input": {"command": "ls"}},
+    ]
+    found = conversation("claude-code", record(type="assistant", message={"model": "m", "content": content}))
+    assert said(found) == [("assistant", 'I run it.\n[tool call: Bash({"command": "ls"})]')]
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [
+        {"type": "summary", "summary": "x", "leafUuid": "y"},
+        {"type": "file-history-snapshot", "isSnapshotUpdate": False},
+        record(type="system", content="x"),
+        record(isMeta=True, message={"content": "Caveat"}),
+        record(isSidechain=True, message={"content": "sub-agent"}),
+        record(isCompactSummary=True, message={"content": "so far"}),
+        record(
+            type="assistant", message={"model": "<synthetic>", "content": [{"type": "text", "text": "No response"}]}
+        ),
+        record(type="assistant", message={"content": [{"type": "thinking", "thinking": "hm"}]}),
+        record(message={"content": "<command-name>/clear</command-name>"}),
+        record(message={"content": [{"type": "text", "text": "[Request interrupted by user]"}]}),
+        record(message={"content": "<system-reminder>be good</system-reminder>"}),
+    ],
+)
+def test_claude_code_records_that_nobody_said_are_passed_over(skipped: Any) -> None:
+    assert reader("claude-code")(skipped, 1) is None
+
+
+def test_claude_code_says_what_is_wrong_with_a_record() -> None:
+    assert "type" in why("claude-code", {"messages": []})
+    assert "sessionId" in why("claude-code", {"type": "user", "message": {"content": "x"}})
+    assert "message" in why("claude-code", record(message="x"))
+    assert "content" in why("claude-code", record(message={"content": 3}))
+
+
+def test_claude_code_records_without_an_id_get_the_same_key_every_time() -> None:
+    told = record(uuid=None, message={"content": "Fix it."})
+    assert conversation("claude-code", told).turns[0].key == conversation("claude-code", dict(told)).turns[0].key != ""
+
+
+# ---------------------------------------------------------------- TRL
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"prompt": "Book the lathe.", "chosen": "Done.", "rejected": "For which day?"},
+        {"prompt": [ASKED], "chosen": [{"role": "assistant", "content": "Done."}], "rejected": [ANSWERED]},
+        {"chosen": [ASKED, {"role": "assistant", "content": "Done."}], "rejected": [ASKED, ANSWERED]},
+        {
+            "prompt": "Book the lathe.",
+            "chosen": [ASKED, {"role": "assistant", "content": "Done."}],
+            "rejected": [ASKED, ANSWERED],
+        },
+    ],
+)
+def test_trl_rejected_is_the_answer_and_chosen_its_edit(told: Any) -> None:
+    found = conversation("trl", told)
+    assert said(found) == [("user", "Book the lathe."), ("assistant", "For which day?")]
+    assert found.turns[1].edited == "Done."
+
+
+def test_trl_completions_with_a_label_are_rated_answers() -> None:
+    found = conversation("trl", {"prompt": "Book the lathe.", "completion": "For which day?", "label": False})
+    assert (found.turns[1].rating, found.turns[1].edited) == (-1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ({"prompt": "x", "chosen": "a"}, "chosen"),
+        ({"chosen": "a", "rejected": "b"}, "no prompt"),
+        ({"prompt": "x", "chosen": "a", "rejected": "a"}, "the same"),
+        ({"prompt": "x", "chosen": "", "rejected": "a"}, "one answer"),
+        ({"prompt": "x", "chosen": 1, "rejected": "a"}, "neither"),
+        ({"chosen": [ASKED], "rejected": [ANSWERED]}, "no prompt"),
+        ({"chosen": [], "rejected": []}, "the same"),
+    ],
+)
+def test_trl_says_what_is_wrong_with_a_line(told: Any, expected: str) -> None:
+    assert expected in why("trl", told)
+
+
+# ---------------------------------------------------------------- all of them
+
+EXAMPLES: dict[str, Any] = {
+    "openai": {
+        "messages": [ASKED, {**ANSWERED, "rating": 1, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]
+    },
+    "sharegpt": {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
+    "claude-code": record(parentUuid=None, message={"content": [{"type": "text", "text": "x"}]}),
+    "trl": {"prompt": [ASKED], "chosen": "a", "rejected": "b"},
+}
+
+
+def test_every_format_is_detected_from_its_lines_and_bad_lines_do_not_hinder() -> None:
+    assert set(EXAMPLES) == set(NAMES)
+    for name, value in EXAMPLES.items():
+        assert detect([BadLine(line=1, reason="x"), *raw({"a": 1}, value, value)]) == name
+
+
+def test_only_the_first_fifty_whole_lines_decide() -> None:
+    late = [*raw(*[{"a": 1}] * 50), *raw(EXAMPLES["openai"])]
+    found = detect(late)
+    assert isinstance(found, BadLine) and "no record" in found.reason
+    assert detect([RawLine(number=1, data=b"  ", end=3)] * 60 + late[-1:]) == "openai"
+    assert detect([]) is None
+
+
+def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match="claude-code, openai, sharegpt, trl"):
+        reader("xml")
+
+
+def test_two_thousand_mangled_records_are_conversations_reasons_or_nothing() -> None:
+    draw = random.Random(2)
+    odd: list[Callable[[], Any]] = [
+        lambda: None,
+        lambda: draw.choice([True, 0, -1, 1e308, 10**30, "", "x", "user", [], {}, [[]], [None], {"a": {}}]),
+        lambda: draw.choice([ASKED, [ASKED], "\ufffd", "tool_result", {"type": "text"}, {"type": "tool_result"}]),
+    ]  # fmt: skip
+
+    def mangled(value: Any) -> Any:
+        if draw.random() < 0.15:
+            return draw.choice(odd)()
+        if isinstance(value, dict):
+            return {key: mangled(inner) for key, inner in value.items() if draw.random() > 0.05}
+        return [mangled(inner) for inner in value] if isinstance(value, list) else value
+
+    for round in range(2000):
+        name = NAMES[round % len(NAMES)]
+        value = decode(RawLine(number=1, data=json.dumps(mangled(EXAMPLES[name])).encode(), end=0))
+        for other in NAMES:
+            found = reader(other)(value, 1)
+            if isinstance(found, Conversation):
+                assert found.turns and all(turn.role in ROLES and turn.text for turn in found.turns)
+            else:
+                assert found is None or isinstance(found, BadLine)
