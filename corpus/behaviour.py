@@ -100,6 +100,12 @@ def counter_to(behaviour: Behaviour, among: dict[str, Behaviour]) -> Behaviour:
     return next(other for other in among.values() if other.counter_of == behaviour.name)
 
 
+def sides(name: str, among: dict[str, Behaviour]) -> tuple[Behaviour, ...]:
+    """What is dreamt together: a behaviour with its counter-behaviour; a counter-behaviour by itself, as a guard."""
+    behaviour = among[name]
+    return (behaviour,) if behaviour.counter_of else (behaviour, counter_to(behaviour, among))
+
+
 def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Behaviour:
     where = f"{path}: [counter]" if counter_of else str(path)
     if unknown := sorted(set(table) - _KEYS):
@@ -120,7 +126,7 @@ def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Beh
         required_rate=float(rate),
         cues=tuple(cue.lower() for cue in _texts(where, table, "cues")),
         examples=_texts(where, table, "examples"),
-        held_out=_texts(where, table.get("held_out", {}), "scenarios"),
+        held_out=_held_out(where, table.get("held_out", {})),
     )
     if behaviour.judge.kind != "check" and not behaviour.held_out:
         raise ConfigError(
@@ -130,7 +136,7 @@ def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Beh
 
 
 def _judge(where: str, table: Any) -> Judge:
-    if not isinstance(table, dict) or table.get("kind") not in _JUDGE_KEYS:
+    if not isinstance(table, dict) or table.get("kind") not in tuple(_JUDGE_KEYS):
         raise ConfigError(f"{where}: needs judge = {{ kind = ... }}, one of {', '.join(_JUDGE_KEYS)}")
     kind = table["kind"]
     if unknown := sorted(set(table) - _JUDGE_KEYS[kind] - {"kind"}):
@@ -149,6 +155,14 @@ def _judge(where: str, table: Any) -> Judge:
             raise ConfigError(f"{where}: judge.{key} is no regular expression: {error}") from error
     names = {"pass": "passes", "fail": "fails"}
     return Judge(kind=kind, **{names.get(key, key): value for key, value in values.items()})
+
+
+def _held_out(where: str, table: Any) -> tuple[str, ...]:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where}: [held_out] must be a table with scenarios = [...]")
+    if unknown := sorted(set(table) - {"scenarios"}):
+        raise ConfigError(f"{where}: [held_out] has no key {unknown[0]!r}; it has scenarios")
+    return _texts(where, table, "scenarios")
 
 
 def _text(where: str, table: dict[str, Any], key: str) -> str:

@@ -15,7 +15,7 @@ from loop.home import create, locked
 from store import history, queries
 from store.checkpoints import CheckpointStore
 from store.ledger import Ledger, database_url
-from store.tensors import parse
+from store.tensors import RawTensor, parse
 
 CONVERSATIONS = Path(__file__).parent.parent / "corpus" / "conversations"
 """The bundled conversations."""
@@ -43,9 +43,13 @@ async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None
     if await ledger.read(queries.checkpoints):
         return
     check_model_dir(model_dir)
+    written = store.write(_weights(model_dir), None, {"cursor": 0, "seed": None, "settings": None})
+    await ledger.write(history.add_base, written.id, written.weights_sha256)
+
+
+def _weights(model_dir: Path) -> dict[str, RawTensor]:
+    """The tensors of a Hugging Face directory, by name."""
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{model_dir} has no safetensors: model.path must be a Hugging Face directory")
-    weights = {name: tensor for file in files for name, tensor in parse(file)[1].items()}
-    written = store.write(weights, None, {"cursor": 0, "seed": None, "settings": None})
-    await ledger.write(history.add_base, written.id, written.weights_sha256)
+    return {name: tensor for file in files for name, tensor in parse(file)[1].items()}

@@ -106,9 +106,7 @@ def init(
 
 @app.command()
 def run(
-    watch: Annotated[
-        list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")
-    ] = None,
+    watch: Annotated[list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")] = None,
 ) -> None:
     """The service, in the foreground: follow logs, answer, learn on schedule."""
     import anyio
@@ -122,9 +120,7 @@ def run(
 
 @app.command()
 def night(
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Take up again what was undone.")] = False,
 ) -> None:
     """One whole night now: lessons, dreams, pairs, an update, the verdict."""
@@ -213,12 +209,8 @@ def checkpoints_verify() -> None:
 
 @app.command()
 def rollback(
-    id: Annotated[
-        str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")
-    ] = False,
+    id: Annotated[str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")] = False,
 ) -> None:
     """Take the weights back to an earlier night, bit for bit."""
     from loop import show
@@ -272,9 +264,7 @@ def model_build(
 
     with show.progress() as listener:
         total = steps or recipe.STEPS
-        recipe.build(
-            out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total)
-        )
+        recipe.build(out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total))
     _show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
 
 
@@ -306,11 +296,7 @@ def _anywhere(arguments: list[str]) -> list[str]:
     index = 0
     while index < end:
         take = (
-            2
-            if rest[index] == "--home"
-            else 1
-            if rest[index] == "--json" or rest[index].startswith("--home=")
-            else 0
+            2 if rest[index] == "--home" else 1 if rest[index] == "--json" or rest[index].startswith("--home=") else 0
         )
         front += rest[index : index + take]
         del rest[index : index + take]

@@ -104,9 +104,7 @@ class HttpSettings:
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+    model_config = SettingsConfigDict(env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
     seed: int = 0
     """The seed of every draw of a night, unless `night --seed` gives another."""

@@ -5,11 +5,13 @@ else happens, so that work in flight is given up. A server's death takes the tra
 gone. More than RESTARTS deaths in WITHIN_S seconds stop the service with a clear message.
 """
 
+import os
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import IO
@@ -30,8 +32,6 @@ START_S = 90.0
 """Longest wait for a child to be ready; imports alone take some 5 s."""
 STOP_S = 3.0
 """Time that a child has to end by itself."""
-POLL_S = 0.05
-"""Between two looks whether a starting child answers."""
 
 log = structlog.get_logger()
 
@@ -100,12 +100,19 @@ class Crew:
     async def _start_server(self) -> Process:
         active = await self.ledger.read(queries.active)
         weights = self.checkpoints / "blobs" / f"{active['weights_sha256']}.safetensors"
-        process = await self._spawn(
-            "agents.model.server",
-            *("--run-dir", str(self.run_dir), "--model", str(self.model_dir), "--weights", str(weights)),
-            *("--holds", active["id"], "--token-file", str(self.token_file), "--threads", str(self.threads)),
-        )
-        await _until(self.model.health, process, "model server", self.logs)
+        ready, told = os.pipe()
+        try:
+            process = await self._spawn(
+                "agents.model.server",
+                *("--run-dir", str(self.run_dir), "--model", str(self.model_dir), "--weights", str(weights)),
+                *("--holds", active["id"], "--token-file", str(self.token_file)),
+                *("--threads", str(self.threads), "--ready-fd", str(told)),
+                pass_fds=(told,),
+            )
+            os.close(told)
+            await _until("model server", process, partial(_says_ready, ready), self.logs)
+        finally:
+            os.close(ready)
         return process
 
     async def _start_trainer(self) -> Process:
@@ -115,14 +122,10 @@ class Crew:
             *("--run-dir", str(self.run_dir), "--checkpoints", str(self.checkpoints)),
             *("--model", str(self.model_dir), "--active", active["id"], "--threads", str(self.threads)),
         )
-        await _until(self._trainer_answers, process, "trainer", self.logs)
+        await _until("trainer", process, self.trainer.status, self.logs)
         return process
 
-    async def _trainer_answers(self) -> bool:
-        await self.trainer.status()
-        return True
-
-    async def _spawn(self, module: str, *arguments: str) -> Process:
+    async def _spawn(self, module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Process:
         """A child of ours: it dies with us, and what it says goes to its log."""
         with self._log(module) as stream:
             return await anyio.open_process(
@@ -130,28 +133,36 @@ class Crew:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
+                pass_fds=pass_fds,
             )
 
     def _log(self, module: str) -> IO[bytes]:
         return open(self.logs / f"{module.split('.')[1]}.log", "ab")
 
 
-async def _until(answers: Callable[[], Awaitable[bool]], process: Process, name: str, logs: Path) -> None:
+async def _until(name: str, process: Process, answers: Callable[[], Awaitable[object]], logs: Path) -> None:
     """Wait until a starting child answers; if it ends instead, or never does, say where its log is."""
+    ready = False
     with anyio.move_on_after(START_S):
         async with anyio.create_task_group() as tasks:
 
             async def watch() -> None:
                 await process.wait()
-                raise ModelUnavailable(f"the {name} ended at its start: see {logs}")
+                tasks.cancel_scope.cancel()
 
             tasks.start_soon(watch, name=f"watch the {name}'s start")
-            while not await answers():
-                await anyio.sleep(POLL_S)
+            ready = await answers() is not False
             tasks.cancel_scope.cancel()
-            return
-    await _stop(process)
-    raise ModelUnavailable(f"the {name} did not answer within {START_S:.0f} s: see {logs}")
+    if not ready:
+        with anyio.CancelScope(shield=True):
+            await _stop(process)
+        raise ModelUnavailable(f"the {name} did not start: see {logs}")
+
+
+async def _says_ready(pipe: int) -> bool:
+    """Whether the child at the other end says that it is ready; False when it ends without a word."""
+    await anyio.wait_readable(pipe)
+    return bool(os.read(pipe, 16))
 
 
 async def _first_to_die(processes: dict[str, Process]) -> str:

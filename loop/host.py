@@ -37,9 +37,7 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
         if home.control_socket.exists():
             return await _ask_service(home, name, arguments, listener)
         if monotonic() - began > PATIENCE_S:
-            raise HomeLocked(
-                f"another command holds {home.path} and does not answer: try again when it has ended"
-            )
+            raise HomeLocked(f"another command holds {home.path} and does not answer: try again when it has ended")
         await anyio.sleep(0.1)
     async with _hosted(home, crew=NEEDS_CREW.get(name, False)) as operations:
         operations.service.listeners.append(listener)

@@ -59,9 +59,7 @@ class Door:
         except ValueError:
             arguments = None
         if name not in NAMES or not isinstance(arguments, dict):
-            return JSONResponse(
-                _error(UsageError(f"POST a JSON object to /do/ and one of {', '.join(NAMES)}")), 400
-            )
+            return JSONResponse(_error(UsageError(f"POST a JSON object to /do/ and one of {', '.join(NAMES)}")), 400)
         return StreamingResponse(self._lines(name, arguments), media_type="application/x-ndjson")
 
     async def _lines(self, name: str, arguments: Json) -> AsyncIterator[bytes]:

@@ -73,9 +73,7 @@ class Operations:
         faults = self.service.store.verify([checkpoint_id])
         if not faults:
             return
-        others = [
-            row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id
-        ]
+        others = [row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id]
         good = next((other for other in others if not self.service.store.verify([other])), None)
         advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
         raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
@@ -94,9 +92,7 @@ class Operations:
         for behaviour in report.ordered(service.behaviours):
             reporter = service.reporter("measure", behaviour.name)
             outcomes = await service.stages.measured(behaviour.name, seed, 0, weights, reporter)
-            row = Measurement(
-                weights_sha256=weights, behaviour=behaviour.name, seed=seed, round=0, outcomes=outcomes
-            )
+            row = Measurement(weights_sha256=weights, behaviour=behaviour.name, seed=seed, round=0, outcomes=outcomes)
             await service.ledger.write(save, (row,))
             figures = {"passed": outcomes.count("1"), "trials": len(outcomes)}
             measured.append({"name": behaviour.name, "counter_of": behaviour.counter_of, **figures})

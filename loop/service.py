@@ -160,9 +160,7 @@ class Service:
     def _failed(self, connection: Any, item: Work, error: str) -> None:
         """Count a failure; when the work is set aside, queue what has to happen all the same."""
         aside = work.fail(connection, item, error)
-        outcomes.note(
-            connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside}
-        )
+        outcomes.note(connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside})
         if aside:
             for kind, subject in flow.follow_failure(item):
                 work.enqueue(connection, kind, subject, item.night_id)
@@ -189,9 +187,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         store = CheckpointStore(home.checkpoints)
         known = [row["id"] for row in await ledger.read(queries.checkpoints)]
         store.sweep(known)
-        model = await stack.enter_async_context(
-            open_client(token=home.token(), socket=run_dir / "model.sock")
-        )
+        model = await stack.enter_async_context(open_client(token=home.token(), socket=run_dir / "model.sock"))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         model_dir = Path(settings.model.path) if settings.model.path else MODEL_DIR
         crew = Crew(
@@ -207,9 +203,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         )
         behaviours = home.behaviours()
         evaluator = Evaluator(model=model, max_tokens=settings.pairs.max_tokens)
-        monitor = Monitor(
-            model=model, trainer=trainer, directory=home.path / "readout", layers=count_layers(model_dir)
-        )
+        monitor = Monitor(model=model, trainer=trainer, directory=home.path / "readout", layers=count_layers(model_dir))
         stages = Stages(
             ledger=ledger,
             settings=settings,
@@ -256,9 +250,7 @@ def _handlers(
             observe=_observe,
             settings=settings.pairs,
         ).handle,
-        "pair": PairBuilder(
-            ledger=ledger, behaviours=behaviours, judging=evaluator, settings=settings.pairs
-        ).handle,
+        "pair": PairBuilder(ledger=ledger, behaviours=behaviours, judging=evaluator, settings=settings.pairs).handle,
         "propose": stages.propose,
         "measure": stages.measure,
         "read": stages.read,

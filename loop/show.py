@@ -114,9 +114,7 @@ def night(told: Json) -> None:
 
 
 def _before_after(rows: list[Json]) -> None:
-    table = Table(
-        "behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios"
-    )
+    table = Table("behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios")
     for row in rows:
         name = f"  guards: {row['name']}" if row["counter_of"] else row["name"]
         before, after = row["before"], row["after"]
@@ -164,11 +162,7 @@ def status(told: Json) -> None:
 
 
 def _last(update: Json | None) -> str:
-    return (
-        "none yet"
-        if update is None
-        else f"{update['id']}: {update['verdict']} ({'; '.join(update['reasons'])})"
-    )
+    return "none yet" if update is None else f"{update['id']}: {update['state']} ({'; '.join(update['reasons'])})"
 
 
 def rows(what: str, told: Json) -> None:
@@ -232,17 +226,13 @@ def verified(told: Json) -> None:
 def rolled_back(told: Json) -> None:
     verb = "would go" if told["dry_run"] else "went"
     out.print(f"{verb} from {told['from'][:12]} to {told['to'][:12]} (weights {told['weights_sha256'][:12]})")
-    out.print(
-        f"undone: {', '.join(told['undone']) or 'nothing'}; `nightschool night --retry` would take it up again"
-    )
+    out.print(f"undone: {', '.join(told['undone']) or 'nothing'}; `nightschool night --retry` would take it up again")
 
 
 def behaviours(told: Json) -> None:
     table = Table("name", "guards", "when", "do", "required")
     for row in told["behaviours"]:
-        table.add_row(
-            row["name"], row["counter_of"] or "", row["condition"], row["do"], f"{row['required_rate']:.0%}"
-        )
+        table.add_row(row["name"], row["counter_of"] or "", row["condition"], row["do"], f"{row['required_rate']:.0%}")
     out.print(table)
 
 

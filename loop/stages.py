@@ -10,12 +10,13 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from agents.dreamer.temperature import T_MAX
 from agents.evaluator.measure import Evaluator
 from agents.pairs.propose import propose
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import trainer_settings
-from corpus.behaviour import Behaviour, counter_to
+from corpus.behaviour import Behaviour, sides
 from corpus.errors import NightschoolError
 from loop.config import Settings
 from loop.verdict import Limits, Paired, Ruling, rule
@@ -45,12 +46,9 @@ class Stages:
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
         waiting = await self.ledger.read(queries.pairs, "new")
         targets = sorted({self._habit(str(signal.behaviour)) for signal, _ in lessons})
-        names = [
-            name
-            for target in targets
-            for name in (target, counter_to(self.behaviours[target], self.behaviours).name)
-        ]
-        rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=1.15) for name in names)
+        dreamt = [*targets, *self._guards(targets)]
+        names = [side.name for name in dreamt for side in sides(name, self.behaviours)]
+        rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
         taken = Change(
             table="signals",
             where={"id": [signal.id for signal, _ in lessons]},
@@ -63,11 +61,15 @@ class Stages:
             return Outcome(decision="nothing", changes=(plan, reasons), facts={"reason": reason})
         return Outcome(
             decision="dream",
-            names=tuple(targets),
+            names=tuple(dreamt),
             records=rates,
             changes=(taken, plan),
             facts={"targets": targets, "lessons": len(lessons)},
         )
+
+    def _guards(self, targets: list[str]) -> list[str]:
+        """Counter-behaviours of what the night does not mean to improve: dreamt too, so that none is lost."""
+        return sorted(b.name for b in self.behaviours.values() if b.counter_of and b.counter_of not in targets)
 
     def _habit(self, name: str) -> str:
         """The behaviour that this one, or its counter-behaviour, belongs to."""
@@ -100,10 +102,9 @@ class Stages:
             at=now(),
         )
         members = [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=False) for pair in proposal.new]
-        members += [
-            UpdatePair(update_id=update.id, pair_id=pair["id"], replay=True) for pair in proposal.replay
-        ]
-        targets = sorted({self._habit(pair["behaviour"]) for pair in proposal.new})
+        members += [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=True) for pair in proposal.replay]
+        retried = {pair["behaviour"] for pair in proposal.new if not self.behaviours[pair["behaviour"]].counter_of}
+        targets = sorted(retried | set(night["targets"]))
         return Outcome(
             decision="update",
             names=tuple(self.behaviours),
@@ -154,9 +155,7 @@ class Stages:
     async def _update(self, night_id: str) -> queries.Row:
         update = await self.ledger.read(queries.update_of, night_id)
         if update is None:
-            raise NightschoolError(
-                f"night {night_id} has no update to look at; see `nightschool ledger events`"
-            )
+            raise NightschoolError(f"night {night_id} has no update to look at; see `nightschool ledger events`")
         return update
 
     async def rule(self, item: Work, report: Report) -> Outcome:
@@ -173,9 +172,7 @@ class Stages:
             tests=ruling.tests,
             at=now(),
         )
-        carry_out = partial(
-            history.carry_out, update=update, decision=ruling.decision, reasons=ruling.reasons
-        )
+        carry_out = partial(history.carry_out, update=update, decision=ruling.decision, reasons=ruling.reasons)
         return Outcome(decision=ruling.decision, records=(verdict,), then=carry_out, facts=facts)
 
     def _ruling(self, connection: Connection, item: Work, update: queries.Row) -> Ruling:
@@ -187,7 +184,10 @@ class Stages:
         limits = self.settings.verdict
         readings = [queries.readings(connection, weights) for weights in (parent, candidate)]
         return rule(
-            [_paired(name, before, after, night["targets"]) for name in self.behaviours],
+            [
+                _paired(behaviour, before, after, night["targets"], queries.learnt(connection))
+                for behaviour in self.behaviours.values()
+            ],
             perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),
             drift=_drift(*readings),
             limits=Limits(margin=limits.margin, perplexity=limits.perplexity, drift=limits.drift),
@@ -202,12 +202,19 @@ class Stages:
         return Outcome(decision="settled", then=close, facts={"checkpoint": active["id"]})
 
 
-def _paired(name: str, before: dict[str, str], after: dict[str, str], targets: list[str]) -> Paired:
+def _paired(
+    behaviour: Behaviour, before: dict[str, str], after: dict[str, str], targets: list[str], learnt: set[str]
+) -> Paired:
+    name = behaviour.name
     if name not in before or name not in after:
         raise NightschoolError(f"{name} was not measured before and after: no verdict without it")
     shared = min(len(before[name]), len(after[name]))  # a killed round may have one side more
     return Paired(
-        behaviour=name, before=before[name][:shared], after=after[name][:shared], meant=name in targets
+        behaviour=name,
+        before=before[name][:shared],
+        after=after[name][:shared],
+        meant=name in targets,
+        gated=behaviour.counter_of is not None or name in targets or name in learnt,
     )
 
 

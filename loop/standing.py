@@ -37,9 +37,7 @@ def status(option: Path | None) -> Json:
             paused = queries.is_paused(connection)
     finally:
         ledger.close()
-    reason = (
-        "paused: `nightschool resume` to go on" if paused else "no service runs: `nightschool run` or `night`"
-    )
+    reason = "paused: `nightschool resume` to go on" if paused else "no service runs: `nightschool run` or `night`"
     return {"service": "busy" if is_held(home) else "down", **told, "next_update_reason": reason}
 
 

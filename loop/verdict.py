@@ -25,6 +25,9 @@ class Paired:
     after: str
     meant: bool
     """Whether the update meant to improve it."""
+    gated: bool = True
+    """Whether it must not get worse: a counter-behaviour, or a behaviour that was meant or learnt before. A habit
+    that nobody has complained of yet is measured and told, but decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +93,7 @@ def rule(
     faults, open_questions = [], []
     for test in tests:
         if test["outcome"] == "worse":
-            faults.append(
-                f"{test['behaviour']} fell from {test['before']} to {test['after']} of {test['trials']}"
-            )
+            faults.append(f"{test['behaviour']} fell from {test['before']} to {test['after']} of {test['trials']}")
         elif test["outcome"] == "unsure":
             open_questions.append(f"{test['behaviour']} may be worse by over {limits.margin:.0%}")
     gained = [str(test["behaviour"]) for test in tests if test["outcome"] == "improved"]
@@ -118,6 +119,8 @@ def _compare(item: Paired, limits: Limits) -> dict[str, object]:
         outcome = "improved"
     elif high < limits.margin:
         outcome = "held"
+    elif not item.gated:
+        outcome = "not gated"
     else:
         outcome = "worse" if low > 0 and (lost - gained) / trials >= limits.margin else "unsure"
     return {

@@ -144,23 +144,17 @@ def measurements(connection: Connection, weights_sha256: str, seed: int) -> dict
     return found
 
 
-def measurement(
-    connection: Connection, weights_sha256: str, behaviour: str, seed: int, round_: int
-) -> str | None:
+def measurement(connection: Connection, weights_sha256: str, behaviour: str, seed: int, round_: int) -> str | None:
     """Outcomes of one round, if it has been measured."""
     t = schema.measurements
     same = (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour)
-    return connection.execute(
-        select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))
-    ).scalar()
+    return connection.execute(select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))).scalar()
 
 
 def readings(connection: Connection, weights_sha256: str) -> dict[str, Row]:
     """Readings of these weights by name."""
     t = schema.readings
-    return {
-        row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))
-    }
+    return {row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))}
 
 
 def is_paused(connection: Connection) -> bool:
@@ -174,3 +168,10 @@ def updates_since(connection: Connection, moment: datetime) -> int:
     t = schema.updates
     since = moment.isoformat(timespec="milliseconds")
     return int(connection.execute(select(func.count()).select_from(t).where(t.c.at >= since)).scalar() or 0)
+
+
+def learnt(connection: Connection) -> set[str]:
+    """Behaviours that a kept update meant to improve."""
+    n, u = schema.nights, schema.updates
+    rows = connection.execute(select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.state == "kept"))
+    return {name for (targets,) in rows for name in targets}

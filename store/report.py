@@ -45,13 +45,11 @@ def _heard(connection: Connection, night: queries.Row) -> Json:
     at = (signals.c.conversation_id == turns.c.conversation_id) & (signals.c.position == turns.c.position)
     return {
         "conversations": int(
-            connection.execute(select(func.count(turns.c.conversation_id.distinct())).where(new)).scalar()
-            or 0
+            connection.execute(select(func.count(turns.c.conversation_id.distinct())).where(new)).scalar() or 0
         ),
         "turns": _count(connection, turns, new),
         "signals": int(
-            connection.execute(select(func.count()).select_from(signals.join(turns, at)).where(new)).scalar()
-            or 0
+            connection.execute(select(func.count()).select_from(signals.join(turns, at)).where(new)).scalar() or 0
         ),
     }
 
@@ -66,6 +64,7 @@ def _update(connection: Connection, update: queries.Row) -> Json:
         "steps": update["steps"],
         "pairs": len(queries.pairs_of(connection, update["id"])),
         "verdict": verdict or update["state"],
+        "state": update["state"],
         "checkpoint": update["checkpoint_id"],
         "reasons": list(update["reasons"]),
     }
@@ -126,9 +125,7 @@ def status(connection: Connection) -> Json:
         "queue": work.counts(connection, "ready"),
         "set_aside": _set_aside(connection),
         "last_update": _update(connection, dict(last)) if last else None,
-        "last_night": {k: night[k] for k in ("id", "state", "reasons", "started", "finished")}
-        if night
-        else None,
+        "last_night": {k: night[k] for k in ("id", "state", "reasons", "started", "finished")} if night else None,
     }
 
 
@@ -171,9 +168,7 @@ def listing(connection: Connection, name: str, limit: int) -> list[Json]:
 
 def why(connection: Connection, wanted: str) -> Json:
     """From an update or a pair back to the log lines that it grew from."""
-    update = (
-        connection.execute(select(schema.updates).where(schema.updates.c.id == wanted)).mappings().first()
-    )
+    update = connection.execute(select(schema.updates).where(schema.updates.c.id == wanted)).mappings().first()
     if update is not None:
         pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
         lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
@@ -189,20 +184,23 @@ def _why_pair(connection: Connection, pair: queries.Row) -> Json:
     """One pair with its dream, its nodes and the lines behind them."""
     dream = None
     if pair["dream_id"]:
-        row = (
-            connection.execute(select(schema.dreams).where(schema.dreams.c.id == pair["dream_id"]))
-            .mappings()
-            .one()
-        )
+        row = connection.execute(select(schema.dreams).where(schema.dreams.c.id == pair["dream_id"])).mappings().one()
         dream = {key: row[key] for key in ("id", "behaviour", "temperature", "seed", "nodes")}
-    origins = [
-        origin for node in (dream["nodes"] if dream else []) for origin in graph.provenance(connection, node)
-    ]
+    origins = [o for node in (dream["nodes"] if dream else []) for o in _of_episode(connection, node)]
     if pair["signal_id"]:
         origins += graph.origins_of_signal(connection, pair["signal_id"])
+    if not origins:  # it grew from declared examples, because the night had taken up these lessons
+        taken_up = graph.lessons_of(connection, pair["night_id"])
+        origins = [o for signal, _ in taken_up for o in graph.origins_of_signal(connection, signal.id)]
     lines = [{key: getattr(o, key) for key in ("path", "line", "kind", "source", "text")} for o in origins]
     keys = ("id", "behaviour", "state", "messages", "chosen", "rejected", "chosen_from", "rejected_from")
     return {**{key: pair[key] for key in keys}, "dream": dream, "log_lines": lines}
+
+
+def _of_episode(connection: Connection, node_id: str) -> list[graph.Origin]:
+    """The log lines of an episode; a behaviour's own node touches every line that ever spoke of it."""
+    node = graph.get(connection, node_id)
+    return graph.provenance(connection, node_id) if node is not None and node.kind == "episode" else []
 
 
 def _count(connection: Connection, table: Table, where: Any = None) -> int:

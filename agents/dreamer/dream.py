@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from agents.dreamer.novelty import Seen
 from agents.dreamer.temperature import FailureRate, shares
 from agents.model.client import ModelClient, Prompt
-from corpus.behaviour import Behaviour, counter_to
+from corpus.behaviour import Behaviour, sides
 from corpus.prompts import Message, broad_dream, near_dream
 from store import graph, queries
 from store.ledger import Ledger
@@ -37,7 +37,11 @@ class DreamSettings:
     __pydantic_config__ = {"extra": "forbid"}
 
     per_night: int = 240
-    """Dreams in use, all behaviours together."""
+    """Dreams in use of the behaviours that a night means to improve, all together."""
+    per_behaviour: int = 64
+    """At most this many of one behaviour."""
+    guards: int = 40
+    """Dreams of each counter-behaviour whose behaviour the night does not mean to improve: it must not be lost."""
     counter_share: float = 1.75
     """Dreams of a counter-behaviour for each one of its behaviour: it fails rarely, and must be learnt as well."""
     per_source: int = 64
@@ -93,11 +97,10 @@ class Dreamer:
     settings: DreamSettings
 
     async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
-        """Dream a behaviour and its counter-behaviour."""
-        habit = self.behaviours[item.subject]
-        sides = (habit, counter_to(habit, self.behaviours))
-        night, plans, seen = await self.ledger.read(self._prepare, item.night_id, sides)
-        for side in sides:
+        """Dream a behaviour and its counter-behaviour, or a guard alone."""
+        dreamt = sides(item.subject, self.behaviours)
+        night, plans, seen = await self.ledger.read(self._prepare, item.night_id, dreamt)
+        for side in dreamt:
             for text in self.situations.held_out(side):
                 seen.add(text)
         dreams: list[Dream] = []
@@ -111,24 +114,30 @@ class Dreamer:
         )
 
     def _prepare(
-        self, connection: Connection, night_id: str, sides: tuple[Behaviour, Behaviour]
+        self, connection: Connection, night_id: str, dreamt: tuple[Behaviour, ...]
     ) -> tuple[queries.Row, list[Plan], Seen]:
         night = queries.night(connection, night_id)
         rates = {name: _rate(row) for name, row in queries.rates(connection).items()}
-        of_targets = {name: rates.get(name, FailureRate()) for name in night["targets"]}
-        count = shares(of_targets, self.settings.per_night)[sides[0].name]
+        count = self._count(dreamt[0], night["targets"], rates)
         plans = [
             Plan(
                 behaviour=side,
-                count=round(count * self.settings.counter_share) if side.counter_of else count,
+                count=round(count * self.settings.counter_share) if index else count,
                 rate=rates.get(side.name, FailureRate()),
                 episodes=_episodes(connection, side),
                 examples=[Seed(text=text, node=_declared(side), source=DECLARED) for text in side.examples],
                 hardest=_hardest(connection, side),
             )
-            for side in sides
+            for index, side in enumerate(dreamt)
         ]
         return night, plans, Seen(queries.dreamt_texts(connection))
+
+    def _count(self, behaviour: Behaviour, targets: list[str], rates: dict[str, FailureRate]) -> int:
+        """How many dreams a behaviour gets: what fails most gets most, within bounds."""
+        if behaviour.counter_of:
+            return self.settings.guards
+        of_targets = {name: rates.get(name, FailureRate()) for name in targets}
+        return min(shares(of_targets, self.settings.per_night)[behaviour.name], self.settings.per_behaviour)
 
     async def _dream(self, plan: Plan, night: queries.Row, seen: Seen) -> list[Dream]:
         """Ask in rounds until there are enough dreams in use."""

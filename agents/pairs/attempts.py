@@ -11,7 +11,7 @@ from typing import Protocol
 
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
-from corpus.behaviour import Behaviour, counter_to
+from corpus.behaviour import Behaviour, sides
 from corpus.prompts import Message, instructed
 from corpus.world.checks import Judgement
 from store import queries
@@ -79,8 +79,7 @@ class Attempter:
 
     async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
         """Answer the night's dreams of a behaviour and its counter-behaviour."""
-        habit = self.behaviours[item.subject]
-        names = [habit.name, counter_to(habit, self.behaviours).name]
+        names = [side.name for side in sides(item.subject, self.behaviours)]
         dreams = await self.ledger.read(queries.dreams, item.night_id, names)
         checkpoint = await self.ledger.read(queries.active)
         rates = await self.ledger.read(queries.rates)

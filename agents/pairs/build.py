@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection
 
 from agents.pairs.attempts import Judging, PairSettings
-from corpus.behaviour import Behaviour, counter_to
+from corpus.behaviour import Behaviour, sides
 from store import graph, queries
 from store.ledger import Ledger
 from store.outcome import Outcome
@@ -61,8 +61,7 @@ class PairBuilder:
 
     async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
         """Build the pairs of a behaviour and its counter-behaviour."""
-        habit = self.behaviours[item.subject]
-        names = [habit.name, counter_to(habit, self.behaviours).name]
+        names = [side.name for side in sides(item.subject, self.behaviours)]
         dreams, attempts, lessons, checkpoint = await self.ledger.read(self._inputs, item.night_id, names)
         found = [from_dream(dream, attempts[dream["id"]]) for dream in dreams]
         logged = [await self._from_log(lesson, item.night_id, checkpoint["id"]) for lesson in lessons]
