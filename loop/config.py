@@ -18,6 +18,7 @@ from pydantic_settings import (
 )
 
 from agents.dreamer.dream import DreamSettings
+from agents.extractor.handler import ExtractorSettings
 from agents.pairs.attempts import PairSettings
 from agents.trainer.student import TrainingSettings
 from corpus.errors import ConfigError
@@ -65,7 +66,7 @@ class ScheduleSettings:
     max_wait_hours: float = 48.0
     """A lesson that has waited so long is learnt although a user is active (never outside the windows)."""
     max_per_day: int = 4
-    """Never more nights with an update in 24 hours."""
+    """Never more nights by itself in 24 hours."""
 
     def __post_init__(self) -> None:
         for window in self.windows:
@@ -112,6 +113,7 @@ class Settings(BaseSettings):
     """SQLAlchemy URL of the ledger; "" for HOME/ledger.db."""
     model: ModelSettings = Field(default_factory=ModelSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
+    extractor: ExtractorSettings = Field(default_factory=ExtractorSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     dreams: DreamSettings = Field(default_factory=DreamSettings)
     pairs: PairSettings = Field(default_factory=PairSettings)

@@ -25,7 +25,8 @@ class Situation:
     since_first_lesson_s: float
     idle_s: float
     """Since a user last asked."""
-    updates_today: int
+    nights_today: int
+    """Nights within 24 hours that had something to learn, whatever came of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +50,8 @@ def why_not(situation: Situation, rules: Rules) -> str:
         return "training.enabled is false: observing only"
     if situation.lessons < rules.min_lessons and situation.pairs < rules.min_pairs:
         return f"{situation.lessons} new lessons, {rules.min_lessons} needed"
-    if situation.updates_today >= rules.max_per_day:
-        return f"{situation.updates_today} updates within 24 hours, {rules.max_per_day} allowed"
+    if situation.nights_today >= rules.max_per_day:
+        return f"{situation.nights_today} nights within 24 hours, {rules.max_per_day} allowed"
     if not any(_within(window, situation.clock) for window in rules.windows):
         return f"outside the sleep windows ({', '.join(rules.windows) or 'none'})"
     if situation.since_last_lesson_s < rules.settle_s:

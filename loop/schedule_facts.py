@@ -65,7 +65,7 @@ def _situation(connection: Connection, service: Service) -> Situation:
         since_last_lesson_s=min(ages),
         since_first_lesson_s=max(ages),
         idle_s=monotonic() - service.last_asked,
-        updates_today=queries.updates_since(connection, datetime.now(UTC) - timedelta(days=1)),
+        nights_today=queries.nights_since(connection, datetime.now(UTC) - timedelta(days=1)),
     )
 
 

@@ -237,7 +237,7 @@ def _handlers(
 ) -> dict[str, Handler]:
     """Who does which kind of work."""
     return {
-        "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules()).handle,
+        "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor).handle,
         "plan": stages.plan,
         "dream": Dreamer(
             ledger=ledger, model=model, behaviours=behaviours, situations=evaluator, settings=settings.dreams

@@ -172,10 +172,17 @@ def priority(node: Node) -> float:
 
 
 def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]]:
-    """Signals that no night has taken up, in turns up to the cursor, by id, each with its episode."""
+    """Signals that no night has taken up, in turns up to the cursor, by id, each with its episode.
+
+    A lesson is taken up once: when its night made too few pairs for an update, those pairs wait for more.
+    """
     s, t = schema.signals, schema.turns
     here = (t.c.conversation_id == s.c.conversation_id) & (t.c.position == s.c.position)
-    query = select(s).join(t, here).where((s.c.state == "new") & s.c.behaviour.is_not(None) & (t.c.id <= cursor))
+    query = (
+        select(s)
+        .join(t, here)
+        .where((s.c.state == "new") & s.c.behaviour.is_not(None) & s.c.night_id.is_(None) & (t.c.id <= cursor))
+    )
     return _with_episodes(connection, query)
 
 

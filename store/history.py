@@ -38,9 +38,7 @@ def begin_night(connection: Connection, *, seed: int, retry: bool) -> str:
     night_id = f"n{number}"
     row = {"id": night_id, "number": number, "seed": seed, "cursor": queries.cursor(connection)}
     connection.execute(
-        schema.nights.insert().values(
-            **row, retry=retry, targets=[], state="running", reasons=[], started=now()
-        )
+        schema.nights.insert().values(**row, retry=retry, targets=[], state="running", reasons=[], started=now())
     )
     if retry:
         for table in ("pairs", "signals"):
@@ -137,9 +135,19 @@ def close_night(connection: Connection, *, night_id: str) -> None:
         reasons += why
     elif update is not None:
         reasons += update["reasons"]
+    if (update is None or update["state"] != "kept") and _has_failures(connection, night_id):
+        again = {"night_id": night_id, "state": "new"}
+        apply(connection, Change(table="signals", where=again, values={"night_id": None}))
     values = {"state": "done", "reasons": reasons, "finished": now()}
     apply(connection, Change(table="nights", where={"id": night_id}, values=values))
     note(connection, "night", night_id, {"ended": True, "reasons": reasons})
+
+
+def _has_failures(connection: Connection, night_id: str) -> bool:
+    """Whether some work of a night was set aside: what it did not get to is a lesson for another night."""
+    t = schema.work
+    failed = select(t.c.id).where((t.c.night_id == night_id) & (t.c.state == "set_aside"))
+    return connection.execute(failed).first() is not None
 
 
 def set_paused(connection: Connection, paused: bool) -> None:

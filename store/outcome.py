@@ -43,9 +43,7 @@ class Outcome:
     """Figures for the event."""
 
 
-def commit(
-    connection: Connection, item: Work, outcome: Outcome, follow_up: Iterable[tuple[str, str]]
-) -> None:
+def commit(connection: Connection, item: Work, outcome: Outcome, follow_up: Iterable[tuple[str, str]]) -> None:
     """Store the outcome of a piece of work, what follows from it, and that it is done."""
     learnt = [r for r in outcome.records if isinstance(r, Signal | Node | Edge)]
     if learnt:

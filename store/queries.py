@@ -163,11 +163,12 @@ def is_paused(connection: Connection) -> bool:
     return connection.execute(select(t.c.value).where(t.c.key == "paused")).scalar() == "1"
 
 
-def updates_since(connection: Connection, moment: datetime) -> int:
-    """How many updates have begun since this moment."""
-    t = schema.updates
+def nights_since(connection: Connection, moment: datetime) -> int:
+    """How many nights that had something to learn have begun since this moment."""
+    t = schema.nights
     since = moment.isoformat(timespec="milliseconds")
-    return int(connection.execute(select(func.count()).select_from(t).where(t.c.at >= since)).scalar() or 0)
+    targets = connection.execute(select(t.c.targets).where(t.c.started >= since)).scalars()
+    return sum(1 for found in targets if found)
 
 
 def learnt(connection: Connection) -> set[str]:

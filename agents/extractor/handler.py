@@ -6,18 +6,37 @@ Invariant: reading a conversation again gives the same records, so a growing one
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import httpx
 from sqlalchemy import Connection, select
 
-from agents.extractor.extract import ConversationView, extract
+from agents.extractor.extract import ConversationView, extract, hints
 from agents.extractor.lessons import Judging
+from agents.extractor.model import over_http, read
+from agents.extractor.rules import Finding
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
+from corpus.errors import ModelUnavailable
 from store import schema
 from store.ledger import Ledger, now
 from store.outcome import Outcome
 from store.records import Signal
 from store.work import Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractorSettings:
+    """A model that reads conversations beside the rules."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    url: str = ""
+    """An OpenAI-compatible server that follows a JSON schema, such as http://127.0.0.1:8000; "" for rules alone."""
+    model: str = ""
+    """Its name there."""
+    api_key: str = ""
+    """Sent as a bearer token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,13 +46,36 @@ class Extractor:
     ledger: Ledger
     behaviours: Mapping[str, Behaviour]
     judging: Judging
+    settings: ExtractorSettings = ExtractorSettings()
 
     async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
         """Find the signals of a conversation and what they teach."""
         view = await self.ledger.read(_view, item.subject.rpartition(":")[0])
-        records = extract(view, self.behaviours, self.judging, now())
+        reading, told = await self._read(view)
+        records = extract(view, self.behaviours, self.judging, now(), read=reading)
         states = [record.state for record in records if isinstance(record, Signal)]
-        return Outcome(records=records, facts={state: states.count(state) for state in sorted(set(states))})
+        counts = {state: states.count(state) for state in sorted(set(states))}
+        return Outcome(records=records, facts={**counts, **told})
+
+    async def _read(self, view: ConversationView) -> tuple[tuple[Finding, ...], dict[str, Any]]:
+        """What the configured model finds, and what is to be told of that; nothing where there is none.
+
+        A model that does not answer costs its findings, not the rules'.
+        """
+        if not self.settings.url:
+            return (), {}
+        key = {"Authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
+        async with httpx.AsyncClient(base_url=self.settings.url, headers=key, trust_env=False) as client:
+            try:
+                reading = await read(
+                    view.turns,
+                    self.behaviours,
+                    over_http(client, self.settings.model),
+                    hints=hints(self.behaviours, self.judging),
+                )
+            except ModelUnavailable as error:
+                return (), {"model": str(error)}
+        return reading.findings, {"dropped": list(reading.dropped)} if reading.dropped else {}
 
 
 def _view(connection: Connection, conversation_id: str) -> ConversationView:
