@@ -1,0 +1,68 @@
+# Nightschool. `make run` for one whole night on the bundled conversations, `make test` for the tests.
+#
+# Everything happens in .venv in this checkout; `make PYTHON=python3.12 run` chooses another Python (3.11 or newer).
+
+PYTHON ?= python3
+HOME_DIR := .nightschool
+CHAOS_KILLS ?= 25
+CHAOS_SEED ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NIGHTSCHOOL := $(BIN)/nightschool --home $(HOME_DIR)
+BENCHES := $(patsubst bench/%.py,%,$(wildcard bench/[!_]*.py))
+
+.PHONY: help run test check test-slow chaos bench clean
+
+help:
+	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
+	@echo "make test       the tests"
+	@echo "make check      ruff, mypy and the rules of the house"
+	@echo "make test-slow  the tests that take minutes"
+	@echo "make chaos      kill a night CHAOS_KILLS=$(CHAOS_KILLS) times, at ledger commits drawn from CHAOS_SEED="
+	@echo "make bench      the benches: $(BENCHES)"
+	@echo "make clean      remove $(VENV), $(HOME_DIR) and what was built"
+
+# The home of the demonstration is made anew each time, so that two runs can be compared.
+run: $(VENV)/installed
+	@rm -rf $(HOME_DIR)
+	@$(NIGHTSCHOOL) init --demo
+	@$(NIGHTSCHOOL) night
+	@echo "in this checkout: $(NIGHTSCHOOL) status   (and so on: --home says which home)"
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest
+
+check: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest tests/test_house.py
+
+test-slow: $(VENV)/installed-dev
+	$(BIN)/pytest -m slow
+
+chaos: $(VENV)/installed-dev
+	$(BIN)/python tests/loop/chaos.py --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+bench: $(VENV)/installed
+	$(foreach bench,$(BENCHES),$(BIN)/python -m bench.$(bench) &&) true
+
+clean:
+	rm -rf $(VENV) $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch comes first and by itself: it is by far the largest, and what follows then finds it in place.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nightschool needs Python 3.11 or newer, \
+	this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
+	@echo "setting up $(VENV): some minutes the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) install -c constraints.txt torch==2.13.0
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
