@@ -48,10 +48,19 @@ class Globals:
 said = Globals()
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"nightschool {version('nightschool')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _globals(
     home: Annotated[Path | None, typer.Option(help="The home to use.", metavar="DIR")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version)] = False,
 ) -> None:
     said.home, said.json = home, as_json
 
@@ -283,10 +292,9 @@ def doctor() -> None:
 def config() -> None:
     """Print the effective configuration."""
     from loop import home
-    from loop.config import load_settings
+    from loop.config import load_settings, shown
 
-    settings = load_settings(home.find(said.home).config_file).model_dump(mode="json")
-    _show(settings, lambda value: typer.echo(json.dumps(value, indent=2)))
+    _show(shown(load_settings(home.find(said.home).config_file)), lambda value: typer.echo(json.dumps(value, indent=2)))
 
 
 def _anywhere(arguments: list[str]) -> list[str]:
@@ -309,8 +317,7 @@ def main() -> None:
     """Entry point: the boundary at which errors become messages and exit codes."""
     said.home, said.json = None, "--json" in sys.argv
     try:
-        app(_anywhere(sys.argv[1:]), standalone_mode=False)
-        code = 0
+        code = app(_anywhere(sys.argv[1:]), standalone_mode=False) or 0  # an Exit comes back as its code
     except typer.Exit as left:
         code = left.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -326,17 +333,18 @@ def _complain(error: BaseException) -> int:
         error = error.exceptions[0]
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    import click
-
-    if isinstance(error, click.ClickException):
-        message, code = error.format_message(), UsageError.exit_code
+    if hasattr(error, "format_message"):  # click's own, which typer brings under one name or another
+        message, code = str(error.format_message()), UsageError.exit_code
     elif isinstance(error, NightschoolError):
         message, code = str(error), error.exit_code
     elif isinstance(error, OSError):
         message, code = f"{error.strerror or error}: {error.filename or ''}".rstrip(": "), 1
+    elif type(error).__module__.startswith("sqlalchemy."):
+        reason = getattr(error, "orig", None) or error
+        message, code = f"the ledger cannot be used ({reason}): is the disk full, or the home not yours?", 1
     else:
         raise error
     if said.json:
         sys.stdout.write(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False) + "\n")
-    sys.stderr.write(f"nightschool: {message}\n")
+    sys.stderr.write(message if message.startswith("Usage:") else f"nightschool: {message}\n")
     return code

@@ -7,7 +7,10 @@ Invariant: an unknown key or a bad value stops the start, with the place and the
 import os
 import re
 from dataclasses import dataclass
+from functools import reduce
+from math import inf
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -16,15 +19,55 @@ from pydantic_settings import (
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+from sqlalchemy import make_url
 
 from agents.dreamer.dream import DreamSettings
 from agents.extractor.handler import ExtractorSettings
 from agents.pairs.attempts import PairSettings
 from agents.trainer.student import TrainingSettings
-from corpus.errors import ConfigError
+from corpus.errors import ConfigError, TrainerFault
 
 _FORBID = {"extra": "forbid"}
-_WINDOW = re.compile(r"([01]\d|2[0-4]):([0-5]\d)-([01]\d|2[0-4]):([0-5]\d)")
+_TIME = r"(([01]\d|2[0-3]):[0-5]\d|24:00)"
+_WINDOW = re.compile(f"{_TIME}-{_TIME}")
+MAX_SEED = 2**31 - 1
+"""Largest seed: what an INTEGER column of any database holds."""
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, MAX_SEED),
+    "model.threads": (1, 1024),
+    "schedule.idle_minutes": (0, inf),
+    "schedule.min_lessons": (0, inf),
+    "schedule.settle_seconds": (0, inf),
+    "schedule.max_wait_hours": (0, inf),
+    "schedule.max_per_day": (0, inf),
+    "dreams.per_night": (1, 100_000),
+    "dreams.per_behaviour": (1, 100_000),
+    "dreams.guards": (0, 100_000),
+    "dreams.counter_share": (0, 100),
+    "dreams.per_source": (0, inf),
+    "dreams.max_tokens": (1, 4096),
+    "dreams.rounds": (1, 100),
+    "pairs.attempts": (1, 1000),
+    "pairs.attempts_of_counters": (1, 1000),
+    "pairs.instructed": (0, 1000),
+    "pairs.temperature": (0.01, 10),
+    "pairs.max_tokens": (1, 4096),
+    "pairs.minimum": (1, inf),
+    "pairs.per_source": (0, inf),
+    "pairs.trust_in_logs": (0, 1),
+    "training.lr": (0, 10),
+    "training.beta": (0, 1000),
+    "training.weight_decay": (0, 1),
+    "training.warmup_steps": (0, inf),
+    "training.replay": (0, 0.9),
+    "verdict.scenarios": (1, 100_000),
+    "verdict.max_rounds": (1, 100),
+    "verdict.margin": (0, 1),
+    "verdict.perplexity": (1, 1000),
+    "verdict.drift": (0, inf),
+    "http.port": (0, 65535),
+}
+"""What each number may be, both ends included; Apollo's own are checked by the trainer's settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,18 +185,39 @@ def load_settings(config_file: Path) -> Settings:
         model_config = SettingsConfigDict(toml_file=config_file)
 
     try:
-        return FromFile()
+        settings = FromFile()
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "configuration"
         raise ConfigError(f"{config_file}: {place}: {first['msg']}") from error
+    except TrainerFault as error:
+        raise ConfigError(f"{config_file}: training: {error}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{config_file}: {error}") from error
+    for place, (low, high) in _BOUNDS.items():
+        value = reduce(getattr, place.split("."), settings)
+        if not low <= value <= high:  # type: ignore[operator]
+            allowed = f"at least {low}" if high == inf else f"{low} to {high}"
+            raise ConfigError(f"{config_file}: {place} must be {allowed}, not {value}")
+    return settings
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON-able values, without the passwords in them."""
+    value = settings.model_dump(mode="json")
+    if value["extractor"]["api_key"]:
+        value["extractor"]["api_key"] = "(set)"
+    if value["database"]:
+        value["database"] = make_url(value["database"]).render_as_string(hide_password=True)
+    return value
 
 
 def _refuse_unknown_variables() -> None:
     """A misspelt variable would otherwise be passed over in silence."""
-    known = {name.upper() for name in Settings.model_fields} | {"HOME"}
     for name in os.environ:
-        if name.startswith("NIGHTSCHOOL_") and name.removeprefix("NIGHTSCHOOL_").split("__")[0] not in known:
+        section, *keys = name.upper().removeprefix("NIGHTSCHOOL_").split("__")
+        if not name.upper().startswith("NIGHTSCHOOL_") or name == "NIGHTSCHOOL_HOME":
+            continue
+        field = Settings.model_fields.get(section.lower())
+        if field is None or (keys and field.default_factory is None):
             raise ConfigError(f"the environment variable {name} is no setting; see `nightschool config`")

@@ -67,6 +67,8 @@ class Crew:
     ledger: Ledger
     model: ModelClient
     trainer: TrainerClient
+    told: Callable[[int, int], None] = lambda done, total: None
+    """Told how far the start is: children that run, children to be started."""
     ready: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
 
@@ -76,9 +78,12 @@ class Crew:
         server = trainer = None
         try:
             while True:
+                self.told(0, 2)
                 if server is None:
                     server = await self._start_server()
+                self.told(1, 2)
                 trainer = await self._start_trainer()
+                self.told(2, 2)
                 self.lost = anyio.Event()
                 self.ready.set()
                 task_status.started()

@@ -46,7 +46,7 @@ class Operations:
         self.service.user_asked()
         reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200)
         active = await self.service.ledger.read(queries.active)
-        return {"answer": reply.text, "weights_version": reply.weights_version, "checkpoint": active["id"]}
+        return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
 
     async def rollback(self, *, target: str | None = None, dry_run: bool = False) -> Json:
         """Point at an earlier kept checkpoint and serve it."""

@@ -1,6 +1,7 @@
 """The facts that the schedule goes by, gathered from the ledger and the clocks; and the loop that acts on them."""
 
 from datetime import UTC, datetime, timedelta
+from math import inf
 from time import monotonic
 
 import anyio
@@ -55,15 +56,15 @@ def _rules(service: Service) -> Rules:
 
 def _situation(connection: Connection, service: Service) -> Situation:
     lessons = [signal for signal, _ in graph.new_lessons(connection, queries.cursor(connection))]
-    ages = [_age(signal.at) for signal in lessons] or [0.0]
+    ages = [_age(signal.at) for signal in lessons]
     return Situation(
         clock=datetime.now().time(),
         paused=queries.is_paused(connection),
         training_enabled=service.settings.training.enabled,
         lessons=len(lessons),
         pairs=len(queries.pairs(connection, "new")),
-        since_last_lesson_s=min(ages),
-        since_first_lesson_s=max(ages),
+        since_last_lesson_s=min(ages, default=inf),
+        since_first_lesson_s=max(ages, default=0.0),
         idle_s=monotonic() - service.last_asked,
         nights_today=queries.nights_since(connection, datetime.now(UTC) - timedelta(days=1)),
     )

@@ -96,6 +96,11 @@ class Service:
                 return
             await done.wait()
 
+    def tell(self, kind: str, subject: str, done: int, total: int) -> None:
+        """Tell the listeners how far something is."""
+        for listener in self.listeners:
+            listener(kind, subject, done, total)
+
     async def work(self, *, kinds: tuple[str, ...] | None = None, until_idle: bool = False) -> None:
         """Do the work in the ledger, oldest first; with `until_idle`, until there is none."""
         while True:
@@ -169,8 +174,7 @@ class Service:
         """What a handler calls to say how far it is."""
 
         async def report(done: int, total: int) -> None:
-            for listener in self.listeners:
-                listener(kind, subject, done, total)
+            self.tell(kind, subject, done, total)
 
         return report
 
@@ -211,8 +215,9 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             evaluator=evaluator,
             monitor=monitor,
             trainer=trainer,
+            store=store,
         )
-        yield Service(
+        service = Service(
             home=home,
             settings=settings,
             ledger=ledger,
@@ -224,6 +229,8 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             stages=stages,
             handlers=_handlers(settings, ledger, behaviours, model, trainer, evaluator, stages),
         )
+        crew.told = partial(service.tell, "start", "")
+        yield service
 
 
 def _handlers(

@@ -20,6 +20,7 @@ from loop.verdict import interval
 
 Json = dict[str, Any]
 LABELS = {
+    "start": "starting the model",
     "extract": "finding lessons",
     "dream": "dreaming",
     "attempt": "answering dreams",

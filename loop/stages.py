@@ -17,16 +17,19 @@ from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import trainer_settings
 from corpus.behaviour import Behaviour, sides
-from corpus.errors import NightschoolError
+from corpus.errors import GateRefused, NightschoolError
 from loop.config import Settings
 from loop.verdict import Limits, Paired, Ruling, rule
 from store import graph, history, queries
+from store.checkpoints import CheckpointStore
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
 from store.records import Measurement, Rate, Update, UpdatePair, Verdict, seed_of
 from store.work import Work
 
 Report = Callable[[int, int], Awaitable[None]]
+CHECKPOINT_SIZES = 4
+"""Room that an update asks for, in sizes of the weights: the checkpoint with the optimizer's state, twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class Stages:
     evaluator: Evaluator
     monitor: Monitor
     trainer: TrainerClient
+    store: CheckpointStore
 
     async def plan(self, item: Work, report: Report) -> Outcome:
         """Choose the behaviours of the night: those with lessons that no night has taken up."""
@@ -87,11 +91,11 @@ class Stages:
             replay_share=training.replay,
             seed=seed_of(night["seed"], "replay", item.night_id),
         )
-        reason = proposal.reason if training.enabled else "training.enabled is false: observing only"
+        active = await self.ledger.read(queries.active)
+        reason = proposal.reason or self._refusal(active["id"])
         if reason:
             reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
             return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
-        active = await self.ledger.read(queries.active)
         update = Update(
             id=f"u{night['number']}",
             night_id=item.night_id,
@@ -112,6 +116,16 @@ class Stages:
             changes=(Change(table="nights", where={"id": item.night_id}, values={"targets": targets}),),
             facts={"pairs": len(proposal.new), "replay": len(proposal.replay)},
         )
+
+    def _refusal(self, active_id: str) -> str:
+        """Why there may be no update now, although there are pairs; "" when there may be one."""
+        if not self.settings.training.enabled:
+            return "training.enabled is false: observing only"
+        try:
+            self.store.has_room(CHECKPOINT_SIZES * self.store.weights_bytes(active_id))
+        except GateRefused as refused:
+            return str(refused)
+        return ""
 
     async def measure(self, item: Work, report: Report) -> Outcome:
         """Measure one behaviour, before or after: the subject is when/round/name."""

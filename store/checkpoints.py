@@ -103,6 +103,10 @@ class CheckpointStore:
         digest = self.manifest(checkpoint_id)["optimizer"]
         return None if digest is None else self._load_blob(digest)
 
+    def weights_bytes(self, checkpoint_id: str) -> int:
+        """Size of this checkpoint's weights on disk."""
+        return self._blob_path(self.manifest(checkpoint_id)["weights"]).stat().st_size
+
     def verify(self, checkpoint_ids: Iterable[str]) -> list[Fault]:
         """Hash every file of these checkpoints; returns what is damaged or missing, [] when all is well."""
         seen: dict[str, str | None] = {}
