@@ -5,20 +5,8 @@ content digests (so a repeated night finds its own rows) except where a sequence
 Times are ISO 8601 in UTC, as text. Knows no query and no agent.
 """
 
-from sqlalchemy import (
-    JSON,
-    Boolean,
-    Column,
-    Float,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
-)
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import UniqueConstraint as Unique
 
 metadata = MetaData()
 
@@ -77,7 +65,7 @@ turns = Table(
     Column("line", Integer, nullable=False),
     Column("chain", String, nullable=False, index=True),
     Column("key", String, nullable=False),
-    UniqueConstraint("conversation_id", "position"),
+    Unique("conversation_id", "position"),
 )
 
 # ---------------------------------------------------------------- what was learnt from it
@@ -109,7 +97,7 @@ nodes = Table(
     Column("body", JSON, nullable=False),
     Column("feelings", JSON, nullable=False),  # {feeling: score 0 to 1}
     Column("weight", Float, nullable=False),
-    UniqueConstraint("kind", "name"),
+    Unique("kind", "name"),
 )
 
 edges = Table(
@@ -295,7 +283,7 @@ work = Table(
     Column("attempts", Integer, nullable=False),
     Column("holder", String),  # the service that leased it
     Column("error", Text),
-    UniqueConstraint("kind", "subject", "night_id"),
+    Unique("kind", "subject", "night_id"),
     Index("work_by_state", "state", "id"),
 )
 

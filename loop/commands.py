@@ -1,0 +1,250 @@
+"""The commands: arguments in, one operation or one query, and how to show what comes back.
+
+Invariant: a command holds no logic of its own; heavy imports wait until it runs, so that --help is quick.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from corpus.errors import IntegrityFault, UsageError
+from loop.cli import app, behaviours, checkpoints, model, said
+
+Json = dict[str, Any]
+
+
+def _show(value: Json, text: Callable[[Json], None]) -> None:
+    """Print a result, as JSON or as a person reads it."""
+    if said.json:
+        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+    else:
+        text(value)
+
+
+def _perform(name: str, **arguments: Any) -> Json:
+    """Carry out an operation, with progress on stderr."""
+    import anyio
+
+    from loop import home, host, show
+
+    found = home.find(said.home)
+    show.set_up_logs()
+    with show.progress() as listener:
+        return anyio.run(partial(host.perform, found, name, arguments, listener))
+
+
+def _read(query: Callable[..., Any], *arguments: Any) -> Any:
+    """Ask the ledger, whether a service runs or not."""
+    from loop import home
+    from loop.config import load_settings
+    from store.ledger import Ledger, database_url
+
+    found = home.find(said.home)
+    ledger = Ledger(database_url(found.path, load_settings(found.config_file).database))
+    try:
+        with ledger.reading() as connection:
+            return query(connection, *arguments)
+    finally:
+        ledger.close()
+
+
+@app.command()
+def init(
+    demo: Annotated[bool, typer.Option("--demo", help="Load the bundled conversations.")] = False,
+) -> None:
+    """Make a home, with the embedded model as checkpoint 0."""
+    import anyio
+
+    from loop import begin, show
+
+    show.set_up_logs()
+    _show(anyio.run(partial(begin.init, said.home, demo=demo)), show.began)
+
+
+@app.command()
+def run(
+    watch: Annotated[list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")] = None,
+) -> None:
+    """The service, in the foreground: follow logs, answer, learn on schedule."""
+    import anyio
+
+    from loop import home, host, show
+
+    found = home.find(said.home)
+    show.set_up_logs()
+    anyio.run(partial(host.run, found, watch or [], partial(show.ready, found)))
+
+
+@app.command()
+def night(
+    seed: Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Take up again what was undone.")] = False,
+) -> None:
+    """One whole night now: lessons, dreams, pairs, an update, the verdict."""
+    from loop import show
+
+    _show(_perform("night", seed=seed, retry=retry), show.night)
+
+
+@app.command()
+def ingest(
+    paths: list[Path],
+    format: Annotated[str | None, typer.Option(help="openai, sharegpt, claude-code or trl.")] = None,
+) -> None:
+    """Read conversation logs: files, or folders of them."""
+    from loop import show
+
+    told = _perform("ingest", paths=[str(path.absolute()) for path in paths], format=format)
+    _show(told, show.ingested)
+    if told["set_aside"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def status() -> None:
+    """Where the home stands; works with the service down."""
+    from loop import show, standing
+
+    _show(standing.status(said.home), show.status)
+
+
+@app.command()
+def pause() -> None:
+    """No night begins by itself until `resume`."""
+    _show(_perform("pause"), lambda _: typer.echo("paused: no night begins by itself"))
+
+
+@app.command()
+def resume() -> None:
+    """Nights may begin by themselves again."""
+    _show(_perform("resume"), lambda _: typer.echo("resumed"))
+
+
+@app.command()
+def ledger(
+    what: Annotated[str, typer.Argument(help="updates, pairs, dreams, signals, events or why")],
+    id: Annotated[str | None, typer.Argument(help="for why: an update or a pair")] = None,
+    limit: Annotated[int, typer.Option(help="How many of the newest rows.")] = 20,
+) -> None:
+    """Look into the ledger; `why ID` walks an update or a pair back to the log lines."""
+    from loop import show
+    from store import report
+
+    if what == "why":
+        if id is None:
+            raise UsageError("ledger why needs the id of an update or a pair")
+        _show(_read(report.why, id), show.why)
+    elif what in report.LISTS:
+        _show({what: _read(report.listing, what, limit)}, partial(show.rows, what))
+    else:
+        raise UsageError(f"there is no list {what!r}; there are {', '.join(report.LISTS)} and why ID")
+
+
+@checkpoints.command("list")
+def checkpoints_list() -> None:
+    """All checkpoints, and which one is active."""
+    from loop import show
+    from store import report
+
+    _show(_read(report.checkpoint_list), show.checkpoints)
+
+
+@checkpoints.command("verify")
+def checkpoints_verify() -> None:
+    """Hash every file again; exit 12 when one is damaged."""
+    from loop import home, show
+    from store import queries
+    from store.checkpoints import CheckpointStore
+
+    known = [row["id"] for row in _read(queries.checkpoints)]
+    faults = CheckpointStore(home.find(said.home).checkpoints).verify(known)
+    damaged = [{"checkpoint": f.checkpoint_id, "path": str(f.path), "problem": f.problem} for f in faults]
+    _show({"checkpoints": len(known), "damaged": damaged}, show.verified)
+    if damaged:
+        raise typer.Exit(IntegrityFault.exit_code)
+
+
+@app.command()
+def rollback(
+    id: Annotated[str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")] = False,
+) -> None:
+    """Take the weights back to an earlier night, bit for bit."""
+    from loop import show
+
+    _show(_perform("rollback", target=id, dry_run=dry_run), show.rolled_back)
+
+
+@app.command()
+def ask(text: str) -> None:
+    """Ask the served model."""
+    _show(_perform("ask", text=text), lambda told: typer.echo(told["answer"]))
+
+
+@behaviours.command("list")
+def behaviours_list() -> None:
+    """The behaviours of this home, each with its counter-behaviour."""
+    from loop import home, show
+    from store import report
+
+    found = report.ordered(home.find(said.home).behaviours())
+    keys = ("name", "counter_of", "condition", "do", "required_rate")
+    _show({"behaviours": [{key: getattr(b, key) for key in keys} for b in found]}, show.behaviours)
+
+
+@behaviours.command("validate")
+def behaviours_validate(file: Path) -> None:
+    """Check a behaviour file."""
+    from corpus.behaviour import load_file
+
+    names = [behaviour.name for behaviour in load_file(file)]
+    _show({"valid": True, "behaviours": names}, lambda _: typer.echo(f"{file}: fine ({' and '.join(names)})"))
+
+
+@behaviours.command("measure")
+def behaviours_measure(seed: Annotated[int | None, typer.Option(help="As in `night`.")] = None) -> None:
+    """Pass rates of the active weights on the held-out scenarios."""
+    from loop import show
+
+    _show(_perform("measure", seed=seed), show.measured)
+
+
+@model.command("build")
+def model_build(
+    out: Annotated[Path, typer.Argument(help="a folder for config, tokenizer and safetensors")],
+    seed: int = 0,
+    steps: Annotated[int | None, typer.Option(help="Training steps; default: the recipe's.")] = None,
+) -> None:
+    """Train the embedded model from its recipe: a few minutes on 2 cores."""
+    from corpus import recipe
+    from loop import show
+
+    with show.progress() as listener:
+        total = steps or recipe.STEPS
+        recipe.build(out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total))
+    _show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what would keep a night from working."""
+    from loop import show, standing
+
+    told = standing.doctor(said.home)
+    _show(told, show.doctor)
+    if not all(check["ok"] for check in told["checks"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def config() -> None:
+    """Print the effective configuration."""
+    from loop import home
+    from loop.config import load_settings, shown
+
+    _show(shown(load_settings(home.find(said.home).config_file)), lambda value: typer.echo(json.dumps(value, indent=2)))
