@@ -131,7 +131,7 @@ class VerdictSettings:
     """Non-inferiority margin: the drop of a pass rate that matters."""
     perplexity: float = 1.10
     """Largest ratio of the perplexity on ordinary text, after to before."""
-    drift: float = 6.0
+    drift: float = 1.5
     """Largest move of a concept's mean reading, in its spreads over the panel."""
 
 

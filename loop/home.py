@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
+from typing import IO
 
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.errors import HomeLocked, NoHome
@@ -34,6 +36,8 @@ idle_minutes = 0
 # Folders whose *.jsonl logs are followed as they grow, beside inbox/ in this home.
 watch = []
 """
+LOCK_TRIES, LOCK_PAUSE_S = 4, 0.05
+"""A command that only looks whether a home is held holds it for a moment itself."""
 _FOLDERS = ("checkpoints", "behaviours", "inbox", "logs")
 
 
@@ -120,22 +124,27 @@ def create(option: Path | None) -> Home:
 def locked(home: Home) -> Iterator[None]:
     """Hold the home: one service, or one command without a service, at a time. Dies with the process."""
     with open(home.path / "service.lock", "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise HomeLocked(
-                f"another Nightschool holds {home.path}: stop it, or use it (`nightschool status`)"
-            ) from error
-        yield
+        for _ in range(LOCK_TRIES):
+            if _take(stream):
+                yield
+                return
+            sleep(LOCK_PAUSE_S)
+    raise HomeLocked(f"another Nightschool holds {home.path}: stop it, or use it (`nightschool status`)")
+
+
+def _take(stream: IO[str]) -> bool:
+    """Try to lock an open file."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def is_held(home: Home) -> bool:
     """Whether somebody holds the home now."""
-    try:
-        with locked(home):
-            return False
-    except HomeLocked:
-        return True
+    with open(home.path / "service.lock", "a") as stream:
+        return not _take(stream)
 
 
 @contextmanager

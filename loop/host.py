@@ -8,6 +8,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -98,16 +99,12 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
         await tasks.start(service.crew.run, name="crew")
         tasks.start_soon(service.work, name="work")
-        folders = [home.inbox, *map(anyio.Path, [*settings.ingest.watch, *watch])]
-        tasks.start_soon(_follow, service.ledger, folders, service.wake, name="follow the logs")
+        folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
+        tasks.start_soon(follow, service.ledger, folders, service.wake, name="follow the logs")
         tasks.start_soon(keep_schedule, service, name="schedule")
         operations = Operations(service=service)
         port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)
         on_ready(port)
-
-
-async def _follow(ledger: Any, folders: list[Any], wake: Callable[[], None]) -> None:
-    await follow(ledger, folders, wake)
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:

@@ -101,17 +101,15 @@ class Service:
         for listener in self.listeners:
             listener(kind, subject, done, total)
 
-    async def work(self, *, kinds: tuple[str, ...] | None = None, until_idle: bool = False) -> None:
-        """Do the work in the ledger, oldest first; with `until_idle`, until there is none."""
+    async def work(self) -> None:
+        """Do the work in the ledger, oldest first, until cancelled."""
         while True:
             self._wake = anyio.Event()
-            item = await self.ledger.write(lambda connection: work.lease(connection, _holder(), kinds=kinds))
+            item = await self.ledger.write(work.lease, f"pid {os.getpid()}")
             if item is not None:
                 await self._do(item)
                 self._done.set()
                 self._done = anyio.Event()
-            elif until_idle:
-                return
             else:
                 await self._wake.wait()
 
@@ -272,10 +270,6 @@ def _observe(row: queries.Row, failed: int, passed: int) -> dict[str, float]:
     rate = FailureRate(failed=row["failed"], passed=row["passed"], temperature=row["temperature"])
     after = observe(rate, failed=failed, passed=passed)
     return {"failed": after.failed, "passed": after.passed, "temperature": after.temperature}
-
-
-def _holder() -> str:
-    return f"pid {os.getpid()}"
 
 
 def _unforeseen(error: Exception) -> bool:

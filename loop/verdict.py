@@ -37,7 +37,7 @@ class Limits:
     margin: float = MARGIN
     perplexity: float = 1.10
     """Largest ratio of the perplexity on ordinary text, after to before."""
-    drift: float = 6.0
+    drift: float = 1.5
     """Largest standardised move of a concept's reading."""
 
 

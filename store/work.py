@@ -5,7 +5,6 @@ transaction (`finish`); until then it is done again after a crash. Work runs in 
 that fails MAX_ATTEMPTS times is set aside with its error and never blocks the rest. Knows no agent.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, update
@@ -36,11 +35,9 @@ def enqueue(connection: Connection, kind: str, subject: str, night_id: str = "")
         )
 
 
-def lease(connection: Connection, holder: str, *, kinds: Iterable[str] | None = None) -> Work | None:
-    """Take the oldest piece of work that is ready (of these kinds, if given)."""
+def lease(connection: Connection, holder: str) -> Work | None:
+    """Take the oldest piece of work that is ready."""
     query = select(work).where(work.c.state == "ready").order_by(work.c.id).limit(1)
-    if kinds is not None:
-        query = query.where(work.c.kind.in_(list(kinds)))
     row = connection.execute(query).mappings().first()
     if row is None:
         return None
