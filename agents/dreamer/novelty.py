@@ -6,6 +6,7 @@ order nor punctuation nor capitals make a dream new.
 
 import re
 from collections.abc import Iterable
+from math import ceil
 
 NEAR = 0.9
 """Jaccard similarity of the word sets from which two texts are the same situation: in this length of text one
@@ -43,12 +44,12 @@ class Seen:
     def near(self, text: str) -> bool:
         """Whether a text like this one has been seen.
 
-        Two sets with a similarity of NEAR share all but a tenth of their words, so one of the rarest
-        words of the new text is among the shared ones: only their lists need to be read.
+        A set with a similarity of NEAR shares at least NEAR of the new text's words, so of its rarest words,
+        one more than it may lack, one is shared: only their lists need to be read.
         """
         found = words(text)
         if found in self._exact or not found:
             return True
-        spare = int((1 - NEAR) * len(found)) + 1
+        spare = len(found) - ceil(NEAR * len(found) - 1e-9) + 1  # not (1 - NEAR): it is a bit under 0.1
         rare = sorted(found, key=lambda word: len(self._by_word.get(word, ())))[:spare]
         return any(similarity(found, other) >= NEAR for word in rare for other in self._by_word.get(word, ()))

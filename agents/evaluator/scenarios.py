@@ -5,6 +5,7 @@ seed decides how the answers are sampled, not what is asked.
 """
 
 import random
+from itertools import cycle, islice
 
 from corpus.behaviour import Behaviour
 from corpus.prompts import Message
@@ -17,9 +18,13 @@ EXHAUSTED = 50
 
 
 def held_out(behaviour: Behaviour, count: int) -> list[list[Message]]:
-    """Up to `count` different scenarios, each a conversation that ends with a request."""
+    """`count` scenarios, each a conversation that ends with a request.
+
+    The world makes as many different ones; a person declares few, which are then asked again and again, each
+    time with another sampling seed.
+    """
     if behaviour.held_out:
-        texts = list(behaviour.held_out)[:count]
+        texts = list(islice(cycle(behaviour.held_out), count))
     else:
         texts = _from_world(KIND_OF[behaviour.judge.check], count)
     return [[{"role": "user", "content": text}] for text in texts]
