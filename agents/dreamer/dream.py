@@ -24,8 +24,8 @@ from store.outcome import Outcome
 from store.records import Dream, identity, seed_of
 from store.work import Work
 
-DECLARED = "declared"
-"""Source of a dream that grew from a behaviour's own examples."""
+DECLARED = ""
+"""Source of a dream that grew from a behaviour's own examples; no log has it, whatever its user is called."""
 LONGEST_DREAM = 400
 """Characters; a longer one has run away."""
 

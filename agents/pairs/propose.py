@@ -32,7 +32,7 @@ def propose(
     chosen = []
     for pair in new:
         counted[pair["source"]] += 1
-        if pair["dream_id"] is None or pair["source"] == "declared" or counted[pair["source"]] <= per_source:
+        if not pair["source"] or counted[pair["source"]] <= per_source:
             chosen.append(pair)
     if len(chosen) < minimum:
         return Proposal(new=[], replay=[], reason=f"{len(chosen)} new pairs, an update needs {minimum}")

@@ -1,0 +1,167 @@
+"""Dreams of the shipped model: sampled, checked, and traced to where they grew from."""
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.dreamer.dream import DECLARED, Dreamer, DreamSettings
+from agents.dreamer.novelty import NEAR, similarity, words
+from agents.evaluator import judge
+from agents.evaluator.measure import Evaluator
+from agents.model.client import ModelClient
+from corpus.behaviour import SHIPPED, load
+from store import history, schema
+from store.graph import merge
+from store.ledger import Ledger, database_url
+from store.outcome import Change, Outcome, apply
+from store.records import Dream, Edge, Node, Signal, identity, save
+from store.work import Work
+
+AT = "2026-01-01T00:00:00.000+00:00"
+BEHAVIOURS = load([SHIPPED])
+SETTINGS = DreamSettings(per_night=24, guards=10)
+Served = Callable[[Callable[[ModelClient], Awaitable[Any]]], Any]
+Dreaming = Callable[..., list[Dream]]
+
+
+def lesson(connection: Any, source: str, number: int, request: str) -> None:
+    """A correction in a log, with the episode that it stands in."""
+    name = f"{source}{number}"
+    connection.execute(
+        schema.conversations.insert().values(
+            id=name, source=source, format="openai", key="", tail=name, path="/logs/a", at=AT
+        )
+    )
+    body = {"conversation_id": name, "position": 0, "request": request, "source": source}
+    episode = Node(id=f"e-{name}", kind="episode", name=f"{name}:0", body=body)
+    listen = Node(id=identity("behaviour", "listen"), kind="behaviour", name="listen", body={})
+    signal = Signal(
+        id=f"s-{name}", kind="correction", conversation_id=name, position=0, source=source, behaviour="listen",
+        strength=0.8, state="new", reason="said so", night_id="n1", at=AT,
+    )  # fmt: skip
+    merge(
+        connection,
+        [listen, episode, signal, Edge(kind="supports", tail_id=episode.id, head_id=listen.id, signal_id=signal.id)],
+    )
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A night that means to improve `listen`, after three corrections by two users."""
+    ledger = Ledger(database_url(tmp_path))
+    with ledger.writing() as connection:
+        history.add_base(connection, "0" * 64, "0" * 64)
+        history.begin_night(connection, seed=1, retry=False)
+        apply(connection, Change(table="nights", where={"id": "n1"}, values={"targets": ["listen"]}))
+        lesson(connection, "anna", 1, "I have decided to paint the plank.")
+        lesson(connection, "anna", 2, "We will wax the tile.")
+        lesson(connection, "boris", 1, "Let us clean the lamp.")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def dreaming(shipped: Served, ledger: Ledger, quiet: Any) -> Dreaming:
+    """Dreams one piece of work through the served model; saves and returns what came of it."""
+
+    def dream(subject: str, settings: DreamSettings = SETTINGS) -> list[Dream]:
+        async def handle(model: ModelClient) -> Outcome:
+            dreamer = Dreamer(
+                ledger=ledger,
+                model=model,
+                behaviours=BEHAVIOURS,
+                situations=Evaluator(model=model),
+                settings=settings,
+            )
+            return await dreamer.handle(Work(id=1, kind="dream", subject=subject, night_id="n1", attempts=0), quiet)
+
+        outcome: Outcome = shipped(handle)
+        with ledger.writing() as connection:
+            save(connection, outcome.records)
+        return [record for record in outcome.records if isinstance(record, Dream)]
+
+    return dream
+
+
+def used(dreams: list[Dream], behaviour: str) -> list[Dream]:
+    return [dream for dream in dreams if dream.behaviour == behaviour and dream.refused is None]
+
+
+def test_a_behaviour_is_never_dreamt_without_its_counter_behaviour(dreaming: Dreaming) -> None:
+    dreams = dreaming("listen")
+    assert len(used(dreams, "listen")) == 24
+    assert len(used(dreams, "push_back")) == round(24 * SETTINGS.counter_share)
+
+
+def test_a_guard_is_dreamt_by_itself(dreaming: Dreaming) -> None:
+    dreams = dreaming("thorough")
+    assert {dream.behaviour for dream in dreams} == {"thorough"} and len(used(dreams, "thorough")) == SETTINGS.guards
+
+
+def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_kept_for_measuring(
+    dreaming: Dreaming,
+) -> None:
+    dreams = [dream for dream in dreaming("listen") if dream.refused is None]
+    for dream in dreams:
+        assert judge.applies(BEHAVIOURS[dream.behaviour], dream.messages), dream
+        assert not judge.is_reserved(dream.messages), dream
+    texts = [words(dream.messages[-1]["content"]) for dream in dreams]
+    assert not [(a, b) for i, a in enumerate(texts) for b in texts[:i] if similarity(a, b) >= NEAR]
+
+
+def test_a_refused_dream_is_kept_with_its_reason(dreaming: Dreaming) -> None:
+    reasons = Counter(str(dream.refused) for dream in dreaming("listen") if dream.refused is not None)
+    assert reasons["kept for measuring"] > 0 and reasons["seen before"] > 0, reasons
+
+
+def test_a_dream_is_traced_to_the_nodes_and_the_source_that_it_grew_from(dreaming: Dreaming) -> None:
+    nodes = {"e-anna1": "anna", "e-anna2": "anna", "e-boris1": "boris"}
+    declared = {identity("behaviour", name) for name in ("listen", "push_back")}
+    sources = Counter[str]()
+    for dream in dreaming("listen"):
+        assert dream.nodes and set(dream.nodes) <= nodes.keys() | declared
+        grown = {nodes[node] for node in dream.nodes if node in nodes}
+        assert grown == {dream.source} if dream.behaviour == "listen" else dream.source == DECLARED
+        sources[dream.source] += 1
+    assert min(sources["anna"], sources["boris"], sources[DECLARED]) > 0
+
+
+def test_no_source_has_more_dreams_than_its_cap(dreaming: Dreaming) -> None:
+    dreams = dreaming("listen", replace(SETTINGS, per_source=5))
+    counted = Counter(dream.source for dream in used(dreams, "listen"))
+    assert counted["anna"] == counted["boris"] == 5
+    assert any(str(dream.refused).startswith("over the cap of 5") for dream in dreams)
+
+
+def test_the_same_night_dreams_the_same_and_another_seed_dreams_otherwise(dreaming: Dreaming, ledger: Ledger) -> None:
+    def again() -> list[Dream]:
+        with ledger.writing() as connection:
+            connection.execute(schema.dreams.delete())
+        return dreaming("thorough")
+
+    first = again()
+    assert again() == first
+    with ledger.writing() as connection:
+        apply(connection, Change(table="nights", where={"id": "n1"}, values={"seed": 2}))
+    assert {d.messages[0]["content"] for d in again()} != {d.messages[0]["content"] for d in first}
+
+
+def test_what_was_dreamt_before_is_not_dreamt_again(dreaming: Dreaming, ledger: Ledger) -> None:
+    first = {dream.messages[0]["content"] for dream in used(dreaming("thorough"), "thorough")}
+    with ledger.writing() as connection:
+        history.close_night(connection, night_id="n1")
+        apply(connection, Change(table="nights", where={"id": "n1"}, values={"seed": 5}))
+    second = {dream.messages[0]["content"] for dream in used(dreaming("thorough"), "thorough")}
+    assert second and not first & second
+
+
+def test_a_temperature_is_stored_with_every_dream(dreaming: Dreaming, ledger: Ledger) -> None:
+    from store.records import Rate
+
+    with ledger.writing() as connection:
+        save(connection, [Rate(behaviour="thorough", failed=0.0, passed=50.0, temperature=0.8)])
+    assert {dream.temperature for dream in dreaming("thorough")} == {0.8}

@@ -1,0 +1,176 @@
+"""Pairs: judged on both sides, the model's own answer rejected, no instruction left in the context."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from agents.evaluator.measure import Evaluator
+from agents.pairs.attempts import PairSettings
+from agents.pairs.build import PairBuilder, from_dream
+from corpus.behaviour import SHIPPED, load
+from store import history, schema
+from store.graph import merge
+from store.ledger import Ledger, database_url
+from store.records import Attempt, Dream, Edge, Node, Pair, Signal, identity, save
+from store.work import Work
+
+AT = "2026-01-01T00:00:00.000+00:00"
+ASKED = [{"role": "user", "content": "I have decided to paint the plank."}]
+DREAM: dict[str, Any] = {"id": "d1", "behaviour": "listen", "messages": ASKED, "source": "anna", "night_id": "n1"}
+
+
+def attempt(name: str, *, passed: bool, told: bool = False) -> dict[str, Any]:
+    return {"id": name, "text": f"text of {name}", "instructed": told, "passed": passed, "checkpoint_id": "c0"}
+
+
+GOOD, BAD = attempt("a1", passed=True), attempt("a2", passed=False)
+TOLD, TOLD_BAD = attempt("a3", passed=True, told=True), attempt("a4", passed=False, told=True)
+
+
+def test_a_pair_is_a_passing_and_a_failing_answer_of_the_model_itself() -> None:
+    made = from_dream(DREAM, [BAD, TOLD, GOOD, attempt("a5", passed=True), attempt("a6", passed=False)])
+    assert made is not None
+    assert (made.chosen, made.rejected) == ("text of a1", "text of a2")
+    assert (made.chosen_from, made.rejected_from) == ("attempt:a1", "attempt:a2")
+    assert (made.messages, made.source, made.dream_id, made.night_id) == (ASKED, "anna", "d1", "n1")
+    assert (made.trust, made.checkpoint_id, made.state) == (1.0, "c0", "new")
+
+
+def test_an_answer_under_instruction_is_chosen_only_where_there_is_no_other() -> None:
+    made = from_dream(DREAM, [BAD, TOLD])
+    assert made is not None and (made.chosen_from, made.rejected_from) == ("instructed:a3", "attempt:a2")
+    assert made.messages == ASKED  # the context is the dream's own: the instruction is stripped
+
+
+@pytest.mark.parametrize(
+    "attempts",
+    [[], [GOOD], [BAD], [GOOD, TOLD], [BAD, TOLD_BAD], [GOOD, TOLD_BAD], [TOLD, TOLD_BAD]],
+    ids=["none", "good", "bad", "both good", "both bad", "only the told one bad", "told ones alone"],
+)
+def test_without_a_failure_of_its_own_and_an_answer_that_passed_there_is_no_pair(attempts: list[Any]) -> None:
+    assert from_dream(DREAM, attempts) is None
+
+
+def test_the_same_dream_and_attempts_make_the_same_pair() -> None:
+    assert from_dream(DREAM, [GOOD, BAD]) == from_dream(DREAM, [GOOD, BAD])
+    one, other = from_dream(DREAM, [GOOD, BAD]), from_dream({**DREAM, "id": "d2"}, [GOOD, BAD])
+    assert one is not None and other is not None and one.id != other.id
+
+
+# ---------------------------------------------------------------- from the ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(database_url(tmp_path))
+    with ledger.writing() as connection:
+        history.add_base(connection, "0" * 64, "0" * 64)
+        history.begin_night(connection, seed=1, retry=False)
+    yield ledger
+    ledger.close()
+
+
+def correction(ledger: Ledger, position: int, **body: Any) -> None:
+    """A correction in a log that this night has taken up."""
+    with ledger.writing() as connection:
+        if position == 0:
+            connection.execute(
+                schema.conversations.insert().values(
+                    id="c1", source="anna", format="openai", key="", tail="c1", path="/logs/a", at=AT
+                )
+            )
+        place = {"conversation_id": "c1", "position": position, "source": "anna"}
+        episode = Node(id=f"e{position}", kind="episode", name=f"c1:{position}", body={**place, **body})
+        listen = Node(id=identity("behaviour", "listen"), kind="behaviour", name="listen", body={})
+        signal = Signal(
+            id=f"s{position}", kind="correction", **place, behaviour="listen", strength=0.8, state="new",
+            reason="said so", night_id="n1", at=AT,
+        )  # fmt: skip
+        edge = Edge(kind="supports", tail_id=episode.id, head_id=listen.id, signal_id=signal.id)
+        merge(connection, [listen, episode, signal, edge])
+
+
+Build = Callable[[str], list[Pair]]
+
+
+@pytest.fixture
+def build(ledger: Ledger, quiet: Any) -> Build:
+    """Builds the pairs of one behaviour; the judge of a check asks no model."""
+
+    def made(subject: str) -> list[Pair]:
+        builder = PairBuilder(
+            ledger=ledger,
+            behaviours=load([SHIPPED]),
+            judging=Evaluator(model=None),  # type: ignore[arg-type]
+            settings=PairSettings(trust_in_logs=0.7),
+        )
+        work = Work(id=1, kind="pair", subject=subject, night_id="n1", attempts=0)
+        outcome = anyio.run(builder.handle, work, quiet)
+        return [record for record in outcome.records if isinstance(record, Pair)]
+
+    return made
+
+
+WHOLE = {
+    "request": "I have decided to paint the plank.",
+    "answer": "You could also wax the plank.",
+    "better": "All right, I will paint the plank.",
+}
+
+
+def test_a_correction_with_both_answers_in_the_log_is_a_pair_of_less_trust(ledger: Ledger, build: Build) -> None:
+    correction(ledger, 0, **WHOLE)
+    (made,) = build("listen")
+    assert (made.chosen, made.rejected, made.messages) == (WHOLE["better"], WHOLE["answer"], ASKED)
+    assert made.chosen_from == made.rejected_from == "log:c1:0"
+    assert (made.trust, made.signal_id, made.dream_id, made.source) == (0.7, "s0", None, "anna")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"better": ""},
+        {"answer": ""},
+        {"request": ""},
+        {"answer": "All right, I will paint the plank."},
+        {"better": "Or we could wax the plank instead."},
+        {"better": "\n \t"},
+        {"request": "Good morning."},
+    ],
+    ids=["no better", "no answer", "no request", "good already", "no better at all", "blank", "no situation"],
+)
+def test_a_correction_that_the_judge_does_not_bear_out_is_no_pair(
+    ledger: Ledger, build: Build, change: dict[str, str]
+) -> None:
+    correction(ledger, 0, **{**WHOLE, **change})
+    assert build("listen") == []
+
+
+def test_a_lesson_makes_pairs_of_its_own_behaviour_only(ledger: Ledger, build: Build) -> None:
+    correction(ledger, 0, **WHOLE)
+    assert build("ask") == [] and build("push_back") == []
+
+
+def test_dreams_in_use_make_one_pair_each_and_refused_ones_none(ledger: Ledger, build: Build) -> None:
+    values = {"messages": ASKED, "temperature": 1.0, "seed": 1, "nodes": ["e0"], "source": "anna", "night_id": "n1"}
+    dreams = [
+        Dream(id="d1", behaviour="listen", **values),  # type: ignore[arg-type]
+        Dream(id="d2", behaviour="push_back", **values),  # type: ignore[arg-type]
+        Dream(id="d3", behaviour="listen", refused="seen before", **values),  # type: ignore[arg-type]
+        Dream(id="d4", behaviour="ask", **values),  # type: ignore[arg-type]
+    ]
+    attempts = [
+        Attempt(
+            id=f"{dream.id}{index}", dream_id=dream.id, text=f"{index}", instructed=False, temperature=1.0, seed=index,
+            checkpoint_id="c0", passed=index % 2 == 0, reason="because",
+        )
+        for dream in dreams
+        for index in range(6)
+    ]  # fmt: skip
+    with ledger.writing() as connection:
+        save(connection, [*dreams, *attempts])
+    assert [made.dream_id for made in build("listen")] == ["d1", "d2"]
+    assert [made.dream_id for made in build("push_back")] == ["d2"]

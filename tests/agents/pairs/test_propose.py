@@ -1,0 +1,85 @@
+"""Which pairs make an update: caps, minimum, replay, and the same choice for the same seed."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from agents.pairs.propose import Proposal, propose
+
+
+def pair(number: int, source: str = "anna", **more: Any) -> dict[str, Any]:
+    return {"id": f"p{number:04}", "source": source, "dream_id": f"d{number}", **more}
+
+
+def proposed(new: list[dict[str, Any]], used: list[dict[str, Any]] | None = None, **more: Any) -> Proposal:
+    return propose(new, used or [], **{"minimum": 2, "per_source": 96, "replay_share": 0.25, "seed": 1, **more})
+
+
+def ids(pairs: Any) -> list[str]:
+    return [row["id"] for row in pairs]
+
+
+def test_all_new_pairs_are_taken_in_the_order_in_which_they_come() -> None:
+    new = [pair(3), pair(1), pair(2)]
+    assert ids(proposed(new).new) == ["p0003", "p0001", "p0002"]
+
+
+def test_too_few_pairs_make_no_update_and_the_reason_says_how_many_are_needed() -> None:
+    found = proposed([pair(number) for number in range(23)], [pair(99)], minimum=24)
+    assert (found.new, found.replay, found.reason) == ([], [], "23 new pairs, an update needs 24")
+    assert proposed([pair(number) for number in range(24)], minimum=24).reason == ""
+
+
+def test_no_source_has_more_than_its_cap_whatever_its_volume() -> None:
+    new = [pair(number, "mallory") for number in range(500)] + [pair(500 + n, "anna") for n in range(10)]
+    counted = Counter(row["source"] for row in proposed(new, per_source=16).new)
+    assert counted == {"mallory": 16, "anna": 10}
+
+
+def test_what_a_source_has_over_its_cap_does_not_help_to_reach_the_minimum() -> None:
+    assert proposed([pair(number, "mallory") for number in range(500)], per_source=16, minimum=17).new == []
+
+
+def test_pairs_that_grew_from_declared_examples_have_no_cap() -> None:
+    new = [pair(number, "") for number in range(50)]
+    assert len(proposed(new, per_source=4).new) == 50
+
+
+def test_no_user_escapes_the_cap_by_a_name() -> None:
+    new = [pair(number, "declared") for number in range(50)]
+    assert len(proposed(new, per_source=4).new) == 4
+
+
+def test_pairs_that_stand_in_a_log_are_capped_like_dreams_from_it() -> None:
+    """A log is untrusted input that ends in the weights, whichever way."""
+    new = [pair(number, "mallory", dream_id=None) for number in range(500)]
+    assert len(proposed(new, per_source=16).new) == 16
+
+
+@pytest.mark.parametrize("new, share, replayed", [(30, 0.25, 10), (60, 0.25, 20), (30, 0.5, 30), (30, 0.0, 0)])
+def test_replay_is_its_share_of_the_whole_update(new: int, share: float, replayed: int) -> None:
+    kept = [pair(1000 + number) for number in range(200)]
+    found = proposed([pair(number) for number in range(new)], kept, replay_share=share)
+    assert len(found.new) == new and len(found.replay) == replayed
+    assert set(ids(found.replay)) <= set(ids(kept)) and ids(found.replay) == sorted(set(ids(found.replay)))
+
+
+def test_replay_takes_what_there_is_where_there_is_little() -> None:
+    kept = [pair(1000), pair(1001)]
+    assert ids(proposed([pair(number) for number in range(100)], kept).replay) == ["p1000", "p1001"]
+    assert proposed([pair(1), pair(2)]).replay == []
+
+
+def test_the_same_seed_proposes_the_same_and_another_seed_replays_others() -> None:
+    new, kept = [pair(number) for number in range(60)], [pair(1000 + number) for number in range(300)]
+    first = proposed(new, kept, seed=5)
+    assert proposed(new, kept, seed=5) == first
+    other = proposed(new, kept, seed=6)
+    assert ids(other.new) == ids(first.new) and ids(other.replay) != ids(first.replay)
+
+
+def test_proposing_changes_nothing_that_it_was_given() -> None:
+    new, kept = [pair(2), pair(1)], [pair(1001), pair(1000)]
+    proposed(new, kept, replay_share=0.5)
+    assert (ids(new), ids(kept)) == (["p0002", "p0001"], ["p1001", "p1000"])
