@@ -4,10 +4,11 @@ Invariant: a Behaviour that was loaded is whole and consistent; a file that is n
 and the cure. A behaviour and its counter-behaviour are two Behaviours that name each other.
 """
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ class Behaviour:
     """Requests to which it applies: seeds of the first dreams."""
     held_out: tuple[str, ...] = field(default=())
     """Requests never trained on; empty where the world makes them."""
+
+
+def definition(behaviour: Behaviour, scenarios: int) -> str:
+    """Digest of what a behaviour's pass rate rests on: its judge, its scenarios and how many are asked."""
+    parts = (astuple(behaviour.judge), behaviour.held_out, scenarios)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def load_file(path: Path) -> tuple[Behaviour, Behaviour]:
@@ -129,9 +136,7 @@ def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Beh
         held_out=_held_out(where, table.get("held_out", {})),
     )
     if behaviour.judge.kind != "check" and not behaviour.held_out:
-        raise ConfigError(
-            f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured"
-        )
+        raise ConfigError(f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured")
     return behaviour
 
 

@@ -31,7 +31,7 @@ class Operations:
             seed = service.settings.seed
         night_id = await service.begin_night(seed=seed, retry=retry)
         await service.finished(night_id)
-        told = await service.ledger.read(report.night_report, night_id, service.behaviours)
+        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
         return {**told, "seconds": round(monotonic() - began, 1)}
 
     async def ingest(self, *, paths: list[str], format: str | None = None) -> Json:
@@ -92,7 +92,14 @@ class Operations:
         for behaviour in report.ordered(service.behaviours):
             reporter = service.reporter("measure", behaviour.name)
             outcomes = await service.stages.measured(behaviour.name, seed, 0, weights, reporter)
-            row = Measurement(weights_sha256=weights, behaviour=behaviour.name, seed=seed, round=0, outcomes=outcomes)
+            row = Measurement(
+                weights_sha256=weights,
+                behaviour=behaviour.name,
+                definition=service.stages.definitions[behaviour.name],
+                seed=seed,
+                round=0,
+                outcomes=outcomes,
+            )
             await service.ledger.write(save, (row,))
             figures = {"passed": outcomes.count("1"), "trials": len(outcomes)}
             measured.append({"name": behaviour.name, "counter_of": behaviour.counter_of, **figures})

@@ -31,7 +31,7 @@ from agents.pairs.build import PairBuilder
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import Student
-from corpus.behaviour import Behaviour
+from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop import flow
@@ -214,6 +214,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             monitor=monitor,
             trainer=trainer,
             store=store,
+            definitions={name: definition(b, settings.verdict.scenarios) for name, b in behaviours.items()},
         )
         service = Service(
             home=home,

@@ -43,6 +43,8 @@ class Stages:
     monitor: Monitor
     trainer: TrainerClient
     store: CheckpointStore
+    definitions: dict[str, str]
+    """What each behaviour's pass rate rests on, as a digest."""
 
     async def plan(self, item: Work, report: Report) -> Outcome:
         """Choose the behaviours of the night: those with lessons that no night has taken up."""
@@ -136,6 +138,7 @@ class Stages:
         row = Measurement(
             weights_sha256=checkpoint["weights_sha256"],
             behaviour=name,
+            definition=self.definitions[name],
             seed=night["seed"],
             round=int(round_),
             outcomes=outcomes,
@@ -144,7 +147,7 @@ class Stages:
 
     async def measured(self, name: str, seed: int, round_: int, weights_sha256: str, report: Report) -> str:
         """The outcomes of a round: from the ledger if it was measured, else of the weights being served."""
-        known = await self.ledger.read(queries.measurement, weights_sha256, name, seed, round_)
+        known = await self.ledger.read(queries.measurement, weights_sha256, name, self.definitions[name], seed, round_)
         if known is not None:
             return known
         count = self.settings.verdict.scenarios
@@ -193,8 +196,8 @@ class Stages:
         night = queries.night(connection, item.night_id)
         parent = queries.checkpoint(connection, update["parent_id"])["weights_sha256"]
         candidate = queries.checkpoint(connection, update["checkpoint_id"])["weights_sha256"]
-        before = queries.measurements(connection, parent, night["seed"])
-        after = queries.measurements(connection, candidate, night["seed"])
+        before = queries.measurements(connection, parent, self.definitions, night["seed"])
+        after = queries.measurements(connection, candidate, self.definitions, night["seed"])
         limits = self.settings.verdict
         readings = [queries.readings(connection, weights) for weights in (parent, candidate)]
         return rule(

@@ -134,20 +134,25 @@ def checkpoints(connection: Connection) -> list[Row]:
     return _all(connection, select(schema.checkpoints).order_by(schema.checkpoints.c.number))
 
 
-def measurements(connection: Connection, weights_sha256: str, seed: int) -> dict[str, str]:
-    """Outcomes by behaviour: all rounds of this seed, one after the other."""
+def measurements(
+    connection: Connection, weights_sha256: str, definitions: Mapping[str, str], seed: int
+) -> dict[str, str]:
+    """Outcomes by behaviour, as these are defined now: all rounds of this seed, one after the other."""
     t = schema.measurements
     query = select(t).where((t.c.weights_sha256 == weights_sha256) & (t.c.seed == seed))
     found: dict[str, str] = {}
     for row in _all(connection, query.order_by(t.c.behaviour, t.c.round)):
-        found[row["behaviour"]] = found.get(row["behaviour"], "") + row["outcomes"]
+        if row["definition"] == definitions.get(row["behaviour"]):
+            found[row["behaviour"]] = found.get(row["behaviour"], "") + row["outcomes"]
     return found
 
 
-def measurement(connection: Connection, weights_sha256: str, behaviour: str, seed: int, round_: int) -> str | None:
-    """Outcomes of one round, if it has been measured."""
+def measurement(
+    connection: Connection, weights_sha256: str, behaviour: str, definition: str, seed: int, round_: int
+) -> str | None:
+    """Outcomes of one round, if the behaviour has been measured as it is defined now."""
     t = schema.measurements
-    same = (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour)
+    same = (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour) & (t.c.definition == definition)
     return connection.execute(select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))).scalar()
 
 

@@ -180,6 +180,7 @@ class Measurement:
 
     weights_sha256: str
     behaviour: str
+    definition: str = ""
     seed: int
     round: int
     outcomes: str

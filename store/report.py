@@ -3,6 +3,7 @@
 Invariant: reads only; every figure is counted from rows, none is remembered. Returns plain JSON-able values.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
@@ -14,8 +15,13 @@ from store import graph, queries, schema, work
 Json = dict[str, Any]
 
 
-def night_report(connection: Connection, night_id: str, behaviours: dict[str, Behaviour]) -> Json:
-    """What one night heard, made and decided; the commands add how long it took."""
+def night_report(
+    connection: Connection, night_id: str, behaviours: dict[str, Behaviour], definitions: Mapping[str, str]
+) -> Json:
+    """What one night heard, made and decided; the commands add how long it took.
+
+    definitions: of each behaviour as it is measured now (`corpus.behaviour.definition`).
+    """
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
     heard = _heard(connection, night)
@@ -30,7 +36,7 @@ def night_report(connection: Connection, night_id: str, behaviours: dict[str, Be
         "pairs": _count(connection, schema.pairs, schema.pairs.c.night_id == night_id),
         "reasons": list(night["reasons"]),
         "updates": [] if update is None else [_update(connection, update)],
-        "behaviours": [] if update is None else _before_after(connection, night, update, behaviours),
+        "behaviours": [] if update is None else _before_after(connection, night, update, behaviours, definitions),
         "retention": None if update is None else _retention(connection, update),
     }
 
@@ -71,19 +77,28 @@ def _update(connection: Connection, update: queries.Row) -> Json:
 
 
 def _before_after(
-    connection: Connection, night: queries.Row, update: queries.Row, behaviours: dict[str, Behaviour]
+    connection: Connection,
+    night: queries.Row,
+    update: queries.Row,
+    behaviours: dict[str, Behaviour],
+    definitions: Mapping[str, str],
 ) -> list[Json]:
     """Pass rates of the first round: the one that `behaviours measure` with this seed repeats."""
     sides = []
     for checkpoint_id in (update["parent_id"], update["checkpoint_id"]):
         weights = queries.checkpoint(connection, checkpoint_id)["weights_sha256"] if checkpoint_id else ""
         sides.append(weights)
+
+    def passed(weights_sha256: str, name: str) -> Json | None:
+        outcomes = queries.measurement(connection, weights_sha256, name, definitions[name], night["seed"], 0)
+        return None if outcomes is None else {"passed": outcomes.count("1"), "trials": len(outcomes)}
+
     return [
         {
             "name": behaviour.name,
             "counter_of": behaviour.counter_of,
-            "before": passed(connection, sides[0], behaviour.name, night["seed"]),
-            "after": passed(connection, sides[1], behaviour.name, night["seed"]),
+            "before": passed(sides[0], behaviour.name),
+            "after": passed(sides[1], behaviour.name),
         }
         for behaviour in ordered(behaviours)
     ]
@@ -92,12 +107,6 @@ def _before_after(
 def ordered(behaviours: dict[str, Behaviour]) -> list[Behaviour]:
     """Each behaviour with its counter-behaviour after it."""
     return sorted(behaviours.values(), key=lambda b: (b.counter_of or b.name, b.counter_of is not None))
-
-
-def passed(connection: Connection, weights_sha256: str, behaviour: str, seed: int) -> Json | None:
-    """Passed and trials of the first round, or None where it was not measured."""
-    outcomes = queries.measurement(connection, weights_sha256, behaviour, seed, 0)
-    return None if outcomes is None else {"passed": outcomes.count("1"), "trials": len(outcomes)}
 
 
 def _retention(connection: Connection, update: queries.Row) -> Json:

@@ -244,6 +244,7 @@ measurements = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("behaviour", String, primary_key=True),
+    Column("definition", String, primary_key=True),  # digest of its judge, its scenarios and their number
     Column("seed", Integer, primary_key=True),
     Column("round", Integer, primary_key=True),  # 0, then one more each time a verdict was inconclusive
     Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed

@@ -16,6 +16,7 @@ from store.records import Measurement, Reading, Verdict, identity, save
 from store.work import enqueue, fail, lease
 
 BEHAVIOURS = load([SHIPPED])
+DEFINITIONS = {name: name for name in BEHAVIOURS}
 
 
 @pytest.fixture
@@ -31,18 +32,27 @@ def a_night_from_a_log(connection: Connection) -> str:
     merge(connection, [*a_lesson(2), *a_lesson(4)])  # type: ignore[list-item]
     night_id = history.begin_night(connection, seed=3, retry=False)
     declared = identity("behaviour", "listen")
-    save(connection, [a_dream("d1", night_id), a_dream("d2", night_id, nodes=[declared], source="declared")])
+    save(connection, [a_dream("d1", night_id), a_dream("d2", night_id, nodes=[declared], source="")])
     save(connection, [a_dream("d3", night_id, refused="seen before")])
     pairs = [
         a_pair("p1", night_id, dream_id="d1"),
         a_pair("p2", night_id, signal_id="s4"),
-        a_pair("p3", night_id, dream_id="d2", source="declared"),
+        a_pair("p3", night_id, dream_id="d2", source=""),
     ]
     update = a_trained_night(connection, *pairs, seed=3)
     for name, before, after in (("listen", "0001", "1111"), ("push_back", "1110", "1110")):
         for weights, outcomes in ((sha("base weights"), before), (sha("weights 1"), after)):
-            save(connection, [Measurement(weights_sha256=weights, behaviour=name, seed=3, round=0, outcomes=outcomes)])
-            again = Measurement(weights_sha256=weights, behaviour=name, seed=3, round=1, outcomes="11111111")
+            save(
+                connection,
+                [
+                    Measurement(
+                        weights_sha256=weights, behaviour=name, definition=name, seed=3, round=0, outcomes=outcomes
+                    )
+                ],
+            )
+            again = Measurement(
+                weights_sha256=weights, behaviour=name, definition=name, seed=3, round=1, outcomes="11111111"
+            )
             save(connection, [again])
     for weights, mean in ((sha("base weights"), 1.2), (sha("weights 1"), 1.25)):
         save(connection, [Reading(weights_sha256=weights, name="perplexity", mean=mean, spread=0.0)])
@@ -98,7 +108,7 @@ def test_why_of_what_is_not_there_says_where_the_ids_are(connection: Connection,
 
 
 def test_a_nights_report_counts_what_the_rows_say(connection: Connection) -> None:
-    told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS)
+    told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
     counted = {key: told[key] for key in ("conversations", "turns", "signals", "dreams", "pairs", "reasons")}
     assert counted == {
         "conversations": 1, "turns": 6, "signals": 2, "dreams": 2, "pairs": 3, "reasons": ["improved: listen"],
@@ -109,7 +119,7 @@ def test_a_nights_report_counts_what_the_rows_say(connection: Connection) -> Non
 
 
 def test_before_and_after_are_those_of_the_first_round(connection: Connection) -> None:
-    told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS)
+    told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
     found = {row["name"]: row for row in told["behaviours"]}
     assert found["listen"]["before"] == {"passed": 1, "trials": 4}
     assert found["listen"]["after"] == {"passed": 4, "trials": 4}
@@ -120,7 +130,7 @@ def test_before_and_after_are_those_of_the_first_round(connection: Connection) -
 def test_a_night_hears_only_what_was_not_heard_before(connection: Connection) -> None:
     a_night_from_a_log(connection)
     night_id = history.begin_night(connection, seed=3, retry=False)
-    told = report.night_report(connection, night_id, BEHAVIOURS)
+    told = report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)
     assert (told["conversations"], told["turns"], told["signals"], told["pairs"]) == (0, 0, 0, 0)
     assert told["updates"] == told["behaviours"] == [] and told["retention"] is None
 
@@ -182,4 +192,4 @@ def test_a_verdict_by_hand_is_told_in_place_of_none(connection: Connection) -> N
     night_id = a_night_from_a_log(connection)
     connection.execute(schema.verdicts.delete())
     apply(connection, Change(table="updates", where={"id": "u1"}, values={"state": "refused"}))
-    assert report.night_report(connection, night_id, BEHAVIOURS)["updates"][0]["verdict"] == "refused"
+    assert report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)["updates"][0]["verdict"] == "refused"
