@@ -1,0 +1,54 @@
+"""Draws docs/night.svg: what `nightschool night` prints, from the JSON of a real night.
+
+    nightschool --home DIR night --json > night.json
+    python docs/picture.py night.json
+
+Invariant: the words and the figures are those of `loop.show`; nothing is drawn that the command does not print.
+The picture carries its own dark ground and no outside font, so it reads the same on any page.
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
+
+from loop import show
+
+PICTURE = Path(__file__).parent / "night.svg"
+COLUMNS = 90
+FORMAT = """\
+<svg class="rich-terminal" viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg" role="img">
+<title>{label}</title>
+<style>
+.{unique_id}-matrix {{ font-family: monospace;
+  font-size: {char_height}px; line-height: {line_height}px; }}
+{styles}
+</style>
+<defs>
+{lines}
+</defs>
+<rect fill="#0c0c0c" width="{width}" height="{height}" rx="8"/>
+<g transform="translate(16, 20)">
+{backgrounds}
+<g class="{unique_id}-matrix">
+{matrix}
+</g>
+</g>
+</svg>
+"""
+
+
+def draw(told: dict[str, object]) -> str:
+    """The picture of one night."""
+    show.out = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
+    show.out.print("$ nightschool night", style="dim")
+    show.night(told)
+    code = FORMAT.replace("{label}", "What a night prints: pass rates before and after, the verdict, the checkpoint")
+    return show.out.export_svg(theme=MONOKAI, code_format=code, unique_id="night")
+
+
+if __name__ == "__main__":
+    PICTURE.write_text(draw(json.loads(Path(sys.argv[1]).read_text())))
