@@ -74,7 +74,7 @@ class Crew:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start both, say so, and keep them until cancelled."""
-        budget = Budget()
+        budget, said = Budget(), False
         server = trainer = None
         try:
             while True:
@@ -86,7 +86,9 @@ class Crew:
                 self.told(2, 2)
                 self.lost = anyio.Event()
                 self.ready.set()
-                task_status.started()
+                if not said:  # once: a second time is an error
+                    said = True
+                    task_status.started()
                 dead = await _first_to_die({"model server": server, "trainer": trainer})
                 self.ready = anyio.Event()
                 self.lost.set()
@@ -111,7 +113,7 @@ class Crew:
                 "agents.model.server",
                 *("--run-dir", str(self.run_dir), "--model", str(self.model_dir), "--weights", str(weights)),
                 *("--holds", active["id"], "--token-file", str(self.token_file)),
-                *("--threads", str(self.threads), "--ready-fd", str(told)),
+                *("--threads", str(self.threads), "--ready-fd", str(told), "--parent-pid", str(os.getpid())),
                 pass_fds=(told,),
             )
             os.close(told)
@@ -126,6 +128,7 @@ class Crew:
             "agents.trainer.process",
             *("--run-dir", str(self.run_dir), "--checkpoints", str(self.checkpoints)),
             *("--model", str(self.model_dir), "--active", active["id"], "--threads", str(self.threads)),
+            *("--parent", str(os.getpid())),
         )
         await _until("trainer", process, self.trainer.status, self.logs)
         return process
@@ -148,19 +151,22 @@ class Crew:
 async def _until(name: str, process: Process, answers: Callable[[], Awaitable[object]], logs: Path) -> None:
     """Wait until a starting child answers; if it ends instead, or never does, say where its log is."""
     ready = False
-    with anyio.move_on_after(START_S):
-        async with anyio.create_task_group() as tasks:
+    try:
+        with anyio.move_on_after(START_S):
+            async with anyio.create_task_group() as tasks:
 
-            async def watch() -> None:
-                await process.wait()
+                async def watch() -> None:
+                    await process.wait()
+                    tasks.cancel_scope.cancel()
+
+                tasks.start_soon(watch, name=f"watch the {name}'s start")
+                ready = await answers() is not False
                 tasks.cancel_scope.cancel()
-
-            tasks.start_soon(watch, name=f"watch the {name}'s start")
-            ready = await answers() is not False
-            tasks.cancel_scope.cancel()
+    finally:
+        if not ready:  # also when we are told to stop meanwhile: nobody else knows of this child yet
+            with anyio.CancelScope(shield=True):
+                await _stop(process)
     if not ready:
-        with anyio.CancelScope(shield=True):
-            await _stop(process)
         raise ModelUnavailable(f"the {name} did not start: see {logs}")
 
 

@@ -7,16 +7,18 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from loop.home import Home
-from loop.service import Listener
 from loop.verdict import interval
+
+if TYPE_CHECKING:
+    from loop.home import Home
+    from loop.service import Listener
 
 Json = dict[str, Any]
 LABELS = {
@@ -48,7 +50,7 @@ def set_up_logs() -> None:
 
 
 @contextmanager
-def progress() -> Iterator[Listener]:
+def progress() -> Iterator["Listener"]:
     """A bar for each stage, on stderr: gone when it is done, a line where stderr is no terminal."""
     columns = (
         TextColumn("{task.description:28}"),
@@ -86,7 +88,7 @@ def began(told: Json) -> None:
     out.print("next        nightschool night     (one night now)   or   nightschool run   (the service)")
 
 
-def ready(home: Home, port: int) -> None:
+def ready(home: "Home", port: int) -> None:
     """The line that says that the service is ready."""
     structlog.get_logger().info(
         "ready", home=str(home.path), url=f"http://127.0.0.1:{port}/v1", token_file=str(home.token_file)

@@ -148,6 +148,12 @@ class Running:
     def log(self) -> str:
         return (self.folder / "err").read_text()
 
+    def until(self, condition: Callable[[], Any], what: str, seconds: float) -> Any:
+        """Wait until the condition gives something true while this runs on; fail if it ends before."""
+        found = until(lambda: condition() or self.process.poll() is not None, what, seconds)
+        assert self.process.poll() is None, f"ended with {self.process.poll()} before {what}:\n{self.log()}"
+        return found
+
     def stop(self) -> None:
         """SIGTERM, which has to do within STOP_S."""
         began = monotonic()
@@ -321,8 +327,7 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
         say(f"service, {done} of {works} done: {kill}: exit {code}")
         assert code == -signal.SIGKILL, f"{kill} did not come to pass: exit {code}\n{command.log()}"
     command = place.start("run")
-    until(lambda: is_taught(place) or command.process.poll() is not None, "a night", NIGHT_S)
-    assert command.process.poll() is None, command.log()
+    command.until(lambda: is_taught(place), "a night with a kept update", NIGHT_S)
     command.stop()
 
 

@@ -25,7 +25,6 @@ from chaos import (
     lessons_of,
     listening,
     prepared,
-    until,
     watched,
 )
 
@@ -116,17 +115,16 @@ def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_
     second = place.start("run")
     assert second.ended(START_S) == 11, second.log()
     asking = place.start("--json", "night")
-    until_leased(place, "train", "update")
+    until_leased(place, service, "train", "update")
     service.stop()
     assert asking.ended() == 1 and "goes on when it is started again" in asking.output()
     assert left(place) == []
     service = place.start("run")
     until_ready(service)
     killed = kill_child(place, service, TRAINER, "train", "update")
-    until(lambda: child_of(service.process.pid, TRAINER) not in (0, killed), "a new trainer", START_S)
+    service.until(lambda: child_of(service.process.pid, TRAINER) not in (0, killed), "a new trainer", START_S)
     kill_child(place, service, SERVER, "measure", "after/0/read_back")
-    until(lambda: night_is_over(place) or service.process.poll() is not None, "the end of the night", NIGHT_S)
-    assert service.process.poll() is None, service.log()
+    service.until(lambda: place.ask("SELECT state FROM nights") == [("done",)], "the end of the night", NIGHT_S)
     service.stop()
     assert place.active() == undisturbed.checkpoint
     failures = {json.loads(body)["subject"] for (body,) in place.ask("SELECT body FROM events WHERE kind = 'failure'")}
@@ -137,33 +135,28 @@ def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_
 @pytest.mark.parametrize("module", [SERVER, TRAINER])
 def test_a_service_told_to_stop_while_its_children_start_leaves_nothing_behind(place: Place, module: str) -> None:
     service = place.start("run")
-    until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
+    service.until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
     service.stop()
     assert left(place) == []
 
 
 def until_ready(service: Running) -> None:
     """Wait until the service says so."""
-    until(lambda: "ready" in service.log() or service.process.poll() is not None, "ready", START_S)
-    assert service.process.poll() is None, service.log()
+    service.until(lambda: " ready " in service.log(), "it is ready", START_S)
 
 
-def until_leased(place: Place, kind: str, subject: str) -> None:
+def until_leased(place: Place, service: Running, kind: str, subject: str) -> None:
     """Wait until this work is being done."""
     query = f"SELECT 1 FROM work WHERE kind = '{kind}' AND subject = '{subject}' AND state = 'leased'"
-    until(lambda: place.ask(query), f"{kind} {subject} has begun", NIGHT_S)
+    service.until(lambda: place.ask(query), f"{kind} {subject} has begun", NIGHT_S)
 
 
 def kill_child(place: Place, service: Running, module: str, kind: str, subject: str) -> int:
     """Kill a child of the service while this work is being done; its process id."""
     pid = child_of(service.process.pid, module)
-    until_leased(place, kind, subject)
+    until_leased(place, service, kind, subject)
     os.kill(pid, signal.SIGKILL)
     return pid
-
-
-def night_is_over(place: Place) -> bool:
-    return place.ask("SELECT state FROM nights") == [("done",)]
 
 
 def left(place: Place) -> list[str]:
