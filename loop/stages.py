@@ -75,6 +75,8 @@ class Stages:
 
     def _guards(self, targets: list[str]) -> list[str]:
         """Counter-behaviours of what the night does not mean to improve: dreamt too, so that none is lost."""
+        if not targets:  # pairs that waited: their guards wait with them
+            return []
         return sorted(b.name for b in self.behaviours.values() if b.counter_of and b.counter_of not in targets)
 
     def _habit(self, name: str) -> str:

@@ -86,5 +86,5 @@ async def judge_by_rubric(
     try:
         verdict = json.loads(text)
         return Judgement(passed=verdict["passed"] is True, reason=str(verdict["reason"]))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return Judgement(passed=False, reason="the judge's reply was not the JSON that was asked for")

@@ -83,14 +83,19 @@ class ModelClient:
         json_schema: Mapping[str, Any] | None = None,
     ) -> Completion:
         """One answer, at once even while a batch runs; with `json_schema`, in that form where the server can."""
-        body = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
+        body: dict[str, Any] = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
         more: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed}
         if json_schema is not None:
             form = {"name": "answer", "schema": json_schema}
             more["response_format"] = {"type": "json_schema", "json_schema": form}
-        found = await self._post(
-            "/v1/chat/completions", body | {key: value for key, value in more.items() if value is not None}
-        )
+        body |= {key: value for key, value in more.items() if value is not None}
+        try:
+            found = await self._post("/v1/chat/completions", body)
+        except ModelUnavailable as refused:
+            if "response_format" not in body or "response_format" not in str(refused):
+                raise
+            del body["response_format"]  # a server that knows no forms: the caller checks the answer anyway
+            found = await self._post("/v1/chat/completions", body)
         choice = found["choices"][0]
         return _completion({**choice, "text": choice["message"]["content"] or ""}, found)
 
