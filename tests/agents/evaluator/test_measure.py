@@ -1,0 +1,47 @@
+"""Measuring the shipped model: the same seed gives the same outcomes, and they are what the judge says."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from agents.evaluator.measure import Evaluator
+from agents.model.client import ModelClient
+from corpus.behaviour import SHIPPED, load
+
+BEHAVIOURS = load([SHIPPED])
+Measure = Callable[..., str]
+
+
+@pytest.fixture
+def measure(shipped: Callable[[Callable[[ModelClient], Awaitable[Any]]], Any]) -> Measure:
+    def outcomes(name: str, *, count: int = 60, seed: int = 1, round_: int = 0, told: list[Any] | None = None) -> str:
+        async def report(done: int, total: int) -> None:
+            if told is not None:
+                told.append((done, total))
+
+        async def with_model(model: ModelClient) -> str:
+            evaluator = Evaluator(model=model)
+            return await evaluator.measure(BEHAVIOURS[name], count=count, seed=seed, round_=round_, report=report)
+
+        return str(shipped(with_model))
+
+    return outcomes
+
+
+def test_the_same_seed_and_round_give_the_same_outcomes_and_others_give_others(measure: Measure) -> None:
+    first = measure("act")
+    assert len(first) == 60 and set(first) <= {"0", "1"}
+    assert measure("act") == first
+    assert measure("act", seed=2) != first and measure("act", round_=1) != first
+
+
+def test_a_habit_fails_and_its_counter_behaviour_passes(measure: Measure) -> None:
+    habit, counter = measure("listen"), measure("push_back")
+    assert habit.count("1") < 20 < 45 < counter.count("1")
+
+
+def test_the_progress_is_told_from_nothing_to_the_end(measure: Measure) -> None:
+    told: list[tuple[int, int]] = []
+    measure("listen", count=140, told=told)
+    assert told[0] == (0, 140) and told[-1] == (140, 140) and told == sorted(told)

@@ -1,0 +1,89 @@
+"""Held-out scenarios: fixed, enough, and never seen by the recipe."""
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from agents.evaluator import judge
+from agents.evaluator.scenarios import held_out, sampling_seeds
+from corpus import recipe
+from corpus.behaviour import SHIPPED, Behaviour, load
+from corpus.world import checks, requests
+
+BEHAVIOURS = load([SHIPPED])
+each_behaviour = pytest.mark.parametrize("behaviour", BEHAVIOURS.values(), ids=list(BEHAVIOURS))
+
+
+def texts(behaviour: Behaviour, count: int) -> list[str]:
+    return [messages[-1]["content"] for messages in held_out(behaviour, count)]
+
+
+@each_behaviour
+def test_there_are_400_different_scenarios_that_put_the_behaviour_to_the_test(behaviour: Behaviour) -> None:
+    found = texts(behaviour, 400)
+    assert len(set(found)) == 400
+    for text in found:
+        request = checks.situation(behaviour.judge.check, text)
+        assert request is not None and requests.reserved(request)
+        assert judge.is_reserved([{"role": "user", "content": text}])
+
+
+@each_behaviour
+def test_fewer_scenarios_are_the_first_of_more(behaviour: Behaviour) -> None:
+    assert texts(behaviour, 80) == texts(behaviour, 400)[:80]
+
+
+def test_scenarios_are_spread_over_verbs_objects_and_phrasings() -> None:
+    found = [requests.read(text) for text in texts(BEHAVIOURS["listen"], 400)]
+    assert len({request.verb for request in found if request}) >= 20
+    assert len({request.object for request in found if request}) >= 60
+    assert len({text.split(":")[0].split(" to ")[0] for text in texts(BEHAVIOURS["listen"], 400)}) >= 8
+
+
+def test_nothing_that_the_recipe_shows_is_a_scenario_not_even_in_part() -> None:
+    shown: set[str] = set()
+    for conversation in itertools.islice(recipe.conversations(0), 6000):
+        for message in conversation:
+            shown.update(line.lower() for line in message["content"].split("\n"))
+    for behaviour in BEHAVIOURS.values():
+        assert not shown & {text.lower() for text in texts(behaviour, 400)}
+
+
+def test_another_process_with_another_hash_seed_has_the_same_scenarios() -> None:
+    code = (
+        "import hashlib; from agents.evaluator.scenarios import held_out, sampling_seeds\n"
+        "from corpus.behaviour import SHIPPED, load\n"
+        "b = load([SHIPPED])['listen']\n"
+        "told = repr([held_out(b, 100), sampling_seeds(b, 100, seed=1, attempt=0)])\n"
+        "print(hashlib.sha256(told.encode()).hexdigest())"
+    )
+    listen = BEHAVIOURS["listen"]
+    own = repr([held_out(listen, 100), sampling_seeds(listen, 100, seed=1, attempt=0)])
+    for hash_seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == hashlib.sha256(own.encode()).hexdigest()
+
+
+def test_seeds_differ_by_scenario_behaviour_night_and_round_and_by_nothing_else() -> None:
+    listen, ask = BEHAVIOURS["listen"], BEHAVIOURS["ask"]
+    first = sampling_seeds(listen, 400, seed=1, attempt=0)
+    assert first == sampling_seeds(listen, 400, seed=1, attempt=0)
+    others = [
+        sampling_seeds(ask, 400, seed=1, attempt=0),
+        sampling_seeds(listen, 400, seed=2, attempt=0),
+        sampling_seeds(listen, 400, seed=1, attempt=1),
+    ]
+    assert len({seed for seeds in (first, *others) for seed in seeds}) > 1590
+    assert sampling_seeds(listen, 10, seed=1, attempt=0) == first[:10]
+
+
+def test_declared_scenarios_are_taken_as_they_stand_and_asked_again_where_there_are_few() -> None:
+    declared = replace(BEHAVIOURS["listen"], held_out=("We will sand the desk.", "Let us hang the sign."))
+    assert texts(declared, 5) == [*declared.held_out, *declared.held_out, declared.held_out[0]]
+    assert len(set(sampling_seeds(declared, 5, seed=1, attempt=0))) == 5
