@@ -8,10 +8,11 @@ Served on the home's unix socket and on loopback, behind the guard (token, Host,
 that goes away does not stop what it began; the ledger says how it ended.
 """
 
+import inspect
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -19,6 +20,7 @@ import structlog
 import uvicorn
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -65,24 +67,39 @@ class Door:
     async def _lines(self, name: str, arguments: Json) -> AsyncIterator[bytes]:
         send, receive = anyio.create_memory_object_stream[Json](100_000)
 
+        def say(line: Json) -> None:
+            with suppress(anyio.BrokenResourceError):  # the caller has gone; what it began goes on
+                send.send_nowait(line)
+
         def listen(kind: str, subject: str, done: int, total: int) -> None:
-            send.send_nowait({"progress": [kind, subject, done, total]})
+            say({"progress": [kind, subject, done, total]})
 
         async def perform() -> None:
-            try:
-                last: Json = {"result": await getattr(self._operations, name)(**arguments)}
-            except (NightschoolError, TypeError) as error:
-                last = _error(error)
-            finally:
-                self._service.listeners.remove(listen)
-            send.send_nowait(last)
-            send.close()
+            with send:
+                try:
+                    say({"result": await self._perform(name, arguments)})
+                except Exception as error:  # the boundary: an operation that fails must not end the service
+                    if not isinstance(error, NightschoolError):
+                        log.exception("operation failed", operation=name)
+                    say(_error(error))
+                finally:
+                    self._service.listeners.remove(listen)
 
         self._service.listeners.append(listen)
         self._tasks.start_soon(perform, name=f"do {name}")
         with receive:
             async for line in receive:
                 yield json.dumps(line).encode() + b"\n"
+
+    async def _perform(self, name: str, arguments: Json) -> Json:
+        """Carry out one operation, if these are its arguments."""
+        operation = getattr(self._operations, name)
+        try:
+            inspect.signature(operation).bind(**arguments)
+        except TypeError as error:
+            raise UsageError(f"{name}: {error}") from error
+        result: Json = await operation(**arguments)
+        return result
 
     async def _status(self, _request: Request) -> Response:
         status = await self._service.ledger.read(report.status)
@@ -98,13 +115,16 @@ class Door:
         except NightschoolError as error:
             return JSONResponse(_error(error), 503)
         return StreamingResponse(
-            answer.aiter_raw(), answer.status_code, {"content-type": answer.headers["content-type"]}
+            answer.aiter_raw(),
+            answer.status_code,
+            {"content-type": answer.headers["content-type"]},
+            background=BackgroundTask(answer.aclose),
         )
 
 
 def _error(error: Exception) -> Json:
     """An error as the other side raises it again."""
-    code = error.exit_code if isinstance(error, NightschoolError) else UsageError.exit_code
+    code = error.exit_code if isinstance(error, NightschoolError) else NightschoolError.exit_code
     return {"error": {"message": str(error), "exit_code": code}}
 
 
@@ -114,6 +134,7 @@ async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: 
     token = operations.service.home.token()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place))  # in the run directory, which only this user can enter
+    listening.listen()
     tasks.start_soon(_serve, Guard(app, token=token), listening, name="serve the control socket")
     if port is None:
         return 0
