@@ -69,20 +69,28 @@ class Crew:
     trainer: TrainerClient
     told: Callable[[int, int], None] = lambda done, total: None
     """Told how far the start is: children that run, children to be started."""
+    running: bool = False
+    """Whether there is a mapping to keep in step with the active checkpoint, or will be."""
     ready: anyio.Event = field(default_factory=anyio.Event)
     lost: anyio.Event = field(default_factory=anyio.Event)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Start both, say so, and keep them until cancelled."""
+        self.running = True
         budget, said = Budget(), False
         server = trainer = None
         try:
             while True:
                 self.told(0, 2)
-                if server is None:
-                    server = await self._start_server()
-                self.told(1, 2)
-                trainer = await self._start_trainer()
+                # The trainer loads its libraries while the server makes the mapping, then is let in.
+                trainer, let_in = await self._spawn_trainer()
+                try:
+                    if server is None:
+                        server = await self._start_server()
+                    self.told(1, 2)
+                finally:
+                    os.close(let_in)
+                await _until("trainer", trainer, self.trainer.status, self.logs)
                 self.told(2, 2)
                 self.lost = anyio.Event()
                 self.ready.set()
@@ -122,16 +130,21 @@ class Crew:
             os.close(ready)
         return process
 
-    async def _start_trainer(self) -> Process:
+    async def _spawn_trainer(self) -> tuple[Process, int]:
+        """The trainer, and the end of a pipe: it attaches to the mapping when that is closed."""
         active = await self.ledger.read(queries.active)
-        process = await self._spawn(
-            "agents.trainer.process",
-            *("--run-dir", str(self.run_dir), "--checkpoints", str(self.checkpoints)),
-            *("--model", str(self.model_dir), "--active", active["id"], "--threads", str(self.threads)),
-            *("--parent", str(os.getpid())),
-        )
-        await _until("trainer", process, self.trainer.status, self.logs)
-        return process
+        waits, let_in = os.pipe()
+        try:
+            process = await self._spawn(
+                "agents.trainer.process",
+                *("--run-dir", str(self.run_dir), "--checkpoints", str(self.checkpoints)),
+                *("--model", str(self.model_dir), "--active", active["id"], "--threads", str(self.threads)),
+                *("--parent", str(os.getpid()), "--start-fd", str(waits)),
+                pass_fds=(waits,),
+            )
+        finally:
+            os.close(waits)
+        return process, let_in
 
     async def _spawn(self, module: str, *arguments: str, pass_fds: tuple[int, ...] = ()) -> Process:
         """A child of ours: it dies with us, and what it says goes to its log."""

@@ -64,7 +64,8 @@ class Operations:
         }
         if not dry_run:
             await service.ledger.write(history.roll_back, found["id"], "rolled back by hand")
-            if service.crew.ready.is_set():
+            if service.crew.running:
+                await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
                 await service.trainer.rollback(found["id"], settled=True)
         return told
 

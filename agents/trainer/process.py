@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face directory of the served model")
     parser.add_argument("--threads", type=int, default=1, help="threads of a computation")
     parser.add_argument("--active", help="checkpoint to restore first if the mapping is dirty")
+    parser.add_argument("--start-fd", type=int, help="load everything, then wait until this pipe is closed")
     parser.add_argument("--parent", type=int, help="process id that must still be the parent")
     return parser
 
@@ -69,8 +70,8 @@ def _serve(options: argparse.Namespace) -> None:
     """Attach, then answer requests until a stop."""
     if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
         raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
-    if not (options.run_dir / "weights.json").exists():  # before torch, which takes seconds to load
-        raise IntegrityFault(f"there is no mapping in {options.run_dir}; start the model server first")
+    if options.start_fd is None:
+        _need_mapping(options.run_dir)  # before torch, which takes seconds to load
     # Deferred: --help and a wrong option should not wait for torch.
     import torch
 
@@ -84,6 +85,9 @@ def _serve(options: argparse.Namespace) -> None:
 
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
+    if options.start_fd is not None:
+        os.read(options.start_fd, 1)
+        _need_mapping(options.run_dir)
     shared = SharedWeights.attach(options.run_dir / "weights.bin")
     store = CheckpointStore(options.checkpoints)
     if shared.dirty and options.active:
@@ -100,6 +104,12 @@ def _serve(options: argparse.Namespace) -> None:
         door.close()
     if door.broken:
         raise TrainerFault("the socket's thread failed, see above; restart the trainer")
+
+
+def _need_mapping(run_dir: Path) -> None:
+    """Fail clearly when the model server has not made a mapping."""
+    if not (run_dir / "weights.json").exists():
+        raise IntegrityFault(f"there is no mapping in {run_dir}; start the model server first")
 
 
 def _work(door: "Door", doing: "Doing", worker: "Worker") -> None:
