@@ -97,10 +97,10 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
     settings = load_settings(home.config_file)
     async with opened(home, settings) as service, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
-        await tasks.start(service.crew.run, name="crew")
-        tasks.start_soon(service.work, name="work")
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
         tasks.start_soon(follow, service.ledger, folders, service.wake, name="follow the logs")
+        await tasks.start(service.crew.run, name="crew")
+        tasks.start_soon(service.work, name="work")
         tasks.start_soon(keep_schedule, service, name="schedule")
         operations = Operations(service=service)
         port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)
