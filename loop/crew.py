@@ -17,13 +17,15 @@ from time import monotonic
 from typing import IO
 
 import anyio
+import anyio.to_thread
 import structlog
 from anyio.abc import Process, TaskStatus
 
 from agents.model.client import ModelClient
 from agents.trainer.client import TrainerClient
-from corpus.errors import ModelUnavailable, NightschoolError
+from corpus.errors import IntegrityFault, ModelUnavailable, NightschoolError
 from store import queries
+from store.checkpoints import CheckpointStore
 from store.ledger import Ledger
 
 RESTARTS, WITHIN_S = 5, 60.0
@@ -114,6 +116,9 @@ class Crew:
 
     async def _start_server(self) -> Process:
         active = await self.ledger.read(queries.active)
+        faults = await anyio.to_thread.run_sync(CheckpointStore(self.checkpoints).verify, [active["id"]])
+        if faults:  # the server reads the numbers as they are: damaged ones would be served, and learnt from
+            raise IntegrityFault(f"the active checkpoint is damaged, nothing is served: {faults[0].problem}")
         weights = self.checkpoints / "blobs" / f"{active['weights_sha256']}.safetensors"
         ready, told = os.pipe()
         try:

@@ -129,6 +129,10 @@ class Service:
                 error=str(error),
                 exc_info=_unforeseen(error),
             )
+            if item.kind == "settle" and item.attempts + 1 >= work.MAX_ATTEMPTS:
+                # Set aside, it would leave the night open and weights that were not kept in the mapping.
+                await self.ledger.write(work.hand_back, item)
+                raise
             await self.ledger.write(self._failed, item, f"{type(error).__name__}: {error}")
             return
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))

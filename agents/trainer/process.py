@@ -90,8 +90,8 @@ def _serve(options: argparse.Namespace) -> None:
         _need_mapping(options.run_dir)
     shared = SharedWeights.attach(options.run_dir / "weights.bin")
     store = CheckpointStore(options.checkpoints)
-    if shared.dirty and options.active:
-        restore(shared, store, options.active, settled=True, force=True)
+    if options.active:  # also when it is clean: its trainer may have died between a rollback's rows and its weights
+        restore(shared, store, options.active, settled=True, force=shared.dirty)
     bench = Bench(shared=shared, model=views.build(shared, options.model), store=store)
     doing = Doing()
     door = Door(options.run_dir, shared, doing)
