@@ -129,7 +129,7 @@ def resume() -> None:
 def ledger(
     what: Annotated[str, typer.Argument(help="updates, pairs, dreams, signals, events or why")],
     id: Annotated[str | None, typer.Argument(help="for why: an update or a pair")] = None,
-    limit: Annotated[int, typer.Option(help="How many of the newest rows.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
 ) -> None:
     """Look into the ledger; `why ID` walks an update or a pair back to the log lines."""
     from loop import show

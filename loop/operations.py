@@ -10,7 +10,8 @@ from time import monotonic
 from typing import Any
 
 from agents.ingest.read import ingest_paths
-from corpus.errors import GateRefused, IntegrityFault
+from corpus.errors import GateRefused, IntegrityFault, UsageError
+from loop.config import MAX_SEED
 from loop.service import Service
 from store import history, queries, report
 from store.records import Measurement, save
@@ -27,9 +28,7 @@ class Operations:
     async def night(self, *, seed: int | None = None, retry: bool = False) -> Json:
         """One cycle now, to its end."""
         service, began = self.service, monotonic()
-        if seed is None:
-            seed = service.settings.seed
-        night_id = await service.begin_night(seed=seed, retry=retry)
+        night_id = await service.begin_night(seed=self._seed(seed), retry=retry)
         await service.finished(night_id)
         told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
         return {**told, "seconds": round(monotonic() - began, 1)}
@@ -81,9 +80,7 @@ class Operations:
 
     async def measure(self, *, seed: int | None = None) -> Json:
         """Pass rates of the active weights on the held-out scenarios."""
-        service = self.service
-        if seed is None:
-            seed = service.settings.seed
+        service, seed = self.service, self._seed(seed)
         if await service.ledger.read(queries.running_night) is not None:
             raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
         await service.crew.ready.wait()
@@ -106,6 +103,13 @@ class Operations:
             measured.append({"name": behaviour.name, "counter_of": behaviour.counter_of, **figures})
         return {"weights_sha256": weights, "behaviours": measured}
 
+    def _seed(self, wanted: int | None) -> int:
+        """The seed that was given, else that of the configuration."""
+        seed = self.service.settings.seed if wanted is None else wanted
+        if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+            raise UsageError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
+        return seed
+
     async def pause(self) -> Json:
         """No night begins by itself until `resume`."""
         return await self._set_paused(True)
@@ -122,7 +126,9 @@ class Operations:
 
 def _target(connection: Any, wanted: str | None) -> queries.Row:
     """The checkpoint to go back to: the one that was named, else the kept one before the active."""
-    return queries.checkpoint(connection, wanted or history.default_target(connection))
+    if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
+        wanted = history.default_target(connection)
+    return queries.checkpoint(connection, wanted)
 
 
 NEEDS_CREW = {"night": True, "ask": True, "measure": True, "ingest": False, "rollback": False}

@@ -70,7 +70,6 @@ def _update(connection: Connection, update: queries.Row) -> Json:
         "steps": update["steps"],
         "pairs": len(queries.pairs_of(connection, update["id"])),
         "verdict": verdict or update["state"],
-        "state": update["state"],
         "checkpoint": update["checkpoint_id"],
         "reasons": list(update["reasons"]),
     }
@@ -133,7 +132,7 @@ def status(connection: Connection) -> Json:
         "turns": _count(connection, schema.turns),
         "queue": work.counts(connection, "ready"),
         "set_aside": _set_aside(connection),
-        "last_update": _update(connection, dict(last)) if last else None,
+        "last_update": {**_update(connection, dict(last)), "state": last["state"]} if last else None,
         "last_night": {k: night[k] for k in ("id", "state", "reasons", "started", "finished")} if night else None,
     }
 

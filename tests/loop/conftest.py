@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -124,6 +125,31 @@ def small_home(place: Path, *, windows: str = "[]") -> Path:
     assert run_cli(place, "init").code == 0
     (place / "config.toml").write_text(SMALL.format(windows=windows))
     return place
+
+
+Command = Callable[..., Ran]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """The command line's own entry point, in this process: as `run_cli`, for the many cases that start nothing."""
+    from loop.cli import main
+
+    for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
+        monkeypatch.delenv(name)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["nightschool", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return Ran(code=left.value.code, out=out, err=err)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
 
 
 @dataclass(frozen=True, kw_only=True)
