@@ -109,9 +109,7 @@ class Dreamer:
             dreams += await self._dream(plan, night, seen)
         await report(len(plans), len(plans))
         used = Counter(dream.behaviour for dream in dreams if dream.refused is None)
-        return Outcome(
-            records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()}
-        )
+        return Outcome(records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()})
 
     def _prepare(
         self, connection: Connection, night_id: str, dreamt: tuple[Behaviour, ...]
@@ -245,6 +243,4 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
 
 def _hardest(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     rows = queries.hardest_dreams(connection, behaviour.name, 12)
-    return [
-        Seed(text=row["messages"][-1]["content"], node=row["nodes"][0], source=row["source"]) for row in rows
-    ]
+    return [Seed(text=row["messages"][-1]["content"], node=row["nodes"][0], source=row["source"]) for row in rows]

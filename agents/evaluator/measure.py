@@ -45,14 +45,10 @@ class Evaluator:
         return judging.judge(behaviour, messages, answer)
 
     async def _ask(self, messages: list[Message]) -> str:
-        reply = await self.model.chat(
-            messages, temperature=0.0, max_tokens=200, json_schema=judging.RUBRIC_SCHEMA
-        )
+        reply = await self.model.chat(messages, temperature=0.0, max_tokens=200, json_schema=judging.RUBRIC_SCHEMA)
         return reply.text
 
-    async def measure(
-        self, behaviour: Behaviour, *, count: int, seed: int, round_: int, report: Report
-    ) -> str:
+    async def measure(self, behaviour: Behaviour, *, count: int, seed: int, round_: int, report: Report) -> str:
         """Outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed."""
         scenarios = held_out(behaviour, count)
         seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)

@@ -141,9 +141,7 @@ class Attempter:
             )
         return attempts
 
-    def _observed(
-        self, name: str, rate: queries.Row, dreams: list[queries.Row], attempts: list[Attempt]
-    ) -> Change:
+    def _observed(self, name: str, rate: queries.Row, dreams: list[queries.Row], attempts: list[Attempt]) -> Change:
         """The failure rate of a behaviour after these attempts."""
         mine = {dream["id"] for dream in dreams if dream["behaviour"] == name}
         outcomes = [a.passed for a in attempts if a.dream_id in mine and not a.instructed]

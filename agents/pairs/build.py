@@ -73,9 +73,7 @@ class PairBuilder:
     ) -> tuple[list[queries.Row], dict[str, list[queries.Row]], list[Lesson], queries.Row]:
         dreams = queries.dreams(connection, night_id, names)
         attempts = queries.attempts(connection, [dream["id"] for dream in dreams])
-        lessons = [
-            lesson for lesson in graph.lessons_of(connection, night_id) if lesson[0].behaviour in names
-        ]
+        lessons = [lesson for lesson in graph.lessons_of(connection, night_id) if lesson[0].behaviour in names]
         return dreams, attempts, lessons, queries.active(connection)
 
     async def _from_log(self, lesson: Lesson, night_id: str, checkpoint_id: str) -> Pair | None:

@@ -100,9 +100,7 @@ class Monitor:
             await self._estimate(path, card, weights_sha256)
         about = json.loads(card.read_text())
         if about["concepts"] != list(CONCEPTS) or about["layers"] != [self.layer]:
-            raise IntegrityFault(
-                f"{card} is of another model or version: delete it to have the vectors made anew"
-            )
+            raise IntegrityFault(f"{card} is of another model or version: delete it to have the vectors made anew")
         vectors: Array = load_file(path)[f"layer_{self.layer}.vectors"].astype(np.float64)
         return vectors
 

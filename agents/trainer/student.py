@@ -81,9 +81,7 @@ class Student:
             return _refused(update, str(refused))
         night = await self.ledger.read(queries.night, item.night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
-        written = await self.trainer.checkpoint(
-            update["parent_id"], {**fields, "objective": update["objective"]}
-        )
+        written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
         number = len(await self.ledger.read(queries.checkpoints))
         candidate = Checkpoint(
             id=written.id,
@@ -130,9 +128,7 @@ class Student:
             whole = await self.model.tokenize(answered, add_generation_prompt=False)
             sides[side] = [_continuation(c, w) for c, w in zip(contexts, whole, strict=True)]
         references = {
-            side: [
-                found.total for found in await self.trainer.logprobs(list(zip(contexts, rows, strict=True)))
-            ]
+            side: [found.total for found in await self.trainer.logprobs(list(zip(contexts, rows, strict=True)))]
             for side, rows in sides.items()
         }
         examples, changes = [], []
@@ -178,8 +174,4 @@ def _alarms(reports: tuple[StepReport, ...]) -> dict[str, str]:
     half = len(logprobs) // 2
     first, last = sum(logprobs[:half]) / half, sum(logprobs[-half:]) / half
     falling = last < first - 0.1
-    return (
-        {"alarm": f"chosen log-probability fell from {first:.2f} to {last:.2f} nats a token"}
-        if falling
-        else {}
-    )
+    return {"alarm": f"chosen log-probability fell from {first:.2f} to {last:.2f} nats a token"} if falling else {}
