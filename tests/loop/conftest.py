@@ -33,7 +33,7 @@ attempts = 4
 attempts_of_counters = 4
 minimum = 8
 [verdict]
-scenarios = 60
+scenarios = 50
 margin = 0.3
 perplexity = 1.5
 drift = 100.0
