@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.ingest.read import ingest_paths
+from agents.model.describe import digest
 from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError
 from corpus.recipe import MODEL_DIR
@@ -44,7 +45,7 @@ async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None
         return
     check_model_dir(model_dir)
     written = store.write(_weights(model_dir), None, {"cursor": 0, "seed": None, "settings": None})
-    await ledger.write(history.add_base, written.id, written.weights_sha256)
+    await ledger.write(history.add_base, written.id, written.weights_sha256, digest(model_dir))
 
 
 def _weights(model_dir: Path) -> dict[str, RawTensor]:

@@ -5,6 +5,7 @@ traceback for anything that a user can cause. Heavy imports wait until a command
 """
 
 import json
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def main() -> None:
     import loop.commands  # noqa: F401  (it hangs its commands on `app`)
 
     said.home, said.json = None, "--json" in sys.argv
+    os.umask(0o077)  # what is said in logs, and learnt from them, is this user's alone
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a command that is ended cleans up as for ctrl-C
     try:
         code = app(_anywhere(sys.argv[1:]), standalone_mode=False) or 0  # an Exit comes back as its code

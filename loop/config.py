@@ -109,7 +109,7 @@ class ScheduleSettings:
     max_wait_hours: float = 48.0
     """A lesson that has waited so long is learnt although a user is active (never outside the windows)."""
     max_per_day: int = 4
-    """Never more nights by itself in 24 hours."""
+    """No night begins by itself when so many with something to learn have begun within 24 hours."""
 
     def __post_init__(self) -> None:
         for window in self.windows:

@@ -32,7 +32,7 @@ RESTARTS, WITHIN_S = 5, 60.0
 """Restart budget."""
 START_S = 90.0
 """Longest wait for a child to be ready; imports alone take some 5 s."""
-STOP_S = 3.0
+STOP_S = 2.0
 """Time that a child has to end by itself."""
 
 log = structlog.get_logger()

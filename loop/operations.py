@@ -54,11 +54,13 @@ class Operations:
         self._whole(found["id"], await service.ledger.read(queries.checkpoints))
         active = await service.ledger.read(queries.active)
         undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
+        restored = [row["id"] for row in await service.ledger.read(history.restored_by, found["id"])]
         told = {
             "from": active["id"],
             "to": found["id"],
             "weights_sha256": found["weights_sha256"],
             "undone": undone,
+            "restored": restored,
             "dry_run": dry_run,
         }
         if not dry_run:

@@ -37,6 +37,9 @@ async def keep_schedule(service: Service) -> None:
 
 async def next_update_reason(service: Service) -> str:
     """Why no night is due now; "" when one is."""
+    night = await service.ledger.read(queries.running_night)
+    if night is not None:
+        return f"night {night['id']} is running"
     situation = await service.ledger.read(_situation, service)
     return why_not(situation, _rules(service))
 
@@ -62,7 +65,7 @@ def _situation(connection: Connection, service: Service) -> Situation:
         paused=queries.is_paused(connection),
         training_enabled=service.settings.training.enabled,
         lessons=len(lessons),
-        pairs=len(queries.pairs(connection, "new")),
+        pairs=service.stages.teaching(queries.pairs(connection, "new")),
         since_last_lesson_s=min(ages, default=inf),
         since_first_lesson_s=max(ages, default=0.0),
         idle_s=monotonic() - service.last_asked,

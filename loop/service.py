@@ -25,14 +25,14 @@ from agents.evaluator.judge import Rules
 from agents.evaluator.measure import Evaluator
 from agents.extractor.handler import Extractor
 from agents.model.client import ModelClient, open_client
-from agents.model.layers import count_layers
+from agents.model.describe import count_layers, digest
 from agents.pairs.attempts import Attempter
 from agents.pairs.build import PairBuilder
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import Student
 from corpus.behaviour import Behaviour, definition
-from corpus.errors import NightschoolError
+from corpus.errors import ConfigError, NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop import flow
 from loop.config import Settings
@@ -196,6 +196,11 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         model = await stack.enter_async_context(open_client(token=home.token(), socket=run_dir / "model.sock"))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         model_dir = Path(settings.model.path) if settings.model.path else MODEL_DIR
+        if digest(model_dir) != await ledger.read(queries.model_digest):
+            raise ConfigError(
+                f"this home was begun with another model than {model_dir}: "
+                "set model.path back, or make a new home for the new model"
+            )
         crew = Crew(
             run_dir=run_dir,
             model_dir=model_dir,

@@ -30,7 +30,7 @@ LABELS = {
     "train": "training",
     "build": "building",
 }
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 
@@ -113,7 +113,8 @@ def night(told: Json) -> None:
         out.print(f"checkpoint  {update['checkpoint']}")
     if not told["updates"]:
         out.print(f"nothing happened: {'; '.join(told['reasons'])}")
-    out.print("look further: nightschool status | ledger updates | ledger why u1 | ask 'TEXT' | rollback")
+    why = f" | ledger why {told['updates'][0]['id']}" if told["updates"] else ""
+    out.print(f"look further: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
 
 
 def _before_after(rows: list[Json]) -> None:
@@ -173,7 +174,9 @@ def rows(what: str, told: Json) -> None:
     if not found:
         out.print(f"no {what} yet")
         return
-    table = Table(*found[0].keys())
+    table = Table()
+    for name in found[0]:
+        table.add_column(name, no_wrap=name in ("id", "seq", "subject"), overflow="fold")
     for row in found:
         table.add_row(*(_cell(value) for value in row.values()))
     out.print(table)
@@ -183,6 +186,10 @@ def _cell(value: Any) -> str:
     """A value short enough for a table; --json shows it whole."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
         value = value[-1]["content"]
+    if isinstance(value, list):
+        value = "; ".join(map(str, value))
+    if isinstance(value, dict):
+        value = ", ".join(f"{key} {part}" for key, part in value.items())
     text = "" if value is None else str(value)
     return (text[:60] + "...") if len(text) > 63 else text
 
@@ -229,7 +236,10 @@ def verified(told: Json) -> None:
 def rolled_back(told: Json) -> None:
     verb = "would go" if told["dry_run"] else "went"
     out.print(f"{verb} from {told['from'][:12]} to {told['to'][:12]} (weights {told['weights_sha256'][:12]})")
-    out.print(f"undone: {', '.join(told['undone']) or 'nothing'}; `nightschool night --retry` would take it up again")
+    if told["restored"]:
+        out.print(f"taken back up: {', '.join(told['restored'])}")
+    if told["undone"]:
+        out.print(f"undone: {', '.join(told['undone'])}; `nightschool night --retry` would take it up again")
 
 
 def behaviours(told: Json) -> None:

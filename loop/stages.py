@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from agents.dreamer.temperature import T_MAX
 from agents.evaluator.measure import Evaluator
-from agents.pairs.propose import propose
+from agents.pairs.propose import propose, teaching
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import trainer_settings
@@ -50,9 +50,9 @@ class Stages:
         """Choose the behaviours of the night: those with lessons that no night has taken up."""
         night = await self.ledger.read(queries.night, item.night_id)
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
-        waiting = await self.ledger.read(queries.pairs, "new")
+        waiting = self.teaching(await self.ledger.read(queries.pairs, "new"))
         targets = sorted({self._habit(str(signal.behaviour)) for signal, _ in lessons})
-        dreamt = [*targets, *self._guards(targets)]
+        dreamt = [*targets, *self._guards(targets, await self.ledger.read(queries.learnt))]
         names = [side.name for name in dreamt for side in sides(name, self.behaviours)]
         rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
         taken = Change(
@@ -61,8 +61,8 @@ class Stages:
             values={"night_id": item.night_id},
         )
         plan = Change(table="nights", where={"id": item.night_id}, values={"targets": targets})
-        if not targets and len(waiting) < self.settings.pairs.minimum:
-            reason = await self.ledger.read(_why_nothing, len(waiting), self.settings.pairs.minimum)
+        if not targets and waiting < self.settings.pairs.minimum:
+            reason = await self.ledger.read(_why_nothing, waiting, self.settings.pairs.minimum)
             reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
             return Outcome(decision="nothing", changes=(plan, reasons), facts={"reason": reason})
         return Outcome(
@@ -73,11 +73,23 @@ class Stages:
             facts={"targets": targets, "lessons": len(lessons)},
         )
 
-    def _guards(self, targets: list[str]) -> list[str]:
-        """Counter-behaviours of what the night does not mean to improve: dreamt too, so that none is lost."""
+    def teaching(self, new: list[queries.Row]) -> int:
+        """How many new pairs teach something that an update may be made of."""
+        return teaching(new, per_source=self.settings.pairs.per_source, counters=self._counters())
+
+    def _counters(self) -> set[str]:
+        return {behaviour.name for behaviour in self.behaviours.values() if behaviour.counter_of}
+
+    def _guards(self, targets: list[str], learnt: set[str]) -> list[str]:
+        """Counter-behaviours that are dreamt too, so that none is lost.
+
+        Those of the targets are dreamt anyway, and of what was learnt before replay has both sides: a guard
+        alone would push it back.
+        """
         if not targets:  # pairs that waited: their guards wait with them
             return []
-        return sorted(b.name for b in self.behaviours.values() if b.counter_of and b.counter_of not in targets)
+        kept = {*targets, *learnt}
+        return sorted(b.name for b in self.behaviours.values() if b.counter_of and b.counter_of not in kept)
 
     def _habit(self, name: str) -> str:
         """The behaviour that this one, or its counter-behaviour, belongs to."""
@@ -92,6 +104,7 @@ class Stages:
             await self.ledger.read(queries.pairs, "used"),
             minimum=self.settings.pairs.minimum,
             per_source=self.settings.pairs.per_source,
+            counters=self._counters(),
             replay_share=training.replay,
             seed=seed_of(night["seed"], "replay", item.night_id),
         )

@@ -106,7 +106,13 @@ def rule(
     if open_questions:
         decision = "roll back" if last_round else "inconclusive"
         return Ruling(decision=decision, reasons=open_questions, tests=tests)
-    return Ruling(decision="keep", reasons=[f"improved: {', '.join(gained)}; nothing worse"], tests=tests)
+    untaught = [
+        f"{t['behaviour']}, which nobody has taught yet, went from {t['before']} to {t['after']} of {t['trials']}"
+        for t in tests
+        if t.get("outcome") == "not gated"
+    ]
+    reasons = [f"improved: {', '.join(gained)}; nothing taught or guarded is worse", *untaught]
+    return Ruling(decision="keep", reasons=reasons, tests=tests)
 
 
 def _compare(item: Paired, limits: Limits) -> dict[str, object]:

@@ -164,7 +164,7 @@ class CheckpointStore:
 
     def _manifest_path(self, checkpoint_id: str) -> Path:
         if not _ID.fullmatch(checkpoint_id):
-            raise UnknownId(f"{checkpoint_id!r} is no checkpoint id; `nightschool log` lists them")
+            raise UnknownId(f"{checkpoint_id!r} is no checkpoint id; `nightschool checkpoints list` shows all")
         return self.directory / f"{checkpoint_id}.json"
 
     def _blob_path(self, digest: str) -> Path:

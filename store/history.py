@@ -14,12 +14,13 @@ from store.outcome import Change, apply, note
 from store.work import enqueue
 
 
-def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str) -> None:
-    """Record checkpoint 0 and make it active; the same one is recorded once."""
+def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str, model_digest: str = "") -> None:
+    """Record checkpoint 0, and of which model it is, and make it active; the same one is recorded once."""
     table = schema.checkpoints
     if connection.execute(select(table.c.id)).first() is None:
         row = {"id": checkpoint_id, "weights_sha256": weights_sha256, "state": "kept", "number": 0}
         connection.execute(table.insert().values(**row, at=now()))
+        connection.execute(schema.meta.insert().values(key="model", value=model_digest))
         point(connection, checkpoint_id, "base")
 
 
@@ -74,6 +75,13 @@ def undone_by(connection: Connection, target_id: str) -> list[queries.Row]:
     return [dict(row) for row in kept if row["checkpoint_id"] not in line]
 
 
+def restored_by(connection: Connection, target_id: str) -> list[queries.Row]:
+    """The updates that are undone now and would be kept with this checkpoint active."""
+    table = schema.updates
+    on_line = table.c.checkpoint_id.in_(ancestry(connection, target_id)) & (table.c.state == "undone")
+    return [dict(row) for row in connection.execute(select(table).where(on_line).order_by(table.c.id)).mappings()]
+
+
 def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
     """Point at a kept checkpoint; returns the ids of the updates that this undid."""
     if queries.running_night(connection) is not None:
@@ -86,11 +94,8 @@ def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
     lost = undone_by(connection, target_id)
     for update in lost:
         set_update(connection, update["id"], "undone", [why])
-    line = ancestry(connection, target_id)
-    table = schema.updates
-    for row in connection.execute(select(table).where(table.c.checkpoint_id.in_(line))).mappings().all():
-        if row["state"] == "undone":
-            set_update(connection, row["id"], "kept", [why])
+    for update in restored_by(connection, target_id):
+        set_update(connection, update["id"], "kept", ["taken back up by hand"])
     point(connection, target_id, why)
     return [str(update["id"]) for update in lost]
 

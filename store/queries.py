@@ -181,3 +181,8 @@ def learnt(connection: Connection) -> set[str]:
     n, u = schema.nights, schema.updates
     rows = connection.execute(select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.state == "kept"))
     return {name for (targets,) in rows for name in targets}
+
+
+def model_digest(connection: Connection) -> str:
+    """Digest of the model that checkpoint 0 came from; "" where it was not recorded."""
+    return str(connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "model")).scalar() or "")

@@ -45,7 +45,7 @@ class DreamSettings:
     counter_share: float = 1.75
     """Dreams of a counter-behaviour for each one of its behaviour: it fails rarely, and must be learnt as well."""
     per_source: int = 64
-    """At most this many dreams of one night may grow from one source's log."""
+    """At most this many of a behaviour's dreams in one night may grow from one source's log."""
     max_tokens: int = 48
     """Length of a dream."""
     rounds: int = 4

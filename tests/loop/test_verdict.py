@@ -104,7 +104,7 @@ def test_every_test_is_told_with_its_figures() -> None:
 def test_an_update_that_improves_what_it_meant_to_and_holds_the_rest_is_kept() -> None:
     found = ruling(IMPROVED, HELD)
     assert found.decision == "keep"
-    assert found.reasons == ["improved: listen; nothing worse"]
+    assert found.reasons == ["improved: listen; nothing taught or guarded is worse"]
 
 
 def test_an_update_that_harms_a_guard_is_rolled_back_whatever_it_improved() -> None:

@@ -278,7 +278,7 @@ def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: C
 @pytest.mark.parametrize(
     "arguments, shown",
     [
-        (("status",), "last update     u1: kept (improved: direct, listen; nothing worse)"),
+        (("status",), "last update     u1: kept (improved: direct, listen; nothing taught or guarded is worse)"),
         (("checkpoints", "list"), "active"),
         (("checkpoints", "verify"), "2 checkpoints, 0 damaged files"),
         (("ledger", "why", "u1"), "update u1: keep"),

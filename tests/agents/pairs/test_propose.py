@@ -9,11 +9,15 @@ from agents.pairs.propose import Proposal, propose
 
 
 def pair(number: int, source: str = "anna", **more: Any) -> dict[str, Any]:
-    return {"id": f"p{number:04}", "source": source, "dream_id": f"d{number}", **more}
+    return {"id": f"p{number:04}", "source": source, "dream_id": f"d{number}", "behaviour": "listen", **more}
 
 
 def proposed(new: list[dict[str, Any]], used: list[dict[str, Any]] | None = None, **more: Any) -> Proposal:
-    return propose(new, used or [], **{"minimum": 2, "per_source": 96, "replay_share": 0.25, "seed": 1, **more})
+    return propose(
+        new,
+        used or [],
+        **{"minimum": 2, "counters": {"push_back"}, "per_source": 96, "replay_share": 0.25, "seed": 1, **more},
+    )
 
 
 def ids(pairs: Any) -> list[str]:
@@ -27,8 +31,18 @@ def test_all_new_pairs_are_taken_in_the_order_in_which_they_come() -> None:
 
 def test_too_few_pairs_make_no_update_and_the_reason_says_how_many_are_needed() -> None:
     found = proposed([pair(number) for number in range(23)], [pair(99)], minimum=24)
-    assert (found.new, found.replay, found.reason) == ([], [], "23 new pairs, an update needs 24")
+    assert (found.new, found.replay, found.reason) == (
+        [],
+        [],
+        "23 new pairs of what is to be learnt, an update needs 24",
+    )
     assert proposed([pair(number) for number in range(24)], minimum=24).reason == ""
+
+
+def test_pairs_of_a_counter_behaviour_do_not_help_to_reach_the_minimum() -> None:
+    guards = [pair(number, "", behaviour="push_back") for number in range(100)]
+    assert proposed([*guards, pair(100)], minimum=2).new == []
+    assert len(proposed([*guards, pair(100), pair(101)], minimum=2).new) == 102
 
 
 def test_no_source_has_more_than_its_cap_whatever_its_volume() -> None:

@@ -1,5 +1,6 @@
-"""How many layers a model directory's model has, without loading it."""
+"""What a model directory says of itself, without loading it: how many layers, and which model it is."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,3 +17,12 @@ def count_layers(model_dir: Path) -> int:
     if not isinstance(layers, int) or layers < 1:
         raise ConfigError(f"{model_dir}/config.json does not say num_hidden_layers")
     return layers
+
+
+def digest(model_dir: Path) -> str:
+    """Digest of the configuration and the tokenizer: what must stay the same while the weights change."""
+    found = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json"):
+        path = model_dir / name
+        found.update(path.read_bytes() if path.exists() else b"")
+    return found.hexdigest()
