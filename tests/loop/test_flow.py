@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,24 +34,20 @@ def a_good_night(item: Work) -> Outcome | None:
 def walk(place: Path, decide: Decide) -> list[tuple[str, str]]:
     """Do a night's work through the real queue; returns what was done, in order, and what was set aside."""
     ledger, done = Ledger(database_url(place)), []
-    try:
-        with ledger.writing() as connection:
-            work.enqueue(connection, "plan", "night", "n1")
+    with closing(ledger), ledger.writing() as connection:
+        work.enqueue(connection, "plan", "night", "n1")
         for _ in range(200):
-            with ledger.writing() as connection:
-                item = work.lease(connection, "test")
-                if item is None:
-                    return done
-                outcome = decide(item)
-                if outcome is not None:
-                    commit(connection, item, outcome, flow.follow(item, outcome))
-                    done.append((item.kind, item.subject))
-                elif work.fail(connection, item, "no"):
-                    for kind, subject in flow.follow_failure(item):
-                        work.enqueue(connection, kind, subject, item.night_id)
-        raise AssertionError("the night did not end")
-    finally:
-        ledger.close()
+            item = work.lease(connection, "test")
+            if item is None:
+                return done
+            outcome = decide(item)
+            if outcome is not None:
+                commit(connection, item, outcome, flow.follow(item, outcome))
+                done.append((item.kind, item.subject))
+            elif work.fail(connection, item, "no"):
+                for kind, subject in flow.follow_failure(item):
+                    work.enqueue(connection, kind, subject, item.night_id)
+    raise AssertionError("the night did not end")
 
 
 def test_a_whole_night_does_its_work_in_order_and_each_piece_once(tmp_path: Path) -> None:
