@@ -37,6 +37,7 @@ err = Console(stderr=True, highlight=False)
 def set_up_logs() -> None:
     """Logs go to stderr, one line each."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of every piece sent to an asker that has gone
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -13,6 +13,7 @@ that is served lies in the mapping. Does not know who writes there, nor what an 
 import argparse
 import asyncio
 import ctypes
+import logging
 import os
 import signal
 import socket
@@ -118,6 +119,8 @@ def _listen(served: "Served", place: Path, token: str, ready: int | None) -> Non
     """Serve the socket at `place` until a signal comes; `ready` is told when it can be connected to."""
     from agents.model.routes import build_app
 
+    # asyncio warns of every piece sent to an asker that has gone; that somebody left is no fault of ours.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = uvicorn.Config(
         Guard(build_app(served), token=token),
         log_config=None,
