@@ -74,4 +74,6 @@ def _situation(connection: Connection, service: Service) -> Situation:
 
 
 def _age(at: str) -> float:
-    return (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
+    """Seconds since then; a time to come is a clock that was set back, and no reason to wait for it."""
+    age = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
+    return age if age >= 0 else float("inf")

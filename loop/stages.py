@@ -99,8 +99,9 @@ class Stages:
         """Choose the pairs of the night's update."""
         night = await self.ledger.read(queries.night, item.night_id)
         training = self.settings.training
+        new = await self.ledger.read(queries.pairs, "new")
         proposal = propose(
-            await self.ledger.read(queries.pairs, "new"),
+            new,
             await self.ledger.read(queries.pairs, "used"),
             minimum=self.settings.pairs.minimum,
             per_source=self.settings.pairs.per_source,
@@ -126,12 +127,17 @@ class Stages:
         members += [UpdatePair(update_id=update.id, pair_id=pair["id"], replay=True) for pair in proposal.replay]
         retried = {pair["behaviour"] for pair in proposal.new if not self.behaviours[pair["behaviour"]].counter_of}
         targets = sorted(retried | set(night["targets"]))
+        plan = Change(table="nights", where={"id": item.night_id}, values={"targets": targets})
+        taken = {pair["id"] for pair in proposal.new}
+        over = [pair["id"] for pair in new if pair["id"] not in taken]
+        # Left new, a flood from one source would be learnt all the same, one cap after the other.
+        left = Change(table="pairs", where={"id": over}, values={"state": "over_cap"})
         return Outcome(
             decision="update",
             names=tuple(self.behaviours),
             records=(update, *members),
-            changes=(Change(table="nights", where={"id": item.night_id}, values={"targets": targets}),),
-            facts={"pairs": len(proposal.new), "replay": len(proposal.replay)},
+            changes=(plan, left),
+            facts={"pairs": len(proposal.new), "replay": len(proposal.replay), "over_cap": len(over)},
         )
 
     def _refusal(self, active_id: str) -> str:

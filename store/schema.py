@@ -180,7 +180,8 @@ pairs = Table(
     Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected side
     Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to checkpoint_id
     Column("rejected_logprob", Float),
-    # new -> used (in a kept update) or undone (its update was rolled back); undone -> new by --retry
+    # new -> used (in a kept update) or undone (its update was rolled back); undone -> new by --retry;
+    # new -> over_cap (its source had given its share to the update)
     Column("state", String, nullable=False),
     Column("night_id", ForeignKey("nights.id"), nullable=False),
 )
