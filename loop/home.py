@@ -112,7 +112,7 @@ def create(option: Path | None) -> Home:
     home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     for folder in _FOLDERS:
         (home.path / folder).mkdir(exist_ok=True, mode=0o700)
-    if not home.token_file.exists():
+    if not home.token_file.exists() or not home.token_file.read_text().strip():  # killed while it was written
         with open(os.open(home.token_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
