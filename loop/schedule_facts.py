@@ -15,20 +15,26 @@ from store import graph, queries
 CHECK_S = 1.0
 """Between two looks; a look costs two small queries."""
 
+AGAIN_S = 3600.0
+"""Until a night that could not make its update (no room on the disk, say) is tried again with nothing new."""
+
 log = structlog.get_logger()
 
 
 async def keep_schedule(service: Service) -> None:
     """Begin a night whenever one is due. A clock that jumps begins one at most: the next needs new lessons."""
-    last = ""
+    last, tried, tried_at = "", None, 0.0
     while True:
         reason = await next_update_reason(service)
+        if not reason and tried == await service.ledger.read(_heard) and monotonic() - tried_at < AGAIN_S:
+            reason = "nothing new since the last night, which made no update"
         if not reason:
             night_id = await service.begin_night(seed=service.settings.seed, retry=False)
             log.info("night begins", night=night_id)
             await service.finished(night_id)
             night = await service.ledger.read(queries.night, night_id)
             log.info("night ended", night=night_id, reasons=night["reasons"])
+            tried, tried_at = await service.ledger.read(_heard), monotonic()
         elif reason != last:
             log.info("no night now", reason=reason)
         last = reason
@@ -71,6 +77,11 @@ def _situation(connection: Connection, service: Service) -> Situation:
         idle_s=monotonic() - service.last_asked,
         nights_today=queries.nights_since(connection, datetime.now(UTC) - timedelta(days=1)),
     )
+
+
+def _heard(connection: Connection) -> tuple[int, int]:
+    """What there is to learn from: the newest turn, and the pairs that wait."""
+    return queries.cursor(connection), len(queries.pairs(connection, "new"))
 
 
 def _age(at: str) -> float:
