@@ -40,17 +40,10 @@ def _perform(name: str, **arguments: Any) -> Json:
 
 def _read(query: Callable[..., Any], *arguments: Any) -> Any:
     """Ask the ledger, whether a service runs or not."""
-    from loop import home
-    from loop.config import load_settings
-    from store.ledger import Ledger, database_url
+    from loop import home, standing
 
-    found = home.find(said.home)
-    ledger = Ledger(database_url(found.path, load_settings(found.config_file).database))
-    try:
-        with ledger.reading() as connection:
-            return query(connection, *arguments)
-    finally:
-        ledger.close()
+    with standing.ledger_of(home.find(said.home)) as connection:
+        return query(connection, *arguments)
 
 
 @app.command()

@@ -5,10 +5,13 @@ Invariant: reads only, and never waits for a service: what it does not answer at
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy import Connection
 
 from agents.model.safety import check_model_dir
 from corpus.errors import NightschoolError
@@ -24,19 +27,26 @@ ANSWER_S = 2.0
 """How long a service may take to answer; then the ledger is asked."""
 
 
+@contextmanager
+def ledger_of(home: Home) -> Iterator[Connection]:
+    """One look at a home's ledger, whether a service runs or not."""
+    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
+    try:
+        with ledger.reading() as connection:
+            yield connection
+    finally:
+        ledger.close()
+
+
 def status(option: Path | None) -> Json:
     """Where the home stands."""
     home = find(option)
     told = _from_service(home)
     if told is not None:
         return {"service": "up", **told}
-    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
-    try:
-        with ledger.reading() as connection:
-            told = report.status(connection)
-            paused = queries.is_paused(connection)
-    finally:
-        ledger.close()
+    with ledger_of(home) as connection:
+        told = report.status(connection)
+        paused = queries.is_paused(connection)
     reason = "paused: `nightschool resume` to go on" if paused else "no service runs: `nightschool run` or `night`"
     return {"service": "busy" if is_held(home) else "down", **told, "next_update_reason": reason}
 
@@ -93,21 +103,13 @@ def _token(home: Home) -> str:
 
 
 def _ledger(home: Home) -> str:
-    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
-    try:
-        with ledger.reading() as connection:
-            return f"{queries.cursor(connection)} turns, active {queries.active(connection)['id'][:12]}"
-    finally:
-        ledger.close()
+    with ledger_of(home) as connection:
+        return f"{queries.cursor(connection)} turns, active {queries.active(connection)['id'][:12]}"
 
 
 def _checkpoints(home: Home) -> str:
-    ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
-    try:
-        with ledger.reading() as connection:
-            active = queries.active(connection)["id"]
-    finally:
-        ledger.close()
+    with ledger_of(home) as connection:
+        active = queries.active(connection)["id"]
     faults = CheckpointStore(home.checkpoints).verify([active])
     if faults:
         raise NightschoolError(faults[0].problem)
