@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NIGHTSCHOOL := $(BIN)/nightschool --home $(HOME_DIR)
+BENCH_BIN := .venv-bench/bin
 BENCHES := $(patsubst bench/%.py,%,$(wildcard bench/[!_]*.py))
 
 .PHONY: help run test check test-slow chaos bench clean
@@ -46,11 +47,12 @@ test-slow: $(VENV)/installed-dev
 chaos: $(VENV)/installed-dev
 	$(BIN)/python tests/loop/chaos.py --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
-bench: $(VENV)/installed
-	$(foreach bench,$(BENCHES),$(BIN)/python -m bench.$(bench) &&) true
+# The rivals live in an environment of their own; one bench: `make bench BENCHES=optimizer`.
+bench: .venv-bench/installed
+	$(foreach bench,$(BENCHES),$(BENCH_BIN)/python -m bench.$(bench) &&) true
 
 clean:
-	rm -rf $(VENV) $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: it is by far the largest, and what follows then finds it in place.
@@ -65,4 +67,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-bench/installed: pyproject.toml constraints.txt
+	@echo "setting up .venv-bench: some minutes the first time"
+	@test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
+	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt torch==2.13.0
+	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[bench]'
 	@touch $@

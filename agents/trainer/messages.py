@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from corpus.errors import TrainerFault
 
-Objective = Literal["orpo", "dpo", "sft"]
+Objective = Literal["orpo", "dpo", "dpop", "simpo", "kto", "sft"]
 Record = TypeVar("Record")
 
 
@@ -27,7 +27,15 @@ class Settings:
     epochs: int = 1
     """Passes over the examples."""
     beta: float = 0.1
-    """DPO's beta, or ORPO's lambda."""
+    """Beta of DPO, DPOP, SimPO and KTO; ORPO's lambda."""
+    dpop_penalty: float = 5.0
+    """DPOP's lambda."""
+    simpo_margin: float = 1.0
+    """SimPO's gamma: the margin of rewards that it asks for."""
+    desirable_weight: float = 1.0
+    """KTO's lambda_D, of the chosen answers."""
+    undesirable_weight: float = 1.0
+    """KTO's lambda_U, of the rejected answers."""
     norm_cap: float = 0.1
     """Largest norm of one step's update, as a share of the weights' norm; over it the step is refused."""
     rank: int = 64
@@ -40,11 +48,25 @@ class Settings:
     """Apollo's alpha; None for sqrt(n / rank)."""
     proj_refresh: int = 200
     norm_growth_limit: float = 1.01
+    projection: Literal["gaussian", "sketch"] = "gaussian"
+    """gaussian: the paper's; sketch: a count sketch, which needs no matrix product."""
+    reset_limiter: bool = False
+    """Forget the last update's norm: the first step of this update is not limited by the one before it."""
+    master_weights: bool = False
+    """Keep bfloat16 weights in float32 beside the optimizer's state, for rates that rounding would drown."""
+    context_gradient: bool = False
+    """Let gradients flow through the context too: exact, and some two times as dear."""
+    micro_batch: int = 0
+    """Examples in one pass; the gradients of a step add up. 0: all of a step's at once."""
+    activation_checkpointing: bool = False
+    """Compute a layer's activations again instead of keeping them: less memory, more time."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_size", "epochs", "norm_cap", "rank", "eps", "proj_refresh"):
+        for name in ("lr", "batch_size", "epochs", "norm_cap", "rank", "eps", "proj_refresh", "norm_growth_limit"):
             if not getattr(self, name) > 0:
                 raise TrainerFault(f"the training setting {name} must be above 0")
+        if self.micro_batch < 0:
+            raise TrainerFault("the training setting micro_batch must be 0 or above")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +95,8 @@ class TrainRequest:
     parent: str
     """Id of the checkpoint to start from."""
     examples: Sequence[Example]
+    dry_run: bool = False
+    """Compute every step's loss, gradients and would-be update norms at the parent's weights; change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +197,7 @@ def pack_train(request: TrainRequest) -> tuple[dict[str, Any], list[bytes]]:
         "settings": asdict(request.settings),
         "seed": request.seed,
         "parent": request.parent,
+        "dry_run": request.dry_run,
         "weights": [example.weight for example in request.examples],
         "references": [[e.reference_chosen, e.reference_rejected] for e in request.examples],
     }
@@ -188,6 +213,7 @@ class _TrainBody:
     parent: str
     weights: tuple[float, ...]
     references: tuple[tuple[float | None, float | None], ...]
+    dry_run: bool
 
 
 def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainRequest:
@@ -218,6 +244,7 @@ def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainReque
         seed=plain.seed,
         parent=plain.parent,
         examples=tuple(examples),
+        dry_run=plain.dry_run,
     )
 
 

@@ -31,11 +31,11 @@ class TrainingSettings(Settings):
     batch_size: int = 16
     """Pairs in one step."""
     beta: float = 0.25
-    """ORPO's lambda, or DPO's beta."""
+    """ORPO's lambda; beta of DPO, DPOP, SimPO and KTO."""
     enabled: bool = True
     """False: everything but the update (observe only)."""
     objective: Objective = "orpo"
-    """orpo, dpo or sft."""
+    """orpo, dpo, dpop, simpo, kto or sft."""
     replay: float = 0.25
     """Part of an update that is kept pairs of earlier updates."""
 

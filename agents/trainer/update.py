@@ -15,9 +15,10 @@ import torch
 
 from agents.model.mapping import SharedWeights
 from agents.model.snapshot import from_raw, restore, to_raw
-from agents.trainer import frozen, losses
+from agents.trainer import frozen
 from agents.trainer.apollo import Apollo
-from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
+from agents.trainer.messages import Settings, StepReport, TrainRequest, TrainResult
+from agents.trainer.objective import loss_of, with_references
 from agents.trainer.seeds import derive
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
@@ -97,7 +98,7 @@ def _steps(
 ) -> Iterator[StepReport]:
     """Make one step after the other; raises before a step that must not be made."""
     settings, shared = request.settings, bench.shared
-    examples = _with_references(bench, request)
+    examples = with_references(bench.model, request)
     batches = list(plan(len(examples), settings, request.seed))
     weight_norm = _norm([p.detach() for p in bench.model.parameters()])
     for number, batch in enumerate(batches, start=1):
@@ -136,42 +137,6 @@ def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
         order = sorted(range(count), key=lambda i, epoch=epoch: derive(seed, "order", epoch, i))  # type: ignore[misc]
         for start in range(0, count, settings.batch_size):
             yield order[start : start + settings.batch_size]
-
-
-def loss_of(model: Any, objective: str, settings: Settings, rows: Sequence[Example], *, train: bool) -> losses.Loss:
-    """The objective's loss over these examples."""
-    sides = [[row.chosen for row in rows]]
-    if objective != "sft":
-        sides.append([row.rejected for row in rows])
-    scored = frozen.scores(model, [row.context for row in rows], sides, train=train)
-    device = scored[0].total.device
-    weights = torch.tensor([row.weight for row in rows], device=device)
-    if objective == "sft":
-        return losses.sft(scored[0], weights)
-    if objective == "orpo":
-        return losses.orpo(scored[0], scored[1], weights, settings.beta)
-    references = torch.tensor([[r.reference_chosen, r.reference_rejected] for r in rows], device=device)
-    return losses.dpo(scored[0], scored[1], references[:, 0], references[:, 1], weights, settings.beta)
-
-
-def _with_references(bench: Bench, request: TrainRequest) -> Sequence[Example]:
-    """The examples, for DPO with a reference on each side: the parent's, where none was pinned."""
-    if request.objective != "dpo":
-        return request.examples
-    completed = []
-    for row in request.examples:
-        if row.reference_chosen is None or row.reference_rejected is None:
-            scored = frozen.scores(bench.model, [row.context], [[row.chosen], [row.rejected]], train=False)
-            row = Example(
-                context=row.context,
-                chosen=row.chosen,
-                rejected=row.rejected,
-                weight=row.weight,
-                reference_chosen=float(scored[0].total),
-                reference_rejected=float(scored[1].total),
-            )
-        completed.append(row)
-    return completed
 
 
 def _finite(step: int, what: str, value: float) -> float:
