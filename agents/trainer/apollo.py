@@ -1,23 +1,23 @@
 """Apollo: an optimizer with the moments of AdamW on a random projection of each gradient.
 
-Written from arXiv 2412.05270 (Algorithm 1, section 4). A 2-D weight's gradient G (n, c), its smaller side n
-first, is projected to R = P G (r, c); Adam's moments live on R; how much Adam would have scaled each of the c
-channels of R is how much the same channel of G is scaled. Everything else gets AdamW.
+Written from arXiv 2412.05270 (Algorithm 1, section 4). A 2-D weight's gradient G is projected on its smaller side
+to R, of rank r; Adam's moments live on R; how much Adam would have scaled each channel of R is how much the same
+channel of G is scaled. Everything else gets AdamW.
 
 Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed:
-projections are made anew from it, so the state written and read back continues bit for bit. `propose`
-writes no weight. Knows no loss and no file.
+projections are drawn anew from it, so the state written and read back continues bit for bit. `propose` writes no
+weight. Knows no loss and no file; the arithmetic is in `batches.py` and, compiled, in `kernel.c`.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
-from agents.trainer.rounding import stochastic_round
+from agents.trainer import kernel, optimizer_state
+from agents.trainer.batches import Batch, Matrices, Others, Share
+from agents.trainer.projection import Kind, Projection, draw
 from agents.trainer.seeds import derive
 from corpus.errors import TrainerFault
 
@@ -27,43 +27,25 @@ NORM_GROWTH_LIMIT = 1.01
 """How much larger an update may be than the one before it (gamma of the paper's section 4)."""
 PROJECTION_REFRESH = 200
 """Steps after which a new projection is drawn."""
-_NAMES = (
-    "rank",
-    "betas",
-    "eps",
-    "weight_decay",
-    "warmup_steps",
-    "scale",
-    "proj_refresh",
-    "norm_growth_limit",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proposal:
-    """One tensor's update, computed and not yet made: `weight -= factor * direction`."""
-
-    parameter: torch.Tensor
-    direction: torch.Tensor
-    """Float32, in the parameter's shape."""
-    factor: torch.Tensor | float
-    """Broadcasts over `direction`: the learning rate and, for a matrix, the scale of each channel."""
-    norm: float
-    """Euclidean norm of factor * direction."""
-    decay: float
-    """What the weight is multiplied by first (decoupled weight decay)."""
-    key: int
-    """Of the stochastic rounding, for a bfloat16 weight."""
+TOGETHER_BYTES = 256 << 20
+"""Gradients in float32 that go through together; a copy of them is made."""
 
 
 class Apollo(torch.optim.Optimizer):
-    """Apollo for 2-D weights (rank 1: Apollo-Mini), AdamW for the rest."""
+    """Apollo for 2-D weights (rank 1: Apollo-Mini), AdamW for the rest.
+
+    lr: learning rate. rank: of the projection, at most a matrix' smaller side. betas, eps: Adam's. weight_decay:
+    decoupled. warmup_steps: over which the rate rises to lr. scale: alpha; None for sqrt(n / rank), n the smaller
+    side. proj_refresh: steps between two projections. norm_growth_limit: gamma. projection: "gaussian", the
+    paper's, or "sketch". seed: of projections and rounding. master_weights: keep bfloat16 weights in float32
+    too. compiled: let the kernel take what it can. Raises TrainerFault for weights of any type but float32 and
+    bfloat16. All but `compiled` may differ between parameter groups.
+    """
 
     def __init__(
         self,
         params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
         lr: float,
-        *,
         rank: int = DEFAULT_RANK,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -72,201 +54,187 @@ class Apollo(torch.optim.Optimizer):
         scale: float | None = None,
         proj_refresh: int = PROJECTION_REFRESH,
         norm_growth_limit: float = NORM_GROWTH_LIMIT,
+        projection: Kind = "gaussian",
         seed: int = 0,
+        *,
+        master_weights: bool = False,
+        compiled: bool = True,
     ) -> None:
         defaults = {"lr": lr, "rank": rank, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
         defaults |= {"warmup_steps": warmup_steps, "scale": scale, "proj_refresh": proj_refresh}
-        defaults |= {"norm_growth_limit": norm_growth_limit}
-        super().__init__(params, defaults)
-        self.seed = seed
-        self.parameters = [p for group in self.param_groups for p in group["params"]]
-        self._groups = {p: group for group in self.param_groups for p in group["params"]}
-        self._projections: dict[int, tuple[int, torch.Tensor]] = {}
-        self._proposals: list[Proposal] = []
-        for parameter in self.parameters:
+        defaults |= {"norm_growth_limit": norm_growth_limit, "projection": projection, "seed": seed}
+        super().__init__(params, defaults | {"master_weights": master_weights})
+        self._compiled = compiled
+        self._projections: dict[tuple[Any, ...], Projection] = {}
+        self._batches: list[Batch] = []
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy draws its own projections."""
+        super().__setstate__(state)
+        self.__dict__.setdefault("_compiled", True)
+        self._projections, self._batches = {}, []
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """See torch; refuses settings that no step could be made with."""
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["projection"] not in ("gaussian", "sketch"):
+            raise TrainerFault(f"there is no projection {group['projection']!r}: choose gaussian or sketch")
+        if group["lr"] < 0 or group["rank"] < 1 or group["proj_refresh"] < 1 or group["norm_growth_limit"] <= 0:
+            raise TrainerFault("lr must be at least 0, rank and proj_refresh at least 1, norm_growth_limit above 0")
+        for parameter in group["params"]:
             if parameter.dtype not in (torch.float32, torch.bfloat16):
                 raise TrainerFault(f"{parameter.dtype} weights cannot be trained; serve float32 or bfloat16")
 
+    @property
+    def parameters(self) -> list[torch.Tensor]:
+        """All of them, in order."""
+        return [parameter for parameter, _ in self._owned()]
+
+    @property
+    def seed(self) -> int:
+        """Of projections and rounding."""
+        seed: int = self.param_groups[0]["seed"]
+        return seed
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self.propose()
-        self.apply()
+        self._batches = self._gather()
+        for batch in self._batches:
+            batch.step()
         return loss
 
     @torch.no_grad()
-    def propose(self) -> float:
-        """Advance the moments and compute every update; returns the norm of all of them together."""
-        self._proposals = [
-            self._proposal(index, parameter)
-            for index, parameter in enumerate(self.parameters)
-            if parameter.grad is not None
-        ]
-        return math.sqrt(math.fsum(proposal.norm**2 for proposal in self._proposals))
+    def propose(self) -> torch.Tensor:
+        """Advance the moments and compute every update; returns the norm of all of them together, a scalar."""
+        self._batches = self._gather()
+        for batch in self._batches:
+            batch.measure()
+        norms = [norm.to(self.parameters[0].device) for batch in self._batches for norm in batch.norms()]
+        return torch.linalg.vector_norm(torch.cat(norms)) if norms else torch.zeros(())
 
     @torch.no_grad()
     def apply(self) -> None:
         """Make the updates that `propose` computed, in place."""
-        for proposal in self._proposals:
-            weight = proposal.parameter
-            update = proposal.direction * proposal.factor
-            if weight.dtype == torch.bfloat16:
-                exact = weight.to(torch.float32).mul_(proposal.decay).sub_(update)
-                weight.copy_(stochastic_round(exact, proposal.key))
-            else:
-                weight.mul_(proposal.decay).sub_(update)
-        self._proposals = []
+        for batch in self._batches:
+            batch.apply()
+
+    @property
+    def limiter_divisor(self) -> float:
+        """The most that the norm-growth limiter divided any update of the last step by; 1 for nothing."""
+        return max((float(part.max()) for batch in self._batches for part in batch.divisors()), default=1.0)
+
+    def reset_limiter(self) -> None:
+        """Forget the last updates' norms: the next step is limited by nothing."""
+        for state in self.state.values():
+            if "norm" in state:
+                state["norm"].zero_()
 
     def projection(self, parameter: torch.Tensor) -> torch.Tensor:
-        """The projection (rank, n) in use for this matrix, float32: entries from N(0, 1/rank)."""
-        index = next(i for i, other in enumerate(self.parameters) if other is parameter)
-        step = max(1, int(self.state[parameter].get("step", 0)))
-        return self._projection(index, parameter, step)
+        """The projection (rank, n) in use for this matrix, float32; before the first step, that of the first."""
+        group = next(group for other, group in self._owned() if other is parameter)
+        step = max(1, int(self.state[parameter].get("step", 0))) if parameter in self.state else 1
+        return self._drawn(parameter, group, step).matrix.clone()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See torch, which would make moments and masters as coarse as the weights: here they stay float32."""
+        super().load_state_dict(state_dict)
+        given = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for index, parameter in zip(given, self.parameters, strict=True):
+            for name, value in state_dict["state"].get(index, {}).items():
+                if isinstance(value, torch.Tensor):
+                    self.state[parameter][name] = value.detach().to(parameter.device, torch.float32, copy=True)
+        self._projections.clear()
 
     def export_state(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
         """The whole state as named tensors, for parameters of these names in the optimizer's order."""
-        self._check_names(names)
-        settings = [{"lr": group["lr"], **{key: group[key] for key in _NAMES}} for group in self.param_groups]
-        text = json.dumps(settings, sort_keys=True).encode()
-        exported = {
-            "seed": torch.tensor(self.seed, dtype=torch.int64),
-            "settings": torch.tensor(list(text), dtype=torch.uint8),
-        }
-        for name, parameter in zip(names, self.parameters, strict=True):
-            state = self.state.get(parameter)
-            if not state:
-                continue
-            exported[f"moment1.{name}"] = state["moment1"].clone()
-            exported[f"moment2.{name}"] = state["moment2"].clone()
-            exported[f"step.{name}"] = torch.tensor(state["step"], dtype=torch.int64)
-            exported[f"norm.{name}"] = torch.tensor(state["norm"], dtype=torch.float64)
-        return exported
+        return optimizer_state.export(list(self._owned()), names, self.state)
 
     def import_state(self, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Continue from what `export_state` gave; this optimizer's own settings stay."""
-        self._check_names(names)
-        loaded: dict[torch.Tensor, dict[str, Any]] = {}
-        if not self.fits(names, tensors):
-            raise TrainerFault(
-                "this optimizer state was made with another rank or for another model; "
-                "set the rank that it was made with, or start without the state"
-            )
-        for name, parameter in zip(names, self.parameters, strict=True):
-            if f"step.{name}" not in tensors:
-                continue
-            moments = [tensors[f"moment{order}.{name}"] for order in (1, 2)]
-            loaded[parameter] = {
-                "moment1": moments[0].to(parameter.device, copy=True),
-                "moment2": moments[1].to(parameter.device, copy=True),
-                "step": int(tensors[f"step.{name}"]),
-                "norm": float(tensors[f"norm.{name}"]),
-            }
-        self.seed = int(tensors["seed"])
-        self._projections.clear()
+        """Continue from what `export_state` gave; this optimizer's own settings stay, but for the seed."""
+        loaded = optimizer_state.load(list(self._owned()), names, tensors)
         self.state.clear()
         self.state.update(loaded)
+        for group in self.param_groups:
+            group["seed"] = int(tensors["seed"])
+        self._projections.clear()
 
     def fits(self, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether this state's moments have the shapes that the parameters and the rank ask for."""
-        shapes = {name: self._moment_shape(p) for name, p in zip(names, self.parameters, strict=True)}
-        moments = {key: tensor.shape for key, tensor in tensors.items() if key.startswith("moment")}
-        return all(shapes.get(key.partition(".")[2]) == shape for key, shape in moments.items())
+        """Whether `import_state` would take this state."""
+        return optimizer_state.fits(list(self._owned()), names, tensors)
 
     def state_bytes(self) -> int:
-        """Bytes that the exported state takes, about."""
-        return sum(8 * self._moment_shape(parameter).numel() for parameter in self.parameters)
+        """Bytes that the state takes once every parameter was trained, about."""
+        return optimizer_state.nbytes(list(self._owned()))
 
-    def _check_names(self, names: Sequence[str]) -> None:
-        if len(names) != len(self.parameters) or len(set(names)) != len(names):
-            raise ValueError("one name for each parameter, no name twice")
+    def _owned(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
+        """Every parameter with its group."""
+        return ((parameter, group) for group in self.param_groups for parameter in group["params"])
 
-    def _moment_shape(self, parameter: torch.Tensor) -> torch.Size:
-        if parameter.dim() != 2:
-            return parameter.shape
-        rank = min(self._groups[parameter]["rank"], min(parameter.shape))
-        return torch.Size((rank, max(parameter.shape)))
+    def _drawn(self, parameter: torch.Tensor, group: dict[str, Any], step: int) -> Projection:
+        """P for this step: shared by all matrices of this width, drawn anew every `proj_refresh` steps."""
+        n, refresh = min(parameter.shape), (step - 1) // group["proj_refresh"]
+        width = (group["projection"], min(group["rank"], n), n, group["seed"], parameter.device)
+        found = self._projections.get((*width, refresh))
+        if found is None:
+            self._projections.pop((*width, refresh - 1), None)
+            kind, rank, _, seed, device = width
+            found = draw(kind, rank, n, seed=seed, refresh=refresh, device=device)
+            self._projections[(*width, refresh)] = found
+        return found
 
-    def _projection(self, index: int, parameter: torch.Tensor, step: int) -> torch.Tensor:
-        """P (r, n) for this step: drawn from the seed, the matrix' index and how often it was refreshed."""
-        group = self._groups[parameter]
-        refresh = (step - 1) // group["proj_refresh"]
-        if index not in self._projections or self._projections[index][0] != refresh:
-            n = min(parameter.shape)
-            rank = min(group["rank"], n)
-            # On the CPU, whatever the device of the weights: the same seed is the same matrix everywhere.
-            generator = torch.Generator().manual_seed(derive(self.seed, "projection", index, refresh))
-            drawn = torch.randn(rank, n, generator=generator) / math.sqrt(rank)
-            self._projections[index] = (refresh, drawn.to(parameter.device))
-        return self._projections[index][1]
-
-    def _proposal(self, index: int, parameter: torch.Tensor) -> Proposal:
-        group = self._groups[parameter]
+    def _share(self, index: int, parameter: torch.Tensor, group: dict[str, Any]) -> Share:
+        """This parameter's part in its next step, which is counted."""
         state = self.state[parameter]
         if not state:
-            zeros = torch.zeros(self._moment_shape(parameter), device=parameter.device)
-            state.update(moment1=zeros, moment2=zeros.clone(), step=0, norm=0.0)
+            state.update(optimizer_state.fresh(parameter, group))
         state["step"] += 1
         step: int = state["step"]
-        rate = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
         beta1, beta2 = group["betas"]
-        # Adam's bias correction, in the step size: the moments themselves stay uncorrected.
-        corrected = rate * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+        rate = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
+        drawn = self._drawn(parameter, group, step) if parameter.dim() == 2 else None
+        alpha = 1.0
+        if drawn is not None:
+            alpha = math.sqrt(min(parameter.shape) / drawn.rank) if group["scale"] is None else group["scale"]
         assert parameter.grad is not None
-        gradient = parameter.grad.detach().to(torch.float32)
-        common = {
-            "parameter": parameter,
-            "decay": 1 - rate * group["weight_decay"],
-            "key": derive(self.seed, "rounding", index, step),
-        }
-        if parameter.dim() != 2:
-            direction = _adam(state, gradient, group)
-            norm = corrected * float(torch.linalg.vector_norm(direction))
-            return Proposal(direction=direction, factor=corrected, norm=norm, **common)
-        scales, norm = self._scales(index, parameter, gradient, state)
-        factor = corrected * (scales[:, None] if _rows_are_channels(parameter) else scales[None, :])
-        return Proposal(direction=gradient, factor=factor, norm=corrected * norm, **common)
+        return Share(
+            parameter=parameter,
+            gradient=parameter.grad.detach(),
+            state=state,
+            betas=group["betas"],
+            eps=group["eps"],
+            # Adam's bias correction, in the step size: the moments themselves stay uncorrected.
+            rate=rate * math.sqrt(1 - beta2**step) / (1 - beta1**step),
+            decay=1 - rate * group["weight_decay"],
+            key=derive(group["seed"], "rounding", index, step) if parameter.dtype == torch.bfloat16 else 0,
+            projection=drawn,
+            alpha=alpha,
+            tensor_wise=group["rank"] == 1,
+            growth_limit=group["norm_growth_limit"],
+        )
 
-    def _scales(
-        self, index: int, parameter: torch.Tensor, gradient: torch.Tensor, state: dict[str, Any]
-    ) -> tuple[torch.Tensor, float]:
-        """The scale of each channel (c,), limited, and the norm of the scaled gradient."""
-        group = self._groups[parameter]
-        oriented = gradient.T if _rows_are_channels(parameter) else gradient  # (n, c)
-        projection = self._projection(index, parameter, state["step"])
-        rank, n = projection.shape
-        projected = projection @ oriented  # R (r, c)
-        adapted = _adam(state, projected, group)  # R~ (r, c)
-        # Algorithm 1: s_j = |R~_j| / |R_j| for each channel; one s in all at rank 1 (section 4.2).
-        dims = (0, 1) if rank == 1 else (0,)
-        before = torch.linalg.vector_norm(projected, dim=dims)
-        after = torch.linalg.vector_norm(adapted, dim=dims)
-        scales = torch.where(before > 0, after / before, torch.zeros_like(before)).expand(oriented.shape[1])
-        alpha = math.sqrt(n / rank) if group["scale"] is None else group["scale"]
-        scales = scales * alpha
-        lengths = torch.linalg.vector_norm(oriented, dim=0)
-        norm = float(torch.linalg.vector_norm(scales * lengths))
-        ceiling = group["norm_growth_limit"] * state["norm"]
-        # Norm-growth limiter: |G~_t| <= gamma |G~_t-1|. A zero norm is never stored: after one gradient of
-        # zeros the ceiling would be zero and the matrix would never move again.
-        if state["norm"] > 0 and norm > ceiling:
-            scales, norm = scales * (ceiling / norm), ceiling
-        if norm > 0 and math.isfinite(norm):
-            state["norm"] = norm
-        return scales, norm
-
-
-def _rows_are_channels(parameter: torch.Tensor) -> bool:
-    """Whether dimension 1 is the smaller side, which is projected; a square is projected on dimension 0."""
-    return parameter.shape[0] > parameter.shape[1]
-
-
-def _adam(state: dict[str, Any], gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-    """Advance the moments by this gradient; returns M / (sqrt(V) + eps), uncorrected."""
-    beta1, beta2 = group["betas"]
-    state["moment1"].mul_(beta1).add_(gradient, alpha=1 - beta1)
-    state["moment2"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-    adapted: torch.Tensor = state["moment1"] / (state["moment2"].sqrt() + group["eps"])
-    return adapted
+    def _gather(self) -> list[Batch]:
+        """Everything that has a gradient, in batches that go through together."""
+        compiled: list[Share] = []
+        alike: dict[tuple[Any, ...], list[Share]] = {}
+        for index, (parameter, group) in enumerate(self._owned()):
+            if parameter.grad is None:
+                continue
+            share = self._share(index, parameter, group)
+            if parameter.dim() == 2 and self._compiled and kernel.suits(share):
+                compiled.append(share)
+                continue
+            shape = tuple(parameter.shape) if parameter.dim() == 2 else None
+            key = (shape, parameter.dtype, parameter.device, id(group), share.state["step"])
+            alike.setdefault(key, []).append(share)
+        batches: list[Batch] = [kernel.CompiledMatrices(compiled)] if compiled else []
+        for (shape, *_), shares in alike.items():
+            size = max(1, TOGETHER_BYTES // (4 * math.prod(shape))) if shape else len(shares)
+            kind = Matrices if shape else Others
+            batches += [kind(shares[start : start + size]) for start in range(0, len(shares), size)]
+        return batches

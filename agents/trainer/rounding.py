@@ -4,7 +4,7 @@ At the learning rates of an update most steps are far smaller than a bfloat16 un
 to nearest they are lost, rounded at random (up with the probability of the distance) they survive on average.
 
 Invariant: the result depends on the values, the key and each element's index alone: not on the device, the
-number of threads or the chunk size. Knows no optimizer.
+number of threads or the chunk size. Knows no optimizer; `kernel.c` draws the same bits.
 """
 
 import torch
@@ -24,28 +24,41 @@ def stochastic_round(values: torch.Tensor, key: int) -> torch.Tensor:
         part = flat[start : start + CHUNK]
         noise = counter_bits(key, start, part.numel(), part.device) & 0xFFFF
         # float32 is sign and magnitude: adding to the bits moves away from zero, whatever the sign.
-        bits = (part.view(torch.int32) + noise.to(torch.int32)) & -65536
+        bits = (part.view(torch.int32) + noise) & -65536
         part = torch.where(torch.isfinite(part), bits.view(torch.float32), part)
         rounded[start : start + CHUNK] = part.to(torch.bfloat16)  # exact: the low half is zero
     return rounded.reshape(values.shape)
 
 
 def counter_bits(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-    """32 random bits for each index from `start` on, as int64: two rounds of a mixing function.
-
-    The key is hashed first: keys that differ in a few low bits would otherwise give the same bits in another
-    order, and their errors would add up over the steps.
-    """
-    first, second = derive(key, "first") & _LOW, derive(key, "second") & _LOW
+    """32 random bits for each index from `start` on, as int32: two rounds of a mixing function."""
+    first, second = (_signed(word) for word in keys_of(key))
     index = torch.arange(start, start + count, dtype=torch.int64, device=device)
-    mixed = _mix((index & _LOW) ^ first)
-    return _mix(mixed ^ (index >> 32) ^ second)
+    mixed = _mix(index.to(torch.int32) ^ first)  # the low word: the conversion wraps
+    return _mix(mixed ^ (index >> 32).to(torch.int32) ^ second)
+
+
+def keys_of(key: int) -> tuple[int, int]:
+    """The two 32-bit words that a key mixes in.
+
+    It is hashed first: keys that differ in a few low bits would otherwise give the same bits in another order,
+    and their errors would add up over the steps.
+    """
+    return derive(key, "first") & _LOW, derive(key, "second") & _LOW
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
     """A bijection of 32-bit words in which each input bit flips each output bit half the time (lowbias32)."""
-    x = x ^ (x >> 16)
-    x = (x * 0x7FEB352D) & _LOW
-    x = x ^ (x >> 15)
-    x = (x * 0x846CA68B) & _LOW  # wraps in int64; the low 32 bits are right
-    return x ^ (x >> 16)
+    x = (x ^ _right(x, 16)) * _signed(0x7FEB352D)
+    x = (x ^ _right(x, 15)) * _signed(0x846CA68B)
+    return x ^ _right(x, 16)
+
+
+def _right(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """x shifted right with zeros, where torch would repeat the sign."""
+    return (x >> bits) & (_LOW >> bits)
+
+
+def _signed(word: int) -> int:
+    """The int32 with these 32 bits."""
+    return word - (word >> 31 << 32)

@@ -81,6 +81,8 @@ def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["co
         scale=s.scale,
         proj_refresh=s.proj_refresh,
         norm_growth_limit=s.norm_growth_limit,
+        projection=s.projection,
+        master_weights=s.master_weights,
         seed=derive(request.seed, "optimizer"),
     )
     stored = bench.store.load_optimizer(request.parent)
@@ -90,6 +92,8 @@ def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["co
     if not optimizer.fits(bench.names(), state):
         return optimizer, "fresh"
     optimizer.import_state(bench.names(), state)
+    if s.reset_limiter:
+        optimizer.reset_limiter()
     return optimizer, "continued"
 
 
@@ -113,7 +117,7 @@ def _steps(
         loss.value.backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in bench.model.parameters() if p.grad is not None]
         grad_norm = _finite(number, "gradient", _norm(gradients))
-        update_norm = _finite(number, "update", optimizer.propose())
+        update_norm = _finite(number, "update", float(optimizer.propose()))
         ratio = update_norm / weight_norm
         if ratio > settings.norm_cap:
             raise StepRefused(
