@@ -17,7 +17,7 @@ import torch
 
 from agents.trainer import kernel, optimizer_state
 from agents.trainer.batches import Batch, Matrices, Others, Share
-from agents.trainer.projection import Kind, Projection, draw
+from agents.trainer.projection import Kind, Projection, draw, is_matrix
 from agents.trainer.seeds import derive
 from corpus.errors import TrainerFault
 
@@ -197,7 +197,7 @@ class Apollo(torch.optim.Optimizer):
         step: int = state["step"]
         beta1, beta2 = group["betas"]
         rate = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
-        drawn = self._drawn(parameter, group, step) if parameter.dim() == 2 else None
+        drawn = self._drawn(parameter, group, step) if is_matrix(parameter) else None
         alpha = 1.0
         if drawn is not None:
             alpha = math.sqrt(min(parameter.shape) / drawn.rank) if group["scale"] is None else group["scale"]
@@ -225,11 +225,13 @@ class Apollo(torch.optim.Optimizer):
         for index, (parameter, group) in enumerate(self._owned()):
             if parameter.grad is None:
                 continue
+            if parameter.grad.layout != torch.strided:
+                raise TrainerFault("sparse gradients cannot be projected; make the embedding a dense one")
             share = self._share(index, parameter, group)
-            if parameter.dim() == 2 and self._compiled and kernel.suits(share):
+            if share.projection is not None and self._compiled and kernel.suits(share):
                 compiled.append(share)
                 continue
-            shape = tuple(parameter.shape) if parameter.dim() == 2 else None
+            shape = None if share.projection is None else tuple(parameter.shape)
             key = (shape, parameter.dtype, parameter.device, id(group), share.state["step"])
             alike.setdefault(key, []).append(share)
         batches: list[Batch] = [kernel.CompiledMatrices(compiled)] if compiled else []

@@ -59,10 +59,7 @@ def is_built() -> bool:
 def suits(share: Share) -> bool:
     """Whether the library can take this matrix."""
     tensors = (share.parameter, share.gradient)
-    return is_built() and all(
-        t.device.type == "cpu" and t.layout == torch.strided and t.dtype in _KINDS and t.is_contiguous() and t.numel()
-        for t in tensors
-    )
+    return is_built() and all(t.device.type == "cpu" and t.dtype in _KINDS and t.is_contiguous() for t in tensors)
 
 
 class CompiledMatrices:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from agents.trainer.projection import is_wide
+from agents.trainer.projection import is_matrix, is_wide
 from corpus.errors import TrainerFault
 
 FORMAT = 2
@@ -27,7 +27,7 @@ Owned = tuple[torch.Tensor, dict[str, Any]]
 
 def moment_shape(parameter: torch.Tensor, group: Mapping[str, Any]) -> tuple[int, ...]:
     """Of the moments: those of R for a matrix, (rank, cols) or (rows, rank); else the parameter's own."""
-    if parameter.dim() != 2:
+    if not is_matrix(parameter):
         return tuple(parameter.shape)
     rows, cols = parameter.shape
     rank = min(group["rank"], rows, cols)
@@ -38,7 +38,7 @@ def fresh(parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
     """The state before the first step."""
     zeros = torch.zeros(moment_shape(parameter, group), device=parameter.device)
     state = {"step": 0, "moment1": zeros, "moment2": zeros.clone()}
-    if parameter.dim() == 2:
+    if is_matrix(parameter):
         state["norm"] = torch.zeros((), device=parameter.device)
     if _has_master(parameter, group):
         state["master"] = parameter.detach().to(torch.float32, copy=True)
@@ -82,6 +82,9 @@ def load(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, tor
         for key, value in state.items():
             if key != "step" and f"{key}.{name}" in tensors:
                 value.copy_(tensors[f"{key}.{name}"])
+        if "master" in state:  # where the weights were changed by other means, their masters start from them
+            held = parameter.detach().to(torch.float32)
+            state["master"] = torch.where(state["master"].to(parameter.dtype) == parameter, state["master"], held)
         states[parameter] = state | {"step": int(tensors[f"step.{name}"])}
     return states
 

@@ -23,6 +23,11 @@ PANEL = 16
 """Rows of a dense projection that the kernel reads together."""
 
 
+def is_matrix(tensor: torch.Tensor) -> bool:
+    """Whether it is projected: two dimensions, and something in them."""
+    return tensor.dim() == 2 and tensor.numel() > 0
+
+
 def is_wide(shape: Sequence[int]) -> bool:
     """Whether dimension 0 is the projected one; on a square it is."""
     return shape[0] <= shape[1]

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from agents.model.snapshot import from_raw, to_raw
+from agents.trainer import kernel
 from agents.trainer.apollo import DEFAULT_RANK, Apollo
 from corpus.errors import TrainerFault
 from store.checkpoints import CheckpointStore
+
+COMPILED = [False, pytest.param(True, marks=pytest.mark.skipif(not kernel.is_built(), reason="no compiler"))]
 
 
 def by_hand(
@@ -49,14 +52,19 @@ def by_hand(
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6), (7, 7)])
 @pytest.mark.parametrize("rank", [1, 3, 64])
 @pytest.mark.parametrize("scale", [None, 2.5])
-def test_a_matrix_is_updated_as_algorithm_1_says(shape: tuple[int, int], rank: int, scale: float | None) -> None:
+@pytest.mark.parametrize("projection", ["gaussian", "sketch"])
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_a_matrix_is_updated_as_algorithm_1_says(
+    shape: tuple[int, int], rank: int, scale: float | None, projection: Any, compiled: bool
+) -> None:
     settings: dict[str, Any] = {"lr": 0.05, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
     settings |= {"warmup_steps": 3, "norm_growth_limit": 1.01}
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(shape))
     start = weight.detach().numpy().copy()
     gradients = [torch.randn(shape) * size for size in (1.0, 3.0, 0.5, 0.7, 2.0)]
-    optimizer = Apollo([weight], rank=rank, scale=scale, proj_refresh=2, seed=9, **settings)
+    own: dict[str, Any] = {"scale": scale, "projection": projection, "compiled": compiled}
+    optimizer = Apollo([weight], rank=rank, proj_refresh=2, seed=9, **own, **settings)
     found, projections = [], []
     for gradient in gradients:
         weight.grad = gradient.clone()
@@ -97,17 +105,19 @@ def test_the_projection_is_gaussian_with_variance_one_over_rank_on_the_smaller_s
     assert Apollo([small], 0.1).projection(small).shape == (5, 5)
 
 
-def test_two_matrices_have_different_projections_and_another_seed_others() -> None:
-    weights = [torch.nn.Parameter(torch.zeros(8, 8)) for _ in range(2)]
+def test_matrices_of_one_width_share_their_projection_and_another_seed_has_others() -> None:
+    weights = [torch.nn.Parameter(torch.zeros(shape)) for shape in ((8, 8), (8, 20), (20, 8), (9, 20))]
     one, other = Apollo(weights, 0.1, rank=4, seed=1), Apollo(weights, 0.1, rank=4, seed=2)
-    drawn = [one.projection(weights[0]), one.projection(weights[1]), other.projection(weights[0])]
-    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    first, *rest = (one.projection(weight) for weight in weights)
+    assert torch.equal(first, rest[0]) and torch.equal(first, rest[1]) and rest[2].shape == (4, 9)
+    assert not torch.equal(first, other.projection(weights[0]))
 
 
-def test_one_gradient_of_zeros_does_not_freeze_a_matrix() -> None:
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_one_gradient_of_zeros_does_not_freeze_a_matrix(compiled: bool) -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(6, 8))
-    optimizer = Apollo([weight], 0.01, rank=4)
+    optimizer = Apollo([weight], 0.01, rank=4, compiled=compiled)
     moved = []
     for gradient in (torch.randn(6, 8), torch.zeros(6, 8), torch.randn(6, 8), torch.randn(6, 8)):
         before = weight.detach().clone()
@@ -116,12 +126,36 @@ def test_one_gradient_of_zeros_does_not_freeze_a_matrix() -> None:
         moved.append(float((weight.detach() - before).norm()))
     assert moved[1] == 0 and moved[2] > 0.3 * moved[0]
     first_is_zero = torch.nn.Parameter(torch.randn(6, 8))
-    optimizer = Apollo([first_is_zero], 0.01, rank=4)
+    optimizer = Apollo([first_is_zero], 0.01, rank=4, compiled=compiled)
     for gradient in (torch.zeros(6, 8), torch.ones(6, 8)):
         before = first_is_zero.detach().clone()
         first_is_zero.grad = gradient
         optimizer.step()
     assert float((first_is_zero.detach() - before).norm()) > 0
+
+
+@pytest.mark.parametrize("compiled", COMPILED)
+def test_the_limiter_tells_its_divisor_and_can_be_reset(compiled: bool) -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(6, 8))
+    optimizer = Apollo([weight], 1.0, rank=4, betas=(0.0, 0.0), compiled=compiled)
+    gradient = torch.randn(6, 8)
+    one_column = torch.zeros(6, 8)
+    one_column[:, 0] = gradient[:, 0]
+
+    def proposed(given: torch.Tensor) -> float:
+        weight.grad = given
+        return float(optimizer.propose())
+
+    assert optimizer.limiter_divisor == 1.0  # before any step
+    small = proposed(one_column)
+    assert optimizer.limiter_divisor == 1.0
+    assert proposed(gradient) == pytest.approx(1.01 * small, rel=1e-5)
+    limited, divisor = 1.01 * small, optimizer.limiter_divisor
+    optimizer.reset_limiter()
+    free = proposed(gradient)
+    assert optimizer.limiter_divisor == 1.0
+    assert divisor == pytest.approx(free / limited, rel=1e-4) and divisor > 1.5
 
 
 def test_an_update_grows_by_no_more_than_the_limit() -> None:
@@ -148,7 +182,7 @@ def test_a_proposal_writes_no_weight_and_knows_its_norm() -> None:
     optimizer = Apollo(weights, 0.01, rank=3)
     for weight in weights:
         weight.grad = torch.randn(weight.shape)
-    norm = optimizer.propose()
+    norm = float(optimizer.propose())
     assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
     optimizer.apply()
     change = torch.cat([(w.detach() - b).flatten() for w, b in zip(weights, before, strict=True)])
@@ -204,7 +238,7 @@ def test_a_state_of_another_rank_or_model_is_refused() -> None:
 
     state = trained(3).export_state(["a"])
     for other, name in ((trained(4), "a"), (trained(3, (6, 8)), "a"), (trained(3), "b")):
-        with pytest.raises(TrainerFault, match="another rank or for another model"):
+        with pytest.raises(TrainerFault, match="another rank, another projection or for another model"):
             other.import_state([name], state)
 
 

@@ -1,0 +1,126 @@
+"""A step of Apollo beside its rivals: fused AdamW, and apollo-torch (the authors' package, measured, never read).
+
+    python -m bench.optimizer [--threads 2] [--repeats 15] [--json]
+
+The matrices are those of a 50M and a 150M Qwen3 configuration, without the embeddings; float32 on the CPU. Every
+optimizer has weights and gradients of its own, and a round steps each of them once. The streaming limit reads a
+gradient and writes a weight and does nothing else.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from agents.trainer import kernel
+from agents.trainer.apollo import Apollo
+from bench import _table
+from bench._table import Goal
+
+Shape = tuple[int, int]
+
+
+def main() -> int:
+    """Print the tables; returns 1 when a goal is missed."""
+    parser = _table.parser(__doc__)
+    parser.add_argument("--repeats", type=int, default=15)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    sizes = {"50M": qwen3(512, 1536, 10, 8, 4), "150M": qwen3(768, 3072, 14, 12, 6)}
+    result: dict[str, Any] = {"compiled": kernel.is_built()}
+    goals = []
+    for size, shapes in sizes.items():
+        result[size] = _measured(size, shapes, options.repeats)
+        goals += _goals(size, result[size])
+    return _table.finish(result, goals, as_json=options.json)
+
+
+def qwen3(hidden: int, inner: int, layers: int, heads: int, key_heads: int) -> list[Shape]:
+    """The matrices of a Qwen3 configuration with heads of 64, without the embeddings."""
+    attention = [(64 * heads, hidden), (64 * key_heads, hidden), (64 * key_heads, hidden), (hidden, 64 * heads)]
+    return [*attention, (inner, hidden), (inner, hidden), (hidden, inner)] * layers
+
+
+def _measured(size: str, shapes: list[Shape], repeats: int) -> dict[str, Any]:
+    """Milliseconds of a step of each, and the bytes of its state for the matrices."""
+    optimizers = _optimizers(shapes)
+    runs: dict[str, Callable[[], object]] = {name: made.step for name, made in optimizers.items()}
+    runs["streaming limit"] = _streaming(shapes)
+    timings = _table.interleaved(runs, repeats=repeats, warmup=2)
+    adamw, theirs = timings["AdamW, fused"].wall_ms, timings["apollo-torch, rank 64"].wall_ms
+    state = {name: _state_bytes(made) for name, made in optimizers.items()}
+    rows = []
+    for name, timing in timings.items():
+        share = state[name] / state["AdamW, fused"] if name in state else ""
+        rows.append([name, timing.wall_ms, timing.cpu_ms, timing.wall_ms / adamw, timing.wall_ms / theirs, share])
+    elements = sum(a * b for a, b in shapes) / 1e6
+    heads = ["optimizer", "wall ms", "CPU ms", "/ AdamW", "/ apollo-torch", "state / AdamW's"]
+    _table.show(f"one step, {size}: {len(shapes)} matrices, {elements:.1f}M parameters", heads, rows)
+    return {name: {"wall_ms": t.wall_ms, "cpu_ms": t.cpu_ms, "state": state.get(name)} for name, t in timings.items()}
+
+
+def _goals(size: str, found: dict[str, Any]) -> list[Goal]:
+    wall = {name: figures["wall_ms"] for name, figures in found.items()}
+    theirs, adamw = wall["apollo-torch, rank 64"], wall["AdamW, fused"]
+    state = found["Apollo, rank 64"]["state"] / found["AdamW, fused"]["state"]
+    return [
+        Goal(name=f"{size}: Apollo / apollo-torch", found=wall["Apollo, rank 64"] / theirs, limit=0.60),
+        Goal(name=f"{size}: sketch / apollo-torch", found=wall["Apollo, sketch"] / theirs, limit=0.20),
+        Goal(name=f"{size}: sketch / AdamW", found=wall["Apollo, sketch"] / adamw, limit=0.95),
+        Goal(name=f"{size}: Mini / theirs", found=wall["Apollo-Mini"] / wall["apollo-torch, Mini"], limit=0.65),
+        Goal(name=f"{size}: matrix state / AdamW's", found=state, limit=0.095),
+    ]
+
+
+def _optimizers(shapes: list[Shape]) -> dict[str, torch.optim.Optimizer]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from apollo_torch import APOLLOAdamW  # type: ignore[import-not-found,unused-ignore]
+
+    def theirs(rank: int, scale_type: str, scale: float) -> torch.optim.Optimizer:
+        settings = {"rank": rank, "proj": "random", "proj_type": "std", "update_proj_gap": 200}
+        group = {"params": _weights(shapes), **settings, "scale_type": scale_type, "scale": scale}
+        made: torch.optim.Optimizer = APOLLOAdamW([group], lr=1e-5)
+        return made
+
+    return {
+        "AdamW, fused": torch.optim.AdamW(_weights(shapes), lr=1e-5, fused=True),
+        "apollo-torch, rank 64": theirs(64, "channel", 1.0),
+        "apollo-torch, Mini": theirs(1, "tensor", 128.0),
+        "Apollo, rank 64": Apollo(_weights(shapes), 1e-5),
+        "Apollo, sketch": Apollo(_weights(shapes), 1e-5, projection="sketch"),
+        "Apollo-Mini": Apollo(_weights(shapes), 1e-5, rank=1),
+        "Apollo, rank 64, without the kernel": Apollo(_weights(shapes), 1e-5, compiled=False),
+    }
+
+
+def _weights(shapes: list[Shape]) -> list[torch.nn.Parameter]:
+    """Random weights, each with a random gradient."""
+    weights = [torch.nn.Parameter(0.02 * torch.randn(shape)) for shape in shapes]
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    return weights
+
+
+def _streaming(shapes: list[Shape]) -> Callable[[], object]:
+    weights = _weights(shapes)
+
+    @torch.no_grad()
+    def run() -> None:
+        for weight in weights:
+            assert weight.grad is not None
+            weight.add_(weight.grad, alpha=-1e-6)
+
+    return run
+
+
+def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of every tensor in the state."""
+    values = [value for state in optimizer.state.values() for value in state.values()]
+    return sum(value.numel() * value.element_size() for value in values if isinstance(value, torch.Tensor))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
