@@ -64,3 +64,18 @@ def test_each_bit_is_set_half_the_time() -> None:
     bits = counter_bits(7, 0, 50_000, CPU)
     for place in range(32):
         assert float(((bits >> place) & 1).float().mean()) == pytest.approx(0.5, abs=0.012)
+
+
+def test_along_200_recorded_gradients_stochastic_rounding_goes_where_float32_goes() -> None:
+    from bench.rounding import compared, recorded
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.ReLU(), torch.nn.Linear(512, 256))
+    inputs, wanted = torch.randn(64, 256), torch.randn(64, 256)
+    start = [weight.detach().to(torch.bfloat16) for weight in model.parameters()]
+    losses = ((model(inputs) - wanted).square().mean() for _ in range(200))
+    found = compared(start, recorded(model, losses, 1e-5, 200), 1e-5)
+    assert found["stochastic"][0] == pytest.approx(1, abs=0.02)
+    assert found["nearest"][0] < 0.3
+    assert found["master weights"] == pytest.approx((1, 0), abs=0.01)
+    assert found["stochastic"][1] > 10 * found["master weights"][1]  # what the master weights are for
