@@ -27,8 +27,9 @@ NORM_GROWTH_LIMIT = 1.01
 """How much larger an update may be than the one before it (gamma of the paper's section 4)."""
 PROJECTION_REFRESH = 200
 """Steps after which a new projection is drawn."""
-TOGETHER_BYTES = 256 << 20
-"""Gradients in float32 that go through together; a copy of them is made."""
+TOGETHER_BYTES = {"cpu": 1 << 20}
+"""Gradients in float32 that go through together, by device: a copy is made of them, which a CPU feels."""
+TOGETHER_ELSEWHERE_BYTES = 256 << 20
 
 
 class Apollo(torch.optim.Optimizer):
@@ -235,8 +236,9 @@ class Apollo(torch.optim.Optimizer):
             key = (shape, parameter.dtype, parameter.device, id(group), share.state["step"])
             alike.setdefault(key, []).append(share)
         batches: list[Batch] = [kernel.CompiledMatrices(compiled)] if compiled else []
-        for (shape, *_), shares in alike.items():
-            size = max(1, TOGETHER_BYTES // (4 * math.prod(shape))) if shape else len(shares)
+        for (shape, _, device, *_), shares in alike.items():
+            together = TOGETHER_BYTES.get(device.type, TOGETHER_ELSEWHERE_BYTES)
+            size = max(1, together // (4 * math.prod(shape))) if shape else len(shares)
             kind = Matrices if shape else Others
             batches += [kind(shares[start : start + size]) for start in range(0, len(shares), size)]
         return batches

@@ -53,12 +53,16 @@ class Share:
     def make(self, direction: torch.Tensor, factor: torch.Tensor | float) -> None:
         """weight = decay * weight - factor * direction; both broadcast, float32."""
         weight = self.written
-        if weight.dtype == torch.float32:
-            weight.mul_(self.decay).sub_(direction * factor)
-            self.round_master()
+        exact = weight if weight.dtype == torch.float32 else weight.to(torch.float32)
+        if self.decay != 1:
+            exact.mul_(self.decay)
+        if isinstance(factor, float):
+            exact.sub_(direction, alpha=factor)
         else:
-            exact = weight.to(torch.float32).mul_(self.decay).sub_(direction * factor)
+            exact.addcmul_(direction, factor, value=-1)
+        if exact is not weight:
             weight.copy_(stochastic_round(exact, self.key))
+        self.round_master()
 
 
 class Batch(Protocol):
@@ -91,16 +95,15 @@ class Matrices:
         first = self._shares[0]
         wide = is_wide(first.parameter.shape)
         assert first.projection is not None
-        gradients = torch.stack([share.gradient for share in self._shares]).to(torch.float32)
+        gradients = _stacked([share.gradient for share in self._shares]).to(torch.float32)
         projected = first.projection.project(gradients)  # R
         adapted = self._advance(projected)  # R~
         # s_j = |R~_j| / |R_j| for each channel; one s in all for Mini (section 4.2).
         across = (1, 2) if first.tensor_wise else (1 if wide else 2,)
-        before = torch.linalg.vector_norm(projected, dim=across, keepdim=True)
-        after = torch.linalg.vector_norm(adapted, dim=across, keepdim=True)
+        before, after = _lengths(projected, across), _lengths(adapted, across)
         scales = torch.where(before > 0, first.alpha * after / before, 0.0)
-        lengths = torch.linalg.vector_norm(gradients, dim=1 if wide else 2, keepdim=True)
-        self._norms = torch.linalg.vector_norm(scales * lengths, dim=(1, 2))
+        lengths = _lengths(gradients, (1 if wide else 2,))
+        self._norms = _lengths(scales * lengths, (1, 2)).flatten()
         self._limit()
         self._factors = scales * (first.rate / self._divisors)[:, None, None]
 
@@ -142,6 +145,16 @@ class Matrices:
     def divisors(self) -> list[torch.Tensor]:
         """(matrices,) float32."""
         return [self._divisors]
+
+
+def _lengths(tensor: torch.Tensor, across: tuple[int, ...]) -> torch.Tensor:
+    """Euclidean norms across these dimensions, which stay as 1 (torch's own are some six times as slow there)."""
+    return tensor.square().sum(across, keepdim=True).sqrt_()
+
+
+def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
+    """(k, ...), without a copy of a single one."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 class Others:
