@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NIGHTSCHOOL := $(BIN)/nightschool --home $(HOME_DIR)
 BENCH_BIN := .venv-bench/bin
-BENCHES := $(patsubst bench/%.py,%,$(wildcard bench/[!_]*.py))
+BENCHES ?=
 
 .PHONY: help run test check test-slow chaos bench clean
 
@@ -22,7 +22,7 @@ help:
 	@echo "make check      ruff, mypy and the rules of the house"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make chaos      kill a night CHAOS_KILLS=$(CHAOS_KILLS) times, at ledger commits drawn from CHAOS_SEED="
-	@echo "make bench      the benches: $(BENCHES)"
+	@echo "make bench      the benches, or those named: make bench BENCHES='optimizer losses'"
 	@echo "make clean      remove $(VENV), $(HOME_DIR) and what was built"
 
 # The home of the demonstration is made anew each time, so that two runs can be compared.
@@ -47,9 +47,9 @@ test-slow: $(VENV)/installed-dev
 chaos: $(VENV)/installed-dev
 	$(BIN)/python tests/loop/chaos.py --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
 
-# The rivals live in an environment of their own; one bench: `make bench BENCHES=optimizer`.
+# The rivals live in an environment of their own.
 bench: .venv-bench/installed
-	$(foreach bench,$(BENCHES),$(BENCH_BIN)/python -m bench.$(bench) &&) true
+	$(BENCH_BIN)/python -m bench $(BENCHES)
 
 clean:
 	rm -rf $(VENV) .venv-bench $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

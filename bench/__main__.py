@@ -1,0 +1,68 @@
+"""Runs benches, one after the other, and can keep what they printed in bench/RESULTS.md.
+
+    python -m bench [NAME ...] [--write]        (`make bench`, `make bench BENCHES=optimizer`)
+
+Invariant: a section of RESULTS.md is the output of one run of one bench, with its command; nothing is typed in by
+hand. Ends with 1 when a bench missed a goal or failed.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+NAMES = sorted(path.stem for path in HERE.glob("[!_]*.py"))
+HEAD = """# Results
+
+Each section is what the command under its title printed. The machines are shared and noisy: trust the ratios,
+which are of things timed in turn in one run, and less the milliseconds.
+"""
+
+
+def main() -> int:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(NAMES)}")
+    parser.add_argument("--write", action="store_true", help="put the output into bench/RESULTS.md")
+    options = parser.parse_args()
+    if unknown := set(options.names) - set(NAMES):
+        parser.error(f"no bench {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    failed = [name for name in options.names or NAMES if not _run(name, write=options.write)]
+    if failed:
+        sys.stderr.write(f"missed a goal or failed: {', '.join(failed)}\n")
+    return 1 if failed else 0
+
+
+def _run(name: str, *, write: bool) -> bool:
+    """One bench; returns whether it met its goals."""
+    command = [sys.executable, "-m", f"bench.{name}"]
+    sys.stdout.write(f"\n{name}\n")
+    lines = []
+    with subprocess.Popen(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines.append(line)
+    if write:
+        _keep(name, "".join(lines).strip())
+    return process.returncode == 0
+
+
+def _keep(name: str, output: str) -> None:
+    """Replace or add this bench's section."""
+    sections = {}
+    if RESULTS.exists():
+        for part in re.split(r"^## ", RESULTS.read_text(), flags=re.MULTILINE)[1:]:
+            title, _, body = part.partition("\n")
+            sections[title.strip()] = body.strip()
+    sections[name] = f"`python -m bench.{name}`\n\n{output}"
+    body = "\n\n".join(f"## {title}\n\n{sections[title]}" for title in sorted(sections))
+    RESULTS.write_text(f"{HEAD}\n{body}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
