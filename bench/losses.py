@@ -1,0 +1,268 @@
+"""Our losses beside TRL's on the same random log-probabilities: how far apart they are, and what each costs.
+
+    .venv-bench/bin/python -m bench.losses [--draws 20] [--repeats 200] [--json]
+
+TRL's own trainers compute theirs, metrics included, from log-probabilities handed to them in a model's place; the
+gradient is that on each token's log-probability. Where the two mean different things the inputs are such that they
+agree: TRL's SFT averages over all tokens of the batch (so here all answers are equally long), and its ORPO adds the
+likelihood of prompt and answer (here both add the answer's, and the odds ratio is compared). TRL has no DPOP.
+
+`--json` prints one object as the last line. Knows no model.
+"""
+
+import argparse
+import json
+import logging
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from agents.trainer import losses
+from agents.trainer.losses import Scores
+
+PAIRS, LONGEST = 16, 24
+"""Pairs of a batch, and the longest answer's tokens."""
+BETA, GAMMA, DESIRABLE, UNDESIRABLE, PENALTY = 0.3, 0.7, 1.2, 0.8, 5.0
+NAMES = ("sft", "dpo", "dpop", "orpo", "simpo", "kto")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Random log-probabilities (nats) of a batch of pairs."""
+
+    logprobs: torch.Tensor
+    """(2 * PAIRS, LONGEST), zero past an answer's end; the chosen answers first. Has the gradient."""
+    mask: torch.Tensor
+    """(2 * PAIRS, LONGEST) int64, 1 for a token."""
+    references: torch.Tensor
+    """(2 * PAIRS,) summed."""
+    mismatched: torch.Tensor
+    """(2 * PAIRS, LONGEST): of other answers in the same contexts."""
+    mismatched_references: torch.Tensor
+    """(2 * PAIRS,) summed."""
+
+
+def draw(name: str, seed: int) -> Given:
+    """A batch for this loss."""
+    random = torch.Generator().manual_seed(seed)
+    shape = (2 * PAIRS, LONGEST)
+    lengths = torch.randint(1, LONGEST + 1, (shape[0], 1), generator=random)
+    if name == "sft":
+        lengths = torch.full_like(lengths, LONGEST)
+    mask = (torch.arange(LONGEST) < lengths).long()
+    logprobs, mismatched = (-2 * torch.rand(shape, generator=random) ** 2 * mask for _ in range(2))
+    return Given(
+        logprobs=logprobs.requires_grad_(),
+        mask=mask,
+        references=logprobs.detach().sum(1) + torch.randn(shape[0], generator=random),
+        mismatched=mismatched,
+        mismatched_references=mismatched.sum(1) + torch.randn(shape[0], generator=random),
+    )
+
+
+def ours(name: str, given: Given) -> torch.Tensor:
+    """The value of our loss, all examples trusted alike."""
+    totals, tokens = (given.logprobs * given.mask).sum(1), given.mask.sum(1)
+    chosen, rejected = (Scores(total=totals[s], tokens=tokens[s]) for s in (slice(PAIRS), slice(PAIRS, None)))
+    references, weights = given.references.reshape(2, PAIRS).T, torch.ones(PAIRS)
+    if name == "sft":
+        return losses.sft(chosen, weights).value
+    if name == "orpo":
+        return losses.orpo(chosen, rejected, weights, strength=BETA).value
+    if name == "simpo":
+        return losses.simpo(chosen, rejected, weights, beta=BETA, margin=GAMMA).value
+    if name in ("dpo", "dpop"):
+        penalty = PENALTY if name == "dpop" else 0.0
+        return losses.dpo(chosen, rejected, references, weights, beta=BETA, penalty=penalty).value
+    point = float((given.mismatched.sum(1) - given.mismatched_references).mean())
+    both = {"desirable": DESIRABLE, "undesirable": UNDESIRABLE}
+    return losses.kto(chosen, rejected, references, weights, beta=BETA, reference_point=point, **both).value
+
+
+def rival(name: str) -> Callable[[Given], torch.Tensor] | None:
+    """TRL's loss of this name; None where it has none."""
+    logging.getLogger("trl").setLevel(logging.ERROR)
+    return {"sft": _sft, "dpo": _dpo, "orpo": _orpo, "simpo": _simpo, "kto": _kto}.get(name, lambda: None)()
+
+
+def apart(name: str, theirs: Callable[[Given], torch.Tensor], draws: int) -> tuple[float, float]:
+    """The largest absolute difference of the value, and of the gradient, over some draws."""
+    value, gradient = 0.0, 0.0
+    for seed in range(draws):
+        given = draw(name, seed)
+        found = []
+        for loss in (ours(name, given), theirs(given)):
+            found.append((float(loss.detach()), torch.autograd.grad(loss, given.logprobs)[0]))
+        value = max(value, abs(found[0][0] - found[1][0]))
+        gradient = max(gradient, float((found[0][1] - found[1][1]).abs().max()))
+    return value, gradient
+
+
+class _Model(torch.nn.Module):
+    """In a model's place: answers with the log-probabilities given, as TRL's fused head would."""
+
+    def __init__(self, given: Given, answers: int) -> None:
+        super().__init__()
+        self.given, self.answers = given, answers
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        wanted = self.given.mismatched if bool((input_ids == 1).all()) else self.given.logprobs
+        found = (wanted * self.given.mask)[: self.answers]
+        nothing = torch.zeros_like(found)
+        return SimpleNamespace(
+            log_probs=found,
+            entropy=nothing,
+            mean_logits=nothing,
+            is_top1=nothing.bool(),
+            label_mask=self.given.mask[: self.answers],
+        )
+
+
+def trainer(kind: type[Any], **attributes: Any) -> Any:
+    """A trainer of TRL's without a model, data or schedule: only what its loss reads."""
+    from accelerate import Accelerator
+
+    made = object.__new__(kind)
+    common = {"accelerator": Accelerator(cpu=True), "model": torch.nn.Module(), "aux_loss_enabled": False}
+    common |= {"beta": BETA, "_metrics": defaultdict(lambda: defaultdict(list))}
+    common |= {"_total_train_tokens": 0, "_tp_size": 1, "precompute_ref_logps": True}
+    for name, value in {**common, **attributes}.items():
+        setattr(made, name, value)
+    return made
+
+
+def _inputs(given: Given, answers: int = 2 * PAIRS) -> dict[str, torch.Tensor]:
+    """One token of context, then the answers: no token id is read."""
+    mask = torch.nn.functional.pad(given.mask[:answers], (1, 0))
+    attention = torch.nn.functional.pad(given.mask[:answers], (1, 0), value=1)
+    return {"input_ids": torch.zeros_like(mask), "attention_mask": attention, "completion_mask": mask}
+
+
+def _sft() -> Callable[[Given], torch.Tensor]:
+    from trl import SFTTrainer
+
+    arguments = SimpleNamespace(loss_type="nll", average_tokens_across_devices=False)
+    maker = trainer(SFTTrainer, args=arguments, compute_loss_func=None, label_smoother=None)
+
+    def loss(given: Given) -> torch.Tensor:
+        inputs = _inputs(given, PAIRS)
+        inputs["labels"] = inputs["input_ids"].masked_fill(inputs.pop("completion_mask") == 0, -100)
+        return maker.compute_loss(_Model(given, PAIRS), inputs)
+
+    return loss
+
+
+def _dpo() -> Callable[[Given], torch.Tensor]:
+    from trl import DPOTrainer
+
+    maker = trainer(
+        DPOTrainer, ld_alpha=None, f_divergence_type="reverse_kl", loss_types=["sigmoid"], loss_weights=[1.0],
+        label_smoothing=0.0, use_weighting=False, args=SimpleNamespace(max_length=None),
+    )  # fmt: skip
+
+    def loss(given: Given) -> torch.Tensor:
+        references = {"ref_chosen_logps": given.references[:PAIRS], "ref_rejected_logps": given.references[PAIRS:]}
+        return maker.compute_loss(_Model(given, 2 * PAIRS), {**_inputs(given), **references})
+
+    return loss
+
+
+def _kto() -> Callable[[Given], torch.Tensor]:
+    from trl import KTOTrainer
+
+    maker = trainer(
+        KTOTrainer, calculate_KL=True, loss_type="kto", desirable_weight=DESIRABLE,
+        undesirable_weight=UNDESIRABLE, args=SimpleNamespace(max_length=None),
+    )  # fmt: skip
+
+    def loss(given: Given) -> torch.Tensor:
+        plain = _inputs(given)
+        inputs = {**plain, **{f"KL_{key}": value for key, value in plain.items()}}
+        inputs["KL_input_ids"] = torch.ones_like(plain["input_ids"])
+        inputs |= {"label": torch.arange(2 * PAIRS) < PAIRS}
+        inputs |= {"ref_logps": given.references, "ref_KL_logps": given.mismatched_references}
+        return maker.compute_loss(_Model(given, 2 * PAIRS), inputs)
+
+    return loss
+
+
+def _averaged(maker: Any) -> Callable[[Given], torch.Tensor]:
+    """The loss of a trainer that goes by averages per token; the likelihood term is ours."""
+
+    def loss(given: Given) -> torch.Tensor:
+        means = (given.logprobs * given.mask).sum(1) / given.mask.sum(1)
+        nothing = torch.zeros(1)
+        forward = (means[:PAIRS], means[PAIRS:], nothing, nothing, -means[:PAIRS].mean())
+        maker.concatenated_forward = lambda model, batch: forward
+        return maker.get_batch_loss_metrics(None, {})[0]
+
+    return loss
+
+
+def _orpo() -> Callable[[Given], torch.Tensor]:
+    from trl.experimental.orpo import ORPOTrainer
+
+    return _averaged(trainer(ORPOTrainer))
+
+
+def _simpo() -> Callable[[Given], torch.Tensor]:
+    from trl.experimental.cpo import CPOTrainer
+
+    simpo = {"loss_type": "simpo", "simpo_gamma": GAMMA, "cpo_alpha": 0.0, "alpha": 0.0}
+    return _averaged(trainer(CPOTrainer, label_smoothing=0.0, **simpo))
+
+
+def _times(name: str, theirs: Callable[[Given], torch.Tensor] | None, repeats: int) -> list[tuple[float, float] | None]:
+    """Median microseconds of value and gradient, (wall, process CPU), ours and theirs in turn."""
+    given = draw(name, 0)
+    runs = [lambda: ours(name, given), None if theirs is None else lambda: theirs(given)]
+    spent: list[list[tuple[float, float]]] = [[], []]
+    for _ in range(repeats):
+        for run, kept in zip(runs, spent, strict=True):
+            if run is not None:
+                wall, process = time.perf_counter(), time.process_time()
+                torch.autograd.grad(run(), given.logprobs)
+                kept.append((time.perf_counter() - wall, time.process_time() - process))
+    return [(_median(0, kept), _median(1, kept)) if kept else None for kept in spent]
+
+
+def _median(which: int, kept: list[tuple[float, float]]) -> float:
+    return 1e6 * statistics.median(both[which] for both in kept)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for name in NAMES:
+        theirs = rival(name)
+        apart_by = apart(name, theirs, options.draws) if theirs else None
+        rows.append({"loss": name, "apart": apart_by, "us": _times(name, theirs, options.repeats)})
+    print(f"{PAIRS} pairs, 1 thread, {options.draws} draws; us: wall / process CPU, with gradient and metrics")  # noqa: T201
+    print(f"{'loss':8}{'value apart':>14}{'gradient apart':>16}{'ours, us':>18}{'TRL, us':>18}")  # noqa: T201
+    for row in rows:
+        print(_line(**row))  # noqa: T201
+    if options.json:
+        print(json.dumps({"bench": "losses", "pairs": PAIRS, "threads": 1, "rows": rows}))  # noqa: T201
+
+
+def _line(loss: str, apart: tuple[float, float] | None, us: list[tuple[float, float] | None]) -> str:
+    """One row of the table."""
+    value, gradient = (f"{a:.1e}" for a in apart) if apart else ("TRL has none", "")
+    mine, theirs = (f"{both[0]:.0f} / {both[1]:.0f}" if both else "" for both in us)
+    return f"{loss:8}{value:>14}{gradient:>16}{mine:>18}{theirs:>18}"
+
+
+if __name__ == "__main__":
+    main()
