@@ -11,6 +11,7 @@ likelihood of prompt and answer (here both add the answer's, and the odds ratio 
 """
 
 import argparse
+import functools
 import json
 import logging
 import statistics
@@ -64,6 +65,25 @@ def draw(name: str, seed: int) -> Given:
         mismatched=mismatched,
         mismatched_references=mismatched.sum(1) + torch.randn(shape[0], generator=random),
     )
+
+
+def certain() -> Given:
+    """Answers with a log-probability of 0 and of -1e4 a token, each way round, against themselves."""
+    mask = torch.ones(2 * PAIRS, LONGEST, dtype=torch.long)
+    logprobs = torch.zeros(mask.shape)
+    logprobs[: PAIRS // 2] = logprobs[PAIRS : PAIRS + PAIRS // 4] = -1e4
+    zeros = torch.zeros(2 * PAIRS)
+    return Given(
+        logprobs=logprobs.requires_grad_(), mask=mask, references=zeros, mismatched=logprobs.detach(),
+        mismatched_references=zeros,
+    )  # fmt: skip
+
+
+def finite(loss: Callable[[Given], torch.Tensor]) -> bool:
+    """Whether value and gradient are finite where answers are certain or impossible."""
+    given = certain()
+    value = loss(given)
+    return bool(torch.isfinite(value)) and bool(torch.isfinite(torch.autograd.grad(value, given.logprobs)[0]).all())
 
 
 def ours(name: str, given: Given) -> torch.Tensor:
@@ -247,21 +267,26 @@ def main() -> None:
     rows = []
     for name in NAMES:
         theirs = rival(name)
-        apart_by = apart(name, theirs, options.draws) if theirs else None
-        rows.append({"loss": name, "apart": apart_by, "us": _times(name, theirs, options.repeats)})
+        row: dict[str, Any] = {"loss": name, "us": _times(name, theirs, options.repeats)}
+        row["apart"] = apart(name, theirs, options.draws) if theirs else None
+        row["finite"] = [finite(functools.partial(ours, name)), finite(theirs) if theirs else None]
+        rows.append(row)
     print(f"{PAIRS} pairs, 1 thread, {options.draws} draws; us: wall / process CPU, with gradient and metrics")  # noqa: T201
-    print(f"{'loss':8}{'value apart':>14}{'gradient apart':>16}{'ours, us':>18}{'TRL, us':>18}")  # noqa: T201
+    print("finite: value and gradient of answers with a log-probability of 0 and -1e4 a token")  # noqa: T201
+    heads = ("value apart", "gradient apart", "ours, us", "TRL, us", "ours finite", "TRL finite")
+    print(f"{'loss':6}" + "".join(f"{head:>15}" for head in heads))  # noqa: T201
     for row in rows:
-        print(_line(**row))  # noqa: T201
+        print(_line(row))  # noqa: T201
     if options.json:
         print(json.dumps({"bench": "losses", "pairs": PAIRS, "threads": 1, "rows": rows}))  # noqa: T201
 
 
-def _line(loss: str, apart: tuple[float, float] | None, us: list[tuple[float, float] | None]) -> str:
+def _line(row: dict[str, Any]) -> str:
     """One row of the table."""
-    value, gradient = (f"{a:.1e}" for a in apart) if apart else ("TRL has none", "")
-    mine, theirs = (f"{both[0]:.0f} / {both[1]:.0f}" if both else "" for both in us)
-    return f"{loss:8}{value:>14}{gradient:>16}{mine:>18}{theirs:>18}"
+    cells = [f"{a:.1e}" for a in row["apart"]] if row["apart"] else ["TRL has none", ""]
+    cells += [f"{both[0]:.0f} / {both[1]:.0f}" if both else "" for both in row["us"]]
+    cells += ["" if each is None else "yes" if each else "NO" for each in row["finite"]]
+    return f"{row['loss']:6}" + "".join(f"{cell:>15}" for cell in cells)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,25 @@ def test_the_parts_of_a_step_add_up_to_the_step(models: tuple[Any, Any], objecti
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
+def test_some_steps_down_the_gradient_lower_the_loss_and_raise_the_chosen_answers(
+    tiny: Any, objective: Objective
+) -> None:
+    model = copy.deepcopy(tiny)
+    rows = with_references(model, request(objective, examples()))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
+    found = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        found.append(loss_of(model, objective, SETTINGS, rows, train=True))
+        found[-1].value.backward()
+        optimizer.step()
+    first, last = found[0], found[-1]
+    assert float(last.value.detach()) < float(first.value.detach()) - 1e-3
+    watched = "chosen_logprob" if objective == "sft" else "margin"
+    assert last.metrics[watched] > first.metrics[watched] + 1e-2
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_an_objective_has_references_exactly_where_it_is_held_against_the_parent(
     models: tuple[Any, Any], objective: Objective
 ) -> None:
