@@ -1,21 +1,18 @@
 """Our losses beside TRL's on the same random log-probabilities: how far apart they are, and what each costs.
 
-    .venv-bench/bin/python -m bench.losses [--draws 20] [--repeats 200] [--json]
+    python -m bench.losses [--threads 1] [--draws 20] [--repeats 200] [--json]
 
 TRL's own trainers compute theirs, metrics included, from log-probabilities handed to them in a model's place; the
 gradient is that on each token's log-probability. Where the two mean different things the inputs are such that they
 agree: TRL's SFT averages over all tokens of the batch (so here all answers are equally long), and its ORPO adds the
 likelihood of prompt and answer (here both add the answer's, and the odds ratio is compared). TRL has no DPOP.
 
-`--json` prints one object as the last line. Knows no model.
+Knows no model.
 """
 
-import argparse
 import functools
-import json
 import logging
-import statistics
-import time
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,10 +23,13 @@ import torch
 
 from agents.trainer import losses
 from agents.trainer.losses import Scores
+from bench import _table
+from bench._table import Goal
 
 PAIRS, LONGEST = 16, 24
 """Pairs of a batch, and the longest answer's tokens."""
 BETA, GAMMA, DESIRABLE, UNDESIRABLE, PENALTY = 0.3, 0.7, 1.2, 0.8, 5.0
+WHO, FINITE = ("ours", "TRL"), ("finite", "TRL finite")
 NAMES = ("sft", "dpo", "dpop", "orpo", "simpo", "kto")
 
 
@@ -238,56 +238,60 @@ def _simpo() -> Callable[[Given], torch.Tensor]:
     return _averaged(trainer(CPOTrainer, label_smoothing=0.0, **simpo))
 
 
-def _times(name: str, theirs: Callable[[Given], torch.Tensor] | None, repeats: int) -> list[tuple[float, float] | None]:
-    """Median microseconds of value and gradient, (wall, process CPU), ours and theirs in turn."""
+def _run(name: str, theirs: Callable[[Given], torch.Tensor] | None) -> dict[str, Callable[[], object]]:
+    """Value and gradient of our loss and of theirs, to be timed."""
     given = draw(name, 0)
-    runs = [lambda: ours(name, given), None if theirs is None else lambda: theirs(given)]
-    spent: list[list[tuple[float, float]]] = [[], []]
-    for _ in range(repeats):
-        for run, kept in zip(runs, spent, strict=True):
-            if run is not None:
-                wall, process = time.perf_counter(), time.process_time()
-                torch.autograd.grad(run(), given.logprobs)
-                kept.append((time.perf_counter() - wall, time.process_time() - process))
-    return [(_median(0, kept), _median(1, kept)) if kept else None for kept in spent]
+    found = {"ours": functools.partial(ours, name)} | ({} if theirs is None else {"TRL": theirs})
+    return {which: lambda loss=loss: torch.autograd.grad(loss(given), given.logprobs) for which, loss in found.items()}
 
 
-def _median(which: int, kept: list[tuple[float, float]]) -> float:
-    return 1e6 * statistics.median(both[which] for both in kept)
+def _measured(name: str, draws: int, repeats: int) -> dict[str, Any]:
+    """All the figures of one loss; None for what TRL has not."""
+    theirs = rival(name)
+    value, gradient = apart(name, theirs, draws) if theirs else (None, None)
+    us = _table.interleaved(_run(name, theirs), repeats=repeats, warmup=5)
+    return {
+        "value": value,
+        "gradient": gradient,
+        "us": {which: {"wall": 1e3 * t.wall_ms, "cpu": 1e3 * t.cpu_ms} for which, t in us.items()},
+        "finite": finite(functools.partial(ours, name)),
+        "TRL finite": finite(theirs) if theirs else None,
+    }
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """Print the table; returns 1 when a goal is missed."""
+    parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=200)
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    rows = []
-    for name in NAMES:
-        theirs = rival(name)
-        row: dict[str, Any] = {"loss": name, "us": _times(name, theirs, options.repeats)}
-        row["apart"] = apart(name, theirs, options.draws) if theirs else None
-        row["finite"] = [finite(functools.partial(ours, name)), finite(theirs) if theirs else None]
-        rows.append(row)
-    print(f"{PAIRS} pairs, 1 thread, {options.draws} draws; us: wall / process CPU, with gradient and metrics")  # noqa: T201
-    print("finite: value and gradient of answers with a log-probability of 0 and -1e4 a token")  # noqa: T201
-    heads = ("value apart", "gradient apart", "ours, us", "TRL, us", "ours finite", "TRL finite")
-    print(f"{'loss':6}" + "".join(f"{head:>15}" for head in heads))  # noqa: T201
-    for row in rows:
-        print(_line(row))  # noqa: T201
-    if options.json:
-        print(json.dumps({"bench": "losses", "pairs": PAIRS, "threads": 1, "rows": rows}))  # noqa: T201
+    torch.set_num_threads(options.threads)
+    found = {name: _measured(name, options.draws, options.repeats) for name in NAMES}
+    rows = [[name, *_cells(figures)] for name, figures in found.items()]
+    heads = ["loss", "value apart", "gradient apart", "ours us", "TRL us", "ours finite", "TRL finite"]
+    title = f"{PAIRS} pairs; us: wall / CPU, with gradient and metrics; finite: answers of 0 and -1e4 nats a token"
+    _table.show(title, heads, rows)
+    return _table.finish(found, _goals(list(found.values())), as_json=options.json)
 
 
-def _line(row: dict[str, Any]) -> str:
+def _cells(found: dict[str, Any]) -> list[object]:
     """One row of the table."""
-    cells = [f"{a:.1e}" for a in row["apart"]] if row["apart"] else ["TRL has none", ""]
-    cells += [f"{both[0]:.0f} / {both[1]:.0f}" if both else "" for both in row["us"]]
-    cells += ["" if each is None else "yes" if each else "NO" for each in row["finite"]]
-    return f"{row['loss']:6}" + "".join(f"{cell:>15}" for cell in cells)
+    apart_by = ["TRL has none", ""] if found["value"] is None else [found["value"], found["gradient"]]
+    us = [
+        f"{found['us'][who]['wall']:.0f} / {found['us'][who]['cpu']:.0f}" if who in found["us"] else "" for who in WHO
+    ]
+    return [*apart_by, *us, *("" if found[key] is None else "yes" if found[key] else "NO" for key in FINITE)]
+
+
+def _goals(found: list[dict[str, Any]]) -> list[Goal]:
+    known = [each for each in found if each["value"] is not None]
+    finite = sum(each["finite"] for each in found)
+    return [
+        Goal(name="largest value apart", found=max(each["value"] for each in known), limit=1e-5),
+        Goal(name="largest gradient apart", found=max(each["gradient"] for each in known), limit=1e-5),
+        Goal(name="losses that stay finite", found=finite, limit=len(NAMES), at_least=True),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -112,8 +112,7 @@ class Student:
     ) -> tuple[StepReport, ...]:
         """Run the update, telling of each step as it is made."""
         send, receive = anyio.create_memory_object_stream[StepReport](10_000)
-        reports: tuple[StepReport, ...] = ()
-        fault: TrainerFault | None = None
+        fault = None
         async with anyio.create_task_group() as tasks, send:
 
             async def tell() -> None:
@@ -123,13 +122,13 @@ class Student:
 
             tasks.start_soon(tell, name="tell of steps")
             try:
-                reports = (await self.trainer.train(request, send.send_nowait)).reports
-            except TrainerFault as raised:  # the task group would wrap it, and nobody would know a refused step
-                fault = raised
+                result = await self.trainer.train(request, send.send_nowait)
+            except TrainerFault as refused:  # raised here it would leave the task group wrapped, and be no refusal
+                fault = refused
             send.close()
         if fault is not None:
             raise fault
-        return reports
+        return result.reports
 
     async def _examples(self, pairs: list[queries.Row], parent_id: str) -> tuple[list[Example], list[Change]]:
         """The pairs as token ids, with references under the parent's weights: those pinned to it, the rest new."""
