@@ -132,30 +132,36 @@ class Student:
 
     async def _examples(self, pairs: list[queries.Row], parent_id: str) -> tuple[list[Example], list[Change]]:
         """The pairs as token ids, with references under the parent's weights: those pinned to it, the rest new."""
+        sides = await self._sides(pairs)
+        missing = [i for i, pair in enumerate(pairs) if pair["reference_id"] != parent_id]
+        # Both sides one after the other: the trainer reads a context once for all answers that it scores together.
+        asked = [(sides[i][0], answer) for i in missing for answer in sides[i][1:]]
+        found = await self.trainer.logprobs(asked)
+        pinned = [{name: pair[name] for name in PINNED} for pair in pairs]
+        for i, chosen, rejected in zip(missing, found[::2], found[1::2], strict=True):
+            pinned[i] = dict(zip(PINNED, (parent_id, chosen.total, rejected.total), strict=True))
+        examples = [
+            Example(
+                context=context,
+                chosen=chosen,
+                rejected=rejected,
+                weight=pair["trust"],
+                reference_chosen=pin["chosen_logprob"],
+                reference_rejected=pin["rejected_logprob"],
+            )
+            for pair, pin, (context, chosen, rejected) in zip(pairs, pinned, sides, strict=True)
+        ]
+        return examples, [Change(table="pairs", where={"id": pairs[i]["id"]}, values=pinned[i]) for i in missing]
+
+    async def _sides(self, pairs: list[queries.Row]) -> list[tuple[list[int], list[int], list[int]]]:
+        """Token ids of each pair's context, chosen and rejected answer."""
         contexts = await self.model.tokenize([pair["messages"] for pair in pairs], add_generation_prompt=True)
-        sides = {}
+        sides = [contexts]
         for side in ("chosen", "rejected"):
             answered = [[*p["messages"], {"role": "assistant", "content": p[side]}] for p in pairs]
             whole = await self.model.tokenize(answered, add_generation_prompt=False)
-            sides[side] = [_continuation(c, w) for c, w in zip(contexts, whole, strict=True)]
-        missing = [index for index, pair in enumerate(pairs) if pair["reference_id"] != parent_id]
-        pinned = [{name: pair[name] for name in PINNED} for pair in pairs]
-        for side, rows in sides.items():
-            found = await self.trainer.logprobs([(contexts[index], rows[index]) for index in missing])
-            for index, scored in zip(missing, found, strict=True):
-                pinned[index] |= {"reference_id": parent_id, f"{side}_logprob": scored.total}
-        examples = [
-            Example(
-                context=contexts[index],
-                chosen=sides["chosen"][index],
-                rejected=sides["rejected"][index],
-                weight=pair["trust"],
-                reference_chosen=pinned[index]["chosen_logprob"],
-                reference_rejected=pinned[index]["rejected_logprob"],
-            )
-            for index, pair in enumerate(pairs)
-        ]
-        return examples, [Change(table="pairs", where={"id": pairs[i]["id"]}, values=pinned[i]) for i in missing]
+            sides.append([_continuation(c, w) for c, w in zip(contexts, whole, strict=True)])
+        return list(zip(*sides, strict=True))
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:
