@@ -1,7 +1,8 @@
 """Numbered migrations: the ledger is brought up to this version's schema when it is opened.
 
-Invariant: a migration, once released, is never edited; a new one is appended. A ledger from a newer
-version is refused rather than guessed at.
+Invariant: a migration, once released, is never edited; a new one is appended, and finds in a new ledger, which
+`_first_schema` makes as the schema is today, that nothing is left to do. A ledger from a newer version is refused
+rather than guessed at.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,13 @@ def _first_schema(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_schema,)
+def _references_have_a_version(connection: Connection) -> None:
+    """`pairs.reference_id`; what was pinned without a version is computed anew when it is needed."""
+    if "reference_id" not in {column["name"] for column in inspect(connection).get_columns("pairs")}:
+        connection.exec_driver_sql("ALTER TABLE pairs ADD COLUMN reference_id VARCHAR")
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_schema, _references_have_a_version)
 
 
 def migrate(engine: Engine) -> None:

@@ -178,10 +178,10 @@ pairs = Table(
     Column("source", String, nullable=False),
     Column("trust", Float, nullable=False),  # weight of the example, 0 to 1
     Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected side
-    Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to checkpoint_id
+    Column("reference_id", String),  # the checkpoint whose weights gave the reference; NULL before its first update
+    Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to reference_id
     Column("rejected_logprob", Float),
-    # new -> used (in a kept update) or undone (its update was rolled back); undone -> new by --retry;
-    # new -> over_cap (its source had given its share to the update)
+    # new -> used (in a kept update), undone (rolled back; -> new by --retry) or over_cap (its source's share is full)
     Column("state", String, nullable=False),
     Column("night_id", ForeignKey("nights.id"), nullable=False),
 )

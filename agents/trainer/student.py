@@ -4,7 +4,7 @@ Invariant: it starts from the parent's weights whatever the mapping holds, and e
 or with the parent's weights back and the reason. Done again after a crash, it ends with the same candidate.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import anyio
@@ -18,6 +18,11 @@ from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
 from store.records import Checkpoint, Step
 from store.work import Work
+
+PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
+"""Columns of a pair: its reference, and whose weights gave it."""
+FALL = 0.1
+"""Nats a token that the chosen answers may lose over an update without an alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,7 @@ class Student:
             raise TrainerFault(f"night {item.night_id} has no planned update")
         pairs = await self.ledger.read(queries.pairs_of, update["id"])
         await self.hold(update["parent_id"], settled=False)
-        examples, changes = await self._examples(pairs)
+        examples, pins = await self._examples(pairs, update["parent_id"])
         request = TrainRequest(
             objective=update["objective"],
             settings=load(Settings, update["settings"]),
@@ -78,7 +83,7 @@ class Student:
         try:
             reports = await self._train(request, report)
         except StepRefused as refused:
-            return _refused(update, str(refused))
+            return _refused(update, str(refused), pins)
         night = await self.ledger.read(queries.night, item.night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
         written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
@@ -98,8 +103,8 @@ class Student:
             decision="trained",
             names=self.behaviours,
             records=(candidate, *steps),
-            changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *changes),
-            facts={"checkpoint": written.id, "steps": len(reports), **_alarms(reports)},
+            changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *pins),
+            facts={"checkpoint": written.id, "steps": len(reports), **alarms(reports)},
         )
 
     async def _train(
@@ -107,6 +112,7 @@ class Student:
     ) -> tuple[StepReport, ...]:
         """Run the update, telling of each step as it is made."""
         send, receive = anyio.create_memory_object_stream[StepReport](10_000)
+        fault = None
         async with anyio.create_task_group() as tasks, send:
 
             async def tell() -> None:
@@ -115,37 +121,47 @@ class Student:
                         await report(step.step, step.steps)
 
             tasks.start_soon(tell, name="tell of steps")
-            result = await self.trainer.train(request, send.send_nowait)
+            try:
+                result = await self.trainer.train(request, send.send_nowait)
+            except TrainerFault as refused:  # raised here it would leave the task group wrapped, and be no refusal
+                fault = refused
             send.close()
+        if fault is not None:
+            raise fault
         return result.reports
 
-    async def _examples(self, pairs: list[queries.Row]) -> tuple[list[Example], list[Change]]:
-        """The pairs as token ids, with reference log-probabilities, which are pinned when they are new."""
+    async def _examples(self, pairs: list[queries.Row], parent_id: str) -> tuple[list[Example], list[Change]]:
+        """The pairs as token ids, with references under the parent's weights: those pinned to it, the rest new."""
+        sides = await self._sides(pairs)
+        missing = [i for i, pair in enumerate(pairs) if pair["reference_id"] != parent_id]
+        # Both sides one after the other: the trainer reads a context once for all answers that it scores together.
+        asked = [(sides[i][0], answer) for i in missing for answer in sides[i][1:]]
+        found = await self.trainer.logprobs(asked)
+        pinned = [{name: pair[name] for name in PINNED} for pair in pairs]
+        for i, chosen, rejected in zip(missing, found[::2], found[1::2], strict=True):
+            pinned[i] = dict(zip(PINNED, (parent_id, chosen.total, rejected.total), strict=True))
+        examples = [
+            Example(
+                context=context,
+                chosen=chosen,
+                rejected=rejected,
+                weight=pair["trust"],
+                reference_chosen=pin["chosen_logprob"],
+                reference_rejected=pin["rejected_logprob"],
+            )
+            for pair, pin, (context, chosen, rejected) in zip(pairs, pinned, sides, strict=True)
+        ]
+        return examples, [Change(table="pairs", where={"id": pairs[i]["id"]}, values=pinned[i]) for i in missing]
+
+    async def _sides(self, pairs: list[queries.Row]) -> list[tuple[list[int], list[int], list[int]]]:
+        """Token ids of each pair's context, chosen and rejected answer."""
         contexts = await self.model.tokenize([pair["messages"] for pair in pairs], add_generation_prompt=True)
-        sides = {}
+        sides = [contexts]
         for side in ("chosen", "rejected"):
             answered = [[*p["messages"], {"role": "assistant", "content": p[side]}] for p in pairs]
             whole = await self.model.tokenize(answered, add_generation_prompt=False)
-            sides[side] = [_continuation(c, w) for c, w in zip(contexts, whole, strict=True)]
-        references = {
-            side: [found.total for found in await self.trainer.logprobs(list(zip(contexts, rows, strict=True)))]
-            for side, rows in sides.items()
-        }
-        examples, changes = [], []
-        for index, pair in enumerate(pairs):
-            values = {f"{side}_logprob": references[side][index] for side in sides}
-            changes.append(Change(table="pairs", where={"id": pair["id"]}, values=values))
-            examples.append(
-                Example(
-                    context=contexts[index],
-                    chosen=sides["chosen"][index],
-                    rejected=sides["rejected"][index],
-                    weight=pair["trust"],
-                    reference_chosen=references["chosen"][index],
-                    reference_rejected=references["rejected"][index],
-                )
-            )
-        return examples, changes
+            sides.append([_continuation(c, w) for c, w in zip(contexts, whole, strict=True)])
+        return list(zip(*sides, strict=True))
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:
@@ -157,21 +173,25 @@ def _continuation(context: list[int], whole: list[int]) -> list[int]:
     return whole[len(context) :]
 
 
-def _refused(update: queries.Row, reason: str) -> Outcome:
+def _refused(update: queries.Row, reason: str, pins: list[Change]) -> Outcome:
+    """Nothing was trained; the references that were computed stay, for the next update from this parent."""
     values = {"state": "refused", "reasons": [reason]}
     return Outcome(
         decision="refused",
-        changes=(Change(table="updates", where={"id": update["id"]}, values=values),),
+        changes=(Change(table="updates", where={"id": update["id"]}, values=values), *pins),
         facts={"reason": reason},
     )
 
 
-def _alarms(reports: tuple[StepReport, ...]) -> dict[str, str]:
-    """DPO's known failure: the chosen answers become less likely while the margin grows."""
+def alarms(reports: Sequence[StepReport]) -> dict[str, str]:
+    """DPO's known failure: the chosen answers become less likely while the margin grows.
+
+    The mean of an update's first half is held against that of its second; fewer than 4 steps say nothing.
+    """
     logprobs = [r.metrics["chosen_logprob"] for r in reports if "chosen_logprob" in r.metrics]
     if len(logprobs) < 4:
         return {}
     half = len(logprobs) // 2
     first, last = sum(logprobs[:half]) / half, sum(logprobs[-half:]) / half
-    falling = last < first - 0.1
+    falling = last < first - FALL
     return {"alarm": f"chosen log-probability fell from {first:.2f} to {last:.2f} nats a token"} if falling else {}

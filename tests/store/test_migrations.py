@@ -1,0 +1,37 @@
+"""A ledger of an older version is brought up to date, with its rows."""
+
+from pathlib import Path
+
+from night import a_pair, new_ledger
+from sqlalchemy import inspect, select
+
+from store import history, schema
+from store.ledger import Ledger
+from store.migrations import MIGRATIONS
+from store.records import save
+
+
+def columns(ledger: Ledger) -> set[str]:
+    """The columns of `pairs` in the database itself."""
+    return {column["name"] for column in inspect(ledger.engine).get_columns("pairs")}
+
+
+def test_a_ledger_of_the_first_schema_gets_the_version_of_its_references(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        night_id = history.begin_night(connection, seed=1, retry=False)
+        save(connection, [a_pair("p1", night_id)])
+        connection.execute(schema.pairs.update().values(chosen_logprob=-1.5))
+        connection.exec_driver_sql("ALTER TABLE pairs DROP COLUMN reference_id")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="1"))
+    ledger.close()
+    assert "reference_id" not in columns(ledger)
+    for _ in range(2):  # the second opening finds nothing left to do
+        ledger = Ledger(ledger.url)
+        assert columns(ledger) == {column.name for column in schema.pairs.columns}
+        with ledger.reading() as connection:
+            t = schema.pairs.c
+            assert list(connection.execute(select(t.id, t.reference_id, t.chosen_logprob))) == [("p1", None, -1.5)]
+            known = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "schema")).scalar()
+        assert known == str(len(MIGRATIONS))
+        ledger.close()
