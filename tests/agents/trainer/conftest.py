@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from trainer_home import FIRST, Home
 
 torch.set_num_threads(1)
 
@@ -96,3 +97,19 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     for child in started:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture(scope="module")
+def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
+    """A running trainer with a first checkpoint."""
+    home = Home(make_home())
+    start(home.path, "--threads", "1")
+    home.first = home.ask("checkpoint", None, FIRST).id
+    return home
+
+
+@pytest.fixture
+def home(running: Home) -> Home:
+    """The running trainer, back at the first checkpoint."""
+    running.ask("rollback", running.first, settled=True)
+    return running
