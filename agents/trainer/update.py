@@ -157,7 +157,7 @@ def _gradients(model: Any, request: TrainRequest, rows: Sequence[Example], step:
     """The gradient of one step in the parameters, added up over its passes; returns the step's metrics."""
     model.zero_grad(set_to_none=True)
     metrics: dict[str, float] = {}
-    for part in _parts(rows, request.settings.micro_batch):
+    for part in parts(rows, request.settings.micro_batch):
         check()
         loss = _loss_of(model, request, part, len(rows))
         share = len(part) / len(rows)  # the loss is divided by the step's examples already
@@ -175,7 +175,7 @@ def _loss_of(model: Any, request: TrainRequest, rows: Sequence[Example], count: 
     return replace(loss, value=loss.value * (len(rows) / count)) if len(rows) != count else loss
 
 
-def _parts(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
+def parts(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
     """A step's examples in passes of this size, like lengths together; 0: all of them at once, as they are."""
     if not 0 < size < len(rows):
         return [rows]
