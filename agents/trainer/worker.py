@@ -136,6 +136,8 @@ class Worker:
     def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         """One frame for each text; answers a float32 frame (texts, layers, hidden)."""
         asked = load(_Activations, body)
+        if not asked.layers:
+            raise TrainerFault("activations need at least one layer; name it by its number, from 0")
         rows = [unpack_tokens(frame) for frame in frames]
         found = [
             frozen.residuals(self._bench.model, rows[start : start + CHUNK], asked.layers)

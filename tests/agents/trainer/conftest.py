@@ -81,7 +81,8 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         command += ["--checkpoints", str(home / "checkpoints"), "--model", str(model_directory), *options]
         if through is not None:
             command = [sys.executable, "-c", through, *command]
-        with (logs / f"{len(started)}.log").open("w") as log:
+        log_file = logs / f"{len(started)}.log"
+        with log_file.open("w") as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -91,6 +92,7 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
                 env={**os.environ, "PYTHONWARNINGS": "error"} if through is None else None,
             )
         started.append(child)
+        child.log_file = log_file  # type: ignore[attr-defined]
         return child
 
     yield begin
@@ -103,7 +105,7 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
     """A running trainer with a first checkpoint."""
     home = Home(make_home())
-    start(home.path, "--threads", "1")
+    home.log = start(home.path, "--threads", "1").log_file
     home.first = home.ask("checkpoint", None, FIRST).id
     return home
 

@@ -39,6 +39,8 @@ class Home:
         self.shared = SharedWeights.attach(path / "run" / "weights.bin")
         self.store = CheckpointStore(path / "checkpoints")
         self.first = ""
+        self.log = path / "no log"
+        """What the trainer wrote to its standard error."""
 
     def call(self, conversation: Callable[[TrainerClient], Any], **patience: float) -> Any:
         """Run a conversation with the trainer."""
