@@ -281,7 +281,7 @@ def _fit(where: str, value: Any, hint: Any) -> Any:
     if origin is UnionType:
         rest = next(argument for argument in arguments if argument is not NoneType)
         return None if value is None else _fit(where, value, rest)
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         if arguments[1:] != (...,) and len(arguments) != len(value):
             raise TrainerFault(f"{where} has {len(value)} entries, not {len(arguments)}")
         kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments

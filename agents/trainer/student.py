@@ -5,15 +5,16 @@ or with the parent's weights back and the reason. Done again after a crash, it e
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import anyio
 
 from agents.model.client import ModelClient
-from agents.trainer.client import TrainerClient
+from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import StepRefused, TrainerFault
-from store import queries
+from corpus.errors import StepRefused, TrainerFault, UpdateCancelled
+from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
 from store.records import Checkpoint, Step
@@ -68,15 +69,10 @@ class Student:
         pairs = await self.ledger.read(queries.pairs_of, update["id"])
         await self.hold(update["parent_id"], settled=False)
         examples, changes = await self._examples(pairs)
-        request = TrainRequest(
-            objective=update["objective"],
-            settings=load(Settings, update["settings"]),
-            seed=update["seed"],
-            parent=update["parent_id"],
-            examples=examples,
-        )
         try:
-            reports = await self._train(request, report)
+            reports = await self._train(_request(update, examples), report)
+        except UpdateCancelled as cancelled:
+            return _cancelled(update, str(cancelled))
         except StepRefused as refused:
             return _refused(update, str(refused))
         night = await self.ledger.read(queries.night, item.night_id)
@@ -102,11 +98,20 @@ class Student:
             facts={"checkpoint": written.id, "steps": len(reports), **_alarms(reports)},
         )
 
+    async def rehearse(self, update: queries.Row, pairs: list[queries.Row], on_step: OnStep) -> None:
+        """Have every step that these pairs would make computed, and none made; `on_step` gets each.
+
+        update: `objective`, `settings`, `seed` and `parent_id`, which the mapping must hold.
+        """
+        examples, _ = await self._examples(pairs)
+        await self.trainer.train(replace(_request(update, examples), dry_run=True), on_step)
+
     async def _train(
         self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
     ) -> tuple[StepReport, ...]:
         """Run the update, telling of each step as it is made."""
         send, receive = anyio.create_memory_object_stream[StepReport](10_000)
+        fault = None
         async with anyio.create_task_group() as tasks, send:
 
             async def tell() -> None:
@@ -115,8 +120,13 @@ class Student:
                         await report(step.step, step.steps)
 
             tasks.start_soon(tell, name="tell of steps")
-            result = await self.trainer.train(request, send.send_nowait)
+            try:
+                result = await self.trainer.train(request, send.send_nowait)
+            except TrainerFault as refused:  # raised here it would leave the task group wrapped, and be no refusal
+                fault = refused
             send.close()
+        if fault is not None:
+            raise fault
         return result.reports
 
     async def _examples(self, pairs: list[queries.Row]) -> tuple[list[Example], list[Change]]:
@@ -148,6 +158,16 @@ class Student:
         return examples, changes
 
 
+def _request(update: queries.Row, examples: list[Example]) -> TrainRequest:
+    return TrainRequest(
+        objective=update["objective"],
+        settings=load(Settings, update["settings"]),
+        seed=update["seed"],
+        parent=update["parent_id"],
+        examples=examples,
+    )
+
+
 def _continuation(context: list[int], whole: list[int]) -> list[int]:
     """What the chat template adds to the context when the answer is there."""
     if whole[: len(context)] != context:
@@ -164,6 +184,12 @@ def _refused(update: queries.Row, reason: str) -> Outcome:
         changes=(Change(table="updates", where={"id": update["id"]}, values=values),),
         facts={"reason": reason},
     )
+
+
+def _cancelled(update: queries.Row, reason: str) -> Outcome:
+    """Its pairs are set aside, as those of an undone update: nobody wants them in the very next night."""
+    set_aside = partial(history.set_update, update_id=update["id"], state="refused", reasons=[reason])
+    return Outcome(decision="refused", then=set_aside, facts={"reason": reason})
 
 
 def _alarms(reports: tuple[StepReport, ...]) -> dict[str, str]:
