@@ -85,8 +85,10 @@ def _odd_field(draw: random.Random, name: str) -> list[bytes]:
 
 def _odd_body(draw: random.Random, name: str) -> list[bytes]:
     asked = _valid(draw, name)
-    field = draw.choice([*asked.body, "asking", "surplus", "reason"])
-    return [_header(asked, body={**asked.body, field: draw.choice(ODD)}), *asked.frames]
+    field, value = draw.choice([*asked.body, "asking", "surplus", "reason"]), draw.choice(ODD)
+    if (field, value) == ("parent", None):  # a first checkpoint, which is in order
+        value = ""
+    return [_header(asked, body={**asked.body, field: value}), *asked.frames]
 
 
 def _odd_setting(draw: random.Random, name: str) -> list[bytes]:
