@@ -15,6 +15,7 @@ A message says what is wrong and what to do next; the class fixes the exit code 
     ├── ModelUnavailable      1   the served model did not answer
     └── TrainerFault          1   the trainer refused or failed a request
         └── StepRefused           a step was not finite or over the norm cap: nothing was kept
+            └── UpdateCancelled       the update was cancelled between two steps: nothing was kept
 """
 
 
@@ -82,3 +83,7 @@ class TrainerFault(NightschoolError):
 
 class StepRefused(TrainerFault):
     """A training step was not finite, or over the norm cap; the weights are as before."""
+
+
+class UpdateCancelled(StepRefused):
+    """The update was cancelled between two steps; the weights are as before."""

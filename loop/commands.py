@@ -77,11 +77,15 @@ def run(
 def night(
     seed: Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Take up again what was undone.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Compute the steps of the pairs at hand, and change nothing.")
+    ] = False,
 ) -> None:
     """One whole night now: lessons, dreams, pairs, an update, the verdict."""
     from loop import show
 
-    _show(_perform("night", seed=seed, retry=retry), show.night)
+    told = _perform("night", seed=seed, retry=retry, dry_run=dry_run)
+    _show(told, show.rehearsed if dry_run else show.night)
 
 
 @app.command()
@@ -108,14 +112,22 @@ def status() -> None:
 
 @app.command()
 def pause() -> None:
-    """No night begins by itself until `resume`."""
-    _show(_perform("pause"), lambda _: typer.echo("paused: no night begins by itself"))
+    """No night begins by itself, and an update in training waits, until `resume`."""
+    _show(_perform("pause"), lambda _: typer.echo("paused: no night begins by itself, an update in training waits"))
 
 
 @app.command()
 def resume() -> None:
-    """Nights may begin by themselves again."""
+    """Nights may begin by themselves again, and an update that waits goes on."""
     _show(_perform("resume"), lambda _: typer.echo("resumed"))
+
+
+@app.command()
+def cancel() -> None:
+    """End the update that is being trained; the weights are as before it."""
+    from loop import show
+
+    _show(_perform("cancel"), show.cancelled)
 
 
 @app.command()

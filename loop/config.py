@@ -40,6 +40,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "schedule.settle_seconds": (0, inf),
     "schedule.max_wait_hours": (0, inf),
     "schedule.max_per_day": (0, inf),
+    "schedule.yield_seconds": (0, inf),
+    "schedule.max_yield_minutes": (0, inf),
     "dreams.per_night": (1, 100_000),
     "dreams.per_behaviour": (1, 100_000),
     "dreams.guards": (0, 100_000),
@@ -114,6 +116,10 @@ class ScheduleSettings:
     """A lesson that has waited so long is learnt although a user is active (never outside the windows)."""
     max_per_day: int = 4
     """No night begins by itself when so many with something to learn have begun within 24 hours."""
+    yield_seconds: float = 0.0
+    """While a user has asked within so many seconds, an update waits between two steps; 0 does not wait."""
+    max_yield_minutes: float = 30.0
+    """How long one update waits for users in all."""
 
     def __post_init__(self) -> None:
         for window in self.windows:

@@ -40,7 +40,8 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
         if monotonic() - began > PATIENCE_S:
             raise HomeLocked(f"another command holds {home.path} and does not answer: try again when it has ended")
         await anyio.sleep(0.1)
-    async with _hosted(home, crew=NEEDS_CREW.get(name, False)) as operations:
+    works = not arguments.get("dry_run")  # what waits in the queue would change the ledger
+    async with _hosted(home, crew=NEEDS_CREW.get(name, False), works=works) as operations:
         operations.service.listeners.append(listener)
         result: Json = await getattr(operations, name)(**arguments)
         return result
@@ -80,13 +81,14 @@ def _raised(error: Any) -> NightschoolError:
 
 
 @asynccontextmanager
-async def _hosted(home: Home, *, crew: bool) -> AsyncIterator[Operations]:
-    """Hold the home for one command."""
+async def _hosted(home: Home, *, crew: bool, works: bool) -> AsyncIterator[Operations]:
+    """Hold the home for one command; with its crew, and doing the work in its ledger, where it needs them."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         operations = Operations(service=service)
         if crew:
             tasks.start_soon(service.crew.run, name="crew")
-            tasks.start_soon(service.work, name="work")
+            if works:
+                tasks.start_soon(service.work, name="work")
             await serve(operations, tasks, place=home.control_socket, port=None)
         yield operations
         tasks.cancel_scope.cancel()

@@ -9,14 +9,19 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import anyio
+
 from agents.ingest.read import ingest_paths
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from loop.config import MAX_SEED
+from loop.rehearsal import rehearse
 from loop.service import Service
-from store import history, queries, report
+from store import history, queries, report, work
 from store.records import Measurement, save
 
 Json = dict[str, Any]
+CHECK_S = 0.05
+"""Between two looks at an update that is to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +30,10 @@ class Operations:
 
     service: Service
 
-    async def night(self, *, seed: int | None = None, retry: bool = False) -> Json:
-        """One cycle now, to its end."""
+    async def night(self, *, seed: int | None = None, retry: bool = False, dry_run: bool = False) -> Json:
+        """One cycle now, to its end; or what it would train on, with nothing changed."""
+        if dry_run:
+            return await rehearse(self.service, seed=self._seed(seed), retry=retry)
         service, began = self.service, monotonic()
         night_id = await service.begin_night(seed=self._seed(seed), retry=retry)
         await service.finished(night_id)
@@ -113,12 +120,30 @@ class Operations:
         return seed
 
     async def pause(self) -> Json:
-        """No night begins by itself until `resume`."""
+        """No night begins by itself, and an update that is being trained waits, until `resume`."""
         return await self._set_paused(True)
 
     async def resume(self) -> Json:
-        """Nights may begin by themselves again."""
+        """Nights may begin by themselves again, and an update that waits goes on."""
         return await self._set_paused(False)
+
+    async def cancel(self) -> Json:
+        """End the update that is being trained, with the weights undone, and its night."""
+        service, cancelled = self.service, None
+        while night_id := await service.ledger.read(work.leased, "train"):
+            # Again until the work has ended: its pairs may still be made ready, or the trainer be started again.
+            if service.crew.ready.is_set() and await service.trainer.cancel("cancelled by hand"):
+                cancelled = night_id
+            await anyio.sleep(CHECK_S)
+        if cancelled is None:
+            raise GateRefused("no update is being trained: nothing was changed (see `nightschool status`)")
+        await service.finished(cancelled)
+        update = await service.ledger.read(queries.update_of, cancelled)
+        if update is None or update["state"] != "refused":
+            raise GateRefused(
+                "the update was trained before it could be cancelled: `nightschool status` says what became of it"
+            )
+        return {"night": cancelled, "update": update["id"], "reasons": update["reasons"]}
 
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
@@ -136,5 +161,5 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
 NEEDS_CREW = {"night": True, "ask": True, "measure": True, "ingest": False, "rollback": False}
 """Whether an operation needs the model server and the trainer; the others only need the ledger."""
 
-NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume")
+NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel")
 """The operations that the command line and the HTTP may name."""

@@ -1,4 +1,4 @@
-"""When a night is due: windows, enough lessons, idle users, a cap a day.
+"""When a night is due: windows, enough lessons, idle users, a cap a day; and when its update waits.
 
 Invariant: pure. Windows go by the wall clock, waiting times by differences that the caller measured; "no"
 always has a reason that a user understands.
@@ -58,6 +58,18 @@ def why_not(situation: Situation, rules: Rules) -> str:
         return "lessons are still arriving"
     if situation.idle_s < rules.idle_s and situation.since_first_lesson_s < rules.max_wait_s:
         return f"a user was active {situation.idle_s:.0f} s ago, {rules.idle_s:.0f} s of rest needed"
+    return ""
+
+
+def why_wait(*, paused: bool, since_asked_s: float, yield_s: float, yielded_s: float, max_yield_s: float) -> str:
+    """Why an update that is being trained should wait before its next step; "" when it should go on.
+
+    paused: the home was paused since its night began. yielded_s: how long it has waited for users already.
+    """
+    if paused:
+        return "paused: `nightschool resume` to go on"
+    if since_asked_s < yield_s and yielded_s < max_yield_s:
+        return f"a user was active within {yield_s:.0f} s"
     return ""
 
 

@@ -45,7 +45,8 @@ async def next_update_reason(service: Service) -> str:
     """Why no night is due now; "" when one is."""
     night = await service.ledger.read(queries.running_night)
     if night is not None:
-        return f"night {night['id']} is running"
+        waits = f"; its update waits: {service.waits}" if service.waits else ""
+        return f"night {night['id']} is running{waits}"
     situation = await service.ledger.read(_situation, service)
     return why_not(situation, _rules(service))
 

@@ -35,6 +35,7 @@ from corpus.behaviour import Behaviour, definition
 from corpus.errors import ConfigError, NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop import flow
+from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
 from loop.home import Home, locked, run_directory
@@ -71,6 +72,8 @@ class Service:
     listeners: list[Listener] = field(default_factory=list)
     last_asked: float = field(default_factory=lambda: monotonic() - 86400.0)
     """When a user last asked, by the monotonic clock."""
+    waits: str = ""
+    """Why the update that is being trained waits; "" while none does."""
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _done: anyio.Event = field(default_factory=anyio.Event)
 
@@ -151,6 +154,8 @@ class Service:
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(give_up, name="watch the crew")
+            if item.kind == "train":
+                tasks.start_soon(attend, self, item.night_id, name="attend the update")
             result = await self._unwrapped(item, report)
             tasks.cancel_scope.cancel()
         if isinstance(result, Outcome):

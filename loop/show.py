@@ -118,6 +118,34 @@ def night(told: Json) -> None:
     out.print(f"look further: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
 
 
+def rehearsed(told: Json) -> None:
+    """A dry run: one line a step."""
+    waiting = f"{told['conversations']} conversations to read, {told['lessons']} lessons"
+    out.print(f"waiting: {waiting}" + (f" for {', '.join(told['targets'])}" if told["targets"] else ""))
+    for reason in told["reasons"]:
+        out.print(reason, markup=False)
+    if told["steps"]:
+        table = Table(
+            "step", *_STEP, title=f"{told['pairs']} pairs and {told['replay']} of replay, {told['objective']}"
+        )
+        for step in told["steps"]:
+            cells = (f"{step[name]:.4g}" if name in step else "" for name in _STEP.values())
+            table.add_row(f"{step['step']}/{step['steps']}", *cells)
+        out.print(table)
+    out.print("a dry run at the weights of checkpoint " + told["checkpoint"][:12] + ": nothing was changed")
+
+
+_STEP = {
+    "loss": "loss",
+    "chosen (nats/token)": "chosen_logprob",
+    "rejected": "rejected_logprob",
+    "margin": "margin",
+    "gradient norm": "grad_norm",
+    "update/weights": "update_ratio",
+}
+"""What is shown of a step: heading to metric."""
+
+
 def _before_after(rows: list[Json]) -> None:
     table = Table("behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios")
     for row in rows:
@@ -241,6 +269,11 @@ def rolled_back(told: Json) -> None:
         out.print(f"taken back up: {', '.join(told['restored'])}")
     if told["undone"]:
         out.print(f"undone: {', '.join(told['undone'])}; `nightschool night --retry` would take it up again")
+
+
+def cancelled(told: Json) -> None:
+    out.print(f"update {told['update']} of night {told['night']}: {'; '.join(told['reasons'])}")
+    out.print("its pairs are set aside: `nightschool night --retry` would take them up again")
 
 
 def behaviours(told: Json) -> None:

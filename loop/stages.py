@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from agents.dreamer.temperature import T_MAX
 from agents.evaluator.measure import Evaluator
-from agents.pairs.propose import propose, teaching
+from agents.pairs.propose import Proposal, propose, teaching
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import trainer_settings
@@ -51,7 +51,7 @@ class Stages:
         night = await self.ledger.read(queries.night, item.night_id)
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
         waiting = self.teaching(await self.ledger.read(queries.pairs, "new"))
-        targets = sorted({self._habit(str(signal.behaviour)) for signal, _ in lessons})
+        targets = sorted({self.habit(str(signal.behaviour)) for signal, _ in lessons})
         dreamt = [*targets, *self._guards(targets, await self.ledger.read(queries.learnt))]
         names = [side.name for name in dreamt for side in sides(name, self.behaviours)]
         rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
@@ -91,7 +91,7 @@ class Stages:
         kept = {*targets, *learnt}
         return sorted(b.name for b in self.behaviours.values() if b.counter_of and b.counter_of not in kept)
 
-    def _habit(self, name: str) -> str:
+    def habit(self, name: str) -> str:
         """The behaviour that this one, or its counter-behaviour, belongs to."""
         return self.behaviours[name].counter_of or name
 
@@ -100,15 +100,9 @@ class Stages:
         night = await self.ledger.read(queries.night, item.night_id)
         training = self.settings.training
         new = await self.ledger.read(queries.pairs, "new")
-        proposal = propose(
-            new,
-            await self.ledger.read(queries.pairs, "used"),
-            minimum=self.settings.pairs.minimum,
-            per_source=self.settings.pairs.per_source,
-            counters=self._counters(),
-            replay_share=training.replay,
-            seed=seed_of(night["seed"], "replay", item.night_id),
-        )
+        used = await self.ledger.read(queries.pairs, "used")
+        seed = seed_of(night["seed"], "replay", item.night_id)
+        proposal = self.proposal(new, used, minimum=self.settings.pairs.minimum, seed=seed)
         active = await self.ledger.read(queries.active)
         reason = proposal.reason or self._refusal(active["id"])
         if reason:
@@ -138,6 +132,18 @@ class Stages:
             records=(update, *members),
             changes=(plan, left),
             facts={"pairs": len(proposal.new), "replay": len(proposal.replay), "over_cap": len(over)},
+        )
+
+    def proposal(self, new: list[queries.Row], used: list[queries.Row], *, minimum: int, seed: int) -> Proposal:
+        """Which of these new and used pairs an update would be made of."""
+        return propose(
+            new,
+            used,
+            minimum=minimum,
+            per_source=self.settings.pairs.per_source,
+            counters=self._counters(),
+            replay_share=self.settings.training.replay,
+            seed=seed,
         )
 
     def _refusal(self, active_id: str) -> str:

@@ -101,7 +101,11 @@ def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
 
 
 def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
-    """Keep or undo an update, with its new pairs and the signals that it learnt from."""
+    """Keep or undo an update, with its new pairs and the signals that it learnt from.
+
+    A state other than kept (one that was cancelled is `refused`) sets pairs and signals aside until `night
+    --retry`: the next night would otherwise do again what somebody has just undone.
+    """
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
     pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
@@ -156,7 +160,7 @@ def _has_failures(connection: Connection, night_id: str) -> bool:
 
 
 def set_paused(connection: Connection, paused: bool) -> None:
-    """Whether nights may begin by themselves."""
+    """Whether nights may begin by themselves; a pause also has the update of a running night wait."""
     connection.execute(schema.meta.delete().where(schema.meta.c.key == "paused"))
     connection.execute(schema.meta.insert().values(key="paused", value=str(int(paused))))
     note(connection, "paused" if paused else "resumed", "", {})

@@ -102,6 +102,12 @@ def update_of(connection: Connection, night_id: str) -> Row | None:
     return _one(connection, select(schema.updates).where(schema.updates.c.night_id == night_id))
 
 
+def last_kept(connection: Connection) -> Row | None:
+    """The newest update that is kept."""
+    t = schema.updates
+    return _one(connection, select(t).where(t.c.state == "kept").order_by(t.c.at.desc(), t.c.id.desc()).limit(1))
+
+
 def pairs_of(connection: Connection, update_id: str) -> list[Row]:
     """The pairs of an update with `replay`, by id."""
     p, u = schema.pairs, schema.update_pairs
@@ -166,6 +172,17 @@ def is_paused(connection: Connection) -> bool:
     """Whether the user has paused the schedule."""
     t = schema.meta
     return connection.execute(select(t.c.value).where(t.c.key == "paused")).scalar() == "1"
+
+
+def paused_during(connection: Connection, night_id: str) -> bool:
+    """Whether the home was paused after this night had begun, and still is: then its update waits.
+
+    A night that was begun by hand in a paused home goes on.
+    """
+    e = schema.events
+    begun = select(func.min(e.c.seq)).where((e.c.kind == "night") & (e.c.subject == night_id)).scalar_subquery()
+    since = select(e.c.seq).where((e.c.kind == "paused") & (e.c.seq > begun)).limit(1)
+    return is_paused(connection) and connection.execute(since).first() is not None
 
 
 def nights_since(connection: Connection, moment: datetime) -> int:

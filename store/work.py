@@ -76,6 +76,12 @@ def release_all(connection: Connection) -> int:
     return int(connection.execute(stale).rowcount)
 
 
+def leased(connection: Connection, kind: str) -> str | None:
+    """The night for which work of this kind is being done now, if any."""
+    doing = (work.c.kind == kind) & (work.c.state == "leased")
+    return connection.execute(select(work.c.night_id).where(doing)).scalar()
+
+
 def counts(connection: Connection, state: str) -> dict[str, int]:
     """Pieces of work in this state, by kind."""
     query = select(work.c.kind, func.count()).where(work.c.state == state).group_by(work.c.kind)

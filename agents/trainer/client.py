@@ -1,8 +1,9 @@
 """The service's side of the trainer's socket.
 
-Each call opens a socket of its own and closes it, so a cancelled call leaves nothing behind and `status` can
-be asked while an update runs. While a call waits, the trainer is asked every few seconds whether it still has
-the request: a trainer that was restarted has not.
+Each call that the trainer works on opens a socket of its own and closes it, so a cancelled call leaves nothing
+behind; what is answered at once (`status` and orders, also while an update runs) shares one that is kept. While
+a call waits, the trainer is asked every few seconds whether it still has the request: a trainer that was
+restarted has not.
 
 Invariant: a call ends with a result, an error of our tree, or cancellation; a trainer that gives no sign of
 life for `patience` seconds is a `TrainerFault`. Knows no torch, no ledger and no tokenizer.
@@ -50,6 +51,8 @@ class TrainerClient:
         self._patience = patience
         self._beat = beat
         self._context = zmq.asyncio.Context()
+        self._kept: zmq.asyncio.Socket | None = None
+        """For what is answered at once; taken while it is in use."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,7 +69,8 @@ class TrainerClient:
     async def train(
         self, request: TrainRequest, on_step: OnStep | None = None, *, request_id: str | None = None
     ) -> TrainResult:
-        """Make an update in the mapping; `StepRefused` when a step was refused and the parent restored.
+        """Make an update in the mapping; `StepRefused` when a step was refused and the parent restored,
+        `UpdateCancelled` when `cancel` ended it. A dry run only computes its steps, and changes nothing.
 
         A cancelled call does not stop the update: ask again under the same `request_id` to get its result.
         """
@@ -112,7 +116,22 @@ class TrainerClient:
 
     async def status(self) -> Status:
         """What the trainer is doing; answered even in mid-step. The first call waits for its start."""
-        return load(Status, (await self._ask("status", {})).body)
+        return load(Status, (await self._quick("status", {})).body)
+
+    async def pause(self) -> bool:
+        """Have the update in hand wait before its next step; returns whether there is one. No later one waits."""
+        return bool((await self._quick("pause", {})).body["training"])
+
+    async def resume(self) -> bool:
+        """Have the update that was paused go on; returns whether there is one."""
+        return bool((await self._quick("resume", {})).body["training"])
+
+    async def cancel(self, reason: str) -> bool:
+        """Have the update in hand end before its next step, undone; returns whether there is one.
+
+        One whose last step was made already may still end with its result.
+        """
+        return bool((await self._quick("cancel", {"reason": reason})).body["training"])
 
     async def stop(self) -> None:
         """Have the trainer undo the step in flight, if any, and end."""
@@ -129,18 +148,37 @@ class TrainerClient:
     ) -> Reply:
         """Send one request and wait for its result, with signs of life in between."""
         request = Request(id=request_id or uuid4().hex, verb=verb, body=body, frames=frames)
-        socket: zmq.asyncio.Socket = self._context.socket(zmq.DEALER)
+        socket = self._connected()
         try:
-            socket.linger = 0
-            socket.connect(self._address)
-            await socket.send_multipart(protocol.pack_request(request))
             return await self._wait(socket, request, on_step)
         finally:
             socket.close(linger=0)
 
+    async def _quick(self, verb: str, body: dict[str, Any]) -> Reply:
+        """As `_ask`, for what is answered at once: over the kept socket, which a call that fails closes."""
+        socket, self._kept = self._kept or self._connected(), None
+        try:
+            reply = await self._wait(socket, Request(id=uuid4().hex, verb=verb, body=body), None)
+        except BaseException:
+            socket.close(linger=0)
+            raise
+        if self._kept is None:
+            self._kept = socket
+        else:  # two calls at once
+            socket.close(linger=0)
+        return reply
+
+    def _connected(self) -> zmq.asyncio.Socket:
+        socket: zmq.asyncio.Socket = self._context.socket(zmq.DEALER)
+        socket.linger = 0
+        socket.connect(self._address)
+        return socket
+
     async def _wait(self, socket: zmq.asyncio.Socket, request: Request, on_step: OnStep | None) -> Reply:
-        """The result of this request; its progress goes to `on_step`."""
+        """Send this request and wait for its result; its progress goes to `on_step`."""
+        frames = protocol.pack_request(request)
         alive = Request(id=f"{request.id}/alive", verb="status", body={"asking": request.id})
+        await socket.send_multipart(frames)
         heard = time.monotonic()
         while True:
             if not await socket.poll(int(self._beat * 1000)):
@@ -157,12 +195,13 @@ class TrainerClient:
                 # Replies come in order: a result sent before this one would have been here.
                 if not reply.body["known"]:
                     raise TrainerFault(f"the trainer was restarted during {request.verb!r}; ask again")
-                continue
-            if reply.id != request.id or reply.kind == "error":
+                if reply.body["done"]:  # it was dropped, because we read too slowly; it is remembered
+                    await socket.send_multipart(frames)
+            elif reply.kind == "error" and reply.id in (request.id, alive.id, "unknown"):
                 raise protocol.error_of(reply)
-            if reply.kind == "result":
+            elif reply.id == request.id and reply.kind == "result":
                 return reply
-            if on_step is not None:
+            elif reply.id == request.id and on_step is not None:
                 on_step(load(StepReport, reply.body))
 
 

@@ -1,8 +1,9 @@
-"""The trainer's socket, in a thread of its own: requests in, replies out, `status` at once.
+"""The trainer's socket, in a thread of its own: requests in, replies out, `status` and orders at once.
 
-Invariant: this thread alone touches the ROUTER socket. A request id that is known is answered from memory,
-one that is being worked on has its reply sent to whoever asked last, and neither is done twice. Knows no
-model: the mapping's header is all that it reads.
+Invariant: this thread alone touches the ROUTER socket, and nothing that arrives ends it. A request id that is
+known is answered from memory, one that is being worked on has its reply sent to whoever asked last, and
+neither is done twice. What is remembered is bounded, and a client that reads nothing has its replies dropped.
+Knows no model: the mapping's header is all that it reads.
 """
 
 import hashlib
@@ -14,11 +15,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 import zmq
 
 from agents.model.mapping import SharedWeights
 from agents.trainer import protocol
+from agents.trainer.control import Control
 from agents.trainer.messages import Status, StepReport
 from agents.trainer.protocol import Reply, Request
 from corpus.errors import NightschoolError, TrainerFault
@@ -28,6 +31,8 @@ _REPEATABLE = frozenset({"logprobs", "activations", "stop"})
 """Verbs that change nothing: their large answers are not remembered."""
 _REWRITES = frozenset({"train", "rollback"})
 """Verbs after which results from before no longer say what the mapping holds."""
+PENDING = 64
+"""Requests that may wait for the main thread; one more is told that the trainer is busy."""
 LINGER_MS = 1000
 """How long the last reply may take to leave when the trainer stops."""
 
@@ -41,21 +46,33 @@ class Doing:
     steps: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Pending:
+    """A request that the main thread has, or will have."""
+
+    asker: bytes
+    """Whoever asked last."""
+    digest: bytes
+    """Of what was asked."""
+    verb: str
+    dry_run: bool
+
+
 class Door(threading.Thread):
     """The thread that owns the socket. `inbox` gives requests to the main thread; None means stop."""
 
     def __init__(self, run_directory: Path, shared: SharedWeights, doing: Doing) -> None:
         super().__init__(name="trainer-door", daemon=True)
         self.inbox: SimpleQueue[Request | None] = SimpleQueue()
-        self.stopping = threading.Event()
+        self.control = Control()
         self.broken = False
         self._shared = shared
         self._doing = doing
         self._memory = protocol.Memory()
-        self._askers: dict[str, tuple[bytes, bytes, str]] = {}
-        """For each request being worked on: who asked last, the digest of what was asked, the verb."""
+        self._pending: dict[str, _Pending] = {}
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
+        self._router.maxmsgsize = protocol.FRAME_BYTES
         self._router.bind(protocol.address(run_directory))
         self._replies = self._context.socket(zmq.PULL)
         self._replies.bind(_REPLIES)
@@ -98,7 +115,7 @@ class Door(threading.Thread):
 
     def stop(self) -> None:
         """Have the main thread stop between two steps; safe in a signal handler."""
-        self.stopping.set()
+        self.control.stop()
         self.inbox.put(None)
 
     def _serve(self, ready: dict[zmq.Socket[bytes], int]) -> bool:
@@ -112,7 +129,9 @@ class Door(threading.Thread):
             asker, *frames = self._router.recv_multipart()
             try:
                 self._receive(asker, frames)
-            except NightschoolError as fault:
+            except Exception as fault:  # the boundary: no message may end the thread
+                if not isinstance(fault, NightschoolError):
+                    sys.stderr.write(traceback.format_exc())
                 answer = protocol.error_reply(protocol.request_id(frames) or "unknown", fault)
                 self._router.send_multipart([asker, *protocol.pack_reply(answer)])
         return True
@@ -120,22 +139,21 @@ class Door(threading.Thread):
     def _reply(self, identity: str, rest: Sequence[bytes]) -> None:
         """Pass the main thread's reply on to whoever asked last."""
         last, remember, *frames = rest
-        asker, digest, verb = self._askers[identity]
+        asked = self._pending[identity]
         if last:
-            del self._askers[identity]
-            if verb in _REWRITES:
+            del self._pending[identity]
+            self.control.forget(identity)
+            if asked.verb in _REWRITES and not asked.dry_run:
                 self._memory.clear()
-        if remember and verb not in _REPEATABLE:
-            self._memory.keep(identity, digest, frames)
-        self._router.send_multipart([asker, *frames])
+        if remember and asked.verb not in _REPEATABLE:
+            self._memory.keep(identity, asked.digest, frames)
+        self._router.send_multipart([asked.asker, *frames])
 
     def _receive(self, asker: bytes, frames: Sequence[bytes]) -> None:
         """Answer a request at once, or put it in the inbox."""
         request = protocol.unpack_request(frames)
-        if request.verb == "status":
-            asking = request.body.get("asking")
-            known = asking in self._askers or asking in self._memory
-            body = {"known": known} if asking else asdict(self._status())
+        if request.verb == "status" or request.verb in protocol.ORDERS:
+            body = self._status(request) if request.verb == "status" else self._order(request)
             answer = Reply(id=request.id, kind="result", body=body)
             self._router.send_multipart([asker, *protocol.pack_reply(answer)])
             return
@@ -143,24 +161,46 @@ class Door(threading.Thread):
         if remembered := self._memory.recall(request.id, digest):
             self._router.send_multipart([asker, *remembered])
             return
-        if request.id in self._askers and self._askers[request.id][1] != digest:
+        before = self._pending.get(request.id)
+        if before is not None and before.digest != digest:
             raise TrainerFault(f"request id {request.id!r} is in use for another request; give each its own")
-        known = request.id in self._askers
-        self._askers[request.id] = (asker, digest, request.verb)
-        if known:
-            return
-        if self.stopping.is_set():
-            del self._askers[request.id]
-            raise TrainerFault("the trainer is stopping; ask again after the restart")
-        if request.verb == "stop":
-            self.stopping.set()
-        self.inbox.put(request)
+        if before is None:
+            self._admit(request)
+        dry_run = request.body.get("dry_run") is True
+        self._pending[request.id] = _Pending(asker=asker, digest=digest, verb=request.verb, dry_run=dry_run)
+        if before is None:
+            self.inbox.put(request)
 
-    def _status(self) -> Status:
+    def _admit(self, request: Request) -> None:
+        """Refuse a new request that there is no room or no time for."""
+        if self.control.stopping:
+            raise TrainerFault("the trainer is stopping; ask again after the restart")
+        if len(self._pending) >= PENDING:
+            raise TrainerFault(f"the trainer is busy: {PENDING} requests wait; ask again when some are answered")
+        if request.verb == "stop":
+            self.control.stop()
+
+    def _order(self, request: Request) -> dict[str, Any]:
+        """Pass an order on to the update in hand, if there is one."""
+        update = next((name for name, asked in self._pending.items() if asked.verb == "train"), "")
+        if update and request.verb == "pause":
+            self.control.pause(update)
+        elif update and request.verb == "resume":
+            self.control.resume()
+        elif update:
+            self.control.cancel(update, str(request.body.get("reason", "cancelled")))
+        return {"training": bool(update)}
+
+    def _status(self, request: Request) -> dict[str, Any]:
+        """What the trainer is doing; or, asked for a request, whether it is known and was answered."""
         shared, doing = self._shared, self._doing
-        return Status(
+        if asking := request.body.get("asking"):
+            done = isinstance(asking, str) and asking in self._memory
+            return {"known": done or (isinstance(asking, str) and asking in self._pending), "done": done}
+        told = Status(
             pid=os.getpid(),
             doing=doing.verb,
+            paused=self.control.waiting,
             step=doing.step,
             steps=doing.steps,
             version=shared.version,
@@ -168,3 +208,4 @@ class Door(threading.Thread):
             holds=shared.holds,
             replaced=shared.replaced,
         )
+        return asdict(told)

@@ -4,6 +4,8 @@ Invariant: every record that crosses the socket is checked field by field when i
 unknown, missing or ill-typed field is refused. Tokens travel beside the header as raw int32. Knows no socket.
 """
 
+import reprlib
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -14,6 +16,8 @@ from corpus.errors import TrainerFault
 
 Objective = Literal["orpo", "dpo", "dpop", "simpo", "kto", "sft"]
 Record = TypeVar("Record")
+LARGEST = sys.float_info.max
+"""Largest number: JSON can write infinity (1e999) and whole numbers that no float holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +113,13 @@ class StepReport:
     """How many there will be."""
     metrics: Mapping[str, float]
     """loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward, rejected_reward, margin,
-    accuracy, grad_norm, update_norm, update_ratio (to the weights' norm), tokens_per_second; SFT has no
-    rejected side."""
+    accuracy, grad_norm, update_norm, update_ratio (to the weights' norm), limiter_divisor (the most that a
+    matrix' update was divided by), tokens_per_second; SFT has no rejected side."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """An update that was made in the mapping; a `checkpoint` makes it durable."""
+    """An update that was made in the mapping, where a `checkpoint` makes it durable; or a dry run's figures."""
 
     steps: int
     reports: tuple[StepReport, ...]
@@ -140,6 +144,8 @@ class Status:
     pid: int
     doing: str
     """The verb being worked on, or "idle"."""
+    paused: bool
+    """The update waits between two steps until `resume`."""
     step: int
     steps: int
     version: int
@@ -266,18 +272,20 @@ def load(kind: type[Record], body: Mapping[str, Any]) -> Record:
 def _fit(where: str, value: Any, hint: Any) -> Any:
     """The value as its annotation says, or a fault that names the field."""
     origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any or (hint is float and type(value) in (int, float)) or type(value) is hint:
-        return float(value) if hint is float else value
+    if hint is float and type(value) in (int, float) and abs(value) <= LARGEST:
+        return float(value)
+    if hint is Any or (hint is not float and type(value) is hint):
+        return value
     if origin is Literal and value in arguments:
         return value
     if origin is UnionType:
         rest = next(argument for argument in arguments if argument is not NoneType)
         return None if value is None else _fit(where, value, rest)
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list | tuple):
         if arguments[1:] != (...,) and len(arguments) != len(value):
             raise TrainerFault(f"{where} has {len(value)} entries, not {len(arguments)}")
         kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
         return tuple(_fit(where, part, kind) for part, kind in zip(value, kinds, strict=True))
     if origin in (dict, Mapping) and isinstance(value, dict):
         return {str(key): _fit(f"{where}.{key}", part, arguments[1]) for key, part in value.items()}
-    raise TrainerFault(f"{where} is {value!r}, which is no {hint}")
+    raise TrainerFault(f"{where} is {reprlib.repr(value)}, which is no {hint}")

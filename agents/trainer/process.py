@@ -99,7 +99,7 @@ def _serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then stops us
     door.start()
     try:
-        _work(door, doing, Worker(bench, door.stopping.is_set))
+        _work(door, doing, Worker(bench, door.control.check))
     finally:
         door.close()
     if door.broken:
@@ -119,15 +119,16 @@ def _work(door: "Door", doing: "Doing", worker: "Worker") -> None:
     while (request := door.inbox.get()) is not None:
         doing.verb, doing.step, doing.steps = request.verb, 0, 0
         try:
-            body, frames = worker.answer(request, partial(door.report, request))
-            reply = Reply(id=request.id, kind="result", body=body, frames=frames)
+            try:
+                body, frames = worker.answer(request, partial(door.report, request))
+            finally:
+                doing.verb = "idle"
+            door.send(Reply(id=request.id, kind="result", body=body, frames=frames))
         except NightschoolError as fault:
-            reply = error_reply(request.id, fault)
+            door.send(error_reply(request.id, fault))
         except Exception as fault:  # the boundary: a failed request must not end the process
             sys.stderr.write(traceback.format_exc())
-            reply = error_reply(request.id, fault)
-        doing.verb = "idle"
-        door.send(reply)
+            door.send(error_reply(request.id, fault))
         if request.verb == "stop":
             break
     late = TrainerFault("the trainer is stopping; ask again after the restart")

@@ -3,11 +3,12 @@
     request  {"v": 1, "id": ..., "verb": ..., "body": {...}}  + raw frames
     reply    {"v": 1, "id": ..., "kind": "result" | "progress" | "error", "body": {...}}  + raw frames
 
-Invariant: a header that is not exactly this is refused with a `TrainerFault` and never half understood; every
-request gets exactly one result or error. Knows no socket and no verb's body.
+Invariant: a header that is not exactly this is refused with a `TrainerFault` and never half understood, whatever
+its bytes are; every request gets exactly one result or error. Knows no socket and no verb's body.
 """
 
 import json
+import reprlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +19,22 @@ from corpus.errors import NightschoolError, TrainerFault
 
 VERSION = 1
 """Grows with every change that an older side would misread."""
-VERBS = frozenset(
-    {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"},
-)
+ORDERS = frozenset({"pause", "resume", "cancel"})
+"""Verbs about the update in hand, answered at once: `{"training": whether there was one}`."""
+VERBS = ORDERS | {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"}
 SOCKET_NAME = "trainer.sock"
 """The socket's file in the run directory."""
 LONGEST_PATH = 103
 """Bytes that a unix socket's path may take on every system that we know (macOS has the least)."""
 REMEMBERED = 64
 """Results kept to answer repeated requests."""
+FRAME_BYTES = 16 * 2**20
+"""Largest frame that the trainer takes: a text of 4 million tokens, or a header for some 200,000 pairs. ZMQ
+closes the connection of whoever sends a larger one before it is in memory."""
+ID_CHARACTERS = 200
+"""Longest request id."""
+MESSAGE_CHARACTERS = 2000
+"""Longest error message: what it quotes was written by somebody else."""
 
 Kind = Literal["result", "progress", "error"]
 
@@ -61,14 +69,17 @@ def address(run_directory: Any) -> str:
 
 def pack_request(request: Request) -> list[bytes]:
     """The frames of a request."""
-    return [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
+    frames = [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
+    if (largest := max(map(len, frames))) > FRAME_BYTES:
+        raise TrainerFault(f"a frame of {largest} bytes is over the trainer's {FRAME_BYTES}; send less at once")
+    return frames
 
 
 def unpack_request(frames: Sequence[bytes]) -> Request:
     """The request in these frames."""
     header = _unpack(frames, {"v", "id", "verb", "body"})
-    if header["verb"] not in VERBS:
-        raise TrainerFault(f"the trainer has no verb {header['verb']!r}")
+    if not isinstance(header["verb"], str) or header["verb"] not in VERBS:
+        raise TrainerFault(f"the trainer has no verb {reprlib.repr(header['verb'])}")
     return Request(id=header["id"], verb=header["verb"], body=header["body"], frames=tuple(frames[1:]))
 
 
@@ -81,23 +92,24 @@ def unpack_reply(frames: Sequence[bytes]) -> Reply:
     """The reply in these frames."""
     header = _unpack(frames, {"v", "id", "kind", "body"})
     if header["kind"] not in ("result", "progress", "error"):
-        raise TrainerFault(f"the trainer sent a reply of an unknown kind {header['kind']!r}")
+        raise TrainerFault(f"the trainer sent a reply of an unknown kind {reprlib.repr(header['kind'])}")
     return Reply(id=header["id"], kind=header["kind"], body=header["body"], frames=tuple(frames[1:]))
 
 
 def request_id(frames: Sequence[bytes]) -> str:
     """The id of a request that may otherwise be malformed, so that the fault finds its asker; "" if none."""
     try:
-        return str(json.loads(frames[0])["id"])
-    except (ValueError, KeyError, TypeError, IndexError):
+        identity = _json(frames)["id"]
+    except (TrainerFault, KeyError, TypeError):
         return ""
+    return identity if _is_id(identity) else ""
 
 
 def error_reply(identity: str, fault: Exception) -> Reply:
     """The reply that says what went wrong; the class travels by name."""
     name = type(fault).__name__ if isinstance(fault, NightschoolError) else "TrainerFault"
     message = str(fault) if isinstance(fault, NightschoolError) else f"{type(fault).__name__}: {fault}"
-    return Reply(id=identity, kind="error", body={"error": name, "message": message})
+    return Reply(id=identity, kind="error", body={"error": name, "message": message[:MESSAGE_CHARACTERS]})
 
 
 def error_of(reply: Reply) -> NightschoolError:
@@ -144,14 +156,28 @@ def _pack(header: dict[str, Any]) -> bytes:
 
 def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
     """The header of these frames, its fields checked."""
-    try:
-        header = json.loads(frames[0])
-    except (ValueError, IndexError):
-        raise TrainerFault("the header is no JSON; this side speaks another protocol") from None
+    header = _json(frames)
     if not isinstance(header, dict) or header.keys() != keys:
         raise TrainerFault(f"the header must have exactly the fields {', '.join(sorted(keys))}")
-    if header["v"] != VERSION:
-        raise TrainerFault(f"the header has version {header['v']!r}, not {VERSION}; restart the service")
-    if not (isinstance(header["id"], str) and header["id"] and isinstance(header["body"], dict)):
-        raise TrainerFault("the header's id must be text and its body an object")
+    if type(header["v"]) is not int or header["v"] != VERSION:
+        raise TrainerFault(f"the header has version {reprlib.repr(header['v'])}, not {VERSION}; restart the service")
+    if not _is_id(header["id"]) or not isinstance(header["body"], dict):
+        raise TrainerFault(f"the id must be 1 to {ID_CHARACTERS} plain characters, the body an object")
     return header
+
+
+def _json(frames: Sequence[bytes]) -> Any:
+    """The first frame, decoded."""
+    try:
+        return json.loads(frames[0], parse_constant=_refuse_constant)
+    except (ValueError, IndexError, RecursionError):  # not JSON, a number without end, no frame, nested without end
+        raise TrainerFault("the header is no JSON; this side speaks another protocol") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_id(value: Any) -> bool:
+    """Whether this may name a request: it goes into frames and logs as it is."""
+    return isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS and value.isascii() and value.isprintable()

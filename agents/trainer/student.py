@@ -5,15 +5,16 @@ or with the parent's weights back and the reason. Done again after a crash, it e
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import anyio
 
 from agents.model.client import ModelClient
-from agents.trainer.client import TrainerClient
+from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import StepRefused, TrainerFault
-from store import queries
+from corpus.errors import StepRefused, TrainerFault, UpdateCancelled
+from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
 from store.records import Checkpoint, Step
@@ -73,15 +74,10 @@ class Student:
         pairs = await self.ledger.read(queries.pairs_of, update["id"])
         await self.hold(update["parent_id"], settled=False)
         examples, pins = await self._examples(pairs, update["parent_id"])
-        request = TrainRequest(
-            objective=update["objective"],
-            settings=load(Settings, update["settings"]),
-            seed=update["seed"],
-            parent=update["parent_id"],
-            examples=examples,
-        )
         try:
-            reports = await self._train(request, report)
+            reports = await self._train(_request(update, examples), report)
+        except UpdateCancelled as cancelled:
+            return _cancelled(update, str(cancelled), pins)
         except StepRefused as refused:
             return _refused(update, str(refused), pins)
         night = await self.ledger.read(queries.night, item.night_id)
@@ -106,6 +102,14 @@ class Student:
             changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *pins),
             facts={"checkpoint": written.id, "steps": len(reports), **alarms(reports)},
         )
+
+    async def rehearse(self, update: queries.Row, pairs: list[queries.Row], on_step: OnStep) -> None:
+        """Have every step that these pairs would make computed, and none made; `on_step` gets each.
+
+        update: `objective`, `settings`, `seed` and `parent_id`, which the mapping must hold.
+        """
+        examples, _ = await self._examples(pairs, update["parent_id"])
+        await self.trainer.train(replace(_request(update, examples), dry_run=True), on_step)
 
     async def _train(
         self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
@@ -164,6 +168,16 @@ class Student:
         return list(zip(*sides, strict=True))
 
 
+def _request(update: queries.Row, examples: list[Example]) -> TrainRequest:
+    return TrainRequest(
+        objective=update["objective"],
+        settings=load(Settings, update["settings"]),
+        seed=update["seed"],
+        parent=update["parent_id"],
+        examples=examples,
+    )
+
+
 def _continuation(context: list[int], whole: list[int]) -> list[int]:
     """What the chat template adds to the context when the answer is there."""
     if whole[: len(context)] != context:
@@ -181,6 +195,12 @@ def _refused(update: queries.Row, reason: str, pins: list[Change]) -> Outcome:
         changes=(Change(table="updates", where={"id": update["id"]}, values=values), *pins),
         facts={"reason": reason},
     )
+
+
+def _cancelled(update: queries.Row, reason: str, pins: list[Change]) -> Outcome:
+    """Its pairs are set aside, as those of an undone update: nobody wants them in the very next night."""
+    set_aside = partial(history.set_update, update_id=update["id"], state="refused", reasons=[reason])
+    return Outcome(decision="refused", changes=tuple(pins), then=set_aside, facts={"reason": reason})
 
 
 def alarms(reports: Sequence[StepReport]) -> dict[str, str]:

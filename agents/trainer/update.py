@@ -2,7 +2,8 @@
 
 Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer is
 made from the parent's state and kept nowhere else. A step that is not finite or too large is refused, and
-after any failure the mapping holds the parent's weights again. Knows no socket and no ledger.
+after any failure the mapping holds the parent's weights again. A dry run writes nothing at all. Knows no socket
+and no ledger.
 """
 
 import math
@@ -17,14 +18,15 @@ from agents.model.mapping import SharedWeights
 from agents.model.snapshot import from_raw, restore, to_raw
 from agents.trainer import frozen
 from agents.trainer.apollo import Apollo
-from agents.trainer.messages import Settings, StepReport, TrainRequest, TrainResult
-from agents.trainer.objective import loss_of, with_references
+from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
+from agents.trainer.objective import loss_of, reference_point, with_references
 from agents.trainer.seeds import derive
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
 from store.tensors import RawTensor
 
 Report = Callable[[StepReport], None]
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +44,12 @@ class Bench:
 
 
 def run_update(
-    bench: Bench, request: TrainRequest, report: Report, stopping: Callable[[], bool]
+    bench: Bench, request: TrainRequest, report: Report, check: Check
 ) -> tuple[TrainResult, dict[str, RawTensor]]:
-    """Make the update in the mapping; returns the result and the optimizer's state after it."""
+    """Make the update in the mapping; returns the result and the optimizer's state after it.
+
+    `check` is called before each pass: it waits while the update is paused and raises when it must end.
+    """
     shared, parent = bench.shared, request.parent
     if shared.replaced:
         raise TrainerFault("the server has made a new mapping; restart the trainer")
@@ -55,9 +60,10 @@ def run_update(
     bench.store.has_room(shared.nbytes + optimizer.state_bytes())
     reports: list[StepReport] = []
     try:
-        for made in _steps(bench, request, optimizer, stopping):
+        for made in _steps(bench, request, optimizer, check):
             reports.append(made)
             report(made)
+        check()
     except BaseException:
         restore(shared, bench.store, parent, settled=clean, force=True)
         raise
@@ -65,6 +71,29 @@ def run_update(
         bench.model.zero_grad(set_to_none=True)
     state = {name: to_raw(tensor) for name, tensor in optimizer.export_state(bench.names()).items()}
     return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin), state
+
+
+def dry_run(bench: Bench, request: TrainRequest, report: Report, check: Check) -> TrainResult:
+    """The figures of every planned step at the parent's weights, which the mapping must hold; nothing is changed.
+
+    The optimizer goes on from step to step as in an update, so that its norms are limited as they would be.
+    """
+    shared = bench.shared
+    if shared.replaced or shared.dirty or shared.holds != request.parent:
+        raise TrainerFault(
+            f"the mapping does not hold {request.parent[:12]} undisturbed, and a dry run changes nothing; "
+            "wait until the night has ended"
+        )
+    frozen.check(bench.model)
+    optimizer, origin = _optimizer(bench, request)
+    reports: list[StepReport] = []
+    try:
+        for computed in _steps(bench, request, optimizer, check):
+            reports.append(computed)
+            report(computed)
+    finally:
+        bench.model.zero_grad(set_to_none=True)
+    return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin)
 
 
 def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["continued", "fresh"]]:
@@ -97,26 +126,17 @@ def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["co
     return optimizer, "continued"
 
 
-def _steps(
-    bench: Bench, request: TrainRequest, optimizer: Apollo, stopping: Callable[[], bool]
-) -> Iterator[StepReport]:
-    """Make one step after the other; raises before a step that must not be made."""
+def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check) -> Iterator[StepReport]:
+    """Make one step after the other, or only compute them; raises before a step that must not be made."""
     settings, shared = request.settings, bench.shared
     examples = with_references(bench.model, request)
-    batches = list(plan(len(examples), settings, request.seed))
+    steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
     weight_norm = _norm([p.detach() for p in bench.model.parameters()])
-    for number, batch in enumerate(batches, start=1):
-        if stopping():
-            raise TrainerFault("the trainer is stopping; the update was undone, ask again after the restart")
+    for number, batch in enumerate(plan(len(examples), settings, request.seed), start=1):
+        check()  # before the clock starts: a pause is no work
         started = time.monotonic()
         rows = [examples[i] for i in batch]
-        bench.model.zero_grad(set_to_none=True)
-        loss = loss_of(bench.model, request.objective, settings, rows, train=True)
-        for what, value in {"loss": float(loss.value.detach()), **loss.metrics}.items():
-            _finite(number, what, value)
-        loss.value.backward()  # type: ignore[no-untyped-call]
-        gradients = [p.grad for p in bench.model.parameters() if p.grad is not None]
-        grad_norm = _finite(number, "gradient", _norm(gradients))
+        metrics = _gradients(bench.model, request, rows, number, check)
         update_norm = _finite(number, "update", float(optimizer.propose()))
         ratio = update_norm / weight_norm
         if ratio > settings.norm_cap:
@@ -124,15 +144,42 @@ def _steps(
                 f"step {number}: the update is {ratio:.3g} of the weights' norm, over norm_cap "
                 f"{settings.norm_cap:g}; nothing was kept: lower the learning rate"
             )
-        shared.dirty = True
-        shared.holds = ""
-        optimizer.apply()
-        shared.bump()
-        metrics = {"loss": float(loss.value.detach()), **loss.metrics, "grad_norm": grad_norm}
+        if not request.dry_run:
+            shared.dirty = True
+            shared.holds = ""
+            optimizer.apply()
+            shared.bump()
         metrics |= {"update_norm": update_norm, "update_ratio": ratio}
+        metrics["limiter_divisor"] = optimizer.limiter_divisor
         tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)
         metrics["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
-        yield StepReport(step=number, steps=len(batches), metrics=metrics)
+        yield StepReport(step=number, steps=steps, metrics=metrics)
+
+
+def _gradients(model: Any, request: TrainRequest, rows: Sequence[Example], step: int, check: Check) -> dict[str, float]:
+    """The gradient of one step in the parameters, added up over its passes; returns the step's metrics."""
+    model.zero_grad(set_to_none=True)
+    metrics: dict[str, float] = {}
+    objective, settings, count = request.objective, request.settings, len(rows)
+    point = reference_point(model, settings, rows) if objective == "kto" else None
+    for part in parts(rows, settings.micro_batch):
+        check()
+        loss = loss_of(model, objective, settings, part, train=True, count=count, point=point)
+        share = len(part) / count  # the loss is divided by the step's examples already
+        found = {"loss": float(loss.value.detach())} | {name: share * value for name, value in loss.metrics.items()}
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + _finite(step, name, value)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return {**metrics, "grad_norm": _finite(step, "gradient", _norm(gradients))}
+
+
+def parts(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    """A step's examples in passes of this size, like lengths together; 0: all of them at once, as they are."""
+    if not 0 < size < len(rows):
+        return [rows]
+    by_length = sorted(rows, key=lambda row: len(row.context) + max(len(row.chosen), len(row.rejected)))
+    return [by_length[start : start + size] for start in range(0, len(rows), size)]
 
 
 def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:

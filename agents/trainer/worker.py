@@ -6,6 +6,7 @@ only until the next `train` or `rollback`; `checkpoint` makes both durable. Know
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from agents.model.snapshot import restore, weights_of
 from agents.trainer import frozen
 from agents.trainer.messages import load, unpack_tokens, unpack_train
 from agents.trainer.protocol import Request
-from agents.trainer.update import Bench, Report, run_update
+from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
 from store.tensors import RawTensor
 
@@ -54,16 +55,17 @@ class _Empty:
 class Worker:
     """The mapping's only writer."""
 
-    def __init__(self, bench: Bench, stopping: Callable[[], bool]) -> None:
+    def __init__(self, bench: Bench, check: Callable[[str], None]) -> None:
+        """`check` is called before each training step with the request's id: see `control.Control`."""
         self._bench = bench
-        self._stopping = stopping
+        self._check = check
         self._trained: tuple[str, dict[str, RawTensor]] | None = None
         """The parent of the update in the mapping, and the optimizer's state after it."""
 
     def answer(self, request: Request, report: Report) -> Answer:
         """Do what is asked; `report` is called after every training step."""
         if request.verb == "train":
-            return self._train(request.body, request.frames, report)
+            return self._train(request, report)
         verbs: dict[str, Callable[[Mapping[str, Any], Sequence[bytes]], Answer]] = {
             "checkpoint": self._checkpoint,
             "rollback": self._rollback,
@@ -74,10 +76,12 @@ class Worker:
         }
         return verbs[request.verb](request.body, request.frames)
 
-    def _train(self, body: Mapping[str, Any], frames: Sequence[bytes], report: Report) -> Answer:
-        request = unpack_train(body, frames)
+    def _train(self, asked: Request, report: Report) -> Answer:
+        request, check = unpack_train(asked.body, asked.frames), partial(self._check, asked.id)
+        if request.dry_run:
+            return asdict(dry_run(self._bench, request, report, check)), []
         self._trained = None
-        result, state = run_update(self._bench, request, report, self._stopping)
+        result, state = run_update(self._bench, request, report, check)
         self._trained = (request.parent, state)
         return asdict(result), []
 
@@ -132,6 +136,8 @@ class Worker:
     def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         """One frame for each text; answers a float32 frame (texts, layers, hidden)."""
         asked = load(_Activations, body)
+        if not asked.layers:
+            raise TrainerFault("activations need at least one layer; name it by its number, from 0")
         rows = [unpack_tokens(frame) for frame in frames]
         found = [
             frozen.residuals(self._bench.model, rows[start : start + CHUNK], asked.layers)

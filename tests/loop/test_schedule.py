@@ -5,7 +5,7 @@ from datetime import time
 
 import pytest
 
-from loop.schedule import Rules, Situation, why_not
+from loop.schedule import Rules, Situation, why_not, why_wait
 
 DUE = Situation(
     clock=time(2, 30),
@@ -92,3 +92,25 @@ def test_enough_pairs_that_wait_are_as_good_as_lessons() -> None:
 def test_the_cap_of_a_day_holds_even_for_what_has_waited_too_long() -> None:
     waited = replace(DUE, nights_today=2, since_first_lesson_s=1e6)
     assert why_not(waited, RULES) == "2 nights within 24 hours, 2 allowed"
+
+
+@pytest.mark.parametrize(
+    "paused, since_asked_s, yielded_s, why",
+    [
+        (False, 3600.0, 0.0, ""),
+        (False, 9.0, 0.0, "a user was active within 10 s"),
+        (False, 10.0, 0.0, ""),
+        (False, 0.0, 59.0, "a user was active within 10 s"),
+        (False, 0.0, 60.0, ""),
+        (True, 3600.0, 60.0, "paused: `nightschool resume` to go on"),
+    ],
+)
+def test_an_update_waits_while_paused_and_so_long_at_most_for_users(
+    paused: bool, since_asked_s: float, yielded_s: float, why: str
+) -> None:
+    told = why_wait(paused=paused, since_asked_s=since_asked_s, yield_s=10.0, yielded_s=yielded_s, max_yield_s=60.0)
+    assert told == why
+
+
+def test_an_update_does_not_wait_for_users_unless_it_is_told_to() -> None:
+    assert why_wait(paused=False, since_asked_s=0.0, yield_s=0.0, yielded_s=0.0, max_yield_s=1800.0) == ""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from trainer_home import FIRST, Home
 
 torch.set_num_threads(1)
 
@@ -80,7 +81,8 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         command += ["--checkpoints", str(home / "checkpoints"), "--model", str(model_directory), *options]
         if through is not None:
             command = [sys.executable, "-c", through, *command]
-        with (logs / f"{len(started)}.log").open("w") as log:
+        log_file = logs / f"{len(started)}.log"
+        with log_file.open("w") as log:
             child = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -90,9 +92,26 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
                 env={**os.environ, "PYTHONWARNINGS": "error"} if through is None else None,
             )
         started.append(child)
+        child.log_file = log_file  # type: ignore[attr-defined]
         return child
 
     yield begin
     for child in started:
         child.kill()
         child.communicate()
+
+
+@pytest.fixture(scope="module")
+def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
+    """A running trainer with a first checkpoint."""
+    home = Home(make_home())
+    home.log = start(home.path, "--threads", "1").log_file
+    home.first = home.ask("checkpoint", None, FIRST).id
+    return home
+
+
+@pytest.fixture
+def home(running: Home) -> Home:
+    """The running trainer, back at the first checkpoint."""
+    running.ask("rollback", running.first, settled=True)
+    return running

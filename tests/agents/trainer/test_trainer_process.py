@@ -1,7 +1,6 @@
 """The trainer process over its real socket."""
 
 import os
-import random
 import select
 import signal
 import subprocess
@@ -13,67 +12,11 @@ from typing import Any
 import anyio
 import pytest
 import torch
-import zmq
+from trainer_home import FIRST, LONG, SETTINGS, Home, examples, request
 
-from agents.model.mapping import SharedWeights
-from agents.trainer import protocol
 from agents.trainer.client import TrainerClient
-from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
+from agents.trainer.messages import StepReport
 from corpus.errors import StepRefused, TrainerFault
-from store.checkpoints import CheckpointStore
-
-FIRST = {"cursor": 0, "seed": 5}
-SETTINGS = Settings(lr=1e-2, batch_size=4, beta=0.2, rank=8, norm_cap=0.5)
-
-
-def examples(count: int = 10) -> list[Example]:
-    draw = random.Random(3)
-    rows = [[[draw.randrange(96) for _ in range(draw.randint(1, 9))] for _ in range(3)] for _ in range(count)]
-    return [Example(context=c, chosen=w, rejected=r, weight=0.5 + i % 2 / 2) for i, (c, w, r) in enumerate(rows)]
-
-
-def request(parent: str, **changes: Any) -> TrainRequest:
-    plain = TrainRequest(objective="orpo", settings=SETTINGS, seed=7, parent=parent, examples=examples())
-    return replace(plain, **changes)
-
-
-class Home:
-    """A home with a running trainer and its first checkpoint."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.shared = SharedWeights.attach(path / "run" / "weights.bin")
-        self.store = CheckpointStore(path / "checkpoints")
-        self.first = ""
-
-    def call(self, conversation: Callable[[TrainerClient], Any]) -> Any:
-        """Run a conversation with the trainer."""
-
-        async def run() -> Any:
-            async with TrainerClient(self.path / "run", beat=0.2) as client:
-                with anyio.fail_after(90):
-                    return await conversation(client)
-
-        return anyio.run(run)
-
-    def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
-        """Ask the trainer one thing."""
-        return self.call(lambda client: getattr(client, verb)(*arguments, **options))
-
-
-@pytest.fixture(scope="module")
-def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
-    home = Home(make_home())
-    start(home.path, "--threads", "1")
-    home.first = home.ask("checkpoint", None, FIRST).id
-    return home
-
-
-@pytest.fixture
-def home(running: Home) -> Home:
-    """The running trainer, back at the first checkpoint."""
-    running.ask("rollback", running.first, settled=True)
-    return running
 
 
 def test_an_update_changes_the_served_weights_and_a_rollback_brings_them_back_bit_for_bit(home: Home) -> None:
@@ -96,7 +39,15 @@ def test_training_on_pairs_raises_the_chosen_answers_over_the_rejected(home: Hom
     assert last["margin"] > first["margin"] and last["chosen_logprob"] > first["chosen_logprob"]
     assert set(last) == {
         *("loss", "chosen_logprob", "rejected_logprob", "chosen_reward", "rejected_reward", "margin"),
-        *("accuracy", "log_odds_ratio", "grad_norm", "update_norm", "update_ratio", "tokens_per_second"),
+        *(
+            "accuracy",
+            "log_odds_ratio",
+            "grad_norm",
+            "update_norm",
+            "update_ratio",
+            "limiter_divisor",
+            "tokens_per_second",
+        ),
     }
 
 
@@ -191,23 +142,6 @@ def test_logprobs_and_activations_match_a_plain_forward_pass(home: Home, tiny: A
         assert torch.allclose(torch.tensor(activations.vector(i, 0)), expected, atol=1e-5)
 
 
-def test_a_malformed_request_is_answered_with_an_error(home: Home) -> None:
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
-        socket.linger = 0
-        socket.connect(protocol.address(home.path / "run"))
-        for frames in (
-            [b"not json"],
-            [b'{"v": 2, "id": "a", "verb": "status", "body": {}}'],
-            [b'{"v": 1, "id": "a", "verb": "explode", "body": {}}'],
-            [b'{"v": 1, "id": "b", "verb": "train", "body": {"objective": "orpo"}}'],
-            [b'{"v": 1, "id": "c", "verb": "rollback", "body": {"checkpoint": "../x", "settled": true}}'],
-            [b'{"v": 1, "id": "d", "verb": "logprobs", "body": {}}', b"abc", b"abcd"],
-        ):
-            socket.send_multipart(frames)
-            assert socket.poll(20_000)
-            assert protocol.unpack_reply(socket.recv_multipart()).kind == "error"
-
-
 def test_a_trainer_that_is_not_there_is_a_fault_and_not_a_wait(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -226,7 +160,6 @@ import subprocess, sys
 print(subprocess.Popen(sys.argv[1:]).pid, flush=True)
 sys.stdin.read()
 """
-LONG = replace(SETTINGS, epochs=400)
 
 
 def interrupted(home: Home, interrupt: Callable[[], None]) -> str:

@@ -1,0 +1,254 @@
+"""The trainer as a process: how soon it answers, how soon its death is seen, what it survives.
+
+    python -m bench.trainer_process [--asks 2000] [--messages 100000] [--kills 3] [--json]
+
+A service with the embedded model, its real model server and its real trainer (1 thread each). `status` is asked in
+three ways that take turns: over the client's kept socket, as the service does; over a socket made for each question,
+the rival, as the service did before; and from a plain blocking socket. Then the trainer is killed and started again,
+and malformed messages are sent, `AT_ONCE` in flight. Knows no training speed.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import zmq
+
+from agents.trainer import protocol
+from agents.trainer.client import TrainerClient
+from agents.trainer.messages import Example, Settings, TrainRequest
+from agents.trainer.protocol import Request
+from bench._malformed import messages
+from corpus.errors import UpdateCancelled
+from loop import begin
+from loop.config import load_settings
+from loop.home import Home
+from loop.service import Service, opened
+from store import queries
+
+AT_ONCE = 100
+"""Messages on their way at a time."""
+STEPS = 1_000_000
+"""Of the update that runs meanwhile: it is cancelled long before."""
+Ask = Callable[[], Awaitable[object]]
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--asks", type=int, default=2000, help="questions in each way")
+    parser.add_argument("--messages", type=int, default=100_000, help="malformed messages")
+    parser.add_argument("--kills", type=int, default=3, help="at most 5 within a minute")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = anyio.run(measured, Path(folder) / "home", options)
+    _print(figures)
+    if options.json:
+        sys.stdout.write(json.dumps(figures) + "\n")
+
+
+async def measured(place: Path, options: argparse.Namespace) -> Figures:
+    """All figures, from a service in this process."""
+    await begin.init(place, demo=False)
+    home = Home(place)
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        await tasks.start(service.crew.run)
+        parent = (await service.ledger.read(queries.active))["id"]
+        figures: Figures = {"threads": 1, "cores": os.cpu_count()}
+        figures["idle"] = await _asked(service, options.asks)
+        figures["training"] = await _while_training(service, parent, options.asks)
+        figures["kills"] = [await _killed(service) for _ in range(options.kills)]
+        figures["malformed"] = await _malformed(service, options.messages)
+        figures["after"] = await _update(service, parent)
+        tasks.cancel_scope.cancel()
+    return figures
+
+
+# ---------------------------------------------------------------- questions
+
+
+async def _asked(service: Service, count: int) -> Figures:
+    """Milliseconds of a `status`, by the way in which it was asked; the ways take turns."""
+    pid = (await service.trainer.status()).pid
+    with zmq.Context() as context, context.socket(zmq.DEALER) as plain:
+        plain.linger = 0
+        plain.connect(_address(service))
+        asks: dict[str, Ask] = {
+            "the client, one kept socket": service.trainer.status,
+            "a socket for each question (before)": partial(_over_a_new_socket, service),
+            "a plain blocking socket": partial(_plainly, plain),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in asks}
+        used = _processor_s(pid)
+        for number in range(count + 50):
+            for name, ask in asks.items():
+                began = time.perf_counter()
+                await ask()
+                if number >= 50:  # the first ones warm up
+                    taken[name].append(1000 * (time.perf_counter() - began))
+        used = _processor_s(pid) - used
+    told: Figures = {name: _spread(values) for name, values in taken.items()}
+    return {"ways": told, "processor_ms": 1000 * used / (count + 50) / len(asks)}
+
+
+async def _over_a_new_socket(service: Service) -> None:
+    async with TrainerClient(service.home.run_dir) as client:
+        await client.status()
+
+
+async def _plainly(socket: "zmq.Socket[bytes]") -> None:
+    socket.send_multipart(protocol.pack_request(Request(id="plain", verb="status", body={})))
+    protocol.unpack_reply(socket.recv_multipart())
+
+
+async def _while_training(service: Service, parent: str, count: int) -> Figures:
+    """The same while an update is made."""
+    begun = anyio.Event()
+
+    async def train() -> None:
+        try:
+            await service.trainer.train(_long(parent, STEPS), lambda _: begun.set())
+        except UpdateCancelled:
+            return
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(train)
+        await begun.wait()
+        first, began = (await service.trainer.status()).step, time.perf_counter()
+        figures = await _asked(service, count)
+        made, seconds = (await service.trainer.status()).step - first, time.perf_counter() - began
+        await service.trainer.cancel("measured")
+    await service.trainer.rollback(parent, settled=True)
+    return {**figures, "step_ms": 1000 * seconds / max(made, 1)}
+
+
+def _long(parent: str, steps: int) -> TrainRequest:
+    """An update of so many steps, 16 pairs of 64 tokens each."""
+    draw = random.Random(1)
+
+    def text(length: int) -> list[int]:
+        return [draw.randrange(3, 256) for _ in range(length)]
+
+    rows = [Example(context=text(48), chosen=text(16), rejected=text(16)) for _ in range(16)]
+    settings = Settings(lr=1e-5, batch_size=16, epochs=steps, norm_cap=1.0)
+    return TrainRequest(objective="orpo", settings=settings, seed=1, parent=parent, examples=rows)
+
+
+# ---------------------------------------------------------------- deaths and nonsense
+
+
+async def _killed(service: Service) -> Figures:
+    """Milliseconds from a SIGKILL until the crew is lost; seconds until it is ready again."""
+    pid, lost = (await service.trainer.status()).pid, service.crew.lost
+    began = time.perf_counter()
+    os.kill(pid, signal.SIGKILL)
+    await lost.wait()
+    noticed = time.perf_counter()
+    await service.crew.ready.wait()
+    return {"noticed_ms": 1000 * (noticed - began), "restarted_s": time.perf_counter() - noticed}
+
+
+async def _malformed(service: Service, count: int) -> Figures:
+    """Messages a second, and what became of them."""
+    before = await service.trainer.status()
+    memory = _resident(before.pid)
+    told: Figures = await anyio.to_thread.run_sync(_send, _address(service), count)
+    after = await service.trainer.status()
+    log = (service.home.path / "logs" / "trainer.log").read_text()
+    return {
+        **told,
+        "unforeseen": log.count("Traceback"),
+        "grown_mb": (_resident(before.pid) - memory) / 1e6,
+        "same_process": after.pid == before.pid,
+        "same_weights": (after.holds, after.version, after.dirty) == (before.holds, before.version, before.dirty),
+    }
+
+
+def _send(address: str, count: int) -> Figures:
+    kinds = {"error": 0, "result": 0}
+    seconds = 0.0
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.connect(address)
+        drawn = messages(count, seed=11)
+        for first in range(0, count, AT_ONCE):
+            part = [next(drawn) for _ in range(min(AT_ONCE, count - first))]
+            began = time.perf_counter()
+            for frames in part:
+                socket.send_multipart(frames)
+            for _ in part:
+                if not socket.poll(20_000):
+                    raise SystemExit(f"no reply within 20 s after {first} messages")
+                kinds[json.loads(socket.recv_multipart()[0])["kind"]] += 1
+            seconds += time.perf_counter() - began
+    return {"messages": count, "per_second": count / seconds, "answered": kinds}
+
+
+async def _update(service: Service, parent: str) -> Figures:
+    """A real update still works: its steps."""
+    result = await service.trainer.train(_long(parent, 3))
+    await service.trainer.rollback(parent, settled=True)
+    return {"steps": result.steps}
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _address(service: Service) -> str:
+    return protocol.address(service.home.run_dir)
+
+
+def _spread(values: list[float]) -> Figures:
+    cuts = statistics.quantiles(values, n=100)
+    return {"p50_ms": statistics.median(values), "p99_ms": cuts[98], "max_ms": max(values)}
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+def _print(figures: Figures) -> None:
+    say = sys.stdout.write
+    for when in ("idle", "training"):
+        told = figures[when]
+        step = f", {told['step_ms']:.1f} ms a step" if "step_ms" in told else ""
+        used = f", {told['processor_ms']:.2f} ms of the trainer's processor time each" if when == "idle" else ""
+        say(f"\nstatus while {when}{step}{used}\n")
+        for name, row in told["ways"].items():
+            say(
+                f"  {name:38} p50 {row['p50_ms']:7.3f} ms   p99 {row['p99_ms']:7.3f} ms   max {row['max_ms']:8.3f} ms\n"
+            )
+    noticed = statistics.median(kill["noticed_ms"] for kill in figures["kills"])
+    restarted = statistics.median(kill["restarted_s"] for kill in figures["kills"])
+    say(f"\nkilled {len(figures['kills'])} times: noticed in {noticed:.1f} ms, ready again after {restarted:.2f} s\n")
+    told = figures["malformed"]
+    say(
+        f"\n{told['messages']} malformed messages, {told['per_second']:.0f} a second, answered: {told['answered']}, "
+        f"unforeseen: {told['unforeseen']}; "
+        f"grown by {told['grown_mb']:.1f} MB; same process: {told['same_process']}, same weights: "
+        f"{told['same_weights']}; an update after it: {figures['after']['steps']} steps\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

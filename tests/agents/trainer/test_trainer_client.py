@@ -1,0 +1,124 @@
+"""The client against a scripted other side: what it does when replies are late, lost, or somebody else's."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import zmq
+import zmq.asyncio
+
+from agents.trainer import protocol
+from agents.trainer.client import TrainerClient
+from agents.trainer.messages import Status
+from agents.trainer.protocol import Reply, Request
+from corpus.errors import TrainerFault
+
+IDLE = Status(pid=1, doing="idle", paused=False, step=0, steps=0, version=1, dirty=False, holds="", replaced=False)
+
+
+class OtherSide:
+    """A trainer's socket, played by the test."""
+
+    def __init__(self, socket: zmq.asyncio.Socket) -> None:
+        self._socket = socket
+        self.askers: list[bytes] = []
+
+    async def asked(self) -> Request:
+        """The next request."""
+        asker, *frames = await self._socket.recv_multipart()
+        self.askers.append(asker)
+        return protocol.unpack_request(frames)
+
+    async def answer(self, request: Request, **body: Any) -> None:
+        """Answer whoever asked last."""
+        reply = Reply(id=request.id, kind="result", body=body)
+        await self._socket.send_multipart([self.askers[-1], *protocol.pack_reply(reply)])
+
+
+def played(
+    run_directory: Path, script: Callable[[OtherSide], Awaitable[Any]], call: Callable[[TrainerClient], Awaitable[Any]]
+) -> Any:
+    """What the client's call comes to while the other side follows the script."""
+
+    async def both() -> Any:
+        with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as router:
+            router.linger = 0
+            router.bind(protocol.address(run_directory))
+            async with TrainerClient(run_directory, beat=0.05) as client, anyio.create_task_group() as tasks:
+                with anyio.fail_after(20):
+                    tasks.start_soon(script, OtherSide(router))
+                    return await call(client)
+
+    return anyio.run(both)
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+def test_a_result_that_was_lost_on_the_way_is_asked_for_again(place: Path) -> None:
+    async def script(trainer: OtherSide) -> None:
+        first = await trainer.asked()
+        alive = await trainer.asked()  # nothing came for a while
+        assert alive.verb == "status" and alive.body == {"asking": first.id}
+        await trainer.answer(alive, known=True, done=True)
+        again = await trainer.asked()
+        assert (again.id, again.verb, again.body) == (first.id, first.verb, first.body)
+        await trainer.answer(again, version=7)
+
+    assert played(place, script, lambda client: client.rollback("ab", settled=True)) == 7
+
+
+def test_a_trainer_that_does_not_know_the_request_was_restarted(place: Path) -> None:
+    async def script(trainer: OtherSide) -> None:
+        await trainer.asked()
+        await trainer.answer(await trainer.asked(), known=False, done=False)
+
+    async def call(client: TrainerClient) -> str:
+        with pytest.raises(TrainerFault) as fault:
+            await client.rollback("ab", settled=True)
+        return str(fault.value)
+
+    assert "was restarted during 'rollback'" in played(place, script, call)
+
+
+def test_one_socket_carries_all_that_is_answered_at_once_and_late_replies_confuse_nobody(place: Path) -> None:
+    askers: list[bytes] = []
+
+    async def script(trainer: OtherSide) -> None:
+        first, alive = await trainer.asked(), await trainer.asked()
+        await trainer.answer(first, **asdict(IDLE))
+        await trainer.answer(alive, known=True, done=False)  # when the first question has its answer already
+        await trainer.answer(await trainer.asked(), training=True)
+        await trainer.answer(await trainer.asked(), **asdict(IDLE))
+        askers.extend(trainer.askers)
+
+    async def call(client: TrainerClient) -> list[Any]:
+        return [await client.status(), await client.pause(), await client.status()]
+
+    assert played(place, script, call) == [IDLE, True, IDLE]
+    assert len(set(askers)) == 1
+
+
+def test_a_cancelled_question_leaves_no_socket_that_would_hear_its_answer(place: Path) -> None:
+    askers: list[bytes] = []
+
+    async def script(trainer: OtherSide) -> None:
+        await trainer.asked()
+        while (asked := await trainer.asked()).body:  # signs of life of the question that is given up
+            pass
+        await trainer.answer(asked, **asdict(IDLE))
+        askers.extend({trainer.askers[0], trainer.askers[-1]})
+
+    async def call(client: TrainerClient) -> Status:
+        with anyio.move_on_after(0.01) as scope:
+            await client.status()
+        assert scope.cancelled_caught
+        return await client.status()
+
+    assert played(place, script, call) == IDLE
+    assert len(askers) == 2
