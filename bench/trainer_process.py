@@ -17,20 +17,23 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import anyio.to_thread
+import torch
 import zmq
 
 from agents.trainer import protocol
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, TrainRequest
 from agents.trainer.protocol import Request
+from bench import _table
 from bench._malformed import messages
+from bench._table import Goal
 from corpus.errors import UpdateCancelled
 from loop import begin
 from loop.config import load_settings
@@ -38,6 +41,7 @@ from loop.home import Home
 from loop.service import Service, opened
 from store import queries
 
+KEPT = "the client, one kept socket"
 AT_ONCE = 100
 """Messages on their way at a time."""
 STEPS = 1_000_000
@@ -46,19 +50,26 @@ Ask = Callable[[], Awaitable[object]]
 Figures = dict[str, Any]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; returns the exit code."""
+    parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--asks", type=int, default=2000, help="questions in each way")
     parser.add_argument("--messages", type=int, default=100_000, help="malformed messages")
     parser.add_argument("--kills", type=int, default=3, help="at most 5 within a minute")
-    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
         figures = anyio.run(measured, Path(folder) / "home", options)
-    _print(figures)
-    if options.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
+    _show(figures)
+    noticed = max(kill["noticed_ms"] for kill in figures["kills"])
+    wrong = figures["malformed"]["unforeseen"] + (not figures["malformed"]["unharmed"])
+    goals = [
+        Goal(name="status p50 (ms), idle", found=figures["idle"]["ways"][KEPT]["p50_ms"], limit=1.0),
+        Goal(name="status p50 (ms), training", found=figures["training"]["ways"][KEPT]["p50_ms"], limit=100.0),
+        Goal(name="longest until a kill is noticed (ms)", found=noticed, limit=1000.0),
+        Goal(name="harm of malformed messages", found=float(wrong), limit=0.0),
+    ]
+    return _table.finish(figures, goals, as_json=options.json)
 
 
 async def measured(place: Path, options: argparse.Namespace) -> Figures:
@@ -68,7 +79,7 @@ async def measured(place: Path, options: argparse.Namespace) -> Figures:
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         await tasks.start(service.crew.run)
         parent = (await service.ledger.read(queries.active))["id"]
-        figures: Figures = {"threads": 1, "cores": os.cpu_count()}
+        figures: Figures = {}
         figures["idle"] = await _asked(service, options.asks)
         figures["training"] = await _while_training(service, parent, options.asks)
         figures["kills"] = [await _killed(service) for _ in range(options.kills)]
@@ -88,7 +99,7 @@ async def _asked(service: Service, count: int) -> Figures:
         plain.linger = 0
         plain.connect(_address(service))
         asks: dict[str, Ask] = {
-            "the client, one kept socket": service.trainer.status,
+            KEPT: service.trainer.status,
             "a socket for each question (before)": partial(_over_a_new_socket, service),
             "a plain blocking socket": partial(_plainly, plain),
         }
@@ -173,8 +184,7 @@ async def _malformed(service: Service, count: int) -> Figures:
         **told,
         "unforeseen": log.count("Traceback"),
         "grown_mb": (_resident(before.pid) - memory) / 1e6,
-        "same_process": after.pid == before.pid,
-        "same_weights": (after.holds, after.version, after.dirty) == (before.holds, before.version, before.dirty),
+        "unharmed": after == before,  # the same process, idle, with the same weights
     }
 
 
@@ -227,28 +237,21 @@ def _resident(pid: int) -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
-def _print(figures: Figures) -> None:
-    say = sys.stdout.write
+def _show(figures: Figures) -> None:
+    heads = ("status", "p50 (ms)", "p99 (ms)", "longest (ms)")
     for when in ("idle", "training"):
         told = figures[when]
-        step = f", {told['step_ms']:.1f} ms a step" if "step_ms" in told else ""
-        used = f", {told['processor_ms']:.2f} ms of the trainer's processor time each" if when == "idle" else ""
-        say(f"\nstatus while {when}{step}{used}\n")
-        for name, row in told["ways"].items():
-            say(
-                f"  {name:38} p50 {row['p50_ms']:7.3f} ms   p99 {row['p99_ms']:7.3f} ms   max {row['max_ms']:8.3f} ms\n"
-            )
-    noticed = statistics.median(kill["noticed_ms"] for kill in figures["kills"])
-    restarted = statistics.median(kill["restarted_s"] for kill in figures["kills"])
-    say(f"\nkilled {len(figures['kills'])} times: noticed in {noticed:.1f} ms, ready again after {restarted:.2f} s\n")
+        more = f"{told['step_ms']:.1f} ms a step" if "step_ms" in told else f"{told['processor_ms']:.2f} ms of CPU each"
+        rows = [(name, row["p50_ms"], row["p99_ms"], row["max_ms"]) for name, row in told["ways"].items()]
+        _table.show(f"status while {when}, {more}", heads, rows)
+    kills = [(f"{kill['noticed_ms']:.1f} ms", f"{kill['restarted_s']:.2f} s") for kill in figures["kills"]]
+    _table.show("SIGKILL of the trainer", ("noticed after", "and ready again after"), kills)
     told = figures["malformed"]
-    say(
-        f"\n{told['messages']} malformed messages, {told['per_second']:.0f} a second, answered: {told['answered']}, "
-        f"unforeseen: {told['unforeseen']}; "
-        f"grown by {told['grown_mb']:.1f} MB; same process: {told['same_process']}, same weights: "
-        f"{told['same_weights']}; an update after it: {figures['after']['steps']} steps\n"
-    )
+    row = (told["messages"], told["per_second"], told["answered"]["error"], told["answered"]["result"])
+    outcome = (told["unforeseen"], told["grown_mb"], told["unharmed"], figures["after"]["steps"])
+    heads = ("messages", "a second", "errors", "results", "unforeseen", "grown (MB)", "unharmed", "steps afterwards")
+    _table.show("malformed messages", heads, [(*row, *outcome)])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

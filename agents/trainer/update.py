@@ -138,6 +138,7 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
         rows = [examples[i] for i in batch]
         metrics = _gradients(bench.model, request, rows, number, check)
         update_norm = _finite(number, "update", float(optimizer.propose()))
+        divisor = _finite(number, "limiter's divisor", optimizer.limiter_divisor)
         ratio = update_norm / weight_norm
         if ratio > settings.norm_cap:
             raise StepRefused(
@@ -149,8 +150,7 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
             shared.holds = ""
             optimizer.apply()
             shared.bump()
-        metrics |= {"update_norm": update_norm, "update_ratio": ratio}
-        metrics["limiter_divisor"] = optimizer.limiter_divisor
+        metrics |= {"update_norm": update_norm, "update_ratio": ratio, "limiter_divisor": divisor}
         tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)
         metrics["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
         yield StepReport(step=number, steps=steps, metrics=metrics)
@@ -160,12 +160,12 @@ def _gradients(model: Any, request: TrainRequest, rows: Sequence[Example], step:
     """The gradient of one step in the parameters, added up over its passes; returns the step's metrics."""
     model.zero_grad(set_to_none=True)
     metrics: dict[str, float] = {}
-    objective, settings, count = request.objective, request.settings, len(rows)
+    objective, settings = request.objective, request.settings
     point = reference_point(model, settings, rows) if objective == "kto" else None
     for part in parts(rows, settings.micro_batch):
         check()
-        loss = loss_of(model, objective, settings, part, train=True, count=count, point=point)
-        share = len(part) / count  # the loss is divided by the step's examples already
+        loss = loss_of(model, objective, settings, part, train=True, count=len(rows), point=point)
+        share = len(part) / len(rows)  # the loss is divided by the step's examples already
         found = {"loss": float(loss.value.detach())} | {name: share * value for name, value in loss.metrics.items()}
         for name, value in found.items():
             metrics[name] = metrics.get(name, 0.0) + _finite(step, name, value)

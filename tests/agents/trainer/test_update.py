@@ -86,7 +86,7 @@ def test_a_dry_run_needs_the_parents_weights_undisturbed_and_stops_at_a_step_tha
 # ---------------------------------------------------------------- passes
 
 
-@pytest.mark.parametrize("objective", ["orpo", "dpo", "sft"])
+@pytest.mark.parametrize("objective", ["orpo", "dpo", "dpop", "simpo", "kto", "sft"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_step_in_several_passes_is_the_whole_step_up_to_rounding(bench: Bench, objective: str, size: int) -> None:
     parent = bench.shared.holds
