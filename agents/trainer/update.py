@@ -197,5 +197,5 @@ def _finite(step: int, what: str, value: float) -> float:
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
-    """Euclidean norm of all these tensors together."""
-    return math.sqrt(math.fsum(float(torch.linalg.vector_norm(t, dtype=torch.float32)) ** 2 for t in tensors))
+    """Euclidean norm of all these tensors together; read from the device once."""
+    return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(tensors, 2, torch.float32)))))
