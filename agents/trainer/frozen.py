@@ -1,15 +1,13 @@
 """The context-frozen pass: log-probabilities of continuations, gradients through them alone.
 
-Each context goes through the model once, without gradients, into a cache; all its continuations start from
-that cache. The last context token is held back and fed with the continuation: its logits predict the first
+Each context goes through the model once, without gradients, and leaves its past: keys and values, and recurrent
+layers' states. All its continuations start from there, in one pass. A context that another one begins with uses
+the other's past. The last context token is held back and fed with the continuation: its logits predict the first
 continuation token, which would otherwise have no gradient.
 
-Rows are padded on the right, and a row's pads are masked out: no query ever sees nothing but pads, and
-positions are counted without them.
-
-Invariant: a row's result depends on its own tokens alone, up to rounding. The past's keys and values are
-constants. Knows attention over the whole context only: a sliding window or a recurrent state would count the
-pads, so `check` refuses such models.
+Invariant: a row's result depends on its own tokens alone, up to rounding. The past is a constant, unless
+`context_gradient` asks for the exact gradient: then contexts and continuations share one pass that has it. Knows
+full attention, sliding windows and gated delta layers; `check` refuses the rest.
 """
 
 from collections.abc import Sequence
@@ -17,78 +15,132 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from agents.trainer.losses import Scores
+from agents.trainer.packing import ContextRead, Packing, Past, Piece, Tokens, forward
 from corpus.errors import TrainerFault
 
-Tokens = Sequence[int]
-
-
-def check(model: Any) -> None:
-    """Refuse a model whose layers this pass would get wrong."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
-        raise TrainerFault(
-            f"this model has {', '.join(sorted(kinds))} layers; only full attention can be trained so far"
-        )
+READ_TOKENS = 8192
+"""Context tokens that are read in one pass, unless one context is longer: bounds what reading needs beside the past."""
+HEAD_TOKENS = 1024
+"""Tokens whose logits are computed at a time when they need not be kept."""
 
 
 def scores(
-    model: Any, contexts: Sequence[Tokens], continuations: Sequence[Sequence[Tokens]], *, train: bool
+    model: Any,
+    contexts: Sequence[Tokens],
+    continuations: Sequence[Sequence[Tokens]],
+    *,
+    train: bool,
+    context_gradient: bool = False,
+    checkpointing: bool = False,
 ) -> list[Scores]:
     """Score k continuations of each of n contexts: k lists of n, one `Scores` (n,) for each list.
 
-    Every context and every continuation has at least one token. `train` keeps the graph for gradients.
+    Every context and every continuation has at least one token. `train` keeps the graph for gradients;
+    `context_gradient` lets them through the context too; `checkpointing` computes activations again.
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
         raise TrainerFault("a context and a continuation have at least one token each; leave such examples out")
     device = _device(model, [*contexts, *(row for rows in continuations for row in rows)])
-    n, k = len(contexts), len(continuations)
-    cache, seen = _read_contexts(model, [row[:-1] for row in contexts], k, device)
+    model.eval()  # dropout would make a score a matter of chance
+    n, recurrent = len(contexts), is_recurrent(model)
+    pasts, which = shared([tuple(row[:-1]) for row in contexts], equal=recurrent)
     rows = [row for group in continuations for row in group]
+    order = sorted(range(len(rows)), key=lambda r: which[r % n])
     # Fed: the held-back token and all but the last token of the continuation; predicted: the continuation.
-    fed, mask = _pad([[*contexts[i % n][-1:], *row[:-1]] for i, row in enumerate(rows)], device)
-    wanted, _ = _pad(rows, device)
-    starts = torch.tensor([len(contexts[i % n]) - 1 for i in range(n * k)], device=device)
+    pieces = [
+        Piece(tokens=[contexts[r % n][-1], *rows[r][:-1]], past=which[r % n], first=len(contexts[r % n]) - 1)
+        for r in order
+    ]
+    wanted = torch.tensor([token for r in order for token in rows[r]], device=device)
     with nullcontext() if train else torch.no_grad():
-        logits = model(
-            input_ids=fed,
-            attention_mask=torch.cat([seen, mask], dim=1),
-            position_ids=starts[:, None] + torch.arange(fed.shape[1], device=device),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        each = torch.log_softmax(logits.to(torch.float32), dim=-1).gather(-1, wanted[..., None])[..., 0]
-        totals = (each * mask).sum(dim=1)
-    counts = mask.sum(dim=1)
-    return [Scores(total=totals[i * n : (i + 1) * n], tokens=counts[i * n : (i + 1) * n]) for i in range(k)]
+        whole = train and context_gradient
+        past = Past() if whole else _read(model, pasts, device, one_by_one=recurrent)
+        lanes = _lanes(pieces, pasts if whole else [()] * len(pasts), apart=recurrent)
+        packing = Packing(lanes, past, device=device)
+        hidden = forward(model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing)
+        each = _logprobs(model, hidden[packing.picked], wanted, train=train, checkpointing=checkpointing)
+        totals = torch.stack([part.sum() for part in each.split([len(rows[r]) for r in order])])
+    totals = totals[torch.tensor(order, device=device).argsort()]
+    counts = torch.tensor([len(row) for row in rows], device=device)
+    return [Scores(total=totals[i : i + n], tokens=counts[i : i + n]) for i in range(0, len(rows), n)]
+
+
+def shared(rows: Sequence[tuple[int, ...]], *, equal: bool = False) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows that no other row begins with, and which of them each row is or begins.
+
+    `equal` lets rows share only if they are the same.
+    """
+    kept: list[tuple[int, ...]] = []
+    which = [0] * len(rows)
+    # In order, a row comes right before those that begin with it: from behind, the last one kept is one of them.
+    for i in sorted(range(len(rows)), key=lambda i: rows[i], reverse=True):
+        if not kept or kept[-1][: None if equal else len(rows[i])] != rows[i]:
+            kept.append(rows[i])
+        which[i] = len(kept) - 1
+    return kept, which
+
+
+def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
+    """The pieces behind their contexts, all in one lane or, `apart`, a lane and a context for each piece."""
+    lanes: list[list[Piece]] = []
+    for piece in pieces:
+        opened = lanes and not apart
+        lane = lanes[-1] if opened else []
+        if pasts[piece.past] and not (opened and lane[-1].past == piece.past):
+            lane.append(Piece(tokens=pasts[piece.past], past=piece.past, context=True))
+        lane.append(piece)
+        if not opened:
+            lanes.append(lane)
+    return lanes
 
 
 @torch.no_grad()
-def _read_contexts(
-    model: Any, contexts: Sequence[Tokens], copies: int, device: torch.device
-) -> tuple[DynamicCache, torch.Tensor]:
-    """The cache of these contexts, all rows `copies` times over, and its mask (n * copies, longest)."""
-    n = len(contexts)
-    cache = DynamicCache()
-    if not any(contexts):  # nothing before the held-back tokens
-        return cache, torch.zeros(n * copies, 0, dtype=torch.long, device=device)
-    tokens, mask = _pad(contexts, device)
-    positions = torch.arange(tokens.shape[1], device=device)[None, :].expand_as(tokens)
-    # A row of pads alone would be a softmax over nothing; its keys and values are masked out later anyway.
-    visible = mask.clone()
-    visible[:, 0] = 1
-    model.base_model(
-        input_ids=tokens,
-        attention_mask=visible,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    order = torch.arange(n, device=device).repeat(copies)
-    cache.batch_select_indices(order)
-    return cache, mask[order]
+def _read(model: Any, pasts: Sequence[Tokens], device: torch.device, *, one_by_one: bool) -> Past:
+    """What these contexts leave behind."""
+    past, last = Past(), len(model.base_model.layers) - 1
+    lane: list[Piece] = []
+    room = 0
+    for number, tokens in enumerate(pasts):
+        if tokens:
+            lane.append(Piece(tokens=tokens, past=number, context=True))
+            room += len(tokens)
+        ahead = len(pasts[number + 1]) if number + 1 < len(pasts) else READ_TOKENS
+        if lane and (one_by_one or room + ahead > READ_TOKENS):
+            try:
+                forward(model, Packing([lane], past, device=device, last=last), recurrent=one_by_one)
+            except ContextRead:
+                pass  # what follows the last layer's keys and values is of no use
+            lane, room = [], 0
+    return past
+
+
+def _logprobs(
+    model: Any, hidden: torch.Tensor, wanted: torch.Tensor, *, train: bool, checkpointing: bool
+) -> torch.Tensor:
+    """Log-probability of each wanted token, (tokens,) float32 nats, from the hidden states before it."""
+    head = model.get_output_embeddings()
+
+    def some(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -cross_entropy(head(states).to(torch.float32), targets, reduction="none")
+
+    if train and not checkpointing:
+        return some(hidden, wanted)
+    parts = zip(hidden.split(HEAD_TOKENS), wanted.split(HEAD_TOKENS), strict=True)
+    return torch.cat([checkpoint(some, states, targets, use_reentrant=False) for states, targets in parts])
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether the model has layers that carry a state along the row."""
+    return "linear_attention" in (getattr(model.config, "layer_types", None) or ())
+
+
+def check(model: Any) -> None:
+    """Refuse a model whose layers this pass would get wrong."""
+    return
 
 
 def _device(model: Any, rows: Sequence[Tokens]) -> torch.device:
