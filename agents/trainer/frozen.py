@@ -7,25 +7,40 @@ continuation token, which would otherwise have no gradient.
 
 Invariant: a row's result depends on its own tokens alone, up to rounding. The past is a constant, unless
 `context_gradient` asks for the exact gradient: then contexts and continuations share one pass that has it. Knows
-full attention, sliding windows and gated delta layers; `check` refuses the rest.
+full attention, sliding windows and gated delta layers; `check` tries a model and refuses the rest.
 """
 
+import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from agents.trainer.losses import Scores
-from agents.trainer.packing import ContextRead, Packing, Past, Piece, Tokens, forward
+from agents.trainer.packing import ContextRead, Packing, Piece, Tokens, forward
+from agents.trainer.past import Past
 from corpus.errors import TrainerFault
 
 READ_TOKENS = 8192
 """Context tokens that are read in one pass, unless one context is longer: bounds what reading needs beside the past."""
 HEAD_TOKENS = 1024
 """Tokens whose logits are computed at a time when they need not be kept."""
+
+KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
+TOLERANCE = 1e-3
+"""Nats that the log-probability of a continuation of `ANSWER` tokens may differ by in float32. Dense attention
+stays below 1e-5, gated delta layers below 1e-4: their chunks of 64 tokens are cut elsewhere."""
+COARSE = 0.01
+"""The same in 16-bit types, as a share of the log-probability: what rounding alone makes of it."""
+ANSWER = 6
+"""Tokens of each continuation that is tried."""
+LONGEST = 8192
+"""Tokens of the longest context that is tried; a sliding window beyond it is not reached by the probe."""
+_passed: "WeakSet[Any]" = WeakSet()
 
 
 def scores(
@@ -63,7 +78,7 @@ def scores(
         packing = Packing(lanes, past, device=device)
         hidden = forward(model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing)
         each = _logprobs(model, hidden[packing.picked], wanted, train=train, checkpointing=checkpointing)
-        totals = torch.stack([part.sum() for part in each.split([len(rows[r]) for r in order])])
+        totals = torch.stack([part.sum() for part in torch.split(each, [len(rows[r]) for r in order])])
     totals = totals[torch.tensor(order, device=device).argsort()]
     counts = torch.tensor([len(row) for row in rows], device=device)
     return [Scores(total=totals[i : i + n], tokens=counts[i : i + n]) for i in range(0, len(rows), n)]
@@ -129,18 +144,13 @@ def _logprobs(
 
     if train and not checkpointing:
         return some(hidden, wanted)
-    parts = zip(hidden.split(HEAD_TOKENS), wanted.split(HEAD_TOKENS), strict=True)
+    parts = zip(torch.split(hidden, HEAD_TOKENS), torch.split(wanted, HEAD_TOKENS), strict=True)
     return torch.cat([checkpoint(some, states, targets, use_reentrant=False) for states, targets in parts])
 
 
 def is_recurrent(model: Any) -> bool:
     """Whether the model has layers that carry a state along the row."""
     return "linear_attention" in (getattr(model.config, "layer_types", None) or ())
-
-
-def check(model: Any) -> None:
-    """Refuse a model whose layers this pass would get wrong."""
-    return
 
 
 def _device(model: Any, rows: Sequence[Tokens]) -> torch.device:
@@ -191,3 +201,62 @@ def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> tor
         for handle in hooks:
             handle.remove()
     return torch.stack([caught[layer] for layer in layers], dim=1).cpu()
+
+
+def check(model: Any) -> None:
+    """Refuse a model that the frozen pass would get wrong; the first call for a model scores a few tokens."""
+    if model in _passed:
+        return
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - KINDS:
+        raise TrainerFault(f"this model has {', '.join(sorted(kinds - KINDS))} layers, which cannot be trained so far")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        raise TrainerFault(
+            f"this model's {rope['rope_type']} positions depend on the batch; it cannot be trained so far"
+        )
+    window = getattr(config, "sliding_window", None)
+    longest = window + 8 if window and window + 8 <= LONGEST else 80
+    try:
+        packed, full = _both_ways(model, longest)
+    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise TrainerFault(
+            f"this model cannot be read packed ({type(error).__name__}: {error}); it cannot be trained"
+        ) from error
+    worst = max(abs(a - b) for a, b in zip(packed, full, strict=True))
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    allowed = TOLERANCE if exact else max(TOLERANCE, COARSE * max(map(abs, full)))
+    if not worst <= allowed:
+        raise TrainerFault(
+            f"{ANSWER} tokens behind a frozen context score {worst:.3g} nats apart from a full pass (rounding would "
+            f"explain {allowed:.3g}): {type(model).__name__} does something that the trainer does not know; "
+            "train another model"
+        )
+    _passed.add(model)
+
+
+def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
+    """Log-probabilities of random continuations behind contexts of several lengths: packed, and in full passes."""
+    draw = random.Random(0)
+    size = model.get_input_embeddings().weight.shape[0]
+
+    def row(length: int) -> list[int]:
+        return [draw.randrange(size) for _ in range(length)]
+
+    long = row(longest)
+    contexts = [long, long[: longest // 2], row(2), row(1)]
+    sides = [[row(ANSWER) for _ in contexts], [row(ANSWER - 2) for _ in contexts]]
+    packed = scores(model, contexts, sides, train=False)
+    full = [_full(model, context, answer) for side in sides for context, answer in zip(contexts, side, strict=True)]
+    return [float(total) for scored in packed for total in scored.total], full
+
+
+@torch.no_grad()
+def _full(model: Any, context: list[int], answer: list[int]) -> float:
+    """The same by one plain pass over the whole row."""
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.tensor([[*context, *answer]], device=device)
+    logits = model(input_ids=tokens, use_cache=False).logits[0, len(context) - 1 : -1]
+    each = torch.log_softmax(logits.to(torch.float32), dim=-1).gather(-1, tokens[0, len(context) :, None])
+    return float(each.sum())

@@ -11,21 +11,20 @@ window; pasts are read and never written, so a layer may be computed again. Know
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, LinearAttentionLayer
 
+from agents.trainer.past import Past, States
 from corpus.errors import TrainerFault
 
 NAME = "nightschool_packed"
 """The attention function's name in transformers; no mask function has it, so transformers builds no mask."""
 Tokens = Sequence[int]
-Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 class ContextRead(Exception):
@@ -43,16 +42,6 @@ class Piece:
     """Position of its first token: so many tokens of the context come before it. 0 and above."""
     context: bool = False
     """It is that context, whole."""
-
-
-@dataclass(kw_only=True)
-class Past:
-    """What contexts left behind, by layer and by number of the context."""
-
-    attention: dict[int, dict[int, Pair]] = field(default_factory=dict)
-    """Keys and values, each (key heads, tokens, head size)."""
-    recurrent: dict[int, dict[int, list[torch.Tensor]]] = field(default_factory=dict)
-    """Convolution state (1, channels, kernel) and recurrent state (1, heads, key size, value size)."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +67,7 @@ class Packing:
         """`last` is the number of the last layer, given to read contexts into `past` and stop there."""
         self.past, self.last = past, last
         self.lanes = [lane[-1].past for lane in lanes]
+        """Number of the context that each lane goes on from."""
         self._blocks: list[_Block] = []
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         width = max(sum(len(piece.tokens) for piece in lane) for lane in lanes)
@@ -194,59 +184,10 @@ def attend(
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
             raise TrainerFault(f"this model's attention has a {name}, which the trainer does not compute")
-    lanes, _, width, _ = query.shape
+    lanes, heads, width, _ = query.shape
     flat = [part.transpose(0, 1).flatten(1, 2) for part in (query, key, value)]
     out = packing.attend(module.layer_idx, flat[0], flat[1], flat[2], scaling, sliding_window)
-    return out.transpose(0, 1).unflatten(0, (lanes, width)), None
-
-
-class States(Cache):
-    """What recurrent layers start from, for the lanes of one pass; attention's keys go through as they are."""
-
-    def __init__(self, packing: Packing, layers: int) -> None:
-        super().__init__(layers=[LinearAttentionLayer() for _ in range(layers)])
-        self._packing = packing
-        self._reading = packing.last is not None
-        for number, layer in enumerate(self.layers):
-            layer.record_past = True  # or a single token would be written into the state in place
-            known = packing.past.recurrent.get(number)
-            if known and not self._reading:
-                blank = [torch.zeros_like(part) for part in next(iter(known.values()))]
-                lanes = [known.get(past, blank) for past in packing.lanes]
-                layer.conv_states[0], layer.recurrent_states[0] = (
-                    torch.cat(parts) for parts in zip(*lanes, strict=True)
-                )
-
-    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
-        """Whether the layer goes on from a state."""
-        return not self._reading and bool(self._packing.past.recurrent.get(layer_idx or 0))
-
-    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """The keys and values of this pass; `attend` brings the past."""
-        return key_states, value_states
-
-    def update_conv_state(
-        self, conv_states: torch.Tensor, layer_idx: int, state_idx: int = 0, conv_kernel_size: int = 0, **kwargs: Any
-    ) -> torch.Tensor:
-        """The convolution's inputs with those that came before them, (lanes, channels, tokens)."""
-        if self.has_previous_state(layer_idx):
-            return torch.cat([self.layers[layer_idx].conv_states[0], conv_states], dim=-1)
-        if self._reading:
-            padded = torch.nn.functional.pad(conv_states, (conv_kernel_size, 0))
-            self._keep(layer_idx, padded[..., -conv_kernel_size:])
-        return conv_states
-
-    def update_recurrent_state(
-        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
-    ) -> torch.Tensor:
-        """The state after the last token: kept when a context is read, dropped after a continuation."""
-        if self._reading:
-            self._keep(layer_idx, recurrent_states)
-        return recurrent_states
-
-    def _keep(self, layer: int, state: torch.Tensor) -> None:
-        kept = self._packing.past.recurrent.setdefault(layer, {})
-        kept.setdefault(self._packing.lanes[0], []).append(state)
+    return out.transpose(0, 1).reshape(lanes, width, heads, -1), None
 
 
 @contextmanager
@@ -275,7 +216,11 @@ def forward(model: Any, packing: Packing, *, recurrent: bool, checkpointing: boo
             found = decoder(
                 input_ids=packing.tokens,
                 position_ids=packing.positions,
-                past_key_values=States(packing, len(decoder.layers)) if recurrent else None,
+                past_key_values=States(
+                    packing.past, packing.lanes, reading=packing.last is not None, layers=len(decoder.layers)
+                )
+                if recurrent
+                else None,
                 use_cache=False,
                 packing=packing,
             )
