@@ -73,7 +73,7 @@ def scores(
     wanted = torch.tensor([token for r in order for token in rows[r]], device=device)
     with nullcontext() if train else torch.no_grad():
         whole = train and context_gradient
-        past = Past() if whole else _read(model, pasts, device, one_by_one=recurrent)
+        past = Past() if whole else read(model, pasts)
         lanes = _lanes(pieces, pasts if whole else [()] * len(pasts), apart=recurrent)
         packing = Packing(lanes, past, device=device)
         hidden = forward(model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing)
@@ -114,9 +114,10 @@ def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> 
 
 
 @torch.no_grad()
-def _read(model: Any, pasts: Sequence[Tokens], device: torch.device, *, one_by_one: bool) -> Past:
-    """What these contexts leave behind."""
-    past, last = Past(), len(model.base_model.layers) - 1
+def read(model: Any, pasts: Sequence[Tokens]) -> Past:
+    """What these contexts leave behind; an empty one leaves nothing."""
+    past, last, one_by_one = Past(), len(model.base_model.layers) - 1, is_recurrent(model)
+    device = model.get_input_embeddings().weight.device
     lane: list[Piece] = []
     room = 0
     for number, tokens in enumerate(pasts):
