@@ -21,7 +21,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from agents.trainer.losses import Scores
-from agents.trainer.packing import ContextRead, Packing, Piece, Tokens, forward
+from agents.trainer.packing import ContextRead, Packing, Piece, forward
+from agents.trainer.packing import Tokens as Tokens
 from agents.trainer.past import Past
 from corpus.errors import TrainerFault
 
