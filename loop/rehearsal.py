@@ -42,7 +42,7 @@ async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
 
     try:
         await student.rehearse(update, pairs, on_step)
-    except StepRefused as refused:
+    except (StepRefused, GateRefused) as refused:
         told["reasons"].append(f"the update would be refused: {refused}")
     return told
 

@@ -1,94 +1,158 @@
 """The context-frozen pass: log-probabilities of continuations, gradients through them alone.
 
-Each context goes through the model once, without gradients, into a cache; all its continuations start from
-that cache. The last context token is held back and fed with the continuation: its logits predict the first
+Each context goes through the model once, without gradients, and leaves its past: keys and values, and recurrent
+layers' states. All its continuations start from there, in one pass. A context that another one begins with uses
+the other's past. The last context token is held back and fed with the continuation: its logits predict the first
 continuation token, which would otherwise have no gradient.
 
-Rows are padded on the right, and a row's pads are masked out: no query ever sees nothing but pads, and
-positions are counted without them.
-
-Invariant: a row's result depends on its own tokens alone, up to rounding. The past's keys and values are
-constants. Knows attention over the whole context only: a sliding window or a recurrent state would count the
-pads, so `check` refuses such models.
+Invariant: a row's result depends on its own tokens alone, up to rounding. The past is a constant, unless
+`context_gradient` asks for the exact gradient: then contexts and continuations share one pass that has it. Knows
+full attention, sliding windows and gated delta layers; `check` tries a model and refuses the rest.
 """
 
+import random
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
+from weakref import WeakSet
 
 import torch
-from transformers import DynamicCache
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from agents.trainer.losses import Scores
+from agents.trainer.packing import ContextRead, Packing, Piece, forward
+from agents.trainer.packing import Tokens as Tokens
+from agents.trainer.past import Past
 from corpus.errors import TrainerFault
 
-Tokens = Sequence[int]
+READ_TOKENS = 8192
+"""Context tokens that are read in one pass, unless one context is longer: bounds what reading needs beside the past."""
+HEAD_TOKENS = 1024
+"""Tokens whose logits are computed at a time when they need not be kept."""
 
-
-def check(model: Any) -> None:
-    """Refuse a model whose layers this pass would get wrong."""
-    kinds = set(getattr(model.config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or getattr(model.config, "sliding_window", None):
-        raise TrainerFault(
-            f"this model has {', '.join(sorted(kinds))} layers; only full attention can be trained so far"
-        )
+KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
+TOLERANCE = 1e-3
+"""Nats that the log-probability of a continuation of `ANSWER` tokens may differ by in float32. Dense attention
+stays below 1e-5, gated delta layers below 1e-4: their chunks of 64 tokens are cut elsewhere."""
+COARSE = 0.01
+"""The same in 16-bit types, as a share of the log-probability: what rounding alone makes of it."""
+ANSWER = 6
+"""Tokens of each continuation that is tried."""
+LONGEST = 8192
+"""Tokens of the longest context that is tried; a sliding window beyond it is not reached by the probe."""
+_passed: "WeakSet[Any]" = WeakSet()
 
 
 def scores(
-    model: Any, contexts: Sequence[Tokens], continuations: Sequence[Sequence[Tokens]], *, train: bool
+    model: Any,
+    contexts: Sequence[Tokens],
+    continuations: Sequence[Sequence[Tokens]],
+    *,
+    train: bool,
+    context_gradient: bool = False,
+    checkpointing: bool = False,
 ) -> list[Scores]:
     """Score k continuations of each of n contexts: k lists of n, one `Scores` (n,) for each list.
 
-    Every context and every continuation has at least one token. `train` keeps the graph for gradients.
+    Every context and every continuation has at least one token. `train` keeps the graph for gradients;
+    `context_gradient` lets them through the context too; `checkpointing` computes activations again.
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
         raise TrainerFault("a context and a continuation have at least one token each; leave such examples out")
     device = _device(model, [*contexts, *(row for rows in continuations for row in rows)])
-    n, k = len(contexts), len(continuations)
-    cache, seen = _read_contexts(model, [row[:-1] for row in contexts], k, device)
+    model.eval()  # dropout would make a score a matter of chance
+    n, recurrent = len(contexts), is_recurrent(model)
+    pasts, which = shared([tuple(row[:-1]) for row in contexts], equal=recurrent)
     rows = [row for group in continuations for row in group]
+    order = sorted(range(len(rows)), key=lambda r: which[r % n])
     # Fed: the held-back token and all but the last token of the continuation; predicted: the continuation.
-    fed, mask = _pad([[*contexts[i % n][-1:], *row[:-1]] for i, row in enumerate(rows)], device)
-    wanted, _ = _pad(rows, device)
-    starts = torch.tensor([len(contexts[i % n]) - 1 for i in range(n * k)], device=device)
+    pieces = [
+        Piece(tokens=[contexts[r % n][-1], *rows[r][:-1]], past=which[r % n], first=len(contexts[r % n]) - 1)
+        for r in order
+    ]
+    wanted = torch.tensor([token for r in order for token in rows[r]], device=device)
     with nullcontext() if train else torch.no_grad():
-        logits = model(
-            input_ids=fed,
-            attention_mask=torch.cat([seen, mask], dim=1),
-            position_ids=starts[:, None] + torch.arange(fed.shape[1], device=device),
-            past_key_values=cache,
-            use_cache=True,
-        ).logits
-        each = torch.log_softmax(logits.to(torch.float32), dim=-1).gather(-1, wanted[..., None])[..., 0]
-        totals = (each * mask).sum(dim=1)
-    counts = mask.sum(dim=1)
-    return [Scores(total=totals[i * n : (i + 1) * n], tokens=counts[i * n : (i + 1) * n]) for i in range(k)]
+        whole = train and context_gradient
+        past = Past() if whole else read(model, pasts)
+        lanes = _lanes(pieces, pasts if whole else [()] * len(pasts), apart=recurrent)
+        packing = Packing(lanes, past, device=device)
+        hidden = forward(model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing)
+        each = _logprobs(model, hidden[packing.picked], wanted, train=train, checkpointing=checkpointing)
+        totals = torch.stack([part.sum() for part in torch.split(each, [len(rows[r]) for r in order])])
+    totals = totals[torch.tensor(order, device=device).argsort()]
+    counts = torch.tensor([len(row) for row in rows], device=device)
+    return [Scores(total=totals[i : i + n], tokens=counts[i : i + n]) for i in range(0, len(rows), n)]
+
+
+def shared(rows: Sequence[tuple[int, ...]], *, equal: bool = False) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows that no other row begins with, and which of them each row is or begins.
+
+    `equal` lets rows share only if they are the same.
+    """
+    kept: list[tuple[int, ...]] = []
+    which = [0] * len(rows)
+    # In order, a row comes right before those that begin with it: from behind, the last one kept is one of them.
+    for i in sorted(range(len(rows)), key=lambda i: rows[i], reverse=True):
+        if not kept or kept[-1][: None if equal else len(rows[i])] != rows[i]:
+            kept.append(rows[i])
+        which[i] = len(kept) - 1
+    return kept, which
+
+
+def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
+    """The pieces behind their contexts, all in one lane or, `apart`, a lane and a context for each piece."""
+    lanes: list[list[Piece]] = []
+    for piece in pieces:
+        opened = lanes and not apart
+        lane = lanes[-1] if opened else []
+        if pasts[piece.past] and not (opened and lane[-1].past == piece.past):
+            lane.append(Piece(tokens=pasts[piece.past], past=piece.past, context=True))
+        lane.append(piece)
+        if not opened:
+            lanes.append(lane)
+    return lanes
 
 
 @torch.no_grad()
-def _read_contexts(
-    model: Any, contexts: Sequence[Tokens], copies: int, device: torch.device
-) -> tuple[DynamicCache, torch.Tensor]:
-    """The cache of these contexts, all rows `copies` times over, and its mask (n * copies, longest)."""
-    n = len(contexts)
-    cache = DynamicCache()
-    if not any(contexts):  # nothing before the held-back tokens
-        return cache, torch.zeros(n * copies, 0, dtype=torch.long, device=device)
-    tokens, mask = _pad(contexts, device)
-    positions = torch.arange(tokens.shape[1], device=device)[None, :].expand_as(tokens)
-    # A row of pads alone would be a softmax over nothing; its keys and values are masked out later anyway.
-    visible = mask.clone()
-    visible[:, 0] = 1
-    model.base_model(
-        input_ids=tokens,
-        attention_mask=visible,
-        position_ids=positions,
-        past_key_values=cache,
-        use_cache=True,
-    )
-    order = torch.arange(n, device=device).repeat(copies)
-    cache.batch_select_indices(order)
-    return cache, mask[order]
+def read(model: Any, pasts: Sequence[Tokens]) -> Past:
+    """What these contexts leave behind; an empty one leaves nothing."""
+    past, last, one_by_one = Past(), len(model.base_model.layers) - 1, is_recurrent(model)
+    device = model.get_input_embeddings().weight.device
+    lane: list[Piece] = []
+    room = 0
+    for number, tokens in enumerate(pasts):
+        if tokens:
+            lane.append(Piece(tokens=tokens, past=number, context=True))
+            room += len(tokens)
+        ahead = len(pasts[number + 1]) if number + 1 < len(pasts) else READ_TOKENS
+        if lane and (one_by_one or room + ahead > READ_TOKENS):
+            try:
+                forward(model, Packing([lane], past, device=device, last=last), recurrent=one_by_one)
+            except ContextRead:
+                pass  # what follows the last layer's keys and values is of no use
+            lane, room = [], 0
+    return past
+
+
+def _logprobs(
+    model: Any, hidden: torch.Tensor, wanted: torch.Tensor, *, train: bool, checkpointing: bool
+) -> torch.Tensor:
+    """Log-probability of each wanted token, (tokens,) float32 nats, from the hidden states before it."""
+    head = model.get_output_embeddings()
+
+    def some(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -cross_entropy(head(states).to(torch.float32), targets, reduction="none")
+
+    if train and not checkpointing:
+        return some(hidden, wanted)
+    parts = zip(torch.split(hidden, HEAD_TOKENS), torch.split(wanted, HEAD_TOKENS), strict=True)
+    return torch.cat([checkpoint(some, states, targets, use_reentrant=False) for states, targets in parts])
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether the model has layers that carry a state along the row."""
+    return "linear_attention" in (getattr(model.config, "layer_types", None) or ())
 
 
 def _device(model: Any, rows: Sequence[Tokens]) -> torch.device:
@@ -139,3 +203,62 @@ def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> tor
         for handle in hooks:
             handle.remove()
     return torch.stack([caught[layer] for layer in layers], dim=1).cpu()
+
+
+def check(model: Any) -> None:
+    """Refuse a model that the frozen pass would get wrong; the first call for a model scores a few tokens."""
+    if model in _passed:
+        return
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - KINDS:
+        raise TrainerFault(f"this model has {', '.join(sorted(kinds - KINDS))} layers, which cannot be trained so far")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        raise TrainerFault(
+            f"this model's {rope['rope_type']} positions depend on the batch; it cannot be trained so far"
+        )
+    window = getattr(config, "sliding_window", None)
+    longest = window + 8 if window and window + 8 <= LONGEST else 80
+    try:
+        packed, full = _both_ways(model, longest)
+    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise TrainerFault(
+            f"this model cannot be read packed ({type(error).__name__}: {error}); it cannot be trained"
+        ) from error
+    worst = max(abs(a - b) for a, b in zip(packed, full, strict=True))
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    allowed = TOLERANCE if exact else max(TOLERANCE, COARSE * max(map(abs, full)))
+    if not worst <= allowed:
+        raise TrainerFault(
+            f"{ANSWER} tokens behind a frozen context score {worst:.3g} nats apart from a full pass (rounding would "
+            f"explain {allowed:.3g}): {type(model).__name__} does something that the trainer does not know; "
+            "train another model"
+        )
+    _passed.add(model)
+
+
+def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
+    """Log-probabilities of random continuations behind contexts of several lengths: packed, and in full passes."""
+    draw = random.Random(0)
+    size = model.get_input_embeddings().weight.shape[0]
+
+    def row(length: int) -> list[int]:
+        return [draw.randrange(size) for _ in range(length)]
+
+    long = row(longest)
+    contexts = [long, long[: longest // 2], row(2), row(1)]
+    sides = [[row(ANSWER) for _ in contexts], [row(ANSWER - 2) for _ in contexts]]
+    packed = scores(model, contexts, sides, train=False)
+    full = [_full(model, context, answer) for side in sides for context, answer in zip(contexts, side, strict=True)]
+    return [float(total) for scored in packed for total in scored.total], full
+
+
+@torch.no_grad()
+def _full(model: Any, context: list[int], answer: list[int]) -> float:
+    """The same by one plain pass over the whole row."""
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.tensor([[*context, *answer]], device=device)
+    logits = model(input_ids=tokens, use_cache=False).logits[0, len(context) - 1 : -1]
+    each = torch.log_softmax(logits.to(torch.float32), dim=-1).gather(-1, tokens[0, len(context) :, None])
+    return float(each.sum())

@@ -56,7 +56,14 @@ def loss_of(
     sides = [[row.chosen for row in rows]]
     if objective != "sft":
         sides.append([row.rejected for row in rows])
-    chosen, *others = frozen.scores(model, [row.context for row in rows], sides, train=train)
+    chosen, *others = frozen.scores(
+        model,
+        [row.context for row in rows],
+        sides,
+        train=train,
+        context_gradient=settings.context_gradient,
+        checkpointing=settings.activation_checkpointing,
+    )
     device = chosen.total.device
     weights = torch.tensor([row.weight for row in rows], device=device)
     if objective == "sft":

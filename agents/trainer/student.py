@@ -13,7 +13,7 @@ import anyio
 from agents.model.client import ModelClient
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import StepRefused, TrainerFault, UpdateCancelled
+from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled
 from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -78,7 +78,7 @@ class Student:
             reports = await self._train(_request(update, examples), report)
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
-        except StepRefused as refused:
+        except (StepRefused, GateRefused) as refused:
             return _refused(update, str(refused), pins)
         night = await self.ledger.read(queries.night, item.night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}

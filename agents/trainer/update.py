@@ -16,7 +16,7 @@ import torch
 
 from agents.model.mapping import SharedWeights
 from agents.model.snapshot import from_raw, restore, to_raw
-from agents.trainer import frozen
+from agents.trainer import frozen, memory
 from agents.trainer.apollo import Apollo
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
 from agents.trainer.objective import loss_of, reference_point, with_references
@@ -58,6 +58,7 @@ def run_update(
     restore(shared, bench.store, parent, settled=clean)
     optimizer, origin = _optimizer(bench, request)
     bench.store.has_room(shared.nbytes + optimizer.state_bytes())
+    _need_memory(bench, request, optimizer, origin)
     reports: list[StepReport] = []
     try:
         for made in _steps(bench, request, optimizer, check):
@@ -86,6 +87,7 @@ def dry_run(bench: Bench, request: TrainRequest, report: Report, check: Check) -
         )
     frozen.check(bench.model)
     optimizer, origin = _optimizer(bench, request)
+    _need_memory(bench, request, optimizer, origin)
     reports: list[StepReport] = []
     try:
         for computed in _steps(bench, request, optimizer, check):
@@ -124,6 +126,12 @@ def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["co
     if s.reset_limiter:
         optimizer.reset_limiter()
     return optimizer, "continued"
+
+
+def _need_memory(bench: Bench, request: TrainRequest, optimizer: Apollo, origin: str) -> None:
+    """Refuse an update that cannot fit; a state that was continued is in memory already."""
+    missing = optimizer.state_bytes() if origin == "fresh" else 0
+    memory.require_room(bench.model, request.settings, request.examples, missing)
 
 
 def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check) -> Iterator[StepReport]:
@@ -198,4 +206,4 @@ def _finite(step: int, what: str, value: float) -> float:
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
     """Euclidean norm of all these tensors together; read from the device once."""
-    return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(tensors, 2, torch.float32)))))
+    return float(torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors), 2, torch.float32)))))

@@ -1,7 +1,7 @@
 """The context-frozen pass against full passes, in value and in gradient."""
 
 import random
-from types import SimpleNamespace
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -63,6 +63,105 @@ def test_gradients_are_those_of_a_full_pass_whose_past_keys_and_values_are_const
     tiny.zero_grad()
 
 
+def gradients(model: Any, loss: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The gradient of this loss, by name of the parameter; the model's own are left empty."""
+    loss().backward()  # type: ignore[no-untyped-call]
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    return found
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, gradient in expected.items():
+        scale = max(1.0, float(gradient.abs().max()))
+        assert torch.allclose(found[name], gradient, atol=1e-5 * scale), name
+
+
+LONG = rows(1, 12, 9)[0] * 3
+PREFIXES = [LONG, LONG[:7], [5], LONG, LONG[:8], [*LONG[:5], 95], LONG[:1]]
+
+
+def margin(model: Any, contexts: list[list[int]], **how: bool) -> torch.Tensor:
+    """A loss that needs both sides."""
+    chosen, rejected = frozen.scores(model, contexts, [CHOSEN, REJECTED], train=True, **how)
+    return chosen.total.sum() - 0.5 * rejected.total.sum()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_with_the_context_gradient_the_gradient_is_that_of_full_passes(tiny: Any, checkpointing: bool) -> None:
+    how = {"context_gradient": True, "checkpointing": checkpointing}
+    expected = gradients(
+        tiny,
+        lambda: torch.stack(
+            [full(tiny, c, y) - 0.5 * full(tiny, c, n) for c, y, n in zip(PREFIXES, CHOSEN, REJECTED, strict=True)]
+        ).sum(),
+    )
+    assert_close(gradients(tiny, lambda: margin(tiny, PREFIXES, **how)), expected)
+    without = gradients(tiny, lambda: margin(tiny, PREFIXES))
+    assert not torch.allclose(
+        without["model.layers.0.mlp.up_proj.weight"], expected["model.layers.0.mlp.up_proj.weight"]
+    )
+
+
+def test_activation_checkpointing_changes_no_gradient_and_keeps_the_past(tiny: Any) -> None:
+    plain, again = (gradients(tiny, lambda on=on: margin(tiny, PREFIXES, checkpointing=on)) for on in (False, True))
+    assert_close(again, plain)
+    assert all("forward" not in vars(layer) for layer in tiny.model.layers)
+
+
+def test_contexts_that_begin_another_context_score_and_train_as_they_do_alone(tiny: Any) -> None:
+    together = frozen.scores(tiny, PREFIXES, [CHOSEN, REJECTED], train=False)
+    gradient = gradients(tiny, lambda: margin(tiny, PREFIXES))
+    summed = {name: torch.zeros_like(g) for name, g in gradient.items()}
+    for i, context in enumerate(PREFIXES):
+        alone = frozen.scores(tiny, [context], [[CHOSEN[i]], [REJECTED[i]]], train=True)
+        for side, scored in zip(together, alone, strict=True):
+            assert float(side.total[i]) == pytest.approx(float(scored.total.detach()), abs=1e-4)
+        for name, g in gradients(tiny, lambda a=alone: a[0].total.sum() - 0.5 * a[1].total.sum()).items():
+            summed[name] += g
+    assert_close(gradient, summed)
+
+
+def test_each_context_is_read_once_however_many_share_it(tiny: Any) -> None:
+    fed: list[int] = []
+    hook = tiny.model.embed_tokens.register_forward_hook(lambda module, inputs, output: fed.append(inputs[0].numel()))
+    try:
+        frozen.scores(tiny, PREFIXES, [CHOSEN, REJECTED], train=False)
+    finally:
+        hook.remove()
+    # The longest context and the one that parts from it, without their last tokens; then the continuations.
+    assert fed == [len(LONG) - 1, sum(map(len, CHOSEN)) + sum(map(len, REJECTED))]
+
+
+def test_rows_share_the_longest_row_that_begins_with_them() -> None:
+    given = [(1, 2), (), (1, 2, 3), (2,), (1, 2, 3), (1, 3)]
+    kept, which = frozen.shared(given)
+    assert sorted(kept) == [(1, 2, 3), (1, 3), (2,)]
+    assert all(kept[number][: len(row)] == row for row, number in zip(given, which, strict=True))
+    kept, which = frozen.shared(given, equal=True)
+    assert sorted(kept) == sorted(set(given)) and [kept[number] for number in which] == given
+
+
+def test_the_last_layer_of_a_context_stops_at_its_keys_and_values(tiny: Any) -> None:
+    fed: list[int] = []
+    hook = tiny.model.layers[-1].mlp.register_forward_hook(lambda module, inputs, output: fed.append(output.shape[1]))
+    try:
+        frozen.scores(tiny, [list(range(20))], [[[4, 5, 6]]], train=False)
+    finally:
+        hook.remove()
+    assert fed == [3]
+
+
+def test_a_model_in_training_mode_is_scored_without_dropout(tiny: Any) -> None:
+    expected = frozen.scores(tiny, CONTEXTS, [CHOSEN], train=False)[0].total
+    tiny.config.attention_dropout = 0.5
+    for layer in tiny.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    tiny.train()
+    found = frozen.scores(tiny, CONTEXTS, [CHOSEN], train=False)[0].total
+    assert torch.equal(found, expected) and not tiny.training
+
+
 def test_the_first_token_of_the_answer_is_trained(tiny: Any) -> None:
     (scored,) = frozen.scores(tiny, [[1, 2, 3]], [[[4]]], train=True)
     scored.total.sum().backward()
@@ -93,16 +192,6 @@ def test_a_token_that_the_model_does_not_have_is_refused(tiny: Any) -> None:
     for token in (96, -1):
         with pytest.raises(TrainerFault, match="another model's tokenizer"):
             frozen.scores(tiny, [[1]], [[[token]]], train=False)
-
-
-def test_a_model_with_other_layers_than_full_attention_is_refused(tiny: Any) -> None:
-    frozen.check(tiny)
-    for config in (
-        SimpleNamespace(layer_types=["linear_attention", "full_attention"]),
-        SimpleNamespace(layer_types=None, sliding_window=4),
-    ):
-        with pytest.raises(TrainerFault, match="only full attention"):
-            frozen.check(SimpleNamespace(config=config))
 
 
 def test_residuals_are_those_of_each_text_alone(tiny: Any) -> None:
