@@ -1,6 +1,6 @@
 """What freezing the context does to learning: the embedded model trained with either gradient, seed by seed.
 
-    python -m bench.context_gradient [--steps 60] [--seeds 3] [--threads 2] [--json]
+    python -m bench.context_gradient [--steps 60] [--seeds 3] [--threads 1] [--json]
 
 Pairs of the embedded world, a good and a bad answer to one request, for the four habits and the four behaviours
 that must hold against them; held out are requests of combinations that training never shows. ORPO at the embedded
@@ -33,7 +33,7 @@ Pair = tuple[list[int], list[int], list[int]]
 
 def main() -> int:
     """Print the table; there is no goal: this says what the switch is worth."""
-    parser = _table.parser(__doc__)
+    parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
