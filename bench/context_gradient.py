@@ -1,0 +1,109 @@
+"""What freezing the context does to learning: the embedded model trained with either gradient, seed by seed.
+
+    python -m bench.context_gradient [--steps 60] [--seeds 3] [--threads 1] [--json]
+
+Pairs of the embedded world, a good and a bad answer to one request, for the four habits and the four behaviours
+that must hold against them; held out are requests of combinations that training never shows. ORPO at the embedded
+model's own learning rate with Apollo. For a seed the pairs, their order and the optimizer's draws are the same, and
+only the gradient differs. Log-probabilities are in nats a token; the margin is chosen less rejected.
+"""
+
+import random
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transformers
+
+from agents.model.chat import ChatText
+from agents.trainer import frozen, losses
+from agents.trainer.apollo import Apollo
+from bench import _table
+from corpus.recipe import MODEL_DIR
+from corpus.world import answers
+from corpus.world.requests import KINDS, draw, reserved, write
+
+RATE, STRENGTH = 1e-3, 0.1
+BATCH, HELD_OUT = 8, 256
+Pair = tuple[list[int], list[int], list[int]]
+
+
+def main() -> int:
+    """Print the table; there is no goal: this says what the switch is worth."""
+    parser = _table.parser(__doc__, threads=1)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    transformers.utils.logging.disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
+    text, end = ChatText(tokenizer), tokenizer.eos_token_id
+    held_out = pairs(text, end, HELD_OUT, "held out", is_reserved=True)
+    found: dict[str, list[dict[str, float]]] = {"before": [judged(model(), held_out)], "frozen": [], "exact": []}
+    for seed in range(options.seeds):
+        shown = pairs(text, end, BATCH * options.steps, f"shown {seed}", is_reserved=False)
+        for way in ("frozen", "exact"):
+            found[way].append(trained(shown, held_out, seed, exact=way == "exact"))
+    heads = list(found["frozen"][0])
+    rows = [[way, *(_spread([run.get(head, 0.0) for run in runs]) for head in heads)] for way, runs in found.items()]
+    _table.show(
+        f"{options.steps} steps of {BATCH} pairs, {options.seeds} seeds: mean (least to most)", ["", *heads], rows
+    )
+    return _table.finish({"steps": options.steps, **found}, [], as_json=options.json)
+
+
+def model() -> Any:
+    """The embedded model as it is shipped."""
+    return transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
+
+
+def pairs(text: ChatText, end: int, count: int, seed: str, *, is_reserved: bool) -> list[Pair]:
+    """Context, chosen and rejected tokens of this many requests."""
+    rng = random.Random(seed)
+    made: list[Pair] = []
+    while len(made) < count:
+        request = draw(rng.choice(list(KINDS)), rng)
+        if reserved(request) == is_reserved:
+            context = text.conversation([{"role": "user", "content": write(request, rng)}])
+            chosen, rejected = (text.encode(say(request, rng)) for say in (answers.good, answers.bad))
+            made.append((context, [*chosen, end], [*rejected, end]))
+    return made
+
+
+def trained(shown: Sequence[Pair], held_out: Sequence[Pair], seed: int, *, exact: bool) -> dict[str, float]:
+    """One run from the shipped weights, judged on what was held out."""
+    made = model()
+    optimizer = Apollo(made.parameters(), RATE, seed=seed)
+    started, cpu = time.perf_counter(), time.process_time()
+    for first in range(0, len(shown), BATCH):
+        contexts, chosen, rejected = zip(*shown[first : first + BATCH], strict=True)
+        sides = frozen.scores(made, contexts, [chosen, rejected], train=True, context_gradient=exact)
+        made.zero_grad(set_to_none=True)
+        losses.orpo(sides[0], sides[1], torch.ones(len(contexts)), strength=STRENGTH).value.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    spent = {"wall s": time.perf_counter() - started, "CPU s": time.process_time() - cpu}
+    return {**judged(made, held_out), **spent}
+
+
+def judged(made: Any, held_out: Sequence[Pair]) -> dict[str, float]:
+    """How the held-out pairs stand."""
+    contexts, chosen, rejected = zip(*held_out, strict=True)
+    good, bad = (side.mean for side in frozen.scores(made, contexts, [chosen, rejected], train=False))
+    return {
+        "accuracy": float((good > bad).to(torch.float32).mean()),
+        "margin": float((good - bad).mean()),
+        "chosen": float(good.mean()),
+        "rejected": float(bad.mean()),
+    }
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.3f} to {max(values):.3f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
