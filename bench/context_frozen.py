@@ -92,11 +92,13 @@ def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str
     """All figures of one case."""
     made = model()
     runs = ways(made, *case)
-    if case[2] == 2:
+    if case[2] == 1:
+        del runs["exact"]  # nothing is shared
+    else:
         runs["trl"] = _trl(made, *example(*case))
     timings = {name: timing.cpu_ms for name, timing in _table.interleaved(runs, repeats=repeats).items()}
     full = timings["full"]
-    peaks = {way: _peak_apart(way, case, threads) for way in ("full", "frozen", "exact")}
+    peaks = {way: _peak_apart(way, case, threads) for way in ("full", "frozen", "exact") if way in runs}
     parts = flops(*case)
     limit, exact_limit = (parts[way] / parts["full"] for way in ("frozen", "exact"))
     shown = ("context", "answers", "attention", "logits", "full")
@@ -106,12 +108,12 @@ def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str
         "limit": limit,
         "of_limit": timings["frozen"] / full / limit,
         "memory": peaks["frozen"] / peaks["full"],
-        "exact": timings["exact"] / full,
-        "exact_memory": peaks["exact"] / peaks["full"],
+        "exact": timings["exact"] / full if "exact" in runs else "",
+        "exact_memory": peaks["exact"] / peaks["full"] if "exact" in runs else "",
         "exact_limit": exact_limit,
         "checkpointed": timings["frozen, again"] / full,
-        "trl": timings["trl"] / full if "trl" in timings else "",
-        "of_trl": timings["frozen"] / timings["trl"] if "trl" in timings else "",
+        "trl": timings["trl"] / full if "trl" in runs else "",
+        "of_trl": timings["frozen"] / timings["trl"] if "trl" in runs else "",
         "parts": {key: parts[key] for key in shown},
         "peaks": peaks,
     }
