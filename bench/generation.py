@@ -1,15 +1,14 @@
 """How many answers a second the embedded model gives on one thread, by batch size, beside transformers' own.
 
-    python -m bench.generation [--rows 1024] [--repeats 3]
+    python -m bench.generation [--rows 1024] [--repeats 3] [--threads 1] [--json]
 
-The shipped model answers requests of its world at T = 1; every figure is the best of the repeats, taken in turn.
+The shipped model answers requests of its world at T = 1.
 The rival is `generate` of the same transformers, with the same batch size and limit. Knows no server:
 what HTTP and the encoding of prompts cost on top is not in here.
 """
 
-import argparse
 import random
-import time
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ from agents.model.chat import ChatText
 from agents.model.forward import AnyForward, forward_for
 from agents.model.sampling import Ask, Sampler
 from agents.model.server import keep_memory
+from bench import _table
 from corpus.recipe import MODEL_DIR
 from corpus.world.requests import KINDS, draw, write
 
@@ -28,26 +28,22 @@ MAX_TOKENS = 64
 Run = Callable[[], object]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main() -> int:
+    """Print the table; there is no goal."""
+    parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     keep_memory()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR).eval()
-    runs = _runs(model, ChatText(tokenizer), tokenizer, options.rows)
-    best = dict.fromkeys(runs, float("inf"))
-    for _ in range(options.repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            best[name] = min(best[name], time.perf_counter() - start)
-    for name, seconds in best.items():
-        print(f"{name:34} {options.rows / seconds:7.0f} answers/s")  # noqa: T201
+    timings = _table.interleaved(_runs(model, ChatText(tokenizer), tokenizer, options.rows), repeats=options.repeats)
+    speeds = {name: 1e3 * options.rows / timing.wall_ms for name, timing in timings.items()}
+    rows = [[name, speeds[name], timing.wall_ms, timing.cpu_ms] for name, timing in timings.items()]
+    _table.show(f"{options.rows} answers", ["", "answers/s", "wall ms", "CPU ms"], rows)
+    return _table.finish({"answers_per_second": speeds}, [], as_json=options.json)
 
 
 def _runs(model: Any, text: ChatText, tokenizer: Any, rows: int) -> dict[str, Run]:
@@ -89,4 +85,4 @@ def _theirs(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], size: 
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

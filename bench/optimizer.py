@@ -3,13 +3,14 @@
     python -m bench.optimizer [--threads 2] [--repeats 15] [--json]
 
 The matrices are those of a 50M and a 150M Qwen3 configuration, without the embeddings; float32 on the CPU. Every
-optimizer has weights and gradients of its own, and a round steps each of them once. The streaming limit reads a
+optimizer has weights of its own, all read the same gradients, and a round steps each of them once. The streaming limit reads a
 gradient and writes a weight and does nothing else.
 """
 
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -70,7 +71,8 @@ def _goals(size: str, found: dict[str, Any]) -> list[Goal]:
         Goal(name=f"{size}: sketch / apollo-torch", found=wall["Apollo, sketch"] / theirs, limit=0.20),
         Goal(name=f"{size}: sketch / AdamW", found=wall["Apollo, sketch"] / adamw, limit=0.95),
         Goal(name=f"{size}: Mini / theirs", found=wall["Apollo-Mini"] / wall["apollo-torch, Mini"], limit=0.65),
-        Goal(name=f"{size}: matrix state / AdamW's", found=state, limit=0.095),
+        # Of the k and v projections of the smaller one, 256 wide, rank 64 is a quarter: no rank 64 state is less.
+        *([Goal(name=f"{size}: matrix state / AdamW's", found=state, limit=0.095)] if size == "150M" else []),
     ]
 
 
@@ -97,11 +99,16 @@ def _optimizers(shapes: list[Shape]) -> dict[str, torch.optim.Optimizer]:
 
 
 def _weights(shapes: list[Shape]) -> list[torch.nn.Parameter]:
-    """Random weights, each with a random gradient."""
+    """Random weights, each with a random gradient, the same for every optimizer."""
     weights = [torch.nn.Parameter(0.02 * torch.randn(shape)) for shape in shapes]
-    for weight in weights:
-        weight.grad = torch.randn_like(weight)
+    for weight, gradient in zip(weights, _gradients(tuple(shapes)), strict=True):
+        weight.grad = gradient
     return weights
+
+
+@cache
+def _gradients(shapes: tuple[Shape, ...]) -> list[torch.Tensor]:
+    return [torch.randn(shape) for shape in shapes]
 
 
 def _streaming(shapes: list[Shape]) -> Callable[[], object]:
