@@ -3,8 +3,8 @@
     python -m bench.optimizer [--threads 2] [--repeats 15] [--json]
 
 The matrices are those of a 50M and a 150M Qwen3 configuration, without the embeddings; float32 on the CPU. Every
-optimizer has weights of its own, all read the same gradients, and a round steps each of them once. The streaming limit reads a
-gradient and writes a weight and does nothing else.
+optimizer has weights of its own, all read the same gradients, and a round steps each of them once. The streaming
+limit reads a gradient and writes a weight and does nothing else.
 """
 
 import sys

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from agents.trainer import kernel, optimizer_state
-from agents.trainer.batches import Batch, Matrices, Others, Share
+from agents.trainer.batches import Batch, Matrices, Others, Share, Terms
 from agents.trainer.projection import Kind, Projection, draw, is_matrix
 from agents.trainer.seeds import derive
 from corpus.errors import TrainerFault
@@ -189,54 +189,56 @@ class Apollo(torch.optim.Optimizer):
             self._projections[(*width, refresh)] = found
         return found
 
-    def _share(self, index: int, parameter: torch.Tensor, group: dict[str, Any]) -> Share:
-        """This parameter's part in its next step, which is counted."""
-        state = self.state[parameter]
-        if not state:
-            state.update(optimizer_state.fresh(parameter, group))
-        state["step"] += 1
-        step: int = state["step"]
+    def _terms(self, group: dict[str, Any], step: int) -> Terms:
+        """What this group's parameters have in common in their step of this number."""
         beta1, beta2 = group["betas"]
         rate = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
-        drawn = self._drawn(parameter, group, step) if is_matrix(parameter) else None
-        alpha = 1.0
-        if drawn is not None:
-            alpha = math.sqrt(min(parameter.shape) / drawn.rank) if group["scale"] is None else group["scale"]
-        assert parameter.grad is not None
-        return Share(
-            parameter=parameter,
-            gradient=parameter.grad.detach(),
-            state=state,
+        return Terms(
             betas=group["betas"],
             eps=group["eps"],
             # Adam's bias correction, in the step size: the moments themselves stay uncorrected.
             rate=rate * math.sqrt(1 - beta2**step) / (1 - beta1**step),
             decay=1 - rate * group["weight_decay"],
-            key=derive(group["seed"], "rounding", index, step) if parameter.dtype == torch.bfloat16 else 0,
-            projection=drawn,
-            alpha=alpha,
             tensor_wise=group["rank"] == 1,
             growth_limit=group["norm_growth_limit"],
         )
+
+    def _shares(self) -> Iterator[Share]:
+        """The part of every parameter that has a gradient in its next step, which is counted."""
+        terms: dict[tuple[int, int], Terms] = {}
+        for index, (parameter, group) in enumerate(self._owned()):
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            if gradient.layout != torch.strided:
+                raise TrainerFault("sparse gradients cannot be projected; make the embedding a dense one")
+            state = self.state[parameter]
+            if not state:
+                state.update(optimizer_state.fresh(parameter, group))
+            state["step"] = step = state["step"] + 1
+            of = (id(group), step)
+            if of not in terms:
+                terms[of] = self._terms(group, step)
+            drawn, alpha = None, 1.0
+            if is_matrix(parameter):
+                drawn = self._drawn(parameter, group, step)
+                alpha = drawn.alpha if group["scale"] is None else group["scale"]
+            key = derive(group["seed"], "rounding", index, step) if parameter.dtype == torch.bfloat16 else 0
+            yield Share(parameter, gradient.detach(), state, terms[of], key, drawn, alpha)
 
     def _gather(self) -> list[Batch]:
         """Everything that has a gradient, in batches that go through together."""
         compiled: list[Share] = []
         alike: dict[tuple[Any, ...], list[Share]] = {}
-        for index, (parameter, group) in enumerate(self._owned()):
-            if parameter.grad is None:
-                continue
-            if parameter.grad.layout != torch.strided:
-                raise TrainerFault("sparse gradients cannot be projected; make the embedding a dense one")
-            share = self._share(index, parameter, group)
+        for share in self._shares():
             if share.projection is not None and self._compiled and kernel.suits(share):
                 compiled.append(share)
                 continue
+            parameter = share.parameter
             shape = None if share.projection is None else tuple(parameter.shape)
-            key = (shape, parameter.dtype, parameter.device, id(group), share.state["step"])
-            alike.setdefault(key, []).append(share)
+            alike.setdefault((shape, parameter.dtype, parameter.device, id(share.terms)), []).append(share)
         batches: list[Batch] = [kernel.CompiledMatrices(compiled)] if compiled else []
-        for (shape, _, device, *_), shares in alike.items():
+        for (shape, _, device, _), shares in alike.items():
             together = TOGETHER_BYTES.get(device.type, TOGETHER_ELSEWHERE_BYTES)
             size = max(1, together // (4 * math.prod(shape))) if shape else len(shares)
             kind = Matrices if shape else Others

@@ -8,7 +8,7 @@ Invariant: nothing here waits for a GPU (no number is read back), and parameters
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -17,27 +17,33 @@ from agents.trainer.rounding import stochastic_round
 
 
 @dataclass(frozen=True, kw_only=True)
-class Share:
-    """One parameter's part in one step."""
+class Terms:
+    """What all parameters of a group have in common in one step."""
 
-    parameter: torch.Tensor
-    gradient: torch.Tensor
-    state: dict[str, Any]
-    """moment1, moment2; of a matrix norm too (scalar, of the last update before the rate; 0: none yet); master."""
     betas: tuple[float, float]
     eps: float
     rate: float
     """Learning rate, with warm-up and Adam's bias correction."""
     decay: float
-    """What the weight is multiplied by first (decoupled weight decay)."""
+    """What a weight is multiplied by first (decoupled weight decay)."""
+    tensor_wise: bool
+    """One scale for a whole matrix (Mini), else one for each channel."""
+    growth_limit: float
+
+
+class Share(NamedTuple):
+    """One parameter's part in one step; a tuple, since one is made for every parameter in every step."""
+
+    parameter: torch.Tensor
+    gradient: torch.Tensor
+    state: dict[str, Any]
+    """moment1, moment2; of a matrix norm too (scalar, of the last update before the rate; 0: none yet); master."""
+    terms: Terms
     key: int
     """Of the stochastic rounding, for a bfloat16 weight."""
-    projection: Projection | None = None
+    projection: Projection | None
     """Of a matrix; None: AdamW."""
-    alpha: float = 1.0
-    tensor_wise: bool = False
-    """One scale for the whole matrix (Mini), else one for each channel."""
-    growth_limit: float = 1.0
+    alpha: float
 
     @property
     def written(self) -> torch.Tensor:
@@ -54,8 +60,8 @@ class Share:
         """weight = decay * weight - factor * direction; both broadcast, float32."""
         weight = self.written
         exact = weight if weight.dtype == torch.float32 else weight.to(torch.float32)
-        if self.decay != 1:
-            exact.mul_(self.decay)
+        if self.terms.decay != 1:
+            exact.mul_(self.terms.decay)
         if isinstance(factor, float):
             exact.sub_(direction, alpha=factor)
         else:
@@ -92,35 +98,35 @@ class Matrices:
 
     def measure(self) -> None:
         """Algorithm 1 of arXiv 2412.05270, up to the weights."""
-        first = self._shares[0]
+        first, terms = self._shares[0], self._shares[0].terms
         wide = is_wide(first.parameter.shape)
         assert first.projection is not None
         gradients = _stacked([share.gradient for share in self._shares]).to(torch.float32)
         projected = first.projection.project(gradients)  # R
         adapted = self._advance(projected)  # R~
         # s_j = |R~_j| / |R_j| for each channel; one s in all for Mini (section 4.2).
-        across = (1, 2) if first.tensor_wise else (1 if wide else 2,)
+        across = (1, 2) if terms.tensor_wise else (1 if wide else 2,)
         before, after = _lengths(projected, across), _lengths(adapted, across)
         scales = torch.where(before > 0, first.alpha * after / before, 0.0)
         lengths = _lengths(gradients, (1 if wide else 2,))
         self._norms = _lengths(scales * lengths, (1, 2)).flatten()
         self._limit()
-        self._factors = scales * (first.rate / self._divisors)[:, None, None]
+        self._factors = scales * (terms.rate / self._divisors)[:, None, None]
 
     def _advance(self, projected: torch.Tensor) -> torch.Tensor:
         """Advance the moments; returns M / (sqrt(V) + eps), uncorrected."""
-        (beta1, beta2), states = self._shares[0].betas, [share.state for share in self._shares]
+        (beta1, beta2), states = self._shares[0].terms.betas, [share.state for share in self._shares]
         moment1 = torch.stack([state["moment1"] for state in states]).mul_(beta1).add_(projected, alpha=1 - beta1)
         moment2 = torch.stack([state["moment2"] for state in states]).mul_(beta2)
         moment2.addcmul_(projected, projected, value=1 - beta2)
         torch._foreach_copy_([state["moment1"] for state in states], list(moment1.unbind()))
         torch._foreach_copy_([state["moment2"] for state in states], list(moment2.unbind()))
-        return moment1 / (moment2.sqrt_() + self._shares[0].eps)
+        return moment1 / (moment2.sqrt_() + self._shares[0].terms.eps)
 
     def _limit(self) -> None:
         """The norm-growth limiter of section 4: |G~_t| <= gamma |G~_t-1|."""
         last = torch.stack([share.state["norm"] for share in self._shares])
-        ceiling = self._shares[0].growth_limit * last
+        ceiling = self._shares[0].terms.growth_limit * last
         limited = (last > 0) & (self._norms > ceiling)
         self._divisors = torch.where(limited, self._norms / ceiling, 1.0)
         self._norms = self._norms / self._divisors
@@ -140,7 +146,7 @@ class Matrices:
 
     def norms(self) -> list[torch.Tensor]:
         """(matrices,) float32."""
-        return [self._norms * self._shares[0].rate]
+        return [self._norms * self._shares[0].terms.rate]
 
     def divisors(self) -> list[torch.Tensor]:
         """(matrices,) float32."""
@@ -165,7 +171,8 @@ class Others:
 
     def measure(self) -> None:
         """Advance the moments."""
-        (beta1, beta2), eps = self._shares[0].betas, self._shares[0].eps
+        terms = self._shares[0].terms
+        (beta1, beta2), eps = terms.betas, terms.eps
         moment1, moment2 = ([share.state[name] for share in self._shares] for name in ("moment1", "moment2"))
         gradients = [share.gradient.to(torch.float32) for share in self._shares]
         torch._foreach_mul_(moment1, beta1)
@@ -178,7 +185,7 @@ class Others:
     def apply(self) -> None:
         """Write the weights."""
         for share, direction in zip(self._shares, self._directions, strict=True):
-            share.make(direction, share.rate)
+            share.make(direction, share.terms.rate)
 
     def step(self) -> None:
         """Both passes."""
@@ -187,7 +194,7 @@ class Others:
 
     def norms(self) -> list[torch.Tensor]:
         """(tensors,) float32."""
-        return [torch.stack(list(torch._foreach_norm(self._directions))) * self._shares[0].rate]
+        return [torch.stack(list(torch._foreach_norm(self._directions))) * self._shares[0].terms.rate]
 
     def divisors(self) -> list[torch.Tensor]:
         """None: nothing is limited."""

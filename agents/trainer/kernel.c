@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHANNELS = 256, BLOCK = 128, TILE = 8, PANEL = 16, MOST_THREADS = 256 };
+enum { CHANNELS = 512, BLOCK = 128, TILE = 8, PANEL = 16, MOST_THREADS = 256 };
 /* CHANNELS: of one unit of work. BLOCK: projected elements between two additions to R, so that a packed block of
  * a wide matrix (BLOCK x CHANNELS) stays in the second-level cache. TILE x PANEL: of R, held in registers. */
 enum { MEASURE = 1, APPLY = 2 };
@@ -34,7 +34,7 @@ typedef struct {
     int32_t tensor_wise;   /* one scale for the whole matrix (Mini), else one for each channel */
     int32_t gradient_bf16; /* else float32 */
     int32_t weight_bf16;   /* else float32 */
-    float beta1, beta2, eps, alpha, growth_limit;
+    float beta1, beta2, rest1, rest2, eps, alpha, growth_limit; /* rest: 1 - beta, of which float32 would lose half */
     float rate;  /* learning rate with warm-up and bias correction */
     float decay; /* what the weight is multiplied by first */
     uint32_t key1, key2; /* of the stochastic rounding */
@@ -87,27 +87,86 @@ INLINE void tile(const float *const *a, int64_t a_stride, const float *b, int64_
         for (int h = 0; h < 2; h++) *(Vector *)(c + i * c_stride + 8 * h) = sum[i][h];
 }
 
+/* Row `bucket` of R (CHANNELS) by a sketch, of `count` columns from `first` on; adds to their squared lengths. */
+INLINE void sketch_columns(const Matrix *m, int64_t bucket, int64_t first, int64_t count, float *restrict r,
+                           float *restrict lengths, float *restrict buffer) {
+    memset(r, 0, sizeof(float) * (size_t)count);
+    int64_t k = bucket;
+    for (; k + (TILE - 1) * m->rank < m->rows; k += TILE * m->rank) { /* so many rows for one look at r */
+        const float *g[TILE];
+        float p[TILE];
+        for (int i = 0; i < TILE; i++) {
+            g[i] = run_of(m, (k + i * m->rank) * m->cols + first, count, buffer + i * CHANNELS);
+            p[i] = m->projection[k + i * m->rank];
+        }
+        for (int64_t j = 0; j < count; j++) {
+            float sum = 0, length = 0;
+#pragma GCC unroll 8
+            for (int i = 0; i < TILE; i++) {
+                sum += p[i] * g[i][j];
+                length += g[i][j] * g[i][j];
+            }
+            r[j] += sum;
+            lengths[j] += length;
+        }
+    }
+    for (; k < m->rows; k += m->rank) {
+        const float *restrict g = run_of(m, k * m->cols + first, count, buffer);
+        for (int64_t j = 0; j < count; j++) {
+            r[j] += m->projection[k] * g[j];
+            lengths[j] += g[j] * g[j];
+        }
+    }
+}
+
+/* r (rank) by a sketch of one row g (n); returns the row's squared length. */
+INLINE float sketch_row(const Matrix *m, const float *restrict g, int64_t n, float *restrict r) {
+    const float *restrict p = m->projection;
+    float length = 0;
+    int64_t k = 0;
+    if (m->rank == 8 * TILE) { /* the usual rank: R's row stays in registers */
+        Vector sum[TILE] = {0}, square[2] = {0};
+        for (; k + 8 * TILE <= n; k += 8 * TILE)
+#pragma GCC unroll 8
+            for (int i = 0; i < TILE; i++) {
+                const Vector x = *(const Vector *)(g + k + 8 * i);
+                sum[i] += *(const Vector *)(p + k + 8 * i) * x;
+                square[i & 1] += x * x;
+            }
+        for (int i = 0; i < TILE; i++) *(Vector *)(r + 8 * i) = sum[i];
+        for (int i = 0; i < 8; i++) length += square[0][i] + square[1][i];
+    } else if (m->rank == 1) { /* the loop below would take one element at a time */
+        float sum = 0;
+        for (; k < n; k++) {
+            sum += p[k] * g[k];
+            length += g[k] * g[k];
+        }
+        *r = sum;
+    }
+    for (; k < n; k += m->rank) {
+        const int64_t part = smaller(m->rank, n - k);
+        for (int64_t b = 0; b < part; b++) {
+            r[b] += p[k + b] * g[k + b];
+            length += g[k + b] * g[k + b];
+        }
+    }
+    return length;
+}
+
 /* R (padded rank, CHANNELS) of `count` columns from `first` on, and the squared length of each column. */
 INLINE void project_wide(const Matrix *m, int64_t first, int64_t count, float *restrict r, float *restrict lengths,
                          float *restrict packed, float *restrict buffer) {
     const int64_t panels = (count + PANEL - 1) / PANEL, whole = count / PANEL;
-    if (m->dense && count % PANEL) memset(packed, 0, sizeof(float) * BLOCK * CHANNELS);
+    if (count % PANEL) memset(packed, 0, sizeof(float) * BLOCK * CHANNELS);
     for (int64_t start = 0; start < m->rows; start += BLOCK) {
         const int64_t block = smaller(BLOCK, m->rows - start);
         for (int64_t k = 0; k < block; k++) {
             const float *restrict g = run_of(m, (start + k) * m->cols + first, count, buffer);
             for (int64_t j = 0; j < count; j++) lengths[j] += g[j] * g[j];
-            if (!m->dense) {
-                const float factor = m->projection[start + k];
-                float *restrict bucket = r + (start + k) % m->rank * CHANNELS;
-                for (int64_t j = 0; j < count; j++) bucket[j] += factor * g[j];
-                continue;
-            }
             for (int64_t p = 0; p < whole; p++) memcpy(packed + (p * BLOCK + k) * PANEL, g + p * PANEL, 4 * PANEL);
             if (whole < panels)
                 memcpy(packed + (whole * BLOCK + k) * PANEL, g + whole * PANEL, 4 * (size_t)(count % PANEL));
         }
-        if (!m->dense) continue;
         for (int64_t p = 0; p < panels; p++)
             for (int64_t row = 0; row < padded(m->rank); row += TILE) {
                 const float *base = m->projection + ((row / PANEL) * m->rows + start) * PANEL + row % PANEL;
@@ -128,21 +187,13 @@ INLINE void project_tall(const Matrix *m, int64_t first, int64_t count, float *r
             const int64_t row = smaller(start + i, count - 1); /* the last tile repeats its last row, in scratch */
             a[i] = run_of(m, (first + row) * n, n, buffer + i * n);
             if (start + i >= count) continue;
-            const float *restrict g = a[i];
-            float sum = 0;
-            for (int64_t k = 0; k < n; k++) sum += g[k] * g[k];
-            lengths[row] = sum;
-            if (m->dense) continue;
-            float *restrict bucket = r + row * width;
-            if (m->rank == 1) { /* the loop below would take one element at a time */
-                float whole = 0;
-                for (int64_t k = 0; k < n; k++) whole += m->projection[k] * g[k];
-                *bucket = whole;
-                continue;
-            }
-            for (int64_t k = 0; k < n; k += m->rank) {
-                const int64_t part = smaller(m->rank, n - k);
-                for (int64_t b = 0; b < part; b++) bucket[b] += m->projection[k + b] * g[k + b];
+            if (m->dense) {
+                const float *restrict g = a[i];
+                float sum = 0;
+                for (int64_t k = 0; k < n; k++) sum += g[k] * g[k];
+                lengths[row] = sum;
+            } else {
+                lengths[row] = sketch_row(m, a[i], n, r + row * width);
             }
         }
         if (!m->dense) continue;
@@ -154,7 +205,7 @@ INLINE void project_tall(const Matrix *m, int64_t first, int64_t count, float *r
 /* Advance the moments of a run of R; adds |R|^2 and |R~|^2 to what is at `before` and `after`. */
 INLINE void advance(const Matrix *m, const float *restrict r, float *restrict m1, float *restrict m2, int64_t count,
                     float *restrict before, float *restrict after, int64_t step) {
-    const float beta1 = m->beta1, beta2 = m->beta2, rest1 = 1 - beta1, rest2 = 1 - beta2, eps = m->eps;
+    const float beta1 = m->beta1, beta2 = m->beta2, rest1 = m->rest1, rest2 = m->rest2, eps = m->eps;
     if (step) { /* one sum for each element: a run is a row of R, and its elements are channels */
         for (int64_t j = 0; j < count; j++) {
             const float x = r[j], a = m1[j] = beta1 * m1[j] + rest1 * x, b = m2[j] = beta2 * m2[j] + rest2 * (x * x);
@@ -182,8 +233,9 @@ FOR_EACH_PROCESSOR static void measure_unit(const Matrix *m, int64_t unit, float
     float *packed = r + width * CHANNELS, *buffer = packed + BLOCK * CHANNELS;
     memset(scratch, 0, sizeof(float) * (size_t)(3 + width) * CHANNELS);
     if (wide(m)) {
-        project_wide(m, first, count, r, lengths, packed, buffer);
+        if (m->dense) project_wide(m, first, count, r, lengths, packed, buffer);
         for (int64_t row = 0; row < m->rank; row++) {
+            if (!m->dense) sketch_columns(m, row, first, count, r + row * CHANNELS, lengths, buffer);
             const int64_t at = row * m->cols + first;
             advance(m, r + row * CHANNELS, m->moment1 + at, m->moment2 + at, count, before, after, 1);
         }

@@ -31,7 +31,8 @@ class _Matrix(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("scales", "sums")),
         *((name, ctypes.c_int64) for name in ("rows", "cols", "rank")),
         *((name, ctypes.c_int32) for name in ("dense", "tensor_wise", "gradient_bf16", "weight_bf16")),
-        *((name, ctypes.c_float) for name in ("beta1", "beta2", "eps", "alpha", "growth_limit", "rate", "decay")),
+        *((name, ctypes.c_float) for name in ("beta1", "beta2", "rest1", "rest2", "eps", "alpha", "growth_limit")),
+        *((name, ctypes.c_float) for name in ("rate", "decay")),
         *((name, ctypes.c_uint32) for name in ("key1", "key2")),
         *((name, ctypes.c_float) for name in ("last", "norm", "divisor")),
     ]
@@ -58,8 +59,11 @@ def is_built() -> bool:
 
 def suits(share: Share) -> bool:
     """Whether the library can take this matrix."""
-    tensors = (share.parameter, share.gradient)
-    return is_built() and all(t.device.type == "cpu" and t.dtype in _KINDS and t.is_contiguous() for t in tensors)
+    return is_built() and _lies_well(share.parameter) and _lies_well(share.gradient)
+
+
+def _lies_well(tensor: torch.Tensor) -> bool:
+    return tensor.is_cpu and tensor.dtype in _KINDS and tensor.is_contiguous()
 
 
 class CompiledMatrices:
@@ -101,7 +105,9 @@ class CompiledMatrices:
 
     def norms(self) -> list[torch.Tensor]:
         """Norms of the updates, float32 scalars."""
-        return [torch.tensor([share.rate * m.norm for share, m in zip(self._shares, self._matrices, strict=True)])]
+        return [
+            torch.tensor([share.terms.rate * m.norm for share, m in zip(self._shares, self._matrices, strict=True)])
+        ]
 
     def divisors(self) -> list[torch.Tensor]:
         """What the limiter divided by."""
@@ -121,33 +127,14 @@ def _matrix(share: Share, scales: torch.Tensor, sums: torch.Tensor) -> _Matrix:
     """What the library is told of one matrix."""
     projection, state, weight = share.projection, share.state, share.written
     assert projection is not None
-    coefficients = projection.coefficients
+    terms, coefficients = share.terms, projection.coefficients
+    beta1, beta2 = terms.betas
     form = projection.panels if coefficients is None else coefficients
-    first, second = keys_of(share.key) if weight.dtype == torch.bfloat16 else (0, 0)
-    rows, cols = share.parameter.shape
-    return _Matrix(
-        gradient=share.gradient.data_ptr(),
-        weight=weight.data_ptr(),
-        moment1=state["moment1"].data_ptr(),
-        moment2=state["moment2"].data_ptr(),
-        projection=form.data_ptr(),
-        scales=scales.data_ptr(),
-        sums=sums.data_ptr(),
-        rows=rows,
-        cols=cols,
-        rank=projection.rank,
-        dense=coefficients is None,
-        tensor_wise=share.tensor_wise,
-        gradient_bf16=share.gradient.dtype == torch.bfloat16,
-        weight_bf16=weight.dtype == torch.bfloat16,
-        beta1=share.betas[0],
-        beta2=share.betas[1],
-        eps=share.eps,
-        alpha=share.alpha,
-        growth_limit=share.growth_limit,
-        rate=share.rate,
-        decay=share.decay,
-        key1=first,
-        key2=second,
-        last=float(state["norm"]),
+    narrow = weight.dtype == torch.bfloat16
+    return _Matrix(  # in the order of its fields: by name it would take some three times as long
+        *(share.gradient.data_ptr(), weight.data_ptr(), state["moment1"].data_ptr(), state["moment2"].data_ptr()),
+        *(form.data_ptr(), scales.data_ptr(), sums.data_ptr(), *share.parameter.shape, projection.rank),
+        *(coefficients is None, terms.tensor_wise, share.gradient.dtype == torch.bfloat16, narrow),
+        *(beta1, beta2, 1 - beta1, 1 - beta2, terms.eps, share.alpha, terms.growth_limit, terms.rate, terms.decay),
+        *(*(keys_of(share.key) if narrow else (0, 0)), state["norm"].item()),
     )

@@ -43,6 +43,11 @@ class Projection:
     """gaussian: P (rank, n), entries from N(0, 1/rank); sketch: (n,), the sign of each element's bucket."""
 
     @cached_property
+    def alpha(self) -> float:
+        """sqrt(n / rank): what the projected gradient's scale is multiplied by, unless one is given."""
+        return math.sqrt(self.values.shape[-1] / self.rank)
+
+    @cached_property
     def matrix(self) -> torch.Tensor:
         """P, (rank, n)."""
         if self.kind == "gaussian":

@@ -48,9 +48,11 @@ def test_the_compiled_passes_give_the_numbers_of_those_in_torch(rank: int, proje
         assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
     other = theirs.export_state(names)
     for name, tensor in mine.export_state(names).items():
-        assert torch.allclose(tensor.double(), other[name].double(), rtol=2e-5, atol=1e-6), name
-    assert mine.limiter_divisor == pytest.approx(theirs.limiter_divisor, rel=1e-5)
-    assert float(mine.propose()) == pytest.approx(float(theirs.propose()), rel=1e-5)
+        assert torch.allclose(
+            tensor.double(), other[name].double(), rtol=2e-6, atol=1e-6 * float(tensor.double().abs().max())
+        ), name
+    assert mine.limiter_divisor == pytest.approx(theirs.limiter_divisor, rel=2e-6)
+    assert float(mine.propose()) == pytest.approx(float(theirs.propose()), rel=2e-6)
 
 
 @built
