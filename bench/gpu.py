@@ -30,7 +30,8 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if not torch.cuda.is_available():
-        return _table.finish({"cuda": "no CUDA device: nothing was measured"}, [], as_json=options.json)
+        sys.stdout.write("no CUDA device: nothing was measured\n")
+        return _table.finish({"card": None}, [], as_json=options.json)
     result: dict[str, Any] = {"card": torch.cuda.get_device_name()}
     rows = []
     for name in ("AdamW, fused", "Apollo, rank 64", "Apollo, sketch"):

@@ -39,6 +39,7 @@ from loop import begin
 from loop.config import load_settings
 from loop.home import Home
 from loop.service import Service, opened
+from loop.show import set_up_logs
 from store import queries
 
 KEPT = "the client, one kept socket"
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=3, help="at most 5 within a minute")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    set_up_logs()  # to stderr: what is printed here are the tables
     with tempfile.TemporaryDirectory() as folder:
         figures = anyio.run(measured, Path(folder) / "home", options)
     _show(figures)
