@@ -17,16 +17,12 @@ import torch
 
 from agents.trainer import kernel, optimizer_state
 from agents.trainer.batches import Batch, Matrices, Others, Share, Terms
+from agents.trainer.messages import DEFAULT_RANK as DEFAULT_RANK
+from agents.trainer.messages import NORM_GROWTH_LIMIT, PROJECTION_REFRESH
 from agents.trainer.projection import Kind, Projection, draw, is_matrix
 from agents.trainer.seeds import derive
 from corpus.errors import TrainerFault
 
-DEFAULT_RANK = 64
-"""Rows of the projection."""
-NORM_GROWTH_LIMIT = 1.01
-"""How much larger an update may be than the one before it (gamma of the paper's section 4)."""
-PROJECTION_REFRESH = 200
-"""Steps after which a new projection is drawn."""
 TOGETHER_BYTES = {"cpu": 1 << 20}
 """Gradients in float32 that go through together, by device: a copy is made of them, which a CPU feels."""
 TOGETHER_ELSEWHERE_BYTES = 256 << 20
@@ -68,12 +64,14 @@ class Apollo(torch.optim.Optimizer):
         self._compiled = compiled
         self._projections: dict[tuple[Any, ...], Projection] = {}
         self._batches: list[Batch] = []
+        """Computed by `propose` and not made yet."""
+        self._divisors: list[torch.Tensor] = []
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy draws its own projections."""
         super().__setstate__(state)
         self.__dict__.setdefault("_compiled", True)
-        self._projections, self._batches = {}, []
+        self._projections, self._batches, self._divisors = {}, [], []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """See torch; refuses settings that no step could be made with."""
@@ -105,9 +103,10 @@ class Apollo(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._batches = self._gather()
-        for batch in self._batches:
+        batches = self._gather()
+        for batch in batches:
             batch.step()
+        self._divisors = [part for batch in batches for part in batch.divisors()]
         return loss
 
     @torch.no_grad()
@@ -116,6 +115,7 @@ class Apollo(torch.optim.Optimizer):
         self._batches = self._gather()
         for batch in self._batches:
             batch.measure()
+        self._divisors = [part for batch in self._batches for part in batch.divisors()]
         norms = [norm.to(self.parameters[0].device) for batch in self._batches for norm in batch.norms()]
         return torch.linalg.vector_norm(torch.cat(norms)) if norms else torch.zeros(())
 
@@ -124,11 +124,12 @@ class Apollo(torch.optim.Optimizer):
         """Make the updates that `propose` computed, in place."""
         for batch in self._batches:
             batch.apply()
+        self._batches = []  # they hold the gradients, which may go now
 
     @property
     def limiter_divisor(self) -> float:
         """The most that the norm-growth limiter divided any update of the last step by; 1 for nothing."""
-        return max((float(part.max()) for batch in self._batches for part in batch.divisors()), default=1.0)
+        return max((float(part.max()) for part in self._divisors), default=1.0)
 
     def reset_limiter(self) -> None:
         """Forget the last updates' norms: the next step is limited by nothing."""

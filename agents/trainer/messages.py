@@ -14,6 +14,12 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from corpus.errors import TrainerFault
 
+DEFAULT_RANK = 64
+"""Rows of Apollo's projection."""
+NORM_GROWTH_LIMIT = 1.01
+"""How much larger an update may be than the one before it (gamma of arXiv 2412.05270, section 4)."""
+PROJECTION_REFRESH = 200
+"""Steps after which a new projection is drawn."""
 Objective = Literal["orpo", "dpo", "dpop", "simpo", "kto", "sft"]
 Record = TypeVar("Record")
 LARGEST = sys.float_info.max
@@ -42,7 +48,7 @@ class Settings:
     """KTO's lambda_U, of the rejected answers."""
     norm_cap: float = 0.1
     """Largest norm of one step's update, as a share of the weights' norm; over it the step is refused."""
-    rank: int = 64
+    rank: int = DEFAULT_RANK
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.0
@@ -50,8 +56,8 @@ class Settings:
     """Steps, counted over all updates since the optimizer's state was new."""
     scale: float | None = None
     """Apollo's alpha; None for sqrt(n / rank)."""
-    proj_refresh: int = 200
-    norm_growth_limit: float = 1.01
+    proj_refresh: int = PROJECTION_REFRESH
+    norm_growth_limit: float = NORM_GROWTH_LIMIT
     projection: Literal["gaussian", "sketch"] = "gaussian"
     """gaussian: the paper's; sketch: a count sketch, which needs no matrix product."""
     reset_limiter: bool = False

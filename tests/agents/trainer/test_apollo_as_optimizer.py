@@ -1,6 +1,7 @@
 """Apollo as torch and its users expect any optimizer to be."""
 
 import copy
+import weakref
 from typing import Any
 
 import pytest
@@ -135,3 +136,16 @@ def test_state_takes_a_fraction_of_adamws_and_no_projection_is_kept() -> None:
     optimizer.step()
     kept = sum(v.numel() * v.element_size() for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor))
     assert kept == optimizer.state_bytes() + 4 and kept <= 0.0626 * 2 * 4 * weight.numel()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_step_that_was_made_holds_no_gradient(compiled: bool) -> None:
+    weights = [torch.nn.Parameter(torch.ones(shape)) for shape in SHAPES]
+    optimizer = Apollo(weights, 0.1, compiled=compiled)
+    for stepping in (optimizer.step, lambda: (optimizer.propose(), optimizer.apply())):
+        for weight in weights:
+            weight.grad = torch.ones_like(weight)
+        alive = [weakref.ref(weight.grad.untyped_storage()) for weight in weights]
+        stepping()
+        optimizer.zero_grad()
+        assert not [reference for reference in alive if reference() is not None]
