@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def doctor(option: Path | None) -> Json:
         _check("checkpoints", lambda: _checkpoints(home)),
         _check("room", lambda: _room(home)),
         _check("python", lambda: f"{sys.version.split()[0]}, torch {_torch_version()}"),
+        _check("kernel", _kernel),
     ]
     return {"home": str(home.path), "service": "up" if is_held(home) else "down", "checks": checks}
 
@@ -93,6 +95,11 @@ def _model(home: Home) -> str:
     path = Path(load_settings(home.config_file).model.path or MODEL_DIR)
     check_model_dir(path)
     return str(path)
+
+
+def _kernel() -> str:
+    built = find_spec("agents.trainer._kernel") is not None
+    return "built" if built else "not built: torch does its work at half the speed; install with a C compiler for it"
 
 
 def _token(home: Home) -> str:
