@@ -56,7 +56,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: it is by far the largest, and what follows then finds it in place.
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml constraints.txt agents/trainer/kernel.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nightschool needs Python 3.11 or newer, \
 	this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
 	@echo "setting up $(VENV): some minutes the first time"
@@ -69,7 +69,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.venv-bench/installed: pyproject.toml constraints.txt
+.venv-bench/installed: pyproject.toml constraints.txt agents/trainer/kernel.c
 	@echo "setting up .venv-bench: some minutes the first time"
 	@test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
 	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt torch==2.13.0

@@ -356,6 +356,9 @@ static void *in_thread(void *argument) {
     return NULL;
 }
 
+/* What the caller must take a Matrix to be. */
+int64_t apollo_matrix_bytes(void) { return sizeof(Matrix); }
+
 /* Elements of `sums` that a matrix of so many channels needs. */
 int64_t apollo_sums(int64_t channels) { return 3 * ((channels + CHANNELS - 1) / CHANNELS); }
 

@@ -40,11 +40,14 @@ class _Matrix(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The library, if it was built when the package was installed."""
+    """The library, if it was built when the package was installed, and from these sources."""
     found = find_spec("agents.trainer._kernel")
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
+    size = getattr(library, "apollo_matrix_bytes", None)
+    if size is None or size() != ctypes.sizeof(_Matrix):  # of an older version: its numbers would be nonsense
+        return None
     library.apollo_sums.restype = ctypes.c_int64
     library.apollo_sums.argtypes = [ctypes.c_int64]
     library.apollo_run.restype = ctypes.c_int
