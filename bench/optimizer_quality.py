@@ -27,12 +27,12 @@ BATCH, WINDOW, HELD_OUT = 8, 128, 64
 Make = Callable[[Iterable[torch.Tensor], float], torch.optim.Optimizer]
 
 OPTIMIZERS: dict[str, tuple[Make, tuple[float, ...]]] = {
-    "AdamW": (lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.0), (5e-4, 7e-4, 1e-3, 1.4e-3, 2e-3)),
-    "Apollo, rank 64": (lambda p, lr: Apollo(p, lr), (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)),
-    "Apollo, sketch": (lambda p, lr: Apollo(p, lr, projection="sketch"), (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)),
-    "Apollo-Mini": (lambda p, lr: Apollo(p, lr, rank=1), (1e-3, 1.4e-3, 2e-3, 2.8e-3, 4e-3)),
+    "AdamW": (lambda p, lr: torch.optim.AdamW(p, lr=lr, weight_decay=0.0), (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)),
+    "Apollo, rank 64": (lambda p, lr: Apollo(p, lr), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
+    "Apollo, sketch": (lambda p, lr: Apollo(p, lr, projection="sketch"), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
+    "Apollo-Mini": (lambda p, lr: Apollo(p, lr, rank=1), (5e-4, 1e-3, 2e-3, 4e-3, 8e-3)),
 }
-"""Each with its learning rates: half an octave apart, around the best of a first run an octave apart."""
+"""Each with its learning rates."""
 
 
 def main() -> int:
