@@ -56,7 +56,6 @@ typedef float Vector __attribute__((vector_size(32), aligned(4)));
 INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int wide(const Matrix *m) { return m->rows <= m->cols; }
 INLINE int64_t channels_of(const Matrix *m) { return wide(m) ? m->cols : m->rows; }
-INLINE int64_t projected_of(const Matrix *m) { return wide(m) ? m->rows : m->cols; }
 INLINE int64_t units_of(const Matrix *m) { return (channels_of(m) + CHANNELS - 1) / CHANNELS; }
 INLINE int64_t padded(int64_t rank) { return (rank + PANEL - 1) / PANEL * PANEL; }
 

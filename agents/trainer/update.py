@@ -27,6 +27,8 @@ from store.tensors import RawTensor
 
 Report = Callable[[StepReport], None]
 Check = Callable[[], None]
+Origin = Literal["continued", "fresh"]
+"""Whether the optimizer has the parent's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +61,13 @@ def run_update(
     optimizer, origin = _optimizer(bench, request)
     bench.store.has_room(shared.nbytes + optimizer.state_bytes())
     _need_memory(bench, request, optimizer, origin)
-    reports: list[StepReport] = []
     try:
-        for made in _steps(bench, request, optimizer, check):
-            reports.append(made)
-            report(made)
+        result = _result(bench, request, optimizer, origin, report, check)
         check()
     except BaseException:
         restore(shared, bench.store, parent, settled=clean, force=True)
         raise
-    finally:
-        bench.model.zero_grad(set_to_none=True)
-    state = {name: to_raw(tensor) for name, tensor in optimizer.export_state(bench.names()).items()}
-    return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin), state
+    return result, {name: to_raw(tensor) for name, tensor in optimizer.export_state(bench.names()).items()}
 
 
 def dry_run(bench: Bench, request: TrainRequest, report: Report, check: Check) -> TrainResult:
@@ -88,17 +84,24 @@ def dry_run(bench: Bench, request: TrainRequest, report: Report, check: Check) -
     frozen.check(bench.model)
     optimizer, origin = _optimizer(bench, request)
     _need_memory(bench, request, optimizer, origin)
+    return _result(bench, request, optimizer, origin, report, check)
+
+
+def _result(
+    bench: Bench, request: TrainRequest, optimizer: Apollo, origin: Origin, report: Report, check: Check
+) -> TrainResult:
+    """Go through all steps, telling of each; no gradient is left behind."""
     reports: list[StepReport] = []
     try:
-        for computed in _steps(bench, request, optimizer, check):
-            reports.append(computed)
-            report(computed)
+        for made in _steps(bench, request, optimizer, check):
+            reports.append(made)
+            report(made)
     finally:
         bench.model.zero_grad(set_to_none=True)
     return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin)
 
 
-def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["continued", "fresh"]]:
+def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Origin]:
     """The optimizer with the parent's state, or a fresh one when there is none for this rank."""
     s = request.settings
     optimizer = Apollo(
@@ -128,7 +131,7 @@ def _optimizer(bench: Bench, request: TrainRequest) -> tuple[Apollo, Literal["co
     return optimizer, "continued"
 
 
-def _need_memory(bench: Bench, request: TrainRequest, optimizer: Apollo, origin: str) -> None:
+def _need_memory(bench: Bench, request: TrainRequest, optimizer: Apollo, origin: Origin) -> None:
     """Refuse an update that cannot fit; a state that was continued is in memory already."""
     missing = optimizer.state_bytes() if origin == "fresh" else 0
     memory.require_room(bench.model, request.settings, request.examples, missing)
