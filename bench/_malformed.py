@@ -9,8 +9,8 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from agents.model.protocol import ORDERS, VERBS, Request, pack_request
 from agents.trainer.messages import Example, Settings, TrainRequest, pack_tokens, pack_train
-from agents.trainer.protocol import ORDERS, VERBS, Request, pack_request
 
 NOWHERE = "ab" * 32
 """No checkpoint's id."""

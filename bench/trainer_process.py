@@ -27,20 +27,20 @@ import anyio.to_thread
 import torch
 import zmq
 
-from agents.trainer import protocol
+from agents.model import protocol
+from agents.model.protocol import Request
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, TrainRequest
-from agents.trainer.protocol import Request
 from bench import _table
 from bench._malformed import messages
 from bench._table import Goal
 from corpus.errors import UpdateCancelled
 from loop import begin
 from loop.config import load_settings
-from loop.home import Home
 from loop.service import Service, opened
 from loop.show import set_up_logs
 from store import queries
+from store.home import Home
 
 KEPT = "the client, one kept socket"
 AT_ONCE = 100

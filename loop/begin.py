@@ -12,9 +12,9 @@ from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError
 from corpus.recipe import MODEL_DIR
 from loop.config import load_settings
-from loop.home import create, locked
 from store import history, queries
 from store.checkpoints import CheckpointStore
+from store.home import create, locked
 from store.ledger import Ledger, database_url
 from store.tensors import RawTensor, parse
 

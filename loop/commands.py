@@ -30,7 +30,8 @@ def _perform(name: str, **arguments: Any) -> Json:
     """Carry out an operation, with progress on stderr."""
     import anyio
 
-    from loop import home, host, show
+    from loop import host, show
+    from store import home
 
     found = home.find(said.home)
     show.set_up_logs()
@@ -40,7 +41,8 @@ def _perform(name: str, **arguments: Any) -> Json:
 
 def _read(query: Callable[..., Any], *arguments: Any) -> Any:
     """Ask the ledger, whether a service runs or not."""
-    from loop import home, standing
+    from loop import standing
+    from store import home
 
     with standing.ledger_of(home.find(said.home)) as connection:
         return query(connection, *arguments)
@@ -66,7 +68,8 @@ def run(
     """The service, in the foreground: follow logs, answer, learn on schedule."""
     import anyio
 
-    from loop import home, host, show
+    from loop import host, show
+    from store import home
 
     found = home.find(said.home)
     show.set_up_logs()
@@ -162,8 +165,8 @@ def checkpoints_list() -> None:
 @checkpoints.command("verify")
 def checkpoints_verify() -> None:
     """Hash every file again; exit 12 when one is damaged."""
-    from loop import home, show
-    from store import queries
+    from loop import show
+    from store import home, queries
     from store.checkpoints import CheckpointStore
 
     known = [row["id"] for row in _read(queries.checkpoints)]
@@ -194,8 +197,8 @@ def ask(text: str) -> None:
 @behaviours.command("list")
 def behaviours_list() -> None:
     """The behaviours of this home, each with its counter-behaviour."""
-    from loop import home, show
-    from store import report
+    from loop import show
+    from store import home, report
 
     found = report.ordered(home.find(said.home).behaviours())
     keys = ("name", "counter_of", "condition", "do", "required_rate")
@@ -249,7 +252,7 @@ def doctor() -> None:
 @app.command()
 def config() -> None:
     """Print the effective configuration."""
-    from loop import home
     from loop.config import load_settings, shown
+    from store import home
 
     _show(shown(load_settings(home.find(said.home).config_file)), lambda value: typer.echo(json.dumps(value, indent=2)))

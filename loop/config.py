@@ -23,6 +23,7 @@ from sqlalchemy import make_url
 
 from agents.dreamer.dream import DreamSettings
 from agents.extractor.handler import ExtractorSettings
+from agents.model.settings import ModelSettings
 from agents.pairs.attempts import PairSettings
 from agents.trainer.student import TrainingSettings
 from corpus.errors import ConfigError, TrainerFault
@@ -35,6 +36,7 @@ MAX_SEED = 2**31 - 1
 _BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, MAX_SEED),
     "model.threads": (1, 1024),
+    "model.salt_seconds": (0.1, 86400),
     "schedule.idle_minutes": (0, inf),
     "schedule.min_lessons": (0, inf),
     "schedule.settle_seconds": (0, inf),
@@ -74,18 +76,6 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "http.port": (0, 65535),
 }
 """What each number may be, both ends included; Apollo's own are checked by the trainer's settings."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """The model that is served and trained."""
-
-    __pydantic_config__ = _FORBID
-
-    path: str = ""
-    """A Hugging Face directory for the embedded server; "" for the model that is shipped."""
-    threads: int = 1
-    """Threads of the model server, and of the trainer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +205,9 @@ def load_settings(config_file: Path) -> Settings:
 def shown(settings: Settings) -> dict[str, Any]:
     """The settings as JSON-able values, without the passwords in them."""
     value = settings.model_dump(mode="json")
-    if value["extractor"]["api_key"]:
-        value["extractor"]["api_key"] = "(set)"
+    for table in (value["extractor"], value["model"]):
+        if table["api_key"]:
+            table["api_key"] = "(set)"
     if value["database"]:
         value["database"] = make_url(value["database"]).render_as_string(hide_password=True)
     return value

@@ -19,11 +19,11 @@ import structlog
 from agents.ingest.follow import follow
 from corpus.errors import HomeLocked, NightschoolError
 from loop.config import load_settings
-from loop.home import Home, is_held
 from loop.http import serve
 from loop.operations import NEEDS_CREW, Json, Operations
 from loop.schedule_facts import keep_schedule
 from loop.service import Listener, opened
+from store.home import Home, is_held
 
 PATIENCE_S = 15.0
 """How long a command waits for the socket of a service that holds the home but is still starting."""

@@ -38,11 +38,11 @@ from loop import flow
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
-from loop.home import Home, locked, run_directory
 from loop.stages import Stages
 from store import history, queries, work
 from store import outcome as outcomes
 from store.checkpoints import CheckpointStore
+from store.home import Home, locked, run_directory
 from store.ledger import Ledger, database_url
 from store.outcome import Outcome
 from store.work import Work

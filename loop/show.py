@@ -17,8 +17,8 @@ from rich.table import Table
 from loop.verdict import interval
 
 if TYPE_CHECKING:
-    from loop.home import Home
     from loop.service import Listener
+    from store.home import Home
 
 Json = dict[str, Any]
 LABELS = {

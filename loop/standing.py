@@ -18,9 +18,9 @@ from agents.model.safety import check_model_dir
 from corpus.errors import NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop.config import load_settings
-from loop.home import Home, find, is_held
 from store import queries, report
 from store.checkpoints import SPARE_BYTES, CheckpointStore
+from store.home import Home, find, is_held
 from store.ledger import Ledger, database_url
 
 Json = dict[str, Any]

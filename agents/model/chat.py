@@ -13,7 +13,8 @@ from typing import Any
 import jinja2
 from tokenizers import Tokenizer
 
-from agents.model.requests import Message
+from agents.model import requests
+from agents.model.requests import Body, Message
 from corpus.errors import UsageError
 
 _MARK = "\ue000{}\ue001"
@@ -63,6 +64,13 @@ class ChatText:
             # The pattern has one group, so every second part is the number of a content.
             ids += self.encode(contents[int(part)]) if place % 2 else self.encode_markup(part)
         return ids
+
+    def many(self, body: Body) -> list[list[int]]:
+        """What a request for the tokens of many rows asks: `conversations` by the template, or `texts` as data."""
+        if "texts" in body:
+            return [self.encode(one) for one in requests.texts(body, "texts")]
+        opens = requests.flag(body, "add_generation_prompt", True)
+        return [self.conversation(one, opens=opens) for one in requests.conversations(body)]
 
     def _guarded(self, content: str, contents: list[str]) -> str:
         """The content, or a mark in its place when the template may not show it as it is."""

@@ -166,7 +166,7 @@ class ModelClient:
         tokens: list[list[int]] = []
         for first in range(0, len(rows), TOKENIZE_ROWS):
             piece = list(rows[first : first + TOKENIZE_ROWS])
-            tokens += (await self._post("/tokenize", {name: piece, **more}))["tokens"]
+            tokens += (await self._post("/v1/batch/tokenize", {name: piece, **more}))["tokens"]
         return tokens
 
     async def _post(self, path: str, body: Mapping[str, object]) -> Any:

@@ -5,12 +5,13 @@ it is made. Layout: one header page, then every tensor at a multiple of 256 byte
 
 Invariant: `dirty` is set before the first write of an update and cleared only when the weights are again
 those of the active checkpoint, so whoever finds it set knows that they are not. `version` grows with every
-change of the weights. Knows no model family: names and shapes are whatever the server gave.
+change of the weights. The manifest's names are those of Hugging Face: a server that keeps several parameters in one
+tensor says so by entries that lie inside it. Knows no model family.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -40,6 +41,10 @@ class Entry:
     """As in `torch.float32` without the prefix."""
 
 
+Naming = Callable[[tuple["Entry", ...]], tuple["Entry", ...]]
+"""What the manifest is to say, of how the tensors lie: see `vllm/families.py`."""
+
+
 class SharedWeights:
     """Named tensors in a shared mapping.
 
@@ -51,21 +56,29 @@ class SharedWeights:
         self.nbytes = nbytes
         self.entries = entries
         self.model = model
-        storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, nbytes))
+        self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, nbytes))
         self.inode = os.stat(path).st_ino
-        self._words = _at(storage, torch.int64, 0, (HEADER_BYTES // 8,))
-        self._bytes = _at(storage, torch.uint8, 0, (HEADER_BYTES,))
-        self.tensors: dict[str, torch.Tensor] = {
-            entry.name: _at(storage, getattr(torch, entry.dtype), entry.offset, entry.shape) for entry in entries
-        }
+        self._words = _at(self._storage, torch.int64, 0, (HEADER_BYTES // 8,))
+        self._bytes = _at(self._storage, torch.uint8, 0, (HEADER_BYTES,))
+        self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
 
     @classmethod
-    def create(cls, path: Path, tensors: Mapping[str, torch.Tensor], *, model: str) -> "SharedWeights":
+    def create(
+        cls,
+        path: Path,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        model: str,
+        naming: Naming = lambda entries: entries,
+        adopt: bool = False,
+    ) -> "SharedWeights":
         """Lay the tensors out in a new mapping at `path`, for this user alone, and write the manifest.
 
-        Tensors that share memory (tied weights) are laid out once and named twice.
+        Tensors that share memory (tied weights) are laid out once and named twice. With `adopt` each tensor is
+        made a view of the mapping as soon as it is copied, so that no two copies of the model are held at once.
         """
-        entries, nbytes = _lay_out(tensors)
+        served, nbytes = _lay_out(tensors)
+        entries = naming(served)
         # A new file under the old name: whoever still maps the old one must not have it cut short (SIGBUS).
         filling = path.with_suffix(".filling")
         filling.unlink(missing_ok=True)
@@ -74,8 +87,11 @@ class SharedWeights:
         os.close(descriptor)
         weights = cls(filling, nbytes, entries, model)
         weights.path = path
-        for name, tensor in tensors.items():
-            weights.tensors[name].copy_(tensor.detach())
+        for entry in served:
+            view, tensor = weights._view(entry), tensors[entry.name]
+            view.copy_(tensor.detach())
+            if adopt:
+                tensor.data = view
         weights._words[0] = _MAGIC
         manifest = {"nbytes": nbytes, "model": model, "entries": [asdict(entry) for entry in entries]}
         temporary = path.with_suffix(".tmp")
@@ -99,6 +115,10 @@ class SharedWeights:
         if int(weights._words[0]) != _MAGIC:
             raise IntegrityFault(f"{path} is no mapping of Nightschool's; restart the service")
         return weights
+
+    def _view(self, entry: Entry) -> torch.Tensor:
+        """The tensor where this entry says."""
+        return _at(self._storage, getattr(torch, entry.dtype), entry.offset, entry.shape)
 
     @property
     def replaced(self) -> bool:

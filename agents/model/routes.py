@@ -1,4 +1,7 @@
-"""The embedded server's routes: OpenAI's, and three of ours (`/tokenize`, `/v1/batch/chat`, `/metrics`).
+"""The embedded server's routes: OpenAI's, `/tokenize`, `/metrics`, and two of ours for many rows at once.
+
+    POST /v1/batch/chat       answers to many conversations, a seed each
+    POST /v1/batch/tokenize   tokens of many conversations or texts
 
 Invariant: what a user can send is answered or refused with a 4xx and a sentence; a 500 is a bug. Every answer
 names the version of the weights it began and ended with. Does not know who changes the weights, nor who may
@@ -39,6 +42,7 @@ def build_app(served: Served) -> Starlette:
         ("/v1/chat/completions", "POST"): _chat,
         ("/v1/completions", "POST"): _complete,
         ("/v1/batch/chat", "POST"): _batch_chat,
+        ("/v1/batch/tokenize", "POST"): _batch_tokenize,
     }
     return Starlette(
         routes=[Route(path, _bound(handler, served), methods=[method]) for (path, method), handler in routes.items()],
@@ -111,14 +115,14 @@ async def _metrics(served: Served, _: Request) -> Response:
     return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
 
+async def _batch_tokenize(served: Served, request: Request) -> Response:
+    body = requests.parse_body(await request.body())
+    return JSONResponse({"tokens": await asyncio.to_thread(served.text.many, body)})
+
+
 async def _tokenize(served: Served, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     opens = requests.flag(body, "add_generation_prompt", True)
-    if "conversations" in body:
-        many = requests.conversations(body)
-        return JSONResponse({"tokens": [served.text.conversation(one, opens=opens) for one in many]})
-    if "texts" in body:
-        return JSONResponse({"tokens": [served.text.encode(one) for one in requests.texts(body, "texts")]})
     if "messages" in body:
         tokens = served.text.conversation(requests.messages(body["messages"]), opens=opens)
     else:

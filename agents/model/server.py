@@ -213,10 +213,8 @@ def share(model: Any, place: Path, name: str) -> "SharedWeights":
     # A trainer of an earlier server may still map the old file: cutting it short would kill that trainer.
     place.unlink(missing_ok=True)
     named = dict(model.named_parameters(remove_duplicate=False))
-    shared = SharedWeights.create(place, {key: value.detach() for key, value in named.items()}, model=name)
-    for key, parameter in named.items():
-        parameter.requires_grad_(False)
-        parameter.data = shared.tensors[key]
+    shared = SharedWeights.create(place, named, model=name, adopt=True)
+    model.requires_grad_(False)
     return shared
 
 

@@ -1,8 +1,7 @@
 """A Hugging Face model whose parameters are views of the shared mapping: reading it reads what is served.
 
 Invariant: parameters and mapping match one to one, in name, shape and tying, or nothing is built. No byte of
-a weight is copied, no remote code is run. Knows one naming, that of Hugging Face: the embedded server's; a
-server that fuses its projections needs rules here (`_rules`): which slice of which tensor a parameter is.
+a weight is copied, no remote code is run. Knows one naming, that of Hugging Face, which every manifest has.
 """
 
 import json
@@ -24,7 +23,7 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
     Returns a `PreTrainedModel`; tied parameters are one `Parameter` object.
     """
     model = _on_meta(model_directory)
-    views = _rules(shared)
+    views = shared.tensors
     parameters = dict(model.named_parameters(remove_duplicate=False))
     if differences := _differences(parameters, views):
         raise IntegrityFault(
@@ -40,11 +39,6 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
         setattr(model.get_submodule(owner), leaf, placed[parameter])
     _rebuild_buffers(model)
     return model.eval()
-
-
-def _rules(shared: SharedWeights) -> Mapping[str, torch.Tensor]:
-    """The view of the mapping for each parameter's name. A table of slices per model family goes here."""
-    return shared.tensors
 
 
 def _on_meta(model_directory: Path) -> Any:

@@ -19,7 +19,8 @@ from uuid import uuid4
 import zmq
 import zmq.asyncio
 
-from agents.trainer import protocol
+from agents.model import protocol
+from agents.model.protocol import Reply, Request
 from agents.trainer.messages import (
     Activations,
     CheckpointResult,
@@ -32,7 +33,6 @@ from agents.trainer.messages import (
     pack_tokens,
     pack_train,
 )
-from agents.trainer.protocol import Reply, Request
 from corpus.errors import TrainerFault
 
 BEAT_S = 2.0

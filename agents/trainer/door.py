@@ -19,11 +19,11 @@ from typing import Any
 
 import zmq
 
+from agents.model import protocol
 from agents.model.mapping import SharedWeights
-from agents.trainer import protocol
+from agents.model.protocol import Reply, Request
 from agents.trainer.control import Control
 from agents.trainer.messages import Status, StepReport
-from agents.trainer.protocol import Reply, Request
 from corpus.errors import NightschoolError, TrainerFault
 
 _REPLIES = "inproc://replies"

@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m agents.trainer.process", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True, help="has weights.bin; mode 0700")
+    parser.add_argument("--run-dir", type=Path, required=True, help="where the socket goes; mode 0700")
+    parser.add_argument("--mapping", type=Path, help="directory of weights.bin, if it is not the run directory")
     parser.add_argument("--checkpoints", type=Path, required=True, help="directory of checkpoint files")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face directory of the served model")
     parser.add_argument("--threads", type=int, default=1, help="threads of a computation")
@@ -70,8 +71,9 @@ def _serve(options: argparse.Namespace) -> None:
     """Attach, then answer requests until a stop."""
     if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
         raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
+    mapping = options.mapping or options.run_dir
     if options.start_fd is None:
-        _need_mapping(options.run_dir)  # before torch, which takes seconds to load
+        _need_mapping(mapping)  # before torch, which takes seconds to load
     # Deferred: --help and a wrong option should not wait for torch.
     import torch
 
@@ -87,8 +89,8 @@ def _serve(options: argparse.Namespace) -> None:
     torch.use_deterministic_algorithms(True)
     if options.start_fd is not None:
         os.read(options.start_fd, 1)
-        _need_mapping(options.run_dir)
-    shared = SharedWeights.attach(options.run_dir / "weights.bin")
+        _need_mapping(mapping)
+    shared = SharedWeights.attach(mapping / "weights.bin")
     store = CheckpointStore(options.checkpoints)
     if options.active:  # also when it is clean: its trainer may have died between a rollback's rows and its weights
         restore(shared, store, options.active, settled=True, force=shared.dirty)
@@ -106,15 +108,15 @@ def _serve(options: argparse.Namespace) -> None:
         raise TrainerFault("the socket's thread failed, see above; restart the trainer")
 
 
-def _need_mapping(run_dir: Path) -> None:
+def _need_mapping(directory: Path) -> None:
     """Fail clearly when the model server has not made a mapping."""
-    if not (run_dir / "weights.json").exists():
-        raise IntegrityFault(f"there is no mapping in {run_dir}; start the model server first")
+    if not (directory / "weights.json").exists():
+        raise IntegrityFault(f"there is no mapping in {directory}; start the model server first")
 
 
 def _work(door: "Door", doing: "Doing", worker: "Worker") -> None:
     """Answer one request after the other."""
-    from agents.trainer.protocol import Reply, error_reply
+    from agents.model.protocol import Reply, error_reply
 
     while (request := door.inbox.get()) is not None:
         doing.verb, doing.step, doing.steps = request.verb, 0, 0

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from agents.model.protocol import Request
 from agents.model.snapshot import restore, weights_of
 from agents.trainer import frozen
 from agents.trainer.messages import load, unpack_tokens, unpack_train
-from agents.trainer.protocol import Request
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
 from store.tensors import RawTensor

@@ -25,8 +25,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from loop.home import Home
 from store.checkpoints import CheckpointStore
+from store.home import Home
 
 Json = dict[str, Any]
 Say = Callable[[str], object]

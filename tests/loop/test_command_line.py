@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import NIGHTSCHOOL, Command, environment, run_cli
 
-from loop.home import Home, locked
+from store.home import Home, locked
 
 LINE = '{"messages": [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "Hello."}]}\n'
 

@@ -7,7 +7,7 @@ import pytest
 
 from corpus.errors import ConfigError
 from loop.config import Settings, load_settings
-from loop.home import CONFIG
+from store.home import CONFIG
 
 Write = Callable[[str], Path]
 

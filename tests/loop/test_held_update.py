@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
-from loop.home import Home
+from store.home import Home
 
 Json = dict[str, Any]
 NIGHT_S, STOP_S = 180.0, 5.0

@@ -33,9 +33,9 @@ from chaos import (
 from agents.model.mapping import SharedWeights
 from agents.model.snapshot import weights_of
 from loop.config import load_settings
-from loop.home import Home
 from loop.service import Service, opened
 from store import queries
+from store.home import Home
 
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
 SERVER, TRAINER = "agents.model.server", "agents.trainer.process"

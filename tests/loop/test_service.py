@@ -13,7 +13,7 @@ import httpx
 import pytest
 from conftest import Service, corrected, run_cli, small_home, tell, wait_until
 
-from loop.home import Home
+from store.home import Home
 
 QUESTION = {"messages": [{"role": "user", "content": "I have decided to paint the door."}], "max_tokens": 24}
 STOP_S = 5.0

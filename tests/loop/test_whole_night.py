@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from conftest import Command, Service, corrected, run_cli, small_home, tell
 
-from loop.home import Home
 from loop.standing import status
+from store.home import Home
 
 SEED = 3
 SECRETS = (

@@ -72,7 +72,8 @@ BAD_OTHERS: list[tuple[str, object, str]] = [
     ("/v1/batch/chat", {"conversations": [[]], "role": "system"}, "role, who speaks next"),
     ("/v1/batch/chat", {"conversations": [[]], "role": "user", "max_tokens": [1, 2]}, "must have 1"),
     ("/v1/batch/chat", {"conversations": [[]], "role": "user", "temperature": [None, 2]}, "must have 1"),
-    ("/tokenize", {"texts": "a"}, "texts must be"),
+    ("/v1/batch/tokenize", {"texts": "a"}, "texts must be"),
+    ("/v1/batch/tokenize", {}, "conversations must be"),
     ("/tokenize", {"prompt": 3}, "prompt must be"),
     ("/tokenize", [1], "must be a JSON object"),
 ]

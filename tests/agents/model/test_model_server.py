@@ -93,18 +93,18 @@ def test_completions_take_texts_and_tokens_with_a_seed_each(server: Any) -> None
         assert complete(["how", "are you"], seed=4) == complete(["how", "are you"], seeds=[4, 5])
 
 
-def test_tokenize_takes_text_messages_and_many_conversations(server: Any) -> None:
+def test_tokens_of_a_text_of_messages_and_of_many_conversations(server: Any) -> None:
     with server.http() as http:
 
-        def tokens(**body: object) -> Any:
-            return http.post("/tokenize", json=body).json()["tokens"]
+        def tokens(path: str = "/tokenize", **body: object) -> Any:
+            return http.post(path, json=body).json()["tokens"]
 
         messages = HELLO["messages"]
         opened, closed = tokens(messages=messages), tokens(messages=messages, add_generation_prompt=False)
         assert opened[: len(closed)] == closed
-        assert tokens(conversations=[messages, messages]) == [opened, opened]
+        assert tokens("/v1/batch/tokenize", conversations=[messages, messages]) == [opened, opened]
         assert tokens(prompt="<|im_start|>") == [1]
-        assert 1 not in tokens(texts=["<|im_start|>"])[0]
+        assert 1 not in tokens("/v1/batch/tokenize", texts=["<|im_start|>"])[0]
 
 
 def test_unknown_models_and_paths_get_a_404(server: Any) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agents.trainer import protocol
+from agents.model import protocol
+from agents.model.protocol import Memory, Reply, Request, error_of, error_reply
 from agents.trainer.messages import (
     Example,
     Settings,
@@ -19,7 +20,6 @@ from agents.trainer.messages import (
     unpack_tokens,
     unpack_train,
 )
-from agents.trainer.protocol import Memory, Reply, Request, error_of, error_reply
 from corpus.errors import IntegrityFault, StepRefused, TrainerFault
 
 REQUEST = TrainRequest(

@@ -10,10 +10,10 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from agents.trainer import protocol
+from agents.model import protocol
+from agents.model.protocol import Reply, Request
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Status
-from agents.trainer.protocol import Reply, Request
 from corpus.errors import TrainerFault
 
 IDLE = Status(pid=1, doing="idle", paused=False, step=0, steps=0, version=1, dirty=False, holds="", replaced=False)

@@ -7,8 +7,8 @@ import pytest
 import zmq
 from trainer_home import Home, request
 
-from agents.trainer import protocol
-from agents.trainer.protocol import Reply, Request
+from agents.model import protocol
+from agents.model.protocol import Reply, Request
 from bench._malformed import messages
 from corpus.errors import TrainerFault
 

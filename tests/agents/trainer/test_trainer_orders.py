@@ -13,7 +13,7 @@ import pytest
 import zmq
 from trainer_home import FIRST, LONG, SETTINGS, Home, request
 
-from agents.trainer import protocol
+from agents.model import protocol
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Status, StepReport, TrainRequest
 from corpus.errors import TrainerFault, UpdateCancelled

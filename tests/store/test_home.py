@@ -9,12 +9,12 @@ import pytest
 
 from corpus.behaviour import SHIPPED, load
 from corpus.errors import ConfigError, HomeLocked, NoHome
-from loop.home import Home, create, default_path, find, is_held, locate, locked, run_directory
+from store.home import Home, create, default_path, find, is_held, locate, locked, run_directory
 
 HOLD = """
 import sys
 from pathlib import Path
-from loop.home import Home, locked
+from store.home import Home, locked
 with locked(Home(Path(sys.argv[1]))):
     print("held", flush=True)
     sys.stdin.read()

@@ -5,12 +5,14 @@
 
 Invariant: a header that is not exactly this is refused with a `TrainerFault` and never half understood, whatever
 its bytes are; every request gets exactly one result or error. Knows no socket and no verb's body.
+
+Spoken at two sockets: the trainer's, and the service's, which the model server's routes ask.
 """
 
 import json
 import reprlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +23,7 @@ VERSION = 1
 """Grows with every change that an older side would misread."""
 ORDERS = frozenset({"pause", "resume", "cancel"})
 """Verbs about the update in hand, answered at once: `{"training": whether there was one}`."""
-VERBS = ORDERS | {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"}
+VERBS: Set[str] = ORDERS | {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"}
 SOCKET_NAME = "trainer.sock"
 """The socket's file in the run directory."""
 LONGEST_PATH = 103
@@ -75,11 +77,11 @@ def pack_request(request: Request) -> list[bytes]:
     return frames
 
 
-def unpack_request(frames: Sequence[bytes]) -> Request:
-    """The request in these frames."""
+def unpack_request(frames: Sequence[bytes], verbs: Set[str] = VERBS) -> Request:
+    """The request in these frames; `verbs` are those that this side knows, the trainer's unless given."""
     header = _unpack(frames, {"v", "id", "verb", "body"})
-    if not isinstance(header["verb"], str) or header["verb"] not in VERBS:
-        raise TrainerFault(f"the trainer has no verb {reprlib.repr(header['verb'])}")
+    if not isinstance(header["verb"], str) or header["verb"] not in verbs:
+        raise TrainerFault(f"there is no verb {reprlib.repr(header['verb'])} here")
     return Request(id=header["id"], verb=header["verb"], body=header["body"], frames=tuple(frames[1:]))
 
 

@@ -72,6 +72,11 @@ class Home:
         return base / f"nightschool-{os.getuid()}-{digest}"
 
     @property
+    def served_dir(self) -> Path:
+        """Where a user's own vLLM keeps the mapping: beside the run directory, for it outlives a service."""
+        return self.run_dir.with_name(f"{self.run_dir.name}-served")
+
+    @property
     def control_socket(self) -> Path:
         """Where a running service listens."""
         return self.run_dir / "service.sock"

@@ -1,0 +1,87 @@
+"""Where a vLLM keeps the mapping of its weights for others: a directory in memory, and who may be there.
+
+    weights.bin  weights.json   the mapping and its manifest
+    server.lock                 held by the process that serves it, for as long as it lives
+    refused                     why there is no mapping, in words
+
+Invariant: the kernel lets go of a lock with its process, however that ends: what no living process holds is stale
+and may be swept. Knows neither vLLM nor torch.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from typing import IO
+
+from corpus.errors import HomeLocked
+
+MAPPING = "weights.bin"
+_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "refused", "server.lock")
+
+
+class Place:
+    """The directory of one home's served weights."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.mapping = directory / MAPPING
+        self._lock: IO[str] | None = None
+
+    def take(self) -> None:
+        """Become the server here, until this process ends; what a dead one left is swept."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        os.chmod(self.directory, 0o700)
+        lock = open(self.directory / "server.lock", "a")  # noqa: SIM115  (held as long as the process lives)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise HomeLocked(
+                f"another vLLM serves the home of {self.directory}: stop it, or give this one its own NIGHTSCHOOL_HOME"
+            ) from None
+        self._lock = lock
+        self._remove(keep="server.lock")
+
+    def refuse(self, reason: str) -> None:
+        """Say why there is no mapping here."""
+        temporary = self.directory / "weights.tmp"
+        temporary.write_text(reason)
+        os.replace(temporary, self.directory / "refused")
+
+    @property
+    def refused(self) -> str:
+        """Why the server shares nothing; "" when it does, or when there is none."""
+        try:
+            return (self.directory / "refused").read_text() if self.is_served() else ""
+        except FileNotFoundError:
+            return ""
+
+    def is_served(self) -> bool:
+        """Whether a living process is the server here."""
+        try:
+            with open(self.directory / "server.lock") as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def leave(self) -> None:
+        """Take everything away again; for the server, at its end."""
+        if self._lock is not None:
+            self._remove()
+            self._lock.close()
+            self._lock = None
+
+    def sweep(self) -> None:
+        """Take away what a dead server left."""
+        if self.directory.is_dir() and not self.is_served():
+            self._remove()
+
+    def _remove(self, keep: str = "") -> None:
+        for name in _OURS:
+            if name != keep:
+                (self.directory / name).unlink(missing_ok=True)
+        if not keep and not any(self.directory.iterdir()):
+            self.directory.rmdir()

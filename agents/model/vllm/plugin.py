@@ -1,0 +1,63 @@
+"""The vLLM plugin: what `vllm serve` runs at its start, in every one of its processes.
+
+Invariant: without a home that names a vLLM (`model.url`) nothing is touched and nothing is said; called again it
+changes nothing. Only vLLM's own functions are wrapped, each in one place here. Knows no weights.
+"""
+
+import atexit
+import logging
+from typing import Any
+
+from agents.model.vllm.configured import Configured, configured
+from agents.model.vllm.place import Place
+from corpus.errors import ConfigError
+
+log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
+_MARK = "_nightschool"
+
+
+def register() -> None:
+    """Entry point of the group `vllm.general_plugins`."""
+    try:
+        found = configured()
+    except ConfigError as fault:
+        log.error("nightschool: %s. Serving on, untrained.", fault)
+        return
+    if found is None:
+        return
+    from vllm.model_executor.model_loader.base_loader import BaseModelLoader
+
+    if hasattr(BaseModelLoader, _MARK):
+        return
+    setattr(BaseModelLoader, _MARK, True)
+    _keep_linears_plain()
+    _export_after_load(BaseModelLoader, found)
+
+
+def _keep_linears_plain() -> None:
+    """On a CPU vLLM packs each linear and drops its weight: an edit of what is left would not be seen."""
+    import torch
+    import vllm.model_executor.layers.utils as layers
+    from vllm.platforms import current_platform
+
+    def plain(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    if current_platform.is_cpu():
+        layers.dispatch_cpu_unquantized_gemm = plain
+
+
+def _export_after_load(loader: Any, found: Configured) -> None:
+    """Share the weights as soon as they are there."""
+    load = loader.load_model
+
+    def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
+        from agents.model.vllm.export import export
+
+        model = load(self, vllm_config, model_config, *more, **named)
+        place = Place(found.home.served_dir)
+        atexit.register(place.leave)
+        export(model, vllm_config, found, place)
+        return model
+
+    loader.load_model = load_model
