@@ -109,9 +109,7 @@ class Door:
         active = await self._service.ledger.read(queries.active)
         faults = await anyio.to_thread.run_sync(self._service.store.verify, [active["id"]])
         if faults:
-            raise IntegrityFault(
-                f"{faults[0].path.name} {faults[0].problem}: go back to a good one with `nightschool rollback`"
-            )
+            raise IntegrityFault(faults[0].problem)
         return {"checkpoint": active["id"], "weights_sha256": active["weights_sha256"], "number": active["number"]}
 
     async def _status(self) -> Json:

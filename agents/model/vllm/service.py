@@ -25,12 +25,11 @@ Json = dict[str, Any]
 
 
 class ServiceClient:
-    """Asks the service of one home; for one event loop."""
+    """Asks the service of one home; keeps nothing between two requests."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._place: Path = home.run_dir / protocol.SERVICE_SOCKET_NAME
-        self._context = zmq.asyncio.Context()
 
     @property
     def is_up(self) -> bool:
@@ -63,8 +62,9 @@ class ServiceClient:
 
     async def _reply(self, frames: list[bytes]) -> protocol.Reply:
         """The one reply to these frames: the socket is theirs alone."""
-        dealer: zmq.asyncio.Socket = self._context.socket(zmq.DEALER)
+        context = zmq.asyncio.Context()
         try:
+            dealer: zmq.asyncio.Socket = context.socket(zmq.DEALER)
             dealer.connect(protocol.address(self._home.run_dir, protocol.SERVICE_SOCKET_NAME))
             await dealer.send_multipart(frames)
             while not await dealer.poll(int(BEAT_S * 1000)):
@@ -72,4 +72,4 @@ class ServiceClient:
                     raise ServiceAway("the service went away meanwhile: what it had begun goes on when it is started")
             return protocol.unpack_reply(await dealer.recv_multipart())
         finally:
-            dealer.close(linger=0)
+            context.destroy(linger=0)
