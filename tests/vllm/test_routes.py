@@ -202,7 +202,7 @@ for home, named in json.loads(sys.argv[1]):
         if named is None or "nightschool" in named:
             enlist.install(plugin.configured())
     for tasks in (("generate",), ("embed",)):
-        found.append([one.name for one in plugins.load_endpoint_plugins(tasks)])
+        found.append(sorted(one.name for one in plugins.load_endpoint_plugins(tasks)))
     print("---", file=sys.stderr, flush=True)
 print(json.dumps(found))
 """
