@@ -40,7 +40,7 @@ log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that 
 
 
 def check_model(found: Configured, directory: Path) -> None:
-    """Raise `IntegrityFault` if the home's checkpoints are another model's; a ledger that cannot be read says nothing."""
+    """Raise `IntegrityFault` if the home's checkpoints are another model's; unread, its ledger is no reason yet."""
     try:
         with glance(_url(found)) as connection:
             if connection is not None:
