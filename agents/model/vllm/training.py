@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from agents.model import requests
-from agents.model.vllm.header import read_header
+from agents.model.header import read_words
 from agents.model.vllm.place import Place
 from agents.model.vllm.service import Json, ServiceClient
 from corpus.errors import GateRefused, ServiceAway
@@ -48,12 +48,12 @@ class Training:
         """`POST /checkpoint`."""
         body = await _body(request)
         told = await self._service.ask("checkpoint", body, seconds=WAIT_S)
-        header = read_header(self._place.mapping)
-        if header is None:
+        words = read_words(self._place.mapping)
+        if words is None:
             raise GateRefused(f"vLLM shares no weights, so it serves no checkpoint: {self._place.refused}")
-        if header.dirty or header.holds != told["checkpoint"]:
+        if words.dirty or words.holds != told["checkpoint"]:
             raise GateRefused("an update is in the weights, and not yet kept or undone: ask again when it has ended")
-        return JSONResponse({**told, "version": header.version, "dirty": header.dirty})
+        return JSONResponse({**told, "version": words.version, "dirty": words.dirty})
 
     async def rollback(self, request: Request) -> Response:
         """`POST /rollback`."""
@@ -71,10 +71,10 @@ class Training:
 
     def _own(self) -> Json:
         """What vLLM knows without a service."""
-        header = read_header(self._place.mapping)
+        words = read_words(self._place.mapping)
         mapping = None
-        if header is not None:
-            told = {"version": header.version, "dirty": header.dirty, "holds": header.holds}
+        if words is not None:
+            told = {"version": words.version, "dirty": words.dirty, "holds": words.holds}
             mapping = {**told, "bytes": _bytes(self._place)}
         return {"mapping": mapping, "refused": self._place.refused}
 

@@ -1,14 +1,10 @@
 """Who may ask the routes on vLLM that change what is served, by how it was started and what the request says."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
 
-from agents.model.mapping import SharedWeights
 from agents.model.vllm.access import Access, only_loopback, refusal
-from agents.model.vllm.header import Header, read_header
 
 HOST = ("host", "127.0.0.1:8000")
 OPEN = Access(keys=(), token="the-homes-own-token", loopback=True)
@@ -105,17 +101,3 @@ def test_no_host_is_every_interface() -> None:
 
 def test_keys_do_not_show_where_the_rules_are_printed() -> None:
     assert "second" not in repr(KEYED) and OPEN.token not in repr(KEYED)
-
-
-def test_a_mappings_header_is_read_as_its_writers_see_it(tmp_path: Path) -> None:
-    place = tmp_path / "weights.bin"
-    assert read_header(place) is None
-    shared = SharedWeights.create(place, {"a": torch.zeros(3)}, model="m")
-    assert read_header(place) == Header(version=0, dirty=False, holds="")
-    shared.bump()
-    shared.dirty, shared.holds = True, "f" * 64
-    assert read_header(place) == Header(version=1, dirty=True, holds="f" * 64)
-    place.write_bytes(bytes(200))
-    assert read_header(place) is None
-    place.write_bytes(b"short")
-    assert read_header(place) is None
