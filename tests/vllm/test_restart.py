@@ -1,11 +1,15 @@
 """A vLLM that was killed or stopped, an update that nobody finished: what is served afterwards, what is left."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGKILL
 from time import monotonic, sleep
 from typing import Any
 
+import psutil
+import pytest
 import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
@@ -120,3 +124,26 @@ def _is_left_to_a_service_that_lives(vllm: Vllm, kept: str, served: Any) -> None
             sleep(0.1)
     until(lambda: not shared.dirty, "nobody put it back when the service had gone")
     assert logprobs(vllm) == served
+
+
+def interrupt(vllm: Vllm) -> None:
+    """Ctrl-C."""
+    os.killpg(vllm.process.pid, signal.SIGINT)
+
+
+def kill_the_worker(vllm: Vllm) -> None:
+    """The process that holds the weights dies, without a word; vLLM gives up then."""
+    processes = psutil.Process(vllm.process.pid).children(recursive=True)
+    (worker,) = [one for one in processes if any("server.lock" in file.path for file in one.open_files())]
+    worker.kill()
+
+
+@pytest.mark.parametrize("end", [interrupt, kill_the_worker])
+def test_a_vllm_that_ends_leaves_nothing_behind(tmp_path: Path, end: Callable[[Vllm], None]) -> None:
+    home = new_home(tmp_path / "home")
+    point_at(home, f"http://127.0.0.1:{free_port()}")
+    with serving(home, tmp_path / "vllm.log") as vllm:
+        assert Place(home.served_dir).is_served()
+        end(vllm)
+        vllm.gone()
+        assert not home.served_dir.exists(), vllm.said()[-3000:]

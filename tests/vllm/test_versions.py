@@ -116,7 +116,7 @@ def test_a_users_own_salt_counts_as_well(vllm: Vllm, shared: SharedWeights) -> N
 
 
 def test_a_chat_finds_no_prefix_of_other_weights_either(vllm: Vllm, shared: SharedWeights) -> None:
-    words = "how should i begin " * 80
+    words = "how should i begin " * 60
     asked = {"messages": [{"role": "user", "content": words}], "max_tokens": 2, "temperature": 0, "logprobs": True}
 
     def logprob() -> float:
