@@ -151,9 +151,15 @@ class ModelClient:
         pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
-    async def pass_on(self, method: str, path: str, body: bytes) -> httpx.Response:
-        """A user's own request, as it is; the answer's body is read, and closed, by the caller."""
-        request = self._http.build_request(method, path, content=body, headers={"content-type": "application/json"})
+    async def pass_on(
+        self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
+    ) -> httpx.Response:
+        """A user's own request, as it is; the answer's body is read, and closed, by the caller.
+
+        Without an Authorization among the headers it goes out under ours. No time limit: the user has one.
+        """
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
+        request = self._http.build_request(method, path, content=body, headers=list(headers), timeout=timeout)
         try:
             return await self._http.send(request, stream=True)
         except httpx.TransportError as error:
