@@ -91,12 +91,12 @@ class Capture:
         try:
             self._send.send_nowait(exchange)
             self._held += len(exchange.raw)
-        except anyio.BrokenResourceError:  # the service is stopping
+        except anyio.ClosedResourceError:  # the service is stopping
             self.refuse(exchange.receipt, "disk")
 
     async def run(self) -> None:
         """Write what is taken, until cancelled; then what is left of it."""
-        with self._receive:
+        with self._send, self._receive:
             try:
                 while True:
                     await self._write([await self._receive.receive(), *self._waiting()])

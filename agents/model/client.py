@@ -207,13 +207,14 @@ class ModelClient:
 async def open_client(
     *, token: str, socket: Path | None = None, base_url: str = "http://nightschool"
 ) -> AsyncIterator[ModelClient]:
-    """A client of the server at this unix socket, or at `base_url`."""
+    """A client of the server at this unix socket, or at `base_url`; `token` "" for a server that asks for none."""
     transport = None if socket is None else httpx.AsyncHTTPTransport(uds=str(socket))
     async with httpx.AsyncClient(
         transport=transport,
         base_url=base_url,
-        headers={"Authorization": f"Bearer {token}"},
+        headers={"Authorization": f"Bearer {token}"} if token else {},
         timeout=TIMEOUT_SECONDS,
+        limits=httpx.Limits(max_connections=None),  # users' streams must not keep our own requests waiting
         # The environment's proxies would carry the token off this machine.
         trust_env=False,
     ) as http:
