@@ -3,33 +3,46 @@
 Invariant: done twice it changes nothing; the base weights are durable before the ledger names them.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 from agents.ingest.read import ingest_paths
+from agents.model.client import open_client
 from agents.model.describe import digest
 from agents.model.safety import check_model_dir
-from corpus.errors import ConfigError
-from corpus.recipe import MODEL_DIR
-from loop.config import load_settings
+from corpus.errors import ConfigError, ModelUnavailable, UsageError
+from loop import which
+from loop.config import Settings, load_settings
 from store import history, queries
 from store.checkpoints import CheckpointStore
-from store.home import create, locked
+from store.home import Home, create, locked
 from store.ledger import Ledger, database_url
 from store.tensors import RawTensor, parse
 
 CONVERSATIONS = Path(__file__).parent.parent / "corpus" / "conversations"
 """The bundled conversations."""
 
+VLLM = """
+[model]
+# Your own vLLM, with this package installed beside it and this home as its NIGHTSCHOOL_HOME.
+url = {url}
+{path}
+[training]
+# Until you set this to true, your weights are left alone and everything else is done.
+enabled = false
+"""
+"""What `init --url` adds to the configuration."""
 
-async def init(option: Path | None, *, demo: bool) -> dict[str, Any]:
-    """Make a home; returns what it holds."""
-    home = create(option)
-    settings = load_settings(home.config_file)
+
+async def init(option: Path | None, *, demo: bool, url: str = "", model: Path | None = None) -> dict[str, Any]:
+    """Make a home, of the model that is named, or that is served at the url; returns what it holds."""
+    home, settings = _home(option, url, model)
     with locked(home):
         ledger = Ledger(database_url(home.path, settings.database))
         try:
-            await _base(ledger, CheckpointStore(home.checkpoints), Path(settings.model.path or MODEL_DIR))
+            if not await ledger.read(queries.checkpoints):
+                await _base(ledger, CheckpointStore(home.checkpoints), await _model(settings, home))
             if demo:
                 await ingest_paths(ledger, [CONVERSATIONS], None)
             active = await ledger.read(queries.active)
@@ -39,10 +52,37 @@ async def init(option: Path | None, *, demo: bool) -> dict[str, Any]:
     return {"home": str(home.path), "checkpoint": active["id"], "turns": heard}
 
 
+def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
+    """The home and its configuration, which a first `init` writes."""
+    path = "" if model is None else str(model.expanduser().absolute())
+    more = VLLM.format(url=json.dumps(url), path=f"path = {json.dumps(path)}\n" if path else "") if url else ""
+    if path and not url:
+        more = f"\n[model]\npath = {json.dumps(path)}\n"
+    home = create(option, more)
+    settings = load_settings(home.config_file)
+    if (url and settings.model.url != url) or (path and settings.model.path != path):
+        raise UsageError(f"this home has a configuration already: set model.url and model.path in {home.config_file}")
+    return home, settings
+
+
+async def _model(settings: Settings, home: Home) -> Path:
+    """The directory of the model that the home is of."""
+    found = which.model_directory(settings, home)
+    if found is not None:
+        return found
+    url = settings.model.url
+    async with open_client(token=settings.model.api_key, base_url=url) as client:
+        try:
+            return which.named(await client.models())
+        except ModelUnavailable as error:
+            raise ModelUnavailable(
+                f"which model this home is to be of cannot be asked: {error}. Start vLLM at {url} and run "
+                "`nightschool init` again, or say which with `init --model DIR` (model.path)"
+            ) from error
+
+
 async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None:
     """Checkpoint 0: the model as it comes."""
-    if await ledger.read(queries.checkpoints):
-        return
     check_model_dir(model_dir)
     written = store.write(_weights(model_dir), None, {"cursor": 0, "seed": None, "settings": None})
     await ledger.write(history.add_base, written.id, written.weights_sha256, digest(model_dir))

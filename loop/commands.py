@@ -51,14 +51,18 @@ def _read(query: Callable[..., Any], *arguments: Any) -> Any:
 @app.command()
 def init(
     demo: Annotated[bool, typer.Option("--demo", help="Load the bundled conversations.")] = False,
+    url: Annotated[str, typer.Option(help="Address of your own vLLM, such as http://127.0.0.1:8000.")] = "",
+    model: Annotated[
+        Path | None, typer.Option(help="Hugging Face directory of the model; default: what is served.")
+    ] = None,
 ) -> None:
-    """Make a home, with the embedded model as checkpoint 0."""
+    """Make a home, with the model as checkpoint 0: the embedded one, or your vLLM's."""
     import anyio
 
     from loop import begin, show
 
     show.set_up_logs()
-    _show(anyio.run(partial(begin.init, said.home, demo=demo)), show.began)
+    _show(anyio.run(partial(begin.init, said.home, demo=demo, url=url, model=model)), show.began)
 
 
 @app.command()

@@ -166,6 +166,11 @@ class Settings(BaseSettings):
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
 
+    @property
+    def trains(self) -> bool:
+        """Whether updates are made: the weights of a user's own vLLM are left alone until he says otherwise."""
+        return not self.model.url if self.training.enabled is None else self.training.enabled
+
     @classmethod
     def settings_customise_sources(
         cls,

@@ -20,7 +20,8 @@ from agents.ingest.follow import follow
 from corpus.errors import HomeLocked, NightschoolError
 from loop.config import load_settings
 from loop.http import serve
-from loop.operations import NEEDS_CREW, Json, Operations
+from loop.idle import watch_users
+from loop.operations import AFTER_CREW, NEEDS_CREW, Json, Operations
 from loop.schedule_facts import keep_schedule
 from loop.service import Listener, opened
 from store.home import Home, is_held
@@ -40,8 +41,7 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
         if monotonic() - began > PATIENCE_S:
             raise HomeLocked(f"another command holds {home.path} and does not answer: try again when it has ended")
         await anyio.sleep(0.1)
-    works = not arguments.get("dry_run")  # what waits in the queue would change the ledger
-    async with _hosted(home, crew=NEEDS_CREW.get(name, False), works=works) as operations:
+    async with _hosted(home, name, dry_run=bool(arguments.get("dry_run"))) as operations:
         operations.service.listeners.append(listener)
         result: Json = await getattr(operations, name)(**arguments)
         return result
@@ -81,14 +81,16 @@ def _raised(error: Any) -> NightschoolError:
 
 
 @asynccontextmanager
-async def _hosted(home: Home, *, crew: bool, works: bool) -> AsyncIterator[Operations]:
+async def _hosted(home: Home, name: str, *, dry_run: bool) -> AsyncIterator[Operations]:
     """Hold the home for one command; with its crew, and doing the work in its ledger, where it needs them."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         operations = Operations(service=service)
-        if crew:
+        served = service.crew.keeps_mapping() and name in AFTER_CREW and not dry_run
+        if name in NEEDS_CREW or served:
             tasks.start_soon(service.crew.run, name="crew")
-            if works:
+            if name in NEEDS_CREW and not dry_run:  # what waits in the queue would change the ledger
                 tasks.start_soon(service.work, name="work")
+                tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)
         yield operations
         tasks.cancel_scope.cancel()
@@ -101,7 +103,11 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
         tasks.start_soon(follow, service.ledger, folders, service.wake, name="follow the logs")
-        await tasks.start(service.crew.run, name="crew")
+        if service.crew.server.ours:
+            await tasks.start(service.crew.run, name="crew")
+        else:  # it may be down, or loading for minutes: all but the night goes on without it
+            tasks.start_soon(service.crew.run, name="crew")
+            tasks.start_soon(watch_users, service, name="watch for users")
         tasks.start_soon(service.work, name="work")
         tasks.start_soon(keep_schedule, service, name="schedule")
         operations = Operations(service=service)

@@ -35,6 +35,7 @@ class Operations:
         if dry_run:
             return await rehearse(self.service, seed=self._seed(seed), retry=retry)
         service, began = self.service, monotonic()
+        await service.crew.expect()
         night_id = await service.begin_night(seed=self._seed(seed), retry=retry)
         await service.finished(night_id)
         told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
@@ -48,7 +49,7 @@ class Operations:
 
     async def ask(self, *, text: str) -> Json:
         """One question to the served model."""
-        await self.service.crew.ready.wait()
+        await self.service.crew.here()
         self.service.user_asked()
         reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200)
         active = await self.service.ledger.read(queries.active)
@@ -72,7 +73,7 @@ class Operations:
         }
         if not dry_run:
             await service.ledger.write(history.roll_back, found["id"], "rolled back by hand")
-            if service.crew.running:
+            if service.crew.keeps_mapping():
                 await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
                 await service.trainer.rollback(found["id"], settled=True)
         return told
@@ -92,7 +93,7 @@ class Operations:
         service, seed = self.service, self._seed(seed)
         if await service.ledger.read(queries.running_night) is not None:
             raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
-        await service.crew.ready.wait()
+        await service.crew.here()
         active = await service.ledger.read(queries.active)
         weights = active["weights_sha256"]
         measured = []
@@ -158,8 +159,10 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     return queries.checkpoint(connection, wanted)
 
 
-NEEDS_CREW = {"night": True, "ask": True, "measure": True, "ingest": False, "rollback": False}
-"""Whether an operation needs the model server and the trainer; the others only need the ledger."""
+NEEDS_CREW = ("night", "ask", "measure")
+"""Operations that need the model server and the trainer; the others only need the ledger."""
+AFTER_CREW = ("rollback",)
+"""Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
 NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel")
 """The operations that the command line and the HTTP may name."""

@@ -26,7 +26,7 @@ async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
     """The steps of the update that the pairs at hand would make."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused("a night is running and trains by itself: wait for it (`nightschool status`)")
-    await service.crew.ready.wait()
+    await service.crew.here()
     training = service.settings.training
     told, update, pairs = await service.ledger.read(_at_hand, service, seed, retry)
     if not pairs:

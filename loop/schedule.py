@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import time
 
+OBSERVING = "training.enabled is false: observing only (set it to true in config.toml, and start again, to train)"
+"""Why no update is made, although all else is."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
@@ -47,7 +50,7 @@ def why_not(situation: Situation, rules: Rules) -> str:
     if situation.paused:
         return "paused: `nightschool resume` to go on"
     if not situation.training_enabled:
-        return "training.enabled is false: observing only"
+        return OBSERVING
     if situation.lessons < rules.min_lessons and situation.pairs < rules.min_pairs:
         return f"{situation.lessons} new lessons, {rules.min_lessons} needed"
     if situation.nights_today >= rules.max_per_day:

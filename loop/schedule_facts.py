@@ -43,6 +43,8 @@ async def keep_schedule(service: Service) -> None:
 
 async def next_update_reason(service: Service) -> str:
     """Why no night is due now; "" when one is."""
+    if service.crew.waits:
+        return service.crew.waits
     night = await service.ledger.read(queries.running_night)
     if night is not None:
         waits = f"; its update waits: {service.waits}" if service.waits else ""
@@ -70,7 +72,7 @@ def _situation(connection: Connection, service: Service) -> Situation:
     return Situation(
         clock=datetime.now().time(),
         paused=queries.is_paused(connection),
-        training_enabled=service.settings.training.enabled,
+        training_enabled=service.settings.trains,
         lessons=len(lessons),
         pairs=service.stages.teaching(queries.pairs(connection, "new")),
         since_last_lesson_s=min(ages, default=inf),

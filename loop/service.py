@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -24,17 +23,16 @@ from agents.dreamer.temperature import FailureRate, observe
 from agents.evaluator.judge import Rules
 from agents.evaluator.measure import Evaluator
 from agents.extractor.handler import Extractor
-from agents.model.client import ModelClient, open_client
-from agents.model.describe import count_layers, digest
+from agents.model.client import ModelClient
+from agents.model.describe import count_layers
 from agents.pairs.attempts import Attempter
 from agents.pairs.build import PairBuilder
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.student import Student
 from corpus.behaviour import Behaviour, definition
-from corpus.errors import ConfigError, NightschoolError
-from corpus.recipe import MODEL_DIR
-from loop import flow
+from corpus.errors import NightschoolError
+from loop import flow, servers
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
@@ -72,6 +70,8 @@ class Service:
     listeners: list[Listener] = field(default_factory=list)
     last_asked: float = field(default_factory=lambda: monotonic() - 86400.0)
     """When a user last asked, by the monotonic clock."""
+    doing: str = ""
+    """The kind of work in hand; "" while there is none."""
     waits: str = ""
     """Why the update that is being trained waits; "" while none does."""
     _wake: anyio.Event = field(default_factory=anyio.Event)
@@ -109,6 +109,7 @@ class Service:
         while True:
             self._wake = anyio.Event()
             item = await self.ledger.write(work.lease, f"pid {os.getpid()}")
+            self.doing = "" if item is None else item.kind
             if item is not None:
                 await self._do(item)
                 self._done.set()
@@ -124,6 +125,9 @@ class Service:
             with anyio.CancelScope(shield=True):
                 await self.ledger.write(work.hand_back, item)
             raise
+        except _ServerWent:
+            await self.ledger.write(work.hand_back, item)
+            return
         except Exception as error:  # the boundary: whatever a handler raises is counted on its row
             log.warning(
                 "work failed",
@@ -160,6 +164,8 @@ class Service:
             tasks.cancel_scope.cancel()
         if isinstance(result, Outcome):
             return result
+        if await self.crew.went(lost):
+            raise _ServerWent
         raise result or NightschoolError("a child process died during this work")
 
     async def _unwrapped(self, item: Work, report: Report) -> Outcome | Exception:
@@ -186,6 +192,10 @@ class Service:
         return report
 
 
+class _ServerWent(Exception):
+    """A user's vLLM went under a piece of work, which is done again when it is back; no failure of the work."""
+
+
 @asynccontextmanager
 async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
     """Hold the home and set up everything that does its work; nothing runs yet."""
@@ -198,28 +208,26 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         store = CheckpointStore(home.checkpoints)
         known = [row["id"] for row in await ledger.read(queries.checkpoints)]
         store.sweep(known)
-        model = await stack.enter_async_context(open_client(token=home.token(), socket=run_dir / "model.sock"))
+        model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
-        model_dir = Path(settings.model.path) if settings.model.path else MODEL_DIR
-        if digest(model_dir) != await ledger.read(queries.model_digest):
-            raise ConfigError(
-                f"this home was begun with another model than {model_dir}: "
-                "set model.path back, or make a new home for the new model"
-            )
+        server = servers.configured(home, settings, run_dir, ledger, model, await ledger.read(queries.model_digest))
         crew = Crew(
             run_dir=run_dir,
-            model_dir=model_dir,
             checkpoints=home.checkpoints,
-            token_file=home.token_file,
             logs=home.path / "logs",
             threads=settings.model.threads,
             ledger=ledger,
-            model=model,
+            server=server,
             trainer=trainer,
         )
         behaviours = home.behaviours()
         evaluator = Evaluator(model=model, max_tokens=settings.pairs.max_tokens)
-        monitor = Monitor(model=model, trainer=trainer, directory=home.path / "readout", layers=count_layers(model_dir))
+        monitor = Monitor(
+            model=model,
+            trainer=trainer,
+            directory=home.path / "readout",
+            layers=lambda: count_layers(server.model_dir),
+        )
         stages = Stages(
             ledger=ledger,
             settings=settings,

@@ -19,6 +19,7 @@ from agents.trainer.student import trainer_settings
 from corpus.behaviour import Behaviour, sides
 from corpus.errors import GateRefused, NightschoolError
 from loop.config import Settings
+from loop.schedule import OBSERVING
 from loop.verdict import Limits, Paired, Ruling, rule
 from store import graph, history, queries
 from store.checkpoints import CheckpointStore
@@ -148,8 +149,8 @@ class Stages:
 
     def _refusal(self, active_id: str) -> str:
         """Why there may be no update now, although there are pairs; "" when there may be one."""
-        if not self.settings.training.enabled:
-            return "training.enabled is false: observing only"
+        if not self.settings.trains:
+            return OBSERVING
         try:
             self.store.has_room(CHECKPOINT_SIZES * self.store.weights_bytes(active_id))
         except GateRefused as refused:

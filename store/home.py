@@ -111,8 +111,8 @@ def find(option: Path | None) -> Home:
     return home
 
 
-def create(option: Path | None) -> Home:
-    """Make the folders, the token and the configuration; what is there already stays."""
+def create(option: Path | None, more: str = "") -> Home:
+    """Make the folders, the token and the configuration, with `more` at its end; what is there already stays."""
     home = locate(option)
     home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     for folder in _FOLDERS:
@@ -121,7 +121,7 @@ def create(option: Path | None) -> Home:
         with open(os.open(home.token_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
-        home.config_file.write_text(CONFIG)
+        home.config_file.write_text(CONFIG + more)
     return home
 
 

@@ -5,8 +5,10 @@ form the same pieces and get the same answers. Every failure is a `ModelUnavaila
 Knows neither torch nor the tokenizer: both live with the server.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,9 @@ TOKENIZE_ROWS = 1024
 """Texts tokenized in one request."""
 TIMEOUT_SECONDS = 120.0
 """Longest wait for one piece: two minutes is forty times what the embedded model needs."""
+
+_SAMPLE = re.compile(r'([\w:]+)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(\S+)')
+"""A line of Prometheus' text format: name, labels, value; a time may follow."""
 
 Message = Mapping[str, str]
 
@@ -56,6 +61,8 @@ class ServedModel:
     """What is being served."""
 
     name: str
+    root: str
+    """What the server was told to load; "" where it does not say."""
     context: int
     """Most tokens of prompt and answer together."""
     end_token_ids: tuple[int, ...]
@@ -71,6 +78,20 @@ class ModelClient:
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
+        self.begun = 0
+        """Answers that we have asked for, ever; users' own requests, which are passed on, are not counted."""
+        self.in_flight = 0
+        """Of these, the ones that have not come."""
+
+    @contextmanager
+    def _counted(self, rows: int) -> Iterator[None]:
+        """While so many answers are asked for."""
+        self.begun += rows
+        self.in_flight += rows
+        try:
+            yield
+        finally:
+            self.in_flight -= rows
 
     async def chat(
         self,
@@ -90,12 +111,14 @@ class ModelClient:
             more["response_format"] = {"type": "json_schema", "json_schema": form}
         body |= {key: value for key, value in more.items() if value is not None}
         try:
-            found = await self._post("/v1/chat/completions", body)
+            with self._counted(1):
+                found = await self._post("/v1/chat/completions", body)
         except ModelUnavailable as refused:
             if "response_format" not in body or "response_format" not in str(refused):
                 raise
             del body["response_format"]  # a server that knows no forms: the caller checks the answer anyway
-            found = await self._post("/v1/chat/completions", body)
+            with self._counted(1):
+                found = await self._post("/v1/chat/completions", body)
         choice = found["choices"][0]
         return _completion({**choice, "text": choice["message"]["content"] or ""}, found)
 
@@ -111,7 +134,8 @@ class ModelClient:
                 "max_tokens": [prompt.max_tokens for prompt in piece],
                 "role": role,
             }
-            found = await self._post("/v1/batch/chat", body)
+            with self._counted(len(piece)):
+                found = await self._post("/v1/batch/chat", body)
             completions += [_completion(one, found) for one in found["results"]]
         return completions
 
@@ -131,6 +155,7 @@ class ModelClient:
         card = (await self._request("GET", "/v1/models"))["data"][0]
         return ServedModel(
             name=card["id"],
+            root=card.get("root") or "",
             context=card["max_model_len"],
             end_token_ids=tuple(card.get("end_token_ids", ())),
             weights_version=card.get("weights_version", 0),
@@ -146,10 +171,8 @@ class ModelClient:
             return False
 
     async def metrics(self) -> dict[str, float]:
-        """The server's numbers, by name."""
-        text = (await self._send("GET", "/metrics", None)).text
-        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
-        return {name: float(value) for name, value in pairs}
+        """The server's numbers, by name; those that differ in their labels only are added up."""
+        return parse_metrics((await self._send("GET", "/metrics", None)).text)
 
     async def pass_on(
         self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
@@ -207,7 +230,7 @@ class ModelClient:
 async def open_client(
     *, token: str, socket: Path | None = None, base_url: str = "http://nightschool"
 ) -> AsyncIterator[ModelClient]:
-    """A client of the server at this unix socket, or at `base_url`; `token` "" for a server that asks for none."""
+    """A client of the server at this unix socket, or at `base_url`; with "" for a token it shows none."""
     transport = None if socket is None else httpx.AsyncHTTPTransport(uds=str(socket))
     async with httpx.AsyncClient(
         transport=transport,
@@ -231,6 +254,15 @@ def _completion(one: Mapping[str, Any], found: Mapping[str, Any]) -> Completion:
         weights_version=version,
         weights_version_end=found.get("weights_version_end", version),
     )
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """The values in Prometheus' text format by name, added up over their labels."""
+    found: dict[str, float] = defaultdict(float)
+    for line in text.splitlines():
+        if sample := _SAMPLE.match(line):
+            found[sample[1]] += float(sample[2])
+    return dict(found)
 
 
 def _complaint(path: str, response: httpx.Response) -> str:

@@ -7,7 +7,7 @@ Invariant: a reading exists for every concept or for none. Does not judge: the v
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -66,13 +66,14 @@ class Monitor:
     trainer: Inside
     directory: Path
     """Where the vectors are kept."""
-    layers: int
-    """How many layers the model has."""
+    layers: Callable[[], int]
+    """How many layers the model has; asked once there is a model to read."""
 
     @property
     def layer(self) -> int:
         """Number of the layer that is read."""
-        return min(self.layers - 1, round(DEPTH * self.layers))
+        count = self.layers()
+        return min(count - 1, round(DEPTH * count))
 
     async def read(self, weights_sha256: str) -> tuple[Reading, ...]:
         """The readings of the weights that are served now, and their perplexity on ordinary text."""

@@ -38,8 +38,8 @@ class TrainingSettings(Settings):
     """Pairs in one step."""
     beta: float = 0.25
     """ORPO's lambda; beta of DPO, DPOP, SimPO and KTO."""
-    enabled: bool = True
-    """False: everything but the update (observe only)."""
+    enabled: bool | None = None
+    """False: everything but the update (observe only); None: as for `Settings.trains`."""
     objective: Objective = "orpo"
     """orpo, dpo, dpop, simpo, kto or sft."""
     replay: float = 0.25

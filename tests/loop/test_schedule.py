@@ -5,7 +5,7 @@ from datetime import time
 
 import pytest
 
-from loop.schedule import Rules, Situation, why_not, why_wait
+from loop.schedule import OBSERVING, Rules, Situation, why_not, why_wait
 
 DUE = Situation(
     clock=time(2, 30),
@@ -42,7 +42,7 @@ def test_a_night_is_due_when_nothing_speaks_against_it() -> None:
     "change, reason",
     [
         ({"paused": True}, "paused: `nightschool resume` to go on"),
-        ({"training_enabled": False}, "training.enabled is false: observing only"),
+        ({"training_enabled": False}, OBSERVING),
         ({"lessons": 2}, "2 new lessons, 3 needed"),
         ({"nights_today": 2}, "2 nights within 24 hours, 2 allowed"),
         ({"clock": time(12, 0)}, "outside the sleep windows (01:00-05:30)"),

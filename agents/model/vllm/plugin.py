@@ -1,11 +1,13 @@
 """The vLLM plugin: what `vllm serve` runs at its start, in every one of its processes.
 
-Invariant: without a home that names a vLLM (`model.url`) nothing is touched and nothing is said; called again it
-changes nothing. Only vLLM's own functions are wrapped, each in one place here. Knows no weights.
+Invariant: without a home that names a vLLM (`model.url`) it serves as without us, and nothing is said (the one thing
+wrapped then keeps vLLM from warning of our routes, see `enlist.py`); called again it changes nothing. Only vLLM's own
+functions are wrapped, each in one place. Knows no weights.
 """
 
-import atexit
 import logging
+from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import Any
 
 from agents.model.vllm.configured import Configured, configured
@@ -18,11 +20,14 @@ _MARK = "_nightschool"
 
 def register() -> None:
     """Entry point of the group `vllm.general_plugins`."""
+    from agents.model.vllm import enlist
+
     try:
         found = configured()
     except ConfigError as fault:
         log.error("nightschool: %s. Serving on, untrained.", fault)
-        return
+        found = None
+    enlist.install(found)
     if found is None:
         return
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
@@ -30,8 +35,12 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
+    from agents.model.vllm import salt
+
+    salt.install(found)
     _keep_linears_plain()
     _export_after_load(BaseModelLoader, found)
+    _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
 
 
 def _keep_linears_plain() -> None:
@@ -56,8 +65,13 @@ def _export_after_load(loader: Any, found: Configured) -> None:
 
         model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
-        atexit.register(place.leave)
+        _at_exit(place.leave)
         export(model, vllm_config, found, place)
         return model
 
     loader.load_model = load_model
+
+
+def _at_exit(leave: Callable[[], None]) -> None:
+    """Have this done when this process and its children end; `atexit` is not called in processes that vLLM forks."""
+    Finalize(None, leave, exitpriority=-1)

@@ -22,7 +22,7 @@ class OnlyTokens:
 
 
 def monitor(place: Path, layers: int = 4) -> Monitor:
-    return Monitor(model=OnlyTokens(), trainer=None, directory=place, layers=layers)  # type: ignore[arg-type]
+    return Monitor(model=OnlyTokens(), trainer=None, directory=place, layers=lambda: layers)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Which model this home is of: the directory that is configured, the shipped one, or the one that a vLLM serves.
+
+Invariant: a home is of one model for good, known by its digest. Knows no weights.
+"""
+
+import json
+from pathlib import Path
+
+from agents.model.client import ServedModel
+from agents.model.describe import digest
+from agents.model.vllm.place import Place
+from corpus.errors import ConfigError
+from corpus.recipe import MODEL_DIR
+from loop.config import Settings
+from store.home import Home
+
+
+def model_directory(settings: Settings, home: Home) -> Path | None:
+    """The Hugging Face directory; None when only a vLLM could say, and it does not."""
+    if settings.model.path:
+        return Path(settings.model.path)
+    return served(Place(home.served_dir)) if settings.model.url else MODEL_DIR
+
+
+def served(place: Place) -> Path | None:
+    """What the living vLLM at this place has loaded; None when it shares nothing."""
+    manifest = place.mapping.with_suffix(".json")
+    try:
+        return Path(json.loads(manifest.read_text())["model"]) if place.is_served() else None
+    except FileNotFoundError:
+        return None
+
+
+def named(model: ServedModel) -> Path:
+    """The directory of a model that was served under a directory's name, or a name on the hub."""
+    path = Path(model.root)
+    if model.root and path.is_dir():
+        return path.resolve()
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model.root, local_files_only=True)).resolve()
+    except (LocalEntryNotFoundError, ValueError) as error:
+        raise ConfigError(f"{model.root} is on this machine under no directory: set model.path") from error
+
+
+def require(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:
+    """Refuse another model than the one that the home was begun with."""
+    if digest(model_dir) != wanted:
+        raise ConfigError(
+            f"{who}this home was begun with another model than {model_dir}: "
+            f"{cure}, or make a new home for the new model"
+        )
