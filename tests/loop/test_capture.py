@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from conftest import LOOK_S, run_cli
+from conftest import LOOK_S, run_cli, small_home, tell, wait_until
 from sqlalchemy import select
 
 from agents.ingest.follow import follow
@@ -518,3 +518,44 @@ async def test_a_full_disk_costs_the_capture_and_not_the_answer(
     file_limit(resource.RLIM_INFINITY)
     third = await proxied.ask()
     await proxied.became(third.headers["x-nightschool-receipt"], "ingested")
+
+
+# ---------------------------------------------------------------- the real model
+
+
+def test_a_correction_given_through_the_proxy_is_learnt_from_and_a_summary_of_it_is_not(
+    tmp_path: Path, start_service: Callable[..., Any]
+) -> None:
+    home = Home(small_home(tmp_path / "home"))
+    service = start_service(home.path)
+    url, receipts = service.ready()["url"], []
+    said = [{"role": "user", "content": "I have decided to paint the door."}]
+    with httpx.Client(headers={"Authorization": f"Bearer {home.token()}"}, timeout=60, trust_env=False) as http:
+
+        def ask(streamed: bool, kind: str = "main") -> str:
+            body = {"messages": said, "max_tokens": 24, "seed": 3, "stream": streamed, "user": "ada"}
+            got = http.post(f"{url}/chat/completions", json=body, headers={"X-Turn-Type": kind, "X-Session-Id": "s1"})
+            receipts.append(got.headers["x-nightschool-receipt"])
+            if not streamed:
+                return str(got.json()["choices"][0]["message"]["content"])
+            chunks = [json.loads(event.removeprefix("data: ")) for event in got.text.split("\n\n")[:-2]]
+            return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+        def became() -> list[dict[str, Any]] | None:
+            own = url.removesuffix("/v1")
+            told = [http.get(f"{own}/receipts/{receipt}").json() for receipt in receipts if "none" not in receipt]
+            return told if {one["state"] for one in told} == {"ingested"} else None
+
+        for streamed in (True, False):
+            said.append({"role": "assistant", "content": ask(streamed)})
+            said.append({"role": "user", "content": "No, just do what I said, without alternatives."})
+        said[-1] = {"role": "user", "content": "Write a title for this conversation."}
+        ask(False, "side")
+        told = wait_until(became, "what was said is in the ledger", 30)
+        signals = wait_until(lambda: tell(home.path, "ledger", "signals")["signals"], "a signal", 30)
+    assert receipts[2] == "none; side" and len({one["conversation"] for one in told}) == 1
+    assert [(one["source"], one["behaviour"]) for one in signals] == [("ada", signals[0]["behaviour"])]
+    assert signals[0]["kind"] == "correction" and signals[0]["behaviour"], signals
+    lines = [json.loads(line) for path in home.inbox.iterdir() for line in path.read_text().splitlines()]
+    assert [len(line["messages"]) for line in lines] == [2, 4]
+    assert lines[1]["messages"][1]["content"] == said[1]["content"] != ""
