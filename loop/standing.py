@@ -6,7 +6,7 @@ Invariant: reads only, and never waits for a service: what it does not answer at
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ import httpx
 from sqlalchemy import Connection
 
 from agents.model.safety import check_model_dir
-from corpus.errors import NightschoolError
-from corpus.recipe import MODEL_DIR
+from corpus.errors import ConfigError, NightschoolError
+from loop import examine, which
 from loop.config import load_settings
 from store import queries, report
 from store.checkpoints import SPARE_BYTES, CheckpointStore
@@ -80,6 +80,11 @@ def doctor(option: Path | None) -> Json:
         _check("python", lambda: f"{sys.version.split()[0]}, torch {_torch_version()}"),
         _check("kernel", _kernel),
     ]
+    with suppress(ConfigError):  # which the first check has told of
+        settings = load_settings(home.config_file)
+        if settings.model.url:
+            looks = examine.checks(home, settings, lambda: _digest(home))
+            checks += [_check(name, look) for name, look in looks.items()]
     return {"home": str(home.path), "service": "up" if is_held(home) else "down", "checks": checks}
 
 
@@ -92,9 +97,16 @@ def _check(name: str, look: Any) -> Json:
 
 
 def _model(home: Home) -> str:
-    path = Path(load_settings(home.config_file).model.path or MODEL_DIR)
+    path = which.model_directory(load_settings(home.config_file), home)
+    if path is None:
+        return "the one that vLLM serves"
     check_model_dir(path)
     return str(path)
+
+
+def _digest(home: Home) -> str:
+    with ledger_of(home) as connection:
+        return queries.model_digest(connection)
 
 
 def _kernel() -> str:

@@ -8,13 +8,13 @@ already, the optimizer's own temporaries, the kernels' workspace, and what the a
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from agents.trainer import frozen
 from agents.trainer.messages import Example, Settings
+from agents.trainer.ram import ram_free
 from corpus.errors import GateRefused
 
 MIB = 2**20
@@ -24,7 +24,6 @@ LOGIT_COPIES = 3
 """float32 values for each entry of the logits: themselves or their cast, their log-softmax, their gradient."""
 READING = 2 / 3
 """Share of what a layer keeps for gradients that it needs at one time when it keeps nothing; measured: 0.4 to 0.6."""
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +165,4 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    available = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    return min([available, *_cgroup_room(CGROUP)])
-
-
-def _cgroup_room(folder: Path) -> list[int]:
-    """What this control group (version 2) still allows; nothing where it sets no limit."""
-    try:
-        limit = (folder / "memory.max").read_text(encoding="ascii").strip()
-        used = int((folder / "memory.current").read_text(encoding="ascii"))
-        figures = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
-    except (OSError, ValueError):
-        return []
-    # Pages of files that nobody uses now count as used, and go when room is wanted.
-    return [] if limit == "max" else [int(limit) - used + int(figures.get("inactive_file", 0))]
+    return ram_free()

@@ -1,131 +1,15 @@
 """The real command line in processes of its own, on small homes that learn in some seconds."""
 
-import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
-from typing import Any
 
 import pytest
-
-from corpus.world import answers
-from corpus.world.requests import draw, reserved, write
-
-NIGHTSCHOOL = Path(sys.executable).with_name("nightschool")
-LOOK_S = 0.02
-"""Between two looks at something that has no other way of telling."""
-SMALL = """\
-[schedule]
-windows = {windows}
-settle_seconds = 0.2
-[dreams]
-per_night = 32
-guards = 6
-[pairs]
-attempts = 4
-attempts_of_counters = 4
-minimum = 8
-[verdict]
-scenarios = 50
-margin = 0.3
-perplexity = 1.5
-drift = 100.0
-[training]
-lr = 5e-4
-"""
-"""Few dreams and few scenarios, so few that the gate is set wide: a night of some seconds that is kept."""
-CORRECTIONS = {
-    "decision": ("No, just do what I said, without alternatives.", "I have decided, I did not ask for ideas."),
-    "question": ("Do not repeat my question, just the answer.", "I know what I asked, just answer."),
-}
-_ticks = threading.Event()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """What a command said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """The one JSON object on stdout, and nothing beside it."""
-        assert self.out.count("\n") == 1 and self.out.endswith("\n"), self
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-    def failed(self, code: int) -> str:
-        """The message of a command that was to fail with --json, in JSON as on stderr, without a traceback."""
-        told = self.told
-        assert (self.code, told["exit_code"]) == (code, code), self
-        assert "Traceback" not in self.err and set(told) == {"error", "exit_code"}
-        return str(told["error"])
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This process's environment without any setting of ours, and with warnings as errors."""
-    plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("NIGHTSCHOOL_")}
-    return {**plain, "PYTHONWARNINGS": "error", **more}
-
-
-def run_cli(home: Path, *arguments: object, **more: str) -> Ran:
-    """Run one command on this home."""
-    command = [str(NIGHTSCHOOL), "--home", str(home), *map(str, arguments)]
-    ran = subprocess.run(
-        command, capture_output=True, text=True, env=environment(**more), stdin=subprocess.DEVNULL, timeout=240
-    )
-    return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
-
-
-def tell(home: Path, *arguments: object) -> dict[str, Any]:
-    """The JSON of a command that was to succeed."""
-    ran = run_cli(home, *arguments, "--json")
-    assert ran.code == 0, ran
-    return ran.told
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """The first true value of this condition, looked at again and again until the deadline."""
-    deadline = monotonic() + seconds
-    while not (found := condition()):
-        assert monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
-        _ticks.wait(LOOK_S)
-    return found
-
-
-def corrected(kind: str, count: int, seed: int = 5) -> list[str]:
-    """Lines of a log in which users correct the bad habit of this kind of request."""
-    rng, lines = random.Random(seed), []
-    for number in range(count):
-        while reserved(request := draw(kind, rng)):
-            pass
-        said = (
-            ("user", write(request, rng)),
-            ("assistant", answers.bad(request, rng)),
-            ("user", CORRECTIONS[kind][number % len(CORRECTIONS[kind])]),
-            ("assistant", answers.good(request, rng)),
-        )
-        messages = [{"role": role, "content": text} for role, text in said]
-        lines.append(json.dumps({"user": f"user {number % 4}", "messages": messages}))
-    return lines
-
-
-def small_home(place: Path, *, windows: str = "[]") -> Path:
-    """A home whose nights are short."""
-    assert run_cli(place, "init").code == 0
-    (place / "config.toml").write_text(SMALL.format(windows=windows))
-    return place
-
+import small
+from small import Ran, Service
 
 Command = Callable[..., Ran]
 
@@ -152,42 +36,15 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     signal.signal(signal.SIGTERM, before)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Service:
-    """A running service."""
-
-    process: subprocess.Popen[bytes]
-    home: Path
-    log: Path
-
-    def said(self) -> str:
-        """Its log so far."""
-        return self.log.read_text()
-
-    def ready(self) -> dict[str, str]:
-        """The figures of its "ready" line."""
-        line = wait_until(self._ready_line, "the service is ready", 120)
-        return dict(word.split("=", 1) for word in line.split() if "=" in word)
-
-    def _ready_line(self) -> str:
-        assert self.process.poll() is None, self.said()
-        return next((line for line in self.said().splitlines() if "] ready" in line), "")
-
-
 @pytest.fixture(scope="module")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
     """Starts services; kills those that a test left running."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(home: Path, *arguments: object) -> Service:
-        log = tmp_path_factory.mktemp("log") / "service.log"
-        command = [str(NIGHTSCHOOL), "--home", str(home), "run", *map(str, arguments)]
-        with log.open("wb") as stream:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment()
-            )
-        started.append(process)
-        return Service(process=process, home=home, log=log)
+        service = small.start_service(home, tmp_path_factory.mktemp("log") / "service.log", *arguments)
+        started.append(service.process)
+        return service
 
     yield start
     for process in started:

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import NIGHTSCHOOL, Command, environment, run_cli
+from conftest import Command
+from small import NIGHTSCHOOL, environment, run_cli
 
 from store.home import Home, locked
 

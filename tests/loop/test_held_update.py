@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from conftest import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
+from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
 from store.home import Home
 

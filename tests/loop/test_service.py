@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Service, corrected, run_cli, small_home, tell, wait_until
+from small import Service, corrected, run_cli, small_home, tell, wait_until
 
 from store.home import Home
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Command, Service, corrected, run_cli, small_home, tell
+from conftest import Command
+from small import Service, corrected, run_cli, small_home, tell
 
 from loop.standing import status
 from store.home import Home

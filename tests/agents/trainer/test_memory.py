@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.trainer import memory
+from agents.trainer import memory, ram
 from agents.trainer.messages import Example, Settings
 from corpus.errors import GateRefused
 
@@ -112,9 +112,9 @@ def test_an_update_that_cannot_fit_is_refused_with_the_numbers_and_what_to_chang
 def test_no_more_is_free_than_the_machine_has_and_a_control_group_allows(tmp_path: Path) -> None:
     total_kib = int(Path("/proc/meminfo").read_text().split()[1])
     assert 0 < memory.free_bytes(torch.device("cpu")) <= 1024 * total_kib
-    assert memory._cgroup_room(tmp_path) == []
+    assert ram.cgroup_room(tmp_path) == []
     for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 500\ninactive_file 200\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert memory._cgroup_room(tmp_path) == [500]
+    assert ram.cgroup_room(tmp_path) == [500]
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._cgroup_room(tmp_path) == []
+    assert ram.cgroup_room(tmp_path) == []

@@ -1,0 +1,48 @@
+"""Homes whose nights are short, of a model that vLLM serves; and what vLLM makes of a prompt."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from conftest import Vllm
+
+sys.path.append(str(Path(__file__).parent.parent / "loop"))
+
+from small import SMALL, corrected, run_cli, tell  # noqa: E402  (found by the line above)
+
+from store.home import Home  # noqa: E402
+
+SEATS = ("--max-num-seqs", "128")
+"""Batches of ours take half of the engine's seats: with 16, as the other tests have, a night takes much longer."""
+ASKED = {
+    "messages": [{"role": "user", "content": "I have decided to paint the door. Please buy the paint."}],
+    "max_tokens": 8,
+    "temperature": 0,
+    "logprobs": True,
+    "ignore_eos": True,
+}
+
+
+def vllm_home(place: Path, url: str, *, trains: bool | None) -> Home:
+    """A home with a log of one lesson in it, told of the vLLM afterwards, as a user would."""
+    assert run_cli(place, "init").code == 0
+    configure(Home(place), url, trains=trains)
+    log = place.parent / f"{place.name}.jsonl"
+    log.write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
+    tell(place, "ingest", log)
+    return Home(place)
+
+
+def configure(home: Home, url: str, *, trains: bool | None) -> None:
+    """The configuration of a small home: nights by hand only."""
+    text = SMALL.format(windows="[]")
+    if trains is not None:
+        text = text.replace("[training]\n", f"[training]\nenabled = {str(trains).lower()}\n")
+    home.config_file.write_text(f'{text}\n[model]\nurl = "{url}"\n')
+
+
+def logprobs(vllm: Vllm) -> list[tuple[str, float]]:
+    """What vLLM answers with to a user who asks it directly, and how likely each token was."""
+    with vllm.http() as http:
+        answer: Any = http.post("/v1/chat/completions", json=ASKED).json()
+    return [(one["token"], one["logprob"]) for one in answer["choices"][0]["logprobs"]["content"]]
