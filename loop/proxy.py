@@ -59,7 +59,7 @@ class Proxy:
         """A turn of a conversation, or side traffic beside it."""
         body = await request.body()
         main = all(kind.strip().lower() == "main" for kind in request.headers.getlist(TURN_TYPE))
-        if main:
+        if main and request.scope[OWN]:  # others may not be let in; those who are show in the model server's metrics
             self._service.user_asked()
         taking: Asked | Refusal = Refusal(word="side")
         if main:
@@ -113,11 +113,12 @@ class Passage:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the model server, and hand back what it says."""
-        own = bool(self._request.scope.get(OWN))
-        headers = _kept(self._request.headers.raw, _NOT_SENT | {"authorization"} if own else _NOT_SENT)
+        asking, own = self._request, self._request.scope[OWN]
+        headers = _kept(asking.headers.raw, _NOT_SENT | {"authorization"} if own else _NOT_SENT)
         headers.append((b"accept-encoding", b"identity"))
+        target = f"{asking.url.path}?{asking.url.query}".removesuffix("?")
         try:
-            answer = await self._model.pass_on(self._request.method, self._request.url.path, self._body, headers)
+            answer = await self._model.pass_on(asking.method, target, self._body, headers)
         except ModelUnavailable as error:
             told = {"message": str(error), "type": "server_error", "param": None, "code": 503}
             more = {name.decode(): value.decode() for name, value in self._slip(503)}

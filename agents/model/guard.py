@@ -81,6 +81,7 @@ class Guard:
         origins = _values(scope, b"origin")
         if any(origin not in self._origins for origin in origins):
             return 403, "Requests from other web pages are refused (Origin)."
+        scope[OWN] = False
         if _asks_health(scope):
             return None
         given = _values(scope, b"authorization")

@@ -15,7 +15,8 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from conftest import LOOK_S, run_cli, small_home, tell, wait_until
+from small import LOOK_S, run_cli, small_home, tell, wait_until
+from small import Service as Running
 from sqlalchemy import select
 
 from agents.ingest.follow import follow
@@ -208,7 +209,8 @@ async def test_request_and_answer_go_through_byte_for_byte(proxied: Proxied) -> 
     assert got.content == answer.partition(b"\r\n\r\n")[2]
     assert (got.headers["content-type"], got.headers["x-request-id"]) == ("application/json", "r7")
     assert "x-hop" not in got.headers and len(got.headers.get_list("date")) == 1
-    assert proxied.upstream.bodies == [body]
+    assert proxied.upstream.bodies == [body] and proxied.upstream.sent(0, "accept-encoding") == ["identity"]
+    assert proxied.upstream.heads[0][0][1] == "POST /v1/chat/completions?trace=1 HTTP/1.1"
     assert proxied.upstream.sent(0, "content-type") == ["application/json; charset=utf-8"]
     assert proxied.upstream.sent(0, "x-session-id") == ["s1"] and not proxied.upstream.sent(0, "cookie")
 
@@ -292,10 +294,10 @@ async def test_the_same_answer_to_the_same_question_is_one_conversation_and_each
 async def test_side_traffic_is_answered_and_never_captured(proxied: Proxied, kind: str) -> None:
     before = proxied.service.last_asked
     proxied.upstream.answers += [plain("A bench, booked"), plain()]
-    got = await proxied.ask(headers={"X-Turn-Type": kind})
+    got = await proxied.ask(headers={"X-Turn-Type": kind, **proxied.own})
     assert got.status_code == 200 and got.headers["x-nightschool-receipt"] == "none; side"
     assert proxied.service.last_asked == before
-    main = await proxied.ask(headers={"X-Turn-Type": "Main"})
+    main = await proxied.ask(headers={"X-Turn-Type": "Main", **proxied.own})
     await proxied.became(main.headers["x-nightschool-receipt"], "ingested")
     assert [turn[2] for turn in await proxied.turns()] == [QUESTION["content"], "For which day?"]
     assert len(proxied.lines()) == 1 and proxied.service.last_asked > before
@@ -524,7 +526,7 @@ async def test_a_full_disk_costs_the_capture_and_not_the_answer(
 
 
 def test_a_correction_given_through_the_proxy_is_learnt_from_and_a_summary_of_it_is_not(
-    tmp_path: Path, start_service: Callable[..., Any]
+    tmp_path: Path, start_service: Callable[..., Running]
 ) -> None:
     home = Home(small_home(tmp_path / "home"))
     service = start_service(home.path)
