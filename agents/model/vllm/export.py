@@ -10,38 +10,61 @@ from typing import Any
 
 import torch
 
-from agents.model.mapping import SharedWeights
+from agents.model.mapping import Entry, SharedWeights
+from agents.model.views import check
 from agents.model.vllm.configured import Configured
-from agents.model.vllm.families import naming
+from agents.model.vllm.families import family_of
 from agents.model.vllm.place import Place
-from corpus.errors import IntegrityFault, NightschoolError
+from corpus.errors import GateRefused, IntegrityFault, NightschoolError
 
 log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
 
 
-def export(model: torch.nn.Module, vllm_config: Any, found: Configured, place: Place) -> SharedWeights | None:
-    """Share the weights of a loaded model; None, and the reason at `place`, where that cannot be."""
+def export(
+    model: torch.nn.Module, vllm_config: Any, found: Configured, place: Place, refused: str = ""
+) -> SharedWeights | None:
+    """Share the weights of a loaded model; None, and the reason at `place`, where that cannot be.
+
+    `refused` says that it was so known before: see `refusals.py`. A model that is refused is left as it is.
+    """
     try:
         place.take()
     except NightschoolError as fault:
         log.error("nightschool: %s. Serving on, untrained.", fault)
         return None
     try:
-        config = vllm_config.model_config
-        named = dict(model.named_parameters(remove_duplicate=False))
-        shared = SharedWeights.create(
-            place.mapping,
-            {name: parameter for name, parameter in named.items() if parameter.numel()},
-            model=str(model_directory(config.model)),
-            naming=naming(config.hf_text_config),
-            adopt=True,
-        )
+        if refused:
+            raise GateRefused(refused)
+        shared = _share(model, vllm_config.model_config, place)
     except NightschoolError as fault:
         log.error("nightschool: %s. Serving on, untrained.", fault)
         place.refuse(str(fault))
         return None
     log.info("nightschool: %d bytes of weights shared in %s", shared.nbytes, place.directory)
     return shared
+
+
+def _share(model: torch.nn.Module, config: Any, place: Place) -> SharedWeights:
+    """Move the language model's parameters, once it is known that a trainer can have each of them."""
+    family, directory = family_of(config.hf_text_config), model_directory(config.model)
+    naming = family.naming(config.hf_text_config)
+
+    def checked(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        entries = naming(served)
+        check(entries, directory)  # nothing has been moved yet
+        return entries
+
+    return SharedWeights.create(
+        place.mapping,
+        {
+            name: parameter
+            for name, parameter in model.named_parameters(remove_duplicate=False)
+            if parameter.numel() and family.has(name)
+        },
+        model=str(directory),
+        naming=checked,
+        adopt=True,
+    )
 
 
 def model_directory(name: str) -> Path:

@@ -6,6 +6,7 @@ changes nothing. Only vLLM's own functions are wrapped, each in one place here. 
 
 import atexit
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 from agents.model.vllm.configured import Configured, configured
@@ -30,21 +31,10 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
-    _keep_linears_plain()
+    from agents.model.vllm import plain
+
+    plain.convolutions()
     _export_after_load(BaseModelLoader, found)
-
-
-def _keep_linears_plain() -> None:
-    """On a CPU vLLM packs each linear and drops its weight: an edit of what is left would not be seen."""
-    import torch
-    import vllm.model_executor.layers.utils as layers
-    from vllm.platforms import current_platform
-
-    def plain(layer: Any, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
-
-    if current_platform.is_cpu():
-        layers.dispatch_cpu_unquantized_gemm = plain
 
 
 def _export_after_load(loader: Any, found: Configured) -> None:
@@ -52,12 +42,17 @@ def _export_after_load(loader: Any, found: Configured) -> None:
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
+        from agents.model.vllm import plain, refusals
         from agents.model.vllm.export import export
 
-        model = load(self, vllm_config, model_config, *more, **named)
+        if model_config.runner_type == "draft":  # it guesses for the model; it is not the model
+            return load(self, vllm_config, model_config, *more, **named)
+        refused = refusals.reason(vllm_config)
+        with nullcontext() if refused else plain.linears():
+            model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
         atexit.register(place.leave)
-        export(model, vllm_config, found, place)
+        export(model, vllm_config, found, place, refused)
         return model
 
     loader.load_model = load_model
