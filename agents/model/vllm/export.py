@@ -15,7 +15,7 @@ from agents.model.views import check
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.families import family_of
 from agents.model.vllm.place import Place
-from corpus.errors import GateRefused, IntegrityFault, NightschoolError
+from corpus.errors import GateRefused, HomeLocked, IntegrityFault, NightschoolError
 
 log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
 
@@ -27,18 +27,18 @@ def export(
 
     `refused` says that it was so known before: see `refusals.py`. A model that is refused is left as it is.
     """
+    if refused and vllm_config.parallel_config.rank:
+        return None  # the first of several workers speaks for all
     try:
         place.take()
-    except NightschoolError as fault:
-        log.error("nightschool: %s. Serving on, untrained.", fault)
-        return None
-    try:
         if refused:
             raise GateRefused(refused)
         shared = _share(model, vllm_config.model_config, place)
     except NightschoolError as fault:
-        log.error("nightschool: %s. Serving on, untrained.", fault)
-        place.refuse(str(fault))
+        why = refused or str(fault)
+        log.error("nightschool: %s. Serving on, untrained.", why)
+        if not isinstance(fault, HomeLocked):
+            place.refuse(why)
         return None
     log.info("nightschool: %d bytes of weights shared in %s", shared.nbytes, place.directory)
     return shared
