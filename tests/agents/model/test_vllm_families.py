@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from agents.model import views
+from agents.model.describe import language_model
 from agents.model.mapping import SharedWeights
 from agents.model.settings import ModelSettings
 from agents.model.vllm.configured import Configured
@@ -120,6 +121,12 @@ def test_the_language_model_of_one_that_sees_is_cut_out_of_it(tmp_path: Path) ->
     )
     with torch.no_grad():
         assert torch.equal(views.build(shared, tmp_path)(TOKENS).logits, model(TOKENS).logits)
+
+
+def test_the_files_of_one_that_sees_are_read_as_those_of_its_language_model() -> None:
+    files = {"model.language_model.norm.weight": 1, "lm_head.weight": 2, "model.visual.x": 3, "mtp.norm.weight": 4}
+    assert language_model(files) == {"model.norm.weight": 1, "lm_head.weight": 2}
+    assert language_model({"model.norm.weight": 1}) == {"model.norm.weight": 1}
 
 
 def test_rows_that_do_not_add_up_are_refused(qwen3: Path, tmp_path: Path) -> None:
