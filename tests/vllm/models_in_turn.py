@@ -40,6 +40,7 @@ CASES = {
     "llama": Case(model="llama"),
     "qwen2": Case(model="qwen2"),
     "qwen3.5": Case(model="qwen3.5", dtype="bfloat16", options=HYBRID),
+    "qwen3.5-sees": Case(model="qwen3.5-sees", dtype="bfloat16", options=HYBRID | {"language_model_only": True}),
     "narrowed": Case(model="qwen3", dtype="bfloat16", looks=False),
     "moe": Case(model="moe", looks=False),
     "unknown family": Case(model="gemma", looks=False),
@@ -104,11 +105,12 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from agents.model import views
+    from agents.model.describe import language_model
     from agents.model.mapping import SharedWeights
     from agents.model.vllm.place import Place
 
     shared = SharedWeights.attach(Place(served_dir).mapping)
-    on_disk = load_file(directory / "model.safetensors")
+    on_disk = language_model(load_file(directory / "model.safetensors"))
     model = views.build(shared, directory)
     tokens, served = engine.answer()
     edits = {}
@@ -138,12 +140,13 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
 
 def restored(shared: Any, directory: Path) -> bool:
     """Whether a checkpoint made of the directory's files, put into a mapping that was changed, undoes the change."""
+    from agents.model.describe import language_model
     from agents.model.snapshot import restore
     from store.checkpoints import CheckpointStore
     from store.tensors import parse
 
     store = CheckpointStore(directory.parent / f"{directory.name}.checkpoints")
-    base = store.write(parse(directory / "model.safetensors")[1], None, {})
+    base = store.write(language_model(parse(directory / "model.safetensors")[1]), None, {})
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     for tensor in shared.tensors.values():
         tensor.zero_()

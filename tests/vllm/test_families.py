@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-TRAINED = ["qwen3-tied", "qwen3", "llama", "qwen2", "qwen3.5"]
+TRAINED = ["qwen3-tied", "qwen3", "llama", "qwen2", "qwen3.5", "qwen3.5-sees"]
+HYBRID = ["qwen3.5", "qwen3.5-sees"]
 REFUSED = {
     "moe": "mixture of experts",
     "unknown family": "models of type 'gemma' cannot be trained on vLLM yet",
@@ -66,17 +67,20 @@ def test_every_view_of_what_is_served_is_the_parameter_on_disk_bit_for_bit(seen:
     assert found["named"]
 
 
-@pytest.mark.parametrize("case", [case for case in TRAINED if case != "qwen3.5"])
+@pytest.mark.parametrize("case", [case for case in TRAINED if case not in HYBRID])
 def test_in_float32_server_and_trainer_agree_on_every_log_probability(seen: Seen, case: str) -> None:
     found = seen(case)
     assert furthest(found["served"], found["trainer"]) < 1e-4
 
 
-def test_in_bfloat16_the_server_of_a_hybrid_is_as_near_to_exact_arithmetic_as_the_trainer(seen: Seen) -> None:
-    """A convolution's weight read in the wrong order puts it off by 5; rounding by less than a tenth."""
-    found = seen("qwen3.5")
-    assert furthest(found["trainer"], found["exact"]) < 0.1
-    assert furthest(found["served"], found["exact"]) < 0.2
+@pytest.mark.parametrize("case", HYBRID)
+def test_in_bfloat16_the_server_of_a_hybrid_is_as_near_to_exact_arithmetic_as_the_trainer(
+    seen: Seen, case: str
+) -> None:
+    """A convolution's weight read in the wrong order puts it off by 5, rounding by some 0.1."""
+    found = seen(case)
+    assert furthest(found["trainer"], found["exact"]) < 0.25
+    assert furthest(found["served"], found["exact"]) < 0.25
     assert found["dtypes"] == ["A_log float32", "dt_bias bfloat16", "weight bfloat16"]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 VOCABULARY = 500
 """No multiple of 64: vLLM pads it."""
@@ -92,15 +92,17 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 def make(kind: str, directory: Path) -> Path:
     """Write a model of this kind; those with the gated delta rule in bfloat16, others in float32."""
     torch.manual_seed(0)
-    config = CONFIGS[kind]()
-    model = AutoModelForCausalLM.from_config(config)
+    config, hybrid = CONFIGS[kind](), kind.startswith("qwen3.5")
+    model = (AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM).from_config(
+        config
+    )
     with torch.no_grad():
         for parameter in model.parameters():  # far from what any two could have in common, and sharp enough to tell
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             else:
                 parameter.mul_(4.0)
-    model.to(torch.bfloat16 if kind == "qwen3.5" else torch.float32).save_pretrained(directory)
+    model.to(torch.bfloat16 if hybrid else torch.float32).save_pretrained(directory)
     if kind == "quantized":  # in words only: the weights are not read
         path = directory / "config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"quantization_config": _INT8}))
