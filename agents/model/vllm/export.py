@@ -1,7 +1,8 @@
 """vLLM's parameters, moved into the shared mapping once they are loaded.
 
-Invariant: after `export` every parameter lies in the mapping and nowhere else, and the manifest that says where was
-written last. A model that cannot be trained is served as ever, and the reason is written where it is looked for.
+Invariant: after `export` every parameter of the language model lies in the mapping and nowhere else, the manifest
+that says where was written last, and what is served is the active checkpoint (see `guardian.py`). A model that
+cannot be trained is served as ever, and the reason is written where it is looked for.
 """
 
 import logging
@@ -14,6 +15,7 @@ from agents.model.mapping import Entry, SharedWeights
 from agents.model.views import check
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.families import family_of
+from agents.model.vllm.guardian import Guardian, check_model
 from agents.model.vllm.place import Place
 from corpus.errors import GateRefused, HomeLocked, IntegrityFault, NightschoolError
 
@@ -33,7 +35,7 @@ def export(
         place.take()
         if refused:
             raise GateRefused(refused)
-        shared = _share(model, vllm_config.model_config, place)
+        shared = _share(model, vllm_config.model_config, found, place)
     except NightschoolError as fault:
         why = refused or str(fault)
         log.error("nightschool: %s. Serving on, untrained.", why)
@@ -41,13 +43,17 @@ def export(
             place.refuse(why)
         return None
     log.info("nightschool: %d bytes of weights shared in %s", shared.nbytes, place.directory)
+    guardian = Guardian(shared, found)
+    guardian.begin()
+    guardian.watch()
     return shared
 
 
-def _share(model: torch.nn.Module, config: Any, place: Place) -> SharedWeights:
+def _share(model: torch.nn.Module, config: Any, found: Configured, place: Place) -> SharedWeights:
     """Move the language model's parameters, once it is known that a trainer can have each of them."""
     family, directory = family_of(config.hf_text_config), model_directory(config.model)
     naming = family.naming(config.hf_text_config)
+    check_model(found, directory)
 
     def checked(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
         entries = naming(served)

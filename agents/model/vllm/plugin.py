@@ -4,9 +4,10 @@ Invariant: without a home that names a vLLM (`model.url`) nothing is touched and
 changes nothing. Only vLLM's own functions are wrapped, each in one place here. Knows no weights.
 """
 
-import atexit
 import logging
+from collections.abc import Callable
 from contextlib import nullcontext
+from multiprocessing.util import Finalize
 from typing import Any
 
 from agents.model.vllm.configured import Configured, configured
@@ -31,10 +32,12 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
-    from agents.model.vllm import plain
+    from agents.model.vllm import plain, salt
 
+    salt.install(found)
     plain.convolutions()
     _export_after_load(BaseModelLoader, found)
+    _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
 
 
 def _export_after_load(loader: Any, found: Configured) -> None:
@@ -51,8 +54,13 @@ def _export_after_load(loader: Any, found: Configured) -> None:
         with nullcontext() if refused else plain.linears():
             model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
-        atexit.register(place.leave)
+        _at_exit(place.leave)
         export(model, vllm_config, found, place, refused)
         return model
 
     loader.load_model = load_model
+
+
+def _at_exit(leave: Callable[[], None]) -> None:
+    """Have this done when this process and its children end; `atexit` is not called in processes that vLLM forks."""
+    Finalize(None, leave, exitpriority=-1)
