@@ -52,12 +52,14 @@ def _export_after_load(loader: Any, found: Configured) -> None:
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
+        from agents.model.vllm import hooks
         from agents.model.vllm.export import export
 
         model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
         atexit.register(place.leave)
-        export(model, vllm_config, found, place)
+        if export(model, vllm_config, found, place) is not None:
+            hooks.install(model, vllm_config, found)
         return model
 
     loader.load_model = load_model
