@@ -2,7 +2,7 @@
 
 Invariant: whatever a user can send either comes out as a value that can be answered or raises `UsageError`
 with a sentence that says what to change; nothing here or behind it has to guess. Knows no tokenizer and no
-model: lengths in tokens are checked where tokens are made.
+model: it is told how many tokens there are, and how many fit. The routes on a user's own vLLM read theirs here too.
 """
 
 import json
@@ -28,6 +28,8 @@ MAX_TEMPERATURE = 10.0
 """Beyond this every model says noise."""
 MAX_STOPS = 16
 """Stop strings; each is searched for at every token."""
+DEFAULT_MAX_TOKENS = 256
+"""Tokens of a chat answer when the request names no limit."""
 SEED_SPACE = 2**64
 """The number of seeds: the sampler takes keys of 64 bits."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -69,7 +71,7 @@ def parse_body(raw: bytes) -> Body:
         raise UsageError("the body must be a JSON object")
     for name, values in NEUTRAL.items():
         if body.get(name) is not None and body[name] not in values:
-            raise UsageError(f"{name} is not supported by the embedded server; leave it out")
+            raise UsageError(f"{name} is not supported here; leave it out")
     return body
 
 
@@ -101,6 +103,22 @@ def settings_each(body: Body, count: int) -> list[Settings]:
         replace(settings(row, default_max_tokens=None), seed=seed)
         for row, seed in zip(rows, seeds(body, first.seed, count), strict=True)
     ]
+
+
+def room(tokens: Sequence[int], wanted: int | None, *, context: int, vocab_size: int) -> int:
+    """How many tokens the answer to this prompt may have; `context`: most tokens of both together."""
+    if not tokens:
+        raise UsageError("the prompt is empty; send at least one token")
+    if not all(0 <= token < vocab_size for token in tokens):
+        raise UsageError(f"a prompt's tokens must be from 0 to {vocab_size - 1}")
+    left = context - len(tokens)
+    limit = min(DEFAULT_MAX_TOKENS, left) if wanted is None else wanted
+    if left < max(limit, 1):
+        raise UsageError(
+            f"the prompt has {len(tokens)} tokens and the answer may have {max(limit, 1)}, but this "
+            f"model takes {context} together; shorten the prompt or lower max_tokens"
+        )
+    return limit
 
 
 def choices(body: Body) -> int:
@@ -192,7 +210,7 @@ def _message(value: object) -> Message:
     if not isinstance(speaker, str) or speaker not in ROLES:
         raise UsageError(f"a message's role must be one of {', '.join(sorted(ROLES))}")
     if value.get("tool_calls"):
-        raise UsageError("tool_calls are not supported by the embedded server; send their text as content")
+        raise UsageError("tool_calls are not supported here; send their text as content")
     content = value.get("content")
     if isinstance(content, list):
         content = "".join(_text_part(part) for part in content)

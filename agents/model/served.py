@@ -18,14 +18,12 @@ from typing import TypeVar
 import torch
 from starlette.requests import Request
 
+from agents.model import requests
 from agents.model.chat import ChatText
 from agents.model.mapping import SharedWeights
 from agents.model.requests import BATCH_ROWS, Settings
 from agents.model.sampling import Answer, Ask, Sampler
-from corpus.errors import UsageError
 
-DEFAULT_MAX_TOKENS = 256
-"""Tokens of a chat answer when the request names no limit."""
 T = TypeVar("T")
 
 
@@ -67,17 +65,7 @@ class Served:
 
     def ask(self, tokens: Sequence[int], seed: int, chosen: Settings) -> Ask:
         """One row, its lengths checked."""
-        if not tokens:
-            raise UsageError("the prompt is empty; send at least one token")
-        if not all(0 <= token < self.vocab_size for token in tokens):
-            raise UsageError(f"a prompt's tokens must be from 0 to {self.vocab_size - 1}")
-        room = self.context - len(tokens)
-        wanted = min(DEFAULT_MAX_TOKENS, room) if chosen.max_tokens is None else chosen.max_tokens
-        if room < max(wanted, 1):
-            raise UsageError(
-                f"the prompt has {len(tokens)} tokens and the answer may have {max(wanted, 1)}, but this "
-                f"model takes {self.context} together; shorten the prompt or lower max_tokens"
-            )
+        wanted = requests.room(tokens, chosen.max_tokens, context=self.context, vocab_size=self.vocab_size)
         return Ask(
             tokens=tokens,
             seed=seed,

@@ -1,7 +1,8 @@
 """The vLLM plugin: what `vllm serve` runs at its start, in every one of its processes.
 
-Invariant: without a home that names a vLLM (`model.url`) nothing is touched and nothing is said; called again it
-changes nothing. Only vLLM's own functions are wrapped, each in one place here. Knows no weights.
+Invariant: without a home that names a vLLM (`model.url`) it serves as without us, and nothing is said (the one thing
+wrapped then keeps vLLM from warning of our routes, see `enlist.py`); called again it changes nothing. Only vLLM's own
+functions are wrapped, each in one place. Knows no weights.
 """
 
 import atexit
@@ -18,11 +19,14 @@ _MARK = "_nightschool"
 
 def register() -> None:
     """Entry point of the group `vllm.general_plugins`."""
+    from agents.model.vllm import enlist
+
     try:
         found = configured()
     except ConfigError as fault:
         log.error("nightschool: %s. Serving on, untrained.", fault)
-        return
+        found = None
+    enlist.install(found)
     if found is None:
         return
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
