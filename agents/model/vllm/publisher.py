@@ -32,9 +32,9 @@ class Publisher:
     """Sends what forward passes have read."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.PUB)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.set_hwm(WAITING)
-        self._socket.linger = 0
+        self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(f"ipc://{path}")
         self._copies: Queue[tuple[torch.Tensor, Any, Made]] | None = None
 
@@ -48,7 +48,7 @@ class Publisher:
             Thread(target=self._send_copies, args=(self._copies,), name="readings", daemon=True).start()
         host = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
         host.copy_(scores, non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
         try:
             self._copies.put_nowait((host, copied, made))

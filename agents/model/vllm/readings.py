@@ -14,8 +14,8 @@ import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
 from math import isfinite
-from time import monotonic
 from typing import Any
 
 import zmq
@@ -26,12 +26,11 @@ from agents.model.vllm.configured import Configured
 from agents.model.vllm.hooks import STRONGEST, refusal
 from agents.model.vllm.publisher import WAITING, address
 from agents.model.vllm.scores import Readings, unpack
-from corpus.errors import UsageError
+from corpus.errors import GateRefused, UnknownId, UsageError
 
 log = logging.getLogger("vllm.nightschool")
 PATIENCE_SECONDS = 0.2
 """Readings are sent before the token that they go with: they are here within a millisecond, or were dropped."""
-PAUSE_SECONDS = 0.001
 _END = "data: [DONE]"
 _PROMPT = re.compile(r"(?P<response>cmpl-.+)-(?P<prompt>\d+)")
 """How vLLM calls each prompt of a plain completion."""
@@ -46,7 +45,8 @@ class Front:
         self._watched: Watched | None = None
         self._refused = "vLLM has not started yet"
         self._model = ""
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: asyncio.Task[None] | None = None
+        self._news = asyncio.Event()
         self.readings = Readings()
 
     @property
@@ -64,8 +64,7 @@ class Front:
         self._watched = Watched(self._found.home.path / "readout", hidden_size=model.get_hidden_size(), layers=layers)
         if self.reads:
             _tell_ends(self.readings)
-            task = asyncio.get_running_loop().create_task(self._listen())
-            self._tasks.add(task)
+            self._listening = asyncio.get_running_loop().create_task(self._listen())
 
     def vectors(self) -> Vectors:
         """The vectors, or a `UsageError` that says why there are none."""
@@ -114,9 +113,10 @@ class Front:
 
     async def take(self, response: str) -> list[dict[str, Any]]:
         """The readings of a response that has just ended."""
-        until = monotonic() + PATIENCE_SECONDS
-        while not self.readings.whole(response) and monotonic() < until:
-            await asyncio.sleep(PAUSE_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not self.readings.whole(response):
+                    await self._news.wait()
         return self.readings.of(response) or []
 
     def _steering(self, asked: Any) -> dict[str, float]:
@@ -147,6 +147,8 @@ class Front:
                     self.readings.add(unpack(await socket.recv_multipart()))
                 except ValueError as fault:
                     log.warning("nightschool: %s", fault)
+                news, self._news = self._news, asyncio.Event()
+                news.set()
 
 
 def attach(app: Any, found: Configured) -> Front:
@@ -157,24 +159,18 @@ def attach(app: Any, found: Configured) -> Front:
 
     front = Front(found)
 
-    def refused(code: int, message: str) -> JSONResponse:
-        return JSONResponse({"error": {"message": message, "type": "invalid_request_error", "code": code}}, code)
-
     async def manifest(request: Any) -> JSONResponse:
-        if not found.model.readout:
-            return refused(404, "the readout is off: set model.readout = true in the home's config.toml")
+        _check_on(found)
         try:
             return JSONResponse(front.manifest())
         except UsageError as fault:
-            return refused(409, str(fault))
+            raise GateRefused(str(fault)) from fault
 
     async def of(request: Any) -> JSONResponse:
+        _check_on(found)
         response = request.path_params["response"]
-        if not found.model.readout:
-            return await manifest(request)
-        entries = front.readings.of(response)
-        if not entries:
-            return refused(404, f"there are no readings of {response!r}: only those of the last responses are kept")
+        if not (entries := front.readings.of(response)):
+            raise UnknownId(f"there are no readings of {response!r}: only those of the last responses are kept")
         return JSONResponse({"id": response, "readout": entries})
 
     app.add_route("/v1/readout/manifest", manifest, methods=["GET"])
@@ -182,6 +178,11 @@ def attach(app: Any, found: Configured) -> Front:
     _wrap(OpenAIServingChat, "create_chat_completion", front)
     _wrap(OpenAIServingCompletion, "create_completion", front)
     return front
+
+
+def _check_on(found: Configured) -> None:
+    if not found.model.readout:
+        raise UnknownId("the readout is off: set model.readout = true in the home's config.toml, and restart vLLM")
 
 
 def _wrap(serving: Any, name: str, front: Front) -> None:

@@ -75,7 +75,9 @@ def unpack(frames: Sequence[bytes]) -> Passed:
     """What `pack` made of it; a `ValueError` for anything else."""
     try:
         header, data = frames
-        told = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(header).items()}
+        told: Any = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(header).items()
+        }
         shape = (sum(told["counts"]), len(told["layers"]), len(told["concepts"]))
         if not len(told["requests"]) == len(told["first"]) == len(told["counts"]):
             raise ValueError("the lists differ in length")
