@@ -10,7 +10,6 @@ alone. Knows no HTTP.
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
@@ -19,11 +18,9 @@ from agents.model.vectors_file import Vectors, Watched
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.publisher import Publisher, address
 from agents.model.vllm.scores import Passed, picked
+from agents.model.vllm.steering import strengths
 
 log = logging.getLogger("vllm.nightschool")
-STRONGEST = 1e4
-"""Most that a request may be steered by, in units of the residual stream: beyond, a 16-bit type overflows, and what
-is not finite spoils a cache that others use."""
 
 
 def refusal(vllm_config: Any) -> str:
@@ -77,17 +74,6 @@ def decoder_layers(model: torch.nn.Module, vllm_config: Any) -> torch.nn.ModuleL
         if name.endswith("layers") and isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return module
     return None
-
-
-def strengths(extra: Any) -> dict[str, float]:
-    """What a request's extra arguments say that it is steered by; {} for anything that was not checked by us."""
-    asked = extra.get("steer") if isinstance(extra, Mapping) else None
-    added = asked.get("add") if isinstance(asked, Mapping) else None
-    if not isinstance(added, Mapping):
-        return {}
-    if not all(isinstance(s, float) and isfinite(s) and abs(s) <= STRONGEST for s in added.values()):
-        return {}
-    return dict(added)
 
 
 @dataclass(kw_only=True)

@@ -5,8 +5,9 @@ wrapped then keeps vLLM from warning of our routes, see `enlist.py`); called aga
 functions are wrapped, each in one place. Knows no weights.
 """
 
-import atexit
 import logging
+from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import Any
 
 from agents.model.vllm.configured import Configured, configured
@@ -34,8 +35,13 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
+    from agents.model.vllm import salt, steering
+
+    salt.install(found)
+    salt.add_part(steering.salt_part)
     _keep_linears_plain()
     _export_after_load(BaseModelLoader, found)
+    _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
 
 
 def _keep_linears_plain() -> None:
@@ -61,9 +67,14 @@ def _export_after_load(loader: Any, found: Configured) -> None:
 
         model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
-        atexit.register(place.leave)
+        _at_exit(place.leave)
         if export(model, vllm_config, found, place) is not None:
             hooks.install(model, vllm_config, found)
         return model
 
     loader.load_model = load_model
+
+
+def _at_exit(leave: Callable[[], None]) -> None:
+    """Have this done when this process and its children end; `atexit` is not called in processes that vLLM forks."""
+    Finalize(None, leave, exitpriority=-1)

@@ -13,9 +13,8 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from math import isfinite
 from typing import Any
 
 import zmq
@@ -23,9 +22,10 @@ import zmq.asyncio
 
 from agents.model.vectors_file import Vectors, Watched
 from agents.model.vllm.configured import Configured
-from agents.model.vllm.hooks import STRONGEST, refusal
+from agents.model.vllm.hooks import refusal
 from agents.model.vllm.publisher import WAITING, address
 from agents.model.vllm.scores import Readings, unpack
+from agents.model.vllm.steering import STRONGEST, checked, for_engine
 from corpus.errors import GateRefused, UnknownId, UsageError
 
 log = logging.getLogger("vllm.nightschool")
@@ -104,10 +104,12 @@ class Front:
             raise UsageError("readout is true or false")
         if self.reads and not wanted:
             extra["readout"] = False
-        if added := self._steering(asked.get("steer")):
-            if getattr(request, "use_beam_search", False):
+        if asked.get("steer") is not None:
+            vectors = self.vectors()
+            if (added := checked(asked["steer"], vectors.concepts)) and request.use_beam_search:
                 raise UsageError("beam search cannot be steered")
-            extra["steer"] = {"vectors": self.vectors().digest, "add": added}
+            if added:
+                extra["steer"] = for_engine(added, vectors.digest)
         request.vllm_xargs = extra or None
         return self.reads and wanted
 
@@ -118,22 +120,6 @@ class Front:
                 while not self.readings.whole(response):
                     await self._news.wait()
         return self.readings.of(response) or []
-
-    def _steering(self, asked: Any) -> dict[str, float]:
-        """What is to be added, by concept; nothing for strengths of 0."""
-        if asked is None:
-            return {}
-        if not isinstance(asked, Mapping):
-            raise UsageError('steer is an object of concepts and strengths, such as {"asking": 2.0}')
-        concepts = self.vectors().concepts
-        for concept, strength in asked.items():
-            if concept not in concepts:
-                raise UsageError(f"there is no concept {concept!r}; there are {', '.join(concepts)}")
-            if isinstance(strength, bool) or not isinstance(strength, int | float) or not isfinite(strength):
-                raise UsageError(f"the strength of {concept!r} is not a finite number")
-            if abs(strength) > STRONGEST:
-                raise UsageError(f"the strength of {concept!r} is over {STRONGEST:g}, the most that is allowed")
-        return {concept: float(asked[concept]) for concept in sorted(asked) if asked[concept]}
 
     async def _listen(self) -> None:
         """Take in what the forward passes read, for as long as the server lives."""
