@@ -55,6 +55,10 @@ class Publisher:
         except Full:
             pass  # as for a listener that is too slow
 
+    def close(self) -> None:
+        """Send no more."""
+        self._socket.close()
+
     def _send_copies(self, copies: "Queue[tuple[torch.Tensor, Any, Made]]") -> None:
         """The thread that waits for the copies; from its start on, the socket is its own."""
         while True:
