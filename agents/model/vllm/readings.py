@@ -6,7 +6,7 @@
 A chat or plain completion carries its readings as `readout`, a stream in a chunk of its own before the end; the
 request's fields `readout` (false: not this one) and `steer` ({concept: strength}) are taken here. vLLM's two serving
 functions are wrapped, for they alone know a request and its whole answer. Invariant: an answer waits at most
-`PATIENCE_SECONDS` for its readings; a `steer` that cannot be done is refused and never left out. Knows no tensor.
+`PATIENCE_SECONDS` for its readings; a `steer` that these two cannot do is refused, never left out. Knows no tensor.
 """
 
 import asyncio
@@ -32,6 +32,8 @@ log = logging.getLogger("vllm.nightschool")
 PATIENCE_SECONDS = 0.2
 """Readings are sent before the token that they go with: they are here within a millisecond, or were dropped."""
 _END = "data: [DONE]"
+_CLIENTS = ("chatcmpl-", "cmpl-")
+"""How the names of the responses begin that a client can ask for."""
 _PROMPT = re.compile(r"(?P<response>cmpl-.+)-(?P<prompt>\d+)")
 """How vLLM calls each prompt of a plain completion."""
 
@@ -69,7 +71,9 @@ class Front:
     def vectors(self) -> Vectors:
         """The vectors, or a `UsageError` that says why there are none."""
         if not self._refused and not self._socket_file.exists():
-            raise UsageError("this vLLM does not share its weights with Nightschool: its log says why")
+            raise UsageError(
+                "this vLLM's model has no hooks: its log says why; more than one API server has none either"
+            )
         if self._refused or self._watched is None:
             raise UsageError(self._refused)
         self._watched.look()
@@ -99,10 +103,10 @@ class Front:
         """
         asked = request.model_extra or {}
         extra = {k: v for k, v in (request.vllm_xargs or {}).items() if k not in ("steer", "readout")}
-        wanted = asked.get("readout", True)
-        if not isinstance(wanted, bool):
+        wanted = asked.get("readout")
+        if not (wanted is None or isinstance(wanted, bool)):
             raise UsageError("readout is true or false")
-        if self.reads and not wanted:
+        if self.reads and wanted is False:
             extra["readout"] = False
         if asked.get("steer") is not None:
             vectors = self.vectors()
@@ -111,11 +115,12 @@ class Front:
             if added:
                 extra["steer"] = for_engine(added, vectors.digest)
         request.vllm_xargs = extra or None
-        return self.reads and wanted
+        return self.reads and wanted is not False
 
     async def take(self, response: str) -> list[dict[str, Any]]:
         """The readings of a response that has just ended."""
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, UsageError):
+            self.vectors()  # where there are none, nothing will come
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while not self.readings.whole(response):
                     await self._news.wait()
@@ -213,8 +218,8 @@ def _tell_ends(readings: Readings) -> None:
 
     def _finish_request(self: Any, state: Any) -> None:
         finish(self, state)
-        if state.detokenizer is not None:
-            response, prompt = state.external_req_id, 0
+        response, prompt = state.external_req_id, 0
+        if response.startswith(_CLIENTS) and state.detokenizer is not None:
             if named := _PROMPT.fullmatch(response):
                 response, prompt = named["response"], int(named["prompt"])
             each = state.parent_req.n if state.parent_req is not None else 1
