@@ -5,7 +5,6 @@ readings before and after an update are taken on the same fixed panel, so their 
 Invariant: a reading exists for every concept or for none. Does not judge: the verdict does.
 """
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
 
 from agents.model.client import ModelClient
+from agents.model.vectors_file import CARD, Vectors, read, write
 from agents.readout.vectors import Array, concept_vectors, scores
 from corpus.errors import IntegrityFault
 from corpus.world import ordinary
@@ -96,33 +95,20 @@ class Monitor:
 
     async def _vectors(self, weights_sha256: str) -> Array:
         """The home's concept vectors, `(n_concepts, hidden_size)`; estimated when they are first needed."""
-        path, card = self.directory / "readout.safetensors", self.directory / "readout.json"
-        if not card.exists():
-            await self._estimate(path, card, weights_sha256)
-        about = json.loads(card.read_text())
-        if about["concepts"] != list(CONCEPTS) or about["layers"] != [self.layer]:
+        found = read(self.directory) or await self._estimate(weights_sha256)
+        if found.concepts != CONCEPTS or found.layers != (self.layer,):
+            card = self.directory / CARD
             raise IntegrityFault(f"{card} is of another model or version: delete it to have the vectors made anew")
-        vectors: Array = load_file(path)[f"layer_{self.layer}.vectors"].astype(np.float64)
+        vectors: Array = found.values[0].astype(np.float64)
         return vectors
 
-    async def _estimate(self, path: Path, card: Path, weights_sha256: str) -> None:
+    async def _estimate(self, weights_sha256: str) -> Vectors:
         labels = [concept for concept in CONCEPTS for _ in texts(concept)]
         found = await self._activations([text for concept in CONCEPTS for text in texts(concept)])
-        vectors = concept_vectors(found, labels, CONCEPTS).astype(np.float32)
-        self.directory.mkdir(exist_ok=True)
-        partial = path.with_suffix(".tmp")
-        save_file({f"layer_{self.layer}.vectors": vectors}, partial)
-        partial.replace(path)
-        about = {
-            "concepts": list(CONCEPTS),
-            "layers": [self.layer],
-            "hidden_size": int(vectors.shape[1]),
-            "dtype": "float32",
-            "weights_version": weights_sha256,
-        }
-        partial = card.with_suffix(".tmp")
-        partial.write_text(json.dumps(about, indent=1))
-        partial.replace(card)
+        values = concept_vectors(found, labels, CONCEPTS).astype(np.float32)[None]
+        made = Vectors(concepts=CONCEPTS, layers=(self.layer,), values=values, weights_version=weights_sha256)
+        write(self.directory, made)
+        return made
 
     async def _activations(self, panel_texts: Sequence[str]) -> Array:
         """Residual stream at each text's last token, `(n_texts, hidden_size)`."""

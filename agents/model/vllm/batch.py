@@ -115,6 +115,7 @@ class Batches:
             stop=list(chosen.stop),
             detokenize=bool(chosen.stop),  # the engine needs text to find a stop in; ours is made from the tokens
             output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={"readout": False},  # nobody asks for a row's readings
         )
         return _Row(tokens=tokens, params=params, stop=chosen.stop)
 

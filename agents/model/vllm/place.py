@@ -3,6 +3,7 @@
     weights.bin  weights.json   the mapping and its manifest
     server.lock                 held by the process that serves it, for as long as it lives
     refused                     why there is no mapping, in words
+    readings-...                the socket on which a server tells what it reads off the residual stream
 
 Invariant: the kernel lets go of a lock with its process, however that ends: what no living process holds is stale
 and may be swept, and only who holds the lock takes anything away. Knows neither vLLM nor torch.
@@ -104,5 +105,7 @@ class Place:
         for name in _OURS:
             if name != keep:
                 (self.directory / name).unlink(missing_ok=True)
+        for socket in self.directory.glob("readings-*"):
+            socket.unlink(missing_ok=True)
         if not keep and not any(self.directory.iterdir()):
             self.directory.rmdir()

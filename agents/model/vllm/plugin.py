@@ -36,9 +36,10 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
-    from agents.model.vllm import plain, salt
+    from agents.model.vllm import plain, salt, steering
 
     salt.install(found)
+    salt.add_part(steering.salt_part)
     plain.convolutions()
     _export_after_load(BaseModelLoader, found)
     _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
@@ -49,7 +50,7 @@ def _export_after_load(loader: Any, found: Configured) -> None:
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
-        from agents.model.vllm import plain, refusals
+        from agents.model.vllm import hooks, plain, refusals
         from agents.model.vllm.export import export
 
         if model_config.runner_type == "draft":  # it guesses for the model; it is not the model
@@ -59,7 +60,8 @@ def _export_after_load(loader: Any, found: Configured) -> None:
             model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
         _at_exit(place.leave)
-        export(model, vllm_config, found, place, refused)
+        if export(model, vllm_config, found, place, refused) is not None:
+            hooks.install(model, vllm_config, found)
         return model
 
     loader.load_model = load_model

@@ -2,6 +2,7 @@
 
     POST /v1/batch/chat, POST /v1/batch/tokenize                      many rows at once: see `batch.py`
     POST /train, POST /checkpoint, POST /rollback, GET /train/status  passed on to the service: see `training.py`
+    GET /v1/readout/manifest, GET /v1/readout/...                     see `readings.py`
 
 Those under /v1 are guarded by vLLM as all of /v1 is; the others by `access.py`, before anything of a request is read.
 Invariant: without a home that names this vLLM there are no routes; an error of ours is answered in OpenAI's form, with
@@ -16,7 +17,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from agents.model.vllm import enlist
+from agents.model.vllm import enlist, readings
 from agents.model.vllm.access import Access, only_loopback, refusal
 from agents.model.vllm.batch import Batches, make_batches
 from agents.model.vllm.configured import Configured, configured
@@ -68,12 +69,14 @@ class Plugin:
     def __init__(self) -> None:
         self._found = _configured()
         self._started: _Started | None = None
+        self._front: readings.Front | None = None
 
     def attach_router(self, app: Any) -> None:
         """Add the routes to vLLM's application."""
         if self._found is None:
             return
         app.add_exception_handler(NightschoolError, _failed)
+        self._front = readings.attach(app, self._found)
         for path, method, work in (
             ("/v1/batch/chat", "POST", lambda it, request: it.batches.chat(request)),
             ("/v1/batch/tokenize", "POST", lambda it, request: it.batches.tokenize(request)),
@@ -88,6 +91,8 @@ class Plugin:
         """Take what the routes need, once the engine is there."""
         if self._found is None:
             return
+        if self._front is not None:
+            self._front.start(engine_client)
         home = self._found.home
         place = Place(home.served_dir)
         self._started = _Started(

@@ -1,0 +1,159 @@
+"""The two files of a home's concept vectors, written by the monitor and read by it and by a user's own vLLM.
+
+    readout.safetensors   `layer_<number>.vectors`, `(n_concepts, hidden_size)` float32, one tensor a layer
+    readout.json          {concepts, layers, hidden_size, dtype, weights_version}
+
+Invariant: what is read fits together and is finite, or an `IntegrityFault` says what does not. Both files are
+replaced whole, the card last. Knows neither torch nor what a concept is.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corpus.errors import IntegrityFault
+from store.tensors import RawTensor, parse, pieces
+
+TENSORS, CARD = "readout.safetensors", "readout.json"
+LOOK_SECONDS = 1.0
+"""How often a `Watched` looks at the files at most: a look is a system call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vectors:
+    """Concept vectors of some layers."""
+
+    concepts: tuple[str, ...]
+    layers: tuple[int, ...]
+    """Numbers of the layers, from 0: the residual stream after each is what the vectors lie in."""
+    values: NDArray[np.float32]
+    """`(n_layers, n_concepts, hidden_size)`."""
+    weights_version: str
+    """Digest of the weights that they were estimated on."""
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.values.shape[2])
+
+    @cached_property
+    def digest(self) -> str:
+        """Names these vectors: 16 hexadecimal digits of the SHA-256 of names, layers and values."""
+        head = json.dumps([self.concepts, self.layers]).encode()
+        return hashlib.sha256(head + self.values.tobytes()).hexdigest()[:16]
+
+
+def write(directory: Path, vectors: Vectors) -> None:
+    """Write both files, each replaced at once."""
+    directory.mkdir(exist_ok=True)
+    tensors = {
+        f"layer_{layer}.vectors": RawTensor(dtype="F32", shape=values.shape, data=values.tobytes())
+        for layer, values in zip(vectors.layers, vectors.values, strict=True)
+    }
+    about = {
+        "concepts": list(vectors.concepts),
+        "layers": list(vectors.layers),
+        "hidden_size": vectors.hidden_size,
+        "dtype": "float32",
+        "weights_version": vectors.weights_version,
+    }
+    for name, data in ((TENSORS, b"".join(pieces(tensors))), (CARD, json.dumps(about, indent=1).encode())):
+        partial = directory / f"{name}.tmp"
+        partial.write_bytes(data)
+        partial.replace(directory / name)
+
+
+def read(directory: Path) -> Vectors | None:
+    """The vectors that are kept here, or None where there are none."""
+    card = directory / CARD
+    try:
+        about = json.loads(card.read_text())
+        tensors = parse(directory / TENSORS)[1]
+        return _fitted(about, tensors)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as fault:
+        raise IntegrityFault(
+            f"{card} and {TENSORS} do not fit together ({fault}): delete it to have the vectors made anew"
+        ) from fault
+
+
+def _fitted(about: Any, tensors: dict[str, RawTensor]) -> Vectors:
+    """The vectors, each of the shape that the card says."""
+    concepts, layers = tuple(about["concepts"]), tuple(about["layers"])
+    if not concepts or not layers or len(set(concepts)) < len(concepts):
+        raise ValueError("it names no concept, no layer, or one concept twice")
+    values = []
+    for layer in layers:
+        raw = tensors[f"layer_{layer}.vectors"]
+        if raw.dtype != "F32" or len(raw.shape) != 2 or raw.shape[0] != len(concepts):
+            raise ValueError(f"layer {layer} has {raw.dtype} vectors of shape {raw.shape} for {len(concepts)} concepts")
+        values.append(np.frombuffer(raw.data, dtype=np.float32).reshape(raw.shape))
+    stacked = np.stack(values)
+    if not np.isfinite(stacked).all():
+        raise ValueError("a vector is not finite")
+    version = str(about.get("weights_version", ""))
+    return Vectors(concepts=concepts, layers=layers, values=stacked, weights_version=version)
+
+
+class Watched:
+    """The vectors of a home, read anew when their files change."""
+
+    def __init__(self, directory: Path, *, hidden_size: int, layers: int) -> None:
+        """`hidden_size` and `layers` (how many there are) are those of the served model."""
+        self._directory = directory
+        self._hidden_size, self._layers = hidden_size, layers
+        self._looked = -LOOK_SECONDS
+        self._seen: object = None
+        self.vectors: Vectors | None = None
+        self.reason = ""
+        """Why there are none."""
+
+    def look(self) -> bool:
+        """Read the files if they have changed since the last look; says whether they had."""
+        if monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        self._looked = monotonic()
+        seen = [_stamp(self._directory / name) for name in (TENSORS, CARD)]
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
+            self.vectors = read(self._directory)
+            self.reason = self._mismatch()
+        except (IntegrityFault, OSError) as fault:
+            self.reason = str(fault)
+        if self.reason:
+            self.vectors = None
+        return True
+
+    def _mismatch(self) -> str:
+        """What keeps these vectors from being the served model's."""
+        if self.vectors is None:
+            return f"there are no concept vectors in {self._directory} yet: the first night makes them"
+        if self.vectors.hidden_size != self._hidden_size:
+            return (
+                f"the concept vectors in {self._directory} have {self.vectors.hidden_size} values and the served "
+                f"model's residual stream {self._hidden_size}: they are another model's, delete them"
+            )
+        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in self.vectors.layers):
+            return (
+                f"the concept vectors in {self._directory} are of layers {list(self.vectors.layers)} and the served "
+                f"model has {self._layers}: they are another model's, delete them"
+            )
+        return ""
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """What changes with a file that is replaced."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
