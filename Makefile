@@ -84,7 +84,8 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[bench]'
 	@touch $@
 
-# vLLM's wheel for a CPU wants torch's own build for one, and a few names in place of wheels that need CUDA.
+# vLLM's wheel for a CPU wants torch's own build for one (alone: the rest is PyPI's), and a few names in place of
+# wheels that need CUDA.
 .venv-vllm/installed: pyproject.toml constraints-vllm.txt agents/trainer/kernel.c $(wildcard tests/vllm/env/*.txt tests/vllm/env/*/*)
 	@$(PYTHON) -c 'import platform, sys; here = platform.system() + " " + platform.machine(); \
 	sys.exit(here not in ("Linux x86_64", "Linux aarch64") and "vLLM for a CPU comes as wheels for Linux on x86_64 and \
@@ -93,7 +94,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
 	@echo "setting up .venv-vllm: some minutes and 3.5 GB the first time"
 	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
-	@$(VLLM_PIP) install -c constraints-vllm.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0+cpu
+	@$(VLLM_PIP) install -c constraints-vllm.txt --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0+cpu
 	@$(VLLM_PIP) install -c constraints-vllm.txt -r tests/vllm/env/requirements.txt
 	@$(VLLM_PIP) install -c constraints-vllm.txt -e '.[dev]'
 	@$(VLLM_PIP) check
