@@ -1,6 +1,7 @@
 """Where a vLLM keeps the mapping of its weights for others: a directory in memory, and who may be there.
 
     weights.bin  weights.json   the mapping and its manifest
+    handles.sock                where weights on a GPU are lent out
     server.lock                 held by the process that serves it, for as long as it lives
     refused                     why there is no mapping, in words
 
@@ -16,7 +17,7 @@ from typing import IO
 from corpus.errors import HomeLocked
 
 MAPPING = "weights.bin"
-_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "refused", "server.lock")
+_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", "server.lock")
 
 
 class Place:
