@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import NullPool
 
 from store.migrations import migrate
@@ -78,6 +78,22 @@ class Ledger:
                 return query(connection, *args)
 
         return await anyio.to_thread.run_sync(look)
+
+
+@contextmanager
+def glance(url: str) -> Iterator[Connection | None]:
+    """One view of the ledger of a home that others keep: nothing is made or migrated; None where there is none."""
+    place = make_url(url)
+    if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
+        yield None
+        return
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.info["readonly"] = True
+            yield connection
+    finally:
+        engine.dispose()
 
 
 def _engine(url: str) -> Engine:

@@ -5,10 +5,8 @@ it is made. Layout: one header page, then every tensor at a multiple of 256 byte
 file has only the header: they stay where they are and are lent to whoever attaches (`cuda.py`), and the offsets count
 as if they had been laid out.
 
-Invariant: `dirty` is set before the first write of an update and cleared only when the weights are again
-those of the active checkpoint, so whoever finds it set knows that they are not. `version` grows with every
-change of the weights. The manifest's names are those of Hugging Face: a server that keeps several parameters in one
-tensor says so by entries that lie inside it. Knows no model family.
+Invariant: what the header says is true (see `header.py`). The manifest's names are those of Hugging Face: a server
+that keeps several parameters in one tensor says so by entries that lie inside it. Knows no model family.
 """
 
 import json
@@ -20,15 +18,11 @@ from typing import cast
 
 import torch
 
+from agents.model.header import HEADER_BYTES, Header
 from corpus.errors import IntegrityFault
 
-HEADER_BYTES = 4096
-"""One page in front of the tensors."""
 ALIGNMENT = 256
 """Tensors start at multiples of this many bytes, so that any kernel may load them aligned."""
-_VERSION, _DIRTY, _HOLDS = 1, 2, 8
-"""Header words (int64): version counter, dirty flag; from byte 64 on, the id of the checkpoint held."""
-_MAGIC = 0x4E53_4D41_5050_0001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +64,7 @@ class SharedWeights:
         in_file = HEADER_BYTES if lent else nbytes
         self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, in_file))
         self.inode = os.stat(path).st_ino
-        self._words = _at(self._storage, torch.int64, 0, (HEADER_BYTES // 8,))
-        self._bytes = _at(self._storage, torch.uint8, 0, (HEADER_BYTES,))
+        self._header = Header(path)
         self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
 
     @classmethod
@@ -109,7 +102,7 @@ class SharedWeights:
             view.copy_(tensor.detach())
             if adopt:
                 tensor.data = view
-        weights._words[0] = _MAGIC
+        weights._header.mark()
         manifest = {"nbytes": nbytes, "model": model, "entries": [asdict(entry) for entry in entries]}
         manifest["lent"] = list(lent or ())
         temporary = path.with_suffix(".tmp")
@@ -132,7 +125,7 @@ class SharedWeights:
         entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["entries"])
         lent = _borrowed(path, places) if places else None
         weights = cls(path, manifest["nbytes"], entries, manifest["model"], lent)
-        if int(weights._words[0]) != _MAGIC:
+        if not weights._header.marked:
             raise IntegrityFault(f"{path} is no mapping of Nightschool's; restart the service")
         return weights
 
@@ -159,33 +152,31 @@ class SharedWeights:
     @property
     def version(self) -> int:
         """How often the weights have changed since the mapping was made."""
-        return int(self._words[_VERSION])
+        return self._header.version
 
     def bump(self) -> int:
         """Say that the weights have changed; returns the new version."""
         if (weights := next(iter(self.tensors.values()), None)) is not None and weights.is_cuda:
             torch.cuda.synchronize(weights.device)  # they have changed when the device has done it
-        self._words[_VERSION] += 1
-        return self.version
+        return self._header.bump()
 
     @property
     def dirty(self) -> bool:
         """Whether the weights may be those of no kept checkpoint."""
-        return bool(self._words[_DIRTY])
+        return self._header.dirty
 
     @dirty.setter
     def dirty(self, value: bool) -> None:
-        self._words[_DIRTY] = int(value)
+        self._header.dirty = value
 
     @property
     def holds(self) -> str:
         """Id of the checkpoint whose weights these are; "" in mid-update."""
-        return bytes(self._bytes[_HOLDS * 8 : _HOLDS * 8 + 64].tolist()).rstrip(b"\0").decode()
+        return self._header.holds
 
     @holds.setter
     def holds(self, checkpoint_id: str) -> None:
-        raw = checkpoint_id.encode().ljust(64, b"\0")
-        self._bytes[_HOLDS * 8 : _HOLDS * 8 + 64] = torch.tensor(list(raw), dtype=torch.uint8)
+        self._header.holds = checkpoint_id
 
 
 def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], int]:

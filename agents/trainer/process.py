@@ -1,7 +1,7 @@
 """The trainer process: `python -m agents.trainer.process --run-dir DIR --checkpoints DIR --model DIR`.
 
-Attaches to the mapping that the model server made in the run directory, restores the active checkpoint if the
-mapping is dirty, and answers requests on the run directory's socket until it is told to stop.
+Attaches to the mapping that the model server made, as its one writer, restores the active checkpoint if it is not
+there, and answers requests on the run directory's socket until it is told to stop.
 
 Invariant: it dies with its parent; a step in flight is undone before a clean end; nothing goes to standard
 output. Knows no ledger and no schedule.
@@ -14,11 +14,13 @@ import signal
 import stat
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agents.model.header import writing
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 
 if TYPE_CHECKING:
@@ -92,20 +94,33 @@ def _serve(options: argparse.Namespace) -> None:
         _need_mapping(mapping)
     shared = SharedWeights.attach(mapping / "weights.bin")
     store = CheckpointStore(options.checkpoints)
-    if options.active:  # also when it is clean: its trainer may have died between a rollback's rows and its weights
-        restore(shared, store, options.active, settled=True, force=shared.dirty)
-    bench = Bench(shared=shared, model=views.build(shared, options.model), store=store)
-    doing = Doing()
-    door = Door(options.run_dir, shared, doing)
-    signal.signal(signal.SIGTERM, lambda number, frame: door.stop())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then stops us
-    door.start()
-    try:
-        _work(door, doing, Worker(bench, door.control.check))
-    finally:
-        door.close()
+    with _only_writer(shared.path):
+        if options.active:  # also when it is clean: its trainer may have died between a rollback's rows and weights
+            restore(shared, store, options.active, settled=True, force=shared.dirty)
+        bench = Bench(shared=shared, model=views.build(shared, options.model), store=store)
+        doing = Doing()
+        door = Door(options.run_dir, shared, doing)
+        signal.signal(signal.SIGTERM, lambda number, frame: door.stop())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then stops us
+        door.start()
+        try:
+            _work(door, doing, Worker(bench, door.control.check))
+        finally:
+            door.close()
     if door.broken:
         raise TrainerFault("the socket's thread failed, see above; restart the trainer")
+
+
+@contextmanager
+def _only_writer(mapping: Path) -> Iterator[None]:
+    """Hold the mapping's lock. A trainer that is being killed, or a server that restores, is waited for."""
+    with writing(mapping, wait=False) as mine:
+        if mine:
+            yield
+            return
+    sys.stderr.write(f"trainer: another process writes {mapping}; waiting until it has ended\n")
+    with writing(mapping, wait=True):
+        yield
 
 
 def _need_mapping(directory: Path) -> None:

@@ -1,7 +1,8 @@
 """vLLM's parameters, moved into the shared mapping once they are loaded.
 
-Invariant: after `export` every parameter lies in the mapping and nowhere else, and the manifest that says where was
-written last. A model that cannot be trained is served as ever, and the reason is written where it is looked for.
+Invariant: after `export` every parameter lies in the mapping and nowhere else, the manifest that says where was
+written last, and what is served is the active checkpoint (see `guardian.py`). A model that cannot be trained is
+served as ever, and the reason is written where it is looked for.
 """
 
 import logging
@@ -13,6 +14,7 @@ import torch
 from agents.model.mapping import SharedWeights
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.families import naming
+from agents.model.vllm.guardian import Guardian, check_model
 from agents.model.vllm.place import Place
 from corpus.errors import IntegrityFault, NightschoolError
 
@@ -28,11 +30,13 @@ def export(model: torch.nn.Module, vllm_config: Any, found: Configured, place: P
         return None
     try:
         config = vllm_config.model_config
+        directory = model_directory(config.model)
+        check_model(found, directory)
         named = dict(model.named_parameters(remove_duplicate=False))
         shared = SharedWeights.create(
             place.mapping,
             {name: parameter for name, parameter in named.items() if parameter.numel()},
-            model=str(model_directory(config.model)),
+            model=str(directory),
             naming=naming(config.hf_text_config),
             adopt=True,
         )
@@ -41,6 +45,9 @@ def export(model: torch.nn.Module, vllm_config: Any, found: Configured, place: P
         place.refuse(str(fault))
         return None
     log.info("nightschool: %d bytes of weights shared in %s", shared.nbytes, place.directory)
+    guardian = Guardian(shared, found)
+    guardian.begin()
+    guardian.watch()
     return shared
 
 

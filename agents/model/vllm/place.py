@@ -6,18 +6,22 @@
     refused                     why there is no mapping, in words
 
 Invariant: the kernel lets go of a lock with its process, however that ends: what no living process holds is stale
-and may be swept. Knows neither vLLM nor torch.
+and may be swept, and only who holds the lock takes anything away. Knows neither vLLM nor torch.
 """
 
 import fcntl
 import os
 from pathlib import Path
+from time import sleep
 from typing import IO
 
 from corpus.errors import HomeLocked
 
 MAPPING = "weights.bin"
-_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", "server.lock")
+_LOCK = "server.lock"
+_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
+_TRIES, _PAUSE_S = 4, 0.05
+"""Who only looks whether there is a server, or sweeps, holds the lock for a moment itself."""
 
 
 class Place:
@@ -30,18 +34,14 @@ class Place:
 
     def take(self) -> None:
         """Become the server here, until this process ends; what a dead one left is swept."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        os.chmod(self.directory, 0o700)
-        lock = open(self.directory / "server.lock", "a")  # noqa: SIM115  (held as long as the process lives)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
+        lock = self._hold()
+        if lock is None:
             raise HomeLocked(
                 f"another vLLM serves the home of {self.directory}: stop it, or give this one its own NIGHTSCHOOL_HOME"
-            ) from None
+            )
+        os.register_at_fork(after_in_child=lock.close)  # a child that lives on must not keep it
         self._lock = lock
-        self._remove(keep="server.lock")
+        self._remove(keep=_LOCK)
 
     def refuse(self, reason: str) -> None:
         """Say why there is no mapping here."""
@@ -60,7 +60,7 @@ class Place:
     def is_served(self) -> bool:
         """Whether a living process is the server here."""
         try:
-            with open(self.directory / "server.lock") as lock:
+            with open(self.directory / _LOCK) as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             return False
@@ -72,13 +72,34 @@ class Place:
         """Take everything away again; for the server, at its end."""
         if self._lock is not None:
             self._remove()
-            self._lock.close()
+            self._let_go(self._lock)
             self._lock = None
 
     def sweep(self) -> None:
-        """Take away what a dead server left."""
-        if self.directory.is_dir() and not self.is_served():
+        """Take away what a dead server left; a living one's is left alone."""
+        if self.directory.is_dir() and (lock := self._hold()) is not None:
             self._remove()
+            self._let_go(lock)
+
+    def _hold(self) -> IO[str] | None:
+        """The lock, held; None while a living process has it."""
+        for _ in range(_TRIES):
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            os.chmod(self.directory, 0o700)
+            lock = open(self.directory / _LOCK, "a")  # noqa: SIM115  (held for longer than this)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (self.directory / _LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                    return lock
+            except (BlockingIOError, FileNotFoundError):  # held; or swept between opening and locking it
+                pass
+            lock.close()
+            sleep(_PAUSE_S)
+        return None
+
+    def _let_go(self, lock: IO[str]) -> None:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # not left to closing it: a forked child may have it open too
+        lock.close()
 
     def _remove(self, keep: str = "") -> None:
         for name in _OURS:

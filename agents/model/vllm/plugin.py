@@ -4,8 +4,9 @@ Invariant: without a home that names a vLLM (`model.url`) nothing is touched and
 changes nothing. Only vLLM's own functions are wrapped, each in one place here. Knows no weights.
 """
 
-import atexit
 import logging
+from collections.abc import Callable
+from multiprocessing.util import Finalize
 from typing import Any
 
 from agents.model.vllm.configured import Configured, configured
@@ -30,8 +31,12 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
+    from agents.model.vllm import salt
+
+    salt.install(found)
     _keep_linears_plain()
     _export_after_load(BaseModelLoader, found)
+    _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
 
 
 def _keep_linears_plain() -> None:
@@ -56,8 +61,13 @@ def _export_after_load(loader: Any, found: Configured) -> None:
 
         model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
-        atexit.register(place.leave)
+        _at_exit(place.leave)
         export(model, vllm_config, found, place)
         return model
 
     loader.load_model = load_model
+
+
+def _at_exit(leave: Callable[[], None]) -> None:
+    """Have this done when this process and its children end; `atexit` is not called in processes that vLLM forks."""
+    Finalize(None, leave, exitpriority=-1)

@@ -1,0 +1,132 @@
+"""The prefix cache follows the weights: what other weights made of a prompt is not found any more."""
+
+from collections.abc import Iterator
+from time import monotonic, sleep
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from conftest import Vllm
+
+from agents.model.header import writing
+from agents.model.mapping import SharedWeights
+from agents.model.vllm.place import Place
+
+PROMPT = [5 + n % 200 for n in range(300)]
+"""Token ids: two blocks of 128 that can be cached, and a rest."""
+BLOCKS = 256
+"""Tokens that a second request with this prompt finds."""
+SALT_S = 10.0
+"""`model.salt_seconds`, as it is by default."""
+SEEN_S = 10.0
+"""Longest wait for the server's counters."""
+
+
+@pytest.fixture
+def shared(vllm: Vllm) -> Iterator[SharedWeights]:
+    """The mapping, with this test as its writer; as it was, afterwards."""
+    shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
+    held = shared.holds
+    with writing(shared.path, wait=True):
+        yield shared
+        for name, tensor in before.items():
+            shared.tensors[name].copy_(tensor)
+        shared.bump()
+        shared.holds, shared.dirty = held, False
+
+
+def edit(shared: SharedWeights) -> None:
+    """Weights that read a prompt differently, and that nobody was told of."""
+    name = next(name for name in shared.tensors if "layers.0.self_attn.v_proj" in name)
+    shared.tensors[name].mul_(1.5)
+
+
+def counted(http: Any, name: str) -> float:
+    """One of the server's counters."""
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}_total{{"))
+
+
+def ask(vllm: Vllm, **more: Any) -> tuple[Any, int]:
+    """The log-probabilities of what follows `PROMPT`, and how many of its tokens were found in the cache."""
+    asked = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "logprobs": 0, "ignore_eos": True, **more}
+    with vllm.http() as http:
+        before = {name: counted(http, name) for name in ("prefix_cache_queries", "prefix_cache_hits")}
+        answer = http.post("/v1/completions", json=asked)
+        assert answer.status_code == 200, answer.text
+        began = monotonic()
+        while counted(http, "prefix_cache_queries") - before["prefix_cache_queries"] < len(PROMPT):
+            assert monotonic() - began < SEEN_S
+            sleep(0.05)
+        hits = counted(http, "prefix_cache_hits") - before["prefix_cache_hits"]
+    return answer.json()["choices"][0]["logprobs"]["token_logprobs"], int(hits)
+
+
+def truth(vllm: Vllm) -> Any:
+    """What the weights as they are now make of the prompt: nobody has used this salt before."""
+    logprobs, hits = ask(vllm, cache_salt=uuid4().hex)
+    assert hits == 0
+    return logprobs
+
+
+def test_a_prefix_of_other_weights_is_served_without_a_new_salt_and_not_with_it(
+    vllm: Vllm, shared: SharedWeights
+) -> None:
+    shared.bump()
+    cold, warm = ask(vllm), ask(vllm)
+    assert (cold[1], warm[1]) == (0, BLOCKS)
+    assert warm[0] == pytest.approx(cold[0], abs=1e-4)
+    edit(shared)
+    edited = truth(vllm)
+    stale, found = ask(vllm)
+    assert found == BLOCKS
+    assert max(abs(a - b) for a, b in zip(stale, edited, strict=True)) > 0.01
+    shared.bump()
+    after, found = ask(vllm)
+    assert found == 0
+    assert after == edited
+
+
+def test_prefixes_are_found_between_updates_and_for_a_while_within_one(vllm: Vllm, shared: SharedWeights) -> None:
+    shared.bump()
+    assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
+    shared.dirty, shared.holds = True, ""  # an update starts
+    shared.bump()
+    began = monotonic()
+    assert ask(vllm)[1] == 0
+    for _ in range(3):
+        shared.bump()  # a step
+        hits = ask(vllm)[1]
+        assert hits == BLOCKS or monotonic() - began > SALT_S
+    shared.holds = "ab" * 32  # it ends
+    assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
+    shared.holds = ""  # it is undone
+    shared.bump()
+    shared.holds, shared.dirty = "cd" * 32, False
+    assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
+
+
+def test_a_users_own_salt_counts_as_well(vllm: Vllm, shared: SharedWeights) -> None:
+    shared.bump()
+    mine, yours = {"cache_salt": uuid4().hex}, {"cache_salt": uuid4().hex}
+    assert (ask(vllm, **mine)[1], ask(vllm, **mine)[1], ask(vllm, **yours)[1]) == (0, BLOCKS, 0)
+    shared.bump()
+    assert ask(vllm, **mine)[1] == 0
+
+
+def test_a_chat_finds_no_prefix_of_other_weights_either(vllm: Vllm, shared: SharedWeights) -> None:
+    words = "how should i begin " * 60
+    asked = {"messages": [{"role": "user", "content": words}], "max_tokens": 2, "temperature": 0, "logprobs": True}
+
+    def logprob() -> float:
+        with vllm.http() as http:
+            answer = http.post("/v1/chat/completions", json=asked).json()
+            assert answer["usage"]["prompt_tokens"] > 2 * 128, answer["usage"]
+        return float(answer["choices"][0]["logprobs"]["content"][0]["logprob"])
+
+    before = logprob()
+    edit(shared)
+    assert logprob() == pytest.approx(before, abs=0.005)  # the prefix is that of the old weights
+    shared.bump()
+    assert abs(logprob() - before) > 0.01
