@@ -15,8 +15,8 @@ BENCH_BIN := .venv-bench/bin
 BENCHES ?=
 VLLM_BIN := .venv-vllm/bin
 VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
-# Where torch without CUDA is found, for vLLM on a CPU; PyPI has only the other. Empty: where pip looks by itself.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# Where torch without CUDA is found, for vLLM on a CPU. Empty: where pip looks by itself, which may have only the other.
+TORCH_INDEX ?=
 
 .PHONY: help run test test-vllm check test-slow chaos bench clean
 
@@ -94,7 +94,10 @@ $(VENV)/installed-dev: $(VENV)/installed
 	this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
 	@echo "setting up .venv-vllm: some minutes and 3.5 GB the first time"
 	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
-	@$(VLLM_PIP) install -c constraints-vllm.txt --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0+cpu
+	@$(VLLM_PIP) install -c constraints-vllm.txt --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(VLLM_BIN)/python -c 'from importlib.metadata import version; import sys; \
+	sys.exit("+cpu" not in version("torch") and "vLLM for a CPU needs the CPU build of torch, this is " + version("torch") + \
+	": remove .venv-vllm and say make TORCH_INDEX=..., the index that the install page of PyTorch names for it")'
 	@$(VLLM_PIP) install -c constraints-vllm.txt -r tests/vllm/env/requirements.txt
 	@$(VLLM_PIP) install -c constraints-vllm.txt -e '.[dev]'
 	@$(VLLM_PIP) check
