@@ -22,6 +22,8 @@ import torch
 PROMPT = [(7 * place * place + 3 * place + 11) % tiny_models.VOCABULARY for place in range(1, 40)]
 NEW = 8
 """Tokens that are generated after it: by the kernels for one token at a time."""
+MEMORY, PIECES = Path("/dev/shm"), "vllm_dist_*"
+"""What vLLM's own workers leave behind when there are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +193,7 @@ def main(folder: Path, names: list[str]) -> None:
     import vllm  # noqa: F401  (once for all)
 
     for name in names:
+        before = set(MEMORY.glob(PIECES))
         child = os.fork()
         if child == 0:
             os.environ["NIGHTSCHOOL_HOME"] = str(folder / f"{name}.home")
@@ -210,6 +213,8 @@ def main(folder: Path, names: list[str]) -> None:
                 atexit._run_exitfuncs()  # the child ends here, without what its parent had to do at its end
                 os._exit(status)
         os.waitpid(child, 0)
+        for left in set(MEMORY.glob(PIECES)) - before:
+            left.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -69,11 +69,13 @@ REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 def reason(config: Any) -> str:
     """Why a model that is served with this `VllmConfig` cannot be trained; "" if nothing speaks against it."""
-    for refused, why in REFUSALS:
-        if refused(config):
-            return why
     try:
+        for refused, why in REFUSALS:
+            if refused(config):
+                return why
         family_of(config.model_config.hf_text_config)
     except IntegrityFault as fault:
         return str(fault)
+    except AttributeError as fault:  # whatever we do not know of it, it serves on
+        return f"this vLLM has another configuration than those that are known here ({fault}); take version 0.32"
     return ""

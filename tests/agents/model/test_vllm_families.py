@@ -284,3 +284,9 @@ def test_each_family_of_the_table_can_be_served_plainly() -> None:
 )
 def test_each_way_to_serve_that_cannot_be_trained_has_its_reason(field: str, value: Any, said: str) -> None:
     assert said in reason(settings(**{field: value}))
+
+
+def test_a_vllm_whose_configuration_is_not_known_serves_on_untrained() -> None:
+    config = settings()
+    del config.offload_config
+    assert "no attribute 'offload_config'" in reason(config)
