@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,11 @@ from loop.config import load_settings
 from loop.door import keep_door
 from loop.operations import Operations
 from loop.service import opened
-from store import queries
+from store import history, queries
+from store.checkpoints import CheckpointStore
 from store.home import Home
+from store.ledger import Ledger, database_url, now
+from store.records import Checkpoint, save
 
 ROUTES = (("POST", "/train"), ("POST", "/checkpoint"), ("POST", "/rollback"), ("GET", "/train/status"))
 CHAT = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_tokens": 5}
@@ -60,6 +64,30 @@ def service(home: Home) -> Iterator[str]:
         finally:
             done.set()
         running.result()
+
+
+def second_checkpoint(home: Home) -> tuple[str, str]:
+    """Have the home a kept checkpoint after the base, and that the active one; returns both ids."""
+    store, ledger = CheckpointStore(home.checkpoints), Ledger(database_url(home.path, ""))
+    with ledger.writing() as connection:
+        base = queries.active(connection)["id"]
+        weights = store.load_weights(base)
+        name = min(weights)
+        weights[name] = replace(weights[name], data=bytes(len(weights[name].data)))
+        files = store.write(weights, None, {"parent": base})
+        row = Checkpoint(
+            id=files.id,
+            parent_id=base,
+            number=1,
+            weights_sha256=files.weights_sha256,
+            update_id=None,
+            state="kept",
+            at=now(),
+        )
+        save(connection, [row])
+        history.point(connection, files.id, "kept by a test")
+    ledger.close()
+    return base, files.id
 
 
 def asked(vllm: Vllm, method: str, path: str, **more: Any) -> httpx.Response:
@@ -109,10 +137,8 @@ def test_what_the_service_does_and_refuses_is_passed_on(vllm: Vllm) -> None:
 
         back = asked(vllm, "POST", "/rollback", json={"target": active, "dry_run": True})
         assert (back.status_code, back.json()["to"], shared.version) == (200, active, served["version"])
-        back = asked(vllm, "POST", "/rollback", json={"target": active})
-        assert (back.status_code, back.json()["to"]) == (200, active)
-        assert shared.version > served["version"] and shared.holds == active
-
+        assert "already" in sentence(asked(vllm, "POST", "/rollback", json={"target": active}), 404)
+        assert "nothing before it" in sentence(asked(vllm, "POST", "/rollback"), 409)
         assert sentence(asked(vllm, "POST", "/rollback", json={"target": "nonsense"}), 404)
         assert sentence(asked(vllm, "POST", "/rollback", json={"target": 5}), 400)
         assert sentence(asked(vllm, "POST", "/train", json={"seed": "x"}), 400)
@@ -150,6 +176,7 @@ def test_users_are_answered_while_the_service_is_not(vllm: Vllm) -> None:
 def test_with_an_api_key_every_route_needs_it_and_the_homes_token_is_as_good(tmp_path: Path) -> None:
     home, port = new_home(tmp_path / "home"), free_port()
     point_at(home, f"http://127.0.0.1:{port}", api_key=KEYS[0])
+    base, kept = second_checkpoint(home)
     arguments = ("--api-key", *KEYS, "--root-path", "/llm")
     with serving(home, tmp_path / "vllm.log", port=port, arguments=arguments) as vllm, service(home):
         for prefix in ("", "/llm"):
@@ -162,6 +189,14 @@ def test_with_an_api_key_every_route_needs_it_and_the_homes_token_is_as_good(tmp
                 headers = {"Authorization": f"Bearer {key}", "Host": "example.com"}
                 assert asked(vllm, "GET", f"{prefix}/train/status", headers=headers).json()["service"] == "up"
         headers = {"Authorization": f"Bearer {KEYS[1]}"}
+        rows = {"conversations": [CHAT["messages"]], "temperature": 0, "max_tokens": 20}
+        before = asked(vllm, "POST", "/v1/batch/chat", headers=headers, json=rows).json()
+        assert asked(vllm, "POST", "/checkpoint", headers=headers).json()["checkpoint"] == kept
+        back = asked(vllm, "POST", "/rollback", headers=headers).json()
+        assert (back["from"], back["to"]) == (kept, base)
+        assert asked(vllm, "GET", "/train/status", headers=headers).json()["mapping"]["holds"] == base
+        after = asked(vllm, "POST", "/v1/batch/chat", headers=headers, json=rows).json()
+        assert after["results"] != before["results"] and after["weights_version"] > before["weights_version"]
         begun = asked(vllm, "POST", "/train", headers=headers, json={"seed": 3})
         assert (begun.status_code, begun.json()) == (202, {"night": "n1"})
         assert asked(vllm, "GET", "/train/status", headers=headers).json()["night"] == "n1"

@@ -137,7 +137,7 @@ class Batches:
                     jobs.append(job)
                     await asyncio.sleep(0)  # thousands of rows begun in one go would keep users waiting
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
+            raise failed.exceptions[0] from None
         return [job.result() for job in jobs]
 
     async def _answer(self, row: _Row, name: str) -> Any:

@@ -44,6 +44,12 @@ class ServiceClient:
                 return False
         return True
 
+    def _inode(self) -> int | None:
+        try:
+            return self._place.stat().st_ino
+        except FileNotFoundError:
+            return None
+
     async def ask(self, verb: str, body: Json, *, seconds: float) -> Json:
         """What the service makes of this request, within so many seconds."""
         if not self.is_up:
@@ -65,11 +71,12 @@ class ServiceClient:
         context = zmq.asyncio.Context()
         try:
             dealer: zmq.asyncio.Socket = context.socket(zmq.DEALER)
+            asked = self._inode()
             dealer.connect(protocol.address(self._home.run_dir, protocol.SERVICE_SOCKET_NAME))
             await dealer.send_multipart(frames)
             while not await dealer.poll(int(BEAT_S * 1000)):
-                if not self.is_up:
-                    raise ServiceAway("the service went away meanwhile: what it had begun goes on when it is started")
+                if not self.is_up or self._inode() != asked:  # one that was started meanwhile knows nothing of it
+                    raise ServiceAway("the service went away meanwhile: what it had begun goes on when it is back")
             return protocol.unpack_reply(await dealer.recv_multipart())
         finally:
             context.destroy(linger=0)
