@@ -103,7 +103,7 @@ def _larger(directory: Path) -> Path:
 def _vectors(hidden: int, layer: int) -> Vectors:
     values = np.random.default_rng(0).normal(size=(1, CONCEPTS, hidden)).astype(np.float32)
     names = tuple(f"concept{number}" for number in range(CONCEPTS))
-    return Vectors(concepts=names, layers=(layer,), values=values / np.sqrt(hidden), weights_version="bench")
+    return Vectors(concepts=names, layers=(layer,), values=values / float(np.sqrt(hidden)), weights_version="bench")
 
 
 # ---------------------------------------------------------------- a whole server

@@ -53,7 +53,7 @@ def write(directory: Path, vectors: Vectors) -> None:
     """Write both files, each replaced at once."""
     directory.mkdir(exist_ok=True)
     tensors = {
-        f"layer_{layer}.vectors": RawTensor(dtype="F32", shape=values.shape, data=values.tobytes())
+        f"layer_{layer}.vectors": RawTensor(dtype="F32", shape=values.shape, data=values.astype(np.float32).tobytes())
         for layer, values in zip(vectors.layers, vectors.values, strict=True)
     }
     about = {

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -283,3 +284,18 @@ def test_it_is_off_by_default_and_steering_works_all_the_same(vllm: Vllm) -> Non
     assert "readout" not in steered
     check_logprobs(twin, steered["choices"][0], {"joy": 3.0})
     check_logprobs(twin, ask(vllm)["choices"][0], {})
+
+
+def test_without_eager_mode_it_is_refused_once_in_the_log_and_vllm_serves_on(tmp_path: Path) -> None:
+    home, port = new_home(tmp_path / "home"), free_port()
+    point_at(home, f"http://127.0.0.1:{port}", readout=True)
+    write(home.path / "readout", planted())
+    arguments = ("--no-enforce-eager", "--compilation-config", '{"mode": 0}')  # compiling takes minutes on a CPU
+    with serving(home, tmp_path / "vllm.log", port=port, arguments=arguments) as running, running.http() as http:
+        assert running.said().count("model.readout is on, but the residual stream is reached in eager mode only") == 1
+        plain = http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2})
+        assert plain.status_code == 200 and "readout" not in plain.json()
+        steered = http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}})
+        told = http.get("/v1/readout/manifest")
+    assert (steered.status_code, told.status_code) == (400, 409)
+    assert "--enforce-eager" in steered.json()["error"]["message"] and "--enforce-eager" in told.text

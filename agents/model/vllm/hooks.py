@@ -81,8 +81,8 @@ class _Pass:
     """What is to be done in one forward pass."""
 
     vectors: Vectors
-    rows: torch.Tensor | None = None
-    """Rows that are read; None where nothing is."""
+    rows: torch.Tensor | slice | None = None
+    """Rows that are read; None where nothing is. All of them are a slice: nothing is copied."""
     told: Mapping[str, tuple[Any, ...]] | None = None
     """Whose rows they are: fields of `Passed`."""
     steered: tuple[tuple[int, int, dict[str, float]], ...] = ()
@@ -172,7 +172,8 @@ class Hooks:
             rows, counts = rows[keep], counts * [not one for one in silent]
         if not len(rows):
             return
-        told.rows = torch.from_numpy(rows).to(self._tables[0].device)
+        whole = len(rows) == starts[-1]
+        told.rows = slice(0, len(rows)) if whole else torch.from_numpy(rows).to(self._tables[0].device)
         heard = [at for at, times in enumerate(counts.tolist()) if times]
         told.told = {
             "requests": tuple(requests[at] for at in heard),
