@@ -68,13 +68,8 @@ def main(home: Path, port: int, how: str) -> None:
     if how == "refuses":
         place.refuse("the model is quantized")
     counting = Counting(build_app(served))
-    own = [
-        Route("/health", fine),
-        Route("/version", fine),
-        Route("/metrics", counting.metrics),
-        Route("/v1/models", models),
-    ]
-    app = Starlette(routes=[*own, Mount("/", counting)])
+    own = {"/health": fine, "/version": fine, "/metrics": counting.metrics, "/v1/models": models}
+    app = Starlette(routes=[*(Route(path, answer) for path, answer in own.items()), Mount("/", counting)])
     try:
         uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
     finally:
