@@ -27,19 +27,19 @@ ASKED = {
 }
 
 
-def vllm_home(place: Path, url: str, *, trains: bool | None) -> Home:
+def vllm_home(place: Path, url: str, *, trains: bool | None, windows: str = "[]") -> Home:
     """A home with a log of one lesson in it, told of the vLLM afterwards, as a user would."""
     assert run_cli(place, "init").code == 0
-    configure(Home(place), url, trains=trains)
+    configure(Home(place), url, trains=trains, windows=windows)
     log = place.parent / f"{place.name}.jsonl"
     log.write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
     tell(place, "ingest", log)
     return Home(place)
 
 
-def configure(home: Home, url: str, *, trains: bool | None) -> None:
-    """The configuration of a small home: nights by hand only."""
-    text = SMALL.format(windows="[]")
+def configure(home: Home, url: str, *, trains: bool | None, windows: str = "[]") -> None:
+    """The configuration of a small home; without windows its nights are by hand only."""
+    text = SMALL.format(windows=windows)
     if trains is not None:
         text = text.replace("[training]\n", f"[training]\nenabled = {str(trains).lower()}\n")
     home.config_file.write_text(f'{text}\n[model]\nurl = "{url}"\n')
