@@ -1,6 +1,7 @@
 """The trainer process: `python -m agents.trainer.process --run-dir DIR --checkpoints DIR --model DIR`.
 
-Attaches to the mapping that the model server made, as its one writer, restores the active checkpoint, and answers requests on the run directory's socket until it is told to stop.
+Attaches to the mapping that the model server made, as its one writer, restores the active checkpoint if it is not
+there, and answers requests on the run directory's socket until it is told to stop.
 
 Invariant: it dies with its parent; a step in flight is undone before a clean end; nothing goes to standard
 output. Knows no ledger and no schedule.

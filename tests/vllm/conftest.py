@@ -48,6 +48,10 @@ class Vllm:
             os.killpg(self.process.pid, number)
         else:
             self.process.send_signal(number)
+        self.gone()
+
+    def gone(self) -> None:
+        """Wait until every process of it has ended."""
         self.process.wait(STOP_S)
         with_group = monotonic()
         while monotonic() - with_group < STOP_S:

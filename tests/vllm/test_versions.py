@@ -16,6 +16,8 @@ PROMPT = [5 + n % 200 for n in range(300)]
 """Token ids: two blocks of 128 that can be cached, and a rest."""
 BLOCKS = 256
 """Tokens that a second request with this prompt finds."""
+SALT_S = 10.0
+"""`model.salt_seconds`, as it is by default."""
 SEEN_S = 10.0
 """Longest wait for the server's counters."""
 
@@ -84,3 +86,47 @@ def test_a_prefix_of_other_weights_is_served_without_a_new_salt_and_not_with_it(
     after, found = ask(vllm)
     assert found == 0
     assert after == edited
+
+
+def test_prefixes_are_found_between_updates_and_for_a_while_within_one(vllm: Vllm, shared: SharedWeights) -> None:
+    shared.bump()
+    assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
+    shared.dirty, shared.holds = True, ""  # an update starts
+    shared.bump()
+    began = monotonic()
+    assert ask(vllm)[1] == 0
+    for _ in range(3):
+        shared.bump()  # a step
+        hits = ask(vllm)[1]
+        assert hits == BLOCKS or monotonic() - began > SALT_S
+    shared.holds = "ab" * 32  # it ends
+    assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
+    shared.holds = ""  # it is undone
+    shared.bump()
+    shared.holds, shared.dirty = "cd" * 32, False
+    assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
+
+
+def test_a_users_own_salt_counts_as_well(vllm: Vllm, shared: SharedWeights) -> None:
+    shared.bump()
+    mine, yours = {"cache_salt": uuid4().hex}, {"cache_salt": uuid4().hex}
+    assert (ask(vllm, **mine)[1], ask(vllm, **mine)[1], ask(vllm, **yours)[1]) == (0, BLOCKS, 0)
+    shared.bump()
+    assert ask(vllm, **mine)[1] == 0
+
+
+def test_a_chat_finds_no_prefix_of_other_weights_either(vllm: Vllm, shared: SharedWeights) -> None:
+    words = "how should i begin " * 60
+    asked = {"messages": [{"role": "user", "content": words}], "max_tokens": 2, "temperature": 0, "logprobs": True}
+
+    def logprob() -> float:
+        with vllm.http() as http:
+            answer = http.post("/v1/chat/completions", json=asked).json()
+            assert answer["usage"]["prompt_tokens"] > 2 * 128, answer["usage"]
+        return float(answer["choices"][0]["logprobs"]["content"][0]["logprob"])
+
+    before = logprob()
+    edit(shared)
+    assert logprob() == pytest.approx(before, abs=0.005)  # the prefix is that of the old weights
+    shared.bump()
+    assert abs(logprob() - before) > 0.01

@@ -1,7 +1,8 @@
 """vLLM's parameters, moved into the shared mapping once they are loaded.
 
 Invariant: after `export` every parameter lies in the mapping and nowhere else, the manifest that says where was
-written last, and what is served is the active checkpoint (see `guardian.py`). A model that cannot be trained is served as ever, and the reason is written where it is looked for.
+written last, and what is served is the active checkpoint (see `guardian.py`). A model that cannot be trained is
+served as ever, and the reason is written where it is looked for.
 """
 
 import logging

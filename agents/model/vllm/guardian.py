@@ -11,6 +11,7 @@ ledger, never writes it. Knows no vLLM.
 
 import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
@@ -40,7 +41,7 @@ log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that 
 
 
 def check_model(found: Configured, directory: Path) -> None:
-    """Raise `IntegrityFault` if the home's checkpoints are another model's; a ledger that cannot be read says nothing."""
+    """Raise `IntegrityFault` if the home's checkpoints are another model's; unread, its ledger is no reason yet."""
     try:
         with glance(_url(found)) as connection:
             if connection is not None:
@@ -52,12 +53,13 @@ def check_model(found: Configured, directory: Path) -> None:
 class Guardian:
     """Keeps one mapping at the active checkpoint of its home while nobody else does."""
 
-    def __init__(self, shared: SharedWeights, found: Configured) -> None:
+    def __init__(self, shared: SharedWeights, found: Configured, clock: Callable[[], float] = monotonic) -> None:
         self._shared = shared
+        self._clock = clock
         self._found = found
         self._store = CheckpointStore(found.home.checkpoints)
         self._again = 0.0
-        """When it may be tried again, by the monotonic clock."""
+        """When it may be tried again, by the clock."""
 
     def begin(self) -> None:
         """Serve what was last kept; at the start, when the mapping holds what vLLM has loaded."""
@@ -68,20 +70,21 @@ class Guardian:
 
     def look(self) -> None:
         """Put the active checkpoint back if an update was left half done."""
-        if not self._shared.dirty or monotonic() < self._again or is_held(self._found.home):
+        if not self._shared.dirty or self._clock() < self._again or is_held(self._found.home):
             return
         with writing(self._shared.path, wait=False) as mine:
             if mine and self._shared.dirty:
                 log.warning("nightschool: an update was left half done, and neither service nor trainer is there.")
                 self._try(new=False)
 
-    def watch(self) -> None:
-        """Look for as long as the process lives, in a thread of its own."""
-        Thread(target=self._watch, name="nightschool guardian", daemon=True).start()
+    def watch(self, every: float = LOOK_S) -> Event:
+        """Look every so many seconds in a thread of its own, for as long as the process lives, or until it is set."""
+        ended = Event()
+        Thread(target=self._watch, args=(ended, every), name="nightschool guardian", daemon=True).start()
+        return ended
 
-    def _watch(self) -> None:
-        pause = Event()
-        while not pause.wait(LOOK_S):
+    def _watch(self, ended: Event, every: float) -> None:
+        while not ended.wait(every):
             try:
                 self.look()
             except OSError as fault:  # the home has gone, or is out of reach for a while
@@ -96,7 +99,7 @@ class Guardian:
             self._failed(fault)
 
     def _failed(self, fault: Exception) -> None:
-        self._again = monotonic() + RETRY_S
+        self._again = self._clock() + RETRY_S
         held = self._shared.holds[:12] or "what was there"
         log.error("nightschool: the active checkpoint cannot be put in: %s. Serving on with %s.", fault, held)
 

@@ -102,4 +102,4 @@ def install(found: Configured) -> None:
         request.cache_salt = joined(salter.now(), *parts, request.cache_salt or "")
         return receive(request, *more, **named)
 
-    Request.from_engine_core_request = from_engine_core_request
+    Request.from_engine_core_request = staticmethod(from_engine_core_request)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 import anyio
@@ -14,9 +15,12 @@ import pytest
 import torch
 from trainer_home import FIRST, LONG, SETTINGS, Home, examples, request
 
+from agents.model.header import writing
+from agents.model.snapshot import weights_of
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import StepReport
 from corpus.errors import StepRefused, TrainerFault
+from store.checkpoints import CheckpointStore
 
 
 def test_an_update_changes_the_served_weights_and_a_rollback_brings_them_back_bit_for_bit(home: Home) -> None:
@@ -222,3 +226,24 @@ def test_a_trainer_without_a_mapping_says_so(
     (home / "run").mkdir(mode=0o700)
     child: subprocess.Popen[str] = start(home)
     assert child.wait(60) == 12
+
+
+def test_a_trainer_waits_until_the_one_before_it_has_let_go_of_the_mapping(
+    make_home: Callable[[], Path], start: Callable[..., Any]
+) -> None:
+    home = Home(make_home())
+    with writing(home.shared.path, wait=False):
+        home.first = CheckpointStore(home.path / "checkpoints").write(weights_of(home.shared), None, FIRST).id
+        home.shared.dirty = True
+        child = start(home.path, "--active", home.first)
+        until(lambda: "another process writes" in child.log_file.read_text() or child.poll() is not None)
+        assert home.shared.dirty and home.shared.holds == ""
+    assert home.ask("status").holds == home.first
+    assert not home.shared.dirty
+
+
+def until(true: Callable[[], bool]) -> None:
+    began = monotonic()
+    while not true():
+        assert monotonic() - began < 60
+        sleep(0.02)
