@@ -13,6 +13,7 @@ A message says what is wrong and what to do next; the class fixes the exit code 
     │   └── UnsafeModel           a model directory that would run code or hides a pickle
     ├── GateRefused          13   a gate said no (room, memory, a damaged target)
     ├── ModelUnavailable      1   the served model did not answer
+    ├── ServiceAway           1   no service answers for this home
     └── TrainerFault          1   the trainer refused or failed a request
         └── StepRefused           a step was not finite or over the norm cap: nothing was kept
             └── UpdateCancelled       the update was cancelled between two steps: nothing was kept
@@ -75,6 +76,10 @@ class GateRefused(NightschoolError):
 
 class ModelUnavailable(NightschoolError):
     """The served model did not answer."""
+
+
+class ServiceAway(NightschoolError):
+    """No service answers for this home."""
 
 
 class TrainerFault(NightschoolError):

@@ -19,6 +19,7 @@ import structlog
 from agents.ingest.follow import follow
 from corpus.errors import HomeLocked, NightschoolError
 from loop.config import load_settings
+from loop.door import keep_door
 from loop.http import serve
 from loop.idle import watch_users
 from loop.operations import AFTER_CREW, NEEDS_CREW, Json, Operations
@@ -92,6 +93,7 @@ async def _hosted(home: Home, name: str, *, dry_run: bool) -> AsyncIterator[Oper
                 tasks.start_soon(service.work, name="work")
                 tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)
+            await tasks.start(keep_door, operations, name="answer vLLM's routes")
         yield operations
         tasks.cancel_scope.cancel()
 
@@ -112,6 +114,7 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
         tasks.start_soon(keep_schedule, service, name="schedule")
         operations = Operations(service=service)
         port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)
+        await tasks.start(keep_door, operations, name="answer vLLM's routes")
         on_ready(port)
 
 

@@ -35,11 +35,15 @@ class Operations:
         if dry_run:
             return await rehearse(self.service, seed=self._seed(seed), retry=retry)
         service, began = self.service, monotonic()
-        await service.crew.expect()
-        night_id = await service.begin_night(seed=self._seed(seed), retry=retry)
+        night_id = (await self.begin(seed=seed, retry=retry))["night"]
         await service.finished(night_id)
         told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
         return {**told, "seconds": round(monotonic() - began, 1)}
+
+    async def begin(self, *, seed: int | None = None, retry: bool = False) -> Json:
+        """Begin a cycle now, or name the one that is running; its end is not waited for."""
+        await self.service.crew.expect()
+        return {"night": await self.service.begin_night(seed=self._seed(seed), retry=retry)}
 
     async def ingest(self, *, paths: list[str], format: str | None = None) -> Json:
         """Read logs into the ledger."""

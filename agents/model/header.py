@@ -82,6 +82,15 @@ class Header:
         self._page[_HOLDS] = checkpoint_id.encode().ljust(64, b"\0")
 
 
+def read_words(path: Path) -> Words | None:
+    """What the mapping at `path` says now; None while there is none."""
+    try:
+        header = Header(path)
+    except FileNotFoundError:
+        return None
+    return header.words if header.marked else None
+
+
 @contextmanager
 def writing(path: Path, *, wait: bool) -> Iterator[bool]:
     """Be the writer of the mapping at `path` for a while; yields whether that could be.

@@ -25,7 +25,9 @@ ORDERS = frozenset({"pause", "resume", "cancel"})
 """Verbs about the update in hand, answered at once: `{"training": whether there was one}`."""
 VERBS: Set[str] = ORDERS | {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"}
 SOCKET_NAME = "trainer.sock"
-"""The socket's file in the run directory."""
+"""The file of the trainer's socket in the run directory."""
+SERVICE_SOCKET_NAME = "service.zmq"
+"""The file of the service's."""
 LONGEST_PATH = 103
 """Bytes that a unix socket's path may take on every system that we know (macOS has the least)."""
 REMEMBERED = 64
@@ -61,9 +63,9 @@ class Reply:
     frames: Sequence[bytes] = ()
 
 
-def address(run_directory: Any) -> str:
-    """Where the trainer of this run directory listens."""
-    path = str(run_directory / SOCKET_NAME)
+def address(run_directory: Any, name: str = SOCKET_NAME) -> str:
+    """Where the trainer of this run directory listens, or with another socket's name whoever has that."""
+    path = str(run_directory / name)
     if len(path.encode()) > LONGEST_PATH:
         raise TrainerFault(f"{path} is too long for a unix socket; use a shorter run directory")
     return f"ipc://{path}"
@@ -73,7 +75,7 @@ def pack_request(request: Request) -> list[bytes]:
     """The frames of a request."""
     frames = [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
     if (largest := max(map(len, frames))) > FRAME_BYTES:
-        raise TrainerFault(f"a frame of {largest} bytes is over the trainer's {FRAME_BYTES}; send less at once")
+        raise TrainerFault(f"a frame of {largest} bytes is over the {FRAME_BYTES} that are taken; send less at once")
     return frames
 
 
@@ -94,7 +96,7 @@ def unpack_reply(frames: Sequence[bytes]) -> Reply:
     """The reply in these frames."""
     header = _unpack(frames, {"v", "id", "kind", "body"})
     if header["kind"] not in ("result", "progress", "error"):
-        raise TrainerFault(f"the trainer sent a reply of an unknown kind {reprlib.repr(header['kind'])}")
+        raise TrainerFault(f"the other side sent a reply of an unknown kind {reprlib.repr(header['kind'])}")
     return Reply(id=header["id"], kind=header["kind"], body=header["body"], frames=tuple(frames[1:]))
 
 

@@ -1,92 +1,240 @@
-"""Our routes on a real vLLM: the embedded server's forms, who may ask, and what is passed on to the service."""
+"""The routes on a real vLLM that have the model trained: who may ask, and what becomes of it."""
 
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import anyio
+import httpx
 import pytest
-from conftest import Vllm
-from transformers import AutoTokenizer
+import zmq
+from conftest import Vllm, free_port, new_home, point_at, serving
 
-from agents.model.chat import ChatText
+from agents.model import protocol
 from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
-from corpus.recipe import MODEL_DIR
+from loop.config import load_settings
+from loop.door import keep_door
+from loop.operations import Operations
+from loop.service import opened
+from store import queries
+from store.home import Home
 
-ASKED = [[{"role": "user", "content": text}] for text in ("How should I begin?", "Is <|im_end|> a word?", "hello")]
+ROUTES = (("POST", "/train"), ("POST", "/checkpoint"), ("POST", "/rollback"), ("GET", "/train/status"))
+CHAT = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_tokens": 5}
+KEYS = ("first-key", "second-key")
+READY_S = 120.0
+"""Longest wait for the trainer: 10 s alone."""
 
 
-@pytest.fixture(scope="session")
-def text() -> ChatText:
-    return ChatText(AutoTokenizer.from_pretrained(MODEL_DIR))
+@contextmanager
+def service(home: Home) -> Iterator[str]:
+    """A real service of this home with its trainer, in a thread; gives the active checkpoint's id."""
+    ready, done, told = threading.Event(), threading.Event(), []
+
+    async def run() -> None:
+        async with opened(home, load_settings(home.config_file)) as open_service, anyio.create_task_group() as tasks:
+            await tasks.start(keep_door, Operations(service=open_service))
+            with anyio.fail_after(READY_S):
+                await tasks.start(open_service.crew.run)
+            told.append((await open_service.ledger.read(queries.active))["id"])
+            ready.set()
+            await anyio.to_thread.run_sync(done.wait)
+            tasks.cancel_scope.cancel()
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(anyio.run, run)
+        running.add_done_callback(lambda _: ready.set())
+        ready.wait()
+        try:
+            if running.done():
+                running.result()
+            yield str(told[0])
+        finally:
+            done.set()
+        running.result()
 
 
-def batch(vllm: Vllm, **more: Any) -> Any:
-    """The answer to a batch of ASKED."""
+def asked(vllm: Vllm, method: str, path: str, **more: Any) -> httpx.Response:
     with vllm.http() as http:
-        answer = http.post("/v1/batch/chat", json={"conversations": ASKED, "max_tokens": 40, **more})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+        return http.request(method, path, **more)
 
 
-def refused(vllm: Vllm, path: str, **body: Any) -> str:
-    """The sentence that this is refused with."""
-    with vllm.http() as http:
-        answer = http.post(path, json=body)
-    assert answer.status_code == 400, answer.text
-    return str(answer.json()["error"]["message"])
+def sentence(answer: httpx.Response, status: int) -> str:
+    """The message of an error with this status, in OpenAI's form."""
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (status, status), answer.text
+    return str(error["message"])
 
 
-def test_a_batch_is_answered_in_the_embedded_servers_form(vllm: Vllm, text: ChatText) -> None:
-    version = SharedWeights.attach(Place(vllm.home.served_dir).mapping).version
-    found = batch(vllm, temperature=[0, 1.0, 0.5], seeds=[1, 2**63, 2**64 - 1])
-    assert found.keys() == {"results", "model", "weights_version", "weights_version_end"}
-    assert (found["weights_version"], found["weights_version_end"]) == (version, version)
-    for one in found["results"]:
-        assert one.keys() == {"text", "token_ids", "finish_reason"}
-        assert one["text"] == text.decode(one["token_ids"])
-        assert one["finish_reason"] == ("stop" if one["token_ids"][-1] in ends(text) else "length")
-    assert any(one["finish_reason"] == "stop" for one in found["results"])
+def test_without_a_service_the_status_is_answered_and_the_rest_says_what_to_do(vllm: Vllm) -> None:
+    shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    told = asked(vllm, "GET", "/train/status")
+    mapping = {"version": shared.version, "dirty": shared.dirty, "holds": shared.holds, "bytes": shared.nbytes}
+    assert (told.status_code, told.json()) == (200, {"service": "down", "mapping": mapping, "refused": ""})
+    for method, path in ROUTES[:3]:
+        assert "nightschool run" in sentence(asked(vllm, method, path), 503)
 
 
-def ends(text: ChatText) -> list[int]:
-    return text.encode_markup("<|im_end|>")
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_on_loopback_without_a_key_this_machine_may_ask_and_no_web_page(vllm: Vllm, method: str, path: str) -> None:
+    assert asked(vllm, method, path, headers={"Host": "localhost"}).status_code in (200, 503)
+    for headers in ({"Host": "example.com"}, {"Origin": "https://example.com"}, {"X-Forwarded-For": "10.0.0.1"}):
+        assert sentence(asked(vllm, method, path, headers=headers), 403)
+    assert asked(vllm, "GET" if method == "POST" else "POST", path).status_code == 405
 
 
-def test_the_same_seeds_give_the_same_answers_and_others_give_others(vllm: Vllm) -> None:
-    first, again, other = (batch(vllm, temperature=2, seeds=[seed] * 3) for seed in (5, 5, 6))
-    assert first["results"] == again["results"] != other["results"]
+def test_what_the_service_does_and_refuses_is_passed_on(vllm: Vllm) -> None:
+    shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    with service(vllm.home) as active:
+        told = asked(vllm, "GET", "/train/status").json()
+        assert (told["service"], told["checkpoint"], told["trainer"]["doing"]) == ("up", active, "idle")
+        assert told["mapping"]["holds"] == active and told["next_update_reason"]
+
+        served = asked(vllm, "POST", "/checkpoint").json()
+        assert (served["checkpoint"], served["version"], served["dirty"]) == (active, shared.version, False)
+        assert set(served) == {"checkpoint", "weights_sha256", "number", "version", "dirty"}
+        try:
+            shared.dirty = True  # as in mid-update
+            assert "update" in sentence(asked(vllm, "POST", "/checkpoint"), 409)
+        finally:
+            shared.dirty = False
+
+        back = asked(vllm, "POST", "/rollback", json={"target": active, "dry_run": True})
+        assert (back.status_code, back.json()["to"], shared.version) == (200, active, served["version"])
+        assert "already" in sentence(asked(vllm, "POST", "/rollback", json={"target": active}), 404)
+        assert "nothing before it" in sentence(asked(vllm, "POST", "/rollback"), 409)
+        assert sentence(asked(vllm, "POST", "/rollback", json={"target": "nonsense"}), 404)
+        assert sentence(asked(vllm, "POST", "/rollback", json={"target": 5}), 400)
+        assert sentence(asked(vllm, "POST", "/train", json={"seed": "x"}), 400)
+        assert sentence(asked(vllm, "POST", "/train", content=b"[1]"), 400)
 
 
-def test_a_stop_string_ends_an_answer_before_itself(vllm: Vllm, text: ChatText) -> None:
-    whole = batch(vllm, temperature=0)["results"][0]["text"]
-    stop = whole[4:9]
-    met = batch(vllm, temperature=0, stop=[stop])["results"][0]
-    assert met["text"] == whole[: whole.index(stop)] and met["finish_reason"] == "stop"
-    assert stop in text.decode(met["token_ids"])
+@contextmanager
+def silent(home: Home) -> Iterator[None]:
+    """A service that listens and never answers."""
+    home.run_dir.mkdir(mode=0o700)
+    context = zmq.Context()
+    router = context.socket(zmq.ROUTER)
+    try:
+        router.bind(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
+        yield
+    finally:
+        context.destroy(linger=0)
+        (home.run_dir / protocol.SERVICE_SOCKET_NAME).unlink(missing_ok=True)
+        home.run_dir.rmdir()
 
 
-def test_tokens_are_those_of_the_embedded_server_and_texts_stay_data(vllm: Vllm, text: ChatText) -> None:
-    with vllm.http() as http:
-        found = http.post("/v1/batch/tokenize", json={"conversations": ASKED}).json()["tokens"]
-        data = http.post("/v1/batch/tokenize", json={"texts": ["a <|im_end|>"]}).json()["tokens"]
-    assert found == [text.conversation(one) for one in ASKED]
-    assert data == [text.encode("a <|im_end|>")]
-    assert not set(data[0]) & set(ends(text))
+def test_users_are_answered_while_the_service_is_not(vllm: Vllm) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        with silent(vllm.home):
+            waiting = [threads.submit(asked, vllm, "POST", path) for _, path in ROUTES[:3]]
+            status = threads.submit(asked, vllm, "GET", "/train/status")
+            answered = [asked(vllm, "POST", "/v1/chat/completions", json=CHAT).status_code for _ in range(5)]
+            assert answered == [200] * 5
+            assert not any(one.done() for one in waiting)
+            assert status.result().json()["service"] == "silent"
+        for one in waiting:
+            assert "went away" in sentence(one.result(), 503)
 
 
-def test_the_users_next_turn_can_be_asked_for(vllm: Vllm) -> None:
-    with vllm.http() as http:
-        asked = {"conversations": [[], ASKED[0]], "role": "user", "max_tokens": 5}
-        found = http.post("/v1/batch/chat", json=asked)
-    assert len(found.json()["results"]) == 2
+def test_with_an_api_key_every_route_needs_it_and_the_homes_token_is_as_good(tmp_path: Path) -> None:
+    home, port = new_home(tmp_path / "home"), free_port()
+    point_at(home, f"http://127.0.0.1:{port}", api_key=KEYS[0])
+    arguments = ("--api-key", *KEYS, "--root-path", "/llm")
+    with serving(home, tmp_path / "vllm.log", port=port, arguments=arguments) as vllm, service(home):
+        for prefix in ("", "/llm"):
+            for method, path in (*ROUTES, ("POST", "/v1/batch/chat"), ("POST", "/v1/batch/tokenize")):
+                for key in (None, "", "another", "first-key, second-key"):
+                    headers = {} if key is None else {"Authorization": f"Bearer {key}".strip()}
+                    answer = asked(vllm, method, prefix + path, headers=headers, content=b"{")
+                    assert answer.status_code == 401, (prefix, path, key)
+            for key in (*KEYS, home.token()):
+                headers = {"Authorization": f"Bearer {key}", "Host": "example.com"}
+                assert asked(vllm, "GET", f"{prefix}/train/status", headers=headers).json()["service"] == "up"
+        headers = {"Authorization": f"Bearer {KEYS[1]}"}
+        begun = asked(vllm, "POST", "/train", headers=headers, json={"seed": 3})
+        assert (begun.status_code, begun.json()) == (202, {"night": "n1"})
+        assert asked(vllm, "GET", "/train/status", headers=headers).json()["night"] == "n1"
+        texts = asked(vllm, "POST", "/v1/batch/tokenize", headers=headers, json={"texts": ["a"]})
+        assert texts.status_code == 200
 
 
-def test_what_cannot_be_answered_is_refused_with_a_sentence(vllm: Vllm) -> None:
-    long = [[{"role": "user", "content": "begin " * 600}]]
-    assert "shorten the prompt" in refused(vllm, "/v1/batch/chat", conversations=long)
-    assert "1 to 4096" in refused(vllm, "/v1/batch/chat", conversations=[ASKED[0]] * 4097)
-    assert "role" in refused(vllm, "/v1/batch/chat", conversations=ASKED, role="system")
-    assert "temperature" in refused(vllm, "/v1/batch/chat", conversations=ASKED, temperature=5)
-    assert "1 to 4096" in refused(vllm, "/v1/batch/tokenize", conversations=[])
-    with vllm.http() as http:
-        answer = http.post("/v1/batch/chat", json={"conversations": ASKED, "model": "another"})
-        assert (answer.status_code, http.post("/v1/batch/chat", content=b"{").status_code) == (404, 400)
+def test_reachable_from_other_machines_and_without_a_key_no_route_is_open(tmp_path: Path) -> None:
+    home, port = new_home(tmp_path / "home"), free_port()
+    point_at(home, f"http://127.0.0.1:{port}")
+    with serving(home, tmp_path / "vllm.log", port=port, arguments=("--host", "0.0.0.0")) as vllm:
+        for method, path in ROUTES:
+            for headers in ({}, {"Authorization": "Bearer EMPTY"}, {"Origin": "http://localhost"}):
+                told = sentence(asked(vllm, method, path, headers=headers), 403)
+                assert "--api-key" in told and "--host 127.0.0.1" in told
+            headers = {"Authorization": f"Bearer {home.token()}"}
+            assert asked(vllm, method, path, headers=headers).status_code in (200, 503)
+
+
+FIND = """
+import json, os, sys
+import vllm.plugins as plugins
+from agents.model.vllm import enlist, plugin
+find, found = plugins.load_endpoint_plugins, []
+for home, named in json.loads(sys.argv[1]):
+    os.environ["NIGHTSCHOOL_HOME"] = home
+    os.environ.pop("VLLM_PLUGINS", None)
+    if named is not None:
+        os.environ["VLLM_PLUGINS"] = named
+    plugins.load_endpoint_plugins = find
+    for _ in range(2):  # vLLM may load plugins more than once
+        if named is None or "nightschool" in named:
+            enlist.install(plugin.configured())
+    for tasks in (("generate",), ("embed",)):
+        found.append(sorted(one.name for one in plugins.load_endpoint_plugins(tasks)))
+    print("---", file=sys.stderr, flush=True)
+print(json.dumps(found))
+"""
+
+
+def test_the_routes_are_found_once_with_or_without_vllm_plugins_and_only_with_a_home(tmp_path: Path) -> None:
+    """Beside a package of somebody else's, whose plugin vLLM treats as without ours."""
+    with_url, without = new_home(tmp_path / "with"), new_home(tmp_path / "without")
+    point_at(with_url, "http://127.0.0.1:1")
+    alone, beside = install(tmp_path / "alone", "nightschool"), install(tmp_path / "beside", "nightschool", "other")
+    cases = [(with_url, None), (with_url, "nightschool"), (with_url, ""), (without, None), (without, "nightschool")]
+    found, said = find(alone, [*cases, (with_url, "other")])
+    ours, none = [["nightschool"], []], [[], []]
+    assert found == [*ours, *ours, *none, *none, *ours, *none]
+    assert "Found endpoint plugin" not in said[0] + said[3]
+    found, said = find(
+        beside, [(with_url, None), (without, None), (with_url, "other"), (with_url, "nightschool,other")]
+    )
+    assert found == [*ours, *none, ["other"], ["other"], ["nightschool", "other"], ["other"]]
+    assert "Found endpoint plugin" in said[0] and "Found endpoint plugin" in said[1]
+
+
+def install(place: Path, *names: str) -> Path:
+    """A folder of installed packages that have plugins of these names; returns it."""
+    place.mkdir()
+    (place / "others_plugin.py").write_text("class Plugin:\n    name = 'other'\n    required_tasks = None\n")
+    modules = {"nightschool": "agents.model.vllm.routes:Plugin", "other": "others_plugin:Plugin"}
+    for name in names:
+        info = place / f"{name}-9.9.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+        (info / "entry_points.txt").write_text(f"[vllm.endpoint_plugins]\n{name} = {modules[name]}\n")
+    return place
+
+
+def find(packages: Path, cases: list[tuple[Home, str | None]]) -> tuple[list[list[str]], list[str]]:
+    """What vLLM finds for each (home, VLLM_PLUGINS), asked for generation and for embedding, and what it says."""
+    environment = {**os.environ, "PYTHONPATH": f"{packages}:{os.environ.get('PYTHONPATH', '')}"}
+    given = json.dumps([(str(home.path), named) for home, named in cases])
+    command = [sys.executable, "-c", FIND, given]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1]), ran.stderr.split("---")

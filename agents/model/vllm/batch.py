@@ -25,8 +25,8 @@ from starlette.responses import Response
 
 from agents.model import requests
 from agents.model.chat import ChatText
+from agents.model.header import read_words
 from agents.model.requests import SEED_SPACE, Body
-from agents.model.vllm.header import read_header
 from corpus.errors import ModelUnavailable, UnknownId, UsageError
 
 ALIAS = "nightschool"
@@ -87,8 +87,8 @@ class Batches:
 
     def _version(self) -> int:
         """Version of the served weights; 0 where none are shared."""
-        header = read_header(self.mapping)
-        return header.version if header else 0
+        words = read_words(self.mapping)
+        return words.version if words else 0
 
     def _prepared(self, raw: bytes) -> list[_Row]:
         """The rows that a request asks for, checked; in a thread."""
@@ -136,7 +136,7 @@ class Batches:
                     jobs.append(job)
                     await asyncio.sleep(0)  # thousands of rows begun in one go would keep users waiting
         except ExceptionGroup as failed:
-            raise failed.exceptions[0] from failed
+            raise failed.exceptions[0] from None
         return [job.result() for job in jobs]
 
     async def _answer(self, row: _Row, name: str) -> Any:
