@@ -1,10 +1,18 @@
-"""What a model directory says of itself, without loading it: how many layers, and which model it is."""
+"""What a model directory says of itself, without loading it: its layers, its weights' names, which model it is."""
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from corpus.errors import ConfigError
+
+_INSIDE = "model.language_model."
+"""What stands before a language model's names in the files of a model that also sees."""
+_APART = ("model.visual.", "mtp.")
+"""How the names of its eyes, and of a head that guesses several tokens ahead, begin."""
+Tensor = TypeVar("Tensor")
 
 
 def count_layers(model_dir: Path) -> int:
@@ -17,6 +25,15 @@ def count_layers(model_dir: Path) -> int:
     if not isinstance(layers, int) or layers < 1:
         raise ConfigError(f"{model_dir}/config.json does not say num_hidden_layers")
     return layers
+
+
+def language_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in a directory's files, by the names that the causal language model has for them."""
+    return {
+        f"model.{name.removeprefix(_INSIDE)}" if name.startswith(_INSIDE) else name: tensor
+        for name, tensor in tensors.items()
+        if not name.startswith(_APART)
+    }
 
 
 def digest(model_dir: Path) -> str:

@@ -78,7 +78,8 @@ def restore(
         if differences := _differences(shared, tensors):
             raise IntegrityFault(
                 f"checkpoint {checkpoint_id[:12]} does not fit the served model: "
-                f"{'; '.join(differences[:8])}; serve the model that it was made from"
+                f"{'; '.join(differences[:8])}{' and more' if len(differences) > 8 else ''}; serve the model that "
+                "it was made from, in a type that holds its values (--dtype float32 holds all)"
             )
         shared.dirty = True
         shared.holds = ""
@@ -93,12 +94,32 @@ def restore(
 def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> list[str]:
     """What keeps these tensors from being the mapping's, one line each."""
     found = []
-    wanted = {entry.name: (entry.shape, getattr(torch, entry.dtype)) for entry in unique_entries(shared)}
+    wanted = {entry.name: entry for entry in unique_entries(shared)}
+    first = {entry.offset: entry.name for entry in wanted.values()}
+    aliases = {entry.name: first[entry.offset] for entry in shared.entries if entry.name not in wanted}
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             found.append(f"{name} is missing")
+        elif name in aliases:  # the files of a tied model may have both
+            if tensors[name] != tensors.get(aliases[name]):
+                found.append(f"{name} is not equal to {aliases[name]}, to which it is tied")
         elif name not in wanted:
             found.append(f"{name} is unknown")
-        elif (tensors[name].shape, _TYPES[tensors[name].dtype]) != wanted[name]:
-            found.append(f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}")
+        elif tensors[name].shape != wanted[name].shape:
+            found.append(f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}")
+        elif not _survives(tensors[name], getattr(torch, wanted[name].dtype)):
+            found.append(f"{name} is {tensors[name].dtype}, of which {wanted[name].dtype} would lose bits")
     return found
+
+
+def _survives(raw: RawTensor, dtype: torch.dtype) -> bool:
+    """Whether every value is the same in this type: a server may keep a tensor in another than its file has."""
+    own = _TYPES[raw.dtype]
+    if own == dtype:
+        return True
+    if not (own.is_floating_point and dtype.is_floating_point):
+        return False
+    if torch.promote_types(own, dtype) == dtype:
+        return True
+    values = from_raw(raw)
+    return torch.equal(values.to(dtype).to(own), values)

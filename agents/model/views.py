@@ -5,7 +5,8 @@ a weight is copied, no remote code is run. Knows one naming, that of Hugging Fac
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from agents.model.mapping import SharedWeights
+from agents.model.mapping import Entry, SharedWeights
 from corpus.errors import IntegrityFault, UnsafeModel
 
 
@@ -25,11 +26,7 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
     model = _on_meta(model_directory)
     views = shared.tensors
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    if differences := _differences(parameters, views):
-        raise IntegrityFault(
-            f"{model_directory} and the served weights differ: {'; '.join(differences[:12])}"
-            f"{' and more' if len(differences) > 12 else ''}; name the model that is served"
-        )
+    _match(parameters, shared.entries, model_directory)
     placed: dict[nn.Parameter, nn.Parameter] = {}
     for name, parameter in parameters.items():
         if parameter not in placed:
@@ -39,6 +36,19 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
         setattr(model.get_submodule(owner), leaf, placed[parameter])
     _rebuild_buffers(model)
     return model.eval()
+
+
+def check(entries: Iterable[Entry], model_directory: Path) -> None:
+    """Raise `IntegrityFault`, with the differences, unless the model can be built on tensors that lie like this."""
+    _match(dict(_on_meta(model_directory).named_parameters(remove_duplicate=False)), entries, model_directory)
+
+
+def _match(parameters: Mapping[str, nn.Parameter], entries: Iterable[Entry], model_directory: Path) -> None:
+    if differences := _differences(parameters, {entry.name: entry for entry in entries}):
+        raise IntegrityFault(
+            f"{model_directory} and the served weights differ: {'; '.join(differences[:12])}"
+            f"{' and more' if len(differences) > 12 else ''}; name the model that is served"
+        )
 
 
 def _on_meta(model_directory: Path) -> Any:
@@ -65,24 +75,24 @@ def _first_name(
     return next(candidate for candidate in names if candidate in views)
 
 
-def _differences(parameters: Mapping[str, nn.Parameter], views: Mapping[str, torch.Tensor]) -> list[str]:
-    """What keeps these from matching one to one, one line each."""
-    found = [f"{name} is served but not in the model" for name in views.keys() - parameters.keys()]
+def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Entry]) -> list[str]:
+    """What keeps these from matching one to one, one line each. The type is the mapping's to choose."""
+    found = [f"{name} is served but not in the model" for name in entries.keys() - parameters.keys()]
     places: dict[int, nn.Parameter] = {}
     tied: dict[nn.Parameter, int] = {}
     for name, parameter in parameters.items():
-        if name not in views:
-            if not any(other in views for other, twin in parameters.items() if twin is parameter):
+        if name not in entries:
+            if not any(other in entries for other, twin in parameters.items() if twin is parameter):
                 found.append(f"{name} is not served")
             continue
-        view = views[name]
-        if view.shape != parameter.shape:
-            found.append(f"{name} is {list(view.shape)}, not {list(parameter.shape)}")
-        if view.numel() == 0:
+        entry = entries[name]
+        if entry.shape != tuple(parameter.shape):
+            found.append(f"{name} is {list(entry.shape)}, not {list(parameter.shape)}")
+        if not prod(entry.shape):
             continue
-        if places.setdefault(view.data_ptr(), parameter) is not parameter:
+        if places.setdefault(entry.offset, parameter) is not parameter:
             found.append(f"{name} shares its place with another parameter")
-        if tied.setdefault(parameter, view.data_ptr()) != view.data_ptr():
+        if tied.setdefault(parameter, entry.offset) != entry.offset:
             found.append(f"{name} is tied in the model but has a place of its own")
     return sorted(found)
 

@@ -7,6 +7,7 @@ functions are wrapped, each in one place. Knows no weights.
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from multiprocessing.util import Finalize
 from typing import Any
 
@@ -35,25 +36,12 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
-    from agents.model.vllm import salt
+    from agents.model.vllm import plain, salt
 
     salt.install(found)
-    _keep_linears_plain()
+    plain.convolutions()
     _export_after_load(BaseModelLoader, found)
     _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
-
-
-def _keep_linears_plain() -> None:
-    """On a CPU vLLM packs each linear and drops its weight: an edit of what is left would not be seen."""
-    import torch
-    import vllm.model_executor.layers.utils as layers
-    from vllm.platforms import current_platform
-
-    def plain(layer: Any, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
-
-    if current_platform.is_cpu():
-        layers.dispatch_cpu_unquantized_gemm = plain
 
 
 def _export_after_load(loader: Any, found: Configured) -> None:
@@ -61,12 +49,17 @@ def _export_after_load(loader: Any, found: Configured) -> None:
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
+        from agents.model.vllm import plain, refusals
         from agents.model.vllm.export import export
 
-        model = load(self, vllm_config, model_config, *more, **named)
+        if model_config.runner_type == "draft":  # it guesses for the model; it is not the model
+            return load(self, vllm_config, model_config, *more, **named)
+        refused = refusals.reason(vllm_config)
+        with nullcontext() if refused else plain.linears():
+            model = load(self, vllm_config, model_config, *more, **named)
         place = Place(found.home.served_dir)
         _at_exit(place.leave)
-        export(model, vllm_config, found, place)
+        export(model, vllm_config, found, place, refused)
         return model
 
     loader.load_model = load_model

@@ -121,6 +121,41 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_written(hom
     assert shared.version == 0 and not shared.dirty
 
 
+def planted(folder: Path, tensors: dict[str, torch.Tensor]) -> SharedWeights:
+    return SharedWeights.create(folder / "weights.bin", tensors, model="tiny")
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_checkpoint_is_restored_into_a_wider_type_bit_for_bit(tmp_path: Path, narrow: torch.dtype) -> None:
+    store, kept = CheckpointStore(tmp_path / "checkpoints"), torch.randn(3, 5).to(narrow)
+    shared = planted(tmp_path, {"a": torch.zeros(3, 5), "b": torch.zeros(2, dtype=narrow)})
+    base = store.write({"a": to_raw(kept), "b": to_raw(torch.ones(2, dtype=narrow))}, None, {})
+    assert restore(shared, store, base.id, settled=True)
+    assert torch.equal(shared.tensors["a"], kept.float()) and shared.tensors["a"].dtype == torch.float32
+
+
+def test_a_checkpoint_is_restored_into_a_narrower_type_only_if_no_value_changes(tmp_path: Path) -> None:
+    store, shared = CheckpointStore(tmp_path / "checkpoints"), planted(tmp_path, {"a": torch.ones(2).bfloat16()})
+    exact = store.write({"a": to_raw(torch.tensor([0.5, -3.0]))}, None, {})
+    assert restore(shared, store, exact.id, settled=True)
+    assert shared.tensors["a"].tolist() == [0.5, -3.0]
+    for lossy in (torch.tensor([0.1, -3.0]), torch.tensor([1 + 2**-10, 1.0]).half(), torch.tensor([1, 2])):
+        other = store.write({"a": to_raw(lossy)}, None, {})
+        with pytest.raises(IntegrityFault, match="of which bfloat16 would lose bits.*--dtype float32"):
+            restore(shared, store, other.id, settled=True)
+    assert shared.tensors["a"].tolist() == [0.5, -3.0] and not shared.dirty
+
+
+def test_a_checkpoint_may_have_tied_weights_twice_if_they_are_equal(tmp_path: Path) -> None:
+    store, tied = CheckpointStore(tmp_path / "checkpoints"), torch.zeros(2)
+    shared = planted(tmp_path, {"embed": tied, "head": tied})
+    one, other = to_raw(torch.ones(2)), to_raw(torch.full((2,), 2.0))
+    restore(shared, store, store.write({"embed": one, "head": one}, None, {}).id, settled=True)
+    assert shared.tensors["head"].tolist() == [1, 1]
+    with pytest.raises(IntegrityFault, match="head is not equal to embed"):
+        restore(shared, store, store.write({"embed": one, "head": other}, None, {}).id, settled=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.bool])
 def test_tensors_of_any_type_and_shape_survive_as_raw_bytes(dtype: torch.dtype) -> None:
     for tensor in (torch.randn(3, 5).to(dtype), torch.ones(()).to(dtype), torch.zeros(0, 4).to(dtype)):
