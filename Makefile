@@ -13,12 +13,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NIGHTSCHOOL := $(BIN)/nightschool --home $(HOME_DIR)
 BENCH_BIN := .venv-bench/bin
 BENCHES ?=
+VLLM_BIN := .venv-vllm/bin
+VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
+# Where torch without CUDA is found, for vLLM on a CPU; PyPI has only the other. Empty: where pip looks by itself.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help run test check test-slow chaos bench clean
+.PHONY: help run test test-vllm check test-slow chaos bench clean
 
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
 	@echo "make test       the tests"
+	@echo "make test-vllm  the tests with a real vLLM, on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)"
 	@echo "make check      ruff, mypy and the rules of the house"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make chaos      kill a night CHAOS_KILLS=$(CHAOS_KILLS) times, at ledger commits drawn from CHAOS_SEED="
@@ -34,6 +39,9 @@ run: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/pytest
+
+test-vllm: .venv-vllm/installed
+	$(VLLM_BIN)/pytest tests/vllm
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -52,7 +60,7 @@ bench: .venv-bench/installed
 	$(BENCH_BIN)/python -m bench $(BENCHES)
 
 clean:
-	rm -rf $(VENV) .venv-bench $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-vllm $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: it is by far the largest, and what follows then finds it in place.
@@ -74,4 +82,20 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
 	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt torch==2.13.0
 	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt -e '.[bench]'
+	@touch $@
+
+# vLLM's wheel for a CPU wants torch's own build for one (alone: the rest is PyPI's), and a few names in place of
+# wheels that need CUDA.
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt agents/trainer/kernel.c $(wildcard tests/vllm/env/*.txt tests/vllm/env/*/*)
+	@$(PYTHON) -c 'import platform, sys; here = platform.system() + " " + platform.machine(); \
+	sys.exit(here not in ("Linux x86_64", "Linux aarch64") and "vLLM for a CPU comes as wheels for Linux on x86_64 and \
+	aarch64 only, this is " + here + ": nothing was tested")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15) and "vLLM needs Python 3.11 to 3.14, \
+	this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
+	@echo "setting up .venv-vllm: some minutes and 3.5 GB the first time"
+	@test -x $(VLLM_BIN)/python || $(PYTHON) -m venv .venv-vllm
+	@$(VLLM_PIP) install -c constraints-vllm.txt --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) torch==2.13.0+cpu
+	@$(VLLM_PIP) install -c constraints-vllm.txt -r tests/vllm/env/requirements.txt
+	@$(VLLM_PIP) install -c constraints-vllm.txt -e '.[dev]'
+	@$(VLLM_PIP) check
 	@touch $@

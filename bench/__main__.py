@@ -3,7 +3,8 @@
     python -m bench [NAME ...] [--write]        (`make bench`, `make bench BENCHES=optimizer`)
 
 Invariant: a section of RESULTS.md is the output of one run of one bench, with its command; nothing is typed in by
-hand. Ends with 1 when a bench missed a goal or failed.
+hand. A page of docs/ that has a place for a bench's tables gets them too; a bench that could measure nothing here
+leaves what is there. Ends with 1 when a bench missed a goal or failed.
 """
 
 import argparse
@@ -15,6 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 NAMES = sorted(path.stem for path in HERE.glob("[!_]*.py"))
+DOCS = HERE.parent / "docs"
 HEAD = """# Results
 
 Each section is what the command under its title printed. The machines are shared and noisy: trust the ratios,
@@ -54,6 +56,8 @@ def _run(name: str, *, write: bool) -> bool:
 
 def _keep(name: str, output: str) -> None:
     """Replace or add this bench's section."""
+    if "\n|" not in output and RESULTS.exists() and f"\n## {name}\n" in RESULTS.read_text():
+        return  # no table: what it needs is not here
     sections = {}
     if RESULTS.exists():
         for part in re.split(r"^## ", RESULTS.read_text(), flags=re.MULTILINE)[1:]:
@@ -62,6 +66,11 @@ def _keep(name: str, output: str) -> None:
     sections[name] = f"`python -m bench.{name}`\n\n{output}"
     body = "\n\n".join(f"## {title}\n\n{sections[title]}" for title in sorted(sections))
     RESULTS.write_text(f"{HEAD}\n{body}\n")
+    begin, end = f"<!-- bench {name}: begin -->", f"<!-- bench {name}: end -->"
+    for page in DOCS.glob("*.md"):
+        before, place, rest = page.read_text().partition(begin)
+        if place and "\n|" in output:
+            page.write_text(f"{before}{begin}\n\n{output}\n\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":

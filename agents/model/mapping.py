@@ -1,7 +1,9 @@
 """The shared mapping: one file of memory that holds the served weights, and its manifest.
 
 The server creates it, the trainer attaches to it and writes it in place, so an update is served the moment
-it is made. Layout: one header page, then every tensor at a multiple of 256 bytes.
+it is made. Layout: one header page, then every tensor at a multiple of 256 bytes. Of weights on a CUDA device the
+file has only the header: they stay where they are and are lent to whoever attaches (`cuda.py`), and the offsets count
+as if they had been laid out.
 
 Invariant: what the header says is true (see `header.py`). The manifest's names are those of Hugging Face: a server
 that keeps several parameters in one tensor says so by entries that lie inside it. Knows no model family.
@@ -45,12 +47,22 @@ class SharedWeights:
     `tensors[name]` are views: writing to them is writing to what is served.
     """
 
-    def __init__(self, path: Path, nbytes: int, entries: tuple[Entry, ...], model: str) -> None:
+    def __init__(
+        self,
+        path: Path,
+        nbytes: int,
+        entries: tuple[Entry, ...],
+        model: str,
+        lent: Mapping[int, torch.Tensor] | None = None,
+    ) -> None:
+        """`lent`: the tensors that are not in the file, contiguous ones, by where they would begin in it."""
         self.path = path
         self.nbytes = nbytes
         self.entries = entries
         self.model = model
-        self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, nbytes))
+        self._lent = lent
+        in_file = HEADER_BYTES if lent else nbytes
+        self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, in_file))
         self.inode = os.stat(path).st_ino
         self._header = Header(path)
         self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
@@ -72,21 +84,27 @@ class SharedWeights:
         """
         served, nbytes = _lay_out(tensors)
         entries = naming(served)
+        lent = _lendable(served, tensors)
         # A new file under the old name: whoever still maps the old one must not have it cut short (SIGBUS).
         filling = path.with_suffix(".filling")
         filling.unlink(missing_ok=True)
         descriptor = os.open(filling, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        os.ftruncate(descriptor, nbytes)
+        os.ftruncate(descriptor, HEADER_BYTES if lent else nbytes)
         os.close(descriptor)
-        weights = cls(filling, nbytes, entries, model)
+        weights = cls(filling, nbytes, entries, model, lent)
         weights.path = path
-        for entry in served:
+        if lent:
+            from agents.model.cuda import SOCKET_NAME, Lender
+
+            Lender(path.with_name(SOCKET_NAME), list(lent.values()))
+        for entry in () if lent else served:
             view, tensor = weights._view(entry), tensors[entry.name]
             view.copy_(tensor.detach())
             if adopt:
                 tensor.data = view
         weights._header.mark()
         manifest = {"nbytes": nbytes, "model": model, "entries": [asdict(entry) for entry in entries]}
+        manifest["lent"] = list(lent or ())
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(manifest))
         path.with_suffix(".json").unlink(missing_ok=True)
@@ -101,17 +119,27 @@ class SharedWeights:
             manifest = json.loads(path.with_suffix(".json").read_text())
         except FileNotFoundError:
             raise IntegrityFault(f"there is no mapping at {path}; start the model server first") from None
-        if path.stat().st_size != manifest["nbytes"]:
+        places = manifest["lent"]
+        if path.stat().st_size != (HEADER_BYTES if places else manifest["nbytes"]):
             raise IntegrityFault(f"{path} is not as long as its manifest says; restart the service")
         entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["entries"])
-        weights = cls(path, manifest["nbytes"], entries, manifest["model"])
+        lent = _borrowed(path, places) if places else None
+        weights = cls(path, manifest["nbytes"], entries, manifest["model"], lent)
         if not weights._header.marked:
             raise IntegrityFault(f"{path} is no mapping of Nightschool's; restart the service")
         return weights
 
     def _view(self, entry: Entry) -> torch.Tensor:
         """The tensor where this entry says."""
-        return _at(self._storage, getattr(torch, entry.dtype), entry.offset, entry.shape)
+        storage, offset = self._storage, entry.offset
+        if self._lent:
+            start = max(place for place in self._lent if place <= entry.offset)
+            whole = self._lent[start]
+            storage, offset = (
+                whole.untyped_storage(),
+                int(whole.storage_offset()) * whole.itemsize + entry.offset - start,
+            )
+        return _at(storage, getattr(torch, entry.dtype), offset, entry.shape)
 
     @property
     def replaced(self) -> bool:
@@ -128,6 +156,8 @@ class SharedWeights:
 
     def bump(self) -> int:
         """Say that the weights have changed; returns the new version."""
+        if (weights := next(iter(self.tensors.values()), None)) is not None and weights.is_cuda:
+            torch.cuda.synchronize(weights.device)  # they have changed when the device has done it
         return self._header.bump()
 
     @property
@@ -162,9 +192,28 @@ def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], in
     return tuple(entries), offset
 
 
+def _lendable(served: tuple[Entry, ...], tensors: Mapping[str, torch.Tensor]) -> dict[int, torch.Tensor] | None:
+    """The tensors by their offsets, if they are on CUDA devices; those can only be lent."""
+    if not any(tensor.is_cuda for tensor in tensors.values()):
+        return None
+    from agents.model import cuda
+
+    cuda.check(list(tensors.values()))
+    return {entry.offset: tensors[entry.name].detach() for entry in served}
+
+
+def _borrowed(path: Path, places: list[int]) -> dict[int, torch.Tensor]:
+    """What the server of this mapping lends, by its offsets."""
+    from agents.model import cuda
+
+    return dict(zip(places, cuda.borrow(path.with_name(cuda.SOCKET_NAME)), strict=True))
+
+
 def _at(storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: tuple[int, ...]) -> torch.Tensor:
     """The contiguous tensor of this dtype and shape, `offset` bytes into the storage."""
     strides = [1]
     for length in shape[:0:-1]:
         strides.insert(0, strides[0] * length)
-    return torch.empty(0, dtype=dtype).set_(storage, offset // dtype.itemsize, shape, strides[: len(shape)])
+    return torch.empty(0, dtype=dtype, device=storage.device).set_(
+        storage, offset // dtype.itemsize, shape, strides[: len(shape)]
+    )

@@ -34,7 +34,7 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
             placed[parameter] = nn.Parameter(views[source])
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, placed[parameter])
-    _rebuild_buffers(model)
+    _rebuild_buffers(model, next(iter(views.values())).device)
     return model.eval()
 
 
@@ -97,7 +97,7 @@ def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, E
     return sorted(found)
 
 
-def _rebuild_buffers(model: Any) -> None:
+def _rebuild_buffers(model: Any, device: torch.device) -> None:
     """Compute anew what is not a weight: rotary frequencies are made from the configuration alone."""
     for name, module in list(model.named_modules()):
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
@@ -105,4 +105,4 @@ def _rebuild_buffers(model: Any) -> None:
         if not name.endswith("rotary_emb"):
             raise IntegrityFault(f"{name} has buffers that no configuration gives; this model is not supported")
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, type(module)(config=module.config))
+        setattr(model.get_submodule(owner), leaf, type(module)(config=module.config).to(device))

@@ -1,6 +1,7 @@
 """Where a vLLM keeps the mapping of its weights for others: a directory in memory, and who may be there.
 
     weights.bin  weights.json   the mapping and its manifest
+    handles.sock                where weights on a GPU are lent out
     server.lock                 held by the process that serves it, for as long as it lives
     refused                     why there is no mapping, in words
 
@@ -18,7 +19,7 @@ from corpus.errors import HomeLocked
 
 MAPPING = "weights.bin"
 _LOCK = "server.lock"
-_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "refused", _LOCK)
+_OURS = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
 _TRIES, _PAUSE_S = 4, 0.05
 """Who only looks whether there is a server, or sweeps, holds the lock for a moment itself."""
 

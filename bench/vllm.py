@@ -1,0 +1,252 @@
+"""A real vLLM on the CPU, with and without training: throughput, time to the first token, and what a mix of steps does.
+
+    .venv-vllm/bin/python -m bench vllm [--write]        (python -m bench.vllm [--seconds 6] [--rounds 3] [--json])
+
+`vllm serve` (OMP_NUM_THREADS=1) with our plugin serves the embedded model, then a random Qwen3 of 38 million
+parameters, both in float32. 8 clients ask for 24 tokens each, streamed, one request after the other, while nothing is
+trained and while the trainer (1 thread) makes updates of 60 steps in the weights that are served; the two take turns.
+Then one update is made twice, which gives the same bits: once it waits after each step, and the served
+log-probability of a text is put beside that of a Hugging Face model on the same mapping; once it does not wait, and
+the server reads while it writes. Without vLLM it says so and measures nothing.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import torch
+
+from agents.model import views
+from agents.trainer.messages import StepReport
+from bench import _table
+from bench._served import Beside, Load, asked, beside, for_seconds, sum_of, trainer
+from bench._table import Goal
+from corpus.recipe import MODEL_DIR
+
+WATCHED = 30
+"""Steps of the update whose steps are watched."""
+LR = 1e-4
+"""Of the update whose steps are watched: large, so that a step is seen in the log-probability."""
+TEXT = [7, 31, 40, 12, 99, 64, 23, 77, 150, 18, 201, 36, 5, 88, 120, 42, 61, 9, 33, 17, 240, 28, 73, 55]
+"""Token ids of the text that is scored."""
+Figures = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables; returns the exit code."""
+    parser = _table.parser(__doc__, threads=1)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement")
+    parser.add_argument("--embedded", action="store_true", help="only the embedded model")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind, in turn")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    if find_spec("vllm") is None:
+        sys.stdout.write("vLLM is not installed here (make test-vllm does it): nothing was measured\n")
+        return _table.finish({"vllm": None}, [], as_json=options.json)
+    with tempfile.TemporaryDirectory() as folder:
+        figures = {"embedded, 0.92 M": _measured(MODEL_DIR, 16, Path(folder) / "embedded", options)}
+        if not options.embedded:
+            larger = _larger(Path(folder) / "model")
+            figures["random Qwen3, 38 M"] = _measured(larger, 2, Path(folder) / "larger", options)
+    _show(figures)
+    return _table.finish(figures, _goals(figures), as_json=options.json)
+
+
+def _goals(figures: Figures) -> list[Goal]:
+    goals = []
+    for name, told in figures.items():
+        at_rest = max(difference for difference in told["at_rest"])
+        goals += [
+            Goal(name=f"{name}: throughput while training / without", found=told["ratio"], limit=0.6, at_least=True),
+            Goal(name=f"{name}: errors", found=float(len(told["errors"])), limit=0.0),
+            Goal(name=f"{name}: served against the trainer's, at rest (nats/token)", found=at_rest, limit=1e-3),
+        ]
+    return goals
+
+
+def _larger(directory: Path) -> Path:
+    """A Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    shutil.copytree(MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
+    config = Qwen3Config(**sizes, **heads, max_position_embeddings=512, eos_token_id=2, pad_token_id=0)
+    Qwen3ForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def _measured(model: Path, pairs: int, place: Path, options: argparse.Namespace) -> Figures:
+    """All figures of one model; `pairs` in each step."""
+    from tests.vllm.conftest import free_port, new_home, point_at, serving
+
+    place.mkdir()
+    home, port = new_home(place / "home"), free_port()
+    point_at(home, f"http://127.0.0.1:{port}")
+    serve = serving(home, place / "vllm.log", model=model, port=port)
+    with serve as vllm, trainer(home, model, place / "trainer", threads=options.threads) as socket:
+
+        async def run() -> Figures:
+            async with beside(home, socket) as found:
+                figures = await _in_turn(found, vllm.url, pairs, options)
+                return figures | await _mixed(found, vllm.url, model, pairs)
+
+        return anyio.run(run)
+
+
+# ---------------------------------------------------------------- throughput
+
+
+async def _in_turn(training: Beside, url: str, pairs: int, options: argparse.Namespace) -> Figures:
+    """The same load without and with training, in turn."""
+    update, made = training.update(pairs=pairs), 0
+    without: list[Load] = []
+    meanwhile: list[Load] = []
+    await asked(url, during=for_seconds(2))  # warms up
+    for _ in range(options.rounds):
+        without.append(await asked(url, during=for_seconds(options.seconds)))
+        load, steps = await training.load_while_training(url, update, options.seconds)
+        meanwhile.append(load)
+        made += steps
+    ratios = [after.per_second / before.per_second for before, after in zip(without, meanwhile, strict=True)]
+    return {
+        "without": _told(without),
+        "training": _told(meanwhile),
+        "ratio": statistics.median(ratios),
+        "steps_per_second": made / sum(load.seconds for load in meanwhile),
+        "errors": [error for load in [*without, *meanwhile] for error in load.errors],
+    }
+
+
+def _told(loads: Sequence[Load]) -> Figures:
+    """Medians over the rounds; the time to the first token over all answers."""
+    first = [1e3 * seconds for load in loads for seconds in load.first_s]
+    return {
+        "answers": sum(load.answers for load in loads),
+        "per_second": statistics.median(load.per_second for load in loads),
+        "tokens_per_second": statistics.median(load.tokens / load.seconds for load in loads),
+        "first_p50_ms": statistics.median(first),
+        "first_p95_ms": statistics.quantiles(first, n=20)[18],
+    }
+
+
+# ---------------------------------------------------------------- what is read in mid-update
+
+
+async def _mixed(training: Beside, url: str, directory: Path, pairs: int) -> Figures:
+    """How far what is served lies from whole steps, in nats a token of the text."""
+    model = views.build(training.shared, directory)
+    whole, at_rest = await _at_rest(training, url, model, pairs)
+    served = await _in_motion(training, url, pairs)
+    scale = len(TEXT) - 1
+    apart = [
+        min(abs(value - whole[step]) for step in range(first, last + 2) if step in whole) / scale
+        for value, first, last in served
+        if first > 0 and (first in whole or last in whole)
+    ]
+    lag = [abs(value - whole[last]) / scale for value, _, last in served if last in whole]
+    steps = [abs(whole[step + 1] - value) / scale for step, value in whole.items() if step + 1 in whole]
+    return {"at_rest": [value / scale for value in at_rest], "apart": apart, "lag": lag, "step": steps}
+
+
+async def _at_rest(training: Beside, url: str, model: Any, pairs: int) -> tuple[dict[int, float], list[float]]:
+    """The text's log-probability after each step, and how far the served one was from it, every fifth time."""
+    whole: dict[int, float] = {0: _scored(model)}
+    apart: list[float] = [abs(whole[0] - await _ask(url, "rest 0"))]
+    begun = training.shared.version
+    send, receive = anyio.create_memory_object_stream[StepReport](1000)
+
+    async def watch() -> None:
+        async for report in receive:
+            await training.client.pause()
+            step = training.shared.version - begun
+            value = _scored(model)
+            served = await _ask(url, f"rest {step}") if report.step % 5 == 0 else None
+            if step == report.step == training.shared.version - begun:  # else it had gone on before it was told to wait
+                whole[step] = value
+                apart.extend([] if served is None else [abs(value - served)])
+            await training.client.resume()
+
+    async with anyio.create_task_group() as tasks, send:
+        tasks.start_soon(watch)
+        await training.client.train(
+            training.update(pairs=pairs, steps=WATCHED, lr=LR, micro_batch=max(1, pairs // 4)), send.send_nowait
+        )
+    await training.restored()
+    return whole, apart
+
+
+async def _in_motion(training: Beside, url: str, pairs: int) -> list[tuple[float, int, int]]:
+    """The same update without a pause: what was served, and the last whole step before it was asked and after."""
+    found: list[tuple[float, int, int]] = []
+    begun, over, version = anyio.Event(), False, training.shared.version
+
+    async def ask() -> None:
+        await begun.wait()
+        while not over:
+            first = training.shared.version - version
+            value = await _ask(url, f"motion {len(found)}")
+            found.append((value, first, training.shared.version - version))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        await training.client.train(
+            training.update(pairs=pairs, steps=WATCHED, lr=LR, micro_batch=max(1, pairs // 4)), lambda _: begun.set()
+        )
+        over = True
+    await training.restored()
+    return [one for one in found if one[2] <= WATCHED]
+
+
+async def _ask(url: str, salt: str) -> float:
+    return await anyio.to_thread.run_sync(sum_of, url, TEXT, salt)
+
+
+@torch.no_grad()
+def _scored(model: Any) -> float:
+    """The log-probability that a model on the mapping gives the text, the first token left out."""
+    tokens = torch.tensor([TEXT])
+    logits = torch.log_softmax(model(input_ids=tokens, use_cache=False).logits[0, :-1].float(), dim=-1)
+    return float(logits.gather(-1, tokens[0, 1:, None]).sum())
+
+
+# ---------------------------------------------------------------- figures
+
+
+def _show(figures: Figures) -> None:
+    heads = ["model", "", "answers", "answers/s", "tokens/s", "first token p50 (ms)", "p95 (ms)", "errors", "steps/s"]
+    rows: list[list[object]] = []
+    for name, told in figures.items():
+        for kind, steps in (("without", 0.0), ("training", told["steps_per_second"])):
+            one = told[kind]
+            speed = [one["answers"], one["per_second"], one["tokens_per_second"]]
+            rows.append([name, kind, *speed, one["first_p50_ms"], one["first_p95_ms"], len(told["errors"]), steps])
+    _table.show("8 clients, 24 tokens each, streamed", heads, rows)
+    heads = ["model", "", "read", "mean (nats/token)", "max (nats/token)"]
+    rows = []
+    for name, told in figures.items():
+        for key, what in (
+            ("at_rest", "between two steps: served against the trainer's"),
+            ("step", "one step: how far the trainer's moves"),
+            ("apart", "in motion: served against the nearest whole step it can have seen"),
+            ("lag", "in motion: served against the step that was last when it was answered"),
+        ):
+            values = told[key] or [float("nan")]
+            rows.append([name, what, len(told[key]), statistics.mean(values), max(values)])
+    _table.show(f"the log-probability of a text while {WATCHED} steps are made", heads, rows)
+    if errors := sorted({error for told in figures.values() for error in told["errors"]}):
+        sys.stdout.write(json.dumps(errors) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
