@@ -43,6 +43,8 @@ class Conversation:
     """In order."""
     key: str = ""
     """The log's own id of this conversation, where turns arrive one by one; "" otherwise."""
+    session: str = ""
+    """The log's own name for what belongs together, where each line repeats the whole history; "" without one."""
 
 
 def chain(source: str, turns: tuple[Turn, ...], *, tail: str = "") -> list[str]:
@@ -50,10 +52,11 @@ def chain(source: str, turns: tuple[Turn, ...], *, tail: str = "") -> list[str]:
 
     A log that repeats the whole history at each request gives the same digests for the same
     prefix: that is how the same conversation twice is one conversation, and a longer one a growth.
+    Spaces around a turn do not count: clients drop them from what they repeat.
     """
     digest = tail or hashlib.sha256(f"source\0{source}".encode()).hexdigest()
     digests = []
     for turn in turns:
-        digest = hashlib.sha256(f"{digest}\0{turn.role}\0{turn.text}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{digest}\0{turn.role}\0{turn.text.strip()}".encode()).hexdigest()
         digests.append(digest)
     return digests

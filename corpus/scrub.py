@@ -95,7 +95,8 @@ def scrub_conversation(conversation: Conversation) -> Conversation:
         )
         for turn in conversation.turns
     )
-    return replace(conversation, source=scrub_name(conversation.source), key=scrub_name(conversation.key), turns=turns)
+    names = {name: scrub_name(getattr(conversation, name)) for name in ("source", "key", "session")}
+    return replace(conversation, turns=turns, **names)
 
 
 def _storable(text: str) -> str:

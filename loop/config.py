@@ -143,6 +143,8 @@ class HttpSettings:
 
     port: int = 0
     """0 takes any free port and says which."""
+    capture: bool = True
+    """Whether the conversations that go through /v1/chat/completions are heard as logs."""
 
 
 class Settings(BaseSettings):

@@ -2,7 +2,8 @@
 
     POST /do/{operation}         a JSON object of arguments; answers JSON lines: progress, then result or error
     GET  /status                 where the home stands
-    POST /v1/chat/completions    passed on to the served model (and GET /v1/models)
+    POST /v1/chat/completions    passed on to the served model and captured (GET /v1/models: passed on)
+    GET  /receipts/{receipt}     what became of a captured answer
 
 Served on the home's unix socket and on loopback, behind the guard (token, Host, Origin). Invariant: a caller
 that goes away does not stop what it began; the ledger says how it ended.
@@ -13,6 +14,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -20,14 +22,15 @@ import structlog
 import uvicorn
 from anyio.abc import TaskGroup
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agents.model.guard import Guard
 from corpus.errors import NightschoolError, UsageError
+from loop.capture import Capture
 from loop.operations import NAMES, Json, Operations
+from loop.proxy import PATHS, Proxy
 from loop.schedule_facts import next_update_reason
 from store import report
 
@@ -37,19 +40,22 @@ log = structlog.get_logger()
 class Door:
     """The routes over one set of operations; operations run in the service's own task group."""
 
-    def __init__(self, operations: Operations, tasks: TaskGroup) -> None:
+    def __init__(self, operations: Operations, tasks: TaskGroup, capture: Capture) -> None:
         self._operations = operations
         self._service = operations.service
         self._tasks = tasks
+        self._capture = capture
 
     def app(self) -> Starlette:
         """The ASGI application; wrap it in the guard."""
+        proxy = Proxy(self._service, self._capture)
         return Starlette(
             routes=[
                 Route("/do/{operation}", self._do, methods=["POST"]),
                 Route("/status", self._status),
-                Route("/v1/chat/completions", self._pass_on, methods=["POST"]),
-                Route("/v1/models", self._pass_on),
+                Route("/receipts/{receipt}", self._receipt),
+                Route("/v1/chat/completions", proxy.chat, methods=["POST"]),
+                Route("/v1/models", proxy.models),
             ]
         )
 
@@ -106,20 +112,11 @@ class Door:
         reason = await next_update_reason(self._service)
         return JSONResponse({**status, "next_update_reason": reason})
 
-    async def _pass_on(self, request: Request) -> Response:
-        """A user's request, to the served model; its answer as it comes."""
-        if request.method == "POST":
-            self._service.user_asked()
-        try:
-            answer = await self._service.model.pass_on(request.method, request.url.path, await request.body())
-        except NightschoolError as error:
-            return JSONResponse(_error(error), 503)
-        return StreamingResponse(
-            answer.aiter_raw(),
-            answer.status_code,
-            {"content-type": answer.headers["content-type"]},
-            background=BackgroundTask(answer.aclose),
-        )
+    async def _receipt(self, request: Request) -> Response:
+        told = await self._capture.told(request.path_params["receipt"])
+        if told is None:
+            return JSONResponse(_error(UsageError("this is no receipt: give one from X-Nightschool-Receipt")), 404)
+        return JSONResponse(told)
 
 
 def _error(error: Exception) -> Json:
@@ -130,17 +127,26 @@ def _error(error: Exception) -> Json:
 
 async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: int | None) -> int:
     """Begin to listen on the unix socket and, unless port is None, on loopback; returns the port (0: none)."""
-    app = Door(operations, tasks).app()
-    token = operations.service.home.token()
+    service = operations.service
+    capture = Capture(service.home.inbox, service.ledger)
+    tasks.start_soon(capture.run, name="capture")
+    app = Door(operations, tasks, capture).app()
+    model = service.settings.model
+    guard = partial(
+        Guard,
+        app,
+        token=service.home.token(),
+        guarded_elsewhere=PATHS if model.url and model.api_key else frozenset(),
+    )
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place))  # in the run directory, which only this user can enter
     listening.listen()
-    tasks.start_soon(_serve, Guard(app, token=token), listening, name="serve the control socket")
+    tasks.start_soon(_serve, guard(), listening, name="serve the control socket")
     if port is None:
         return 0
     loopback = socket.create_server(("127.0.0.1", port))
     taken = int(loopback.getsockname()[1])
-    tasks.start_soon(_serve, Guard(app, token=token, port=taken), loopback, name="serve loopback")
+    tasks.start_soon(_serve, guard(port=taken), loopback, name="serve loopback")
     return taken
 
 

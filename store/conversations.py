@@ -5,11 +5,12 @@ is new or grew has an `extract` in the work queue, committed with its turns. Ids
 whom, never on a path, so two homes that heard the same give the same ids. Knows no format and opens no file.
 
 Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a
-renamed or copied log is known. A conversation whose turns arrive one by one is found by its key instead.
+renamed or copied log is known. A conversation whose turns arrive one by one is found by its key instead. Within a
+session the words of the system turn are no part of it either: clients put the time of day there.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import PurePath
 from typing import Any
@@ -66,6 +67,18 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
     return _add_whole(connection, conversation, path)
 
 
+def find(connection: Connection, conversation: Conversation) -> str | None:
+    """The conversation that this one, logged whole, became or was found to be."""
+    return _known(connection, _digests(scrub_conversation(conversation))[-1])
+
+
+def conversation_of(connection: Connection, key: str) -> str | None:
+    """The conversation of the turn with this key."""
+    table = schema.turns
+    found: str | None = connection.execute(select(table.c.conversation_id).where(table.c.key == key)).scalar()
+    return found
+
+
 def file_state(connection: Connection, path: str) -> FileState | None:
     """How far a file has been read; None for a file that never was."""
     row = connection.execute(select(schema.files).where(schema.files.c.path == path)).mappings().first()
@@ -106,10 +119,8 @@ def ids_of_path(connection: Connection, path: str) -> set[str]:
 def _add_whole(connection: Connection, conversation: Conversation, path: str) -> Added:
     """A conversation that is logged with its whole history each time."""
     turns = conversation.turns
-    digests = chain(conversation.source, turns)
-    table = schema.turns
-    same = select(table.c.conversation_id).where(table.c.chain == digests[-1]).order_by(table.c.id).limit(1)
-    known = connection.execute(same).scalar()
+    digests = _digests(conversation)
+    known = _known(connection, digests[-1])
     if known is not None:  # as it is, or as a longer one began
         return Added(conversation_id=known, new_turns=0, known=True)
     grown = _longest_known(connection, digests)
@@ -148,6 +159,22 @@ def _add_keyed(connection: Connection, conversation: Conversation, path: str) ->
     return Added(conversation_id=conversation_id, new_turns=len(fresh), known=row is not None)
 
 
+def _digests(conversation: Conversation) -> list[str]:
+    """Digest of every prefix of a conversation that is logged whole."""
+    if not conversation.session:
+        return chain(conversation.source, conversation.turns)
+    turns = (replace(turn, text="") if turn.role == "system" else turn for turn in conversation.turns)
+    return chain(f"{conversation.source}\0{conversation.session}", tuple(turns))
+
+
+def _known(connection: Connection, digest: str) -> str | None:
+    """The conversation that is so, or began so."""
+    table = schema.turns
+    same = select(table.c.conversation_id).where(table.c.chain == digest).order_by(table.c.id).limit(1)
+    found: str | None = connection.execute(same).scalar()
+    return found
+
+
 def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int] | None:
     """The stored conversation that this one carries on, and how many turns it has."""
     table = schema.conversations
@@ -170,7 +197,8 @@ def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Tu
 
 def _new(connection: Connection, conversation: Conversation, conversation_id: str, tail: str, path: str) -> None:
     """The row of a conversation that was never heard before."""
-    row = {"id": conversation_id, "format": conversation.format, "key": conversation.key, "tail": tail}
+    key = conversation.key or conversation.session
+    row = {"id": conversation_id, "format": conversation.format, "key": key, "tail": tail}
     source = conversation.source or PurePath(path).name
     connection.execute(schema.conversations.insert().values(**row, source=source, path=path, at=now()))
 

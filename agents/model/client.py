@@ -174,9 +174,15 @@ class ModelClient:
         """The server's numbers, by name; those that differ in their labels only are added up."""
         return parse_metrics((await self._send("GET", "/metrics", None)).text)
 
-    async def pass_on(self, method: str, path: str, body: bytes) -> httpx.Response:
-        """A user's own request, as it is; the answer's body is read, and closed, by the caller."""
-        request = self._http.build_request(method, path, content=body, headers={"content-type": "application/json"})
+    async def pass_on(
+        self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
+    ) -> httpx.Response:
+        """A user's own request, as it is; the answer's body is read, and closed, by the caller.
+
+        Without an Authorization among the headers it goes out under ours. No time limit: the user has one.
+        """
+        timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
+        request = self._http.build_request(method, path, content=body, headers=list(headers), timeout=timeout)
         try:
             return await self._http.send(request, stream=True)
         except httpx.TransportError as error:
@@ -231,6 +237,7 @@ async def open_client(
         base_url=base_url,
         headers={"Authorization": f"Bearer {token}"} if token else {},
         timeout=TIMEOUT_SECONDS,
+        limits=httpx.Limits(max_connections=None),  # users' streams must not keep our own requests waiting
         # The environment's proxies would carry the token off this machine.
         trust_env=False,
     ) as http:

@@ -4,6 +4,9 @@ A pure ASGI middleware. A bearer token alone does not keep a web page from askin
 machine to do something (the browser sends the request first and checks later), and a Host check alone let a
 cross-site request through when tried; so token, Host and Origin are all checked.
 
+Some paths may be another server's to guard: there a credential that is not the token is let through, marked as
+such, for the app to carry on. Host and Origin are checked all the same, and some credential must be there.
+
 Invariant: the app behind it sees no request that failed a check, and no body longer than the limit. Knows no
 routes but `/health`, which it answers itself, saying nothing but that something listens here.
 """
@@ -25,6 +28,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """The names by which a machine calls itself."""
 SOCKET_HOST = "nightschool"
 """The Host that our clients give over a unix socket, which has no name of its own."""
+OWN = "nightschool.own"
+"""In the scope of a request: whether it gave the token, rather than a credential for another server."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Some 4,000 conversations of 4 kB: far more than one batch, far less than the machine's memory."""
 
@@ -32,13 +37,25 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 class Guard:
     """Lets a request through to `app` when it may come in."""
 
-    def __init__(self, app: App, *, token: str, port: int | None = None, max_body_bytes: int = MAX_BODY_BYTES) -> None:
-        """`port` is the TCP port served on loopback; None for a unix socket, which no web page can reach."""
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str,
+        port: int | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        guarded_elsewhere: frozenset[str] = frozenset(),
+    ) -> None:
+        """`port` is the TCP port served on loopback; None for a unix socket, which no web page can reach.
+
+        `guarded_elsewhere` are the paths whose requests the app passes on to a server that checks credentials itself.
+        """
         if len(token) < 16:
             raise ConfigError("a bearer token of fewer than 16 characters can be guessed; make a longer one")
         self._app = app
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
+        self._guarded_elsewhere = guarded_elsewhere
         ports = ("",) if port is None else ("", f":{port}")
         self._hosts = frozenset(name + suffix for name in (*LOOPBACK, SOCKET_HOST) for suffix in ports)
         self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
@@ -64,13 +81,16 @@ class Guard:
         origins = _values(scope, b"origin")
         if any(origin not in self._origins for origin in origins):
             return 403, "Requests from other web pages are refused (Origin)."
+        scope[OWN] = False
         if _asks_health(scope):
             return None
         given = _values(scope, b"authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        if scheme.lower() != "bearer":
-            return 401, "Give the token: Authorization: Bearer TOKEN (the file token in the home holds it)."
-        if not hmac.compare_digest(token.strip().encode("latin-1"), self._token):
+        own = scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode("latin-1"), self._token)
+        scope[OWN] = own
+        if not own and not (scheme and scope["path"] in self._guarded_elsewhere):
+            if scheme.lower() != "bearer":
+                return 401, "Give the token: Authorization: Bearer TOKEN (the file token in the home holds it)."
             return 401, "This token is wrong (the file token in the home holds the right one)."
         declared = _values(scope, b"content-length")
         if any(not length.isdigit() or int(length) > self._max_body_bytes for length in declared):

@@ -33,7 +33,9 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
     turns = with_feedback(turns, value)
     if not turns:
         return BadLine(line=line, reason="no message has any text")
-    return Conversation(source=user_of(value, request, *metadata), format=NAME, turns=turns)
+    return Conversation(
+        source=user_of(value, request, *metadata), format=NAME, turns=turns, session=_name(value, "session")
+    )
 
 
 def turns_of(messages: list[Any], line: int) -> tuple[Turn, ...] | BadLine:
@@ -73,8 +75,13 @@ def _turn(message: dict[str, Any], line: int) -> Turn | str:
     moments = [as_time(message[name]) for name in _TIMES if name in message]
     return Turn(
         role=role, text="\n".join(filter(None, [text, *_calls(message)])), line=line,
-        time=next(filter(None, moments), None), rating=rating, edited=edited,
+        time=next(filter(None, moments), None), rating=rating, edited=edited, key=_name(message, "receipt"),
     )  # fmt: skip
+
+
+def _name(record: dict[str, Any], field: str) -> str:
+    """A name that our own capture gave; "" where there is none."""
+    return record[field] if isinstance(record.get(field), str) else ""
 
 
 def _feedback(record: dict[str, Any]) -> tuple[float | None, str | None]:

@@ -65,6 +65,14 @@ def test_openai_content_in_parts_is_text_and_what_has_no_words_is_named() -> Non
     ]
 
 
+def test_openai_lines_that_our_own_capture_wrote_keep_their_session_and_receipt() -> None:
+    answer = {"role": "assistant", "content": "b", "receipt": "20261124-0"}
+    told = conversation("openai", {"session": "s1", "messages": [ASKED, answer]})
+    assert (told.session, [turn.key for turn in told.turns]) == ("s1", ["", "20261124-0"])
+    odd = conversation("openai", {"session": 1, "messages": [{**answer, "receipt": None}]})
+    assert (odd.session, odd.turns[0].key) == ("", "")
+
+
 def test_openai_tool_calls_and_their_answers_are_turns() -> None:
     call = {"function": {"name": "book", "arguments": '{"day": "monday"}'}}
     messages = [

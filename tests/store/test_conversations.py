@@ -15,7 +15,9 @@ from store.conversations import (
     Added,
     FileState,
     add,
+    conversation_of,
     file_state,
+    find,
     forget_set_aside,
     ids_of_path,
     save_file_state,
@@ -100,6 +102,36 @@ def test_another_answer_to_the_same_question_is_another_conversation(ledger: Led
     one, two = put(ledger, talk("a", "b", "c")), put(ledger, talk("a", "b", "d"))
     assert one.conversation_id != two.conversation_id and two.new_turns == 3
     assert put(ledger, talk("a", "b", "d", "e")) == Added(conversation_id=two.conversation_id, new_turns=1, known=True)
+
+
+def test_spaces_around_a_turn_do_not_make_another_conversation(ledger: Ledger) -> None:
+    first = put(ledger, talk("a", "\n\nb "))
+    assert put(ledger, talk("a", "b", "c")) == Added(conversation_id=first.conversation_id, new_turns=1, known=True)
+    assert texts(ledger, first.conversation_id) == ["a", "\n\nb ", "c"]
+
+
+def test_within_a_session_another_system_turn_is_the_same_conversation_and_elsewhere_it_is_not(ledger: Ledger) -> None:
+    def told(time: str, *said: str, session: str = "s1") -> Conversation:
+        system = Turn(role="system", text=f"It is {time}.", line=1)
+        return replace(talk(), turns=(system, *talk(*said).turns), session=session)
+
+    first = put(ledger, told("12:01", "a", "b"))
+    grown = put(ledger, told("12:02", "a", "b", "c"))
+    assert grown == Added(conversation_id=first.conversation_id, new_turns=1, known=True)
+    assert texts(ledger, first.conversation_id) == ["It is 12:01.", "a", "b", "c"]
+    for other in (told("12:01", "a", "b", session="s2"), told("12:01", "a", "b", session="")):
+        assert not put(ledger, other).known
+    assert not put(ledger, told("12:02", "a", "b", session="")).known
+
+
+def test_a_conversation_is_found_by_how_it_began_and_by_the_key_of_a_turn(ledger: Ledger) -> None:
+    keyed = talk("a", "b")
+    keyed = replace(keyed, turns=(keyed.turns[0], replace(keyed.turns[1], key="r1")))
+    there = put(ledger, keyed).conversation_id
+    put(ledger, talk("a", "b", "c"))
+    with ledger.reading() as connection:
+        assert [find(connection, talk(*said)) for said in ("a", "ab", "abc", "x")] == [there, there, there, None]
+        assert [conversation_of(connection, key) for key in ("r1", "r2")] == [there, None]
 
 
 def test_a_very_long_conversation_is_recognised(ledger: Ledger) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.model.guard import Guard, Message, Receive, Scope, Send
+from agents.model.guard import OWN, Guard, Message, Receive, Scope, Send
 from corpus.errors import ConfigError
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +85,27 @@ async def test_a_missing_or_doubled_token_is_refused() -> None:
         twice = [("Authorization", f"Bearer {TOKEN}")] * 2
         assert (await http.get("/", headers=twice)).status_code == 401
         assert (await http.get("/", headers={"Authorization": f"Basic {TOKEN}"})).status_code == 401
+
+
+async def says_whose(scope: Scope, receive: Receive, send: Send) -> None:
+    """A foreign application: says whether the token was given, or another credential."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ours" if scope[OWN] else b"another's"})
+
+
+async def test_where_another_server_guards_its_credentials_are_let_through_and_told_apart_from_the_token() -> None:
+    guard = Guard(says_whose, token=TOKEN, port=8123, guarded_elsewhere=frozenset({"/v1/models"}))
+    async with client(guard, token="another-servers-key") as http:
+        assert (await http.get("/v1/models")).text == "another's"
+        assert (await http.get("/v1/models", headers={"Authorization": "Basic YTpi"})).text == "another's"
+        assert (await http.get("/v1/models", headers={"Authorization": f"Bearer {TOKEN}"})).text == "ours"
+        assert (await http.get("/v1/models", headers={"Authorization": ""})).status_code == 401
+        assert (await http.get("/v1/models", headers=[("Authorization", "Bearer x")] * 2)).status_code == 401
+        assert (await http.get("/v1/models", headers={"Origin": "http://example.com"})).status_code == 403
+        assert (await http.get("/v1/models", headers={"Host": "example.com"})).status_code == 403
+        assert (await http.get("/v1/models", headers={"Content-Length": str(2**30)})).status_code == 413
+        for path in ("/", "/v1/models/", "/v1", "/V1/models", "/v1//models"):
+            assert (await http.get(path)).status_code == 401
 
 
 async def test_health_needs_no_token_and_says_nothing_but_ok() -> None:
