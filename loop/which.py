@@ -42,7 +42,7 @@ def named(model: ServedModel) -> Path:
     try:
         return Path(snapshot_download(model.root, local_files_only=True)).resolve()
     except (LocalEntryNotFoundError, ValueError) as error:
-        raise ConfigError(f"{model.root} is on this machine under no directory: set model.path") from error
+        raise ConfigError(f"{model.root or model.name} is no directory on this machine: set model.path") from error
 
 
 def require(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:

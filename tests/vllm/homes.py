@@ -1,15 +1,19 @@
 """Homes whose nights are short, of a model that vLLM serves; and what vLLM makes of a prompt."""
 
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
+import httpx
 from conftest import Vllm
 
 sys.path.append(str(Path(__file__).parent.parent / "loop"))
 
 from small import SMALL, corrected, run_cli, tell  # noqa: E402  (found by the line above)
 
+from agents.model.header import Header  # noqa: E402
+from agents.model.vllm.place import Place  # noqa: E402
 from store.home import Home  # noqa: E402
 
 SEATS = ("--max-num-seqs", "128")
@@ -23,19 +27,19 @@ ASKED = {
 }
 
 
-def vllm_home(place: Path, url: str, *, trains: bool | None) -> Home:
+def vllm_home(place: Path, url: str, *, trains: bool | None, windows: str = "[]") -> Home:
     """A home with a log of one lesson in it, told of the vLLM afterwards, as a user would."""
     assert run_cli(place, "init").code == 0
-    configure(Home(place), url, trains=trains)
+    configure(Home(place), url, trains=trains, windows=windows)
     log = place.parent / f"{place.name}.jsonl"
     log.write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
     tell(place, "ingest", log)
     return Home(place)
 
 
-def configure(home: Home, url: str, *, trains: bool | None) -> None:
-    """The configuration of a small home: nights by hand only."""
-    text = SMALL.format(windows="[]")
+def configure(home: Home, url: str, *, trains: bool | None, windows: str = "[]") -> None:
+    """The configuration of a small home; without windows its nights are by hand only."""
+    text = SMALL.format(windows=windows)
     if trains is not None:
         text = text.replace("[training]\n", f"[training]\nenabled = {str(trains).lower()}\n")
     home.config_file.write_text(f'{text}\n[model]\nurl = "{url}"\n')
@@ -46,3 +50,36 @@ def logprobs(vllm: Vllm) -> list[tuple[str, float]]:
     with vllm.http() as http:
         answer: Any = http.post("/v1/chat/completions", json=ASKED).json()
     return [(one["token"], one["logprob"]) for one in answer["choices"][0]["logprobs"]["content"]]
+
+
+def held(vllm: Vllm) -> tuple[str, bool]:
+    """Which checkpoint the mapping holds, and whether it may be in mid-update."""
+    words = Header(Place(vllm.home.served_dir).mapping).words
+    return words.holds, words.dirty
+
+
+class Asking:
+    """A user who asks vLLM itself, one question after the other, until the block ends."""
+
+    def __init__(self, vllm: Vllm) -> None:
+        self._vllm = vllm
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask, daemon=True)
+        self.answers: list[int] = []
+        """Status of each answer; 0 for none."""
+
+    def _ask(self) -> None:
+        with self._vllm.http() as http:
+            while not self._stop.wait(0.2):
+                try:
+                    self.answers.append(http.post("/v1/chat/completions", json=ASKED).status_code)
+                except httpx.HTTPError:
+                    self.answers.append(0)
+
+    def __enter__(self) -> "Asking":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(60)

@@ -1,35 +1,34 @@
-"""The whole loop on a user's own vLLM: nothing but `model.url` is set, and it is never started again."""
+"""The whole loop on a user's own vLLM: nothing but `model.url` is set, and vLLM is never started again."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 from conftest import Vllm, free_port, serving
-from homes import SEATS, configure, logprobs, vllm_home
-from small import tell
+from homes import SEATS, Asking, configure, held, logprobs, vllm_home
+from small import run_cli, start_service, tell, wait_until
 
-from agents.model.mapping import SharedWeights
-from agents.model.vllm.place import Place
+QUESTION = "I have decided to paint the door. Please buy the paint."
+SEEN_S = 30.0
 
 
 class School:
-    """One home on one vLLM, taken through its days; each step is a value that the tests look at."""
+    """One home on one vLLM, from its first night, which only observes, to the first update that is kept."""
 
     def __init__(self, vllm: Vllm) -> None:
-        self.vllm, self.home = vllm, vllm.home.path
-        self.base: str = tell(self.home, "status")["checkpoint"]
+        self.vllm, self.path = vllm, vllm.home.path
+        self.base: str = tell(self.path, "status")["checkpoint"]
         self.before = logprobs(vllm)
-        self.observed = tell(self.home, "night")
+        self.observed = tell(self.path, "night")
         self.unchanged = logprobs(vllm)
-        self.standing = tell(self.home, "status")
-        self.checks = {one["check"]: one for one in tell(self.home, "doctor")["checks"]}
+        self.standing = tell(self.path, "status")["next_update_reason"]
+        self.checks = {one["check"]: one for one in tell(self.path, "doctor")["checks"]}
         configure(vllm.home, vllm.url, trains=True)
-        self.night = tell(self.home, "night")
+        with Asking(vllm) as users:
+            self.night = tell(self.path, "night")
+        self.users = users.answers
+        self.kept: str = self.night["updates"][0]["checkpoint"]
         self.after = logprobs(vllm)
-
-    def held(self) -> tuple[str, bool]:
-        """Which checkpoint is served, and whether it may be in mid-update."""
-        shared = SharedWeights.attach(Place(self.vllm.home.served_dir).mapping)
-        return shared.holds, shared.dirty
 
 
 @pytest.fixture(scope="module")
@@ -42,5 +41,69 @@ def school(tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
 
 def test_until_training_is_switched_on_a_night_does_everything_but_the_update(school: School) -> None:
     assert school.observed["pairs"] >= 8 and school.observed["updates"] == []
-    assert "training.enabled is false" in school.observed["reasons"][0]
+    assert "training.enabled is false: observing only" in school.observed["reasons"][0]
     assert school.unchanged == school.before
+
+
+def test_doctor_finds_the_vllm_the_mapping_the_model_and_the_room(school: School) -> None:
+    assert [name for name, check in school.checks.items() if not check["ok"]] == []
+    assert "GiB of weights shared" in school.checks["plugin"]["found"]
+    assert "GiB are free" in school.checks["memory"]["found"]
+    assert "set it to true" in school.checks["training"]["found"]
+
+
+def test_a_night_is_kept_and_changes_what_vllm_answers_while_users_are_served(school: School) -> None:
+    assert [update["verdict"] for update in school.night["updates"]] == ["keep"], school.night
+    assert school.after != school.before
+    assert held(school.vllm) == (school.kept, False)
+    assert set(school.users) == {200} and len(school.users) > 10
+
+
+def test_asking_and_measuring_go_to_the_same_weights(school: School) -> None:
+    told = tell(school.path, "ask", QUESTION)
+    assert told["answer"] and told["checkpoint"] == school.kept
+    measured = tell(school.path, "behaviours", "measure")
+    assert measured["weights_sha256"] == told["weights_sha256"]
+    assert all(behaviour["trials"] == 50 for behaviour in measured["behaviours"])
+
+
+def test_weights_go_back_bit_for_bit_with_the_service_down_and_forth_with_it_up(school: School) -> None:
+    told = tell(school.path, "rollback")
+    assert told["to"] == school.base
+    assert (held(school.vllm), logprobs(school.vllm)) == ((school.base, False), school.before)
+    service = start_service(school.path, school.vllm.log.with_name("service.log"))
+    try:
+        service.ready()
+        assert tell(school.path, "rollback", school.kept)["to"] == school.kept
+        assert (held(school.vllm), logprobs(school.vllm)) == ((school.kept, False), school.after)
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(10) == 0
+
+
+def test_a_user_who_asks_vllm_directly_keeps_a_night_from_beginning(school: School) -> None:
+    text = school.vllm.home.config_file.read_text()
+    school.vllm.home.config_file.write_text(
+        text.replace("windows = []", 'windows = ["00:00-24:00"]\nidle_minutes = 60\nmin_lessons = 0')
+    )
+    service = start_service(school.path, school.vllm.log.with_name("idle.log"))
+    try:
+        service.ready()
+        with Asking(school.vllm):
+            wait_until(lambda: "a user was active" in reason(school), "the user is seen", SEEN_S)
+    finally:
+        service.process.send_signal(signal.SIGTERM)
+        assert service.process.wait(10) == 0
+        school.vllm.home.config_file.write_text(text)
+
+
+def reason(school: School) -> str:
+    """Why no night begins."""
+    return str(tell(school.path, "status")["next_update_reason"])
+
+
+def test_a_vllm_that_has_gone_is_named_and_leaves_nothing(school: School) -> None:
+    school.vllm.stop()
+    assert not school.vllm.home.served_dir.exists()
+    said = run_cli(school.path, "ask", QUESTION, "--json").failed(1)
+    assert f"vLLM at {school.vllm.url} does not answer: start it" in said

@@ -1,0 +1,51 @@
+"""doctor's estimate of what an update needs, against what the trainer finds by sending tokens through the model."""
+
+import dataclasses
+import json
+
+import pytest
+import transformers
+
+from agents.trainer import memory
+from agents.trainer.messages import Example, Settings
+from corpus.recipe import MODEL_DIR
+from loop.room import CONTEXT_TOKENS, need
+
+ANSWER = 48
+
+
+@pytest.fixture(scope="module")
+def model() -> object:
+    return transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, local_files_only=True).eval()
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"micro_batch": 2}, {"activation_checkpointing": True}, {"context_gradient": True}], ids=str
+)
+def test_the_estimate_is_near_what_the_trainer_measures(model: object, more: dict[str, object]) -> None:
+    settings = dataclasses.replace(Settings(lr=1e-3, batch_size=8), **more)
+    parameters = dict(model.named_parameters())  # type: ignore[attr-defined]
+    offsets = {name: at for at, name in enumerate(parameters)}
+    entries = [
+        {"name": name, "offset": offsets[name], "shape": list(one.shape), "dtype": "float32"}
+        for name, one in parameters.items()
+    ]
+    config = json.loads((MODEL_DIR / "config.json").read_text())
+    told = need(entries, config, settings, answer_tokens=ANSWER, copied=False)
+    example = Example(context=[5] * CONTEXT_TOKENS, chosen=[6] * ANSWER, rejected=[7] * ANSWER)
+    found = memory.estimate(
+        memory.measure(model), settings, [example] * 8, [4 * one.numel() for one in parameters.values()], told.optimizer
+    )
+    assert told.gradients == found.gradients
+    assert 0.5 < told.total / found.total < 2
+
+
+def test_weights_on_a_gpu_are_copied_for_a_checkpoint_and_tied_ones_counted_once() -> None:
+    entries = [
+        {"name": name, "offset": offset, "shape": shape, "dtype": "bfloat16"}
+        for name, offset, shape in (("embed", 0, [1000, 64]), ("head", 0, [1000, 64]), ("norm", 9, [64]))
+    ]
+    config = {"vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    told = need(entries, config, Settings(lr=1e-3, rank=8), answer_tokens=ANSWER, copied=True)
+    assert told.copy == 2 * (64000 + 64)
+    assert told.optimizer == 4 * 2 * (8 * 1000 + 64)
