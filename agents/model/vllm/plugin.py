@@ -50,11 +50,12 @@ def _export_after_load(loader: Any, found: Configured) -> None:
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
-        from agents.model.vllm import hooks, plain, refusals
+        from agents.model.vllm import hooks, plain, refusals, seeds
         from agents.model.vllm.export import export
 
         if model_config.runner_type == "draft":  # it guesses for the model; it is not the model
             return load(self, vllm_config, model_config, *more, **named)
+        seeds.install()
         refused = refusals.reason(vllm_config)
         with nullcontext() if refused else plain.linears():
             model = load(self, vllm_config, model_config, *more, **named)
