@@ -22,7 +22,7 @@ from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
-from corpus.errors import UpdateCancelled
+from corpus.errors import IntegrityFault, UpdateCancelled
 from corpus.world.requests import KINDS, draw, write
 from store.home import Home
 
@@ -170,6 +170,8 @@ def trainer(home: Home, model: Path, place: Path, *, threads: int = 1) -> Iterat
 @asynccontextmanager
 async def beside(home: Home, place: Path) -> AsyncIterator[Beside]:
     """The trainer in `place`, ready; at the end the weights are as they were."""
+    if reason := Place(home.served_dir).refused:
+        raise IntegrityFault(f"this vLLM cannot be trained: {reason}")
     async with TrainerClient(place) as client:
         first = await client.checkpoint(None, {"cursor": 0})
         found = Beside(client, SharedWeights.attach(Place(home.served_dir).mapping), first.id)

@@ -12,8 +12,10 @@ the server reads while it writes. Without vLLM it says so and measures nothing.
 
 import argparse
 import json
+import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ from bench import _table
 from bench._served import Beside, Load, asked, beside, for_seconds, sum_of, trainer
 from bench._table import Goal
 from corpus.recipe import MODEL_DIR
+from store.home import Home
 
 WATCHED = 30
 """Steps of the update whose steps are watched."""
@@ -45,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables; returns the exit code."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement")
-    parser.add_argument("--embedded", action="store_true", help="only the embedded model")
+    parser.add_argument("--only", choices=("embedded", "larger"), help="only this model")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind, in turn")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -53,8 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write("vLLM is not installed here (make test-vllm does it): nothing was measured\n")
         return _table.finish({"vllm": None}, [], as_json=options.json)
     with tempfile.TemporaryDirectory() as folder:
-        figures = {"embedded, 0.92 M": _measured(MODEL_DIR, 16, Path(folder) / "embedded", options)}
-        if not options.embedded:
+        figures = {}
+        if options.only != "larger":
+            figures["embedded, 0.92 M"] = _measured(MODEL_DIR, 16, Path(folder) / "embedded", options)
+        if options.only != "embedded":
             larger = _larger(Path(folder) / "model")
             figures["random Qwen3, 38 M"] = _measured(larger, 2, Path(folder) / "larger", options)
     _show(figures)
@@ -76,23 +81,34 @@ def _goals(figures: Figures) -> list[Goal]:
 def _larger(directory: Path) -> Path:
     """A Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging as transformers_logging
 
     shutil.copytree(MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
     torch.manual_seed(0)
     sizes = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
     config = Qwen3Config(**sizes, **heads, max_position_embeddings=512, eos_token_id=2, pad_token_id=0)
+    transformers_logging.disable_progress_bar()
     Qwen3ForCausalLM(config).save_pretrained(directory)
     return directory
 
 
+def _home_of(model: Path, path: Path) -> Home:
+    """A home of this model."""
+    command = [str(Path(sys.executable).with_name("nightschool")), "--home", str(path), "init"]
+    subprocess.run(
+        command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "NIGHTSCHOOL_MODEL__PATH": str(model)}
+    )
+    return Home(path)
+
+
 def _measured(model: Path, pairs: int, place: Path, options: argparse.Namespace) -> Figures:
     """All figures of one model; `pairs` in each step."""
-    from tests.vllm.conftest import free_port, new_home, point_at, serving
+    from tests.vllm.conftest import free_port, point_at, serving
 
     place.mkdir()
-    home, port = new_home(place / "home"), free_port()
-    point_at(home, f"http://127.0.0.1:{port}")
+    home, port = _home_of(model, place / "home"), free_port()
+    point_at(home, f"http://127.0.0.1:{port}", path=str(model))
     serve = serving(home, place / "vllm.log", model=model, port=port)
     with serve as vllm, trainer(home, model, place / "trainer", threads=options.threads) as socket:
 
