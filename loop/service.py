@@ -251,6 +251,8 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             handlers=handlers(settings, ledger, behaviours, model, trainer, evaluator, stages),
         )
         crew.told = partial(service.tell, "start", "")
+        if not server.ours:  # whose users need not come through us: what they did before we looked is not known
+            service.user_asked()
         yield service
 
 
