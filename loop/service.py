@@ -8,7 +8,8 @@ here and nowhere else, counted on the row, and never stop the rest.
 """
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,24 +19,18 @@ from typing import Any
 import anyio
 import structlog
 
-from agents.dreamer.dream import Dreamer
-from agents.dreamer.temperature import FailureRate, observe
-from agents.evaluator.judge import Rules
 from agents.evaluator.measure import Evaluator
-from agents.extractor.handler import Extractor
 from agents.model.client import ModelClient
 from agents.model.describe import count_layers
-from agents.pairs.attempts import Attempter
-from agents.pairs.build import PairBuilder
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
-from agents.trainer.student import Student
 from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
 from loop import flow, servers
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
+from loop.handlers import Handler, Report, handlers
 from loop.stages import Stages
 from store import history, queries, work
 from store import outcome as outcomes
@@ -45,8 +40,6 @@ from store.ledger import Ledger, database_url
 from store.outcome import Outcome
 from store.work import Work
 
-Report = Callable[[int, int], Awaitable[None]]
-Handler = Callable[[Work, Report], Awaitable[Outcome]]
 Listener = Callable[[str, str, int, int], None]
 """Told how far a piece of work is: (kind, subject, done, total)."""
 
@@ -74,6 +67,8 @@ class Service:
     """The kind of work in hand; "" while there is none."""
     waits: str = ""
     """Why the update that is being trained waits; "" while none does."""
+    _went: Counter[int] = field(default_factory=Counter)
+    """How often a vLLM went under each piece of work."""
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _done: anyio.Event = field(default_factory=anyio.Event)
 
@@ -125,10 +120,10 @@ class Service:
             with anyio.CancelScope(shield=True):
                 await self.ledger.write(work.hand_back, item)
             raise
-        except _ServerWent:
-            await self.ledger.write(work.hand_back, item)
-            return
         except Exception as error:  # the boundary: whatever a handler raises is counted on its row
+            if isinstance(error, _ServerWent) and self._is_no_failure(item):
+                await self.ledger.write(work.hand_back, item)
+                return
             log.warning(
                 "work failed",
                 kind=item.kind,
@@ -143,6 +138,11 @@ class Service:
             await self.ledger.write(self._failed, item, f"{type(error).__name__}: {error}")
             return
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
+
+    def _is_no_failure(self, item: Work) -> bool:
+        """Whether a vLLM's end is no fault of the work: not if it ends whenever this work is done."""
+        self._went[item.id] += 1
+        return self._went[item.id] < work.MAX_ATTEMPTS
 
     async def _handle(self, item: Work) -> Outcome:
         """Run the handler; when a child dies under it, give it up at once."""
@@ -165,7 +165,7 @@ class Service:
         if isinstance(result, Outcome):
             return result
         if await self.crew.went(lost):
-            raise _ServerWent
+            raise _ServerWent(f"vLLM went away under this work: see its log ({result or 'it was broken off'})")
         raise result or NightschoolError("a child process died during this work")
 
     async def _unwrapped(self, item: Work, report: Report) -> Outcome | Exception:
@@ -192,8 +192,8 @@ class Service:
         return report
 
 
-class _ServerWent(Exception):
-    """A user's vLLM went under a piece of work, which is done again when it is back; no failure of the work."""
+class _ServerWent(NightschoolError):
+    """A user's vLLM went under a piece of work, which is done again when it is back."""
 
 
 @asynccontextmanager
@@ -248,51 +248,12 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             trainer=trainer,
             crew=crew,
             stages=stages,
-            handlers=_handlers(settings, ledger, behaviours, model, trainer, evaluator, stages),
+            handlers=handlers(settings, ledger, behaviours, model, trainer, evaluator, stages),
         )
         crew.told = partial(service.tell, "start", "")
+        if not server.ours:  # whose users need not come through us: what they did before we looked is not known
+            service.user_asked()
         yield service
-
-
-def _handlers(
-    settings: Settings,
-    ledger: Ledger,
-    behaviours: dict[str, Behaviour],
-    model: ModelClient,
-    trainer: TrainerClient,
-    evaluator: Evaluator,
-    stages: Stages,
-) -> dict[str, Handler]:
-    """Who does which kind of work."""
-    return {
-        "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor).handle,
-        "plan": stages.plan,
-        "dream": Dreamer(
-            ledger=ledger, model=model, behaviours=behaviours, situations=evaluator, settings=settings.dreams
-        ).handle,
-        "attempt": Attempter(
-            ledger=ledger,
-            model=model,
-            behaviours=behaviours,
-            judging=evaluator,
-            observe=_observe,
-            settings=settings.pairs,
-        ).handle,
-        "pair": PairBuilder(ledger=ledger, behaviours=behaviours, judging=evaluator, settings=settings.pairs).handle,
-        "propose": stages.propose,
-        "measure": stages.measure,
-        "read": stages.read,
-        "train": Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours)).handle,
-        "rule": stages.rule,
-        "settle": stages.settle,
-    }
-
-
-def _observe(row: queries.Row, failed: int, passed: int) -> dict[str, float]:
-    """The dreamer's temperature loop, as the attempter calls it."""
-    rate = FailureRate(failed=row["failed"], passed=row["passed"], temperature=row["temperature"])
-    after = observe(rate, failed=failed, passed=passed)
-    return {"failed": after.failed, "passed": after.passed, "temperature": after.temperature}
 
 
 def _unforeseen(error: Exception) -> bool:

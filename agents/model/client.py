@@ -249,7 +249,7 @@ def _completion(one: Mapping[str, Any], found: Mapping[str, Any]) -> Completion:
     version = found.get("weights_version", 0)
     return Completion(
         text=one["text"],
-        token_ids=tuple(one.get("token_ids", ())),
+        token_ids=tuple(one.get("token_ids") or ()),
         finish_reason=one["finish_reason"],
         weights_version=version,
         weights_version_end=found.get("weights_version_end", version),

@@ -1,5 +1,7 @@
 """The whole loop on a user's own vLLM: nothing but `model.url` is set, and vLLM is never started again."""
 
+import math
+import re
 import signal
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ from homes import SEATS, Asking, configure, held, logprobs, vllm_home
 from small import run_cli, start_service, tell, wait_until
 
 QUESTION = "I have decided to paint the door. Please buy the paint."
-SEEN_S = 30.0
+SEEN_S = 60.0
 
 
 class School:
@@ -89,17 +91,19 @@ def test_a_user_who_asks_vllm_directly_keeps_a_night_from_beginning(school: Scho
     service = start_service(school.path, school.vllm.log.with_name("idle.log"))
     try:
         service.ready()
+        wait_until(lambda: idle_s(school) > 4, "nobody is seen", SEEN_S)
         with Asking(school.vllm):
-            wait_until(lambda: "a user was active" in reason(school), "the user is seen", SEEN_S)
+            wait_until(lambda: idle_s(school) < 3, "the user is seen", SEEN_S)
     finally:
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(10) == 0
         school.vllm.home.config_file.write_text(text)
 
 
-def reason(school: School) -> str:
-    """Why no night begins."""
-    return str(tell(school.path, "status")["next_update_reason"])
+def idle_s(school: School) -> float:
+    """Seconds since a user was active, as the service says it; NaN while it does not."""
+    said = re.search(r"a user was active (\d+) s ago", str(tell(school.path, "status")["next_update_reason"]))
+    return float(said[1]) if said else math.nan
 
 
 def test_a_vllm_that_has_gone_is_named_and_leaves_nothing(school: School) -> None:
