@@ -36,7 +36,7 @@ from agents.model.vllm.publisher import Publisher
 from bench import _table
 from bench._table import Goal
 from corpus.recipe import MODEL_DIR
-from store.home import Home
+from store.home import Home, create
 
 CLIENTS, TOKENS, CONCEPTS = 8, 64, 16
 LAYER = {"embedded, 0.92 M": 2, "random Qwen3, 38 M": 7}
@@ -111,10 +111,10 @@ def _vectors(hidden: int, layer: int) -> Vectors:
 
 def _served(name: str, model: Path, place: Path, readout: bool, options: argparse.Namespace) -> Figures:
     """The states of one server, in turn."""
-    from tests.vllm.conftest import free_port, new_home, point_at, serving
+    from tests.vllm.conftest import free_port, point_at, serving
 
     place.mkdir()
-    home, port = new_home(place / "home"), free_port()
+    home, port = create(place / "home"), free_port()  # with no ledger, which would be another model's
     point_at(home, f"http://127.0.0.1:{port}", readout=readout)
     vectors = _vectors(HIDDEN[name], LAYER[name])
     states = ["on, no vectors", "on, reading", "on, half steered"] if readout else ["off", "off, idle hook"]
