@@ -10,7 +10,7 @@ import anyio
 import pytest
 import zmq
 import zmq.asyncio
-from conftest import run_cli, small_home
+from small import run_cli, small_home
 
 from agents.model import protocol
 from agents.model.protocol import Reply, Request
