@@ -153,7 +153,7 @@ def test_the_service_is_up_before_the_server_and_while_it_is_gone(
     assert tell(alone.home.path, "ask", "Hello?")["answer"]
     alone.end(signal.SIGKILL)
     wait_until(lambda: "has gone" in alone.reason() or "does not answer" in alone.reason(), "it waits", START_S)
-    assert not alone.place.directory.exists()
+    wait_until(lambda: not alone.place.directory.exists(), "what the dead server left is swept", START_S)
     alone.serve()
     wait_until(lambda: "waiting" not in alone.reason(), "it has found the new server", START_S)
     assert tell(alone.home.path, "ask", "Hello?")["answer"]
