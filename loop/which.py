@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 from agents.model.client import ServedModel
-from agents.model.describe import digest
+from agents.model.describe import digest, directory_of
 from agents.model.vllm.place import Place
-from corpus.errors import ConfigError
+from corpus.errors import ConfigError, IntegrityFault
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
 from store.home import Home
@@ -33,16 +33,10 @@ def served(place: Place) -> Path | None:
 
 def named(model: ServedModel) -> Path:
     """The directory of a model that was served under a directory's name, or a name on the hub."""
-    path = Path(model.root)
-    if model.root and path.is_dir():
-        return path.resolve()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     try:
-        return Path(snapshot_download(model.root, local_files_only=True)).resolve()
-    except (LocalEntryNotFoundError, ValueError) as error:
-        raise ConfigError(f"{model.root or model.name} is no directory on this machine: set model.path") from error
+        return directory_of(model.root)
+    except IntegrityFault as fault:
+        raise ConfigError(f"{fault}, or set model.path") from fault
 
 
 def require(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:

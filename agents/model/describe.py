@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from corpus.errors import ConfigError
+from corpus.errors import ConfigError, IntegrityFault
 
 _INSIDE = "model.language_model."
 """What stands before a language model's names in the files of a model that also sees."""
@@ -43,3 +43,19 @@ def digest(model_dir: Path) -> str:
         path = model_dir / name
         found.update(path.read_bytes() if path.exists() else b"")
     return found.hexdigest()
+
+
+def directory_of(name: str) -> Path:
+    """The directory on this machine of a model that was named by it, or by its name on the hub."""
+    if name and Path(name).is_dir():
+        return Path(name).resolve()
+    # Deferred: the command line should not wait for it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, local_files_only=True)).resolve()
+    except (LocalEntryNotFoundError, ValueError) as error:
+        raise IntegrityFault(
+            f"{name or 'a model without a name'} is no directory on this machine: serve one"
+        ) from error

@@ -6,18 +6,18 @@ cannot be trained is served as ever, and the reason is written where it is looke
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from agents.model.describe import directory_of
 from agents.model.mapping import Entry, SharedWeights
 from agents.model.views import check
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.families import family_of
 from agents.model.vllm.guardian import Guardian, check_model
 from agents.model.vllm.place import Place
-from corpus.errors import GateRefused, HomeLocked, IntegrityFault, NightschoolError
+from corpus.errors import GateRefused, HomeLocked, NightschoolError
 
 log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
 
@@ -51,7 +51,7 @@ def export(
 
 def _share(model: torch.nn.Module, config: Any, found: Configured, place: Place) -> SharedWeights:
     """Move the language model's parameters, once it is known that a trainer can have each of them."""
-    family, directory = family_of(config.hf_text_config), model_directory(config.model)
+    family, directory = family_of(config.hf_text_config), directory_of(config.model)
     naming = family.naming(config.hf_text_config)
     check_model(found, directory)
 
@@ -71,16 +71,3 @@ def _share(model: torch.nn.Module, config: Any, found: Configured, place: Place)
         naming=checked,
         adopt=True,
     )
-
-
-def model_directory(name: str) -> Path:
-    """The directory that vLLM loaded this model from."""
-    if Path(name).is_dir():
-        return Path(name).resolve()
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True)).resolve()
-    except (LocalEntryNotFoundError, ValueError) as error:
-        raise IntegrityFault(f"{name} is on this machine under no directory ({error}); serve a directory") from error
