@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from agents.model.guard import Guard
+from agents.model.parent import die_with_parent
 from agents.model.safety import check_model_dir, check_safetensors
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError
 
@@ -38,7 +39,6 @@ MAX_SOCKET_PATH = 107
 """Bytes of path that Linux allows a unix socket."""
 BACKLOG = 128
 """Connections that may wait to be accepted."""
-_PR_SET_PDEATHSIG = 1
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 """Parameters of glibc's mallopt."""
 
@@ -74,16 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-fd", type=int, help="file descriptor told `ready` once the socket listens")
     parser.add_argument("--parent-pid", type=int, help="stop at once unless this is the parent")
     return parser
-
-
-def die_with_parent(parent: int | None) -> None:
-    """Have the kernel kill this process when its parent ends, and stop now if it already has."""
-    before = os.getppid()
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # The parent may have gone before the kernel was asked to watch it.
-    if os.getppid() != (before if parent is None else parent):
-        raise SystemExit("the parent has gone; nothing to serve for")
 
 
 def keep_memory() -> None:

@@ -8,7 +8,6 @@ output. Knows no ledger and no schedule.
 """
 
 import argparse
-import ctypes
 import os
 import signal
 import stat
@@ -21,20 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.model.header import writing
+from agents.model.parent import die_with_parent
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 
 if TYPE_CHECKING:
     from agents.trainer.door import Doing, Door
     from agents.trainer.worker import Worker
 
-_PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal to get when the parent dies."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trainer; returns the exit code."""
     options = _parser().parse_args(arguments)
-    _die_with_parent(options.parent)
+    die_with_parent(options.parent)
     # Fixed code paths in the numeric libraries: the same update must give the same bits in another process.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -57,16 +54,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start-fd", type=int, help="load everything, then wait until this pipe is closed")
     parser.add_argument("--parent", type=int, help="process id that must still be the parent")
     return parser
-
-
-def _die_with_parent(parent: int | None) -> None:
-    """Have the kernel kill this process when its parent dies; end now if that has happened already."""
-    before = os.getppid()
-    if sys.platform == "linux":
-        # The signal follows the *thread* that started us: the service starts children from its main thread.
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != before or (parent is not None and os.getppid() != parent):
-        raise SystemExit("trainer: the parent has gone")
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ for line in sys.stdin:
 
 CHILD = """
 import os, signal, subprocess, sys
-command = "from agents.model.server import die_with_parent; import os, signal;"
+command = "from agents.model.parent import die_with_parent; import os, signal;"
 command += "die_with_parent(int({!r})); os.write(1, b'x'); signal.pause()".format(str(os.getpid()))
 subprocess.Popen([sys.executable, "-c", command])
 signal.pause()
@@ -204,7 +204,7 @@ def test_a_child_dies_with_its_parent_however_that_dies() -> None:
 
 
 def test_a_child_whose_parent_has_gone_does_not_start() -> None:
-    command = "from agents.model.server import die_with_parent; die_with_parent(1 << 22)"
+    command = "from agents.model.parent import die_with_parent; die_with_parent(1 << 22)"
     ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1
     assert "the parent has gone" in ended.stderr
