@@ -119,6 +119,18 @@ def test_every_state_says_which_words_would_name_it() -> None:
     assert not [state for state, forms in NAMED.items() if len(forms) < 3]
 
 
+def test_a_state_is_named_by_whole_words_and_by_stems_with_any_ending() -> None:
+    assert named("joyful", "They rejoiced, happily; his joys were theirs.") == ["rejoiced", "happily", "joys"]
+    assert not named("mad", "She made the bed") and not named("sad", "a saddle") and named("mad", "driven mad.")
+    assert named("at ease", "At ease, all of them") and named("self-critical", "so self critical")
+
+
+def test_the_same_story_told_with_other_names_is_found() -> None:
+    one = phrases("Ana shut the gate behind the last of the cows and leaned on it until the lamps came on.")
+    two = phrases("Olu shut the gate behind the last of the goats and leaned on it until the lamps came on.")
+    assert overlap(one, two) > 0.4 and overlap(one, phrases("Rain fell on the roofs of the town all night long.")) == 0
+
+
 def test_every_state_has_two_stories() -> None:
     missing = [file_name(state) for state in STATES if len(stories(state)) < 2]
     assert not missing, f"{len(missing)} states want two stories: {', '.join(missing)}"
