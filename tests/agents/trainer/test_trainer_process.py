@@ -19,6 +19,7 @@ from agents.model.header import writing
 from agents.model.snapshot import weights_of
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import StepReport
+from agents.trainer.process import NICE
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
 
@@ -102,6 +103,14 @@ def test_status_is_answered_while_an_update_runs(home: Home) -> None:
 
     home.call(conversation)
     assert seen[0].doing == "train" and seen[0].step >= 1 and seen[0].steps == 60 and seen[0].dirty
+
+
+def test_the_trainer_leaves_the_processor_to_others(home: Home) -> None:
+    pid = home.ask("status").pid
+    assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+    autogroup = Path(f"/proc/{pid}/autogroup")
+    if autogroup.exists():
+        assert autogroup.read_text().split()[-1] == str(NICE)
 
 
 def test_only_the_checkpoint_that_the_mapping_holds_can_be_settled(home: Home) -> None:
