@@ -78,7 +78,7 @@ def encode(
         known = None if base_prints is None else base_prints[piece.name][piece.start // CHUNK]
         return _coded(piece, piece.of(base), piece.of(new), known)
 
-    def put(part: bytes) -> None:
+    def put(part: bytes | memoryview) -> None:
         nonlocal nbytes
         digest.update(part)
         nbytes += stream.write(part)
