@@ -4,9 +4,9 @@ A tensor goes in chunks of 2 MiB; a chunk that is the base's takes no payload. A
 
     8 bytes    b"NSDELTA" and the version of the format, 1
     8 bytes    length of the header, padding included
-    header     canonical JSON, padded with spaces to 8 bytes: {"base": digest of the base's blob, "chunk": bytes
-               in a chunk, "tensors": [{"coding": "elements" | "whole", "dtype", "name", "shape"}, by name]}
-    payloads   of the chunks, in the order of the tensors. In each: 1 byte, the number of byte planes of the
+    header     canonical JSON, padded with spaces to 8 bytes: {"base": digest of the base's blob, "chunk": bytes in
+               a chunk, "elements": {name: [type, shape]} of the tensors told by changed elements, "whole": the rest}
+    payloads   of the chunks, in the order of the tensors' names. In each: 1 byte, the number of byte planes of the
                positions; then every plane, first positions, then changes: 4 bytes length, a zstd frame
     table      48 bytes a chunk: xxh3-128 of the base's chunk, of the new one, 4 bytes length of the payload,
                4 bytes count of changed elements, 4 bytes coding (0 same, 1 gaps, 2 bits, 3 whole), 4 bytes zero
@@ -91,11 +91,10 @@ def pieces_of(kinds: Kinds) -> list[Piece]:
 
 def head(kinds: Kinds, base_sha256: str) -> bytes:
     """What stands before the payloads."""
-    entries = [
-        {"coding": "elements" if by_elements(dtype) else "whole", "dtype": dtype, "name": name, "shape": list(shape)}
-        for name, (dtype, shape) in sorted(kinds.items())
-    ]
-    header = {"base": base_sha256, "chunk": CHUNK, "tensors": entries}
+    told: dict[str, dict[str, object]] = {"elements": {}, "whole": {}}
+    for name, (dtype, shape) in kinds.items():
+        told["elements" if by_elements(dtype) else "whole"][name] = [dtype, shape]
+    header = {"base": base_sha256, "chunk": CHUNK, **told}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)
     return _MAGIC + struct.pack("<Q", len(text)) + text
@@ -107,14 +106,15 @@ def table(rows: Sequence[Row]) -> bytes:
 
 
 def parse(whole: memoryview) -> Parts:
-    """Take a file apart, copying nothing; ValueError, KeyError or TypeError for what this version cannot read."""
+    """Take a file apart, copying nothing; ValueError, KeyError, TypeError or AttributeError for what this version cannot read."""
     if bytes(whole[:8]) != _MAGIC:
         raise ValueError("it is no delta of version 1")
     length = int.from_bytes(whole[8:16], "little")
     header = json.loads(bytes(whole[16 : 16 + length]))
     if header["chunk"] != CHUNK:
         raise ValueError(f"its chunks are of {header['chunk']} bytes")
-    kinds: Kinds = {entry["name"]: (entry["dtype"], tuple(entry["shape"])) for entry in header["tensors"]}
+    told = {**header["elements"], **header["whole"]}
+    kinds: Kinds = {name: (dtype, tuple(shape)) for name, (dtype, shape) in told.items()}
     pieces = pieces_of(kinds)
     start = len(whole) - _ROW.size * len(pieces)
     if start < 16 + length:

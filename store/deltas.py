@@ -105,7 +105,7 @@ class Delta:
             raise IntegrityFault(self._damaged("does not match its digest"))
         try:
             parts = parse(memoryview(whole))
-        except (ValueError, KeyError, TypeError) as fault:
+        except (ValueError, KeyError, TypeError, AttributeError) as fault:
             raise IntegrityFault(self._damaged(f"cannot be read ({fault})")) from None
         self.base_sha256, self.kinds = parts.base_sha256, parts.kinds
         self.changed = sum(row.changed for row in parts.rows)

@@ -87,9 +87,9 @@ def test_every_type_goes_there_and_back_and_the_header_says_how_it_is_told(dtype
     new = {"w": raw(bytes([*range(23 * width), *[7] * width]), dtype, (4, 6))}
     _, whole = written(base, new)
     header = json.loads(whole[16 : 16 + int.from_bytes(whole[8:16], "little")])
-    coding = "elements" if width == 2 else "whole"
-    told = {"coding": coding, "dtype": dtype, "name": "w", "shape": [4, 6]}
-    assert header == {"base": BASE, "chunk": CHUNK, "tensors": [told]}
+    told = {"w": [dtype, [4, 6]]}
+    elements, whole_ones = (told, {}) if width == 2 else ({}, told)
+    assert header == {"base": BASE, "chunk": CHUNK, "elements": elements, "whole": whole_ones}
     assert codings(there_and_back(base, new)) == [Coding.GAPS if width == 2 else Coding.WHOLE]
 
 
