@@ -15,8 +15,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +37,15 @@ RATES = {1e-5: 20, 1e-6: 70, 5e-7: 110}
 """Learning rates, and how many times smaller than the whole one step must be."""
 BLOCK = 4096
 BASE = "0" * 64
-Way = tuple[Callable[[Path], object], Callable[[], object], Callable[[], object]]
-"""Writes a file; undoes it in the live weights; redoes it."""
+
+
+class Way(NamedTuple):
+    """One of those compared."""
+
+    write: Callable[[Path], object]
+    undo: Callable[[], object]
+    """In the live weights, from that file."""
+    redo: Callable[[], object]
 
 
 def main() -> int:
@@ -73,10 +81,10 @@ def _measure(share: float, folder: Path, options: Any, result: dict[str, Any]) -
     files = {name: folder / name for name in ("delta", "blocks", "XOR", "whole")}
     with ThreadPoolExecutor(options.threads) as pool:
         ways = _ways(base, new, files, pool, options.threads)
-        writes = {name: lambda write=way[0], path=files[name]: write(path) for name, way in ways.items()}  # type: ignore[misc]
+        writes = {name: partial(way.write, files[name]) for name, way in ways.items()}
         written = _table.interleaved(writes, repeats=options.repeats)
         # In this order the live weights are the new ones before each undo, and the base's before each redo.
-        turns = {f"{name} {turn}": way[at] for name, way in ways.items() for turn, at in (("undo", 1), ("redo", 2))}
+        turns = {f"{name} {turn}": getattr(way, turn) for name, way in ways.items() for turn in ("undo", "redo")}
         turned = _table.interleaved(turns, repeats=options.repeats)
     rows = []
     for name in ways:
@@ -139,7 +147,7 @@ def _delta(base: Array, new: Array, live: Array, path: Path, threads: int) -> Wa
     def read() -> Delta:
         return Delta(path.read_bytes(), digest, threads=threads)
 
-    return write, lambda: read().undo(_tensors(live)), lambda: read().redo(_tensors(live))
+    return Way(write, lambda: read().undo(_tensors(live)), lambda: read().redo(_tensors(live)))
 
 
 def _blocks(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolExecutor) -> Way:
@@ -168,7 +176,7 @@ def _blocks(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolEx
         which = numbers()
         list(pool.map(some, np.array_split(which, max(1, len(which) * BLOCK // CHUNK))))
 
-    return write, lambda: put(base), lambda: put(new)
+    return Way(write, lambda: put(base), lambda: put(new))
 
 
 def _xor(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolExecutor) -> Way:
@@ -194,7 +202,7 @@ def _xor(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolExecu
     def turned() -> None:
         list(pool.map(turn, range(0, live.nbytes, CHUNK), frames()))
 
-    return write, turned, turned
+    return Way(write, turned, turned)
 
 
 def _whole(base: Array, new: Array, live: Array) -> Way:
@@ -205,7 +213,7 @@ def _whole(base: Array, new: Array, live: Array) -> Way:
             file.write(new.data)
             _durable(file)
 
-    return write, lambda: np.copyto(live, base), lambda: np.copyto(live, new)
+    return Way(write, lambda: np.copyto(live, base), lambda: np.copyto(live, new))
 
 
 def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]]:
@@ -213,14 +221,14 @@ def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]
     stream = losses(model)
     model = model.to(torch.bfloat16)
     optimizer = Apollo(model.parameters(), rate)
-    start = {name: raw(weight.detach().clone()) for name, weight in model.named_parameters()}
+    start = {name: _raw(weight.detach().clone()) for name, weight in model.named_parameters()}
     prints, found = fingerprints(start), []
     for step in range(1, max(steps) + 1):
         optimizer.zero_grad()
         next(stream).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step in steps:
-            now = {name: raw(weight.detach()) for name, weight in model.named_parameters()}
+            now = {name: _raw(weight.detach()) for name, weight in model.named_parameters()}
             found.append({"steps": step, **_sizes(start, now, prints)})
     return found
 
@@ -244,9 +252,9 @@ def _fresh_model() -> Any:
     return Qwen3ForCausalLM(Qwen3Config(vocab_size=1024, tie_word_embeddings=True, **sizes, **heads))
 
 
-def raw(weight: torch.Tensor) -> RawTensor:
+def _raw(weight: torch.Tensor) -> RawTensor:
     """The weight's own bytes."""
-    data = memoryview(weight.contiguous().view(torch.int16).numpy().reshape(-1)).cast("B")
+    data = weight.contiguous().view(torch.int16).numpy().reshape(-1).data.cast("B")
     return RawTensor(dtype="BF16", shape=tuple(weight.shape), data=data)
 
 

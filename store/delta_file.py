@@ -35,6 +35,7 @@ CHUNK = 2 << 20
 Tensors = Mapping[str, RawTensor]
 Kinds = dict[str, tuple[str, tuple[int, ...]]]
 """Type and shape of every tensor."""
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
 _MAGIC = b"NSDELTA\x01"
 _ROW = struct.Struct("<16s16sIII4x")
 
@@ -106,7 +107,7 @@ def table(rows: Sequence[Row]) -> bytes:
 
 
 def parse(whole: memoryview) -> Parts:
-    """Take a file apart, copying nothing; ValueError, KeyError, TypeError or AttributeError for what this version cannot read."""
+    """Take a file apart, copying nothing; one of `UNREADABLE` is raised for what this version cannot read."""
     if bytes(whole[:8]) != _MAGIC:
         raise ValueError("it is no delta of version 1")
     length = int.from_bytes(whole[8:16], "little")

@@ -19,7 +19,19 @@ import numpy as np
 import xxhash
 
 from corpus.errors import IntegrityFault
-from store.delta_file import CHUNK, Piece, Row, Tensors, by_elements, head, kinds_of, parse, pieces_of, table
+from store.delta_file import (
+    CHUNK,
+    UNREADABLE,
+    Piece,
+    Row,
+    Tensors,
+    by_elements,
+    head,
+    kinds_of,
+    parse,
+    pieces_of,
+    table,
+)
 from store.elements import Array, Coding, Packed, apply, pack, pack_whole
 from store.tensors import RawTensor
 
@@ -105,7 +117,7 @@ class Delta:
             raise IntegrityFault(self._damaged("does not match its digest"))
         try:
             parts = parse(memoryview(whole))
-        except (ValueError, KeyError, TypeError, AttributeError) as fault:
+        except UNREADABLE as fault:
             raise IntegrityFault(self._damaged(f"cannot be read ({fault})")) from None
         self.base_sha256, self.kinds = parts.base_sha256, parts.kinds
         self.changed = sum(row.changed for row in parts.rows)
