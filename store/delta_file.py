@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from store.elements import Array
+from store.elements import Array, Coding
 from store.tensors import ITEM_BYTES, RawTensor
 
 CHUNK = 2 << 20
@@ -121,6 +121,8 @@ def parse(whole: memoryview) -> Parts:
     if start < 16 + length:
         raise ValueError("it is cut short")
     rows = [Row(*fields) for fields in _ROW.iter_unpack(whole[start:])]
+    if any((row.coding == Coding.SAME) != (row.before == row.after) for row in rows):
+        raise ValueError("its table contradicts itself")
     ends = [16 + length]
     for row in rows:
         ends.append(ends[-1] + row.nbytes)

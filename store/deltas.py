@@ -78,15 +78,17 @@ def encode(
     """Write the delta that leads from `base` to `new`; neither may change meanwhile.
 
     base_sha256: digest of the base's blob, by which it is told from others. base_prints: its `fingerprints`, if
-    they were kept. ValueError unless both have the same names, types and shapes: then there is no delta.
+    they were kept; IntegrityFault when the base is no longer what they say. ValueError unless both have the same
+    names, types and shapes: then there is no delta.
     """
-    if kinds_of(base) != kinds_of(new):
-        raise ValueError("a delta needs the base's tensors, of the same types and shapes; write a new base")
     kinds = kinds_of(new)
-    pieces, digest, nbytes, rows = pieces_of(kinds), hashlib.sha256(), 0, list[Row]()
+    if kinds_of(base) != kinds:
+        raise ValueError("a delta needs the base's tensors, of the same types and shapes; write a new base")
+    pieces, digest, nbytes = pieces_of(kinds), hashlib.sha256(), 0
+    prints: dict[str, list[bytes]] = {name: [] for name in new}
+    rows: list[Row] = []
 
-    def chunk(item: tuple[int, Piece]) -> tuple[Row, bytes | memoryview]:
-        index, piece = item
+    def chunk(piece: Piece) -> tuple[Row, bytes | memoryview]:
         known = None if base_prints is None else base_prints[piece.name][piece.start // CHUNK]
         return _coded(piece, piece.of(base), piece.of(new), known)
 
@@ -96,13 +98,11 @@ def encode(
         nbytes += stream.write(part)
 
     put(head(kinds, base_sha256))
-    for row, payload in _in_order(chunk, list(enumerate(pieces)), threads):
-        rows.append(row)
+    for piece, (row, payload) in zip(pieces, _in_order(chunk, pieces, threads), strict=True):
         put(payload)
-    put(table(rows))
-    prints: dict[str, list[bytes]] = {name: [] for name in new}
-    for piece, row in zip(pieces, rows, strict=True):
+        rows.append(row)
         prints[piece.name].append(row.after)
+    put(table(rows))
     changed = sum(row.changed for row in rows)
     return Written(sha256=digest.hexdigest(), nbytes=nbytes, changed=changed, prints=prints)
 
@@ -169,11 +169,11 @@ class Delta:
                 raise IntegrityFault(self._stranger(f"differ in {piece.name}"))
 
     def _write(self, source: Tensors, target: Tensors, base: Tensors | None, *, backwards: bool) -> None:
-        """Bring the target, which may be the source, to the delta's other end."""
+        """Bring the target, which may be the source, to the delta's other end; what came out is hashed too."""
         if any(memoryview(raw.data).readonly for raw in target.values()):
             raise ValueError("the tensors are to be changed in place and are read-only")
 
-        def write(step: _Step) -> None:
+        def write(step: _Step) -> bool:
             piece, row, payload = step
             chunk = piece.of(target)
             if source is not target:
@@ -182,11 +182,15 @@ class Delta:
                 np.copyto(chunk, piece.of(base))
             elif row.coding != Coding.SAME:
                 packed = Packed(coding=Coding(row.coding), changed=row.changed, payload=payload)
-                apply(packed, chunk, backwards=backwards)
+                try:
+                    apply(packed, chunk, backwards=backwards)
+                except (ValueError, IndexError):
+                    return False
+            return _print(chunk) == (row.before if backwards else row.after)
 
         changed = [step for step in self._steps if source is not target or step[1].coding != Coding.SAME]
-        for _ in _in_order(write, changed, self._threads):
-            pass
+        if not all(_in_order(write, changed, self._threads)):
+            raise IntegrityFault(self._damaged("did not give the weights that it was made from: they are half written"))
 
     def _stranger(self, problem: str) -> str:
         return (
@@ -199,9 +203,13 @@ class Delta:
 
 
 def _coded(piece: Piece, before: Array, after: Array, known: bytes | None) -> tuple[Row, bytes | memoryview]:
-    """One chunk's row and payload; the base's is only read when its hash is not known, or another."""
+    """One chunk's row and payload. The base's is not read when its hash is known and the new one's."""
     new = _print(after)
-    old = _print(before) if known is None else known
+    if known == new:
+        return Row(new, new, 0, 0, Coding.SAME), b""
+    old = _print(before)
+    if known not in (None, old):
+        raise IntegrityFault(f"the base is damaged in {piece.name}; restore its file from a backup")
     if old == new:
         return Row(old, new, 0, 0, Coding.SAME), b""
     packed = pack(before, after) if by_elements(piece.dtype) else pack_whole(after)

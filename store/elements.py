@@ -134,6 +134,9 @@ def _unframed(payload: bytes | memoryview) -> list[bytes]:
     decompressor, planes, start = zstandard.ZstdDecompressor(), [], 0
     while start < len(payload):
         end = start + _LENGTH + int.from_bytes(payload[start : start + _LENGTH], "little")
-        planes.append(decompressor.decompress(payload[start + _LENGTH : end]))
+        try:
+            planes.append(decompressor.decompress(payload[start + _LENGTH : end]))
+        except zstandard.ZstdError as fault:
+            raise ValueError(f"a plane cannot be unpacked ({fault})") from None
         start = end
     return planes

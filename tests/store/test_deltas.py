@@ -1,9 +1,11 @@
 """Deltas: there and back bit for bit, the same bytes for the same weights, and no damage or stranger gets through."""
 
+import errno
 import io
 import json
 import mmap
 import tempfile
+import threading
 import tracemalloc
 from collections.abc import Mapping
 from hashlib import sha256
@@ -159,13 +161,27 @@ def test_the_bytes_are_the_same_whatever_the_threads_the_order_and_what_was_know
         assert once[0].prints == fingerprints(new)
 
 
-def test_a_base_whose_hashes_are_known_is_not_read_where_nothing_changed() -> None:
+def test_a_base_whose_hashes_are_known_is_not_read_where_nothing_changed_and_checked_where_it_is() -> None:
     base = {"a": raw(bytes(CHUNK)), "b": raw(bytes(CHUNK))}
     new = {"a": raw(bits(1) + bytes(CHUNK - 2)), "b": raw(bytes(CHUNK))}
     known = fingerprints(base)
     memoryview(base["b"].data)[0] = 1
     made, whole = written(base, new, base_prints=known)
     assert made.changed == 1 and codings(Delta(whole, made.sha256)) == [Coding.GAPS, Coding.SAME]
+    memoryview(base["a"].data)[9] = 1
+    with pytest.raises(IntegrityFault, match="the base is damaged in a"):
+        written(base, new, base_prints=known)
+
+
+def test_weights_that_come_out_other_than_they_went_in_are_told() -> None:
+    """Not even a file with the right digest is believed."""
+    base, new = {"w": raw(bits(*range(50)))}, {"w": raw(bits(*range(49), 7))}
+    made, whole = written(base, new)
+    payload = 16 + int.from_bytes(whole[8:16], "little")
+    for place in (len(whole) - 20, len(whole) - 12, payload, payload + 1, payload + 5, len(whole) - 49):
+        forged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        with pytest.raises(IntegrityFault, match="half written; roll back"):
+            Delta(forged, sha256(forged).hexdigest()).redo(copied(base))
 
 
 def test_undoing_tensors_told_whole_takes_the_base_and_says_so() -> None:
@@ -212,7 +228,8 @@ def test_a_file_cut_short_or_grown_is_refused() -> None:
 def test_a_file_that_is_what_its_name_says_and_still_no_delta_is_refused() -> None:
     made, whole = written({"w": raw(bits(1, 2))}, {"w": raw(bits(1, 3))})
     newer = b"NSDELTA\2" + whole[8:]
-    for other in (b"", b"hello", newer, whole[:-8], whole[:16], whole.replace(b"BF16", b"BF17")):
+    same = whole[:-8] + bytes(8)  # of two chunks with other hashes
+    for other in (b"", b"hello", newer, same, whole[:-8], whole[:16], whole.replace(b"BF16", b"BF17")):
         with pytest.raises(IntegrityFault, match="cannot be read"):
             Delta(other, sha256(other).hexdigest())
 
@@ -261,6 +278,21 @@ def test_mapped_files_are_read_and_written_where_they_lie(tmp_path: Path) -> Non
     assert (made, whole) == written(base, new)
     Delta(whole, made.sha256).undo(live, mapped)
     assert live == base
+
+
+def test_a_disk_that_fills_up_ends_the_writing_and_leaves_no_thread_behind() -> None:
+    class Full(io.BytesIO):
+        def write(self, data: object, /) -> int:
+            if self.tell() > 1000:
+                raise OSError(errno.ENOSPC, "full")
+            return super().write(data)  # type: ignore[arg-type]
+
+    base = {name: raw(bytes(2 * CHUNK)) for name in "abcdef"}
+    new = {name: raw(np.random.default_rng(0).bytes(2 * CHUNK)) for name in base}
+    threads = threading.active_count()
+    with pytest.raises(OSError, match="full"):
+        encode(base, new, Full(), base_sha256=BASE)
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize(("dtype", "share", "chunks"), [("BF16", 0.02, 8), ("BF16", 0.3, 20), ("F32", 1, 20)])
