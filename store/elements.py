@@ -1,9 +1,10 @@
 """The coding of one chunk of a tensor: which elements changed and by how much, or all of it.
 
 Positions are coded as the gaps between them, or, where a large share changed, as one bit an element; changes as
-the zigzag differences of the bit patterns, which are small whatever the numbers are. (Differences of patterns put
-in the order of their numbers came out no smaller.) Everything is split into byte planes, each its own zstd frame,
-so that bytes of one kind share one Huffman table: no other coding tried did better without another pass.
+the zigzag differences of the bit patterns, which are small whatever the numbers are. Everything is split into byte
+planes, each its own zstd frame, so that bytes of one kind share one Huffman table. Tried and left: patterns put in
+the order of their numbers (no smaller), XOR (a quarter larger), and gaps within the elements of each exponent, as
+small weights change oftener: a fifth smaller, for three times the work.
 
 Invariant: `apply` after `pack` gives the same bits, forwards and backwards, for every pattern of bits, NaN too; the
 same chunks give the same payload. Knows no file and no tensor: a chunk is a flat array of unsigned integers.
