@@ -2,9 +2,10 @@
 
 Positions are coded as the gaps between them, or, where a large share changed, as one bit an element; changes as
 the zigzag differences of the bit patterns, which are small whatever the numbers are. Everything is split into byte
-planes, each its own zstd frame, so that bytes of one kind share one Huffman table. Tried and left: patterns put in
-the order of their numbers (no smaller), XOR (a quarter larger), and gaps within the elements of each exponent, as
-small weights change oftener: a fifth smaller, for three times the work.
+planes, each its own zstd frame, so that bytes of one kind share one Huffman table. Tried and left: differences of
+the patterns put in the order of their numbers (no smaller), XOR (a quarter larger than the differences), and gaps
+among the elements of each exponent alone, as small weights change oftener (a file a sixth smaller, but another pass
+over all elements for every exponent).
 
 Invariant: `apply` after `pack` gives the same bits, forwards and backwards, for every pattern of bits, NaN too; the
 same chunks give the same payload. Knows no file and no tensor: a chunk is a flat array of unsigned integers.
@@ -53,9 +54,8 @@ class Packed:
 def pack(before: Array, after: Array) -> Packed:
     """The changes between two chunks of as many 16-bit elements each, which must not be equal."""
     positions = _changed(before, after)
-    difference = (after.take(positions) - before.take(positions)).view(
-        np.int16
-    )  # wraps: every pattern has its difference
+    # It wraps: every two patterns have a difference.
+    difference = (after.take(positions) - before.take(positions)).view(np.int16)
     zigzag = ((difference << 1) ^ (difference >> 15)).view(np.uint16)
     if len(positions) >= BITS_FROM * len(before):
         coding, places = Coding.BITS, [np.packbits(before != after)]
