@@ -35,9 +35,9 @@ def main() -> int:
     result: dict[str, Any] = {"steps": options.steps}
     goals = []
     for rate in options.rates:
-        model = _embedded_model()
+        model = embedded_model()
         start = [weight.detach().to(torch.bfloat16) for weight in model.parameters()]
-        gradients = recorded(model, _losses(model), rate, options.steps)
+        gradients = recorded(model, losses(model), rate, options.steps)
         found = compared(start, gradients, rate)
         result[f"{rate:g}"] = found
         rows = [[way, component, noise] for way, (component, noise) in found.items()]
@@ -93,7 +93,7 @@ def replayed(start: Sequence[torch.Tensor], gradients: Gradients, rate: float, w
     return torch.cat([(e.double() - s.double()).flatten() for e, s in zip(ends, start, strict=True)])
 
 
-def _embedded_model() -> Any:
+def embedded_model() -> Any:
     from transformers import AutoModelForCausalLM
 
     from corpus.recipe import MODEL_DIR
@@ -101,7 +101,7 @@ def _embedded_model() -> Any:
     return AutoModelForCausalLM.from_pretrained(MODEL_DIR)
 
 
-def _losses(model: Any) -> Iterator[torch.Tensor]:
+def losses(model: Any) -> Iterator[torch.Tensor]:
     """The loss on one batch of the world's conversations after the other."""
     from transformers import AutoTokenizer
 

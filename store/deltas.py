@@ -1,0 +1,232 @@
+"""Deltas: what became of one blob of tensors, told as the changes to an immutable base; undone as well as redone.
+
+16-bit tensors are told by their changed elements (`elements.py`), all others whole: float32 changes everywhere.
+The header says which; the form of the file is in `delta_file.py`. A delta is read by the SHA-256 that names it.
+
+Invariant: the bytes depend on the tensors, the base's digest and zstd's release alone, not on time, place or
+threads. Nothing is written into a buffer before the whole file, and every chunk that it starts from, was found to
+be right. Memory is a few chunks a thread. Knows no directory, no checkpoint and no tensor library but numpy.
+"""
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import xxhash
+
+from corpus.errors import IntegrityFault
+from store.delta_file import (
+    CHUNK,
+    UNREADABLE,
+    Piece,
+    Row,
+    Tensors,
+    by_elements,
+    head,
+    kinds_of,
+    parse,
+    pieces_of,
+    table,
+)
+from store.elements import Array, Coding, Packed, apply, pack, pack_whole
+from store.tensors import RawTensor
+
+THREADS = 2
+_AHEAD = 2
+"""Chunks a thread that may be done and not yet written."""
+Prints = Mapping[str, Sequence[bytes]]
+"""xxh3-128 of every chunk of every tensor."""
+_Step = tuple[Piece, Row, memoryview]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What `encode` wrote."""
+
+    sha256: str
+    nbytes: int
+    changed: int
+    """Elements that differ from the base's; of a tensor told whole, all in the chunks that differ."""
+    prints: Prints
+    """Of the new tensors."""
+
+
+def fingerprints(tensors: Tensors, *, threads: int = THREADS) -> Prints:
+    """The hashes of all chunks: kept with a base, they spare an update the reading of what it left alone."""
+    found: dict[str, list[bytes]] = {name: [] for name in tensors}
+    pieces = pieces_of(kinds_of(tensors))
+    for piece, digest in zip(pieces, _in_order(lambda piece: _print(piece.of(tensors)), pieces, threads), strict=True):
+        found[piece.name].append(digest)
+    return found
+
+
+def encode(
+    base: Tensors,
+    new: Tensors,
+    stream: BinaryIO,
+    *,
+    base_sha256: str,
+    base_prints: Prints | None = None,
+    threads: int = THREADS,
+) -> Written:
+    """Write the delta that leads from `base` to `new`; neither may change meanwhile.
+
+    base_sha256: digest of the base's blob, by which it is told from others. base_prints: its `fingerprints`, if
+    they were kept; IntegrityFault when the base is no longer what they say. ValueError unless both have the same
+    names, types and shapes: then there is no delta.
+    """
+    kinds = kinds_of(new)
+    if kinds_of(base) != kinds:
+        raise ValueError("a delta needs the base's tensors, of the same types and shapes; write a new base")
+    pieces, digest, nbytes = pieces_of(kinds), hashlib.sha256(), 0
+    prints: dict[str, list[bytes]] = {name: [] for name in new}
+    rows: list[Row] = []
+
+    def chunk(piece: Piece) -> tuple[Row, bytes | memoryview]:
+        known = None if base_prints is None else base_prints[piece.name][piece.start // CHUNK]
+        return _coded(piece, piece.of(base), piece.of(new), known)
+
+    def put(part: bytes | memoryview) -> None:
+        nonlocal nbytes
+        digest.update(part)
+        nbytes += stream.write(part)
+
+    put(head(kinds, base_sha256))
+    for piece, (row, payload) in zip(pieces, _in_order(chunk, pieces, threads), strict=True):
+        put(payload)
+        rows.append(row)
+        prints[piece.name].append(row.after)
+    put(table(rows))
+    changed = sum(row.changed for row in rows)
+    return Written(sha256=digest.hexdigest(), nbytes=nbytes, changed=changed, prints=prints)
+
+
+class Delta:
+    """One delta, hashed and read. `undo` and `redo` work in place, `decode` in new buffers."""
+
+    def __init__(self, whole: bytes | memoryview, sha256: str, *, threads: int = THREADS) -> None:
+        """Take the bytes of the file that `sha256` names; IntegrityFault if they are not those."""
+        self.sha256, self._threads = sha256, threads
+        if hashlib.sha256(whole).hexdigest() != sha256:
+            raise IntegrityFault(self._damaged("does not match its digest"))
+        try:
+            parts = parse(memoryview(whole))
+        except UNREADABLE as fault:
+            raise IntegrityFault(self._damaged(f"cannot be read ({fault})")) from None
+        self.base_sha256, self.kinds = parts.base_sha256, parts.kinds
+        self.changed = sum(row.changed for row in parts.rows)
+        self._steps = list(zip(parts.pieces, parts.rows, parts.payloads, strict=True))
+
+    def redo(self, tensors: Tensors) -> None:
+        """Turn the base's tensors into the new ones, in place.
+
+        IntegrityFault, and nothing is written, when they are not the base's. ValueError when they are read-only.
+        """
+        self._check(tensors, backwards=False)
+        self._write(tensors, tensors, None, backwards=False)
+
+    def undo(self, tensors: Tensors, base: Tensors | None = None) -> None:
+        """Turn the new tensors into the base's, in place.
+
+        base: the base's tensors; only those that are told whole are read. IntegrityFault, and nothing is written,
+        when either are others. ValueError when they are read-only, or the base is needed and not given.
+        """
+        if base is None and any(row.coding == Coding.WHOLE for _, row, _ in self._steps):
+            raise ValueError("some tensors are told whole: to undo them, the base's tensors are needed")
+        self._check(tensors, backwards=True)
+        if base is not None:
+            self._check(base, backwards=False, only=Coding.WHOLE)
+        self._write(tensors, tensors, base, backwards=True)
+
+    def decode(self, base: Tensors) -> dict[str, RawTensor]:
+        """The new tensors, in buffers of their own; IntegrityFault when `base` is another."""
+        self._check(base, backwards=False)
+        made = {
+            name: RawTensor(dtype=dtype, shape=shape, data=memoryview(bytearray(len(base[name].data))))
+            for name, (dtype, shape) in self.kinds.items()
+        }
+        self._write(base, made, None, backwards=False)
+        return made
+
+    def _check(self, tensors: Tensors, *, backwards: bool, only: Coding | None = None) -> None:
+        """Hash every chunk that is to be read, all or only those of one coding."""
+        if kinds_of(tensors) != self.kinds:
+            raise IntegrityFault(self._stranger("have other names, types or shapes"))
+        steps = [step for step in self._steps if only is None or step[1].coding == only]
+
+        def fits(step: _Step) -> bool:
+            piece, row, _ = step
+            return _print(piece.of(tensors)) == (row.after if backwards else row.before)
+
+        for (piece, _, _), fit in zip(steps, _in_order(fits, steps, self._threads), strict=True):
+            if not fit:
+                raise IntegrityFault(self._stranger(f"differ in {piece.name}"))
+
+    def _write(self, source: Tensors, target: Tensors, base: Tensors | None, *, backwards: bool) -> None:
+        """Bring the target, which may be the source, to the delta's other end; what came out is hashed too."""
+        if any(memoryview(raw.data).readonly for raw in target.values()):
+            raise ValueError("the tensors are to be changed in place and are read-only")
+
+        def write(step: _Step) -> bool:
+            piece, row, payload = step
+            chunk = piece.of(target)
+            if source is not target:
+                np.copyto(chunk, piece.of(source))
+            if row.coding == Coding.WHOLE and backwards and base is not None:
+                np.copyto(chunk, piece.of(base))
+            elif row.coding != Coding.SAME:
+                packed = Packed(coding=Coding(row.coding), changed=row.changed, payload=payload)
+                try:
+                    apply(packed, chunk, backwards=backwards)
+                except (ValueError, IndexError):
+                    return False
+            return _print(chunk) == (row.before if backwards else row.after)
+
+        changed = [step for step in self._steps if source is not target or step[1].coding != Coding.SAME]
+        if not all(_in_order(write, changed, self._threads)):
+            raise IntegrityFault(self._damaged("did not give the weights that it was made from: they are half written"))
+
+    def _stranger(self, problem: str) -> str:
+        return (
+            f"the weights at hand are not those that delta {self.sha256} starts from: they {problem}. Nothing was "
+            f"written; restore the weights from base {self.base_sha256} first"
+        )
+
+    def _damaged(self, problem: str) -> str:
+        return f"delta {self.sha256} {problem}; roll back to another checkpoint, or restore this file from a backup"
+
+
+def _coded(piece: Piece, before: Array, after: Array, known: bytes | None) -> tuple[Row, bytes | memoryview]:
+    """One chunk's row and payload. The base's is not read when its hash is known and the new one's."""
+    new = _print(after)
+    if known == new:
+        return Row(new, new, 0, 0, Coding.SAME), b""
+    old = _print(before)
+    if known not in (None, old):
+        raise IntegrityFault(f"the base is damaged in {piece.name}; restore its file from a backup")
+    if old == new:
+        return Row(old, new, 0, 0, Coding.SAME), b""
+    packed = pack(before, after) if by_elements(piece.dtype) else pack_whole(after)
+    return Row(old, new, len(packed.payload), packed.changed, packed.coding), packed.payload
+
+
+def _print(chunk: Array) -> bytes:
+    return xxhash.xxh3_128_digest(chunk.data)
+
+
+def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int) -> Iterator[_Result]:
+    """The results in the order of the items, computed by so many threads, which never run far ahead."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[_Result]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads * _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
