@@ -24,7 +24,6 @@ from store.home import Home
 
 ANSWER_S = 5.0
 """How long vLLM may take to answer."""
-GIB = 2**30
 SPARE = 0.04
 """Share of a GPU's memory that the driver, kernels and fragments take."""
 
@@ -69,7 +68,7 @@ def _plugin(settings: Settings, place: Place) -> str:
     if refused := place.refused:
         raise GateRefused(f"vLLM at {settings.model.url} serves on, untrained: {refused}")
     manifest = _manifest(settings, place)
-    return f"{manifest['nbytes'] / GIB:.2f} GiB of weights shared" + (", on the GPU" if manifest.get("lent") else "")
+    return f"{room.size(manifest['nbytes'])} of weights shared" + (", on the GPU" if manifest.get("lent") else "")
 
 
 def _model(settings: Settings, place: Place, digest: str) -> str:
@@ -98,7 +97,7 @@ def _memory(settings: Settings, place: Place) -> str:
         answer_tokens=settings.pairs.max_tokens,
         copied=on_gpu,
     )
-    told = f"beside vLLM's weights an update takes some {needs.total / GIB:.2f} GiB ({needs})"
+    told = f"beside vLLM's weights an update takes some {room.size(needs.total)} ({needs})"
     return _on_gpu(told, needs.total) if on_gpu else _in_ram(told, needs.total, ram_free())
 
 
@@ -106,9 +105,9 @@ def _in_ram(told: str, needs: int, free: int) -> str:
     """It comes from the machine's memory."""
     if needs > free:
         raise GateRefused(
-            f"{told}; of RAM {free / GIB:.2f} GiB are free. Give vLLM's cache less (--kv-cache-memory-bytes), {LESS}"
+            f"{told}; of RAM {room.size(free)} are free. Give vLLM's cache less (--kv-cache-memory-bytes), {LESS}"
         )
-    return f"{told}; of RAM {free / GIB:.2f} GiB are free"
+    return f"{told}; of RAM {room.size(free)} are free"
 
 
 def _on_gpu(told: str, needs: int) -> str:
@@ -119,11 +118,11 @@ def _on_gpu(told: str, needs: int) -> str:
     free, total = max(gpus)
     share = 1 - needs / total - SPARE
     if share <= 0:
-        raise GateRefused(f"{told}; the GPU has {total / GIB:.1f} GiB in all: {LESS}")
+        raise GateRefused(f"{told}; the GPU has {room.size(total)} in all: {LESS}")
     advice = f"start vLLM with --gpu-memory-utilization {share:.2f} or less"
     if needs > free:
-        raise GateRefused(f"{told}; of the GPU {free / GIB:.2f} GiB are free: {advice}, or {LESS}")
-    return f"{told}; of the GPU {free / GIB:.2f} of {total / GIB:.1f} GiB are free ({advice})"
+        raise GateRefused(f"{told}; of the GPU {room.size(free)} are free: {advice}, or {LESS}")
+    return f"{told}; of the GPU {room.size(free)} of {room.size(total)} are free ({advice})"
 
 
 LESS = "try training.micro_batch = 1, training.activation_checkpointing = true, or a lower training.rank"

@@ -12,13 +12,18 @@ from typing import Any
 from agents.trainer.messages import Settings
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 CONTEXT_TOKENS = 512
 """Tokens of a long context, for the estimate."""
 LOGIT_COPIES = 3
 """float32 values for each entry of the logits, as in the trainer's own estimate."""
 
 Json = dict[str, Any]
+
+
+def size(nbytes: float) -> str:
+    """So many bytes, as a person reads them."""
+    return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / MIB:.1f} MiB"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +43,7 @@ class Room:
         return self.optimizer + max(self.gradients + self.activations, self.copy)
 
     def __str__(self) -> str:
-        return ", ".join(f"{part.name} {getattr(self, part.name) / MIB:.0f} MiB" for part in fields(self))
+        return ", ".join(f"{part.name} {size(getattr(self, part.name))}" for part in fields(self))
 
 
 def need(entries: Sequence[Json], config: Json, settings: Settings, *, answer_tokens: int, copied: bool) -> Room:

@@ -49,7 +49,7 @@ def test_until_training_is_switched_on_a_night_does_everything_but_the_update(sc
 
 def test_doctor_finds_the_vllm_the_mapping_the_model_and_the_room(school: School) -> None:
     assert [name for name, check in school.checks.items() if not check["ok"]] == []
-    assert "GiB of weights shared" in school.checks["plugin"]["found"]
+    assert "3.5 MiB of weights shared" in school.checks["plugin"]["found"]
     assert "GiB are free" in school.checks["memory"]["found"]
     assert "set it to true" in school.checks["training"]["found"]
 
