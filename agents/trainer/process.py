@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trainer; returns the exit code."""
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
-    _let_answers_go_first()
+    _let_answers_go_first(elsewhere=options.mapping not in (None, options.run_dir))
     # Fixed code paths in the numeric libraries: the same update must give the same bits in another process.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -60,11 +60,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _let_answers_go_first() -> None:
-    """Take the processors' time that the model server, and everybody else, leaves over."""
+def _let_answers_go_first(*, elsewhere: bool) -> None:
+    """Take the processors' time that the model server leaves over, be it in our session or `elsewhere`."""
     os.nice(NICE)
     autogroup = Path("/proc/self/autogroup")
-    if autogroup.exists() and os.getpid() != os.getpgrp():
+    if elsewhere and autogroup.exists() and os.getpid() != os.getpgrp():
         # Such kernels share out by session first, and by niceness only within one: a session of our own, as nice.
         os.setsid()
         autogroup.write_text(str(NICE))

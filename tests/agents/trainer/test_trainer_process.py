@@ -108,9 +108,7 @@ def test_status_is_answered_while_an_update_runs(home: Home) -> None:
 def test_the_trainer_leaves_the_processor_to_others(home: Home) -> None:
     pid = home.ask("status").pid
     assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
-    autogroup = Path(f"/proc/{pid}/autogroup")
-    if autogroup.exists():
-        assert autogroup.read_text().split()[-1] == str(NICE)
+    assert os.getsid(pid) == os.getsid(0)
 
 
 def test_only_the_checkpoint_that_the_mapping_holds_can_be_settled(home: Home) -> None:
