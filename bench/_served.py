@@ -7,6 +7,7 @@ service: it gives the trainer's orders itself.
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -17,12 +18,14 @@ from pathlib import Path
 
 import anyio
 import httpx
+import torch
 
 from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
 from corpus.errors import IntegrityFault, UpdateCancelled
+from corpus.recipe import MODEL_DIR
 from corpus.world.requests import KINDS, draw, write
 from store.home import Home
 
@@ -100,6 +103,21 @@ async def _answer(http: httpx.AsyncClient, body: dict[str, object], load: Load) 
     load.answers += 1
     load.tokens += used
     load.first_s.append(first)
+
+
+def larger_model(directory: Path) -> Path:
+    """A Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging as transformers_logging
+
+    shutil.copytree(MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
+    config = Qwen3Config(**sizes, **heads, max_position_embeddings=512, eos_token_id=2, pad_token_id=0)
+    transformers_logging.disable_progress_bar()
+    Qwen3ForCausalLM(config).save_pretrained(directory)
+    return directory
 
 
 class Beside:

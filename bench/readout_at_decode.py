@@ -14,7 +14,6 @@ on batches of 8 and 256 answers, also for a hidden size of 4096. Without vLLM it
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
@@ -36,6 +35,7 @@ from agents.model.vllm.configured import Configured
 from agents.model.vllm.hooks import Hooks
 from agents.model.vllm.publisher import Publisher
 from bench import _table
+from bench._served import larger_model
 from bench._table import Goal
 from corpus.recipe import MODEL_DIR
 from store.home import Home, create
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _table.finish({"vllm": None}, [], as_json=options.json)
     figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        models = {"embedded, 0.92 M": MODEL_DIR, "random Qwen3, 38 M": _larger(Path(folder) / "model")}
+        models = {"embedded, 0.92 M": MODEL_DIR, "random Qwen3, 38 M": larger_model(Path(folder) / "model")}
         for number, (name, model) in enumerate(models.items()):
             figures[name] = {
                 **_served(name, model, Path(folder) / f"on{number}", True, options),
@@ -87,19 +87,6 @@ def _goals(figures: Figures) -> list[Goal]:
             Goal(name=f"{name}: CPU time of a token, idle hook / none", found=idle, limit=IDLE),
         ]
     return goals
-
-
-def _larger(directory: Path) -> Path:
-    """A Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    shutil.copytree(MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
-    config = Qwen3Config(**sizes, **heads, max_position_embeddings=512, eos_token_id=2, pad_token_id=0)
-    Qwen3ForCausalLM(config).save_pretrained(directory)
-    return directory
 
 
 def _vectors(hidden: int, layer: int) -> Vectors:

@@ -13,7 +13,6 @@ the server reads while it writes. Without vLLM it says so and measures nothing.
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -30,7 +29,7 @@ import torch
 from agents.model import views
 from agents.trainer.messages import StepReport
 from bench import _table
-from bench._served import Beside, Load, asked, beside, for_seconds, sum_of, trainer
+from bench._served import Beside, Load, asked, beside, for_seconds, larger_model, sum_of, trainer
 from bench._table import Goal
 from corpus.recipe import MODEL_DIR
 from store.home import Home
@@ -60,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.only != "larger":
             figures["embedded, 0.92 M"] = _measured(MODEL_DIR, 16, Path(folder) / "embedded", options)
         if options.only != "embedded":
-            larger = _larger(Path(folder) / "model")
+            larger = larger_model(Path(folder) / "model")
             figures["random Qwen3, 38 M"] = _measured(larger, 2, Path(folder) / "larger", options)
     _show(figures)
     return _table.finish(figures, _goals(figures), as_json=options.json)
@@ -76,21 +75,6 @@ def _goals(figures: Figures) -> list[Goal]:
             Goal(name=f"{name}: served against the trainer's, at rest (nats/token)", found=at_rest, limit=1e-3),
         ]
     return goals
-
-
-def _larger(directory: Path) -> Path:
-    """A Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-    from transformers.utils import logging as transformers_logging
-
-    shutil.copytree(MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
-    torch.manual_seed(0)
-    sizes = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
-    heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
-    config = Qwen3Config(**sizes, **heads, max_position_embeddings=512, eos_token_id=2, pad_token_id=0)
-    transformers_logging.disable_progress_bar()
-    Qwen3ForCausalLM(config).save_pretrained(directory)
-    return directory
 
 
 def _home_of(model: Path, path: Path) -> Home:

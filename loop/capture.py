@@ -28,6 +28,7 @@ from corpus.formats import openai
 from corpus.lines import BadLine, RawLine, decode
 from loop.exchange import REASONS, Asked, Refusal, answered, as_line
 from store import conversations as kept
+from store.checkpoints import sync_directory
 from store.ledger import Ledger
 
 MAX_HELD = 256 * 2**20
@@ -189,7 +190,7 @@ def append(path: Path, lines: bytes) -> None:
     finally:
         os.close(descriptor)
     if size == 0:
-        _sync_folder(path.parent)
+        sync_directory(path.parent)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -197,15 +198,6 @@ def _write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the name of a new file survive a crash."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _find(path: Path, receipt: str) -> RawLine | None:

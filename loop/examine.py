@@ -78,10 +78,9 @@ def _model(settings: Settings, place: Place, digest: str) -> str:
 
 
 def _manifest(settings: Settings, place: Place) -> Json:
-    try:
-        told: Json = json.loads(place.mapping.with_suffix(".json").read_text())
-    except FileNotFoundError:
-        raise ModelUnavailable(f"vLLM at {settings.model.url} shares no weights: see the other checks") from None
+    told = place.manifest()
+    if told is None:
+        raise ModelUnavailable(f"vLLM at {settings.model.url} shares no weights: see the other checks")
     return told
 
 

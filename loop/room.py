@@ -9,9 +9,9 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import Any
 
+from agents.model.describe import BYTES
 from agents.trainer.messages import Settings
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MIB, GIB = 2**20, 2**30
 CONTEXT_TOKENS = 512
 """Tokens of a long context, for the estimate."""

@@ -3,7 +3,6 @@
 Invariant: a home is of one model for good, known by its digest. Knows no weights.
 """
 
-import json
 from pathlib import Path
 
 from agents.model.client import ServedModel
@@ -24,11 +23,8 @@ def model_directory(settings: Settings, home: Home) -> Path | None:
 
 def served(place: Place) -> Path | None:
     """What the living vLLM at this place has loaded; None when it shares nothing."""
-    manifest = place.mapping.with_suffix(".json")
-    try:
-        return Path(json.loads(manifest.read_text())["model"]) if place.is_served() else None
-    except FileNotFoundError:
-        return None
+    manifest = place.manifest() if place.is_served() else None
+    return Path(manifest["model"]) if manifest else None
 
 
 def named(model: ServedModel) -> Path:

@@ -213,7 +213,7 @@ class CheckpointStore:
             os.replace(temporary, folder / name(digest.hexdigest()))
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(folder)
+        sync_directory(folder)
         return digest.hexdigest(), nbytes
 
 
@@ -226,7 +226,7 @@ def _advice(path: Path, problem: str) -> str:
     return f"{path} {problem}; roll back to another checkpoint, or restore this file from a backup"
 
 
-def _sync_directory(folder: Path) -> None:
+def sync_directory(folder: Path) -> None:
     """Make a rename in this folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

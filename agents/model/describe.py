@@ -8,6 +8,9 @@ from typing import TypeVar
 
 from corpus.errors import ConfigError, IntegrityFault
 
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Of one value of a parameter that can be trained."""
+
 _INSIDE = "model.language_model."
 """What stands before a language model's names in the files of a model that also sees."""
 _APART = ("model.visual.", "mtp.")

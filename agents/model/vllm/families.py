@@ -10,11 +10,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from agents.model.describe import BYTES
 from agents.model.mapping import Entry, Naming
 from corpus.errors import IntegrityFault
-
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Of one value of a parameter that can be trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

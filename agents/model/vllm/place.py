@@ -11,10 +11,11 @@ and may be swept, and only who holds the lock takes anything away. Knows neither
 """
 
 import fcntl
+import json
 import os
 from pathlib import Path
 from time import sleep
-from typing import IO
+from typing import IO, Any
 
 from corpus.errors import HomeLocked
 
@@ -57,6 +58,14 @@ class Place:
             return (self.directory / "refused").read_text() if self.is_served() else ""
         except FileNotFoundError:
             return ""
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What the manifest says; None while there is none."""
+        try:
+            told: dict[str, Any] = json.loads(self.mapping.with_suffix(".json").read_text())
+        except FileNotFoundError:
+            return None
+        return told
 
     def is_served(self) -> bool:
         """Whether a living process is the server here."""

@@ -14,7 +14,6 @@ nothing here blocks vLLM's event loop. Does not know who asks: `routes.py` has c
 """
 
 import asyncio
-import json
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -87,7 +86,5 @@ async def _body(request: Request) -> Json:
 
 def _bytes(place: Place) -> int:
     """The size of the weights that are shared; 0 in the moment in which there is no manifest."""
-    try:
-        return int(json.loads(place.mapping.with_suffix(".json").read_text())["nbytes"])
-    except FileNotFoundError:
-        return 0
+    manifest = place.manifest()
+    return int(manifest["nbytes"]) if manifest else 0
