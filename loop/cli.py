@@ -83,7 +83,8 @@ def _anywhere(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point: the boundary at which errors become messages and exit codes."""
-    import loop.commands  # noqa: F401  (it hangs its commands on `app`)
+    import loop.checkpoint_commands  # noqa: F401  (they hang their commands on `app`)
+    import loop.commands  # noqa: F401
 
     said.home, said.json = None, "--json" in sys.argv
     os.umask(0o077)  # what is said in logs, and learnt from them, is this user's alone

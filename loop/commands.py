@@ -4,48 +4,15 @@ Invariant: a command holds no logic of its own; heavy imports wait until it runs
 """
 
 import json
-import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from corpus.errors import IntegrityFault, UsageError
-from loop.cli import app, behaviours, checkpoints, model, said
-
-Json = dict[str, Any]
-
-
-def _show(value: Json, text: Callable[[Json], None]) -> None:
-    """Print a result, as JSON or as a person reads it."""
-    if said.json:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
-    else:
-        text(value)
-
-
-def _perform(name: str, **arguments: Any) -> Json:
-    """Carry out an operation, with progress on stderr."""
-    import anyio
-
-    from loop import host, show
-    from store import home
-
-    found = home.find(said.home)
-    show.set_up_logs()
-    with show.progress() as listener:
-        return anyio.run(partial(host.perform, found, name, arguments, listener))
-
-
-def _read(query: Callable[..., Any], *arguments: Any) -> Any:
-    """Ask the ledger, whether a service runs or not."""
-    from loop import standing
-    from store import home
-
-    with standing.ledger_of(home.find(said.home)) as connection:
-        return query(connection, *arguments)
+from corpus.errors import UsageError
+from loop import carry
+from loop.cli import app, behaviours, model, said
 
 
 @app.command()
@@ -62,7 +29,7 @@ def init(
     from loop import begin, show
 
     show.set_up_logs()
-    _show(anyio.run(partial(begin.init, said.home, demo=demo, url=url, model=model)), show.began)
+    carry.show(anyio.run(partial(begin.init, said.home, demo=demo, url=url, model=model)), show.began)
 
 
 @app.command()
@@ -91,8 +58,8 @@ def night(
     """One whole night now: lessons, dreams, pairs, an update, the verdict."""
     from loop import show
 
-    told = _perform("night", seed=seed, retry=retry, dry_run=dry_run)
-    _show(told, show.rehearsed if dry_run else show.night)
+    told = carry.perform("night", seed=seed, retry=retry, dry_run=dry_run)
+    carry.show(told, show.rehearsed if dry_run else show.night)
 
 
 @app.command()
@@ -103,8 +70,8 @@ def ingest(
     """Read conversation logs: files, or folders of them."""
     from loop import show
 
-    told = _perform("ingest", paths=[str(path.absolute()) for path in paths], format=format)
-    _show(told, show.ingested)
+    told = carry.perform("ingest", paths=[str(path.absolute()) for path in paths], format=format)
+    carry.show(told, show.ingested)
     if told["set_aside"]:
         raise typer.Exit(3)
 
@@ -114,19 +81,21 @@ def status() -> None:
     """Where the home stands; works with the service down."""
     from loop import show, standing
 
-    _show(standing.status(said.home), show.status)
+    carry.show(standing.status(said.home), show.status)
 
 
 @app.command()
 def pause() -> None:
     """No night begins by itself, and an update in training waits, until `resume`."""
-    _show(_perform("pause"), lambda _: typer.echo("paused: no night begins by itself, an update in training waits"))
+    carry.show(
+        carry.perform("pause"), lambda _: typer.echo("paused: no night begins by itself, an update in training waits")
+    )
 
 
 @app.command()
 def resume() -> None:
     """Nights may begin by themselves again, and an update that waits goes on."""
-    _show(_perform("resume"), lambda _: typer.echo("resumed"))
+    carry.show(carry.perform("resume"), lambda _: typer.echo("resumed"))
 
 
 @app.command()
@@ -134,7 +103,7 @@ def cancel() -> None:
     """End the update that is being trained; the weights are as before it."""
     from loop import show
 
-    _show(_perform("cancel"), show.cancelled)
+    carry.show(carry.perform("cancel"), show.cancelled)
 
 
 @app.command()
@@ -150,52 +119,17 @@ def ledger(
     if what == "why":
         if id is None:
             raise UsageError("ledger why needs the id of an update or a pair")
-        _show(_read(report.why, id), show.why)
+        carry.show(carry.read(report.why, id), show.why)
     elif what in report.LISTS:
-        _show({what: _read(report.listing, what, limit)}, partial(show.rows, what))
+        carry.show({what: carry.read(report.listing, what, limit)}, partial(show.rows, what))
     else:
         raise UsageError(f"there is no list {what!r}; there are {', '.join(report.LISTS)} and why ID")
-
-
-@checkpoints.command("list")
-def checkpoints_list() -> None:
-    """All checkpoints, and which one is active."""
-    from loop import show
-    from store import report
-
-    _show(_read(report.checkpoint_list), show.checkpoints)
-
-
-@checkpoints.command("verify")
-def checkpoints_verify() -> None:
-    """Hash every file again; exit 12 when one is damaged."""
-    from loop import show
-    from store import home, queries
-    from store.checkpoints import CheckpointStore
-
-    known = [row["id"] for row in _read(queries.checkpoints)]
-    faults = CheckpointStore(home.find(said.home).checkpoints).verify(known)
-    damaged = [{"checkpoint": f.checkpoint_id, "path": str(f.path), "problem": f.problem} for f in faults]
-    _show({"checkpoints": len(known), "damaged": damaged}, show.verified)
-    if damaged:
-        raise typer.Exit(IntegrityFault.exit_code)
-
-
-@app.command()
-def rollback(
-    id: Annotated[str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")] = False,
-) -> None:
-    """Take the weights back to an earlier night, bit for bit."""
-    from loop import show
-
-    _show(_perform("rollback", target=id, dry_run=dry_run), show.rolled_back)
 
 
 @app.command()
 def ask(text: str) -> None:
     """Ask the served model."""
-    _show(_perform("ask", text=text), lambda told: typer.echo(told["answer"]))
+    carry.show(carry.perform("ask", text=text), lambda told: typer.echo(told["answer"]))
 
 
 @behaviours.command("list")
@@ -206,7 +140,7 @@ def behaviours_list() -> None:
 
     found = report.ordered(home.find(said.home).behaviours())
     keys = ("name", "counter_of", "condition", "do", "required_rate")
-    _show({"behaviours": [{key: getattr(b, key) for key in keys} for b in found]}, show.behaviours)
+    carry.show({"behaviours": [{key: getattr(b, key) for key in keys} for b in found]}, show.behaviours)
 
 
 @behaviours.command("validate")
@@ -215,7 +149,7 @@ def behaviours_validate(file: Path) -> None:
     from corpus.behaviour import load_file
 
     names = [behaviour.name for behaviour in load_file(file)]
-    _show({"valid": True, "behaviours": names}, lambda _: typer.echo(f"{file}: fine ({' and '.join(names)})"))
+    carry.show({"valid": True, "behaviours": names}, lambda _: typer.echo(f"{file}: fine ({' and '.join(names)})"))
 
 
 @behaviours.command("measure")
@@ -223,7 +157,7 @@ def behaviours_measure(seed: Annotated[int | None, typer.Option(help="As in `nig
     """Pass rates of the active weights on the held-out scenarios."""
     from loop import show
 
-    _show(_perform("measure", seed=seed), show.measured)
+    carry.show(carry.perform("measure", seed=seed), show.measured)
 
 
 @model.command("build")
@@ -239,7 +173,7 @@ def model_build(
     with show.progress() as listener:
         total = steps or recipe.STEPS
         recipe.build(out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total))
-    _show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
+    carry.show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
 
 
 @app.command()
@@ -248,7 +182,7 @@ def doctor() -> None:
     from loop import show, standing
 
     told = standing.doctor(said.home)
-    _show(told, show.doctor)
+    carry.show(told, show.doctor)
     if not all(check["ok"] for check in told["checks"]):
         raise typer.Exit(1)
 
@@ -259,4 +193,6 @@ def config() -> None:
     from loop.config import load_settings, shown
     from store import home
 
-    _show(shown(load_settings(home.find(said.home).config_file)), lambda value: typer.echo(json.dumps(value, indent=2)))
+    carry.show(
+        shown(load_settings(home.find(said.home).config_file)), lambda value: typer.echo(json.dumps(value, indent=2))
+    )

@@ -23,7 +23,20 @@ def _references_have_a_version(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE pairs ADD COLUMN reference_id VARCHAR")
 
 
-MIGRATIONS: tuple[Callable[[Connection], None], ...] = (_first_schema, _references_have_a_version)
+def _checkpoints_can_be_pruned(connection: Connection) -> None:
+    """`checkpoints.pinned` and `checkpoints.pruned`; the table of what was forgotten."""
+    metadata.tables["forgotten"].create(connection, checkfirst=True)
+    known = {column["name"] for column in inspect(connection).get_columns("checkpoints")}
+    if "pinned" not in known:
+        connection.exec_driver_sql("ALTER TABLE checkpoints ADD COLUMN pinned BOOLEAN DEFAULT false NOT NULL")
+        connection.exec_driver_sql("ALTER TABLE checkpoints ADD COLUMN pruned VARCHAR")
+
+
+MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
+    _first_schema,
+    _references_have_a_version,
+    _checkpoints_can_be_pruned,
+)
 
 
 def migrate(engine: Engine) -> None:

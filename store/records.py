@@ -172,6 +172,8 @@ class Checkpoint:
     update_id: str | None
     state: str
     at: str
+    pinned: bool = False
+    pruned: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,17 +5,12 @@ content digests (so a repeated night finds its own rows) except where a sequence
 Times are ISO 8601 in UTC, as text. Knows no query and no agent.
 """
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, false
 from sqlalchemy import UniqueConstraint as Unique
 
 metadata = MetaData()
 
-meta = Table(
-    "meta",
-    metadata,
-    Column("key", String, primary_key=True),
-    Column("value", Text, nullable=False),
-)
+meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
 
 # ---------------------------------------------------------------- what was heard
 
@@ -28,6 +23,9 @@ files = Table(
     Column("offset", Integer, nullable=False),  # bytes consumed, always just after a newline
     Column("line", Integer, nullable=False),  # lines consumed
 )
+
+gone = Column("chain", String, primary_key=True)  # chain digest of a turn that a user had removed
+forgotten = Table("forgotten", metadata, gone, Column("at", String, nullable=False))  # it is not taken in again
 
 set_aside_lines = Table(
     "set_aside_lines",
@@ -229,6 +227,8 @@ checkpoints = Table(
     Column("update_id", String),
     Column("state", String, nullable=False),  # candidate -> kept or undone; checkpoint 0 starts as kept
     Column("at", String, nullable=False),
+    Column("pinned", Boolean, nullable=False, server_default=false()),  # never pruned
+    Column("pruned", String),  # when its files were given up; NULL while they are there
 )
 
 pointers = Table(  # the last row names the active checkpoint: a rollback is a new row

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-import loop.commands  # noqa: F401  (it hangs its commands on `app`)
+import loop.checkpoint_commands  # noqa: F401  (they hang their commands on `app`)
+import loop.commands  # noqa: F401
 from agents.evaluator.judge import applies, judge
 from corpus import errors
 from corpus.behaviour import Behaviour, load_file

@@ -35,3 +35,20 @@ def test_a_ledger_of_the_first_schema_gets_the_version_of_its_references(tmp_pat
             known = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "schema")).scalar()
         assert known == str(len(MIGRATIONS))
         ledger.close()
+
+
+def test_a_ledger_from_before_pruning_gets_its_columns_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        before = connection.execute(select(schema.checkpoints.c.id)).scalars().all()
+        for column in ("pinned", "pruned"):
+            connection.exec_driver_sql(f"ALTER TABLE checkpoints DROP COLUMN {column}")
+        connection.exec_driver_sql("DROP TABLE forgotten")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="2"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        t = schema.checkpoints.c
+        assert list(connection.execute(select(t.id, t.pinned, t.pruned))) == [(i, False, None) for i in before] != []
+        assert list(connection.execute(select(schema.forgotten))) == []
+    ledger.close()
