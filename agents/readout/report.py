@@ -1,0 +1,170 @@
+"""The quality report: every metric of every concept put together, with a verdict in words.
+
+Invariant: pure, and what it returns is JSON: a number that cannot be had is null with its reason beside it, never
+NaN. The bounds of a verdict stand in the report. Knows no model, no file and no table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from agents.readout import groups, heads, quality
+from agents.readout.samples import BASELINE, Numbers, Samples
+
+Json = dict[str, Any]
+CLEAN, FRAGMENTED = 0.7, 0.4
+"""Shares of the first principal component: above the one a concept is clean, below the other it is in pieces."""
+SAME_LINE = 0.7
+"""Cosine of that component and the vector, below which they are two things."""
+ONE_NEURON = 0.6
+"""Cosine with one neuron above which the concept is that neuron."""
+REDUNDANT = 0.9
+"""R^2 above which the other concepts make it up."""
+UNSURE = 0.5
+"""R^2 of a random direction above which R^2 says nothing."""
+ASTRAY = 0.0
+"""Alignment up to which a text does not show what it is filed under."""
+OPENING = 60
+"""Letters of a text that are quoted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a report is made of."""
+
+    samples: Samples
+    vectors: Numbers
+    """`(n_concepts, hidden_size)`, unit norm, as they are kept."""
+    places: Sequence[str]
+    """Where each text is found, in the order of the samples."""
+    texts: Sequence[str]
+    down: Numbers | None
+    """`(hidden_size, neurons)`, or None where the layer has no such projection."""
+    parts: Mapping[int, heads.Parts]
+    """By layer, for those whose heads could be told apart."""
+    clusters: Mapping[str, Sequence[str]]
+    """Members of each cluster, by name; empty where the concepts stand in none."""
+    skipped: Sequence[str] = field(default=())
+    """What could not be measured, and why: layers by number and the name of what they have instead."""
+
+
+def build(evidence: Evidence) -> Json:
+    """The part of `quality.json` that the texts and the weights give."""
+    samples = evidence.samples
+    hits = groups.told_apart(samples)
+    shown = samples.labels != BASELINE
+    return {
+        "texts": int(shown.sum()),
+        "baselines": int((~shown).sum()),
+        "bounds": {
+            "clean": CLEAN,
+            "fragmented": FRAGMENTED,
+            "one_neuron": ONE_NEURON,
+            "redundant": REDUNDANT,
+            "ridge_lambda": quality.LAMBDA,
+        },
+        "leave_one_out": {"accuracy": float(hits[shown].mean()), "by_chance": 1 / len(samples.concepts)},
+        "cohesion": _cohesion(evidence),
+        "skipped": list(evidence.skipped),
+        "concepts": _concepts(evidence, hits),
+    }
+
+
+def _cohesion(evidence: Evidence) -> Json:
+    """Of each cluster, and the mean over all pairs within and between clusters."""
+    number = {name: index for index, name in enumerate(evidence.samples.concepts)}
+    members = {name: [number[one] for one in ones if one in number] for name, ones in evidence.clusters.items()}
+    found = groups.cohesion(evidence.vectors, members)
+    if not found:
+        return {"clusters": {}, "gap": None, "reason": "these concepts stand in no clusters"}
+    told = {
+        name: {"within": one.within, "between": one.between, "gap": one.gap, "members": one.members}
+        for name, one in found.items()
+    }
+    return {"clusters": told, "gap": float(np.mean([one.gap for one in found.values()])), "reason": ""}
+
+
+def _concepts(evidence: Evidence, hits: Numbers) -> dict[str, Json]:
+    """What is known of each concept, under the names of the metrics."""
+    samples, vectors, names = evidence.samples, evidence.vectors, evidence.samples.concepts
+    spreads = quality.first_pc(samples, vectors)
+    aligned = quality.alignment(samples)
+    worst = quality.outliers(samples, aligned)
+    neurons = None if evidence.down is None else quality.neuron(vectors, evidence.down)
+    near = quality.nearest(vectors)
+    redundant = quality.redundancy(samples, vectors)
+
+    def text(index: int) -> Json:
+        value = aligned[index]
+        opening = evidence.texts[index][:OPENING]
+        place = {"text": evidence.places[index], "opening": opening}
+        return {**place, "alignment": None if np.isnan(value) else float(value)}
+
+    told = {}
+    for index, name in enumerate(names):
+        mine = samples.of(index)
+        found = {
+            "texts": len(mine),
+            "first_pc": spreads[index].share,
+            "first_pc_by_chance": spreads[index].by_chance,
+            "first_pc_cosine": spreads[index].cosine,
+            "alignment": [text(int(one)) for one in mine],
+            "outliers": [text(one.index) for one in worst[index]],
+            "neuron": None if neurons is None else {"index": neurons[index].index, "cosine": neurons[index].value},
+            "nearest": [{"concept": names[one.index], "cosine": one.value} for one in near[index]],
+            "r2": redundant[index].r2,
+            "r2_by_chance": redundant[index].by_chance,
+            "contributors": [
+                {"concept": names[one.index], "coefficient": one.value} for one in redundant[index].contributors
+            ],
+            "heads": _heads(evidence.parts, index),
+            "accuracy": float(hits[mine].mean()) if len(mine) else None,
+        }
+        told[name] = {**found, "verdict": verdict(found)}
+    return told
+
+
+def _heads(parts: Mapping[int, heads.Parts], concept: int) -> Json | None:
+    """The heads that write a concept; None where no layer's could be told apart."""
+    if not parts:
+        return None
+    found = heads.writers(dict(parts), concept)
+    top = [
+        {"layer": one.layer, "head": one.head, "norm": one.norm, "selectivity": one.selectivity} for one in found.top
+    ]
+    return {"top": top, "concentration": found.concentration, "count": found.count}
+
+
+def verdict(found: Json) -> str:
+    """What the numbers of one concept come to, in words; `kind` alone is its first word or two."""
+    return "; ".join([kind(found), *_remarks(found)])
+
+
+def kind(found: Json) -> str:
+    """Whether its texts lie along one line: clean, mixed, fragmented, off its line, or too few texts to tell."""
+    share, chance = found["first_pc"], found["first_pc_by_chance"]
+    if found["texts"] < 2 or chance > CLEAN:
+        return "too few texts to tell"
+    if share < FRAGMENTED:
+        return "fragmented"
+    if share <= CLEAN:
+        return "mixed"
+    return "clean" if found["first_pc_cosine"] >= SAME_LINE else "off its line"
+
+
+def _remarks(found: Json) -> list[str]:
+    """What else is to be said: each a clause of its own."""
+    remarks = []
+    if found["neuron"] and abs(found["neuron"]["cosine"]) > ONE_NEURON:
+        remarks.append(f"one neuron ({found['neuron']['index']}, cosine {found['neuron']['cosine']:+.2f})")
+    if found["r2_by_chance"] > UNSURE:
+        remarks.append(f"R\u00b2 says nothing: {found['r2_by_chance']:.2f} of any direction is explained")
+    elif found["r2"] > REDUNDANT:
+        summed = ", ".join(f"{one['coefficient']:+.1f} {one['concept']}" for one in found["contributors"][:3])
+        remarks.append(f"redundant (R\u00b2 {found['r2']:.2f}: {summed})")
+    astray = [one["text"] for one in found["outliers"] if one["alignment"] <= ASTRAY]
+    if astray:
+        remarks.append(f"does not fit its texts: {', '.join(astray)}")
+    return remarks
