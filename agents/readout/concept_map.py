@@ -25,7 +25,7 @@ MARGIN, RADIUS = 40.0, 4.0
 LEGEND = 250.0
 FEW, MANY = 40, 100
 """Numbers of concepts up to which the picture is small, or middling."""
-REACH = 14
+REACH = 30
 """Rings around a dot in which a place for its name is looked for."""
 
 

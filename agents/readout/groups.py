@@ -53,8 +53,7 @@ def told_apart(samples: Samples) -> NDArray[np.bool_]:
     """Leave one story out: whether each text scores highest on its own concept, `(n_texts,)`; False for a baseline.
 
     Vectors are differences of means over all other texts; scores are taken about those texts' mean, so that a
-    concept with a long projection of what all texts share is not favoured. `readout.vectors.accuracy` is the same,
-    computed anew for each text.
+    concept with a long projection of what all texts share is not favoured.
     """
     found = np.zeros(len(samples.labels), dtype=bool)
     for text, concept in enumerate(samples.labels):
