@@ -14,7 +14,7 @@ import anyio
 from agents.ingest.read import ingest_paths
 from agents.readout.vectors import METHODS
 from corpus.errors import GateRefused, IntegrityFault, UsageError
-from loop import readouts
+from loop import readout_looks, readouts
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
@@ -167,6 +167,22 @@ class Operations:
         """What of `readout_train` can be refused before a model is loaded."""
         readouts.check(self.service, **asked)
 
+    async def readout_report(self, *, layer: int | None = None) -> Json:
+        """Whether each concept's vector is any good, on the active weights."""
+        await self.look_check(layer=layer)
+        return await readout_looks.report(self.service, layer=layer)
+
+    async def readout_show(
+        self, *, turns: list[dict[str, str]], concepts: list[str] | None = None, layer: int | None = None
+    ) -> Json:
+        """The readings of a conversation over its turns, on the active weights."""
+        await self.look_check(turns=turns, concepts=concepts, layer=layer)
+        return await readout_looks.show(self.service, turns=turns, concepts=concepts, layer=layer)
+
+    async def look_check(self, **asked: Any) -> None:
+        """What of `readout_report` and `readout_show` can be refused before a model is loaded."""
+        readout_looks.check(self.service, **asked)
+
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
         self.service.wake()
@@ -180,12 +196,15 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     return queries.checkpoint(connection, wanted)
 
 
-NEEDS_CREW = ("night", "ask", "measure", "readout_train")
+NEEDS_CREW = ("night", "ask", "measure", "readout_train", "readout_report", "readout_show")
 """Operations that need the model server and the trainer; the others only need the ledger."""
-CHECKED = {"readout_train": "readout_check"}
+CHECKED = {"readout_train": "readout_check", "readout_report": "look_check", "readout_show": "look_check"}
 """Operations that are looked over before a model is loaded for them."""
 AFTER_CREW = ("rollback",)
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel", "readout_train")
+NAMES = (
+    "night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel",
+    "readout_train", "readout_report", "readout_show",
+)  # fmt: skip
 """The operations that the command line and the HTTP may name."""

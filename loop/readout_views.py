@@ -73,6 +73,6 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
         if number > len(found):
             raise UsageError(f"{what} has {len(found)} conversations: there is no number {number}")
         name = Path(what).name if len(found) == 1 else f"{Path(what).name}, number {number} of {len(found)}"
-        return name, [{"role": turn.role, "text": turn.text} for turn in found[number - 1].turns]
+        return name, [{"role": turn.role, "text": turn.text} for turn in found[number - 1].turns if turn.text.strip()]
     kept = carry.read(conversation, what)
-    return f"conversation {kept.id}", [{"role": role, "text": text} for role, text in kept.turns]
+    return f"conversation {kept.id}", [{"role": role, "text": text} for role, text in kept.turns if text.strip()]

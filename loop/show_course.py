@@ -42,6 +42,7 @@ def course_of(told: Json) -> Course:
         texts=tuple(turn["text"] for turn in told["turns"]),
         values=np.array([[turn["readings"][name] for name in names] for turn in told["turns"]]),
         layer=told["layer"],
+        window=told["window"],
         baseline=f"the {told['baseline']['texts']} texts behind the vectors",
     )
     return course.chosen(whole, names if told["named"] else (), MOST_CONCEPTS)
@@ -71,7 +72,8 @@ def shown(told: Json) -> None:
     wide = 2 if len(columns.heads) <= DOUBLE else 1
     more = "" if columns.turns == 1 else f", each column the mean of {columns.turns}"
     _line(f"{told['conversation']}: {len(found.roles)} turns{more}, layer {found.layer}")
-    _line(f"0 is the mean of {found.baseline}, 1 their standard deviation; bars from {-scale:g} to {scale:g}")
+    _line(f"0: the mean of {found.baseline}; 1: their standard deviation")
+    _line(f"bars from {-scale:g} to {scale:g}; {found.together}")
     heads = "".join(head.ljust(wide) for head in columns.heads)
     room = len(columns.heads) * wide
     _line(f"{'':{NAME}} {heads:{room}} {'low':>6} {'high':>6} {'last':>6}")

@@ -163,7 +163,13 @@ def _named(name: str, area: _Area, dot: tuple[float, float], size: float) -> lis
     """The name, and a line from its nearest edge to the dot if it is not right beside it."""
     x, y = dot
     edge_x, edge_y = min(max(x, area.left), area.right), min(max(y, area.top), area.bottom)
-    words = Words(x=area.left + 1, y=area.bottom - size * 0.22, text=name, size=size)
+    low = area.bottom - size * 0.22
+    if area.right <= x:
+        words = Words(x=area.right - 1, y=low, text=name, size=size, anchor="end")
+    elif area.left >= x:
+        words = Words(x=area.left + 1, y=low, text=name, size=size)
+    else:
+        words = Words(x=(area.left + area.right) / 2, y=low, text=name, size=size, anchor="middle")
     if max(abs(edge_x - x), abs(edge_y - y)) <= RADIUS + 3:
         return [words]
     return [Line(x=x, y=y, to_x=edge_x, to_y=edge_y, colour="#afb8c1", width=0.8), words]

@@ -5,7 +5,7 @@ there are more turns than columns a column is the mean of neighbours, and says s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,8 +36,19 @@ class Course:
     values: Numbers
     """`(n_turns, n_concepts)`: scores less the baseline's mean, in the baseline's standard deviations."""
     layer: int
+    window: int | None
+    """Turns that were read together for each reading, its own the last; None for all before it."""
     baseline: str
     """What the baseline is, in words."""
+
+    @property
+    def together(self) -> str:
+        """What was read for each turn, in words."""
+        if self.window is None:
+            return "each turn read with all before it"
+        return {1: "each turn read alone", 2: "each turn read with the one before it"}.get(
+            self.window, f"each turn read with the {self.window - 1} before it"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +84,7 @@ def chosen(course: Course, wanted: Sequence[str], most: int) -> Course:
         order = [course.concepts.index(name) for name in wanted]
     else:
         order = [int(i) for i in np.argsort(-np.abs(course.values).max(axis=0), kind="stable")[:most]]
-    return Course(
-        name=course.name,
-        concepts=tuple(course.concepts[index] for index in order),
-        roles=course.roles,
-        texts=course.texts,
-        values=course.values[:, order],
-        layer=course.layer,
-        baseline=course.baseline,
-    )
+    return replace(course, concepts=tuple(course.concepts[index] for index in order), values=course.values[:, order])
 
 
 def scale_of(values: Numbers) -> float:
@@ -125,7 +128,7 @@ def _alternative(course: Course) -> str:
 
 def _title(course: Course, shown: Columns) -> list[Shape]:
     more = "" if shown.turns == 1 else f"; each column is the mean of {shown.turns} turns"
-    about = f"layer {course.layer}, read at the end of each turn (u: user, a: assistant){more}"
+    about = f"layer {course.layer}, {course.together} (u: user, a: assistant){more}"
     name = shortened(f"Readings over the turns of {course.name}", WIDTH - 2 * MARGIN, 17)
     return [
         Words(x=MARGIN, y=34, text=name, size=17),

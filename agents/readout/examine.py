@@ -21,7 +21,7 @@ from agents.readout import heads, page, report
 from agents.readout.collect import PIECE, Report, Source, collected
 from agents.readout.report import Evidence
 from agents.readout.samples import Numbers, samples
-from agents.readout.turns import prefixes
+from agents.readout.turns import WINDOW, said_until
 from agents.readout.weights import DOWN, OUT, projection
 from corpus import concept_sets, states
 from corpus.concept_sets import ConceptSet
@@ -71,9 +71,13 @@ class Examiner:
         return told | {"written": str(self.source.directory / PAGE)}
 
     async def course(
-        self, turns: Sequence[Mapping[str, str]], layer: int | None, progress: Report | None = None
+        self,
+        turns: Sequence[Mapping[str, str]],
+        named: Sequence[str],
+        layer: int | None,
+        progress: Report | None = None,
     ) -> Json:
-        """The readings at the end of each turn of a conversation, by turn and concept.
+        """The readings at the end of each turn of a conversation, of the named concepts, else of all.
 
         A reading is the score, the projection on the concept's vector, less its mean over the texts that the
         vectors were made from, in standard deviations over these.
@@ -82,21 +86,22 @@ class Examiner:
         chosen = layer_of(vectors, layer, self.read_at)
         values = vectors.values[vectors.layers.index(chosen)].astype(np.float64)
         mean, spread = await self._baseline(vectors, texts, chosen, progress)
-        found = await self._at_turns([turn["text"] for turn in turns], chosen, progress) @ values.T
+        window = WINDOW[texts.name]
+        found = await self._at_turns(said_until([turn["text"] for turn in turns], window), chosen, progress) @ values.T
         readings = (found - mean) / np.where(spread > 0, spread, 1)
+        wanted = [vectors.concepts.index(name) for name in named or vectors.concepts]
+
+        def of(row: Numbers) -> dict[str, float]:
+            return {vectors.concepts[index]: float(row[index]) for index in wanted}
+
         return {
             "layer": chosen,
-            "concepts": list(vectors.concepts),
+            "concepts": [vectors.concepts[index] for index in wanted],
             "weights_sha256": self.source.weights_version,
-            "baseline": {"texts": len(texts.texts), "mean": mean.tolist(), "spread": spread.tolist()},
+            "window": window,
+            "baseline": {"texts": len(texts.texts), "mean": of(mean), "spread": of(spread)},
             "turns": [
-                {
-                    "turn": number,
-                    "role": turn["role"],
-                    "text": turn["text"],
-                    "scores": dict(zip(vectors.concepts, score.tolist(), strict=True)),
-                    "readings": dict(zip(vectors.concepts, reading.tolist(), strict=True)),
-                }
+                {"turn": number, **turn, "scores": of(score), "readings": of(reading)}
                 for number, (turn, score, reading) in enumerate(zip(turns, found, readings, strict=True), start=1)
             ],
         }
@@ -163,7 +168,7 @@ class Examiner:
         self._write(BASELINE, json.dumps({"of": of, "mean": mean.tolist(), "spread": spread.tolist()}))
         return mean, spread
 
-    async def _at_turns(self, turns: Sequence[str], layer: int, progress: Report | None) -> Numbers:
+    async def _at_turns(self, said: Sequence[str], layer: int, progress: Report | None) -> Numbers:
         """The residual stream after a layer at the end of each turn, `(n_turns, hidden_size)` float64.
 
         Of what was said before a turn, as much is read as the model's context holds.
@@ -171,7 +176,7 @@ class Examiner:
         trainer, model = self.source.trainer, self.source.model
         before = (await trainer.status()).version
         context = (await model.models()).context
-        tokens = [row[-context:] for row in await model.tokenize_texts(prefixes(turns))]
+        tokens = [row[-context:] for row in await model.tokenize_texts(said)]
         rows = []
         for start in range(0, len(tokens), PIECE):
             found = await trainer.activations(tokens[start : start + PIECE], [layer])

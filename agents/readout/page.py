@@ -11,16 +11,16 @@ HOW = """\
 
 | column | what it is |
 |---|---|
-| PC 1 | the first principal component's share of the texts' variance about the mean of all other texts: over {clean:g} \
-clean, under {fragmented:g} fragmented; in brackets what noise in as many texts gives |
+| PC 1 | the first principal component's share of the variance of the concept's texts about the mean of all others: \
+over {clean:g} clean, under {fragmented:g} fragmented; in brackets what noise in as many texts gives |
 | alignment | mean cosine of a text with the vector that was estimated without it, and the worst |
 | found again | share of the texts that score highest on their own concept when the vectors are made without them |
 | neuron | the neuron of this layer's MLP that writes most nearly along the vector: over {one_neuron:g}, it is the \
 concept |
-| R\u00b2 | share of the vector that a ridge regression (lambda {ridge_lambda:g}) on all other concepts explains, these \
-estimated as if it did not exist: over {redundant:g} redundant; in brackets the share of a random direction |
-| heads | the attention head with the largest difference of means, its length and how far it sets the concept apart \
-(standard deviations); concentration is 1 where one head does it all |
+| R\u00b2 | share of the vector that a ridge regression (lambda {ridge_lambda:g}) on all other concepts explains, they \
+being estimated as if it did not exist: over {redundant:g} redundant; in brackets the share of a random direction |
+| heads | the attention head whose output differs most in the mean, as layer.head: the length of that difference, and \
+how far it sets the concept apart (d', in standard deviations); concentration is 1 where one head does it all |
 """
 
 

@@ -25,6 +25,7 @@ def readings(turns: int, concepts: int = 3) -> Course:
         texts=tuple(f"Turn number {turn}, with <tags> & \x00 'quotes'." for turn in range(turns)),
         values=rng.normal(size=(turns, concepts)),
         layer=2,
+        window=2,
         baseline="the 240 texts behind the vectors",
     )
 
@@ -44,20 +45,28 @@ def texts_of(picture: Picture) -> list[str]:
     return [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
 
-def overlapping(picture: Picture) -> list[tuple[str, str]]:
-    """Words that lie over each other."""
-    areas = []
+Area = tuple[str, float, float, float, float]
+
+
+def areas(picture: Picture) -> list[Area]:
+    """Each line of words with its left, upper, right and lower edge."""
+    found = []
     for shape in picture.shapes:
         if isinstance(shape, Words):
             wide = length(shape.text, shape.size) * 0.95
             left = shape.x - {"start": 0, "middle": wide / 2, "end": wide}[shape.anchor]
-            areas.append((shape.text, left, shape.y - shape.size * 0.75, left + wide, shape.y + shape.size * 0.2))
-    return [
-        (one[0], two[0])
-        for index, one in enumerate(areas)
-        for two in areas[index + 1 :]
-        if one[1] < two[3] and two[1] < one[3] and one[2] < two[4] and two[2] < one[4]
-    ]
+            found.append((shape.text, left, shape.y - shape.size * 0.7, left + wide, shape.y + shape.size * 0.2))
+    return found
+
+
+def meet(one: Area, two: Area) -> bool:
+    return one[1] < two[3] and two[1] < one[3] and one[2] < two[4] and two[2] < one[4]
+
+
+def overlapping(picture: Picture) -> list[tuple[str, str]]:
+    """Words that lie over each other."""
+    every = areas(picture)
+    return [(one[0], two[0]) for index, one in enumerate(every) for two in every[index + 1 :] if meet(one, two)]
 
 
 @pytest.mark.parametrize("turns", [1, 2, 10, 24, 60, 61, 500])
@@ -67,11 +76,8 @@ def test_a_course_has_its_title_unit_and_legend_and_no_words_over_each_other(tur
     assert said[0] == "Readings over the turns of conversation 0123456789abcdef"
     assert any("standard deviations from the mean of the 240 texts" in text for text in said)
     assert not overlapping(drawn)
-    for shape in drawn.shapes:
-        right = shape.x + (
-            length(shape.text, shape.size) if isinstance(shape, Words) and shape.anchor == "start" else 0
-        )
-        assert 0 <= shape.x and right <= drawn.width and shape.y <= drawn.height
+    for _, left, top, right, bottom in areas(drawn):
+        assert 0 <= left and right <= drawn.width and 0 <= top and bottom <= drawn.height
 
 
 def test_a_cell_has_the_number_and_the_colour_of_its_reading() -> None:
@@ -107,13 +113,13 @@ def test_the_map_of_all_states_names_each_once_where_no_name_covers_another_or_a
     drawn = concept_map.picture(STATES, of_states(), CLUSTERS, "layer 5")
     said = texts_of(drawn)
     assert all(said.count(state) == 1 for state in STATES) and not overlapping(drawn)
-    dots = [shape for shape in drawn.shapes if isinstance(shape, Dot)]
-    for shape in drawn.shapes:
-        if isinstance(shape, Words) and shape.text in STATES:
-            wide = length(shape.text, shape.size)
-            for dot in dots:
-                beside = dot.x + dot.radius <= shape.x or dot.x - dot.radius >= shape.x + wide
-                assert beside or dot.y - dot.radius >= shape.y or dot.y + dot.radius <= shape.y - shape.size * 0.7
+    dots: list[Area] = [
+        (shape.fill, shape.x - shape.radius, shape.y - shape.radius, shape.x + shape.radius, shape.y + shape.radius)
+        for shape in drawn.shapes
+        if isinstance(shape, Dot)
+    ]
+    assert len(dots) == len(STATES)
+    assert not [area for area in areas(drawn) if any(meet(area, dot) for dot in dots)]
 
 
 def test_the_map_colours_by_cluster_and_the_legend_counts_the_members() -> None:
@@ -151,7 +157,7 @@ def test_a_picture_is_the_same_to_the_byte_each_time_and_a_png_is_twice_its_size
     with Image.open(io.BytesIO(data)) as image:
         assert image.size == (2 * drawn.width, 2 * drawn.height)
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
-        assert len(image.convert("RGB").getcolors(maxcolors=256) or []) > 10
+        assert len(image.convert("RGB").getcolors(maxcolors=10**6)) > 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.PNG", "one.svg"]
 
 
