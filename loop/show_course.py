@@ -12,6 +12,7 @@ from rich.text import Text
 from agents.readout import concept_map, course, paint
 from agents.readout.course import Course
 from agents.readout.examine import clusters_of, kept, layer_of
+from agents.readout.picture import printable
 from loop.show import out
 from store.home import Home
 
@@ -71,7 +72,7 @@ def shown(told: Json) -> None:
     scale = course.scale_of(columns.values)
     wide = 2 if len(columns.heads) <= DOUBLE else 1
     more = "" if columns.turns == 1 else f", each column the mean of {columns.turns}"
-    _line(f"{told['conversation']}: {len(found.roles)} turns{more}, layer {found.layer}")
+    _line(f"{printable(told['conversation'])}: {len(found.roles)} turns{more}, layer {found.layer}")
     _line(f"0: the mean of {found.baseline}; 1: their standard deviation")
     _line(f"bars from {-scale:g} to {scale:g}; {found.together}")
     heads = "".join(head.ljust(wide) for head in columns.heads)
@@ -94,7 +95,7 @@ def shown(told: Json) -> None:
 def _turns(found: Course) -> None:
     """The words of the first turns."""
     for number, (role, text) in enumerate(zip(found.roles[:LISTED], found.texts[:LISTED], strict=True), start=1):
-        _line(f"{number:>3} {course.ROLES.get(role, '?')} {' '.join(text.split())}")
+        _line(f"{number:>3} {course.ROLES.get(role, '?')} {printable(text)}")
     if len(found.roles) > LISTED:
         _line(f"    and {len(found.roles) - LISTED} more turns")
 

@@ -31,8 +31,10 @@ def reported(told: Json) -> None:
     apart = told["leave_one_out"]
     out.print(
         f"layer {told['layer']} ({told['relative_depth']:.0%} of the depth); leaving one story out, "
-        f"{apart['accuracy']:.0%} are found again (by chance {apart['by_chance']:.1%})"
+        f"{apart['accuracy']:.1%} are found again (by chance {apart['by_chance']:.1%})"
     )
+    if not apart["above_chance"]:
+        out.print("that is no better than chance: these vectors say nothing", style="bold")
     if told["cohesion"]["gap"] is not None:
         out.print(f"members of a cluster are nearer to each other than to the rest by {told['cohesion']['gap']:.2f}")
     for reason in told["skipped"]:

@@ -9,7 +9,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agents.readout.picture import FAINT, GRID, INK, Box, Line, Picture, Shape, Words, length, mixed, shortened
+from agents.readout.picture import (
+    FAINT,
+    GRID,
+    INK,
+    Box,
+    Line,
+    Picture,
+    Shape,
+    Words,
+    length,
+    mixed,
+    printable,
+    shortened,
+)
 from agents.readout.samples import Numbers
 
 LOW, MIDDLE, HIGH = "#2166ac", "#f7f7f7", "#c4561b"
@@ -117,8 +130,8 @@ def picture(course: Course) -> Picture:
         shapes += _row(shown.values[:, row], scale, left, y, cell)
     bottom = top + len(course.concepts) * ROW
     shapes += _bar(scale, left, bottom + 22, course.baseline)
-    listed = _listing(course, bottom + 86)
-    height = bottom + 86 + 17 * len(listed)
+    listed = _listing(course, bottom + 106)
+    height = bottom + 106 + 17 * len(listed)
     return Picture(width=WIDTH, height=round(height), title=_alternative(course), shapes=[*shapes, *listed])
 
 
@@ -155,7 +168,7 @@ def _row(values: Numbers, scale: float, left: float, y: float, cell: float) -> l
         x = left + index * cell
         shapes.append(Box(x=x, y=y, width=cell - 1, height=ROW - 2, fill=colour(float(value), scale)))
         if cell >= 34:
-            ink = "#ffffff" if abs(value) > 0.6 * scale else INK
+            ink = "#ffffff" if abs(value) > 0.75 * scale else INK
             shapes.append(Words(x=x + cell / 2, y=y + 16, text=signed(value), size=11, colour=ink, anchor="middle"))
     return shapes
 
@@ -173,14 +186,14 @@ def _bar(scale: float, left: float, y: float, baseline: str) -> list[Shape]:
         shapes.append(Line(x=x, y=y + 10, to_x=x, to_y=y + 14, colour=FAINT))
         shapes.append(Words(x=x, y=y + 27, text=told, size=11, colour=FAINT, anchor="middle"))
     told = f"standard deviations from the mean of {baseline}"
-    return [*shapes, Words(x=left + width + 24, y=y + 10, text=told, size=11, colour=FAINT)]
+    return [*shapes, Words(x=left, y=y + 46, text=told, size=11, colour=FAINT)]
 
 
 def _listing(course: Course, y: float) -> list[Shape]:
     """The words of the first turns."""
     shapes: list[Shape] = []
     for index, (role, text) in enumerate(zip(course.roles[:LISTED], course.texts[:LISTED], strict=True)):
-        told = f"{index + 1} {ROLES.get(role, '?')}   {' '.join(text.split())}"
+        told = f"{index + 1} {ROLES.get(role, '?')}: {printable(text)}"
         line = shortened(told, WIDTH - 2 * MARGIN, 11.5)
         shapes.append(Words(x=MARGIN, y=y + 17 * index, text=line, size=11.5, colour=INK if role == "user" else FAINT))
     if len(course.roles) > LISTED:

@@ -6,17 +6,19 @@ Invariant: pure; every figure on the page is in the JSON. Knows no metric.
 from typing import Any
 
 Json = dict[str, Any]
+NOTHING = "**That is no better than chance: these vectors say nothing.** "
 HOW = """\
 ## How to read it
 
 | column | what it is |
 |---|---|
 | PC 1 | the first principal component's share of the variance of the concept's texts about the mean of all others: \
-over {clean:g} clean, under {fragmented:g} fragmented; in brackets what noise in as many texts gives |
+over {clean:g} clean, under {fragmented:g} fragmented; in brackets what as many random texts stay under 19 times in \
+20. Split: the texts lie on both sides of their line; off its line: the vector is not that line |
 | alignment | mean cosine of a text with the vector that was estimated without it, and the worst |
 | found again | share of the texts that score highest on their own concept when the vectors are made without them |
 | neuron | the neuron of this layer's MLP that writes most nearly along the vector: over {one_neuron:g}, it is the \
-concept |
+concept; in brackets what vectors of random texts stay under |
 | R\u00b2 | share of the vector that a ridge regression (lambda {ridge_lambda:g}) on all other concepts explains, they \
 being estimated as if it did not exist: over {redundant:g} redundant; in brackets the share of a random direction |
 | heads | the attention head whose output differs most in the mean, as layer.head: the length of that difference, and \
@@ -34,8 +36,8 @@ def markdown(told: Json) -> str:
         f"{told['baselines']} baselines, weights `{told['weights_sha256'][:12]}`; vectors estimated on "
         f"`{told['weights_version'][:12]}`.",
         "",
-        f"Leaving one story out, {apart['accuracy']:.0%} of the texts are found again (by chance "
-        f"{apart['by_chance']:.1%}). {_cohesion(told['cohesion'])}",
+        f"Leaving one story out, {apart['accuracy']:.1%} of the texts are found again (by chance "
+        f"{apart['by_chance']:.1%}). {'' if apart['above_chance'] else NOTHING}{_cohesion(told['cohesion'])}",
         "",
     ]
     skipped = [f"* skipped: {reason}" for reason in told["skipped"]]
@@ -67,7 +69,7 @@ def _table(told: Json) -> list[str]:
             f"{found['first_pc']:.2f} ({found['first_pc_by_chance']:.2f})",
             _alignment(found),
             "" if found["accuracy"] is None else f"{found['accuracy']:.0%}",
-            "" if found["neuron"] is None else f"{abs(found['neuron']['cosine']):.2f}",
+            "" if found["neuron"] is None else _neuron(found["neuron"]),
             f"{found['r2']:.2f} ({found['r2_by_chance']:.2f})",
             _head(found["heads"]),
         ]
@@ -78,6 +80,10 @@ def _table(told: Json) -> list[str]:
 def _alignment(found: Json) -> str:
     known = [one["alignment"] for one in found["alignment"] if one["alignment"] is not None]
     return f"{sum(known) / len(known):.2f}, {min(known):.2f}" if known else ""
+
+
+def _neuron(found: Json) -> str:
+    return f"{abs(found['cosine']):.2f} ({found['by_chance']:.2f})"
 
 
 def _head(found: Json | None) -> str:

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from agents.readout.picture import GROUND, Box, Dot, Line, Picture, Words, svg
+from agents.readout.picture import GROUND, Box, Dot, Line, Picture, Words, printable, svg
 from corpus.errors import UsageError
 
 SCALE = 2
@@ -67,7 +67,7 @@ def _draw(canvas: Any, draw: Any, shape: Box | Dot | Line | Words) -> None:
             draw.line((x, y, shape.to_x * SCALE, shape.to_y * SCALE), fill=shape.colour, width=width)
         case Words():
             font = ImageFont.load_default(size=shape.size * SCALE)
-            draw.text((x, y), shape.text, fill=shape.colour, font=font, anchor=_ANCHORS[shape.anchor])
+            draw.text((x, y), printable(shape.text), fill=shape.colour, font=font, anchor=_ANCHORS[shape.anchor])
 
 
 def _dot(canvas: Any, x: float, y: float, radius: float, fill: str) -> None:

@@ -79,6 +79,11 @@ def length(text: str, size: float) -> float:
     return WIDE * size * len(text)
 
 
+def printable(text: str) -> str:
+    """A text on one line without control characters, which no XML may hold and a terminal would obey."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def shortened(text: str, width: float, size: float) -> str:
     """As much of a text as fits into this width."""
     room = int(width / (WIDE * size))
@@ -92,7 +97,7 @@ def svg(picture: Picture) -> str:
         f'width="{picture.width}" height="{picture.height}" role="img" font-family="sans-serif">'
     )
     ground = f'<rect width="{picture.width}" height="{picture.height}" fill="{GROUND}"/>'
-    title = f"<title>{escape(picture.title)}</title>"
+    title = f"<title>{escape(printable(picture.title))}</title>"
     return "\n".join([head, title, ground, *map(_element, picture.shapes), "</svg>", ""])
 
 
@@ -110,12 +115,7 @@ def _element(shape: Shape) -> str:
         case Words():
             anchor = "" if shape.anchor == "start" else f' text-anchor="{shape.anchor}"'
             place = f'x="{shape.x:.1f}" y="{shape.y:.1f}" font-size="{shape.size:g}"'
-            return f"<text {place} fill={quoteattr(shape.colour)}{anchor}>{escape(_printable(shape.text))}</text>"
-
-
-def _printable(text: str) -> str:
-    """What XML may hold: a control character would make the whole file unreadable."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+            return f"<text {place} fill={quoteattr(shape.colour)}{anchor}>{escape(printable(shape.text))}</text>"
 
 
 def mixed(low: str, high: str, share: float) -> str:

@@ -1,7 +1,8 @@
 """Whether a concept's vector is any good: one number for each way in which it may not be.
 
-Each metric asks the texts or the weights, never the vector alone, and where few texts or dimensions would make
-noise look like a finding, the value that noise gives stands beside it (`..._by_chance`).
+Each metric asks the texts or the weights, never the vector alone, and where few texts, few dimensions or a stream
+that is wide in one direction would make anything look like a finding, the value that chance gives stands beside it
+(`by_chance`): that of random texts, taken from all as if they were a concept's, which 19 of 20 such draws stay under.
 Invariant: pure: arrays in, numbers out; SVD in float32. Knows no model, no file and no words for a verdict.
 """
 
@@ -13,6 +14,8 @@ from agents.readout.samples import Numbers, Samples, unit
 
 LAMBDA = 0.01
 """Of the ridge regression on the other concepts; they have unit norm."""
+DRAWS, QUANTILE = 40, 0.95
+"""Draws of random texts, and the share of them that stays under what is called chance."""
 NEAREST = 5
 """Neighbours, and contributors, that are named."""
 
@@ -24,17 +27,37 @@ class Spread:
     share: float
     """Of the summed squares of its texts' offsets: 0 to 1, at least 1 over the number of texts."""
     by_chance: float
-    """What isotropic noise in as many texts and dimensions gives."""
+    """The share for random texts, as many."""
     cosine: float
     """Of that direction with the concept's vector, 0 to 1: whether the two are the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Named:
-    """A number that belongs to a concept, a neuron or a text."""
+    """A number that belongs to a concept or a text."""
 
     index: int
     value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neuron:
+    """The neuron that writes most nearly along a vector."""
+
+    index: int
+    cosine: float
+    by_chance: float
+    """The largest absolute cosine of any neuron with the vector of random texts, as many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What random texts give, so many at a time."""
+
+    shares: Numbers
+    """`(draws,)`, the first principal component's share of their variance."""
+    vectors: Numbers
+    """`(draws, hidden_size)`, the vectors that would be made of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,25 +72,45 @@ class Redundancy:
     """The other concepts with the largest coefficients, largest first, with their signs."""
 
 
-def first_pc(samples: Samples, vectors: Numbers) -> list[Spread]:
+def drawn(samples: Samples) -> dict[int, Drawn]:
+    """Random texts in the place of a concept's, for each number of texts that a concept has; the same each time."""
+    found = {}
+    for size in sorted({int(count) for count in samples.counts if 0 < count < len(samples.labels)}):
+        draw = np.random.default_rng(size)
+        shares, vectors = [], []
+        for _ in range(DRAWS):
+            mine = samples.activations[draw.choice(len(samples.labels), size, replace=False)]
+            rest = (samples.total - mine.sum(axis=0)) / (len(samples.labels) - size)
+            shares.append(_first(mine - rest)[0])
+            vectors.append(mine.mean(axis=0) - rest)
+        found[size] = Drawn(shares=np.array(shares), vectors=unit(np.stack(vectors)))
+    return found
+
+
+def first_pc(samples: Samples, vectors: Numbers, by_chance: dict[int, Drawn]) -> list[Spread]:
     """The first principal component's share of each concept's variance.
 
     Taken about the mean of all other texts, as in the PCA of paired differences of Representation Engineering
     (arXiv 2310.01405, section 3.1), not about the concept's own mean: a clean concept is one whose texts all lie
-    the same way from the rest. `vectors`: `(n_concepts, hidden_size)`, unit norm. By chance: the upper edge of
-    Marchenko and Pastur's law, (1 + sqrt(n / hidden_size))^2 / n.
+    the same way from the rest. `vectors`: `(n_concepts, hidden_size)`, unit norm.
     """
     found = []
     for concept, vector in enumerate(vectors):
-        offsets = samples.offsets(concept)
-        count, hidden = offsets.shape
-        _, sizes, directions = np.linalg.svd(offsets, full_matrices=False)
-        squares = float((sizes**2).sum())
-        share = float(sizes[0] ** 2) / squares if squares > 0 else 0.0
-        cosine = float(abs(directions[0] @ vector)) if squares > 0 else 0.0
-        chance = min(1.0, (1 + (count / hidden) ** 0.5) ** 2 / count) if count else 1.0
-        found.append(Spread(share=share, by_chance=chance, cosine=cosine))
+        share, direction = _first(samples.offsets(concept))
+        chance = _chance(by_chance[int(samples.counts[concept])].shares)
+        found.append(Spread(share=share, by_chance=chance, cosine=float(abs(direction @ vector))))
     return found
+
+
+def _first(offsets: Numbers) -> tuple[float, Numbers]:
+    """The first principal component of these rows about 0: its share of their squares, and its direction."""
+    _, sizes, directions = np.linalg.svd(offsets.astype(np.float32), full_matrices=False)
+    squares = float((sizes**2).sum())
+    return (float(sizes[0] ** 2) / squares, directions[0]) if squares > 0 else (0.0, 0 * directions[0])
+
+
+def _chance(values: Numbers) -> float:
+    return float(np.quantile(values, QUANTILE))
 
 
 def alignment(samples: Samples) -> Numbers:
@@ -95,15 +138,20 @@ def outliers(samples: Samples, aligned: Numbers, count: int = 2) -> list[tuple[N
     return found
 
 
-def neuron(vectors: Numbers, down: Numbers) -> list[Named]:
+def neuron(samples: Samples, vectors: Numbers, down: Numbers, by_chance: dict[int, Drawn]) -> list[Neuron]:
     """For each concept the neuron that writes most nearly along its vector, and the cosine, -1 to 1.
 
     down: `(hidden_size, neurons)`, the weight of the MLP's down projection: its columns are what the neurons
     write to the residual stream.
     """
-    cosines = vectors.astype(np.float32) @ unit(down.astype(np.float32).T).T
+    columns = unit(down.astype(np.float32).T)
+    chance = {size: _chance(np.abs(one.vectors @ columns.T).max(axis=1)) for size, one in by_chance.items()}
+    cosines = vectors.astype(np.float32) @ columns.T
     best = np.abs(cosines).argmax(axis=1)
-    return [Named(index=int(index), value=float(row[index])) for index, row in zip(best, cosines, strict=True)]
+    return [
+        Neuron(index=int(index), cosine=float(row[index]), by_chance=chance[int(count)])
+        for index, row, count in zip(best, cosines, samples.counts, strict=True)
+    ]
 
 
 def nearest(vectors: Numbers, count: int = NEAREST) -> list[tuple[Named, ...]]:

@@ -5,7 +5,7 @@ NaN. The bounds of a verdict stand in the report. Knows no model, no file and no
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ CLEAN, FRAGMENTED = 0.7, 0.4
 """Shares of the first principal component: above the one a concept is clean, below the other it is in pieces."""
 SAME_LINE = 0.7
 """Cosine of that component and the vector, below which they are two things."""
+ALIGNED = 0.4
+"""Mean alignment under which a concept's texts lie on both sides of their line: of two texts at this cosine, the
+first component's share is `CLEAN`."""
 ONE_NEURON = 0.6
 """Cosine with one neuron above which the concept is that neuron."""
 REDUNDANT = 0.9
@@ -65,11 +68,18 @@ def build(evidence: Evidence) -> Json:
             "redundant": REDUNDANT,
             "ridge_lambda": quality.LAMBDA,
         },
-        "leave_one_out": {"accuracy": float(hits[shown].mean()), "by_chance": 1 / len(samples.concepts)},
+        "leave_one_out": _left_out(float(hits[shown].mean()), int(shown.sum()), len(samples.concepts)),
         "cohesion": _cohesion(evidence),
         "skipped": list(evidence.skipped),
         "concepts": _concepts(evidence, hits),
     }
+
+
+def _left_out(accuracy: float, texts: int, concepts: int) -> Json:
+    """The accuracy of leaving one story out, and whether it is above chance by three standard errors of chance."""
+    chance = 1 / concepts
+    error = (chance * (1 - chance) / texts) ** 0.5
+    return {"accuracy": accuracy, "by_chance": chance, "above_chance": bool(accuracy > chance + 3 * error)}
 
 
 def _cohesion(evidence: Evidence) -> Json:
@@ -89,10 +99,11 @@ def _cohesion(evidence: Evidence) -> Json:
 def _concepts(evidence: Evidence, hits: Numbers) -> dict[str, Json]:
     """What is known of each concept, under the names of the metrics."""
     samples, vectors, names = evidence.samples, evidence.vectors, evidence.samples.concepts
-    spreads = quality.first_pc(samples, vectors)
+    by_chance = quality.drawn(samples)
+    spreads = quality.first_pc(samples, vectors, by_chance)
     aligned = quality.alignment(samples)
     worst = quality.outliers(samples, aligned)
-    neurons = None if evidence.down is None else quality.neuron(vectors, evidence.down)
+    neurons = None if evidence.down is None else quality.neuron(samples, vectors, evidence.down, by_chance)
     near = quality.nearest(vectors)
     redundant = quality.redundancy(samples, vectors)
 
@@ -112,7 +123,7 @@ def _concepts(evidence: Evidence, hits: Numbers) -> dict[str, Json]:
             "first_pc_cosine": spreads[index].cosine,
             "alignment": [text(int(one)) for one in mine],
             "outliers": [text(one.index) for one in worst[index]],
-            "neuron": None if neurons is None else {"index": neurons[index].index, "cosine": neurons[index].value},
+            "neuron": None if neurons is None else asdict(neurons[index]),
             "nearest": [{"concept": names[one.index], "cosine": one.value} for one in near[index]],
             "r2": redundant[index].r2,
             "r2_by_chance": redundant[index].by_chance,
@@ -143,24 +154,30 @@ def verdict(found: Json) -> str:
 
 
 def kind(found: Json) -> str:
-    """Whether its texts lie along one line: clean, mixed, fragmented, off its line, or too few texts to tell."""
+    """Whether its texts lie the same way from all others: clean, mixed or fragmented, by the first component's share;
+    where that is high, `split` if they lie on both sides of the line and `off its line` if the vector is another."""
     share, chance = found["first_pc"], found["first_pc_by_chance"]
-    if found["texts"] < 2 or chance > CLEAN:
+    aligned = [one["alignment"] for one in found["alignment"] if one["alignment"] is not None]
+    if not aligned or (share > CLEAN and share <= chance):
         return "too few texts to tell"
     if share < FRAGMENTED:
         return "fragmented"
     if share <= CLEAN:
         return "mixed"
+    if sum(aligned) / len(aligned) < ALIGNED:
+        return "split"
     return "clean" if found["first_pc_cosine"] >= SAME_LINE else "off its line"
 
 
 def _remarks(found: Json) -> list[str]:
     """What else is to be said: each a clause of its own."""
-    remarks = []
-    if found["neuron"] and abs(found["neuron"]["cosine"]) > ONE_NEURON:
-        remarks.append(f"one neuron ({found['neuron']['index']}, cosine {found['neuron']['cosine']:+.2f})")
+    remarks, neuron = [], found["neuron"]
+    if neuron and abs(neuron["cosine"]) > ONE_NEURON:
+        named = f"{neuron['index']}, cosine {neuron['cosine']:+.2f}"
+        sure = abs(neuron["cosine"]) > neuron["by_chance"]
+        remarks.append(f"one neuron ({named})" if sure else f"near a neuron, as random texts are ({named})")
     if found["r2_by_chance"] > UNSURE:
-        remarks.append(f"R\u00b2 says nothing: {found['r2_by_chance']:.2f} of any direction is explained")
+        remarks.append(f"R\u00b2 says nothing ({found['r2_by_chance']:.2f} for any direction)")
     elif found["r2"] > REDUNDANT:
         summed = ", ".join(f"{one['coefficient']:+.1f} {one['concept']}" for one in found["contributors"][:3])
         remarks.append(f"redundant (R\u00b2 {found['r2']:.2f}: {summed})")

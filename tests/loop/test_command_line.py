@@ -73,6 +73,7 @@ def test_without_a_terminal_nothing_is_coloured(home: Path, command: Command) ->
 COMMANDS = (
     "run", "night", "ingest x", "status", "pause", "resume", "ledger updates", "ledger why u1", "checkpoints list",
     "checkpoints verify", "rollback", "ask x", "behaviours list", "behaviours measure", "doctor", "config",
+    "readout report", "readout show", "readout show x", "readout map --out x.svg",
 )  # fmt: skip
 
 

@@ -68,14 +68,34 @@ def test_a_story_that_points_the_other_way_is_named_in_the_verdict() -> None:
     assert told["verdict"].endswith("does not fit its texts: stories/3.txt")
 
 
-@pytest.mark.parametrize("per_concept", [1, 2])
-def test_so_few_texts_that_noise_would_do_as_well_are_said_to_be_too_few(per_concept: int) -> None:
-    rows = directions(6, hidden=12)
-    made = texts(rows, per_concept=per_concept)
-    given = replace(evidence(texts()), samples=made, vectors=vectors(made), down=None, parts={})
-    told = report.build(given)["concepts"]["calm"]
-    assert told["verdict"].startswith("too few texts to tell") and told["neuron"] is None and told["heads"] is None
+def along_one_line(per_concept: int) -> Samples:
+    """Noise in a stream that is wide in one direction."""
+    made = noise(per_concept=per_concept)
+    made.activations[:] += np.outer(np.random.default_rng(1).normal(size=len(made.labels)), 9 * directions()[0])
+    return replace(made)
+
+
+@pytest.mark.parametrize("made", [texts(per_concept=1), along_one_line(2), along_one_line(12)])
+def test_texts_that_lie_along_a_line_as_random_ones_do_are_not_called_clean(made: Samples) -> None:
+    told = report.build(evidence(made))
+    kinds = [report.kind(found) for found in told["concepts"].values()]
+    assert "clean" not in kinds and "too few texts to tell" in kinds
     json.dumps(told, allow_nan=False)
+
+
+def test_two_texts_on_either_side_of_a_line_are_split() -> None:
+    made = texts(per_concept=2)
+    negatives = made.negatives[0]
+    made.activations[1] = negatives - 0.2 * (made.activations[0] - negatives)
+    told = report.build(evidence(replace(made)))["concepts"]["calm"]
+    assert told["first_pc"] > 0.9 and report.kind(told) == "split"
+
+
+def test_a_report_on_noise_says_that_the_vectors_say_nothing() -> None:
+    for made, above in ((texts(), True), (noise(), False)):
+        told = report.build(evidence(made))
+        assert told["leave_one_out"]["above_chance"] is above
+        assert ("say nothing" in page.markdown({**told, **ABOUT})) is not above
 
 
 def test_where_the_others_explain_any_direction_nothing_is_called_redundant() -> None:
