@@ -26,7 +26,7 @@ ONE_NEURON = 0.6
 REDUNDANT = 0.9
 """R^2 above which the other concepts make it up."""
 UNSURE = 0.5
-"""R^2 of a random direction above which R^2 says nothing."""
+"""R^2 of a random direction above which R^2 is no finding."""
 ASTRAY = 0.0
 """Alignment up to which a text does not show what it is filed under."""
 OPENING = 60
@@ -57,6 +57,7 @@ def build(evidence: Evidence) -> Json:
     """The part of `quality.json` that the texts and the weights give."""
     samples = evidence.samples
     hits = groups.told_apart(samples)
+    concepts = _concepts(evidence, hits)
     shown = samples.labels != BASELINE
     return {
         "texts": int(shown.sum()),
@@ -70,8 +71,8 @@ def build(evidence: Evidence) -> Json:
         },
         "leave_one_out": _left_out(float(hits[shown].mean()), int(shown.sum()), len(samples.concepts)),
         "cohesion": _cohesion(evidence),
-        "skipped": list(evidence.skipped),
-        "concepts": _concepts(evidence, hits),
+        "skipped": [*evidence.skipped, *_says_nothing(concepts, samples.activations.shape[1])],
+        "concepts": concepts,
     }
 
 
@@ -137,6 +138,14 @@ def _concepts(evidence: Evidence, hits: Numbers) -> dict[str, Json]:
     return told
 
 
+def _says_nothing(concepts: Mapping[str, Json], hidden: int) -> list[str]:
+    """Why R^2 is no finding, where the other concepts explain most of whatever there is."""
+    most = max(found["r2_by_chance"] for found in concepts.values())
+    if most <= UNSURE:
+        return []
+    return [f"R\u00b2: {len(concepts) - 1} other concepts explain {most:.2f} of any direction of {hidden} dimensions"]
+
+
 def _heads(parts: Mapping[int, heads.Parts], concept: int) -> Json | None:
     """The heads that write a concept; None where no layer's could be told apart."""
     if not parts:
@@ -176,9 +185,7 @@ def _remarks(found: Json) -> list[str]:
         named = f"{neuron['index']}, cosine {neuron['cosine']:+.2f}"
         sure = abs(neuron["cosine"]) > neuron["by_chance"]
         remarks.append(f"one neuron ({named})" if sure else f"near a neuron, as random texts are ({named})")
-    if found["r2_by_chance"] > UNSURE:
-        remarks.append(f"R\u00b2 says nothing ({found['r2_by_chance']:.2f} for any direction)")
-    elif found["r2"] > REDUNDANT:
+    if found["r2"] > REDUNDANT and found["r2_by_chance"] <= UNSURE:
         summed = ", ".join(f"{one['coefficient']:+.1f} {one['concept']}" for one in found["contributors"][:3])
         remarks.append(f"redundant (R\u00b2 {found['r2']:.2f}: {summed})")
     astray = [one["text"] for one in found["outliers"] if one["alignment"] <= ASTRAY]

@@ -102,7 +102,8 @@ def test_where_the_others_explain_any_direction_nothing_is_called_redundant() ->
     made = noise(per_concept=4)
     narrow = replace(made, activations=made.activations[:, :7])
     told = report.build(replace(evidence(made), samples=narrow, vectors=vectors(narrow), down=None, parts={}))
-    assert all("R\u00b2 says nothing" in found["verdict"] for found in told["concepts"].values())
+    assert not any("redundant" in found["verdict"] for found in told["concepts"].values())
+    assert told["skipped"][-1].startswith("R\u00b2: 5 other concepts explain 0.")
 
 
 def test_a_planted_cluster_is_told_apart_from_the_rest_and_concepts_without_clusters_have_the_reason() -> None:
