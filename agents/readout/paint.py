@@ -4,6 +4,7 @@ Invariant: the file is whole under its name or was not touched. Knows nothing of
 """
 
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ def check(place: Path) -> None:
     """Refuse a place that no picture can be written to, before any work is done for it."""
     if place.suffix.lower() not in ENDINGS:
         raise UsageError(f"{place} is neither .svg nor .png: the ending says which picture is wanted")
+    if place.suffix.lower() == ".png" and find_spec("PIL") is None:
+        raise UsageError("a PNG needs Pillow: `pip install pillow`, or name a file that ends in .svg")
     if not place.parent.is_dir():
         raise UsageError(f"there is no folder {place.parent}: make it, or name another for {place.name}")
     if place.is_dir():

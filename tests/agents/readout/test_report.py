@@ -75,6 +75,15 @@ def along_one_line(per_concept: int) -> Samples:
     return replace(made)
 
 
+def test_a_neuron_that_random_texts_are_as_near_to_is_not_said_to_be_the_concept() -> None:
+    given = evidence(along_one_line(2))
+    assert given.down is not None
+    given.down[:, 3] = directions()[0]
+    verdicts = [found["verdict"] for found in report.build(given)["concepts"].values()]
+    near = [verdict for verdict in verdicts if "(3, cosine" in verdict]
+    assert near and all("near a neuron, as random texts are (3" in verdict for verdict in near)
+
+
 @pytest.mark.parametrize("made", [texts(per_concept=1), along_one_line(2), along_one_line(12)])
 def test_texts_that_lie_along_a_line_as_random_ones_do_are_not_called_clean(made: Samples) -> None:
     told = report.build(evidence(made))
