@@ -177,21 +177,22 @@ def redundancy(samples: Samples, vectors: Numbers, penalty: float = LAMBDA) -> l
 
 
 def _redundancy(samples: Samples, vector: Numbers, concept: int, penalty: float) -> Redundancy:
-    """The same for one concept. With the others' singular values s and directions u the ridge keeps s^2 / (s^2 +
-    penalty) of what lies along u (Hastie, Tibshirani, Friedman: The Elements of Statistical Learning, 3.47)."""
+    """The same for one concept, in the eigenvectors of the others' Gram matrix: with an eigenvalue w the ridge keeps
+    w / (w + penalty) of what lies along its direction (Hastie, Tibshirani, Friedman: The Elements of Statistical
+    Learning, 3.47), and so explains (w^2 + 2 w penalty) / (w + penalty)^2 of its square."""
     others = np.delete(np.arange(len(samples.concepts)), concept)
     basis = unit(_without(samples, concept, others)).astype(np.float32)  # (n_others, hidden)
     if not np.any(basis):
         return Redundancy(r2=0.0, by_chance=0.0, contributors=())
-    left, sizes, right = np.linalg.svd(basis, full_matrices=False)
-    kept = sizes**2 / (sizes**2 + penalty)
-    along = right @ vector.astype(np.float32)
-    coefficients = left @ (sizes / (sizes**2 + penalty) * along)
-    explained = 1 - (1 - kept) ** 2
+    values, turn = np.linalg.eigh((basis @ basis.T).astype(np.float64))
+    values = np.maximum(values, 0)
+    along = turn.T @ (basis @ vector.astype(np.float32)).astype(np.float64)
+    coefficients = turn @ (along / (values + penalty))
+    explained = (values + 2 * penalty) / (values + penalty) ** 2  # of along^2, which holds a factor of w
     order = np.argsort(-np.abs(coefficients), kind="stable")[:NEAREST]
     return Redundancy(
         r2=float((explained * along**2).sum() / (vector @ vector)),
-        by_chance=float(explained.sum() / len(vector)),
+        by_chance=float((values * explained).sum() / len(vector)),
         contributors=tuple(Named(index=int(others[i]), value=float(coefficients[i])) for i in order),
     )
 
