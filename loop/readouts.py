@@ -76,7 +76,7 @@ async def train(service: "Service", **asked: Any) -> Json:
     began, texts = monotonic(), check(service, **asked)
     await service.crew.here()
     layers = _numbers(service, asked.get("layers"))
-    active = await _settled(service)
+    active = await settled(service)
     method = asked.get("method", METHODS[0])
     source = service.stages.monitor.source(active["weights_sha256"])
     report = service.reporter("readout", "")
@@ -102,8 +102,8 @@ async def train(service: "Service", **asked: Any) -> Json:
     }
 
 
-async def _settled(service: "Service") -> queries.Row:
-    """The active checkpoint, if it is what is served and stays so."""
+async def settled(service: "Service") -> queries.Row:
+    """The active checkpoint, if it is what is served, and no night is about to change that."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused(
             "a night is running and reads with the vectors that there are: wait for it (`nightschool status`)"
