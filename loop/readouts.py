@@ -103,7 +103,7 @@ async def train(service: "Service", **asked: Any) -> Json:
 
 
 async def settled(service: "Service") -> queries.Row:
-    """The active checkpoint, if it is what is served and stays so."""
+    """The active checkpoint, if it is what is served, and no night is about to change that."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused(
             "a night is running and reads with the vectors that there are: wait for it (`nightschool status`)"

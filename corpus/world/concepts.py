@@ -41,6 +41,7 @@ SETTINGS: dict[str, tuple[tuple[str, Answer], ...]] = {
         ("danger", answers.good),
         ("decision", _as("danger", answers.good)),
         ("complete", _as("danger", answers.good)),
+        ("read_back", _as("danger", answers.good)),
     ),
     "agreeing": (("danger", answers.bad), ("vague", _as("danger", answers.bad))),
     "asking": (("vague", answers.good), ("complete", answers.bad)),
