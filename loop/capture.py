@@ -11,8 +11,9 @@ import math
 import os
 import re
 import secrets
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -35,6 +36,9 @@ MAX_HELD = 256 * 2**20
 """Bytes of exchanges that wait for the disk; what comes beyond is not captured."""
 MAX_FATES = 10_000
 """Receipts whose fate is remembered in memory: those that are under way, and those that came to nothing."""
+
+WRITING = threading.Lock()
+"""Held while a captured log is written: whoever writes one anew must not lose a line that comes meanwhile."""
 
 _RECEIPT = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]{16}", re.ASCII)
 
@@ -176,6 +180,11 @@ class Capture:
 
 def append(path: Path, lines: bytes) -> None:
     """Put whole lines at the end of a file, durably; of what cannot be written nothing stays."""
+    with WRITING:
+        _append(path, lines)
+
+
+def _append(path: Path, lines: bytes) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         size = os.fstat(descriptor).st_size
@@ -191,6 +200,36 @@ def append(path: Path, lines: bytes) -> None:
         os.close(descriptor)
     if size == 0:
         sync_directory(path.parent)
+
+
+def logs(inbox: Path) -> list[Path]:
+    """The captured logs, oldest first."""
+    return sorted(inbox.glob("captured-*.jsonl"))
+
+
+def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
+    """Empty these lines of a captured log; returns the number of each and the bytes that went with it.
+
+    The newlines stay: the ledger names lines by their numbers. The file is replaced whole, by one that is on the
+    disk. The caller holds WRITING.
+    """
+    cut, place = list[tuple[int, int]](), path.with_name(f".{path.name}.tmp")
+    try:
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with path.open("rb") as old, os.fdopen(descriptor, "wb") as new:
+            for number, data in enumerate(iter(old.readline, b""), start=1):
+                if number in numbers:
+                    cut.append((number, len(data) - 1))
+                    data = b"\n"
+                new.write(data)
+            new.flush()
+            os.fsync(new.fileno())
+        os.replace(place, path)
+    except OSError:
+        place.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+    return cut
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
