@@ -4,7 +4,7 @@ Invariant: a captured log is changed in the transaction that changes the ledger;
 as it was, and the same command does it all again. A log that is not ours is named and never touched.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -58,22 +58,21 @@ def captured(inbox: Path, marks: Collection[str]) -> int:
     return sum(len(lines_with(log, openai.NAME, marks)) for log in capture.logs(inbox))
 
 
-def holding(inbox: Path, found: forget.Forgetting) -> list[Json]:
+def holding(inbox: Path, found: forget.Forgetting, formats: Mapping[str, str]) -> list[Json]:
     """The logs of the user that hold it, each with the lines; one that is gone holds nothing.
 
-    Where a file cannot be read, these are the lines by which it was heard.
+    formats: of every log that was ever read, by path. Of one that cannot be read now these are the lines by which it
+    was heard.
     """
     derived, ours = found.derived, {stored_path(log) for log in capture.logs(inbox)}
     told = []
-    for path, heard in derived.places.items():
+    for path, format in sorted({**derived.formats, **formats}.items()):
         if path in ours:
             continue
         try:
-            lines, read = lines_with(Path(path), derived.formats[path], derived.marks), True
+            lines, read = lines_with(Path(path), format, derived.marks), True
         except LogRefused:
-            if not Path(path).exists():
-                continue
-            lines, read = list(heard), False
+            lines, read = list(derived.places.get(path, ())) if Path(path).exists() else [], False
         if lines:
             told.append({"path": path, "lines": lines, "read": read})
     return told

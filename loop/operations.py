@@ -19,6 +19,7 @@ from loop import forgetting
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
+from store import conversations as kept
 from store import forget, history, queries, report, work
 from store.records import Measurement, save
 
@@ -96,7 +97,8 @@ class Operations:
         back = rollback and found.rollback_to is not None
         if back:  # what cannot be rolled back is said before anything is gone
             await self.rollback(target=found.rollback_to, dry_run=True)
-        files = await anyio.to_thread.run_sync(forgetting.holding, inbox, found)
+        formats = await ledger.read(kept.formats_of)
+        files = await anyio.to_thread.run_sync(forgetting.holding, inbox, found, formats)
         if dry_run:
             emptied = await anyio.to_thread.run_sync(forgetting.captured, inbox, found.derived.marks)
             return forgetting.told(source, found, emptied, files, dry_run=True)

@@ -108,6 +108,13 @@ def file_state(connection: Connection, path: str) -> FileState | None:
     return FileState(**row) if row else None
 
 
+def formats_of(connection: Connection) -> dict[str, str]:
+    """The format of every file that was ever read, by path."""
+    table = schema.files
+    rows = connection.execute(select(table.c.path, table.c.format).where(table.c.format != "").order_by(table.c.path))
+    return {path: format for path, format in rows}
+
+
 def save_file_state(connection: Connection, state: FileState) -> None:
     """Remember how far a file has been read, in the transaction that holds what was read."""
     table = schema.files

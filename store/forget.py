@@ -80,6 +80,8 @@ def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str
     of_source = list(connection.execute(select(c.c.id).where(c.c.source == wanted)).scalars())
     if of_source:
         return "source", of_source
+    if connection.execute(select(c.c.id).where(c.c.id == wanted)).first() is not None:
+        return "conversation", [wanted]
     of_id = _beginning(connection, wanted)
     heard = select(t.c.conversation_id).where(t.c.path == path)
     of_log = list(connection.execute(select(c.c.id).where(or_(c.c.path == path, c.c.id.in_(heard)))).scalars())
@@ -97,10 +99,8 @@ def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str
 
 
 def _beginning(connection: Connection, wanted: str) -> list[str]:
-    """The conversations whose id is this, or begins so."""
+    """The conversations whose id begins so."""
     c = schema.conversations
-    if connection.execute(select(c.c.id).where(c.c.id == wanted)).first() is not None:
-        return [wanted]
     if len(wanted) < SHORTEST_BEGINNING:
         return []
     begins = select(c.c.id).where(c.c.id.startswith(wanted, autoescape=True)).order_by(c.c.id)
