@@ -29,7 +29,7 @@ from corpus.formats import openai
 from corpus.lines import BadLine, RawLine, decode
 from loop.exchange import REASONS, Asked, Refusal, answered, as_line
 from store import conversations as kept
-from store.checkpoints import sync_directory
+from store.durable import new_file, remove, sync_directory
 from store.ledger import Ledger
 
 MAX_HELD = 256 * 2**20
@@ -41,6 +41,9 @@ WRITING = threading.Lock()
 """Held while a captured log is written: whoever writes one anew must not lose a line that comes meanwhile."""
 
 _RECEIPT = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]{16}", re.ASCII)
+
+_LEFT = re.compile(r"[0-9a-f]{16}\.tmp")
+"""How `store.durable` names a file that is not whole yet."""
 
 log = structlog.get_logger()
 
@@ -213,23 +216,19 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
     The newlines stay: the ledger names lines by their numbers. The file is replaced whole, by one that is on the
     disk. The caller holds WRITING.
     """
-    cut, place = list[tuple[int, int]](), path.with_name(f".{path.name}.tmp")
-    try:
-        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with path.open("rb") as old, os.fdopen(descriptor, "wb") as new:
-            for number, data in enumerate(iter(old.readline, b""), start=1):
-                if number in numbers:
-                    cut.append((number, len(data) - 1))
-                    data = b"\n"
-                new.write(data)
-            new.flush()
-            os.fsync(new.fileno())
-        os.replace(place, path)
-    except OSError:
-        place.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
+    cut = list[tuple[int, int]]()
+    with path.open("rb") as old, new_file(path.parent) as new:
+        for number, data in enumerate(iter(old.readline, b""), start=1):
+            if number in numbers:
+                cut.append((number, len(data) - 1))
+            new.write(b"\n" if number in numbers else data)
+        new.keep(path.name)
     return cut
+
+
+def sweep(inbox: Path) -> None:
+    """Remove what a crash left of a captured log that was being written anew."""
+    remove(path for path in inbox.glob("*.tmp") if _LEFT.fullmatch(path.name))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -28,6 +28,7 @@ def carry_out(
     """Forget it, in the ledger and in the captured logs; returns the lines that went from these as well."""
     found = forget.forget(connection, source, path, roll_back=roll_back)
     with capture.WRITING:
+        capture.sweep(inbox)
         emptied = sum(_blank(connection, log, found.derived.marks) for log in capture.logs(inbox))
     return found, emptied
 

@@ -72,7 +72,8 @@ def test_without_a_terminal_nothing_is_coloured(home: Path, command: Command) ->
 
 COMMANDS = (
     "run", "night", "ingest x", "status", "pause", "resume", "ledger updates", "ledger why u1", "checkpoints list",
-    "checkpoints verify", "rollback", "ask x", "forget x", "ledger conversations", "behaviours list", "behaviours measure", "doctor", "config",
+    "checkpoints verify", "rollback", "forget x", "ledger conversations", "ask x",
+    "behaviours list", "behaviours measure", "doctor", "config",
 )  # fmt: skip
 
 

@@ -75,6 +75,8 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(home: Path, command: Comma
 
 
 def test_the_captured_lines_are_emptied_and_the_log_is_read_on_where_it_was(home: Path, command: Command) -> None:
+    left = home / "inbox" / f"{'0' * 16}.tmp"  # of a crash
+    left.write_text(SECRET)
     command("--home", home, "forget", "anna", "--json")
     first, second, third = captured(home).read_text().splitlines()
     assert (first, third) == ("", "") and json.loads(second)["user"] == "boris"

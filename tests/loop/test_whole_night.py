@@ -242,6 +242,7 @@ def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_withou
     (again,) = told["night"]["updates"]
     assert (again["id"], again["pairs"]) == ("u2", len(pairs) - update["pairs"])
     assert holding(kept, "See https://anna:") == holding(kept, "user 1") == []
+    assert not tell(kept, "checkpoints", "verify")["damaged"]
     why = tell(kept, "ledger", "why", "u1")
     assert why["update"]["forgotten"] == update["pairs"] and len(why["pairs"]) == again["pairs"]
     assert [row["id"] for row in tell(kept, "checkpoints", "list")["checkpoints"]][:2] == [
@@ -267,7 +268,7 @@ def test_without_a_rollback_the_weights_stay_and_the_commands_to_bring_them_back
 
 def damaged(home: Path, weights_sha256: str) -> Path:
     """Flip one bit in the middle of a checkpoint's weights."""
-    path = home / "checkpoints" / "blobs" / f"{weights_sha256}.safetensors"
+    (path,) = (home / "checkpoints" / "blobs").glob(f"{weights_sha256}.*")
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
