@@ -285,8 +285,8 @@ def test_nothing_of_it_is_left_in_the_files_of_the_ledger(ledger: Ledger, tmp_pa
 # ---------------------------------------------------------------- the weights
 
 
-def three_nights(connection: Connection) -> tuple[str, str]:
-    """Anna is new in the first update and replayed in the third; the second is Boris's alone."""
+def four_nights(connection: Connection) -> tuple[str, str]:
+    """Anna is new in the first update and replayed in the third; the second and the last are Boris's alone."""
     anna, boris = two_people(connection)
     first = a_trained_night(connection)
     mine = dreamt(connection, "mine", "n1", nodes=[f"e-{anna}"])
@@ -297,6 +297,7 @@ def three_nights(connection: Connection) -> tuple[str, str]:
     decide(connection, first, "keep")
     decide(connection, a_trained_night(connection, a_pair("p-2", "?", source="boris")), "keep")
     decide(connection, a_trained_night(connection, a_pair("p-3", "?", source="boris"), replay=("p-mine",)), "keep")
+    decide(connection, a_trained_night(connection, a_pair("p-4", "?", source="boris")), "keep")
     return anna, boris
 
 
@@ -309,12 +310,13 @@ def made(number: int) -> str:
 
 
 def test_the_updates_that_learnt_from_it_are_named_and_those_that_are_built_on_them(connection: Connection) -> None:
-    anna, boris = three_nights(connection)
+    anna, boris = four_nights(connection)
     found = look(connection, "anna", "/x")
     assert found.updates == (
         Touched(id="u1", state="kept", checkpoint=made(1), pairs=1, built_on=None),
         Touched(id="u2", state="kept", checkpoint=made(2), pairs=0, built_on="u1"),
         Touched(id="u3", state="kept", checkpoint=made(3), pairs=1, built_on=None),
+        Touched(id="u4", state="kept", checkpoint=made(4), pairs=0, built_on="u1"),
     )
     assert found.rollback_to == BASE
     assert forget(connection, "anna", "/x") == found
@@ -322,12 +324,10 @@ def test_the_updates_that_learnt_from_it_are_named_and_those_that_are_built_on_t
 
 
 def test_what_was_undone_is_named_too_but_there_is_nothing_to_roll_back(connection: Connection) -> None:
-    three_nights(connection)
+    four_nights(connection)
     history.roll_back(connection, BASE, "by hand")
     found = forget(connection, "anna", "/x")
-    assert [(update.id, update.state) for update in found.updates] == [
-        ("u1", "undone"), ("u2", "undone"), ("u3", "undone"),
-    ]  # fmt: skip
+    assert [(update.id, update.state) for update in found.updates] == [(f"u{n}", "undone") for n in (1, 2, 3, 4)]
     assert found.rollback_to is None
 
 
@@ -347,11 +347,11 @@ def test_the_way_back_leads_past_checkpoints_whose_files_were_given_up(connectio
 def test_a_rollback_with_it_sets_the_pairs_and_lessons_of_the_others_aside_for_a_retry(
     connection: Connection,
 ) -> None:
-    three_nights(connection)
+    four_nights(connection)
     found = forget(connection, "anna", "/x", roll_back=True)
     assert found.rollback_to == queries.active(connection)["id"] == BASE
-    assert states(connection, "updates") == {"u1": "undone", "u2": "undone", "u3": "undone"}
-    assert states(connection, "pairs") == dict.fromkeys(("p-his", "p-2", "p-3"), "undone")
+    assert states(connection, "updates") == dict.fromkeys(("u1", "u2", "u3", "u4"), "undone")
+    assert states(connection, "pairs") == dict.fromkeys(("p-his", "p-2", "p-3", "p-4"), "undone")
     assert list(states(connection, "signals").values()) == ["undone"]
     history.begin_night(connection, seed=1, retry=True)
     assert set(states(connection, "pairs").values()) == {"new"}
@@ -370,7 +370,7 @@ def test_a_rollback_later_undoes_the_lessons_of_others_that_were_learnt_beside_i
 
 
 def test_an_update_keeps_its_row_and_why_says_how_many_of_its_pairs_were_forgotten(connection: Connection) -> None:
-    three_nights(connection)
+    four_nights(connection)
     u = schema.updates
     before = connection.execute(select(u)).all()
     forget(connection, "anna", "/x")
