@@ -1,12 +1,13 @@
-"""What ending the forward pass early saves when concept vectors are made, and what sorting by length does.
+"""What ending the forward pass early saves when concept vectors are made, and what batches by length save.
 
-    python -m bench.readout_train [--threads 1] [--repeats 5] [--json]
+    python -m bench.readout_train [--threads 1] [--repeats 3] [--json]
 
-A random Qwen3 of 12 layers, 38 million parameters, in float32, reads texts of the states' corpus at their last token.
-`full` is the whole forward pass, to the final norm and without the output head; `ended` stops behind the layer that
-is asked for, at a share of the layers. As both read the same batches, the ratio is that of the layers computed, with
-embeddings and hooks on top. Then the same texts go in the order of the corpus and sorted by length, and the three
-ways to a vector are timed on activations of this size.
+A random Qwen3 of 12 layers, 38 million parameters, in float32, reads texts of the states' corpus at their last token,
+each cut to a third: the embedded model's tokenizer needs three times the tokens of a large model's. `full` is the
+whole forward pass, to the final norm and without the output head; `ended` stops behind the layer that is asked for.
+Both read the same batches, so the ratio is that of the layers computed, with embeddings and hooks on top. Then the
+tokens, padding included, of all texts in batches as they stand in the corpus and by length; and the three ways to a
+vector, timed on activations of a large model's size.
 """
 
 import statistics
@@ -27,7 +28,7 @@ from bench._served import larger_model
 from bench._table import Goal
 from corpus import concept_sets
 
-TEXTS, LAYERS = 64, 12
+TEXTS, LAYERS, CUT = 16, 12, 3
 DEPTH = 0.47
 """Share of a whole pass that ending early was said to take."""
 MOST = 1.15
@@ -38,7 +39,7 @@ HIDDEN = 4096
 def main() -> int:
     """Print the tables; returns 1 when a goal is missed."""
     parser = _table.parser(__doc__, threads=1)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     states = concept_sets.of_states()
@@ -46,17 +47,17 @@ def main() -> int:
         directory = larger_model(Path(folder) / "model")
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-        rows = [tokenizer(text)["input_ids"] for _, text in states.texts[:: len(states.texts) // TEXTS]][:TEXTS]
+        every = [ids[: len(ids) // CUT] for ids in (tokenizer(text)["input_ids"] for _, text in states.texts)]
+        rows = every[:: len(every) // TEXTS][:TEXTS]
         depths = _depths(model, rows, options.repeats)
-        order = _orders(model, rows, options.repeats)
-    ways = _ways(states)
+    padded, ways = _padded(every), _ways(states)
     tokens = sum(map(len, rows))
     _table.show(
         f"{len(rows)} texts of {tokens} tokens, read behind one layer of {LAYERS}",
         ["", "share of the layers", "CPU ms", "share of full"],
         [[name, told["layers"], told["cpu_ms"], told["share"]] for name, told in depths.items()],
     )
-    _table.show("order of the texts", ["", "CPU ms"], [[name, cpu] for name, cpu in order.items()])
+    _table.show(f"tokens of all {len(every)} texts in batches", ["", "tokens"], [[*row] for row in padded.items()])
     _table.show(
         f"vectors of {len(states.concepts)} states from {len(states.texts)} texts, hidden size {HIDDEN}, one layer",
         ["method", "CPU s"],
@@ -67,7 +68,7 @@ def main() -> int:
     goals = [
         Goal(name=f"{nearest}: share of full / share of the layers", found=told["share"] / told["layers"], limit=MOST)
     ]
-    result = {"depths": depths, "order": order, "vectors": ways, "tokens": tokens}
+    result = {"depths": depths, "padded": padded, "vectors": ways, "tokens": tokens}
     return _table.finish(result, goals, as_json=options.json)
 
 
@@ -80,7 +81,7 @@ def _depths(model: Any, rows: list[list[int]], repeats: int) -> dict[str, dict[s
                 tokens, mask = stream.pad([rows[i] for i in part], torch.device("cpu"))
                 model.base_model(input_ids=tokens, attention_mask=mask, use_cache=False)
 
-    ends = [round(share * LAYERS) - 1 for share in (0.25, DEPTH, 0.6, 0.75, 1.0)]
+    ends = [round(share * LAYERS) - 1 for share in (DEPTH, 0.75, 1.0)]
     runs: dict[str, Any] = {"full": whole}
     for end in ends:
         runs[f"ended behind layer {end}"] = lambda end=end: stream.residuals(model, rows, [end])
@@ -92,15 +93,14 @@ def _depths(model: Any, rows: list[list[int]], repeats: int) -> dict[str, dict[s
     }
 
 
-def _orders(model: Any, rows: list[list[int]], repeats: int) -> dict[str, float]:
-    """The same texts as they stand in the corpus, a batch at a time, and sorted by length."""
-
-    def unsorted() -> None:
-        for first in range(0, len(rows), stream.CHUNK):
-            stream.residuals(model, rows[first : first + stream.CHUNK], [LAYERS // 2])
-
-    runs = {"as they stand": unsorted, "by length": lambda: stream.residuals(model, rows, [LAYERS // 2])}
-    return {name: timing.cpu_ms for name, timing in _table.interleaved(runs, repeats=repeats).items()}
+def _padded(rows: list[list[int]]) -> dict[str, int]:
+    """Tokens of all batches with their padding: as the texts stand in the corpus, and by length."""
+    orders = {"as they stand": range(len(rows)), "by length": sorted(range(len(rows)), key=lambda i: len(rows[i]))}
+    found = {"without padding": sum(map(len, rows))}
+    for name, order in orders.items():
+        parts = [order[first : first + stream.CHUNK] for first in range(0, len(order), stream.CHUNK)]
+        found[name] = sum(len(part) * max(len(rows[i]) for i in part) for part in parts)
+    return found
 
 
 def _ways(states: concept_sets.ConceptSet) -> dict[str, float]:

@@ -26,7 +26,7 @@ from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
-from loop import flow, servers
+from loop import flow, keeping, servers
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
@@ -177,6 +177,8 @@ class Service:
 
     def _failed(self, connection: Any, item: Work, error: str) -> None:
         """Count a failure; when the work is set aside, queue what has to happen all the same."""
+        if not work.is_there(connection, item):  # a user had what it is about removed meanwhile
+            return
         aside = work.fail(connection, item, error)
         outcomes.note(connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside})
         if aside:
@@ -206,8 +208,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         stack.callback(ledger.close)
         await ledger.write(work.release_all)
         store = CheckpointStore(home.checkpoints)
-        known = [row["id"] for row in await ledger.read(queries.checkpoints)]
-        store.sweep(known)
+        await keeping.sweep(store, ledger)
         model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         model_digest = await ledger.read(queries.model_digest)

@@ -115,6 +115,13 @@ def pairs_of(connection: Connection, update_id: str) -> list[Row]:
     return _all(connection, query.order_by(p.c.id))
 
 
+def lost_by(connection: Connection, update_id: str) -> list[Row]:
+    """What an update has lost to `forget`, one value a time: see `store.forget`."""
+    e = schema.events
+    told = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
+    return list(connection.execute(told).scalars())
+
+
 def active(connection: Connection) -> Row:
     """The checkpoint that the last pointer names."""
     p, c = schema.pointers, schema.checkpoints
@@ -138,6 +145,14 @@ def checkpoint(connection: Connection, checkpoint_id: str) -> Row:
 def checkpoints(connection: Connection) -> list[Row]:
     """All checkpoints, oldest first."""
     return _all(connection, select(schema.checkpoints).order_by(schema.checkpoints.c.number))
+
+
+def going_on(connection: Connection, states: int) -> list[str]:
+    """Checkpoints from which training may go on: the active one, so many of the newest kept, and candidates."""
+    rows = [row for row in checkpoints(connection) if row["pruned"] is None]
+    newest = [row["id"] for row in rows if row["state"] == "kept"][-states:]
+    candidates = [row["id"] for row in rows if row["state"] == "candidate"]
+    return sorted({active(connection)["id"], *newest, *candidates})
 
 
 def measurements(
