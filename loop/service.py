@@ -65,6 +65,8 @@ class Service:
     """When a user last asked, by the monotonic clock."""
     doing: str = ""
     """The kind of work in hand; "" while there is none."""
+    files: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held by an operation that writes or removes checkpoint files outside a night."""
     waits: str = ""
     """Why the update that is being trained waits; "" while none does."""
     _went: Counter[int] = field(default_factory=Counter)
@@ -206,8 +208,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         stack.callback(ledger.close)
         await ledger.write(work.release_all)
         store = CheckpointStore(home.checkpoints)
-        known = [row["id"] for row in await ledger.read(queries.checkpoints)]
-        store.sweep(known)
+        store.sweep(await ledger.read(queries.stored))  # also what a `prune` that was killed had given up
         model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         server = servers.configured(home, settings, run_dir, ledger, model, await ledger.read(queries.model_digest))

@@ -149,19 +149,16 @@ def stored(connection: Connection) -> list[str]:
     return [row["id"] for row in checkpoints(connection) if row["pruned"] is None]
 
 
-def reachable(connection: Connection) -> list[Row]:
-    """The checkpoints that a rollback may go to, oldest first: kept ones with their files, the active one not."""
-    now_active = active(connection)["id"]
-    rows = checkpoints(connection)
-    return [row for row in rows if row["state"] == "kept" and row["pruned"] is None and row["id"] != now_active]
+def kept(connection: Connection) -> list[Row]:
+    """The checkpoints that were kept and whose files are to be there, oldest first: where a rollback may go."""
+    return [row for row in checkpoints(connection) if row["state"] == "kept" and row["pruned"] is None]
 
 
 def require_stored(connection: Connection, row: Row) -> None:
     """Raise `GateRefused` for a checkpoint that was pruned, and name the nearest one that is there."""
     if row["pruned"] is None:
         return
-    others = [active(connection), *reachable(connection)]
-    nearest = min(others, key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
+    nearest = min(kept(connection), key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
     raise GateRefused(
         f"checkpoint {row['id'][:12]} was pruned at {row['pruned']}: its weights are gone. Nothing was changed; "
         f"the nearest that is there is {nearest['id'][:12]}"

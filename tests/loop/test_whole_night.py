@@ -81,6 +81,9 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     service = start_service(story.home)
     service.ready()
     story.do("measure", "behaviours", "measure", "--seed", SEED)
+    story.do("pin", "checkpoints", "pin", story.told["night"]["updates"][0]["checkpoint"])
+    story.do("prune", "checkpoints", "prune", "--keep-last", 1)
+    story.told["files"] = sorted(path.stem for path in (story.home / "checkpoints").glob("*.json"))
     story.do("nothing", "night", "--seed", SEED)
     story.do("retry", "night", "--retry", "--seed", SEED)
     story.told["status 3"] = status(story.home)
@@ -220,9 +223,36 @@ def test_the_old_branch_can_be_gone_to_and_both_are_whole(story: Story) -> None:
     assert [(row["number"], row["state"], row["active"]) for row in rows] == [
         (0, "kept", False), (1, "kept", False), (2, "kept", True),
     ]  # fmt: skip
-    assert tell(story.home, "checkpoints", "verify") == {"checkpoints": 3, "damaged": []}
+    assert tell(story.home, "checkpoints", "verify") == {"checkpoints": 3, "pruned": 0, "damaged": []}
     told = tell(story.home, "rollback", rows[1]["id"][:12])
     assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
+
+
+def test_a_service_that_runs_prunes_and_serves_on(story: Story) -> None:
+    """The base is active then, and the night's checkpoint both pinned and the last that was kept: nothing may go."""
+    night = story.told["night"]["updates"][0]["checkpoint"]
+    assert story.told["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
+    assert story.told["prune"]["pruned"] == [] and len(story.told["prune"]["kept"]) == 2
+    assert story.told["files"] == sorted([night, story.told["status 0"]["checkpoint"]])
+
+
+def test_a_diff_over_a_night_tells_what_the_night_told_and_what_moved(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "checkpoints", "diff", "base").told
+    night = story.told["night"]
+    for side in ("before", "after"):
+        found = {row["name"]: row[side] for row in told["behaviours"]}
+        assert {name: row["trials"] % 50 for name, row in found.items()} == dict.fromkeys(found, 0)
+        if len(night["updates"][0]["reasons"]) and all(row["trials"] == 50 for row in found.values()):
+            assert found == story.rates("night", side)
+    assert told["perplexity"] == pytest.approx(night["retention"])
+    (step,) = told["added"]
+    assert len(step["pairs"]["new"]) + len(step["pairs"]["replay"]) == night["updates"][0]["pairs"]
+    weights = told["weights"]
+    assert 0 < weights["whole"]["share"] <= 1 and {row["layer"] for row in weights["layers"]} == {0, 1, 2, 3, None}
+    norms = [row["relative"] for row in weights["heads"]]
+    assert norms == sorted(norms, reverse=True) and norms[0] > 0
 
 
 # ---------------------------------------------------------------- damage and gates
