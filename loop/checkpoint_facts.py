@@ -26,15 +26,11 @@ Json = dict[str, Any]
 def form(store: CheckpointStore, checkpoint_id: str) -> Json | None:
     """How a checkpoint lies on the disk: kind, nbytes, base, optimizer; None where its files cannot tell."""
     try:
-        manifest = store.manifest(checkpoint_id)
-        return {
-            "kind": "whole",
-            "nbytes": store.weights_bytes(checkpoint_id),
-            "base": None,
-            "optimizer": manifest["optimizer"] is not None,
-        }
+        found = store.stored(checkpoint_id)
+        state = store.has_state(checkpoint_id)
     except (IntegrityFault, OSError):
         return None
+    return {"kind": found.form, "nbytes": found.nbytes, "base": found.base, "optimizer": state}
 
 
 def listed(home: Home) -> Json:
@@ -81,14 +77,6 @@ def verified(home: Home) -> Json:
     return {"checkpoints": len(known), "pruned": pruned, "damaged": damaged}
 
 
-def stored(home: Home, wanted: str) -> queries.Row:
-    """One checkpoint whose files are to be there; one that was pruned is refused."""
-    with standing.ledger_of(home) as connection:
-        row = queries.checkpoint(connection, wanted)
-        queries.require_stored(connection, row)
-        return row
-
-
 def difference(home: Home, wanted: Sequence[str]) -> Json:
     """What changed from one checkpoint to another: what was measured, and the weights themselves.
 
@@ -124,7 +112,9 @@ def model_directory(home: Home) -> Path:
 
 def exported(home: Home, wanted: str, directory: Path) -> Json:
     """Write a checkpoint as a Hugging Face directory."""
-    row = stored(home, wanted)
+    with standing.ledger_of(home) as connection:
+        row = queries.checkpoint(connection, wanted)
+        queries.require_stored(connection, row)
     model_dir = model_directory(home)
     check_model_dir(model_dir)
     plan = planned(model_dir, CheckpointStore(home.checkpoints).load_weights(row["id"]))

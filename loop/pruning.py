@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import anyio.to_thread
 from sqlalchemy import Connection
 
-from corpus.errors import GateRefused
-from loop.checkpoint_facts import form
+from corpus.errors import GateRefused, IntegrityFault
+from loop import keeping
 from loop.service import Service
 from store import history, queries
 from store.checkpoints import CheckpointStore
@@ -24,18 +25,15 @@ Json = dict[str, Any]
 async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Json:
     """Prune by this policy; returns what went, what stays and why, and the bytes that were (or would be) freed."""
     async with service.files:
-        store, good = service.store, _good(service.store, await service.ledger.read(queries.kept))
-        stay = await service.ledger.read(partial(_reasons, policy=policy, good=good))
-        for checkpoint_id in (name for name, why in stay.items() if why):
-            store.manifest(checkpoint_id)  # damaged, it would not tell which files it needs
-        rows = await service.ledger.read(queries.checkpoints)
-        freed = sum((form(store, name) or {}).get("nbytes", 0) for name, why in stay.items() if not why)
+        store, ledger = service.store, service.ledger
+        good = await anyio.to_thread.run_sync(_good, store, await ledger.read(queries.kept))
+        rows = await ledger.read(queries.checkpoints)
+        stay = await ledger.read(partial(_reasons, policy=policy, good=good))
+        freed = _freed(store, stay)
         if not dry_run:
-            before = _size(store.directory)
-            stay = await service.ledger.write(partial(_mark, policy=policy, good=good))
-            store.sweep([name for name, why in stay.items() if why])
-            freed = before - _size(store.directory)
-    return _told(rows, stay, await service.ledger.read(queries.active), dry_run=dry_run, freed=freed)
+            stay = await ledger.write(partial(_mark, policy=policy, good=good))
+            await keeping.sweep(store, ledger)
+    return _told(rows, stay, await ledger.read(queries.active), dry_run=dry_run, freed=freed)
 
 
 def _good(store: CheckpointStore, kept: list[queries.Row]) -> str | None:
@@ -59,9 +57,22 @@ def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[s
     return stay
 
 
-def _size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
+    """Bytes of the files that only those need that do not stay: a base stays with what starts from it.
+
+    A damaged manifest of one that stays raises: without it nobody knows which files it needs.
+    """
+    needed: dict[bool, set[Path]] = {True: set(), False: set()}
+    for checkpoint_id, why in stay.items():
+        try:
+            manifest = store.manifest(checkpoint_id)
+        except IntegrityFault:
+            if why:
+                raise
+            continue
+        digests = [digest for digest in (manifest["weights"], manifest["optimizer"]) if digest]
+        needed[bool(why)] |= store.blobs.needed(digests)
+    return sum(path.stat().st_size for path in needed[False] - needed[True] if path.exists())
 
 
 def _told(

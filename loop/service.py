@@ -26,7 +26,7 @@ from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
-from loop import flow, servers
+from loop import flow, keeping, servers
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
@@ -84,7 +84,8 @@ class Service:
 
     async def begin_night(self, *, seed: int, retry: bool) -> str:
         """Begin a night, or go on with the one that is running; returns its id."""
-        night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
+        async with self.files:  # what a `prune` sweeps, a night must not be writing
+            night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
         self.wake()
         return night_id
 
@@ -208,7 +209,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         stack.callback(ledger.close)
         await ledger.write(work.release_all)
         store = CheckpointStore(home.checkpoints)
-        store.sweep(await ledger.read(queries.stored))  # also what a `prune` that was killed had given up
+        await keeping.sweep(store, ledger)
         model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         server = servers.configured(home, settings, run_dir, ledger, model, await ledger.read(queries.model_digest))

@@ -23,7 +23,8 @@ from typing import Any
 
 from agents.model.describe import language_model, text_config
 from corpus.errors import GateRefused, IntegrityFault, UsageError
-from store.checkpoints import SPARE_BYTES, sync_directory
+from store.checkpoints import SPARE_BYTES
+from store.durable import sync_directory
 from store.floats import said_as, survives
 from store.tensors import ITEM_BYTES, RawTensor, parse
 
