@@ -1,7 +1,6 @@
 """What the checkpoint commands tell: of the ledger and of the files together, or of the ledger alone.
 
-Invariant: changes nothing in the home, whether a service runs or not. What a `prune` takes away meanwhile is told
-as pruned, not as damaged.
+Invariant: changes nothing in the home, whether a service runs or not.
 """
 
 from collections.abc import Sequence
@@ -58,23 +57,6 @@ def shown(home: Home, wanted: str) -> Json:
     except IntegrityFault as fault:
         told["problem"] = str(fault)
     return told
-
-
-def verified(home: Home) -> Json:
-    """Every file of the checkpoints that were not pruned, hashed again."""
-    store = CheckpointStore(home.checkpoints)
-    with standing.ledger_of(home) as connection:
-        known = queries.stored(connection)
-    faults = store.verify(known)
-    with standing.ledger_of(home) as connection:
-        known = [name for name in known if name in queries.stored(connection)]
-        pruned = len(queries.checkpoints(connection)) - len(queries.stored(connection))
-    damaged = [
-        {"checkpoint": fault.checkpoint_id, "path": str(fault.path), "problem": fault.problem}
-        for fault in faults
-        if fault.checkpoint_id in known
-    ]
-    return {"checkpoints": len(known), "pruned": pruned, "damaged": damaged}
 
 
 def difference(home: Home, wanted: Sequence[str]) -> Json:
