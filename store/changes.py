@@ -130,8 +130,6 @@ def _change(name: str, before: RawTensor, after: RawTensor, heads: Heads | None)
     by_row = kind != "attention o"
     rows, columns = before.shape[0] if before.shape else 1, prod(before.shape[1:])
     split = wanted if wanted and (rows if by_row else columns) % wanted == 0 else 0
-    if not by_row and len(before.shape) < 2:  # o's bias is added after the heads have been mixed
-        split = 0
     sums = _sums(before, after, rows, columns, by_row=by_row)
     size = rows * columns
     parts = [_extent(size // split, part) for part in sums.reshape(3, split, -1).sum(axis=2).T] if split else []

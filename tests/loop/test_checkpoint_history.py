@@ -7,6 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Command
 from nights import HEAD, Made, home_of_nights
@@ -16,9 +17,12 @@ from agents.model.describe import digest
 from agents.model.snapshot import to_raw
 from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
+from loop.pruning import _freed
 from store import history
+from store.checkpoints import CheckpointStore
 from store.ledger import Ledger
 from store.schema import checkpoints, meta
+from store.tensors import RawTensor
 
 Json = dict[str, Any]
 Do = Callable[..., Json]
@@ -58,6 +62,11 @@ def ledger(made: Made) -> Iterator[Ledger]:
 def files(made: Made) -> set[str]:
     """Ids of the checkpoints whose manifest is on the disk."""
     return {path.stem for path in (made.home / "checkpoints").glob("*.json")}
+
+
+def size(made: Made) -> int:
+    """Bytes of the blobs on the disk."""
+    return sum(path.stat().st_size for path in (made.home / "checkpoints" / "blobs").iterdir())
 
 
 def loads(made: Made, number: int) -> bool:
@@ -211,6 +220,7 @@ def test_an_empty_policy_is_refused(made: Made, command: Command, policy: tuple[
 
 def test_prune_takes_what_no_rule_keeps_and_says_why_the_rest_stays(made: Made, do: Do) -> None:
     do("pin", made.ids[1])
+    before = size(made)
     dry = do("prune", "--keep-last", 2, "--dry-run")
     assert files(made) == set(made.ids) and dry["dry_run"] is True
     told = do("prune", "--keep-last", 2)
@@ -218,7 +228,8 @@ def test_prune_takes_what_no_rule_keeps_and_says_why_the_rest_stays(made: Made, 
     assert {row["number"]: row["reasons"] for row in told["kept"]} == {
         1: ["pinned"], 4: ["last"], 5: ["active", "last good one", "last"],
     }  # fmt: skip
-    assert told["reachable"] == [made.ids[1], made.ids[4]] and told["freed_bytes"] > 0
+    assert told["reachable"] == [made.ids[1], made.ids[4]]
+    assert told["freed_bytes"] == dry["freed_bytes"] == before - size(made) > 0
     assert files(made) == {made.ids[number] for number in (1, 4, 5)}
     assert [loads(made, number) for number in range(6)] == [False, True, False, False, True, True]
     assert do("verify") == {
@@ -279,6 +290,23 @@ def test_a_candidate_without_a_verdict_is_never_taken(made: Made, do: Do, ledger
         connection.execute(checkpoints.update().where(checkpoints.c.number == 3).values(state="candidate"))
     told = do("prune", "--keep-last", 1)
     assert {row["number"]: row["reasons"] for row in told["kept"]}[3] == ["waits for its verdict"] and loads(made, 3)
+
+
+def test_a_base_that_a_delta_starts_from_is_not_counted_as_freed_and_stays(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    numbers = np.arange(4096, dtype="<u2")
+    ids: list[str] = []
+    for number in range(3):
+        numbers = numbers.copy()
+        numbers[number] ^= 1
+        weights = {"w": RawTensor(dtype="BF16", shape=numbers.shape, data=numbers.tobytes())}
+        ids.append(store.write(weights, None, {"parent": ids[-1] if ids else None}).id)
+    forms = [store.stored(name) for name in ids]
+    assert [one.form for one in forms] == ["whole", "delta", "delta"]
+    assert _freed(store, {ids[0]: [], ids[1]: ["last"], ids[2]: []}) == forms[2].nbytes
+    assert _freed(store, {ids[0]: ["active"], ids[1]: [], ids[2]: []}) == forms[1].nbytes + forms[2].nbytes
+    store.sweep([ids[1]])
+    assert bytes(store.load_weights(ids[1])["w"].data)[:6] == bytes(np.array([1, 0, 2], "<u2"))
 
 
 # ---------------------------------------------------------------- pin

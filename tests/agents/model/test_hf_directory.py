@@ -160,6 +160,23 @@ def test_the_metadata_of_a_file_stays(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"} and file.get_tensor("a").tolist() == [2.0]
 
 
+def test_every_tensor_lies_aligned_whatever_the_order_of_the_files_own(tmp_path: Path) -> None:
+    source = a_directory(tmp_path / "in", {})
+    header = {
+        "mask": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
+        "a": {"dtype": "F32", "shape": [1], "data_offsets": [1, 5]},
+    }
+    text = json.dumps(header).encode()
+    (source / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\1\0\0\0\0")
+    export(planned(source, {"a": raw(2)}), tmp_path / "out")
+    whole = (tmp_path / "out" / "model.safetensors").read_bytes()
+    told = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    assert told["a"]["data_offsets"] == [0, 4] and told["mask"]["data_offsets"] == [4, 5]
+    assert int.from_bytes(whole[:8], "little") % 8 == 0
+    with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
+        assert (file.get_tensor("a").item(), file.get_tensor("mask").item()) == (2.0, 1)
+
+
 # ---------------------------------------------------------------- refused
 
 
