@@ -72,7 +72,7 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
             continue
         digests = [digest for digest in (manifest["weights"], manifest["optimizer"]) if digest]
         needed[bool(why)] |= store.blobs.needed(digests)
-    return sum(path.stat().st_size for path in needed[False] if path.exists())
+    return sum(path.stat().st_size for path in needed[False] - needed[True] if path.exists())
 
 
 def _told(
