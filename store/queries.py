@@ -155,13 +155,18 @@ def kept(connection: Connection) -> list[Row]:
 
 
 def require_stored(connection: Connection, row: Row) -> None:
-    """Raise `GateRefused` for a checkpoint that was pruned, and name the nearest one that is there."""
+    """Raise `GateRefused` for a checkpoint that was pruned, and name the nearest one that a rollback may go to."""
     if row["pruned"] is None:
         return
-    nearest = min(kept(connection), key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
+    now_active = active(connection)["id"]
+    others = [other for other in kept(connection) if other["id"] != now_active]
+    advice = f"only the active one ({now_active[:12]}) is there"
+    if others:
+        nearest = min(others, key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
+        advice = f"beside the active one ({now_active[:12]}) the nearest that is there is {nearest['id'][:12]}"
     raise GateRefused(
-        f"checkpoint {row['id'][:12]} was pruned at {row['pruned']}: its weights are gone. Nothing was changed; "
-        f"the nearest that is there is {nearest['id'][:12]}"
+        f"checkpoint {row['id'][:12]} was pruned at {row['pruned']}: its weights are gone. "
+        f"Nothing was changed; {advice}"
     )
 
 

@@ -249,10 +249,9 @@ def test_the_active_one_stays_when_it_is_neither_new_nor_pinned(made: Made, do: 
 def test_a_rollback_to_what_is_gone_is_refused_and_what_is_there_named(made: Made, do: Do, command: Command) -> None:
     do("prune", "--keep-daily", 2)  # the base is of today, so the days are today and the third of March
     assert files(made) == {made.ids[0], made.ids[5]}
-    for wanted in (made.ids[2][:12], made.ids[4]):
-        message = command("--home", made.home, "--json", "rollback", wanted).failed(13)
-        assert "was pruned" in message and made.ids[5 if wanted == made.ids[4] else 0][:12] in message
-    assert "was pruned" in command("--home", made.home, "--json", "rollback").failed(13)  # its parent is gone
+    for arguments in ((made.ids[2][:12],), (made.ids[4], "--dry-run"), ()):  # its parent is gone, too
+        message = command("--home", made.home, "--json", "rollback", *arguments).failed(13)
+        assert "was pruned" in message and f"the nearest that is there is {made.ids[0][:12]}" in message
     assert command("--home", made.home, "rollback", "base").code == 0
 
 
@@ -322,7 +321,8 @@ def test_a_pin_is_told_noted_and_taken_back(made: Made, do: Do, command: Command
         ("pinned", made.ids[3]), ("unpinned", made.ids[3]),
     ]  # fmt: skip
     do("prune", "--keep-last", 1)
-    assert "was pruned" in command("--home", made.home, "--json", "checkpoints", "pin", made.ids[3]).failed(13)
+    message = command("--home", made.home, "--json", "checkpoints", "pin", made.ids[3]).failed(13)
+    assert "was pruned" in message and f"only the active one ({made.ids[5][:12]}) is there" in message
 
 
 # ---------------------------------------------------------------- as a person sees it
