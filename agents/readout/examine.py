@@ -27,7 +27,6 @@ from corpus import concept_sets, states
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from corpus.text_places import places
-from store.durable import new_file
 from store.tensors import RawTensor
 
 Json = dict[str, Any]
@@ -188,9 +187,7 @@ class Examiner:
         return np.concatenate(rows).astype(np.float64)
 
     def _write(self, name: str, text: str) -> None:
-        with new_file(self.source.directory) as made:
-            made.write(text.encode())
-            made.keep(name)
+        vectors_file.write_files(self.source.directory, {name: [text.encode()]})
 
 
 CURE = "run `nightschool readout train` again"

@@ -90,7 +90,8 @@ def _head(found: Json | None) -> str:
     if found is None:
         return ""
     first = found["top"][0]
-    return f"{_place(first)}: {first['norm']:.2f}, d' {round(first['selectivity'], 1) + 0.0:.1f}; {found['concentration']:.2f}"
+    apart = round(first["selectivity"], 1) + 0.0
+    return f"{_place(first)}: {first['norm']:.2f}, d' {apart:.1f}; {found['concentration']:.2f}"
 
 
 def _place(head: Json) -> str:
