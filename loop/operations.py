@@ -10,6 +10,7 @@ from time import monotonic
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
 from agents.ingest.read import ingest_paths
 from corpus.errors import GateRefused, IntegrityFault, UsageError
@@ -17,6 +18,7 @@ from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
 from store import history, queries, report, work
+from store.checkpoints import CheckpointStore
 from store.records import Measurement, save
 
 Json = dict[str, Any]
@@ -63,7 +65,8 @@ class Operations:
         """Point at an earlier kept checkpoint and serve it."""
         service = self.service
         found = await service.ledger.read(_target, target)
-        self._whole(found["id"], await service.ledger.read(queries.checkpoints))
+        others = await service.ledger.read(history.nearest, found["id"])
+        await anyio.to_thread.run_sync(_need_whole, service.store, found["id"], others)
         active = await service.ledger.read(queries.active)
         undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
         restored = [row["id"] for row in await service.ledger.read(history.restored_by, found["id"])]
@@ -81,16 +84,6 @@ class Operations:
                 await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
                 await service.trainer.rollback(found["id"], settled=True)
         return told
-
-    def _whole(self, checkpoint_id: str, known: list[queries.Row]) -> None:
-        """Refuse a damaged checkpoint, and name the nearest good one."""
-        faults = self.service.store.verify([checkpoint_id])
-        if not faults:
-            return
-        others = [row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id]
-        good = next((other for other in others if not self.service.store.verify([other])), None)
-        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
-        raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
 
     async def measure(self, *, seed: int | None = None) -> Json:
         """Pass rates of the active weights on the held-out scenarios."""
@@ -161,6 +154,14 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
         wanted = history.default_target(connection)
     return queries.checkpoint(connection, wanted)
+
+
+def _need_whole(store: CheckpointStore, checkpoint_id: str, others: list[str]) -> None:
+    """Refuse a damaged checkpoint, and name the first of the others that is whole."""
+    if faults := store.verify([checkpoint_id]):
+        good = next((other for other in others if not store.verify([other])), None)
+        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
+        raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
 
 
 NEEDS_CREW = ("night", "ask", "measure")

@@ -59,6 +59,26 @@ def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
     return line
 
 
+def nearest(connection: Connection, checkpoint_id: str) -> list[str]:
+    """The other checkpoints that one may go back to, nearest first.
+
+    First those that it grew from, then those that grew from it, then those of other lines, by number.
+    """
+    rows = {row["id"]: row for row in queries.checkpoints(connection)}
+    lines = {other: ancestry(connection, other) for other in rows}
+    number = rows[checkpoint_id]["number"]
+
+    def distance(other: str) -> tuple[int, int]:
+        if other in lines[checkpoint_id]:
+            return 0, lines[checkpoint_id].index(other)
+        if checkpoint_id in lines[other]:
+            return 1, lines[other].index(checkpoint_id)
+        return 2, abs(rows[other]["number"] - number)
+
+    usable = [row["id"] for row in rows.values() if row["state"] == "kept" and not row["pruned"]]
+    return sorted((other for other in usable if other != checkpoint_id), key=distance)
+
+
 def default_target(connection: Connection) -> str:
     """The kept checkpoint before the active one."""
     active = queries.active(connection)

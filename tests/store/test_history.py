@@ -233,6 +233,19 @@ def test_nobody_rolls_back_to_what_was_not_kept_to_where_they_are_or_to_nothing(
     assert pointers(connection) == [BASE]
 
 
+def test_the_nearest_checkpoint_is_one_that_it_grew_from_then_one_that_grew_from_it(connection: Connection) -> None:
+    first, second, third = (a_kept_night(connection, name) for name in ("p1", "p2", "p3"))
+    history.roll_back(connection, BASE, "by hand")
+    aside = a_kept_night(connection, "p4")
+    refused = a_trained_night(connection, a_pair("p5", "?"))
+    decide(connection, refused, "roll back")
+    assert history.nearest(connection, second) == [first, BASE, third, aside]
+    assert history.nearest(connection, third) == [second, first, BASE, aside]
+    assert history.nearest(connection, BASE) == [first, aside, second, third]
+    apply(connection, Change(table="checkpoints", where={"id": first}, values={"pruned": "2026-01-01"}))
+    assert history.nearest(connection, second) == [BASE, third, aside]
+
+
 def test_a_checkpoint_may_be_named_by_its_beginning_unless_several_begin_so(connection: Connection) -> None:
     made = a_kept_night(connection, "p1")
     assert queries.checkpoint(connection, made[:12])["id"] == made
