@@ -143,7 +143,9 @@ def _delta(base: Array, new: Array, live: Array, path: Path, threads: int) -> Wa
     def write(to: Path) -> None:
         nonlocal digest
         with to.open("wb") as file:
-            digest = encode(old, now, file, base_sha256=BASE, base_prints=prints, threads=threads).sha256
+            digest = encode(
+                old, now, file, base_sha256=BASE, new_sha256=BASE, base_prints=prints, threads=threads
+            ).sha256
             _durable(file)
 
     def read() -> Delta:
@@ -236,7 +238,7 @@ def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]
 
 
 def _sizes(start: Mapping[str, RawTensor], now: Mapping[str, RawTensor], prints: Prints) -> dict[str, float]:
-    made = encode(start, now, io.BytesIO(), base_sha256=BASE, base_prints=prints)
+    made = encode(start, now, io.BytesIO(), base_sha256=BASE, new_sha256=BASE, base_prints=prints)
     whole = sum(len(tensor.data) for tensor in now.values())
     one, other = (np.frombuffer(b"".join(tensor.data for tensor in those.values()), np.uint8) for those in (start, now))
     xor = len(zstandard.ZstdCompressor(level=1).compress((one ^ other).data))
