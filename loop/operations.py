@@ -5,6 +5,7 @@ carry the same thing. Knows neither.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -22,6 +23,8 @@ from store.checkpoints import CheckpointStore
 from store.records import Measurement, save
 
 Json = dict[str, Any]
+BY_HAND = "rolled back by hand"
+"""Why the pointer was moved, and why a night was ended with it."""
 CHECK_S = 0.05
 """Between two looks at an update that is to end."""
 
@@ -61,10 +64,11 @@ class Operations:
         active = await self.service.ledger.read(queries.active)
         return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
 
-    async def rollback(self, *, target: str | None = None, dry_run: bool = False) -> Json:
-        """Point at an earlier kept checkpoint and serve it."""
+    async def rollback(self, *, target: str | None = None, dry_run: bool = False, now: bool = False) -> Json:
+        """Point at an earlier kept checkpoint and serve it; with `now` a night that runs is ended first."""
         service = self.service
-        found = await service.ledger.read(_target, target)
+        night = await service.ledger.read(queries.running_night) if now else None
+        found = await service.ledger.read(_target, target, night)
         others = await service.ledger.read(history.nearest, found["id"])
         await anyio.to_thread.run_sync(_need_whole, service.store, found["id"], others)
         active = await service.ledger.read(queries.active)
@@ -78,12 +82,26 @@ class Operations:
             "restored": restored,
             "dry_run": dry_run,
         }
+        if now:
+            told["night"] = None if night is None else night["id"]
         if not dry_run:
-            await service.ledger.write(history.roll_back, found["id"], "rolled back by hand")
+            if night is None:
+                await service.ledger.write(history.roll_back, found["id"], BY_HAND)
+            else:
+                await self._end(night["id"], found["id"])
             if service.crew.keeps_mapping():
                 await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
                 await service.trainer.rollback(found["id"], settled=True)
         return told
+
+    async def _end(self, night_id: str, target_id: str) -> None:
+        """Point at the checkpoint and end the night, in one transaction; return when nothing of it goes on."""
+        service = self.service
+        await service.ledger.write(partial(history.roll_back_now, settles=service.working), target_id, BY_HAND)
+        service.wake()
+        while (await service.ledger.read(queries.night, night_id))["state"] != "done":
+            await service.drop(night_id, BY_HAND)  # again until it has ended: a piece of work may just have been taken
+            await anyio.sleep(CHECK_S)
 
     async def measure(self, *, seed: int | None = None) -> Json:
         """Pass rates of the active weights on the held-out scenarios."""
@@ -149,8 +167,13 @@ class Operations:
         return {"paused": paused}
 
 
-def _target(connection: Any, wanted: str | None) -> queries.Row:
-    """The checkpoint to go back to: the one that was named, else the kept one before the active."""
+def _target(connection: Any, wanted: str | None, night: queries.Row | None) -> queries.Row:
+    """The checkpoint to go back to: the one that was named, else the kept one before the active.
+
+    From the base there is none before it, but a night that is to be ended is something to go back from.
+    """
+    if wanted is None and night is not None and (active := queries.active(connection))["parent_id"] is None:
+        return active
     if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
         wanted = history.default_target(connection)
     return queries.checkpoint(connection, wanted)
