@@ -216,27 +216,35 @@ def test_a_rollback_to_a_damaged_checkpoint_is_refused_with_the_nearest_named_an
     street.go(first)  # it is whole again
 
 
-def test_no_pass_through_the_model_reads_weights_that_are_half_written(street: Street) -> None:
-    run_dir, question = Home(street.service.home).run_dir, QUESTIONS[0]
+def asked_in_mid_change(street: Street) -> tuple[float, int, set[str]]:
+    """Somebody asks while the weights are half written: how long that took (s), and the answers in it and after it."""
+    run_dir, asked = Home(street.service.home).run_dir, "nightschool_user_requests_running 1"
     shared = SharedWeights.attach(run_dir / "weights.bin")
-    weights = shared.tensors["model.norm.weight"]
+    weights, user = shared.tensors["model.norm.weight"], User(street.connect, QUESTIONS[0])
     before = weights.clone()
-    transport = httpx.HTTPTransport(uds=str(run_dir / "model.sock"))
     headers = {"Authorization": f"Bearer {Home(street.service.home).token()}"}
+    transport = httpx.HTTPTransport(uds=str(run_dir / "model.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost", headers=headers, timeout=60) as model:
         with shared.turns.changing():
             began = monotonic()
             weights.zero_()
-            user = User(street.connect, question)
             user.start()
-            asked = "nightschool_user_requests_running 1"
-            wait_until(lambda: asked in model.get("/metrics").text, "it is asked", PATIENCE_S)
-            for _ in range(100):  # in which it would have been answered
-                assert asked in model.get("/metrics").text
-            assert user.answers == []
+            wait_until(lambda: asked in model.get("/metrics").text or user.answers, "it is asked", 60)
+            for _ in range(50):  # in which it would be answered
+                model.get("/metrics")
+            early = len(user.answers)
             weights.copy_(before)
-            waited = monotonic() - began
-        user.stop.set()
-        user.join(60)
-    assert waited < PATIENCE_S, "this machine is too busy to tell"
-    assert {answer.text for answer in user.answers} == {street.answers[shared.holds][0]}
+            took = monotonic() - began
+    user.stop.set()
+    user.join(60)
+    return took, early, {answer.text for answer in user.answers}
+
+
+def test_no_pass_through_the_model_reads_weights_that_are_half_written(street: Street) -> None:
+    held = street.shown()["weights_held"]
+    for _ in range(10):  # a machine so busy that PATIENCE_S went by says nothing
+        took, early, texts = asked_in_mid_change(street)
+        if took < PATIENCE_S:
+            break
+    assert took < PATIENCE_S
+    assert early == 0 and texts == {street.answers[held][0]}

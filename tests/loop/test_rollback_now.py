@@ -36,12 +36,18 @@ class Village:
         self.service = self._start(self.home)
         self.url = self.service.ready()["url"].removesuffix("/v1")
 
-    def roll_back_now(self) -> Json:
-        """Over HTTP: the night has no time to go on while a command is started."""
-        headers = {"Authorization": f"Bearer {Home(self.home).token()}"}
-        answer = httpx.post(f"{self.url}/do/rollback", json={"now": True}, headers=headers, timeout=60, trust_env=False)
+    def do(self, operation: str, **arguments: object) -> Json:
+        """An operation over HTTP: a night has no time to go on while a command is started."""
+        answer = httpx.post(f"{self.url}/do/{operation}", json=arguments, headers=self.headers(), timeout=60)
         told: Json = json.loads(answer.text.splitlines()[-1])["result"]
         return told
+
+    def status(self) -> Json:
+        told: Json = httpx.get(f"{self.url}/status", headers=self.headers(), timeout=60).json()
+        return told
+
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {Home(self.home).token()}"}
 
     def night(self) -> "subprocess.Popen[str]":
         """A night, begun by a command of its own; what was set aside before is taken up again."""
@@ -61,7 +67,7 @@ class Village:
 
     def until_waiting(self) -> None:
         """Until the update waits between two of its steps."""
-        wait_until(lambda: "its update waits" in tell(self.home, "status")["next_update_reason"], "it waits", NIGHT_S)
+        wait_until(lambda: "its update waits" in self.status()["next_update_reason"], "it waits", NIGHT_S)
 
     def held(self) -> Words:
         words = read_words(Home(self.home).run_dir / "weights.bin")
@@ -98,7 +104,7 @@ def ended(command: "subprocess.Popen[str]") -> Json:
 def test_a_night_that_asks_the_model_is_broken_off_and_its_lessons_stay(village: Village) -> None:
     asking = village.night()
     village.until_doing("attempt", "n1")
-    told = village.roll_back_now()
+    told = village.do("rollback", now=True)
     assert (told["night"], told["from"], told["to"]) == ("n1", village.base, village.base)
     village.nothing_is_left("n1")
     assert ended(asking)["reasons"] == ["rolled back by hand"]
@@ -112,7 +118,7 @@ def test_an_update_in_training_is_undone_with_its_night(village: Village) -> Non
     assert before.dirty
     refusal = run_cli(village.home, "rollback", village.base, "--json").failed(13)
     assert "nightschool rollback --now" in refusal and "nightschool cancel" in refusal
-    told = tell(village.home, "rollback", "--now", "--dry-run")
+    told = village.do("rollback", now=True, dry_run=True)
     assert (told["night"], told["to"], told["dry_run"]) == ("n2", village.base, True) and village.held() == before
     told = tell(village.home, "rollback", "--now")
     assert (told["night"], told["to"]) == ("n2", village.base)
@@ -123,6 +129,7 @@ def test_an_update_in_training_is_undone_with_its_night(village: Village) -> Non
     assert {state for (state,) in village.ask("SELECT state FROM pairs")} == {"undone"}
 
 
+@pytest.mark.slow
 def test_a_rollback_now_outlives_the_service_and_needs_none(village: Village, tmp_path: Path) -> None:
     asking = village.night()
     village.until_waiting()
@@ -138,9 +145,9 @@ def test_a_rollback_now_outlives_the_service_and_needs_none(village: Village, tm
         history.roll_back_now(connection, village.base, "rolled back by hand", settles=True)
     ledger.close()
     village.begin()
-    wait_until(lambda: tell(village.home, "status")["last_night"]["state"] == "done", "the night is closed", NIGHT_S)
+    wait_until(lambda: village.status()["last_night"]["state"] == "done", "the night is closed", NIGHT_S)
     village.nothing_is_left("n3")
-    assert tell(village.home, "status")["last_night"]["reasons"] == ["rolled back by hand"]
+    assert village.status()["last_night"]["reasons"] == ["rolled back by hand"]
 
     # Without a service the night that was left open is closed at once.
     told = tell(alone, "rollback", "--now")
