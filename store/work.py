@@ -58,9 +58,12 @@ def withdraw(connection: Connection, night_id: str, why: str) -> None:
     connection.execute(update(work).where(waiting).values(state="withdrawn", holder=None, error=why))
 
 
-def is_withdrawn(connection: Connection, item: Work) -> bool:
-    """Whether nobody wants this any more, although it was taken."""
-    return connection.execute(select(work.c.state).where(work.c.id == item.id)).scalar() == "withdrawn"
+def is_wanted(connection: Connection, item: Work) -> bool:
+    """Whether this work is still in the ledger, where its number may be another's by now, and was not withdrawn."""
+    row = connection.execute(select(work).where(work.c.id == item.id)).mappings().first()
+    if row is None or row["state"] == "withdrawn":
+        return False
+    return all(row[key] == getattr(item, key) for key in ("kind", "subject", "night_id"))
 
 
 def finish(connection: Connection, item: Work) -> None:
@@ -70,7 +73,7 @@ def finish(connection: Connection, item: Work) -> None:
 
 def fail(connection: Connection, item: Work, error: str) -> bool:
     """Count a failure; returns whether the work is now set aside."""
-    if is_withdrawn(connection, item):
+    if not is_wanted(connection, item):
         return False
     attempts = item.attempts + 1
     aside = attempts >= MAX_ATTEMPTS
@@ -81,7 +84,7 @@ def fail(connection: Connection, item: Work, error: str) -> bool:
 
 def hand_back(connection: Connection, item: Work) -> None:
     """Give up a lease without a failure: the service is stopping, or a user came back."""
-    if not is_withdrawn(connection, item):
+    if is_wanted(connection, item):
         _set(connection, item.id, state="ready", holder=None)
 
 
