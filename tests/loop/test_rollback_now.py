@@ -114,12 +114,12 @@ def test_a_night_that_asks_the_model_is_broken_off_and_its_lessons_stay(village:
 def test_an_update_in_training_is_undone_with_its_night(village: Village) -> None:
     asking = village.night()
     village.until_waiting()
-    before = village.held()
-    assert before.dirty
+    assert village.held().dirty
     refusal = run_cli(village.home, "rollback", village.base, "--json").failed(13)
     assert "nightschool rollback --now" in refusal and "nightschool cancel" in refusal
     told = village.do("rollback", now=True, dry_run=True)
-    assert (told["night"], told["to"], told["dry_run"]) == ("n2", village.base, True) and village.held() == before
+    assert (told["night"], told["to"], told["dry_run"]) == ("n2", village.base, True)
+    assert village.status()["last_night"]["state"] == "running" and village.held().dirty  # nothing was changed
     told = tell(village.home, "rollback", "--now")
     assert (told["night"], told["to"]) == ("n2", village.base)
     village.nothing_is_left("n2")
