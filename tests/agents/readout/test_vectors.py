@@ -56,7 +56,7 @@ def test_a_vector_points_to_where_most_of_its_texts_lie(method: Method, places: 
     mine = np.outer(places, direction) + 0.1 * rng.normal(size=(4, 16))
     activations = np.concatenate([mine, 0.1 * rng.normal(size=(4, 16))])
     (found,) = concept_vectors(activations, [*"aaaa", *[None] * 4], ("a",), method)
-    assert found @ direction > 0.9
+    assert found @ direction > 0.5
 
 
 def test_texts_of_no_concept_are_negatives_of_every_one() -> None:
