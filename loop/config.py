@@ -74,6 +74,11 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "verdict.margin": (0, 1),
     "verdict.perplexity": (1, 1000),
     "verdict.drift": (0, inf),
+    "verdict.joint_drift": (0, inf),
+    "monitor.turns": (0, inf),
+    "monitor.attempts": (0, inf),
+    "monitor.share": (0, 1),
+    "monitor.reestimate_nights": (0, inf),
     "http.port": (0, 65535),
 }
 """What each number may be, both ends included; Apollo's own are checked by the trainer's settings."""
@@ -145,6 +150,28 @@ class VerdictSettings:
     """Largest ratio of the perplexity on ordinary text, after to before."""
     drift: float = 1.5
     """Largest move of a concept's mean reading, in its spreads over the panel."""
+    joint_drift: float = 1.0
+    """Largest distance that all readings moved together, in spreads per concept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """What is read of the model's inner states beside the fixed panel."""
+
+    __pydantic_config__ = _FORBID
+
+    enabled: bool = True
+    """Whether the turns of conversations and the attempts of a night are read; the panel always is."""
+    turns: int = 2000
+    """Turns that one night reads at most, by whole conversations, those with a signal first; the rest waits."""
+    attempts: int = 256
+    """Attempts that one night reads at most, drawn evenly."""
+    share: float = 1.0
+    """Share of the conversations that are read at all, drawn by their ids."""
+    reestimate_nights: int = 14
+    """After so many nights the concept vectors are estimated anew, on the weights of then; 0 for never."""
+    locate: bool = True
+    """Whether it is looked up, after each update, where in the weights it lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +204,7 @@ class Settings(BaseSettings):
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
+    monitor: MonitorSettings = Field(default_factory=MonitorSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
 
     @property

@@ -4,17 +4,22 @@ Invariant: the readings that a verdict compares were taken with the same vectors
 weights alone, while no night runs. Knows no file of theirs.
 """
 
+from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
+from agents.model.vectors_file import Vectors
+from agents.readout import drift as drifts
+from agents.readout.drift import FLOOR, Joint
+from agents.readout.monitor import Monitor
 from agents.readout.train import default_set
 from agents.readout.train import train as train_vectors
 from agents.readout.vectors import METHODS
 from corpus.concept_sets import NAMES, ConceptSet, load
 from corpus.errors import GateRefused, NightschoolError, UsageError
-from store import queries
+from store import inner, queries
 from store.records import Reading
 
 if TYPE_CHECKING:
@@ -82,6 +87,7 @@ async def train(service: "Service", **asked: Any) -> Json:
     report = service.reporter("readout", "")
     vectors, told = await train_vectors(source, texts, layers=layers, method=method, report=report)
     count = service.stages.monitor.layers()
+    await service.ledger.write(_made, version_of(service.stages.monitor, vectors, method))
     return {
         "concepts": list(vectors.concepts),
         "corpus": texts.name,
@@ -102,6 +108,12 @@ async def train(service: "Service", **asked: Any) -> Json:
     }
 
 
+def _made(connection: Connection, version: inner.Version) -> None:
+    """Note vectors that were made by hand."""
+    last = queries.last_night(connection)
+    inner.meet(connection, version, last["id"] if last else "")
+
+
 async def settled(service: "Service") -> queries.Row:
     """The active checkpoint, if it is what is served, and no night is about to change that."""
     if await service.ledger.read(queries.running_night) is not None:
@@ -114,25 +126,82 @@ async def settled(service: "Service") -> queries.Row:
     return active
 
 
-async def take(stages: "Stages", night_id: str, when: str, report: "Report") -> tuple[Reading, ...]:
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """Readings that the ledger has not yet."""
+
+    readings: tuple[Reading, ...]
+    panels: tuple[tuple[str, Any], ...]
+    """Weights, and the scores of the panel's texts, `(n_texts, n_concepts)`."""
+    version: inner.Version
+    """The vectors that they were taken with."""
+
+
+async def take(stages: "Stages", night_id: str, when: str, report: "Report") -> Taken:
     """The readings of an update's parent ("before") or candidate ("after") that the ledger has not yet.
 
-    After an update the parent's are taken again where they came of other vectors than there are now.
+    After an update the parent's are taken again where they came of other vectors than there are now. Vectors that are
+    due are estimated anew before an update, never between its two sides.
     """
     held = await stages.hold(night_id, when)
-    vectors = await stages.monitor.vectors(held["weights_sha256"], report)
-    found: tuple[Reading, ...] = ()
+    vectors, method = await stages.monitor.vectors(held["weights_sha256"], report), None
+    if when == "before" and await stages.ledger.read(_due, stages, night_id, vectors, held["weights_sha256"]):
+        last = await stages.ledger.read(inner.last_version)
+        method = (last or {}).get("method") or METHODS[0]
+        vectors = await stages.monitor.again(held["weights_sha256"], vectors, method, report)
+    readings: tuple[Reading, ...] = ()
+    panels = []
     for at in (when,) if when == "before" else (when, "before"):
         weights = (await stages.checkpoint(night_id, at))["weights_sha256"]
-        if vectors.digest not in await stages.ledger.read(queries.read_with, weights):
+        if not await stages.ledger.read(_is_read, weights, vectors.digest):
             await stages.hold(night_id, at)
-            found = (*found, *await stages.monitor.read(weights, vectors))
-    return found
+            scores = await stages.monitor.panel(weights, vectors)
+            readings = (*readings, *await stages.monitor.read(weights, vectors, scores))
+            panels.append((weights, scores))
+    return Taken(readings=readings, panels=tuple(panels), version=version_of(stages.monitor, vectors, method))
+
+
+def keep(connection: Connection, taken: Taken, night_id: str) -> None:
+    """Note the vectors of readings, and the panel's scores."""
+    inner.meet(connection, taken.version, night_id)
+    for weights, scores in taken.panels:
+        inner.save_panel(connection, weights, taken.version.digest, inner.rounded(scores))
+
+
+def version_of(monitor: Monitor, vectors: Vectors, method: str | None = None) -> inner.Version:
+    """Vectors as the ledger notes them, at the layer that they read at."""
+    layer = monitor.read_at(vectors)
+    return inner.Version(
+        digest=vectors.digest,
+        weights_sha256=vectors.weights_version,
+        layer=layer,
+        concepts=vectors.concepts,
+        corpus_sha256=vectors.corpus_sha256,
+        values=vectors.values[vectors.layers.index(layer)],
+        method=method,
+    )
+
+
+def _due(connection: Connection, stages: "Stages", night_id: str, vectors: Vectors, weights: str) -> bool:
+    """Whether it is time to estimate the vectors anew: so many nights after the last time, on other weights.
+
+    Not those that the ledger has not met: somebody has made them since, or a night that was broken off.
+    """
+    nights, last = stages.settings.monitor.reestimate_nights, inner.last_version(connection)
+    if not nights or last is None or last["digest"] != vectors.digest or vectors.weights_version == weights:
+        return False
+    return inner.nights_old(connection, night_id) >= nights
+
+
+def _is_read(connection: Connection, weights: str, vectors: str) -> bool:
+    """Whether the ledger has all that is read of these weights with these vectors."""
+    there = vectors in queries.read_with(connection, weights)
+    return there and inner.panel(connection, weights, vectors) is not None
 
 
 def pair(connection: Connection, parent: str, candidate: str) -> tuple[dict[str, queries.Row], dict[str, queries.Row]]:
     """The readings of both weights, taken with the same vectors."""
-    vectors = max(queries.read_with(connection, parent, candidate), default="")
+    vectors = inner.together(connection, parent, candidate)
     if not vectors:
         raise NightschoolError(
             "the weights before and after were not read with the same vectors: no verdict without it"
@@ -143,7 +212,17 @@ def pair(connection: Connection, parent: str, candidate: str) -> tuple[dict[str,
 def drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict[str, float]:
     """Each concept's move, in spreads of its readings over the panel before."""
     return {
-        name: (after[name]["mean"] - row["mean"]) / max(row["spread"], 1e-6)
+        name: (after[name]["mean"] - row["mean"]) / max(row["spread"], FLOOR)
         for name, row in before.items()
         if name != "perplexity"
     }
+
+
+def joint(connection: Connection, parent: str, candidate: str) -> Joint | None:
+    """How far the readings moved together; None where the panel was not kept, as before it was."""
+    vectors = inner.together(connection, parent, candidate)
+    sides = [inner.panel(connection, weights, vectors) for weights in (parent, candidate)]
+    met = {row["digest"]: row["concepts"] for row in inner.versions(connection)}
+    if sides[0] is None or sides[1] is None or vectors not in met:
+        return None
+    return drifts.joint(sides[0], sides[1], met[vectors])

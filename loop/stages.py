@@ -185,10 +185,10 @@ class Stages:
 
     async def read(self, item: Work, report: Report) -> Outcome:
         """Take the readings, before or after."""
-        readings = await readouts.take(self, item.night_id, item.subject, report)
-        if not readings:
-            return Outcome(facts={"known": True})
-        return Outcome(records=readings, facts={reading.name: round(reading.mean, 4) for reading in readings})
+        taken = await readouts.take(self, item.night_id, item.subject, report)
+        told = {reading.name: round(reading.mean, 4) for reading in taken.readings} or {"known": True}
+        keep = partial(readouts.keep, taken=taken, night_id=item.night_id)
+        return Outcome(records=taken.readings, then=keep, facts=told)
 
     async def checkpoint(self, night_id: str, when: str) -> queries.Row:
         """The update's parent ("before") or its candidate ("after")."""
@@ -240,7 +240,13 @@ class Stages:
             ],
             perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),
             drift=readouts.drift(*readings),
-            limits=Limits(margin=limits.margin, perplexity=limits.perplexity, drift=limits.drift),
+            joint=readouts.joint(connection, parent, candidate),
+            limits=Limits(
+                margin=limits.margin,
+                perplexity=limits.perplexity,
+                drift=limits.drift,
+                joint_drift=limits.joint_drift,
+            ),
             last_round=int(item.subject) + 1 >= limits.max_rounds,
         )
 

@@ -7,11 +7,16 @@ the last one rolls back.
 
 from dataclasses import dataclass
 from math import comb, sqrt
+from typing import Protocol
 
 IMPROVED_P = 0.05
 """One-sided level of the exact McNemar test on a behaviour that the update meant to change."""
 MARGIN = 0.05
 """Non-inferiority margin: a drop of the pass rate that matters."""
+MOST_NAMED = 8
+"""Concepts that a verdict names one by one."""
+MOST_JOINT = 4
+"""Concepts that are named of those that moved together."""
 Z = 1.6449
 """Normal quantile of a one-sided 95 % bound."""
 
@@ -39,6 +44,17 @@ class Limits:
     """Largest ratio of the perplexity on ordinary text, after to before."""
     drift: float = 1.5
     """Largest standardised move of a concept's reading."""
+    joint_drift: float = 1.0
+    """Largest distance that all readings moved together, in spreads per concept."""
+
+
+class Together(Protocol):
+    """How far all readings moved together: see `agents.readout.drift`."""
+
+    @property
+    def distance(self) -> float: ...
+    @property
+    def parts(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +98,14 @@ def rule(
     *,
     perplexity: tuple[float, float],
     drift: dict[str, float],
+    joint: Together | None = None,
     limits: Limits,
     last_round: bool,
 ) -> Ruling:
     """The verdict on one update.
 
-    perplexity: before and after, on held-out ordinary text. drift: standardised move of each concept.
+    perplexity: before and after, on held-out ordinary text. drift: standardised move of each concept. joint: of all
+    together; None where that is not known.
     """
     tests = [_compare(item, limits) for item in paired]
     faults, open_questions = [], []
@@ -97,7 +115,7 @@ def rule(
         elif test["outcome"] == "unsure":
             open_questions.append(f"{test['behaviour']} may be worse by over {limits.margin:.0%}")
     gained = [str(test["behaviour"]) for test in tests if test["outcome"] == "improved"]
-    health, harm = _health(perplexity, drift, limits)
+    health, harm = _health(perplexity, drift, joint, limits)
     tests, faults = tests + health, faults + harm
     if faults:
         return Ruling(decision="roll back", reasons=faults, tests=tests)
@@ -144,7 +162,7 @@ def _compare(item: Paired, limits: Limits) -> dict[str, object]:
 
 
 def _health(
-    perplexity: tuple[float, float], drift: dict[str, float], limits: Limits
+    perplexity: tuple[float, float], drift: dict[str, float], joint: Together | None, limits: Limits
 ) -> tuple[list[dict[str, object]], list[str]]:
     """What may speak against an update whatever its pass rates: the tests, and the faults found."""
     before, after = perplexity
@@ -156,7 +174,19 @@ def _health(
     faults = []
     if not ratio <= limits.perplexity:  # also when it is not a number
         faults.append(f"perplexity on ordinary text rose {ratio:.2f}x (limit {limits.perplexity:.2f}x)")
-    for name, value in sorted(drift.items()):
-        if not abs(value) <= limits.drift:
-            faults.append(f"the reading of '{name}' moved by {value:+.1f} spreads (limit {limits.drift:.1f})")
+    moved = sorted(drift.items(), key=lambda item: (-abs(item[1]), item[0]))
+    beyond = [(name, value) for name, value in moved if not abs(value) <= limits.drift]
+    for name, value in beyond[:MOST_NAMED]:
+        faults.append(f"the reading of '{name}' moved by {value:+.1f} spreads (limit {limits.drift:.1f})")
+    if len(beyond) > MOST_NAMED:
+        faults.append(f"and {len(beyond) - MOST_NAMED} more readings moved by over {limits.drift:.1f} spreads")
+    if joint is not None:
+        parts = list(joint.parts.items())[:MOST_NAMED]
+        tests.append({"joint_drift": round(joint.distance, 3), "parts": {name: round(v, 3) for name, v in parts}})
+        if not joint.distance <= limits.joint_drift:
+            told = ", ".join(f"'{name}' {drift.get(name, 0.0):+.1f}" for name, _ in parts[:MOST_JOINT])
+            faults.append(
+                f"the readings moved together by {joint.distance:.2f} spreads a concept "
+                f"(limit {limits.joint_drift:.2f}), most by {told}"
+            )
     return tests, faults

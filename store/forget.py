@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, func, or_, select
 
 from corpus.errors import GateRefused, UnknownId
-from store import history, queries, schema
+from store import history, inner, queries, schema
 from store.derived import Derived, gather
 from store.ledger import now
 from store.outcome import note
@@ -150,6 +150,7 @@ def _remove(connection: Connection, derived: Derived) -> None:
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     delete_among(connection, schema.update_pairs, "pair_id", derived.pairs)
     delete_among(connection, schema.pairs, "id", derived.pairs)
+    inner.forget(connection, derived.turns, derived.attempts)
     delete_among(connection, schema.attempts, "id", derived.attempts)
     delete_among(connection, schema.dreams, "id", derived.dreams)
     e = schema.edges

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine, inspect, select
 
 from corpus.errors import IntegrityFault
-from store.schema import meta, metadata
+from store.schema import meta
+from store.schema_readings import metadata
 
 
 def _first_schema(connection: Connection) -> None:
@@ -43,11 +44,18 @@ def _readings_name_their_vectors(connection: Connection) -> None:
         connection.execute(metadata.tables["readings"].insert(), [{**row, "vectors": ""} for row in rows])
 
 
+def _what_was_read_is_kept(connection: Connection) -> None:
+    """The tables of `schema_readings`."""
+    for name in ("vector_versions", "turn_readings", "attempt_readings", "baselines", "panel_readings", "moves"):
+        metadata.tables[name].create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
     _checkpoints_can_be_pruned,
     _readings_name_their_vectors,
+    _what_was_read_is_kept,
 )
 
 

@@ -253,10 +253,10 @@ def save(connection: Connection, records: Iterable[Record]) -> None:
         by_table[type(record)].append({f.name: getattr(record, f.name) for f in fields(record)})
     for kind, rows in by_table.items():
         if rows:
-            connection.execute(_insert_or_ignore(connection, TABLES[kind]), rows)
+            connection.execute(insert_or_ignore(connection, TABLES[kind]), rows)
 
 
-def _insert_or_ignore(connection: Connection, table: Table) -> Any:
+def insert_or_ignore(connection: Connection, table: Table) -> Any:
     """INSERT that leaves a row alone that is there already, in this database's dialect."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()

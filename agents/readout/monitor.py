@@ -17,8 +17,8 @@ from agents.model.client import ModelClient
 from agents.model.vectors_file import CARD, CURE, Vectors, read
 from agents.readout.collect import Reader, Report, Source, run
 from agents.readout.train import default_set, train
-from agents.readout.vectors import scores
-from corpus.concept_sets import load
+from agents.readout.vectors import Array, Method, scores
+from corpus.concept_sets import NAMES, load
 from corpus.errors import IntegrityFault
 from corpus.world import ordinary
 from corpus.world.concepts import panel
@@ -89,16 +89,35 @@ class Monitor:
             raise IntegrityFault(f"{self.directory / CARD} is of layers that this model has not: {CURE}")
         return found
 
-    async def read(self, weights_sha256: str, vectors: Vectors) -> tuple[Reading, ...]:
-        """The readings of the weights that are served now, and their perplexity on ordinary text.
+    async def again(
+        self, weights_sha256: str, known: Vectors, method: Method = "mean", report: Report | None = None
+    ) -> Vectors:
+        """These vectors estimated anew, in the same way, on the weights that are served now; they take their place."""
+        sets = {texts.sha256: texts for texts in map(load, NAMES)}
+        texts = sets.get(known.corpus_sha256) or load(default_set(self.model_digest))
+        source = self.source(weights_sha256)
+        found, _ = await train(source, texts, layers=known.layers, method=method, report=report)
+        return found
 
-        Of vectors of several layers, those of the layer that is nearest to `layer` are read with.
-        """
-        layer = min(vectors.layers, key=lambda known: (abs(known - self.layer), known))
+    def read_at(self, vectors: Vectors) -> int:
+        """The layer that these vectors read at: of several, the one that is nearest to `layer`."""
+        return min(vectors.layers, key=lambda known: (abs(known - self.layer), known))
+
+    async def panel(self, weights_sha256: str, vectors: Vectors) -> Array:
+        """The scores of the fixed panel's texts on the weights that are served now, `(n_texts, n_concepts)`."""
+        layer = self.read_at(vectors)
         seen = await run(self.source(weights_sha256), panel(), layers=[layer])
         if seen.stream.shape[2] != vectors.hidden_size:
             raise IntegrityFault(f"{self.directory / CARD} is of another model: {CURE}")
-        found = scores(seen.of(layer), vectors.values[vectors.layers.index(layer)].astype("float64"))
+        return scores(seen.of(layer), vectors.values[vectors.layers.index(layer)].astype("float64"))
+
+    async def read(self, weights_sha256: str, vectors: Vectors, found: Array | None = None) -> tuple[Reading, ...]:
+        """The readings of the weights that are served now, and their perplexity on ordinary text.
+
+        found: what `panel` gave on these weights; it is read if it is not given.
+        """
+        if found is None:
+            found = await self.panel(weights_sha256, vectors)
         readings = [
             Reading(
                 weights_sha256=weights_sha256,
