@@ -1,8 +1,8 @@
 """Which work follows which outcome: the one place that knows the order of a night.
 
     extract                                            (by day, one for each conversation)
-    plan -> [dream, attempt, pair] for each behaviour -> propose
-         -> measure and read before -> train -> measure and read after -> rule -> settle
+    plan -> listen to turns -> [dream, attempt, pair] for each behaviour -> listen to attempts -> propose
+         -> measure and read before -> train -> measure and read after -> locate -> rule -> settle
 
 Invariant: pure. Work runs in the order in which it is queued, so queueing is ordering. A night always ends
 with `settle`, whatever failed: there the mapping is made to hold the active checkpoint and the night is closed.
@@ -16,7 +16,10 @@ from store.work import Work
 FollowUp = tuple[str, str]
 """(kind, subject) of work to queue."""
 
-NIGHT_KINDS = ("plan", "dream", "attempt", "pair", "propose", "measure", "read", "train", "rule", "settle")
+NIGHT_KINDS = (
+    *("plan", "listen", "dream", "attempt", "pair", "propose"),
+    *("measure", "read", "train", "locate", "rule", "settle"),
+)
 """Work of a night, which needs the model server and the trainer."""
 DECIDING = ("plan", "propose", "train", "rule")
 """Work without whose outcome a night cannot go on."""
@@ -26,9 +29,9 @@ def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
     """What is to be done after this outcome."""
     if item.kind == "plan":
         if outcome.decision == "nothing":
-            return [("settle", "night")]
+            return [("listen", "turns"), ("settle", "night")]
         lessons = [(kind, name) for name in outcome.names for kind in ("dream", "attempt", "pair")]
-        return [*lessons, ("propose", "update")]
+        return [("listen", "turns"), *lessons, ("listen", "attempts"), ("propose", "update")]
     if item.kind == "propose":
         if outcome.decision == "nothing":
             return [("settle", "night")]
@@ -36,7 +39,7 @@ def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
     if item.kind == "train":
         if outcome.decision == "refused":
             return [("settle", "night")]
-        return [*_measure("after", 0, outcome.names), ("read", "after"), ("rule", "0")]
+        return [*_measure("after", 0, outcome.names), ("read", "after"), ("locate", "update"), ("rule", "0")]
     if item.kind == "rule":
         if outcome.decision != "inconclusive":
             return [("settle", "night")]

@@ -1,6 +1,7 @@
 """Who does which kind of work: the agents and the stages, by the kinds that the flow queues."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from agents.dreamer.dream import Dreamer
 from agents.dreamer.temperature import FailureRate, observe
@@ -14,6 +15,8 @@ from agents.trainer.client import TrainerClient
 from agents.trainer.student import Student
 from corpus.behaviour import Behaviour
 from loop.config import Settings
+from loop.listening import listen
+from loop.locating import locate
 from loop.stages import Stages
 from store import queries
 from store.ledger import Ledger
@@ -37,6 +40,8 @@ def handlers(
     return {
         "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor).handle,
         "plan": stages.plan,
+        "listen": partial(listen, stages),
+        "locate": partial(locate, stages),
         "dream": Dreamer(
             ledger=ledger, model=model, behaviours=behaviours, situations=evaluator, settings=settings.dreams
         ).handle,

@@ -19,7 +19,7 @@ from agents.readout.train import train as train_vectors
 from agents.readout.vectors import METHODS
 from corpus.concept_sets import NAMES, ConceptSet, load
 from corpus.errors import GateRefused, NightschoolError, UsageError
-from store import inner, queries
+from store import inner, queries, versions
 from store.records import Reading
 
 if TYPE_CHECKING:
@@ -108,10 +108,10 @@ async def train(service: "Service", **asked: Any) -> Json:
     }
 
 
-def _made(connection: Connection, version: inner.Version) -> None:
+def _made(connection: Connection, version: versions.Version) -> None:
     """Note vectors that were made by hand."""
     last = queries.last_night(connection)
-    inner.meet(connection, version, last["id"] if last else "")
+    versions.meet(connection, version, last["id"] if last else "")
 
 
 async def settled(service: "Service") -> queries.Row:
@@ -133,7 +133,7 @@ class Taken:
     readings: tuple[Reading, ...]
     panels: tuple[tuple[str, Any], ...]
     """Weights, and the scores of the panel's texts, `(n_texts, n_concepts)`."""
-    version: inner.Version
+    version: versions.Version
     """The vectors that they were taken with."""
 
 
@@ -146,7 +146,7 @@ async def take(stages: "Stages", night_id: str, when: str, report: "Report") -> 
     held = await stages.hold(night_id, when)
     vectors, method = await stages.monitor.vectors(held["weights_sha256"], report), None
     if when == "before" and await stages.ledger.read(_due, stages, night_id, vectors, held["weights_sha256"]):
-        last = await stages.ledger.read(inner.last_version)
+        last = await stages.ledger.read(versions.last_version)
         method = (last or {}).get("method") or METHODS[0]
         vectors = await stages.monitor.again(held["weights_sha256"], vectors, method, report)
     readings: tuple[Reading, ...] = ()
@@ -163,15 +163,15 @@ async def take(stages: "Stages", night_id: str, when: str, report: "Report") -> 
 
 def keep(connection: Connection, taken: Taken, night_id: str) -> None:
     """Note the vectors of readings, and the panel's scores."""
-    inner.meet(connection, taken.version, night_id)
+    versions.meet(connection, taken.version, night_id)
     for weights, scores in taken.panels:
         inner.save_panel(connection, weights, taken.version.digest, inner.rounded(scores))
 
 
-def version_of(monitor: Monitor, vectors: Vectors, method: str | None = None) -> inner.Version:
+def version_of(monitor: Monitor, vectors: Vectors, method: str | None = None) -> versions.Version:
     """Vectors as the ledger notes them, at the layer that they read at."""
     layer = monitor.read_at(vectors)
-    return inner.Version(
+    return versions.Version(
         digest=vectors.digest,
         weights_sha256=vectors.weights_version,
         layer=layer,
@@ -187,10 +187,10 @@ def _due(connection: Connection, stages: "Stages", night_id: str, vectors: Vecto
 
     Not those that the ledger has not met: somebody has made them since, or a night that was broken off.
     """
-    nights, last = stages.settings.monitor.reestimate_nights, inner.last_version(connection)
+    nights, last = stages.settings.monitor.reestimate_nights, versions.last_version(connection)
     if not nights or last is None or last["digest"] != vectors.digest or vectors.weights_version == weights:
         return False
-    return inner.nights_old(connection, night_id) >= nights
+    return versions.nights_old(connection, night_id) >= nights
 
 
 def _is_read(connection: Connection, weights: str, vectors: str) -> bool:
@@ -201,7 +201,7 @@ def _is_read(connection: Connection, weights: str, vectors: str) -> bool:
 
 def pair(connection: Connection, parent: str, candidate: str) -> tuple[dict[str, queries.Row], dict[str, queries.Row]]:
     """The readings of both weights, taken with the same vectors."""
-    vectors = inner.together(connection, parent, candidate)
+    vectors = versions.together(connection, parent, candidate)
     if not vectors:
         raise NightschoolError(
             "the weights before and after were not read with the same vectors: no verdict without it"
@@ -220,9 +220,9 @@ def drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict
 
 def joint(connection: Connection, parent: str, candidate: str) -> Joint | None:
     """How far the readings moved together; None where the panel was not kept, as before it was."""
-    vectors = inner.together(connection, parent, candidate)
+    vectors = versions.together(connection, parent, candidate)
     sides = [inner.panel(connection, weights, vectors) for weights in (parent, candidate)]
-    met = {row["digest"]: row["concepts"] for row in inner.versions(connection)}
+    met = {row["digest"]: row["concepts"] for row in versions.versions(connection)}
     if sides[0] is None or sides[1] is None or vectors not in met:
         return None
     return drifts.joint(sides[0], sides[1], met[vectors])

@@ -18,7 +18,11 @@ COUNTING = {"supports": "head", "shows": "head", "about": "tail"}
 """Edges that add weight to a node, and at which end: the behaviour or feeling that they lead to, or the fact
 that they come from."""
 URGENT = ("frustrated", "worried", "tired")
-"""Feelings that bring an episode forward."""
+"""Feelings in a turn's words that bring an episode forward."""
+READ = "read:"
+"""How a feeling's name begins that was read off the residual stream, not off the words."""
+READ_LIFT = 0.5
+"""How much of such a feeling counts: whatever moved the model most, pleasant or not, and less than what was said."""
 PLACES = 6
 """Decimals of a weight: sums in another order must not differ in the last bits."""
 
@@ -167,8 +171,11 @@ def episodes(connection: Connection, behaviour: str) -> list[Node]:
 
 
 def priority(node: Node) -> float:
-    """How pressing an episode is: its weight, and up to as much again for how people felt."""
-    return round(node.weight * (1 + max((node.feelings.get(name, 0.0) for name in URGENT), default=0.0)), PLACES)
+    """How pressing an episode is: its weight, and up to as much again for how people felt, or half as much for what
+    was read of it; the stronger of the two counts."""
+    said = [score for name, score in node.feelings.items() if name in URGENT]
+    read = [READ_LIFT * score for name, score in node.feelings.items() if name.startswith(READ)]
+    return round(node.weight * (1 + max([*said, *read], default=0.0)), PLACES)
 
 
 def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]]:

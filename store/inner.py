@@ -1,5 +1,5 @@
-"""What was read of the model's inner states, as rows: versions of vectors, turns, attempts, the panel, and where an
-update moved the weights.
+"""What was read of the model's inner states, as rows: turns, attempts, the panel, and where an update moved
+the weights.
 
 Invariant: a row is written once; done again it is left alone. Scores are lists in the order of their vectors'
 concepts, rounded to `DECIMALS`. Knows no model and no arithmetic but a mean and a spread.
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from sqlalchemy import Connection, func, select
 
 from store import queries, schema
-from store.ledger import now
 from store.records import insert_or_ignore
 from store.rows import among, delete_among
 from store.schema_readings import attempt_readings, baselines, moves, panel_readings, turn_readings, vector_versions
@@ -24,20 +23,6 @@ DECIMALS = 4
 """Of a score: far below the spread of any concept, far above what a processor's last bits do."""
 NEWEST = 4096
 """Turns that a baseline is over at most, the newest: what the model read of its users lately."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Version:
-    """Concept vectors, as the ledger met them."""
-
-    digest: str
-    weights_sha256: str
-    layer: int
-    concepts: tuple[str, ...]
-    corpus_sha256: str
-    values: Floats
-    """`(n_concepts, hidden_size)` of that layer."""
-    method: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,69 +40,6 @@ def rounded(scores: Floats) -> list[Any]:
     """Scores as they are kept."""
     kept: list[Any] = np.round(scores.astype(np.float64), DECIMALS).tolist()
     return kept
-
-
-# ---------------------------------------------------------------- versions of the vectors
-
-
-def meet(connection: Connection, version: Version, night_id: str) -> None:
-    """Note these vectors, with how far each lies from the version before; once.
-
-    night_id: the night that met them, the last one for vectors made by hand, "" before the first.
-    """
-    t = vector_versions
-    if connection.execute(select(t.c.digest).where(t.c.digest == version.digest)).first() is not None:
-        return
-    last = last_version(connection)
-    row = {key: getattr(version, key) for key in ("digest", "weights_sha256", "layer", "corpus_sha256", "method")}
-    row |= {"number": 1 + (last["number"] if last else 0), "concepts": list(version.concepts), "night_id": night_id}
-    connection.execute(t.update().values(data=None))
-    data = version.values.astype(np.float32).tobytes()
-    connection.execute(t.insert().values(**row, cosines=_cosines(last, version), data=data, at=now()))
-
-
-def last_version(connection: Connection) -> queries.Row | None:
-    """The vectors that the ledger met last."""
-    row = connection.execute(select(vector_versions).order_by(vector_versions.c.number.desc()).limit(1)).mappings()
-    found = row.first()
-    return None if found is None else dict(found)
-
-
-def together(connection: Connection, *weights_sha256: str) -> str:
-    """Digest of the vectors, the last that the ledger met, that all of these weights were read with; "" for none."""
-    met = {row["digest"]: int(row["number"]) for row in versions(connection)}
-    shared = queries.read_with(connection, *weights_sha256)
-    return max(shared, key=lambda digest: (met.get(digest, 0), digest), default="")
-
-
-def nights_old(connection: Connection, night_id: str) -> int:
-    """How many nights before this one the last vectors were met; those of a night are met in it."""
-    n, last = schema.nights, last_version(connection)
-    numbers = {row.id: int(row.number) for row in connection.execute(select(n.c.id, n.c.number))}
-    return numbers[night_id] - numbers.get(last["night_id"] if last else "", 0)
-
-
-def versions(connection: Connection) -> list[queries.Row]:
-    """All of them, oldest first, without their values."""
-    columns = [column for column in vector_versions.columns if column.name != "data"]
-    rows = connection.execute(select(*columns).order_by(vector_versions.c.number)).mappings()
-    return [dict(row) for row in rows]
-
-
-def _cosines(last: queries.Row | None, version: Version) -> dict[str, float] | None:
-    """Of each concept that both have, with the version before; None where they lie in different streams."""
-    if last is None or last["data"] is None or last["layer"] != version.layer:
-        return None
-    before = np.frombuffer(last["data"], dtype=np.float32).reshape(len(last["concepts"]), -1).astype(np.float64)
-    if before.shape[1] != version.values.shape[1]:
-        return None
-    after = version.values.astype(np.float64)
-    told = {}
-    for index, concept in enumerate(version.concepts):
-        if concept in last["concepts"]:
-            one, other = before[last["concepts"].index(concept)], after[index]
-            told[concept] = round(float(one @ other / np.linalg.norm(one) / np.linalg.norm(other)), DECIMALS)
-    return told
 
 
 # ---------------------------------------------------------------- turns and attempts
@@ -193,6 +115,36 @@ def attempts_to_read(connection: Connection, night_id: str, most: int) -> list[q
         .limit(most)
     )
     return [dict(row) for row in connection.execute(query).mappings()]
+
+
+def episodes(
+    connection: Connection, conversation_ids: Iterable[str], vectors: str
+) -> dict[str, tuple[dict[str, float], list[list[float]]]]:
+    """The episodes of these conversations: each one's feelings, and the scores of its turns that were read.
+
+    An episode's turns are the answer that it is about, and the turn that says something of it.
+    """
+    turns = {row["id"]: row for row in among(connection, schema.turns, "conversation_id", conversation_ids)}
+    scores = {
+        (turns[row["turn_id"]]["conversation_id"], turns[row["turn_id"]]["position"]): row["scores"]
+        for row in among(connection, turn_readings, "turn_id", turns)
+        if row["vectors"] == vectors
+    }
+    names = [f"{row['conversation_id']}:{row['position']}{end}" for row in turns.values() for end in ("", ":told")]
+    found = {}
+    for node in among(connection, schema.nodes, "name", names):
+        body = node["body"]
+        places = {body.get(key) for key in ("position", "answer_position")} if node["kind"] == "episode" else set()
+        read = [scores[place] for at in places if (place := (body["conversation_id"], at)) in scores]
+        if read:
+            found[node["id"]] = (node["feelings"], read)
+    return found
+
+
+def set_feelings(connection: Connection, node_id: str, feelings: Mapping[str, float]) -> None:
+    """Give a node these feelings in the place of those that it has."""
+    n = schema.nodes
+    connection.execute(n.update().where(n.c.id == node_id).values(feelings=dict(feelings)))
 
 
 # ---------------------------------------------------------------- what is usual

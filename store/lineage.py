@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from store import history, inner, queries
+from store import history, queries, versions
 
 Json = dict[str, Any]
 Outcomes = dict[tuple[str, str, int, int], str]
@@ -28,7 +28,7 @@ def one(connection: Connection, wanted: str, definitions: Mapping[str, str]) -> 
     row = queries.checkpoint(connection, wanted)
     update = queries.update(connection, row["update_id"])
     outcomes = queries.measured(connection, row["weights_sha256"])
-    readings = queries.readings(connection, row["weights_sha256"], inner.together(connection, row["weights_sha256"]))
+    readings = queries.readings(connection, row["weights_sha256"], versions.together(connection, row["weights_sha256"]))
     return {
         **row,
         "active": row["id"] == queries.active(connection)["id"],
@@ -50,7 +50,7 @@ def between(connection: Connection, wanted: Sequence[str], definitions: Mapping[
     """
     rows = [queries.checkpoint(connection, name) for name in wanted]
     outcomes = [queries.measured(connection, row["weights_sha256"]) for row in rows]
-    vectors = inner.together(connection, *(row["weights_sha256"] for row in rows))
+    vectors = versions.together(connection, *(row["weights_sha256"] for row in rows))
     readings = [queries.readings(connection, row["weights_sha256"], vectors) for row in rows]
     keys = ("id", "number", "state", "weights_sha256", "pruned", "at")
     return {

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from sqlalchemy import Connection, Engine, inspect, select
 
 from corpus.errors import IntegrityFault
-from store.schema import meta
-from store.schema_readings import metadata
+from store.schema import meta, metadata
+from store.schema_readings import READ
 
 
 def _first_schema(connection: Connection) -> None:
@@ -46,8 +46,8 @@ def _readings_name_their_vectors(connection: Connection) -> None:
 
 def _what_was_read_is_kept(connection: Connection) -> None:
     """The tables of `schema_readings`."""
-    for name in ("vector_versions", "turn_readings", "attempt_readings", "baselines", "panel_readings", "moves"):
-        metadata.tables[name].create(connection, checkfirst=True)
+    for table in READ:
+        table.create(connection, checkfirst=True)
 
 
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (

@@ -69,3 +69,6 @@ moves = Table(
     Column("parts", JSON, nullable=False),  # by layers, kinds, tensors and heads: how concentrated, and the first
     Column("verdict", Text, nullable=False),  # local, mixed or spread
 )
+
+READ = (vector_versions, turn_readings, attempt_readings, baselines, panel_readings, moves)
+"""All of them."""

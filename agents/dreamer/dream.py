@@ -26,6 +26,8 @@ from store.work import Work
 
 DECLARED = ""
 """Source of a dream that grew from a behaviour's own examples; no log has it, whatever its user is called."""
+LEAST = 0.01
+"""Weight of an episode that has none left: its evidence was forgotten."""
 LONGEST_DREAM = 400
 """Characters; a longer one has run away."""
 
@@ -73,6 +75,8 @@ class Seed:
     nodes: tuple[str, ...]
     """A dream's are those that it grew from itself: what it came from is never lost on the way."""
     source: str
+    weight: float = 1.0
+    """How often it is drawn, against the others of its list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +178,7 @@ class Dreamer:
             rng = random.Random(seed)
             near = plan.hardest or plan.episodes
             if near and rng.random() > max(0.25, plan.rate.mean):
-                seeds = [rng.choice(near)]
+                seeds = [_drawn(near, rng)]
                 prompt = near_dream(plan.behaviour.condition, seeds[0].text)
             else:
                 seeds = _spread(plan, rng)
@@ -219,9 +223,14 @@ class Dreamer:
         )
 
 
+def _drawn(seeds: Sequence[Seed], rng: random.Random) -> Seed:
+    """One of these, the pressing ones more often."""
+    return rng.choices(seeds, weights=[seed.weight for seed in seeds])[0]
+
+
 def _spread(plan: Plan, rng: random.Random) -> list[Seed]:
     """Seeds across the graph: an episode first where there is one, then what the behaviour declares."""
-    first = [rng.choice(plan.episodes)] if plan.episodes else []
+    first = [_drawn(plan.episodes, rng)] if plan.episodes else []
     rest = plan.examples or plan.episodes
     return first + rng.sample(rest, min(len(rest), 3 - len(first)))
 
@@ -237,7 +246,12 @@ def _declared(behaviour: Behaviour) -> str:
 
 def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     return [
-        Seed(text=node.body["request"], nodes=(node.id,), source=node.body["source"])
+        Seed(
+            text=node.body["request"],
+            nodes=(node.id,),
+            source=node.body["source"],
+            weight=max(LEAST, graph.priority(node)),
+        )
         for node in graph.episodes(connection, behaviour.name)
     ]
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-READ = "read:"
-"""How a feeling's name begins that was read off the residual stream."""
+from store.graph import READ
+
 UNUSUAL = 1.0
 """Spreads over the mean from which a reading says something."""
 FULL = 4.0

@@ -46,6 +46,10 @@ class Inside(Reader, Protocol):
         """The log-probability of each continuation, given its context."""
 
 
+def _no_heads() -> tuple[int, int] | None:
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
     """Takes readings through the trainer's view of the served weights."""
@@ -58,12 +62,19 @@ class Monitor:
     """How many layers the model has; asked once there is a model to read."""
     model_digest: str
     """Of the model's directory."""
+    heads: Callable[[], tuple[int, int] | None] = _no_heads
+    """How many heads of queries, and of keys and values, its attention has; None where that is not known."""
 
     @property
     def layer(self) -> int:
         """Number of the layer that vectors are made of unless the user says others."""
         count = self.layers()
         return min(count - 1, round(DEPTH * count))
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the home has concept vectors."""
+        return (self.directory / CARD).exists()
 
     def source(self, weights_sha256: str) -> Source:
         """Where the activations of the weights that are served now come from."""

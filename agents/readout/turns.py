@@ -8,8 +8,15 @@ Invariant: pure; the reading of a turn never depends on what came later. Knows n
 
 from collections.abc import Sequence
 
+from corpus.concept_sets import NAMES, load
+
 WINDOW: dict[str, int | None] = {"world": 2, "states": None}
 """By concept set: turns that are read together, the last of them the one that the reading is of; None for all."""
+
+
+def window_of(concepts: Sequence[str]) -> int | None:
+    """How many turns are read together with vectors of these concepts."""
+    return next((WINDOW[name] for name in NAMES if load(name).concepts == tuple(concepts)), None)
 
 
 def said_until(texts: Sequence[str], window: int | None = None) -> list[str]:

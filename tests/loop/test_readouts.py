@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from conftest import Command
 from small import Service, run_cli, small_home, tell
+from sqlalchemy import select
 
 from agents.model.vectors_file import Vectors, read
 from corpus.errors import GateRefused, NightschoolError
 from corpus.world.concepts import CONCEPTS
 from loop import readouts
-from store import history, queries, schema
+from store import history, queries, schema, versions
 from store.ledger import Ledger, database_url
 from store.records import Reading, save
+from store.schema_readings import vector_versions
 
 KEYS = {"concepts", "layers", "hidden_size", "dtype", "model", "weights_version", "corpus_sha256"}
 
@@ -118,7 +120,11 @@ class Night:
         self.found = vectors
         self.held = ""
         self.read_of: list[str] = []
-        self.monitor = SimpleNamespace(vectors=self._vectors, read=self._read)
+        self.settings = SimpleNamespace(monitor=SimpleNamespace(reestimate_nights=2))
+        self.again: list[str] = []
+        self.monitor = SimpleNamespace(
+            vectors=self._vectors, read=self._read, panel=self._panel, read_at=lambda _: 2, again=self._again
+        )
 
     async def checkpoint(self, night_id: str, when: str) -> queries.Row:
         return {"weights_sha256": when}
@@ -130,17 +136,29 @@ class Night:
     async def _vectors(self, weights: str, report: Any) -> Vectors:
         return self.found
 
-    async def _read(self, weights: str, vectors: Vectors) -> tuple[Reading, ...]:
+    async def _again(self, weights: str, known: Vectors, method: str, report: Any) -> Vectors:
+        assert self.held == weights and method == "mean"
+        self.again.append(weights)
+        self.found = replace(vectors(3), weights_version=weights)
+        return self.found
+
+    async def _panel(self, weights: str, vectors: Vectors) -> Any:
         assert self.held == weights
+        return np.full((3, 1), float(len(weights))) + np.arange(3)[:, None]
+
+    async def _read(self, weights: str, vectors: Vectors, scores: Any) -> tuple[Reading, ...]:
+        assert self.held == weights and scores.mean() == len(weights) + 1
         self.read_of.append(weights)
         row = Reading(weights_sha256=weights, name="joy", vectors=vectors.digest, mean=len(self.read_of), spread=0.5)
         return row, replace(row, name="perplexity", vectors="", mean=1.0, spread=0.0)
 
-    def take(self, when: str) -> list[str]:
+    def take(self, when: str, night_id: str = "n1") -> list[str]:
         """Take the readings of this stage as the loop does; whose were read."""
         self.read_of.clear()
         with self.ledger.writing() as connection:
-            save(connection, anyio.run(readouts.take, self, "n1", when, None))
+            taken = anyio.run(readouts.take, self, night_id, when, None)
+            save(connection, taken.readings)
+            readouts.keep(connection, taken, night_id)
         return list(self.read_of)
 
 
@@ -163,6 +181,34 @@ def test_readings_are_taken_once_and_those_of_the_parent_again_when_the_vectors_
         }
         assert len({side["joy"]["vectors"] for side in pair}) == 1 and set(readouts.drift(*pair)) == {"joy"}
         assert len(connection.execute(schema.readings.select()).all()) == 6
+    night.ledger.close()
+
+
+def test_vectors_are_estimated_anew_on_a_schedule_before_an_update_and_never_between_its_sides(tmp_path: Path) -> None:
+    night = Night(tmp_path, replace(vectors(1), weights_version="elsewhere"))
+    for number in (1, 2, 3):
+        with night.ledger.writing() as connection:
+            begun = history.begin_night(connection, seed=0, retry=False)
+        assert begun == f"n{number}"
+        night.take("before", begun), night.take("after", begun)
+        assert night.again == (["before"] if number == 3 else [])  # two nights after they were met
+        with night.ledger.writing() as connection:
+            history.close_night(connection, night_id=begun)
+    with night.ledger.reading() as connection:
+        first, second = versions.versions(connection)
+        assert (first["digest"], second["digest"]) == (vectors(1).digest, night.found.digest)
+        one, other = vectors(1).values[0, 0], night.found.values[0, 0]
+        cosine = float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+        assert first["cosines"] is None and second["cosines"] == {"joy": pytest.approx(cosine, abs=1e-4)}
+        assert versions.together(connection, "before", "after") == night.found.digest
+        joint = readouts.joint(connection, "before", "after")
+        assert joint is not None and joint.distance == pytest.approx(1 / np.arange(3).std())
+        kept = connection.execute(select(vector_versions.c.data).order_by(vector_versions.c.number)).scalars().all()
+        assert kept[0] is None and len(kept[1]) == 16
+    night.settings.monitor.reestimate_nights = 0
+    night.found = replace(vectors(3), weights_version="elsewhere")
+    night.take("before", "n3")
+    assert night.again == ["before"]
     night.ledger.close()
 
 
