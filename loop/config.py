@@ -150,7 +150,7 @@ class VerdictSettings:
     """Largest ratio of the perplexity on ordinary text, after to before."""
     drift: float = 1.5
     """Largest move of a concept's mean reading, in its spreads over the panel."""
-    joint_drift: float = 1.0
+    joint_drift: float = 0.5
     """Largest distance that all readings moved together, in spreads per concept."""
 
 

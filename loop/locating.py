@@ -24,9 +24,7 @@ Report = Callable[[int, int], Awaitable[None]]
 MOVED = 8
 """Readings that are kept with it, those that moved most."""
 ALONG = 3
-"""Of those, so many are looked for in the weights, if they moved by at least `STIRRED`."""
-STIRRED = 0.1
-"""Spreads."""
+"""Of those, so many are looked for in the weights."""
 
 
 async def locate(stages: "Stages", item: Work, report: Report) -> Outcome:
@@ -65,6 +63,5 @@ def _read(connection: Connection, parent: str, candidate: str) -> tuple[dict[str
     moves = readouts.drift(*readouts.pair(connection, parent, candidate))
     order = sorted(moves, key=lambda name: (-abs(moves[name]), name))
     values = np.frombuffer(last["data"], dtype=np.float32).reshape(len(last["concepts"]), -1)
-    stirred = [name for name in order[:ALONG] if abs(moves[name]) >= STIRRED]
-    directions = {name: values[last["concepts"].index(name)] for name in stirred}
+    directions = {name: values[last["concepts"].index(name)] for name in order[:ALONG]}
     return {name: round(moves[name], 3) for name in order[:MOVED]}, directions, int(last["layer"])

@@ -36,6 +36,15 @@ def readout_train(
     carry.show(told, show_readout.trained)
 
 
+@readout.command("drift")
+def readout_drift() -> None:
+    """What every update did to the readings, and how far the vectors have drifted with the weights."""
+    from loop import show_readout
+    from loop.readout_history import history
+
+    carry.show(carry.read(history), show_readout.drifted)
+
+
 def numbers(option: str | None) -> list[int] | str | None:
     """The layers that an option names; None where it is not given."""
     if option is None or option.strip() == ALL:

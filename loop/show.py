@@ -227,11 +227,14 @@ def _cell(value: Any) -> str:
 
 
 def why(told: Json) -> None:
+    from loop import show_readout  # it prints by what is here
+
     pairs = told.get("pairs", [told])
     if "update" in told:
         out.print(
             f"update {told['update']['id']}: {told['update']['verdict']}, {len(pairs)} pairs, from these log lines:"
         )
+        show_readout.located(told["update"]["moves"])
     for pair in pairs[:3] if "update" in told else pairs:
         out.print(f"pair {pair['id']} ({pair['behaviour']}, {pair['state']})", markup=False)
         out.print(f"  asked     {pair['messages'][-1]['content']}", markup=False)

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from loop.show import out, rate
 from loop.show_checkpoints import counted
+from loop.show_readout import located
 
 Json = dict[str, Any]
 MOST = 10
@@ -66,6 +67,7 @@ def _way(told: Json) -> None:
                 f"({counted(step['pairs'])}); `nightschool ledger why {step['update']}`",
                 markup=False,
             )
+            located(step["moves"])
 
 
 def _weights(told: Json) -> None:

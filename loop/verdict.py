@@ -44,7 +44,7 @@ class Limits:
     """Largest ratio of the perplexity on ordinary text, after to before."""
     drift: float = 1.5
     """Largest standardised move of a concept's reading."""
-    joint_drift: float = 1.0
+    joint_drift: float = 0.5
     """Largest distance that all readings moved together, in spreads per concept."""
 
 

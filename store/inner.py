@@ -59,7 +59,7 @@ def waiting(connection: Connection, cursor: int) -> dict[str, int]:
 
 def heard(connection: Connection, conversation_ids: Iterable[str], cursor: int) -> dict[str, list[Heard]]:
     """The turns of these conversations up to this one, in order; without those that say nothing."""
-    known = set(connection.execute(select(turn_readings.c.turn_id.distinct())).scalars())
+    known = set(connection.execute(select(turn_readings.c.turn_id).distinct()).scalars())
     found: dict[str, list[Heard]] = {}
     rows = [row for row in among(connection, schema.turns, "conversation_id", conversation_ids) if row["id"] <= cursor]
     for row in sorted(rows, key=lambda row: (str(row["conversation_id"]), int(row["position"]))):
@@ -71,7 +71,7 @@ def heard(connection: Connection, conversation_ids: Iterable[str], cursor: int) 
 
 def with_signals(connection: Connection) -> set[str]:
     """Conversations that carry a signal."""
-    return set(connection.execute(select(schema.signals.c.conversation_id.distinct())).scalars())
+    return set(connection.execute(select(schema.signals.c.conversation_id).distinct()).scalars())
 
 
 def save_turns(connection: Connection, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from store import history, queries, versions
+from store import history, inner, queries, versions
 
 Json = dict[str, Any]
 Outcomes = dict[tuple[str, str, int, int], str]
@@ -167,4 +167,5 @@ def _step(connection: Connection, checkpoint: queries.Row) -> Json:
         "objective": None if update is None else update["objective"],
         "targets": queries.targets(connection).get(checkpoint["update_id"], []),
         "pairs": None if update is None else _pairs(connection, update["id"]),
+        "moves": inner.moves_of(connection, checkpoint["update_id"]),
     }

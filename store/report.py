@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
-from store import graph, queries, schema, work
+from store import graph, inner, queries, schema, work
 
 Json = dict[str, Any]
 
@@ -187,7 +187,11 @@ def why(connection: Connection, wanted: str) -> Json:
         pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
         lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
         forgotten = sum(lost["pairs"] for lost in queries.lost_by(connection, wanted))
-        told = {**_update(connection, dict(update)), "forgotten": forgotten}
+        told = {
+            **_update(connection, dict(update)),
+            "forgotten": forgotten,
+            "moves": inner.moves_of(connection, wanted),
+        }
         return {"update": told, "pairs": pairs, "log_lines": [lines[key] for key in sorted(lines)]}
     pair = connection.execute(select(schema.pairs).where(schema.pairs.c.id == wanted)).mappings().first()
     if pair is None:

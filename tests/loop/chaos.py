@@ -51,6 +51,7 @@ max_rounds = 1
 margin = 0.95
 perplexity = 2.0
 drift = 100.0
+joint_drift = 100.0
 """
 """A night of a few seconds, whose update is kept if it teaches anything."""
 SCHEDULED = "\n[schedule]\nwindows = ['00:00-24:00']\nmin_lessons = {lessons}\nsettle_seconds = 0.2\n"
@@ -223,7 +224,8 @@ class Place:
 
 def _texts(rows: Iterable[sqlite3.Row]) -> Iterator[str]:
     for row in rows:
-        yield json.dumps({name: row[name] for name in row.keys() if name not in PASSING})  # noqa: SIM118
+        told = {name: row[name] for name in row.keys() if name not in PASSING}  # noqa: SIM118
+        yield json.dumps(told, default=bytes.hex)
 
 
 # ---------------------------------------------------------------- what has to hold

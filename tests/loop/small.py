@@ -34,6 +34,7 @@ scenarios = 50
 margin = 0.3
 perplexity = 1.5
 drift = 100.0
+joint_drift = 100.0
 [training]
 lr = 5e-4
 """

@@ -1,0 +1,192 @@
+"""The drift gate on real weights: it refuses an update whose answers are as good as those of one that was kept."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from planted import planted
+from small import SMALL, corrected, tell
+from sqlalchemy import Connection
+
+from agents.model.vectors_file import read
+from loop import flow
+from loop.config import load_settings
+from loop.service import Service, opened
+from store import inner, queries, schema, work
+from store.home import Home
+from store.ledger import now
+from store.outcome import Outcome
+from store.records import Checkpoint, Update, save
+from store.work import Work
+
+WATCHED = "pushing_back"
+CONFIG = SMALL.format(windows="[]").replace("drift = 100.0", "drift = 1.5", 1).replace("= 100.0", "= 0.5")
+FAR, NEAR = 2.0, 1.2
+"""How far the watched reading is moved, in spreads: over the bound of one concept, and under it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruled:
+    """A night's verdict, and what the same measurements come to without the drift tests."""
+
+    reasons: list[str]
+    state: str
+    tests: list[dict[str, Any]]
+    without_drift: str
+    moves: dict[str, Any] | None
+    active: str
+
+
+@pytest.fixture(scope="module")
+def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[float, Ruled]]:
+    """By how far a reading was moved: 0 for a night as it is, and the same update with a concept moved."""
+    place = tmp_path_factory.mktemp("planted")
+    home, log = place / "home", place / "log.jsonl"
+    tell(home, "init")
+    (home / "config.toml").write_text(CONFIG)
+    log.write_text("\n".join([*corrected("decision", 12), *corrected("question", 12)]) + "\n")
+    tell(home, "ingest", log)
+    yield anyio.run(_nights, Home(home))
+
+
+async def _nights(home: Home) -> dict[float, Ruled]:
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        await tasks.start(service.crew.run)
+        tasks.start_soon(service.work)
+        with anyio.fail_after(240):
+            night_id = await service.begin_night(seed=0, retry=False)
+            await service.finished(night_id)
+            found = {0.0: await _ruled(service, night_id)}
+            for spreads in (FAR, NEAR):
+                plant = await _plant(service, spreads)
+                await service.ledger.write(partial(_as_trained, service=service, plant=plant))
+                service.wake()
+                await service.finished(plant.night_id)
+                found[spreads] = await _ruled(service, plant.night_id)
+        tasks.cancel_scope.cancel()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plant:
+    """An update that nobody trained."""
+
+    night_id: str
+    number: int
+    parent_id: str
+    checkpoint_id: str
+    weights_sha256: str
+
+
+async def _plant(service: Service, spreads: float) -> Plant:
+    """The kept weights, with the watched reading moved by so many spreads."""
+    kept = await service.ledger.read(queries.active)
+    parent = await service.ledger.read(queries.checkpoint, kept["parent_id"])
+    vectors = read(service.home.path / "readout")
+    assert vectors is not None
+    before = await service.ledger.read(inner.panel, parent["weights_sha256"], vectors.digest)
+    assert before is not None
+    at = vectors.concepts.index(WATCHED)
+    weights = dict(service.store.load_weights(kept["id"]))
+    moved = planted(weights, vectors.values[0, at].astype(np.float64), spreads * before[:, at].std())
+    files = service.store.write(moved, None, {"parent": parent["id"], "planted": str(spreads)})
+    number = len(await service.ledger.read(queries.checkpoints))
+    return Plant(
+        night_id=f"n{number}",
+        number=number,
+        parent_id=parent["id"],
+        checkpoint_id=files.id,
+        weights_sha256=files.weights_sha256,
+    )
+
+
+def _as_trained(connection: Connection, *, service: Service, plant: Plant) -> None:
+    """The rows of a night whose update has just been trained, with the targets and the seed of the first night."""
+    first = queries.night(connection, "n1")
+    row = {**first, "id": plant.night_id, "number": plant.number, "state": "running", "reasons": [], "finished": None}
+    connection.execute(schema.nights.insert().values(row))
+    update_id = f"u{plant.number}"
+    checkpoint = Checkpoint(
+        id=plant.checkpoint_id,
+        parent_id=plant.parent_id,
+        number=plant.number,
+        weights_sha256=plant.weights_sha256,
+        update_id=update_id,
+        state="candidate",
+        at=now(),
+    )
+    update = Update(
+        id=update_id,
+        night_id=plant.night_id,
+        objective="orpo",
+        settings={},
+        seed=0,
+        parent_id=plant.parent_id,
+        checkpoint_id=plant.checkpoint_id,
+        state="trained",
+        at=now(),
+    )
+    save(connection, [checkpoint])
+    save(connection, [update])
+    trained = Work(id=0, kind="train", subject="update", night_id=plant.night_id, attempts=0)
+    for kind, subject in flow.follow(trained, Outcome(decision="trained", names=tuple(service.behaviours))):
+        work.enqueue(connection, kind, subject, plant.night_id)
+
+
+async def _ruled(service: Service, night_id: str) -> Ruled:
+    """The verdict of a night, and the same stage's without a bound on the readings."""
+    unbound = replace(service.settings.verdict, drift=inf, joint_drift=inf)
+    blind = replace(service.stages, settings=service.settings.model_copy(update={"verdict": unbound}))
+    again = await blind.rule(Work(id=0, kind="rule", subject="0", night_id=night_id, attempts=0), _nothing)
+    update = await service.ledger.read(queries.update_of, night_id)
+    assert update is not None
+    verdict = await service.ledger.read(queries.verdict, update["id"])
+    assert verdict is not None
+    return Ruled(
+        reasons=update["reasons"],
+        state=update["state"],
+        tests=verdict["tests"],
+        without_drift=again.decision,
+        moves=await service.ledger.read(inner.moves_of, update["id"]),
+        active=(await service.ledger.read(queries.active))["id"],
+    )
+
+
+async def _nothing(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def test_an_honest_update_passes_the_drift_gate(nights: dict[float, Ruled]) -> None:
+    assert (nights[0.0].state, nights[0.0].without_drift) == ("kept", "keep")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "reason"),
+    [
+        (FAR, f"the reading of '{WATCHED}' moved by +"),
+        (NEAR, "the readings moved together by "),
+    ],
+)
+def test_an_update_that_pass_rates_alone_would_keep_is_refused_for_what_it_does_inside(
+    nights: dict[float, Ruled], spreads: float, reason: str
+) -> None:
+    found = nights[spreads]
+    assert found.without_drift == "keep"  # the same measurements, with no bound on the readings
+    assert found.state == "undone" and found.active == nights[0.0].active
+    assert any(told.startswith(reason) for told in found.reasons), found.reasons
+    assert all("moved" in told for told in found.reasons)  # nothing else speaks against it
+    assert f"'{WATCHED}'" in " ".join(found.reasons)
+
+
+def test_it_is_told_where_the_planted_update_lies(nights: dict[float, Ruled]) -> None:
+    honest, moved = nights[0.0].moves, nights[FAR].moves
+    assert honest is not None and moved is not None
+    assert max(moved["readings"], key=lambda name: abs(moved["readings"][name])) == WATCHED
+    first = moved["parts"]["along"][0]
+    assert (first["concept"], first["tensor"]) == (WATCHED, "model.layers.2.mlp.down_proj.weight")
+    assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest["parts"]["along"])
