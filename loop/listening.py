@@ -51,7 +51,7 @@ async def listen(stages: "Stages", item: Work, report: Report) -> Outcome:
 async def _turns(stages: "Stages", night: queries.Row, active: queries.Row, report: Report) -> Outcome:
     """The turns that no night has read, within the bounds."""
     settings = stages.settings.monitor
-    chosen, waiting = await stages.ledger.read(_chosen, night["cursor"], settings.turns, settings.share)
+    chosen, waiting = await stages.ledger.read(chosen_turns, night["cursor"], settings.turns, settings.share)
     if not chosen:
         return Outcome(facts={"turns": 0, "waiting": waiting})
     vectors = await _served(stages, active, report)
@@ -100,7 +100,7 @@ async def _read(stages: "Stages", active: queries.Row, vectors: Vectors, texts: 
     return [{**same, "scores": inner.rounded(row)} for row in found]
 
 
-def _chosen(connection: Connection, cursor: int, most: int, share: float) -> tuple[dict[str, list[Heard]], int]:
+def chosen_turns(connection: Connection, cursor: int, most: int, share: float) -> tuple[dict[str, list[Heard]], int]:
     """The conversations to read, with their turns, and how many turns are left for another night.
 
     Those that carry a signal come first; the others by their ids, which are digests.

@@ -225,7 +225,8 @@ class Dreamer:
 
 def _drawn(seeds: Sequence[Seed], rng: random.Random) -> Seed:
     """One of these, the pressing ones more often."""
-    return rng.choices(seeds, weights=[seed.weight for seed in seeds])[0]
+    weights = [seed.weight for seed in seeds]
+    return rng.choice(seeds) if len(set(weights)) == 1 else rng.choices(seeds, weights)[0]
 
 
 def _spread(plan: Plan, rng: random.Random) -> list[Seed]:
