@@ -1,23 +1,28 @@
 """The drift gate on real weights: it refuses an update whose answers are as good as those of one that was kept."""
 
-from collections.abc import Iterator
+import json
+import sqlite3
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
-from planted import planted
+from conftest import Command
+from planted import LAYER, planted
 from small import SMALL, corrected, tell
 from sqlalchemy import Connection
 
 from agents.model.vectors_file import read
+from corpus.world.concepts import CONCEPTS
 from loop import flow
 from loop.config import load_settings
 from loop.service import Service, opened
 from store import inner, queries, schema, work
+from store.graph import READ
 from store.home import Home
 from store.ledger import now
 from store.outcome import Outcome
@@ -26,7 +31,7 @@ from store.work import Work
 
 WATCHED = "pushing_back"
 CONFIG = SMALL.format(windows="[]").replace("drift = 100.0", "drift = 1.5", 1).replace("= 100.0", "= 0.5")
-FAR, NEAR = 2.0, 1.2
+FAR, NEAR = 2.0, 1.4
 """How far the watched reading is moved, in spreads: over the bound of one concept, and under it."""
 
 
@@ -43,15 +48,21 @@ class Ruled:
 
 
 @pytest.fixture(scope="module")
-def nights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[float, Ruled]]:
-    """By how far a reading was moved: 0 for a night as it is, and the same update with a concept moved."""
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that has heard lessons, with a gate that looks at readings closely."""
     place = tmp_path_factory.mktemp("planted")
     home, log = place / "home", place / "log.jsonl"
     tell(home, "init")
     (home / "config.toml").write_text(CONFIG)
     log.write_text("\n".join([*corrected("decision", 12), *corrected("question", 12)]) + "\n")
     tell(home, "ingest", log)
-    yield anyio.run(_nights, Home(home))
+    return home
+
+
+@pytest.fixture(scope="module")
+def nights(home: Path) -> dict[float, Ruled]:
+    """By how far a reading was moved: 0 for a night as it is, and the same update with a concept moved."""
+    return anyio.run(_nights, Home(home))
 
 
 async def _nights(home: Home) -> dict[float, Ruled]:
@@ -190,3 +201,35 @@ def test_it_is_told_where_the_planted_update_lies(nights: dict[float, Ruled]) ->
     first = moved["parts"]["along"][0]
     assert (first["concept"], first["tensor"]) == (WATCHED, "model.layers.2.mlp.down_proj.weight")
     assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest["parts"]["along"])
+
+
+def test_the_commands_tell_what_was_read_and_where_each_update_lies(
+    home: Path, nights: dict[float, Ruled], command: Command
+) -> None:
+    told = command("--home", home, "--json", "readout", "drift").told
+    assert [row["state"] for row in told["updates"]] == ["kept", "undone", "undone"]
+    honest, far, near = (row["joint"] for row in told["updates"])
+    assert honest < 0.2 < 0.5 < near < far
+    assert next(iter(told["updates"][1]["parts"])) == WATCHED
+    assert told["turns_read"] == 24 * 4 and 0 < told["attempts_read"] <= 256
+    assert told["baseline"]["turns"] == told["turns_read"] and WATCHED in told["baseline"]["concepts"]
+    (version,) = told["versions"]
+    assert version["cosines"] is None and version["layer"] == LAYER
+    assert "pushing_back +1." in command("--home", home, "readout", "drift").out
+    why = command("--home", home, "--json", "ledger", "why", "u2").told["update"]
+    assert why["moves"] == nights[FAR].moves
+    assert "writes along pushing_back" in command("--home", home, "ledger", "why", "u2").out
+    diff = command("--home", home, "--json", "checkpoints", "diff", "base").told
+    assert [step["moves"] for step in diff["added"]] == [nights[0.0].moves]
+    assert "where it moved: " in command("--home", home, "checkpoints", "diff", "base").out
+
+
+def test_episodes_are_felt_by_what_was_read_of_them_beside_their_words(home: Path, nights: dict[float, Ruled]) -> None:
+    with sqlite3.connect(home / "ledger.db") as connection:
+        rows = connection.execute("SELECT feelings FROM nodes WHERE kind = 'episode'").fetchall()
+    connection.close()
+    felt = [json.loads(feelings) for (feelings,) in rows]
+    read = [{name for name in found if name.startswith(READ)} for found in felt]
+    assert sum(map(bool, read)) > len(felt) / 3
+    assert all(0 < score <= 1 for found in felt for score in found.values())
+    assert {name.removeprefix(READ) for names in read for name in names} <= set(CONCEPTS)
