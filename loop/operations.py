@@ -15,8 +15,9 @@ import anyio.to_thread
 
 from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
+from agents.readout.vectors import METHODS
 from corpus.errors import GateRefused, IntegrityFault, UsageError
-from loop import forgetting
+from loop import forgetting, readouts
 from loop.config import MAX_SEED
 from loop.pruning import prune
 from loop.rehearsal import rehearse
@@ -206,6 +207,21 @@ class Operations:
             )
         return {"night": cancelled, "update": update["id"], "reasons": update["reasons"]}
 
+    async def readout_train(
+        self,
+        *,
+        layers: Any = None,
+        method: str = METHODS[0],
+        corpus: str | None = None,
+        minimum: int | None = None,
+    ) -> Json:
+        """Estimate the concept vectors on the active weights and keep them in the home: see `readouts.check`."""
+        return await readouts.train(self.service, layers=layers, method=method, corpus=corpus, minimum=minimum)
+
+    async def readout_check(self, **asked: Any) -> None:
+        """What of `readout_train` can be refused before a model is loaded."""
+        readouts.check(self.service, **asked)
+
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
         self.service.wake()
@@ -234,13 +250,16 @@ def _need_whole(store: CheckpointStore, checkpoint_id: str, others: list[str]) -
         raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
 
 
-NEEDS_CREW = ("night", "ask", "measure")
+NEEDS_CREW = ("night", "ask", "measure", "readout_train")
 """Operations that need the model server and the trainer; the others only need the ledger."""
+CHECKED = {"readout_train": "readout_check"}
+"""Operations that are looked over before a model is loaded for them."""
 AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
 NAMES = (
     "night", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel", "pin", "unpin", "prune",
+    "readout_train",
 )  # fmt: skip
 """The operations that the command line and the HTTP may name."""
 
