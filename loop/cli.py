@@ -85,6 +85,7 @@ def main() -> None:
     """Entry point: the boundary at which errors become messages and exit codes."""
     import loop.checkpoint_commands  # noqa: F401  (they hang their commands on `app`)
     import loop.commands  # noqa: F401
+    import loop.vector_commands  # noqa: F401
 
     said.home, said.json = None, "--json" in sys.argv
     os.umask(0o077)  # what is said in logs, and learnt from them, is this user's alone

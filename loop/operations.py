@@ -5,6 +5,7 @@ carry the same thing. Knows neither.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -13,10 +14,11 @@ import anyio
 
 from agents.ingest.read import ingest_paths
 from corpus.errors import GateRefused, IntegrityFault, UsageError
+from loop import flow
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
-from store import history, queries, report, work
+from store import history, merges, queries, report, work
 from store.records import Measurement, save
 
 Json = dict[str, Any]
@@ -34,11 +36,8 @@ class Operations:
         """One cycle now, to its end; or what it would train on, with nothing changed."""
         if dry_run:
             return await rehearse(self.service, seed=self._seed(seed), retry=retry)
-        service, began = self.service, monotonic()
-        night_id = (await self.begin(seed=seed, retry=retry))["night"]
-        await service.finished(night_id)
-        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
-        return {**told, "seconds": round(monotonic() - began, 1)}
+        began = monotonic()
+        return await self._ended((await self.begin(seed=seed, retry=retry))["night"], began)
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> Json:
         """Begin a cycle now, or name the one that is running; its end is not waited for."""
@@ -81,6 +80,34 @@ class Operations:
                 await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
                 await service.trainer.rollback(found["id"], settled=True)
         return told
+
+    async def merge(
+        self, *, vectors: list[str], method: str = "arithmetic", density: float | None = None, seed: int | None = None
+    ) -> Json:
+        """Add task vectors, each `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, as a night with a verdict."""
+        service, began, seed = self.service, monotonic(), self._seed(seed)
+        recipe = await service.ledger.read(merges.recipe, vectors, method, density)
+        active = await service.ledger.read(queries.active)
+        if reason := service.stages.refusal(active["id"]):
+            raise GateRefused(reason)
+        await anyio.to_thread.run_sync(self._readable, [active["id"], *recipe.checkpoints()])
+        await service.crew.expect()
+        begin = partial(merges.begin, recipe=recipe, parent_id=active["id"], seed=seed)
+        night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
+        service.wake()
+        return await self._ended(night_id, began)
+
+    async def _ended(self, night_id: str, began: float) -> Json:
+        """What a night came to, at its end."""
+        service = self.service
+        await service.finished(night_id)
+        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
+        return {**told, "seconds": round(monotonic() - began, 1)}
+
+    def _readable(self, checkpoint_ids: list[str]) -> None:
+        """Refuse when the weights of one of these are damaged."""
+        for checkpoint_id in sorted(set(checkpoint_ids)):
+            self.service.store.load_weights(checkpoint_id)
 
     def _whole(self, checkpoint_id: str, known: list[queries.Row]) -> None:
         """Refuse a damaged checkpoint, and name the nearest good one."""
@@ -163,10 +190,10 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     return queries.checkpoint(connection, wanted)
 
 
-NEEDS_CREW = ("night", "ask", "measure")
+NEEDS_CREW = ("night", "merge", "ask", "measure")
 """Operations that need the model server and the trainer; the others only need the ledger."""
 AFTER_CREW = ("rollback",)
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel")
+NAMES = ("night", "merge", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel")
 """The operations that the command line and the HTTP may name."""

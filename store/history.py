@@ -1,8 +1,9 @@
 """Nights, verdicts and rollbacks as transactions: who is active, what is kept, what is undone.
 
 Invariant: the active checkpoint is the last row of `pointers`; an update is kept exactly while its checkpoint
-is an ancestor of the active one (or it), and its pairs and signals say the same. A rollback adds a pointer
-and takes nothing away, so it can itself be rolled back.
+is an ancestor of the active one (or it); a pair is used exactly while the last kept update that names it as its
+own learnt it, and its signals say the same. A rollback adds a pointer and takes nothing away, so it can itself be
+rolled back.
 """
 
 from sqlalchemy import Connection, func, select
@@ -101,22 +102,29 @@ def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
 
 
 def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
-    """Keep or undo an update, with its new pairs and the signals that it learnt from.
-
-    A state other than kept (one that was cancelled is `refused`) sets pairs and signals aside until `night
-    --retry`: the next night would otherwise do again what somebody has just undone.
-    """
+    """Keep or undo an update; its new pairs, and the signals that it learnt from, follow."""
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
-    pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
-    night_ids = sorted({row["night_id"] for row in pairs})
-    names = sorted({row["behaviour"] for row in pairs})
-    of_pairs, of_signals = ("used", "learnt") if state == "kept" else ("undone", "undone")
-    ids = [row["id"] for row in pairs]
-    apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))
-    for before in ("new", "learnt", "undone"):
-        where = {"night_id": night_ids, "behaviour": names, "state": before}
-        apply(connection, Change(table="signals", where=where, values={"state": of_signals}))
+    _set_pairs(connection, [row for row in queries.pairs_of(connection, update_id) if not row["replay"]])
+
+
+def _set_pairs(connection: Connection, pairs: list[queries.Row]) -> None:
+    """Set these pairs and their signals to what the kept updates say of them.
+
+    Merges may name a pair that another update has learnt: the last kept one on the line has the word. A pair that
+    none has learnt, or that a merge unlearnt, is set aside until `night --retry`: the next night would otherwise do
+    again what somebody has just undone.
+    """
+    last = queries.kept_pairs(connection, [row["id"] for row in pairs])
+    used = [row for row in pairs if last.get(row["id"]) is False]
+    undone = [row for row in pairs if last.get(row["id"]) is not False]
+    for rows, of_pairs, of_signals in ((undone, "undone", "undone"), (used, "used", "learnt")):
+        ids = [row["id"] for row in rows]
+        apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))
+        night_ids, names = (sorted({row[key] for row in rows}) for key in ("night_id", "behaviour"))
+        for before in ("new", "learnt", "undone"):
+            where = {"night_id": night_ids, "behaviour": names, "state": before}
+            apply(connection, Change(table="signals", where=where, values={"state": of_signals}))
 
 
 def carry_out(connection: Connection, *, update: queries.Row, decision: str, reasons: list[str]) -> None:

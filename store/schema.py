@@ -207,6 +207,7 @@ update_pairs = Table(
     Column("update_id", ForeignKey("updates.id"), primary_key=True),
     Column("pair_id", ForeignKey("pairs.id"), primary_key=True),
     Column("replay", Boolean, nullable=False),
+    Column("unlearnt", Boolean, nullable=False, server_default=false()),  # a merge took back what it taught
 )
 
 steps = Table(

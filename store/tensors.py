@@ -50,20 +50,25 @@ class RawTensor:
             raise ValueError(f"{len(self.data)} bytes do not fill a {self.dtype} tensor of shape {self.shape}")
 
 
-def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of the file, piece by piece, so that a large one is never held twice."""
-    order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name))
-    header: dict[str, object] = {}
+def header(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, list[str]]:
+    """What a file of tensors of these types and shapes begins with, and the order in which their data follow."""
+    order = sorted(layout, key=lambda name: (-ITEM_BYTES[layout[name][0]], name))
+    told: dict[str, object] = {}
     offset = 0
     for name in order:
-        raw = tensors[name]
-        end = offset + len(raw.data)
-        header[name] = {"dtype": raw.dtype, "shape": list(raw.shape), "data_offsets": [offset, end]}
+        dtype, shape = layout[name]
+        end = offset + ITEM_BYTES[dtype] * prod(shape)
+        told[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
+    text = json.dumps(told, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)  # the format allows trailing spaces: the data start aligned
-    yield struct.pack("<Q", len(text))
-    yield text
+    return struct.pack("<Q", len(text)) + text, order
+
+
+def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of the file, piece by piece, so that a large one is never held twice."""
+    head, order = header({name: (raw.dtype, raw.shape) for name, raw in tensors.items()})
+    yield head
     for name in order:
         yield tensors[name].data
 
