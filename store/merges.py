@@ -136,10 +136,11 @@ def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], di
     """Behaviours and pairs that a vector's updates were about: whether they were unlearnt. The last one counts."""
     names: dict[str, bool] = {}
     pairs: dict[str, bool] = {}
+    u, n = schema.updates, schema.nights
     for update_id in vector.updates:
-        update = queries.update(connection, update_id)
-        names |= dict.fromkeys(queries.night(connection, update["night_id"])["targets"], False)
-        names |= dict.fromkeys(queries.unlearnt(update), True)
+        of = select(u, n.c.targets).join(n, n.c.id == u.c.night_id).where(u.c.id == update_id)
+        update = dict(connection.execute(of).mappings().one())
+        names |= dict.fromkeys(update["targets"], False) | dict.fromkeys(queries.unlearnt(update), True)
         pairs |= {row["id"]: row["unlearnt"] for row in queries.pairs_of(connection, update_id) if not row["replay"]}
     return names, pairs
 

@@ -102,14 +102,6 @@ def update_of(connection: Connection, night_id: str) -> Row | None:
     return _one(connection, select(schema.updates).where(schema.updates.c.night_id == night_id))
 
 
-def update(connection: Connection, update_id: str) -> Row:
-    """One update's row."""
-    row = _one(connection, select(schema.updates).where(schema.updates.c.id == update_id))
-    if row is None:
-        raise UnknownId(f"there is no update {update_id}; `nightschool ledger updates` lists them")
-    return row
-
-
 def last_trained(connection: Connection) -> Row | None:
     """The newest update that is kept and was trained: a merge trains on nothing."""
     t = schema.updates
@@ -195,11 +187,11 @@ def paused_during(connection: Connection, night_id: str) -> bool:
 
 
 def nights_since(connection: Connection, moment: datetime) -> int:
-    """How many nights that had something to learn have begun since this moment."""
-    t = schema.nights
+    """How many nights that had something to learn, or a merge to make, have begun since this moment."""
+    t, u = schema.nights, schema.updates
     since = moment.isoformat(timespec="milliseconds")
-    targets = connection.execute(select(t.c.targets).where(t.c.started >= since)).scalars()
-    return sum(1 for found in targets if found)
+    query = select(t.c.targets, u.c.id).outerjoin(u, u.c.night_id == t.c.id).where(t.c.started >= since)
+    return sum(1 for targets, update_id in connection.execute(query) if targets or update_id)
 
 
 def kept_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:

@@ -50,26 +50,39 @@ class RawTensor:
             raise ValueError(f"{len(self.data)} bytes do not fill a {self.dtype} tensor of shape {self.shape}")
 
 
-def header(layout: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[bytes, list[str]]:
-    """What a file of tensors of these types and shapes begins with, and the order in which their data follow."""
-    order = sorted(layout, key=lambda name: (-ITEM_BYTES[layout[name][0]], name))
-    told: dict[str, object] = {}
+Kinds = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type and shape of every tensor."""
+
+
+def kinds_of(tensors: Mapping[str, RawTensor]) -> Kinds:
+    """Type and shape of every tensor."""
+    return {name: (raw.dtype, tuple(raw.shape)) for name, raw in tensors.items()}
+
+
+def in_order(kinds: Kinds) -> list[str]:
+    """The names in the order of the file."""
+    return sorted(kinds, key=lambda name: (-ITEM_BYTES[kinds[name][0]], name))
+
+
+def head(kinds: Kinds) -> bytes:
+    """What stands before the data."""
+    header: dict[str, object] = {}
     offset = 0
-    for name in order:
-        dtype, shape = layout[name]
+    for name in in_order(kinds):
+        dtype, shape = kinds[name]
         end = offset + ITEM_BYTES[dtype] * prod(shape)
-        told[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(told, separators=(",", ":"), ensure_ascii=True).encode()
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)  # the format allows trailing spaces: the data start aligned
-    return struct.pack("<Q", len(text)) + text, order
+    return struct.pack("<Q", len(text)) + text
 
 
 def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
     """The bytes of the file, piece by piece, so that a large one is never held twice."""
-    head, order = header({name: (raw.dtype, raw.shape) for name, raw in tensors.items()})
-    yield head
-    for name in order:
+    kinds = kinds_of(tensors)
+    yield head(kinds)
+    for name in in_order(kinds):
         yield tensors[name].data
 
 

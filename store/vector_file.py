@@ -13,7 +13,7 @@ from pathlib import Path
 
 from corpus.errors import UsageError
 from store.checkpoints import CheckpointStore, sync_directory
-from store.tensors import header
+from store.tensors import head, in_order
 from store.vectors import Extent, Floats, Part, changes, extent
 
 _NUMBERED = re.compile(r"(^|.*\.)layers\.\d+\.")
@@ -49,9 +49,9 @@ class Vectors:
 
     def write(self, path: Path) -> int:
         """Write it as float32 safetensors; returns the bytes. A file that is there is left alone."""
-        head, order = header({name: ("F32", shape) for name, shape in self.shapes.items()})
-        found = changes(order, self._ends, self._weights, self._method, self._density)
-        return write_new(path, chain([head], (change.tobytes() for _, change in found)))
+        kinds = {name: ("F32", shape) for name, shape in self.shapes.items()}
+        found = changes(in_order(kinds), self._ends, self._weights, self._method, self._density)
+        return write_new(path, chain([head(kinds)], (change.tobytes() for _, change in found)))
 
 
 def write_new(path: Path, parts: Iterable[bytes]) -> int:

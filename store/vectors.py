@@ -24,7 +24,7 @@ from store.tensors import RawTensor
 Floats = NDArray[np.float32]
 METHODS = ("arithmetic", "ties")
 DENSITY = 0.2
-"""Share of each tensor's elements that TIES keeps (arXiv 2306.01708, section 5: top 20 %)."""
+"""Share of each tensor's elements that TIES keeps, as its authors do (arXiv 2306.01708)."""
 _quiet = np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused at the end, by `added`
 _PATTERNS = {"F32": np.uint32, "BF16": np.uint16, "F16": np.uint16}
 """Types that can be merged, and the integers of as many bits."""
@@ -98,7 +98,8 @@ def ties(vectors: Sequence[Floats], weights: Sequence[float], density: float) ->
     A weight enters before the election: with t_t = w_t trim(tau_t), the elected sign is sgn(sum_t t_t) (step 2),
     and the result is the mean of those t_t that have it (step 3, the disjoint mean: zeros and the outvoted are
     not counted; the paper's lambda is a common factor of the weights). Where the sum is 0 there is no sign, and
-    the result is 0. Trimming is the same for every weight but 0, so a negative one votes for the opposite.
+    the result is 0. A weight below 0 votes for the opposite of what its vector did. One vector alone is trimmed and
+    scaled.
     """
     scaled = [np.float32(weight) * trim(vector, density) for vector, weight in zip(vectors, weights, strict=True)]
     elected: Floats = np.sign(arithmetic(scaled, [1.0] * len(scaled)))
