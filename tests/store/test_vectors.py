@@ -64,7 +64,9 @@ def test_of_equals_at_the_edge_the_first_are_kept_and_their_number_is_exact() ->
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 1001])
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.9])
-def test_trimming_keeps_as_many_as_it_says_and_none_that_is_smaller_than_one_it_drops(size: int, density: float) -> None:
+def test_trimming_keeps_as_many_as_it_says_and_none_that_is_smaller_than_one_it_drops(
+    size: int, density: float
+) -> None:
     vector = np.random.default_rng(size).integers(-9, 10, size).astype(np.float32) + np.float32(0.5)
     kept = trim(vector, density)
     assert np.count_nonzero(kept) == max(1, int(density * size + 0.5))
