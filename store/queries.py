@@ -195,11 +195,11 @@ def nights_since(connection: Connection, moment: datetime) -> int:
 
 
 def kept_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
-    """Those of these pairs that a kept update learnt or unlearnt: whether the last one to do so unlearnt it."""
+    """Those of these pairs that are part of a kept update: whether the last one unlearnt it."""
     m, u, c = schema.update_pairs, schema.updates, schema.checkpoints
     query = select(m.c.pair_id, m.c.unlearnt).join(u, u.c.id == m.c.update_id).join(c, c.c.id == u.c.checkpoint_id)
-    told = (u.c.state == "kept") & (m.c.replay == False) & m.c.pair_id.in_(pair_ids)  # noqa: E712  (SQL, not Python)
-    return {pair_id: bool(away) for pair_id, away in connection.execute(query.where(told).order_by(c.c.number))}
+    query = query.where((u.c.state == "kept") & m.c.pair_id.in_(pair_ids)).order_by(c.c.number)
+    return {pair_id: bool(away) for pair_id, away in connection.execute(query)}
 
 
 def unlearnt(update: Row) -> list[str]:

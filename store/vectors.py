@@ -106,7 +106,7 @@ def ties(vectors: Sequence[Floats], weights: Sequence[float], density: float) ->
     total: Floats = np.zeros_like(elected)
     count: Floats = np.zeros_like(elected)
     for vector in scaled:
-        agrees = (np.sign(vector) == elected) & (elected != 0)
+        agrees = np.sign(vector) == elected
         total += np.where(agrees, vector, np.float32(0))
         count += agrees
     return (total / np.maximum(count, 1)).astype(np.float32)

@@ -8,7 +8,7 @@ from night import AT, BASE, a_lesson, a_pair, a_trained_night, active, decide, n
 from sqlalchemy import Connection
 
 from corpus.errors import GateRefused, UnknownId, UsageError
-from store import history, merges, queries
+from store import history, merges, queries, schema
 from store.graph import merge as learn
 from store.merges import Recipe
 from store.outcome import Change, apply
@@ -191,12 +191,17 @@ def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(co
     first, second = two_apart(connection)
     of = recipe(connection, first, f"{second}=-1")
     heard = queries.last_night(connection)
+    connection.execute(
+        schema.turns.insert().values(
+            conversation_id="c1", position=9, role="user", text="new", path="/logs/a.jsonl", line=9, chain="9", key=""
+        )
+    )
     waiting = counts(connection, "ready")
     night_id = merges.begin(connection, recipe=of, parent_id=BASE, seed=5, work=WORK)
     night, update = queries.night(connection, night_id), queries.update_of(connection, night_id)
     assert update is not None and heard is not None
     assert (night["id"], night["seed"], night["targets"], night["state"]) == ("n3", 5, ["listen"], "running")
-    assert night["cursor"] == heard["cursor"]
+    assert night["cursor"] == heard["cursor"] < queries.cursor(connection)
     assert (update["id"], update["objective"], update["state"], update["parent_id"]) == ("u3", "merge", "planned", BASE)
     assert update["settings"] == of.settings()
     members = [(row["id"], row["replay"], row["unlearnt"]) for row in queries.pairs_of(connection, "u3")]
@@ -297,6 +302,18 @@ def test_what_was_unlearnt_can_be_learnt_again_and_then_counts_again(connection:
     assert states(connection, "pairs") == {"p1": "used"} and queries.learnt(connection) == {"listen"}
     history.roll_back(connection, history.default_target(connection), "once more without")
     assert again and states(connection, "pairs") == {"p1": "undone"} and queries.learnt(connection) == set()
+
+
+def test_a_lesson_stays_learnt_while_one_of_its_pairs_is(connection: Connection) -> None:
+    learn(connection, a_lesson(2))  # type: ignore[arg-type]
+    first = a_night(connection, "listen", "p1", "p2")
+    history.roll_back(connection, BASE, "once more")
+    apply(connection, Change(table="pairs", where={"id": "p1"}, values={"state": "new"}))
+    second = a_night(connection, "listen", "p1")
+    history.roll_back(connection, BASE, "and apart")
+    merged(connection, f"{first}=-1", second)
+    assert states(connection, "pairs") == {"p1": "used", "p2": "undone"}
+    assert states(connection, "signals") == {"s2": "learnt"}
 
 
 def test_a_merge_that_could_not_be_finished_undoes_nothing_that_is_kept(connection: Connection) -> None:
