@@ -28,7 +28,7 @@ from corpus.formats import openai
 from corpus.lines import BadLine, RawLine, decode
 from loop.exchange import REASONS, Asked, Refusal, answered, as_line
 from store import conversations as kept
-from store.checkpoints import sync_directory
+from store.durable import sync_directory
 from store.ledger import Ledger
 
 MAX_HELD = 256 * 2**20

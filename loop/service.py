@@ -26,7 +26,7 @@ from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
-from loop import flow, servers
+from loop import flow, keeping, servers
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
@@ -206,8 +206,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         stack.callback(ledger.close)
         await ledger.write(work.release_all)
         store = CheckpointStore(home.checkpoints)
-        known = [row["id"] for row in await ledger.read(queries.checkpoints)]
-        store.sweep(known)
+        await keeping.sweep(store, ledger)
         model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         server = servers.configured(home, settings, run_dir, ledger, model, await ledger.read(queries.model_digest))

@@ -141,6 +141,14 @@ def checkpoints(connection: Connection) -> list[Row]:
     return _all(connection, select(schema.checkpoints).order_by(schema.checkpoints.c.number))
 
 
+def going_on(connection: Connection, states: int) -> list[str]:
+    """Checkpoints from which training may go on: the active one, so many of the newest kept, and candidates."""
+    rows = [row for row in checkpoints(connection) if row["pruned"] is None]
+    newest = [row["id"] for row in rows if row["state"] == "kept"][-states:]
+    candidates = [row["id"] for row in rows if row["state"] == "candidate"]
+    return sorted({active(connection)["id"], *newest, *candidates})
+
+
 def measurements(
     connection: Connection, weights_sha256: str, definitions: Mapping[str, str], seed: int
 ) -> dict[str, str]:

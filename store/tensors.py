@@ -86,9 +86,9 @@ def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
         yield tensors[name].data
 
 
-def size(tensors: Mapping[str, RawTensor]) -> int:
-    """Bytes that the file of these tensors takes."""
-    return sum(len(piece) for piece in pieces(tensors))
+def size(kinds: Kinds) -> int:
+    """Bytes that the file of such tensors takes."""
+    return len(head(kinds)) + sum(ITEM_BYTES[dtype] * prod(shape) for dtype, shape in kinds.values())
 
 
 def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:

@@ -230,7 +230,7 @@ def test_the_old_branch_can_be_gone_to_and_both_are_whole(story: Story) -> None:
 
 def damaged(home: Path, weights_sha256: str) -> Path:
     """Flip one bit in the middle of a checkpoint's weights."""
-    path = home / "checkpoints" / "blobs" / f"{weights_sha256}.safetensors"
+    (path,) = (home / "checkpoints" / "blobs").glob(f"{weights_sha256}.*")
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
