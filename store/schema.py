@@ -1,8 +1,7 @@
 """The ledger's tables: everything that Nightschool knows, in the order in which a turn meets them.
 
-Invariant: rows are added and change state; they are never rewritten to say something else. Ids are
-content digests (so a repeated night finds its own rows) except where a sequence is the point.
-Times are ISO 8601 in UTC, as text. Knows no query and no agent.
+Invariant: rows are added and change state, and are never rewritten. Ids are content digests (a repeated night finds its
+own rows) except where a sequence is the point. Times are ISO 8601 in UTC, as text. Knows no query and no agent.
 """
 
 from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, false

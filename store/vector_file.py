@@ -12,7 +12,8 @@ from itertools import chain
 from pathlib import Path
 
 from corpus.errors import UsageError
-from store.checkpoints import CheckpointStore, sync_directory
+from store.checkpoints import CheckpointStore
+from store.durable import sync_directory
 from store.tensors import head, in_order
 from store.vectors import Extent, Floats, Part, changes, extent
 
