@@ -105,23 +105,25 @@ def set_update(connection: Connection, update_id: str, state: str, reasons: list
     """Keep or undo an update; its new pairs, and the signals that it learnt from, follow."""
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
-    _set_pairs(connection, [row for row in queries.pairs_of(connection, update_id) if not row["replay"]])
+    pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
+    # The lessons of others that made no pair follow the update, also when all its own pairs were forgotten.
+    lost = [(n, b) for one in queries.lost_by(connection, update_id) for n in one["nights"] for b in one["behaviours"]]
+    _set_pairs(connection, pairs, lost, kept=state == "kept")
 
 
-def _set_pairs(connection: Connection, pairs: list[queries.Row]) -> None:
+def _set_pairs(connection: Connection, pairs: list[queries.Row], lost: list[tuple[str, str]], *, kept: bool) -> None:
     """Set these pairs and their signals to what the kept updates say of them.
 
     Merges may name a pair that another update has learnt: the last kept one on the line has the word. A pair that
     none has learnt, or that a merge unlearnt, is set aside until `night --retry`: the next night would otherwise do
-    again what somebody has just undone.
+    again what somebody has just undone. lost: night and behaviour of what was forgotten of an update, kept or not.
     """
     last = queries.kept_pairs(connection, [row["id"] for row in pairs])
-    used = [row for row in pairs if last.get(row["id"]) is False]
-    undone = [row for row in pairs if last.get(row["id"]) is not False]
-    for rows, of_pairs, of_signals in ((undone, "undone", "undone"), (used, "used", "learnt")):
-        ids = [row["id"] for row in rows]
-        apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))
-        night_ids, names = (sorted({row[key] for row in rows}) for key in ("night_id", "behaviour"))
+    for learnt, of_pairs, of_signals in ((False, "undone", "undone"), (True, "used", "learnt")):
+        rows = [row for row in pairs if (last.get(row["id"]) is False) == learnt]
+        apply(connection, Change(table="pairs", where={"id": [row["id"] for row in rows]}, values={"state": of_pairs}))
+        lessons = [(row["night_id"], row["behaviour"]) for row in rows] + (lost if kept == learnt else [])
+        night_ids, names = sorted({night for night, _ in lessons}), sorted({name for _, name in lessons})
         for before in ("new", "learnt", "undone"):
             where = {"night_id": night_ids, "behaviour": names, "state": before}
             apply(connection, Change(table="signals", where=where, values={"state": of_signals}))

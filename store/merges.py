@@ -145,6 +145,11 @@ def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], di
     return names, pairs
 
 
+def ends(update: queries.Row) -> list[str]:
+    """Ids of the checkpoints whose vectors a merge was made of; none of another update's."""
+    return [part["end"] for part in update["settings"]["parts"]] if update["objective"] == OBJECTIVE else []
+
+
 def begin(connection: Connection, *, recipe: Recipe, parent_id: str, seed: int, work: Sequence[tuple[str, str]]) -> str:
     """Begin the night of a merge onto the active checkpoint, as far as its update; returns its id.
 

@@ -116,6 +116,13 @@ def pairs_of(connection: Connection, update_id: str) -> list[Row]:
     return _all(connection, query.order_by(p.c.id))
 
 
+def lost_by(connection: Connection, update_id: str) -> list[Row]:
+    """What an update has lost to `forget`, one value a time: see `store.forget`."""
+    e = schema.events
+    told = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
+    return list(connection.execute(told).scalars())
+
+
 def active(connection: Connection) -> Row:
     """The checkpoint that the last pointer names."""
     p, c = schema.pointers, schema.checkpoints
@@ -203,10 +210,11 @@ def nights_since(connection: Connection, moment: datetime) -> int:
 
 
 def kept_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
-    """Those of these pairs that are part of a kept update: whether the last one unlearnt it."""
+    """Those of these pairs that a kept update learnt or unlearnt, replay aside: whether the last one unlearnt it."""
     m, u, c = schema.update_pairs, schema.updates, schema.checkpoints
     query = select(m.c.pair_id, m.c.unlearnt).join(u, u.c.id == m.c.update_id).join(c, c.c.id == u.c.checkpoint_id)
-    query = query.where((u.c.state == "kept") & m.c.pair_id.in_(pair_ids)).order_by(c.c.number)
+    own = (u.c.state == "kept") & (m.c.replay == False) & m.c.pair_id.in_(pair_ids)  # noqa: E712  (SQL, not Python)
+    query = query.where(own).order_by(c.c.number)
     return {pair_id: bool(away) for pair_id, away in connection.execute(query)}
 
 

@@ -8,7 +8,7 @@ from night import AT, BASE, a_lesson, a_pair, a_trained_night, active, decide, n
 from sqlalchemy import Connection
 
 from corpus.errors import GateRefused, UnknownId, UsageError
-from store import history, merges, queries, schema
+from store import forget, history, merges, queries, schema
 from store.graph import merge as learn
 from store.merges import Recipe
 from store.outcome import Change, apply
@@ -333,3 +333,25 @@ def test_a_merge_counts_among_the_updates_of_a_day_and_is_no_update_to_rehearse(
     assert queries.nights_since(connection, datetime(2000, 1, 1, tzinfo=UTC)) == 2
     trained = queries.last_trained(connection)
     assert trained is not None and trained["id"] == "u1"
+
+
+def test_to_forget_names_the_merges_of_what_learnt_from_it_also_where_only_replay_did(connection: Connection) -> None:
+    learn(connection, a_lesson(2))  # type: ignore[arg-type]
+    first = a_night(connection, "listen", "p1")
+    apply(connection, Change(table="pairs", where={"id": "p1"}, values={"signal_id": "s2"}))
+    second = a_night(connection, "direct", "p2", replay=("p1",))
+    history.roll_back(connection, BASE, "apart")
+    third = a_night(connection, "ask", "p3")
+    history.roll_back(connection, BASE, "apart")
+    merged(connection, second)
+    merged(connection, f"{first}=-1", third)
+    history.roll_back(connection, BASE, "apart")
+    merged(connection, third)
+    found = forget.look(connection, "anna", "/no/log")
+    assert [(update.id, update.pairs, update.built_on) for update in found.updates] == [
+        ("u1", 1, None), ("u2", 1, None), ("u4", 0, "u1"), ("u5", 1, None),
+    ]  # fmt: skip
+    forget.forget(connection, "anna", "/no/log")
+    assert states(connection, "pairs") == {"p2": "undone", "p3": "used"}
+    history.roll_back(connection, sha("merge 5"), "forward")
+    assert states(connection, "pairs") == {"p2": "used", "p3": "used"}
