@@ -18,11 +18,13 @@ from agents.ingest.read import ingest_paths
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from loop import flow, forgetting
 from loop.config import MAX_SEED
+from loop.pruning import prune
 from loop.rehearsal import rehearse
 from loop.service import Service
 from store import conversations as kept
 from store import forget, history, merges, queries, report, work
 from store.records import Measurement, save
+from store.retention import Policy
 
 Json = dict[str, Any]
 CHECK_S = 0.05
@@ -65,7 +67,7 @@ class Operations:
         """Point at an earlier kept checkpoint and serve it."""
         service = self.service
         found = await service.ledger.read(_target, target)
-        self._whole(found["id"], await service.ledger.read(queries.checkpoints))
+        self._whole(found["id"], await service.ledger.read(queries.kept))
         active = await service.ledger.read(queries.active)
         undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
         restored = [row["id"] for row in await service.ledger.read(history.restored_by, found["id"])]
@@ -110,6 +112,23 @@ class Operations:
         for checkpoint_id in sorted(set(checkpoint_ids)):
             self.service.store.load_weights(checkpoint_id)
 
+    async def pin(self, *, target: str) -> Json:
+        """Have `prune` never take a checkpoint."""
+        return await self._set_pinned(target, True)
+
+    async def unpin(self, *, target: str) -> Json:
+        """Let `prune` take a checkpoint again."""
+        return await self._set_pinned(target, False)
+
+    async def _set_pinned(self, target: str, pinned: bool) -> Json:
+        row = await self.service.ledger.write(history.set_pinned, target, pinned)
+        return {"checkpoint": row["id"], "number": row["number"], "pinned": pinned, "changed": row["pinned"] != pinned}
+
+    async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Json:
+        """Give up the files of the checkpoints that no rule keeps."""
+        policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
+        return await prune(self.service, policy, dry_run=dry_run)
+
     async def _serve(self, checkpoint_id: str) -> None:
         """Have what is served hold a checkpoint that the ledger has just been pointed at."""
         if self.service.crew.keeps_mapping():
@@ -135,12 +154,12 @@ class Operations:
             told |= {"rolled_back": True, "commands": told["commands"][1:]}
         return {**told, "wiped": await anyio.to_thread.run_sync(ledger.wipe)}
 
-    def _whole(self, checkpoint_id: str, known: list[queries.Row]) -> None:
+    def _whole(self, checkpoint_id: str, there: list[queries.Row]) -> None:
         """Refuse a damaged checkpoint, and name the nearest good one."""
         faults = self.service.store.verify([checkpoint_id])
         if not faults:
             return
-        others = [row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id]
+        others = [row["id"] for row in reversed(there) if row["id"] != checkpoint_id]
         good = next((other for other in others if not self.service.store.verify([other])), None)
         advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
         raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
@@ -213,7 +232,9 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     """The checkpoint to go back to: the one that was named, else the kept one before the active."""
     if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
         wanted = history.default_target(connection)
-    return queries.checkpoint(connection, wanted)
+    found = queries.checkpoint(connection, wanted)
+    queries.require_stored(connection, found)
+    return found
 
 
 NEEDS_CREW = ("night", "merge", "ask", "measure")
@@ -221,7 +242,10 @@ NEEDS_CREW = ("night", "merge", "ask", "measure")
 AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = ("night", "merge", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel")
+NAMES = (
+    "night", "merge", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel",
+    "pin", "unpin", "prune",
+)  # fmt: skip
 """The operations that the command line and the HTTP may name."""
 
 

@@ -65,6 +65,8 @@ class Service:
     """When a user last asked, by the monotonic clock."""
     doing: str = ""
     """The kind of work in hand; "" while there is none."""
+    files: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held by an operation that writes or removes checkpoint files outside a night."""
     waits: str = ""
     """Why the update that is being trained waits; "" while none does."""
     _went: Counter[int] = field(default_factory=Counter)
@@ -82,7 +84,8 @@ class Service:
 
     async def begin_night(self, *, seed: int, retry: bool) -> str:
         """Begin a night, or go on with the one that is running; returns its id."""
-        night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
+        async with self.files:  # what a `prune` sweeps, a night must not be writing
+            night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
         self.wake()
         return night_id
 

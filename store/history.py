@@ -90,6 +90,7 @@ def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
     target = queries.checkpoint(connection, target_id)
     if target["state"] != "kept":
         raise GateRefused(f"checkpoint {target_id[:12]} was not kept by its verdict; choose a kept one")
+    queries.require_stored(connection, target)
     if queries.active(connection)["id"] == target_id:
         raise UnknownId(f"checkpoint {target_id[:12]} is the active one already")
     lost = undone_by(connection, target_id)
@@ -174,3 +175,20 @@ def set_paused(connection: Connection, paused: bool) -> None:
     connection.execute(schema.meta.delete().where(schema.meta.c.key == "paused"))
     connection.execute(schema.meta.insert().values(key="paused", value=str(int(paused))))
     note(connection, "paused" if paused else "resumed", "", {})
+
+
+def set_pinned(connection: Connection, wanted: str, pinned: bool) -> queries.Row:
+    """Pin a checkpoint, so that `prune` never takes it, or unpin it; returns its row as it was before."""
+    row = queries.checkpoint(connection, wanted)
+    queries.require_stored(connection, row)
+    if row["pinned"] != pinned:
+        apply(connection, Change(table="checkpoints", where={"id": row["id"]}, values={"pinned": pinned}))
+        note(connection, "pinned" if pinned else "unpinned", row["id"], {"number": row["number"]})
+    return row
+
+
+def set_pruned(connection: Connection, ids: list[str], policy: dict[str, int]) -> None:
+    """Give up the files of these checkpoints; their rows, and all that was measured, stay."""
+    apply(connection, Change(table="checkpoints", where={"id": ids}, values={"pruned": now()}))
+    for checkpoint_id in ids:
+        note(connection, "pruned", checkpoint_id, dict(policy))

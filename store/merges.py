@@ -79,16 +79,9 @@ def find(connection: Connection, wanted: str) -> Vector:
     if start_id not in line[1:]:
         raise UsageError(f"{wanted!r}: the first is not where the second grew from; see `nightschool checkpoints list`")
     between = [queries.checkpoint(connection, name) for name in line[: line.index(start_id)]]
-    there(connection, start_id)
-    there(connection, end["id"])
+    for checkpoint_id in (start_id, end["id"]):
+        queries.require_stored(connection, queries.checkpoint(connection, checkpoint_id))
     return Vector(start=start_id, end=end["id"], updates=tuple(row["update_id"] for row in reversed(between)))
-
-
-def there(connection: Connection, checkpoint_id: str) -> None:
-    """Refuse a checkpoint whose files were given up."""
-    row = queries.checkpoint(connection, checkpoint_id)
-    if row["pruned"]:
-        raise GateRefused(f"checkpoint {row['id'][:12]} was pruned on {row['pruned'][:10]}: its weights are gone")
 
 
 def recipe(connection: Connection, vectors: Sequence[str], method: str, density: float | None) -> Recipe:

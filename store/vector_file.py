@@ -5,26 +5,17 @@ name is whole, and none that is there is overwritten. Knows no ledger.
 """
 
 import os
-import re
 import secrets
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from corpus.errors import UsageError
+from store.changes import kind_of
 from store.checkpoints import CheckpointStore
 from store.durable import sync_directory
 from store.tensors import head, in_order
 from store.vectors import Extent, Floats, Part, changes, extent
-
-_NUMBERED = re.compile(r"(^|.*\.)layers\.\d+\.")
-_SUFFIX = re.compile(r"\.(weight|bias)$")
-
-
-def kind_of(name: str) -> str:
-    """The kind of weight that a tensor is: its name without its layer, as `self_attn.q_proj`."""
-    short = _NUMBERED.sub("", name).removeprefix("model.")
-    return _SUFFIX.sub("", short)
 
 
 class Vectors:

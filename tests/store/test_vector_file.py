@@ -8,9 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from corpus.errors import IntegrityFault, UsageError
+from store.changes import kind_of
 from store.checkpoints import CheckpointStore
 from store.tensors import RawTensor
-from store.vector_file import Vectors, kind_of, write_new
+from store.vector_file import Vectors, write_new
 from store.vectors import Extent, Part, rounded
 
 Q, NORM, HEAD = "model.layers.3.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"
