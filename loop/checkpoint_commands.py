@@ -108,8 +108,9 @@ def checkpoints_verify(
 def rollback(
     id: Annotated[str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")] = False,
+    now: Annotated[bool, typer.Option("--now", help="End a night that is running, its update undone.")] = False,
 ) -> None:
     """Take the weights back to an earlier night, bit for bit."""
     from loop import show_checkpoints
 
-    carry.show(carry.perform("rollback", target=id, dry_run=dry_run), show_checkpoints.rolled_back)
+    carry.show(carry.perform("rollback", target=id, dry_run=dry_run, now=now), show_checkpoints.rolled_back)

@@ -165,6 +165,8 @@ def verified(told: Json) -> None:
 def rolled_back(told: Json) -> None:
     verb = "would go" if told["dry_run"] else "went"
     out.print(f"{verb} from {told['from'][:12]} to {told['to'][:12]} (weights {told['weights_sha256'][:12]})")
+    if told.get("night"):
+        out.print(f"{'would end' if told['dry_run'] else 'ended'}: night {told['night']}")
     if told["restored"]:
         out.print(f"taken back up: {', '.join(told['restored'])}")
     if told["undone"]:

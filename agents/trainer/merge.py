@@ -1,8 +1,8 @@
 """A merge: from the parent's weights and some task vectors, into the shared mapping.
 
-Invariant: as of an update: the result depends on the parent and the parts alone, and after any failure the mapping
-holds the parent's weights again. There is no optimizer: moments of the parts belong to no merged weights. Knows no
-socket and no ledger.
+Invariant: nothing is written before all of it was found to be finite, and then it is written in one turn. The result
+depends on the parent and the parts alone, and after any failure the mapping holds the parent's weights. There is no
+optimizer: moments of the parts belong to no merged weights. Knows no socket and no ledger.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +20,7 @@ def run_merge(
 ) -> Extent:
     """Add what the parts come to to the parent's weights, in the mapping; returns how much that moved them.
 
-    `check` is called before each tensor, and raises when the merge must end.
+    `check` is called before each tensor is computed, and raises when the merge must end.
     """
     shared, store = bench.shared, bench.store
     if shared.replaced:
@@ -33,18 +33,19 @@ def run_merge(
     for tensors in (tensors for pair in ends for tensors in pair):
         if missing := set(names) - tensors.keys():
             raise IntegrityFault(f"a checkpoint of the merge has no {min(missing)}: it is of another model")
-    moved = Extent()
-    shared.dirty = True
-    shared.holds = ""
+    moved, merged = Extent(), {}
+    for name, change in changes(names, ends, [part.weight for part in parts], method, density):
+        check()
+        own = to_raw(shared.tensors[name])
+        merged[name] = added(own, change)
+        moved += extent(np.subtract(values(merged[name]), values(own)))
     try:
-        for name, change in changes(names, ends, [part.weight for part in parts], method, density):
-            check()
-            own = to_raw(shared.tensors[name])
-            before = values(own).copy()  # the raw tensor may be the mapping's own memory
-            result = added(own, change)
-            shared.tensors[name].copy_(from_raw(result))
-            moved += extent(np.subtract(values(result), before))
-        shared.bump()
+        with shared.turns.changing():  # all at once: nobody is answered by half a merge
+            shared.dirty = True
+            shared.holds = ""
+            for name, raw in merged.items():
+                shared.tensors[name].copy_(from_raw(raw))
+            shared.bump()
     except BaseException:
         restore(shared, store, parent, settled=clean, force=True)
         raise

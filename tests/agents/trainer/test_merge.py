@@ -105,7 +105,7 @@ def test_a_merge_starts_from_the_parent_whatever_the_mapping_holds(two: Two) -> 
 
 
 def test_a_merge_that_is_not_finite_is_refused_and_the_parent_is_back(two: Two) -> None:
-    """The last tensor alone overflows: the others have been written by then."""
+    """Also when the last tensor alone overflows: nothing has been written."""
     home, before, version = two.home, two.home.weights(), two.home.shared.version
     end = dict(home.store.load_weights(two.ids[0]))
     last = unique_entries(home.shared)[-1].name
@@ -114,7 +114,7 @@ def test_a_merge_that_is_not_finite_is_refused_and_the_parent_is_back(two: Two) 
     for weight, end_id in ((2.0, huge), (1e300, two.ids[0])):
         with pytest.raises(GateRefused, match="not finite; nothing was kept"):
             two.merge(home.first, [Part(start=home.first, end=end_id, weight=weight)])
-        assert home.shared.version > version  # the parent was written again
+        assert home.shared.version == version
         assert home.serves(before) and home.shared.holds == home.first and not home.shared.dirty
     with pytest.raises(TrainerFault, match="no update of"):
         home.ask("checkpoint", home.first, {"cursor": 1, "seed": 9})
