@@ -17,13 +17,13 @@ from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
 from agents.readout.vectors import METHODS
 from corpus.errors import GateRefused, IntegrityFault, UsageError
-from loop import forgetting, readouts
+from loop import flow, forgetting, readouts
 from loop.config import MAX_SEED
 from loop.pruning import prune
 from loop.rehearsal import rehearse
 from loop.service import Service
 from store import conversations as kept
-from store import forget, history, queries, report, work
+from store import forget, history, merges, queries, report, work
 from store.checkpoints import CheckpointStore
 from store.records import Measurement, save
 from store.retention import Policy
@@ -45,11 +45,8 @@ class Operations:
         """One cycle now, to its end; or what it would train on, with nothing changed."""
         if dry_run:
             return await rehearse(self.service, seed=self._seed(seed), retry=retry)
-        service, began = self.service, monotonic()
-        night_id = (await self.begin(seed=seed, retry=retry))["night"]
-        await service.finished(night_id)
-        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
-        return {**told, "seconds": round(monotonic() - began, 1)}
+        began = monotonic()
+        return await self._ended((await self.begin(seed=seed, retry=retry))["night"], began)
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> Json:
         """Begin a cycle now, or name the one that is running; its end is not waited for."""
@@ -97,6 +94,34 @@ class Operations:
                 await self._end(night["id"], found["id"])
             await self._serve(found["id"])
         return told
+
+    async def merge(
+        self, *, vectors: list[str], method: str = "arithmetic", density: float | None = None, seed: int | None = None
+    ) -> Json:
+        """Add task vectors, each `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, as a night with a verdict."""
+        service, began, seed = self.service, monotonic(), self._seed(seed)
+        recipe = await service.ledger.read(merges.recipe, vectors, method, density)
+        active = await service.ledger.read(queries.active)
+        if reason := service.stages.refusal(active["id"]):
+            raise GateRefused(reason)
+        await anyio.to_thread.run_sync(self._readable, [active["id"], *recipe.checkpoints()])
+        await service.crew.expect()
+        begin = partial(merges.begin, recipe=recipe, parent_id=active["id"], seed=seed)
+        night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
+        service.wake()
+        return await self._ended(night_id, began)
+
+    async def _ended(self, night_id: str, began: float) -> Json:
+        """What a night came to, at its end."""
+        service = self.service
+        await service.finished(night_id)
+        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
+        return {**told, "seconds": round(monotonic() - began, 1)}
+
+    def _readable(self, checkpoint_ids: list[str]) -> None:
+        """Refuse when the weights of one of these are damaged."""
+        for checkpoint_id in sorted(set(checkpoint_ids)):
+            self.service.store.load_weights(checkpoint_id)
 
     async def pin(self, *, target: str) -> Json:
         """Have `prune` never take a checkpoint."""
@@ -250,7 +275,7 @@ def _need_whole(store: CheckpointStore, checkpoint_id: str, others: list[str]) -
         raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
 
 
-NEEDS_CREW = ("night", "ask", "measure", "readout_train")
+NEEDS_CREW = ("night", "merge", "ask", "measure", "readout_train")
 """Operations that need the model server and the trainer; the others only need the ledger."""
 CHECKED = {"readout_train": "readout_check"}
 """Operations that are looked over before a model is loaded for them."""
@@ -258,8 +283,8 @@ AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
 NAMES = (
-    "night", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel", "pin", "unpin", "prune",
-    "readout_train",
+    "night", "merge", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel",
+    "pin", "unpin", "prune", "readout_train",
 )  # fmt: skip
 """The operations that the command line and the HTTP may name."""
 

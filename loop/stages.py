@@ -106,7 +106,7 @@ class Stages:
         seed = seed_of(night["seed"], "replay", item.night_id)
         proposal = self.proposal(new, used, minimum=self.settings.pairs.minimum, seed=seed)
         active = await self.ledger.read(queries.active)
-        reason = proposal.reason or self._refusal(active["id"])
+        reason = proposal.reason or self.refusal(active["id"])
         if reason:
             reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
             return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
@@ -148,7 +148,7 @@ class Stages:
             seed=seed,
         )
 
-    def _refusal(self, active_id: str) -> str:
+    def refusal(self, active_id: str) -> str:
         """Why there may be no update now, although there are pairs; "" when there may be one."""
         if not self.settings.trains:
             return OBSERVING
@@ -231,11 +231,11 @@ class Stages:
         candidate = queries.checkpoint(connection, update["checkpoint_id"])["weights_sha256"]
         before = queries.measurements(connection, parent, self.definitions, night["seed"])
         after = queries.measurements(connection, candidate, self.definitions, night["seed"])
-        limits = self.settings.verdict
+        limits, learnt = self.settings.verdict, queries.learnt(connection)
         readings = readouts.pair(connection, parent, candidate)
         return rule(
             [
-                _paired(behaviour, before, after, night["targets"], queries.learnt(connection))
+                _paired(behaviour, before, after, night["targets"], queries.unlearnt(update), learnt)
                 for behaviour in self.behaviours.values()
             ],
             perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),
@@ -254,7 +254,12 @@ class Stages:
 
 
 def _paired(
-    behaviour: Behaviour, before: dict[str, str], after: dict[str, str], targets: list[str], learnt: set[str]
+    behaviour: Behaviour,
+    before: dict[str, str],
+    after: dict[str, str],
+    targets: list[str],
+    unlearnt: list[str],
+    learnt: set[str],
 ) -> Paired:
     name = behaviour.name
     if name not in before or name not in after:
@@ -265,6 +270,7 @@ def _paired(
         before=before[name][:shared],
         after=after[name][:shared],
         meant=name in targets,
+        falls=name in unlearnt,
         gated=behaviour.counter_of is not None or name in targets or name in learnt,
     )
 
