@@ -19,7 +19,7 @@ from typing import Any
 from corpus.errors import GateRefused, IntegrityFault, UnknownId
 from store import durable
 from store.blobs import DIGEST, Blobs, Stored, advice
-from store.tensors import Kinds, RawTensor, size
+from store.tensors import Kinds, RawTensor
 
 _BLOBS = ("weights", "optimizer")
 """Manifest keys that name blobs: only the store sets them."""
@@ -70,11 +70,11 @@ class CheckpointStore:
         weights_sha256, nbytes = self.blobs.write(weights, near=self._near(manifest_fields.get("parent")))
         optimizer_sha256 = None
         if optimizer is not None:
-            optimizer_sha256, more = self.blobs.write(optimizer, whole=True)
+            optimizer_sha256, more = self.blobs.write(optimizer, whole=True, what="optimizer")
             nbytes += more
         manifest = {"parent": None, **manifest_fields}
         text = canonical(manifest | {"weights": weights_sha256, "optimizer": optimizer_sha256})
-        with durable.new_file(self.directory) as file:
+        with durable.new_file(self.directory, "manifest") as file:
             file.write(text)
             checkpoint_id = file.sha256
             file.keep(f"{checkpoint_id}.json")
@@ -125,10 +125,6 @@ class CheckpointStore:
         """How the weights of this checkpoint are stored."""
         return self.blobs.stored(self.manifest(checkpoint_id)["weights"])
 
-    def weights_bytes(self, checkpoint_id: str) -> int:
-        """Bytes that this checkpoint's weights take when they are stored whole."""
-        return size(self.kinds(checkpoint_id))
-
     def verify(self, checkpoint_ids: Iterable[str], *, sample: Callable[[str], bool] = lambda _: True) -> list[Fault]:
         """Read and hash these checkpoints; returns what is damaged or missing, [] when all is well.
 
@@ -168,12 +164,12 @@ class CheckpointStore:
             keep.add(self._manifest_path(checkpoint_id))
             keep |= self.blobs.needed(self._named(self.manifest(checkpoint_id)))
         orphans = [path for path in self._files() if path not in keep]
-        durable.remove(orphans)
+        durable.remove(orphans, "orphans")
         return orphans
 
     def has_room(self, nbytes: int) -> None:
         """Raise `GateRefused` unless `nbytes` can be written and some room is left."""
-        self.blobs.folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.blobs.folder)
         free = shutil.disk_usage(self.blobs.folder).free
         if free < nbytes + SPARE_BYTES:
             raise GateRefused(

@@ -22,6 +22,7 @@ from typing import IO
 
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.errors import HomeLocked, NoHome
+from store.durable import make_folder, sync_directory
 
 CONFIG = """\
 # Nightschool's configuration. `nightschool config` prints what is in effect, with every default.
@@ -114,14 +115,15 @@ def find(option: Path | None) -> Home:
 def create(option: Path | None, more: str = "") -> Home:
     """Make the folders, the token and the configuration, with `more` at its end; what is there already stays."""
     home = locate(option)
-    home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(home.path, 0o700)
     for folder in _FOLDERS:
-        (home.path / folder).mkdir(exist_ok=True, mode=0o700)
+        make_folder(home.path / folder, 0o700)
     if not home.token_file.exists() or not home.token_file.read_text().strip():  # killed while it was written
         with open(os.open(home.token_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
         home.config_file.write_text(CONFIG + more)
+    sync_directory(home.path)  # whoever made some of it may have died before their names were to last
     return home
 
 

@@ -13,7 +13,7 @@ import anyio
 from agents.model.client import ModelClient
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled
+from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, WriteFailed
 from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -74,15 +74,15 @@ class Student:
         pairs = await self.ledger.read(queries.pairs_of, update["id"])
         await self.hold(update["parent_id"], settled=False)
         examples, pins = await self._examples(pairs, update["parent_id"])
-        try:
-            reports = await self._train(_request(update, examples), report)
-        except UpdateCancelled as cancelled:
-            return _cancelled(update, str(cancelled), pins)
-        except (StepRefused, GateRefused) as refused:
-            return _refused(update, str(refused), pins)
         night = await self.ledger.read(queries.night, item.night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
-        written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
+        try:
+            reports = await self._train(_request(update, examples), report)
+            written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
+        except UpdateCancelled as cancelled:
+            return _cancelled(update, str(cancelled), pins)
+        except (StepRefused, GateRefused, WriteFailed) as refused:
+            return _refused(update, str(refused), pins)
         number = len(await self.ledger.read(queries.checkpoints))
         candidate = Checkpoint(
             id=written.id,

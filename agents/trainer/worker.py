@@ -17,6 +17,7 @@ from agents.trainer import frozen
 from agents.trainer.messages import load, unpack_tokens, unpack_train
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
+from store.failpoints import reach
 from store.tensors import RawTensor
 
 CHUNK = 16
@@ -100,6 +101,7 @@ class Worker:
         fields = {**asked.fields, "parent": asked.parent}
         files = self._bench.store.write(weights_of(shared), state, fields)
         shared.holds = files.id
+        reach("candidate", "held")
         return asdict(files), []
 
     def _rollback(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
