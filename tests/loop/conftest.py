@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import small
+from chaos import Place, prepared, watched
 from small import Ran, Service
 
 Command = Callable[..., Ran]
@@ -58,7 +59,9 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 def short_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
     """Carries out an order in a process of its own, on the home that it names: see `short_night.py`."""
     command = [sys.executable, str(Path(__file__).with_name("short_night.py"))]
-    forking = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=small.environment())
+    forking = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=small.environment()
+    )
     model = tmp_path_factory.mktemp("model")
 
     def ask(**order: Any) -> dict[str, Any]:
@@ -74,3 +77,15 @@ def short_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     forking.stdin.close()
     forking.wait(10)
     forking.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy it."""
+    folder = tmp_path_factory.mktemp("at-update")
+    with watched(prepared(folder)) as place:
+        flag = folder / "flag"
+        flag.touch()
+        command = place.start("night", NS_CRASH_AT=f"update.marked:1:{flag}:all")
+        assert command.ended() == -signal.SIGKILL, command.log()
+        yield place

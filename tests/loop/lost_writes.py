@@ -11,7 +11,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,7 +187,8 @@ AGAIN = 3
 class Disk:
     """The files below one folder, as far as they are durable, and what has happened since."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, there: Iterable[Path] = ()) -> None:
+        """there: files and folders that were durable before."""
         self.root = root
         self._names: dict[str, _File | None] = {}
         """Durable names; None for a folder."""
@@ -195,6 +196,11 @@ class Disk:
         self._pending: list[tuple[str, str, _File | None]] = []
         """Changes of names that are not durable: (what, path, file)."""
         self._count = 0
+        for path in there:
+            self._count += 1
+            data = None if path.is_dir() else bytearray(path.read_bytes())
+            self._names[str(path)] = None if data is None else _File(self._count, data, len(data))
+        self._live.update(self._names)
 
     def take(self, operation: Json) -> None:
         """Have this happen."""
@@ -292,9 +298,14 @@ class Replay:
     _seen: dict[Any, str] = field(default_factory=dict)
     _there: dict[str, Left] = field(default_factory=dict)
 
-    def look(self, operations: Sequence[Json], home: Path, seed: int = 1) -> "Replay":
-        """Go through all prefixes, and through all that may be lost at each."""
-        disk, draw = Disk(str(home.parent)), random.Random(seed)
+    def look(
+        self, operations: Sequence[Json], home: Path, *, to_the_end: bool = True, disk: Disk | None = None
+    ) -> "Replay":
+        """Go through all prefixes, and through all that may be lost at each; or up to the first that is wrong.
+
+        disk: what was there before.
+        """
+        disk, draw = disk or Disk(str(home.parent)), random.Random(1)
         said: Json = {"active": "", "named": []}
         for number in range(len(operations) + 1):
             if number:
@@ -305,6 +316,8 @@ class Replay:
                 self.states += 1
                 if problem := self._problem(disk.left(loss, draw), said):
                     self.wrong.append(f"after {number} operations, {name} lost: {problem}")
+                    if not to_the_end:
+                        return self
         return self
 
     def _problem(self, left: dict[str, Left], said: Json) -> str:

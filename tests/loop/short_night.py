@@ -7,6 +7,7 @@ and the order in which a night goes through them. What the model says, and how i
 begun in a home is gone on with, as a service would, so that a home can be crashed anywhere and taken up again.
 """
 
+import itertools
 import json
 import os
 import random
@@ -85,7 +86,9 @@ class ShortHome:
     def init(self) -> None:
         """Checkpoint 0, as `init` makes it, and beside it what a process that died would leave."""
         if not self._read(queries.checkpoints):
-            raw = {name: to_raw(tensor) for name, tensor in first_weights(self.model).items() if name != "lm_head.weight"}
+            raw = {
+                name: to_raw(tensor) for name, tensor in first_weights(self.model).items() if name != "lm_head.weight"
+            }
             self.store.write({name: tensor for name, tensor in raw.items() if "norm" in name}, None, {"orphan": True})
             made = self.store.write(raw, None, {"cursor": 0, "seed": None, "settings": None})
             self._write(history.add_base, made.id, made.weights_sha256)
@@ -136,11 +139,15 @@ class ShortHome:
 
     def _trained(self, parent: str, number: int) -> Json:
         """Train on the parent and write the candidate."""
-        request = TrainRequest(
-            objective="orpo", settings=SETTINGS, seed=7, parent=parent, examples=examples(number)
-        )
+        self._train(parent, number)
+        return self._checkpoint(parent, number)
+
+    def _train(self, parent: str, number: int) -> None:
+        request = TrainRequest(objective="orpo", settings=SETTINGS, seed=7, parent=parent, examples=examples(number))
         body, frames = pack_train(request)
         self._ask("train", body, frames)
+
+    def _checkpoint(self, parent: str, number: int) -> Json:
         return self._ask("checkpoint", {"parent": parent, "fields": {"cursor": number, "seed": 7}})
 
     def _record(self, connection: Any, update: queries.Row, files: Json) -> None:
@@ -161,21 +168,22 @@ class ShortHome:
         return self.worker.answer(Request(id=verb, verb=verb, body=body, frames=frames), lambda _: None)[0]
 
     def _read(self, query: Callable[..., Any], *arguments: Any) -> Any:
-        return anyio.run(self.ledger.read, query, *arguments)
+        with self.ledger.reading() as connection:
+            return query(connection, *arguments)
 
     def _write(self, transaction: Callable[..., Any], *arguments: Any) -> Any:
-        return anyio.run(self.ledger.write, transaction, *arguments)
+        with self.ledger.writing() as connection:
+            return transaction(connection, *arguments)
 
 
 def found(home: ShortHome) -> Json:
     """What a home has come to."""
-    kept = {path.relative_to(home.home.path).as_posix() for path in home.home.checkpoints.rglob("*") if path.is_file()}
     known = [row["id"] for row in home._read(queries.checkpoints)]
     return {
         "active": home._read(queries.active)["id"],
         "holds": home.shared.holds,
         "dirty": home.shared.dirty,
-        "files": sorted(kept),
+        "files": sorted(_files(home)),
         "faults": [fault.problem for fault in home.store.verify(known)],
         "needless": [str(path) for path in home.store.sweep(known)],
     }
@@ -186,7 +194,7 @@ def carry_out(order: Json) -> Json:
     failpoints.arm(order.get("crash", ""))
     counts = _counting() if order.get("count") else None
     began = monotonic()
-    with recording(Path(order["record"]) if "record" in order else None), _failing(order.get("fail")):
+    with recording(Path(order["record"]) if "record" in order else None):
         home = ShortHome(Path(order["home"]), Path(order["model"]))
         home.init()
         opened = monotonic()
@@ -194,8 +202,9 @@ def carry_out(order: Json) -> Json:
         ready = monotonic()
         recovered = home.store.verify([home.active]), home.shared.holds == home.active and not home.shared.dirty
         left = [str(path) for path in home.home.checkpoints.rglob("*.tmp")]
-        if not order.get("stop"):
-            home.nights()
+        if "refusals" in order:
+            return refused(home, order["refusals"])
+        home.nights()
     return {
         **found(home), "seconds": ready - began, "restored_in": ready - opened, "recovered": recovered == ([], True),
         "left": left, "counts": counts,
@@ -214,33 +223,70 @@ def _counting() -> Json:
     return counts
 
 
+def refused(home: ShortHome, refusals: list[Json]) -> Json:
+    """Have the system refuse an update's checkpoint in each of these ways; what came of it, one after the other.
+
+    The update is the next one. A refusal with a `call` is of each of the calls that there are, one after the other.
+    """
+    parent = home.active
+    before = _files(home)
+    home._train(parent, 1)
+    told = []
+    for refusal in refusals:
+        numbers = iter([0]) if "limit" in refusal else itertools.count(1)
+        for number in numbers:
+            try:
+                with _refusing(refusal, number):
+                    home._checkpoint(parent, 1)
+            except Exception as error:
+                kind, message = type(error).__name__, str(error)
+            else:
+                break
+            told.append({
+                **refusal, "number": number, "error": kind, "message": message, "left": sorted(_files(home) - before),
+                "gone": sorted(before - _files(home)), "faults": len(home.store.verify([parent])),
+                "loads": len(home.store.load_weights(parent)),
+            })  # fmt: skip
+            for path in _files(home) - before:  # what the test then fails for is not to spoil the rest
+                (home.home.path / path).unlink()
+        for path in _files(home) - before:  # of a checkpoint that came about
+            (home.home.path / path).unlink()
+    home._ask("rollback", {"checkpoint": parent, "settled": True})
+    served = home.shared.holds == parent and not home.shared.dirty
+    home.nights()
+    return {"told": told, "served": served, **found(home)}
+
+
+def _files(home: ShortHome) -> set[str]:
+    """What is there, by its path in the home."""
+    there = home.home.checkpoints.rglob("*")
+    return {path.relative_to(home.home.path).as_posix() for path in there if path.is_file()}
+
+
 @contextmanager
-def _failing(order: Json | None) -> Iterator[None]:
-    """Have the system refuse: the `at`-th call of `call` from now on, with `errno`, once; or files over `limit` bytes."""
-    if order is None:
-        yield
-        return
-    if "limit" in order:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], resource.RLIM_INFINITY))
+def _refusing(refusal: Json, number: int) -> Iterator[None]:
+    """Have the system refuse files over `limit` bytes, or the call with this number, from 1, with `errno`, once."""
+    if "limit" in refusal:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (refusal["limit"], resource.RLIM_INFINITY))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         return
-    real, calls = getattr(os, order["call"]), 0
+    real, calls = getattr(os, refusal["call"]), 0
 
     def refuse(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls == order["at"]:
-            raise OSError(order["errno"], os.strerror(order["errno"]))
+        if calls == number:
+            raise OSError(refusal["errno"], os.strerror(refusal["errno"]))
         return real(*arguments, **options)
 
-    setattr(os, order["call"], refuse)
+    setattr(os, refusal["call"], refuse)
     try:
         yield
     finally:
-        setattr(os, order["call"], real)
+        setattr(os, refusal["call"], real)
 
 
 def _in_a_child(order: Json) -> Json:

@@ -44,7 +44,9 @@ def recovers(short_night: Night, home: Path, calm: Json) -> Json:
     assert after["recovered"] and after["left"] == []
     assert after["seconds"] < RECOVERED_S
     assert (after["faults"], after["needless"], after["dirty"]) == ([], [], False)
-    assert [after[name] for name in ("active", "holds", "files")] == [calm[name] for name in ("active", "holds", "files")]
+    assert [after[name] for name in ("active", "holds", "files")] == [
+        calm[name] for name in ("active", "holds", "files")
+    ]
     return after
 
 
