@@ -22,17 +22,18 @@ def checkpoints_list() -> None:
 
 
 @checkpoints.command("verify")
-def checkpoints_verify() -> None:
-    """Hash every file again; exit 12 when one is damaged."""
-    from loop import show_checkpoints
-    from store import home, queries
-    from store.checkpoints import CheckpointStore
+def checkpoints_verify(
+    sample: Annotated[
+        str, typer.Option(help="Look at this part only, drawn anew each time: 0.1 or 10%.", metavar="P")
+    ] = "1",
+) -> None:
+    """Hash ledger and files again; exit 12 when something is damaged."""
+    from loop import show_checkpoints, verify
+    from store import home
 
-    known = [row["id"] for row in carry.read(queries.checkpoints)]
-    faults = CheckpointStore(home.find(said.home).checkpoints).verify(known)
-    damaged = [{"checkpoint": f.checkpoint_id, "path": str(f.path), "problem": f.problem} for f in faults]
-    carry.show({"checkpoints": len(known), "damaged": damaged}, show_checkpoints.verified)
-    if damaged:
+    told = verify.verify(home.find(said.home), verify.share(sample))
+    carry.show(told, show_checkpoints.verified)
+    if told["damaged"] or told["ledger"]:
         raise typer.Exit(IntegrityFault.exit_code)
 
 

@@ -10,13 +10,17 @@ from time import monotonic
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
+from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
 from corpus.errors import GateRefused, IntegrityFault, UsageError
+from loop import forgetting
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
-from store import history, queries, report, work
+from store import conversations as kept
+from store import forget, history, queries, report, work
 from store.records import Measurement, save
 
 Json = dict[str, Any]
@@ -77,10 +81,33 @@ class Operations:
         }
         if not dry_run:
             await service.ledger.write(history.roll_back, found["id"], "rolled back by hand")
-            if service.crew.keeps_mapping():
-                await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
-                await service.trainer.rollback(found["id"], settled=True)
+            await self._serve(found["id"])
         return told
+
+    async def _serve(self, checkpoint_id: str) -> None:
+        """Have what is served hold a checkpoint that the ledger has just been pointed at."""
+        if self.service.crew.keeps_mapping():
+            await self.service.crew.ready.wait()  # a crew that is starting may have read the old pointer
+            await self.service.trainer.rollback(checkpoint_id, settled=True)
+
+    async def forget(self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False) -> Json:
+        """Remove conversations and all that was derived from them, and name the updates that learnt from it."""
+        ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
+        found = await ledger.read(forget.look, source, stored)
+        back = rollback and found.rollback_to is not None
+        if back:  # what cannot be rolled back is said before anything is gone
+            await self.rollback(target=found.rollback_to, dry_run=True)
+        formats = await ledger.read(kept.formats_of)
+        files = await anyio.to_thread.run_sync(forgetting.holding, inbox, found, formats)
+        if dry_run:
+            emptied = await anyio.to_thread.run_sync(forgetting.captured, inbox, found.derived.marks)
+            return forgetting.told(source, found, emptied, files, dry_run=True)
+        found, emptied = await ledger.write(forgetting.carry_out, inbox, source, stored, back)
+        told = forgetting.told(source, found, emptied, files, dry_run=False)
+        if back and found.rollback_to is not None:
+            await self._serve(found.rollback_to)
+            told |= {"rolled_back": True, "commands": told["commands"][1:]}
+        return {**told, "wiped": await anyio.to_thread.run_sync(ledger.wipe)}
 
     def _whole(self, checkpoint_id: str, known: list[queries.Row]) -> None:
         """Refuse a damaged checkpoint, and name the nearest good one."""
@@ -165,8 +192,13 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
 
 NEEDS_CREW = ("night", "ask", "measure")
 """Operations that need the model server and the trainer; the others only need the ledger."""
-AFTER_CREW = ("rollback",)
+AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel")
+NAMES = ("night", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel")
 """The operations that the command line and the HTTP may name."""
+
+
+def is_quiet(name: str, arguments: Json) -> bool:
+    """Whether this operation leaves the weights alone: a dry run, or forgetting without a rollback."""
+    return bool(arguments.get("dry_run")) or (name == "forget" and not arguments.get("rollback"))

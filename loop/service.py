@@ -177,6 +177,8 @@ class Service:
 
     def _failed(self, connection: Any, item: Work, error: str) -> None:
         """Count a failure; when the work is set aside, queue what has to happen all the same."""
+        if not work.is_there(connection, item):  # a user had what it is about removed meanwhile
+            return
         aside = work.fail(connection, item, error)
         outcomes.note(connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside})
         if aside:

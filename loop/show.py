@@ -172,6 +172,8 @@ def ingested(told: Json) -> None:
         out.print(f"{file['path']} ({file['format']})")
     found = told["conversations"]
     out.print(f"{found['new']} new conversations, {found['known']} known, {told['turns']} new turns")
+    if told["forgotten"]:
+        out.print(f"{told['forgotten']} passed over: they go through what was forgotten (`nightschool forget`)")
     for line in told["set_aside"]:
         err.print(f"set aside: {line['path']}:{line['line']}: {line['reason']}", markup=False)
 

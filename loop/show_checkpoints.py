@@ -31,7 +31,14 @@ def listed(told: Json) -> None:
 def verified(told: Json) -> None:
     for fault in told["damaged"]:
         err.print(f"{fault['path']}: {fault['problem']}", markup=False)
-    out.print(f"{told['checkpoints']} checkpoints, {len(told['damaged'])} damaged files")
+    for problem in told["ledger"]:
+        err.print(f"ledger: {problem}", markup=False)
+    part = "" if told["sample"] == 1 else f" ({told['hashed']} of them hashed, a part of {told['sample']:.0%})"
+    pruned = f", {told['pruned']} pruned" if told["pruned"] else ""
+    out.print(
+        f"{told['checkpoints']} checkpoints{part}{pruned}: {len(told['damaged'])} damaged files, "
+        f"{len(told['ledger'])} faults in the ledger"
+    )
 
 
 def rolled_back(told: Json) -> None:

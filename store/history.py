@@ -109,8 +109,9 @@ def set_update(connection: Connection, update_id: str, state: str, reasons: list
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
     pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
-    night_ids = sorted({row["night_id"] for row in pairs})
-    names = sorted({row["behaviour"] for row in pairs})
+    lost = queries.lost_by(connection, update_id)  # the lessons of others that made no pair are undone all the same
+    night_ids = sorted({row["night_id"] for row in pairs}.union(*(one["nights"] for one in lost)))
+    names = sorted({row["behaviour"] for row in pairs}.union(*(one["behaviours"] for one in lost)))
     of_pairs, of_signals = ("used", "learnt") if state == "kept" else ("undone", "undone")
     ids = [row["id"] for row in pairs]
     apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))

@@ -115,6 +115,13 @@ def pairs_of(connection: Connection, update_id: str) -> list[Row]:
     return _all(connection, query.order_by(p.c.id))
 
 
+def lost_by(connection: Connection, update_id: str) -> list[Row]:
+    """What an update has lost to `forget`, one value a time: see `store.forget`."""
+    e = schema.events
+    told = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
+    return list(connection.execute(told).scalars())
+
+
 def active(connection: Connection) -> Row:
     """The checkpoint that the last pointer names."""
     p, c = schema.pointers, schema.checkpoints

@@ -150,6 +150,7 @@ def _set_aside(connection: Connection) -> Json:
 
 
 LISTS = {
+    "conversations": (schema.conversations, ("id", "source", "format", "path", "at")),
     "updates": (schema.updates, ("id", "state", "objective", "steps", "checkpoint_id", "reasons", "at")),
     "pairs": (schema.pairs, ("id", "behaviour", "state", "messages", "chosen", "rejected", "source")),
     "dreams": (schema.dreams, ("id", "behaviour", "temperature", "messages", "source", "refused")),
@@ -180,7 +181,8 @@ def why(connection: Connection, wanted: str) -> Json:
     if update is not None:
         pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
         lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
-        told = _update(connection, dict(update))
+        forgotten = sum(lost["pairs"] for lost in queries.lost_by(connection, wanted))
+        told = {**_update(connection, dict(update)), "forgotten": forgotten}
         return {"update": told, "pairs": pairs, "log_lines": [lines[key] for key in sorted(lines)]}
     pair = connection.execute(select(schema.pairs).where(schema.pairs.c.id == wanted)).mappings().first()
     if pair is None:

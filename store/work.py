@@ -51,6 +51,12 @@ def lease(connection: Connection, holder: str) -> Work | None:
     )
 
 
+def is_there(connection: Connection, item: Work) -> bool:
+    """Whether this work is still in the ledger; its number alone may be another's by now."""
+    row = connection.execute(select(work).where(work.c.id == item.id)).mappings().first()
+    return row is not None and all(row[key] == getattr(item, key) for key in ("kind", "subject", "night_id"))
+
+
 def finish(connection: Connection, item: Work) -> None:
     """Mark as done; the caller stores the results in the same transaction."""
     _set(connection, item.id, state="done", holder=None, error=None)

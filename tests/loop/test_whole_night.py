@@ -225,6 +225,44 @@ def test_the_old_branch_can_be_gone_to_and_both_are_whole(story: Story) -> None:
     assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
 
 
+# ---------------------------------------------------------------- forgetting
+
+
+def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_without_it(story: Story, kept: Path) -> None:
+    assert holding(kept, "See https://anna:") and holding(kept, "user 1")
+    pairs = {row["id"]: row["source"] for row in tell(kept, "ledger", "pairs", "--limit", 999)["pairs"]}
+    of_it = [pair for pair, source in pairs.items() if source == "user 1"]
+    told = tell(kept, "forget", "user 1", "--retrain")
+    (update,) = told["updates"]
+    checkpoint = story.told["night"]["updates"][0]["checkpoint"]
+    assert (update["id"], update["checkpoint"], update["built_on"]) == ("u1", checkpoint, None)
+    assert 0 < len(of_it) <= update["pairs"] < len(pairs)
+    assert told["removed"]["pairs"] == told["removed"]["update_pairs"] == update["pairs"]
+    assert told["rolled_back"] and told["rollback_to"] == story.told["status 0"]["checkpoint"]
+    (again,) = told["night"]["updates"]
+    assert (again["id"], again["pairs"]) == ("u2", len(pairs) - update["pairs"])
+    assert holding(kept, "See https://anna:") == holding(kept, "user 1") == []
+    assert not tell(kept, "checkpoints", "verify")["damaged"]
+    why = tell(kept, "ledger", "why", "u1")
+    assert why["update"]["forgotten"] == update["pairs"] and len(why["pairs"]) == again["pairs"]
+    assert [row["id"] for row in tell(kept, "checkpoints", "list")["checkpoints"]][:2] == [
+        told["rollback_to"], checkpoint,
+    ]  # fmt: skip
+
+
+def test_without_a_rollback_the_weights_stay_and_the_commands_to_bring_them_back_are_told(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "forget", "user 2").told
+    base = story.told["status 0"]["checkpoint"]
+    assert told["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
+    assert status(kept)["checkpoint"] == story.told["status 1"]["checkpoint"]
+    copy = Path(shutil.copy(story.log, kept / "copy.jsonl"))
+    ran = command("--home", kept, "--json", "ingest", copy)
+    assert ran.told["conversations"] == {"new": 0, "known": 11} and ran.told["forgotten"] == 2
+    assert command("--home", kept, "--json", *told["commands"][0].split()[1:]).told["undone"] == ["u1"]
+
+
 # ---------------------------------------------------------------- damage and gates
 
 
