@@ -31,7 +31,12 @@ _REMOVALS = {
     "unlinked": "one of {} has gone, which may not last",
     "removed": "{} have gone for good",
 }
-_FILES = {"weights": "the blob of the weights", "optimizer": "the optimizer's state", "manifest": "the manifest"}
+_FILES = {
+    "weights": "the blob of the weights",
+    "optimizer": "the optimizer's state",
+    "manifest": "the manifest",
+    "log": "a log without what is forgotten",
+}
 _MARK = "the mark of a state that is given up"
 _GOING = {"stale": "a blob's other forms", "states": "the files of a state that was given up", "orphans": "the orphans"}
 

@@ -33,7 +33,7 @@ from agents.model.snapshot import restore, to_raw
 from agents.trainer.messages import Example, Settings, TrainRequest, pack_train
 from agents.trainer.update import Bench
 from agents.trainer.worker import Worker
-from loop import keeping
+from loop import capture, keeping
 from store import failpoints, history, queries
 from store.checkpoints import CheckpointStore
 from store.home import Home, create
@@ -112,9 +112,18 @@ class ShortHome:
         """All nights that are left to do; then the first update again, whose state was given up, for nobody."""
         while (night := self._read(queries.running_night)) or len(self._kept()) <= NIGHTS:
             self._night(str(night["id"]) if night else self._write(partial(history.begin_night, seed=1, retry=False)))
+        self._forget()
         base = self._kept()[0]
         self._trained(base, 1)
         self._ask("rollback", {"checkpoint": self._read(queries.active)["id"], "settled": True})
+
+    def _forget(self) -> None:
+        """Empty a line of a captured log, as `forget` does."""
+        captured = self.home.inbox / "captured-a.jsonl"
+        if not captured.exists():
+            captured.write_bytes(b"forgotten\nkept\n")
+        capture.sweep(self.home.inbox)
+        capture.blank(captured, [1])
 
     def _night(self, night_id: str) -> None:
         number = int(night_id[1:])
@@ -185,6 +194,7 @@ def found(home: ShortHome) -> Json:
         "dirty": home.shared.dirty,
         "files": sorted(_files(home)),
         "faults": [fault.problem for fault in home.store.verify(known)],
+        "inbox": sorted(path.read_text() for path in home.home.inbox.iterdir()),
         "needless": [str(path) for path in home.store.sweep(known)],
     }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos import ROOT, Place, faults
+from chaos import ROOT, Place
 from small import Ran, environment, run_cli
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError

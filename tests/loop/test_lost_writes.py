@@ -48,28 +48,27 @@ def test_every_operation_on_the_files_was_recorded(recorded: tuple[Path, list[Js
     }  # fmt: skip
 
 
-def without(operations: list[Json], wrong: Callable[[Json], bool]) -> list[Json]:
-    return [operation for operation in operations if not wrong(operation)]
-
-
 def is_file(operation: Json) -> bool:
     return str(operation["path"]).endswith(".tmp")
 
 
+def unsynced(is_meant: Callable[[str], bool]) -> Callable[[list[Json]], list[Json]]:
+    """Without the syncs of these files or folders."""
+    return lambda log: [operation for operation in log if operation["op"] != "fsync" or not is_meant(operation["path"])]
+
+
 MISTAKES: dict[str, Callable[[list[Json]], list[Json]]] = {
-    "files are not synced": lambda log: without(log, lambda o: o["op"] == "fsync" and is_file(o)),
-    "manifests are not synced": lambda log: without(log, lambda o: o["op"] == "fsync" and is_file(o) and "blobs" not in o["path"]),
-    "blobs are not synced": lambda log: without(log, lambda o: o["op"] == "fsync" and is_file(o) and "blobs" in o["path"]),
-    "no folder is synced": lambda log: without(log, lambda o: o["op"] == "fsync" and not is_file(o)),
-    "the blobs' folder is not synced": lambda log: without(log, lambda o: o["op"] == "fsync" and o["path"].endswith("blobs")),
-    "the manifests' folder is not synced": lambda log: without(
-        log, lambda o: o["op"] == "fsync" and o["path"].endswith("checkpoints")
-    ),
-    "the home is not synced": lambda log: without(log, lambda o: o["op"] == "fsync" and o["path"].endswith("home")),
+    "files are not synced": unsynced(lambda path: path.endswith(".tmp")),
+    "manifests are not synced": unsynced(lambda path: path.endswith(".tmp") and "/blobs/" not in path),
+    "blobs are not synced": unsynced(lambda path: path.endswith(".tmp") and "/blobs/" in path),
+    "no folder is synced": unsynced(lambda path: not path.endswith(".tmp")),
+    "the blobs' folder is not synced": unsynced(lambda path: path.endswith("/blobs")),
+    "the manifests' folder is not synced": unsynced(lambda path: path.endswith("/checkpoints")),
+    "the home is not synced": unsynced(lambda path: path.endswith("/home")),
     "files are synced once they have their names": lambda log: _swapped(log, "fsync", "rename"),
     "the ledger is told before the manifest has its name": lambda log: _early(log),
     "a state goes before it is marked as given up": lambda log: _unmarked(log),
-}  # fmt: skip
+}
 
 
 def _swapped(log: list[Json], first: str, second: str) -> list[Json]:
