@@ -87,4 +87,6 @@ def _die_if_due(point: str) -> None:
         Path(flag).unlink()
     except FileNotFoundError:  # another process was it, or this one's predecessor
         return
-    os.killpg(0, signal.SIGKILL) if victims else os.kill(os.getpid(), signal.SIGKILL)
+    if victims:
+        os.killpg(0, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
