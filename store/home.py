@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -123,7 +123,9 @@ def create(option: Path | None, more: str = "") -> Home:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
         home.config_file.write_text(CONFIG + more)
-    sync_directory(home.path)  # whoever made some of it may have died before their names were to last
+    for folder in (home.path, home.path.parent):  # whoever made some of it may have died before it was to last
+        with suppress(PermissionError):  # a parent that may be entered and not read
+            sync_directory(folder)
     return home
 
 

@@ -111,13 +111,15 @@ def test_a_home_that_is_written_in_the_wrong_order_is_found_out(
     assert replay((home, changed), tmp_path, to_the_end=False).wrong != []
 
 
-def test_what_a_trainer_left_that_died_is_made_durable_by_the_next_one_before_it_is_named(
-    short_night: Night, tmp_path: Path
+@pytest.mark.parametrize("point", ["folder.made:1", "folder.made:2", "optimizer.renamed:1"])
+def test_what_a_process_left_that_died_is_made_durable_by_the_next_one_before_it_is_named(
+    short_night: Night, tmp_path: Path, point: str
 ) -> None:
+    """The home, the folder of checkpoints, the optimizer's state: found by the next one, which has not made them."""
     flag, log = tmp_path / "flag", tmp_path / "log"
     flag.touch()
-    died = short_night(home=tmp_path / "home", record=log, crash=f"weights.renamed:3:{flag}")
+    died = short_night(home=tmp_path / "home", record=log, crash=f"{point}:{flag}")
     assert died == {"status": -9}
     after = short_night(home=tmp_path / "home", record=log, trainer=True)
     assert after["faults"] == []
-    assert replay((tmp_path / "home", read(log)), tmp_path / "replay").wrong == []
+    assert replay((tmp_path / "home", read(log)), tmp_path / "replay", to_the_end=False).wrong == []
