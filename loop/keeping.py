@@ -20,7 +20,7 @@ log = structlog.get_logger()
 async def sweep(store: CheckpointStore, ledger: Ledger) -> None:
     """Remove the files that no checkpoint needs; only while nobody writes."""
     try:
-        await anyio.to_thread.run_sync(store.sweep, await _unpruned(ledger))
+        await anyio.to_thread.run_sync(store.sweep, await ledger.read(queries.stored))
     except IntegrityFault as fault:
         log.warning("nothing was swept", reason=str(fault))
 
@@ -29,10 +29,6 @@ async def give_up_states(store: CheckpointStore, ledger: Ledger, states: int) ->
     """Keep the optimizer's state only where training may go on: see `queries.going_on`."""
     kept = await ledger.read(queries.going_on, states)
     try:
-        await anyio.to_thread.run_sync(partial(store.drop_states, await _unpruned(ledger), but=kept))
+        await anyio.to_thread.run_sync(partial(store.drop_states, await ledger.read(queries.stored), but=kept))
     except (IntegrityFault, WriteFailed) as fault:
         log.warning("no optimizer state was given up", reason=str(fault))
-
-
-async def _unpruned(ledger: Ledger) -> list[str]:
-    return [row["id"] for row in await ledger.read(queries.checkpoints) if row["pruned"] is None]

@@ -29,6 +29,7 @@ LABELS = {
     "measure": "measuring",
     "train": "training",
     "build": "building",
+    "readout": "reading the concepts' texts",
 }
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
@@ -155,11 +156,11 @@ def _before_after(rows: list[Json]) -> None:
         if before and after:
             points = 100 * (after["passed"] / after["trials"] - before["passed"] / before["trials"])
             change = f"{points:+.0f} points"
-        table.add_row(name, _rate(before), _rate(after), change)
+        table.add_row(name, rate(before), rate(after), change)
     out.print(table)
 
 
-def _rate(side: Json | None) -> str:
+def rate(side: Json | None) -> str:
     """k/n with its 95 % interval."""
     if side is None:
         return "not measured"
@@ -257,7 +258,7 @@ def behaviours(told: Json) -> None:
 def measured(told: Json) -> None:
     table = Table("behaviour", "passed", title=f"weights {told['weights_sha256'][:12]}")
     for row in told["behaviours"]:
-        table.add_row(f"  guards: {row['name']}" if row["counter_of"] else row["name"], _rate(row))
+        table.add_row(f"  guards: {row['name']}" if row["counter_of"] else row["name"], rate(row))
     out.print(table)
 
 

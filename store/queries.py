@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Select, func, select
+from sqlalchemy import Connection, Integer, Select, and_, func, or_, select
 
-from corpus.errors import UnknownId
+from corpus.errors import GateRefused, UnknownId
 from store import schema
 
 Row = Mapping[str, Any]
@@ -133,8 +133,12 @@ def active(connection: Connection) -> Row:
 
 
 def checkpoint(connection: Connection, checkpoint_id: str) -> Row:
-    """One checkpoint, by its id or an unambiguous beginning of it."""
+    """One checkpoint, by its id, an unambiguous beginning of it, or `active` or `base`, which no id begins with."""
     t = schema.checkpoints
+    if checkpoint_id == "active":
+        return active(connection)
+    if checkpoint_id == "base":
+        return checkpoints(connection)[0]
     rows = _all(connection, select(t).where(t.c.id.startswith(checkpoint_id, autoescape=True)).limit(2))
     if len(rows) != 1 or not checkpoint_id:
         problem = "several checkpoints begin" if rows else "no checkpoint begins"
@@ -145,6 +149,32 @@ def checkpoint(connection: Connection, checkpoint_id: str) -> Row:
 def checkpoints(connection: Connection) -> list[Row]:
     """All checkpoints, oldest first."""
     return _all(connection, select(schema.checkpoints).order_by(schema.checkpoints.c.number))
+
+
+def stored(connection: Connection) -> list[str]:
+    """Ids of the checkpoints whose files are to be there, oldest first: all that were not pruned."""
+    return [row["id"] for row in checkpoints(connection) if row["pruned"] is None]
+
+
+def kept(connection: Connection) -> list[Row]:
+    """The checkpoints that were kept and whose files are to be there, oldest first: where a rollback may go."""
+    return [row for row in checkpoints(connection) if row["state"] == "kept" and row["pruned"] is None]
+
+
+def require_stored(connection: Connection, row: Row) -> None:
+    """Raise `GateRefused` for a checkpoint that was pruned, and name the nearest one that a rollback may go to."""
+    if row["pruned"] is None:
+        return
+    now_active = active(connection)["id"]
+    others = [other for other in kept(connection) if other["id"] != now_active]
+    advice = f"only the active one ({now_active[:12]}) is there"
+    if others:
+        nearest = min(others, key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
+        advice = f"beside the active one ({now_active[:12]}) the nearest that is there is {nearest['id'][:12]}"
+    raise GateRefused(
+        f"checkpoint {row['id'][:12]} was pruned at {row['pruned']}: its weights are gone. "
+        f"Nothing was changed; {advice}"
+    )
 
 
 def going_on(connection: Connection, states: int) -> list[str]:
@@ -177,10 +207,22 @@ def measurement(
     return connection.execute(select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))).scalar()
 
 
-def readings(connection: Connection, weights_sha256: str) -> dict[str, Row]:
-    """Readings of these weights by name."""
+def readings(connection: Connection, weights_sha256: str, vectors: str = "") -> dict[str, Row]:
+    """Readings of these weights by name: those taken with these vectors, and the perplexity."""
     t = schema.readings
-    return {row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))}
+    taken = and_(t.c.vectors == vectors, t.c.vectors != "")
+    found = select(t).where(t.c.weights_sha256 == weights_sha256, or_(t.c.name == "perplexity", taken))
+    return {row["name"]: row for row in _all(connection, found)}
+
+
+def read_with(connection: Connection, *weights_sha256: str) -> set[str]:
+    """Digests of the vectors that readings of all of these weights were taken with."""
+    t = schema.readings
+    each = [
+        set(connection.execute(select(t.c.vectors).where(t.c.weights_sha256 == weights)).scalars())
+        for weights in weights_sha256
+    ]
+    return set.intersection(*each) - {""}
 
 
 def is_paused(connection: Connection) -> bool:
@@ -213,6 +255,29 @@ def learnt(connection: Connection) -> set[str]:
     n, u = schema.nights, schema.updates
     rows = connection.execute(select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.state == "kept"))
     return {name for (targets,) in rows for name in targets}
+
+
+def targets(connection: Connection) -> dict[str, list[str]]:
+    """What the night of each update meant to improve."""
+    n, u = schema.nights, schema.updates
+    return {update: list(names) for update, names in connection.execute(select(u.c.id, n.c.targets).join(n))}
+
+
+def update(connection: Connection, update_id: str | None) -> Row | None:
+    """One update; None where there is none of this id."""
+    return _one(connection, select(schema.updates).where(schema.updates.c.id == update_id))
+
+
+def verdict(connection: Connection, update_id: str) -> Row | None:
+    """The verdict on an update, if it came to one."""
+    return _one(connection, select(schema.verdicts).where(schema.verdicts.c.update_id == update_id))
+
+
+def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str, int, int], str]:
+    """Every outcome of these weights, by behaviour, definition, seed and round."""
+    t = schema.measurements
+    rows = _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256).order_by(*t.primary_key.columns))
+    return {(row["behaviour"], row["definition"], row["seed"], row["round"]): row["outcomes"] for row in rows}
 
 
 def model_digest(connection: Connection) -> str:

@@ -160,11 +160,16 @@ LISTS = {
 
 
 def checkpoint_list(connection: Connection) -> Json:
-    """All checkpoints, oldest first, with the active one marked."""
+    """All checkpoints, oldest first, with the active one marked and what each one's night meant to improve."""
     active = queries.active(connection)["id"]
-    keys = ("number", "id", "parent_id", "weights_sha256", "update_id", "state", "at")
-    rows = queries.checkpoints(connection)
-    return {"checkpoints": [{**{k: row[k] for k in keys}, "active": row["id"] == active} for row in rows]}
+    keys = ("number", "id", "parent_id", "weights_sha256", "update_id", "state", "at", "pinned", "pruned")
+    targets = queries.targets(connection)
+    return {
+        "checkpoints": [
+            {**{k: row[k] for k in keys}, "active": row["id"] == active, "targets": targets.get(row["update_id"], [])}
+            for row in queries.checkpoints(connection)
+        ]
+    }
 
 
 def listing(connection: Connection, name: str, limit: int) -> list[Json]:

@@ -186,7 +186,7 @@ def load(model_dir: Path, run_dir: Path, checkpoints: Path | None, holds: str, t
     return Served(
         name=model_dir.resolve().name,
         text=text,
-        sampler=Sampler(forward_for(model), text.decode, ends),
+        sampler=Sampler(forward_for(model), text.decode, ends, shared.turns.passing),
         weights=shared,
         context=model.config.max_position_embeddings,
         vocab_size=model.config.vocab_size,

@@ -1,11 +1,12 @@
 """The weights in the mapping as raw tensors, and back: what a checkpoint keeps and a rollback restores.
 
 Invariant: `restore` writes nothing unless the whole checkpoint is undamaged and fits the mapping, and while
-it writes the mapping is dirty and holds nothing. Aliases (tied weights) are kept once, under the first name.
-Knows no model family and no ledger.
+it writes the mapping is dirty and holds nothing, and no pass through the model reads it. Aliases (tied weights) are
+kept once, under the first name. Knows no model family and no ledger.
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import torch
 
@@ -69,25 +70,27 @@ def restore(
     held = shared.holds
     written = force or held != checkpoint_id
     if written:
+        with ExitStack() as turn:
 
-        def begin() -> None:
-            shared.dirty = True
-            shared.holds = ""
-            reach("restore", "marked")
+            def begin() -> None:  # where it is called twice, the turn is ours already
+                turn.enter_context(shared.turns.changing())
+                shared.dirty = True
+                shared.holds = ""
+                reach("restore", "marked")
 
-        places = _places(shared)
-        if places is not None and kinds_of(places) == store.kinds(checkpoint_id):
-            store.put_weights(checkpoint_id, places, begin, held_id="" if force else held)
-        else:
-            tensors = store.load_weights(checkpoint_id)
-            _require(shared, tensors, checkpoint_id)
-            begin()
-            for name, raw in tensors.items():
-                shared.tensors[name].copy_(from_raw(raw))
-        reach("restore", "written")
-        shared.bump()
-        shared.holds = checkpoint_id
-        reach("restore", "held")
+            places = _places(shared)
+            if places is not None and kinds_of(places) == store.kinds(checkpoint_id):
+                store.put_weights(checkpoint_id, places, begin, held_id="" if force else held)
+            else:
+                tensors = store.load_weights(checkpoint_id)
+                _require(shared, tensors, checkpoint_id)
+                begin()
+                for name, raw in tensors.items():
+                    shared.tensors[name].copy_(from_raw(raw))
+            reach("restore", "written")
+            shared.bump()
+            shared.holds = checkpoint_id
+            reach("restore", "held")
     shared.dirty = not settled
     reach("restore", "settled")
     return written

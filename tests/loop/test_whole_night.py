@@ -81,8 +81,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     service = start_service(story.home)
     service.ready()
     story.do("measure", "behaviours", "measure", "--seed", SEED)
+    story.do("pin", "checkpoints", "pin", story.told["night"]["updates"][0]["checkpoint"])
     story.do("nothing", "night", "--seed", SEED)
     story.do("retry", "night", "--retry", "--seed", SEED)
+    story.do("prune", "checkpoints", "prune", "--keep-last", 1)
     story.told["status 3"] = status(story.home)
     story.told["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
     service.process.terminate()
@@ -215,14 +217,44 @@ def test_a_planted_secret_is_in_no_file_of_the_home(story: Story) -> None:
     assert holding(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
 
 
-def test_the_old_branch_can_be_gone_to_and_both_are_whole(story: Story) -> None:
+def test_the_old_branch_can_be_gone_to_when_the_base_of_both_was_pruned(story: Story) -> None:
     rows = tell(story.home, "checkpoints", "list")["checkpoints"]
     assert [(row["number"], row["state"], row["active"]) for row in rows] == [
         (0, "kept", False), (1, "kept", False), (2, "kept", True),
     ]  # fmt: skip
-    assert tell(story.home, "checkpoints", "verify") == {"checkpoints": 3, "damaged": []}
+    assert tell(story.home, "checkpoints", "verify") == {
+        "checkpoints": 2, "hashed": 2, "pruned": 1, "sample": 1.0, "damaged": [], "ledger": [],
+    }  # fmt: skip
     told = tell(story.home, "rollback", rows[1]["id"][:12])
     assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
+
+
+def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Story) -> None:
+    night, retry = (story.told[name]["updates"][0]["checkpoint"] for name in ("night", "retry"))
+    assert story.told["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
+    assert [row["id"] for row in story.told["prune"]["pruned"]] == [story.told["status 0"]["checkpoint"]]
+    left = {path.stem for path in (story.home / "checkpoints").glob("*.json")}
+    assert left == {night, retry} and story.told["prune"]["reachable"] == [night]
+
+
+def test_a_diff_over_a_night_tells_what_the_night_told_and_what_moved(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "checkpoints", "diff", "base").told
+    night = story.told["night"]
+    rows = {row["name"]: row for row in told["behaviours"]}
+    assert rows.keys() == story.rates("night", "before").keys()
+    for row in rows.values():
+        assert row["same_scenarios"] and row["current"] and row["before"]["trials"] == row["after"]["trials"] >= 50
+        assert row["gained"] - row["lost"] == row["after"]["passed"] - row["before"]["passed"]
+    assert rows["listen"]["gained"] >= 12
+    assert told["perplexity"] == pytest.approx(night["retention"])
+    (step,) = told["added"]
+    assert len(step["pairs"]["new"]) + len(step["pairs"]["replay"]) == night["updates"][0]["pairs"]
+    weights = told["weights"]
+    assert 0 < weights["whole"]["share"] <= 1 and {row["layer"] for row in weights["layers"]} == {0, 1, 2, 3, None}
+    norms = [row["relative"] for row in weights["heads"]]
+    assert norms == sorted(norms, reverse=True) and norms[0] > 0
 
 
 # ---------------------------------------------------------------- forgetting
@@ -319,7 +351,7 @@ def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: C
     [
         (("status",), "last update     u1: kept (improved: direct, listen; nothing taught or guarded is worse)"),
         (("checkpoints", "list"), "active"),
-        (("checkpoints", "verify"), "2 checkpoints, 0 damaged files"),
+        (("checkpoints", "verify"), "2 checkpoints: 0 damaged files"),
         (("ledger", "why", "u1"), "update u1: keep"),
         (("behaviours", "list"), "push_back"),
         (("doctor",), "ok"),
