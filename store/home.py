@@ -123,9 +123,9 @@ def create(option: Path | None, more: str = "") -> Home:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
         home.config_file.write_text(CONFIG + more)
-    for folder in (home.path, home.path.parent):  # whoever made some of it may have died before it was to last
+    for place in (home.path, home.path.parent):  # whoever made some of it may have died before it was to last
         with suppress(PermissionError):  # a parent that may be entered and not read
-            sync_directory(folder)
+            sync_directory(place)
     return home
 
 
