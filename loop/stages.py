@@ -20,6 +20,7 @@ from corpus.behaviour import Behaviour, sides
 from corpus.errors import GateRefused, NightschoolError
 from loop import keeping, readouts
 from loop.config import Settings
+from loop.room import checkpoint_bytes
 from loop.schedule import OBSERVING
 from loop.verdict import Limits, Paired, Ruling, rule
 from store import graph, history, queries
@@ -30,8 +31,6 @@ from store.records import Measurement, Rate, Update, UpdatePair, Verdict, seed_o
 from store.work import Work
 
 Report = Callable[[int, int], Awaitable[None]]
-CHECKPOINT_SIZES = 4
-"""Room that an update asks for, in sizes of the weights: the checkpoint with the optimizer's state, twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +152,8 @@ class Stages:
         if not self.settings.trains:
             return OBSERVING
         try:
-            self.store.has_room(CHECKPOINT_SIZES * self.store.weights_bytes(active_id))
+            settings = trainer_settings(self.settings.training)
+            self.store.has_room(checkpoint_bytes(self.store.kinds(active_id), settings))
         except GateRefused as refused:
             return str(refused)
         return ""

@@ -13,7 +13,7 @@ import anyio
 from agents.model.client import ModelClient
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled
+from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, WriteFailed
 from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -77,11 +77,11 @@ class Student:
         examples, pins = await self._examples(pairs, update["parent_id"])
         try:
             reports = await self._train(_request(update, examples), report)
+            candidate = await self._candidate(update, item.night_id, len(reports))
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
-        except (StepRefused, GateRefused) as refused:
+        except (StepRefused, GateRefused, WriteFailed) as refused:
             return _refused(update, str(refused), pins)
-        candidate = await self._candidate(update, item.night_id, len(reports))
         steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
         return replace(
             candidate,
@@ -102,9 +102,9 @@ class Student:
             moved = await self.trainer.merge(
                 update["parent_id"], parts, method=settings["method"], density=settings["density"] or 1.0
             )
-        except GateRefused as refused:
+            candidate = await self._candidate(update, item.night_id, 0)
+        except (GateRefused, WriteFailed) as refused:
             return _refused(update, str(refused), [])
-        candidate = await self._candidate(update, item.night_id, 0)
         return replace(candidate, facts={**candidate.facts, **asdict(moved)})
 
     async def _candidate(self, update: queries.Row, night_id: str, steps: int) -> Outcome:

@@ -23,6 +23,7 @@ from agents.trainer.objective import loss_of, reference_point, with_references
 from agents.trainer.seeds import derive
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
+from store.failpoints import reach
 from store.tensors import RawTensor
 
 Report = Callable[[StepReport], None]
@@ -160,7 +161,9 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
             with shared.turns.changing():
                 shared.dirty = True
                 shared.holds = ""
+                reach("update", "marked")
                 optimizer.apply()
+                reach("update", "applied")
                 shared.bump()
         metrics |= {"update_norm": update_norm, "update_ratio": ratio, "limiter_divisor": divisor}
         tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)

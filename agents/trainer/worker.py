@@ -16,6 +16,7 @@ from agents.trainer.merge import run_merge
 from agents.trainer.messages import load, unpack_tokens, unpack_train
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
+from store.failpoints import reach
 from store.tensors import RawTensor
 from store.vectors import Part
 
@@ -123,6 +124,7 @@ class Worker:
         fields = {**asked.fields, "parent": asked.parent}
         files = self._bench.store.write(weights_of(shared), state, fields)
         shared.holds = files.id
+        reach("candidate", "held")
         return asdict(files), []
 
     def _rollback(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
