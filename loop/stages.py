@@ -23,7 +23,7 @@ from loop.config import Settings
 from loop.room import checkpoint_bytes
 from loop.schedule import OBSERVING
 from loop.verdict import Limits, Paired, Ruling, rule
-from store import graph, history, queries
+from store import graph, history, queries, taught
 from store.checkpoints import CheckpointStore
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -53,7 +53,7 @@ class Stages:
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
         waiting = self.teaching(await self.ledger.read(queries.pairs, "new"))
         targets = sorted({self.habit(str(signal.behaviour)) for signal, _ in lessons})
-        dreamt = [*targets, *self._guards(targets, await self.ledger.read(queries.learnt))]
+        dreamt = [*targets, *self._guards(targets, await self.ledger.read(taught.behaviours))]
         names = [side.name for name in dreamt for side in sides(name, self.behaviours)]
         rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
         taken = Change(
@@ -231,11 +231,11 @@ class Stages:
         candidate = queries.checkpoint(connection, update["checkpoint_id"])["weights_sha256"]
         before = queries.measurements(connection, parent, self.definitions, night["seed"])
         after = queries.measurements(connection, candidate, self.definitions, night["seed"])
-        limits, learnt = self.settings.verdict, queries.learnt(connection)
+        limits, learnt = self.settings.verdict, taught.behaviours(connection)
         readings = readouts.pair(connection, parent, candidate)
         return rule(
             [
-                _paired(behaviour, before, after, night["targets"], queries.unlearnt(update), learnt)
+                _paired(behaviour, before, after, night["targets"], taught.unlearnt(update), learnt)
                 for behaviour in self.behaviours.values()
             ],
             perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),

@@ -9,7 +9,7 @@ rolled back.
 from sqlalchemy import Connection, func, select
 
 from corpus.errors import GateRefused, UnknownId
-from store import queries, schema
+from store import queries, schema, taught
 from store.ledger import now
 from store.outcome import Change, apply, note
 from store.work import enqueue, withdraw
@@ -179,7 +179,7 @@ def _set_pairs(connection: Connection, pairs: list[queries.Row], lost: list[tupl
     none has learnt, or that a merge unlearnt, is set aside until `night --retry`: the next night would otherwise do
     again what somebody has just undone. lost: night and behaviour of what was forgotten of an update, kept or not.
     """
-    last = queries.kept_pairs(connection, [row["id"] for row in pairs])
+    last = taught.kept_pairs(connection, [row["id"] for row in pairs])
     for learnt, of_pairs, of_signals in ((False, "undone", "undone"), (True, "used", "learnt")):
         rows = [row for row in pairs if (last.get(row["id"]) is False) == learnt]
         apply(connection, Change(table="pairs", where={"id": [row["id"] for row in rows]}, values={"state": of_pairs}))

@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from corpus.errors import GateRefused, UsageError
-from store import history, queries, schema
+from store import history, queries, schema, taught
 from store.ledger import now
 from store.outcome import note
 from store.records import Update, UpdatePair, save, seed_of
@@ -133,7 +133,7 @@ def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], di
     for update_id in vector.updates:
         of = select(u, n.c.targets).join(n, n.c.id == u.c.night_id).where(u.c.id == update_id)
         update = dict(connection.execute(of).mappings().one())
-        names |= dict.fromkeys(update["targets"], False) | dict.fromkeys(queries.unlearnt(update), True)
+        names |= dict.fromkeys(update["targets"], False) | dict.fromkeys(taught.unlearnt(update), True)
         pairs |= {row["id"]: row["unlearnt"] for row in queries.pairs_of(connection, update_id) if not row["replay"]}
     return names, pairs
 

@@ -251,30 +251,6 @@ def nights_since(connection: Connection, moment: datetime) -> int:
     return sum(1 for targets, update_id in connection.execute(query) if targets or update_id)
 
 
-def kept_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
-    """Those of these pairs that a kept update learnt or unlearnt, replay aside: whether the last one unlearnt it."""
-    m, u, c = schema.update_pairs, schema.updates, schema.checkpoints
-    query = select(m.c.pair_id, m.c.unlearnt).join(u, u.c.id == m.c.update_id).join(c, c.c.id == u.c.checkpoint_id)
-    own = (u.c.state == "kept") & (m.c.replay == False) & m.c.pair_id.in_(pair_ids)  # noqa: E712  (SQL, not Python)
-    query = query.where(own).order_by(c.c.number)
-    return {pair_id: bool(away) for pair_id, away in connection.execute(query)}
-
-
-def unlearnt(update: Row) -> list[str]:
-    """Behaviours that an update is meant to take back: those that a merge's settings name."""
-    return list(update["settings"].get("unlearn", ())) if update["objective"] == "merge" else []
-
-
-def learnt(connection: Connection) -> set[str]:
-    """Behaviours that a kept update meant to improve, and no later one to unlearn."""
-    n, u, c = schema.nights, schema.updates, schema.checkpoints
-    query = select(u, n.c.targets).join(n, n.c.id == u.c.night_id).join(c, c.c.id == u.c.checkpoint_id)
-    found: set[str] = set()
-    for row in _all(connection, query.where(u.c.state == "kept").order_by(c.c.number)):
-        found = found.difference(unlearnt(row)).union(row["targets"])
-    return found
-
-
 def targets(connection: Connection) -> dict[str, list[str]]:
     """What the night of each update meant to improve."""
     n, u = schema.nights, schema.updates

@@ -80,7 +80,7 @@ def write(directory: Path, vectors: Vectors) -> None:
 def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
     """Replace each of these files of the directory, one after the other, by these bytes."""
     for name, parts in files.items():
-        with new_file(directory) as made:
+        with new_file(directory, "vectors") as made:
             for part in parts:
                 made.write(part)
             made.keep(name)
