@@ -11,6 +11,7 @@ Knows nothing of what is written.
 import errno
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pathlib import Path
 from corpus.errors import WriteFailed
 from store.failpoints import reach
 
+_LEFT = re.compile(r"[0-9a-f]{16}\.tmp")
 _ADVICE = {
     errno.ENOSPC: "free some room, or `nightschool checkpoints prune` old ones, then try again",
     errno.EDQUOT: "free some of your quota, or `nightschool checkpoints prune` old ones, then try again",
@@ -85,6 +87,11 @@ def new_file(folder: Path, what: str) -> Iterator[NewFile]:
     finally:
         os.close(descriptor)
         path.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """What processes that died have left of new files in this folder; only while nobody writes there."""
+    return [path for path in folder.glob("*.tmp") if _LEFT.fullmatch(path.name)]
 
 
 def remove(paths: Iterable[Path], what: str) -> None:

@@ -36,7 +36,7 @@ _FILES = {
     "optimizer": "the optimizer's state",
     "manifest": "the manifest",
     "log": "a log without what is forgotten",
-    "vectors": "a file of concept vectors",
+    "vectors": "a file of the concept vectors",
 }
 _MARK = "the mark of a state that is given up"
 _GOING = {"stale": "a blob's other forms", "states": "the files of a state that was given up", "orphans": "the orphans"}

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corpus.errors import IntegrityFault
-from store.durable import new_file
+from store.durable import leftovers, new_file, remove
 from store.tensors import RawTensor, parse, pieces
 
 TENSORS, CARD = "readout.safetensors", "readout.json"
@@ -79,6 +79,7 @@ def write(directory: Path, vectors: Vectors) -> None:
 
 def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
     """Replace each of these files of the directory, one after the other, by these bytes."""
+    remove(leftovers(directory), "orphans")
     for name, parts in files.items():
         with new_file(directory, "vectors") as made:
             for part in parts:

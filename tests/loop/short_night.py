@@ -30,6 +30,7 @@ from agents.model import views
 from agents.model.mapping import SharedWeights
 from agents.model.protocol import Request
 from agents.model.snapshot import restore, to_raw
+from agents.model.vectors_file import write_files
 from agents.trainer.messages import Example, Settings, TrainRequest, pack_train
 from agents.trainer.update import Bench
 from agents.trainer.worker import Worker
@@ -113,6 +114,8 @@ class ShortHome:
         while (night := self._read(queries.running_night)) or len(self._kept()) <= NIGHTS:
             self._night(str(night["id"]) if night else self._write(partial(history.begin_night, seed=1, retry=False)))
         self._forget()
+        (self.home.path / "readout").mkdir(exist_ok=True)
+        write_files(self.home.path / "readout", {"a": [b"tensors"], "b": [b"card"]})
         base = self._kept()[0]
         self._trained(base, 1)
         self._ask("rollback", {"checkpoint": self._read(queries.active)["id"], "settled": True})
@@ -194,7 +197,9 @@ def found(home: ShortHome) -> Json:
         "dirty": home.shared.dirty,
         "files": sorted(_files(home)),
         "faults": [fault.problem for fault in home.store.verify(known)],
-        "inbox": sorted(path.read_text() for path in home.home.inbox.iterdir()),
+        "others": [
+            path.read_text() for name in ("inbox", "readout") for path in sorted((home.home.path / name).iterdir())
+        ],
         "needless": [str(path) for path in home.store.sweep(known)],
     }
 

@@ -18,8 +18,8 @@ RECOVERED_S = 5.0
 """What is promised of the next start, beside what any start takes here and now to load its libraries."""
 BY_TRAINER = ("weights", "optimizer", "manifest", "update", "candidate", "restore")
 """Files and moments whose points the trainer comes by, in a process of its own."""
-NOT_IN_A_NIGHT = ("folder", "mark", "states", "stale", "log")
-"""A first night makes no folder, gives nothing up and forgets nothing."""
+NOT_IN_A_NIGHT = ("folder", "mark", "states", "stale", "log", "vectors")
+"""A first night gives nothing up and forgets nothing; folders are `init`'s, and vectors come before its update."""
 RECORDING = Path(__file__).with_name("recording")
 STATES = 1000
 """So many states have to be looked at."""

@@ -44,7 +44,7 @@ def recovers(short_night: Night, home: Path, calm: Json) -> Json:
     assert after["recovered"] and after["left"] == []
     assert after["seconds"] < RECOVERED_S
     assert (after["faults"], after["needless"], after["dirty"]) == ([], [], False)
-    for name in ("active", "holds", "files", "inbox"):
+    for name in ("active", "holds", "files", "others"):
         assert after[name] == calm[name]
     return after
 
