@@ -34,6 +34,7 @@ def handlers(
     stages: Stages,
 ) -> dict[str, Handler]:
     """Who does which kind of work."""
+    student = Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours))
     return {
         "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor).handle,
         "plan": stages.plan,
@@ -52,7 +53,8 @@ def handlers(
         "propose": stages.propose,
         "measure": stages.measure,
         "read": stages.read,
-        "train": Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours)).handle,
+        "train": student.handle,
+        "merge": student.merge,
         "rule": stages.rule,
         "settle": stages.settle,
     }

@@ -80,7 +80,7 @@ def _or_the_last_kept(connection: Connection, proposal: Proposal) -> tuple[str, 
     """The proposal; where it is empty, the pairs of the last kept update, and that this is so."""
     if proposal.new:
         return "new pairs", proposal, []
-    kept = queries.last_kept(connection)
+    kept = queries.last_trained(connection)
     if kept is None:
         return "nothing", proposal, ["there are no new pairs, and no kept update whose pairs could stand in"]
     rows = queries.pairs_of(connection, kept["id"])

@@ -43,11 +43,18 @@ def _readings_name_their_vectors(connection: Connection) -> None:
         connection.execute(metadata.tables["readings"].insert(), [{**row, "vectors": ""} for row in rows])
 
 
+def _pairs_can_be_unlearnt(connection: Connection) -> None:
+    """`update_pairs.unlearnt`."""
+    if "unlearnt" not in {column["name"] for column in inspect(connection).get_columns("update_pairs")}:
+        connection.exec_driver_sql("ALTER TABLE update_pairs ADD COLUMN unlearnt BOOLEAN DEFAULT false NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
     _checkpoints_can_be_pruned,
     _readings_name_their_vectors,
+    _pairs_can_be_unlearnt,
 )
 
 

@@ -72,6 +72,7 @@ def _update(connection: Connection, update: queries.Row) -> Json:
         "verdict": verdict or update["state"],
         "checkpoint": update["checkpoint_id"],
         "reasons": list(update["reasons"]),
+        **({"recipe": update["settings"]} if update["objective"] == "merge" else {}),
     }
 
 

@@ -34,6 +34,7 @@ from agents.trainer.messages import (
     pack_train,
 )
 from corpus.errors import TrainerFault
+from store.vectors import Extent, Part
 
 BEAT_S = 2.0
 """Seconds between two questions for a sign of life."""
@@ -78,12 +79,22 @@ class TrainerClient:
         reply = await self._ask("train", body, frames, on_step=on_step, request_id=request_id)
         return load(TrainResult, {**reply.body, "reports": _reports(reply.body["reports"])})
 
+    async def merge(
+        self, parent: str, parts: Sequence[Part], *, method: str, density: float, request_id: str | None = None
+    ) -> Extent:
+        """Add task vectors to the parent's weights, in the mapping, where a `checkpoint` makes it durable; returns
+        how much that moved them. `GateRefused` when the result is not finite, and the parent was restored.
+        """
+        body: dict[str, Any] = {"parent": parent, "method": method, "density": density}
+        body |= {"parts": [[part.start, part.end, part.weight] for part in parts]}
+        return load(Extent, (await self._ask("merge", body, request_id=request_id)).body)
+
     async def checkpoint(
         self, parent: str | None, fields: Mapping[str, Any], *, request_id: str | None = None
     ) -> CheckpointResult:
         """Write what the mapping holds as a checkpoint; `fields` holds no time, uuid or path.
 
-        With a parent: the update of that parent that `train` just made. With None: the first checkpoint.
+        With a parent: the update of that parent that `train` or `merge` just made. With None: the first checkpoint.
         """
         body = {"parent": parent, "fields": dict(fields)}
         return load(CheckpointResult, (await self._ask("checkpoint", body, request_id=request_id)).body)

@@ -18,6 +18,7 @@ from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
 from store.records import Checkpoint, Step
+from store.vectors import Part
 from store.work import Work
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
@@ -54,7 +55,7 @@ def trainer_settings(settings: TrainingSettings) -> Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """Handles work of kind `train`; the subject is an update's id."""
+    """Handles work of kinds `train` and `merge`: a night's planned update."""
 
     ledger: Ledger
     model: ModelClient
@@ -74,33 +75,59 @@ class Student:
         pairs = await self.ledger.read(queries.pairs_of, update["id"])
         await self.hold(update["parent_id"], settled=False)
         examples, pins = await self._examples(pairs, update["parent_id"])
-        night = await self.ledger.read(queries.night, item.night_id)
-        fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
         try:
             reports = await self._train(_request(update, examples), report)
-            written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
+            candidate = await self._candidate(update, item.night_id, len(reports))
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
         except (StepRefused, GateRefused, WriteFailed) as refused:
             return _refused(update, str(refused), pins)
-        number = len(await self.ledger.read(queries.checkpoints))
+        steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
+        return replace(
+            candidate,
+            records=(*candidate.records, *steps),
+            changes=(*candidate.changes, *pins),
+            facts={**candidate.facts, "steps": len(reports), **alarms(reports)},
+        )
+
+    async def merge(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
+        """Work of kind `merge`: add the update's task vectors, and write the candidate."""
+        update = await self.ledger.read(queries.update_of, item.night_id)
+        if update is None:
+            raise TrainerFault(f"night {item.night_id} has no planned merge")
+        settings = update["settings"]
+        parts = [Part(start=p["start"], end=p["end"], weight=p["weight"]) for p in settings["parts"]]
+        await self.hold(update["parent_id"], settled=False)
+        try:
+            moved = await self.trainer.merge(
+                update["parent_id"], parts, method=settings["method"], density=settings["density"] or 1.0
+            )
+            candidate = await self._candidate(update, item.night_id, 0)
+        except (GateRefused, WriteFailed) as refused:
+            return _refused(update, str(refused), [])
+        return replace(candidate, facts={**candidate.facts, **asdict(moved)})
+
+    async def _candidate(self, update: queries.Row, night_id: str, steps: int) -> Outcome:
+        """Have the mapping written as the update's candidate."""
+        night = await self.ledger.read(queries.night, night_id)
+        fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
+        written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
         candidate = Checkpoint(
             id=written.id,
             parent_id=update["parent_id"],
-            number=number,
+            number=len(await self.ledger.read(queries.checkpoints)),
             weights_sha256=written.weights_sha256,
             update_id=update["id"],
             state="candidate",
             at=now(),
         )
-        trained = {"state": "trained", "checkpoint_id": written.id, "steps": len(reports)}
-        steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
+        trained = {"state": "trained", "checkpoint_id": written.id, "steps": steps}
         return Outcome(
             decision="trained",
             names=self.behaviours,
-            records=(candidate, *steps),
-            changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *pins),
-            facts={"checkpoint": written.id, "steps": len(reports), **alarms(reports)},
+            records=(candidate,),
+            changes=(Change(table="updates", where={"id": update["id"]}, values=trained),),
+            facts={"checkpoint": written.id},
         )
 
     async def rehearse(self, update: queries.Row, pairs: list[queries.Row], on_step: OnStep) -> None:

@@ -7,16 +7,18 @@ only until the next `train` or `rollback`; `checkpoint` makes both durable. Know
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from agents.model.protocol import Request
 from agents.model.snapshot import restore, weights_of
 from agents.trainer import frozen, stream
+from agents.trainer.merge import run_merge
 from agents.trainer.messages import load, unpack_tokens, unpack_train
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
 from store.failpoints import reach
 from store.tensors import RawTensor
+from store.vectors import Part
 
 CHUNK = 16
 """Continuations in one forward pass of `logprobs`."""
@@ -28,6 +30,14 @@ Answer = tuple[dict[str, Any], list[bytes]]
 class _Checkpoint:
     parent: str | None
     fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Merge:
+    parent: str
+    method: Literal["arithmetic", "ties"]
+    density: float
+    parts: tuple[tuple[str, str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +69,15 @@ class Worker:
         """`check` is called before each training step with the request's id: see `control.Control`."""
         self._bench = bench
         self._check = check
-        self._trained: tuple[str, dict[str, RawTensor]] | None = None
-        """The parent of the update in the mapping, and the optimizer's state after it."""
+        self._trained: tuple[str, dict[str, RawTensor] | None] | None = None
+        """The parent of the update in the mapping, and the optimizer's state after it; a merge has none."""
 
     def answer(self, request: Request, report: Report) -> Answer:
         """Do what is asked; `report` is called after every training step."""
         if request.verb == "train":
             return self._train(request, report)
+        if request.verb == "merge":
+            return self._merge(request)
         verbs: dict[str, Callable[[Mapping[str, Any], Sequence[bytes]], Answer]] = {
             "checkpoint": self._checkpoint,
             "rollback": self._rollback,
@@ -84,6 +96,18 @@ class Worker:
         result, state = run_update(self._bench, request, report, check)
         self._trained = (request.parent, state)
         return asdict(result), []
+
+    def _merge(self, request: Request) -> Answer:
+        """Task vectors added to the parent's weights, as an update without steps."""
+        asked = load(_Merge, request.body)
+        if not asked.parts:
+            raise TrainerFault("a merge needs at least one vector")
+        parts = [Part(start=start, end=end, weight=weight) for start, end, weight in asked.parts]
+        self._trained = None
+        check = partial(self._check, request.id)
+        moved = run_merge(self._bench, asked.parent, parts, asked.method, asked.density, check)
+        self._trained = (asked.parent, None)
+        return asdict(moved), []
 
     def _checkpoint(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         """Write what the mapping holds as a candidate; it stays dirty until it is settled."""

@@ -103,7 +103,10 @@ def _measured(weights_sha256: str, seed: int, outcomes: str) -> list[Measurement
         for name in ("listen", "push_back")
     ]
     means = {"calm": 0.5 + 0.1 * outcomes.count("1"), "perplexity": 1.0 + 0.1 * outcomes.count("1")}
-    return [*rows, *(Reading(weights_sha256=weights_sha256, name=n, mean=m, spread=0.2) for n, m in means.items())]
+    return [
+        *rows,
+        *(Reading(weights_sha256=weights_sha256, name=n, vectors="v", mean=m, spread=0.2) for n, m in means.items()),
+    ]
 
 
 def changed(weights: Mapping[str, RawTensor], number: int) -> dict[str, RawTensor]:

@@ -74,6 +74,7 @@ COMMANDS = (
     "run", "night", "ingest x", "status", "pause", "resume", "ledger updates", "ledger why u1", "checkpoints list",
     "checkpoints verify", "rollback", "forget x", "ledger conversations", "ask x",
     "behaviours list", "behaviours measure", "doctor", "config",
+    "readout report", "readout show", "readout show x", "readout map --out x.svg",
 )  # fmt: skip
 
 

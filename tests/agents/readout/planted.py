@@ -1,0 +1,47 @@
+"""Texts whose truth is known: directions that were planted in noise, and noise alone."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from agents.readout.samples import Numbers, Samples, samples, unit
+
+HIDDEN = 128
+NAMES = ("calm", "tense", "proud", "bored", "amused", "bitter")
+
+
+def directions(count: int = len(NAMES), hidden: int = HIDDEN, seed: int = 1) -> Numbers:
+    """Orthonormal rows."""
+    rng = np.random.default_rng(seed)
+    return np.linalg.qr(rng.normal(size=(hidden, count)))[0].T
+
+
+def texts(
+    rows: Numbers | None = None, *, strength: float = 3.0, per_concept: int = 12, baselines: int = 6, seed: int = 2
+) -> Samples:
+    """Texts of each concept along its row, in noise of length about 1, around what all of them share."""
+    rng = np.random.default_rng(seed)
+    rows = directions() if rows is None else rows
+    count, hidden = rows.shape
+    labels = [name for name in NAMES[:count] for _ in range(per_concept)] + [None] * baselines
+    place = np.repeat(np.arange(count), per_concept)
+    planted = np.concatenate([strength * rows[place], np.zeros((baselines, hidden))])
+    noise = rng.normal(size=planted.shape) / np.sqrt(hidden)
+    return samples(10 * rng.normal(size=hidden) + planted + noise, labels, NAMES[:count])
+
+
+def noise(**choices: int) -> Samples:
+    """The same with nothing planted."""
+    return texts(strength=0.0, **choices)
+
+
+def vectors(of: Samples) -> Numbers:
+    """Difference of means at unit norm, `(n_concepts, hidden)`."""
+    return unit(of.differences)
+
+
+def mislabelled(of: Samples, text: int, concept: int) -> Samples:
+    """The same texts with one under another concept's name."""
+    labels = of.labels.copy()
+    labels[text] = concept
+    return replace(of, labels=labels)
