@@ -61,9 +61,11 @@ class Blobs:
         What is there already is left alone if it is whole, and replaced if it is damaged. what: they are, for messages.
         """
         digest = _digest(pieces(tensors))
-        if self._find(digest) is None or self.problem(digest):
+        found = self._find(digest)
+        if found is None or self.problem(digest):
             durable.make_folder(self.folder)
-            if whole or not tensors:
+            # A damaged whole one may be what deltas start from: it is mended as what it was.
+            if whole or not tensors or (found is not None and found[0] == "whole"):
                 self._write_whole(tensors, digest, what)
             elif not any(by_elements(raw.dtype) for raw in tensors.values()):
                 self._write_delta(tensors, digest, None, what)
