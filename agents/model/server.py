@@ -1,7 +1,8 @@
 """The embedded model server: a process that serves a small model from a shared mapping on a unix socket.
 
     python -m agents.model.server --run-dir DIR --model DIR --token-file FILE [--threads 1]
-                                  [--weights FILE.safetensors --holds ID] [--parent-pid PID] [--ready-fd FD]
+                                  [--weights FILE.safetensors --holds ID] [--readout DIR] [--parent-pid PID]
+                                  [--ready-fd FD]
 
 It writes RUN_DIR/weights.bin and weights.json (the mapping) before it listens on RUN_DIR/model.sock, so a
 server that answers /health has weights to attach to. It prints nothing; what it has to say goes to stderr.
@@ -69,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--weights", type=Path, help="safetensors file to serve instead of the directory's")
     parser.add_argument("--holds", default="", help="id of the checkpoint that these weights are")
+    parser.add_argument("--readout", type=Path, help="the home's concept vectors, which requests may be steered by")
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     parser.add_argument("--ready-fd", type=int, help="file descriptor told `ready` once the socket listens")
@@ -90,7 +92,7 @@ def _serve(options: argparse.Namespace) -> None:
     place = options.run_dir / SOCKET
     token = _token(options.token_file)
     try:
-        served = load(options.model, options.run_dir, options.weights, options.holds, options.threads)
+        served = load(options.model, options.run_dir, options.weights, options.holds, options.threads, options.readout)
         _listen(served, place, token, options.ready_fd)
     finally:
         for name in (place, options.run_dir / MAPPING, (options.run_dir / MAPPING).with_suffix(".json")):
@@ -160,7 +162,9 @@ def _bound_socket(place: Path) -> socket.socket:
     return listening
 
 
-def load(model_dir: Path, run_dir: Path, weights: Path | None, holds: str, threads: int) -> "Served":
+def load(
+    model_dir: Path, run_dir: Path, weights: Path | None, holds: str, threads: int, readout: Path | None = None
+) -> "Served":
     """Check and load the model, and lay its parameters out in the mapping."""
     check_model_dir(model_dir)
     if weights is not None:
@@ -172,6 +176,7 @@ def load(model_dir: Path, run_dir: Path, weights: Path | None, holds: str, threa
     from agents.model.forward import forward_for
     from agents.model.sampling import Sampler
     from agents.model.served import Served
+    from agents.model.steer import Steering
 
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
@@ -193,6 +198,7 @@ def load(model_dir: Path, run_dir: Path, weights: Path | None, holds: str, threa
         vocab_size=model.config.vocab_size,
         end_ids=ends,
         threads=threads,
+        steering=Steering(readout, hidden_size=model.config.hidden_size, layers=model.config.num_hidden_layers),
     )
 
 

@@ -42,6 +42,19 @@ class Vectors:
     def hidden_size(self) -> int:
         return int(self.values.shape[2])
 
+    @property
+    def steered(self) -> int:
+        """Number in `layers` of the one after which the stream is steered: two thirds of the way, the first of two.
+
+        With all of a model's layers in the file that is past its middle, where what is done is decided but not said.
+        """
+        return 2 * (len(self.layers) - 1) // 3
+
+    def direction(self, concept: str) -> NDArray[np.float32]:
+        """The concept's unit vector at that layer, `(hidden_size,)`."""
+        row = self.values[self.steered, self.concepts.index(concept)]
+        return row / max(float(np.linalg.norm(row)), 1e-12)
+
     @cached_property
     def digest(self) -> str:
         """Names these vectors: 16 hexadecimal digits of the SHA-256 of names, layers and values."""
@@ -51,7 +64,7 @@ class Vectors:
 
 def write(directory: Path, vectors: Vectors) -> None:
     """Write both files, each replaced at once."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"layer_{layer}.vectors": RawTensor(dtype="F32", shape=values.shape, data=values.astype(np.float32).tobytes())
         for layer, values in zip(vectors.layers, vectors.values, strict=True)
@@ -105,11 +118,11 @@ def _fitted(about: Any, tensors: dict[str, RawTensor]) -> Vectors:
 class Watched:
     """The vectors of a home, read anew when their files change."""
 
-    def __init__(self, directory: Path, *, hidden_size: int, layers: int) -> None:
-        """`hidden_size` and `layers` (how many there are) are those of the served model."""
-        self._directory = directory
+    def __init__(self, directory: Path, *, hidden_size: int, layers: int, every: float = LOOK_SECONDS) -> None:
+        """`hidden_size` and `layers` (how many there are) are those of the served model; `every`: seconds."""
+        self._directory, self._every = directory, every
         self._hidden_size, self._layers = hidden_size, layers
-        self._looked = -LOOK_SECONDS
+        self._looked = -every
         self._seen: object = None
         self.vectors: Vectors | None = None
         self.reason = ""
@@ -117,7 +130,7 @@ class Watched:
 
     def look(self) -> bool:
         """Read the files if they have changed since the last look; says whether they had."""
-        if monotonic() - self._looked < LOOK_SECONDS:
+        if monotonic() - self._looked < self._every:
             return False
         self._looked = monotonic()
         seen = [_stamp(self._directory / name) for name in (TENSORS, CARD)]

@@ -1,0 +1,74 @@
+"""What a request to the embedded server may be steered by, from the client's `steer` to what is added to its rows.
+
+    steer    {concept: strength}, as on a user's own vLLM; for many conversations also a list, one entry (or null) each
+
+A strength counts in units of the residual stream: how far each token is moved along the unit vector, after the layer
+that the concept's file says (`Vectors.steered`). Concepts are those of `readout/` and, besides, the behaviours whose vectors
+lie in `readout/behaviours/`; a concept comes before a behaviour of the same name. Invariant: what cannot be done is
+refused with a sentence, never left out; files that are replaced count from the next request on. Knows no route.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.model.push import Push
+from agents.model.vectors_file import Vectors, Watched
+from agents.model.vllm.steering import checked
+from corpus.errors import UsageError
+
+BEHAVIOURS = "behaviours"
+"""Folder, under the concepts' own, of the behaviours' vectors."""
+MAKE = "`nightschool readout train` makes concept vectors, `nightschool readout behaviour NAME` a behaviour's"
+
+
+class Steering:
+    """The vectors of a home, as the server's requests are steered by them."""
+
+    def __init__(self, directory: Path | None, *, hidden_size: int, layers: int) -> None:
+        """`directory` is the home's `readout`; None: nothing can be steered by. The others are the model's."""
+        places = [directory, directory / BEHAVIOURS] if directory is not None else []
+        # A look is two system calls, and only a request that is steered looks.
+        self._watched = [Watched(place, hidden_size=hidden_size, layers=layers, every=0.0) for place in places]
+
+    def push(self, body: Mapping[str, Any]) -> Push | None:
+        """What a request's rows are steered by; None for nothing. Raises `UsageError`."""
+        asked = body.get("steer")
+        return None if asked is None else self._of(asked, self._known())
+
+    def push_each(self, body: Mapping[str, Any], count: int) -> list[Push | None]:
+        """The same for each of `count` conversations."""
+        asked = body.get("steer")
+        if not isinstance(asked, list):
+            return [self.push(body)] * count
+        if len(asked) != count:
+            raise UsageError(f"steer, given as a list, must have {count} values, one for each conversation")
+        known = self._known() if any(one is not None for one in asked) else {}
+        return [None if one is None else self._of(one, known) for one in asked]
+
+    def _known(self) -> dict[str, Vectors]:
+        """The vectors by the names that are in them."""
+        for watched in self._watched:
+            watched.look()
+        found = [watched.vectors for watched in self._watched if watched.vectors is not None]
+        if not found:
+            reason = self._watched[0].reason if self._watched else "this server was started without --readout"
+            raise UsageError(f"nothing can be steered by: {reason}. {MAKE}")
+        known: dict[str, Vectors] = {}
+        for vectors in found:
+            known |= {name: vectors for name in vectors.concepts if name not in known}
+        return known
+
+    def _of(self, asked: Any, known: Mapping[str, Vectors]) -> Push | None:
+        try:
+            added = checked(asked, list(known))
+        except UsageError as fault:
+            raise UsageError(f"{fault}. {MAKE}" if "there is no concept" in str(fault) else str(fault)) from fault
+        push: dict[int, torch.Tensor] = {}
+        for name, strength in added.items():
+            vectors = known[name]
+            layer, moved = vectors.layers[vectors.steered], strength * torch.from_numpy(vectors.direction(name))
+            push[layer] = push[layer] + moved if layer in push else moved
+        return push or None
