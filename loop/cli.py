@@ -32,9 +32,13 @@ app = typer.Typer(
 checkpoints = typer.Typer(help="The versions of the weights.", no_args_is_help=True)
 behaviours = typer.Typer(help="What is taught, and how well it holds.", no_args_is_help=True)
 model = typer.Typer(help="The embedded model.", no_args_is_help=True)
+readout = typer.Typer(
+    help="Concept vectors: what the model is doing, read off its residual stream.", no_args_is_help=True
+)
 app.add_typer(checkpoints, name="checkpoints")
 app.add_typer(behaviours, name="behaviours")
 app.add_typer(model, name="model")
+app.add_typer(readout, name="readout")
 
 
 @dataclass
@@ -85,6 +89,7 @@ def main() -> None:
     """Entry point: the boundary at which errors become messages and exit codes."""
     import loop.checkpoint_commands  # noqa: F401  (they hang their commands on `app`)
     import loop.commands  # noqa: F401
+    import loop.readout_commands  # noqa: F401
 
     said.home, said.json = None, "--json" in sys.argv
     os.umask(0o077)  # what is said in logs, and learnt from them, is this user's alone

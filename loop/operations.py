@@ -150,6 +150,17 @@ class Operations:
             )
         return {"night": cancelled, "update": update["id"], "reasons": update["reasons"]}
 
+    async def readout_train(
+        self,
+        *,
+        layers: list[int] | None = None,
+        method: str = "mean",
+        corpus: str | None = None,
+        minimum: int | None = None,
+    ) -> Json:
+        """Estimate the concept vectors on the active weights and keep them in the home."""
+        raise GateRefused("concept vectors cannot be trained by hand yet: the first night makes them")
+
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
         self.service.wake()
@@ -163,10 +174,10 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     return queries.checkpoint(connection, wanted)
 
 
-NEEDS_CREW = ("night", "ask", "measure")
+NEEDS_CREW = ("night", "ask", "measure", "readout_train")
 """Operations that need the model server and the trainer; the others only need the ledger."""
 AFTER_CREW = ("rollback",)
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel")
+NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel", "readout_train")
 """The operations that the command line and the HTTP may name."""

@@ -21,8 +21,8 @@ import zmq.asyncio
 
 from agents.model import protocol
 from agents.model.protocol import Reply, Request
+from agents.trainer.activations import Activations, unpack
 from agents.trainer.messages import (
-    Activations,
     CheckpointResult,
     LogProb,
     Status,
@@ -107,12 +107,14 @@ class TrainerClient:
         body = (await self._ask("logprobs", {}, frames)).body
         return [LogProb(total=t, tokens=n) for t, n in zip(body["totals"], body["tokens"], strict=True)]
 
-    async def activations(self, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> Activations:
-        """The residual stream after these layers (from 0) at the last token of each text."""
+    async def activations(
+        self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()
+    ) -> Activations:
+        """The residual stream after these layers (from 0) at the last token of each text, and what attention hands
+        to its output projection there in the layers named in `heads`. No layer past the deepest is computed."""
         frames = [pack_tokens(text) for text in texts]
-        reply = await self._ask("activations", {"layers": list(layers)}, frames)
-        count, _, hidden = reply.body["shape"]
-        return Activations(texts=count, layers=tuple(layers), hidden=hidden, data=reply.frames[0])
+        reply = await self._ask("activations", {"layers": list(layers), "heads": list(heads)}, frames)
+        return unpack(reply.body, reply.frames, layers)
 
     async def status(self) -> Status:
         """What the trainer is doing; answered even in mid-step. The first call waits for its start."""

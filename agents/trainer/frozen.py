@@ -60,7 +60,7 @@ def scores(
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
         raise TrainerFault("a context and a continuation have at least one token each; leave such examples out")
-    device = _device(model, [*contexts, *(row for rows in continuations for row in rows)])
+    device = device_of(model, [*contexts, *(row for rows in continuations for row in rows)])
     model.eval()  # dropout would make a score a matter of chance
     n, recurrent = len(contexts), is_recurrent(model)
     pasts, which = shared([tuple(row[:-1]) for row in contexts], equal=recurrent)
@@ -155,54 +155,13 @@ def is_recurrent(model: Any) -> bool:
     return "linear_attention" in (getattr(model.config, "layer_types", None) or ())
 
 
-def _device(model: Any, rows: Sequence[Tokens]) -> torch.device:
+def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
     """Where the model's inputs go; refuses tokens that it does not have, which a GPU would die of."""
     table = model.get_input_embeddings().weight
     if any(not 0 <= token < table.shape[0] for row in rows for token in row):
         raise TrainerFault(f"a token id is not in 0 to {table.shape[0] - 1}; this is another model's tokenizer")
     device: torch.device = table.device
     return device
-
-
-def _pad(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows as (n, longest) int64 with zeros on the right, and the mask of what is not padding, int64."""
-    longest = max(len(row) for row in rows)
-    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros(len(rows), longest, dtype=torch.long)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        mask[i, : len(row)] = 1
-    return tokens.to(device), mask.to(device)
-
-
-@torch.no_grad()
-def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> torch.Tensor:
-    """The residual stream after these layers (from 0) at each text's last token.
-
-    Returns (texts, layers, hidden) float32 on the CPU; not normalised, also after the last layer.
-    """
-    decoder = model.base_model
-    if any(not text for text in texts) or any(not 0 <= layer < len(decoder.layers) for layer in layers):
-        raise TrainerFault(f"texts need a token each, and layers are 0 to {len(decoder.layers) - 1}")
-    device = _device(model, texts)
-    tokens, mask = _pad(texts, device)
-    rows, last = torch.arange(len(texts), device=device), mask.sum(dim=1) - 1
-    caught: dict[int, torch.Tensor] = {}
-
-    def catch(layer: int) -> Any:
-        def hook(module: Any, inputs: Any, output: Any) -> None:
-            stream = output[0] if isinstance(output, tuple) else output
-            caught[layer] = stream[rows, last].to(torch.float32)
-
-        return hook
-
-    hooks = [decoder.layers[layer].register_forward_hook(catch(layer)) for layer in set(layers)]
-    try:
-        decoder(input_ids=tokens, attention_mask=mask, use_cache=False)
-    finally:
-        for handle in hooks:
-            handle.remove()
-    return torch.stack([caught[layer] for layer in layers], dim=1).cpu()
 
 
 def check(model: Any) -> None:

@@ -8,7 +8,7 @@ import reprlib
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -170,22 +170,6 @@ class LogProb:
     total: float
     """Nats, summed over the tokens."""
     tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Activations:
-    """The residual stream at the last token of each text."""
-
-    texts: int
-    layers: tuple[int, ...]
-    hidden: int
-    data: bytes = field(repr=False)
-    """float32, (texts, len(layers), hidden), row-major."""
-
-    def vector(self, text: int, layer: int) -> "array[float]":
-        """(hidden,) after the layer with this number, for the text at this position."""
-        start = (text * len(self.layers) + self.layers.index(layer)) * self.hidden * 4
-        return array("f", self.data[start : start + self.hidden * 4])
 
 
 def pack_tokens(tokens: Sequence[int]) -> bytes:

@@ -9,18 +9,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from agents.model.protocol import Request
 from agents.model.snapshot import restore, weights_of
-from agents.trainer import frozen
+from agents.trainer import frozen, stream
 from agents.trainer.messages import load, unpack_tokens, unpack_train
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
 from store.tensors import RawTensor
 
 CHUNK = 16
-"""Texts in one forward pass of `logprobs` and `activations`."""
+"""Continuations in one forward pass of `logprobs`."""
 
 Answer = tuple[dict[str, Any], list[bytes]]
 
@@ -45,6 +43,7 @@ class _Settle:
 @dataclass(frozen=True, kw_only=True)
 class _Activations:
     layers: tuple[int, ...]
+    heads: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,18 +133,16 @@ class Worker:
         return {"totals": totals, "tokens": [len(row) for row in rows[1::2]]}, []
 
     def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """One frame for each text; answers a float32 frame (texts, layers, hidden)."""
+        """One frame for each text; answers a float32 frame (texts, layers, hidden), and one for each layer whose
+        heads were asked for and can be told apart, (texts, heads, head size)."""
         asked = load(_Activations, body)
         if not asked.layers:
             raise TrainerFault("activations need at least one layer; name it by its number, from 0")
-        rows = [unpack_tokens(frame) for frame in frames]
-        found = [
-            frozen.residuals(self._bench.model, rows[start : start + CHUNK], asked.layers)
-            for start in range(0, len(rows), CHUNK)
-        ]
-        hidden = self._bench.model.get_input_embeddings().weight.shape[1]
-        whole = torch.cat(found) if found else torch.empty(0, len(asked.layers), hidden)
-        return {"shape": list(whole.shape)}, [whole.numpy().tobytes()]
+        found = stream.read(self._bench.model, [unpack_tokens(frame) for frame in frames], asked.layers, asked.heads)
+        heads = [{"layer": layer, "shape": list(values.shape)} for layer, values in found.heads.items()]
+        skipped = [{"layer": layer, "attention": name} for layer, name in found.skipped.items()]
+        data = [values.numpy().tobytes() for values in (found.stream, *found.heads.values())]
+        return {"shape": list(found.stream.shape), "heads": heads, "skipped": skipped}, data
 
     def _stop(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         return {}, []

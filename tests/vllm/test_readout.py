@@ -18,7 +18,7 @@ from agents.model.mapping import SharedWeights
 from agents.model.vectors_file import Vectors, write
 from agents.model.views import build
 from agents.model.vllm.place import Place
-from agents.trainer.frozen import residuals
+from agents.trainer.stream import residuals
 from corpus.recipe import MODEL_DIR
 
 CONCEPTS, LAYERS, HIDDEN = ("asking", "guessing", "joy"), (2, 3), 128

@@ -192,17 +192,3 @@ def test_a_token_that_the_model_does_not_have_is_refused(tiny: Any) -> None:
     for token in (96, -1):
         with pytest.raises(TrainerFault, match="another model's tokenizer"):
             frozen.scores(tiny, [[1]], [[[token]]], train=False)
-
-
-def test_residuals_are_those_of_each_text_alone(tiny: Any) -> None:
-    found = frozen.residuals(tiny, CONTEXTS, [1, 0])
-    assert found.shape == (7, 2, 64)
-    for i, context in enumerate(CONTEXTS):
-        alone = frozen.residuals(tiny, [context], [0, 1])
-        assert torch.allclose(found[i, 1], alone[0, 0], atol=1e-5)
-        assert torch.allclose(found[i, 0], alone[0, 1], atol=1e-5)
-        with torch.no_grad():
-            final = tiny.model(torch.tensor([context])).last_hidden_state[0, -1]
-        assert torch.allclose(tiny.model.norm(found[i, 0]), final, atol=1e-4)
-    with pytest.raises(TrainerFault, match="layers are 0 to 1"):
-        frozen.residuals(tiny, CONTEXTS, [2])

@@ -17,6 +17,7 @@ from trainer_home import FIRST, LONG, SETTINGS, Home, examples, request
 
 from agents.model.header import writing
 from agents.model.snapshot import weights_of
+from agents.trainer import stream
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import StepReport
 from agents.trainer.process import NICE
@@ -151,6 +152,17 @@ def test_logprobs_and_activations_match_a_plain_forward_pass(home: Home, tiny: A
         assert found[i].tokens == len(chosen) and found[i].total == pytest.approx(total, abs=1e-4)
         expected = output.hidden_states[1][0, -1]  # after layer 0
         assert torch.allclose(torch.tensor(activations.vector(i, 0)), expected, atol=1e-5)
+
+
+def test_activations_come_with_the_heads_that_were_asked_for(home: Home, tiny: Any) -> None:
+    texts = [[5, 6, 7], [8], [9, 10]]
+    found = home.ask("activations", texts, [1], heads=[1, 0])
+    wanted = stream.read(tiny, texts, [1], [1, 0])
+    assert (found.texts, found.layers, found.skipped) == (3, (1,), {})
+    for layer, heads in found.heads.items():
+        values = torch.frombuffer(bytearray(heads.data), dtype=torch.float32).view(3, heads.heads, heads.head_dim)
+        assert torch.allclose(values, wanted.heads[layer], atol=1e-5)
+    assert set(found.heads) == {0, 1}
 
 
 def test_a_trainer_that_is_not_there_is_a_fault_and_not_a_wait(
