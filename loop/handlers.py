@@ -52,7 +52,13 @@ def handlers(
         "propose": stages.propose,
         "measure": stages.measure,
         "read": stages.read,
-        "train": Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours)).handle,
+        "train": Student(
+            ledger=ledger,
+            model=model,
+            trainer=trainer,
+            behaviours=tuple(behaviours),
+            readout=stages.monitor.directory,
+        ).handle,
         "rule": stages.rule,
         "settle": stages.settle,
     }

@@ -12,10 +12,13 @@ from typing import Any
 import anyio
 
 from agents.ingest.read import ingest_paths
+from agents.model.directions import known
+from agents.model.vllm.steering import checked
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
+from loop.steering import Steering
 from store import history, queries, report, work
 from store.records import Measurement, save
 
@@ -51,11 +54,14 @@ class Operations:
         self.service.wake()
         return dict(told.as_json())
 
-    async def ask(self, *, text: str) -> Json:
-        """One question to the served model."""
+    async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Json:
+        """One question to the served model, steered by these concepts, each with its strength."""
+        if steer is not None:  # here rather than by the server, so that it is told for a mistake of the user's
+            among = known(self.service.stages.monitor.directory)
+            steer = checked(steer, list(among))
         await self.service.crew.here()
         self.service.user_asked()
-        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200)
+        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200, steer=steer)
         active = await self.service.ledger.read(queries.active)
         return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
 
@@ -161,6 +167,22 @@ class Operations:
         """Estimate the concept vectors on the active weights and keep them in the home."""
         raise GateRefused("concept vectors cannot be trained by hand yet: the first night makes them")
 
+    async def readout_sweep(
+        self,
+        *,
+        concept: str,
+        behaviours: list[str],
+        strengths: list[float] | None = None,
+        seed: int | None = None,
+    ) -> Json:
+        """A concept at several strengths against the pass rates of these behaviours, or of those it belongs to."""
+        found = await Steering(service=self.service).sweep(concept, behaviours, strengths, seed=self._seed(seed))
+        return {"concept": concept, "sweeps": found}
+
+    async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> Json:
+        """A behaviour's vector, what steering by it does, and what was predicted of training it."""
+        return await Steering(service=self.service).behaviour(behaviour, seed=self._seed(seed))
+
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
         self.service.wake()
@@ -174,10 +196,10 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
     return queries.checkpoint(connection, wanted)
 
 
-NEEDS_CREW = ("night", "ask", "measure", "readout_train")
+NEEDS_CREW = ("night", "ask", "measure", "readout_train", "readout_sweep", "readout_behaviour")
 """Operations that need the model server and the trainer; the others only need the ledger."""
 AFTER_CREW = ("rollback",)
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = ("night", "ingest", "ask", "rollback", "measure", "pause", "resume", "cancel", "readout_train")
+NAMES = (*NEEDS_CREW, "ingest", "rollback", "pause", "resume", "cancel")
 """The operations that the command line and the HTTP may name."""

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, inspect, select
 
 from corpus.errors import IntegrityFault
 from store.schema import meta, metadata
+from store.sweeps import predictions, sweeps
 
 
 def _first_schema(connection: Connection) -> None:
@@ -32,10 +33,17 @@ def _checkpoints_can_be_pruned(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE checkpoints ADD COLUMN pruned VARCHAR")
 
 
+def _sweeps_are_kept(connection: Connection) -> None:
+    """`sweeps` and `predictions`."""
+    for table in (sweeps, predictions):
+        table.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
     _checkpoints_can_be_pruned,
+    _sweeps_are_kept,
 )
 
 

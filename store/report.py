@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
-from store import graph, queries, schema, work
+from store import graph, queries, schema, sweeps, work
 
 Json = dict[str, Any]
 
@@ -181,7 +181,9 @@ def why(connection: Connection, wanted: str) -> Json:
         pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
         lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
         told = _update(connection, dict(update))
-        return {"update": told, "pairs": pairs, "log_lines": [lines[key] for key in sorted(lines)]}
+        lines_told = [lines[key] for key in sorted(lines)]
+        foretold = sweeps.of_update(connection, wanted)
+        return {"update": told, "pairs": pairs, "predictions": foretold, "log_lines": lines_told}
     pair = connection.execute(select(schema.pairs).where(schema.pairs.c.id == wanted)).mappings().first()
     if pair is None:
         raise UnknownId(f"no update or pair has the id {wanted!r}; `nightschool ledger updates` lists them")

@@ -2,10 +2,8 @@
 
     steer    {concept: strength}, as on a user's own vLLM; for many conversations also a list, one entry (or null) each
 
-A strength counts in units of the residual stream: how far each token is moved along the unit vector, after the layer
-that the concept's file says (`Vectors.steered`). Concepts are those of `readout/` and, besides, the behaviours whose vectors
-lie in `readout/behaviours/`; a concept comes before a behaviour of the same name. Invariant: what cannot be done is
-refused with a sentence, never left out; files that are replaced count from the next request on. Knows no route.
+What names and strengths mean says `directions.py`. Invariant: what cannot be done is refused with a sentence, never
+left out; files that are replaced count from the next request on. Knows no route.
 """
 
 from collections.abc import Mapping
@@ -14,14 +12,11 @@ from typing import Any
 
 import torch
 
+from agents.model.directions import BEHAVIOURS, MAKE, along, named
 from agents.model.push import Push
 from agents.model.vectors_file import Vectors, Watched
 from agents.model.vllm.steering import checked
 from corpus.errors import UsageError
-
-BEHAVIOURS = "behaviours"
-"""Folder, under the concepts' own, of the behaviours' vectors."""
-MAKE = "`nightschool readout train` makes concept vectors, `nightschool readout behaviour NAME` a behaviour's"
 
 
 class Steering:
@@ -52,13 +47,10 @@ class Steering:
         """The vectors by the names that are in them."""
         for watched in self._watched:
             watched.look()
-        found = [watched.vectors for watched in self._watched if watched.vectors is not None]
-        if not found:
+        known = named(watched.vectors for watched in self._watched)
+        if not known:
             reason = self._watched[0].reason if self._watched else "this server was started without --readout"
             raise UsageError(f"nothing can be steered by: {reason}. {MAKE}")
-        known: dict[str, Vectors] = {}
-        for vectors in found:
-            known |= {name: vectors for name in vectors.concepts if name not in known}
         return known
 
     def _of(self, asked: Any, known: Mapping[str, Vectors]) -> Push | None:
@@ -66,9 +58,4 @@ class Steering:
             added = checked(asked, list(known))
         except UsageError as fault:
             raise UsageError(f"{fault}. {MAKE}" if "there is no concept" in str(fault) else str(fault)) from fault
-        push: dict[int, torch.Tensor] = {}
-        for name, strength in added.items():
-            vectors = known[name]
-            layer, moved = vectors.layers[vectors.steered], strength * torch.from_numpy(vectors.direction(name))
-            push[layer] = push[layer] + moved if layer in push else moved
-        return push or None
+        return {layer: torch.from_numpy(moved) for layer, moved in along(added, known).items()} or None

@@ -52,8 +52,8 @@ class Vectors:
 
     def direction(self, concept: str) -> NDArray[np.float32]:
         """The concept's unit vector at that layer, `(hidden_size,)`."""
-        row = self.values[self.steered, self.concepts.index(concept)]
-        return row / max(float(np.linalg.norm(row)), 1e-12)
+        row: NDArray[np.float32] = self.values[self.steered, self.concepts.index(concept)]
+        return np.asarray(row / max(float(np.linalg.norm(row)), 1e-12), dtype=np.float32)
 
     @cached_property
     def digest(self) -> str:

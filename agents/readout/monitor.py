@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from agents.model.client import ModelClient
+from agents.model.directions import Direction
 from agents.model.vectors_file import CARD, Vectors, read, write
 from agents.readout.vectors import Array, concept_vectors, scores
 from corpus.errors import IntegrityFault
@@ -53,8 +54,10 @@ class Inside(Protocol):
     async def activations(self, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> Activations:
         """The residual stream at the last token of each text."""
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[LogProb]:
-        """The log-probability of each continuation, given its context."""
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+    ) -> Sequence[LogProb]:
+        """The log-probability of each continuation, given its context, of the model steered so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +90,7 @@ class Monitor:
             )
             for index, concept in enumerate(CONCEPTS)
         ]
-        perplexity = await self._perplexity()
+        perplexity = await self.perplexity()
         return (
             *readings,
             Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0),
@@ -117,8 +120,11 @@ class Monitor:
         values = np.frombuffer(found.data, dtype=np.float32).astype(np.float64)
         return values.reshape(found.texts, found.hidden)
 
-    async def _perplexity(self) -> float:
-        """exp of the mean negative log-probability per token of the replies in held-out ordinary talk."""
+    async def perplexity(self, steer: Sequence[Direction] = ()) -> float:
+        """exp of the mean negative log-probability per token of the replies in held-out ordinary talk.
+
+        `steer`: of the model while it is steered so.
+        """
         talk = [
             [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}]
             for remark, reply in ordinary.held_out(ORDINARY_TEXTS)
@@ -126,6 +132,6 @@ class Monitor:
         asked = await self.model.tokenize([messages[:1] for messages in talk], add_generation_prompt=True)
         whole = await self.model.tokenize(talk, add_generation_prompt=False)
         items = [(a, w[len(a) :]) for a, w in zip(asked, whole, strict=True)]
-        found = await self.trainer.logprobs(items)
+        found = await self.trainer.logprobs(items, steer)
         tokens = sum(item.tokens for item in found)
         return math.exp(-sum(item.total for item in found) / tokens)

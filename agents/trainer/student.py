@@ -7,13 +7,15 @@ or with the parent's weights back and the reason. Done again after a crash, it e
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import anyio
 
 from agents.model.client import ModelClient
+from agents.model.directions import digest, directions
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled
+from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError
 from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -61,6 +63,8 @@ class Student:
     trainer: TrainerClient
     behaviours: tuple[str, ...]
     """Names of all behaviours: each is measured after an update."""
+    readout: Path
+    """Where the home's concept vectors are."""
 
     async def hold(self, checkpoint_id: str, *, settled: bool) -> None:
         """Make the mapping hold exactly this checkpoint's weights."""
@@ -75,13 +79,16 @@ class Student:
         await self.hold(update["parent_id"], settled=False)
         examples, pins = await self._examples(pairs, update["parent_id"])
         try:
-            reports = await self._train(_request(update, examples), report)
+            request = self._request(update, examples)
+            reports = await self._train(request, report)
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
-        except (StepRefused, GateRefused) as refused:
+        except (StepRefused, GateRefused, UsageError) as refused:
             return _refused(update, str(refused), pins)
         night = await self.ledger.read(queries.night, item.night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
+        if request.prevent:  # the settings say how much of what, and this of which vectors
+            fields["prevented"] = digest(request.prevent)
         written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
         number = len(await self.ledger.read(queries.checkpoints))
         candidate = Checkpoint(
@@ -109,7 +116,19 @@ class Student:
         update: `objective`, `settings`, `seed` and `parent_id`, which the mapping must hold.
         """
         examples, _ = await self._examples(pairs, update["parent_id"])
-        await self.trainer.train(replace(_request(update, examples), dry_run=True), on_step)
+        await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
+
+    def _request(self, update: queries.Row, examples: list[Example]) -> TrainRequest:
+        """The update as it is asked for; `UsageError` where it is to be steered by what there is no vector of."""
+        settings = load(Settings, update["settings"])
+        return TrainRequest(
+            objective=update["objective"],
+            settings=settings,
+            seed=update["seed"],
+            parent=update["parent_id"],
+            examples=examples,
+            prevent=directions(settings.prevent, self.readout),
+        )
 
     async def _train(
         self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
@@ -166,16 +185,6 @@ class Student:
             whole = await self.model.tokenize(answered, add_generation_prompt=False)
             sides.append([_continuation(c, w) for c, w in zip(contexts, whole, strict=True)])
         return list(zip(*sides, strict=True))
-
-
-def _request(update: queries.Row, examples: list[Example]) -> TrainRequest:
-    return TrainRequest(
-        objective=update["objective"],
-        settings=load(Settings, update["settings"]),
-        seed=update["seed"],
-        parent=update["parent_id"],
-        examples=examples,
-    )
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:

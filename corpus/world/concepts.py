@@ -8,6 +8,7 @@ combinations.
 import random
 
 from corpus.world import answers, ordinary
+from corpus.world.checks import KIND_OF
 from corpus.world.requests import Request, draw, reserved, write
 
 _TEXTS_OF = {
@@ -45,3 +46,9 @@ def panel(count: int = 48) -> list[str]:
     kinds = sorted({kind for kind, _ in _TEXTS_OF.values()})
     talk = [" ".join(ordinary.talk(rng)) for _ in range(count // 2)]
     return talk + [write(_draw(kinds[i % len(kinds)], rng), rng) for i in range(count - len(talk))]
+
+
+def behaviour_of(concept: str) -> str | None:
+    """The behaviour whose held-out requests put this concept to the test; None for a concept of another world."""
+    kind = _TEXTS_OF[concept][0] if concept in _TEXTS_OF else None
+    return next((name for name, about in KIND_OF.items() if about == kind), None)

@@ -79,7 +79,9 @@ class School:
 
     async def _train(self, model: ModelClient, item: Work) -> Outcome:
         async with TrainerClient(self.home / "run", beat=0.2) as trainer:
-            student = Student(ledger=self.ledger, model=model, trainer=trainer, behaviours=("listen",))
+            student = Student(
+                ledger=self.ledger, model=model, trainer=trainer, behaviours=("listen",), readout=self.home / "readout"
+            )
             with anyio.fail_after(90):
                 return await student.handle(item, told)
 
