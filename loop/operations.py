@@ -12,8 +12,7 @@ from typing import Any
 import anyio
 
 from agents.ingest.read import ingest_paths
-from agents.model.directions import known
-from agents.model.vllm.steering import checked
+from agents.model.directions import known, wanted
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
@@ -57,8 +56,7 @@ class Operations:
     async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Json:
         """One question to the served model, steered by these concepts, each with its strength."""
         if steer is not None:  # here rather than by the server, so that it is told for a mistake of the user's
-            among = known(self.service.stages.monitor.directory)
-            steer = checked(steer, list(among))
+            steer = wanted(steer, known(self.service.stages.monitor.directory))
         await self.service.crew.here()
         self.service.user_asked()
         reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200, steer=steer)

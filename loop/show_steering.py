@@ -34,7 +34,7 @@ def foretold(predictions: list[Json]) -> None:
     """Predictions beside what training then did."""
     for one in predictions:
         out.print(
-            f"predicted at {one['checkpoint_id'][:12]} ({one['at'][:16]}): {one['behaviour']} by training: {one['said']}",
+            f"predicted of {one['behaviour']} at {one['checkpoint_id'][:12]} ({one['at'][:16]}): {one['said']}",
             markup=False,
         )
         for update in one["updates"]:

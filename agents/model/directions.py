@@ -9,11 +9,13 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.model.vectors_file import Vectors, read
+from agents.model.vllm.steering import checked
 from corpus.errors import UsageError
 
 BEHAVIOURS = "behaviours"
@@ -53,6 +55,14 @@ def require(name: str, among: Mapping[str, Vectors]) -> Vectors:
     if name not in among:
         raise UsageError(f"there is no concept {name!r}; there are {', '.join(among)}. {MAKE}")
     return among[name]
+
+
+def wanted(asked: Any, among: Mapping[str, Vectors]) -> dict[str, float]:
+    """What a request asks to be steered by, checked; nothing for a strength of 0. Raises `UsageError`."""
+    if isinstance(asked, Mapping):
+        for name in asked:
+            require(name, among)
+    return checked(asked, list(among))
 
 
 def along(strengths: Mapping[str, float], among: Mapping[str, Vectors]) -> dict[int, NDArray[np.float32]]:

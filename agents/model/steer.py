@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from agents.model.directions import BEHAVIOURS, MAKE, along, named
+from agents.model.directions import BEHAVIOURS, MAKE, along, named, wanted
 from agents.model.push import Push
 from agents.model.vectors_file import Vectors, Watched
-from agents.model.vllm.steering import checked
 from corpus.errors import UsageError
 
 
@@ -54,8 +53,5 @@ class Steering:
         return known
 
     def _of(self, asked: Any, known: Mapping[str, Vectors]) -> Push | None:
-        try:
-            added = checked(asked, list(known))
-        except UsageError as fault:
-            raise UsageError(f"{fault}. {MAKE}" if "there is no concept" in str(fault) else str(fault)) from fault
+        added = wanted(asked, known)
         return {layer: torch.from_numpy(moved) for layer, moved in along(added, known).items()} or None
