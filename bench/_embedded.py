@@ -23,7 +23,7 @@ from agents.evaluator.judge import judge
 from agents.evaluator.scenarios import held_out, sampling_seeds
 from agents.model import views
 from agents.model.chat import ChatText
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from agents.model.forward import forward_for
 from agents.model.mapping import SharedWeights
 from agents.model.push import Push

@@ -7,13 +7,13 @@ the unit vector, after the layer that the file says (`Vectors.steered`). Knows n
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.model.direction import Direction
 from agents.model.vectors_file import Vectors, read
 from agents.model.vllm.steering import checked
 from corpus.errors import UsageError
@@ -21,16 +21,6 @@ from corpus.errors import UsageError
 BEHAVIOURS = "behaviours"
 """Folder, under the concepts' own, of the behaviours' vectors."""
 MAKE = "`nightschool readout train` makes concept vectors, `nightschool readout behaviour NAME` a behaviour's"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Direction:
-    """What is added to the residual stream of every token after one layer."""
-
-    layer: int
-    """From 0."""
-    data: bytes = field(repr=False)
-    """float32, (hidden,)."""
 
 
 def named(found: Iterable[Vectors | None]) -> dict[str, Vectors]:

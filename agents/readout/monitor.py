@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from agents.model.client import ModelClient
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from agents.model.vectors_file import CARD, Vectors, read, write
 from agents.readout.vectors import Array, concept_vectors, scores
 from corpus.errors import IntegrityFault

@@ -20,7 +20,7 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from agents.model.protocol import Reply, Request
 from agents.trainer.activations import Activations, unpack
 from agents.trainer.messages import (

@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from agents.model.vllm.steering import STRONGEST
 from corpus.errors import TrainerFault
 
@@ -272,7 +272,7 @@ def load(kind: type[Record], body: Mapping[str, Any]) -> Record:
     for f in known:
         if f.name in body:
             values[f.name] = _fit(f"{kind.__name__.strip('_')}.{f.name}", body[f.name], hints[f.name])
-        elif f.default is MISSING:
+        elif f.default is MISSING and f.default_factory is MISSING:
             raise TrainerFault(f"{kind.__name__.strip('_')} needs the field {f.name}")
     return kind(**values)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from corpus.errors import TrainerFault
 
 
@@ -26,8 +26,8 @@ def pushing(model: Any, directions: Sequence[Direction]) -> Iterator[None]:
             moved = torch.frombuffer(bytearray(direction.data), dtype=torch.float32)
             if not 0 <= direction.layer < len(layers) or moved.shape != table.shape[1:]:
                 raise TrainerFault(
-                    f"a direction of {len(moved)} values after layer {direction.layer} is another model's: this one has "
-                    f"{len(layers)} layers of {table.shape[1]}; run `nightschool readout train`"
+                    f"a direction of {len(moved)} values after layer {direction.layer} is another model's: this one "
+                    f"has {len(layers)} layers of {table.shape[1]}; run `nightschool readout train`"
                 )
             moved = moved.to(device=table.device, dtype=table.dtype)
             handles.append(layers[direction.layer].register_forward_hook(_hook(moved)))

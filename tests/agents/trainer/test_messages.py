@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agents.model import protocol
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from agents.model.protocol import Memory, Reply, Request, error_of, error_reply
 from agents.trainer.messages import (
     Example,

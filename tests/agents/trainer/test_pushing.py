@@ -11,7 +11,7 @@ import torch
 from trainer_home import SETTINGS, Home, examples, request
 
 from agents.model import views
-from agents.model.directions import Direction
+from agents.model.direction import Direction
 from agents.model.mapping import SharedWeights
 from agents.model.snapshot import weights_of
 from agents.trainer import frozen
