@@ -186,7 +186,7 @@ def _alone(hidden: int, batch: int) -> Figures:
     """Microseconds that the hooks add to a pass over `batch` answers: reading, and with nothing to do."""
     config = SimpleNamespace(
         model_config=SimpleNamespace(
-            hf_text_config=SimpleNamespace(num_hidden_layers=1), get_hidden_size=lambda: hidden
+            hf_text_config=SimpleNamespace(num_hidden_layers=1), get_hidden_size=lambda: hidden, model=""
         )
     )
     runner = SimpleNamespace(

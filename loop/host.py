@@ -22,7 +22,7 @@ from loop.config import load_settings
 from loop.door import keep_door
 from loop.http import serve
 from loop.idle import watch_users
-from loop.operations import AFTER_CREW, NEEDS_CREW, Json, Operations
+from loop.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Json, Operations
 from loop.schedule_facts import keep_schedule
 from loop.service import Listener, opened
 from store.home import Home, is_held
@@ -42,7 +42,7 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
         if monotonic() - began > PATIENCE_S:
             raise HomeLocked(f"another command holds {home.path} and does not answer: try again when it has ended")
         await anyio.sleep(0.1)
-    async with _hosted(home, name, dry_run=bool(arguments.get("dry_run"))) as operations:
+    async with _hosted(home, name, arguments) as operations:
         operations.service.listeners.append(listener)
         result: Json = await getattr(operations, name)(**arguments)
         return result
@@ -82,10 +82,12 @@ def _raised(error: Any) -> NightschoolError:
 
 
 @asynccontextmanager
-async def _hosted(home: Home, name: str, *, dry_run: bool) -> AsyncIterator[Operations]:
+async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Operations]:
     """Hold the home for one command; with its crew, and doing the work in its ledger, where it needs them."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
-        operations = Operations(service=service)
+        operations, dry_run = Operations(service=service), bool(arguments.get("dry_run"))
+        if name in CHECKED:
+            await getattr(operations, CHECKED[name])(**arguments)
         served = service.crew.keeps_mapping() and name in AFTER_CREW and not dry_run
         if name in NEEDS_CREW or served:
             tasks.start_soon(service.crew.run, name="crew")

@@ -13,7 +13,9 @@ import anyio
 
 from agents.ingest.read import ingest_paths
 from agents.model.directions import known, wanted
+from agents.readout.vectors import METHODS
 from corpus.errors import GateRefused, IntegrityFault, UsageError
+from loop import readouts
 from loop.config import MAX_SEED
 from loop.rehearsal import rehearse
 from loop.service import Service
@@ -157,13 +159,17 @@ class Operations:
     async def readout_train(
         self,
         *,
-        layers: list[int] | None = None,
-        method: str = "mean",
+        layers: Any = None,
+        method: str = METHODS[0],
         corpus: str | None = None,
         minimum: int | None = None,
     ) -> Json:
-        """Estimate the concept vectors on the active weights and keep them in the home."""
-        raise GateRefused("concept vectors cannot be trained by hand yet: the first night makes them")
+        """Estimate the concept vectors on the active weights and keep them in the home: see `readouts.check`."""
+        return await readouts.train(self.service, layers=layers, method=method, corpus=corpus, minimum=minimum)
+
+    async def readout_check(self, **asked: Any) -> None:
+        """What of `readout_train` can be refused before a model is loaded."""
+        readouts.check(self.service, **asked)
 
     async def readout_sweep(
         self,
@@ -196,6 +202,8 @@ def _target(connection: Any, wanted: str | None) -> queries.Row:
 
 NEEDS_CREW = ("night", "ask", "measure", "readout_train", "readout_sweep", "readout_behaviour")
 """Operations that need the model server and the trainer; the others only need the ledger."""
+CHECKED = {"readout_train": "readout_check"}
+"""Operations that are looked over before a model is loaded for them."""
 AFTER_CREW = ("rollback",)
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 

@@ -16,10 +16,18 @@ ALL = "all"
 
 @readout.command("train")
 def readout_train(
-    layers: Annotated[str, typer.Option(help="Numbers of layers, from 0, with commas between; or all.")] = ALL,
-    method: Annotated[str, typer.Option(help="mean, pca or ridge.")] = "mean",
-    corpus: Annotated[str | None, typer.Option(help="world or states; default: what suits the model.")] = None,
-    minimum: Annotated[int | None, typer.Option(min=1, help="Texts that each concept must have.")] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Numbers of layers, from 0, with commas between, or all; default: the one that is watched."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="mean (difference of means), pca or ridge.")] = "mean",
+    corpus: Annotated[
+        str | None,
+        typer.Option(help="world or states; default: world for the embedded model, states for any other."),
+    ] = None,
+    minimum: Annotated[
+        int | None, typer.Option(min=1, help="Least texts of a concept; default: 12 of the world, 2 of a state.")
+    ] = None,
 ) -> None:
     """Estimate the concept vectors on the active weights, and keep them in the home."""
     from loop import show_readout
@@ -28,11 +36,11 @@ def readout_train(
     carry.show(told, show_readout.trained)
 
 
-def numbers(layers: str) -> list[int] | None:
-    """The layers that an option names, or None for all of them."""
-    if layers.strip() == ALL:
-        return None
+def numbers(option: str | None) -> list[int] | str | None:
+    """The layers that an option names; None where it is not given."""
+    if option is None or option.strip() == ALL:
+        return option and ALL
     try:
-        return [int(part) for part in layers.split(",")]
+        return [int(part) for part in option.split(",")]
     except ValueError as fault:
-        raise UsageError(f"--layers takes numbers with commas between, such as 2,3, or all: not {layers!r}") from fault
+        raise UsageError(f"--layers takes numbers with commas between, such as 2,3, or all: not {option!r}") from fault

@@ -210,7 +210,8 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         store.sweep(known)
         model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
-        server = servers.configured(home, settings, run_dir, ledger, model, await ledger.read(queries.model_digest))
+        model_digest = await ledger.read(queries.model_digest)
+        server = servers.configured(home, settings, run_dir, ledger, model, model_digest)
         crew = Crew(
             run_dir=run_dir,
             checkpoints=home.checkpoints,
@@ -227,6 +228,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             trainer=trainer,
             directory=home.path / "readout",
             layers=lambda: count_layers(server.model_dir),
+            model_digest=model_digest,
         )
         stages = Stages(
             ledger=ledger,

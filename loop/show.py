@@ -29,6 +29,7 @@ LABELS = {
     "measure": "measuring",
     "train": "training",
     "build": "building",
+    "readout": "reading the concepts' texts",
 }
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)

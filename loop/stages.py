@@ -18,6 +18,7 @@ from agents.trainer.client import TrainerClient
 from agents.trainer.student import trainer_settings
 from corpus.behaviour import Behaviour, sides
 from corpus.errors import GateRefused, NightschoolError
+from loop import readouts
 from loop.config import Settings
 from loop.schedule import OBSERVING
 from loop.verdict import Limits, Paired, Ruling, rule
@@ -161,7 +162,7 @@ class Stages:
         """Measure one behaviour, before or after: the subject is when/round/name."""
         when, round_, name = item.subject.split("/")
         night = await self.ledger.read(queries.night, item.night_id)
-        checkpoint = await self._hold(item.night_id, when)
+        checkpoint = await self.hold(item.night_id, when)
         outcomes = await self.measured(name, night["seed"], int(round_), checkpoint["weights_sha256"], report)
         row = Measurement(
             weights_sha256=checkpoint["weights_sha256"],
@@ -184,18 +185,22 @@ class Stages:
 
     async def read(self, item: Work, report: Report) -> Outcome:
         """Take the readings, before or after."""
-        checkpoint = await self._hold(item.night_id, item.subject)
-        if await self.ledger.read(queries.readings, checkpoint["weights_sha256"]):
+        readings = await readouts.take(self, item.night_id, item.subject, report)
+        if not readings:
             return Outcome(facts={"known": True})
-        readings = await self.monitor.read(checkpoint["weights_sha256"])
         return Outcome(records=readings, facts={reading.name: round(reading.mean, 4) for reading in readings})
 
-    async def _hold(self, night_id: str, when: str) -> queries.Row:
-        """Make the mapping hold the update's parent ("before") or its candidate ("after")."""
+    async def checkpoint(self, night_id: str, when: str) -> queries.Row:
+        """The update's parent ("before") or its candidate ("after")."""
         update = await self._update(night_id)
         checkpoint_id = update["parent_id"] if when == "before" else update["checkpoint_id"]
-        await self.trainer.rollback(checkpoint_id, settled=False)
         return await self.ledger.read(queries.checkpoint, checkpoint_id)
+
+    async def hold(self, night_id: str, when: str) -> queries.Row:
+        """Make the mapping hold that checkpoint."""
+        checkpoint = await self.checkpoint(night_id, when)
+        await self.trainer.rollback(checkpoint["id"], settled=False)
+        return checkpoint
 
     async def _update(self, night_id: str) -> queries.Row:
         update = await self.ledger.read(queries.update_of, night_id)
@@ -227,14 +232,14 @@ class Stages:
         before = queries.measurements(connection, parent, self.definitions, night["seed"])
         after = queries.measurements(connection, candidate, self.definitions, night["seed"])
         limits = self.settings.verdict
-        readings = [queries.readings(connection, weights) for weights in (parent, candidate)]
+        readings = readouts.pair(connection, parent, candidate)
         return rule(
             [
                 _paired(behaviour, before, after, night["targets"], queries.learnt(connection))
                 for behaviour in self.behaviours.values()
             ],
             perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),
-            drift=_drift(*readings),
+            drift=readouts.drift(*readings),
             limits=Limits(margin=limits.margin, perplexity=limits.perplexity, drift=limits.drift),
             last_round=int(item.subject) + 1 >= limits.max_rounds,
         )
@@ -261,15 +266,6 @@ def _paired(
         meant=name in targets,
         gated=behaviour.counter_of is not None or name in targets or name in learnt,
     )
-
-
-def _drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict[str, float]:
-    """Each concept's move, in spreads of its readings over the panel before."""
-    return {
-        name: (after[name]["mean"] - row["mean"]) / max(row["spread"], 1e-6)
-        for name, row in before.items()
-        if name != "perplexity"
-    }
 
 
 def _why_nothing(connection: Connection, waiting: int, minimum: int) -> str:

@@ -33,6 +33,17 @@ def _checkpoints_can_be_pruned(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE checkpoints ADD COLUMN pruned VARCHAR")
 
 
+def _readings_name_their_vectors(connection: Connection) -> None:
+    """`readings.vectors`, a part of the key; those that nobody noted are "", and their concepts are read again."""
+    if "vectors" in {column["name"] for column in inspect(connection).get_columns("readings")}:
+        return
+    rows = connection.exec_driver_sql("SELECT weights_sha256, name, mean, spread FROM readings").mappings().all()
+    connection.exec_driver_sql("DROP TABLE readings")  # no database changes a key in the same words
+    metadata.tables["readings"].create(connection)
+    if rows:
+        connection.execute(metadata.tables["readings"].insert(), [{**row, "vectors": ""} for row in rows])
+
+
 def _sweeps_are_kept(connection: Connection) -> None:
     """`sweeps` and `predictions`."""
     for table in (sweeps, predictions):
@@ -43,6 +54,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
     _checkpoints_can_be_pruned,
+    _readings_name_their_vectors,
     _sweeps_are_kept,
 )
 

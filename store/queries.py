@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Integer, Select, func, select
+from sqlalchemy import Connection, Integer, Select, and_, func, or_, select
 
 from corpus.errors import UnknownId
 from store import schema
@@ -162,10 +162,22 @@ def measurement(
     return connection.execute(select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))).scalar()
 
 
-def readings(connection: Connection, weights_sha256: str) -> dict[str, Row]:
-    """Readings of these weights by name."""
+def readings(connection: Connection, weights_sha256: str, vectors: str = "") -> dict[str, Row]:
+    """Readings of these weights by name: those taken with these vectors, and the perplexity."""
     t = schema.readings
-    return {row["name"]: row for row in _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256))}
+    taken = and_(t.c.vectors == vectors, t.c.vectors != "")
+    found = select(t).where(t.c.weights_sha256 == weights_sha256, or_(t.c.name == "perplexity", taken))
+    return {row["name"]: row for row in _all(connection, found)}
+
+
+def read_with(connection: Connection, *weights_sha256: str) -> set[str]:
+    """Digests of the vectors that readings of all of these weights were taken with."""
+    t = schema.readings
+    each = [
+        set(connection.execute(select(t.c.vectors).where(t.c.weights_sha256 == weights)).scalars())
+        for weights in weights_sha256
+    ]
+    return set.intersection(*each) - {""}
 
 
 def is_paused(connection: Connection) -> bool:

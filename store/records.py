@@ -194,6 +194,8 @@ class Reading:
 
     weights_sha256: str
     name: str
+    vectors: str
+    """Digest of the concept vectors that it was taken with; "" for the perplexity, which needs none."""
     mean: float
     spread: float
 

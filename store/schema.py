@@ -1,8 +1,7 @@
 """The ledger's tables: everything that Nightschool knows, in the order in which a turn meets them.
 
-Invariant: rows are added and change state; they are never rewritten to say something else. Ids are
-content digests (so a repeated night finds its own rows) except where a sequence is the point.
-Times are ISO 8601 in UTC, as text. Knows no query and no agent.
+Invariant: rows are added and change state; they are never made to say something else. Ids are digests of content (a
+repeated night finds its own rows) except where a sequence is the point. Times: ISO 8601, UTC. Knows no agent, no query.
 """
 
 from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text, false
@@ -256,6 +255,7 @@ readings = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("name", String, primary_key=True),  # a concept, or "perplexity"
+    Column("vectors", String, primary_key=True),  # digest of those that it was taken with; "" for the perplexity
     Column("mean", Float, nullable=False),
     Column("spread", Float, nullable=False),
 )

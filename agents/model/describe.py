@@ -62,3 +62,11 @@ def directory_of(name: str) -> Path:
         raise IntegrityFault(
             f"{name or 'a model without a name'} is no directory on this machine: serve one"
         ) from error
+
+
+def digest_of(name: str) -> str:
+    """Digest of a model that was named by its directory, or by its name on the hub; "" where it is not here."""
+    try:
+        return digest(directory_of(name))
+    except IntegrityFault:
+        return ""

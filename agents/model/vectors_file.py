@@ -1,10 +1,12 @@
-"""The two files of a home's concept vectors, written by the monitor and read by it and by a user's own vLLM.
+"""The two files of a home's concept vectors: written by `readout train` or the first night, read by the monitor, by
+the reports and by a user's own vLLM.
 
     readout.safetensors   `layer_<number>.vectors`, `(n_concepts, hidden_size)` float32, one tensor a layer
-    readout.json          {concepts, layers, hidden_size, dtype, weights_version}
+    readout.json          {concepts, layers, hidden_size, dtype, model, weights_version, corpus_sha256}
 
-Invariant: what is read fits together and is finite, or an `IntegrityFault` says what does not. Both files are
-replaced whole, the card last. Knows neither torch nor what a concept is.
+Invariant: what is read fits together, is finite and is of the model and corpus that the reader names, or an
+`IntegrityFault` says what does not. Both files are replaced whole, the card last; a card of an older version may
+lack `model` and `corpus_sha256`, which then nobody can hold it to. Knows neither torch nor what a concept is.
 """
 
 import hashlib
@@ -19,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corpus.errors import IntegrityFault
+from store import whole_file
 from store.tensors import RawTensor, parse, pieces
 
 TENSORS, CARD = "readout.safetensors", "readout.json"
+CURE = "delete it to have the vectors made anew"
 LOOK_SECONDS = 1.0
 """How often a `Watched` looks at the files at most: a look is a system call."""
 
@@ -37,6 +41,10 @@ class Vectors:
     """`(n_layers, n_concepts, hidden_size)`."""
     weights_version: str
     """Digest of the weights that they were estimated on."""
+    model: str = ""
+    """Digest of the model's directory (`describe.digest`); "" where it is not known."""
+    corpus_sha256: str = ""
+    """Digest of the texts that they were estimated from; "" where it is not known."""
 
     @property
     def hidden_size(self) -> int:
@@ -74,53 +82,65 @@ def write(directory: Path, vectors: Vectors) -> None:
         "layers": list(vectors.layers),
         "hidden_size": vectors.hidden_size,
         "dtype": "float32",
+        "model": vectors.model,
         "weights_version": vectors.weights_version,
+        "corpus_sha256": vectors.corpus_sha256,
     }
-    for name, data in ((TENSORS, b"".join(pieces(tensors))), (CARD, json.dumps(about, indent=1).encode())):
-        partial = directory / f"{name}.tmp"
-        partial.write_bytes(data)
-        partial.replace(directory / name)
+    whole_file.write(directory / TENSORS, pieces(tensors))
+    whole_file.write(directory / CARD, [json.dumps(about, indent=1).encode()])
 
 
-def read(directory: Path) -> Vectors | None:
-    """The vectors that are kept here, or None where there are none."""
+def read(directory: Path, *, model: str = "", hidden_size: int = 0, corpus_sha256: str = "") -> Vectors | None:
+    """The vectors that are kept here, or None where there are none.
+
+    Raises `IntegrityFault` where the two files do not fit together, or are of another model, residual stream or
+    corpus than the reader names.
+    """
     card = directory / CARD
     try:
         about = json.loads(card.read_text())
-        tensors = parse(directory / TENSORS)[1]
-        return _fitted(about, tensors)
+        found = _fitted(about, parse(directory / TENSORS)[1])
+        if model and found.model not in ("", model):
+            raise ValueError("they are another model's")
+        if hidden_size and found.hidden_size != hidden_size:
+            raise ValueError(f"they have {found.hidden_size} values and the residual stream has {hidden_size}")
+        if corpus_sha256 and found.corpus_sha256 not in ("", corpus_sha256):
+            raise ValueError("they were made from other texts")
+        return found
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as fault:
-        raise IntegrityFault(
-            f"{card} and {TENSORS} do not fit together ({fault}): delete it to have the vectors made anew"
-        ) from fault
+    except (ValueError, LookupError, TypeError) as fault:
+        raise IntegrityFault(f"{card} and {TENSORS} cannot be used together here ({fault}): {CURE}") from fault
 
 
 def _fitted(about: Any, tensors: dict[str, RawTensor]) -> Vectors:
     """The vectors, each of the shape that the card says."""
     concepts, layers = tuple(about["concepts"]), tuple(about["layers"])
-    if not concepts or not layers or len(set(concepts)) < len(concepts):
-        raise ValueError("it names no concept, no layer, or one concept twice")
+    if not concepts or not layers or len({*concepts}) < len(concepts) or len({*layers}) < len(layers):
+        raise ValueError("it names no concept, no layer, or one of them twice")
     values = []
     for layer in layers:
         raw = tensors[f"layer_{layer}.vectors"]
-        if raw.dtype != "F32" or len(raw.shape) != 2 or raw.shape[0] != len(concepts):
+        shape = (len(concepts), about.get("hidden_size", raw.shape[-1]))
+        if raw.dtype != "F32" or about.get("dtype", "float32") != "float32" or raw.shape != shape:
             raise ValueError(f"layer {layer} has {raw.dtype} vectors of shape {raw.shape} for {len(concepts)} concepts")
         values.append(np.frombuffer(raw.data, dtype=np.float32).reshape(raw.shape))
     stacked = np.stack(values)
     if not np.isfinite(stacked).all():
         raise ValueError("a vector is not finite")
-    version = str(about.get("weights_version", ""))
-    return Vectors(concepts=concepts, layers=layers, values=stacked, weights_version=version)
+    told = {name: str(about.get(name, "")) for name in ("weights_version", "model", "corpus_sha256")}
+    return Vectors(concepts=concepts, layers=layers, values=stacked, **told)
 
 
 class Watched:
     """The vectors of a home, read anew when their files change."""
 
-    def __init__(self, directory: Path, *, hidden_size: int, layers: int, every: float = LOOK_SECONDS) -> None:
-        """`hidden_size` and `layers` (how many there are) are those of the served model; `every`: seconds."""
-        self._directory, self._every = directory, every
+    def __init__(
+        self, directory: Path, *, hidden_size: int, layers: int, model: str = "", every: float = LOOK_SECONDS
+    ) -> None:
+        """`hidden_size`, `layers` (how many there are) and `model` (its digest; "" where it is not known) are
+        those of the served model; `every`: seconds."""
+        self._directory, self._model, self._every = directory, model, every
         self._hidden_size, self._layers = hidden_size, layers
         self._looked = -every
         self._seen: object = None
@@ -138,7 +158,7 @@ class Watched:
             return False
         self._seen = seen
         try:
-            self.vectors = read(self._directory)
+            self.vectors = read(self._directory, model=self._model)
             self.reason = self._mismatch()
         except (IntegrityFault, OSError) as fault:
             self.reason = str(fault)
@@ -149,7 +169,7 @@ class Watched:
     def _mismatch(self) -> str:
         """What keeps these vectors from being the served model's."""
         if self.vectors is None:
-            return f"there are no concept vectors in {self._directory} yet: the first night makes them"
+            return f"there are no concept vectors in {self._directory} yet: the first night makes them, or `nightschool readout train`"
         if self.vectors.hidden_size != self._hidden_size:
             return (
                 f"the concept vectors in {self._directory} have {self.vectors.hidden_size} values and the served "

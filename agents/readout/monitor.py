@@ -1,8 +1,10 @@
 """The monitor: what an update does to the model's inner states, and to ordinary text.
 
-Concept vectors are estimated once, on the weights that the home began with, and kept in `readout.safetensors`;
-readings before and after an update are taken on the same fixed panel, so their difference is the weights'.
-Invariant: a reading exists for every concept or for none. Does not judge: the verdict does.
+Readings before and after an update are taken on the same fixed panel with the same vectors, so their difference is
+the weights'. The vectors are those that the home has, of whatever concepts, texts, method and layers the user chose
+(`readout train`); where it has none they are made by the same code, of the set that suits the model. Invariant: a
+reading exists for every concept or for none, and names the vectors that it was taken with. Does not judge: the
+verdict does.
 """
 
 import math
@@ -11,32 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from agents.model.client import ModelClient
 from agents.model.direction import Direction
-from agents.model.vectors_file import CARD, Vectors, read, write
-from agents.readout.vectors import Array, concept_vectors, scores
+from agents.model.vectors_file import CARD, CURE, Vectors, read
+from agents.readout.collect import Reader, Report, Source, run
+from agents.readout.train import default_set, train
+from agents.readout.vectors import scores
+from corpus.concept_sets import load
 from corpus.errors import IntegrityFault
 from corpus.world import ordinary
-from corpus.world.concepts import CONCEPTS, panel, texts
+from corpus.world.concepts import panel
 from store.records import Reading
 
 ORDINARY_TEXTS = 120
 """Held-out ordinary exchanges that the perplexity is taken on."""
 DEPTH = 0.6
-"""Relative depth of the layer that is read: past the middle, before the layers that only choose words."""
-
-
-class Activations(Protocol):
-    """The residual stream of some texts: a float32 array `(texts, layers, hidden)` as bytes."""
-
-    @property
-    def texts(self) -> int: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def data(self) -> bytes: ...
+"""Share of the layers that come before the one that is read: past the middle, before those that only choose words."""
 
 
 class LogProb(Protocol):
@@ -48,11 +40,8 @@ class LogProb(Protocol):
     def tokens(self) -> int: ...
 
 
-class Inside(Protocol):
+class Inside(Reader, Protocol):
     """What is needed of the trainer: its view of the served weights."""
-
-    async def activations(self, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> Activations:
-        """The residual stream at the last token of each text."""
 
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
@@ -70,55 +59,64 @@ class Monitor:
     """Where the vectors are kept."""
     layers: Callable[[], int]
     """How many layers the model has; asked once there is a model to read."""
+    model_digest: str
+    """Of the model's directory."""
 
     @property
     def layer(self) -> int:
-        """Number of the layer that is read."""
+        """Number of the layer that vectors are made of unless the user says others."""
         count = self.layers()
         return min(count - 1, round(DEPTH * count))
 
-    async def read(self, weights_sha256: str) -> tuple[Reading, ...]:
-        """The readings of the weights that are served now, and their perplexity on ordinary text."""
-        vectors = await self._vectors(weights_sha256)
-        found = scores(await self._activations(panel()), vectors)
+    def source(self, weights_sha256: str) -> Source:
+        """Where the activations of the weights that are served now come from."""
+        return Source(
+            model=self.model,
+            trainer=self.trainer,
+            directory=self.directory,
+            model_digest=self.model_digest,
+            weights_version=weights_sha256,
+        )
+
+    async def vectors(self, weights_sha256: str, report: Report | None = None) -> Vectors:
+        """The home's concept vectors; made on these weights, which are served now, where it has none.
+
+        Vectors of another model, and files that are damaged, are an `IntegrityFault` with the cure.
+        """
+        found = read(self.directory, model=self.model_digest)
+        if found is None:
+            source, texts = self.source(weights_sha256), load(default_set(self.model_digest))
+            texts.check()
+            found, _ = await train(source, texts, layers=[self.layer], report=report)
+        if not all(0 <= layer < self.layers() for layer in found.layers):
+            raise IntegrityFault(f"{self.directory / CARD} is of layers that this model has not: {CURE}")
+        return found
+
+    async def read(self, weights_sha256: str, vectors: Vectors) -> tuple[Reading, ...]:
+        """The readings of the weights that are served now, and their perplexity on ordinary text.
+
+        Of vectors of several layers, those of the layer that is nearest to `layer` are read with.
+        """
+        layer = min(vectors.layers, key=lambda known: (abs(known - self.layer), known))
+        seen = await run(self.source(weights_sha256), panel(), layers=[layer])
+        if seen.stream.shape[2] != vectors.hidden_size:
+            raise IntegrityFault(f"{self.directory / CARD} is of another model: {CURE}")
+        found = scores(seen.of(layer), vectors.values[vectors.layers.index(layer)].astype("float64"))
         readings = [
             Reading(
                 weights_sha256=weights_sha256,
                 name=concept,
                 mean=float(found[:, index].mean()),
                 spread=float(found[:, index].std()),
+                vectors=vectors.digest,
             )
-            for index, concept in enumerate(CONCEPTS)
+            for index, concept in enumerate(vectors.concepts)
         ]
         perplexity = await self.perplexity()
         return (
             *readings,
-            Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0),
+            Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0, vectors=""),
         )
-
-    async def _vectors(self, weights_sha256: str) -> Array:
-        """The home's concept vectors, `(n_concepts, hidden_size)`; estimated when they are first needed."""
-        found = read(self.directory) or await self._estimate(weights_sha256)
-        if found.concepts != CONCEPTS or found.layers != (self.layer,):
-            card = self.directory / CARD
-            raise IntegrityFault(f"{card} is of another model or version: delete it to have the vectors made anew")
-        vectors: Array = found.values[0].astype(np.float64)
-        return vectors
-
-    async def _estimate(self, weights_sha256: str) -> Vectors:
-        labels = [concept for concept in CONCEPTS for _ in texts(concept)]
-        found = await self._activations([text for concept in CONCEPTS for text in texts(concept)])
-        values = concept_vectors(found, labels, CONCEPTS).astype(np.float32)[None]
-        made = Vectors(concepts=CONCEPTS, layers=(self.layer,), values=values, weights_version=weights_sha256)
-        write(self.directory, made)
-        return made
-
-    async def _activations(self, panel_texts: Sequence[str]) -> Array:
-        """Residual stream at each text's last token, `(n_texts, hidden_size)`."""
-        tokens = await self.model.tokenize_texts(list(panel_texts))
-        found = await self.trainer.activations(tokens, layers=(self.layer,))
-        values = np.frombuffer(found.data, dtype=np.float32).astype(np.float64)
-        return values.reshape(found.texts, found.hidden)
 
     async def perplexity(self, steer: Sequence[Direction] = ()) -> float:
         """exp of the mean negative log-probability per token of the replies in held-out ordinary talk.

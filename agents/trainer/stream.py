@@ -50,7 +50,7 @@ def read(model: Any, texts: Sequence[Tokens], layers: Sequence[int], heads: Sequ
     projections = {layer: _projection(decoder, layer) for layer in heads}
     known = {layer: found for layer, found in projections.items() if isinstance(found, nn.Module)}
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # stable: equal requests make equal batches
-    parts = [_pass(decoder, [texts[i] for i in part], layers, known, device) for part in _chunks(texts, order)]
+    parts = [_pass(decoder, [texts[i] for i in part], layers, known, device) for part in chunks(texts, order)]
     back = torch.tensor(order).argsort()
     nothing = torch.empty(0, len(layers), model.get_input_embeddings().weight.shape[1])
     return Read(
@@ -69,7 +69,7 @@ def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> tor
     return read(model, texts, layers).stream
 
 
-def _chunks(texts: Sequence[Tokens], order: Sequence[int]) -> list[list[int]]:
+def chunks(texts: Sequence[Tokens], order: Sequence[int]) -> list[list[int]]:
     """The texts' numbers in batches, from the shortest to the longest."""
     chunks: list[list[int]] = []
     for i in order:
@@ -83,7 +83,7 @@ def _pass(
     decoder: Any, texts: Sequence[Tokens], layers: Sequence[int], heads: dict[int, nn.Module], device: torch.device
 ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
     """One forward pass: (texts, layers, hidden), and by layer (texts, heads times head size)."""
-    tokens, mask = _pad(texts, device)
+    tokens, mask = pad(texts, device)
     rows, last = torch.arange(len(texts), device=device), mask.sum(dim=1) - 1
     streams: dict[int, torch.Tensor] = {}
     inputs: dict[int, torch.Tensor] = {}
@@ -136,7 +136,7 @@ def _split(inputs: torch.Tensor, config: Any) -> torch.Tensor:
     return inputs.view(len(inputs), config.num_attention_heads, -1)
 
 
-def _pad(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows as (n, longest) int64 with zeros on the right, and the mask of what is not padding, int64."""
     longest = max(len(row) for row in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.long)

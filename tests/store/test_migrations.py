@@ -5,10 +5,10 @@ from pathlib import Path
 from night import a_pair, new_ledger
 from sqlalchemy import inspect, select
 
-from store import history, schema
+from store import history, queries, schema
 from store.ledger import Ledger
 from store.migrations import MIGRATIONS
-from store.records import save
+from store.records import Reading, save
 
 
 def columns(ledger: Ledger) -> set[str]:
@@ -51,4 +51,29 @@ def test_a_ledger_from_before_pruning_gets_its_columns_and_keeps_its_checkpoints
         t = schema.checkpoints.c
         assert list(connection.execute(select(t.id, t.pinned, t.pruned))) == [(i, False, None) for i in before] != []
         assert list(connection.execute(select(schema.forgotten))) == []
+    ledger.close()
+
+
+def test_readings_from_before_they_named_their_vectors_are_kept_beside_new_ones(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE readings")
+        columns = "weights_sha256 VARCHAR NOT NULL, name VARCHAR NOT NULL, mean FLOAT NOT NULL, spread FLOAT NOT NULL"
+        connection.exec_driver_sql(f"CREATE TABLE readings ({columns}, PRIMARY KEY (weights_sha256, name))")
+        for row in (("w", "asking", 1.0, 0.5), ("w", "perplexity", 1.2, 0.0)):
+            connection.exec_driver_sql("INSERT INTO readings VALUES (?, ?, ?, ?)", row)
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="3"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.writing() as connection:
+        assert queries.readings(connection, "w") == {
+            "perplexity": {"weights_sha256": "w", "name": "perplexity", "vectors": "", "mean": 1.2, "spread": 0.0}
+        }
+        save(connection, [Reading(weights_sha256="w", name="asking", vectors="v", mean=2.0, spread=0.5)])
+        assert {name: row["mean"] for name, row in queries.readings(connection, "w", "v").items()} == {
+            "perplexity": 1.2,
+            "asking": 2.0,
+        }
+        assert queries.read_with(connection, "w") == {"v"} and queries.read_with(connection, "w", "x") == set()
+        assert len(connection.execute(select(schema.readings)).all()) == 3
     ledger.close()

@@ -55,7 +55,7 @@ def a_night_from_a_log(connection: Connection) -> str:
             )
             save(connection, [again])
     for weights, mean in ((sha("base weights"), 1.2), (sha("weights 1"), 1.25)):
-        save(connection, [Reading(weights_sha256=weights, name="perplexity", mean=mean, spread=0.0)])
+        save(connection, [Reading(weights_sha256=weights, name="perplexity", vectors="", mean=mean, spread=0.0)])
     decide(connection, update, "keep", ["improved: listen"])
     save(connection, [Verdict(update_id=update.id, decision="keep", reasons=[], tests=[], at=update.at)])
     return night_id

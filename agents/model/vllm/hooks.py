@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from agents.model.describe import digest_of
 from agents.model.vectors_file import Vectors, Watched
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.publisher import Publisher, address
@@ -97,7 +98,12 @@ class Hooks:
         layers = decoder_layers(model, vllm_config)
         assert layers is not None
         self._layers, self._reads, self._publisher = layers, found.model.readout, publisher
-        self._watched = Watched(found.home.path / "readout", hidden_size=config.get_hidden_size(), layers=len(layers))
+        self._watched = Watched(
+            found.home.path / "readout",
+            hidden_size=config.get_hidden_size(),
+            layers=len(layers),
+            model=digest_of(str(config.model)),
+        )
         self._steered: dict[str, dict[str, float]] = {}
         self._unread: set[str] = set()
         self._handles: list[Any] = []

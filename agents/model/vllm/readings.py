@@ -20,6 +20,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from agents.model.describe import digest_of
 from agents.model.vectors_file import Vectors, Watched
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.hooks import refusal
@@ -63,7 +64,12 @@ class Front:
         self._refused, self._model = refusal(config), str(model.model)
         self._socket_file = address(self._found.home.served_dir, config.instance_id)
         layers = model.hf_text_config.num_hidden_layers
-        self._watched = Watched(self._found.home.path / "readout", hidden_size=model.get_hidden_size(), layers=layers)
+        self._watched = Watched(
+            self._found.home.path / "readout",
+            hidden_size=model.get_hidden_size(),
+            layers=layers,
+            model=digest_of(self._model),
+        )
         if self.reads:
             _tell_ends(self.readings)
             self._listening = asyncio.get_running_loop().create_task(self._listen())

@@ -1,6 +1,7 @@
 """The two files of the concept vectors: what is written is read, and what does not fit is refused with a reason."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,9 @@ def test_where_there_are_no_files_there_are_no_vectors(tmp_path: Path) -> None:
         {"layers": [1, 2]},
         {"layers": []},
         {"layers": 1},
+        {"layers": [1, 1]},
+        {"hidden_size": 5},
+        {"dtype": "bfloat16"},
     ],
 )
 def test_a_card_that_does_not_fit_the_tensors_is_refused_with_the_cure(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -48,6 +52,30 @@ def test_a_card_that_does_not_fit_the_tensors_is_refused_with_the_cure(tmp_path:
     card.write_text(json.dumps({**json.loads(card.read_text()), **change}))
     with pytest.raises(IntegrityFault, match="delete it to have the vectors made anew"):
         read(tmp_path)
+
+
+def test_the_card_has_these_keys_and_no_other(tmp_path: Path) -> None:
+    write(tmp_path, replace(some(), model="m", corpus_sha256="c"))
+    assert json.loads((tmp_path / CARD).read_text()) == {
+        "concepts": ["asking", "joy"],
+        "layers": [1, 3],
+        "hidden_size": 4,
+        "dtype": "float32",
+        "model": "m",
+        "weights_version": "w",
+        "corpus_sha256": "c",
+    }
+
+
+def test_a_reader_that_names_its_model_stream_or_texts_refuses_the_vectors_of_others(tmp_path: Path) -> None:
+    write(tmp_path, replace(some(), model="m", corpus_sha256="c"))
+    found = read(tmp_path, model="m", hidden_size=4, corpus_sha256="c")
+    assert found is not None and (found.model, found.corpus_sha256) == ("m", "c")
+    for named in ({"model": "n"}, {"hidden_size": 5}, {"corpus_sha256": "d"}):
+        with pytest.raises(IntegrityFault, match="delete it to have the vectors made anew"):
+            read(tmp_path, **named)  # type: ignore[arg-type]
+    write(tmp_path, some())  # of an older version: nobody knows
+    assert read(tmp_path, model="m", hidden_size=4, corpus_sha256="c") is not None
 
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -84,11 +112,11 @@ def test_vectors_that_come_or_are_replaced_are_taken_up_at_the_next_look(tmp_pat
     assert watched.look() and watched.vectors.digest == some(seed=5).digest
 
 
-@pytest.mark.parametrize("other", [some(hidden=8), some(layers=(1, 4))])
+@pytest.mark.parametrize("other", [some(hidden=8), some(layers=(1, 4)), replace(some(), model="another")])
 def test_vectors_of_another_model_are_not_used_and_the_reason_is_said(
     tmp_path: Path, clock: list[float], other: Vectors
 ) -> None:
-    watched = Watched(tmp_path, hidden_size=4, layers=4)
+    watched = Watched(tmp_path, hidden_size=4, layers=4, model="m")
     write(tmp_path, other)
     assert watched.look() and watched.vectors is None and "another model's" in watched.reason
     (tmp_path / TENSORS).write_bytes(b"")

@@ -28,7 +28,10 @@ HIDDEN, CONCEPTS = 8, ("asking", "joy")
 def vllm_config(**changed: Any) -> Any:
     """What we read of vLLM's configuration."""
     model = SimpleNamespace(
-        enforce_eager=True, hf_text_config=SimpleNamespace(num_hidden_layers=3), get_hidden_size=lambda: HIDDEN
+        enforce_eager=True,
+        hf_text_config=SimpleNamespace(num_hidden_layers=3),
+        get_hidden_size=lambda: HIDDEN,
+        model="a name on no hub",
     )
     parallel = SimpleNamespace(world_size=1, data_parallel_size=1)
     told = {"model_config": model, "parallel_config": parallel, "use_v2_model_runner": False}

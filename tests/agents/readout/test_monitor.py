@@ -1,43 +1,114 @@
-"""The monitor's files: vectors of another model or version are refused, not read."""
+"""The monitor: it reads with the vectors that the home has, makes them where there are none, and refuses others'."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from read_here import LAYERS, Here, monitor, source
 
-from agents.readout.monitor import DEPTH, Monitor
+from agents.model.describe import digest
+from agents.model.vectors_file import CARD, Vectors, read, write
+from agents.readout.monitor import DEPTH
+from agents.readout.train import default_set, train
+from agents.readout.vectors import accuracy
+from corpus import concept_sets
 from corpus.errors import IntegrityFault
-from corpus.world.concepts import CONCEPTS
+from corpus.recipe import MODEL_DIR
+from corpus.world.concepts import CONCEPTS, panel
+from store.records import Reading
+
+WEIGHTS = "a" * 64
+EMBEDDED = digest(MODEL_DIR)
+CURE = "delete it to have the vectors made anew"
 
 
-class OnlyTokens:
-    """A served model that tokenizes a text as its letters, for what never gets further."""
+def readings(place: Path, here: Here) -> tuple[Reading, ...]:
+    async def take() -> tuple[Reading, ...]:
+        looking = monitor(place, here, EMBEDDED)
+        return await looking.read(WEIGHTS, await looking.vectors(WEIGHTS))
 
-    async def tokenize_texts(self, texts: list[str]) -> list[list[int]]:
-        return [[ord(letter) for letter in text] for text in texts]
+    return anyio.run(take)
 
 
-def monitor(place: Path, layers: int = 4) -> Monitor:
-    return Monitor(model=OnlyTokens(), trainer=None, directory=place, layers=lambda: layers)  # type: ignore[arg-type]
+def planted(*, layers: tuple[int, ...] = (2,), hidden: int = 128, **more: Any) -> Vectors:
+    values = np.random.default_rng(3).normal(size=(len(layers), 2, hidden)).astype(np.float32)
+    return Vectors(concepts=("joy", "gloom"), layers=layers, values=values, weights_version="w", **more)
+
+
+def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_path: Path) -> None:
+    here = Here()
+    first = readings(tmp_path, here)
+    kept = read(tmp_path / "readout", model=EMBEDDED)
+    assert kept is not None and (kept.concepts, kept.layers) == (CONCEPTS, (2,))
+    assert (kept.weights_version, kept.model, kept.corpus_sha256) == (
+        WEIGHTS,
+        EMBEDDED,
+        concept_sets.of_world().sha256,
+    )
+    assert {reading.name: reading.vectors for reading in first} == {
+        **dict.fromkeys(CONCEPTS, kept.digest),
+        "perplexity": "",
+    }
+    (tmp_path / "other").mkdir()
+    again, _ = anyio.run(
+        lambda: train(source(tmp_path / "other", Here(), model_digest=EMBEDDED), concept_sets.of_world(), layers=[2])
+    )
+    assert again.digest == kept.digest
+    texts = len(here.asked)
+    assert readings(tmp_path, here) == first and len(here.asked) == texts + len(panel())
+
+
+def test_vectors_that_the_user_chose_are_read_with_at_the_nearest_layer(tmp_path: Path) -> None:
+    chosen = planted(layers=(0, 1, 3))
+    write(tmp_path / "readout", chosen)
+    found = {reading.name: reading for reading in readings(tmp_path, Here())}
+    assert set(found) == {"joy", "gloom", "perplexity"}
+    looking = monitor(tmp_path, Here(), EMBEDDED)
+    only = replace(chosen, layers=(1,), values=chosen.values[1:2].copy())  # 1 and 3 are as near to 2: the first
+    wanted = {reading.name: reading.mean for reading in anyio.run(looking.read, WEIGHTS, only)}
+    assert {name: reading.mean for name, reading in found.items()} == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
-    "change", [{"concepts": ["joy"]}, {"concepts": list(reversed(CONCEPTS))}, {"layers": [1]}, {"layers": [2, 3]}]
+    "other",
+    [planted(model="another"), planted(hidden=64), planted(layers=(2, LAYERS))],
+    ids=["model", "stream", "layers"],
 )
-def test_vectors_of_another_model_are_refused_with_the_cure(tmp_path: Path, change: dict[str, Any]) -> None:
-    looking = monitor(tmp_path)
-    card = {"concepts": list(CONCEPTS), "layers": [looking.layer], **change}
-    (tmp_path / "readout.json").write_text(json.dumps(card))
-    save_file({f"layer_{looking.layer}.vectors": np.zeros((3, 8), np.float32)}, tmp_path / "readout.safetensors")
-    with pytest.raises(IntegrityFault, match="delete it to have the vectors made anew"):
-        anyio.run(looking.read, "0" * 64)
+def test_vectors_of_another_model_are_refused_with_the_cure(tmp_path: Path, other: Vectors) -> None:
+    write(tmp_path / "readout", other)
+    with pytest.raises(IntegrityFault, match=CURE):
+        readings(tmp_path, Here())
+
+
+def test_vectors_from_before_the_card_named_its_model_are_read_with(tmp_path: Path) -> None:
+    write(tmp_path / "readout", planted())
+    card = tmp_path / "readout" / CARD
+    about = json.loads(card.read_text())
+    card.write_text(json.dumps({name: about[name] for name in about if name not in ("model", "corpus_sha256")}))
+    assert {reading.name for reading in readings(tmp_path, Here())} == {"joy", "gloom", "perplexity"}
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4, 28, 64])
 def test_the_layer_that_is_read_is_past_the_middle_and_is_there(tmp_path: Path, layers: int) -> None:
-    layer = monitor(tmp_path, layers).layer
+    layer = monitor(tmp_path, Here(), EMBEDDED, layers).layer
     assert 0 <= layer < layers and abs(layer - DEPTH * layers) <= 1
+
+
+def test_the_embedded_model_has_a_set_of_its_own_and_any_other_the_states() -> None:
+    assert (default_set(EMBEDDED), default_set("0" * 64)) == ("world", "states")
+
+
+@pytest.mark.parametrize(("method", "least"), [("mean", 0.6), ("pca", 0.5), ("ridge", 0.85)])
+def test_held_out_texts_of_the_world_are_told_apart_far_beyond_chance(
+    tmp_path: Path, method: Any, least: float
+) -> None:
+    world = concept_sets.of_world()
+    vectors, told = anyio.run(lambda: train(source(tmp_path, Here()), world, layers=[1, 2], method=method))
+    assert [row.layer for row in told] == [1, 2] and told[1].accuracy > least > 4 / len(CONCEPTS)
+    assert np.linalg.norm(vectors.values, axis=-1) == pytest.approx(np.ones((2, len(CONCEPTS))), abs=1e-5)
+    noise = np.random.default_rng(0).normal(size=(len(world.texts), 128))
+    assert accuracy(noise, world.labels, world.concepts, method) < 0.25

@@ -1,0 +1,80 @@
+"""The shipped model read in this process: what the trainer would answer, by the trainer's own code."""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.readout.collect import Source
+from agents.readout.monitor import Monitor
+from agents.trainer import activations, frozen, stream
+from agents.trainer.messages import LogProb
+from corpus.recipe import MODEL_DIR
+
+LAYERS = 4
+
+
+@cache
+def shipped() -> tuple[Any, Any]:
+    """The shipped model and its tokenizer; do not change its weights."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    return AutoModelForCausalLM.from_pretrained(MODEL_DIR).eval(), AutoTokenizer.from_pretrained(MODEL_DIR)
+
+
+class Here:
+    """The trainer's and the server's part of reading, in one; counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, ...]] = []
+        """Tokens of every text that was run, in the order of the runs."""
+        self.version = 1
+        self.changes = False
+        """Whether the weights change under every request."""
+
+    async def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        return [shipped()[1](text, add_special_tokens=False)["input_ids"] for text in texts]
+
+    async def tokenize(self, conversations: Sequence[Any], *, add_generation_prompt: bool) -> list[list[int]]:
+        texts = [" ".join(turn["content"] for turn in turns) for turns in conversations]
+        return await self.tokenize_texts(texts)
+
+    async def activations(
+        self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()
+    ) -> activations.Activations:
+        self.asked += [tuple(text) for text in texts]
+        self.version += self.changes
+        found = stream.read(shipped()[0], texts, layers, heads)
+        body = {
+            "shape": list(found.stream.shape),
+            "heads": [{"layer": layer, "shape": list(values.shape)} for layer, values in found.heads.items()],
+            "skipped": [],
+        }
+        frames = [values.numpy().tobytes() for values in (found.stream, *found.heads.values())]
+        return activations.unpack(body, frames, layers)
+
+    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
+        contexts, answers = zip(*items, strict=True)
+        (scored,) = frozen.scores(shipped()[0], contexts, [answers], train=False)
+        return [LogProb(total=float(t), tokens=int(n)) for t, n in zip(scored.total, scored.tokens, strict=True)]
+
+    async def status(self) -> "Here":
+        return self
+
+
+def source(place: Path, here: Here, **more: str) -> Source:
+    told = {"model_digest": "m" * 64, "weights_version": "w" * 64, **more}
+    return Source(model=here, trainer=here, directory=place / "readout", **told)  # type: ignore[arg-type]
+
+
+def monitor(place: Path, here: Here, digest: str, layers: int = LAYERS) -> Monitor:
+    return Monitor(
+        model=here,  # type: ignore[arg-type]
+        trainer=here,
+        directory=place / "readout",
+        layers=lambda: layers,
+        model_digest=digest,
+    )
