@@ -118,7 +118,12 @@ class Steering:
         concepts = read(self._directory)
         if concepts is not None and name in concepts.concepts:
             raise UsageError(f"a concept is called {name!r} too: give the behaviour another name to steer by it")
-        reader = BehaviourReader(model=self.service.model, trainer=self.service.trainer, directory=self._directory)
+        reader = BehaviourReader(
+            model=self.service.model,
+            trainer=self.service.trainer,
+            directory=self._directory,
+            digest=self.service.stages.monitor.model_digest,
+        )
         active = await self.service.ledger.read(queries.active)
         layers = count_layers(self.service.crew.server.model_dir)
         return await reader.extract(name, tried, layers=layers, weights_sha256=active["weights_sha256"])

@@ -3,6 +3,7 @@
 Invariant: as in `commands.py`.
 """
 
+from math import isfinite
 from typing import Annotated
 
 import typer
@@ -48,9 +49,16 @@ def numbers(text: str) -> list[float] | None:
     if not text.strip():
         return None
     try:
-        return [float(part) for part in text.split(",")]
+        return [_finite(part) for part in text.split(",")]
     except ValueError as fault:
         raise UsageError(f"--strengths takes numbers with commas between, such as -4,-2,2,4: not {text!r}") from fault
+
+
+def _finite(text: str) -> float:
+    """The number; `ValueError` for what is none, or is not finite."""
+    if not isfinite(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def steering(given: list[str]) -> dict[str, float]:
@@ -61,7 +69,7 @@ def steering(given: list[str]) -> dict[str, float]:
         try:
             if not equals or not concept or concept in found:
                 raise ValueError
-            found[concept] = float(strength)
+            found[concept] = _finite(strength)
         except ValueError as fault:
             raise UsageError(
                 f"--steer takes CONCEPT=STRENGTH, each concept once, such as asking=4: not {one!r}"

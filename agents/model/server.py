@@ -173,6 +173,7 @@ def load(
     import transformers
 
     from agents.model.chat import ChatText
+    from agents.model.describe import digest_of
     from agents.model.forward import forward_for
     from agents.model.sampling import Sampler
     from agents.model.served import Served
@@ -198,7 +199,12 @@ def load(
         vocab_size=model.config.vocab_size,
         end_ids=ends,
         threads=threads,
-        steering=Steering(readout, hidden_size=model.config.hidden_size, layers=model.config.num_hidden_layers),
+        steering=Steering(
+            readout,
+            hidden_size=model.config.hidden_size,
+            layers=model.config.num_hidden_layers,
+            model=digest_of(str(model_dir)),
+        ),
     )
 
 

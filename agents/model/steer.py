@@ -21,11 +21,14 @@ from corpus.errors import UsageError
 class Steering:
     """The vectors of a home, as the server's requests are steered by them."""
 
-    def __init__(self, directory: Path | None, *, hidden_size: int, layers: int) -> None:
-        """`directory` is the home's `readout`; None: nothing can be steered by. The others are the model's."""
+    def __init__(self, directory: Path | None, *, hidden_size: int, layers: int, model: str = "") -> None:
+        """`directory` is the home's `readout`; None: nothing can be steered by. The others are the model's, `model`
+        its digest."""
         places = [directory, directory / BEHAVIOURS] if directory is not None else []
         # A look is two system calls, and only a request that is steered looks.
-        self._watched = [Watched(place, hidden_size=hidden_size, layers=layers, every=0.0) for place in places]
+        self._watched = [
+            Watched(place, hidden_size=hidden_size, layers=layers, model=model, every=0.0) for place in places
+        ]
 
     def push(self, body: Mapping[str, Any]) -> Push | None:
         """What a request's rows are steered by; None for nothing. Raises `UsageError`."""

@@ -95,6 +95,8 @@ class BehaviourReader:
     trainer: Inside
     directory: Path
     """Where the concept vectors are; the behaviours' lie in a folder of theirs there."""
+    digest: str
+    """Of the model (`describe.digest_of`)."""
 
     async def extract(self, name: str, tried: Sequence[Tried], *, layers: int, weights_sha256: str) -> Vectors:
         """The vector of a behaviour, kept beside those of the others; `layers`: how many the model has."""
@@ -116,8 +118,8 @@ class BehaviourReader:
         """Write the vector in place of its older self; those of another model go."""
         place = self.directory / BEHAVIOURS
         try:
-            old = read(place)
-        except IntegrityFault:  # damaged: all it had can be made again
+            old = read(place, model=self.digest)
+        except IntegrityFault:  # damaged, or another model's: all it had can be made again
             old = None
         rows = {}
         if old is not None and old.layers == (layer,) and old.hidden_size == len(vector):
@@ -125,6 +127,8 @@ class BehaviourReader:
         rows[name] = vector
         names = tuple(sorted(rows))
         values = np.stack([rows[one] for one in names])[None].astype(np.float32)
-        made = Vectors(concepts=names, layers=(layer,), values=values, weights_version=weights_sha256)
+        made = Vectors(
+            concepts=names, layers=(layer,), values=values, weights_version=weights_sha256, model=self.digest
+        )
         write(place, made)
         return made
