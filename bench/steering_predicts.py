@@ -1,10 +1,11 @@
 """Whether steering foretells training: sweeps of behaviours' own vectors, beside what a night then did.
 
-    python -m bench.steering_predicts [--seed 0] [--chance 2] [--json]
+    python -m bench.steering_predicts [--seed 0] [--chance 3] [--json]
 
 A home with the bundled conversations dreams of them for one night and trains nothing. From the attempts of that night
 `nightschool readout behaviour` makes a vector for each behaviour, sweeps it and predicts; then a night trains. As a
-control, directions of no meaning are swept in the same way: how often do they foretell something?
+control, directions of no meaning are swept in the same way: any strong push shakes a habit, so what counts is whether
+the slope of a behaviour's own vector is beyond all of theirs.
 """
 
 import sys
@@ -27,7 +28,7 @@ def main() -> int:
     """Print the tables and hold them to the goal."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--chance", type=int, default=2, help="directions of no meaning to sweep")
+    parser.add_argument("--chance", type=int, default=3, help="directions of no meaning to sweep")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as directory:
@@ -60,6 +61,10 @@ def main() -> int:
     )
     true = sum(did[name]["came_true"] == "yes" for name in NAMES)
     goals = [_table.Goal(name="behaviours foretold, of 4", found=true, limit=3, at_least=True)]
+    if chance:
+        most = max(abs(float(str(row[4]))) for row in chance)
+        beyond = sum(100 * foretold[name]["sweep"]["slope"] > most for name in NAMES)
+        goals.append(_table.Goal(name="slopes beyond all by chance, of 4", found=beyond, limit=3, at_least=True))
     return _table.finish({"foretold": foretold, "did": did}, goals, as_json=options.json)
 
 

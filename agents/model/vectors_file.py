@@ -169,7 +169,10 @@ class Watched:
     def _mismatch(self) -> str:
         """What keeps these vectors from being the served model's."""
         if self.vectors is None:
-            return f"there are no concept vectors in {self._directory} yet: the first night makes them, or `nightschool readout train`"
+            return (
+                f"there are no concept vectors in {self._directory} yet: the first night makes them, "
+                "or `nightschool readout train`"
+            )
         if self.vectors.hidden_size != self._hidden_size:
             return (
                 f"the concept vectors in {self._directory} have {self.vectors.hidden_size} values and the served "
