@@ -11,8 +11,9 @@ import math
 import os
 import re
 import secrets
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,7 +29,7 @@ from corpus.formats import openai
 from corpus.lines import BadLine, RawLine, decode
 from loop.exchange import REASONS, Asked, Refusal, answered, as_line
 from store import conversations as kept
-from store.checkpoints import sync_directory
+from store.durable import new_file, remove, sync_directory
 from store.ledger import Ledger
 
 MAX_HELD = 256 * 2**20
@@ -36,7 +37,13 @@ MAX_HELD = 256 * 2**20
 MAX_FATES = 10_000
 """Receipts whose fate is remembered in memory: those that are under way, and those that came to nothing."""
 
+WRITING = threading.Lock()
+"""Held while a captured log is written: whoever writes one anew must not lose a line that comes meanwhile."""
+
 _RECEIPT = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]{16}", re.ASCII)
+
+_LEFT = re.compile(r"[0-9a-f]{16}\.tmp")
+"""How `store.durable` names a file that is not whole yet."""
 
 log = structlog.get_logger()
 
@@ -176,6 +183,11 @@ class Capture:
 
 def append(path: Path, lines: bytes) -> None:
     """Put whole lines at the end of a file, durably; of what cannot be written nothing stays."""
+    with WRITING:
+        _append(path, lines)
+
+
+def _append(path: Path, lines: bytes) -> None:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         size = os.fstat(descriptor).st_size
@@ -191,6 +203,32 @@ def append(path: Path, lines: bytes) -> None:
         os.close(descriptor)
     if size == 0:
         sync_directory(path.parent)
+
+
+def logs(inbox: Path) -> list[Path]:
+    """The captured logs, oldest first."""
+    return sorted(inbox.glob("captured-*.jsonl"))
+
+
+def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
+    """Empty these lines of a captured log; returns the number of each and the bytes that went with it.
+
+    The newlines stay: the ledger names lines by their numbers. The file is replaced whole, by one that is on the
+    disk. The caller holds WRITING.
+    """
+    cut = list[tuple[int, int]]()
+    with path.open("rb") as old, new_file(path.parent) as new:
+        for number, data in enumerate(iter(old.readline, b""), start=1):
+            if number in numbers:
+                cut.append((number, len(data) - 1))
+            new.write(b"\n" if number in numbers else data)
+        new.keep(path.name)
+    return cut
+
+
+def sweep(inbox: Path) -> None:
+    """Remove what a crash left of a captured log that was being written anew."""
+    remove(path for path in inbox.glob("*.tmp") if _LEFT.fullmatch(path.name))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

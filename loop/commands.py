@@ -77,6 +77,28 @@ def ingest(
 
 
 @app.command()
+def forget(
+    source: Annotated[str, typer.Argument(help="a source's name, a conversation's id, or a log file")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Take the weights back to before it as well.")] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="As --rollback, then a night that learns the rest again.")
+    ] = False,
+) -> None:
+    """Remove conversations and all that was learnt from them; names the updates that they touched."""
+    from loop import show, show_forget
+
+    back = rollback or retrain
+    told = carry.perform("forget", source=source, path=str(Path(source).absolute()), dry_run=dry_run, rollback=back)
+    again = retrain and told["rolled_back"]
+    if again:
+        told = {**told, "commands": [], "night": carry.perform("night", retry=True)}
+    carry.show(told, show_forget.forgotten)
+    if again and not said.json:
+        show.night(told["night"])
+
+
+@app.command()
 def status() -> None:
     """Where the home stands; works with the service down."""
     from loop import show, standing
@@ -108,7 +130,7 @@ def cancel() -> None:
 
 @app.command()
 def ledger(
-    what: Annotated[str, typer.Argument(help="updates, pairs, dreams, signals, events or why")],
+    what: Annotated[str, typer.Argument(help="conversations, updates, pairs, dreams, signals, events or why")],
     id: Annotated[str | None, typer.Argument(help="for why: an update or a pair")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
 ) -> None:

@@ -68,6 +68,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "training.weight_decay": (0, 1),
     "training.warmup_steps": (0, inf),
     "training.replay": (0, 0.9),
+    "checkpoints.optimizer_states": (1, inf),
     "verdict.scenarios": (1, 100_000),
     "verdict.max_rounds": (1, 100),
     "verdict.margin": (0, 1),
@@ -118,6 +119,17 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """What is kept of earlier nights."""
+
+    __pydantic_config__ = _FORBID
+
+    optimizer_states: int = 3
+    """Of so many of the newest kept checkpoints, and of the active one, the optimizer's state is kept: training goes
+    on from there as if nothing had come after. From an older one it starts with a fresh state."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class VerdictSettings:
     """What an update must show to be kept."""
 
@@ -163,6 +175,7 @@ class Settings(BaseSettings):
     dreams: DreamSettings = Field(default_factory=DreamSettings)
     pairs: PairSettings = Field(default_factory=PairSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
 

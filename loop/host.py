@@ -22,7 +22,7 @@ from loop.config import load_settings
 from loop.door import keep_door
 from loop.http import serve
 from loop.idle import watch_users
-from loop.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Json, Operations
+from loop.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Json, Operations, is_quiet
 from loop.schedule_facts import keep_schedule
 from loop.service import Listener, opened
 from store.home import Home, is_held
@@ -85,13 +85,13 @@ def _raised(error: Any) -> NightschoolError:
 async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Operations]:
     """Hold the home for one command; with its crew, and doing the work in its ledger, where it needs them."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
-        operations, dry_run = Operations(service=service), bool(arguments.get("dry_run"))
+        operations, quiet = Operations(service=service), is_quiet(name, arguments)
         if name in CHECKED:
             await getattr(operations, CHECKED[name])(**arguments)
-        served = service.crew.keeps_mapping() and name in AFTER_CREW and not dry_run
+        served = service.crew.keeps_mapping() and name in AFTER_CREW and not quiet
         if name in NEEDS_CREW or served:
             tasks.start_soon(service.crew.run, name="crew")
-            if name in NEEDS_CREW and not dry_run:  # what waits in the queue would change the ledger
+            if name in NEEDS_CREW and not quiet:  # what waits in the queue would change the ledger
                 tasks.start_soon(service.work, name="work")
                 tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)

@@ -5,25 +5,34 @@ carry the same thing. Knows neither.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import anyio
+import anyio.to_thread
 
+from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
 from agents.model.directions import known, wanted
 from agents.readout.vectors import METHODS
 from corpus.errors import GateRefused, IntegrityFault, UsageError
-from loop import readouts
+from loop import forgetting, readouts
 from loop.config import MAX_SEED
+from loop.pruning import prune
 from loop.rehearsal import rehearse
 from loop.service import Service
 from loop.steering import Steering
-from store import history, queries, report, work
+from store import conversations as kept
+from store import forget, history, queries, report, work
+from store.checkpoints import CheckpointStore
 from store.records import Measurement, save
+from store.retention import Policy
 
 Json = dict[str, Any]
+BY_HAND = "rolled back by hand"
+"""Why the pointer was moved, and why a night was ended with it."""
 CHECK_S = 0.05
 """Between two looks at an update that is to end."""
 
@@ -65,11 +74,13 @@ class Operations:
         active = await self.service.ledger.read(queries.active)
         return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
 
-    async def rollback(self, *, target: str | None = None, dry_run: bool = False) -> Json:
-        """Point at an earlier kept checkpoint and serve it."""
+    async def rollback(self, *, target: str | None = None, dry_run: bool = False, now: bool = False) -> Json:
+        """Point at an earlier kept checkpoint and serve it; with `now` a night that runs is ended first."""
         service = self.service
-        found = await service.ledger.read(_target, target)
-        self._whole(found["id"], await service.ledger.read(queries.checkpoints))
+        night = await service.ledger.read(queries.running_night) if now else None
+        found = await service.ledger.read(_target, target, night)
+        others = await service.ledger.read(history.nearest, found["id"])
+        await anyio.to_thread.run_sync(_need_whole, service.store, found["id"], others)
         active = await service.ledger.read(queries.active)
         undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
         restored = [row["id"] for row in await service.ledger.read(history.restored_by, found["id"])]
@@ -81,22 +92,66 @@ class Operations:
             "restored": restored,
             "dry_run": dry_run,
         }
+        if now:
+            told["night"] = None if night is None else night["id"]
         if not dry_run:
-            await service.ledger.write(history.roll_back, found["id"], "rolled back by hand")
-            if service.crew.keeps_mapping():
-                await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
-                await service.trainer.rollback(found["id"], settled=True)
+            if night is None:
+                await service.ledger.write(history.roll_back, found["id"], BY_HAND)
+            else:
+                await self._end(night["id"], found["id"])
+            await self._serve(found["id"])
         return told
 
-    def _whole(self, checkpoint_id: str, known: list[queries.Row]) -> None:
-        """Refuse a damaged checkpoint, and name the nearest good one."""
-        faults = self.service.store.verify([checkpoint_id])
-        if not faults:
-            return
-        others = [row["id"] for row in reversed(known) if row["state"] == "kept" and row["id"] != checkpoint_id]
-        good = next((other for other in others if not self.service.store.verify([other])), None)
-        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
-        raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
+    async def pin(self, *, target: str) -> Json:
+        """Have `prune` never take a checkpoint."""
+        return await self._set_pinned(target, True)
+
+    async def unpin(self, *, target: str) -> Json:
+        """Let `prune` take a checkpoint again."""
+        return await self._set_pinned(target, False)
+
+    async def _set_pinned(self, target: str, pinned: bool) -> Json:
+        row = await self.service.ledger.write(history.set_pinned, target, pinned)
+        return {"checkpoint": row["id"], "number": row["number"], "pinned": pinned, "changed": row["pinned"] != pinned}
+
+    async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Json:
+        """Give up the files of the checkpoints that no rule keeps."""
+        policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
+        return await prune(self.service, policy, dry_run=dry_run)
+
+    async def _end(self, night_id: str, target_id: str) -> None:
+        """Point at the checkpoint and end the night, in one transaction; return when nothing of it goes on."""
+        service = self.service
+        await service.ledger.write(partial(history.roll_back_now, settles=service.working), target_id, BY_HAND)
+        service.wake()
+        while (await service.ledger.read(queries.night, night_id))["state"] != "done":
+            await service.drop(night_id, BY_HAND)  # again until it has ended: a piece of work may just have been taken
+            await anyio.sleep(CHECK_S)
+
+    async def _serve(self, checkpoint_id: str) -> None:
+        """Have what is served hold a checkpoint that the ledger has just been pointed at."""
+        if self.service.crew.keeps_mapping():
+            await self.service.crew.ready.wait()  # a crew that is starting may have read the old pointer
+            await self.service.trainer.rollback(checkpoint_id, settled=True)
+
+    async def forget(self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False) -> Json:
+        """Remove conversations and all that was derived from them, and name the updates that learnt from it."""
+        ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
+        found = await ledger.read(forget.look, source, stored)
+        back = rollback and found.rollback_to is not None
+        if back:  # what cannot be rolled back is said before anything is gone
+            await self.rollback(target=found.rollback_to, dry_run=True)
+        formats = await ledger.read(kept.formats_of)
+        files = await anyio.to_thread.run_sync(forgetting.holding, inbox, found, formats)
+        if dry_run:
+            emptied = await anyio.to_thread.run_sync(forgetting.captured, inbox, found.derived.marks)
+            return forgetting.told(source, found, emptied, files, dry_run=True)
+        found, emptied = await ledger.write(forgetting.carry_out, inbox, source, stored, back)
+        told = forgetting.told(source, found, emptied, files, dry_run=False)
+        if back and found.rollback_to is not None:
+            await self._serve(found.rollback_to)
+            told |= {"rolled_back": True, "commands": told["commands"][1:]}
+        return {**told, "wiped": await anyio.to_thread.run_sync(ledger.wipe)}
 
     async def measure(self, *, seed: int | None = None) -> Json:
         """Pass rates of the active weights on the held-out scenarios."""
@@ -193,19 +248,39 @@ class Operations:
         return {"paused": paused}
 
 
-def _target(connection: Any, wanted: str | None) -> queries.Row:
-    """The checkpoint to go back to: the one that was named, else the kept one before the active."""
+def _target(connection: Any, wanted: str | None, night: queries.Row | None) -> queries.Row:
+    """The checkpoint to go back to: the one that was named, else the kept one before the active.
+
+    From the base there is none before it, but a night that is to be ended is something to go back from.
+    """
+    if wanted is None and night is not None and (active := queries.active(connection))["parent_id"] is None:
+        return active
     if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
         wanted = history.default_target(connection)
-    return queries.checkpoint(connection, wanted)
+    found = queries.checkpoint(connection, wanted)
+    queries.require_stored(connection, found)
+    return found
+
+
+def _need_whole(store: CheckpointStore, checkpoint_id: str, others: list[str]) -> None:
+    """Refuse a damaged checkpoint, and name the first of the others that is whole."""
+    if faults := store.verify([checkpoint_id]):
+        good = next((other for other in others if not store.verify([other])), None)
+        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
+        raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
 
 
 NEEDS_CREW = ("night", "ask", "measure", "readout_train", "readout_sweep", "readout_behaviour")
 """Operations that need the model server and the trainer; the others only need the ledger."""
 CHECKED = {"readout_train": "readout_check"}
 """Operations that are looked over before a model is loaded for them."""
-AFTER_CREW = ("rollback",)
+AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = (*NEEDS_CREW, "ingest", "rollback", "pause", "resume", "cancel")
+NAMES = (*NEEDS_CREW, "ingest", "rollback", "forget", "pause", "resume", "cancel", "pin", "unpin", "prune")
 """The operations that the command line and the HTTP may name."""
+
+
+def is_quiet(name: str, arguments: Json) -> bool:
+    """Whether this operation leaves the weights alone: a dry run, or forgetting without a rollback."""
+    return bool(arguments.get("dry_run")) or (name == "forget" and not arguments.get("rollback"))

@@ -100,13 +100,13 @@ class Embedded:
         faults = await anyio.to_thread.run_sync(CheckpointStore(self.checkpoints).verify, [active["id"]])
         if faults:  # the server reads the numbers as they are: damaged ones would be served, and learnt from
             raise IntegrityFault(f"the active checkpoint is damaged, nothing is served: {faults[0].problem}")
-        weights = self.checkpoints / "blobs" / f"{active['weights_sha256']}.safetensors"
         self._says, told = os.pipe()
         try:
             self._process = await children.spawn(
                 "agents.model.server",
-                *("--run-dir", str(self.mapping), "--model", str(self.model_dir), "--weights", str(weights)),
-                *("--holds", active["id"], "--token-file", str(self.token_file), "--readout", str(self.readout)),
+                *("--run-dir", str(self.mapping), "--model", str(self.model_dir)),
+                *("--checkpoints", str(self.checkpoints), "--holds", active["id"]),
+                *("--token-file", str(self.token_file), "--readout", str(self.readout)),
                 *("--threads", str(self.threads), "--ready-fd", str(told), "--parent-pid", str(os.getpid())),
                 logs=self.logs,
                 pass_fds=(told,),

@@ -10,7 +10,7 @@ here and nowhere else, counted on the row, and never stop the rest.
 import os
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -25,8 +25,8 @@ from agents.model.describe import count_layers
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour, definition
-from corpus.errors import NightschoolError
-from loop import flow, servers
+from corpus.errors import NightschoolError, TrainerFault
+from loop import flow, keeping, servers
 from loop.attend import attend
 from loop.config import Settings
 from loop.crew import Crew
@@ -65,10 +65,16 @@ class Service:
     """When a user last asked, by the monotonic clock."""
     doing: str = ""
     """The kind of work in hand; "" while there is none."""
+    files: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held by an operation that writes or removes checkpoint files outside a night."""
     waits: str = ""
     """Why the update that is being trained waits; "" while none does."""
     _went: Counter[int] = field(default_factory=Counter)
     """How often a vLLM went under each piece of work."""
+    working: bool = False
+    """Whether the work in the ledger is done here."""
+    _hand: tuple[Work, anyio.CancelScope] | None = None
+    """The work in hand, and what breaks it off."""
     _wake: anyio.Event = field(default_factory=anyio.Event)
     _done: anyio.Event = field(default_factory=anyio.Event)
 
@@ -82,7 +88,8 @@ class Service:
 
     async def begin_night(self, *, seed: int, retry: bool) -> str:
         """Begin a night, or go on with the one that is running; returns its id."""
-        night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
+        async with self.files:  # what a `prune` sweeps, a night must not be writing
+            night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
         self.wake()
         return night_id
 
@@ -101,16 +108,28 @@ class Service:
 
     async def work(self) -> None:
         """Do the work in the ledger, oldest first, until cancelled."""
+        self.working = True
         while True:
             self._wake = anyio.Event()
             item = await self.ledger.write(work.lease, f"pid {os.getpid()}")
             self.doing = "" if item is None else item.kind
             if item is not None:
-                await self._do(item)
+                with anyio.CancelScope() as scope:
+                    self._hand = item, scope
+                    await self._do(item)
+                self._hand = None
                 self._done.set()
                 self._done = anyio.Event()
             else:
                 await self._wake.wait()
+
+    async def drop(self, night_id: str, why: str) -> None:
+        """Break off what is being done for a night whose work was withdrawn, be it in mid-update."""
+        if self._hand is not None and self._hand[0].night_id == night_id and self._hand[0].kind != "settle":
+            self._hand[1].cancel()
+            if self.crew.ready.is_set():  # the trainer would go on with an update that nobody waits for
+                with suppress(TrainerFault):
+                    await self.trainer.cancel(why)
 
     async def _do(self, item: Work) -> None:
         """One piece of work, to its end or to a failure on its row."""
@@ -177,6 +196,8 @@ class Service:
 
     def _failed(self, connection: Any, item: Work, error: str) -> None:
         """Count a failure; when the work is set aside, queue what has to happen all the same."""
+        if not work.is_wanted(connection, item):  # what it is about was removed, or its night was ended
+            return
         aside = work.fail(connection, item, error)
         outcomes.note(connection, "failure", item.kind, {"subject": item.subject, "error": error, "set_aside": aside})
         if aside:
@@ -206,8 +227,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         stack.callback(ledger.close)
         await ledger.write(work.release_all)
         store = CheckpointStore(home.checkpoints)
-        known = [row["id"] for row in await ledger.read(queries.checkpoints)]
-        store.sweep(known)
+        await keeping.sweep(store, ledger)
         model = await stack.enter_async_context(servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         model_digest = await ledger.read(queries.model_digest)

@@ -156,11 +156,11 @@ def _before_after(rows: list[Json]) -> None:
         if before and after:
             points = 100 * (after["passed"] / after["trials"] - before["passed"] / before["trials"])
             change = f"{points:+.0f} points"
-        table.add_row(name, _rate(before), _rate(after), change)
+        table.add_row(name, rate(before), rate(after), change)
     out.print(table)
 
 
-def _rate(side: Json | None) -> str:
+def rate(side: Json | None) -> str:
     """k/n with its 95 % interval."""
     if side is None:
         return "not measured"
@@ -173,6 +173,8 @@ def ingested(told: Json) -> None:
         out.print(f"{file['path']} ({file['format']})")
     found = told["conversations"]
     out.print(f"{found['new']} new conversations, {found['known']} known, {told['turns']} new turns")
+    if told["forgotten"]:
+        out.print(f"{told['forgotten']} passed over: they go through what was forgotten (`nightschool forget`)")
     for line in told["set_aside"]:
         err.print(f"set aside: {line['path']}:{line['line']}: {line['reason']}", markup=False)
 
@@ -260,7 +262,7 @@ def behaviours(told: Json) -> None:
 def measured(told: Json) -> None:
     table = Table("behaviour", "passed", title=f"weights {told['weights_sha256'][:12]}")
     for row in told["behaviours"]:
-        table.add_row(f"  guards: {row['name']}" if row["counter_of"] else row["name"], _rate(row))
+        table.add_row(f"  guards: {row['name']}" if row["counter_of"] else row["name"], rate(row))
     out.print(table)
 
 

@@ -18,7 +18,7 @@ from agents.trainer.client import TrainerClient
 from agents.trainer.student import trainer_settings
 from corpus.behaviour import Behaviour, sides
 from corpus.errors import GateRefused, NightschoolError
-from loop import readouts
+from loop import keeping, readouts
 from loop.config import Settings
 from loop.schedule import OBSERVING
 from loop.verdict import Limits, Paired, Ruling, rule
@@ -248,6 +248,7 @@ class Stages:
         """Make the mapping hold the active checkpoint, clean, and close the night."""
         active = await self.ledger.read(queries.active)
         await self.trainer.rollback(active["id"], settled=True)
+        await keeping.give_up_states(self.store, self.ledger, self.settings.checkpoints.optimizer_states)
         close = partial(history.close_night, night_id=item.night_id)
         return Outcome(decision="settled", then=close, facts={"checkpoint": active["id"]})
 

@@ -2,13 +2,15 @@
 
 Invariant: nothing reaches a row unscrubbed; the same turns twice are one conversation; every conversation that
 is new or grew has an `extract` in the work queue, committed with its turns. Ids depend on what was said and by
-whom, never on a path, so two homes that heard the same give the same ids. Knows no format and opens no file.
+whom, never on a path, so two homes that heard the same give the same ids. What goes through a turn that a user
+had removed (`forgotten`) is passed over. Knows no format and opens no file.
 
 Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a
 renamed or copied log is known. A conversation whose turns arrive one by one is found by its key instead. Within a
 session the words of the system turn are no part of it either: clients put the time of day there.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -39,6 +41,8 @@ class Added:
     """Turns that the ledger did not have."""
     known: bool
     """Whether the ledger had the conversation before, as it is now or shorter."""
+    forgotten: bool = False
+    """Whether it was passed over, because it goes through what a user had removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +61,9 @@ class FileState:
     """Lines consumed."""
 
 
+_PASSED_OVER = Added(conversation_id="", new_turns=0, known=False, forgotten=True)
+
+
 def add(connection: Connection, conversation: Conversation, path: str) -> Added:
     """Add what the ledger does not have of a conversation; `path` must have been scrubbed."""
     conversation = scrub_conversation(conversation)
@@ -65,6 +72,22 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
     if conversation.key:
         return _add_keyed(connection, conversation, path)
     return _add_whole(connection, conversation, path)
+
+
+def marks(conversation: Conversation) -> list[str]:
+    """By what a conversation is known again after it was forgotten.
+
+    The digest of each of its beginnings; where its turns arrive one by one, its key alone: the later ones too are
+    of the conversation that a user had removed.
+    """
+    if conversation.key:
+        return [key_mark(conversation.format, conversation.key)]
+    return _digests(scrub_conversation(conversation))
+
+
+def key_mark(format: str, key: str) -> str:
+    """What stands for a conversation whose turns arrive one by one."""
+    return hashlib.sha256(f"key\0{format}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find(connection: Connection, conversation: Conversation) -> str | None:
@@ -83,6 +106,13 @@ def file_state(connection: Connection, path: str) -> FileState | None:
     """How far a file has been read; None for a file that never was."""
     row = connection.execute(select(schema.files).where(schema.files.c.path == path)).mappings().first()
     return FileState(**row) if row else None
+
+
+def formats_of(connection: Connection) -> dict[str, str]:
+    """The format of every file that was ever read, by path."""
+    table = schema.files
+    rows = connection.execute(select(table.c.path, table.c.format).where(table.c.format != "").order_by(table.c.path))
+    return {path: format for path, format in rows}
 
 
 def save_file_state(connection: Connection, state: FileState) -> None:
@@ -123,6 +153,8 @@ def _add_whole(connection: Connection, conversation: Conversation, path: str) ->
     known = _known(connection, digests[-1])
     if known is not None:  # as it is, or as a longer one began
         return Added(conversation_id=known, new_turns=0, known=True)
+    if _is_forgotten(connection, digests):
+        return _PASSED_OVER
     grown = _longest_known(connection, digests)
     if grown is None:
         conversation_id = digests[-1][:ID_LENGTH]
@@ -140,6 +172,8 @@ def _add_keyed(connection: Connection, conversation: Conversation, path: str) ->
     table = schema.conversations
     mine = (table.c.key == conversation.key) & (table.c.format == conversation.format)
     row = connection.execute(select(table.c.id, table.c.tail).where(mine)).first()
+    if row is None and _is_forgotten(connection, marks(conversation)):
+        return _PASSED_OVER
     heard = set(_known_keys(connection, row.id, conversation.turns)) if row else set()
     fresh = []
     for turn in conversation.turns:
@@ -165,6 +199,13 @@ def _digests(conversation: Conversation) -> list[str]:
         return chain(conversation.source, conversation.turns)
     turns = (replace(turn, text="") if turn.role == "system" else turn for turn in conversation.turns)
     return chain(f"{conversation.source}\0{conversation.session}", tuple(turns))
+
+
+def _is_forgotten(connection: Connection, digests: list[str]) -> bool:
+    """Whether a user had a turn removed that this conversation goes through."""
+    t = schema.forgotten
+    looks = (select(t.c.chain).where(t.c.chain.in_(part)).limit(1) for part in _parts(digests))
+    return any(connection.execute(look).first() is not None for look in looks)
 
 
 def _known(connection: Connection, digest: str) -> str | None:

@@ -1,7 +1,7 @@
-"""Deltas: what became of one blob of tensors, told as the changes to an immutable base; undone as well as redone.
+"""Deltas: what became of some tensors, told as the changes to an immutable base; undone as well as redone.
 
 16-bit tensors are told by their changed elements (`elements.py`), all others whole: float32 changes everywhere.
-The header says which; the form of the file is in `delta_file.py`. A delta is read by the SHA-256 that names it.
+Without a base everything is told whole: compressed, and read by itself. The form of the file is in `delta_file.py`.
 
 Invariant: the bytes depend on the tensors, the base's digest and zstd's release alone, not on time, place or
 threads. Nothing is written into a buffer before the whole file, and every chunk that it starts from, was found to
@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO, TypeVar
+from math import prod
+from typing import Protocol, TypeVar
 
 import numpy as np
 import xxhash
@@ -27,22 +28,31 @@ from store.delta_file import (
     Tensors,
     by_elements,
     head,
-    kinds_of,
     parse,
     pieces_of,
     table,
 )
 from store.elements import Array, Coding, Packed, apply, pack, pack_whole
-from store.tensors import RawTensor
+from store.tensors import ITEM_BYTES, RawTensor, kinds_of
 
 THREADS = 2
 _AHEAD = 2
 """Chunks a thread that may be done and not yet written."""
 Prints = Mapping[str, Sequence[bytes]]
 """xxh3-128 of every chunk of every tensor."""
+Begin = Callable[[], None]
+_NO_PRINT = bytes(16)
+"""Where there is no base."""
 _Step = tuple[Piece, Row, memoryview]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
+
+
+class Stream(Protocol):
+    """Where a delta goes."""
+
+    def write(self, data: bytes | memoryview, /) -> int:
+        """Write all of it; returns the number of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +77,23 @@ def fingerprints(tensors: Tensors, *, threads: int = THREADS) -> Prints:
 
 
 def encode(
-    base: Tensors,
+    base: Tensors | None,
     new: Tensors,
-    stream: BinaryIO,
+    stream: Stream,
     *,
     base_sha256: str,
+    new_sha256: str,
     base_prints: Prints | None = None,
     threads: int = THREADS,
 ) -> Written:
     """Write the delta that leads from `base` to `new`; neither may change meanwhile.
 
-    base_sha256: digest of the base's blob, by which it is told from others. base_prints: its `fingerprints`, if
-    they were kept; IntegrityFault when the base is no longer what they say. ValueError unless both have the same
-    names, types and shapes: then there is no delta.
+    base_sha256, new_sha256: digests by which both are told from others; "" for no base. base_prints: its
+    `fingerprints`, if they were kept; IntegrityFault when the base is no longer what they say. ValueError unless both
+    have the same names, types and shapes: then there is no delta.
     """
     kinds = kinds_of(new)
-    if kinds_of(base) != kinds:
+    if base is not None and kinds_of(base) != kinds:
         raise ValueError("a delta needs the base's tensors, of the same types and shapes; write a new base")
     pieces, digest, nbytes = pieces_of(kinds), hashlib.sha256(), 0
     prints: dict[str, list[bytes]] = {name: [] for name in new}
@@ -90,14 +101,14 @@ def encode(
 
     def chunk(piece: Piece) -> tuple[Row, bytes | memoryview]:
         known = None if base_prints is None else base_prints[piece.name][piece.start // CHUNK]
-        return _coded(piece, piece.of(base), piece.of(new), known)
+        return _coded(piece, None if base is None else piece.of(base), piece.of(new), known)
 
     def put(part: bytes | memoryview) -> None:
         nonlocal nbytes
         digest.update(part)
         nbytes += stream.write(part)
 
-    put(head(kinds, base_sha256))
+    put(head(kinds, base_sha256, new_sha256))
     for piece, (row, payload) in zip(pieces, _in_order(chunk, pieces, threads), strict=True):
         put(payload)
         rows.append(row)
@@ -107,8 +118,15 @@ def encode(
     return Written(sha256=digest.hexdigest(), nbytes=nbytes, changed=changed, prints=prints)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Delta:
-    """One delta, hashed and read. `undo` and `redo` work in place, `decode` in new buffers."""
+    """One delta, hashed and read. `undo` and `redo` work in place, `write` in other buffers.
+
+    `begin` is called when all was found to be right, before the first byte is written.
+    """
 
     def __init__(self, whole: bytes | memoryview, sha256: str, *, threads: int = THREADS) -> None:
         """Take the bytes of the file that `sha256` names; IntegrityFault if they are not those."""
@@ -119,19 +137,19 @@ class Delta:
             parts = parse(memoryview(whole))
         except UNREADABLE as fault:
             raise IntegrityFault(self._damaged(f"cannot be read ({fault})")) from None
-        self.base_sha256, self.kinds = parts.base_sha256, parts.kinds
+        self.base_sha256, self.new_sha256, self.kinds = parts.base_sha256, parts.new_sha256, parts.kinds
         self.changed = sum(row.changed for row in parts.rows)
         self._steps = list(zip(parts.pieces, parts.rows, parts.payloads, strict=True))
 
-    def redo(self, tensors: Tensors) -> None:
+    def redo(self, tensors: Tensors, begin: Begin = _nothing) -> None:
         """Turn the base's tensors into the new ones, in place.
 
         IntegrityFault, and nothing is written, when they are not the base's. ValueError when they are read-only.
         """
         self._check(tensors, backwards=False)
-        self._write(tensors, tensors, None, backwards=False)
+        self._write(tensors, tensors, None, begin, backwards=False)
 
-    def undo(self, tensors: Tensors, base: Tensors | None = None) -> None:
+    def undo(self, tensors: Tensors, base: Tensors | None = None, begin: Begin = _nothing) -> None:
         """Turn the new tensors into the base's, in place.
 
         base: the base's tensors; only those that are told whole are read. IntegrityFault, and nothing is written,
@@ -142,17 +160,45 @@ class Delta:
         self._check(tensors, backwards=True)
         if base is not None:
             self._check(base, backwards=False, only=Coding.WHOLE)
-        self._write(tensors, tensors, base, backwards=True)
+        self._write(tensors, tensors, base, begin, backwards=True)
 
-    def decode(self, base: Tensors) -> dict[str, RawTensor]:
-        """The new tensors, in buffers of their own; IntegrityFault when `base` is another."""
-        self._check(base, backwards=False)
-        made = {
-            name: RawTensor(dtype=dtype, shape=shape, data=memoryview(bytearray(len(base[name].data))))
-            for name, (dtype, shape) in self.kinds.items()
-        }
-        self._write(base, made, None, backwards=False)
+    def write(self, base: Tensors | None, target: Tensors, begin: Begin = _nothing) -> None:
+        """Write the new tensors into the target's buffers, whatever those hold; IntegrityFault when `base` is another.
+
+        base: None for a delta without one.
+        """
+        if base is not None:
+            self._check(base, backwards=False)
+        elif self.base_sha256:
+            raise ValueError("this delta starts from a base, which is needed")
+        self._write(base, target, None, begin, backwards=False)
+
+    def decode(self, base: Tensors | None) -> dict[str, RawTensor]:
+        """The new tensors, in buffers of their own; as `write`."""
+        made = {name: _empty(*kind) for name, kind in self.kinds.items()}
+        self.write(base, made)
         return made
+
+    def parts(self, base: Tensors | None, names: Iterable[str]) -> Iterator[memoryview]:
+        """The bytes of these new tensors one after the other, a chunk at a time; as `write`, and nothing is written."""
+        if base is not None:
+            self._check(base, backwards=False)
+        place = {name: index for index, name in enumerate(names)}
+        steps = [step for step in self._steps if step[0].name in place]
+
+        def made(step: _Step) -> Array | None:
+            chunk = step[0].empty() if base is None else step[0].of(base).copy()
+            return chunk if _turned(step, chunk, backwards=False) else None
+
+        for chunk in _in_order(made, sorted(steps, key=lambda step: place[step[0].name]), self._threads):
+            if chunk is None:
+                raise IntegrityFault(self._damaged("does not give the weights that it was made from"))
+            yield chunk.data.cast("B")
+
+    def follows(self, other: "Delta") -> bool:
+        """Whether both start from the same base, chunk by chunk."""
+        mine, others = ([row.before for _, row, _ in delta._steps] for delta in (self, other))
+        return self.base_sha256 == other.base_sha256 and self.kinds == other.kinds and mine == others
 
     def _check(self, tensors: Tensors, *, backwards: bool, only: Coding | None = None) -> None:
         """Hash every chunk that is to be read, all or only those of one coding."""
@@ -168,25 +214,23 @@ class Delta:
             if not fit:
                 raise IntegrityFault(self._stranger(f"differ in {piece.name}"))
 
-    def _write(self, source: Tensors, target: Tensors, base: Tensors | None, *, backwards: bool) -> None:
+    def _write(
+        self, source: Tensors | None, target: Tensors, base: Tensors | None, begin: Begin, *, backwards: bool
+    ) -> None:
         """Bring the target, which may be the source, to the delta's other end; what came out is hashed too."""
         if any(memoryview(raw.data).readonly for raw in target.values()):
             raise ValueError("the tensors are to be changed in place and are read-only")
+        begin()
 
         def write(step: _Step) -> bool:
-            piece, row, payload = step
+            piece, row, _ = step
             chunk = piece.of(target)
-            if source is not target:
+            if source is not None and source is not target:
                 np.copyto(chunk, piece.of(source))
             if row.coding == Coding.WHOLE and backwards and base is not None:
                 np.copyto(chunk, piece.of(base))
-            elif row.coding != Coding.SAME:
-                packed = Packed(coding=Coding(row.coding), changed=row.changed, payload=payload)
-                try:
-                    apply(packed, chunk, backwards=backwards)
-                except (ValueError, IndexError):
-                    return False
-            return _print(chunk) == (row.before if backwards else row.after)
+                return _print(chunk) == row.before
+            return _turned(step, chunk, backwards=backwards)
 
         changed = [step for step in self._steps if source is not target or step[1].coding != Coding.SAME]
         if not all(_in_order(write, changed, self._threads)):
@@ -202,9 +246,12 @@ class Delta:
         return f"delta {self.sha256} {problem}; roll back to another checkpoint, or restore this file from a backup"
 
 
-def _coded(piece: Piece, before: Array, after: Array, known: bytes | None) -> tuple[Row, bytes | memoryview]:
+def _coded(piece: Piece, before: Array | None, after: Array, known: bytes | None) -> tuple[Row, bytes | memoryview]:
     """One chunk's row and payload. The base's is not read when its hash is known and the new one's."""
     new = _print(after)
+    if before is None:
+        packed = pack_whole(after)
+        return Row(_NO_PRINT, new, len(packed.payload), packed.changed, packed.coding), packed.payload
     if known == new:
         return Row(new, new, 0, 0, Coding.SAME), b""
     old = _print(before)
@@ -214,6 +261,22 @@ def _coded(piece: Piece, before: Array, after: Array, known: bytes | None) -> tu
         return Row(old, new, 0, 0, Coding.SAME), b""
     packed = pack(before, after) if by_elements(piece.dtype) else pack_whole(after)
     return Row(old, new, len(packed.payload), packed.changed, packed.coding), packed.payload
+
+
+def _turned(step: _Step, chunk: Array, *, backwards: bool) -> bool:
+    """Bring a chunk to its other end, in place; whether it came out as it should."""
+    _, row, payload = step
+    if row.coding != Coding.SAME:
+        try:
+            apply(Packed(coding=Coding(row.coding), changed=row.changed, payload=payload), chunk, backwards=backwards)
+        except (ValueError, IndexError):
+            return False
+    return _print(chunk) == (row.before if backwards else row.after)
+
+
+def _empty(dtype: str, shape: tuple[int, ...]) -> RawTensor:
+    data = memoryview(bytearray(ITEM_BYTES[dtype] * prod(shape)))
+    return RawTensor(dtype=dtype, shape=shape, data=data)
 
 
 def _print(chunk: Array) -> bytes:

@@ -11,7 +11,10 @@ from corpus.errors import GateRefused, UnknownId
 from store import queries, schema
 from store.ledger import now
 from store.outcome import Change, apply, note
-from store.work import enqueue
+from store.work import enqueue, withdraw
+
+UNDECIDED = ("planned", "trained")
+"""States of an update that has come to no verdict."""
 
 
 def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str, model_digest: str = "") -> None:
@@ -59,6 +62,26 @@ def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
     return line
 
 
+def nearest(connection: Connection, checkpoint_id: str) -> list[str]:
+    """The other checkpoints that one may go back to, nearest first.
+
+    First those that it grew from, then those that grew from it, then those of other lines, by number.
+    """
+    rows = {row["id"]: row for row in queries.checkpoints(connection)}
+    lines = {other: ancestry(connection, other) for other in rows}
+    number = rows[checkpoint_id]["number"]
+
+    def distance(other: str) -> tuple[int, int]:
+        if other in lines[checkpoint_id]:
+            return 0, lines[checkpoint_id].index(other)
+        if checkpoint_id in lines[other]:
+            return 1, lines[other].index(checkpoint_id)
+        return 2, abs(rows[other]["number"] - number)
+
+    usable = [row["id"] for row in rows.values() if row["state"] == "kept" and not row["pruned"]]
+    return sorted((other for other in usable if other != checkpoint_id), key=distance)
+
+
 def default_target(connection: Connection) -> str:
     """The kept checkpoint before the active one."""
     active = queries.active(connection)
@@ -85,10 +108,19 @@ def restored_by(connection: Connection, target_id: str) -> list[queries.Row]:
 def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
     """Point at a kept checkpoint; returns the ids of the updates that this undid."""
     if queries.running_night(connection) is not None:
-        raise GateRefused("a night is running: wait for it (`nightschool status`), then roll back")
+        raise GateRefused(
+            "a night is running: wait for it (`nightschool status`), or end it: `nightschool rollback --now`, or "
+            "`nightschool cancel` while its update is being trained"
+        )
+    return _go_back(connection, target_id, why)
+
+
+def _go_back(connection: Connection, target_id: str, why: str) -> list[str]:
+    """See `roll_back`."""
     target = queries.checkpoint(connection, target_id)
     if target["state"] != "kept":
         raise GateRefused(f"checkpoint {target_id[:12]} was not kept by its verdict; choose a kept one")
+    queries.require_stored(connection, target)
     if queries.active(connection)["id"] == target_id:
         raise UnknownId(f"checkpoint {target_id[:12]} is the active one already")
     lost = undone_by(connection, target_id)
@@ -100,6 +132,35 @@ def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
     return [str(update["id"]) for update in lost]
 
 
+def roll_back_now(connection: Connection, target_id: str, why: str, *, settles: bool) -> None:
+    """As `roll_back`, once the night that runs has been ended; then the target may be the active one.
+
+    settles: somebody is there to do the night's `settle`, with which it is closed; else it is closed at once.
+    """
+    night = queries.running_night(connection)
+    if night is not None:
+        end_night(connection, night_id=night["id"], why=why, settles=settles)
+    if night is None or queries.active(connection)["id"] != target_id:
+        _go_back(connection, target_id, why)
+
+
+def end_night(connection: Connection, *, night_id: str, why: str, settles: bool) -> None:
+    """End a night before its time: its work is withdrawn, and an update that came to no verdict is undone."""
+    withdraw(connection, night_id, why)
+    update = queries.update_of(connection, night_id)
+    if update is not None and update["state"] in UNDECIDED:
+        _undo(connection, update, [why])
+    elif update is None:
+        reasons = [*queries.night(connection, night_id)["reasons"], why]
+        apply(connection, Change(table="nights", where={"id": night_id}, values={"reasons": reasons}))
+    if settles:
+        again = {"state": "ready", "error": None}
+        enqueue(connection, "settle", "night", night_id)
+        apply(connection, Change(table="work", where={"kind": "settle", "night_id": night_id}, values=again))
+    else:
+        close_night(connection, night_id=night_id)
+
+
 def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
     """Keep or undo an update, with its new pairs and the signals that it learnt from.
 
@@ -109,8 +170,9 @@ def set_update(connection: Connection, update_id: str, state: str, reasons: list
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
     pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
-    night_ids = sorted({row["night_id"] for row in pairs})
-    names = sorted({row["behaviour"] for row in pairs})
+    lost = queries.lost_by(connection, update_id)  # the lessons of others that made no pair are undone all the same
+    night_ids = sorted({row["night_id"] for row in pairs}.union(*(one["nights"] for one in lost)))
+    names = sorted({row["behaviour"] for row in pairs}.union(*(one["behaviours"] for one in lost)))
     of_pairs, of_signals = ("used", "learnt") if state == "kept" else ("undone", "undone")
     ids = [row["id"] for row in pairs]
     apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))
@@ -134,13 +196,9 @@ def close_night(connection: Connection, *, night_id: str) -> None:
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
     reasons = list(night["reasons"])
-    if update is not None and update["state"] in ("planned", "trained"):
+    if update is not None and update["state"] in UNDECIDED:
         why = ["the night could not be finished: see what was set aside in `nightschool status`"]
-        set_update(connection, update["id"], "undone", why)
-        apply(
-            connection,
-            Change(table="checkpoints", where={"id": update["checkpoint_id"]}, values={"state": "undone"}),
-        )
+        _undo(connection, update, why)
         reasons += why
     elif update is not None:
         reasons += update["reasons"]
@@ -152,10 +210,17 @@ def close_night(connection: Connection, *, night_id: str) -> None:
     note(connection, "night", night_id, {"ended": True, "reasons": reasons})
 
 
+def _undo(connection: Connection, update: queries.Row, why: list[str]) -> None:
+    """Undo an update that came to no verdict, with its candidate if it has one."""
+    set_update(connection, update["id"], "undone", why)
+    state = {"state": "undone"}
+    apply(connection, Change(table="checkpoints", where={"id": update["checkpoint_id"]}, values=state))
+
+
 def _has_failures(connection: Connection, night_id: str) -> bool:
-    """Whether some work of a night was set aside: what it did not get to is a lesson for another night."""
+    """Whether some work of a night was set aside or withdrawn: what it did not get to is a lesson for another."""
     t = schema.work
-    failed = select(t.c.id).where((t.c.night_id == night_id) & (t.c.state == "set_aside"))
+    failed = select(t.c.id).where((t.c.night_id == night_id) & t.c.state.in_(("set_aside", "withdrawn")))
     return connection.execute(failed).first() is not None
 
 
@@ -164,3 +229,20 @@ def set_paused(connection: Connection, paused: bool) -> None:
     connection.execute(schema.meta.delete().where(schema.meta.c.key == "paused"))
     connection.execute(schema.meta.insert().values(key="paused", value=str(int(paused))))
     note(connection, "paused" if paused else "resumed", "", {})
+
+
+def set_pinned(connection: Connection, wanted: str, pinned: bool) -> queries.Row:
+    """Pin a checkpoint, so that `prune` never takes it, or unpin it; returns its row as it was before."""
+    row = queries.checkpoint(connection, wanted)
+    queries.require_stored(connection, row)
+    if row["pinned"] != pinned:
+        apply(connection, Change(table="checkpoints", where={"id": row["id"]}, values={"pinned": pinned}))
+        note(connection, "pinned" if pinned else "unpinned", row["id"], {"number": row["number"]})
+    return row
+
+
+def set_pruned(connection: Connection, ids: list[str], policy: dict[str, int]) -> None:
+    """Give up the files of these checkpoints; their rows, and all that was measured, stay."""
+    apply(connection, Change(table="checkpoints", where={"id": ids}, values={"pruned": now()}))
+    for checkpoint_id in ids:
+        note(connection, "pruned", checkpoint_id, dict(policy))

@@ -4,9 +4,10 @@ Invariant: whatever `write` was given is committed whole or not at all, in the o
 durable when `write` returns. Reads never wait for writes (WAL). Knows no table's meaning.
 """
 
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,6 +54,22 @@ class Ledger:
         """One write transaction, begun at once so that it never has to be retried half-way."""
         with self._writer, self.engine.begin() as connection:
             yield connection
+
+    def wipe(self) -> bool:
+        """Leave nothing on the disk of rows that were deleted; returns whether that could be done.
+
+        SQLite keeps them in free pages and in the log of writes until these are used again. PostgreSQL sees to it
+        by itself, in its own time.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return True
+        with self._writer, closing(self.engine.raw_connection()) as raw:
+            try:
+                raw.cursor().execute("VACUUM")
+                busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:  # no room for a copy, or somebody reads
+                return False
+        return not busy
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

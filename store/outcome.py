@@ -14,7 +14,7 @@ from store import schema
 from store.graph import merge
 from store.ledger import now
 from store.records import Edge, Node, Record, Signal, save
-from store.work import Work, enqueue, finish
+from store.work import Work, enqueue, finish, is_wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,12 @@ class Outcome:
 
 
 def commit(connection: Connection, item: Work, outcome: Outcome, follow_up: Iterable[tuple[str, str]]) -> None:
-    """Store the outcome of a piece of work, what follows from it, and that it is done."""
+    """Store the outcome of a piece of work, what follows from it, and that it is done.
+
+    Nothing, if nobody wants it any more: what it is about was removed meanwhile, or its night was ended.
+    """
+    if not is_wanted(connection, item):
+        return
     learnt = [r for r in outcome.records if isinstance(r, Signal | Node | Edge)]
     if learnt:
         merge(connection, learnt)

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Integer, Select, and_, func, or_, select
 
-from corpus.errors import UnknownId
+from corpus.errors import GateRefused, UnknownId
 from store import schema
 
 Row = Mapping[str, Any]
@@ -115,6 +115,13 @@ def pairs_of(connection: Connection, update_id: str) -> list[Row]:
     return _all(connection, query.order_by(p.c.id))
 
 
+def lost_by(connection: Connection, update_id: str) -> list[Row]:
+    """What an update has lost to `forget`, one value a time: see `store.forget`."""
+    e = schema.events
+    told = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
+    return list(connection.execute(told).scalars())
+
+
 def active(connection: Connection) -> Row:
     """The checkpoint that the last pointer names."""
     p, c = schema.pointers, schema.checkpoints
@@ -126,8 +133,12 @@ def active(connection: Connection) -> Row:
 
 
 def checkpoint(connection: Connection, checkpoint_id: str) -> Row:
-    """One checkpoint, by its id or an unambiguous beginning of it."""
+    """One checkpoint, by its id, an unambiguous beginning of it, or `active` or `base`, which no id begins with."""
     t = schema.checkpoints
+    if checkpoint_id == "active":
+        return active(connection)
+    if checkpoint_id == "base":
+        return checkpoints(connection)[0]
     rows = _all(connection, select(t).where(t.c.id.startswith(checkpoint_id, autoescape=True)).limit(2))
     if len(rows) != 1 or not checkpoint_id:
         problem = "several checkpoints begin" if rows else "no checkpoint begins"
@@ -138,6 +149,40 @@ def checkpoint(connection: Connection, checkpoint_id: str) -> Row:
 def checkpoints(connection: Connection) -> list[Row]:
     """All checkpoints, oldest first."""
     return _all(connection, select(schema.checkpoints).order_by(schema.checkpoints.c.number))
+
+
+def stored(connection: Connection) -> list[str]:
+    """Ids of the checkpoints whose files are to be there, oldest first: all that were not pruned."""
+    return [row["id"] for row in checkpoints(connection) if row["pruned"] is None]
+
+
+def kept(connection: Connection) -> list[Row]:
+    """The checkpoints that were kept and whose files are to be there, oldest first: where a rollback may go."""
+    return [row for row in checkpoints(connection) if row["state"] == "kept" and row["pruned"] is None]
+
+
+def require_stored(connection: Connection, row: Row) -> None:
+    """Raise `GateRefused` for a checkpoint that was pruned, and name the nearest one that a rollback may go to."""
+    if row["pruned"] is None:
+        return
+    now_active = active(connection)["id"]
+    others = [other for other in kept(connection) if other["id"] != now_active]
+    advice = f"only the active one ({now_active[:12]}) is there"
+    if others:
+        nearest = min(others, key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
+        advice = f"beside the active one ({now_active[:12]}) the nearest that is there is {nearest['id'][:12]}"
+    raise GateRefused(
+        f"checkpoint {row['id'][:12]} was pruned at {row['pruned']}: its weights are gone. "
+        f"Nothing was changed; {advice}"
+    )
+
+
+def going_on(connection: Connection, states: int) -> list[str]:
+    """Checkpoints from which training may go on: the active one, so many of the newest kept, and candidates."""
+    rows = [row for row in checkpoints(connection) if row["pruned"] is None]
+    newest = [row["id"] for row in rows if row["state"] == "kept"][-states:]
+    candidates = [row["id"] for row in rows if row["state"] == "candidate"]
+    return sorted({active(connection)["id"], *newest, *candidates})
 
 
 def measurements(
@@ -210,6 +255,29 @@ def learnt(connection: Connection) -> set[str]:
     n, u = schema.nights, schema.updates
     rows = connection.execute(select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.state == "kept"))
     return {name for (targets,) in rows for name in targets}
+
+
+def targets(connection: Connection) -> dict[str, list[str]]:
+    """What the night of each update meant to improve."""
+    n, u = schema.nights, schema.updates
+    return {update: list(names) for update, names in connection.execute(select(u.c.id, n.c.targets).join(n))}
+
+
+def update(connection: Connection, update_id: str | None) -> Row | None:
+    """One update; None where there is none of this id."""
+    return _one(connection, select(schema.updates).where(schema.updates.c.id == update_id))
+
+
+def verdict(connection: Connection, update_id: str) -> Row | None:
+    """The verdict on an update, if it came to one."""
+    return _one(connection, select(schema.verdicts).where(schema.verdicts.c.update_id == update_id))
+
+
+def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str, int, int], str]:
+    """Every outcome of these weights, by behaviour, definition, seed and round."""
+    t = schema.measurements
+    rows = _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256).order_by(*t.primary_key.columns))
+    return {(row["behaviour"], row["definition"], row["seed"], row["round"]): row["outcomes"] for row in rows}
 
 
 def model_digest(connection: Connection) -> str:

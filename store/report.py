@@ -150,6 +150,7 @@ def _set_aside(connection: Connection) -> Json:
 
 
 LISTS = {
+    "conversations": (schema.conversations, ("id", "source", "format", "path", "at")),
     "updates": (schema.updates, ("id", "state", "objective", "steps", "checkpoint_id", "reasons", "at")),
     "pairs": (schema.pairs, ("id", "behaviour", "state", "messages", "chosen", "rejected", "source")),
     "dreams": (schema.dreams, ("id", "behaviour", "temperature", "messages", "source", "refused")),
@@ -159,11 +160,16 @@ LISTS = {
 
 
 def checkpoint_list(connection: Connection) -> Json:
-    """All checkpoints, oldest first, with the active one marked."""
+    """All checkpoints, oldest first, with the active one marked and what each one's night meant to improve."""
     active = queries.active(connection)["id"]
-    keys = ("number", "id", "parent_id", "weights_sha256", "update_id", "state", "at")
-    rows = queries.checkpoints(connection)
-    return {"checkpoints": [{**{k: row[k] for k in keys}, "active": row["id"] == active} for row in rows]}
+    keys = ("number", "id", "parent_id", "weights_sha256", "update_id", "state", "at", "pinned", "pruned")
+    targets = queries.targets(connection)
+    return {
+        "checkpoints": [
+            {**{k: row[k] for k in keys}, "active": row["id"] == active, "targets": targets.get(row["update_id"], [])}
+            for row in queries.checkpoints(connection)
+        ]
+    }
 
 
 def listing(connection: Connection, name: str, limit: int) -> list[Json]:
@@ -180,10 +186,10 @@ def why(connection: Connection, wanted: str) -> Json:
     if update is not None:
         pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
         lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
-        told = _update(connection, dict(update))
-        lines_told = [lines[key] for key in sorted(lines)]
-        foretold = sweeps.of_update(connection, wanted)
-        return {"update": told, "pairs": pairs, "predictions": foretold, "log_lines": lines_told}
+        forgotten = sum(lost["pairs"] for lost in queries.lost_by(connection, wanted))
+        told = {**_update(connection, dict(update)), "forgotten": forgotten}
+        foretold, found = sweeps.of_update(connection, wanted), [lines[key] for key in sorted(lines)]
+        return {"update": told, "pairs": pairs, "predictions": foretold, "log_lines": found}
     pair = connection.execute(select(schema.pairs).where(schema.pairs.c.id == wanted)).mappings().first()
     if pair is None:
         raise UnknownId(f"no update or pair has the id {wanted!r}; `nightschool ledger updates` lists them")

@@ -280,7 +280,7 @@ work = Table(
     Column("subject", String, nullable=False),  # id of what it is about
     Column("night_id", String, nullable=False),  # "" outside a night
     # ready -> leased -> done; leased -> ready (its holder died, or it failed and may try again);
-    # leased -> set_aside after 3 failures
+    # leased -> set_aside after 3 failures; ready, leased -> withdrawn when its night was ended before its time
     Column("state", String, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("holder", String),  # the service that leased it

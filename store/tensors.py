@@ -50,27 +50,45 @@ class RawTensor:
             raise ValueError(f"{len(self.data)} bytes do not fill a {self.dtype} tensor of shape {self.shape}")
 
 
-def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of the file, piece by piece, so that a large one is never held twice."""
-    order = sorted(tensors, key=lambda name: (-ITEM_BYTES[tensors[name].dtype], name))
+Kinds = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type and shape of every tensor."""
+
+
+def kinds_of(tensors: Mapping[str, RawTensor]) -> Kinds:
+    """Type and shape of every tensor."""
+    return {name: (raw.dtype, tuple(raw.shape)) for name, raw in tensors.items()}
+
+
+def in_order(kinds: Kinds) -> list[str]:
+    """The names in the order of the file."""
+    return sorted(kinds, key=lambda name: (-ITEM_BYTES[kinds[name][0]], name))
+
+
+def head(kinds: Kinds) -> bytes:
+    """What stands before the data."""
     header: dict[str, object] = {}
     offset = 0
-    for name in order:
-        raw = tensors[name]
-        end = offset + len(raw.data)
-        header[name] = {"dtype": raw.dtype, "shape": list(raw.shape), "data_offsets": [offset, end]}
+    for name in in_order(kinds):
+        dtype, shape = kinds[name]
+        end = offset + ITEM_BYTES[dtype] * prod(shape)
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
     text += b" " * (-len(text) % 8)  # the format allows trailing spaces: the data start aligned
-    yield struct.pack("<Q", len(text))
-    yield text
-    for name in order:
+    return struct.pack("<Q", len(text)) + text
+
+
+def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
+    """The bytes of the file, piece by piece, so that a large one is never held twice."""
+    kinds = kinds_of(tensors)
+    yield head(kinds)
+    for name in in_order(kinds):
         yield tensors[name].data
 
 
-def size(tensors: Mapping[str, RawTensor]) -> int:
-    """Bytes that the file of these tensors takes."""
-    return sum(len(piece) for piece in pieces(tensors))
+def size(kinds: Kinds) -> int:
+    """Bytes that the file of such tensors takes."""
+    return len(head(kinds)) + sum(ITEM_BYTES[dtype] * prod(shape) for dtype, shape in kinds.values())
 
 
 def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:

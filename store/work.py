@@ -2,7 +2,8 @@
 
 Invariant: a piece of work is done when its results, its follow-up work and its own state are committed in one
 transaction (`finish`); until then it is done again after a crash. Work runs in the order of its ids. Work
-that fails MAX_ATTEMPTS times is set aside with its error and never blocks the rest. Knows no agent.
+that fails MAX_ATTEMPTS times is set aside with its error and never blocks the rest; what was withdrawn is never
+done. Knows no agent.
 """
 
 from dataclasses import dataclass
@@ -51,6 +52,20 @@ def lease(connection: Connection, holder: str) -> Work | None:
     )
 
 
+def withdraw(connection: Connection, night_id: str, why: str) -> None:
+    """Nothing of this night is to be done any more; what is being done now will come to nothing."""
+    waiting = (work.c.night_id == night_id) & work.c.state.in_(("ready", "leased"))
+    connection.execute(update(work).where(waiting).values(state="withdrawn", holder=None, error=why))
+
+
+def is_wanted(connection: Connection, item: Work) -> bool:
+    """Whether this work is still in the ledger, where its number may be another's by now, and was not withdrawn."""
+    row = connection.execute(select(work).where(work.c.id == item.id)).mappings().first()
+    if row is None or row["state"] == "withdrawn":
+        return False
+    return all(row[key] == getattr(item, key) for key in ("kind", "subject", "night_id"))
+
+
 def finish(connection: Connection, item: Work) -> None:
     """Mark as done; the caller stores the results in the same transaction."""
     _set(connection, item.id, state="done", holder=None, error=None)
@@ -58,6 +73,8 @@ def finish(connection: Connection, item: Work) -> None:
 
 def fail(connection: Connection, item: Work, error: str) -> bool:
     """Count a failure; returns whether the work is now set aside."""
+    if not is_wanted(connection, item):
+        return False
     attempts = item.attempts + 1
     aside = attempts >= MAX_ATTEMPTS
     state = "set_aside" if aside else "ready"
@@ -67,7 +84,8 @@ def fail(connection: Connection, item: Work, error: str) -> bool:
 
 def hand_back(connection: Connection, item: Work) -> None:
     """Give up a lease without a failure: the service is stopping, or a user came back."""
-    _set(connection, item.id, state="ready", holder=None)
+    if is_wanted(connection, item):
+        _set(connection, item.id, state="ready", holder=None)
 
 
 def release_all(connection: Connection) -> int:

@@ -70,7 +70,8 @@ class Seed:
     """A request that a dream may grow from."""
 
     text: str
-    node: str
+    nodes: tuple[str, ...]
+    """A dream's are those that it grew from itself: what it came from is never lost on the way."""
     source: str
 
 
@@ -123,7 +124,7 @@ class Dreamer:
                 count=round(count * self.settings.counter_share) if index else count,
                 rate=rates.get(side.name, FailureRate()),
                 episodes=_episodes(connection, side),
-                examples=[Seed(text=text, node=_declared(side), source=DECLARED) for text in side.examples],
+                examples=[Seed(text=text, nodes=(_declared(side),), source=DECLARED) for text in side.examples],
                 hardest=_hardest(connection, side),
             )
             for index, side in enumerate(dreamt)
@@ -212,7 +213,7 @@ class Dreamer:
             messages=messages,
             temperature=plan.rate.temperature,
             seed=seed,
-            nodes=sorted({s.node for s in seeds}),
+            nodes=sorted({node for s in seeds for node in s.nodes}),
             source=source,
             refused=refused,
         )
@@ -236,11 +237,11 @@ def _declared(behaviour: Behaviour) -> str:
 
 def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     return [
-        Seed(text=node.body["request"], node=node.id, source=node.body["source"])
+        Seed(text=node.body["request"], nodes=(node.id,), source=node.body["source"])
         for node in graph.episodes(connection, behaviour.name)
     ]
 
 
 def _hardest(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     rows = queries.hardest_dreams(connection, behaviour.name, 12)
-    return [Seed(text=row["messages"][-1]["content"], node=row["nodes"][0], source=row["source"]) for row in rows]
+    return [Seed(text=row["messages"][-1]["content"], nodes=tuple(row["nodes"]), source=row["source"]) for row in rows]

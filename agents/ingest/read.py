@@ -174,13 +174,16 @@ def _committed(
     ledger: Ledger, path: str, batch: _Batch, state: FileState | None, heard: set[str], *, first: bool
 ) -> IngestReport:
     """Commit a batch; `heard` are the conversations that this reading met before."""
-    new = known = turns = 0
+    new = known = turns = forgotten = 0
     ids: set[str] = set()
     with ledger.writing() as connection:
         if first:
             kept.forget_set_aside(connection, path)
         for conversation in _joined(batch.conversations):
             added = kept.add(connection, conversation, path)
+            if added.forgotten:
+                forgotten += 1
+                continue
             again = bool(conversation.key) and added.conversation_id in heard
             new, known = new + (not added.known), known + (added.known and not again)
             turns += added.new_turns
@@ -193,7 +196,7 @@ def _committed(
             kept.save_file_state(connection, state)
     heard |= ids
     aside = tuple(SetAside(path=path, line=bad.line, reason=scrub(bad.reason)) for bad in batch.bad)
-    return IngestReport(new=new, known=known, turns=turns, set_aside=aside, ids=frozenset(ids))
+    return IngestReport(new=new, known=known, turns=turns, forgotten=forgotten, set_aside=aside, ids=frozenset(ids))
 
 
 def _joined(conversations: list[Conversation]) -> Iterator[Conversation]:

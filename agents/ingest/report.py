@@ -37,6 +37,8 @@ class IngestReport:
     """Conversations that were, whether they grew or not."""
     turns: int = 0
     """Turns added."""
+    forgotten: int = 0
+    """Conversations passed over, because a user had them removed."""
     set_aside: tuple[SetAside, ...] = ()
     waiting: tuple[str, ...] = ()
     """Files whose last line has no newline yet: it is read when the newline comes."""
@@ -55,6 +57,7 @@ class IngestReport:
             "files": [{"path": file.path, "format": file.format} for file in self.files],
             "conversations": {"new": self.new, "known": self.known},
             "turns": self.turns,
+            "forgotten": self.forgotten,
             "set_aside": [{"path": s.path, "line": s.line, "reason": s.reason} for s in self.set_aside],
             "waiting": list(self.waiting),
         }
@@ -67,17 +70,19 @@ def merged(reports: Iterable[IngestReport]) -> IngestReport:
     waiting: dict[str, None] = {}
     reports = list(reports)
     ids = frozenset().union(*(report.ids for report in reports))
-    new = known = turns = 0
+    new = known = turns = forgotten = 0
     for report in reports:
         files.update((file.path, file) for file in report.files)
         aside.update(((line.path, line.line), line) for line in report.set_aside)
         waiting.update(dict.fromkeys(report.waiting))
         new, known, turns = new + report.new, known + report.known, turns + report.turns
+        forgotten += report.forgotten
     return IngestReport(
         files=tuple(files.values()),
         new=new,
         known=known,
         turns=turns,
+        forgotten=forgotten,
         set_aside=tuple(aside.values()),
         waiting=tuple(waiting),
         ids=ids,

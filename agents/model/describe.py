@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from corpus.errors import ConfigError, IntegrityFault
 
@@ -18,16 +18,30 @@ _APART = ("model.visual.", "mtp.")
 Tensor = TypeVar("Tensor")
 
 
-def count_layers(model_dir: Path) -> int:
-    """`num_hidden_layers` of the configuration; of its text part, for a model with several."""
+def text_config(model_dir: Path) -> dict[str, Any]:
+    """The configuration; its text part, for a model with several."""
     try:
         config = json.loads((model_dir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{model_dir} is no model directory: {error}") from error
-    layers = config.get("text_config", config).get("num_hidden_layers")
+    inner: dict[str, Any] = config.get("text_config", config)
+    return inner
+
+
+def count_layers(model_dir: Path) -> int:
+    """`num_hidden_layers` of the configuration; of its text part, for a model with several."""
+    layers = text_config(model_dir).get("num_hidden_layers")
     if not isinstance(layers, int) or layers < 1:
         raise ConfigError(f"{model_dir}/config.json does not say num_hidden_layers")
     return layers
+
+
+def heads(model_dir: Path) -> tuple[int, int] | None:
+    """How many heads ask, and how many keys and values they share; None where the configuration names none."""
+    config = text_config(model_dir)
+    query = config.get("num_attention_heads")
+    key_value = config.get("num_key_value_heads", query)
+    return (query, key_value) if isinstance(query, int) and isinstance(key_value, int) else None
 
 
 def language_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

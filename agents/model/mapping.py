@@ -19,6 +19,7 @@ from typing import cast
 import torch
 
 from agents.model.header import HEADER_BYTES, Header
+from agents.model.turns import Turns
 from corpus.errors import IntegrityFault
 
 ALIGNMENT = 256
@@ -65,6 +66,8 @@ class SharedWeights:
         self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, in_file))
         self.inode = os.stat(path).st_ino
         self._header = Header(path)
+        self.turns = Turns(path)
+        """Of those who read the weights and whoever changes them."""
         self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
 
     @classmethod
@@ -92,7 +95,7 @@ class SharedWeights:
         os.ftruncate(descriptor, HEADER_BYTES if lent else nbytes)
         os.close(descriptor)
         weights = cls(filling, nbytes, entries, model, lent)
-        weights.path = path
+        weights.path = weights.turns.path = path
         if lent:
             from agents.model.cuda import SOCKET_NAME, Lender
 

@@ -13,6 +13,7 @@ of 13, one thread of an EPYC whose other core was busy): 416 answers/s in batche
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,8 +71,16 @@ class _Row:
 class Sampler:
     """Answers batches of prompts with one model; one thread at a time may use it."""
 
-    def __init__(self, forward: Forward, decode: Callable[[Sequence[int]], str], end_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        decode: Callable[[Sequence[int]], str],
+        end_ids: Sequence[int],
+        turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """`turn` is held during each pass through the model: see `Turns.passing`."""
         self._forward = forward
+        self._turn = turn
         self._decode = decode
         self._end_ids = frozenset(end_ids)
 
@@ -105,9 +114,9 @@ class Sampler:
     def _generate(self, rows: Sequence[_Row], cancelled: Callable[[], bool]) -> Iterator[int]:
         """Run the rows to their ends, yielding the number of tokens drawn after each step."""
         room = max(row.ask.max_tokens for row in rows)
-        steered = any(row.ask.push for row in rows)
-        pushes = [row.ask.push or {} for row in rows] if steered else ()
-        session, logits = self._forward.begin([row.ask.tokens for row in rows], room, pushes)
+        pushes = [row.ask.push or {} for row in rows] if any(row.ask.push for row in rows) else ()
+        with self._turn():
+            session, logits = self._forward.begin([row.ask.tokens for row in rows], room, pushes)
         uniforms, active = _uniforms(rows, room), list(range(len(rows)))
         draw = _Draw([row.ask for row in rows])
         for step in range(room):
@@ -123,7 +132,8 @@ class Sampler:
             if len(kept) <= COMPACT_BELOW * len(active):
                 tokens = _compact(session, draw, tokens, kept)
                 active = [active[place] for place in kept]
-            logits = session.step(tokens)
+            with self._turn():
+                logits = session.step(tokens)
 
     def _append(self, row: _Row, token: int) -> None:
         """Take the token into the row, unless the row has ended."""

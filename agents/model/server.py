@@ -1,8 +1,7 @@
 """The embedded model server: a process that serves a small model from a shared mapping on a unix socket.
 
     python -m agents.model.server --run-dir DIR --model DIR --token-file FILE [--threads 1]
-                                  [--weights FILE.safetensors --holds ID] [--readout DIR] [--parent-pid PID]
-                                  [--ready-fd FD]
+                                  [--checkpoints DIR --holds ID] [--readout DIR] [--parent-pid PID] [--ready-fd FD]
 
 It writes RUN_DIR/weights.bin and weights.json (the mapping) before it listens on RUN_DIR/model.sock, so a
 server that answers /health has weights to attach to. It prints nothing; what it has to say goes to stderr.
@@ -27,8 +26,8 @@ import uvicorn
 
 from agents.model.guard import Guard
 from agents.model.parent import die_with_parent
-from agents.model.safety import check_model_dir, check_safetensors
-from corpus.errors import ConfigError, IntegrityFault, NightschoolError
+from agents.model.safety import check_model_dir
+from corpus.errors import ConfigError, NightschoolError
 
 if TYPE_CHECKING:
     from agents.model.mapping import SharedWeights
@@ -68,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="agents.model.server", description="Serve a small model.")
     parser.add_argument("--run-dir", type=Path, required=True, help="where the socket and the mapping go")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
-    parser.add_argument("--weights", type=Path, help="safetensors file to serve instead of the directory's")
-    parser.add_argument("--holds", default="", help="id of the checkpoint that these weights are")
+    parser.add_argument("--checkpoints", type=Path, help="directory of the checkpoint files")
+    parser.add_argument("--holds", default="", help="checkpoint to serve instead of the directory's weights")
     parser.add_argument("--readout", type=Path, help="the home's concept vectors, which requests may be steered by")
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
@@ -92,7 +91,9 @@ def _serve(options: argparse.Namespace) -> None:
     place = options.run_dir / SOCKET
     token = _token(options.token_file)
     try:
-        served = load(options.model, options.run_dir, options.weights, options.holds, options.threads, options.readout)
+        served = load(
+            options.model, options.run_dir, options.checkpoints, options.holds, options.threads, options.readout
+        )
         _listen(served, place, token, options.ready_fd)
     finally:
         for name in (place, options.run_dir / MAPPING, (options.run_dir / MAPPING).with_suffix(".json")):
@@ -163,12 +164,10 @@ def _bound_socket(place: Path) -> socket.socket:
 
 
 def load(
-    model_dir: Path, run_dir: Path, weights: Path | None, holds: str, threads: int, readout: Path | None = None
+    model_dir: Path, run_dir: Path, checkpoints: Path | None, holds: str, threads: int, readout: Path | None = None
 ) -> "Served":
     """Check and load the model, and lay its parameters out in the mapping."""
     check_model_dir(model_dir)
-    if weights is not None:
-        check_safetensors(weights)
     import torch
     import transformers
 
@@ -177,7 +176,9 @@ def load(
     from agents.model.forward import forward_for
     from agents.model.sampling import Sampler
     from agents.model.served import Served
+    from agents.model.snapshot import restore
     from agents.model.steer import Steering
+    from store.checkpoints import CheckpointStore
 
     torch.set_num_threads(threads)
     transformers.utils.logging.disable_progress_bar()
@@ -186,14 +187,13 @@ def load(
         model_dir, trust_remote_code=False, local_files_only=True, use_safetensors=True
     ).eval()
     shared = share(model, run_dir / MAPPING, str(model_dir))
-    if weights is not None:
-        fill(shared, weights)
-    shared.holds = holds
+    if checkpoints is not None and holds:
+        restore(shared, CheckpointStore(checkpoints), holds, settled=True)
     text, ends = ChatText(tokenizer), end_ids(model, tokenizer)
     return Served(
         name=model_dir.resolve().name,
         text=text,
-        sampler=Sampler(forward_for(model), text.decode, ends),
+        sampler=Sampler(forward_for(model), text.decode, ends, shared.turns.passing),
         weights=shared,
         context=model.config.max_position_embeddings,
         vocab_size=model.config.vocab_size,
@@ -218,24 +218,6 @@ def share(model: Any, place: Path, name: str) -> "SharedWeights":
     shared = SharedWeights.create(place, named, model=name, adopt=True)
     model.requires_grad_(False)
     return shared
-
-
-def fill(shared: "SharedWeights", weights: Path) -> None:
-    """Copy a safetensors file into the mapping; it must name every tensor, itself or a tied one."""
-    from safetensors.torch import load_file
-
-    tensors, filled = load_file(weights), set[int]()
-    for name, tensor in tensors.items():
-        view = shared.tensors.get(name)
-        if view is None or view.shape != tensor.shape or view.dtype != tensor.dtype:
-            raise IntegrityFault(
-                f"{weights} does not fit the model: {name} is not as expected; take another checkpoint"
-            )
-        view.copy_(tensor)
-        filled.add(view.data_ptr())
-    missing = [name for name, view in shared.tensors.items() if view.data_ptr() not in filled]
-    if missing:
-        raise IntegrityFault(f"{weights} does not fit the model: it has no {missing[0]}; take another checkpoint")
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -1,18 +1,19 @@
 """The weights in the mapping as raw tensors, and back: what a checkpoint keeps and a rollback restores.
 
 Invariant: `restore` writes nothing unless the whole checkpoint is undamaged and fits the mapping, and while
-it writes the mapping is dirty and holds nothing. Aliases (tied weights) are kept once, under the first name.
-Knows no model family and no ledger.
+it writes the mapping is dirty and holds nothing, and no pass through the model reads it. Aliases (tied weights) are
+kept once, under the first name. Knows no model family and no ledger.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from contextlib import ExitStack
 
 import torch
 
 from agents.model.mapping import Entry, SharedWeights
 from corpus.errors import IntegrityFault
-from store.tensors import RawTensor
+from store.checkpoints import CheckpointStore
+from store.tensors import RawTensor, kinds_of
 
 _FORMAT_NAMES = {
     torch.float64: "F64",
@@ -27,13 +28,6 @@ _FORMAT_NAMES = {
     torch.bool: "BOOL",
 }
 _TYPES = {name: dtype for dtype, name in _FORMAT_NAMES.items()}
-
-
-class Checkpoints(Protocol):
-    """The part of `CheckpointStore` that a restore needs."""
-
-    def load_weights(self, checkpoint_id: str) -> dict[str, RawTensor]:
-        """The weights of this checkpoint, their digest checked."""
 
 
 def to_raw(tensor: torch.Tensor) -> RawTensor:
@@ -65,30 +59,53 @@ def weights_of(shared: SharedWeights) -> dict[str, RawTensor]:
 
 
 def restore(
-    shared: SharedWeights, store: Checkpoints, checkpoint_id: str, *, settled: bool, force: bool = False
+    shared: SharedWeights, store: CheckpointStore, checkpoint_id: str, *, settled: bool, force: bool = False
 ) -> bool:
     """Make the mapping hold exactly this checkpoint's weights; returns whether anything was written.
 
     `settled` says that this is the active checkpoint: the mapping is clean afterwards. `force` writes even
     when the mapping says that it holds these weights.
     """
-    written = force or shared.holds != checkpoint_id
+    held = shared.holds
+    written = force or held != checkpoint_id
     if written:
-        tensors = store.load_weights(checkpoint_id)
-        if differences := _differences(shared, tensors):
-            raise IntegrityFault(
-                f"checkpoint {checkpoint_id[:12]} does not fit the served model: "
-                f"{'; '.join(differences[:8])}{' and more' if len(differences) > 8 else ''}; serve the model that "
-                "it was made from, in a type that holds its values (--dtype float32 holds all)"
-            )
-        shared.dirty = True
-        shared.holds = ""
-        for name, raw in tensors.items():
-            shared.tensors[name].copy_(from_raw(raw))
-        shared.bump()
-        shared.holds = checkpoint_id
+        with ExitStack() as turn:
+
+            def begin() -> None:  # where it is called twice, the turn is ours already
+                turn.enter_context(shared.turns.changing())
+                shared.dirty = True
+                shared.holds = ""
+
+            places = _places(shared)
+            if places is not None and kinds_of(places) == store.kinds(checkpoint_id):
+                store.put_weights(checkpoint_id, places, begin, held_id="" if force else held)
+            else:
+                tensors = store.load_weights(checkpoint_id)
+                _require(shared, tensors, checkpoint_id)
+                begin()
+                for name, raw in tensors.items():
+                    shared.tensors[name].copy_(from_raw(raw))
+            shared.bump()
+            shared.holds = checkpoint_id
     shared.dirty = not settled
     return written
+
+
+def _places(shared: SharedWeights) -> dict[str, RawTensor] | None:
+    """The mapping's own bytes, to be written; None where they are on a device."""
+    if any(tensor.device.type != "cpu" for tensor in shared.tensors.values()):
+        return None
+    return weights_of(shared)
+
+
+def _require(shared: SharedWeights, tensors: Mapping[str, RawTensor], checkpoint_id: str) -> None:
+    """Refuse tensors that are not the mapping's, or would lose bits in its types."""
+    if differences := _differences(shared, tensors):
+        raise IntegrityFault(
+            f"checkpoint {checkpoint_id[:12]} does not fit the served model: "
+            f"{'; '.join(differences[:8])}{' and more' if len(differences) > 8 else ''}; serve the model that "
+            "it was made from, in a type that holds its values (--dtype float32 holds all)"
+        )
 
 
 def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> list[str]:

@@ -11,6 +11,7 @@ lack `model` and `corpus_sha256`, which then nobody can hold it to. Knows neithe
 
 import hashlib
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corpus.errors import IntegrityFault
-from store import whole_file
+from store.durable import new_file
 from store.tensors import RawTensor, parse, pieces
 
 TENSORS, CARD = "readout.safetensors", "readout.json"
@@ -86,8 +87,16 @@ def write(directory: Path, vectors: Vectors) -> None:
         "weights_version": vectors.weights_version,
         "corpus_sha256": vectors.corpus_sha256,
     }
-    whole_file.write(directory / TENSORS, pieces(tensors))
-    whole_file.write(directory / CARD, [json.dumps(about, indent=1).encode()])
+    write_files(directory, {TENSORS: pieces(tensors), CARD: [json.dumps(about, indent=1).encode()]})
+
+
+def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
+    """Replace each of these files of the directory, one after the other, by these bytes."""
+    for name, parts in files.items():
+        with new_file(directory) as made:
+            for part in parts:
+                made.write(part)
+            made.keep(name)
 
 
 def read(directory: Path, *, model: str = "", hidden_size: int = 0, corpus_sha256: str = "") -> Vectors | None:
@@ -170,8 +179,8 @@ class Watched:
         """What keeps these vectors from being the served model's."""
         if self.vectors is None:
             return (
-                f"there are no concept vectors in {self._directory} yet: the first night makes them, "
-                "or `nightschool readout train`"
+                f"there are no concept vectors in {self._directory} yet: the first night makes them, or "
+                "`nightschool readout train`"
             )
         if self.vectors.hidden_size != self._hidden_size:
             return (

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.model.client import ModelClient
+from agents.model.vectors_file import write_files
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused, IntegrityFault
-from store import whole_file
 from store.tensors import RawTensor, parse, pieces
 
 Floats = NDArray[np.float32]
@@ -213,8 +213,7 @@ def _keep(source: Source, texts: ConceptSet, found: Collected) -> None:
         "heads": list(found.heads),
         "skipped": {str(layer): name for layer, name in found.skipped.items()},
     }
-    whole_file.write(source.directory / TENSORS, pieces(tensors))
-    whole_file.write(card, [json.dumps(about, indent=1).encode()])
+    write_files(source.directory, {TENSORS: pieces(tensors), CARD: [json.dumps(about, indent=1).encode()]})
 
 
 def _identity(source: Source, texts: ConceptSet) -> dict[str, str]:

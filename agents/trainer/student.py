@@ -154,27 +154,30 @@ class Student:
         return result.reports
 
     async def _examples(self, pairs: list[queries.Row], parent_id: str) -> tuple[list[Example], list[Change]]:
-        """The pairs as token ids, with references under the parent's weights: those pinned to it, the rest new."""
+        """The pairs as token ids, with references under the parent's weights, and these pinned to their rows.
+
+        All are computed together, also those that are pinned to this parent already: the last bits depend on what
+        else is in a pass, and an update that is made again after a rollback has to come to the same checkpoint.
+        """
         sides = await self._sides(pairs)
-        missing = [i for i, pair in enumerate(pairs) if pair["reference_id"] != parent_id]
         # Both sides one after the other: the trainer reads a context once for all answers that it scores together.
-        asked = [(sides[i][0], answer) for i in missing for answer in sides[i][1:]]
-        found = await self.trainer.logprobs(asked)
-        pinned = [{name: pair[name] for name in PINNED} for pair in pairs]
-        for i, chosen, rejected in zip(missing, found[::2], found[1::2], strict=True):
-            pinned[i] = dict(zip(PINNED, (parent_id, chosen.total, rejected.total), strict=True))
-        examples = [
-            Example(
-                context=context,
-                chosen=chosen,
-                rejected=rejected,
-                weight=pair["trust"],
-                reference_chosen=pin["chosen_logprob"],
-                reference_rejected=pin["rejected_logprob"],
+        asked = [(context, answer) for context, *answers in sides for answer in answers]
+        found = [scored.total for scored in await self.trainer.logprobs(asked)]
+        examples, pins = [], []
+        for pair, (context, chosen, rejected), *logprobs in zip(pairs, sides, found[::2], found[1::2], strict=True):
+            examples.append(
+                Example(
+                    context=context,
+                    chosen=chosen,
+                    rejected=rejected,
+                    weight=pair["trust"],
+                    reference_chosen=logprobs[0],
+                    reference_rejected=logprobs[1],
+                )
             )
-            for pair, pin, (context, chosen, rejected) in zip(pairs, pinned, sides, strict=True)
-        ]
-        return examples, [Change(table="pairs", where={"id": pairs[i]["id"]}, values=pinned[i]) for i in missing]
+            pinned = dict(zip(PINNED, (parent_id, *logprobs), strict=True))
+            pins.append(Change(table="pairs", where={"id": pair["id"]}, values=pinned))
+        return examples, pins
 
     async def _sides(self, pairs: list[queries.Row]) -> list[tuple[list[int], list[int], list[int]]]:
         """Token ids of each pair's context, chosen and rejected answer."""
@@ -197,7 +200,7 @@ def _continuation(context: list[int], whole: list[int]) -> list[int]:
 
 
 def _refused(update: queries.Row, reason: str, pins: list[Change]) -> Outcome:
-    """Nothing was trained; the references that were computed stay, for the next update from this parent."""
+    """Nothing was trained; the references that were computed stay, as a record of the parent."""
     values = {"state": "refused", "reasons": [reason]}
     return Outcome(
         decision="refused",

@@ -159,10 +159,11 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
                 f"{settings.norm_cap:g}; nothing was kept: lower the learning rate"
             )
         if not request.dry_run:
-            shared.dirty = True
-            shared.holds = ""
-            optimizer.apply()
-            shared.bump()
+            with shared.turns.changing():
+                shared.dirty = True
+                shared.holds = ""
+                optimizer.apply()
+                shared.bump()
         metrics |= {"update_norm": update_norm, "update_ratio": ratio, "limiter_divisor": divisor}
         tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)
         metrics["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)

@@ -72,7 +72,8 @@ def test_without_a_terminal_nothing_is_coloured(home: Path, command: Command) ->
 
 COMMANDS = (
     "run", "night", "ingest x", "status", "pause", "resume", "ledger updates", "ledger why u1", "checkpoints list",
-    "checkpoints verify", "rollback", "ask x", "behaviours list", "behaviours measure", "doctor", "config",
+    "checkpoints verify", "rollback", "forget x", "ledger conversations", "ask x",
+    "behaviours list", "behaviours measure", "doctor", "config",
 )  # fmt: skip
 
 
@@ -104,6 +105,9 @@ def test_every_command_without_a_home_says_how_to_make_one(tmp_path: Path, line:
         "checkpoints",
         "checkpoints nonsense",
         "rollback nonsense",
+        "forget",
+        "forget a b",
+        "forget nonsense",
         "rollback a b",
         "ask",
         "behaviours",

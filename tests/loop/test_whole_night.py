@@ -81,8 +81,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     service = start_service(story.home)
     service.ready()
     story.do("measure", "behaviours", "measure", "--seed", SEED)
+    story.do("pin", "checkpoints", "pin", story.told["night"]["updates"][0]["checkpoint"])
     story.do("nothing", "night", "--seed", SEED)
     story.do("retry", "night", "--retry", "--seed", SEED)
+    story.do("prune", "checkpoints", "prune", "--keep-last", 1)
     story.told["status 3"] = status(story.home)
     story.told["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
     service.process.terminate()
@@ -215,14 +217,82 @@ def test_a_planted_secret_is_in_no_file_of_the_home(story: Story) -> None:
     assert holding(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
 
 
-def test_the_old_branch_can_be_gone_to_and_both_are_whole(story: Story) -> None:
+def test_the_old_branch_can_be_gone_to_when_the_base_of_both_was_pruned(story: Story) -> None:
     rows = tell(story.home, "checkpoints", "list")["checkpoints"]
     assert [(row["number"], row["state"], row["active"]) for row in rows] == [
         (0, "kept", False), (1, "kept", False), (2, "kept", True),
     ]  # fmt: skip
-    assert tell(story.home, "checkpoints", "verify") == {"checkpoints": 3, "damaged": []}
+    assert tell(story.home, "checkpoints", "verify") == {
+        "checkpoints": 2, "hashed": 2, "pruned": 1, "sample": 1.0, "damaged": [], "ledger": [],
+    }  # fmt: skip
     told = tell(story.home, "rollback", rows[1]["id"][:12])
     assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
+
+
+def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Story) -> None:
+    night, retry = (story.told[name]["updates"][0]["checkpoint"] for name in ("night", "retry"))
+    assert story.told["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
+    assert [row["id"] for row in story.told["prune"]["pruned"]] == [story.told["status 0"]["checkpoint"]]
+    left = {path.stem for path in (story.home / "checkpoints").glob("*.json")}
+    assert left == {night, retry} and story.told["prune"]["reachable"] == [night]
+
+
+def test_a_diff_over_a_night_tells_what_the_night_told_and_what_moved(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "checkpoints", "diff", "base").told
+    night = story.told["night"]
+    rows = {row["name"]: row for row in told["behaviours"]}
+    assert rows.keys() == story.rates("night", "before").keys()
+    for row in rows.values():
+        assert row["same_scenarios"] and row["current"] and row["before"]["trials"] == row["after"]["trials"] >= 50
+        assert row["gained"] - row["lost"] == row["after"]["passed"] - row["before"]["passed"]
+    assert rows["listen"]["gained"] >= 12
+    assert told["perplexity"] == pytest.approx(night["retention"])
+    (step,) = told["added"]
+    assert len(step["pairs"]["new"]) + len(step["pairs"]["replay"]) == night["updates"][0]["pairs"]
+    weights = told["weights"]
+    assert 0 < weights["whole"]["share"] <= 1 and {row["layer"] for row in weights["layers"]} == {0, 1, 2, 3, None}
+    norms = [row["relative"] for row in weights["heads"]]
+    assert norms == sorted(norms, reverse=True) and norms[0] > 0
+
+
+# ---------------------------------------------------------------- forgetting
+
+
+def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_without_it(story: Story, kept: Path) -> None:
+    assert holding(kept, "See https://anna:") and holding(kept, "user 1")
+    pairs = {row["id"]: row["source"] for row in tell(kept, "ledger", "pairs", "--limit", 999)["pairs"]}
+    of_it = [pair for pair, source in pairs.items() if source == "user 1"]
+    told = tell(kept, "forget", "user 1", "--retrain")
+    (update,) = told["updates"]
+    checkpoint = story.told["night"]["updates"][0]["checkpoint"]
+    assert (update["id"], update["checkpoint"], update["built_on"]) == ("u1", checkpoint, None)
+    assert 0 < len(of_it) <= update["pairs"] < len(pairs)
+    assert told["removed"]["pairs"] == told["removed"]["update_pairs"] == update["pairs"]
+    assert told["rolled_back"] and told["rollback_to"] == story.told["status 0"]["checkpoint"]
+    (again,) = told["night"]["updates"]
+    assert (again["id"], again["pairs"]) == ("u2", len(pairs) - update["pairs"])
+    assert holding(kept, "See https://anna:") == holding(kept, "user 1") == []
+    assert not tell(kept, "checkpoints", "verify")["damaged"]
+    why = tell(kept, "ledger", "why", "u1")
+    assert why["update"]["forgotten"] == update["pairs"] and len(why["pairs"]) == again["pairs"]
+    assert [row["id"] for row in tell(kept, "checkpoints", "list")["checkpoints"]][:2] == [
+        told["rollback_to"], checkpoint,
+    ]  # fmt: skip
+
+
+def test_without_a_rollback_the_weights_stay_and_the_commands_to_bring_them_back_are_told(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "forget", "user 2").told
+    base = story.told["status 0"]["checkpoint"]
+    assert told["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
+    assert status(kept)["checkpoint"] == story.told["status 1"]["checkpoint"]
+    copy = Path(shutil.copy(story.log, kept / "copy.jsonl"))
+    ran = command("--home", kept, "--json", "ingest", copy)
+    assert ran.told["conversations"] == {"new": 0, "known": 11} and ran.told["forgotten"] == 2
+    assert command("--home", kept, "--json", *told["commands"][0].split()[1:]).told["undone"] == ["u1"]
 
 
 # ---------------------------------------------------------------- damage and gates
@@ -230,7 +300,7 @@ def test_the_old_branch_can_be_gone_to_and_both_are_whole(story: Story) -> None:
 
 def damaged(home: Path, weights_sha256: str) -> Path:
     """Flip one bit in the middle of a checkpoint's weights."""
-    path = home / "checkpoints" / "blobs" / f"{weights_sha256}.safetensors"
+    (path,) = (home / "checkpoints" / "blobs").glob(f"{weights_sha256}.*")
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1
     path.write_bytes(whole)
@@ -281,7 +351,7 @@ def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: C
     [
         (("status",), "last update     u1: kept (improved: direct, listen; nothing taught or guarded is worse)"),
         (("checkpoints", "list"), "active"),
-        (("checkpoints", "verify"), "2 checkpoints, 0 damaged files"),
+        (("checkpoints", "verify"), "2 checkpoints: 0 damaged files"),
         (("ledger", "why", "u1"), "update u1: keep"),
         (("behaviours", "list"), "push_back"),
         (("doctor",), "ok"),

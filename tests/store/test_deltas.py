@@ -20,7 +20,7 @@ from store.deltas import Delta, Written, encode, fingerprints
 from store.elements import Coding
 from store.tensors import ITEM_BYTES, RawTensor, parse, pieces
 
-BASE = sha256(b"base").hexdigest()
+BASE, NEW = (sha256(name).hexdigest() for name in (b"base", b"new"))
 TYPES = sorted(ITEM_BYTES)
 SIXTEEN = [dtype for dtype in TYPES if ITEM_BYTES[dtype] == 2]
 Tensors = Mapping[str, RawTensor]
@@ -42,7 +42,7 @@ def copied(tensors: Tensors) -> dict[str, RawTensor]:
 
 def written(base: Tensors, new: Tensors, **options: object) -> tuple[Written, bytes]:
     stream = io.BytesIO()
-    made = encode(base, new, stream, base_sha256=BASE, **options)  # type: ignore[arg-type]
+    made = encode(base, new, stream, base_sha256=BASE, new_sha256=NEW, **options)  # type: ignore[arg-type]
     return made, stream.getvalue()
 
 
@@ -93,7 +93,7 @@ def test_every_type_goes_there_and_back_and_the_header_says_how_it_is_told(dtype
     header = json.loads(whole[16 : 16 + int.from_bytes(whole[8:16], "little")])
     told = {"w": [dtype, [4, 6]]}
     elements, whole_ones = (told, {}) if width == 2 else ({}, told)
-    assert header == {"base": BASE, "chunk": CHUNK, "elements": elements, "whole": whole_ones}
+    assert header == {"base": BASE, "chunk": CHUNK, "elements": elements, "new": NEW, "whole": whole_ones}
     assert codings(there_and_back(base, new)) == [Coding.GAPS if width == 2 else Coding.WHOLE]
 
 
@@ -254,6 +254,33 @@ def test_a_delta_is_refused_by_other_weights_than_those_it_starts_from() -> None
     assert other == before
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_without_a_base_everything_is_told_whole_and_read_by_itself(seed: int) -> None:
+    new, stream = random_pair(seed)[1], io.BytesIO()
+    made = encode(None, new, stream, base_sha256="", new_sha256=NEW)
+    delta = Delta(stream.getvalue(), made.sha256)
+    assert delta.decode(None) == new and set(codings(delta)) <= {Coding.WHOLE} and delta.new_sha256 == NEW
+    target = {name: raw(bytes(len(tensor.data)), tensor.dtype, tensor.shape) for name, tensor in new.items()}
+    begun: list[Tensors] = []
+    delta.write(None, target, lambda: begun.append(copied(target)))
+    assert target == new and begun == [{name: raw(bytes(len(t.data)), t.dtype, t.shape) for name, t in new.items()}]
+
+
+def test_a_delta_with_a_base_is_not_read_without_it() -> None:
+    made, whole = written({"w": raw(bits(1, 2))}, {"w": raw(bits(1, 3))})
+    with pytest.raises(ValueError, match="base, which is needed"):
+        Delta(whole, made.sha256).decode(None)
+
+
+def test_deltas_of_one_base_follow_each_other_and_of_another_do_not() -> None:
+    base, other = {"w": raw(bits(1, 2))}, {"w": raw(bits(9, 9))}
+    first, second, third = (
+        Delta(whole, made.sha256)
+        for made, whole in (written(base, {"w": raw(bits(1, 3))}), written(base, base), written(other, base))
+    )
+    assert first.follows(second) and second.follows(first) and not third.follows(first)
+
+
 def test_there_is_no_delta_between_tensors_of_other_names_or_shapes() -> None:
     base = {"w": raw(bits(1, 2))}
     for new in ({}, {"v": base["w"]}, {"w": raw(bits(1, 2), "F16")}, {"w": raw(bits(1, 2), shape=(2, 1))}):
@@ -291,7 +318,7 @@ def test_a_disk_that_fills_up_ends_the_writing_and_leaves_no_thread_behind() -> 
     new = {name: raw(np.random.default_rng(0).bytes(2 * CHUNK)) for name in base}
     threads = threading.active_count()
     with pytest.raises(OSError, match="full"):
-        encode(base, new, Full(), base_sha256=BASE)
+        encode(base, new, Full(), base_sha256=BASE, new_sha256=NEW)
     assert threading.active_count() == threads
 
 
@@ -305,7 +332,7 @@ def test_memory_is_some_chunks_and_not_the_tensors(dtype: str, share: float, chu
     del before, after
     with tempfile.TemporaryFile() as file:
         tracemalloc.start()
-        made = encode(base, new, file, base_sha256=BASE)
+        made = encode(base, new, file, base_sha256=BASE, new_sha256=NEW)
         told = tracemalloc.get_traced_memory()[1]
         file.flush()
         tracemalloc.reset_peak()

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, func, select
 from corpus.errors import GateRefused, UnknownId
 from store import graph, history, queries, schema
 from store.graph import merge
-from store.outcome import Change, apply
-from store.work import MAX_ATTEMPTS, counts, fail, lease
+from store.outcome import Change, Outcome, apply, commit
+from store.work import MAX_ATTEMPTS, counts, fail, finish, hand_back, lease
 
 
 @pytest.fixture
@@ -219,6 +219,41 @@ def test_a_rollback_is_refused_while_a_night_runs(connection: Connection) -> Non
     assert refusal.value.exit_code == 13
 
 
+def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_the_same_moment(connection: Connection) -> None:
+    merge(connection, a_lesson(2))  # type: ignore[arg-type]
+    first = a_kept_night(connection, "p1")
+    update = a_trained_night(connection, a_pair("p2", "?"))
+    while (in_hand := lease(connection, "test")) is not None and in_hand.night_id != "n2":
+        finish(connection, in_hand)
+    history.roll_back_now(connection, BASE, "by hand", settles=True)
+    assert active(connection) == BASE and pointers(connection)[-2:] == [first, BASE]
+    assert states(connection, "updates") == {"u1": "undone", "u2": "undone"}
+    assert states(connection, "checkpoints")[str(update.checkpoint_id)] == "undone"
+    assert states(connection, "pairs") == {"p1": "undone", "p2": "undone"}
+    # What was being done comes to nothing, whatever becomes of it, and only the end of the night is left to do.
+    assert in_hand is not None and counts(connection, "ready") == {"settle": 1}
+    commit(connection, in_hand, Outcome(records=(a_pair("p9", "n2"),)), [("propose", "update")])
+    hand_back(connection, in_hand)
+    assert fail(connection, in_hand, "broken off") is False
+    assert counts(connection, "ready") == {"settle": 1} and "p9" not in states(connection, "pairs")
+    history.close_night(connection, night_id="n2")
+    assert queries.night(connection, "n2")["reasons"] == ["by hand"]
+
+
+def test_a_rollback_now_may_only_end_the_night_whose_lessons_are_then_for_another(connection: Connection) -> None:
+    merge(connection, a_lesson(2))  # type: ignore[arg-type]
+    with pytest.raises(UnknownId, match="is the active one already"):
+        history.roll_back_now(connection, BASE, "by hand", settles=False)
+    history.begin_night(connection, seed=1, retry=False)
+    apply(connection, Change(table="signals", where={"id": "s2"}, values={"night_id": "n1"}))
+    assert graph.new_lessons(connection, 99) == []
+    history.roll_back_now(connection, BASE, "by hand", settles=False)  # nobody is there to settle
+    night = queries.night(connection, "n1")
+    assert (night["state"], night["reasons"], pointers(connection)) == ("done", ["by hand"], [BASE])
+    assert counts(connection, "ready") == {} and counts(connection, "withdrawn") == {"plan": 1}
+    assert [signal.id for signal, _ in graph.new_lessons(connection, 99)] == ["s2"]
+
+
 def test_nobody_rolls_back_to_what_was_not_kept_to_where_they_are_or_to_nothing(connection: Connection) -> None:
     with pytest.raises(GateRefused, match="there is nothing before it"):
         history.default_target(connection)
@@ -231,6 +266,19 @@ def test_nobody_rolls_back_to_what_was_not_kept_to_where_they_are_or_to_nothing(
     with pytest.raises(UnknownId, match="no checkpoint begins with 'f00'"):
         history.roll_back(connection, "f00", "by hand")
     assert pointers(connection) == [BASE]
+
+
+def test_the_nearest_checkpoint_is_one_that_it_grew_from_then_one_that_grew_from_it(connection: Connection) -> None:
+    first, second, third = (a_kept_night(connection, name) for name in ("p1", "p2", "p3"))
+    history.roll_back(connection, BASE, "by hand")
+    aside = a_kept_night(connection, "p4")
+    refused = a_trained_night(connection, a_pair("p5", "?"))
+    decide(connection, refused, "roll back")
+    assert history.nearest(connection, second) == [first, BASE, third, aside]
+    assert history.nearest(connection, third) == [second, first, BASE, aside]
+    assert history.nearest(connection, BASE) == [first, aside, second, third]
+    apply(connection, Change(table="checkpoints", where={"id": first}, values={"pruned": "2026-01-01"}))
+    assert history.nearest(connection, second) == [BASE, third, aside]
 
 
 def test_a_checkpoint_may_be_named_by_its_beginning_unless_several_begin_so(connection: Connection) -> None:

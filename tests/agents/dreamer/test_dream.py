@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agents.dreamer.dream import DECLARED, Dreamer, DreamSettings
+from agents.dreamer.dream import DECLARED, Dreamer, DreamSettings, Seed, _hardest
 from agents.dreamer.novelty import NEAR, similarity, words
 from agents.evaluator import judge
 from agents.evaluator.measure import Evaluator
@@ -18,7 +18,7 @@ from store import history, schema
 from store.graph import merge
 from store.ledger import Ledger, database_url
 from store.outcome import Change, Outcome, apply
-from store.records import Dream, Edge, Node, Signal, identity, save
+from store.records import Attempt, Dream, Edge, Node, Signal, identity, save
 from store.work import Work
 
 AT = "2026-01-01T00:00:00.000+00:00"
@@ -128,6 +128,23 @@ def test_a_dream_is_traced_to_the_nodes_and_the_source_that_it_grew_from(dreamin
         assert grown == {dream.source} if dream.behaviour == "listen" else dream.source == DECLARED
         sources[dream.source] += 1
     assert min(sources["anna"], sources["boris"], sources[DECLARED]) > 0
+
+
+def test_a_dream_that_grows_from_a_dream_names_all_the_nodes_of_that_one(ledger: Ledger) -> None:
+    """What forgets an episode finds what grew from it, however far away."""
+    nodes = sorted([identity("behaviour", "listen"), "e-anna1"])
+    first = Dream(
+        id="d1", night_id="n1", behaviour="listen", messages=[{"role": "user", "content": "Paint it."}],
+        temperature=1.0, seed=1, nodes=nodes, source="anna",
+    )  # fmt: skip
+    failed = Attempt(
+        id="a1", dream_id="d1", text="Why?", instructed=False, temperature=1.0, seed=1, checkpoint_id="0" * 64,
+        passed=False, reason="",
+    )  # fmt: skip
+    with ledger.writing() as connection:
+        save(connection, [first, failed])
+        (seed,) = _hardest(connection, BEHAVIOURS["listen"])
+    assert seed == Seed(text="Paint it.", nodes=tuple(nodes), source="anna")
 
 
 def test_no_source_has_more_dreams_than_its_cap(dreaming: Dreaming) -> None:

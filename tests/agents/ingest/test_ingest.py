@@ -70,6 +70,7 @@ def test_a_folder_is_every_log_below_it_in_order(ledger: Ledger, logs: Path) -> 
         ],
         "conversations": {"new": 2, "known": 0},
         "turns": 3,
+        "forgotten": 0,
         "set_aside": [],
         "waiting": [],
     }

@@ -11,11 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from agents.model.client import Prompt, open_client
 from agents.model.mapping import SharedWeights
+from agents.model.snapshot import to_raw
 from corpus.errors import ModelUnavailable
+from store.checkpoints import CheckpointStore
 
 TOKEN = "a-token-that-is-long-enough-to-pass"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "how are you?"}], "max_tokens": 12, "seed": 7}
@@ -158,14 +160,14 @@ def test_every_parameter_is_served_from_the_mapping_and_tied_ones_stay_tied(serv
 async def test_a_server_of_other_weights_says_what_it_holds_and_ends_in_mid_batch_leaving_nothing(
     start_server: Any, server: Any, model_dir: Path, tmp_path: Path
 ) -> None:
-    tensors = {name: -tensor for name, tensor in load_file(model_dir / "model.safetensors").items()}
-    save_file(tensors, tmp_path / "other.safetensors")
-    other = start_server("--weights", str(tmp_path / "other.safetensors"), "--holds", "f" * 64)
+    tensors = {name: to_raw(-tensor) for name, tensor in load_file(model_dir / "model.safetensors").items()}
+    written = CheckpointStore(tmp_path / "checkpoints").write(tensors, None, {})
+    other = start_server("--checkpoints", str(tmp_path / "checkpoints"), "--holds", written.id)
     with other.http() as http, server.http() as usual:
         assert said(http)["choices"] != said(usual)["choices"]
     async with open_client(token=TOKEN, socket=other.socket) as client:
         served = await client.models()
-        assert (served.weights_held, served.weights_dirty) == ("f" * 64, False)
+        assert (served.weights_held, served.weights_dirty) == (written.id, False)
         long = Prompt(messages=HELLO["messages"], seed=1, temperature=5.0, max_tokens=400)
         batch = asyncio.create_task(client.batch_chat([long] * 1000))
         while not (await client.metrics())["nightschool_batch_requests_running"]:
@@ -180,15 +182,15 @@ async def test_a_server_of_other_weights_says_what_it_holds_and_ends_in_mid_batc
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing_behind(model_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
-    bad = tmp_path / "bad.safetensors"
-    bad.write_bytes(b"PK\x03\x04 and so on")
-    command = [sys.executable, "-m", "agents.model.server", "--run-dir", str(tmp_path), "--weights", str(bad)]
+    checkpoints = tmp_path / "checkpoints"
+    command = [sys.executable, "-m", "agents.model.server", "--run-dir", str(tmp_path)]
+    command += ["--checkpoints", str(checkpoints), "--holds", "0" * 64]
     command += ["--model", str(model_dir), "--token-file", str(tmp_path / "token")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 12
     assert ended.stdout == ""
-    assert ended.stderr.startswith(f"{bad} is not safetensors: it is a zip file")
-    assert {path.name for path in tmp_path.iterdir()} == {"token", "bad.safetensors"}
+    assert ended.stderr.startswith(f"{checkpoints}/{'0' * 64}.json is missing; roll back to another checkpoint")
+    assert {path.name for path in tmp_path.iterdir()} == {"token"}
 
 
 def test_a_child_dies_with_its_parent_however_that_dies() -> None:

@@ -86,7 +86,7 @@ class Bench:
         self.shared.bump()
 
     def damage(self, checkpoint_id: str) -> None:
-        blob = self.store.blobs / f"{self.store.manifest(checkpoint_id)['weights']}.safetensors"
+        blob = self.store.blobs.path(self.store.manifest(checkpoint_id)["weights"])
         blob.write_bytes(blob.read_bytes()[:-1] + b"\xff")
 
 
@@ -120,7 +120,7 @@ def test_at_the_start_the_active_checkpoint_is_put_in(bench: Bench) -> None:
 
 
 def test_at_the_start_the_base_is_known_for_what_it_is_and_not_read(bench: Bench) -> None:
-    shutil.rmtree(bench.store.blobs)
+    shutil.rmtree(bench.store.blobs.folder)
     bench.guardian.begin()
     assert state(bench.shared) == (bench.base, False) and bench.shared.version == 0
 
@@ -208,7 +208,7 @@ def test_half_an_update_gives_way_to_the_newest_whole_checkpoint_when_the_active
     loaded, first = bench.copy(), bench.keep(2.0, bench.base, 1)
     damaged = [bench.keep(3.0, first, 2)]
     damaged.append(bench.keep(4.0, damaged[0], 3))
-    whole = {name: (bench.store.blobs / name).read_bytes() for name in [blob_of(bench, damaged[1])]}
+    whole = {name: (bench.store.blobs.folder / name).read_bytes() for name in [blob_of(bench, damaged[1])]}
     for checkpoint_id in damaged:
         bench.damage(checkpoint_id)
     bench.disturb()
@@ -217,7 +217,7 @@ def test_half_an_update_gives_way_to_the_newest_whole_checkpoint_when_the_active
     guardian.look()
     assert bench.serves(loaded, 2.0) and state(bench.shared) == (first, True)
     for name, content in whole.items():  # somebody brings it back from a backup
-        (bench.store.blobs / name).write_bytes(content)
+        (bench.store.blobs.folder / name).write_bytes(content)
     guardian.look()
     assert state(bench.shared) == (first, True)  # what failed is not tried again at once
     clock[0] = RETRY_S
@@ -226,7 +226,7 @@ def test_half_an_update_gives_way_to_the_newest_whole_checkpoint_when_the_active
 
 
 def blob_of(bench: Bench, checkpoint_id: str) -> str:
-    return f"{bench.store.manifest(checkpoint_id)['weights']}.safetensors"
+    return bench.store.blobs.path(bench.store.manifest(checkpoint_id)["weights"]).name
 
 
 def test_the_watch_goes_on_when_the_home_was_away(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -48,6 +48,17 @@ def test_a_shift_of_all_texts_and_the_order_of_texts_change_no_vector(method: Me
     assert shuffled == pytest.approx(found, abs=1e-9)
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("places", [(-1.0, 3.0, 3.0, 3.0), (3.0, 3.0, 3.0, -1.0)])
+def test_a_vector_points_to_where_most_of_its_texts_lie(method: Method, places: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(4)
+    direction = np.ones(16) / 4
+    mine = np.outer(places, direction) + 0.1 * rng.normal(size=(4, 16))
+    activations = np.concatenate([mine, 0.1 * rng.normal(size=(4, 16))])
+    (found,) = concept_vectors(activations, [*"aaaa", *[None] * 4], ("a",), method)
+    assert found @ direction > 0.5
+
+
 def test_texts_of_no_concept_are_negatives_of_every_one() -> None:
     activations = np.array([[3.0, 0.0], [5.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.0, -5.0], [1.0, -7.0]])
     found = concept_vectors(activations, ["a", "a", "b", "b", None, None], ("a", "b"))

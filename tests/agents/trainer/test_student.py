@@ -80,6 +80,12 @@ class School:
             history.close_night(connection, night_id=night_id)
         return outcome
 
+    def again(self, night_id: str) -> Outcome:
+        """The update of a night that has ended, done again from its rows."""
+        item = Work(id=0, kind="train", subject="update", night_id=night_id, attempts=0)
+        outcome: Outcome = self.served(lambda model: self._train(model, item))
+        return outcome
+
     async def _train(self, model: ModelClient, item: Work) -> Outcome:
         async with TrainerClient(self.home / "run", beat=0.2) as trainer:
             student = Student(
@@ -133,7 +139,7 @@ def school(running: School, tmp_path: Path) -> Iterator[School]:
     running.ledger.close()
 
 
-def test_references_are_computed_once_for_a_parent_and_anew_after_a_rollback(school: School) -> None:
+def test_references_are_those_of_the_parent_and_after_a_rollback_again_those_of_the_first_time(school: School) -> None:
     first = school.night(["p1", "p2"], "keep")
     at_base = school.pinned()
     assert {version for version, *_ in at_base.values()} == {school.base}
@@ -149,21 +155,32 @@ def test_references_are_computed_once_for_a_parent_and_anew_after_a_rollback(sch
     assert [at_child[name][0] for name in ("p1", "p2", "p3")] == [child, school.base, child]
     assert at_child["p1"][1:] != at_base["p1"][1:] and at_child["p2"] == at_base["p2"]
 
-    with school.ledger.writing() as connection:  # what nobody would compute: whoever has it has used it again
+    with school.ledger.writing() as connection:  # what nobody would compute: nothing of it comes into an update
         t = schema.pairs
         connection.execute(t.update().where(t.c.id == "p3").values(chosen_logprob=-321.0))
-    outcome = school.night(["p3", "p4"], "roll back")
-    assert school.pinned()["p3"][:2] == (child, -321.0) and school.pinned()["p4"][0] == child
-    assert {change.where["id"] for change in outcome.changes if change.table == "pairs"} == {"p4"}
-    school.night(["p3", "p4"], "roll back")  # nothing is missing
+    school.night(["p3", "p1"], "roll back")
+    assert school.pinned() == at_child
 
     with school.ledger.writing() as connection:
         history.roll_back(connection, school.base, "by hand")
-    school.night(["p1", "p2", "p3"], "roll back")
+    school.night(["p1", "p2"], "roll back")
     again = school.pinned()
-    assert {again[name][0] for name in ("p1", "p2", "p3")} == {school.base}
-    assert again["p1"][1:] == pytest.approx(at_base["p1"][1:], abs=1e-4) and again["p2"] == at_base["p2"]
-    assert again["p3"][1] != -321.0
+    assert {name: again[name] for name in ("p1", "p2")} == {name: at_base[name] for name in ("p1", "p2")}
+
+
+def test_an_update_made_again_after_rollbacks_comes_to_the_same_checkpoint_and_references(school: School) -> None:
+    """The rows of an update are all that it depends on, not what was pinned to its pairs since."""
+    first = school.night(["p1", "p2", "p3", "p4"], "keep")
+    pinned, made = school.pinned(), school.active()
+    second = school.night(["p2", "p4"], "keep")  # two of the pairs are pinned to its parent now
+    assert school.active() not in (made, school.base) and school.pinned()["p2"] != pinned["p2"]
+    for target, night_id, before in ((school.base, "n1", first), (made, "n2", second)):
+        with school.ledger.writing() as connection:
+            history.roll_back(connection, target, "by hand")
+        school.ask(lambda trainer, target=target: trainer.rollback(target, settled=True))
+        again = school.again(night_id)
+        assert again.facts == before.facts and again.changes == before.changes  # the id, and the references by pair
+        assert {change.values.get("reference_id", target) for change in again.changes} == {target}
 
 
 def test_a_refused_update_leaves_its_references_for_the_next(school: School) -> None:

@@ -1,0 +1,202 @@
+"""Rolled back and forth, a home is bit for bit what it was, and training on from there is what it was the first time.
+
+On the embedded model in float32, and in bfloat16, where weights are rounded at random and kept as deltas.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trainer_home import SETTINGS
+
+from agents.model import views
+from agents.model.mapping import SharedWeights
+from agents.model.protocol import Request
+from agents.trainer.messages import Example, TrainRequest, pack_tokens, pack_train
+from agents.trainer.update import Bench
+from agents.trainer.worker import Worker
+from corpus.recipe import MODEL_DIR
+from store.checkpoints import CheckpointStore
+from store.tensors import RawTensor
+
+ROLLBACKS = {torch.float32: 500, torch.bfloat16: 250}
+LOOK_EVERY = 25
+"""Rollbacks between two looks at the log-probabilities, which cost more than a rollback."""
+FAMILY = (None, 0, 1, 1, 3, 4)
+"""The parent of each checkpoint by its number: two lines that part at checkpoint 1."""
+SETTING = replace(SETTINGS, lr=1e-3, batch_size=3, rank=8, proj_refresh=3)
+
+
+@cache
+def examples(seed: int) -> tuple[Example, ...]:
+    """Six examples in the embedded model's vocabulary."""
+    draw = random.Random(seed)
+    rows = [[[draw.randrange(1024) for _ in range(draw.randint(2, 9))] for _ in range(3)] for _ in range(6)]
+    return tuple(Example(context=context, chosen=chosen, rejected=rejected) for context, chosen, rejected in rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """A checkpoint, and all that was true when it was made."""
+
+    id: str
+    update: TrainRequest | None
+    fields: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, RawTensor] | None
+    logprobs: list[float]
+
+
+class School:
+    """A trainer in this process, on a mapping of its own."""
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        from transformers import AutoModelForCausalLM
+
+        (folder / "run").mkdir(mode=0o700)
+        state = AutoModelForCausalLM.from_pretrained(MODEL_DIR).state_dict()
+        typed = {name: tensor.to(dtype) for name, tensor in state.items() if name != "lm_head.weight"}
+        typed["lm_head.weight"] = typed["model.embed_tokens.weight"]  # tied, as it is served
+        self.shared = SharedWeights.create(folder / "run" / "weights.bin", typed, model=str(MODEL_DIR))
+        self.store = CheckpointStore(folder / "checkpoints")
+        self.worker = Worker(
+            Bench(shared=self.shared, model=views.build(self.shared, MODEL_DIR), store=self.store), lambda _: None
+        )
+        self.made: list[Made] = []
+        for number, parent in enumerate(FAMILY):
+            self.made.append(self._first() if parent is None else self.train(self.update(self.made[parent].id, number)))
+
+    def answer(self, verb: str, body: dict[str, Any], frames: tuple[bytes, ...] = ()) -> dict[str, Any]:
+        return self.worker.answer(Request(id="r", verb=verb, body=body, frames=frames), lambda _: None)[0]
+
+    def update(self, parent: str, number: int) -> TrainRequest:
+        """The update that makes the checkpoint of this number."""
+        objective: Any = ("orpo", "dpo")[number % 2]
+        return TrainRequest(
+            objective=objective, settings=SETTING, seed=70 + number, parent=parent, examples=examples(number)
+        )
+
+    def train(self, update: TrainRequest) -> Made:
+        """Make this update, whatever the mapping holds, and its checkpoint."""
+        body, frames = pack_train(update)
+        self.answer("train", body, tuple(frames))
+        return self._kept(update, {"cursor": 10 * update.seed, "seed": update.seed, "objective": update.objective})
+
+    def _first(self) -> Made:
+        return self._kept(None, {"cursor": 0, "seed": 1})
+
+    def _kept(self, update: TrainRequest | None, fields: dict[str, Any]) -> Made:
+        parent = None if update is None else update.parent
+        made = self.answer("checkpoint", {"parent": parent, "fields": fields})["id"]
+        return Made(
+            id=made,
+            update=update,
+            fields={**fields, "parent": parent},
+            weights={name: tensor.clone() for name, tensor in self.shared.tensors.items()},
+            optimizer=self.store.load_optimizer(made),
+            logprobs=self.logprobs(),
+        )
+
+    def logprobs(self) -> list[float]:
+        """Log-probabilities of fixed answers under what the mapping holds, as an update's references are read."""
+        frames = [pack_tokens(side) for row in examples(99) for side in (row.context, row.chosen)]
+        totals: list[float] = self.answer("logprobs", {}, tuple(frames))["totals"]
+        return totals
+
+    def back_to(self, made: Made) -> None:
+        self.answer("rollback", {"checkpoint": made.id, "settled": True})
+
+
+@pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def school(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[School]:
+    torch.use_deterministic_algorithms(True)  # as the trainer's process does
+    yield School(tmp_path_factory.mktemp("school"), request.param)
+    torch.use_deterministic_algorithms(False)
+
+
+def differs(school: School, made: Made) -> list[str]:
+    """What in mapping and files is not as it was when this checkpoint was made."""
+    found = [name for name, tensor in school.shared.tensors.items() if not torch.equal(tensor, made.weights[name])]
+    manifest = school.store.manifest(made.id)
+    found += [key for key, value in made.fields.items() if manifest[key] != value]
+    if school.store.load_optimizer(made.id) != made.optimizer:
+        found.append("optimizer")
+    if (school.shared.holds, school.shared.dirty) != (made.id, False):
+        found.append("header")
+    return found
+
+
+def test_hundreds_of_random_rollbacks_back_and_forth_are_exact(school: School) -> None:
+    assert len({made.id for made in school.made}) == len(FAMILY)
+    forms = [school.store.stored(made.id) for made in school.made]
+    dtype = school.shared.tensors["model.norm.weight"].dtype
+    assert {form.base is not None for form in forms[1:]} == {dtype == torch.bfloat16}, forms
+    assert len({tuple(made.logprobs) for made in school.made}) == len(FAMILY)  # else agreeing would say nothing
+    draw, version, before = random.Random(11), school.shared.version, school.made[-1]
+    for number in range(ROLLBACKS[dtype]):
+        made = draw.choice([other for other in school.made if other is not before])
+        school.back_to(made)
+        assert differs(school, made) == [], number
+        assert school.shared.version > version
+        version, before = school.shared.version, made
+        if number % LOOK_EVERY == 0:
+            assert school.logprobs() == made.logprobs, number
+
+
+def test_the_optimizers_state_holds_its_seed_and_its_steps_from_which_every_draw_follows(school: School) -> None:
+    """Projections and rounding are drawn from these two, by name: there is no other random state to keep."""
+    for made in school.made[1:]:
+        assert made.optimizer is not None
+        steps = {bytes(raw.data) for name, raw in made.optimizer.items() if name.startswith("step.")}
+        depth = len(ancestors(school, made))
+        assert steps == {(2 * depth).to_bytes(8, "little")}  # 6 examples in batches of 3, each time
+        assert "seed" in made.optimizer
+
+
+def ancestors(school: School, made: Made) -> list[str]:
+    """The checkpoints that this one grew from."""
+    parents = {other.id: other.fields["parent"] for other in school.made}
+    line, current = [], parents[made.id]
+    while current is not None:
+        line.append(current)
+        current = parents[current]
+    return line
+
+
+def test_training_on_from_a_rollback_gives_the_checkpoint_of_the_first_time(school: School) -> None:
+    draw = random.Random(5)
+    for made in school.made[1:]:
+        assert made.update is not None
+        for other in draw.sample(school.made, 2):
+            school.back_to(other)
+        torch.manual_seed(draw.randrange(1000))  # torch's own generator has no part in it
+        random.seed(draw.randrange(1000))
+        again = school.train(made.update)
+        assert again.id == made.id and again.logprobs == made.logprobs
+        assert differs(school, made) == ["header"]  # dirty, until its verdict
+        school.answer("settle", {"checkpoint": made.id})
+        assert differs(school, made) == []
+
+
+@pytest.mark.parametrize("change", ["seed", "examples", "settings"])
+def test_another_seed_example_or_setting_gives_other_weights(school: School, change: str) -> None:
+    made, changes = school.made[2], {"seed": 1, "examples": examples(50), "settings": replace(SETTING, eps=2e-8)}
+    assert made.update is not None
+    other = school.train(replace(made.update, **{change: changes[change]}))
+    assert not all(torch.equal(tensor, made.weights[name]) for name, tensor in other.weights.items())
+    school.back_to(school.made[0])
+
+
+def test_an_update_of_a_parent_whose_optimizer_state_is_gone_is_another_one(school: School) -> None:
+    """Moments, projections and rounding begin anew: only from a parent with its state is the first time repeated."""
+    parent, made = school.made[1], school.made[2]
+    bare = school.store.write(school.store.load_weights(parent.id), None, {**parent.fields, "cursor": 1})
+    assert made.update is not None
+    other = school.train(replace(made.update, parent=bare.id))
+    assert not all(torch.equal(tensor, made.weights[name]) for name, tensor in other.weights.items())
+    school.back_to(school.made[0])
