@@ -91,6 +91,7 @@ def main() -> None:
     import loop.commands  # noqa: F401
     import loop.readout_commands  # noqa: F401
     import loop.readout_views  # noqa: F401
+    import loop.steering_commands  # noqa: F401
     import loop.vector_commands  # noqa: F401
 
     said.home, said.json = None, "--json" in sys.argv

@@ -34,7 +34,13 @@ def handlers(
     stages: Stages,
 ) -> dict[str, Handler]:
     """Who does which kind of work."""
-    student = Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours))
+    student = Student(
+        ledger=ledger,
+        model=model,
+        trainer=trainer,
+        behaviours=tuple(behaviours),
+        readout=stages.monitor.directory,
+    )
     return {
         "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor).handle,
         "plan": stages.plan,

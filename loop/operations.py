@@ -15,6 +15,7 @@ import anyio.to_thread
 
 from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
+from agents.model.directions import known, wanted
 from agents.readout.vectors import METHODS
 from corpus.errors import GateRefused, UsageError
 from loop import flow, forgetting, going_back, readout_looks, readouts
@@ -22,6 +23,7 @@ from loop.config import MAX_SEED
 from loop.pruning import prune
 from loop.rehearsal import rehearse
 from loop.service import Service
+from loop.steering import Steering
 from store import conversations as kept
 from store import forget, history, merges, queries, report, work
 from store.records import Measurement, save
@@ -56,11 +58,13 @@ class Operations:
         self.service.wake()
         return dict(told.as_json())
 
-    async def ask(self, *, text: str) -> Json:
-        """One question to the served model."""
+    async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Json:
+        """One question to the served model, steered by these concepts, each with its strength."""
+        if steer is not None:  # here rather than by the server, so that it is told for a mistake of the user's
+            steer = wanted(steer, known(self.service.stages.monitor.directory))
         await self.service.crew.here()
         self.service.user_asked()
-        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200)
+        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200, steer=steer)
         active = await self.service.ledger.read(queries.active)
         return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
 
@@ -221,23 +225,46 @@ class Operations:
         """What of `readout_report` and `readout_show` can be refused before a model is loaded."""
         readout_looks.check(self.service, **asked)
 
+    async def readout_sweep(
+        self,
+        *,
+        concept: str,
+        behaviours: list[str],
+        strengths: list[float] | None = None,
+        seed: int | None = None,
+    ) -> Json:
+        """A concept at several strengths against the pass rates of these behaviours, or of those it belongs to."""
+        found = await Steering(service=self.service).sweep(concept, behaviours, strengths, seed=self._seed(seed))
+        return {"concept": concept, "sweeps": found}
+
+    async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> Json:
+        """A behaviour's vector, what steering by it does, and what was predicted of training it."""
+        return await Steering(service=self.service).behaviour(behaviour, seed=self._seed(seed))
+
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
         self.service.wake()
         return {"paused": paused}
 
 
-NEEDS_CREW = ("night", "merge", "ask", "measure", "readout_train", "readout_report", "readout_show")
+NEEDS_CREW = (
+    "night",
+    "merge",
+    "ask",
+    "measure",
+    "readout_train",
+    "readout_report",
+    "readout_show",
+    "readout_sweep",
+    "readout_behaviour",
+)
 """Operations that need the model server and the trainer; the others only need the ledger."""
 CHECKED = {"readout_train": "readout_check", "readout_report": "look_check", "readout_show": "look_check"}
 """Operations that are looked over before a model is loaded for them."""
 AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = (
-    "night", "merge", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel",
-    "pin", "unpin", "prune", "readout_train", "readout_report", "readout_show",
-)  # fmt: skip
+NAMES = (*NEEDS_CREW, "ingest", "rollback", "forget", "pause", "resume", "cancel", "pin", "unpin", "prune")
 """The operations that the command line and the HTTP may name."""
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from agents.pairs.propose import Proposal
 from agents.trainer.messages import StepReport
 from agents.trainer.student import Student, trainer_settings
-from corpus.errors import GateRefused, StepRefused
+from corpus.errors import GateRefused, StepRefused, UsageError
 from store import graph, queries, work
 from store.records import seed_of
 
@@ -32,7 +32,11 @@ async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
     if not pairs:
         return told
     student = Student(
-        ledger=service.ledger, model=service.model, trainer=service.trainer, behaviours=tuple(service.behaviours)
+        ledger=service.ledger,
+        model=service.model,
+        trainer=service.trainer,
+        behaviours=tuple(service.behaviours),
+        readout=service.stages.monitor.directory,
     )
     update |= {"objective": training.objective, "settings": asdict(trainer_settings(training))}
 
@@ -42,7 +46,7 @@ async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
 
     try:
         await student.rehearse(update, pairs, on_step)
-    except (StepRefused, GateRefused) as refused:
+    except (StepRefused, GateRefused, UsageError) as refused:
         told["reasons"].append(f"the update would be refused: {refused}")
     return told
 

@@ -248,6 +248,10 @@ def why(told: Json) -> None:
         out.print(f"  {line['path']}:{line['line']}  {line['source']}: {line['text']}", markup=False)
     if not told["log_lines"]:
         out.print("  it grew from the behaviour's own declared examples alone")
+    if told.get("predictions"):
+        from loop.show_steering import foretold  # which shows its tables with what is here
+
+        foretold(told["predictions"])
 
 
 def cancelled(told: Json) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine, inspect, select
 
 from corpus.errors import IntegrityFault
 from store.schema import meta, metadata
+from store.sweeps import predictions, sweeps
 
 
 def _first_schema(connection: Connection) -> None:
@@ -49,12 +50,19 @@ def _pairs_can_be_unlearnt(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE update_pairs ADD COLUMN unlearnt BOOLEAN DEFAULT false NOT NULL")
 
 
+def _sweeps_are_kept(connection: Connection) -> None:
+    """`sweeps` and `predictions`."""
+    for table in (sweeps, predictions):
+        table.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
     _checkpoints_can_be_pruned,
     _readings_name_their_vectors,
     _pairs_can_be_unlearnt,
+    _sweeps_are_kept,
 )
 
 

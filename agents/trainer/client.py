@@ -20,6 +20,7 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
+from agents.model.direction import Direction
 from agents.model.protocol import Reply, Request
 from agents.trainer.activations import Activations, unpack
 from agents.trainer.messages import (
@@ -112,10 +113,15 @@ class TrainerClient:
         body = {"checkpoint": checkpoint_id}
         return int((await self._ask("settle", body, request_id=request_id)).body["version"])
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
-        """The log-probability of each continuation, given its context: (context, continuation) token ids."""
-        frames = [pack_tokens(side) for item in items for side in item]
-        body = (await self._ask("logprobs", {}, frames)).body
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+    ) -> list[LogProb]:
+        """The log-probability of each continuation, given its context: (context, continuation) token ids.
+
+        `steer`: as the model would give them while it is steered so.
+        """
+        frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]
+        body = (await self._ask("logprobs", {"steer": [one.layer for one in steer]} if steer else {}, frames)).body
         return [LogProb(total=t, tokens=n) for t, n in zip(body["totals"], body["tokens"], strict=True)]
 
     async def activations(

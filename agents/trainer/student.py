@@ -7,13 +7,15 @@ or with the parent's weights back and the reason. Done again after a crash, it e
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import anyio
 
 from agents.model.client import ModelClient
+from agents.model.directions import digest, directions
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, WriteFailed
+from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
 from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -62,6 +64,8 @@ class Student:
     trainer: TrainerClient
     behaviours: tuple[str, ...]
     """Names of all behaviours: each is measured after an update."""
+    readout: Path
+    """Where the home's concept vectors are."""
 
     async def hold(self, checkpoint_id: str, *, settled: bool) -> None:
         """Make the mapping hold exactly this checkpoint's weights."""
@@ -76,11 +80,12 @@ class Student:
         await self.hold(update["parent_id"], settled=False)
         examples, pins = await self._examples(pairs, update["parent_id"])
         try:
-            reports = await self._train(_request(update, examples), report)
-            candidate = await self._candidate(update, item.night_id, len(reports))
+            request = self._request(update, examples)
+            reports = await self._train(request, report)
+            candidate = await self._candidate(update, item.night_id, len(reports), **_prevented(request))
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
-        except (StepRefused, GateRefused, WriteFailed) as refused:
+        except (StepRefused, GateRefused, UsageError, WriteFailed) as refused:
             return _refused(update, str(refused), pins)
         steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
         return replace(
@@ -107,11 +112,12 @@ class Student:
             return _refused(update, str(refused), [])
         return replace(candidate, facts={**candidate.facts, **asdict(moved)})
 
-    async def _candidate(self, update: queries.Row, night_id: str, steps: int) -> Outcome:
-        """Have the mapping written as the update's candidate."""
+    async def _candidate(self, update: queries.Row, night_id: str, steps: int, **more: str) -> Outcome:
+        """Have the mapping written as the update's candidate; `more` goes into its manifest."""
         night = await self.ledger.read(queries.night, night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
-        written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
+        fields |= {"objective": update["objective"], **more}
+        written = await self.trainer.checkpoint(update["parent_id"], fields)
         candidate = Checkpoint(
             id=written.id,
             parent_id=update["parent_id"],
@@ -136,7 +142,19 @@ class Student:
         update: `objective`, `settings`, `seed` and `parent_id`, which the mapping must hold.
         """
         examples, _ = await self._examples(pairs, update["parent_id"])
-        await self.trainer.train(replace(_request(update, examples), dry_run=True), on_step)
+        await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
+
+    def _request(self, update: queries.Row, examples: list[Example]) -> TrainRequest:
+        """The update as it is asked for; `UsageError` where it is to be steered by what there is no vector of."""
+        settings = load(Settings, update["settings"])
+        return TrainRequest(
+            objective=update["objective"],
+            settings=settings,
+            seed=update["seed"],
+            parent=update["parent_id"],
+            examples=examples,
+            prevent=directions(settings.prevent, self.readout),
+        )
 
     async def _train(
         self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
@@ -198,14 +216,9 @@ class Student:
         return list(zip(*sides, strict=True))
 
 
-def _request(update: queries.Row, examples: list[Example]) -> TrainRequest:
-    return TrainRequest(
-        objective=update["objective"],
-        settings=load(Settings, update["settings"]),
-        seed=update["seed"],
-        parent=update["parent_id"],
-        examples=examples,
-    )
+def _prevented(request: TrainRequest) -> dict[str, str]:
+    """Which vectors an update was steered by: the settings say how much of what."""
+    return {"prevented": digest(request.prevent)} if request.prevent else {}
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:

@@ -20,6 +20,7 @@ from agents.trainer import frozen, memory
 from agents.trainer.apollo import Apollo
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
 from agents.trainer.objective import loss_of, reference_point, with_references
+from agents.trainer.pushing import pushing
 from agents.trainer.seeds import derive
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
@@ -148,7 +149,8 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
         check()  # before the clock starts: a pause is no work
         started = time.monotonic()
         rows = [examples[i] for i in batch]
-        metrics = _gradients(bench.model, request, rows, number, check)
+        with pushing(bench.model, request.prevent):
+            metrics = _gradients(bench.model, request, rows, number, check)
         update_norm = _finite(number, "update", float(optimizer.propose()))
         divisor = _finite(number, "limiter's divisor", optimizer.limiter_divisor)
         ratio = update_norm / weight_norm

@@ -13,7 +13,8 @@ from agents.model.protocol import Request
 from agents.model.snapshot import restore, weights_of
 from agents.trainer import frozen, stream
 from agents.trainer.merge import run_merge
-from agents.trainer.messages import load, unpack_tokens, unpack_train
+from agents.trainer.messages import load, unpack_directions, unpack_tokens, unpack_train
+from agents.trainer.pushing import pushing
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
 from store.failpoints import reach
@@ -58,8 +59,8 @@ class _Activations:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Empty:
-    pass
+class _Logprobs:
+    steer: tuple[int, ...] = ()
 
 
 class Worker:
@@ -145,17 +146,18 @@ class Worker:
         return {"version": shared.version}, []
 
     def _logprobs(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """Two frames for each item: context, continuation."""
-        load(_Empty, body)
-        frozen.check(self._bench.model)
-        rows = [unpack_tokens(frame) for frame in frames]
+        """A direction's frame for each layer that is steered; two frames for each item: context, continuation."""
+        layers, model = load(_Logprobs, body).steer, self._bench.model
+        frozen.check(model)
+        rows = [unpack_tokens(frame) for frame in frames[len(layers) :]]
         if len(rows) % 2:
             raise TrainerFault("log-probabilities need two frames for each item: context and continuation")
         totals: list[float] = []
-        for start in range(0, len(rows), 2 * CHUNK):
-            part = rows[start : start + 2 * CHUNK]
-            (scored,) = frozen.scores(self._bench.model, part[::2], [part[1::2]], train=False)
-            totals += scored.total.tolist()
+        with pushing(model, unpack_directions(layers, frames[: len(layers)])):
+            for start in range(0, len(rows), 2 * CHUNK):
+                part = rows[start : start + 2 * CHUNK]
+                (scored,) = frozen.scores(model, part[::2], [part[1::2]], train=False)
+                totals += scored.total.tolist()
         return {"totals": totals, "tokens": [len(row) for row in rows[1::2]]}, []
 
     def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
