@@ -14,6 +14,7 @@ A message says what is wrong and what to do next; the class fixes the exit code 
     ├── GateRefused          13   a gate said no (room, memory, a damaged target)
     ├── ModelUnavailable      1   the served model did not answer
     ├── ServiceAway           1   no service answers for this home
+    ├── WriteFailed           1   a file could not be written (a full disk, a limit): nothing was kept
     └── TrainerFault          1   the trainer refused or failed a request
         └── StepRefused           a step was not finite or over the norm cap: nothing was kept
             └── UpdateCancelled       the update was cancelled between two steps: nothing was kept
@@ -80,6 +81,10 @@ class ModelUnavailable(NightschoolError):
 
 class ServiceAway(NightschoolError):
     """No service answers for this home."""
+
+
+class WriteFailed(NightschoolError):
+    """The disk would not take a file; nothing was kept of it."""
 
 
 class TrainerFault(NightschoolError):

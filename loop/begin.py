@@ -18,7 +18,7 @@ from store import history, queries
 from store.checkpoints import CheckpointStore
 from store.home import Home, create, locked
 from store.ledger import Ledger, database_url
-from store.tensors import RawTensor, parse
+from store.tensors import RawTensor, kinds_of, parse, size
 
 CONVERSATIONS = Path(__file__).parent.parent / "corpus" / "conversations"
 """The bundled conversations."""
@@ -84,7 +84,9 @@ async def _model(settings: Settings, home: Home) -> Path:
 async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None:
     """Checkpoint 0: the model as it comes."""
     check_model_dir(model_dir)
-    written = store.write(_weights(model_dir), None, {"cursor": 0, "seed": None, "settings": None})
+    weights = _weights(model_dir)
+    store.has_room(size(kinds_of(weights)))
+    written = store.write(weights, None, {"cursor": 0, "seed": None, "settings": None})
     await ledger.write(history.add_base, written.id, written.weights_sha256, digest(model_dir))
 
 

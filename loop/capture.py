@@ -217,7 +217,7 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
     disk. The caller holds WRITING.
     """
     cut = list[tuple[int, int]]()
-    with path.open("rb") as old, new_file(path.parent) as new:
+    with path.open("rb") as old, new_file(path.parent, "log") as new:
         for number, data in enumerate(iter(old.readline, b""), start=1):
             if number in numbers:
                 cut.append((number, len(data) - 1))
@@ -228,7 +228,7 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
 
 def sweep(inbox: Path) -> None:
     """Remove what a crash left of a captured log that was being written anew."""
-    remove(path for path in inbox.glob("*.tmp") if _LEFT.fullmatch(path.name))
+    remove((path for path in inbox.glob("*.tmp") if _LEFT.fullmatch(path.name)), "orphans")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

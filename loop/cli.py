@@ -91,6 +91,8 @@ def main() -> None:
     import loop.commands  # noqa: F401
     import loop.readout_commands  # noqa: F401
     import loop.readout_views  # noqa: F401
+    import loop.steering_commands  # noqa: F401
+    import loop.vector_commands  # noqa: F401
 
     said.home, said.json = None, "--json" in sys.argv
     os.umask(0o077)  # what is said in logs, and learnt from them, is this user's alone

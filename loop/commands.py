@@ -135,13 +135,16 @@ def ledger(
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
 ) -> None:
     """Look into the ledger; `why ID` walks an update or a pair back to the log lines."""
-    from loop import show
+    from loop import show, sweep
     from store import report
 
     if what == "why":
         if id is None:
             raise UsageError("ledger why needs the id of an update or a pair")
-        carry.show(carry.read(report.why, id), show.why)
+        told = carry.read(report.why, id)
+        if "predictions" in told:
+            told["predictions"] = [sweep.compared(one) for one in told["predictions"]]
+        carry.show(told, show.why)
     elif what in report.LISTS:
         carry.show({what: carry.read(report.listing, what, limit)}, partial(show.rows, what))
     else:
@@ -149,9 +152,17 @@ def ledger(
 
 
 @app.command()
-def ask(text: str) -> None:
+def ask(
+    text: str,
+    steer: Annotated[
+        list[str] | None, typer.Option(metavar="CONCEPT=STRENGTH", help="Steer by a concept; may be repeated.")
+    ] = None,
+) -> None:
     """Ask the served model."""
-    carry.show(carry.perform("ask", text=text), lambda told: typer.echo(told["answer"]))
+    from loop.steering_commands import steering
+
+    more = {"steer": steering(steer)} if steer else {}
+    carry.show(carry.perform("ask", text=text, **more), lambda told: typer.echo(told["answer"]))
 
 
 @behaviours.command("list")

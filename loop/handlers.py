@@ -37,6 +37,13 @@ def handlers(
     stages: Stages,
 ) -> dict[str, Handler]:
     """Who does which kind of work."""
+    student = Student(
+        ledger=ledger,
+        model=model,
+        trainer=trainer,
+        behaviours=tuple(behaviours),
+        readout=stages.monitor.directory,
+    )
     return {
         "extract": Extractor(ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor).handle,
         "plan": stages.plan,
@@ -57,7 +64,8 @@ def handlers(
         "propose": stages.propose,
         "measure": stages.measure,
         "read": stages.read,
-        "train": Student(ledger=ledger, model=model, trainer=trainer, behaviours=tuple(behaviours)).handle,
+        "train": student.handle,
+        "merge": student.merge,
         "rule": stages.rule,
         "settle": stages.settle,
     }

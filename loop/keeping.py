@@ -9,7 +9,7 @@ from functools import partial
 import anyio.to_thread
 import structlog
 
-from corpus.errors import IntegrityFault
+from corpus.errors import IntegrityFault, WriteFailed
 from store import queries
 from store.checkpoints import CheckpointStore
 from store.ledger import Ledger
@@ -30,5 +30,5 @@ async def give_up_states(store: CheckpointStore, ledger: Ledger, states: int) ->
     kept = await ledger.read(queries.going_on, states)
     try:
         await anyio.to_thread.run_sync(partial(store.drop_states, await ledger.read(queries.stored), but=kept))
-    except IntegrityFault as fault:
+    except (IntegrityFault, WriteFailed) as fault:
         log.warning("no optimizer state was given up", reason=str(fault))

@@ -15,22 +15,21 @@ import anyio.to_thread
 
 from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
+from agents.model.directions import known, wanted
 from agents.readout.vectors import METHODS
-from corpus.errors import GateRefused, IntegrityFault, UsageError
-from loop import forgetting, readout_looks, readouts
+from corpus.errors import GateRefused, UsageError
+from loop import flow, forgetting, going_back, readout_looks, readouts
 from loop.config import MAX_SEED
 from loop.pruning import prune
 from loop.rehearsal import rehearse
 from loop.service import Service
+from loop.steering import Steering
 from store import conversations as kept
-from store import forget, history, queries, report, work
-from store.checkpoints import CheckpointStore
+from store import forget, history, merges, queries, report, work
 from store.records import Measurement, save
 from store.retention import Policy
 
 Json = dict[str, Any]
-BY_HAND = "rolled back by hand"
-"""Why the pointer was moved, and why a night was ended with it."""
 CHECK_S = 0.05
 """Between two looks at an update that is to end."""
 
@@ -45,11 +44,8 @@ class Operations:
         """One cycle now, to its end; or what it would train on, with nothing changed."""
         if dry_run:
             return await rehearse(self.service, seed=self._seed(seed), retry=retry)
-        service, began = self.service, monotonic()
-        night_id = (await self.begin(seed=seed, retry=retry))["night"]
-        await service.finished(night_id)
-        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
-        return {**told, "seconds": round(monotonic() - began, 1)}
+        began = monotonic()
+        return await self._ended((await self.begin(seed=seed, retry=retry))["night"], began)
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> Json:
         """Begin a cycle now, or name the one that is running; its end is not waited for."""
@@ -62,41 +58,47 @@ class Operations:
         self.service.wake()
         return dict(told.as_json())
 
-    async def ask(self, *, text: str) -> Json:
-        """One question to the served model."""
+    async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Json:
+        """One question to the served model, steered by these concepts, each with its strength."""
+        if steer is not None:  # here rather than by the server, so that it is told for a mistake of the user's
+            steer = wanted(steer, known(self.service.stages.monitor.directory))
         await self.service.crew.here()
         self.service.user_asked()
-        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200)
+        reply = await self.service.model.chat([{"role": "user", "content": text}], max_tokens=200, steer=steer)
         active = await self.service.ledger.read(queries.active)
         return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
 
     async def rollback(self, *, target: str | None = None, dry_run: bool = False, now: bool = False) -> Json:
         """Point at an earlier kept checkpoint and serve it; with `now` a night that runs is ended first."""
-        service = self.service
-        night = await service.ledger.read(queries.running_night) if now else None
-        found = await service.ledger.read(_target, target, night)
-        others = await service.ledger.read(history.nearest, found["id"])
-        await anyio.to_thread.run_sync(_need_whole, service.store, found["id"], others)
+        return await going_back.roll_back(self.service, target=target, dry_run=dry_run, now=now)
+
+    async def merge(
+        self, *, vectors: list[str], method: str = "arithmetic", density: float | None = None, seed: int | None = None
+    ) -> Json:
+        """Add task vectors, each `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, as a night with a verdict."""
+        service, began, seed = self.service, monotonic(), self._seed(seed)
+        recipe = await service.ledger.read(merges.recipe, vectors, method, density)
         active = await service.ledger.read(queries.active)
-        undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
-        restored = [row["id"] for row in await service.ledger.read(history.restored_by, found["id"])]
-        told = {
-            "from": active["id"],
-            "to": found["id"],
-            "weights_sha256": found["weights_sha256"],
-            "undone": undone,
-            "restored": restored,
-            "dry_run": dry_run,
-        }
-        if now:
-            told["night"] = None if night is None else night["id"]
-        if not dry_run:
-            if night is None:
-                await service.ledger.write(history.roll_back, found["id"], BY_HAND)
-            else:
-                await self._end(night["id"], found["id"])
-            await self._serve(found["id"])
-        return told
+        if reason := service.stages.refusal(active["id"]):
+            raise GateRefused(reason)
+        await anyio.to_thread.run_sync(self._readable, [active["id"], *recipe.checkpoints()])
+        await service.crew.expect()
+        begin = partial(merges.begin, recipe=recipe, parent_id=active["id"], seed=seed)
+        night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
+        service.wake()
+        return await self._ended(night_id, began)
+
+    async def _ended(self, night_id: str, began: float) -> Json:
+        """What a night came to, at its end."""
+        service = self.service
+        await service.finished(night_id)
+        told = await service.ledger.read(report.night_report, night_id, service.behaviours, service.stages.definitions)
+        return {**told, "seconds": round(monotonic() - began, 1)}
+
+    def _readable(self, checkpoint_ids: list[str]) -> None:
+        """Refuse when the weights of one of these are damaged."""
+        for checkpoint_id in sorted(set(checkpoint_ids)):
+            self.service.store.load_weights(checkpoint_id)
 
     async def pin(self, *, target: str) -> Json:
         """Have `prune` never take a checkpoint."""
@@ -115,21 +117,6 @@ class Operations:
         policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
         return await prune(self.service, policy, dry_run=dry_run)
 
-    async def _end(self, night_id: str, target_id: str) -> None:
-        """Point at the checkpoint and end the night, in one transaction; return when nothing of it goes on."""
-        service = self.service
-        await service.ledger.write(partial(history.roll_back_now, settles=service.working), target_id, BY_HAND)
-        service.wake()
-        while (await service.ledger.read(queries.night, night_id))["state"] != "done":
-            await service.drop(night_id, BY_HAND)  # again until it has ended: a piece of work may just have been taken
-            await anyio.sleep(CHECK_S)
-
-    async def _serve(self, checkpoint_id: str) -> None:
-        """Have what is served hold a checkpoint that the ledger has just been pointed at."""
-        if self.service.crew.keeps_mapping():
-            await self.service.crew.ready.wait()  # a crew that is starting may have read the old pointer
-            await self.service.trainer.rollback(checkpoint_id, settled=True)
-
     async def forget(self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False) -> Json:
         """Remove conversations and all that was derived from them, and name the updates that learnt from it."""
         ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
@@ -145,7 +132,7 @@ class Operations:
         found, emptied = await ledger.write(forgetting.carry_out, inbox, source, stored, back)
         told = forgetting.told(source, found, emptied, files, dry_run=False)
         if back and found.rollback_to is not None:
-            await self._serve(found.rollback_to)
+            await going_back.serve(self.service, found.rollback_to)
             told |= {"rolled_back": True, "commands": told["commands"][1:]}
         return {**told, "wiped": await anyio.to_thread.run_sync(ledger.wipe)}
 
@@ -238,45 +225,46 @@ class Operations:
         """What of `readout_report` and `readout_show` can be refused before a model is loaded."""
         readout_looks.check(self.service, **asked)
 
+    async def readout_sweep(
+        self,
+        *,
+        concept: str,
+        behaviours: list[str],
+        strengths: list[float] | None = None,
+        seed: int | None = None,
+    ) -> Json:
+        """A concept at several strengths against the pass rates of these behaviours, or of those it belongs to."""
+        found = await Steering(service=self.service).sweep(concept, behaviours, strengths, seed=self._seed(seed))
+        return {"concept": concept, "sweeps": found}
+
+    async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> Json:
+        """A behaviour's vector, what steering by it does, and what was predicted of training it."""
+        return await Steering(service=self.service).behaviour(behaviour, seed=self._seed(seed))
+
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
         self.service.wake()
         return {"paused": paused}
 
 
-def _target(connection: Any, wanted: str | None, night: queries.Row | None) -> queries.Row:
-    """The checkpoint to go back to: the one that was named, else the kept one before the active.
-
-    From the base there is none before it, but a night that is to be ended is something to go back from.
-    """
-    if wanted is None and night is not None and (active := queries.active(connection))["parent_id"] is None:
-        return active
-    if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
-        wanted = history.default_target(connection)
-    found = queries.checkpoint(connection, wanted)
-    queries.require_stored(connection, found)
-    return found
-
-
-def _need_whole(store: CheckpointStore, checkpoint_id: str, others: list[str]) -> None:
-    """Refuse a damaged checkpoint, and name the first of the others that is whole."""
-    if faults := store.verify([checkpoint_id]):
-        good = next((other for other in others if not store.verify([other])), None)
-        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
-        raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")
-
-
-NEEDS_CREW = ("night", "ask", "measure", "readout_train", "readout_report", "readout_show")
+NEEDS_CREW = (
+    "night",
+    "merge",
+    "ask",
+    "measure",
+    "readout_train",
+    "readout_report",
+    "readout_show",
+    "readout_sweep",
+    "readout_behaviour",
+)
 """Operations that need the model server and the trainer; the others only need the ledger."""
 CHECKED = {"readout_train": "readout_check", "readout_report": "look_check", "readout_show": "look_check"}
 """Operations that are looked over before a model is loaded for them."""
 AFTER_CREW = ("rollback", "forget")
 """Operations that need them where a vLLM is up, for it serves on what was taken back."""
 
-NAMES = (
-    "night", "ingest", "ask", "rollback", "forget", "measure", "pause", "resume", "cancel", "pin", "unpin", "prune",
-    "readout_train", "readout_report", "readout_show",
-)  # fmt: skip
+NAMES = (*NEEDS_CREW, "ingest", "rollback", "forget", "pause", "resume", "cancel", "pin", "unpin", "prune")
 """The operations that the command line and the HTTP may name."""
 
 

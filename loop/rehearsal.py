@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from agents.pairs.propose import Proposal
 from agents.trainer.messages import StepReport
 from agents.trainer.student import Student, trainer_settings
-from corpus.errors import GateRefused, StepRefused
+from corpus.errors import GateRefused, StepRefused, UsageError
 from store import graph, queries, work
 from store.records import seed_of
 
@@ -32,7 +32,11 @@ async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
     if not pairs:
         return told
     student = Student(
-        ledger=service.ledger, model=service.model, trainer=service.trainer, behaviours=tuple(service.behaviours)
+        ledger=service.ledger,
+        model=service.model,
+        trainer=service.trainer,
+        behaviours=tuple(service.behaviours),
+        readout=service.stages.monitor.directory,
     )
     update |= {"objective": training.objective, "settings": asdict(trainer_settings(training))}
 
@@ -42,7 +46,7 @@ async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
 
     try:
         await student.rehearse(update, pairs, on_step)
-    except (StepRefused, GateRefused) as refused:
+    except (StepRefused, GateRefused, UsageError) as refused:
         told["reasons"].append(f"the update would be refused: {refused}")
     return told
 
@@ -80,7 +84,7 @@ def _or_the_last_kept(connection: Connection, proposal: Proposal) -> tuple[str, 
     """The proposal; where it is empty, the pairs of the last kept update, and that this is so."""
     if proposal.new:
         return "new pairs", proposal, []
-    kept = queries.last_kept(connection)
+    kept = queries.last_trained(connection)
     if kept is None:
         return "nothing", proposal, ["there are no new pairs, and no kept update whose pairs could stand in"]
     rows = queries.pairs_of(connection, kept["id"])

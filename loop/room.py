@@ -11,6 +11,8 @@ from typing import Any
 
 from agents.model.describe import BYTES
 from agents.trainer.messages import Settings
+from store.tensors import Kinds
+from store.tensors import size as size_of
 
 MIB, GIB = 2**20, 2**30
 CONTEXT_TOKENS = 512
@@ -57,18 +59,27 @@ def need(entries: Sequence[Json], config: Json, settings: Settings, *, answer_to
     return Room(
         # An embedding that is tied to the head gets two gradients before they are one.
         gradients=sum(sizes) + max(sizes),
-        optimizer=sum(_state(entry, settings) for entry in unique),
+        optimizer=sum(_state(entry["shape"], settings, bf16=entry["dtype"] == "bfloat16") for entry in unique),
         activations=_pass(unique, config, settings, answer_tokens),
         copy=sum(sizes) if copied else 0,
     )
 
 
-def _state(entry: Json, settings: Settings) -> int:
+def checkpoint_bytes(kinds: Kinds, settings: Settings) -> int:
+    """The most that an update's checkpoint takes on the disk: the weights whole, and the optimizer's state.
+
+    A delta is told as a whole once it passes half of one, and its own file is gone before that is written.
+    """
+    states = (_state(shape, settings, bf16=dtype == "BF16") for dtype, shape in kinds.values())
+    return size_of(kinds) + sum(states)
+
+
+def _state(shape: Sequence[int], settings: Settings, *, bf16: bool) -> int:
     """Apollo's two moments of a projected matrix, Adam's of anything else, in float32; and a master of bfloat16."""
-    shape, moment = entry["shape"], prod(entry["shape"])
+    moment = prod(shape)
     if len(shape) == 2:
         moment = min(settings.rank, *shape) * max(shape)
-    master = prod(shape) if settings.master_weights and entry["dtype"] == "bfloat16" else 0
+    master = prod(shape) if settings.master_weights and bf16 else 0
     return 4 * (2 * moment + master)
 
 

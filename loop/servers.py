@@ -77,6 +77,8 @@ class Embedded:
     model_dir: Path
     checkpoints: Path
     token_file: Path
+    readout: Path
+    """The home's concept vectors."""
     logs: Path
     threads: int
     ledger: Ledger
@@ -103,14 +105,8 @@ class Embedded:
             self._process = await children.spawn(
                 "agents.model.server",
                 *("--run-dir", str(self.mapping), "--model", str(self.model_dir)),
-                *(
-                    "--checkpoints",
-                    str(self.checkpoints),
-                    "--holds",
-                    active["id"],
-                    "--token-file",
-                    str(self.token_file),
-                ),
+                *("--checkpoints", str(self.checkpoints), "--holds", active["id"]),
+                *("--token-file", str(self.token_file), "--readout", str(self.readout)),
                 *("--threads", str(self.threads), "--ready-fd", str(told), "--parent-pid", str(os.getpid())),
                 logs=self.logs,
                 pass_fds=(told,),
@@ -279,6 +275,7 @@ def configured(
         model_dir=Path(settings.model.path or MODEL_DIR),
         checkpoints=home.checkpoints,
         token_file=home.token_file,
+        readout=home.path / "readout",
         logs=home.path / "logs",
         threads=settings.model.threads,
         ledger=ledger,

@@ -108,15 +108,22 @@ def night(told: Json) -> None:
         before, after = told["retention"]["before"], told["retention"]["after"]
         out.print(f"perplexity on ordinary text  {before:.3f} -> {after:.3f} ({after / before:.2f}x)")
     for update in told["updates"]:
-        out.print(
-            f"update {update['id']}: {update['steps']} steps over {update['pairs']} pairs ({update['objective']})"
-        )
+        out.print(f"update {update['id']}: {_made_of(update)}")
         out.print(f"verdict     {update['verdict']}: {'; '.join(update['reasons'])}")
         out.print(f"checkpoint  {update['checkpoint']}")
     if not told["updates"]:
         out.print(f"nothing happened: {'; '.join(told['reasons'])}")
     why = f" | ledger why {told['updates'][0]['id']}" if told["updates"] else ""
     out.print(f"look further: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
+
+
+def _made_of(update: Json) -> str:
+    """Steps over pairs, or what was merged."""
+    if "recipe" not in update:
+        return f"{update['steps']} steps over {update['pairs']} pairs ({update['objective']})"
+    recipe = update["recipe"]
+    parts = ", ".join(f"{p['weight']:g} x {' + '.join(p['updates'])}" for p in recipe["parts"])
+    return f"merge of {parts} ({recipe['method']}" + (f", density {recipe['density']:g})" if recipe["density"] else ")")
 
 
 def rehearsed(told: Json) -> None:
@@ -244,6 +251,10 @@ def why(told: Json) -> None:
         out.print(f"  {line['path']}:{line['line']}  {line['source']}: {line['text']}", markup=False)
     if not told["log_lines"]:
         out.print("  it grew from the behaviour's own declared examples alone")
+    if told.get("predictions"):
+        from loop.show_steering import foretold  # which shows its tables with what is here
+
+        foretold(told["predictions"])
 
 
 def cancelled(told: Json) -> None:

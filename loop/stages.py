@@ -20,9 +20,10 @@ from corpus.behaviour import Behaviour, sides
 from corpus.errors import GateRefused, NightschoolError
 from loop import keeping, readouts
 from loop.config import Settings
+from loop.room import checkpoint_bytes
 from loop.schedule import OBSERVING
 from loop.verdict import Limits, Paired, Ruling, rule
-from store import graph, history, queries
+from store import graph, history, queries, taught
 from store.checkpoints import CheckpointStore
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
@@ -30,8 +31,6 @@ from store.records import Measurement, Rate, Update, UpdatePair, Verdict, seed_o
 from store.work import Work
 
 Report = Callable[[int, int], Awaitable[None]]
-CHECKPOINT_SIZES = 4
-"""Room that an update asks for, in sizes of the weights: the checkpoint with the optimizer's state, twice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +53,7 @@ class Stages:
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
         waiting = self.teaching(await self.ledger.read(queries.pairs, "new"))
         targets = sorted({self.habit(str(signal.behaviour)) for signal, _ in lessons})
-        dreamt = [*targets, *self._guards(targets, await self.ledger.read(queries.learnt))]
+        dreamt = [*targets, *self._guards(targets, await self.ledger.read(taught.behaviours))]
         names = [side.name for name in dreamt for side in sides(name, self.behaviours)]
         rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
         taken = Change(
@@ -106,7 +105,7 @@ class Stages:
         seed = seed_of(night["seed"], "replay", item.night_id)
         proposal = self.proposal(new, used, minimum=self.settings.pairs.minimum, seed=seed)
         active = await self.ledger.read(queries.active)
-        reason = proposal.reason or self._refusal(active["id"])
+        reason = proposal.reason or self.refusal(active["id"])
         if reason:
             reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
             return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
@@ -148,12 +147,13 @@ class Stages:
             seed=seed,
         )
 
-    def _refusal(self, active_id: str) -> str:
+    def refusal(self, active_id: str) -> str:
         """Why there may be no update now, although there are pairs; "" when there may be one."""
         if not self.settings.trains:
             return OBSERVING
         try:
-            self.store.has_room(CHECKPOINT_SIZES * self.store.weights_bytes(active_id))
+            settings = trainer_settings(self.settings.training)
+            self.store.has_room(checkpoint_bytes(self.store.kinds(active_id), settings))
         except GateRefused as refused:
             return str(refused)
         return ""
@@ -231,11 +231,11 @@ class Stages:
         candidate = queries.checkpoint(connection, update["checkpoint_id"])["weights_sha256"]
         before = queries.measurements(connection, parent, self.definitions, night["seed"])
         after = queries.measurements(connection, candidate, self.definitions, night["seed"])
-        limits = self.settings.verdict
+        limits, learnt = self.settings.verdict, taught.behaviours(connection)
         readings = readouts.pair(connection, parent, candidate)
         return rule(
             [
-                _paired(behaviour, before, after, night["targets"], queries.learnt(connection))
+                _paired(behaviour, before, after, night["targets"], taught.unlearnt(update), learnt)
                 for behaviour in self.behaviours.values()
             ],
             perplexity=(readings[0]["perplexity"]["mean"], readings[1]["perplexity"]["mean"]),
@@ -260,7 +260,12 @@ class Stages:
 
 
 def _paired(
-    behaviour: Behaviour, before: dict[str, str], after: dict[str, str], targets: list[str], learnt: set[str]
+    behaviour: Behaviour,
+    before: dict[str, str],
+    after: dict[str, str],
+    targets: list[str],
+    unlearnt: list[str],
+    learnt: set[str],
 ) -> Paired:
     name = behaviour.name
     if name not in before or name not in after:
@@ -271,6 +276,7 @@ def _paired(
         before=before[name][:shared],
         after=after[name][:shared],
         meant=name in targets,
+        falls=name in unlearnt,
         gated=behaviour.counter_of is not None or name in targets or name in learnt,
     )
 

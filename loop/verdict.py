@@ -1,4 +1,4 @@
-"""The verdict on an update: improved where it meant to, and not worse elsewhere.
+"""The verdict on an update: improved (or unlearnt) where it meant to, and not worse elsewhere.
 
 Invariant: pure: the same measurements give the same verdict, with every test and its figures. A verdict that
 the figures do not carry is "inconclusive", never a guess; the caller then measures another round, and after
@@ -30,6 +30,8 @@ class Paired:
     after: str
     meant: bool
     """Whether the update meant to improve it."""
+    falls: bool = False
+    """Whether it meant to unlearn it: then a fall is what it is for, and no fault."""
     gated: bool = True
     """Whether it must not get worse: a counter-behaviour, or a behaviour that was meant or learnt before. A habit
     that nobody has complained of yet is measured and told, but decides nothing."""
@@ -112,14 +114,17 @@ def rule(
     for test in tests:
         if test["outcome"] == "worse":
             faults.append(f"{test['behaviour']} fell from {test['before']} to {test['after']} of {test['trials']}")
+        elif test["outcome"] == "stays":
+            open_questions.append(f"{test['behaviour']} was to be unlearnt and has not fallen beyond chance")
         elif test["outcome"] == "unsure":
             open_questions.append(f"{test['behaviour']} may be worse by over {limits.margin:.0%}")
     gained = [str(test["behaviour"]) for test in tests if test["outcome"] == "improved"]
+    lost = [str(test["behaviour"]) for test in tests if test["outcome"] == "unlearnt"]
     health, harm = _health(perplexity, drift, joint, limits)
     tests, faults = tests + health, faults + harm
     if faults:
         return Ruling(decision="roll back", reasons=faults, tests=tests)
-    if not gained:
+    if not gained and not lost:
         open_questions.append("nothing that the update meant to improve has improved beyond chance")
     if open_questions:
         decision = "roll back" if last_round else "inconclusive"
@@ -129,17 +134,21 @@ def rule(
         for t in tests
         if t.get("outcome") == "not gated"
     ]
-    reasons = [f"improved: {', '.join(gained)}; nothing taught or guarded is worse", *untaught]
+    done = [f"{what}: {', '.join(names)}" for what, names in (("improved", gained), ("unlearnt", lost)) if names]
+    reasons = [f"{'; '.join(done)}; nothing {'else ' if lost else ''}taught or guarded is worse", *untaught]
     return Ruling(decision="keep", reasons=reasons, tests=tests)
 
 
 def _compare(item: Paired, limits: Limits) -> dict[str, object]:
-    """One behaviour's test: improved, held, unsure or worse."""
+    """One behaviour's test: improved, held, unsure or worse; of one to be unlearnt: unlearnt, held or stays."""
     outcomes = list(zip(item.before, item.after, strict=True))
     gained, lost, trials = outcomes.count(("0", "1")), outcomes.count(("1", "0")), len(outcomes)
     low, high = drop_bounds(gained, lost, trials)
     p = mcnemar(gained, lost)
-    if item.meant and p < IMPROVED_P:
+    if item.falls:
+        outcome = _fallen(item.before.count("1"), gained, lost)
+        p = mcnemar(lost, gained)
+    elif item.meant and p < IMPROVED_P:
         outcome = "improved"
     elif high < limits.margin:
         outcome = "held"
@@ -150,6 +159,7 @@ def _compare(item: Paired, limits: Limits) -> dict[str, object]:
     return {
         "behaviour": item.behaviour,
         "meant": item.meant,
+        **({"falls": True} if item.falls else {}),
         "before": item.before.count("1"),
         "after": item.after.count("1"),
         "trials": trials,
@@ -159,6 +169,15 @@ def _compare(item: Paired, limits: Limits) -> dict[str, object]:
         "drop_at_most": round(high, 4),
         "outcome": outcome,
     }
+
+
+def _fallen(passed: int, gained: int, lost: int) -> str:
+    """What became of a behaviour that was to be unlearnt, by the same test the other way round; one that passes
+    so seldom that no fall could show is gone already, and is to hold there."""
+    if mcnemar(lost, gained) < IMPROVED_P:
+        return "unlearnt"
+    gone = mcnemar(passed, 0) >= IMPROVED_P and mcnemar(gained, lost) >= IMPROVED_P
+    return "held" if gone else "stays"
 
 
 def _health(

@@ -52,21 +52,27 @@ class Blobs:
         self._prints: dict[str, Prints] = {}
         """Hashes of the bases that this process has found whole."""
 
-    def write(self, tensors: Tensors, *, near: str | None = None, whole: bool = False) -> tuple[str, int]:
+    def write(
+        self, tensors: Tensors, *, near: str | None = None, whole: bool = False, what: str = "weights"
+    ) -> tuple[str, int]:
         """Store these tensors, which must not change meanwhile; returns their digest and the bytes on disk.
 
         near: digest of a blob that they grew from, whose base they may share. whole: as they are, whatever it takes.
-        What is there already is left alone if it is whole, and replaced if it is damaged.
+        What is there already is left alone if it is whole, and replaced if it is damaged. what: they are, for messages.
         """
         digest = _digest(pieces(tensors))
-        if self._find(digest) is None or self.problem(digest):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if whole or not tensors:
-                self._write_whole(tensors, digest)
+        found = self._find(digest)
+        if found is None or self.problem(digest):
+            durable.make_folder(self.folder)
+            # A damaged whole one may be what deltas start from: it is mended as what it was.
+            if whole or not tensors or (found is not None and found[0] == "whole"):
+                self._write_whole(tensors, digest, what)
             elif not any(by_elements(raw.dtype) for raw in tensors.values()):
-                self._write_delta(tensors, digest, base=None)
-            elif not self._write_near(tensors, digest, near):
-                self._write_whole(tensors, digest)
+                self._write_delta(tensors, digest, None, what)
+            elif not self._write_near(tensors, digest, near, what):
+                self._write_whole(tensors, digest, what)
+        else:  # whoever wrote it may have died before its name was to last
+            durable.sync_directory(self.folder)
         return digest, self.stored(digest).nbytes
 
     def stored(self, digest: str) -> Stored:
@@ -125,9 +131,9 @@ class Blobs:
     def drop(self, digest: str) -> None:
         """Give a blob up, and remember that it was on purpose."""
         if self._find(digest) is not None:
-            with durable.new_file(self.folder) as file:
+            with durable.new_file(self.folder, "mark") as file:
                 file.keep(f"{digest}{DROPPED}")
-            durable.remove(self._places(digest))
+            durable.remove(self._places(digest), "states")
 
     def is_dropped(self, digest: str) -> bool:
         """Whether it was given up on purpose."""
@@ -176,7 +182,7 @@ class Blobs:
             return False
         return True
 
-    def _write_near(self, tensors: Tensors, digest: str, near: str | None) -> bool:
+    def _write_near(self, tensors: Tensors, digest: str, near: str | None, what: str) -> bool:
         """Write a delta against the base of this blob; False where there is none, or none that is whole."""
         if near is None or self._find(near) is None:
             return False
@@ -185,22 +191,22 @@ class Blobs:
             base = near if stored.form == "whole" else stored.base
             if base is None or base == digest or self.kinds(base) != kinds_of(tensors):
                 return False
-            return self._write_delta(tensors, digest, base)
+            return self._write_delta(tensors, digest, base, what)
         except IntegrityFault:  # what is there is damaged: nothing new may depend on it
             return False
 
-    def _write_whole(self, tensors: Tensors, digest: str) -> None:
-        with durable.new_file(self.folder) as file:
+    def _write_whole(self, tensors: Tensors, digest: str, what: str) -> None:
+        with durable.new_file(self.folder, what) as file:
             for part in pieces(tensors):
                 file.write(part)
             if file.sha256 != digest:
                 raise IntegrityFault("the weights changed while they were written; nothing was kept: try again")
             self._keep(file, digest, "whole")
 
-    def _write_delta(self, tensors: Tensors, digest: str, base: str | None) -> bool:
+    def _write_delta(self, tensors: Tensors, digest: str, base: str | None, what: str) -> bool:
         """Write them against this base, or packed without one; False when that is not worth it."""
         old, prints = (None, None) if base is None else self._checked_base(base)
-        with durable.new_file(self.folder) as file:
+        with durable.new_file(self.folder, what) as file:
             made = encode(old, tensors, file, base_sha256=base or "", new_sha256=digest, base_prints=prints)
             if base is not None and made.nbytes > LARGEST_DELTA * size(kinds_of(tensors)):
                 return False
@@ -213,7 +219,7 @@ class Blobs:
         kept = file.keep(f"{digest}{SUFFIXES[form]}")
         others = [*self._places(digest), self.folder / f"{digest}{DROPPED}"]
         if stale := [path for path in others if path != kept and path.exists()]:
-            durable.remove(stale)
+            durable.remove(stale, "stale")
 
     def _checked_base(self, digest: str) -> tuple[Tensors, Prints]:
         """A base and the hashes of its chunks: it is hashed whole once in the life of this process."""

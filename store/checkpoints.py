@@ -12,14 +12,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corpus.errors import GateRefused, IntegrityFault, UnknownId
+from corpus.errors import GateRefused, IntegrityFault, UnknownId, WriteFailed
 from store import durable
 from store.blobs import DIGEST, Blobs, Stored, advice
-from store.tensors import Kinds, RawTensor, size
+from store.tensors import Kinds, RawTensor
 
 _BLOBS = ("weights", "optimizer")
 """Manifest keys that name blobs: only the store sets them."""
@@ -60,21 +61,35 @@ class CheckpointStore:
         optimizer: Mapping[str, RawTensor] | None,
         manifest_fields: Mapping[str, Any],
     ) -> CheckpointFiles:
-        """Write a checkpoint; content that is there already is not written again.
+        """Write a checkpoint; content that is there already is not written again, and of what fails nothing is left.
 
         With a `parent` among the fields its weights may be told as what differs from an earlier one's.
         `manifest_fields` must hold no time, uuid or path: the id is to be the same on a repeated night.
         """
         if forbidden := set(_BLOBS) & manifest_fields.keys():
             raise ValueError(f"manifest fields {sorted(forbidden)} are set by the store")
-        weights_sha256, nbytes = self.blobs.write(weights, near=self._near(manifest_fields.get("parent")))
+        before = set(self.blobs.files())
+        try:
+            return self._written(weights, optimizer, {"parent": None, **manifest_fields})
+        except WriteFailed:
+            with suppress(OSError):  # what stays all the same is swept at the next start
+                durable.remove(set(self.blobs.files()) - before, "orphans")
+            raise
+
+    def _written(
+        self,
+        weights: Mapping[str, RawTensor],
+        optimizer: Mapping[str, RawTensor] | None,
+        manifest: Mapping[str, Any],
+    ) -> CheckpointFiles:
+        """Write the blobs, and then the manifest."""
+        weights_sha256, nbytes = self.blobs.write(weights, near=self._near(manifest.get("parent")))
         optimizer_sha256 = None
         if optimizer is not None:
-            optimizer_sha256, more = self.blobs.write(optimizer, whole=True)
+            optimizer_sha256, more = self.blobs.write(optimizer, whole=True, what="optimizer")
             nbytes += more
-        manifest = {"parent": None, **manifest_fields}
-        text = canonical(manifest | {"weights": weights_sha256, "optimizer": optimizer_sha256})
-        with durable.new_file(self.directory) as file:
+        text = canonical({**manifest, "weights": weights_sha256, "optimizer": optimizer_sha256})
+        with durable.new_file(self.directory, "manifest") as file:
             file.write(text)
             checkpoint_id = file.sha256
             file.keep(f"{checkpoint_id}.json")
@@ -125,10 +140,6 @@ class CheckpointStore:
         """How the weights of this checkpoint are stored."""
         return self.blobs.stored(self.manifest(checkpoint_id)["weights"])
 
-    def weights_bytes(self, checkpoint_id: str) -> int:
-        """Bytes that this checkpoint's weights take when they are stored whole."""
-        return size(self.kinds(checkpoint_id))
-
     def verify(self, checkpoint_ids: Iterable[str], *, sample: Callable[[str], bool] = lambda _: True) -> list[Fault]:
         """Read and hash these checkpoints; returns what is damaged or missing, [] when all is well.
 
@@ -168,12 +179,12 @@ class CheckpointStore:
             keep.add(self._manifest_path(checkpoint_id))
             keep |= self.blobs.needed(self._named(self.manifest(checkpoint_id)))
         orphans = [path for path in self._files() if path not in keep]
-        durable.remove(orphans)
+        durable.remove(orphans, "orphans")
         return orphans
 
     def has_room(self, nbytes: int) -> None:
         """Raise `GateRefused` unless `nbytes` can be written and some room is left."""
-        self.blobs.folder.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(self.blobs.folder)
         free = shutil.disk_usage(self.blobs.folder).free
         if free < nbytes + SPARE_BYTES:
             raise GateRefused(

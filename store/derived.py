@@ -30,6 +30,7 @@ class Member:
     update_id: str
     pair_id: str
     replay: bool
+    unlearnt: bool
     night_id: str
     behaviour: str
 

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, func, or_, select
 
 from corpus.errors import GateRefused, UnknownId
-from store import history, inner, queries, schema
+from store import history, inner, merges, queries, schema
 from store.derived import Derived, gather
 from store.ledger import now
 from store.outcome import note
@@ -116,12 +116,14 @@ def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
     for member in derived.members:
         pairs[member.update_id] = pairs.get(member.update_id, 0) + 1
     u, c = schema.updates, schema.checkpoints
-    trained = select(u.c.id, u.c.state, c.c.id.label("checkpoint"), c.c.parent_id).join(c, c.c.id == u.c.checkpoint_id)
+    columns = (u.c.id, u.c.state, u.c.objective, u.c.settings, c.c.id.label("checkpoint"), c.c.parent_id)
+    trained = select(*columns).join(c, c.c.id == u.c.checkpoint_id)
     made = [dict(row) for row in connection.execute(trained.order_by(c.c.number)).mappings()]
     origin: dict[str, str] = {}
     found = []
-    for row in made:  # a parent comes before its children
-        built_on = origin.get(row["parent_id"])
+    for row in made:  # a parent comes before its children, and what was merged before the merge
+        grown_from = [row["parent_id"], *merges.ends(row)]
+        built_on = next((origin[one] for one in grown_from if one in origin), None)
         count = pairs.get(row["id"], 0)
         if not count and built_on is None:
             continue
@@ -193,7 +195,7 @@ def _remember(connection: Connection, found: Forgetting) -> None:
 def _lost(derived: Derived, update_id: str) -> dict[str, Any]:
     """What an update has lost: see `history.set_update` for what the nights and behaviours are kept for."""
     mine = [member for member in derived.members if member.update_id == update_id]
-    new = [member for member in mine if not member.replay]
+    new = [member for member in mine if not member.replay and not member.unlearnt]
     return {
         "pairs": len(mine),
         "replay": len(mine) - len(new),

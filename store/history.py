@@ -1,14 +1,15 @@
 """Nights, verdicts and rollbacks as transactions: who is active, what is kept, what is undone.
 
 Invariant: the active checkpoint is the last row of `pointers`; an update is kept exactly while its checkpoint
-is an ancestor of the active one (or it), and its pairs and signals say the same. A rollback adds a pointer
-and takes nothing away, so it can itself be rolled back.
+is an ancestor of the active one (or it); a pair is used exactly while the last kept update that names it as its
+own learnt it, and its signals say the same. A rollback adds a pointer and takes nothing away, so it can itself be
+rolled back.
 """
 
 from sqlalchemy import Connection, func, select
 
 from corpus.errors import GateRefused, UnknownId
-from store import queries, schema
+from store import queries, schema, taught
 from store.ledger import now
 from store.outcome import Change, apply, note
 from store.work import enqueue, withdraw
@@ -162,23 +163,31 @@ def end_night(connection: Connection, *, night_id: str, why: str, settles: bool)
 
 
 def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
-    """Keep or undo an update, with its new pairs and the signals that it learnt from.
-
-    A state other than kept (one that was cancelled is `refused`) sets pairs and signals aside until `night
-    --retry`: the next night would otherwise do again what somebody has just undone.
-    """
+    """Keep or undo an update; its new pairs, and the signals that it learnt from, follow."""
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
     pairs = [row for row in queries.pairs_of(connection, update_id) if not row["replay"]]
-    lost = queries.lost_by(connection, update_id)  # the lessons of others that made no pair are undone all the same
-    night_ids = sorted({row["night_id"] for row in pairs}.union(*(one["nights"] for one in lost)))
-    names = sorted({row["behaviour"] for row in pairs}.union(*(one["behaviours"] for one in lost)))
-    of_pairs, of_signals = ("used", "learnt") if state == "kept" else ("undone", "undone")
-    ids = [row["id"] for row in pairs]
-    apply(connection, Change(table="pairs", where={"id": ids}, values={"state": of_pairs}))
-    for before in ("new", "learnt", "undone"):
-        where = {"night_id": night_ids, "behaviour": names, "state": before}
-        apply(connection, Change(table="signals", where=where, values={"state": of_signals}))
+    # The lessons of others that made no pair follow the update, also when all its own pairs were forgotten.
+    lost = [(n, b) for one in queries.lost_by(connection, update_id) for n in one["nights"] for b in one["behaviours"]]
+    _set_pairs(connection, pairs, lost, kept=state == "kept")
+
+
+def _set_pairs(connection: Connection, pairs: list[queries.Row], lost: list[tuple[str, str]], *, kept: bool) -> None:
+    """Set these pairs and their signals to what the kept updates say of them.
+
+    Merges may name a pair that another update has learnt: the last kept one on the line has the word. A pair that
+    none has learnt, or that a merge unlearnt, is set aside until `night --retry`: the next night would otherwise do
+    again what somebody has just undone. lost: night and behaviour of what was forgotten of an update, kept or not.
+    """
+    last = taught.kept_pairs(connection, [row["id"] for row in pairs])
+    for learnt, of_pairs, of_signals in ((False, "undone", "undone"), (True, "used", "learnt")):
+        rows = [row for row in pairs if (last.get(row["id"]) is False) == learnt]
+        apply(connection, Change(table="pairs", where={"id": [row["id"] for row in rows]}, values={"state": of_pairs}))
+        lessons = [(row["night_id"], row["behaviour"]) for row in rows] + (lost if kept == learnt else [])
+        night_ids, names = sorted({night for night, _ in lessons}), sorted({name for _, name in lessons})
+        for before in ("new", "learnt", "undone"):
+            where = {"night_id": night_ids, "behaviour": names, "state": before}
+            apply(connection, Change(table="signals", where=where, values={"state": of_signals}))
 
 
 def carry_out(connection: Connection, *, update: queries.Row, decision: str, reasons: list[str]) -> None:

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -22,6 +22,7 @@ from typing import IO
 
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.errors import HomeLocked, NoHome
+from store.durable import make_folder, sync_directory
 
 CONFIG = """\
 # Nightschool's configuration. `nightschool config` prints what is in effect, with every default.
@@ -114,14 +115,17 @@ def find(option: Path | None) -> Home:
 def create(option: Path | None, more: str = "") -> Home:
     """Make the folders, the token and the configuration, with `more` at its end; what is there already stays."""
     home = locate(option)
-    home.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(home.path, 0o700)
     for folder in _FOLDERS:
-        (home.path / folder).mkdir(exist_ok=True, mode=0o700)
+        make_folder(home.path / folder, 0o700)
     if not home.token_file.exists() or not home.token_file.read_text().strip():  # killed while it was written
         with open(os.open(home.token_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
         home.config_file.write_text(CONFIG + more)
+    for place in (home.path, home.path.parent):  # whoever made some of it may have died before it was to last
+        with suppress(PermissionError):  # a parent that may be entered and not read
+            sync_directory(place)
     return home
 
 

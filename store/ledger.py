@@ -17,6 +17,7 @@ import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import NullPool
 
+from store.failpoints import reach
 from store.migrations import migrate
 
 Result = TypeVar("Result")
@@ -52,8 +53,11 @@ class Ledger:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One write transaction, begun at once so that it never has to be retried half-way."""
-        with self._writer, self.engine.begin() as connection:
-            yield connection
+        with self._writer:
+            with self.engine.begin() as connection:
+                yield connection
+                reach("ledger", "committing")
+            reach("ledger", "committed")
 
     def wipe(self) -> bool:
         """Leave nothing on the disk of rows that were deleted; returns whether that could be done.

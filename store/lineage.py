@@ -28,7 +28,7 @@ def one(connection: Connection, wanted: str, definitions: Mapping[str, str]) -> 
     row = queries.checkpoint(connection, wanted)
     update = queries.update(connection, row["update_id"])
     outcomes = queries.measured(connection, row["weights_sha256"])
-    readings = queries.readings(connection, row["weights_sha256"], versions.together(connection, row["weights_sha256"]))
+    (readings,) = _readings(connection, row["weights_sha256"])
     return {
         **row,
         "active": row["id"] == queries.active(connection)["id"],
@@ -50,8 +50,7 @@ def between(connection: Connection, wanted: Sequence[str], definitions: Mapping[
     """
     rows = [queries.checkpoint(connection, name) for name in wanted]
     outcomes = [queries.measured(connection, row["weights_sha256"]) for row in rows]
-    vectors = versions.together(connection, *(row["weights_sha256"] for row in rows))
-    readings = [queries.readings(connection, row["weights_sha256"], vectors) for row in rows]
+    readings = _readings(connection, *(row["weights_sha256"] for row in rows))
     keys = ("id", "number", "state", "weights_sha256", "pruned", "at")
     return {
         "from": {key: rows[0][key] for key in keys},
@@ -60,6 +59,12 @@ def between(connection: Connection, wanted: Sequence[str], definitions: Mapping[
         **_moves(readings[0], readings[1]),
         **_way(connection, rows[0]["id"], rows[1]["id"]),
     }
+
+
+def _readings(connection: Connection, *weights_sha256: str) -> list[dict[str, queries.Row]]:
+    """The readings of all these weights, taken with the same vectors."""
+    vectors = versions.together(connection, *weights_sha256)
+    return [queries.readings(connection, weights, vectors) for weights in weights_sha256]
 
 
 def _update(connection: Connection, update: queries.Row) -> Json:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, select
 from corpus.errors import IntegrityFault
 from store.schema import meta, metadata
 from store.schema_readings import READ
+from store.sweeps import predictions, sweeps
 
 
 def _first_schema(connection: Connection) -> None:
@@ -44,6 +45,18 @@ def _readings_name_their_vectors(connection: Connection) -> None:
         connection.execute(metadata.tables["readings"].insert(), [{**row, "vectors": ""} for row in rows])
 
 
+def _pairs_can_be_unlearnt(connection: Connection) -> None:
+    """`update_pairs.unlearnt`."""
+    if "unlearnt" not in {column["name"] for column in inspect(connection).get_columns("update_pairs")}:
+        connection.exec_driver_sql("ALTER TABLE update_pairs ADD COLUMN unlearnt BOOLEAN DEFAULT false NOT NULL")
+
+
+def _sweeps_are_kept(connection: Connection) -> None:
+    """`sweeps` and `predictions`."""
+    for table in (sweeps, predictions):
+        table.create(connection, checkfirst=True)
+
+
 def _what_was_read_is_kept(connection: Connection) -> None:
     """The tables of `schema_readings`."""
     for table in READ:
@@ -55,6 +68,8 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _references_have_a_version,
     _checkpoints_can_be_pruned,
     _readings_name_their_vectors,
+    _pairs_can_be_unlearnt,
+    _sweeps_are_kept,
     _what_was_read_is_kept,
 )
 

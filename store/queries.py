@@ -102,16 +102,17 @@ def update_of(connection: Connection, night_id: str) -> Row | None:
     return _one(connection, select(schema.updates).where(schema.updates.c.night_id == night_id))
 
 
-def last_kept(connection: Connection) -> Row | None:
-    """The newest update that is kept."""
+def last_trained(connection: Connection) -> Row | None:
+    """The newest update that is kept and was trained: a merge trains on nothing."""
     t = schema.updates
-    return _one(connection, select(t).where(t.c.state == "kept").order_by(t.c.at.desc(), t.c.id.desc()).limit(1))
+    trained = select(t).where((t.c.state == "kept") & (t.c.objective != "merge"))
+    return _one(connection, trained.order_by(t.c.at.desc(), t.c.id.desc()).limit(1))
 
 
 def pairs_of(connection: Connection, update_id: str) -> list[Row]:
-    """The pairs of an update with `replay`, by id."""
+    """The pairs of an update with `replay` and `unlearnt`, by id."""
     p, u = schema.pairs, schema.update_pairs
-    query = select(p, u.c.replay).join(u, u.c.pair_id == p.c.id).where(u.c.update_id == update_id)
+    query = select(p, u.c.replay, u.c.unlearnt).join(u, u.c.pair_id == p.c.id).where(u.c.update_id == update_id)
     return _all(connection, query.order_by(p.c.id))
 
 
@@ -243,18 +244,11 @@ def paused_during(connection: Connection, night_id: str) -> bool:
 
 
 def nights_since(connection: Connection, moment: datetime) -> int:
-    """How many nights that had something to learn have begun since this moment."""
-    t = schema.nights
+    """How many nights that had something to learn, or a merge to make, have begun since this moment."""
+    t, u = schema.nights, schema.updates
     since = moment.isoformat(timespec="milliseconds")
-    targets = connection.execute(select(t.c.targets).where(t.c.started >= since)).scalars()
-    return sum(1 for found in targets if found)
-
-
-def learnt(connection: Connection) -> set[str]:
-    """Behaviours that a kept update meant to improve."""
-    n, u = schema.nights, schema.updates
-    rows = connection.execute(select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.state == "kept"))
-    return {name for (targets,) in rows for name in targets}
+    query = select(t.c.targets, u.c.id).outerjoin(u, u.c.night_id == t.c.id).where(t.c.started >= since)
+    return sum(1 for targets, update_id in connection.execute(query) if targets or update_id)
 
 
 def targets(connection: Connection) -> dict[str, list[str]]:

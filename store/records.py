@@ -145,11 +145,12 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePair:
-    """That a pair is part of an update, new or replayed."""
+    """That a pair is part of an update, new or replayed; or, of a merge, taken up or unlearnt."""
 
     update_id: str
     pair_id: str
     replay: bool
+    unlearnt: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
-from store import graph, inner, queries, schema, work
+from store import graph, inner, queries, schema, sweeps, work
 
 Json = dict[str, Any]
 
@@ -72,6 +72,7 @@ def _update(connection: Connection, update: queries.Row) -> Json:
         "verdict": verdict or update["state"],
         "checkpoint": update["checkpoint_id"],
         "reasons": list(update["reasons"]),
+        **({"recipe": update["settings"]} if update["objective"] == "merge" else {}),
     }
 
 
@@ -187,12 +188,10 @@ def why(connection: Connection, wanted: str) -> Json:
         pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
         lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
         forgotten = sum(lost["pairs"] for lost in queries.lost_by(connection, wanted))
-        told = {
-            **_update(connection, dict(update)),
-            "forgotten": forgotten,
-            "moves": inner.moves_of(connection, wanted),
-        }
-        return {"update": told, "pairs": pairs, "log_lines": [lines[key] for key in sorted(lines)]}
+        more = {"forgotten": forgotten, "moves": inner.moves_of(connection, wanted)}
+        told = {**_update(connection, dict(update)), **more}
+        foretold, found = sweeps.of_update(connection, wanted), [lines[key] for key in sorted(lines)]
+        return {"update": told, "pairs": pairs, "predictions": foretold, "log_lines": found}
     pair = connection.execute(select(schema.pairs).where(schema.pairs.c.id == wanted)).mappings().first()
     if pair is None:
         raise UnknownId(f"no update or pair has the id {wanted!r}; `nightschool ledger updates` lists them")

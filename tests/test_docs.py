@@ -12,6 +12,7 @@ from typer.main import get_command
 import loop.checkpoint_commands  # noqa: F401  (they hang their commands on `app`)
 import loop.commands  # noqa: F401
 import loop.readout_commands  # noqa: F401
+import loop.steering_commands  # noqa: F401
 from agents.evaluator.judge import applies, judge
 from corpus import errors
 from corpus.behaviour import Behaviour, load_file

@@ -4,7 +4,7 @@ Invariant: the same weights, seed and round give the same outcomes, for scenario
 composition of the batches are fixed. What was measured once is not measured again.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.evaluator import judge as judging
@@ -48,8 +48,20 @@ class Evaluator:
         reply = await self.model.chat(messages, temperature=0.0, max_tokens=200, json_schema=judging.RUBRIC_SCHEMA)
         return reply.text
 
-    async def measure(self, behaviour: Behaviour, *, count: int, seed: int, round_: int, report: Report) -> str:
-        """Outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed."""
+    async def measure(
+        self,
+        behaviour: Behaviour,
+        *,
+        count: int,
+        seed: int,
+        round_: int,
+        report: Report,
+        steer: Mapping[str, float] | None = None,
+    ) -> str:
+        """Outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed.
+
+        `steer`: concepts and strengths that the answers are steered by.
+        """
         scenarios = held_out(behaviour, count)
         seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)
         outcomes = ""
@@ -60,7 +72,8 @@ class Evaluator:
                 [
                     Prompt(messages=scenario, seed=seeds[index], temperature=1.0, max_tokens=self.max_tokens)
                     for index, scenario in enumerate(part, start)
-                ]
+                ],
+                steer=steer,
             )
             for scenario, reply in zip(part, replies, strict=True):
                 judgement = await self.judge(behaviour, scenario, reply.text)

@@ -102,10 +102,14 @@ class ModelClient:
         seed: int | None = None,
         stop: Sequence[str] = (),
         json_schema: Mapping[str, Any] | None = None,
+        steer: Mapping[str, float] | None = None,
     ) -> Completion:
-        """One answer, at once even while a batch runs; with `json_schema`, in that form where the server can."""
+        """One answer, at once even while a batch runs; with `json_schema`, in that form where the server can.
+
+        `steer`: concepts and strengths that the answer is steered by.
+        """
         body: dict[str, Any] = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
-        more: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed}
+        more: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "steer": dict(steer) if steer else None}
         if json_schema is not None:
             form = {"name": "answer", "schema": json_schema}
             more["response_format"] = {"type": "json_schema", "json_schema": form}
@@ -122,8 +126,13 @@ class ModelClient:
         choice = found["choices"][0]
         return _completion({**choice, "text": choice["message"]["content"] or ""}, found)
 
-    async def batch_chat(self, prompts: Sequence[Prompt], *, role: str = "assistant") -> list[Completion]:
-        """Answers to many prompts, in their order; with role `user`, the user's next turns instead."""
+    async def batch_chat(
+        self, prompts: Sequence[Prompt], *, role: str = "assistant", steer: Mapping[str, float] | None = None
+    ) -> list[Completion]:
+        """Answers to many prompts, in their order; with role `user`, the user's next turns instead.
+
+        `steer`: concepts and strengths that all of them are steered by.
+        """
         completions: list[Completion] = []
         for first in range(0, len(prompts), BATCH_ROWS):
             piece = prompts[first : first + BATCH_ROWS]
@@ -133,6 +142,7 @@ class ModelClient:
                 "temperature": [prompt.temperature for prompt in piece],
                 "max_tokens": [prompt.max_tokens for prompt in piece],
                 "role": role,
+                **({"steer": dict(steer)} if steer else {}),
             }
             with self._counted(len(piece)):
                 found = await self._post("/v1/batch/chat", body)

@@ -23,7 +23,9 @@ VERSION = 1
 """Grows with every change that an older side would misread."""
 ORDERS = frozenset({"pause", "resume", "cancel"})
 """Verbs about the update in hand, answered at once: `{"training": whether there was one}`."""
-VERBS: Set[str] = ORDERS | {"train", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop"}
+VERBS: Set[str] = ORDERS | frozenset(
+    ("train", "merge", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop")
+)
 SOCKET_NAME = "trainer.sock"
 """The file of the trainer's socket in the run directory."""
 SERVICE_SOCKET_NAME = "service.zmq"

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from agents.model.push import Push, Pushed
+
 PREFILL_TOKENS = 768
 """Prompt tokens passed through the layers at once: small enough for the activations to stay in the cache."""
 
@@ -62,9 +64,11 @@ class Qwen3Forward:
         self.norm: torch.Tensor = model.model.norm.weight
         self._cos, self._sin = _rotations(model.model.rotary_emb.inv_freq, config.max_position_embeddings)
 
-    def begin(self, prompts: Sequence[Sequence[int]], room: int) -> tuple["Qwen3Session", torch.Tensor]:
+    def begin(
+        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
+    ) -> tuple["Qwen3Session", torch.Tensor]:
         """See `Forward.begin`."""
-        session = Qwen3Session(self, [len(prompt) for prompt in prompts], room)
+        session = Qwen3Session(self, [len(prompt) for prompt in prompts], room, Pushed(pushes))
         logits, first, tokens = [], 0, 0
         for row, prompt in enumerate(prompts):
             tokens += len(prompt)
@@ -114,8 +118,8 @@ class Qwen3Forward:
 class Qwen3Session:
     """See `agents.model.forward.Session`. All rows end at one place in the buffers, whatever their length."""
 
-    def __init__(self, model: Qwen3Forward, lengths: Sequence[int], room: int) -> None:
-        self._model = model
+    def __init__(self, model: Qwen3Forward, lengths: Sequence[int], room: int, pushed: Pushed) -> None:
+        self._model, self._pushed = model, pushed
         self._filled = max(lengths)
         self._positions = torch.tensor(lengths)
         size = (len(lengths), model.kv_heads, self._filled + room, model.head_dim)
@@ -143,12 +147,14 @@ class Qwen3Session:
             if number + 1 < len(model.layers):
                 queries = model.queries(layer, h, turn)
                 x = model.after_attention(layer, x, _attend(queries, keys, values, lengths))
+                x = self._pushed.packed(number, x, first, lengths)
         last = ends - 1
         # Only the last token of a prompt is asked for, so only it goes through the rest of the last layer.
         queries = model.queries(layer, h[last], (turn[0][last], turn[1][last]))
         rows = slice(first, first + len(prompts))
         attended = self._attend_all(number, rows, queries)
-        return model.logits(model.after_attention(layer, x[last], attended))
+        ends_x = model.after_attention(layer, x[last], attended)
+        return model.logits(self._pushed.packed(number, ends_x, first, [1] * len(prompts)))
 
     def _store(self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor) -> None:
         """Put packed keys and values `(tokens, kv_heads, head_dim)` into the rows' places."""
@@ -185,6 +191,7 @@ class Qwen3Session:
             self._values[number][:, :, here] = values
             queries = model.queries(layer, h, turn)
             x = model.after_attention(layer, x, self._attend_all(number, slice(None), queries))
+            x = self._pushed.after(number, x)
         return model.logits(x)
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -192,6 +199,7 @@ class Qwen3Session:
         self._keys = [buffer[rows] for buffer in self._keys]
         self._values = [buffer[rows] for buffer in self._values]
         self._mask, self._positions = self._mask[rows], self._positions[rows]
+        self._pushed.keep(rows)
 
 
 def _layer(module: Any) -> Layer:

@@ -135,8 +135,8 @@ async def _chat(served: Served, request: Request) -> Response:
     _check_name(served, body)
     chosen = requests.settings(body, default_max_tokens=None)
     tokens = served.text.conversation(requests.messages(body.get("messages")))
-    count = requests.choices(body)
-    asks = [served.ask(tokens, seed, chosen) for seed in requests.seeds(body, chosen.seed, count)]
+    count, push = requests.choices(body), served.steering.push(body)
+    asks = [served.ask(tokens, seed, chosen, push) for seed in requests.seeds(body, chosen.seed, count)]
     head = _head(served, "chatcmpl", "chat.completion")
     if requests.flag(body, "stream"):
         if count != 1:
@@ -160,8 +160,8 @@ async def _complete(served: Served, request: Request) -> Response:
     rows = [prompt for prompt in given for _ in range(requests.choices(body))]
     if len(rows) > requests.MAX_ROWS:
         raise UsageError(f"prompts times n must be at most {requests.MAX_ROWS}")
-    seeds = requests.seeds(body, chosen.seed, len(rows))
-    asks = [served.ask(tokens, seed, chosen) for tokens, seed in zip(rows, seeds, strict=True)]
+    seeds, push = requests.seeds(body, chosen.seed, len(rows)), served.steering.push(body)
+    asks = [served.ask(tokens, seed, chosen, push) for tokens, seed in zip(rows, seeds, strict=True)]
     head = _head(served, "cmpl", "text_completion")
     show = requests.flag(body, "return_token_ids")
     answers = await served.answers(request, asks)
@@ -177,11 +177,12 @@ async def _batch_chat(served: Served, request: Request) -> Response:
     _check_name(served, body)
     speaker = requests.role(body)
     many = requests.conversations(body, may_be_empty=speaker == "user")
-    each = requests.settings_each(body, len(many))
+    each, pushes = requests.settings_each(body, len(many)), served.steering.push_each(body, len(many))
 
     def prepare() -> list[Ask]:
         encoded = [served.text.conversation(one, role=speaker) for one in many]
-        return [served.ask(tokens, chosen.seed, chosen) for tokens, chosen in zip(encoded, each, strict=True)]
+        rows = zip(encoded, each, pushes, strict=True)
+        return [served.ask(tokens, chosen.seed, chosen, push) for tokens, chosen, push in rows]
 
     # Off the event loop: encoding thousands of conversations would keep users waiting.
     asks = await asyncio.to_thread(prepare)

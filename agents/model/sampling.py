@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from agents.model.forward import Forward, Session
+from agents.model.push import Push
 
 COMPACT_BELOW = 0.75
 """Finished rows leave once this share or less still runs: leaving costs a copy of the cache."""
@@ -42,6 +43,8 @@ class Ask:
     max_tokens: int
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
+    push: Push | None = None
+    """What its residual stream is steered by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +114,9 @@ class Sampler:
     def _generate(self, rows: Sequence[_Row], cancelled: Callable[[], bool]) -> Iterator[int]:
         """Run the rows to their ends, yielding the number of tokens drawn after each step."""
         room = max(row.ask.max_tokens for row in rows)
+        pushes = [row.ask.push or {} for row in rows] if any(row.ask.push for row in rows) else ()
         with self._turn():
-            session, logits = self._forward.begin([row.ask.tokens for row in rows], room)
+            session, logits = self._forward.begin([row.ask.tokens for row in rows], room, pushes)
         uniforms, active = _uniforms(rows, room), list(range(len(rows)))
         draw = _Draw([row.ask for row in rows])
         for step in range(room):

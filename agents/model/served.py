@@ -21,8 +21,10 @@ from starlette.requests import Request
 from agents.model import requests
 from agents.model.chat import ChatText
 from agents.model.mapping import SharedWeights
+from agents.model.push import Push
 from agents.model.requests import BATCH_ROWS, Settings
 from agents.model.sampling import Answer, Ask, Sampler
+from agents.model.steer import Steering
 
 T = TypeVar("T")
 
@@ -58,12 +60,13 @@ class Served:
     vocab_size: int
     end_ids: tuple[int, ...]
     threads: int
+    steering: Steering
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.users, self.batches = Lane("user", self.threads), Lane("batch", self.threads)
 
-    def ask(self, tokens: Sequence[int], seed: int, chosen: Settings) -> Ask:
+    def ask(self, tokens: Sequence[int], seed: int, chosen: Settings, push: Push | None) -> Ask:
         """One row, its lengths checked."""
         wanted = requests.room(tokens, chosen.max_tokens, context=self.context, vocab_size=self.vocab_size)
         return Ask(
@@ -73,6 +76,7 @@ class Served:
             max_tokens=wanted,
             top_p=chosen.top_p,
             stop=chosen.stop,
+            push=push,
         )
 
     async def answers(self, request: Request, asks: Sequence[Ask]) -> tuple[Answer, ...]:

@@ -1,7 +1,7 @@
 """The embedded model server: a process that serves a small model from a shared mapping on a unix socket.
 
     python -m agents.model.server --run-dir DIR --model DIR --token-file FILE [--threads 1]
-                                  [--checkpoints DIR --holds ID] [--parent-pid PID] [--ready-fd FD]
+                                  [--checkpoints DIR --holds ID] [--readout DIR] [--parent-pid PID] [--ready-fd FD]
 
 It writes RUN_DIR/weights.bin and weights.json (the mapping) before it listens on RUN_DIR/model.sock, so a
 server that answers /health has weights to attach to. It prints nothing; what it has to say goes to stderr.
@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--checkpoints", type=Path, help="directory of the checkpoint files")
     parser.add_argument("--holds", default="", help="checkpoint to serve instead of the directory's weights")
+    parser.add_argument("--readout", type=Path, help="the home's concept vectors, which requests may be steered by")
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
     parser.add_argument("--ready-fd", type=int, help="file descriptor told `ready` once the socket listens")
@@ -90,7 +91,9 @@ def _serve(options: argparse.Namespace) -> None:
     place = options.run_dir / SOCKET
     token = _token(options.token_file)
     try:
-        served = load(options.model, options.run_dir, options.checkpoints, options.holds, options.threads)
+        served = load(
+            options.model, options.run_dir, options.checkpoints, options.holds, options.threads, options.readout
+        )
         _listen(served, place, token, options.ready_fd)
     finally:
         for name in (place, options.run_dir / MAPPING, (options.run_dir / MAPPING).with_suffix(".json")):
@@ -160,17 +163,21 @@ def _bound_socket(place: Path) -> socket.socket:
     return listening
 
 
-def load(model_dir: Path, run_dir: Path, checkpoints: Path | None, holds: str, threads: int) -> "Served":
+def load(
+    model_dir: Path, run_dir: Path, checkpoints: Path | None, holds: str, threads: int, readout: Path | None = None
+) -> "Served":
     """Check and load the model, and lay its parameters out in the mapping."""
     check_model_dir(model_dir)
     import torch
     import transformers
 
     from agents.model.chat import ChatText
+    from agents.model.describe import digest_of
     from agents.model.forward import forward_for
     from agents.model.sampling import Sampler
     from agents.model.served import Served
     from agents.model.snapshot import restore
+    from agents.model.steer import Steering
     from store.checkpoints import CheckpointStore
 
     torch.set_num_threads(threads)
@@ -192,6 +199,12 @@ def load(model_dir: Path, run_dir: Path, checkpoints: Path | None, holds: str, t
         vocab_size=model.config.vocab_size,
         end_ids=ends,
         threads=threads,
+        steering=Steering(
+            readout,
+            hidden_size=model.config.hidden_size,
+            layers=model.config.num_hidden_layers,
+            model=digest_of(str(model_dir)),
+        ),
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from agents.model.mapping import Entry, SharedWeights
 from corpus.errors import IntegrityFault
 from store.checkpoints import CheckpointStore
+from store.failpoints import reach
 from store.tensors import RawTensor, kinds_of
 
 _FORMAT_NAMES = {
@@ -75,6 +76,7 @@ def restore(
                 turn.enter_context(shared.turns.changing())
                 shared.dirty = True
                 shared.holds = ""
+                reach("restore", "marked")
 
             places = _places(shared)
             if places is not None and kinds_of(places) == store.kinds(checkpoint_id):
@@ -85,9 +87,12 @@ def restore(
                 begin()
                 for name, raw in tensors.items():
                     shared.tensors[name].copy_(from_raw(raw))
+            reach("restore", "written")
             shared.bump()
             shared.holds = checkpoint_id
+            reach("restore", "held")
     shared.dirty = not settled
+    reach("restore", "settled")
     return written
 
 

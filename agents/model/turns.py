@@ -5,7 +5,8 @@ for one pass or one change: whoever wants to change the weights closes the gate,
 under way; the next ones wait at the gate.
 
 Invariant: nobody waits longer than PATIENCE_S: then a pass is made, or a change, all the same, for users are
-answered throughout. The kernel lets go of a lock with its process, however it ends. Knows no tensor.
+answered throughout. The kernel lets go of a lock with its process, however it ends. On a system without locks of an
+opening (all but Linux) nobody waits, and a pass may read what is half written. Knows no tensor.
 """
 
 import fcntl
@@ -21,6 +22,7 @@ PATIENCE_S = 2.0
 """Many times what a pass or a change of the embedded model takes: only a process that was stopped takes longer."""
 LOOK_S = 0.0005
 """Between two looks at a lock that another has; a pass takes a few times as long."""
+_SET: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _GATE, _WEIGHTS = 0, 1
 """The bytes that are locked; nobody reads or writes them for that."""
 
@@ -87,9 +89,9 @@ class _Opening:
 
 def _take(descriptor: int, lock: bytes, until: float) -> None:
     """Take this lock, if it can be had until then (monotonic, s)."""
-    while True:
+    while _SET is not None:
         try:
-            fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, lock)
+            fcntl.fcntl(descriptor, _SET, lock)
             return
         except BlockingIOError:
             if monotonic() > until:
@@ -98,4 +100,5 @@ def _take(descriptor: int, lock: bytes, until: float) -> None:
 
 
 def _leave(descriptor: int, byte: int) -> None:
-    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _LEAVE[byte])
+    if _SET is not None:
+        fcntl.fcntl(descriptor, _SET, _LEAVE[byte])

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corpus.errors import IntegrityFault
-from store.durable import new_file
+from store.durable import leftovers, new_file, remove
 from store.tensors import RawTensor, parse, pieces
 
 TENSORS, CARD = "readout.safetensors", "readout.json"
@@ -51,6 +51,19 @@ class Vectors:
     def hidden_size(self) -> int:
         return int(self.values.shape[2])
 
+    @property
+    def steered(self) -> int:
+        """Number in `layers` of the one after which the stream is steered: two thirds of the way, the first of two.
+
+        With all of a model's layers in the file that is past its middle, where what is done is decided but not said.
+        """
+        return 2 * (len(self.layers) - 1) // 3
+
+    def direction(self, concept: str) -> NDArray[np.float32]:
+        """The concept's unit vector at that layer, `(hidden_size,)`."""
+        row: NDArray[np.float32] = self.values[self.steered, self.concepts.index(concept)]
+        return np.asarray(row / max(float(np.linalg.norm(row)), 1e-12), dtype=np.float32)
+
     @cached_property
     def digest(self) -> str:
         """Names these vectors: 16 hexadecimal digits of the SHA-256 of names, layers and values."""
@@ -60,7 +73,7 @@ class Vectors:
 
 def write(directory: Path, vectors: Vectors) -> None:
     """Write both files, each replaced at once."""
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"layer_{layer}.vectors": RawTensor(dtype="F32", shape=values.shape, data=values.astype(np.float32).tobytes())
         for layer, values in zip(vectors.layers, vectors.values, strict=True)
@@ -79,8 +92,9 @@ def write(directory: Path, vectors: Vectors) -> None:
 
 def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
     """Replace each of these files of the directory, one after the other, by these bytes."""
+    remove(leftovers(directory), "orphans")
     for name, parts in files.items():
-        with new_file(directory) as made:
+        with new_file(directory, "vectors") as made:
             for part in parts:
                 made.write(part)
             made.keep(name)
@@ -131,12 +145,14 @@ def _fitted(about: Any, tensors: dict[str, RawTensor]) -> Vectors:
 class Watched:
     """The vectors of a home, read anew when their files change."""
 
-    def __init__(self, directory: Path, *, hidden_size: int, layers: int, model: str = "") -> None:
+    def __init__(
+        self, directory: Path, *, hidden_size: int, layers: int, model: str = "", every: float = LOOK_SECONDS
+    ) -> None:
         """`hidden_size`, `layers` (how many there are) and `model` (its digest; "" where it is not known) are
-        those of the served model."""
-        self._directory, self._model = directory, model
+        those of the served model; `every`: seconds."""
+        self._directory, self._model, self._every = directory, model, every
         self._hidden_size, self._layers = hidden_size, layers
-        self._looked = -LOOK_SECONDS
+        self._looked = -every
         self._seen: object = None
         self.vectors: Vectors | None = None
         self.reason = ""
@@ -144,7 +160,7 @@ class Watched:
 
     def look(self) -> bool:
         """Read the files if they have changed since the last look; says whether they had."""
-        if monotonic() - self._looked < LOOK_SECONDS:
+        if monotonic() - self._looked < self._every:
             return False
         self._looked = monotonic()
         seen = [_stamp(self._directory / name) for name in (TENSORS, CARD)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.model.client import ModelClient
+from agents.model.direction import Direction
 from agents.model.vectors_file import CARD, CURE, Vectors, read
 from agents.readout.collect import Reader, Report, Source, run
 from agents.readout.train import default_set, train
@@ -42,8 +43,10 @@ class LogProb(Protocol):
 class Inside(Reader, Protocol):
     """What is needed of the trainer: its view of the served weights."""
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Sequence[LogProb]:
-        """The log-probability of each continuation, given its context."""
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+    ) -> Sequence[LogProb]:
+        """The log-probability of each continuation, given its context, of the model steered so."""
 
 
 def _no_heads() -> tuple[int, int] | None:
@@ -139,14 +142,17 @@ class Monitor:
             )
             for index, concept in enumerate(vectors.concepts)
         ]
-        perplexity = await self._perplexity()
+        perplexity = await self.perplexity()
         return (
             *readings,
             Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0, vectors=""),
         )
 
-    async def _perplexity(self) -> float:
-        """exp of the mean negative log-probability per token of the replies in held-out ordinary talk."""
+    async def perplexity(self, steer: Sequence[Direction] = ()) -> float:
+        """exp of the mean negative log-probability per token of the replies in held-out ordinary talk.
+
+        `steer`: of the model while it is steered so.
+        """
         talk = [
             [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}]
             for remark, reply in ordinary.held_out(ORDINARY_TEXTS)
@@ -154,6 +160,6 @@ class Monitor:
         asked = await self.model.tokenize([messages[:1] for messages in talk], add_generation_prompt=True)
         whole = await self.model.tokenize(talk, add_generation_prompt=False)
         items = [(a, w[len(a) :]) for a, w in zip(asked, whole, strict=True)]
-        found = await self.trainer.logprobs(items)
+        found = await self.trainer.logprobs(items, steer)
         tokens = sum(item.tokens for item in found)
         return math.exp(-sum(item.total for item in found) / tokens)

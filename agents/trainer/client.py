@@ -20,6 +20,7 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
+from agents.model.direction import Direction
 from agents.model.protocol import Reply, Request
 from agents.trainer.activations import Activations, unpack
 from agents.trainer.messages import (
@@ -34,6 +35,7 @@ from agents.trainer.messages import (
     pack_train,
 )
 from corpus.errors import TrainerFault
+from store.vectors import Extent, Part
 
 BEAT_S = 2.0
 """Seconds between two questions for a sign of life."""
@@ -78,12 +80,22 @@ class TrainerClient:
         reply = await self._ask("train", body, frames, on_step=on_step, request_id=request_id)
         return load(TrainResult, {**reply.body, "reports": _reports(reply.body["reports"])})
 
+    async def merge(
+        self, parent: str, parts: Sequence[Part], *, method: str, density: float, request_id: str | None = None
+    ) -> Extent:
+        """Add task vectors to the parent's weights, in the mapping, where a `checkpoint` makes it durable; returns
+        how much that moved them. `GateRefused` when the result is not finite, and the parent was restored.
+        """
+        body: dict[str, Any] = {"parent": parent, "method": method, "density": density}
+        body |= {"parts": [[part.start, part.end, part.weight] for part in parts]}
+        return load(Extent, (await self._ask("merge", body, request_id=request_id)).body)
+
     async def checkpoint(
         self, parent: str | None, fields: Mapping[str, Any], *, request_id: str | None = None
     ) -> CheckpointResult:
         """Write what the mapping holds as a checkpoint; `fields` holds no time, uuid or path.
 
-        With a parent: the update of that parent that `train` just made. With None: the first checkpoint.
+        With a parent: the update of that parent that `train` or `merge` just made. With None: the first checkpoint.
         """
         body = {"parent": parent, "fields": dict(fields)}
         return load(CheckpointResult, (await self._ask("checkpoint", body, request_id=request_id)).body)
@@ -101,10 +113,15 @@ class TrainerClient:
         body = {"checkpoint": checkpoint_id}
         return int((await self._ask("settle", body, request_id=request_id)).body["version"])
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
-        """The log-probability of each continuation, given its context: (context, continuation) token ids."""
-        frames = [pack_tokens(side) for item in items for side in item]
-        body = (await self._ask("logprobs", {}, frames)).body
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+    ) -> list[LogProb]:
+        """The log-probability of each continuation, given its context: (context, continuation) token ids.
+
+        `steer`: as the model would give them while it is steered so.
+        """
+        frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]
+        body = (await self._ask("logprobs", {"steer": [one.layer for one in steer]} if steer else {}, frames)).body
         return [LogProb(total=t, tokens=n) for t, n in zip(body["totals"], body["tokens"], strict=True)]
 
     async def activations(

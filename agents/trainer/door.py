@@ -29,7 +29,7 @@ from corpus.errors import NightschoolError, TrainerFault
 _REPLIES = "inproc://replies"
 _REPEATABLE = frozenset({"logprobs", "activations", "stop"})
 """Verbs that change nothing: their large answers are not remembered."""
-_REWRITES = frozenset({"train", "rollback"})
+_REWRITES = frozenset({"train", "merge", "rollback"})
 """Verbs after which results from before no longer say what the mapping holds."""
 PENDING = 64
 """Requests that may wait for the main thread; one more is told that the trainer is busy."""

@@ -8,10 +8,12 @@ import reprlib
 import sys
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from agents.model.direction import Direction
+from agents.model.vllm.steering import STRONGEST
 from corpus.errors import TrainerFault
 
 DEFAULT_RANK = 64
@@ -70,11 +72,15 @@ class Settings:
     """Examples in one pass; the gradients of a step add up. 0: all of a step's at once."""
     activation_checkpointing: bool = False
     """Compute a layer's activations again instead of keeping them: less memory, more time."""
+    prevent: Mapping[str, float] = field(default_factory=dict)
+    """Concepts that are steered by while training, each with its strength: the weights need not move that way."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "batch_size", "epochs", "norm_cap", "rank", "eps", "proj_refresh", "norm_growth_limit"):
             if not getattr(self, name) > 0:
                 raise TrainerFault(f"the training setting {name} must be above 0")
+        if not all(abs(strength) <= STRONGEST for strength in self.prevent.values()):  # nor what is not a number
+            raise TrainerFault(f"the training setting prevent has strengths from -{STRONGEST:g} to {STRONGEST:g}")
         if self.micro_batch < 0:
             raise TrainerFault("the training setting micro_batch must be 0 or above")
 
@@ -105,6 +111,8 @@ class TrainRequest:
     parent: str
     """Id of the checkpoint to start from."""
     examples: Sequence[Example]
+    prevent: Sequence[Direction] = ()
+    """What `settings.prevent` comes to, with the home's vectors."""
     dry_run: bool = False
     """Compute every step's loss, gradients and would-be update norms at the parent's weights; change nothing."""
 
@@ -187,7 +195,7 @@ def unpack_tokens(frame: bytes) -> tuple[int, ...]:
 
 
 def pack_train(request: TrainRequest) -> tuple[dict[str, Any], list[bytes]]:
-    """The body and the token frames (context, chosen, rejected of each example) of a train request."""
+    """The body of a train request and its frames: context, chosen, rejected of each example, then directions."""
     body = {
         "objective": request.objective,
         "settings": asdict(request.settings),
@@ -196,9 +204,10 @@ def pack_train(request: TrainRequest) -> tuple[dict[str, Any], list[bytes]]:
         "dry_run": request.dry_run,
         "weights": [example.weight for example in request.examples],
         "references": [[e.reference_chosen, e.reference_rejected] for e in request.examples],
+        "prevent": [direction.layer for direction in request.prevent],
     }
     sides = [side for e in request.examples for side in (e.context, e.chosen, e.rejected)]
-    return body, [pack_tokens(side) for side in sides]
+    return body, [*(pack_tokens(side) for side in sides), *(direction.data for direction in request.prevent)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,15 +219,16 @@ class _TrainBody:
     weights: tuple[float, ...]
     references: tuple[tuple[float | None, float | None], ...]
     dry_run: bool
+    prevent: tuple[int, ...] = ()
 
 
 def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainRequest:
     """The train request of this body and these frames; anything amiss is refused."""
     plain = load(_TrainBody, body)
     n = len(plain.weights)
-    if n == 0 or len(plain.references) != n or len(frames) != 3 * n:
+    if n == 0 or len(plain.references) != n or len(frames) != 3 * n + len(plain.prevent):
         raise TrainerFault(f"{n} weights, {len(plain.references)} references and {len(frames)} frames do not match")
-    sides = [unpack_tokens(frame) for frame in frames]
+    sides = [unpack_tokens(frame) for frame in frames[: 3 * n]]
     examples = []
     for i, (weight, reference) in enumerate(zip(plain.weights, plain.references, strict=True)):
         context, chosen, rejected = sides[3 * i : 3 * i + 3]
@@ -240,8 +250,16 @@ def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainReque
         seed=plain.seed,
         parent=plain.parent,
         examples=tuple(examples),
+        prevent=unpack_directions(plain.prevent, frames[3 * n :]),
         dry_run=plain.dry_run,
     )
+
+
+def unpack_directions(layers: Sequence[int], frames: Sequence[bytes]) -> tuple[Direction, ...]:
+    """Directions after these layers, a raw float32 frame each."""
+    if len(layers) != len(frames) or any(len(frame) % 4 for frame in frames):
+        raise TrainerFault(f"{len(layers)} layers and {len(frames)} float32 frames of directions do not match")
+    return tuple(Direction(layer=layer, data=frame) for layer, frame in zip(layers, frames, strict=True))
 
 
 def load(kind: type[Record], body: Mapping[str, Any]) -> Record:
@@ -254,7 +272,7 @@ def load(kind: type[Record], body: Mapping[str, Any]) -> Record:
     for f in known:
         if f.name in body:
             values[f.name] = _fit(f"{kind.__name__.strip('_')}.{f.name}", body[f.name], hints[f.name])
-        elif f.default is MISSING:
+        elif f.default is MISSING and f.default_factory is MISSING:
             raise TrainerFault(f"{kind.__name__.strip('_')} needs the field {f.name}")
     return kind(**values)
 

@@ -7,17 +7,20 @@ or with the parent's weights back and the reason. Done again after a crash, it e
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import anyio
 
 from agents.model.client import ModelClient
+from agents.model.directions import digest, directions
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
-from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled
+from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
 from store import history, queries
 from store.ledger import Ledger, now
 from store.outcome import Change, Outcome
 from store.records import Checkpoint, Step
+from store.vectors import Part
 from store.work import Work
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
@@ -54,13 +57,15 @@ def trainer_settings(settings: TrainingSettings) -> Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """Handles work of kind `train`; the subject is an update's id."""
+    """Handles work of kinds `train` and `merge`: a night's planned update."""
 
     ledger: Ledger
     model: ModelClient
     trainer: TrainerClient
     behaviours: tuple[str, ...]
     """Names of all behaviours: each is measured after an update."""
+    readout: Path
+    """Where the home's concept vectors are."""
 
     async def hold(self, checkpoint_id: str, *, settled: bool) -> None:
         """Make the mapping hold exactly this checkpoint's weights."""
@@ -75,32 +80,60 @@ class Student:
         await self.hold(update["parent_id"], settled=False)
         examples, pins = await self._examples(pairs, update["parent_id"])
         try:
-            reports = await self._train(_request(update, examples), report)
+            request = self._request(update, examples)
+            reports = await self._train(request, report)
+            candidate = await self._candidate(update, item.night_id, len(reports), **_prevented(request))
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
-        except (StepRefused, GateRefused) as refused:
+        except (StepRefused, GateRefused, UsageError, WriteFailed) as refused:
             return _refused(update, str(refused), pins)
-        night = await self.ledger.read(queries.night, item.night_id)
+        steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
+        return replace(
+            candidate,
+            records=(*candidate.records, *steps),
+            changes=(*candidate.changes, *pins),
+            facts={**candidate.facts, "steps": len(reports), **alarms(reports)},
+        )
+
+    async def merge(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
+        """Work of kind `merge`: add the update's task vectors, and write the candidate."""
+        update = await self.ledger.read(queries.update_of, item.night_id)
+        if update is None:
+            raise TrainerFault(f"night {item.night_id} has no planned merge")
+        settings = update["settings"]
+        parts = [Part(start=p["start"], end=p["end"], weight=p["weight"]) for p in settings["parts"]]
+        await self.hold(update["parent_id"], settled=False)
+        try:
+            moved = await self.trainer.merge(
+                update["parent_id"], parts, method=settings["method"], density=settings["density"] or 1.0
+            )
+            candidate = await self._candidate(update, item.night_id, 0)
+        except (GateRefused, WriteFailed) as refused:
+            return _refused(update, str(refused), [])
+        return replace(candidate, facts={**candidate.facts, **asdict(moved)})
+
+    async def _candidate(self, update: queries.Row, night_id: str, steps: int, **more: str) -> Outcome:
+        """Have the mapping written as the update's candidate; `more` goes into its manifest."""
+        night = await self.ledger.read(queries.night, night_id)
         fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
-        written = await self.trainer.checkpoint(update["parent_id"], {**fields, "objective": update["objective"]})
-        number = len(await self.ledger.read(queries.checkpoints))
+        fields |= {"objective": update["objective"], **more}
+        written = await self.trainer.checkpoint(update["parent_id"], fields)
         candidate = Checkpoint(
             id=written.id,
             parent_id=update["parent_id"],
-            number=number,
+            number=len(await self.ledger.read(queries.checkpoints)),
             weights_sha256=written.weights_sha256,
             update_id=update["id"],
             state="candidate",
             at=now(),
         )
-        trained = {"state": "trained", "checkpoint_id": written.id, "steps": len(reports)}
-        steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
+        trained = {"state": "trained", "checkpoint_id": written.id, "steps": steps}
         return Outcome(
             decision="trained",
             names=self.behaviours,
-            records=(candidate, *steps),
-            changes=(Change(table="updates", where={"id": update["id"]}, values=trained), *pins),
-            facts={"checkpoint": written.id, "steps": len(reports), **alarms(reports)},
+            records=(candidate,),
+            changes=(Change(table="updates", where={"id": update["id"]}, values=trained),),
+            facts={"checkpoint": written.id},
         )
 
     async def rehearse(self, update: queries.Row, pairs: list[queries.Row], on_step: OnStep) -> None:
@@ -109,7 +142,19 @@ class Student:
         update: `objective`, `settings`, `seed` and `parent_id`, which the mapping must hold.
         """
         examples, _ = await self._examples(pairs, update["parent_id"])
-        await self.trainer.train(replace(_request(update, examples), dry_run=True), on_step)
+        await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
+
+    def _request(self, update: queries.Row, examples: list[Example]) -> TrainRequest:
+        """The update as it is asked for; `UsageError` where it is to be steered by what there is no vector of."""
+        settings = load(Settings, update["settings"])
+        return TrainRequest(
+            objective=update["objective"],
+            settings=settings,
+            seed=update["seed"],
+            parent=update["parent_id"],
+            examples=examples,
+            prevent=directions(settings.prevent, self.readout),
+        )
 
     async def _train(
         self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
@@ -171,14 +216,9 @@ class Student:
         return list(zip(*sides, strict=True))
 
 
-def _request(update: queries.Row, examples: list[Example]) -> TrainRequest:
-    return TrainRequest(
-        objective=update["objective"],
-        settings=load(Settings, update["settings"]),
-        seed=update["seed"],
-        parent=update["parent_id"],
-        examples=examples,
-    )
+def _prevented(request: TrainRequest) -> dict[str, str]:
+    """Which vectors an update was steered by: the settings say how much of what."""
+    return {"prevented": digest(request.prevent)} if request.prevent else {}
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:

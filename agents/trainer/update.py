@@ -20,9 +20,11 @@ from agents.trainer import frozen, memory
 from agents.trainer.apollo import Apollo
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
 from agents.trainer.objective import loss_of, reference_point, with_references
+from agents.trainer.pushing import pushing
 from agents.trainer.seeds import derive
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints import CheckpointStore
+from store.failpoints import reach
 from store.tensors import RawTensor
 
 Report = Callable[[StepReport], None]
@@ -147,7 +149,8 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
         check()  # before the clock starts: a pause is no work
         started = time.monotonic()
         rows = [examples[i] for i in batch]
-        metrics = _gradients(bench.model, request, rows, number, check)
+        with pushing(bench.model, request.prevent):
+            metrics = _gradients(bench.model, request, rows, number, check)
         update_norm = _finite(number, "update", float(optimizer.propose()))
         divisor = _finite(number, "limiter's divisor", optimizer.limiter_divisor)
         ratio = update_norm / weight_norm
@@ -160,7 +163,9 @@ def _steps(bench: Bench, request: TrainRequest, optimizer: Apollo, check: Check)
             with shared.turns.changing():
                 shared.dirty = True
                 shared.holds = ""
+                reach("update", "marked")
                 optimizer.apply()
+                reach("update", "applied")
                 shared.bump()
         metrics |= {"update_norm": update_norm, "update_ratio": ratio, "limiter_divisor": divisor}
         tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)

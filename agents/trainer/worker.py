@@ -7,15 +7,19 @@ only until the next `train` or `rollback`; `checkpoint` makes both durable. Know
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from agents.model.protocol import Request
 from agents.model.snapshot import restore, weights_of
 from agents.trainer import frozen, stream
-from agents.trainer.messages import load, unpack_tokens, unpack_train
+from agents.trainer.merge import run_merge
+from agents.trainer.messages import load, unpack_directions, unpack_tokens, unpack_train
+from agents.trainer.pushing import pushing
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
+from store.failpoints import reach
 from store.tensors import RawTensor
+from store.vectors import Part
 
 CHUNK = 16
 """Continuations in one forward pass of `logprobs`."""
@@ -27,6 +31,14 @@ Answer = tuple[dict[str, Any], list[bytes]]
 class _Checkpoint:
     parent: str | None
     fields: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Merge:
+    parent: str
+    method: Literal["arithmetic", "ties"]
+    density: float
+    parts: tuple[tuple[str, str, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +59,8 @@ class _Activations:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Empty:
-    pass
+class _Logprobs:
+    steer: tuple[int, ...] = ()
 
 
 class Worker:
@@ -58,13 +70,15 @@ class Worker:
         """`check` is called before each training step with the request's id: see `control.Control`."""
         self._bench = bench
         self._check = check
-        self._trained: tuple[str, dict[str, RawTensor]] | None = None
-        """The parent of the update in the mapping, and the optimizer's state after it."""
+        self._trained: tuple[str, dict[str, RawTensor] | None] | None = None
+        """The parent of the update in the mapping, and the optimizer's state after it; a merge has none."""
 
     def answer(self, request: Request, report: Report) -> Answer:
         """Do what is asked; `report` is called after every training step."""
         if request.verb == "train":
             return self._train(request, report)
+        if request.verb == "merge":
+            return self._merge(request)
         verbs: dict[str, Callable[[Mapping[str, Any], Sequence[bytes]], Answer]] = {
             "checkpoint": self._checkpoint,
             "rollback": self._rollback,
@@ -84,6 +98,18 @@ class Worker:
         self._trained = (request.parent, state)
         return asdict(result), []
 
+    def _merge(self, request: Request) -> Answer:
+        """Task vectors added to the parent's weights, as an update without steps."""
+        asked = load(_Merge, request.body)
+        if not asked.parts:
+            raise TrainerFault("a merge needs at least one vector")
+        parts = [Part(start=start, end=end, weight=weight) for start, end, weight in asked.parts]
+        self._trained = None
+        check = partial(self._check, request.id)
+        moved = run_merge(self._bench, asked.parent, parts, asked.method, asked.density, check)
+        self._trained = (asked.parent, None)
+        return asdict(moved), []
+
     def _checkpoint(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         """Write what the mapping holds as a candidate; it stays dirty until it is settled."""
         asked, shared = load(_Checkpoint, body), self._bench.shared
@@ -99,6 +125,7 @@ class Worker:
         fields = {**asked.fields, "parent": asked.parent}
         files = self._bench.store.write(weights_of(shared), state, fields)
         shared.holds = files.id
+        reach("candidate", "held")
         return asdict(files), []
 
     def _rollback(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
@@ -119,17 +146,18 @@ class Worker:
         return {"version": shared.version}, []
 
     def _logprobs(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """Two frames for each item: context, continuation."""
-        load(_Empty, body)
-        frozen.check(self._bench.model)
-        rows = [unpack_tokens(frame) for frame in frames]
+        """A direction's frame for each layer that is steered; two frames for each item: context, continuation."""
+        layers, model = load(_Logprobs, body).steer, self._bench.model
+        frozen.check(model)
+        rows = [unpack_tokens(frame) for frame in frames[len(layers) :]]
         if len(rows) % 2:
             raise TrainerFault("log-probabilities need two frames for each item: context and continuation")
         totals: list[float] = []
-        for start in range(0, len(rows), 2 * CHUNK):
-            part = rows[start : start + 2 * CHUNK]
-            (scored,) = frozen.scores(self._bench.model, part[::2], [part[1::2]], train=False)
-            totals += scored.total.tolist()
+        with pushing(model, unpack_directions(layers, frames[: len(layers)])):
+            for start in range(0, len(rows), 2 * CHUNK):
+                part = rows[start : start + 2 * CHUNK]
+                (scored,) = frozen.scores(model, part[::2], [part[1::2]], train=False)
+                totals += scored.total.tolist()
         return {"totals": totals, "tokens": [len(row) for row in rows[1::2]]}, []
 
     def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:

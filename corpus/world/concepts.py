@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from corpus.world import answers, ordinary
+from corpus.world.checks import KIND_OF
 from corpus.world.requests import DETAIL_OF, Request, draw, reserved, write
 
 Answer = Callable[[Request, random.Random], str]
@@ -89,3 +90,9 @@ def panel(count: int = 48) -> list[str]:
     rng = random.Random("panel")
     talk = [" ".join(ordinary.talk(rng)) for _ in range(count // 2)]
     return talk + [write(_draw(PANEL_KINDS[i % len(PANEL_KINDS)], rng), rng) for i in range(count - len(talk))]
+
+
+def behaviour_of(concept: str) -> str | None:
+    """The behaviour whose held-out requests put this concept to the test; None for a concept of another world."""
+    kind = SETTINGS[concept][0][0] if concept in SETTINGS else None
+    return next((name for name, about in KIND_OF.items() if about == kind), None)

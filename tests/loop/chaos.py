@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import secrets
 import shutil
 import signal
@@ -171,13 +172,21 @@ class Place:
     path: Path
     running: list[Running] = field(default_factory=list)
 
-    def start(self, *arguments: str, kill: Kill = NEVER) -> Running:
+    def start(self, *arguments: str, kill: Kill = NEVER, limit: int = -1, **more: str) -> Running:
+        """limit: bytes that a file of its may have. more: of its environment."""
         folder = Path(tempfile.mkdtemp(prefix="command-", dir=self.path.parent))
         sentence = [str(kill.commit), kill.moment, kill.victims, str(folder / "commits")]
         command = [sys.executable, str(KILLABLE), *sentence, "--", "--home", str(self.path), *arguments]
         with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                text=True,
+                start_new_session=True,
+                env={**os.environ, **more},
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
             )
         self.running.append(Running(process=process, home=self.path, folder=folder))
         return self.running[-1]

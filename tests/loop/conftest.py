@@ -1,14 +1,17 @@
 """The real command line in processes of its own, on small homes that learn in some seconds."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
+from chaos import Place, prepared, watched
 from small import Ran, Service
 
 Command = Callable[..., Ran]
@@ -50,3 +53,39 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
     for process in started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="session")
+def short_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
+    """Carries out an order in a process of its own, on the home that it names: see `short_night.py`."""
+    command = [sys.executable, str(Path(__file__).with_name("short_night.py"))]
+    forking = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=small.environment()
+    )
+    model = tmp_path_factory.mktemp("model")
+
+    def ask(**order: Any) -> dict[str, Any]:
+        assert forking.stdin and forking.stdout
+        forking.stdin.write(json.dumps({"model": str(model), **order}, default=str) + "\n")
+        forking.stdin.flush()
+        answer: dict[str, Any] = json.loads(forking.stdout.readline())
+        return answer
+
+    ask(model_files=model)
+    yield ask
+    assert forking.stdin and forking.stdout
+    forking.stdin.close()
+    forking.wait(10)
+    forking.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy it."""
+    folder = tmp_path_factory.mktemp("at-update")
+    with watched(prepared(folder)) as place:
+        flag = folder / "flag"
+        flag.touch()
+        command = place.start("night", NS_CRASH_AT=f"update.marked:1:{flag}:all")
+        assert command.ended() == -signal.SIGKILL, command.log()
+        yield place

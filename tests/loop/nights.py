@@ -105,10 +105,7 @@ def _measured(weights_sha256: str, seed: int, outcomes: str) -> list[Measurement
     means = {"calm": 0.5 + 0.1 * outcomes.count("1"), "perplexity": 1.0 + 0.1 * outcomes.count("1")}
     return [
         *rows,
-        *(
-            Reading(weights_sha256=weights_sha256, name=n, vectors="" if n == "perplexity" else "v", mean=m, spread=0.2)
-            for n, m in means.items()
-        ),
+        *(Reading(weights_sha256=weights_sha256, name=n, vectors="v", mean=m, spread=0.2) for n, m in means.items()),
     ]
 
 

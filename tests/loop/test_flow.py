@@ -1,7 +1,7 @@
 """The flow, walked: which work follows which outcome, and that every night ends."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -24,18 +24,19 @@ def a_good_night(item: Work) -> Outcome | None:
         return Outcome(decision="dream", names=("ask", "listen"))
     if item.kind == "propose":
         return Outcome(decision="update", names=("act", "ask"))
-    if item.kind == "train":
+    if item.kind in ("train", "merge"):
         return Outcome(decision="trained", names=("act", "ask"))
     if item.kind == "rule":
         return Outcome(decision="inconclusive" if item.subject == "0" else "keep", names=("act", "ask"))
     return Outcome()
 
 
-def walk(place: Path, decide: Decide) -> list[tuple[str, str]]:
+def walk(place: Path, decide: Decide, begin: Sequence[tuple[str, str]] = (("plan", "night"),)) -> list[tuple[str, str]]:
     """Do a night's work through the real queue; returns what was done, in order, and what was set aside."""
     ledger, done = Ledger(database_url(place)), []
     with closing(ledger), ledger.writing() as connection:
-        work.enqueue(connection, "plan", "night", "n1")
+        for kind, subject in begin:
+            work.enqueue(connection, kind, subject, "n1")
         for _ in range(200):
             item = work.lease(connection, "test")
             if item is None:
@@ -67,6 +68,25 @@ def test_a_whole_night_does_its_work_in_order_and_each_piece_once(tmp_path: Path
     ]  # fmt: skip
 
 
+def test_a_merge_is_measured_before_and_after_and_ruled_on_as_any_update(tmp_path: Path) -> None:
+    assert walk(tmp_path, a_good_night, flow.merging(("act", "ask"))) == [
+        ("measure", "before/0/act"), ("measure", "before/0/ask"), ("read", "before"),
+        ("merge", "update"),
+        ("measure", "after/0/act"), ("measure", "after/0/ask"), ("read", "after"),
+        ("rule", "0"),
+        ("measure", "before/1/act"), ("measure", "before/1/ask"),
+        ("measure", "after/1/act"), ("measure", "after/1/ask"),
+        ("rule", "1"),
+        ("settle", "night"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("outcome", [None, Outcome(decision="refused")])
+def test_a_merge_that_fails_or_is_refused_is_settled_at_once(tmp_path: Path, outcome: Outcome | None) -> None:
+    done = walk(tmp_path, lambda item: outcome if item.kind == "merge" else a_good_night(item), flow.merging(("act",)))
+    assert done[-1] == ("settle", "night") and not {"rule", "measure"} & {kind for kind, _ in done[3:]}
+
+
 @pytest.mark.parametrize("kind, decision", [("plan", "nothing"), ("propose", "nothing"), ("train", "refused")])
 def test_a_night_that_comes_to_nothing_is_settled_at_once(tmp_path: Path, kind: str, decision: str) -> None:
     done = walk(tmp_path, lambda item: Outcome(decision=decision) if item.kind == kind else a_good_night(item))
@@ -80,14 +100,14 @@ def test_a_verdict_is_followed_by_settling_alone(tmp_path: Path, decision: str) 
     assert done[-2:] == [("rule", "0"), ("settle", "night")]
 
 
-@pytest.mark.parametrize("kind", flow.DECIDING)
+@pytest.mark.parametrize("kind", [kind for kind in flow.DECIDING if kind != "merge"])
 def test_a_night_whose_deciding_work_fails_for_good_is_settled(tmp_path: Path, kind: str) -> None:
     done = walk(tmp_path, lambda item: None if item.kind == kind else a_good_night(item))
     assert done[-1] == ("settle", "night")
     assert kind not in [of for of, _ in done]
 
 
-@pytest.mark.parametrize("kind", sorted(set(flow.NIGHT_KINDS) - {"settle"}))
+@pytest.mark.parametrize("kind", sorted(set(flow.NIGHT_KINDS) - {"settle", "merge"}))
 def test_whatever_fails_the_night_ends_by_settling_exactly_once(tmp_path: Path, kind: str) -> None:
     done = walk(tmp_path, lambda item: None if item.kind == kind else a_good_night(item))
     assert done[-1] == ("settle", "night") and Counter(done)["settle", "night"] == 1

@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+import torch
 import transformers
 
+from agents.model.snapshot import to_raw
 from agents.trainer import memory
+from agents.trainer.apollo import Apollo
 from agents.trainer.messages import Example, Settings
 from corpus.recipe import MODEL_DIR
-from loop.room import CONTEXT_TOKENS, need
+from loop.room import CONTEXT_TOKENS, checkpoint_bytes, need
+from store.checkpoints import SPARE_BYTES, CheckpointStore
+from store.tensors import kinds_of
 
 ANSWER = 48
 
@@ -49,3 +55,19 @@ def test_weights_on_a_gpu_are_copied_for_a_checkpoint_and_tied_ones_counted_once
     told = need(entries, config, Settings(lr=1e-3, rank=8), answer_tokens=ANSWER, copied=True)
     assert told.copy == 2 * (64000 + 64)
     assert told.optimizer == 4 * 2 * (8 * 1000 + 64)
+
+
+@pytest.mark.parametrize("more", [{}, {"rank": 4}, {"master_weights": True}], ids=str)
+def test_the_room_asked_for_holds_the_checkpoint_and_little_more(tmp_path: Path, more: dict[str, object]) -> None:
+    settings = Settings(lr=1e-3, **more)  # type: ignore[arg-type]
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, local_files_only=True, dtype=torch.bfloat16)
+    optimizer = Apollo(model.parameters(), 1e-3, rank=settings.rank, master_weights=settings.master_weights, seed=1)
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    named = dict(model.named_parameters())
+    raw = {name: to_raw(tensor) for name, tensor in named.items()}
+    state = {name: to_raw(tensor) for name, tensor in optimizer.export_state(list(named)).items()}
+    written = CheckpointStore(tmp_path).write(raw, state, {}).nbytes
+    told = checkpoint_bytes(kinds_of(raw), settings)
+    assert 0.99 * told < written < told + SPARE_BYTES / 100

@@ -202,3 +202,58 @@ def test_no_update_is_ever_kept_without_a_gain_that_was_meant_and_every_guard_he
                 assert outcomes[item.behaviour] in ("improved", "held") or not item.gated
                 assert outcomes[item.behaviour] != "improved" or item.meant
     assert kept > 100
+
+
+# ---------------------------------------------------------------- to be unlearnt
+
+
+def unlearnt(name: str, cells: tuple[int, int, int, int]) -> Paired:
+    before, after = table(*cells)
+    return Paired(behaviour=name, before=before, after=after, meant=False, falls=True)
+
+
+def outcomes(told: Ruling) -> dict[object, object]:
+    return {test["behaviour"]: test["outcome"] for test in told.tests if "behaviour" in test}
+
+
+def test_a_behaviour_that_was_to_be_unlearnt_and_fell_is_a_reason_to_keep() -> None:
+    told = ruling(unlearnt("brief", (10, 0, 70, 20)), HELD)
+    assert told.decision == "keep"
+    assert told.reasons == ["unlearnt: brief; nothing else taught or guarded is worse"]
+    assert told.tests[0]["falls"] is True and "falls" not in told.tests[1]
+    assert ruling(unlearnt("brief", (10, 0, 70, 20)), IMPROVED).decision == "keep"
+
+
+@pytest.mark.parametrize("lost, gained, falls", [(5, 0, True), (4, 0, False), (5, 1, False), (10, 2, True)])
+def test_a_fall_is_tested_exactly_as_a_rise_is_the_other_way_round(lost: int, gained: int, falls: bool) -> None:
+    told = ruling(unlearnt("brief", (50, gained, lost, 100 - 50 - gained - lost)), HELD)
+    assert outcomes(told)["brief"] == ("unlearnt" if falls else "stays")
+    assert told.tests[0]["p"] == round(mcnemar(lost, gained), 6)
+
+
+def test_a_behaviour_that_was_to_be_unlearnt_and_stays_is_measured_again_and_then_undoes_the_update() -> None:
+    stays = unlearnt("brief", (80, 1, 1, 18))
+    for more in (HELD, IMPROVED):
+        told = ruling(stays, more)
+        assert told.decision == "inconclusive"
+        assert told.reasons[0] == "brief was to be unlearnt and has not fallen beyond chance"
+    assert ruling(stays, IMPROVED, last_round=True).decision == "roll back"
+
+
+def test_a_behaviour_that_is_gone_already_is_to_hold_there_and_may_not_come_back() -> None:
+    gone = unlearnt("brief", (1, 1, 3, 95))
+    assert outcomes(ruling(gone, IMPROVED))["brief"] == "held" and ruling(gone, IMPROVED).decision == "keep"
+    assert ruling(gone, HELD).decision == "inconclusive"  # nothing was unlearnt
+    assert outcomes(ruling(unlearnt("brief", (4, 20, 0, 76)), IMPROVED))["brief"] == "stays"
+
+
+def test_unlearning_does_not_excuse_what_else_is_lost() -> None:
+    told = ruling(unlearnt("brief", (10, 0, 70, 20)), WORSE)
+    assert told.decision == "roll back" and told.reasons == ["act fell from 95 to 85 of 100"]
+
+
+def test_one_that_is_there_already_need_not_rise_when_another_does() -> None:
+    there = paired("direct", (90, 1, 1, 8), meant=True)
+    assert ruling(there, IMPROVED).decision == "keep" and outcomes(ruling(there, IMPROVED))["direct"] == "held"
+    lost = paired("direct", (60, 0, 30, 10), meant=True)
+    assert ruling(lost, IMPROVED).decision == "roll back"

@@ -149,6 +149,16 @@ def test_nothing_new_depends_on_a_damaged_base(blobs: Blobs) -> None:
     assert fresh.stored(fresh.write(changed(base, 0.01, 2), near=near)[0]).form == "whole"
 
 
+def test_a_damaged_base_is_mended_as_a_base_even_where_a_delta_of_another_would_do(
+    blobs: Blobs, line: list[tuple[str, Tensors]]
+) -> None:
+    path = blobs.path(line[0][0])
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    other = blobs.write(changed(line[0][1], 0.01, 9), whole=True)[0]
+    assert blobs.write(line[0][1], near=other)[0] == line[0][0]
+    assert [blobs.problem(digest) for digest, _ in line] == [None] * 4 and blobs.stored(line[0][0]).form == "whole"
+
+
 def test_one_byte_flipped_at_a_thousand_places_is_found_a_thousand_times(tmp_path: Path) -> None:
     """Of manifests, a base, deltas, packed weights and optimizer states, all that two homes have."""
     store = CheckpointStore(tmp_path / "checkpoints")

@@ -136,6 +136,15 @@ def test_a_rollback_over_two_nights_undoes_both_with_their_signals(connection: C
     assert states(connection, "signals") == {"s2": "undone", "s4": "undone"}
 
 
+def test_a_rollback_over_an_update_and_one_that_replayed_its_pairs_undoes_both(connection: Connection) -> None:
+    merge(connection, a_lesson(2))  # type: ignore[arg-type]
+    a_kept_night(connection, "p1")
+    a_kept_night(connection, "p2", replay=("p1",))
+    history.roll_back(connection, BASE, "by hand")
+    assert states(connection, "pairs") == {"p1": "undone", "p2": "undone"}
+    assert states(connection, "signals") == {"s2": "undone"}
+
+
 def test_what_was_rolled_back_can_be_rolled_forward_and_then_counts_again(connection: Connection) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
     first, second = a_kept_night(connection, "p1"), a_kept_night(connection, "p2")

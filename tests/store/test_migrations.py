@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from night import a_pair, new_ledger
+from night import a_pair, a_trained_night, decide, new_ledger
 from sqlalchemy import inspect, select
 
 from store import history, queries, schema
@@ -76,4 +76,18 @@ def test_readings_from_before_they_named_their_vectors_are_kept_beside_new_ones(
         }
         assert queries.read_with(connection, "w") == {"v"} and queries.read_with(connection, "w", "x") == set()
         assert len(connection.execute(select(schema.readings)).all()) == 3
+    ledger.close()
+
+
+def test_a_ledger_from_before_merges_has_unlearnt_no_pair(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        decide(connection, a_trained_night(connection, a_pair("p1", "?")), "keep")
+        connection.exec_driver_sql("ALTER TABLE update_pairs DROP COLUMN unlearnt")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="3"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        t = schema.update_pairs.c
+        assert list(connection.execute(select(t.pair_id, t.replay, t.unlearnt))) == [("p1", False, False)]
     ledger.close()

@@ -93,9 +93,10 @@ def check_scores(twin: Any, choice: Any, readout: list[Any]) -> None:
 @contextmanager
 def pushed(twin: Any, steer: dict[str, float]) -> Iterator[None]:
     """The twin with the steering as a plain hook of its own."""
-    vectors = torch.from_numpy(planted().values[0])
+    at = planted().steered
+    vectors = torch.from_numpy(planted().values[at])
     added = sum(s * vectors[CONCEPTS.index(name)] / vectors[CONCEPTS.index(name)].norm() for name, s in steer.items())
-    handle = twin.base_model.layers[LAYERS[0]].register_forward_hook(lambda module, inputs, output: output + added)
+    handle = twin.base_model.layers[LAYERS[at]].register_forward_hook(lambda module, inputs, output: output + added)
     try:
         yield
     finally:
@@ -117,7 +118,7 @@ def test_the_manifest_says_what_is_read(reading: Vllm) -> None:
         told = http.get("/v1/readout/manifest").json()
     assert told["enabled"] and told["concepts"] == list(CONCEPTS) and told["layers"] == list(LAYERS)
     assert told["hidden_size"] == HIDDEN and told["weights_version"] == "0" * 64
-    assert told["steering"]["layer"] == LAYERS[0]
+    assert told["steering"]["layer"] == LAYERS[planted().steered]
 
 
 def test_served_scores_are_the_projections_of_the_trainers_residual_stream(reading: Vllm, twin: Any) -> None:

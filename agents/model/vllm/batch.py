@@ -94,6 +94,8 @@ class Batches:
         """The rows that a request asks for, checked; in a thread."""
         body = requests.parse_body(raw)
         self._check_name(body)
+        if body.get("steer") is not None:
+            raise UsageError("the batch routes do not steer here; ask one by one at /v1/chat/completions")
         speaker, text = requests.role(body), self._text()
         many = requests.conversations(body, may_be_empty=speaker == "user")
         each = requests.settings_each(body, len(many))

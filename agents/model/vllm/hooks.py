@@ -108,7 +108,7 @@ class Hooks:
         self._unread: set[str] = set()
         self._handles: list[Any] = []
         self._tables: list[torch.Tensor] = []
-        self._units = torch.empty(0)
+        self._units, self._steers_at = torch.empty(0), 0
         self._pass: _Pass | None = None
         self._caught: list[torch.Tensor] = []
         self._look()
@@ -203,17 +203,18 @@ class Hooks:
         for at, layer in enumerate(vectors.layers):
             self._tables.append(torch.from_numpy(vectors.values[at].copy()).to(device))
             self._handles.append(self._layers[layer].register_forward_hook(self._hook(at)))
-        self._units = torch.nn.functional.normalize(self._tables[0], dim=1)
+        self._units = torch.nn.functional.normalize(self._tables[vectors.steered], dim=1)
+        self._steers_at = vectors.steered
         log.info("nightschool: %d concepts at layers %s", len(vectors.concepts), list(vectors.layers))
 
     def _hook(self, at: int) -> Any:
-        """The hook on the layer that is number `at` of the vectors'; steering is done at the first."""
+        """The hook on the layer that is number `at` of the vectors'; steering is done at one of them."""
 
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if (done := self._pass) is None:
                 return
             parts = output if isinstance(output, tuple) else (output,)
-            if at == 0:
+            if at == self._steers_at:
                 for start, end, asked in done.steered:
                     parts[0][start:end] += self._direction(asked).to(parts[0].dtype)
             if done.rows is not None:

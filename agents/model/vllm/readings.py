@@ -99,7 +99,7 @@ class Front:
             "dtype": "float32",
             "weights_version": vectors.weights_version,
             "vectors": vectors.digest,
-            "steering": {"layer": vectors.layers[0], "unit": "residual stream", "strongest": STRONGEST},
+            "steering": {"layer": vectors.layers[vectors.steered], "unit": "residual stream", "strongest": STRONGEST},
         }
 
     def prepare(self, request: Any) -> bool:

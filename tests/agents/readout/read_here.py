@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from agents.model.direction import Direction
 from agents.readout.collect import Source
 from agents.readout.monitor import Monitor
 from agents.trainer import activations, frozen, stream
 from agents.trainer.messages import LogProb
+from agents.trainer.pushing import pushing
 from corpus.recipe import MODEL_DIR
 
 LAYERS = 4
@@ -56,9 +58,12 @@ class Here:
         frames = [values.numpy().tobytes() for values in (found.stream, *found.heads.values())]
         return activations.unpack(body, frames, layers)
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+    ) -> list[LogProb]:
         contexts, answers = zip(*items, strict=True)
-        (scored,) = frozen.scores(shipped()[0], contexts, [answers], train=False)
+        with pushing(shipped()[0], steer):
+            (scored,) = frozen.scores(shipped()[0], contexts, [answers], train=False)
         return [LogProb(total=float(t), tokens=int(n)) for t, n in zip(scored.total, scored.tokens, strict=True)]
 
     async def status(self) -> "Here":

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agents.model import protocol
+from agents.model.direction import Direction
 from agents.model.protocol import Memory, Reply, Request, error_of, error_reply
 from agents.trainer.messages import (
     Example,
@@ -41,6 +43,22 @@ def over_the_wire(body: Mapping[str, Any], frames: list[bytes]) -> Request:
 def test_a_train_request_arrives_as_it_was_sent() -> None:
     arrived = over_the_wire(*pack_train(REQUEST))
     assert unpack_train(arrived.body, arrived.frames) == REQUEST
+
+
+def test_what_an_update_is_steered_by_travels_with_it() -> None:
+    steered = replace(
+        REQUEST,
+        settings=replace(REQUEST.settings, prevent={"echoing": 20.0}),
+        prevent=(Direction(layer=2, data=bytes(16)), Direction(layer=0, data=b"\0\0\x80?" * 4)),
+    )
+    body, frames = pack_train(steered)
+    arrived = over_the_wire(body, frames)
+    assert unpack_train(arrived.body, arrived.frames) == steered
+    for wrong in (frames[:-1], [*frames[:-1], b"123"]):
+        with pytest.raises(TrainerFault, match="do not match"):
+            unpack_train(body, wrong)
+    with pytest.raises(TrainerFault, match="prevent has strengths"):
+        Settings(lr=1e-3, prevent={"echoing": float("nan")})
 
 
 @pytest.mark.parametrize(

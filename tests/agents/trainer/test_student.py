@@ -1,21 +1,24 @@
 """Updates from their rows to a candidate: where the reference log-probabilities come from, and when to be alarmed."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import numpy as np
 import pytest
 from sqlalchemy import select
 
 from agents.model.client import ModelClient
 from agents.model.mapping import SharedWeights
+from agents.model.vectors_file import Vectors, write
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Settings, StepReport
 from agents.trainer.student import Student, alarms
 from corpus.recipe import MODEL_DIR
 from store import history, queries, schema
+from store.checkpoints import CheckpointStore
 from store.ledger import Ledger, database_url
 from store.outcome import Outcome, commit
 from store.records import Pair, Update, UpdatePair, save
@@ -85,7 +88,9 @@ class School:
 
     async def _train(self, model: ModelClient, item: Work) -> Outcome:
         async with TrainerClient(self.home / "run", beat=0.2) as trainer:
-            student = Student(ledger=self.ledger, model=model, trainer=trainer, behaviours=("listen",))
+            student = Student(
+                ledger=self.ledger, model=model, trainer=trainer, behaviours=("listen",), readout=self.home / "readout"
+            )
             with anyio.fail_after(90):
                 return await student.handle(item, told)
 
@@ -185,6 +190,23 @@ def test_a_refused_update_leaves_its_references_for_the_next(school: School) -> 
     assert {version for version, *_ in before.values()} == {school.base}
     assert school.night(["p1", "p2"], "roll back").decision == "trained"
     assert school.pinned() == before
+
+
+def test_an_update_that_is_steered_says_by_which_vectors_and_by_none_it_cannot_have(school: School) -> None:
+    settings = Settings(lr=1e-3, batch_size=2, prevent={"echoing": 20.0})
+    missing = school.night(["p1", "p2"], "", settings)
+    assert missing.decision == "refused" and "`nightschool readout train`" in str(missing.facts["reason"])
+    ids = {}
+    for seed in (1, 2, 1):
+        values = np.random.default_rng(seed).normal(size=(1, 1, 128)).astype(np.float32)
+        write(school.home / "readout", Vectors(concepts=("echoing",), layers=(2,), values=values, weights_version="w"))
+        made = str(school.night(["p1", "p2"], "roll back", settings).facts["checkpoint"])
+        assert ids.setdefault(seed, made) == made, "the same vectors make the same checkpoint"
+        told = CheckpointStore(school.home / "checkpoints").manifest(made)
+        assert told["settings"]["prevent"] == {"echoing": 20.0} and len(told["prevented"]) == 16
+    plain = str(school.night(["p1", "p2"], "roll back", replace(settings, prevent={})).facts["checkpoint"])
+    assert len({plain, *ids.values()}) == 3
+    assert "prevented" not in CheckpointStore(school.home / "checkpoints").manifest(plain)
 
 
 def reports(*logprobs: float) -> list[StepReport]:

@@ -1,0 +1,187 @@
+"""What benches of steering share: the embedded model in this process, its pass rates, its readings, one update of it.
+
+Invariant: what is trained goes through the trainer's own update on a mapping of its own; every run starts from the
+shipped weights. Knows no ledger and no service.
+"""
+
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from agents.evaluator.judge import judge
+from agents.evaluator.scenarios import held_out, sampling_seeds
+from agents.model import views
+from agents.model.chat import ChatText
+from agents.model.direction import Direction
+from agents.model.forward import forward_for
+from agents.model.mapping import SharedWeights
+from agents.model.push import Push
+from agents.model.sampling import Ask, Sampler
+from agents.model.server import end_ids
+from agents.model.snapshot import weights_of
+from agents.readout.vectors import Array, concept_vectors, scores
+from agents.trainer import frozen
+from agents.trainer.messages import Example, Settings, TrainRequest
+from agents.trainer.pushing import pushing
+from agents.trainer.stream import read
+from agents.trainer.update import Bench, run_update
+from corpus.behaviour import SHIPPED, Behaviour, load
+from corpus.prompts import Message
+from corpus.recipe import MODEL_DIR
+from corpus.world import answers, ordinary
+from corpus.world.checks import KIND_OF
+from corpus.world.concepts import CONCEPTS, panel, texts
+from corpus.world.requests import draw, reserved, write
+from store.checkpoints import CheckpointStore
+
+ROWS, TOKENS = 128, 48
+"""Answers in a batch, and the most tokens of one."""
+
+
+class Embedded:
+    """The embedded model on a mapping of its own, at the shipped weights."""
+
+    def __init__(self, directory: Path, *, layer: int) -> None:
+        """`layer`: where concepts are read."""
+        transformers.utils.logging.disable_progress_bar()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
+        shipped = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
+        place = directory / "weights.bin"
+        named = dict(shipped.named_parameters(remove_duplicate=False))
+        shared = SharedWeights.create(place, named, model=str(MODEL_DIR))
+        self.store = CheckpointStore(directory / "checkpoints")
+        self.first = self.store.write(weights_of(shared), None, {}).id
+        shared.holds = self.first
+        self.bench = Bench(shared=shared, model=views.build(shared, MODEL_DIR), store=self.store)
+        self.text, self.layer = ChatText(tokenizer), layer
+        ends = end_ids(self.bench.model, tokenizer)
+        self._sampler = Sampler(forward_for(self.bench.model), self.text.decode, ends)
+        self.behaviours: dict[str, Behaviour] = load([SHIPPED])
+        stream = self.stream([text for concept in CONCEPTS for text in texts(concept)])
+        self.vectors = concept_vectors(stream, [c for c in CONCEPTS for _ in texts(c)], CONCEPTS)
+        self._before = scores(self.stream(panel()), self.vectors)
+
+    def stream(self, told: Sequence[str]) -> Array:
+        """The residual stream at each text's last token, `(n_texts, hidden_size)`."""
+        rows = [self.text.encode(text) for text in told]
+        found: Array = read(self.bench.model, rows, [self.layer], []).stream[:, 0].double().numpy()
+        return found
+
+    def answers(self, talks: Sequence[list[Message]], seeds: Sequence[int], push: Push | None = None) -> list[str]:
+        """One answer to each conversation, at a temperature of 1."""
+        asks = [
+            Ask(tokens=self.text.conversation(talk), seed=seed, temperature=1.0, max_tokens=TOKENS, push=push)
+            for talk, seed in zip(talks, seeds, strict=True)
+        ]
+        found = [self._sampler.answer(asks[first : first + ROWS]) for first in range(0, len(asks), ROWS)]
+        return [answer.text.strip() for part in found for answer in part]
+
+    def outcomes(self, name: str, count: int, push: Push | None = None) -> str:
+        """The behaviour on its held-out scenarios, one character each: 1 passed, 0 failed."""
+        behaviour = self.behaviours[name]
+        talks = held_out(behaviour, count)
+        said = self.answers(talks, sampling_seeds(behaviour, len(talks), seed=0, attempt=0), push)
+        return "".join("01"[judge(behaviour, talk, text).passed] for talk, text in zip(talks, said, strict=True))
+
+    def pairs(self, name: str, dreams: int, each: int = 6) -> list[Example]:
+        """Pairs of the model's own answers to requests that are not held out, as a night makes them.
+
+        Rejected: its first answer that failed; chosen: its first that passed, else the one that the world would give.
+        """
+        rng, kind = random.Random(f"pairs {name}"), KIND_OF[self.behaviours[name].judge.check]
+        made: list[Example] = []
+        while len(made) < dreams:
+            request = draw(kind, rng)
+            if reserved(request):
+                continue
+            talk = [{"role": "user", "content": write(request, rng)}]
+            said = self.answers([talk] * each, [rng.getrandbits(48) for _ in range(each)])
+            passed = [judge(self.behaviours[name], talk, text).passed for text in said]
+            if all(passed):
+                continue
+            chosen = said[passed.index(True)] if any(passed) else answers.good(request, rng)
+            made.append(self._example(talk, chosen, said[passed.index(False)]))
+        return made
+
+    def pairs_of(self, home: Path, name: str) -> list[Example]:
+        """The pairs of a behaviour in a home's ledger, as an update would be given them."""
+        ledger = sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True)
+        query = "select messages, chosen, rejected, trust from pairs where behaviour = ? order by id"
+        rows = ledger.execute(query, (name,)).fetchall()
+        ledger.close()
+        return [
+            replace(self._example(json.loads(messages), chosen, rejected), weight=trust)
+            for messages, chosen, rejected, trust in rows
+        ]
+
+    def _example(self, talk: list[Message], chosen: str, rejected: str) -> Example:
+        context = self.text.conversation(talk)
+        sides = [
+            self.text.conversation([*talk, {"role": "assistant", "content": answer}], opens=False)[len(context) :]
+            for answer in (chosen, rejected)
+        ]
+        return Example(context=context, chosen=sides[0], rejected=sides[1])
+
+    def train(self, pairs: Sequence[Example], settings: Settings, seed: int, prevent: Sequence[Direction] = ()) -> None:
+        """One update from the shipped weights."""
+        request = TrainRequest(
+            objective="orpo", settings=settings, seed=seed, parent=self.first, examples=pairs, prevent=prevent
+        )
+        run_update(self.bench, request, lambda _: None, lambda: None)
+
+    def drift(self) -> dict[str, float]:
+        """How far each concept's reading has moved over the panel, in spreads of the readings before."""
+        after = scores(self.stream(panel()), self.vectors)
+        moved = (after.mean(axis=0) - self._before.mean(axis=0)) / self._before.std(axis=0)
+        return dict(zip(CONCEPTS, moved.tolist(), strict=True))
+
+    def perplexity(self, steer: Sequence[Direction] = ()) -> float:
+        """On held-out ordinary talk, of the model while it is steered so."""
+        items = []
+        for remark, reply in ordinary.held_out(ROWS):
+            context = self.text.conversation([{"role": "user", "content": remark}])
+            whole = self.text.conversation(
+                [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}], opens=False
+            )
+            items.append((context, whole[len(context) :]))
+        with pushing(self.bench.model, steer):
+            (found,) = frozen.scores(self.bench.model, [c for c, _ in items], [[a for _, a in items]], train=False)
+        return float(torch.exp(-found.total.sum() / found.tokens.sum()))
+
+    def along(self, vector: Array, strength: float) -> Direction:
+        """A direction of this strength after the layer where concepts are read."""
+        moved = strength * vector / np.linalg.norm(vector)
+        return Direction(layer=self.layer, data=moved.astype(np.float32).tobytes())
+
+
+def command(home: Path, *arguments: str) -> dict[str, Any]:
+    """The JSON that the command line answers with on this home."""
+    plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("NIGHTSCHOOL_")}
+    call = [sys.executable, "-c", "from loop.cli import main; main()", "--home", str(home), *arguments, "--json"]
+    done = subprocess.run(call, capture_output=True, text=True, env=plain, check=True)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def observed(home: Path, seed: int) -> Path:
+    """A home with the bundled conversations and a night that dreamt of them, and trained nothing."""
+    command(home, "init", "--demo")
+    set_training(home, enabled=False)
+    command(home, "night", "--seed", str(seed))
+    return home
+
+
+def set_training(home: Path, *, enabled: bool) -> None:
+    """Let a home train, or have it observe only."""
+    (home / "config.toml").write_text(f"[training]\nenabled = {str(enabled).lower()}\n")
