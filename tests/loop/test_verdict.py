@@ -3,6 +3,7 @@
 import random
 from itertools import product
 from math import inf, nan, sqrt
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -170,6 +171,24 @@ def test_a_reading_may_drift_either_way_within_its_bound_only(moved: float, kept
     found = ruling(IMPROVED, HELD, drift={"calm": 0.0, "guessing": moved})
     assert found.decision == ("keep" if kept else "roll back")
     assert kept or found.reasons[0].startswith("the reading of 'guessing' moved by")
+
+
+@pytest.mark.parametrize("distance, kept", [(0.0, True), (0.5, True), (0.51, False), (nan, False)])
+def test_readings_may_move_together_within_their_bound_only_and_those_that_did_are_named(
+    distance: float, kept: bool
+) -> None:
+    joint = SimpleNamespace(distance=distance, parts={"calm": 0.2, "cross": 0.05, "glad": -0.01})
+    found = ruling(IMPROVED, HELD, drift={"calm": 1.0, "cross": -0.6, "glad": 0.1}, joint=joint)
+    assert found.decision == ("keep" if kept else "roll back")
+    assert {"calm": 0.2, "cross": 0.05, "glad": -0.01} in [test.get("parts") for test in found.tests]
+    assert kept or found.reasons[0].startswith("the readings moved together by ")
+    assert kept or found.reasons[0].endswith("most by 'calm' +1.0, 'cross' -0.6, 'glad' +0.1")
+
+
+def test_of_very_many_readings_beyond_the_bound_the_furthest_are_named_and_the_rest_counted() -> None:
+    found = ruling(IMPROVED, HELD, drift={f"concept {n}": 2.0 + n for n in range(20)})
+    assert found.reasons[0].startswith("the reading of 'concept 19' moved by +21.0") and len(found.reasons) == 9
+    assert found.reasons[-1] == "and 12 more readings moved by over 1.5 spreads"
 
 
 def test_every_fault_is_named_not_only_the_first() -> None:

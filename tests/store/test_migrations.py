@@ -9,6 +9,7 @@ from store import history, queries, schema
 from store.ledger import Ledger
 from store.migrations import MIGRATIONS
 from store.records import Reading, save
+from store.schema_readings import READ
 
 
 def columns(ledger: Ledger) -> set[str]:
@@ -90,4 +91,17 @@ def test_a_ledger_from_before_merges_has_unlearnt_no_pair(tmp_path: Path) -> Non
     with ledger.reading() as connection:
         t = schema.update_pairs.c
         assert list(connection.execute(select(t.pair_id, t.replay, t.unlearnt))) == [("p1", False, False)]
+    ledger.close()
+
+
+def test_a_ledger_from_before_the_monitor_gets_its_tables(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        for table in READ:
+            table.drop(connection)
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="4"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        assert [connection.execute(select(table)).all() for table in READ] == [[]] * len(READ)
     ledger.close()
