@@ -73,7 +73,7 @@ def test_a_merge_is_measured_before_and_after_and_ruled_on_as_any_update(tmp_pat
         ("measure", "before/0/act"), ("measure", "before/0/ask"), ("read", "before"),
         ("merge", "update"),
         ("measure", "after/0/act"), ("measure", "after/0/ask"), ("read", "after"),
-        ("rule", "0"),
+        ("locate", "update"), ("rule", "0"),
         ("measure", "before/1/act"), ("measure", "before/1/ask"),
         ("measure", "after/1/act"), ("measure", "after/1/ask"),
         ("rule", "1"),
