@@ -110,7 +110,7 @@ def foretold(connection: Connection, behaviour: str) -> list[dict[str, Any]]:
     t = predictions
     rows = [dict(row) for row in connection.execute(select(t).where(t.c.behaviour == behaviour)).mappings()]
     rows.sort(key=lambda row: (row["at"], row["id"]))
-    ends = [row["at"] for row in rows[1:]] + [None]
+    ends = [*(row["at"] for row in rows[1:]), None][: len(rows)]
     trained = _trained(connection, behaviour)
     for row, end in zip(rows, ends, strict=True):
         row["updates"] = [u for u in trained if u["at"] > row["at"] and (end is None or u["at"] <= end)]
