@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 HOME_DIR := .nightschool
+# Files of tests that run beside each other.
+TEST_WORKERS ?= 2
 CHAOS_KILLS ?= 25
 CHAOS_SEED ?=
 
@@ -38,7 +40,7 @@ run: $(VENV)/installed
 	@echo "in this checkout: $(NIGHTSCHOOL) status   (and so on: --home says which home)"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
 
 test-vllm: .venv-vllm/installed
 	$(VLLM_BIN)/pytest tests/vllm

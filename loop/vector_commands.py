@@ -26,7 +26,7 @@ def checkpoints_vector(
     """What an update, or a range of them, added to the weights."""
     from loop import show_vectors
     from store import merges
-    from store.vectors import Part
+    from store.merge_parts import Part
 
     found = carry.read(merges.find, id)
     part = Part(start=found.start, end=found.end, weight=1.0)
@@ -93,7 +93,7 @@ def _figures(vectors: "Vectors") -> Json:
     """How much a vector changes, by kind of weight and in all."""
     from dataclasses import asdict
 
-    from store.vectors import Extent
+    from store.merge_parts import Extent
 
     kinds = vectors.by_kind()
     whole = sum(kinds.values(), Extent())

@@ -18,9 +18,10 @@ from sqlalchemy import Connection, func, select
 from corpus.errors import GateRefused, UsageError
 from store import history, queries, schema, taught
 from store.ledger import now
+from store.merge_parts import Part
 from store.outcome import note
 from store.records import Update, UpdatePair, save, seed_of
-from store.vectors import DENSITY, METHODS, Part
+from store.vectors import DENSITY, METHODS
 from store.work import enqueue
 
 OBJECTIVE = "merge"

@@ -14,8 +14,9 @@ from corpus.errors import UsageError
 from store.changes import kind_of
 from store.checkpoints import CheckpointStore
 from store.durable import sync_directory
+from store.merge_parts import Extent, Part
 from store.tensors import head, in_order
-from store.vectors import Extent, Floats, Part, changes, extent
+from store.vectors import Floats, changes, extent
 
 
 class Vectors:

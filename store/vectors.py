@@ -12,13 +12,13 @@ bits. Knows no file, no ledger and no torch.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corpus.errors import GateRefused, IntegrityFault
+from store.merge_parts import Extent
 from store.tensors import RawTensor
 
 Floats = NDArray[np.float32]
@@ -28,36 +28,6 @@ DENSITY = 0.2
 _quiet = np.errstate(over="ignore", invalid="ignore")  # what is not finite is refused at the end, by `added`
 _PATTERNS = {"F32": np.uint32, "BF16": np.uint16, "F16": np.uint16}
 """Types that can be merged, and the integers of as many bits."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """One vector of a merge."""
-
-    start: str
-    """Id of the checkpoint that it begins at."""
-    end: str
-    """Id of the checkpoint that it leads to."""
-    weight: float
-    """Not 0; below 0 it unlearns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Extent:
-    """How much a change of weights is."""
-
-    norm: float = 0.0
-    """Euclidean."""
-    changed: int = 0
-    """Elements that differ."""
-    elements: int = 0
-
-    def __add__(self, other: "Extent") -> "Extent":
-        return Extent(
-            norm=float(np.hypot(self.norm, other.norm)),
-            changed=self.changed + other.changed,
-            elements=self.elements + other.elements,
-        )
 
 
 def extent(change: Floats) -> Extent:

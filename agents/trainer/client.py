@@ -35,7 +35,7 @@ from agents.trainer.messages import (
     pack_train,
 )
 from corpus.errors import TrainerFault
-from store.vectors import Extent, Part
+from store.merge_parts import Extent, Part
 
 BEAT_S = 2.0
 """Seconds between two questions for a sign of life."""

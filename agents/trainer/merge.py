@@ -12,7 +12,8 @@ import numpy as np
 from agents.model.snapshot import from_raw, restore, to_raw, unique_entries
 from agents.trainer.update import Bench
 from corpus.errors import IntegrityFault, TrainerFault
-from store.vectors import Ends, Extent, Part, added, changes, extent, values
+from store.merge_parts import Extent, Part
+from store.vectors import Ends, added, changes, extent, values
 
 
 def run_merge(

@@ -18,9 +18,9 @@ from agents.trainer.messages import Example, Objective, Settings, StepReport, Tr
 from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
 from store import history, queries
 from store.ledger import Ledger, now
+from store.merge_parts import Part
 from store.outcome import Change, Outcome
 from store.records import Checkpoint, Step
-from store.vectors import Part
 from store.work import Work
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")

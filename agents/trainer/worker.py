@@ -18,8 +18,8 @@ from agents.trainer.pushing import pushing
 from agents.trainer.update import Bench, Report, dry_run, run_update
 from corpus.errors import TrainerFault
 from store.failpoints import reach
+from store.merge_parts import Part
 from store.tensors import RawTensor
-from store.vectors import Part
 
 CHUNK = 16
 """Continuations in one forward pass of `logprobs`."""

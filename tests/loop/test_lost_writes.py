@@ -111,7 +111,10 @@ def test_a_home_that_is_written_in_the_wrong_order_is_found_out(
     assert replay((home, changed), tmp_path, to_the_end=False).wrong != []
 
 
-@pytest.mark.parametrize("point", ["folder.made:1", "folder.made:2", "optimizer.renamed:1"])
+@pytest.mark.parametrize(
+    "point",
+    ["optimizer.renamed:1", *(pytest.param(f"folder.made:{n}", marks=pytest.mark.slow) for n in (1, 2))],
+)
 def test_what_a_process_left_that_died_is_made_durable_by_the_next_one_before_it_is_named(
     short_night: Night, tmp_path: Path, point: str
 ) -> None:

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 from corpus.errors import IntegrityFault, UsageError
 from store.changes import kind_of
 from store.checkpoints import CheckpointStore
+from store.merge_parts import Extent, Part
 from store.tensors import RawTensor
 from store.vector_file import Vectors, write_new
-from store.vectors import Extent, Part, rounded
+from store.vectors import rounded
 
 Q, NORM, HEAD = "model.layers.3.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"
 

@@ -10,7 +10,7 @@ from trainer_home import SETTINGS, Home, examples, request
 
 from agents.model.snapshot import from_raw, to_raw, unique_entries
 from corpus.errors import GateRefused, IntegrityFault, TrainerFault
-from store.vectors import Part
+from store.merge_parts import Part
 
 Weights = dict[str, torch.Tensor]
 
