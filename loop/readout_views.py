@@ -42,9 +42,9 @@ def readout_show(
     if out is not None:
         paint.check(out)
     wanted = [name.strip() for name in concepts.split(",") if name.strip()]
-    name, turns = _conversation(what, number)
+    name, turns, as_heard = _conversation(what, number)
     told = carry.perform("readout_show", turns=turns, concepts=wanted, layer=layer)
-    told = {"conversation": name, **told, "written": None if out is None else str(out)}
+    told = {"conversation": name, **told, "as_heard": as_heard, "written": None if out is None else str(out)}
     if out is not None:
         show_course.draw(told, out)
     carry.show(told, show_course.shown)
@@ -63,9 +63,11 @@ def readout_map(
     carry.show(told, lambda value: typer.echo(f"drew {value['concepts']} concepts of layer {value['layer']}: {out}"))
 
 
-def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, str]]]:
-    """A conversation's name and turns: out of a file, if there is one of this name, else out of the ledger."""
+def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, str]], list[Json]]:
+    """A conversation's name and turns, and what nights have read of it: of a file, if there is one of this name, else
+    out of the ledger."""
     from agents.ingest.peek import conversations_in
+    from store.inner import of_conversation
     from store.said import conversation
 
     if what is not None and Path(what).exists():
@@ -73,6 +75,11 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
         if number > len(found):
             raise UsageError(f"{what} has {len(found)} conversations: there is no number {number}")
         name = Path(what).name if len(found) == 1 else f"{Path(what).name}, number {number} of {len(found)}"
-        return name, [{"role": turn.role, "text": turn.text} for turn in found[number - 1].turns if turn.text.strip()]
+        return (
+            name,
+            [{"role": turn.role, "text": turn.text} for turn in found[number - 1].turns if turn.text.strip()],
+            [],
+        )
     kept = carry.read(conversation, what)
-    return f"conversation {kept.id}", [{"role": role, "text": text} for role, text in kept.turns if text.strip()]
+    read = carry.read(of_conversation, kept.id)
+    return f"conversation {kept.id}", [{"role": role, "text": text} for role, text in kept.turns if text.strip()], read

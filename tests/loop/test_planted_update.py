@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 
 from agents.model.vectors_file import read
 from corpus.world.concepts import CONCEPTS
-from loop import flow
+from loop import flow, standing
 from loop.config import load_settings
 from loop.service import Service, opened
 from store import inner, queries, schema, work
@@ -172,6 +172,12 @@ async def _nothing(done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
+def carried(home: Path, conversation_id: str) -> list[dict[str, Any]]:
+    """What was read of a conversation, as the ledger has it."""
+    with standing.ledger_of(Home(home)) as connection:
+        return [dict(row) for row in inner.of_conversation(connection, conversation_id)]
+
+
 def test_an_honest_update_passes_the_drift_gate(nights: dict[float, Ruled]) -> None:
     assert (nights[0.0].state, nights[0.0].without_drift) == ("kept", "keep")
 
@@ -216,6 +222,11 @@ def test_the_commands_tell_what_was_read_and_where_each_update_lies(
     (version,) = told["versions"]
     assert version["cosines"] is None and version["layer"] == LAYER
     assert "pushing_back +1." in command("--home", home, "readout", "drift").out
+    with sqlite3.connect(home / "ledger.db") as connection:
+        (heard,) = connection.execute("SELECT id FROM conversations ORDER BY id").fetchone()
+    connection.close()
+    read = carried(home, heard)
+    assert [row["position"] for row in read] == [0, 1, 2, 3] and set(read[0]["scores"]) == set(CONCEPTS)
     why = command("--home", home, "--json", "ledger", "why", "u2").told["update"]
     assert why["moves"] == nights[FAR].moves
     assert "writes along pushing_back" in command("--home", home, "ledger", "why", "u2").out

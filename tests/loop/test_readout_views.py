@@ -120,6 +120,7 @@ def test_the_readings_of_a_conversation_say_what_it_does_turn_by_turn(
         "--json", "--home", trained, "readout", "show", log_of(tmp_path / "one.jsonl", SAID[:2], SAID), "--number", 2
     ).told
     assert of_file["turns"] == heard["turns"] and of_file["conversation"] == "one.jsonl, number 2 of 2"
+    assert heard["as_heard"] == of_file["as_heard"] == []  # no night has listened yet
     mean, spread = heard["baseline"]["mean"]["asking"], heard["baseline"]["spread"]["asking"]
     assert (heard["turns"][1]["scores"]["asking"] - mean) / spread == pytest.approx(reading(heard, 2, "asking"))
     conversation_id = heard["conversation"].split()[-1]
