@@ -175,10 +175,12 @@ class Blobs:
             if not related or not (before or after) or "packed" in (form, form_held):
                 return False
             if before:
-                before.undo(target, self._base_of(before), begin)
+                before.undo(target, self._base_of(before), begin, piecewise=True)
             if after:
-                after.redo(target, begin)
-        except IntegrityFault:  # of what is held, which says nothing of what is wanted
+                after.redo(target, begin, piecewise=True)
+        except (
+            IntegrityFault
+        ):  # of what is held, which says nothing of what is wanted: all of it is written from the files
             return False
         return True
 

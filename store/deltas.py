@@ -9,12 +9,10 @@ be right. Memory is a few chunks a thread. Knows no directory, no checkpoint and
 """
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import xxhash
@@ -33,19 +31,16 @@ from store.delta_file import (
     table,
 )
 from store.elements import Array, Coding, Packed, apply, pack, pack_whole
+from store.lanes import in_order
 from store.tensors import ITEM_BYTES, RawTensor, kinds_of
 
 THREADS = 2
-_AHEAD = 2
-"""Chunks a thread that may be done and not yet written."""
 Prints = Mapping[str, Sequence[bytes]]
 """xxh3-128 of every chunk of every tensor."""
 Begin = Callable[[], None]
 _NO_PRINT = bytes(16)
 """Where there is no base."""
 _Step = tuple[Piece, Row, memoryview]
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
 
 class Stream(Protocol):
@@ -71,7 +66,7 @@ def fingerprints(tensors: Tensors, *, threads: int = THREADS) -> Prints:
     """The hashes of all chunks: kept with a base, they spare an update the reading of what it left alone."""
     found: dict[str, list[bytes]] = {name: [] for name in tensors}
     pieces = pieces_of(kinds_of(tensors))
-    for piece, digest in zip(pieces, _in_order(lambda piece: _print(piece.of(tensors)), pieces, threads), strict=True):
+    for piece, digest in zip(pieces, in_order(lambda piece: _print(piece.of(tensors)), pieces, threads), strict=True):
         found[piece.name].append(digest)
     return found
 
@@ -109,7 +104,7 @@ def encode(
         nbytes += stream.write(part)
 
     put(head(kinds, base_sha256, new_sha256))
-    for piece, (row, payload) in zip(pieces, _in_order(chunk, pieces, threads), strict=True):
+    for piece, (row, payload) in zip(pieces, in_order(chunk, pieces, threads), strict=True):
         put(payload)
         rows.append(row)
         prints[piece.name].append(row.after)
@@ -125,7 +120,9 @@ def _nothing() -> None:
 class Delta:
     """One delta, hashed and read. `undo` and `redo` work in place, `write` in other buffers.
 
-    `begin` is called when all was found to be right, before the first byte is written.
+    `begin` is called when all was found to be right, before the first byte is written. In place, `piecewise` looks at
+    each chunk when its turn comes, while it is at hand, which is sooner: then what a chunk that is wrong leaves behind
+    is half written, and whoever asked for it has to write all of it anew.
     """
 
     def __init__(self, whole: bytes | memoryview, sha256: str, *, threads: int = THREADS) -> None:
@@ -141,15 +138,18 @@ class Delta:
         self.changed = sum(row.changed for row in parts.rows)
         self._steps = list(zip(parts.pieces, parts.rows, parts.payloads, strict=True))
 
-    def redo(self, tensors: Tensors, begin: Begin = _nothing) -> None:
+    def redo(self, tensors: Tensors, begin: Begin = _nothing, *, piecewise: bool = False) -> None:
         """Turn the base's tensors into the new ones, in place.
 
         IntegrityFault, and nothing is written, when they are not the base's. ValueError when they are read-only.
         """
-        self._check(tensors, backwards=False)
-        self._write(tensors, tensors, None, begin, backwards=False)
+        if not piecewise:
+            self._check(tensors, backwards=False)
+        self._write(tensors, tensors, None, begin, backwards=False, piecewise=piecewise)
 
-    def undo(self, tensors: Tensors, base: Tensors | None = None, begin: Begin = _nothing) -> None:
+    def undo(
+        self, tensors: Tensors, base: Tensors | None = None, begin: Begin = _nothing, *, piecewise: bool = False
+    ) -> None:
         """Turn the new tensors into the base's, in place.
 
         base: the base's tensors; only those that are told whole are read. IntegrityFault, and nothing is written,
@@ -157,10 +157,11 @@ class Delta:
         """
         if base is None and any(row.coding == Coding.WHOLE for _, row, _ in self._steps):
             raise ValueError("some tensors are told whole: to undo them, the base's tensors are needed")
-        self._check(tensors, backwards=True)
+        if not piecewise:
+            self._check(tensors, backwards=True)
         if base is not None:
             self._check(base, backwards=False, only=Coding.WHOLE)
-        self._write(tensors, tensors, base, begin, backwards=True)
+        self._write(tensors, tensors, base, begin, backwards=True, piecewise=piecewise)
 
     def write(self, base: Tensors | None, target: Tensors, begin: Begin = _nothing) -> None:
         """Write the new tensors into the target's buffers, whatever those hold; IntegrityFault when `base` is another.
@@ -190,7 +191,7 @@ class Delta:
             chunk = step[0].empty() if base is None else step[0].of(base).copy()
             return chunk if _turned(step, chunk, backwards=False) else None
 
-        for chunk in _in_order(made, sorted(steps, key=lambda step: place[step[0].name]), self._threads):
+        for chunk in in_order(made, sorted(steps, key=lambda step: place[step[0].name]), self._threads):
             if chunk is None:
                 raise IntegrityFault(self._damaged("does not give the weights that it was made from"))
             yield chunk.data.cast("B")
@@ -210,14 +211,23 @@ class Delta:
             piece, row, _ = step
             return _print(piece.of(tensors)) == (row.after if backwards else row.before)
 
-        for (piece, _, _), fit in zip(steps, _in_order(fits, steps, self._threads), strict=True):
+        for (piece, _, _), fit in zip(steps, in_order(fits, steps, self._threads), strict=True):
             if not fit:
                 raise IntegrityFault(self._stranger(f"differ in {piece.name}"))
 
     def _write(
-        self, source: Tensors | None, target: Tensors, base: Tensors | None, begin: Begin, *, backwards: bool
+        self,
+        source: Tensors | None,
+        target: Tensors,
+        base: Tensors | None,
+        begin: Begin,
+        *,
+        backwards: bool,
+        piecewise: bool = False,
     ) -> None:
         """Bring the target, which may be the source, to the delta's other end; what came out is hashed too."""
+        if piecewise and kinds_of(target) != self.kinds:
+            raise IntegrityFault(self._stranger("have other names, types or shapes"))
         if any(memoryview(raw.data).readonly for raw in target.values()):
             raise ValueError("the tensors are to be changed in place and are read-only")
         begin()
@@ -225,6 +235,8 @@ class Delta:
         def write(step: _Step) -> bool:
             piece, row, _ = step
             chunk = piece.of(target)
+            if piecewise and _print(chunk) != (row.after if backwards else row.before):
+                return False
             if source is not None and source is not target:
                 np.copyto(chunk, piece.of(source))
             if row.coding == Coding.WHOLE and backwards and base is not None:
@@ -232,8 +244,9 @@ class Delta:
                 return _print(chunk) == row.before
             return _turned(step, chunk, backwards=backwards)
 
-        changed = [step for step in self._steps if source is not target or step[1].coding != Coding.SAME]
-        if not all(_in_order(write, changed, self._threads)):
+        every = source is not target or piecewise
+        changed = [step for step in self._steps if every or step[1].coding != Coding.SAME]
+        if not all(in_order(write, changed, self._threads)):
             raise IntegrityFault(self._damaged("did not give the weights that it was made from: they are half written"))
 
     def _stranger(self, problem: str) -> str:
@@ -281,15 +294,3 @@ def _empty(dtype: str, shape: tuple[int, ...]) -> RawTensor:
 
 def _print(chunk: Array) -> bytes:
     return xxhash.xxh3_128_digest(chunk.data)
-
-
-def _in_order(function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int) -> Iterator[_Result]:
-    """The results in the order of the items, computed by so many threads, which never run far ahead."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[_Result]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > threads * _AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()

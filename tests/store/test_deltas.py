@@ -288,6 +288,24 @@ def test_there_is_no_delta_between_tensors_of_other_names_or_shapes() -> None:
             written(base, new)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_chunk_by_chunk_it_comes_to_the_same_and_another_start_is_found_all_the_same(seed: int) -> None:
+    base, new = random_pair(seed)
+    made, whole = written(base, new)
+    delta, live = Delta(whole, made.sha256), copied(base)
+    delta.redo(live, piecewise=True)
+    assert live == new
+    delta.undo(live, base, piecewise=True)
+    assert live == base
+    name = max(base, key=lambda name: len(base[name].data))
+    if base[name].data:
+        memoryview(live[name].data)[-1] ^= 1
+        with pytest.raises(IntegrityFault, match="half written"):
+            delta.redo(live, piecewise=True)
+    with pytest.raises(IntegrityFault, match="other names, types or shapes"):
+        delta.redo({}, piecewise=True)
+
+
 def test_read_only_tensors_are_not_changed_in_place() -> None:
     base, new = {"w": RawTensor(dtype="BF16", shape=(2,), data=bits(1, 2))}, {"w": raw(bits(1, 3))}
     made, whole = written(base, new)
