@@ -104,6 +104,12 @@ def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     assert not {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE}
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """They are imported by it: of two only one could be."""
+    names = [path.name for path in (ROOT / "tests").rglob("*.py") if path.name != "conftest.py"]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_module_says_what_it_is_for() -> None:
     texts = {module_of(path): path.read_text() for path in sources()}
     assert not [name for name, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]

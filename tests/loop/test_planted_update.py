@@ -12,7 +12,7 @@ import anyio
 import numpy as np
 import pytest
 from conftest import Command
-from planted import LAYER, planted
+from planting import LAYER, planted
 from small import SMALL, corrected, tell
 from sqlalchemy import Connection
 
