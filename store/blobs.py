@@ -73,7 +73,7 @@ class Blobs:
                 self._write_whole(tensors, digest, what)
         else:  # whoever wrote it may have died before its name was to last
             durable.sync_directory(self.folder)
-        return digest, self.stored(digest).nbytes
+        return digest, self._path(digest)[1].stat().st_size
 
     def stored(self, digest: str) -> Stored:
         """How a blob is stored; nothing but a delta's header is read."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from agents.readout.samples import Numbers
+from store.floats import count, values
 from store.tensors import RawTensor
 
 OUT, DOWN = "self_attn.o_proj.weight", "mlp.down_proj.weight"
@@ -32,12 +33,8 @@ def projection(tensors: Mapping[str, RawTensor], layer: int, name: str) -> Numbe
 
 def floats(raw: RawTensor) -> Numbers:
     """A tensor of floating-point numbers as float32, in its shape."""
-    if raw.dtype == "BF16":
-        bits = np.frombuffer(raw.data, dtype="<u2").astype(np.uint32) << 16
-        found: Numbers = bits.view(np.float32).reshape(raw.shape)
-        return found
-    kind = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}[raw.dtype]
-    return np.frombuffer(raw.data, dtype=kind).astype(np.float32).reshape(raw.shape)
+    found: Numbers = values(raw, 0, count(raw)).astype(np.float32).reshape(raw.shape)
+    return found
 
 
 def _is_in(name: str, place: str) -> bool:
