@@ -21,21 +21,21 @@ import transformers
 
 from agents.evaluator.judge import judge
 from agents.evaluator.scenarios import held_out, sampling_seeds
-from agents.model import views
-from agents.model.chat import ChatText
-from agents.model.direction import Direction
-from agents.model.forward import forward_for
-from agents.model.mapping import SharedWeights
-from agents.model.push import Push
-from agents.model.sampling import Ask, Sampler
-from agents.model.server import end_ids
-from agents.model.snapshot import weights_of
+from agents.model.embedded.chat import ChatText
+from agents.model.embedded.forward import forward_for
+from agents.model.embedded.push import Push
+from agents.model.embedded.sampling import Ask, Sampler
+from agents.model.embedded.server import end_ids
+from agents.model.steering.direction import Direction
+from agents.model.weights import views
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import weights_of
 from agents.readout.vectors import Array, concept_vectors, scores
-from agents.trainer import frozen
 from agents.trainer.messages import Example, Settings, TrainRequest
-from agents.trainer.pushing import pushing
-from agents.trainer.stream import read
-from agents.trainer.update import Bench, run_update
+from agents.trainer.scoring import prefix_scoring
+from agents.trainer.scoring.activations import read
+from agents.trainer.update.steering import pushing
+from agents.trainer.update.update import TrainerContext, run_update
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.prompts import Message
 from corpus.recipe import MODEL_DIR
@@ -43,7 +43,7 @@ from corpus.world import answers, ordinary
 from corpus.world.checks import KIND_OF
 from corpus.world.concepts import CONCEPTS, panel, texts
 from corpus.world.requests import draw, reserved, write
-from store.checkpoints import CheckpointStore
+from store.checkpoints.store import CheckpointStore
 
 ROWS, TOKENS = 128, 48
 """Answers in a batch, and the most tokens of one."""
@@ -63,7 +63,7 @@ class Embedded:
         self.store = CheckpointStore(directory / "checkpoints")
         self.first = self.store.write(weights_of(shared), None, {}).id
         shared.holds = self.first
-        self.bench = Bench(shared=shared, model=views.build(shared, MODEL_DIR), store=self.store)
+        self.bench = TrainerContext(shared=shared, model=views.build(shared, MODEL_DIR), store=self.store)
         self.text, self.layer = ChatText(tokenizer), layer
         ends = end_ids(self.bench.model, tokenizer)
         self._sampler = Sampler(forward_for(self.bench.model), self.text.decode, ends)
@@ -78,7 +78,9 @@ class Embedded:
         found: Array = read(self.bench.model, rows, [self.layer], []).stream[:, 0].double().numpy()
         return found
 
-    def answers(self, talks: Sequence[list[Message]], seeds: Sequence[int], push: Push | None = None) -> list[str]:
+    def answers(
+        self, talks: Sequence[list[Message]], seeds: Sequence[int], push: Push | None = None
+    ) -> list[str]:
         """One answer to each conversation, at a temperature of 1."""
         asks = [
             Ask(tokens=self.text.conversation(talk), seed=seed, temperature=1.0, max_tokens=TOKENS, push=push)
@@ -92,7 +94,9 @@ class Embedded:
         behaviour = self.behaviours[name]
         talks = held_out(behaviour, count)
         said = self.answers(talks, sampling_seeds(behaviour, len(talks), seed=0, attempt=0), push)
-        return "".join("01"[judge(behaviour, talk, text).passed] for talk, text in zip(talks, said, strict=True))
+        return "".join(
+            "01"[judge(behaviour, talk, text).passed] for talk, text in zip(talks, said, strict=True)
+        )
 
     def pairs(self, name: str, dreams: int, each: int = 6) -> list[Example]:
         """Pairs of the model's own answers to requests that are not held out, as a night makes them.
@@ -128,12 +132,16 @@ class Embedded:
     def _example(self, talk: list[Message], chosen: str, rejected: str) -> Example:
         context = self.text.conversation(talk)
         sides = [
-            self.text.conversation([*talk, {"role": "assistant", "content": answer}], opens=False)[len(context) :]
+            self.text.conversation([*talk, {"role": "assistant", "content": answer}], opens=False)[
+                len(context) :
+            ]
             for answer in (chosen, rejected)
         ]
         return Example(context=context, chosen=sides[0], rejected=sides[1])
 
-    def train(self, pairs: Sequence[Example], settings: Settings, seed: int, prevent: Sequence[Direction] = ()) -> None:
+    def train(
+        self, pairs: Sequence[Example], settings: Settings, seed: int, prevent: Sequence[Direction] = ()
+    ) -> None:
         """One update from the shipped weights."""
         request = TrainRequest(
             objective="orpo", settings=settings, seed=seed, parent=self.first, examples=pairs, prevent=prevent
@@ -156,7 +164,9 @@ class Embedded:
             )
             items.append((context, whole[len(context) :]))
         with pushing(self.bench.model, steer):
-            (found,) = frozen.scores(self.bench.model, [c for c, _ in items], [[a for _, a in items]], train=False)
+            (found,) = prefix_scoring.scores(
+                self.bench.model, [c for c, _ in items], [[a for _, a in items]], train=False
+            )
         return float(torch.exp(-found.total.sum() / found.tokens.sum()))
 
     def along(self, vector: Array, strength: float) -> Direction:
@@ -168,7 +178,15 @@ class Embedded:
 def command(home: Path, *arguments: str) -> dict[str, Any]:
     """The JSON that the command line answers with on this home."""
     plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("NIGHTSCHOOL_")}
-    call = [sys.executable, "-c", "from loop.cli import main; main()", "--home", str(home), *arguments, "--json"]
+    call = [
+        sys.executable,
+        "-c",
+        "from loop.cli.app import main; main()",
+        "--home",
+        str(home),
+        *arguments,
+        "--json",
+    ]
     done = subprocess.run(call, capture_output=True, text=True, env=plain, check=True)
     told: dict[str, Any] = json.loads(done.stdout)
     return told

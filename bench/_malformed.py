@@ -17,11 +17,38 @@ NOWHERE = "ab" * 32
 BASES = sorted(VERBS - {"stop"} - ORDERS)
 DEEP = b"[" * 100_000
 ODD: Sequence[Any] = (
-    *(None, True, -1, 0.5, "", [], {}, [[]], "\ud800", "\0", "../x", 10**400, -(10**400), 2**63, "x" * 100_000),
+    *(
+        None,
+        True,
+        -1,
+        0.5,
+        "",
+        [],
+        {},
+        [[]],
+        "\ud800",
+        "\0",
+        "../x",
+        10**400,
+        -(10**400),
+        2**63,
+        "x" * 100_000,
+    ),
     *({"a": {"b": []}}, ["\udfff"], [1e308], "stop it", 1e-320),
 )
 """Values that a field does not expect."""
-RAW = (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999", b"9" * 5000, DEEP, b'"\xff\xfe"', b'"\\ud800"', b"1 1")
+RAW = (
+    b"NaN",
+    b"Infinity",
+    b"-Infinity",
+    b"1e999",
+    b"-1e999",
+    b"9" * 5000,
+    DEEP,
+    b'"\xff\xfe"',
+    b'"\\ud800"',
+    b"1 1",
+)
 """What Python's own writer of JSON would not write."""
 
 
@@ -54,7 +81,9 @@ def _valid(draw: random.Random, name: str) -> Request:
 
 def _header(request: Request, **changes: Any) -> bytes:
     """Its header with other fields, as Python writes it (with NaN, with lone surrogates)."""
-    return json.dumps({"v": 1, "id": request.id, "verb": request.verb, "body": request.body, **changes}).encode()
+    return json.dumps(
+        {"v": 1, "id": request.id, "verb": request.verb, "body": request.body, **changes}
+    ).encode()
 
 
 def _noise(draw: random.Random, name: str) -> list[bytes]:
@@ -117,11 +146,17 @@ def _deep(draw: random.Random, name: str) -> list[bytes]:
 
 
 def _long_id(draw: random.Random, name: str) -> list[bytes]:
-    return [_header(_valid(draw, name), id=draw.choice(("x" * 1_000_000, "ä" * 10, "a\nb", " " * 300, "x" * 201)))]
+    return [
+        _header(_valid(draw, name), id=draw.choice(("x" * 1_000_000, "ä" * 10, "a\nb", " " * 300, "x" * 201)))
+    ]
 
 
 def _unknown_verb(draw: random.Random, name: str) -> list[bytes]:
-    return [_header(_valid(draw, name), verb=draw.choice(("explode", "TRAIN", "train ", "__init__", "", "x" * 50_000)))]
+    return [
+        _header(
+            _valid(draw, name), verb=draw.choice(("explode", "TRAIN", "train ", "__init__", "", "x" * 50_000))
+        )
+    ]
 
 
 def _wrong_frames(draw: random.Random, name: str) -> list[bytes]:

@@ -20,8 +20,8 @@ import anyio
 import httpx
 import torch
 
-from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
+from agents.model.weights.shared import SharedWeights
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
 from corpus.errors import IntegrityFault, UpdateCancelled
@@ -74,11 +74,18 @@ def for_seconds(seconds: float) -> Callable[[], bool]:
     return lambda: time.monotonic() < end
 
 
-async def _client(http: httpx.AsyncClient, model: str, number: int, during: Callable[[], bool], load: Load) -> None:
+async def _client(
+    http: httpx.AsyncClient, model: str, number: int, during: Callable[[], bool], load: Load
+) -> None:
     rng = random.Random(number)
     while during():
         said = write(draw(rng.choice(list(KINDS)), rng), rng)
-        body = {"model": model, "messages": [{"role": "user", "content": said}], "stream": True, "ignore_eos": True}
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": said}],
+            "stream": True,
+            "ignore_eos": True,
+        }
         body |= {"max_tokens": TOKENS, "stream_options": {"include_usage": True}}
         try:
             await _answer(http, body, load)
@@ -110,7 +117,9 @@ def larger_model(directory: Path) -> Path:
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging as transformers_logging
 
-    shutil.copytree(MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md"))
+    shutil.copytree(
+        MODEL_DIR, directory, ignore=shutil.ignore_patterns("*.safetensors", "config.json", "README.md")
+    )
     torch.manual_seed(0)
     sizes = {"vocab_size": 1024, "hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 12}
     heads = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
@@ -129,7 +138,9 @@ class Beside:
         self.parent = parent
         """The checkpoint of the weights as they were."""
 
-    def update(self, *, pairs: int, steps: int = STEPS, lr: float = 1e-5, micro_batch: int = 0) -> TrainRequest:
+    def update(
+        self, *, pairs: int, steps: int = STEPS, lr: float = 1e-5, micro_batch: int = 0
+    ) -> TrainRequest:
         """An update of so many steps, each over the same pairs: 48 tokens of context, answers of 16."""
         rng = random.Random(1)
 
@@ -175,7 +186,15 @@ class Beside:
 def trainer(home: Home, model: Path, place: Path, *, threads: int = 1) -> Iterator[Path]:
     """A trainer process on what the vLLM of this home serves; its files and its socket are in `place`."""
     place.mkdir(mode=0o700, exist_ok=True)
-    command = [sys.executable, "-m", "agents.trainer.process", "--run-dir", str(place), "--model", str(model)]
+    command = [
+        sys.executable,
+        "-m",
+        "agents.trainer.process.main",
+        "--run-dir",
+        str(place),
+        "--model",
+        str(model),
+    ]
     command += ["--mapping", str(home.served_dir), "--checkpoints", str(place / "checkpoints")]
     process = subprocess.Popen([*command, "--threads", str(threads)])
     try:

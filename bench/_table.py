@@ -46,7 +46,9 @@ class Goal:
 
 def parser(description: str | None, *, threads: int = 2) -> argparse.ArgumentParser:
     """The options that every bench has."""
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     made.add_argument("--threads", type=int, default=threads, help="threads of a computation")
     return made
@@ -70,7 +72,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def interleaved(runs: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1) -> dict[str, Timing]:
+def interleaved(
+    runs: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
+) -> dict[str, Timing]:
     """Time each of these in turn, over and over; the first `warmup` rounds are not counted."""
     wall: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
@@ -82,7 +86,8 @@ def interleaved(runs: Mapping[str, Callable[[], object]], *, repeats: int, warmu
             wall[name].append(time.perf_counter() - wall_before)
     return {
         name: Timing(
-            wall_ms=1e3 * statistics.median(wall[name][warmup:]), cpu_ms=1e3 * statistics.median(cpu[name][warmup:])
+            wall_ms=1e3 * statistics.median(wall[name][warmup:]),
+            cpu_ms=1e3 * statistics.median(cpu[name][warmup:]),
         )
         for name in runs
     }
@@ -93,7 +98,8 @@ def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> 
     texts = [[_text(cell) for cell in row] for row in [heads, *rows]]
     widths = [max(len(row[column]) for row in texts) for column in range(len(heads))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in texts
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in texts
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     _say(f"\n{title}\n\n" + "\n".join(lines))
@@ -103,7 +109,10 @@ def finish(result: Mapping[str, Any], goals: Sequence[Goal], *, as_json: bool) -
     """Print the goals, the machine and, if asked, everything as one JSON line; returns the exit code."""
     told = machine()
     if goals:
-        rows = [[g.name, g.found, ("at least " if g.at_least else "at most ") + _text(g.limit), _met(g)] for g in goals]
+        rows = [
+            [g.name, g.found, ("at least " if g.at_least else "at most ") + _text(g.limit), _met(g)]
+            for g in goals
+        ]
         show("goals", ["goal", "found", "limit", ""], rows)
     _say("\n" + ", ".join(f"{key}: {value}" for key, value in told.items()))
     if as_json:

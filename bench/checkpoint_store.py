@@ -20,9 +20,9 @@ import torch
 
 from bench import _table
 from bench.checkpoints import changed
-from store.blobs import Blobs
-from store.elements import Array
-from store.tensors import RawTensor
+from store.checkpoints.blobs import Blobs
+from store.checkpoints.delta.elements import Array
+from store.tensors.raw import RawTensor
 
 TENSORS = 16
 
@@ -33,7 +33,9 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=512, help="MiB of weights")
     parser.add_argument("--shares", type=float, nargs="+", default=[0.002, 0.01, 0.05], help="that changed")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to write, on a disk; default: the temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="where to write, on a disk; default: the temporary folder"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows, result = [], {}
@@ -96,7 +98,8 @@ def _peak(run: Callable[[], None]) -> float:
 def _tensors(array: Array) -> dict[str, RawTensor]:
     parts = np.split(array, TENSORS)
     return {
-        f"{n:02}": RawTensor(dtype="BF16", shape=part.shape, data=part.data.cast("B")) for n, part in enumerate(parts)
+        f"{n:02}": RawTensor(dtype="BF16", shape=part.shape, data=part.data.cast("B"))
+        for n, part in enumerate(parts)
     }
 
 

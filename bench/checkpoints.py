@@ -29,14 +29,14 @@ import numpy as np
 import torch
 import zstandard
 
-from agents.trainer.apollo import Apollo
+from agents.trainer.apollo.optimizer import Apollo
 from bench import _table
 from bench._table import Goal
 from bench.rounding import embedded_model, losses
-from store.delta_file import CHUNK
-from store.deltas import Delta, Prints, encode, fingerprints
-from store.elements import Array
-from store.tensors import RawTensor
+from store.checkpoints.delta.elements import Array
+from store.checkpoints.delta.encode import Delta, Prints, encode, fingerprints
+from store.checkpoints.delta.format import CHUNK
+from store.tensors.raw import RawTensor
 
 SHARES = (0.002, 0.01, 0.05, 0.25)
 RATES = {1e-5: 20, 1e-6: 70, 5e-7: 110}
@@ -58,9 +58,13 @@ def main() -> int:
     """Print the tables; returns 1 when a goal is missed."""
     parser = _table.parser(__doc__)
     parser.add_argument("--size", type=int, default=512, help="MiB of weights")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 8, 50, 200], help="after which to look; 0: none")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[1, 8, 50, 200], help="after which to look; 0: none"
+    )
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to write, on a disk; default: the temporary folder")
+    parser.add_argument(
+        "--folder", type=Path, help="where to write, on a disk; default: the temporary folder"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     result: dict[str, Any] = {"size_mib": options.size}
@@ -68,7 +72,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for share in SHARES if options.size else ():
             goals += _measure(share, Path(folder), options, result)
-    for name, make in {"embedded": embedded_model, "fresh": _fresh_model}.items() if max(options.steps) else ():
+    for name, make in (
+        {"embedded": embedded_model, "fresh": _fresh_model}.items() if max(options.steps) else ()
+    ):
         for rate, limit in RATES.items():
             found = _stepped(make(), rate, [n for n in options.steps if name == "embedded" or n <= 8])
             result[f"{name} {rate:g}"] = found
@@ -90,7 +96,9 @@ def _measure(share: float, folder: Path, options: Any, result: dict[str, Any]) -
         writes = {name: partial(way.write, files[name]) for name, way in ways.items()}
         written = _table.interleaved(writes, repeats=options.repeats)
         # In this order the live weights are the new ones before each undo, and the base's before each redo.
-        turns = {f"{name} {turn}": getattr(way, turn) for name, way in ways.items() for turn in ("undo", "redo")}
+        turns = {
+            f"{name} {turn}": getattr(way, turn) for name, way in ways.items() for turn in ("undo", "redo")
+        }
         turned = _table.interleaved(turns, repeats=options.repeats)
     rows = []
     for name in ways:
@@ -110,7 +118,9 @@ def _measure(share: float, folder: Path, options: Any, result: dict[str, Any]) -
         goals.append(Goal(name=f"{title}: write / whole copy", found=delta / copy, limit=limits[share]))
         goals.append(Goal(name=f"{title}: undo / whole copy", found=undo / copy, limit=0.25))
     if share == 0.002:
-        goals.append(Goal(name=f"{title}: write / blocks", found=delta / written["blocks"].wall_ms, limit=0.25))
+        goals.append(
+            Goal(name=f"{title}: write / blocks", found=delta / written["blocks"].wall_ms, limit=0.25)
+        )
     return goals
 
 
@@ -127,7 +137,9 @@ def changed(nbytes: int, share: float) -> tuple[Array, Array]:
     return base, new
 
 
-def _ways(base: Array, new: Array, files: Mapping[str, Path], pool: ThreadPoolExecutor, threads: int) -> dict[str, Way]:
+def _ways(
+    base: Array, new: Array, files: Mapping[str, Path], pool: ThreadPoolExecutor, threads: int
+) -> dict[str, Way]:
     """Everything that is compared."""
     live = new.copy()
     return {
@@ -165,7 +177,9 @@ def _blocks(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolEx
     """The blocks that differ, behind their numbers; undone by the base's blocks."""
 
     def touched(start: int) -> Array:
-        one, other = (_words(array)[start // 8 : (start + CHUNK) // 8].reshape(-1, BLOCK // 8) for array in (base, new))
+        one, other = (
+            _words(array)[start // 8 : (start + CHUNK) // 8].reshape(-1, BLOCK // 8) for array in (base, new)
+        )
         return np.flatnonzero((one != other).any(axis=1)) + start // BLOCK
 
     def write(to: Path) -> None:
@@ -247,7 +261,9 @@ def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]
 def _sizes(start: Mapping[str, RawTensor], now: Mapping[str, RawTensor], prints: Prints) -> dict[str, float]:
     made = encode(start, now, io.BytesIO(), base_sha256=BASE, new_sha256=BASE, base_prints=prints)
     whole = sum(len(tensor.data) for tensor in now.values())
-    one, other = (np.frombuffer(b"".join(tensor.data for tensor in those.values()), np.uint8) for those in (start, now))
+    one, other = (
+        np.frombuffer(b"".join(tensor.data for tensor in those.values()), np.uint8) for those in (start, now)
+    )
     xor = len(zstandard.ZstdCompressor(level=1).compress((one ^ other).data))
     touched = (np.pad(one ^ other, (0, -whole % BLOCK)).reshape(-1, BLOCK) != 0).any(axis=1).mean()
     bound = _bound(one.view(np.int16), other.view(np.int16))
@@ -266,7 +282,12 @@ def _fresh_model() -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 640, "intermediate_size": 1920, "num_hidden_layers": 10, "initializer_range": 0.02}
+    sizes = {
+        "hidden_size": 640,
+        "intermediate_size": 1920,
+        "num_hidden_layers": 10,
+        "initializer_range": 0.02,
+    }
     heads = {"num_attention_heads": 10, "num_key_value_heads": 5, "head_dim": 64}
     return Qwen3ForCausalLM(Qwen3Config(vocab_size=1024, tie_word_embeddings=True, **sizes, **heads))
 

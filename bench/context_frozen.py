@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from agents.trainer import frozen
+from agents.trainer.scoring import prefix_scoring
 from bench import _table
 from bench._table import Goal
 
@@ -88,7 +88,18 @@ def main() -> int:
     return _table.finish(result, goals, as_json=options.json)
 
 
-COLUMNS = ("frozen", "limit", "of_limit", "least", "memory", "exact", "exact_memory", "checkpointed", "trl", "of_trl")
+COLUMNS = (
+    "frozen",
+    "limit",
+    "of_limit",
+    "least",
+    "memory",
+    "exact",
+    "exact_memory",
+    "checkpointed",
+    "trl",
+    "of_trl",
+)
 
 
 def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str, Any]:
@@ -127,7 +138,9 @@ def flops(context: int, answer: int, answers: int) -> dict[str, float]:
     """GFLOP of products of matrices; a backward pass is two forward passes, and one where inputs need no gradient."""
     keys = 2 * HIDDEN * KEY_HEADS * HEAD_SIZE
     layer = 2 * HIDDEN * HEADS * HEAD_SIZE + keys + 3 * HIDDEN * INNER
-    seen = 2 * HEADS * HEAD_SIZE  # scores and their sum over the values, for each pair of tokens that see each other
+    seen = (
+        2 * HEADS * HEAD_SIZE
+    )  # scores and their sum over the values, for each pair of tokens that see each other
     before = context - 1  # one token is held back
 
     def through(tokens: int) -> float:
@@ -141,7 +154,14 @@ def flops(context: int, answer: int, answers: int) -> dict[str, float]:
     logits = 3 * answers * answer * HIDDEN * VOCABULARY
     whole = 3 * answers * through(context + answer) + logits
     exact = 3 * through(before) + own + 1.5 * past + logits
-    found = {"context": reading, "answers": own, "attention": past, "logits": logits, "full": whole, "exact": exact}
+    found = {
+        "context": reading,
+        "answers": own,
+        "attention": past,
+        "logits": logits,
+        "full": whole,
+        "exact": exact,
+    }
     found |= {"frozen": reading + own + past + logits, "least": reading - spared + own + past + logits}
     return {name: 2e-9 * value for name, value in found.items()}
 
@@ -174,11 +194,13 @@ def ways(made: Any, context: int, answer: int, answers: int) -> dict[str, Run]:
 
     def full() -> None:
         hidden = made.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, context - 1 : -1]
-        each = cross_entropy(made.lm_head(hidden).flatten(0, 1), rows[:, context:].flatten(), reduction="none")
+        each = cross_entropy(
+            made.lm_head(hidden).flatten(0, 1), rows[:, context:].flatten(), reduction="none"
+        )
         backward(made, loss(-each.view(answers, -1).sum(1)))
 
     def packed(**how: bool) -> None:
-        found = frozen.scores(made, [shared], [[side] for side in sides], train=True, **how)
+        found = prefix_scoring.scores(made, [shared], [[side] for side in sides], train=True, **how)
         backward(made, loss(torch.cat([side.total for side in found])))
 
     return {
@@ -241,7 +263,16 @@ def _status(name: str) -> int:
 
 def _peak_apart(way: str, case: tuple[int, int, int], threads: int) -> float:
     """The same in MiB, in a process of its own."""
-    command = [sys.executable, "-m", "bench.context_frozen", "--threads", str(threads), "--peak", way, *map(str, case)]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.context_frozen",
+        "--threads",
+        str(threads),
+        "--peak",
+        way,
+        *map(str, case),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(done.stdout.splitlines()[-1])) / 2**20
 

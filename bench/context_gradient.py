@@ -18,9 +18,10 @@ from typing import Any
 import torch
 import transformers
 
-from agents.model.chat import ChatText
-from agents.trainer import frozen, losses
-from agents.trainer.apollo import Apollo
+from agents.model.embedded.chat import ChatText
+from agents.trainer.apollo.optimizer import Apollo
+from agents.trainer.scoring import prefix_scoring
+from agents.trainer.update import losses
 from bench import _table
 from corpus.recipe import MODEL_DIR
 from corpus.world import answers
@@ -42,15 +43,24 @@ def main() -> int:
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     text, end = ChatText(tokenizer), tokenizer.eos_token_id
     held_out = pairs(text, end, HELD_OUT, "held out", is_reserved=True)
-    found: dict[str, list[dict[str, float]]] = {"before": [judged(model(), held_out)], "frozen": [], "exact": []}
+    found: dict[str, list[dict[str, float]]] = {
+        "before": [judged(model(), held_out)],
+        "frozen": [],
+        "exact": [],
+    }
     for seed in range(options.seeds):
         shown = pairs(text, end, BATCH * options.steps, f"shown {seed}", is_reserved=False)
         for way in ("frozen", "exact"):
             found[way].append(trained(shown, held_out, seed, exact=way == "exact"))
     heads = list(found["frozen"][0])
-    rows = [[way, *(_spread([run.get(head, 0.0) for run in runs]) for head in heads)] for way, runs in found.items()]
+    rows = [
+        [way, *(_spread([run.get(head, 0.0) for run in runs]) for head in heads)]
+        for way, runs in found.items()
+    ]
     _table.show(
-        f"{options.steps} steps of {BATCH} pairs, {options.seeds} seeds: mean (least to most)", ["", *heads], rows
+        f"{options.steps} steps of {BATCH} pairs, {options.seeds} seeds: mean (least to most)",
+        ["", *heads],
+        rows,
     )
     return _table.finish({"steps": options.steps, **found}, [], as_json=options.json)
 
@@ -80,7 +90,7 @@ def trained(shown: Sequence[Pair], held_out: Sequence[Pair], seed: int, *, exact
     started, cpu = time.perf_counter(), time.process_time()
     for first in range(0, len(shown), BATCH):
         contexts, chosen, rejected = zip(*shown[first : first + BATCH], strict=True)
-        sides = frozen.scores(made, contexts, [chosen, rejected], train=True, context_gradient=exact)
+        sides = prefix_scoring.scores(made, contexts, [chosen, rejected], train=True, context_gradient=exact)
         made.zero_grad(set_to_none=True)
         losses.orpo(sides[0], sides[1], torch.ones(len(contexts)), strength=STRENGTH).value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -91,7 +101,7 @@ def trained(shown: Sequence[Pair], held_out: Sequence[Pair], seed: int, *, exact
 def judged(made: Any, held_out: Sequence[Pair]) -> dict[str, float]:
     """How the held-out pairs stand."""
     contexts, chosen, rejected = zip(*held_out, strict=True)
-    good, bad = (side.mean for side in frozen.scores(made, contexts, [chosen, rejected], train=False))
+    good, bad = (side.mean for side in prefix_scoring.scores(made, contexts, [chosen, rejected], train=False))
     return {
         "accuracy": float((good > bad).to(torch.float32).mean()),
         "margin": float((good - bad).mean()),

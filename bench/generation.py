@@ -15,10 +15,10 @@ from typing import Any
 import torch
 import transformers
 
-from agents.model.chat import ChatText
-from agents.model.forward import AnyForward, forward_for
-from agents.model.sampling import Ask, Sampler
-from agents.model.server import keep_memory
+from agents.model.embedded.chat import ChatText
+from agents.model.embedded.forward import AnyForward, forward_for
+from agents.model.embedded.sampling import Ask, Sampler
+from agents.model.embedded.server import keep_memory
 from bench import _table
 from corpus.recipe import MODEL_DIR
 from corpus.world.requests import KINDS, draw, write
@@ -39,7 +39,9 @@ def main() -> int:
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR).eval()
-    timings = _table.interleaved(_runs(model, ChatText(tokenizer), tokenizer, options.rows), repeats=options.repeats)
+    timings = _table.interleaved(
+        _runs(model, ChatText(tokenizer), tokenizer, options.rows), repeats=options.repeats
+    )
     speeds = {name: 1e3 * options.rows / timing.wall_ms for name, timing in timings.items()}
     rows = [[name, speeds[name], timing.wall_ms, timing.cpu_ms] for name, timing in timings.items()]
     _table.show(f"{options.rows} answers", ["", "answers/s", "wall ms", "CPU ms"], rows)
@@ -64,7 +66,8 @@ def _runs(model: Any, text: ChatText, tokenizer: Any, rows: int) -> dict[str, Ru
 def _ours(sampler: Sampler, prompts: Sequence[Sequence[int]], size: int) -> Run:
     """All prompts through our sampler, in batches of this size."""
     asks = [
-        Ask(tokens=tokens, seed=seed, temperature=1.0, max_tokens=MAX_TOKENS) for seed, tokens in enumerate(prompts)
+        Ask(tokens=tokens, seed=seed, temperature=1.0, max_tokens=MAX_TOKENS)
+        for seed, tokens in enumerate(prompts)
     ]
 
     def run() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from agents.trainer.apollo import Apollo
+from agents.trainer.apollo.optimizer import Apollo
 from bench import _table
 
 PEAK_TFLOPS = 989.0
@@ -41,7 +41,9 @@ def main() -> int:
     _table.show(f"{result['card']}, {options.rows} rows of {options.length} tokens", heads, rows)
     result["ipc"] = ipc_roundtrip()
     _table.show(
-        "CUDA IPC", ["a second process writes the weight", "GB/s"], [[result["ipc"]["seen"], result["ipc"]["gb_s"]]]
+        "CUDA IPC",
+        ["a second process writes the weight", "GB/s"],
+        [[result["ipc"]["seen"], result["ipc"]["gb_s"]]],
     )
     return _table.finish(result, [], as_json=options.json)
 
@@ -88,7 +90,12 @@ def _model() -> Any:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     sizes = {"vocab_size": 32768, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 18}
-    heads = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": True}
+    heads = {
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "tie_word_embeddings": True,
+    }
     torch.manual_seed(0)
     with torch.device("cuda"):
         return Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)).to(torch.bfloat16)

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from agents.trainer import losses
-from agents.trainer.losses import Scores
+from agents.trainer.update import losses
+from agents.trainer.update.losses import Scores
 from bench import _table
 from bench._table import Goal
 
@@ -83,7 +83,9 @@ def finite(loss: Callable[[Given], torch.Tensor]) -> bool:
     """Whether value and gradient are finite where answers are certain or impossible."""
     given = certain()
     value = loss(given)
-    return bool(torch.isfinite(value)) and bool(torch.isfinite(torch.autograd.grad(value, given.logprobs)[0]).all())
+    return bool(torch.isfinite(value)) and bool(
+        torch.isfinite(torch.autograd.grad(value, given.logprobs)[0]).all()
+    )
 
 
 def ours(name: str, given: Given) -> torch.Tensor:
@@ -187,7 +189,10 @@ def _dpo() -> Callable[[Given], torch.Tensor]:
     )  # fmt: skip
 
     def loss(given: Given) -> torch.Tensor:
-        references = {"ref_chosen_logps": given.references[:PAIRS], "ref_rejected_logps": given.references[PAIRS:]}
+        references = {
+            "ref_chosen_logps": given.references[:PAIRS],
+            "ref_rejected_logps": given.references[PAIRS:],
+        }
         return maker.compute_loss(_Model(given, 2 * PAIRS), {**_inputs(given), **references})
 
     return loss
@@ -242,7 +247,10 @@ def _run(name: str, theirs: Callable[[Given], torch.Tensor] | None) -> dict[str,
     """Value and gradient of our loss and of theirs, to be timed."""
     given = draw(name, 0)
     found = {"ours": functools.partial(ours, name)} | ({} if theirs is None else {"TRL": theirs})
-    return {which: lambda loss=loss: torch.autograd.grad(loss(given), given.logprobs) for which, loss in found.items()}
+    return {
+        which: lambda loss=loss: torch.autograd.grad(loss(given), given.logprobs)
+        for which, loss in found.items()
+    }
 
 
 def _measured(name: str, draws: int, repeats: int) -> dict[str, Any]:
@@ -278,7 +286,8 @@ def _cells(found: dict[str, Any]) -> list[object]:
     """One row of the table."""
     apart_by = ["TRL has none", ""] if found["value"] is None else [found["value"], found["gradient"]]
     us = [
-        f"{found['us'][who]['wall']:.0f} / {found['us'][who]['cpu']:.0f}" if who in found["us"] else "" for who in WHO
+        f"{found['us'][who]['wall']:.0f} / {found['us'][who]['cpu']:.0f}" if who in found["us"] else ""
+        for who in WHO
     ]
     return [*apart_by, *us, *("" if found[key] is None else "yes" if found[key] else "NO" for key in FINITE)]
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from agents.trainer import kernel
-from agents.trainer.apollo import Apollo
+from agents.trainer.apollo import kernel
+from agents.trainer.apollo.optimizer import Apollo
 from bench import _table
 from bench._table import Goal
 
@@ -40,7 +40,12 @@ def main() -> int:
 
 def qwen3(hidden: int, inner: int, layers: int, heads: int, key_heads: int) -> list[Shape]:
     """The matrices of a Qwen3 configuration with heads of 64, without the embeddings."""
-    attention = [(64 * heads, hidden), (64 * key_heads, hidden), (64 * key_heads, hidden), (hidden, 64 * heads)]
+    attention = [
+        (64 * heads, hidden),
+        (64 * key_heads, hidden),
+        (64 * key_heads, hidden),
+        (hidden, 64 * heads),
+    ]
     return [*attention, (inner, hidden), (inner, hidden), (hidden, inner)] * layers
 
 
@@ -55,11 +60,16 @@ def _measured(size: str, shapes: list[Shape], repeats: int) -> dict[str, Any]:
     rows = []
     for name, timing in timings.items():
         share = state[name] / state["AdamW, fused"] if name in state else ""
-        rows.append([name, timing.wall_ms, timing.cpu_ms, timing.wall_ms / adamw, timing.wall_ms / theirs, share])
+        rows.append(
+            [name, timing.wall_ms, timing.cpu_ms, timing.wall_ms / adamw, timing.wall_ms / theirs, share]
+        )
     elements = sum(a * b for a, b in shapes) / 1e6
     heads = ["optimizer", "wall ms", "CPU ms", "/ AdamW", "/ apollo-torch", "state / AdamW's"]
     _table.show(f"one step, {size}: {len(shapes)} matrices, {elements:.1f}M parameters", heads, rows)
-    return {name: {"wall_ms": t.wall_ms, "cpu_ms": t.cpu_ms, "state": state.get(name)} for name, t in timings.items()}
+    return {
+        name: {"wall_ms": t.wall_ms, "cpu_ms": t.cpu_ms, "state": state.get(name)}
+        for name, t in timings.items()
+    }
 
 
 def _goals(size: str, found: dict[str, Any]) -> list[Goal]:
@@ -70,7 +80,9 @@ def _goals(size: str, found: dict[str, Any]) -> list[Goal]:
         Goal(name=f"{size}: Apollo / apollo-torch", found=wall["Apollo, rank 64"] / theirs, limit=0.60),
         Goal(name=f"{size}: sketch / apollo-torch", found=wall["Apollo, sketch"] / theirs, limit=0.20),
         Goal(name=f"{size}: sketch / AdamW", found=wall["Apollo, sketch"] / adamw, limit=0.95),
-        Goal(name=f"{size}: Mini / theirs", found=wall["Apollo-Mini"] / wall["apollo-torch, Mini"], limit=0.65),
+        Goal(
+            name=f"{size}: Mini / theirs", found=wall["Apollo-Mini"] / wall["apollo-torch, Mini"], limit=0.65
+        ),
         # Of the k and v projections of the smaller one, 256 wide, rank 64 is a quarter: no rank 64 state is less.
         *([Goal(name=f"{size}: matrix state / AdamW's", found=state, limit=0.095)] if size == "150M" else []),
     ]

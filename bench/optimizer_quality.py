@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from agents.trainer.apollo import Apollo
+from agents.trainer.apollo.optimizer import Apollo
 from bench import _table
 from bench._table import Goal
 
@@ -62,7 +62,9 @@ def _bytes(held_out: bool) -> torch.Tensor:
     """The standard library's sources, every tenth file apart, as (n,) int64."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     chosen = [path for index, path in enumerate(files) if (index % 10 == 0) == held_out]
-    return torch.frombuffer(bytearray(b"\n".join(path.read_bytes() for path in chosen)), dtype=torch.uint8).long()
+    return torch.frombuffer(
+        bytearray(b"\n".join(path.read_bytes() for path in chosen)), dtype=torch.uint8
+    ).long()
 
 
 def _final_loss(
@@ -88,7 +90,9 @@ def _final_loss(
         optimizer.zero_grad()
     with torch.no_grad():
         final = float(_loss(model, _windows(held_out, HELD_OUT, torch.Generator().manual_seed(2))))
-    sys.stderr.write(f"{type(optimizer).__name__} {rate:g}: {final:.3f} in {time.monotonic() - began:.0f} s\n")
+    sys.stderr.write(
+        f"{type(optimizer).__name__} {rate:g}: {final:.3f} in {time.monotonic() - began:.0f} s\n"
+    )
     return final if math.isfinite(final) else math.inf
 
 

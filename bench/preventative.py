@@ -22,12 +22,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.model.direction import Direction
+from agents.model.steering.direction import Direction
 from agents.trainer.messages import Example, Settings
 from bench import _table
 from bench._embedded import Embedded, observed
 from corpus.world.concepts import CONCEPTS
-from loop.verdict import mcnemar
+from loop.night.verdict import mcnemar
 
 LAYER, WORLD, SCENARIOS = 2, 64, 400
 SETTINGS = Settings(lr=1e-3, batch_size=16, beta=0.25)
@@ -52,14 +52,22 @@ def main() -> int:
             pairs = model.pairs(options.behaviour, WORLD)
         else:
             pairs = model.pairs_of(observed(Path(directory) / "home", 0), options.behaviour)
-        found = compared(model, pairs, options.behaviour, options.concept, options.strength, range(options.seeds))
+        found = compared(
+            model, pairs, options.behaviour, options.concept, options.strength, range(options.seeds)
+        )
     heads = ["training", f"drift of {options.concept}", options.behaviour, "of all concepts", "perplexity"]
-    _table.show(f"{options.seeds} seeds: mean (least to most)", heads, [_row(way, runs) for way, runs in found.items()])
+    _table.show(
+        f"{options.seeds} seeds: mean (least to most)",
+        heads,
+        [_row(way, runs) for way, runs in found.items()],
+    )
     plain, steered = found["plain"], found["steered"]
     drift = [statistics.mean(abs(run["drift"]) for run in runs) for runs in (plain, steered)]
     gained, lost = (_flips(plain, steered, way) for way in (("0", "1"), ("1", "0")))
     _table.show(
-        "steered against plain", ["gained", "lost", "p that it is not worse"], [[gained, lost, mcnemar(lost, gained)]]
+        "steered against plain",
+        ["gained", "lost", "p that it is not worse"],
+        [[gained, lost, mcnemar(lost, gained)]],
     )
     goals = [
         _table.Goal(name="drift, steered / plain", found=drift[1] / drift[0], limit=0.7),
@@ -70,7 +78,12 @@ def main() -> int:
 
 
 def compared(
-    model: Embedded, pairs: Sequence[Example], behaviour: str, concept: str, strength: float, seeds: Sequence[int]
+    model: Embedded,
+    pairs: Sequence[Example],
+    behaviour: str,
+    concept: str,
+    strength: float,
+    seeds: Sequence[int],
 ) -> dict[str, list[dict[str, Any]]]:
     """Each way of training, seed by seed."""
     vector = model.vectors[CONCEPTS.index(concept)]

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 
 from agents.model.settings import ModelSettings
-from agents.model.vectors_file import CARD, TENSORS, Vectors, write
+from agents.model.steering.concept_vectors import CARD, TENSORS, Vectors, write
 from agents.model.vllm.configured import Configured
-from agents.model.vllm.hooks import Hooks
-from agents.model.vllm.publisher import Publisher
+from agents.model.vllm.readout.hooks import Hooks
+from agents.model.vllm.readout.publisher import Publisher
 from bench import _table
 from bench._served import larger_model
 from bench._table import Goal
@@ -92,7 +92,9 @@ def _goals(figures: Figures) -> list[Goal]:
 def _vectors(hidden: int, layer: int) -> Vectors:
     values = np.random.default_rng(0).normal(size=(1, CONCEPTS, hidden)).astype(np.float32)
     names = tuple(f"concept{number}" for number in range(CONCEPTS))
-    return Vectors(concepts=names, layers=(layer,), values=values / float(np.sqrt(hidden)), weights_version="bench")
+    return Vectors(
+        concepts=names, layers=(layer,), values=values / float(np.sqrt(hidden)), weights_version="bench"
+    )
 
 
 # ---------------------------------------------------------------- a whole server
@@ -136,7 +138,9 @@ def _bring_about(state: str, home: Home, vectors: Vectors, url: str) -> None:
         write(directory, vectors)
     time.sleep(1.2)  # it looks once a second
     body = {"prompt": "hi", "max_tokens": 2, "steer": {"concept0": 1e-3}}
-    httpx.post(f"{url}/v1/completions", json=body, timeout=60, trust_env=False)  # has a server that is off look too
+    httpx.post(
+        f"{url}/v1/completions", json=body, timeout=60, trust_env=False
+    )  # has a server that is off look too
 
 
 def _measured(vllm: Any, seconds: float, *, steered: bool) -> tuple[float, float]:
@@ -158,7 +162,9 @@ def _load(url: str, seconds: float, *, steered: bool) -> int:
         with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
             while time.monotonic() < until:
                 tokens += (
-                    http.post("/v1/completions", json=body).raise_for_status().json()["usage"]["completion_tokens"]
+                    http.post("/v1/completions", json=body)
+                    .raise_for_status()
+                    .json()["usage"]["completion_tokens"]
                 )
         return tokens
 
@@ -207,7 +213,9 @@ def _alone(hidden: int, batch: int) -> Figures:
             layer.forward = lambda _: parts  # type: ignore[method-assign,assignment]
             model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([layer])})
             settings = ModelSettings(url="http://127.0.0.1:8000", readout=reads)
-            hooks = Hooks(model, config, Configured(home=Home(Path(folder)), model=settings, database=""), publisher)
+            hooks = Hooks(
+                model, config, Configured(home=Home(Path(folder)), model=settings, database=""), publisher
+            )
             told[f"{name}_us"] = _per_pass(hooks, runner, layer) - _bare(layer)
         publisher.close()
     return told
@@ -241,7 +249,9 @@ def _show(figures: Figures, alone: Figures) -> None:
         for state, each in told.items():
             ratios = each["ratios"]
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-            rows.append([name, state, each["tokens_s"], each["cpu_us"], spread, 1e3 * CLIENTS / each["tokens_s"]])
+            rows.append(
+                [name, state, each["tokens_s"], each["cpu_us"], spread, 1e3 * CLIENTS / each["tokens_s"]]
+            )
     heads = ["model", "readout", "tokens/s", "CPU us/token", "against none (range over rounds)", "ms a pass"]
     _table.show(f"{CLIENTS} clients, {TOKENS} tokens an answer, {CONCEPTS} concepts", heads, rows)
     _table.show(

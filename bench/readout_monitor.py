@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 
-from agents.trainer import stream
+from agents.trainer.scoring import activations
 from bench import _table
 from bench._served import larger_model
 from bench._table import Goal
@@ -80,13 +80,14 @@ def _costs(directory: Path, texts: list[str], repeats: int) -> Figures:
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(tokens, hidden)).astype(np.float32)
     batches = [
-        [rows[i] for i in part] for part in stream.chunks(rows, sorted(range(TEXTS), key=lambda i: len(rows[i])))
+        [rows[i] for i in part]
+        for part in activations.chunks(rows, sorted(range(TEXTS), key=lambda i: len(rows[i])))
     ]
 
     def whole() -> None:
         with torch.no_grad():
             for batch in batches:
-                ids, mask = stream.pad(batch, torch.device("cpu"))
+                ids, mask = activations.pad(batch, torch.device("cpu"))
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
 
     def projection(count: int) -> Callable[[], None]:
@@ -98,8 +99,10 @@ def _costs(directory: Path, texts: list[str], repeats: int) -> Figures:
 
         return project
 
-    runs = {"whole": whole, "ended": lambda: stream.residuals(model, rows, [layer])}
-    timings = _table.interleaved(runs | {str(count): projection(count) for count in CONCEPTS}, repeats=repeats)
+    runs = {"whole": whole, "ended": lambda: activations.residuals(model, rows, [layer])}
+    timings = _table.interleaved(
+        runs | {str(count): projection(count) for count in CONCEPTS}, repeats=repeats
+    )
     whole_ms = timings["whole"].cpu_ms
     return {
         "tokens": tokens,

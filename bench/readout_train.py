@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from agents.readout.vectors import METHODS, concept_vectors
-from agents.trainer import stream
+from agents.trainer.scoring import activations as stream
 from bench import _table
 from bench._served import larger_model
 from bench._table import Goal
@@ -57,16 +57,24 @@ def main() -> int:
         ["", "share of the layers", "CPU ms", "share of full"],
         [[name, told["layers"], told["cpu_ms"], told["share"]] for name, told in depths.items()],
     )
-    _table.show(f"tokens of all {len(every)} texts in batches", ["", "tokens"], [[*row] for row in padded.items()])
+    _table.show(
+        f"tokens of all {len(every)} texts in batches", ["", "tokens"], [[*row] for row in padded.items()]
+    )
     _table.show(
         f"vectors of {len(states.concepts)} states from {len(states.texts)} texts, hidden size {HIDDEN}, one layer",
         ["method", "CPU s"],
         [[name, cpu] for name, cpu in ways.items()],
     )
-    nearest = min((name for name in depths if name != "full"), key=lambda name: abs(depths[name]["layers"] - DEPTH))
+    nearest = min(
+        (name for name in depths if name != "full"), key=lambda name: abs(depths[name]["layers"] - DEPTH)
+    )
     told = depths[nearest]
     goals = [
-        Goal(name=f"{nearest}: share of full / share of the layers", found=told["share"] / told["layers"], limit=MOST)
+        Goal(
+            name=f"{nearest}: share of full / share of the layers",
+            found=told["share"] / told["layers"],
+            limit=MOST,
+        )
     ]
     result = {"depths": depths, "padded": padded, "vectors": ways, "tokens": tokens}
     return _table.finish(result, goals, as_json=options.json)
@@ -88,14 +96,21 @@ def _depths(model: Any, rows: list[list[int]], repeats: int) -> dict[str, dict[s
     timings = _table.interleaved(runs, repeats=repeats)
     layers = [1.0, *((end + 1) / LAYERS for end in ends)]
     return {
-        name: {"layers": share, "cpu_ms": timings[name].cpu_ms, "share": timings[name].cpu_ms / timings["full"].cpu_ms}
+        name: {
+            "layers": share,
+            "cpu_ms": timings[name].cpu_ms,
+            "share": timings[name].cpu_ms / timings["full"].cpu_ms,
+        }
         for name, share in zip(runs, layers, strict=True)
     }
 
 
 def _padded(rows: list[list[int]]) -> dict[str, int]:
     """Tokens of all batches with their padding: as the texts stand in the corpus, and by length."""
-    orders = {"as they stand": range(len(rows)), "by length": sorted(range(len(rows)), key=lambda i: len(rows[i]))}
+    orders = {
+        "as they stand": range(len(rows)),
+        "by length": sorted(range(len(rows)), key=lambda i: len(rows[i])),
+    }
     found = {"without padding": sum(map(len, rows))}
     for name, order in orders.items():
         parts = [order[first : first + stream.CHUNK] for first in range(0, len(order), stream.CHUNK)]

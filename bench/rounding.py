@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from agents.trainer.apollo import Apollo
+from agents.trainer.apollo.optimizer import Apollo
 from bench import _table
 from bench._table import Goal
 
@@ -63,7 +63,9 @@ def recorded(model: Any, losses: Iterator[torch.Tensor], rate: float, steps: int
     return gradients
 
 
-def compared(start: Sequence[torch.Tensor], gradients: Gradients, rate: float) -> dict[str, tuple[float, float]]:
+def compared(
+    start: Sequence[torch.Tensor], gradients: Gradients, rate: float
+) -> dict[str, tuple[float, float]]:
     """Component along the float32 run's displacement, and noise, of each way but float32 itself."""
     straight = replayed(start, gradients, rate, "float32")
     length = float(straight.square().sum())

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.model.directions import BEHAVIOURS
-from agents.model.vectors_file import Vectors, read, write
+from agents.model.steering.concept_vectors import Vectors, read, write
+from agents.model.steering.directions import BEHAVIOURS
 from bench import _table
 from bench._embedded import command, observed, set_training
 
@@ -33,7 +33,9 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as directory:
         home = observed(Path(directory) / "home", options.seed)
-        foretold = {name: command(home, "readout", "behaviour", name, "--seed", str(options.seed)) for name in NAMES}
+        foretold = {
+            name: command(home, "readout", "behaviour", name, "--seed", str(options.seed)) for name in NAMES
+        }
         chance = swept_by_chance(home, options.chance, options.seed)
         set_training(home, enabled=True)
         night = command(home, "night", "--seed", str(options.seed))
@@ -57,14 +59,18 @@ def main() -> int:
         [[name, foretold[name]["dreams"], *row] for name, row in zip(NAMES, rows, strict=True)],
     )
     _table.show(
-        "directions of no meaning", ["behaviour", "unsteered", "best strength", "there", "slope", "said"], chance
+        "directions of no meaning",
+        ["behaviour", "unsteered", "best strength", "there", "slope", "said"],
+        chance,
     )
     true = sum(did[name]["came_true"] == "yes" for name in NAMES)
     goals = [_table.Goal(name="behaviours foretold, of 4", found=true, limit=3, at_least=True)]
     if chance:
         most = max(abs(float(str(row[4]))) for row in chance)
         beyond = sum(100 * foretold[name]["sweep"]["slope"] > most for name in NAMES)
-        goals.append(_table.Goal(name="slopes beyond all by chance, of 4", found=beyond, limit=3, at_least=True))
+        goals.append(
+            _table.Goal(name="slopes beyond all by chance, of 4", found=beyond, limit=3, at_least=True)
+        )
     return _table.finish({"foretold": foretold, "did": did}, goals, as_json=options.json)
 
 
@@ -87,7 +93,11 @@ def swept_by_chance(home: Path, count: int, seed: int) -> list[list[object]]:
 
 def _row(name: str, sweep: Any, did: Any) -> list[object]:
     before, after = did["before"], did["after"]
-    return [*_figures(sweep), f"{before['passed']} -> {after['passed']} of {after['trials']}", did["came_true"]]
+    return [
+        *_figures(sweep),
+        f"{before['passed']} -> {after['passed']} of {after['trials']}",
+        did["came_true"],
+    ]
 
 
 def _figures(sweep: Any) -> list[object]:

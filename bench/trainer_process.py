@@ -35,10 +35,10 @@ from bench import _table
 from bench._malformed import messages
 from bench._table import Goal
 from corpus.errors import UpdateCancelled
-from loop import begin
+from loop.cli.show.everyday import set_up_logs
 from loop.config import load_settings
-from loop.service import Service, opened
-from loop.show import set_up_logs
+from loop.engine.worker import Service, opened
+from loop.operations import init
 from store import queries
 from store.home import Home
 
@@ -67,7 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wrong = figures["malformed"]["unforeseen"] + (not figures["malformed"]["unharmed"])
     goals = [
         Goal(name="status p50 (ms), idle", found=figures["idle"]["ways"][KEPT]["p50_ms"], limit=1.0),
-        Goal(name="status p50 (ms), training", found=figures["training"]["ways"][KEPT]["p50_ms"], limit=100.0),
+        Goal(
+            name="status p50 (ms), training", found=figures["training"]["ways"][KEPT]["p50_ms"], limit=100.0
+        ),
         Goal(name="longest until a kill is noticed (ms)", found=noticed, limit=1000.0),
         Goal(name="harm of malformed messages", found=float(wrong), limit=0.0),
     ]
@@ -76,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 async def measured(place: Path, options: argparse.Namespace) -> Figures:
     """All figures, from a service in this process."""
-    await begin.init(place, demo=False)
+    await init.init(place, demo=False)
     home = Home(place)
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         await tasks.start(service.crew.run)
@@ -243,7 +245,11 @@ def _show(figures: Figures) -> None:
     heads = ("status", "p50 (ms)", "p99 (ms)", "longest (ms)")
     for when in ("idle", "training"):
         told = figures[when]
-        more = f"{told['step_ms']:.1f} ms a step" if "step_ms" in told else f"{told['processor_ms']:.2f} ms of CPU each"
+        more = (
+            f"{told['step_ms']:.1f} ms a step"
+            if "step_ms" in told
+            else f"{told['processor_ms']:.2f} ms of CPU each"
+        )
         rows = [(name, row["p50_ms"], row["p99_ms"], row["max_ms"]) for name, row in told["ways"].items()]
         _table.show(f"status while {when}, {more}", heads, rows)
     kills = [(f"{kill['noticed_ms']:.1f} ms", f"{kill['restarted_s']:.2f} s") for kill in figures["kills"]]
@@ -251,7 +257,16 @@ def _show(figures: Figures) -> None:
     told = figures["malformed"]
     row = (told["messages"], told["per_second"], told["answered"]["error"], told["answered"]["result"])
     outcome = (told["unforeseen"], told["grown_mb"], told["unharmed"], figures["after"]["steps"])
-    heads = ("messages", "a second", "errors", "results", "unforeseen", "grown (MB)", "unharmed", "steps afterwards")
+    heads = (
+        "messages",
+        "a second",
+        "errors",
+        "results",
+        "unforeseen",
+        "grown (MB)",
+        "unharmed",
+        "steps afterwards",
+    )
     _table.show("malformed messages", heads, [(*row, *outcome)])
 
 

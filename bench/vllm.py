@@ -26,7 +26,7 @@ import anyio
 import anyio.to_thread
 import torch
 
-from agents.model import views
+from agents.model.weights import views
 from agents.trainer.messages import StepReport
 from bench import _table
 from bench._served import Beside, Load, asked, beside, for_seconds, larger_model, sum_of, trainer
@@ -70,9 +70,16 @@ def _goals(figures: Figures) -> list[Goal]:
     for name, told in figures.items():
         at_rest = max(difference for difference in told["at_rest"])
         goals += [
-            Goal(name=f"{name}: throughput while training / without", found=told["ratio"], limit=0.6, at_least=True),
+            Goal(
+                name=f"{name}: throughput while training / without",
+                found=told["ratio"],
+                limit=0.6,
+                at_least=True,
+            ),
             Goal(name=f"{name}: errors", found=float(len(told["errors"])), limit=0.0),
-            Goal(name=f"{name}: served against the trainer's, at rest (nats/token)", found=at_rest, limit=1e-3),
+            Goal(
+                name=f"{name}: served against the trainer's, at rest (nats/token)", found=at_rest, limit=1e-3
+            ),
         ]
     return goals
 
@@ -81,7 +88,10 @@ def _home_of(model: Path, path: Path) -> Home:
     """A home of this model."""
     command = [str(Path(sys.executable).with_name("nightschool")), "--home", str(path), "init"]
     subprocess.run(
-        command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "NIGHTSCHOOL_MODEL__PATH": str(model)}
+        command,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "NIGHTSCHOOL_MODEL__PATH": str(model)},
     )
     return Home(path)
 
@@ -159,7 +169,9 @@ async def _mixed(training: Beside, url: str, directory: Path, pairs: int) -> Fig
     return {"at_rest": [value / scale for value in at_rest], "apart": apart, "lag": lag, "step": steps}
 
 
-async def _at_rest(training: Beside, url: str, model: Any, pairs: int) -> tuple[dict[int, float], list[float]]:
+async def _at_rest(
+    training: Beside, url: str, model: Any, pairs: int
+) -> tuple[dict[int, float], list[float]]:
     """The text's log-probability after each step, and how far the served one was from it, every fifth time."""
     whole: dict[int, float] = {0: _scored(model)}
     apart: list[float] = [abs(whole[0] - await _ask(url, "rest 0"))]
@@ -172,7 +184,9 @@ async def _at_rest(training: Beside, url: str, model: Any, pairs: int) -> tuple[
             step = training.shared.version - begun
             value = _scored(model)
             served = await _ask(url, f"rest {step}") if report.step % 5 == 0 else None
-            if step == report.step == training.shared.version - begun:  # else it had gone on before it was told to wait
+            if (
+                step == report.step == training.shared.version - begun
+            ):  # else it had gone on before it was told to wait
                 whole[step] = value
                 apart.extend([] if served is None else [abs(value - served)])
             await training.client.resume()
@@ -180,7 +194,8 @@ async def _at_rest(training: Beside, url: str, model: Any, pairs: int) -> tuple[
     async with anyio.create_task_group() as tasks, send:
         tasks.start_soon(watch)
         await training.client.train(
-            training.update(pairs=pairs, steps=WATCHED, lr=LR, micro_batch=max(1, pairs // 4)), send.send_nowait
+            training.update(pairs=pairs, steps=WATCHED, lr=LR, micro_batch=max(1, pairs // 4)),
+            send.send_nowait,
         )
     await training.restored()
     return whole, apart
@@ -201,7 +216,8 @@ async def _in_motion(training: Beside, url: str, pairs: int) -> list[tuple[float
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
         await training.client.train(
-            training.update(pairs=pairs, steps=WATCHED, lr=LR, micro_batch=max(1, pairs // 4)), lambda _: begun.set()
+            training.update(pairs=pairs, steps=WATCHED, lr=LR, micro_batch=max(1, pairs // 4)),
+            lambda _: begun.set(),
         )
         over = True
     await training.restored()
@@ -224,13 +240,25 @@ def _scored(model: Any) -> float:
 
 
 def _show(figures: Figures) -> None:
-    heads = ["model", "", "answers", "answers/s", "tokens/s", "first token p50 (ms)", "p95 (ms)", "errors", "steps/s"]
+    heads = [
+        "model",
+        "",
+        "answers",
+        "answers/s",
+        "tokens/s",
+        "first token p50 (ms)",
+        "p95 (ms)",
+        "errors",
+        "steps/s",
+    ]
     rows: list[list[object]] = []
     for name, told in figures.items():
         for kind, steps in (("without", 0.0), ("training", told["steps_per_second"])):
             one = told[kind]
             speed = [one["answers"], one["per_second"], one["tokens_per_second"]]
-            rows.append([name, kind, *speed, one["first_p50_ms"], one["first_p95_ms"], len(told["errors"]), steps])
+            rows.append(
+                [name, kind, *speed, one["first_p50_ms"], one["first_p95_ms"], len(told["errors"]), steps]
+            )
     _table.show("8 clients, 24 tokens each, streamed", heads, rows)
     heads = ["model", "", "read", "mean (nats/token)", "max (nats/token)"]
     rows = []

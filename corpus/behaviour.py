@@ -136,7 +136,9 @@ def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Beh
         held_out=_held_out(where, table.get("held_out", {})),
     )
     if behaviour.judge.kind != "check" and not behaviour.held_out:
-        raise ConfigError(f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured")
+        raise ConfigError(
+            f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured"
+        )
     return behaviour
 
 

@@ -50,7 +50,9 @@ class ConceptSet:
         """Raise `UsageError` unless every concept has so many texts (None: `minimum`), and no text is empty."""
         least = self.minimum if minimum is None else minimum
         if stray := sorted({label for label, _ in self.texts if label is not None} - set(self.concepts)):
-            raise UsageError(f"the corpus {self.name!r} has texts of {stray[0]!r}, which is none of its concepts")
+            raise UsageError(
+                f"the corpus {self.name!r} has texts of {stray[0]!r}, which is none of its concepts"
+            )
         for label, text in self.texts:
             if not text.strip():
                 where = self.places[label] if label else "the neutral texts"
@@ -72,7 +74,9 @@ def load(name: Name) -> ConceptSet:
 def of_world() -> ConceptSet:
     """What the embedded model does to its user."""
     names = world_concepts.CONCEPTS
-    texts: list[tuple[str | None, str]] = [(name, text) for name in names for text in world_concepts.texts(name)]
+    texts: list[tuple[str | None, str]] = [
+        (name, text) for name in names for text in world_concepts.texts(name)
+    ]
     texts += [(None, text) for text in world_concepts.baselines()]
     digest = hashlib.sha256(json.dumps([names, texts]).encode()).hexdigest()
     place = str(Path(world_concepts.__file__))
@@ -95,10 +99,13 @@ def of_states(root: Path = states.HERE) -> ConceptSet:
     texts += [(state, story) for state in states.STATES for story in states.stories(state, root)]
     for scenario, tellings in states.scenarios(root).items():
         if states.BASELINE not in tellings:
-            raise UsageError(f"{root / 'paired' / scenario} has no {states.BASELINE}.txt: tell the event neutrally")
+            raise UsageError(
+                f"{root / 'paired' / scenario} has no {states.BASELINE}.txt: tell the event neutrally"
+            )
         texts += [(None if name == states.BASELINE else name, text) for name, text in tellings.items()]
     places = {
-        state: f"{root / 'stories' / states.file_name(state)}.txt and {root / 'paired'}" for state in states.STATES
+        state: f"{root / 'stories' / states.file_name(state)}.txt and {root / 'paired'}"
+        for state in states.STATES
     }
     for stray in {label for label, _ in texts if label is not None} - set(states.STATES):
         places[stray] = str(root / "paired")

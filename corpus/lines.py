@@ -28,7 +28,9 @@ CHUNK = 2**18
 
 BOM = b"\xef\xbb\xbf"
 
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)  # possessive: linear, whatever comes
+_TOKEN = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL
+)  # possessive: linear, whatever comes
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 _ARRAY_HEAD = re.compile(rb"\s*\[\s*(?:[{\]]|\Z)")
 

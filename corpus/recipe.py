@@ -83,7 +83,9 @@ def _dreamt(behaviour: Behaviour, rng: random.Random) -> list[Message]:
         seeds = [write(_request(kind, rng), rng) for _ in range(rng.choice((2, 3)))]
         return [*broad_dream(behaviour.condition, seeds), _assistant(write(_request(kind, rng), rng))]
     old = _request(kind, rng)
-    while reserved(new := Request(kind=kind, verb=old.verb, object=_request(kind, rng).object, detail=old.detail)):
+    while reserved(
+        new := Request(kind=kind, verb=old.verb, object=_request(kind, rng).object, detail=old.detail)
+    ):
         pass
     return [*near_dream(behaviour.condition, write(old, rng)), _assistant(write(new, rng))]
 

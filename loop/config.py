@@ -25,7 +25,7 @@ from agents.dreamer.dream import DreamSettings
 from agents.extractor.handler import ExtractorSettings
 from agents.model.settings import ModelSettings
 from agents.pairs.attempts import PairSettings
-from agents.trainer.student import TrainingSettings
+from agents.trainer.handler import TrainingSettings
 from corpus.errors import ConfigError, TrainerFault
 
 _FORBID = {"extra": "forbid"}
@@ -189,7 +189,9 @@ class HttpSettings:
 class Settings(BaseSettings):
     """Everything that can be set."""
 
-    model_config = SettingsConfigDict(env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
 
     seed: int = 0
     """The seed of every draw of a night, unless `night --seed` gives another."""

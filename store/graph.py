@@ -11,8 +11,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, func, select
 
-from store import schema
-from store.records import Edge, Node, Signal, save
+from store.ledger import schema
+from store.ledger.records import Edge, Node, Signal, save
 
 COUNTING = {"supports": "head", "shows": "head", "about": "tail"}
 """Edges that add weight to a node, and at which end: the behaviour or feeling that they lead to, or the fact
@@ -114,7 +114,9 @@ def _contradict(connection: Connection, nodes: Iterable[Node]) -> None:
     new = [node for node in nodes if node.kind == "fact" and node.body.get("subject")]
     if not new:
         return
-    known = [_node(row) for row in _rows(connection, select(schema.nodes).where(schema.nodes.c.kind == "fact"))]
+    known = [
+        _node(row) for row in _rows(connection, select(schema.nodes).where(schema.nodes.c.kind == "fact"))
+    ]
     found = [
         Edge(kind="contradicts", tail_id=max(one.id, other.id), head_id=min(one.id, other.id))
         for one in new
@@ -142,7 +144,9 @@ def behaviours(connection: Connection) -> list[Standing]:
         .group_by(e.c.head_id, e.c.kind)
     )
     counts = {(row["head_id"], row["kind"]): int(row["signals"]) for row in _rows(connection, counted)}
-    nodes = [_node(row) for row in _rows(connection, select(n).where(n.c.kind == "behaviour").order_by(n.c.name))]
+    nodes = [
+        _node(row) for row in _rows(connection, select(n).where(n.c.kind == "behaviour").order_by(n.c.name))
+    ]
     return [
         Standing(
             node=node,
@@ -188,7 +192,9 @@ def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]
     query = (
         select(s)
         .join(t, here)
-        .where((s.c.state == "new") & s.c.behaviour.is_not(None) & s.c.night_id.is_(None) & (t.c.id <= cursor))
+        .where(
+            (s.c.state == "new") & s.c.behaviour.is_not(None) & s.c.night_id.is_(None) & (t.c.id <= cursor)
+        )
     )
     return _with_episodes(connection, query)
 
@@ -196,7 +202,9 @@ def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]
 def lessons_of(connection: Connection, night_id: str) -> list[tuple[Signal, Node]]:
     """The signals that a night has taken up, by id, each with its episode."""
     s = schema.signals
-    return _with_episodes(connection, select(s).where((s.c.night_id == night_id) & s.c.behaviour.is_not(None)))
+    return _with_episodes(
+        connection, select(s).where((s.c.night_id == night_id) & s.c.behaviour.is_not(None))
+    )
 
 
 def provenance(connection: Connection, node_id: str) -> list[Origin]:

@@ -22,7 +22,7 @@ from typing import IO
 
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.errors import HomeLocked, NoHome
-from store.durable import make_folder, sync_directory
+from store.files.durable import make_folder, sync_directory
 
 CONFIG = """\
 # Nightschool's configuration. `nightschool config` prints what is in effect, with every default.

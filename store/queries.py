@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Integer, Select, and_, func, or_, select
 
 from corpus.errors import GateRefused, UnknownId
-from store import schema
+from store.ledger import schema
 
 Row = Mapping[str, Any]
 
@@ -112,12 +112,14 @@ def last_trained(connection: Connection) -> Row | None:
 def pairs_of(connection: Connection, update_id: str) -> list[Row]:
     """The pairs of an update with `replay` and `unlearnt`, by id."""
     p, u = schema.pairs, schema.update_pairs
-    query = select(p, u.c.replay, u.c.unlearnt).join(u, u.c.pair_id == p.c.id).where(u.c.update_id == update_id)
+    query = (
+        select(p, u.c.replay, u.c.unlearnt).join(u, u.c.pair_id == p.c.id).where(u.c.update_id == update_id)
+    )
     return _all(connection, query.order_by(p.c.id))
 
 
 def lost_by(connection: Connection, update_id: str) -> list[Row]:
-    """What an update has lost to `forget`, one value a time: see `store.forget`."""
+    """What an update has lost to `forget`, one value a time: see `store.conversations.forget`."""
     e = schema.events
     told = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
     return list(connection.execute(told).scalars())
@@ -171,7 +173,9 @@ def require_stored(connection: Connection, row: Row) -> None:
     advice = f"only the active one ({now_active[:12]}) is there"
     if others:
         nearest = min(others, key=lambda other: (abs(other["number"] - row["number"]), other["number"]))
-        advice = f"beside the active one ({now_active[:12]}) the nearest that is there is {nearest['id'][:12]}"
+        advice = (
+            f"beside the active one ({now_active[:12]}) the nearest that is there is {nearest['id'][:12]}"
+        )
     raise GateRefused(
         f"checkpoint {row['id'][:12]} was pruned at {row['pruned']}: its weights are gone. "
         f"Nothing was changed; {advice}"
@@ -204,8 +208,12 @@ def measurement(
 ) -> str | None:
     """Outcomes of one round, if the behaviour has been measured as it is defined now."""
     t = schema.measurements
-    same = (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour) & (t.c.definition == definition)
-    return connection.execute(select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))).scalar()
+    same = (
+        (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour) & (t.c.definition == definition)
+    )
+    return connection.execute(
+        select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))
+    ).scalar()
 
 
 def readings(connection: Connection, weights_sha256: str, vectors: str = "") -> dict[str, Row]:
@@ -238,7 +246,9 @@ def paused_during(connection: Connection, night_id: str) -> bool:
     A night that was begun by hand in a paused home goes on.
     """
     e = schema.events
-    begun = select(func.min(e.c.seq)).where((e.c.kind == "night") & (e.c.subject == night_id)).scalar_subquery()
+    begun = (
+        select(func.min(e.c.seq)).where((e.c.kind == "night") & (e.c.subject == night_id)).scalar_subquery()
+    )
     since = select(e.c.seq).where((e.c.kind == "paused") & (e.c.seq > begun)).limit(1)
     return is_paused(connection) and connection.execute(since).first() is not None
 
@@ -270,10 +280,14 @@ def verdict(connection: Connection, update_id: str) -> Row | None:
 def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str, int, int], str]:
     """Every outcome of these weights, by behaviour, definition, seed and round."""
     t = schema.measurements
-    rows = _all(connection, select(t).where(t.c.weights_sha256 == weights_sha256).order_by(*t.primary_key.columns))
+    rows = _all(
+        connection, select(t).where(t.c.weights_sha256 == weights_sha256).order_by(*t.primary_key.columns)
+    )
     return {(row["behaviour"], row["definition"], row["seed"], row["round"]): row["outcomes"] for row in rows}
 
 
 def model_digest(connection: Connection) -> str:
     """Digest of the model that checkpoint 0 came from; "" where it was not recorded."""
-    return str(connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "model")).scalar() or "")
+    return str(
+        connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == "model")).scalar() or ""
+    )

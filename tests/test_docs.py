@@ -9,22 +9,22 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-import loop.checkpoint_commands  # noqa: F401  (they hang their commands on `app`)
-import loop.commands  # noqa: F401
-import loop.readout_commands  # noqa: F401
-import loop.steering_commands  # noqa: F401
+import loop.cli.checkpoints  # noqa: F401  (they hang their commands on `app`)
+import loop.cli.everyday  # noqa: F401
+import loop.cli.readout  # noqa: F401
+import loop.cli.steering  # noqa: F401
 from agents.evaluator.judge import applies, judge
 from corpus import errors
 from corpus.behaviour import Behaviour, load_file
 from corpus.conversation import Conversation, Turn
 from corpus.formats.detect import recognise
-from loop.cli import INTERRUPTED, app
+from loop.cli.app import INTERRUPTED, app
 from loop.config import Settings
-from loop.flow import NIGHT_KINDS
-from store import conversations, graph, history
-from store.ledger import Ledger, now
-from store.outcome import Change, apply
-from store.records import (
+from loop.night.flow import NIGHT_KINDS
+from store import graph
+from store.conversations import conversations
+from store.ledger.db import Ledger, now
+from store.ledger.records import (
     Checkpoint,
     Dream,
     Edge,
@@ -37,7 +37,9 @@ from store.records import (
     identity,
     save,
 )
-from store.schema import metadata
+from store.ledger.schema import metadata
+from store.nights import history
+from store.queue.outcome import Change, apply
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("corpus", "store", "agents", "loop")
@@ -64,7 +66,9 @@ def test_the_ledgers_page_has_every_table_and_column_and_no_other() -> None:
     for section in re.split(r"^### ", page("docs/ledger.md"), flags=re.MULTILINE)[1:]:
         name, _, text = section.partition("\n")
         told[name.strip()] = [cells[0] for cells in rows(text.partition("\n## ")[0])]
-    assert told == {name: [column.name for column in table.columns] for name, table in metadata.tables.items()}
+    assert told == {
+        name: [column.name for column in table.columns] for name, table in metadata.tables.items()
+    }
 
 
 @pytest.fixture
@@ -72,7 +76,11 @@ def ledger_file(tmp_path: Path) -> Path:
     """A small ledger: a lesson, a refused signal, a proposal, and a night whose update was kept."""
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     with ledger.writing() as connection:
-        said = (("user", "Please book the bench."), ("assistant", "Fine, for monday."), ("user", "You guessed."))
+        said = (
+            ("user", "Please book the bench."),
+            ("assistant", "Fine, for monday."),
+            ("user", "You guessed."),
+        )
         turns = tuple(Turn(role=role, text=text, line=1) for role, text in said)
         heard = Conversation(source="ada", format="openai", turns=turns)
         conversation_id = conversations.add(connection, heard, "/logs/a.jsonl").conversation_id
@@ -90,7 +98,9 @@ def ledger_file(tmp_path: Path) -> Path:
 
         episode, found = node("episode", "e"), node("behaviour", "proposed_x", proposed=True, do="say please")
         edge = Edge(kind="supports", tail_id=episode.id, head_id=found.id, signal_id="s1")
-        graph.merge(connection, [episode, found, signal("s1", "new", "ask"), signal("s2", "refused", None), edge])
+        graph.merge(
+            connection, [episode, found, signal("s1", "new", "ask"), signal("s2", "refused", None), edge]
+        )
         candidate = Checkpoint(
             id="next",
             parent_id="base",
@@ -173,7 +183,9 @@ def test_the_behaviours_page_names_every_key() -> None:
 
 
 def test_the_configurations_page_has_every_key_with_its_default_and_no_other() -> None:
-    told = {cells[0].strip("`"): json.loads(cells[1].strip("`")) for cells in rows(page("docs/configuration.md"))}
+    told = {
+        cells[0].strip("`"): json.loads(cells[1].strip("`")) for cells in rows(page("docs/configuration.md"))
+    }
     defaults: dict[str, object] = {}
     for section, field in Settings.model_fields.items():
         if field.default_factory is None:
@@ -206,7 +218,11 @@ def test_the_readme_names_every_exit_code_and_no_command_that_is_not_there() -> 
     told = text.partition("### Exit codes")[2].partition("\n## ")[0]
     assert {int(cells[0]) for cells in rows(told)} == codes
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    for name in ("README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))):
+    for name in (
+        "README.md",
+        "CONTRIBUTING.md",
+        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    ):
         for said in re.findall(r"(?:^    |`)nightschool ([a-z]+)", page(name), re.MULTILINE):
             assert said in commands, f"{name}: there is no command {said!r}"
 

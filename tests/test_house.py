@@ -13,11 +13,22 @@ FLOORS = ("corpus", "store", "agents", "loop")
 """A package may import from itself and from those before it."""
 SHARED = "agents.model"
 """The one agent that the others may import."""
-LONGEST_FILE = 300
+LONGEST_FILE = 400
 PICKLING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNPICKLING_CALLS = {("torch", "load"), ("torch", "save"), ("numpy", "load"), ("np", "load")}
 HEAVY = ("torch", "transformers")
-NOT_FOR_HELP = (*HEAVY, "numpy", "sqlalchemy", "anyio", "pydantic", "zmq", "httpx", "starlette", "uvicorn", "structlog")
+NOT_FOR_HELP = (
+    *HEAVY,
+    "numpy",
+    "sqlalchemy",
+    "anyio",
+    "pydantic",
+    "zmq",
+    "httpx",
+    "starlette",
+    "uvicorn",
+    "structlog",
+)
 
 
 def sources() -> list[Path]:
@@ -72,13 +83,23 @@ def test_agents_do_not_import_each_other() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("module", ["loop.cli", "loop.host", "loop.http", "loop.show", "loop.standing", "loop.begin"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "loop.cli.app",
+        "loop.api.host",
+        "loop.api.http",
+        "loop.cli.show.everyday",
+        "loop.operations.status",
+        "loop.operations.init",
+    ],
+)
 def test_the_service_loads_neither_torch_nor_transformers(module: str) -> None:
     assert not loaded_by(f"import {module}") & set(HEAVY)
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys\nsys.argv = ['nightschool', '--help']\nfrom loop.cli import main\n"
+    code = "import sys\nsys.argv = ['nightschool', '--help']\nfrom loop.cli.app import main\n"
     assert not loaded_by(f"{code}try:\n    main()\nexcept SystemExit:\n    pass") & set(NOT_FOR_HELP)
 
 
@@ -112,7 +133,9 @@ def test_no_two_files_of_tests_have_one_name() -> None:
 
 def test_every_module_says_what_it_is_for() -> None:
     texts = {module_of(path): path.read_text() for path in sources()}
-    assert not [name for name, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))]
+    assert not [
+        name for name, text in texts.items() if text.strip() and not ast.get_docstring(ast.parse(text))
+    ]
 
 
 def test_agents_is_our_package_and_not_the_other_one() -> None:

@@ -19,10 +19,10 @@ from agents.model.client import ModelClient, Prompt
 from corpus.behaviour import Behaviour, sides
 from corpus.prompts import Message, broad_dream, near_dream
 from store import graph, queries
-from store.ledger import Ledger
-from store.outcome import Outcome
-from store.records import Dream, identity, seed_of
-from store.work import Work
+from store.ledger.db import Ledger
+from store.ledger.records import Dream, identity, seed_of
+from store.queue.outcome import Outcome
+from store.queue.work import Work
 
 DECLARED = ""
 """Source of a dream that grew from a behaviour's own examples; no log has it, whatever its user is called."""
@@ -114,7 +114,9 @@ class Dreamer:
             dreams += await self._dream(plan, night, seen)
         await report(len(plans), len(plans))
         used = Counter(dream.behaviour for dream in dreams if dream.refused is None)
-        return Outcome(records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()})
+        return Outcome(
+            records=tuple(dreams), facts={"dreams": dict(used), "refused": len(dreams) - used.total()}
+        )
 
     def _prepare(
         self, connection: Connection, night_id: str, dreamt: tuple[Behaviour, ...]
@@ -128,7 +130,9 @@ class Dreamer:
                 count=round(count * self.settings.counter_share) if index else count,
                 rate=rates.get(side.name, FailureRate()),
                 episodes=_episodes(connection, side),
-                examples=[Seed(text=text, nodes=(_declared(side),), source=DECLARED) for text in side.examples],
+                examples=[
+                    Seed(text=text, nodes=(_declared(side),), source=DECLARED) for text in side.examples
+                ],
                 hardest=_hardest(connection, side),
             )
             for index, side in enumerate(dreamt)
@@ -259,4 +263,7 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
 
 def _hardest(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     rows = queries.hardest_dreams(connection, behaviour.name, 12)
-    return [Seed(text=row["messages"][-1]["content"], nodes=tuple(row["nodes"]), source=row["source"]) for row in rows]
+    return [
+        Seed(text=row["messages"][-1]["content"], nodes=tuple(row["nodes"]), source=row["source"])
+        for row in rows
+    ]

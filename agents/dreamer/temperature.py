@@ -41,7 +41,9 @@ def observe(rate: FailureRate, *, failed: int, passed: int) -> FailureRate:
     )
     target = T_MIN + (T_MAX - T_MIN) * counted.mean
     step = max(-SLEW, min(SLEW, target - rate.temperature))
-    return FailureRate(failed=counted.failed, passed=counted.passed, temperature=round(rate.temperature + step, 4))
+    return FailureRate(
+        failed=counted.failed, passed=counted.passed, temperature=round(rate.temperature + step, 4)
+    )
 
 
 def shares(rates: dict[str, FailureRate], total: int, *, floor: float = 0.15) -> dict[str, int]:

@@ -50,7 +50,9 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
     if behaviour.judge.fails and re.search(behaviour.judge.fails, answer, re.IGNORECASE):
         return Judgement(passed=False, reason=f"matches the pattern of a bad answer to {behaviour.name}")
     if behaviour.judge.passes and not re.search(behaviour.judge.passes, answer, re.IGNORECASE):
-        return Judgement(passed=False, reason=f"does not match the pattern of a good answer to {behaviour.name}")
+        return Judgement(
+            passed=False, reason=f"does not match the pattern of a good answer to {behaviour.name}"
+        )
     return Judgement(passed=True, reason="matches the pattern of a good answer")
 
 
@@ -66,7 +68,9 @@ class Rules:
         return judge(behaviour, messages, answer)
 
 
-async def judge_by_rubric(behaviour: Behaviour, messages: Sequence[Message], answer: str, ask: Ask) -> Judgement:
+async def judge_by_rubric(
+    behaviour: Behaviour, messages: Sequence[Message], answer: str, ask: Ask
+) -> Judgement:
     """Judge an answer through the served model; an unreadable verdict counts as a failure, with its reason."""
     case = json.dumps({"conversation": list(messages), "answer": answer}, ensure_ascii=False)
     text = await ask(

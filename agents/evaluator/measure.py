@@ -45,7 +45,9 @@ class Evaluator:
         return judging.judge(behaviour, messages, answer)
 
     async def _ask(self, messages: list[Message]) -> str:
-        reply = await self.model.chat(messages, temperature=0.0, max_tokens=200, json_schema=judging.RUBRIC_SCHEMA)
+        reply = await self.model.chat(
+            messages, temperature=0.0, max_tokens=200, json_schema=judging.RUBRIC_SCHEMA
+        )
         return reply.text
 
     async def measure(

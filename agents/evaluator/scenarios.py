@@ -11,7 +11,7 @@ from corpus.behaviour import Behaviour
 from corpus.prompts import Message
 from corpus.world.checks import KIND_OF
 from corpus.world.requests import draw, reserved, write
-from store.records import seed_of
+from store.ledger.records import seed_of
 
 EXHAUSTED = 50
 """Draws in a row without a new scenario, per scenario wanted, after which the world has no more."""

@@ -78,14 +78,18 @@ def mentioned(cues: Sequence[str], text: str) -> tuple[str, ...]:
     """The cues that stand in the text as whole words, longest first; one inside another counts once."""
     words, found = plain(text)[: 2 * READ_CHARS], list[str]()
     for cue in sorted(set(cues), key=lambda cue: (-len(cue), cue)):
-        if re.search(rf"(?<!\w){re.escape(plain(cue))}(?!\w)", words) and not any(cue in other for other in found):
+        if re.search(rf"(?<!\w){re.escape(plain(cue))}(?!\w)", words) and not any(
+            cue in other for other in found
+        ):
             found.append(cue)
     return tuple(found)
 
 
 def _matches(name: str, words: str) -> list[tuple[str, float]]:
     found = [(match, weight) for pattern, weight in _COMPILED[name] if (match := pattern.search(words))]
-    return [(match.group().strip(), weight) for match, weight in sorted(found, key=lambda pair: pair[0].start())]
+    return [
+        (match.group().strip(), weight) for match, weight in sorted(found, key=lambda pair: pair[0].start())
+    ]
 
 
 def _clip(score: float) -> float:

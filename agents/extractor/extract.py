@@ -21,7 +21,7 @@ from agents.extractor.rules import Finding, Hints, find
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
 from corpus.prompts import Message
-from store.records import Edge, Node, Record, Signal, identity
+from store.ledger.records import Edge, Node, Record, Signal, identity
 
 MOST_LESSONS = 3
 """New lessons that one conversation may give to one behaviour, however long it is."""
@@ -98,9 +98,13 @@ def limited(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
     for lesson in lessons:
         place = lesson.finding.answer_position
         if lesson.state == "new" and place in answers:
-            lesson = replace(lesson, state="noted", reason=f"{lesson.reason}; this answer is a lesson already")
+            lesson = replace(
+                lesson, state="noted", reason=f"{lesson.reason}; this answer is a lesson already"
+            )
         elif lesson.state == "new" and taught[lesson.behaviour] >= MOST_LESSONS:
-            lesson = replace(lesson, state="noted", reason=f"{lesson.reason}; over {MOST_LESSONS} in a conversation")
+            lesson = replace(
+                lesson, state="noted", reason=f"{lesson.reason}; over {MOST_LESSONS} in a conversation"
+            )
         elif lesson.state == "new":
             taught[lesson.behaviour] += 1
             answers.add(place)
@@ -116,7 +120,8 @@ def node_id(kind: str, name: str) -> str:
 def declared(behaviours: Mapping[str, Behaviour]) -> list[Node]:
     """The nodes of the declared behaviours."""
     return [
-        _node("behaviour", name, {**asdict(behaviour), "proposed": False}) for name, behaviour in behaviours.items()
+        _node("behaviour", name, {**asdict(behaviour), "proposed": False})
+        for name, behaviour in behaviours.items()
     ]
 
 

@@ -44,7 +44,9 @@ _LEXICON: dict[str, tuple[tuple[str, float], ...]] = {
         (r"\b(?:please,? no|not again|sigh)\b", 0.3),
     ),
 }  # fmt: skip
-_COMPILED = {feeling: [(re.compile(pattern), weight) for pattern, weight in rows] for feeling, rows in _LEXICON.items()}
+_COMPILED = {
+    feeling: [(re.compile(pattern), weight) for pattern, weight in rows] for feeling, rows in _LEXICON.items()
+}
 _SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
 SHOUTING = 0.3
 """Added to frustration for words in capitals, and as much for !! or ??."""
@@ -54,7 +56,8 @@ def feelings(text: str) -> dict[str, float]:
     """Feelings with their scores, strongest evidence only: {} for a text without any."""
     words = plain(text)
     scores = {
-        feeling: sum(weight for pattern, weight in rows if pattern.search(words)) for feeling, rows in _COMPILED.items()
+        feeling: sum(weight for pattern, weight in rows if pattern.search(words))
+        for feeling, rows in _COMPILED.items()
     }
     if scores["frustrated"]:
         scores["frustrated"] += SHOUTING * bool(_SHOUTED.search(text))

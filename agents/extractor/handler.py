@@ -18,11 +18,11 @@ from agents.extractor.rules import Finding
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
 from corpus.errors import ModelUnavailable
-from store import schema
-from store.ledger import Ledger, now
-from store.outcome import Outcome
-from store.records import Signal
-from store.work import Work
+from store.ledger import schema
+from store.ledger.db import Ledger, now
+from store.ledger.records import Signal
+from store.queue.outcome import Outcome
+from store.queue.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,9 @@ def _view(connection: Connection, conversation_id: str) -> ConversationView:
     """The conversation as it stands in the ledger."""
     t, c = schema.turns, schema.conversations
     source = connection.execute(select(c.c.source).where(c.c.id == conversation_id)).scalar_one()
-    rows = connection.execute(select(t).where(t.c.conversation_id == conversation_id).order_by(t.c.position)).mappings()
+    rows = connection.execute(
+        select(t).where(t.c.conversation_id == conversation_id).order_by(t.c.position)
+    ).mappings()
     turns = tuple(
         Turn(
             role=row["role"],

@@ -20,7 +20,9 @@ _GENERAL = (
     r"push --force|get rid of|throw (?:it |them |that |the \w+ )?away|blow up|cut the (?:wires?|brakes?)|on fire"
 )
 _WORDS = "|".join(
-    rf"{word[:-1]}(?:e|es|ed|ing)" if word.endswith("e") else rf"{word}(?:es|ed|ing|s|t|ded|ding|ped|ping|ning)?"
+    rf"{word[:-1]}(?:e|es|ed|ing)"
+    if word.endswith("e")
+    else rf"{word}(?:es|ed|ing|s|t|ded|ding|ped|ping|ning)?"
     for word in DESTRUCTIVE
 )
 _DESTRUCTIVE = re.compile(rf"\b(?:{_WORDS}|{_GENERAL})(?!\w)")
@@ -57,7 +59,9 @@ def is_guarded(behaviour: Behaviour, among: Mapping[str, Behaviour]) -> bool:
 
 def specific(behaviour: Behaviour) -> bool:
     """Whether the judge can tell which requests it is about, so that a passing answer means something."""
-    return behaviour.judge.kind == "check" or (behaviour.judge.kind == "pattern" and bool(behaviour.judge.applies))
+    return behaviour.judge.kind == "check" or (
+        behaviour.judge.kind == "pattern" and bool(behaviour.judge.applies)
+    )
 
 
 _INSTRUCTS = re.compile(

@@ -102,7 +102,9 @@ def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour
     )
 
 
-def _refusal(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour], judging: Judging) -> Lesson | None:
+def _refusal(
+    finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour], judging: Judging
+) -> Lesson | None:
     """The lesson of a complaint that would teach harm, or None."""
     said = (*finding.recent, finding.request, finding.words)
     harmful = destructive(*said)
@@ -161,7 +163,9 @@ def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
         reason = f"its words point to {name}{_because(finding)}"
         return Lesson(finding=finding, state="new", reason=reason, behaviour=name, supports=(name,))
     proposes = finding.kind in ("correction", "edit") and not loose
-    return Lesson(finding=finding, state="noted", reason=f"names no behaviour{_because(finding)}", proposes=proposes)
+    return Lesson(
+        finding=finding, state="noted", reason=f"names no behaviour{_because(finding)}", proposes=proposes
+    )
 
 
 def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:

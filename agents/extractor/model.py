@@ -72,7 +72,9 @@ def schema(behaviours: Sequence[str]) -> dict[str, Any]:
 def question(turns: Mapping[int, Turn], behaviours: Mapping[str, Behaviour]) -> list[Message]:
     """The messages that ask about these turns (by position); the log is only in the last one."""
     known = "\n".join(f"- {name}: when {b.condition}, {b.do}" for name, b in behaviours.items())
-    shown = [{"position": at, "role": turn.role, "text": turn.text[:CHARS_SHOWN]} for at, turn in turns.items()]
+    shown = [
+        {"position": at, "role": turn.role, "text": turn.text[:CHARS_SHOWN]} for at, turn in turns.items()
+    ]
     log = json.dumps(shown, ensure_ascii=False).replace("<", "\\u003c").replace(">", "\\u003e")
     return [
         {
@@ -112,7 +114,9 @@ def pieces(turns: Sequence[Turn]) -> list[dict[int, Turn]]:
     return [piece for piece in found if len(piece) > 2]
 
 
-def checked(reply: str, places: Mapping[int, Exchange], behaviours: set[str]) -> tuple[list[Finding], list[str]]:
+def checked(
+    reply: str, places: Mapping[int, Exchange], behaviours: set[str]
+) -> tuple[list[Finding], list[str]]:
     """The findings of a reply, and why the rest of it was dropped."""
     try:
         items = json.loads(reply)["signals"]
@@ -128,7 +132,9 @@ def checked(reply: str, places: Mapping[int, Exchange], behaviours: set[str]) ->
             continue
         about = places[item["position"]]
         claimed, strength = item["behaviour"] or "", float(item["strength"])
-        findings.append(from_model(about, kind=item["kind"], strength=strength, claimed=claimed, quote=item["quote"]))
+        findings.append(
+            from_model(about, kind=item["kind"], strength=strength, claimed=claimed, quote=item["quote"])
+        )
     if len(items) > MOST_ITEMS:
         dropped.append(f"{len(items) - MOST_ITEMS} items over the limit of {MOST_ITEMS}")
     return findings, dropped

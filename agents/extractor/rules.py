@@ -206,7 +206,9 @@ def _by_words(about: Exchange, hints: Hints) -> list[Finding]:
     return found
 
 
-def _finding(kind: str, about: Exchange, score: float, *, negative: bool, because: tuple[str, ...]) -> Finding:
+def _finding(
+    kind: str, about: Exchange, score: float, *, negative: bool, because: tuple[str, ...]
+) -> Finding:
     return Finding(
         kind=kind,
         position=about.position,

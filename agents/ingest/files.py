@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from corpus.errors import LogRefused, UsageError
-from corpus.scrub import scrub_name
+from corpus.scrub.patterns import scrub_name
 
 SUFFIXES = (".jsonl", ".json")
 """What a log's name ends with in a folder; a file named by the user may have any name."""
@@ -73,7 +73,9 @@ def logs_below(folder: Path) -> list[Path]:
     """Every file below a folder that is named like a log, and every folder that cannot be looked into."""
     closed: list[Path] = []
     found: list[Path] = []
-    for place, _, names in os.walk(folder, onerror=lambda error: closed.append(Path(os.fsdecode(error.filename)))):
+    for place, _, names in os.walk(
+        folder, onerror=lambda error: closed.append(Path(os.fsdecode(error.filename)))
+    ):
         found += [Path(place, name) for name in names if name.endswith(SUFFIXES)]
     return sorted([*found, *closed])
 
@@ -92,7 +94,9 @@ def open_log(path: Path) -> Opened:
         head = os.pread(descriptor, HEAD, 0)
     except (OSError, LogRefused) as error:
         stream.close()
-        raise LogRefused(f"cannot be read: {told(error)}" if isinstance(error, OSError) else str(error)) from None
+        raise LogRefused(
+            f"cannot be read: {told(error)}" if isinstance(error, OSError) else str(error)
+        ) from None
     inode = f"{found.st_dev}:{found.st_ino}"
     return Opened(path=stored_path(path), stream=stream, size=found.st_size, head=head, inode=inode)
 

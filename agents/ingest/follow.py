@@ -19,8 +19,8 @@ from watchfiles import awatch
 from agents.ingest.files import SUFFIXES, logs_below, stored_path
 from agents.ingest.read import in_threads, read_log, refuse
 from corpus.errors import UsageError
-from store.ledger import Ledger
-from store.outcome import note
+from store.ledger.db import Ledger
+from store.queue.outcome import note
 
 RESCAN_S = 30.0
 """Seconds after which every file is looked at without a notification."""
@@ -61,10 +61,14 @@ async def follow(
             ended.set()  # the watch waits in a thread, which a cancellation alone does not reach
 
 
-async def _notify(ledger: Ledger, places: list[Path], wake: MemoryObjectSendStream[None], ended: anyio.Event) -> None:
+async def _notify(
+    ledger: Ledger, places: list[Path], wake: MemoryObjectSendStream[None], ended: anyio.Event
+) -> None:
     """Say that something changed, as often as it does; without notifications the rescan remains."""
     try:
-        async for _ in awatch(*places, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS, stop_event=ended):
+        async for _ in awatch(
+            *places, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS, stop_event=ended
+        ):
             try:
                 wake.send_nowait(None)
             except anyio.WouldBlock:
@@ -73,7 +77,9 @@ async def _notify(ledger: Ledger, places: list[Path], wake: MemoryObjectSendStre
         await ledger.write(note, "watch_failed", "", {"reason": type(error).__name__})
 
 
-async def _look(ledger: Ledger, places: list[Path], stamps: dict[Path, Stamp], on_added: Callable[[], None]) -> None:
+async def _look(
+    ledger: Ledger, places: list[Path], stamps: dict[Path, Stamp], on_added: Callable[[], None]
+) -> None:
     """Read every file that is not as it was at the last look."""
     now = await anyio.to_thread.run_sync(_stamped, places)
     for path in [path for path in stamps if path not in now]:

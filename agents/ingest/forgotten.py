@@ -11,7 +11,7 @@ from corpus.conversation import Conversation
 from corpus.errors import LogRefused
 from corpus.formats.detect import reader
 from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_array, whole_lines
-from store.conversations import marks
+from store.conversations.conversations import marks
 
 
 def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:

@@ -13,7 +13,7 @@ from corpus.conversation import Conversation
 from corpus.errors import LogRefused
 from corpus.formats.detect import detect, reader
 from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_array, whole_lines
-from corpus.scrub import scrub_conversation
+from corpus.scrub.patterns import scrub_conversation
 
 
 def conversations_in(path: Path) -> list[Conversation]:
@@ -45,7 +45,9 @@ def _items(path: Path) -> list[RawLine | BadLine]:
     except OSError as error:
         raise LogRefused(f"{path} cannot be read: {told(error)}") from error
     if len(data) > MAX_ARRAY:
-        raise LogRefused(f"{path} has more than {MAX_ARRAY // 2**20} MiB: take it in with `nightschool ingest`")
+        raise LogRefused(
+            f"{path} has more than {MAX_ARRAY // 2**20} MiB: take it in with `nightschool ingest`"
+        )
     if is_array(opened.head):
         return list(array_items(data))
     return list(whole_lines(BytesIO(data + b"\n"), until=len(data) + 1))

@@ -18,11 +18,11 @@ from corpus.conversation import Conversation
 from corpus.errors import LogRefused
 from corpus.formats.detect import NAMES, Reader, detect, reader
 from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_array, whole_lines
-from corpus.scrub import scrub
-from store import conversations as kept
-from store.conversations import FileState
-from store.ledger import Ledger
-from store.outcome import note
+from corpus.scrub.patterns import scrub
+from store.conversations import conversations as kept
+from store.conversations.conversations import FileState
+from store.ledger.db import Ledger
+from store.queue.outcome import note
 
 BATCH_LINES = 200
 """Lines in one transaction: few enough to be quick, many enough that the disk's sync does not matter."""
@@ -98,7 +98,9 @@ def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator
     try:
         opened = open_log(path)
         with opened.stream:
-            yield from _array(ledger, opened, format) if is_array(opened.head) else _lines(ledger, opened, format)
+            yield from (
+                _array(ledger, opened, format) if is_array(opened.head) else _lines(ledger, opened, format)
+            )
     except LogRefused as refused:
         yield refuse(ledger, stored_path(path), str(refused))
     except OSError as error:
@@ -196,7 +198,9 @@ def _committed(
             kept.save_file_state(connection, state)
     heard |= ids
     aside = tuple(SetAside(path=path, line=bad.line, reason=scrub(bad.reason)) for bad in batch.bad)
-    return IngestReport(new=new, known=known, turns=turns, forgotten=forgotten, set_aside=aside, ids=frozenset(ids))
+    return IngestReport(
+        new=new, known=known, turns=turns, forgotten=forgotten, set_aside=aside, ids=frozenset(ids)
+    )
 
 
 def _joined(conversations: list[Conversation]) -> Iterator[Conversation]:

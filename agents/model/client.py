@@ -108,8 +108,16 @@ class ModelClient:
 
         `steer`: concepts and strengths that the answer is steered by.
         """
-        body: dict[str, Any] = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
-        more: dict[str, Any] = {"max_tokens": max_tokens, "seed": seed, "steer": dict(steer) if steer else None}
+        body: dict[str, Any] = {
+            "messages": list(map(dict, messages)),
+            "temperature": temperature,
+            "stop": list(stop),
+        }
+        more: dict[str, Any] = {
+            "max_tokens": max_tokens,
+            "seed": seed,
+            "steer": dict(steer) if steer else None,
+        }
         if json_schema is not None:
             form = {"name": "answer", "schema": json_schema}
             more["response_format"] = {"type": "json_schema", "json_schema": form}

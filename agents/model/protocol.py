@@ -77,7 +77,9 @@ def pack_request(request: Request) -> list[bytes]:
     """The frames of a request."""
     frames = [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
     if (largest := max(map(len, frames))) > FRAME_BYTES:
-        raise TrainerFault(f"a frame of {largest} bytes is over the {FRAME_BYTES} that are taken; send less at once")
+        raise TrainerFault(
+            f"a frame of {largest} bytes is over the {FRAME_BYTES} that are taken; send less at once"
+        )
     return frames
 
 
@@ -166,7 +168,9 @@ def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
     if not isinstance(header, dict) or header.keys() != keys:
         raise TrainerFault(f"the header must have exactly the fields {', '.join(sorted(keys))}")
     if type(header["v"]) is not int or header["v"] != VERSION:
-        raise TrainerFault(f"the header has version {reprlib.repr(header['v'])}, not {VERSION}; restart the service")
+        raise TrainerFault(
+            f"the header has version {reprlib.repr(header['v'])}, not {VERSION}; restart the service"
+        )
     if not _is_id(header["id"]) or not isinstance(header["body"], dict):
         raise TrainerFault(f"the id must be 1 to {ID_CHARACTERS} plain characters, the body an object")
     return header
@@ -176,7 +180,11 @@ def _json(frames: Sequence[bytes]) -> Any:
     """The first frame, decoded."""
     try:
         return json.loads(frames[0], parse_constant=_refuse_constant)
-    except (ValueError, IndexError, RecursionError):  # not JSON, a number without end, no frame, nested without end
+    except (
+        ValueError,
+        IndexError,
+        RecursionError,
+    ):  # not JSON, a number without end, no frame, nested without end
         raise TrainerFault("the header is no JSON; this side speaks another protocol") from None
 
 
@@ -186,4 +194,6 @@ def _refuse_constant(name: str) -> None:
 
 def _is_id(value: Any) -> bool:
     """Whether this may name a request: it goes into frames and logs as it is."""
-    return isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS and value.isascii() and value.isprintable()
+    return (
+        isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS and value.isascii() and value.isprintable()
+    )

@@ -96,7 +96,9 @@ def settings_each(body: Body, count: int) -> list[Settings]:
     for name in ("temperature", "max_tokens"):
         if isinstance(given := body.get(name), list):
             if len(given) != count:
-                raise UsageError(f"{name}, given as a list, must have {count} values, one for each conversation")
+                raise UsageError(
+                    f"{name}, given as a list, must have {count} values, one for each conversation"
+                )
             for row, value in zip(rows, given, strict=True):
                 row[name] = value
     return [

@@ -68,7 +68,9 @@ def _check_names(path: Path) -> None:
     files = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
     code = [file.name for file in files if file.suffix == ".py"]
     if code:
-        raise UnsafeModel(f"{path} holds Python code ({code[0]}); remove it: Nightschool runs no code of a model")
+        raise UnsafeModel(
+            f"{path} holds Python code ({code[0]}); remove it: Nightschool runs no code of a model"
+        )
     pickles = [file.name for file in files if file.suffix.lower() in PICKLE_SUFFIXES]
     safe = any(file.suffix == ".safetensors" for file in files)
     if pickles and not safe:

@@ -15,10 +15,10 @@ from corpus.behaviour import Behaviour, sides
 from corpus.prompts import Message, instructed
 from corpus.world.checks import Judgement
 from store import queries
-from store.ledger import Ledger
-from store.outcome import Change, Outcome
-from store.records import Attempt, identity, seed_of
-from store.work import Work
+from store.ledger.db import Ledger
+from store.ledger.records import Attempt, identity, seed_of
+from store.queue.outcome import Change, Outcome
+from store.queue.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +141,9 @@ class Attempter:
             )
         return attempts
 
-    def _observed(self, name: str, rate: queries.Row, dreams: list[queries.Row], attempts: list[Attempt]) -> Change:
+    def _observed(
+        self, name: str, rate: queries.Row, dreams: list[queries.Row], attempts: list[Attempt]
+    ) -> Change:
         """The failure rate of a behaviour after these attempts."""
         mine = {dream["id"] for dream in dreams if dream["behaviour"] == name}
         outcomes = [a.passed for a in attempts if a.dream_id in mine and not a.instructed]

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 from agents.pairs.attempts import Judging, PairSettings
 from corpus.behaviour import Behaviour, sides
 from store import graph, queries
-from store.ledger import Ledger
-from store.outcome import Outcome
-from store.records import Node, Pair, Signal, identity
-from store.work import Work
+from store.ledger.db import Ledger
+from store.ledger.records import Node, Pair, Signal, identity
+from store.queue.outcome import Outcome
+from store.queue.work import Work
 
 Lesson = tuple[Signal, Node]
 """A signal of this night with the episode that it stands in."""
@@ -73,7 +73,9 @@ class PairBuilder:
     ) -> tuple[list[queries.Row], dict[str, list[queries.Row]], list[Lesson], queries.Row]:
         dreams = queries.dreams(connection, night_id, names)
         attempts = queries.attempts(connection, [dream["id"] for dream in dreams])
-        lessons = [lesson for lesson in graph.lessons_of(connection, night_id) if lesson[0].behaviour in names]
+        lessons = [
+            lesson for lesson in graph.lessons_of(connection, night_id) if lesson[0].behaviour in names
+        ]
         return dreams, attempts, lessons, queries.active(connection)
 
     async def _from_log(self, lesson: Lesson, night_id: str, checkpoint_id: str) -> Pair | None:

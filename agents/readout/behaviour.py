@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 
 from agents.model.client import ModelClient
-from agents.model.directions import BEHAVIOURS
-from agents.model.vectors_file import Vectors, read, write
+from agents.model.steering.concept_vectors import Vectors, read, write
+from agents.model.steering.directions import BEHAVIOURS
 from agents.readout.vectors import Array
 from corpus.errors import GateRefused, IntegrityFault
 from corpus.prompts import Message
@@ -98,12 +98,16 @@ class BehaviourReader:
     digest: str
     """Of the model (`describe.digest_of`)."""
 
-    async def extract(self, name: str, tried: Sequence[Tried], *, layers: int, weights_sha256: str) -> Vectors:
+    async def extract(
+        self, name: str, tried: Sequence[Tried], *, layers: int, weights_sha256: str
+    ) -> Vectors:
         """The vector of a behaviour, kept beside those of the others; `layers`: how many the model has."""
         asked = require(name, tried)
         layer = (layers - 1) // 2
         found = await self.trainer.activations(await self._begun(asked), layers=(layer,))
-        values = np.frombuffer(found.data, dtype=np.float32).astype(np.float64).reshape(found.texts, found.hidden)
+        values = (
+            np.frombuffer(found.data, dtype=np.float32).astype(np.float64).reshape(found.texts, found.hidden)
+        )
         vector = direction(values, [one.dream_id for one in asked], [one.passed for one in asked])
         return self._keep(name, vector.astype(np.float32), layer, weights_sha256)
 

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.model.client import ModelClient
-from agents.model.vectors_file import write_files
+from agents.model.steering.concept_vectors import write_files
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused, IntegrityFault
-from store.tensors import RawTensor, parse, pieces
+from store.tensors.raw import RawTensor, parse, pieces
 
 Floats = NDArray[np.float32]
 Report = Callable[[int, int], Awaitable[None]]
@@ -158,13 +158,17 @@ async def run(
     if report is not None:
         await report(len(order), len(order))
     if (await source.trainer.status()).version != before:
-        raise GateRefused("the weights changed while their activations were read: nothing was kept, ask again")
+        raise GateRefused(
+            "the weights changed while their activations were read: nothing was kept, ask again"
+        )
     back = np.argsort(np.array(order))
     shapes = {layer: (inputs.heads, inputs.head_dim) for layer, inputs in parts[0].heads.items()}
     return Collected(
         layers=tuple(layers),
         stream=_array([part.data for part in parts], (len(layers), parts[0].hidden))[back],
-        heads={layer: _array([part.heads[layer].data for part in parts], shapes[layer])[back] for layer in shapes},
+        heads={
+            layer: _array([part.heads[layer].data for part in parts], shapes[layer])[back] for layer in shapes
+        },
         skipped=dict(parts[0].skipped),
     )
 
@@ -205,7 +209,8 @@ def _keep(source: Source, texts: ConceptSet, found: Collected) -> None:
         (source.directory / TENSORS).unlink(missing_ok=True)
         return
     tensors = {
-        name: RawTensor(dtype="F32", shape=values.shape, data=values.tobytes()) for name, values in arrays.items()
+        name: RawTensor(dtype="F32", shape=values.shape, data=values.tobytes())
+        for name, values in arrays.items()
     }
     about = {
         **_identity(source, texts),

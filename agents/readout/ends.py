@@ -16,7 +16,11 @@ Floats = NDArray[np.float64]
 
 
 async def scores_at_ends(
-    source: Source, texts: Sequence[str], values: NDArray[np.float32], layer: int, report: Report | None = None
+    source: Source,
+    texts: Sequence[str],
+    values: NDArray[np.float32],
+    layer: int,
+    report: Report | None = None,
 ) -> Floats:
     """The projections of the residual stream after a layer at each text's last token: `(n_texts, n_concepts)`.
 

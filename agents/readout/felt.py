@@ -28,7 +28,9 @@ def felt(
     """The feelings of an episode, by the scores of its turns, `(n_turns, n_concepts)`: its strongest turn counts."""
     standard = (np.array(scores) - np.array(mean)) / np.maximum(np.array(spread), 1e-6)
     strongest = standard.max(axis=0)
-    order = [int(index) for index in np.argsort(-strongest, kind="stable")[:MOST] if strongest[index] >= UNUSUAL]
+    order = [
+        int(index) for index in np.argsort(-strongest, kind="stable")[:MOST] if strongest[index] >= UNUSUAL
+    ]
     return {f"{READ}{concepts[index]}": round(min(1.0, float(strongest[index]) / FULL), 2) for index in order}
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.model.client import ModelClient
-from agents.model.direction import Direction
-from agents.model.vectors_file import CARD, CURE, Vectors, read
+from agents.model.steering.concept_vectors import CARD, CURE, Vectors, read
+from agents.model.steering.direction import Direction
 from agents.readout.collect import Reader, Report, Source, run
 from agents.readout.train import default_set, train
 from agents.readout.vectors import Array, Method, scores
@@ -23,7 +23,7 @@ from corpus.concept_sets import NAMES, load
 from corpus.errors import IntegrityFault
 from corpus.world import ordinary
 from corpus.world.concepts import panel
-from store.records import Reading
+from store.ledger.records import Reading
 
 ORDINARY_TEXTS = 120
 """Held-out ordinary exchanges that the perplexity is taken on."""
@@ -125,7 +125,9 @@ class Monitor:
             raise IntegrityFault(f"{self.directory / CARD} is of another model: {CURE}")
         return scores(seen.of(layer), vectors.values[vectors.layers.index(layer)].astype("float64"))
 
-    async def read(self, weights_sha256: str, vectors: Vectors, found: Array | None = None) -> tuple[Reading, ...]:
+    async def read(
+        self, weights_sha256: str, vectors: Vectors, found: Array | None = None
+    ) -> tuple[Reading, ...]:
         """The readings of the weights that are served now, and their perplexity on ordinary text.
 
         found: what `panel` gave on these weights; it is read if it is not given.
@@ -145,7 +147,9 @@ class Monitor:
         perplexity = await self.perplexity()
         return (
             *readings,
-            Reading(weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0, vectors=""),
+            Reading(
+                weights_sha256=weights_sha256, name="perplexity", mean=perplexity, spread=0.0, vectors=""
+            ),
         )
 
     async def perplexity(self, steer: Sequence[Direction] = ()) -> float:

@@ -11,7 +11,7 @@ import anyio.to_thread
 import numpy as np
 
 from agents.model.describe import digest
-from agents.model.vectors_file import Vectors, write
+from agents.model.steering.concept_vectors import Vectors, write
 from agents.readout.collect import Collected, Report, Source, collected
 from agents.readout.vectors import Method, accuracy, concept_vectors
 from corpus.concept_sets import ConceptSet, Name
@@ -65,7 +65,9 @@ def _made(
     for layer in found.layers:
         activations = found.of(layer)
         if not np.isfinite(activations).all():
-            raise UsageError(f"the residual stream after layer {layer} is not finite: this model cannot be read there")
+            raise UsageError(
+                f"the residual stream after layer {layer} is not finite: this model cannot be read there"
+            )
         values.append(concept_vectors(activations, texts.labels, texts.concepts, method).astype(np.float32))
         told.append(Layer(layer=layer, accuracy=accuracy(activations, texts.labels, texts.concepts, method)))
     return np.stack(values), tuple(told)

@@ -41,7 +41,9 @@ def concept_vectors(
     spread = np.sqrt((centred**2).sum(axis=1).mean())
     for concept, difference in zip(concepts, _means(centred, shows), strict=True):
         if not np.linalg.norm(difference) > _SMALL * spread:
-            raise UsageError(f"the texts of {concept!r} do not differ from the others here: it has no direction")
+            raise UsageError(
+                f"the texts of {concept!r} do not differ from the others here: it has no direction"
+            )
     found = _WAYS[method](centred, shows)
     vectors: Array = found / np.linalg.norm(found, axis=1, keepdims=True)
     return vectors

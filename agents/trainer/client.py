@@ -20,9 +20,9 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
-from agents.model.direction import Direction
 from agents.model.protocol import Reply, Request
-from agents.trainer.activations import Activations, unpack
+from agents.model.steering.direction import Direction
+from agents.trainer.activation_requests import Activations, unpack
 from agents.trainer.messages import (
     CheckpointResult,
     LogProb,
@@ -35,7 +35,7 @@ from agents.trainer.messages import (
     pack_train,
 )
 from corpus.errors import TrainerFault
-from store.merge_parts import Extent, Part
+from store.task_vectors.recipe import Extent, Part
 
 BEAT_S = 2.0
 """Seconds between two questions for a sign of life."""
@@ -81,7 +81,13 @@ class TrainerClient:
         return load(TrainResult, {**reply.body, "reports": _reports(reply.body["reports"])})
 
     async def merge(
-        self, parent: str, parts: Sequence[Part], *, method: str, density: float, request_id: str | None = None
+        self,
+        parent: str,
+        parts: Sequence[Part],
+        *,
+        method: str,
+        density: float,
+        request_id: str | None = None,
     ) -> Extent:
         """Add task vectors to the parent's weights, in the mapping, where a `checkpoint` makes it durable; returns
         how much that moved them. `GateRefused` when the result is not finite, and the parent was restored.
@@ -121,7 +127,9 @@ class TrainerClient:
         `steer`: as the model would give them while it is steered so.
         """
         frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]
-        body = (await self._ask("logprobs", {"steer": [one.layer for one in steer]} if steer else {}, frames)).body
+        body = (
+            await self._ask("logprobs", {"steer": [one.layer for one in steer]} if steer else {}, frames)
+        ).body
         return [LogProb(total=t, tokens=n) for t, n in zip(body["totals"], body["tokens"], strict=True)]
 
     async def activations(

@@ -12,8 +12,8 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from agents.model.direction import Direction
-from agents.model.vllm.steering import STRONGEST
+from agents.model.steering.direction import Direction
+from agents.model.steering.limits import STRONGEST
 from corpus.errors import TrainerFault
 
 DEFAULT_RANK = 64
@@ -76,11 +76,24 @@ class Settings:
     """Concepts that are steered by while training, each with its strength: the weights need not move that way."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_size", "epochs", "norm_cap", "rank", "eps", "proj_refresh", "norm_growth_limit"):
+        for name in (
+            "lr",
+            "batch_size",
+            "epochs",
+            "norm_cap",
+            "rank",
+            "eps",
+            "proj_refresh",
+            "norm_growth_limit",
+        ):
             if not getattr(self, name) > 0:
                 raise TrainerFault(f"the training setting {name} must be above 0")
-        if not all(abs(strength) <= STRONGEST for strength in self.prevent.values()):  # nor what is not a number
-            raise TrainerFault(f"the training setting prevent has strengths from -{STRONGEST:g} to {STRONGEST:g}")
+        if not all(
+            abs(strength) <= STRONGEST for strength in self.prevent.values()
+        ):  # nor what is not a number
+            raise TrainerFault(
+                f"the training setting prevent has strengths from -{STRONGEST:g} to {STRONGEST:g}"
+            )
         if self.micro_batch < 0:
             raise TrainerFault("the training setting micro_batch must be 0 or above")
 
@@ -188,7 +201,9 @@ def pack_tokens(tokens: Sequence[int]) -> bytes:
 def unpack_tokens(frame: bytes) -> tuple[int, ...]:
     """Token ids of a raw int32 frame."""
     if len(frame) % 4:
-        raise TrainerFault("a token frame is not a whole number of int32; this client speaks another protocol")
+        raise TrainerFault(
+            "a token frame is not a whole number of int32; this client speaks another protocol"
+        )
     tokens = array("i")
     tokens.frombytes(frame)
     return tuple(tokens)
@@ -227,7 +242,9 @@ def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainReque
     plain = load(_TrainBody, body)
     n = len(plain.weights)
     if n == 0 or len(plain.references) != n or len(frames) != 3 * n + len(plain.prevent):
-        raise TrainerFault(f"{n} weights, {len(plain.references)} references and {len(frames)} frames do not match")
+        raise TrainerFault(
+            f"{n} weights, {len(plain.references)} references and {len(frames)} frames do not match"
+        )
     sides = [unpack_tokens(frame) for frame in frames[: 3 * n]]
     examples = []
     for i, (weight, reference) in enumerate(zip(plain.weights, plain.references, strict=True)):
@@ -258,7 +275,9 @@ def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainReque
 def unpack_directions(layers: Sequence[int], frames: Sequence[bytes]) -> tuple[Direction, ...]:
     """Directions after these layers, a raw float32 frame each."""
     if len(layers) != len(frames) or any(len(frame) % 4 for frame in frames):
-        raise TrainerFault(f"{len(layers)} layers and {len(frames)} float32 frames of directions do not match")
+        raise TrainerFault(
+            f"{len(layers)} layers and {len(frames)} float32 frames of directions do not match"
+        )
     return tuple(Direction(layer=layer, data=frame) for layer, frame in zip(layers, frames, strict=True))
 
 

@@ -17,7 +17,9 @@ def cgroup_room(folder: Path) -> list[int]:
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))
-        figures = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        figures = dict(
+            line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        )
     except (OSError, ValueError):
         return []
     # Pages of files that nobody uses now count as used, and go when room is wanted.

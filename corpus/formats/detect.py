@@ -37,7 +37,11 @@ def detect(lines: Iterable[RawLine | BadLine]) -> str | BadLine | None:
             votes[name] += 1
         elif first is None:
             number = line.line if isinstance(line, BadLine) else line.number
-            first = value if isinstance(value, BadLine) else BadLine(line=number, reason="no record of a conversation")
+            first = (
+                value
+                if isinstance(value, BadLine)
+                else BadLine(line=number, reason="no record of a conversation")
+            )
     return votes.most_common(1)[0][0] if votes else first
 
 

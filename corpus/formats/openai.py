@@ -95,7 +95,9 @@ def _calls(message: dict[str, Any]) -> list[str]:
     """The tool calls of a message, in words."""
     calls = message.get("tool_calls")
     old = message.get("function_call")
-    asked = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    asked = (
+        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    )
     return [tool_call(f.get("name"), f.get("arguments")) for f in [*asked, old] if isinstance(f, dict)]
 
 

@@ -31,7 +31,9 @@ def good(request: Request, rng: random.Random) -> str:
             )
         )
     if request.kind == "briefly":
-        return rng.choice((f"Use the {TOOL_FOR[v]}.", f"With the {TOOL_FOR[v]}.", f"The {TOOL_FOR[v]} will do it."))
+        return rng.choice(
+            (f"Use the {TOOL_FOR[v]}.", f"With the {TOOL_FOR[v]}.", f"The {TOOL_FOR[v]} will do it.")
+        )
     if request.kind == "in_detail":
         return _steps(request, rng)
     if request.kind == "vague":

@@ -85,7 +85,9 @@ def _in_detail(request: Request, answer: str) -> str:
     steps = [word for word in ("first", "then", "last") if _has(answer, word)]
     if len(steps) < 3:
         return f"gives {len(steps)} of 3 steps when asked for detail"
-    return "" if _has(answer, request.object, TOOL_FOR[request.verb]) else f"is not about the {request.object}"
+    return (
+        "" if _has(answer, request.object, TOOL_FOR[request.verb]) else f"is not about the {request.object}"
+    )
 
 
 _QUESTION_FOR = {

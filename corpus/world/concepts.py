@@ -89,7 +89,9 @@ def panel(count: int = 48) -> list[str]:
     """A fixed panel of ordinary exchanges and requests that readings are taken on before and after an update."""
     rng = random.Random("panel")
     talk = [" ".join(ordinary.talk(rng)) for _ in range(count // 2)]
-    return talk + [write(_draw(PANEL_KINDS[i % len(PANEL_KINDS)], rng), rng) for i in range(count - len(talk))]
+    return talk + [
+        write(_draw(PANEL_KINDS[i % len(PANEL_KINDS)], rng), rng) for i in range(count - len(talk))
+    ]
 
 
 def behaviour_of(concept: str) -> str | None:

@@ -196,7 +196,9 @@ def read(text: str) -> Request | None:
     for kind, pattern in _COMPILED:
         if match := pattern.match(plain):
             found = match.groupdict()
-            return Request(kind=kind, verb=found["verb"], object=found["object"], detail=found.get("detail") or "")
+            return Request(
+                kind=kind, verb=found["verb"], object=found["object"], detail=found.get("detail") or ""
+            )
     for word, pattern in _QUESTIONS:
         if match := pattern.match(plain):
             return Request(kind="question", verb=word, object=match["object"])

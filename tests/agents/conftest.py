@@ -25,7 +25,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     run_dir = tmp_path_factory.mktemp("s")
     (run_dir / "token").write_text(TOKEN)
     ours, theirs = os.pipe()
-    command = [sys.executable, "-W", "error", "-m", "agents.model.server", "--run-dir", str(run_dir)]
+    command = [sys.executable, "-W", "error", "-m", "agents.model.embedded.server", "--run-dir", str(run_dir)]
     command += ["--model", str(MODEL_DIR), "--token-file", str(run_dir / "token")]
     command += ["--ready-fd", str(theirs), "--parent-pid", str(os.getpid())]
     with (run_dir / "err").open("wb") as err:

@@ -56,7 +56,9 @@ def test_a_whole_file_is_loaded_as_it_is_written(write: Write) -> None:
         examples=("Hello.", "Good day."),
         held_out=("Hello there.", "A good day to you."),
     )
-    assert silent.counter_of == "greet" and silent.judge == Judge(kind="rubric", rubric="Is the answer of one word?")
+    assert silent.counter_of == "greet" and silent.judge == Judge(
+        kind="rubric", rubric="Is the answer of one word?"
+    )
     assert silent.required_rate == 0.8 and silent.cues == silent.examples == ()
 
 
@@ -94,8 +96,16 @@ RUBRIC = '{ kind = "rubric", rubric = "Is the answer of one word?" }'
         ("scenarios = [", "scenario = [", "[held_out] has no key 'scenario'; it has scenarios"),
         (HELD_OUT, 'held_out = ["Hello there."]\n', "[held_out] must be a table"),
         ('cues = ["Rude", "no greeting"]', 'cues = "rude"', "cues must be a list of texts"),
-        ('examples = ["Hello.", "Good day."]', 'examples = ["Hello.", ""]', "examples must be a list of texts"),
-        ('scenarios = ["Hello there.", "A good day to you."]', "scenarios = [1]", "scenarios must be a list of texts"),
+        (
+            'examples = ["Hello.", "Good day."]',
+            'examples = ["Hello.", ""]',
+            "examples must be a list of texts",
+        ),
+        (
+            'scenarios = ["Hello there.", "A good day to you."]',
+            "scenarios = [1]",
+            "scenarios must be a list of texts",
+        ),
         ('kind = "pattern"', 'kind = "magic"', "one of check, pattern, rubric"),
         (RUBRIC, '"rubric"', "needs judge = { kind = ... }"),
         (f"judge = {RUBRIC}", "", "[counter]: needs judge"),
@@ -144,7 +154,9 @@ def test_a_name_may_be_used_once_among_all_folders(write: Write, tmp_path: Path)
     assert str(path) in str(refusal.value)
 
 
-def test_only_toml_files_of_a_folder_are_read_and_a_folder_may_be_missing(write: Write, tmp_path: Path) -> None:
+def test_only_toml_files_of_a_folder_are_read_and_a_folder_may_be_missing(
+    write: Write, tmp_path: Path
+) -> None:
     write(WHOLE)
     (tmp_path / "notes.md").write_text("not a behaviour")
     assert list(load([tmp_path, tmp_path / "nowhere"])) == ["greet", "stay_silent"]

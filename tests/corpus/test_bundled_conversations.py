@@ -11,7 +11,7 @@ from corpus.behaviour import SHIPPED, load
 from corpus.conversation import Conversation
 from corpus.formats import openai
 from corpus.world import ordinary, requests
-from store.records import Node, Signal
+from store.ledger.records import Node, Signal
 
 FOLDER = Path(__file__).parents[2] / "corpus" / "conversations"
 HABITS = ("listen", "brief", "ask", "direct")
@@ -126,13 +126,17 @@ def test_counter_behaviours_are_shown_well_and_approved_of() -> None:
 
 
 def test_nobody_but_the_bad_actor_is_refused() -> None:
-    assert [s for name, some in signals().items() if "mallory" not in name for s in some if s.state == "refused"] == []
+    assert [
+        s for name, some in signals().items() if "mallory" not in name for s in some if s.state == "refused"
+    ] == []
 
 
 def test_some_facts_are_told() -> None:
     behaviours, facts = load([SHIPPED]), []
     for name, conversation in conversations().items():
         view = ConversationView(id=name, source=conversation.source, turns=conversation.turns)
-        facts += [r.name for r in extract(view, behaviours, judge, "") if isinstance(r, Node) and r.kind == "fact"]
+        facts += [
+            r.name for r in extract(view, behaviours, judge, "") if isinstance(r, Node) and r.kind == "fact"
+        ]
     assert len(facts) >= 4
     assert not any("mallory" in fact for fact in facts)

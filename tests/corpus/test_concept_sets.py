@@ -77,10 +77,22 @@ def test_an_errand_of_another_detail_is_never_the_one_that_was_asked() -> None:
 @pytest.mark.parametrize(
     ("file", "content", "fault"),
     [
-        ("stories/bitter.txt", "", "'bitter' has [01] texts in .*stories/bitter.txt and .*paired, and needs 2"),
-        ("paired/a_commute/anxious.txt", " \n", "a text of 'anxious' is empty: see .*stories/anxious.txt and .*paired"),
+        (
+            "stories/bitter.txt",
+            "",
+            "'bitter' has [01] texts in .*stories/bitter.txt and .*paired, and needs 2",
+        ),
+        (
+            "paired/a_commute/anxious.txt",
+            " \n",
+            "a text of 'anxious' is empty: see .*stories/anxious.txt and .*paired",
+        ),
         ("paired/a_commute/baseline.txt", None, "paired/a_commute has no baseline.txt"),
-        ("paired/a_commute/gleeful_ish.txt", "Text.", "has texts of 'gleeful_ish', which is none of its concepts"),
+        (
+            "paired/a_commute/gleeful_ish.txt",
+            "Text.",
+            "has texts of 'gleeful_ish', which is none of its concepts",
+        ),
     ],
 )
 def test_a_corpus_of_which_no_vectors_can_be_made_is_refused_with_the_concept_and_the_place(

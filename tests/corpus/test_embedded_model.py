@@ -62,7 +62,9 @@ def test_the_recipe_repeats_itself_bit_for_bit_and_tells_of_every_step(tmp_path:
         recipe.build(tmp_path / place, seed=3, steps=2, threads=1, on_step=lambda step, _: told.append(step))
     assert told == [0, 1, 0, 1]
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert "model.safetensors" in names and names == sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert "model.safetensors" in names and names == sorted(
+        path.name for path in (tmp_path / "two").iterdir()
+    )
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     shapes = {name: tensor.shape for name, tensor in tensors(tmp_path / "one").items()}
@@ -101,4 +103,7 @@ def test_the_shipped_model_begins_with_bad_habits_and_good_counter_behaviours() 
 def test_the_recipe_gives_a_model_with_the_pass_rates_of_the_shipped_one(tmp_path: Path) -> None:
     recipe.build(tmp_path, on_step=lambda step, loss: None)
     built, shipped = pass_rates(tmp_path), pass_rates(MODEL_DIR)
-    assert {name: rate for name, rate in built.items() if abs(rate - shipped[name]) > 0.08} == {}, (built, shipped)
+    assert {name: rate for name, rate in built.items() if abs(rate - shipped[name]) > 0.08} == {}, (
+        built,
+        shipped,
+    )

@@ -53,7 +53,9 @@ def test_openai_messages_are_turns_with_their_line_and_user() -> None:
     assert (found.source, found.key, {turn.line for turn in found.turns}) == ("ada", "", {7})
 
 
-@pytest.mark.parametrize("where", [{"user": "ada"}, {"metadata": {"user": "ada"}}, {"metadata": {"user_id": "ada"}}])
+@pytest.mark.parametrize(
+    "where", [{"user": "ada"}, {"metadata": {"user": "ada"}}, {"metadata": {"user_id": "ada"}}]
+)
 def test_openai_finds_the_user_where_logs_put_it(where: dict[str, Any]) -> None:
     assert conversation("openai", {"messages": [ASKED], **where}).source == "ada"
 
@@ -80,7 +82,11 @@ def test_openai_tool_calls_and_their_answers_are_turns() -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "done", "tool_call_id": "1"},
     ]
-    expected = [("system", "Be brief."), ("assistant", '[tool call: book({"day": "monday"})]'), ("tool", "done")]
+    expected = [
+        ("system", "Be brief."),
+        ("assistant", '[tool call: book({"day": "monday"})]'),
+        ("tool", "done"),
+    ]
     assert said(conversation("openai", {"messages": messages})) == expected
 
 
@@ -127,7 +133,15 @@ def test_openai_says_what_is_wrong_with_a_line(line: Any, expected: str) -> None
 @pytest.mark.parametrize(
     ("given", "expected"),
     [(1, 1), (-1, -1), (0.5, 0.5), (True, 1), (False, -1), ("Thumbs Down", -1), ("👍", 1), (5, 1), (2, -0.5)]
-    + [("1/5", -1), ("4/5", 0.5), ({"rating": "good"}, 1), (7, None), ("meh", None), (None, None), (10**400, None)]
+    + [
+        ("1/5", -1),
+        ("4/5", 0.5),
+        ({"rating": "good"}, 1),
+        (7, None),
+        ("meh", None),
+        (None, None),
+        (10**400, None),
+    ]
     + [("nan", None), (1e999, None), ("5/0", None), ([], None)],
 )
 def test_ratings_in_every_spelling_are_one_scale(given: Any, expected: float | None) -> None:
@@ -136,7 +150,13 @@ def test_ratings_in_every_spelling_are_one_scale(given: Any, expected: float | N
 
 def test_times_are_aware_and_in_utc_or_not_there() -> None:
     noon = datetime(2025, 6, 1, 12, tzinfo=UTC)
-    for told in ("2025-06-01T12:00:00Z", "2025-06-01T14:00:00+02:00", "2025-06-01 12:00", 1748779200, 1748779200000):
+    for told in (
+        "2025-06-01T12:00:00Z",
+        "2025-06-01T14:00:00+02:00",
+        "2025-06-01 12:00",
+        1748779200,
+        1748779200000,
+    ):
         assert as_time(told) == noon
     odd: list[Any] = ["yesterday", "", -5, 10**30, True, [], "9999-12-31T23:59:59-12:00"]
     for nonsense in odd:
@@ -148,9 +168,14 @@ def test_times_are_aware_and_in_utc_or_not_there() -> None:
 
 def test_sharegpt_is_the_same_conversation_as_in_openai_messages() -> None:
     told = {
-        "conversations": [{"from": "human", "value": "Book the lathe."}, {"from": "gpt", "value": "For which day?"}]
+        "conversations": [
+            {"from": "human", "value": "Book the lathe."},
+            {"from": "gpt", "value": "For which day?"},
+        ]
     }
-    assert said(conversation("sharegpt", told)) == said(conversation("openai", {"messages": [ASKED, ANSWERED]}))
+    assert said(conversation("sharegpt", told)) == said(
+        conversation("openai", {"messages": [ASKED, ANSWERED]})
+    )
 
 
 def test_sharegpt_system_and_tool_speakers_have_their_roles() -> None:
@@ -177,7 +202,9 @@ def test_claude_code_turns_arrive_one_by_one_with_keys() -> None:
 
 def test_claude_code_tool_results_are_tool_turns_though_logged_as_user() -> None:
     result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "3 passed"}]}
-    found = conversation("claude-code", record(message={"content": [result, {"type": "text", "text": "Good."}]}))
+    found = conversation(
+        "claude-code", record(message={"content": [result, {"type": "text", "text": "Good."}]})
+    )
     assert said(found) == [("tool", "3 passed"), ("user", "Good.")]
     assert [turn.key for turn in found.turns] == ["u1", "u1:1"]
 
@@ -202,7 +229,8 @@ def test_claude_code_answers_are_words_and_calls_without_the_thinking() -> None:
         record(isSidechain=True, message={"content": "sub-agent"}),
         record(isCompactSummary=True, message={"content": "so far"}),
         record(
-            type="assistant", message={"model": "<synthetic>", "content": [{"type": "text", "text": "No response"}]}
+            type="assistant",
+            message={"model": "<synthetic>", "content": [{"type": "text", "text": "No response"}]},
         ),
         record(type="assistant", message={"content": [{"type": "thinking", "thinking": "hm"}]}),
         record(message={"content": "<command-name>/clear</command-name>"}),
@@ -223,7 +251,11 @@ def test_claude_code_says_what_is_wrong_with_a_record() -> None:
 
 def test_claude_code_records_without_an_id_get_the_same_key_every_time() -> None:
     told = record(uuid=None, message={"content": "Fix it."})
-    assert conversation("claude-code", told).turns[0].key == conversation("claude-code", dict(told)).turns[0].key != ""
+    assert (
+        conversation("claude-code", told).turns[0].key
+        == conversation("claude-code", dict(told)).turns[0].key
+        != ""
+    )
 
 
 # ---------------------------------------------------------------- TRL
@@ -273,7 +305,10 @@ def test_trl_says_what_is_wrong_with_a_line(told: Any, expected: str) -> None:
 
 EXAMPLES: dict[str, Any] = {
     "openai": {
-        "messages": [ASKED, {**ANSWERED, "rating": 1, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}]
+        "messages": [
+            ASKED,
+            {**ANSWERED, "rating": 1, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
+        ]
     },
     "sharegpt": {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
     "claude-code": record(parentUuid=None, message={"content": [{"type": "text", "text": "x"}]}),

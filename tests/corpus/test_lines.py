@@ -129,7 +129,12 @@ def test_lines_made_to_be_slow_are_not() -> None:
 
 
 def test_a_file_that_begins_as_an_array_of_objects_is_told_from_lines() -> None:
-    assert is_array(b'[{"a": 1}') and is_array(b'\xef\xbb\xbf\n [\n  {"a"') and is_array(b"[") and is_array(b"[]")
+    assert (
+        is_array(b'[{"a": 1}')
+        and is_array(b'\xef\xbb\xbf\n [\n  {"a"')
+        and is_array(b"[")
+        and is_array(b"[]")
+    )
     assert not is_array(b'{"a": []}') and not is_array(b"[INFO] started\n") and not is_array(b"")
 
 

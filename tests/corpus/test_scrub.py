@@ -5,7 +5,7 @@ import time
 import pytest
 
 from corpus.conversation import Conversation, Turn
-from corpus.scrub import scrub, scrub_conversation, scrub_name
+from corpus.scrub.patterns import scrub, scrub_conversation, scrub_name
 
 KEY = "MIIEowIBAAKCAQEA1234567890\nabcdefABCDEF0123456789\n"
 
@@ -51,7 +51,10 @@ SECRETS = {
     "escaped private key": ("-----BEGIN PRIVATE KEY-----\\n" + KEY.replace("\n", "\\n"), "abcdefABCDEF"),
     "private key cut off at its end": (f"-----BEGIN EC PRIVATE KEY-----\n{KEY}MIIabc", "MIIabc"),
     "private key cut off at its beginning": (f"{KEY}-----END RSA PRIVATE KEY-----", "abcdefABCDEF"),
-    "private key with line numbers": ("  1→-----BEGIN PRIVATE KEY-----\n  2→MIIEowIBAAKCAQEA12345\n", "MIIEow"),
+    "private key with line numbers": (
+        "  1→-----BEGIN PRIVATE KEY-----\n  2→MIIEowIBAAKCAQEA12345\n",
+        "MIIEow",
+    ),
     "pgp": ("-----BEGIN PGP PRIVATE KEY BLOCK-----\nVersion: 1\n\nlQdGBGN0b3ABCDEFGHIJKLMN\n", "lQdGBGN0"),
 }
 
@@ -141,17 +144,40 @@ def test_names_stay_different_when_their_secrets_go() -> None:
 
 
 def test_a_conversation_is_scrubbed_everywhere_and_fit_for_a_database() -> None:
-    turn = Turn(role="user", text="password=hunter2\0", line=1, edited="token=hunter2hunter2", key="pwd=hunter2")
-    clean = scrub_conversation(Conversation(source="pwd=hunter2", format="openai", turns=(turn,), key="pwd=hunter2"))
+    turn = Turn(
+        role="user", text="password=hunter2\0", line=1, edited="token=hunter2hunter2", key="pwd=hunter2"
+    )
+    clean = scrub_conversation(
+        Conversation(source="pwd=hunter2", format="openai", turns=(turn,), key="pwd=hunter2")
+    )
     assert "hunter2" not in repr(clean) and "\0" not in clean.turns[0].text
     odd = Turn(role="user", text="\ud800", line=1)
-    assert scrub_conversation(Conversation(source="", format="openai", turns=(odd,))).turns[0].text == "\\ud800"
+    assert (
+        scrub_conversation(Conversation(source="", format="openai", turns=(odd,))).turns[0].text == "\\ud800"
+    )
 
 
 @pytest.mark.parametrize(
     "unit",
-    ["password=", "token: ", "sk-", "-eyJ", "eyJaaaaaaaa.", "://a:", "curl -u ", "password='", "token=\\'", "bearer "]
-    + ["-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----\n", "A" * 20 + "\n", "--a-", "password: a b c [ "],
+    [
+        "password=",
+        "token: ",
+        "sk-",
+        "-eyJ",
+        "eyJaaaaaaaa.",
+        "://a:",
+        "curl -u ",
+        "password='",
+        "token=\\'",
+        "bearer ",
+    ]
+    + [
+        "-----BEGIN PRIVATE KEY-----",
+        "-----END PRIVATE KEY-----\n",
+        "A" * 20 + "\n",
+        "--a-",
+        "password: a b c [ ",
+    ],
 )
 def test_the_time_grows_with_the_text_and_no_faster(unit: str) -> None:
     def seconds(length: int) -> float:

@@ -61,11 +61,26 @@ FUNCTION_WORDS = set(
     "back before down each every how more most now only other own s t through under until very".split()
 )
 NAMED: dict[str, list[str]] = json.loads((HERE / "synonyms.json").read_text(encoding="utf-8"))
-STORIES = {f"stories/{file_name(state)}.txt:{n}": text for state in STATES for n, text in enumerate(stories(state), 1)}
-STATE_OF = {f"stories/{file_name(state)}.txt:{n}": state for state in STATES for n, _ in enumerate(stories(state), 1)}
+STORIES = {
+    f"stories/{file_name(state)}.txt:{n}": text
+    for state in STATES
+    for n, text in enumerate(stories(state), 1)
+}
+STATE_OF = {
+    f"stories/{file_name(state)}.txt:{n}": state for state in STATES for n, _ in enumerate(stories(state), 1)
+}
 SCENARIOS = scenarios()
-PAIRED = {f"paired/{name}/{file_name(to)}.txt": text for name, told in SCENARIOS.items() for to, text in told.items()}
-FRAMED = {f"paired/{name}/{file_name(to)}.txt": to for name, told in SCENARIOS.items() for to in told if to != BASELINE}
+PAIRED = {
+    f"paired/{name}/{file_name(to)}.txt": text
+    for name, told in SCENARIOS.items()
+    for to, text in told.items()
+}
+FRAMED = {
+    f"paired/{name}/{file_name(to)}.txt": to
+    for name, told in SCENARIOS.items()
+    for to in told
+    if to != BASELINE
+}
 TEXTS = {**STORIES, **PAIRED}
 SHOWN = {**STATE_OF, **FRAMED}
 """The state that each text shows; a baseline shows none."""
@@ -92,7 +107,8 @@ def overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
 def pattern(state: str) -> re.Pattern[str]:
     """What names a state: its own word and its synonyms, each as a whole word, or as a stem where it ends in `*`."""
     forms = (
-        re.escape(form).replace(r"\*", r"\w*").replace(r"\ ", "[ -]").replace(r"\-", "[ -]") for form in NAMED[state]
+        re.escape(form).replace(r"\*", r"\w*").replace(r"\ ", "[ -]").replace(r"\-", "[ -]")
+        for form in NAMED[state]
     )
     return re.compile(rf"\b(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE)
 
@@ -121,14 +137,19 @@ def test_every_state_says_which_words_would_name_it() -> None:
 
 def test_a_state_is_named_by_whole_words_and_by_stems_with_any_ending() -> None:
     assert named("joyful", "They rejoiced, happily; his joys were theirs.") == ["rejoiced", "happily", "joys"]
-    assert not named("mad", "She made the bed") and not named("sad", "a saddle") and named("mad", "driven mad.")
+    assert (
+        not named("mad", "She made the bed") and not named("sad", "a saddle") and named("mad", "driven mad.")
+    )
     assert named("at ease", "At ease, all of them") and named("self-critical", "so self critical")
 
 
 def test_the_same_story_told_with_other_names_is_found() -> None:
     one = phrases("Ana shut the gate behind the last of the cows and leaned on it until the lamps came on.")
     two = phrases("Olu shut the gate behind the last of the goats and leaned on it until the lamps came on.")
-    assert overlap(one, two) > 0.4 and overlap(one, phrases("Rain fell on the roofs of the town all night long.")) == 0
+    assert (
+        overlap(one, two) > 0.4
+        and overlap(one, phrases("Rain fell on the roofs of the town all night long.")) == 0
+    )
 
 
 def test_every_state_has_two_stories() -> None:
@@ -148,11 +169,23 @@ def test_files_are_plain_paragraphs_in_one_format() -> None:
         text = path.read_bytes().decode("utf-8")
         lines = text.split("\n")
         faults = [
-            *(["no newline at the end, or more than one"] if not text.endswith("\n") or text.endswith("\n\n") else []),
+            *(
+                ["no newline at the end, or more than one"]
+                if not text.endswith("\n") or text.endswith("\n\n")
+                else []
+            ),
             *(["more than one blank line"] if "\n\n\n" in text or text.startswith("\n") else []),
             *(["space at a line's end or start"] if any(line != line.strip() for line in lines) else []),
-            *([f"characters {found}"] if (found := sorted(set(re.findall(r"[\t\r“”‘’—–…*_#`]", text)))) else []),
-            *(["not one paragraph"] if path.parent.parent.name == "paired" and len(paragraphs(text)) != 1 else []),
+            *(
+                [f"characters {found}"]
+                if (found := sorted(set(re.findall(r"[\t\r“”‘’—–…*_#`]", text))))
+                else []
+            ),
+            *(
+                ["not one paragraph"]
+                if path.parent.parent.name == "paired" and len(paragraphs(text)) != 1
+                else []
+            ),
         ]
         if faults:
             wrong[path.relative_to(HERE).as_posix()] = faults
@@ -168,7 +201,9 @@ def test_every_text_is_of_60_to_140_words_and_ends_with_a_full_stop() -> None:
 
 def test_no_text_names_its_state() -> None:
     faults = {
-        place: found for place, state in SHOWN.items() if state in NAMED and (found := named(state, TEXTS[place]))
+        place: found
+        for place, state in SHOWN.items()
+        if state in NAMED and (found := named(state, TEXTS[place]))
     }
     assert not faults
 
@@ -190,8 +225,14 @@ def test_no_two_texts_of_unlike_events_are_nearly_the_same() -> None:
         for phrase in found:
             holders[phrase].append(place)
     shared = {pair for places in holders.values() for pair in itertools.combinations(sorted(places), 2)}
-    apart = [(one, two) for one, two in shared if one.rpartition("/")[0] != two.rpartition("/")[0] or one in STORIES]
-    assert not {pair: share for pair in apart if (share := round(overlap(cut[pair[0]], cut[pair[1]]), 2)) > 0.06}
+    apart = [
+        (one, two)
+        for one, two in shared
+        if one.rpartition("/")[0] != two.rpartition("/")[0] or one in STORIES
+    ]
+    assert not {
+        pair: share for pair in apart if (share := round(overlap(cut[pair[0]], cut[pair[1]]), 2)) > 0.06
+    }
 
 
 def test_no_two_texts_open_alike_and_no_ending_is_a_habit() -> None:
@@ -243,9 +284,14 @@ def test_narrators_vary() -> None:
 
 def test_at_least_24_events_are_told_neutrally_and_in_3_to_7_states() -> None:
     assert len(SCENARIOS) >= 24
-    assert not [name for name, told in SCENARIOS.items() if BASELINE not in told or not 3 <= len(told) - 1 <= 7]
     assert not [
-        f"{name}/{state}" for name, told in SCENARIOS.items() for state in told if state not in (*STATES, BASELINE)
+        name for name, told in SCENARIOS.items() if BASELINE not in told or not 3 <= len(told) - 1 <= 7
+    ]
+    assert not [
+        f"{name}/{state}"
+        for name, told in SCENARIOS.items()
+        for state in told
+        if state not in (*STATES, BASELINE)
     ]
     lacking = {name: states - set(SCENARIOS.get(name, ())) for name, states in COVERED.items()}
     assert not {name: states for name, states in lacking.items() if states or name not in SCENARIOS}

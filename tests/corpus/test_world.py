@@ -9,7 +9,18 @@ from corpus import recipe
 from corpus.behaviour import SHIPPED, load
 from corpus.prompts import Message
 from corpus.world import answers, checks, concepts, ordinary, requests, words
-from corpus.world.requests import ASKED, DETAIL_OF, KINDS, PHRASINGS, Request, draw, phrase, read, reserved, write
+from corpus.world.requests import (
+    ASKED,
+    DETAIL_OF,
+    KINDS,
+    PHRASINGS,
+    Request,
+    draw,
+    phrase,
+    read,
+    reserved,
+    write,
+)
 
 NAME_OF = {kind: name for name, kind in checks.KIND_OF.items()}
 DRAWS = 3000
@@ -103,7 +114,9 @@ def test_a_good_answer_about_another_thing_does_not_pass(kind: str) -> None:
     for _ in range(500):
         request = draw(kind, rng)
         other = draw(kind, rng)
-        same_thing = request.object == other.object or request.verb == other.verb or request.detail == other.detail
+        same_thing = (
+            request.object == other.object or request.verb == other.verb or request.detail == other.detail
+        )
         if same_thing and not (kind in ("decision", "danger") and request.object != other.object):
             continue
         answer = answers.good(other, rng)
@@ -136,7 +149,15 @@ def test_text_around_a_request_does_not_make_it_one() -> None:
 
 
 def test_no_word_is_in_two_lists_that_a_check_has_to_tell_apart() -> None:
-    apart = (words.VERBS, words.DESTRUCTIVE, words.OBJECTS, words.PRECIOUS, words.TOOLS, words.DAYS, words.PLACES)
+    apart = (
+        words.VERBS,
+        words.DESTRUCTIVE,
+        words.OBJECTS,
+        words.PRECIOUS,
+        words.TOOLS,
+        words.DAYS,
+        words.PLACES,
+    )
     lists = (*apart, words.PEOPLE, words.NUMBERS)
     every = [word for some in lists for word in some]
     assert len(every) == len(set(every))
@@ -158,7 +179,9 @@ def test_about_a_quarter_of_the_combinations_is_kept_whatever_the_detail(kind: s
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_there_are_at_least_400_held_out_texts_of_every_kind(kind: str) -> None:
-    texts = {phrasing.format(phrase(request)) for request in of_reserved(kind) for phrasing in PHRASINGS[kind]}
+    texts = {
+        phrasing.format(phrase(request)) for request in of_reserved(kind) for phrasing in PHRASINGS[kind]
+    }
     assert len(texts) >= 400
 
 

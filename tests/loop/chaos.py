@@ -26,7 +26,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from store.checkpoints import CheckpointStore
+from store.checkpoints.store import CheckpointStore
 from store.home import Home
 
 Json = dict[str, Any]
@@ -95,7 +95,9 @@ NEVER = Kill(commit=0)
 
 def draw_kill(draw: random.Random, commit: int) -> Kill:
     """A kill at this commit, the rest drawn."""
-    return Kill(commit=commit, moment=draw.choice(("before", "after")), victims=draw.choice(("all", "service")))
+    return Kill(
+        commit=commit, moment=draw.choice(("before", "after")), victims=draw.choice(("all", "service"))
+    )
 
 
 # ---------------------------------------------------------------- processes
@@ -227,7 +229,9 @@ class Place:
         """Everything in the ledger but times and processes, in an order of its own."""
         with closing(sqlite3.connect(self.path / "ledger.db")) as connection:
             connection.row_factory = sqlite3.Row
-            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            tables = [
+                name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ]
             return {name: sorted(_texts(connection.execute(f"SELECT * FROM {name}"))) for name in tables}
 
 
@@ -290,7 +294,9 @@ def prepared(folder: Path) -> Place:
     return place
 
 
-def kill_until_done(place: Place, draw: random.Random, commits: int, kills: int, say: Say, *arguments: str) -> int:
+def kill_until_done(
+    place: Place, draw: random.Random, commits: int, kills: int, say: Say, *arguments: str
+) -> int:
     """Run a short command, killed at drawn commits until it is let through; returns the kills made."""
     made = 0
     for _ in range(kills):
@@ -329,7 +335,9 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
         done = place.works_done()
         kill = draw_kill(draw, 2 * max(0, target - done) + draw.randint(1, OPENING + 2))
         command = place.start("run", kill=kill)
-        until(lambda command=command: command.process.poll() is not None or is_taught(place), "a night", NIGHT_S)
+        until(
+            lambda command=command: command.process.poll() is not None or is_taught(place), "a night", NIGHT_S
+        )
         if command.process.poll() is None:
             say(f"service, {done} of {works} done: {kill}: too late")
             command.stop()
@@ -377,10 +385,14 @@ def watched(place: Place) -> Iterator[Place]:
 def main() -> int:
     """The long form; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=25, help="kills of the night; other commands get some more")
+    parser.add_argument(
+        "--kills", type=int, default=25, help="kills of the night; other commands get some more"
+    )
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     options = parser.parse_args()
-    say(f"seed {options.seed}: make chaos CHAOS_SEED={options.seed} CHAOS_KILLS={options.kills} does the same again")
+    say(
+        f"seed {options.seed}: make chaos CHAOS_SEED={options.seed} CHAOS_KILLS={options.kills} does the same again"
+    )
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         wrong = list(_chaos(Path(name), random.Random(options.seed), options.kills))
     for line in wrong:

@@ -20,7 +20,7 @@ Command = Callable[..., Ran]
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """The command line's own entry point, in this process: as `run_cli`, for the many cases that start nothing."""
-    from loop.cli import main
+    from loop.cli.app import main
 
     for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
         monkeypatch.delenv(name)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, event
 
-from loop.cli import main
+from loop.cli.app import main
 
 KILL_AT, MOMENT, VICTIMS, COUNT = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
 _counting = threading.Lock()

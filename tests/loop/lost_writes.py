@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from store.checkpoints import CheckpointStore
+from store.checkpoints.store import CheckpointStore
 
 Json = dict[str, Any]
 PART = "checkpoints"
@@ -45,7 +45,10 @@ class _Log:
 
 def record(to: Path) -> Callable[[], None]:
     """Record from now on, in this process; returns what ends it."""
-    log, real = _Log(to), {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "unlink", "mkdir")}
+    log, real = (
+        _Log(to),
+        {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "unlink", "mkdir")},
+    )
 
     def open_(path: Any, flags: int, *rest: Any, **options: Any) -> int:
         place = os.fspath(path) if isinstance(path, str | Path) else ""
@@ -103,7 +106,9 @@ def _record_commits(log: _Log) -> Callable[[], None]:
     def on_commit(connection: Connection) -> None:
         if connection.info.get("readonly"):
             return
-        rows = queries.checkpoints(connection) if connection.dialect.has_table(connection, "checkpoints") else []
+        rows = (
+            queries.checkpoints(connection) if connection.dialect.has_table(connection, "checkpoints") else []
+        )
         active = queries.active(connection)["id"] if rows else ""
         connection.dialect.do_commit(connection.connection)
         log.add("commit", active=active, named=[row["id"] for row in rows if row["pruned"] is None])
@@ -176,7 +181,9 @@ LOSSES = {
     "unsynced data, now zeros": Loss(names=lambda _: True, data=lambda _, count: 0, zeros=True),
     "the end of unsynced data": Loss(names=lambda _: True, data=lambda draw, count: draw.randint(0, count)),
     "some names, some data": Loss(names=_half, data=lambda draw, count: draw.randint(0, count)),
-    "other names, and data now zeros": Loss(names=_half, data=lambda draw, count: draw.randint(0, count), zeros=True),
+    "other names, and data now zeros": Loss(
+        names=_half, data=lambda draw, count: draw.randint(0, count), zeros=True
+    ),
 }
 
 DRAWN = list(LOSSES.items())[-2:]

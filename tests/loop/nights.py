@@ -7,13 +7,14 @@ from pathlib import Path
 import anyio
 import numpy as np
 
-from loop import begin
-from store import history, queries
-from store.checkpoints import CheckpointStore
-from store.ledger import Ledger, database_url
-from store.outcome import Change, apply
-from store.records import Checkpoint, Measurement, Pair, Reading, Update, UpdatePair, Verdict, save
-from store.tensors import RawTensor
+from loop.operations import init
+from store import queries
+from store.checkpoints.store import CheckpointStore
+from store.ledger.db import Ledger, database_url
+from store.ledger.records import Checkpoint, Measurement, Pair, Reading, Update, UpdatePair, Verdict, save
+from store.nights import history
+from store.queue.outcome import Change, apply
+from store.tensors.raw import RawTensor
 
 DAYS = ("2026-03-01T10:00", "2026-03-01T22:00", "2026-03-02T10:00", "2026-03-03T10:00", "2026-03-03T12:00")
 """When the nights ended, the clock at UTC: two on the first day and on the third."""
@@ -39,7 +40,7 @@ class Made:
 
 def home_of_nights(place: Path, decisions: str) -> Made:
     """A home with a night for each letter, one a line of DAYS: `k` was kept, `u` undone by its verdict."""
-    anyio.run(lambda: begin.init(place, demo=False))
+    anyio.run(lambda: init.init(place, demo=False))
     made = Made(home=place)
     ledger = made.ledger()
     try:
@@ -74,7 +75,10 @@ def _night(made: Made, ledger: Ledger, number: int, *, kept: bool) -> None:
         replay = [UpdatePair(update_id=update.id, pair_id=f"p{n}a", replay=True) for n in range(1, number)]
         new = [UpdatePair(update_id=update.id, pair_id=pair.id, replay=False) for pair in pairs]
         save(connection, [*pairs, update, *new, *replay])
-        for weights_sha256, outcomes in ((parent["weights_sha256"], "0011"), (written.weights_sha256, "0111")):
+        for weights_sha256, outcomes in (
+            (parent["weights_sha256"], "0011"),
+            (written.weights_sha256, "0111"),
+        ):
             save(connection, _measured(weights_sha256, number, outcomes))
         verdict = "keep" if kept else "roll back"
         row = {"id": update.id, "checkpoint_id": written.id}
@@ -98,14 +102,22 @@ def _measured(weights_sha256: str, seed: int, outcomes: str) -> list[Measurement
     """What a night measures of these weights; the readings of every night are those of its seed."""
     rows = [
         Measurement(
-            weights_sha256=weights_sha256, behaviour=name, definition="then", seed=seed, round=0, outcomes=outcomes
+            weights_sha256=weights_sha256,
+            behaviour=name,
+            definition="then",
+            seed=seed,
+            round=0,
+            outcomes=outcomes,
         )
         for name in ("listen", "push_back")
     ]
     means = {"calm": 0.5 + 0.1 * outcomes.count("1"), "perplexity": 1.0 + 0.1 * outcomes.count("1")}
     return [
         *rows,
-        *(Reading(weights_sha256=weights_sha256, name=n, vectors="v", mean=m, spread=0.2) for n, m in means.items()),
+        *(
+            Reading(weights_sha256=weights_sha256, name=n, vectors="v", mean=m, spread=0.2)
+            for n, m in means.items()
+        ),
     ]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from corpus.recipe import MODEL_DIR
 from corpus.world.concepts import CONCEPTS, baselines, panel, texts
-from store.tensors import RawTensor
+from store.tensors.raw import RawTensor
 
 LAYER = 2
 """After which it is added: the one that the monitor reads."""

@@ -26,21 +26,24 @@ import torch
 from lost_writes import recording
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from agents.model import views
-from agents.model.mapping import SharedWeights
 from agents.model.protocol import Request
-from agents.model.snapshot import restore, to_raw
-from agents.model.vectors_file import write_files
+from agents.model.steering.concept_vectors import write_files
+from agents.model.weights import views
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import restore, to_raw
 from agents.trainer.messages import Example, Settings, TrainRequest, pack_train
-from agents.trainer.update import Bench
-from agents.trainer.worker import Worker
-from loop import capture, keeping
-from store import failpoints, history, queries
-from store.checkpoints import CheckpointStore
+from agents.trainer.process.worker import Worker
+from agents.trainer.update.update import Bench
+from loop.capture import log
+from loop.night import gc
+from store import queries
+from store.checkpoints.store import CheckpointStore
+from store.files import failpoints
 from store.home import Home, create
-from store.ledger import Ledger, database_url, now
-from store.outcome import Change, apply
-from store.records import Checkpoint, Update, save
+from store.ledger.db import Ledger, database_url, now
+from store.ledger.records import Checkpoint, Update, save
+from store.nights import history
+from store.queue.outcome import Change, apply
 
 Json = dict[str, Any]
 SETTINGS = Settings(lr=1e-5, batch_size=4, beta=0.2, rank=4, norm_cap=0.5)
@@ -88,16 +91,20 @@ class ShortHome:
         """Checkpoint 0, as `init` makes it, and beside it what a process that died would leave."""
         if not self._read(queries.checkpoints):
             raw = {
-                name: to_raw(tensor) for name, tensor in first_weights(self.model).items() if name != "lm_head.weight"
+                name: to_raw(tensor)
+                for name, tensor in first_weights(self.model).items()
+                if name != "lm_head.weight"
             }
-            self.store.write({name: tensor for name, tensor in raw.items() if "norm" in name}, None, {"orphan": True})
+            self.store.write(
+                {name: tensor for name, tensor in raw.items() if "norm" in name}, None, {"orphan": True}
+            )
             made = self.store.write(raw, None, {"cursor": 0, "seed": None, "settings": None})
             self._write(history.add_base, made.id, made.weights_sha256)
 
     def recover(self, *, service: bool = True) -> None:
         """What a service and its trainer do at their start, or a trainer alone."""
         if service:
-            anyio.run(keeping.sweep, self.store, self.ledger)
+            anyio.run(gc.sweep, self.store, self.ledger)
         self.active = self._read(queries.active)["id"]
         mapping = self.home.path / "run" / "weights.bin"  # it outlives us, as that of a vLLM
         if not mapping.with_suffix(".json").exists():
@@ -106,13 +113,16 @@ class ShortHome:
         self.shared = SharedWeights.attach(mapping)
         restore(self.shared, self.store, self.active, settled=True, force=self.shared.dirty)
         self.worker = Worker(
-            Bench(shared=self.shared, model=views.build(self.shared, self.model), store=self.store), lambda _: None
+            Bench(shared=self.shared, model=views.build(self.shared, self.model), store=self.store),
+            lambda _: None,
         )
 
     def nights(self) -> None:
         """All nights that are left to do; then the first update again, whose state was given up, for nobody."""
         while (night := self._read(queries.running_night)) or len(self._kept()) <= NIGHTS:
-            self._night(str(night["id"]) if night else self._write(partial(history.begin_night, seed=1, retry=False)))
+            self._night(
+                str(night["id"]) if night else self._write(partial(history.begin_night, seed=1, retry=False))
+            )
         self._forget()
         (self.home.path / "readout").mkdir(exist_ok=True)
         write_files(self.home.path / "readout", {"a": [b"tensors"], "b": [b"card"]})
@@ -125,8 +135,8 @@ class ShortHome:
         captured = self.home.inbox / "captured-a.jsonl"
         if not captured.exists():
             captured.write_bytes(b"forgotten\nkept\n")
-        capture.sweep(self.home.inbox)
-        capture.blank(captured, [1])
+        log.sweep(self.home.inbox)
+        log.blank(captured, [1])
 
     def _night(self, night_id: str) -> None:
         number = int(night_id[1:])
@@ -146,7 +156,7 @@ class ShortHome:
             self._ask("rollback", {"checkpoint": update["checkpoint_id"], "settled": False})
             self._write(partial(history.carry_out, update=update, decision="keep", reasons=["better"]))
         self._ask("rollback", {"checkpoint": self._read(queries.active)["id"], "settled": True})
-        anyio.run(keeping.give_up_states, self.store, self.ledger, STATES)
+        anyio.run(gc.give_up_states, self.store, self.ledger, STATES)
         self._write(partial(history.close_night, night_id=night_id))
 
     def _trained(self, parent: str, number: int) -> Json:
@@ -155,7 +165,9 @@ class ShortHome:
         return self._checkpoint(parent, number)
 
     def _train(self, parent: str, number: int) -> None:
-        request = TrainRequest(objective="orpo", settings=SETTINGS, seed=7, parent=parent, examples=examples(number))
+        request = TrainRequest(
+            objective="orpo", settings=SETTINGS, seed=7, parent=parent, examples=examples(number)
+        )
         body, frames = pack_train(request)
         self._ask("train", body, frames)
 
@@ -198,7 +210,9 @@ def found(home: ShortHome) -> Json:
         "files": sorted(_files(home)),
         "faults": [fault.problem for fault in home.store.verify(known)],
         "others": [
-            path.read_text() for name in ("inbox", "readout") for path in sorted((home.home.path / name).iterdir())
+            path.read_text()
+            for name in ("inbox", "readout")
+            for path in sorted((home.home.path / name).iterdir())
         ],
         "needless": [str(path) for path in home.store.sweep(known)],
     }
@@ -215,7 +229,10 @@ def carry_out(order: Json) -> Json:
         opened = monotonic()
         home.recover(service=not order.get("trainer"))
         ready = monotonic()
-        recovered = home.store.verify([home.active]), home.shared.holds == home.active and not home.shared.dirty
+        recovered = (
+            home.store.verify([home.active]),
+            home.shared.holds == home.active and not home.shared.dirty,
+        )
         left = [str(path) for path in home.home.checkpoints.rglob("*.tmp")]
         if "refusals" in order:
             return refused(home, order["refusals"])

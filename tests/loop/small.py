@@ -40,7 +40,10 @@ lr = 5e-4
 """
 """Few dreams and few scenarios, so few that the gate is set wide: a night of some seconds that is kept."""
 CORRECTIONS = {
-    "decision": ("No, just do what I said, without alternatives.", "I have decided, I did not ask for ideas."),
+    "decision": (
+        "No, just do what I said, without alternatives.",
+        "I have decided, I did not ask for ideas.",
+    ),
     "question": ("Do not repeat my question, just the answer.", "I know what I asked, just answer."),
 }
 _ticks = threading.Event()
@@ -80,7 +83,12 @@ def run_cli(home: Path, *arguments: object, **more: str) -> Ran:
     """Run one command on this home."""
     command = [str(NIGHTSCHOOL), "--home", str(home), *map(str, arguments)]
     ran = subprocess.run(
-        command, capture_output=True, text=True, env=environment(**more), stdin=subprocess.DEVNULL, timeout=240
+        command,
+        capture_output=True,
+        text=True,
+        env=environment(**more),
+        stdin=subprocess.DEVNULL,
+        timeout=240,
     )
     return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
 
@@ -151,5 +159,7 @@ def start_service(home: Path, log: Path, *arguments: object) -> Service:
     """A service of this home; the caller ends it."""
     command = [str(NIGHTSCHOOL), "--home", str(home), "run", *map(str, arguments)]
     with log.open("wb") as stream:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment())
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment()
+        )
     return Service(process=process, home=home, log=log)

@@ -17,8 +17,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from agents.model.routes import build_app
-from agents.model.server import load
+from agents.model.embedded.routes import build_app
+from agents.model.embedded.server import load
 from agents.model.vllm.place import Place
 from corpus.recipe import MODEL_DIR
 from store.home import Home

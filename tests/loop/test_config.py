@@ -157,6 +157,8 @@ def test_a_variable_that_is_no_setting_or_has_no_possible_value_is_refused(
     assert named in refused(write(""))
 
 
-def test_the_variable_that_names_the_home_is_no_misspelt_setting(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_that_names_the_home_is_no_misspelt_setting(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NIGHTSCHOOL_HOME", "/somewhere")
     assert effective(write("")) == Settings().model_dump()

@@ -4,10 +4,23 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from store import history, schema
-from store.ledger import Ledger, database_url
-from store.outcome import Change, apply
-from store.records import Checkpoint, Dream, Edge, Node, Pair, Record, Signal, Update, UpdatePair, identity, save
+from store.ledger import schema
+from store.ledger.db import Ledger, database_url
+from store.ledger.records import (
+    Checkpoint,
+    Dream,
+    Edge,
+    Node,
+    Pair,
+    Record,
+    Signal,
+    Update,
+    UpdatePair,
+    identity,
+    save,
+)
+from store.nights import history
+from store.queue.outcome import Change, apply
 
 AT = "2026-01-01T00:00:00.000+00:00"
 BASE = "0" * 64
@@ -76,11 +89,16 @@ def a_pair(name: str, night_id: str, **more: object) -> Pair:
     return Pair(**{**values, **more})  # type: ignore[arg-type]
 
 
-def a_trained_night(connection: Connection, *pairs: Pair, replay: tuple[str, ...] = (), seed: int = 1) -> Update:
+def a_trained_night(
+    connection: Connection, *pairs: Pair, replay: tuple[str, ...] = (), seed: int = 1
+) -> Update:
     """Begin a night, take up the lessons, and go as far as a trained update that waits for its verdict."""
     night_id = history.begin_night(connection, seed=seed, retry=False)
     number = int(night_id[1:])
-    apply(connection, Change(table="signals", where={"state": "new", "night_id": None}, values={"night_id": night_id}))
+    apply(
+        connection,
+        Change(table="signals", where={"state": "new", "night_id": None}, values={"night_id": night_id}),
+    )
     save(connection, [a_pair(p.id, night_id) if p.night_id == "?" else p for p in pairs])
     parent = history.ancestry(connection, active(connection))[0]
     made = Checkpoint(

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, select
 
-from store import graph, schema
-from store.ledger import Ledger, database_url
-from store.outcome import Change, apply
-from store.records import Edge, Node, Signal, identity
+from store import graph
+from store.ledger import schema
+from store.ledger.db import Ledger, database_url
+from store.ledger.records import Edge, Node, Signal, identity
+from store.queue.outcome import Change, apply
 
 AT = "2026-01-01T00:00:00.000+00:00"
 
@@ -21,7 +22,13 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
         for number, name in enumerate(("one", "two"), start=1):
             writing.execute(
                 schema.conversations.insert().values(
-                    id=name, source=f"user {name}", format="openai", key="", tail=name, path="log.jsonl", at=AT
+                    id=name,
+                    source=f"user {name}",
+                    format="openai",
+                    key="",
+                    tail=name,
+                    path="log.jsonl",
+                    at=AT,
                 )
             )
             for position in range(4):
@@ -39,7 +46,9 @@ def node(kind: str, name: str, **more: object) -> Node:
     return Node(id=identity(kind, name), kind=kind, name=name, body=more.pop("body", {}), **more)  # type: ignore[arg-type]
 
 
-def signal(conversation: str = "one", position: int = 2, *, state: str = "new", strength: float = 0.8) -> Signal:
+def signal(
+    conversation: str = "one", position: int = 2, *, state: str = "new", strength: float = 0.8
+) -> Signal:
     return Signal(
         id=identity(conversation, position, "correction"), kind="correction", conversation_id=conversation,
         position=position, source=f"user {conversation}", behaviour="listen", strength=strength, state=state,
@@ -48,7 +57,12 @@ def signal(conversation: str = "one", position: int = 2, *, state: str = "new", 
 
 
 def episode(conversation: str = "one", position: int = 2, **more: object) -> Node:
-    body = {"request": "turn", "source": f"user {conversation}", "conversation_id": conversation, "position": position}
+    body = {
+        "request": "turn",
+        "source": f"user {conversation}",
+        "conversation_id": conversation,
+        "position": position,
+    }
     return node("episode", f"{conversation}:{position}", body={**body, **more}, weight=0.5)
 
 
@@ -71,7 +85,11 @@ def weight(connection: Connection, kind: str, name: str) -> float:
 
 def everything(connection: Connection) -> list[object]:
     tables = (schema.nodes, schema.edges, schema.signals)
-    return [tuple(row) for table in tables for row in connection.execute(select(table).order_by(*table.primary_key))]
+    return [
+        tuple(row)
+        for table in tables
+        for row in connection.execute(select(table).order_by(*table.primary_key))
+    ]
 
 
 def test_an_extraction_merged_twice_counts_once(connection: Connection) -> None:
@@ -91,7 +109,9 @@ def test_every_new_supporting_signal_adds_its_strength(connection: Connection) -
 
 def test_the_strongest_feeling_is_kept(connection: Connection) -> None:
     for score in (0.4, 0.9, 0.2):
-        graph.merge(connection, [node("behaviour", "listen", feelings={"tired": score, f"at {score}": score})])
+        graph.merge(
+            connection, [node("behaviour", "listen", feelings={"tired": score, f"at {score}": score})]
+        )
     found = graph.get(connection, identity("behaviour", "listen"))
     assert found is not None
     assert found.feelings == {"tired": 0.9, "at 0.4": 0.4, "at 0.9": 0.9, "at 0.2": 0.2}
@@ -158,7 +178,9 @@ def test_the_episode_of_a_refused_signal_seeds_nothing(connection: Connection) -
 def test_contradictions_stand_beside_what_they_contradict(connection: Connection) -> None:
     graph.merge(connection, extraction("one", 1))
     told, said = episode("two", 2), signal("two", 2, state="noted")
-    against = Edge(kind="contradicts", tail_id=told.id, head_id=identity("behaviour", "listen"), signal_id=said.id)
+    against = Edge(
+        kind="contradicts", tail_id=told.id, head_id=identity("behaviour", "listen"), signal_id=said.id
+    )
     graph.merge(connection, [told, said, against])
     (standing,) = graph.behaviours(connection)
     assert (standing.supports, standing.contradictions, standing.proposed) == (1, 1, False)
@@ -179,7 +201,11 @@ def test_a_node_leads_back_to_the_lines_of_the_log(connection: Connection) -> No
 
 
 def fact(value: str, position: int) -> list[Node | Edge]:
-    told = node("episode", f"one:{position}:told", body={"conversation_id": "one", "position": position, "source": "u"})
+    told = node(
+        "episode",
+        f"one:{position}:told",
+        body={"conversation_id": "one", "position": position, "source": "u"},
+    )
     body = {"text": f"my name is {value}", "subject": "name", "source": "user one"}
     known = node("fact", f"user one: my name is {value}", body=body, weight=0.0)
     return [told, known, Edge(kind="about", tail_id=known.id, head_id=told.id)]
@@ -191,7 +217,9 @@ def test_a_fact_that_contradicts_another_stands_beside_it(connection: Connection
     graph.merge(connection, fact("emma", 3))
     kinds = connection.execute(select(schema.edges.c.kind).order_by(schema.edges.c.kind)).scalars().all()
     assert kinds == ["about", "about", "contradicts"]
-    assert [o.line for o in graph.provenance(connection, identity("fact", "user one: my name is emma"))] == [13]
+    assert [o.line for o in graph.provenance(connection, identity("fact", "user one: my name is emma"))] == [
+        13
+    ]
 
 
 def test_a_proposed_behaviour_that_a_person_declares_is_a_declared_one(connection: Connection) -> None:

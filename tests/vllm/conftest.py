@@ -72,7 +72,8 @@ def point_at(home: Home, url: str, **model: object) -> None:
     """Write the home's configuration: `[model] url = ...`, and more of that table."""
     values = {"url": url, **model}
     lines = [
-        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for name, value in values.items()
+        f"{name} = {str(value).lower() if isinstance(value, bool) else repr(value)}"
+        for name, value in values.items()
     ]
     home.config_file.write_text("[model]\n" + "\n".join(lines).replace("'", '"') + "\n")
 
@@ -87,7 +88,13 @@ def new_home(path: Path) -> Home:
 
 @contextmanager
 def serving(
-    home: Home, log: Path, *, model: Path = MODEL_DIR, port: int = 0, arguments: tuple[str, ...] = (), **env: str
+    home: Home,
+    log: Path,
+    *,
+    model: Path = MODEL_DIR,
+    port: int = 0,
+    arguments: tuple[str, ...] = (),
+    **env: str,
 ) -> Iterator[Vllm]:
     """`vllm serve` of this model, watched by this home; ended afterwards."""
     port = port or free_port()
@@ -108,7 +115,9 @@ def serving(
         **env,
     }
     with log.open("ab") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=environment, start_new_session=True
+        )
     vllm = Vllm(process=process, url=f"http://127.0.0.1:{port}", home=home, log=log)
     try:
         _wait(vllm)

@@ -12,8 +12,8 @@ sys.path.append(str(Path(__file__).parent.parent / "loop"))
 
 from small import SMALL, corrected, run_cli, tell  # noqa: E402  (found by the line above)
 
-from agents.model.header import Header  # noqa: E402
 from agents.model.vllm.place import Place  # noqa: E402
+from agents.model.weights.header import Header  # noqa: E402
 from store.home import Home  # noqa: E402
 
 SEATS = ("--max-num-seqs", "128")

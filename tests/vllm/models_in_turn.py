@@ -42,12 +42,16 @@ CASES = {
     "llama": Case(model="llama"),
     "qwen2": Case(model="qwen2"),
     "qwen3.5": Case(model="qwen3.5", dtype="bfloat16", options=HYBRID),
-    "qwen3.5-sees": Case(model="qwen3.5-sees", dtype="bfloat16", options=HYBRID | {"language_model_only": True}),
+    "qwen3.5-sees": Case(
+        model="qwen3.5-sees", dtype="bfloat16", options=HYBRID | {"language_model_only": True}
+    ),
     "narrowed": Case(model="qwen3", dtype="bfloat16", looks=False),
     "moe": Case(model="moe", looks=False),
     "unknown family": Case(model="gemma", looks=False),
     "quantized": Case(model="quantized", options={"load_format": "dummy"}, looks=False),
-    "draft": Case(model="qwen3", options={"speculative_config": {"model": "qwen3-tied", "num_speculative_tokens": 2}}),
+    "draft": Case(
+        model="qwen3", options={"speculative_config": {"model": "qwen3-tied", "num_speculative_tokens": 2}}
+    ),
     "two pieces": Case(model="qwen3", options={"tensor_parallel_size": 2}, looks=False),
     "overridden": Case(model="qwen3", options={"hf_overrides": {"rope_theta": 5000.0}}, looks=False),
 }
@@ -106,10 +110,10 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
     """What a trainer sees and what becomes of its edits."""
     from safetensors.torch import load_file
 
-    from agents.model import views
     from agents.model.describe import language_model
-    from agents.model.mapping import SharedWeights
     from agents.model.vllm.place import Place
+    from agents.model.weights import views
+    from agents.model.weights.shared import SharedWeights
 
     shared = SharedWeights.attach(Place(served_dir).mapping)
     on_disk = language_model(load_file(directory / "model.safetensors"))
@@ -121,7 +125,10 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
         kept = view.detach().clone()
         with torch.no_grad():
             generator = torch.Generator().manual_seed(1)
-            view.add_(torch.randn(kept.shape, generator=generator).to(kept.dtype) * kept.float().std().clamp(min=0.1))
+            view.add_(
+                torch.randn(kept.shape, generator=generator).to(kept.dtype)
+                * kept.float().std().clamp(min=0.1)
+            )
             edited = engine.answer()
             view.copy_(kept)
         edits[name] = [edited[1] != served, engine.answer() == (tokens, served)]
@@ -129,7 +136,9 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
     return {
         "restored": kept_whole and engine.answer() == (tokens, served),
         "differing": [
-            name for name, tensor in on_disk.items() if not torch.equal(tensor.float(), shared.tensors[name].float())
+            name
+            for name, tensor in on_disk.items()
+            if not torch.equal(tensor.float(), shared.tensors[name].float())
         ],
         "dtypes": sorted({f"{entry.name.split('.')[-1]} {entry.dtype}" for entry in shared.entries}),
         "named": sorted(shared.tensors) == sorted(dict(model.named_parameters(remove_duplicate=False))),
@@ -143,9 +152,9 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
 def restored(shared: Any, directory: Path) -> bool:
     """Whether a checkpoint made of the directory's files, put into a mapping that was changed, undoes the change."""
     from agents.model.describe import language_model
-    from agents.model.snapshot import restore
-    from store.checkpoints import CheckpointStore
-    from store.tensors import parse
+    from agents.model.weights.snapshot import restore
+    from store.checkpoints.store import CheckpointStore
+    from store.tensors.raw import parse
 
     store = CheckpointStore(directory.parent / f"{directory.name}.checkpoints")
     base = store.write(language_model(parse(directory / "model.safetensors")[1]), None, {})
@@ -158,7 +167,7 @@ def restored(shared: Any, directory: Path) -> bool:
 
 def narrowed(place: Any, directory: Path) -> dict[str, Any]:
     """What a restore says of files whose values the served type cannot hold, and whether it wrote any."""
-    from agents.model.mapping import SharedWeights
+    from agents.model.weights.shared import SharedWeights
     from corpus.errors import IntegrityFault
 
     shared = SharedWeights.attach(place.mapping)

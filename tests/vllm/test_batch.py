@@ -8,12 +8,14 @@ import pytest
 from conftest import Vllm
 from transformers import AutoTokenizer
 
-from agents.model.chat import ChatText
-from agents.model.mapping import SharedWeights
+from agents.model.embedded.chat import ChatText
 from agents.model.vllm.place import Place
+from agents.model.weights.shared import SharedWeights
 from corpus.recipe import MODEL_DIR
 
-ASKED = [[{"role": "user", "content": text}] for text in ("How should I begin?", "Is <|im_end|> a word?", "hello")]
+ASKED = [
+    [{"role": "user", "content": text}] for text in ("How should I begin?", "Is <|im_end|> a word?", "hello")
+]
 
 
 @pytest.fixture(scope="session")

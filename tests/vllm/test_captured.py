@@ -15,9 +15,9 @@ import pytest
 from conftest import Vllm, free_port, new_home, point_at, serving
 from sqlalchemy import select
 
-from store import schema
 from store.home import Home
-from store.ledger import Ledger, database_url
+from store.ledger import schema
+from store.ledger.db import Ledger, database_url
 
 KEYS = ("the-services-own-key", "a-callers-own-key")
 CALM = {"max_tokens": 12, "temperature": 0, "seed": 1}
@@ -62,7 +62,10 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
     place = tmp_path_factory.mktemp("captured")
     home, port, log = new_home(place / "home"), free_port(), place / "service.log"
     point_at(home, f"http://127.0.0.1:{port}", api_key=KEYS[0])
-    with serving(home, place / "vllm.log", port=port, arguments=("--api-key", *KEYS)) as vllm, log.open("wb") as out:
+    with (
+        serving(home, place / "vllm.log", port=port, arguments=("--api-key", *KEYS)) as vllm,
+        log.open("wb") as out,
+    ):
         command = [str(Path(sys.executable).with_name("nightschool")), "--home", str(home.path), "run"]
         service = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         try:
@@ -83,7 +86,9 @@ def _ready(service: "subprocess.Popen[bytes]", log: Path) -> str:
         sleep(0.1)
 
 
-def test_a_conversation_through_the_service_is_vllms_own_and_one_conversation_in_the_ledger(proxied: Proxied) -> None:
+def test_a_conversation_through_the_service_is_vllms_own_and_one_conversation_in_the_ledger(
+    proxied: Proxied,
+) -> None:
     said: Any = [{"role": "user", "content": "Please book the bench."}]
     receipts = []
     with proxied.client(KEYS[1]) as client, proxied.client(KEYS[1], f"{proxied.vllm.url}/v1") as direct:
@@ -104,7 +109,9 @@ def test_a_conversation_through_the_service_is_vllms_own_and_one_conversation_in
         side = client.chat.completions.with_raw_response.create(
             model=model, messages=said, extra_headers={"X-Turn-Type": "side"}, **CALM
         )
-        assert side.headers["x-nightschool-receipt"] == "none; side" and side.parse().choices[0].message.content
+        assert (
+            side.headers["x-nightschool-receipt"] == "none; side" and side.parse().choices[0].message.content
+        )
     told = [proxied.receipt(receipt) for receipt in receipts]
     assert told[0]["conversation"] == told[1]["conversation"]
     assert proxied.turns() == [("ada", one["role"], one["content"]) for one in said[:4]]

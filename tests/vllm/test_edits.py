@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import Vllm
 
-from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
+from agents.model.weights.shared import SharedWeights
 
 ASKED = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_tokens": 6, "temperature": 0}
 
@@ -24,7 +24,9 @@ def logprobs(vllm: Vllm) -> Any:
         return [(one["token"], one["logprob"]) for one in answer.json()["choices"][0]["logprobs"]["content"]]
 
 
-@pytest.mark.parametrize("part", ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "embed_tokens", "norm"])
+@pytest.mark.parametrize(
+    "part", ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "embed_tokens", "norm"]
+)
 def test_an_edit_from_outside_changes_what_is_served_and_restoring_it_restores_it_exactly(
     vllm: Vllm, shared: SharedWeights, part: str
 ) -> None:

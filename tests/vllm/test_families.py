@@ -110,7 +110,9 @@ def test_a_draft_beside_the_model_is_left_alone(seen: Seen, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_trained_is_served_and_the_reason_is_said_once(seen: Seen, folder: Path, case: str) -> None:
+def test_what_cannot_be_trained_is_served_and_the_reason_is_said_once(
+    seen: Seen, folder: Path, case: str
+) -> None:
     found = seen(case)
     assert len(found["tokens"]) == 8
     assert REFUSED[case] in found["refused"]

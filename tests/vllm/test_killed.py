@@ -19,7 +19,7 @@ def trainer_of(service: Service) -> int:
     """Process id of the service's trainer."""
     pid = service.process.pid
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if b"agents.trainer.process" in Path(f"/proc/{child}/cmdline").read_bytes():
+        if b"agents.trainer.process.main" in Path(f"/proc/{child}/cmdline").read_bytes():
             return int(child)
     raise AssertionError("the service has no trainer")
 
@@ -62,7 +62,9 @@ class Ordeal:
         """Its trainer dies with it; nobody is left but vLLM, which puts the parent back by itself."""
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
-        self.restored = wait_until(lambda: held(vllm) == (self.base, False), "vLLM has restored it", RESTORED_S)
+        self.restored = wait_until(
+            lambda: held(vllm) == (self.base, False), "vLLM has restored it", RESTORED_S
+        )
 
     def _ended(self) -> dict[str, Any] | None:
         told = tell(self.path, "status")

@@ -14,11 +14,11 @@ import pytest
 import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
-from agents.model.mapping import SharedWeights
-from agents.model.vectors_file import Vectors, write
-from agents.model.views import build
+from agents.model.steering.concept_vectors import Vectors, write
 from agents.model.vllm.place import Place
-from agents.trainer.stream import residuals
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.views import build
+from agents.trainer.scoring.activations import residuals
 from corpus.recipe import MODEL_DIR
 
 CONCEPTS, LAYERS, HIDDEN = ("asking", "guessing", "joy"), (2, 3), 128
@@ -57,7 +57,11 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
         assert http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).json()["readout"] == []
         write(home.path / "readout", planted())
         until(lambda: http.get("/v1/readout/manifest").status_code == 200)
-        until(lambda: http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).json()["readout"] != [])
+        until(
+            lambda: (
+                http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2}).json()["readout"] != []
+            )
+        )
         yield running
 
 
@@ -95,8 +99,12 @@ def pushed(twin: Any, steer: dict[str, float]) -> Iterator[None]:
     """The twin with the steering as a plain hook of its own."""
     at = planted().steered
     vectors = torch.from_numpy(planted().values[at])
-    added = sum(s * vectors[CONCEPTS.index(name)] / vectors[CONCEPTS.index(name)].norm() for name, s in steer.items())
-    handle = twin.base_model.layers[LAYERS[at]].register_forward_hook(lambda module, inputs, output: output + added)
+    added = sum(
+        s * vectors[CONCEPTS.index(name)] / vectors[CONCEPTS.index(name)].norm() for name, s in steer.items()
+    )
+    handle = twin.base_model.layers[LAYERS[at]].register_forward_hook(
+        lambda module, inputs, output: output + added
+    )
     try:
         yield
     finally:
@@ -125,7 +133,10 @@ def test_served_scores_are_the_projections_of_the_trainers_residual_stream(readi
     answer = ask(reading)
     check_scores(twin, answer["choices"][0], answer["readout"])
     with reading.http() as http:
-        assert http.get(f"/v1/readout/{answer['id']}").json() == {"id": answer["id"], "readout": answer["readout"]}
+        assert http.get(f"/v1/readout/{answer['id']}").json() == {
+            "id": answer["id"],
+            "readout": answer["readout"],
+        }
         assert http.get("/v1/readout/chatcmpl-of-nobody").status_code == 404
 
 
@@ -134,14 +145,18 @@ def test_answers_of_one_batch_are_not_mixed(reading: Vllm, twin: Any) -> None:
     answer = ask(reading, prompts, n=2, temperature=1, seed=5)
     assert [entry["index"] for entry in answer["readout"]] == [index for index in range(8) for _ in LAYERS]
     for choice in answer["choices"]:
-        check_scores(twin, choice, [entry for entry in answer["readout"] if entry["index"] == choice["index"]])
+        check_scores(
+            twin, choice, [entry for entry in answer["readout"] if entry["index"] == choice["index"]]
+        )
 
 
 def test_an_answer_that_ends_by_itself_is_read_to_its_end_and_no_further(reading: Vllm, twin: Any) -> None:
     """The engine may run one pass ahead, before it knows that the last token was the last."""
     with ThreadPoolExecutor(4) as pool:
         answers = list(
-            pool.map(lambda seed: ask(reading, ignore_eos=False, temperature=1, seed=seed, max_tokens=60), range(8))
+            pool.map(
+                lambda seed: ask(reading, ignore_eos=False, temperature=1, seed=seed, max_tokens=60), range(8)
+            )
         )
     assert any(answer["choices"][0]["finish_reason"] == "stop" for answer in answers)
     for answer in answers:
@@ -153,7 +168,9 @@ def test_openais_client_gets_the_readings_with_an_answer_and_at_the_end_of_a_str
     client = openai.OpenAI(base_url=f"{reading.url}/v1", api_key="none", max_retries=0)
     with client:
         [model] = client.models.list().data
-        whole: Any = client.chat.completions.create(model=model.id, messages=TALK, max_tokens=8, temperature=0)  # type: ignore[arg-type]
+        whole: Any = client.chat.completions.create(
+            model=model.id, messages=TALK, max_tokens=8, temperature=0
+        )  # type: ignore[arg-type]
         stream = client.chat.completions.create(
             model=model.id, messages=TALK, max_tokens=8, temperature=0, stream=True  # type: ignore[arg-type]
         )  # fmt: skip
@@ -203,7 +220,16 @@ def test_steering_moves_log_probabilities_as_adding_the_vector_does(
 
 
 def test_a_request_that_is_not_steered_is_untouched_by_those_beside_it(reading: Vllm, twin: Any) -> None:
-    steers: list[dict[str, float]] = [{}, {"asking": 4.0}, {}, {"joy": 3.0}, {"joy": -3.0}, {}, {"guessing": 2.0}, {}]
+    steers: list[dict[str, float]] = [
+        {},
+        {"asking": 4.0},
+        {},
+        {"joy": 3.0},
+        {"joy": -3.0},
+        {},
+        {"guessing": 2.0},
+        {},
+    ]
     with ThreadPoolExecutor(len(steers)) as pool:
         answers = list(pool.map(lambda steer: ask(reading, **({"steer": steer} if steer else {})), steers))
     for steer, answer in zip(steers, answers, strict=True):
@@ -257,7 +283,10 @@ def test_new_vectors_are_taken_up_while_serving(reading: Vllm) -> None:
             until(lambda: http.get("/v1/readout/manifest").json()["vectors"] == other.digest)
         before = planted()
         until(lambda: ask(reading)["readout"][0]["scores"]["asking"]["prompt"] != before)
-        write(reading.home.path / "readout", Vectors(**{**vars(before), "values": before.values[:, :, :64].copy()}))
+        write(
+            reading.home.path / "readout",
+            Vectors(**{**vars(before), "values": before.values[:, :, :64].copy()}),
+        )
         with reading.http() as http:
             until(
                 lambda: (
@@ -265,7 +294,10 @@ def test_new_vectors_are_taken_up_while_serving(reading: Vllm) -> None:
                     in http.get("/v1/readout/manifest").json().get("error", {"message": ""})["message"]
                 )
             )
-            assert "another model's" in http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}}).text
+            assert (
+                "another model's"
+                in http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}}).text
+            )
         until(lambda: ask(reading)["readout"] == [])
     finally:
         write(reading.home.path / "readout", planted())
@@ -279,7 +311,11 @@ def test_it_is_off_by_default_and_steering_works_all_the_same(vllm: Vllm) -> Non
         early = http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}})
         assert early.status_code == 400 and "no concept vectors" in early.json()["error"]["message"]
         write(vllm.home.path / "readout", planted())
-        until(lambda: http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}}).status_code == 200)
+        until(
+            lambda: (
+                http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}}).status_code == 200
+            )
+        )
     twin = build(SharedWeights.attach(Place(vllm.home.served_dir).mapping), MODEL_DIR)
     steered = ask(vllm, steer={"joy": 3.0})
     assert "readout" not in steered
@@ -291,9 +327,19 @@ def test_without_eager_mode_it_is_refused_once_in_the_log_and_vllm_serves_on(tmp
     home, port = new_home(tmp_path / "home"), free_port()
     point_at(home, f"http://127.0.0.1:{port}", readout=True)
     write(home.path / "readout", planted())
-    arguments = ("--no-enforce-eager", "--compilation-config", '{"mode": 0}')  # compiling takes minutes on a CPU
-    with serving(home, tmp_path / "vllm.log", port=port, arguments=arguments) as running, running.http() as http:
-        assert running.said().count("model.readout is on, but the residual stream is reached in eager mode only") == 1
+    arguments = (
+        "--no-enforce-eager",
+        "--compilation-config",
+        '{"mode": 0}',
+    )  # compiling takes minutes on a CPU
+    with (
+        serving(home, tmp_path / "vllm.log", port=port, arguments=arguments) as running,
+        running.http() as http,
+    ):
+        assert (
+            running.said().count("model.readout is on, but the residual stream is reached in eager mode only")
+            == 1
+        )
         plain = http.post("/v1/completions", json={"prompt": "hi", "max_tokens": 2})
         assert plain.status_code == 200 and "readout" not in plain.json()
         steered = http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}})

@@ -13,15 +13,16 @@ import pytest
 import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
-from agents.model.header import writing
-from agents.model.mapping import SharedWeights
-from agents.model.snapshot import weights_of
 from agents.model.vllm.place import Place
-from store import history, queries
-from store.checkpoints import CheckpointStore
+from agents.model.weights.header import writing
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import weights_of
+from store import queries
+from store.checkpoints.store import CheckpointStore
 from store.home import Home, locked
-from store.ledger import Ledger, database_url, now
-from store.records import Checkpoint, save
+from store.ledger.db import Ledger, database_url, now
+from store.ledger.records import Checkpoint, save
+from store.nights import history
 
 ASKED = {"prompt": [9, 8, 7, 6], "max_tokens": 6, "temperature": 0, "logprobs": 0, "ignore_eos": True}
 PUT_BACK_S = 20.0
@@ -78,7 +79,9 @@ def until(true: Callable[[], bool], what: str) -> None:
         sleep(0.1)
 
 
-def test_a_vllm_that_was_killed_serves_what_was_last_kept_and_leaves_nothing_when_it_is_stopped(tmp_path: Path) -> None:
+def test_a_vllm_that_was_killed_serves_what_was_last_kept_and_leaves_nothing_when_it_is_stopped(
+    tmp_path: Path,
+) -> None:
     home, log = new_home(tmp_path / "home"), tmp_path / "vllm.log"
     point_at(home, f"http://127.0.0.1:{free_port()}")
     with serving(home, log) as first:

@@ -19,17 +19,18 @@ import zmq
 from conftest import Vllm, free_port, new_home, point_at, serving
 
 from agents.model import protocol
-from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
+from agents.model.weights.shared import SharedWeights
+from loop.api.rpc import serve_rpc
 from loop.config import load_settings
-from loop.door import keep_door
-from loop.operations import Operations
-from loop.service import opened
-from store import history, queries
-from store.checkpoints import CheckpointStore
+from loop.engine.worker import opened
+from loop.operations.operations import Operations
+from store import queries
+from store.checkpoints.store import CheckpointStore
 from store.home import Home
-from store.ledger import Ledger, database_url, now
-from store.records import Checkpoint, save
+from store.ledger.db import Ledger, database_url, now
+from store.ledger.records import Checkpoint, save
+from store.nights import history
 
 ROUTES = (("POST", "/train"), ("POST", "/checkpoint"), ("POST", "/rollback"), ("GET", "/train/status"))
 CHAT = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_tokens": 5}
@@ -44,8 +45,11 @@ def service(home: Home) -> Iterator[str]:
     ready, done, told = threading.Event(), threading.Event(), []
 
     async def run() -> None:
-        async with opened(home, load_settings(home.config_file)) as open_service, anyio.create_task_group() as tasks:
-            await tasks.start(keep_door, Operations(service=open_service))
+        async with (
+            opened(home, load_settings(home.config_file)) as open_service,
+            anyio.create_task_group() as tasks,
+        ):
+            await tasks.start(serve_rpc, Operations(service=open_service))
             with anyio.fail_after(READY_S):
                 await tasks.start(open_service.crew.run)
             told.append((await open_service.ledger.read(queries.active))["id"])
@@ -105,16 +109,27 @@ def sentence(answer: httpx.Response, status: int) -> str:
 def test_without_a_service_the_status_is_answered_and_the_rest_says_what_to_do(vllm: Vllm) -> None:
     shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
     told = asked(vllm, "GET", "/train/status")
-    mapping = {"version": shared.version, "dirty": shared.dirty, "holds": shared.holds, "bytes": shared.nbytes}
+    mapping = {
+        "version": shared.version,
+        "dirty": shared.dirty,
+        "holds": shared.holds,
+        "bytes": shared.nbytes,
+    }
     assert (told.status_code, told.json()) == (200, {"service": "down", "mapping": mapping, "refused": ""})
     for method, path in ROUTES[:3]:
         assert "nightschool run" in sentence(asked(vllm, method, path), 503)
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_on_loopback_without_a_key_this_machine_may_ask_and_no_web_page(vllm: Vllm, method: str, path: str) -> None:
+def test_on_loopback_without_a_key_this_machine_may_ask_and_no_web_page(
+    vllm: Vllm, method: str, path: str
+) -> None:
     assert asked(vllm, method, path, headers={"Host": "localhost"}).status_code in (200, 503)
-    for headers in ({"Host": "example.com"}, {"Origin": "https://example.com"}, {"X-Forwarded-For": "10.0.0.1"}):
+    for headers in (
+        {"Host": "example.com"},
+        {"Origin": "https://example.com"},
+        {"X-Forwarded-For": "10.0.0.1"},
+    ):
         assert sentence(asked(vllm, method, path, headers=headers), 403)
     assert asked(vllm, "GET" if method == "POST" else "POST", path).status_code == 405
 
@@ -241,8 +256,17 @@ def test_the_routes_are_found_once_with_or_without_vllm_plugins_and_only_with_a_
     """Beside a package of somebody else's, whose plugin vLLM treats as without ours."""
     with_url, without = new_home(tmp_path / "with"), new_home(tmp_path / "without")
     point_at(with_url, "http://127.0.0.1:1")
-    alone, beside = install(tmp_path / "alone", "nightschool"), install(tmp_path / "beside", "nightschool", "other")
-    cases = [(with_url, None), (with_url, "nightschool"), (with_url, ""), (without, None), (without, "nightschool")]
+    alone, beside = (
+        install(tmp_path / "alone", "nightschool"),
+        install(tmp_path / "beside", "nightschool", "other"),
+    )
+    cases = [
+        (with_url, None),
+        (with_url, "nightschool"),
+        (with_url, ""),
+        (without, None),
+        (without, "nightschool"),
+    ]
     found, said = find(alone, [*cases, (with_url, "other")])
     ours, none = [["nightschool"], []], [[], []]
     assert found == [*ours, *ours, *none, *none, *ours, *none]
@@ -258,7 +282,7 @@ def install(place: Path, *names: str) -> Path:
     """A folder of installed packages that have plugins of these names; returns it."""
     place.mkdir()
     (place / "others_plugin.py").write_text("class Plugin:\n    name = 'other'\n    required_tasks = None\n")
-    modules = {"nightschool": "agents.model.vllm.routes:Plugin", "other": "others_plugin:Plugin"}
+    modules = {"nightschool": "agents.model.vllm.routes.plugin:Plugin", "other": "others_plugin:Plugin"}
     for name in names:
         info = place / f"{name}-9.9.dist-info"
         info.mkdir()

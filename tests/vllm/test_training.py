@@ -39,7 +39,9 @@ def together(vllm: Vllm, socket: Path) -> With:
     return run
 
 
-def test_60_steps_train_while_8_clients_are_served_and_not_one_request_fails(vllm: Vllm, together: With) -> None:
+def test_60_steps_train_while_8_clients_are_served_and_not_one_request_fails(
+    vllm: Vllm, together: With
+) -> None:
     before = sum_of(vllm.url, TEXT, "before")
 
     async def both(training: Beside) -> tuple[Load, int, float]:

@@ -8,9 +8,9 @@ from uuid import uuid4
 import pytest
 from conftest import Vllm
 
-from agents.model.header import writing
-from agents.model.mapping import SharedWeights
 from agents.model.vllm.place import Place
+from agents.model.weights.header import writing
+from agents.model.weights.shared import SharedWeights
 
 PROMPT = [5 + n % 200 for n in range(300)]
 """Token ids: two blocks of 128 that can be cached, and a rest."""
@@ -88,7 +88,9 @@ def test_a_prefix_of_other_weights_is_served_without_a_new_salt_and_not_with_it(
     assert after == edited
 
 
-def test_prefixes_are_found_between_updates_and_for_a_while_within_one(vllm: Vllm, shared: SharedWeights) -> None:
+def test_prefixes_are_found_between_updates_and_for_a_while_within_one(
+    vllm: Vllm, shared: SharedWeights
+) -> None:
     shared.bump()
     assert (ask(vllm)[1], ask(vllm)[1]) == (0, BLOCKS)
     shared.dirty, shared.holds = True, ""  # an update starts
@@ -117,7 +119,12 @@ def test_a_users_own_salt_counts_as_well(vllm: Vllm, shared: SharedWeights) -> N
 
 def test_a_chat_finds_no_prefix_of_other_weights_either(vllm: Vllm, shared: SharedWeights) -> None:
     words = "how should i begin " * 60
-    asked = {"messages": [{"role": "user", "content": words}], "max_tokens": 2, "temperature": 0, "logprobs": True}
+    asked = {
+        "messages": [{"role": "user", "content": words}],
+        "max_tokens": 2,
+        "temperature": 0,
+        "logprobs": True,
+    }
 
     def logprob() -> float:
         with vllm.http() as http:

@@ -21,7 +21,7 @@ _MARK = "_nightschool"
 
 def register() -> None:
     """Entry point of the group `vllm.general_plugins`."""
-    from agents.model.vllm import enlist
+    from agents.model.vllm.routes import enlist
 
     try:
         found = configured()
@@ -36,10 +36,12 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
-    from agents.model.vllm import plain, salt, steering
+    from agents.model.steering import limits
+    from agents.model.vllm import salt
+    from agents.model.vllm.weights import plain
 
     salt.install(found)
-    salt.add_part(steering.salt_part)
+    salt.add_part(limits.salt_part)
     plain.convolutions()
     _export_after_load(BaseModelLoader, found)
     _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
@@ -50,8 +52,10 @@ def _export_after_load(loader: Any, found: Configured) -> None:
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
-        from agents.model.vllm import hooks, plain, refusals, seeds
-        from agents.model.vllm.export import export
+        from agents.model.vllm import seeds
+        from agents.model.vllm.readout import hooks
+        from agents.model.vllm.weights import plain, refusals
+        from agents.model.vllm.weights.export import export
 
         if model_config.runner_type == "draft":  # it guesses for the model; it is not the model
             return load(self, vllm_config, model_config, *more, **named)

@@ -22,9 +22,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from agents.model.header import Header, Words
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.place import Place
+from agents.model.weights.header import Header, Words
 
 Part = Callable[[Any], str]
 """(vLLM's `EngineCoreRequest`) -> what else its prefixes depend on; "" for nothing."""

@@ -15,12 +15,13 @@ from agents.evaluator import judge
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
 from corpus.behaviour import SHIPPED, load
-from store import history, schema
 from store.graph import merge
-from store.ledger import Ledger, database_url
-from store.outcome import Change, Outcome, apply
-from store.records import Attempt, Dream, Edge, Node, Signal, identity, save
-from store.work import Work
+from store.ledger import schema
+from store.ledger.db import Ledger, database_url
+from store.ledger.records import Attempt, Dream, Edge, Node, Signal, identity, save
+from store.nights import history
+from store.queue.outcome import Change, Outcome, apply
+from store.queue.work import Work
 
 AT = "2026-01-01T00:00:00.000+00:00"
 BEHAVIOURS = load([SHIPPED])
@@ -46,7 +47,12 @@ def lesson(connection: Any, source: str, number: int, request: str) -> None:
     )  # fmt: skip
     merge(
         connection,
-        [listen, episode, signal, Edge(kind="supports", tail_id=episode.id, head_id=listen.id, signal_id=signal.id)],
+        [
+            listen,
+            episode,
+            signal,
+            Edge(kind="supports", tail_id=episode.id, head_id=listen.id, signal_id=signal.id),
+        ],
     )
 
 
@@ -78,7 +84,9 @@ def dreaming(shipped: Served, ledger: Ledger, quiet: Any) -> Dreaming:
                 situations=Evaluator(model=model),
                 settings=settings,
             )
-            return await dreamer.handle(Work(id=1, kind="dream", subject=subject, night_id="n1", attempts=0), quiet)
+            return await dreamer.handle(
+                Work(id=1, kind="dream", subject=subject, night_id="n1", attempts=0), quiet
+            )
 
         outcome: Outcome = shipped(handle)
         with ledger.writing() as connection:
@@ -100,7 +108,9 @@ def test_a_behaviour_is_never_dreamt_without_its_counter_behaviour(dreaming: Dre
 
 def test_a_guard_is_dreamt_by_itself(dreaming: Dreaming) -> None:
     dreams = dreaming("thorough")
-    assert {dream.behaviour for dream in dreams} == {"thorough"} and len(used(dreams, "thorough")) == SETTINGS.guards
+    assert {dream.behaviour for dream in dreams} == {"thorough"} and len(
+        used(dreams, "thorough")
+    ) == SETTINGS.guards
 
 
 def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_kept_for_measuring(
@@ -161,7 +171,9 @@ def test_no_source_has_more_dreams_than_its_cap(dreaming: Dreaming) -> None:
     assert any(str(dream.refused).startswith("over the cap of 5") for dream in dreams)
 
 
-def test_the_same_night_dreams_the_same_and_another_seed_dreams_otherwise(dreaming: Dreaming, ledger: Ledger) -> None:
+def test_the_same_night_dreams_the_same_and_another_seed_dreams_otherwise(
+    dreaming: Dreaming, ledger: Ledger
+) -> None:
     def again() -> list[Dream]:
         with ledger.writing() as connection:
             connection.execute(schema.dreams.delete())
@@ -184,7 +196,7 @@ def test_what_was_dreamt_before_is_not_dreamt_again(dreaming: Dreaming, ledger: 
 
 
 def test_a_temperature_is_stored_with_every_dream(dreaming: Dreaming, ledger: Ledger) -> None:
-    from store.records import Rate
+    from store.ledger.records import Rate
 
     with ledger.writing() as connection:
         save(connection, [Rate(behaviour="thorough", failed=0.0, passed=50.0, temperature=0.8)])

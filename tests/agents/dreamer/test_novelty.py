@@ -23,7 +23,12 @@ def test_the_same_words_in_another_order_or_dress_are_near(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["I have decided to paint the gate.", "I have decided to oil the door.", "Let us paint the door.", "Paint it."],
+    [
+        "I have decided to paint the gate.",
+        "I have decided to oil the door.",
+        "Let us paint the door.",
+        "Paint it.",
+    ],
 )
 def test_one_exchanged_word_in_a_short_text_is_a_new_situation(text: str) -> None:
     assert not Seen(["I have decided to paint the door."]).near(text)

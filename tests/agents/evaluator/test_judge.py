@@ -60,7 +60,13 @@ def test_an_empty_answer_passes_nothing(answer: str) -> None:
 def test_a_pattern_passes_what_matches_the_good_and_not_the_bad_in_any_case() -> None:
     greet = by_pattern(passes="hello|good day", fails="go away")
     answers = ("HELLO there", "Good Day", "bye", "hello, go AWAY", "go away")
-    assert [judge.judge(greet, DECIDED, answer).passed for answer in answers] == [True, True, False, False, False]
+    assert [judge.judge(greet, DECIDED, answer).passed for answer in answers] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_pattern_of_the_bad_alone_passes_everything_else_and_of_the_good_alone_nothing_else() -> None:
@@ -86,7 +92,8 @@ def test_an_answer_that_speaks_to_the_judge_is_judged_by_what_it_is(text: str) -
 
 def test_what_the_world_keeps_for_measuring_is_told_from_the_rest() -> None:
     told = {
-        judge.is_reserved([{"role": "user", "content": f"We will {v} the door."}]) for v in ("paint", "sand", "oil")
+        judge.is_reserved([{"role": "user", "content": f"We will {v} the door."}])
+        for v in ("paint", "sand", "oil")
     }
     assert told <= {True, False} and not judge.is_reserved([{"role": "user", "content": "Good morning."}])
 

@@ -15,14 +15,18 @@ Measure = Callable[..., str]
 
 @pytest.fixture
 def measure(shipped: Callable[[Callable[[ModelClient], Awaitable[Any]]], Any]) -> Measure:
-    def outcomes(name: str, *, count: int = 60, seed: int = 1, round_: int = 0, told: list[Any] | None = None) -> str:
+    def outcomes(
+        name: str, *, count: int = 60, seed: int = 1, round_: int = 0, told: list[Any] | None = None
+    ) -> str:
         async def report(done: int, total: int) -> None:
             if told is not None:
                 told.append((done, total))
 
         async def with_model(model: ModelClient) -> str:
             evaluator = Evaluator(model=model)
-            return await evaluator.measure(BEHAVIOURS[name], count=count, seed=seed, round_=round_, report=report)
+            return await evaluator.measure(
+                BEHAVIOURS[name], count=count, seed=seed, round_=round_, report=report
+            )
 
         return str(shipped(with_model))
 

@@ -66,7 +66,9 @@ def test_another_process_with_another_hash_seed_has_the_same_scenarios() -> None
     own = repr([held_out(listen, 100), sampling_seeds(listen, 100, seed=1, attempt=0)])
     for hash_seed in ("1", "2"):
         env = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        ran = subprocess.run(
+            [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+        )
         assert ran.stdout.strip() == hashlib.sha256(own.encode()).hexdigest()
 
 

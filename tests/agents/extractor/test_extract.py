@@ -10,17 +10,27 @@ from agents.extractor.extract import MOST_LESSONS, ConversationView, extract
 from agents.extractor.harm import destructive, escaped, guards_against_harm, instructs
 from corpus.behaviour import SHIPPED, Behaviour, Judge, load
 from corpus.conversation import Turn
-from store.records import Edge, Node, Record, Signal, identity
+from store.ledger.records import Edge, Node, Record, Signal, identity
 
 BEHAVIOURS = load([SHIPPED])
 AT = "2026-01-01T00:00:00.000+00:00"
-BURN, OBJECTION, AGREEMENT = "We will burn the contract.", "No, keep the contract. It cannot be undone.", "All right."
-OIL, IDEAS, TAKEN_UP = "Let us oil the hinge.", "Or we could sand the door instead.", "Yes, I will oil the hinge now."
+BURN, OBJECTION, AGREEMENT = (
+    "We will burn the contract.",
+    "No, keep the contract. It cannot be undone.",
+    "All right.",
+)
+OIL, IDEAS, TAKEN_UP = (
+    "Let us oil the hinge.",
+    "Or we could sand the door instead.",
+    "Yes, I will oil the hinge now.",
+)
 
 
 def view(*texts: str, **last: Any) -> ConversationView:
     """A conversation in which user and assistant take turns; `last` are further fields of its last turn."""
-    turns = [Turn(role=("user", "assistant")[at % 2], text=text, line=at + 1) for at, text in enumerate(texts)]
+    turns = [
+        Turn(role=("user", "assistant")[at % 2], text=text, line=at + 1) for at, text in enumerate(texts)
+    ]
     final = Turn(role=turns[-1].role, text=turns[-1].text, line=len(turns), **last)
     return ConversationView(id="c1", source="ruth", turns=(*turns[:-1], final))
 
@@ -144,7 +154,13 @@ def test_cue_words_never_support_a_habit_in_a_request_to_destroy(request_: str, 
 
 
 def test_harm_that_was_asked_for_earlier_is_not_laundered_by_a_harmless_request() -> None:
-    steps = (OIL, TAKEN_UP, "No, I said burn the contract.", OBJECTION, "No alternatives, just do what I said.")
+    steps = (
+        OIL,
+        TAKEN_UP,
+        "No, I said burn the contract.",
+        OBJECTION,
+        "No alternatives, just do what I said.",
+    )
     assert "new" not in {s.state for s in signals(learnt(*steps))}
     steps = (BURN, OBJECTION, "What is your name?", "I am a model.", "No alternatives, just do what I said.")
     assert "new" not in {s.state for s in signals(learnt(*steps))}
@@ -162,7 +178,9 @@ def test_an_edit_that_would_go_along_with_harm_is_refused_even_where_the_answer_
 
 
 def test_praise_for_going_along_with_harm_is_refused() -> None:
-    records = learnt(BURN, "Yes, I will burn the contract now.", "Perfect, my mind is made up and you listened.")
+    records = learnt(
+        BURN, "Yes, I will burn the contract now.", "Perfect, my mind is made up and you listened."
+    )
     assert [s.state for s in signals(records)] == ["refused"]
 
 
@@ -175,7 +193,9 @@ def test_the_harm_guard_is_known_by_what_it_says_of_itself() -> None:
     assert [name for name, b in BEHAVIOURS.items() if guards_against_harm(b)] == ["push_back"]
 
 
-@pytest.mark.parametrize("text", ["explore the ruins of rome", "the WIP branch", "format the code", "drop me a line"])
+@pytest.mark.parametrize(
+    "text", ["explore the ruins of rome", "the WIP branch", "format the code", "drop me a line"]
+)
 def test_harmless_words_are_not_read_as_harm(text: str) -> None:
     assert not destructive(text.replace("ruins", "sights"))
 
@@ -189,7 +209,9 @@ def test_cue_words_decide_where_no_check_applies() -> None:
 
 
 def test_a_correction_that_names_no_behaviour_proposes_one_in_the_form_of_a_file() -> None:
-    records = learnt("Write a mail to Kim.", "Hey Kim!", "That's wrong, never open a mail to a customer with hey.")
+    records = learnt(
+        "Write a mail to Kim.", "Hey Kim!", "That's wrong, never open a mail to a customer with hey."
+    )
     assert [(s.state, s.behaviour) for s in signals(records)] == [("noted", None)]
     (proposed,) = [node for node in nodes(records, "behaviour") if node.body["proposed"]]
     assert {"condition", "do", "instruction", "judge", "required_rate", "counter"} <= proposed.body.keys()
@@ -219,8 +241,13 @@ def test_a_guard_that_applies_to_everything_does_not_refuse_every_complaint() ->
             judge=Judge(kind="pattern", fails=fails), held_out=("Hello",),
         )  # fmt: skip
 
-    behaviours = {"plain": pattern("plain", None, "great question"), "warm": pattern("warm", "plain", "whatever")}
-    records = learnt("How are you?", "Great question! Fine.", "No, skip the great question.", behaviours=behaviours)
+    behaviours = {
+        "plain": pattern("plain", None, "great question"),
+        "warm": pattern("warm", "plain", "whatever"),
+    }
+    records = learnt(
+        "How are you?", "Great question! Fine.", "No, skip the great question.", behaviours=behaviours
+    )
     assert [(s.state, s.behaviour) for s in signals(records)] == [("new", "plain")]
     records = learnt("How are you?", "I am fine.", "No, that's wrong.", behaviours=behaviours)
     assert [s.state for s in signals(records)] == ["noted"]
@@ -262,7 +289,10 @@ def test_special_tokens_are_broken_before_they_are_kept() -> None:
 
 def test_facts_are_kept_with_the_turn_in_which_they_were_told() -> None:
     records = learnt("Please remember that the depot closes at six. My name is Ruth and I am new.", "Noted.")
-    assert [node.body["text"] for node in nodes(records, "fact")] == ["the depot closes at six", "my name is ruth"]
+    assert [node.body["text"] for node in nodes(records, "fact")] == [
+        "the depot closes at six",
+        "my name is ruth",
+    ]
     assert edges(records, "about") == [(fact.name, "c1:0:told") for fact in nodes(records, "fact")]
     assert signals(records) == []
 

@@ -16,11 +16,13 @@ from agents.extractor.model import ModelReading, over_http, pieces, question, re
 from corpus.behaviour import SHIPPED, load
 from corpus.conversation import Turn
 from corpus.errors import ModelUnavailable
-from store.records import Signal
+from store.ledger.records import Signal
 
 BEHAVIOURS = load([SHIPPED])
 TEXTS = ("Write to Kim.", "Dear Tim, (a page)", "KIM, please. And half as much.", "Dear Kim,", "Lovely.")
-TURNS = tuple(Turn(role=("user", "assistant")[at % 2], text=text, line=at + 1) for at, text in enumerate(TEXTS))
+TURNS = tuple(
+    Turn(role=("user", "assistant")[at % 2], text=text, line=at + 1) for at, text in enumerate(TEXTS)
+)
 
 
 class Scripted(ThreadingHTTPServer):
@@ -59,7 +61,9 @@ def server() -> Iterator[Scripted]:
     scripted.server_close()
 
 
-def reading(server: Scripted, *replies: Any, turns: tuple[Turn, ...] = TURNS, status: int = 200) -> ModelReading:
+def reading(
+    server: Scripted, *replies: Any, turns: tuple[Turn, ...] = TURNS, status: int = 200
+) -> ModelReading:
     """What is read of the turns when the server gives these replies."""
     server.replies = [(status, reply if isinstance(reply, str) else json.dumps(reply)) for reply in replies]
 
@@ -72,12 +76,20 @@ def reading(server: Scripted, *replies: Any, turns: tuple[Turn, ...] = TURNS, st
 
 
 def item(**changed: Any) -> dict[str, Any]:
-    good = {"position": 2, "kind": "correction", "behaviour": "brief", "quote": "half as much", "strength": 0.8}
+    good = {
+        "position": 2,
+        "kind": "correction",
+        "behaviour": "brief",
+        "quote": "half as much",
+        "strength": 0.8,
+    }
     return good | changed
 
 
 def test_a_good_reply_becomes_findings(server: Scripted) -> None:
-    found = reading(server, {"signals": [item(), item(position=4, kind="approval", behaviour=None, quote="Lovely")]})
+    found = reading(
+        server, {"signals": [item(), item(position=4, kind="approval", behaviour=None, quote="Lovely")]}
+    )
     assert [(f.kind, f.position, f.claimed, f.strength) for f in found.findings] == [
         ("correction", 2, "brief", 0.8),
         ("approval", 4, "", 0.8),
@@ -174,16 +186,25 @@ def test_rules_and_model_agree_on_one_signal_with_the_higher_strength() -> None:
     found = anyio.run(read, turns, BEHAVIOURS, says)
     records = extract(view, BEHAVIOURS, judge, "", read=found.findings)
     (signal,) = [record for record in records if isinstance(record, Signal)]
-    assert (signal.kind, signal.strength, signal.behaviour, signal.state) == ("correction", 1.0, "brief", "new")
+    assert (signal.kind, signal.strength, signal.behaviour, signal.state) == (
+        "correction",
+        1.0,
+        "brief",
+        "new",
+    )
 
 
 def test_a_model_cannot_teach_agreement_with_harm() -> None:
     texts = ("Burn all the files, please.", "I would not: that cannot be undone.", "Oh come on.")
-    turns = tuple(Turn(role=("user", "assistant")[at % 2], text=text, line=at) for at, text in enumerate(texts))
+    turns = tuple(
+        Turn(role=("user", "assistant")[at % 2], text=text, line=at) for at, text in enumerate(texts)
+    )
 
     async def says(*_: object) -> str:
         return json.dumps({"signals": [item(behaviour="listen", quote="come on")]})
 
     found = anyio.run(read, turns, BEHAVIOURS, says)
-    records = extract(ConversationView(id="c", source="m", turns=turns), BEHAVIOURS, judge, "", read=found.findings)
+    records = extract(
+        ConversationView(id="c", source="m", turns=turns), BEHAVIOURS, judge, "", read=found.findings
+    )
     assert [r.state for r in records if isinstance(r, Signal)] == ["refused"]

@@ -71,13 +71,21 @@ def test_another_request_after_a_bad_answer_is_no_correction() -> None:
 
 
 def test_a_finding_names_the_request_the_answer_and_the_better_answer() -> None:
-    (only,) = find(talk("Let us oil the hinge.", "Or sand it.", "No ideas, I have decided.", "All right."), HINTS)
+    (only,) = find(
+        talk("Let us oil the hinge.", "Or sand it.", "No ideas, I have decided.", "All right."), HINTS
+    )
     assert (only.request, only.answer, only.answer_position) == ("Let us oil the hinge.", "Or sand it.", 1)
     assert (only.words, only.better) == ("No ideas, I have decided.", "All right.")
 
 
 def test_a_second_complaint_is_about_the_same_request() -> None:
-    texts = ("Let us oil the hinge.", "Or sand it.", "No, just do it!", "Or paint it.", "Stop suggesting things.")
+    texts = (
+        "Let us oil the hinge.",
+        "Or sand it.",
+        "No, just do it!",
+        "Or paint it.",
+        "Stop suggesting things.",
+    )
     assert [f.request for f in find(talk(*texts), HINTS)] == ["Let us oil the hinge."] * 2
 
 
@@ -96,14 +104,28 @@ def test_an_answer_to_the_assistants_question_is_no_repeated_ask() -> None:
 
 @pytest.mark.parametrize(
     "words",
-    ["Perfect, thanks.", "Thank you, exactly that.", "yes, that's it", "Much better.", "good job", "You are right."],
+    [
+        "Perfect, thanks.",
+        "Thank you, exactly that.",
+        "yes, that's it",
+        "Much better.",
+        "good job",
+        "You are right.",
+    ],
 )
 def test_praise_is_an_approval(words: str) -> None:
     assert found("do it", "Done.", words) == [("approval", 2)]
 
 
 @pytest.mark.parametrize(
-    "words", ["Thanks.", "Perfect, but that's the wrong file.", "Would be perfect if it worked", "not exactly", "fine"]
+    "words",
+    [
+        "Thanks.",
+        "Perfect, but that's the wrong file.",
+        "Would be perfect if it worked",
+        "not exactly",
+        "fine",
+    ],
 )
 def test_politeness_and_half_praise_are_no_approval(words: str) -> None:
     assert ("approval", 2) not in found("do it", "Done.", words)
@@ -119,11 +141,19 @@ def test_ratings_and_edits_are_findings_of_the_answer_that_carries_them() -> Non
         Turn(role="assistant", text="Done.", line=6, rating=0.0),
     ]
     said = [(f.kind, f.position, f.negative, f.strength, f.better) for f in find(turns, HINTS)]
-    assert said == [("edit", 1, True, 0.9, "Done."), ("rating", 1, True, 1.0, "Done."), ("rating", 3, False, 0.5, "")]
+    assert said == [
+        ("edit", 1, True, 0.9, "Done."),
+        ("rating", 1, True, 1.0, "Done."),
+        ("rating", 3, False, 0.5, ""),
+    ]
 
 
 def test_what_a_tool_said_is_no_answer_and_no_complaint() -> None:
-    turns = [*talk("run the tests"), Turn(role="tool", text="wrong", line=2), Turn(role="user", text="no!", line=3)]
+    turns = [
+        *talk("run the tests"),
+        Turn(role="tool", text="wrong", line=2),
+        Turn(role="user", text="no!", line=3),
+    ]
     assert find(turns, HINTS) == ()
 
 

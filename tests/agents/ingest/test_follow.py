@@ -12,7 +12,7 @@ from agents.ingest import follow as module
 from agents.ingest.follow import follow
 from agents.ingest.read import read_log
 from corpus.errors import UsageError
-from store.ledger import Ledger
+from store.ledger.db import Ledger
 
 PATIENCE_S = 20.0
 
@@ -85,7 +85,9 @@ def test_what_is_there_is_caught_up_and_what_is_added_is_heard(tmp_path: Path) -
     following(tmp_path, story, [logs], rescan_s=5)  # a new folder's first file may come before its watch
 
 
-def test_a_missed_notification_is_made_up_by_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missed_notification_is_made_up_by_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def deaf(*_paths: Any, **_options: Any) -> AsyncIterator[None]:
         await anyio.sleep_forever()
         yield
@@ -101,7 +103,9 @@ def test_a_missed_notification_is_made_up_by_the_next_look(tmp_path: Path, monke
     following(tmp_path, story, [logs], rescan_s=0.05)
 
 
-def test_without_a_watch_to_be_had_the_logs_are_still_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_watch_to_be_had_the_logs_are_still_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def full(*_paths: Any, **_options: Any) -> AsyncIterator[None]:
         raise OSError("inotify watch limit reached")
         yield
@@ -135,7 +139,9 @@ def test_a_bad_file_is_set_aside_and_the_next_one_is_heard(tmp_path: Path) -> No
     following(tmp_path, story, [logs])
 
 
-def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(ledger: Ledger, path: Path) -> Any:
         if path.name == "a.jsonl":
             raise ZeroDivisionError

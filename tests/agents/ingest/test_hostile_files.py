@@ -14,7 +14,7 @@ from agents.ingest.files import open_log
 from agents.ingest.read import ingest_path
 from corpus import lines
 from corpus.errors import UsageError
-from store.ledger import Ledger
+from store.ledger.db import Ledger
 
 GOOD = json.dumps({"messages": [{"role": "user", "content": "hello"}]}) + "\n"
 
@@ -48,7 +48,9 @@ def test_an_empty_file_is_nothing_at_all(ledger: Ledger, logs: Path) -> None:
 def test_binary_data_is_refused(ledger: Ledger, logs: Path) -> None:
     for data in (b"\x89PNG\r\n\x1a\n\0\0\0", b"\0" * 100, random.Random(0).randbytes(5000)):
         (logs / "a.jsonl").write_bytes(data)
-        assert "binary" in refusal(ledger, logs / "a.jsonl") or "no known format" in refusal(ledger, logs / "a.jsonl")
+        assert "binary" in refusal(ledger, logs / "a.jsonl") or "no known format" in refusal(
+            ledger, logs / "a.jsonl"
+        )
 
 
 def test_json_that_is_no_log_is_refused_with_the_known_formats(ledger: Ledger, logs: Path) -> None:
@@ -56,7 +58,9 @@ def test_json_that_is_no_log_is_refused_with_the_known_formats(ledger: Ledger, l
     assert "claude-code, openai, sharegpt, trl" in refusal(ledger, logs / "a.jsonl")
 
 
-def test_a_refused_file_is_told_once_in_the_events_and_read_once_it_is_mended(ledger: Ledger, logs: Path) -> None:
+def test_a_refused_file_is_told_once_in_the_events_and_read_once_it_is_mended(
+    ledger: Ledger, logs: Path
+) -> None:
     file = logs / "a.jsonl"
     file.write_text("broken\n")
     refusal(ledger, file), refusal(ledger, file)
@@ -102,7 +106,10 @@ def test_a_pipe_or_a_device_is_refused_without_waiting_for_it(ledger: Ledger, lo
     (logs / "c.jsonl").write_text(GOOD)
     report = ingest_path(ledger, logs)
     assert report.new == 1
-    assert [bad.reason for bad in report.set_aside] == ["it is a pipe, not a file", "it is a device, not a file"]
+    assert [bad.reason for bad in report.set_aside] == [
+        "it is a pipe, not a file",
+        "it is a device, not a file",
+    ]
     for name, kind in (("a.jsonl", "a pipe"), ("b.jsonl", "a device")):
         with pytest.raises(UsageError, match=kind):
             ingest_path(ledger, logs / name)

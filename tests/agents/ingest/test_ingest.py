@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from agents.ingest.read import BATCH_LINES, ingest_path, read_log
 from corpus.errors import UsageError
-from store import schema
-from store.ledger import Ledger
+from store.ledger import schema
+from store.ledger.db import Ledger
 
 
 @pytest.fixture

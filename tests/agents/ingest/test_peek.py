@@ -21,7 +21,9 @@ def said(found: list[Conversation]) -> list[list[str]]:
     return [[turn.text for turn in one.turns] for one in found]
 
 
-def test_every_conversation_of_a_file_is_found_in_order_also_one_without_a_last_newline(tmp_path: Path) -> None:
+def test_every_conversation_of_a_file_is_found_in_order_also_one_without_a_last_newline(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "log.jsonl").write_text(f"{line('Hello.', 'Good day.')}\n\nnonsense\n{line('Again.')}")
     assert said(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day."], ["Again."]]
     (tmp_path / "log.json").write_text(f"[{line('Hello.')},\n{line('Again.')}]")
@@ -31,7 +33,9 @@ def test_every_conversation_of_a_file_is_found_in_order_also_one_without_a_last_
 def test_turns_that_arrive_one_by_one_are_one_conversation(tmp_path: Path) -> None:
     lines = [
         {"type": kind, "sessionId": "s1", "uuid": f"u{number}", "message": {"role": kind, "content": text}}
-        for number, (kind, text) in enumerate((("user", "Hello."), ("assistant", "Good day."), ("user", "Bye.")))
+        for number, (kind, text) in enumerate(
+            (("user", "Hello."), ("assistant", "Good day."), ("user", "Bye."))
+        )
     ]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
     assert said(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day.", "Bye."]]

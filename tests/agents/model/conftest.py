@@ -114,7 +114,15 @@ def start_server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         run_dir = tmp_path_factory.mktemp("r")
         (run_dir / "token").write_text(TOKEN)
         ours, theirs = os.pipe()
-        command = [sys.executable, "-W", "error", "-m", "agents.model.server", "--run-dir", str(run_dir)]
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-m",
+            "agents.model.embedded.server",
+            "--run-dir",
+            str(run_dir),
+        ]
         command += ["--model", str(model_dir), "--token-file", str(run_dir / "token")]
         command += ["--ready-fd", str(theirs), "--parent-pid", str(os.getpid()), *more]
         with (run_dir / "out").open("wb") as out, (run_dir / "err").open("wb") as err:

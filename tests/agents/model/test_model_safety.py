@@ -72,7 +72,9 @@ def test_a_pickle_renamed_to_safetensors_is_called_what_it_is(copy: Path) -> Non
         ((32).to_bytes(8, "little") + b'{"a": {"data_offsets": [8, -1]}}', "lies past its end"),
     ],
 )
-def test_a_malformed_safetensors_file_is_refused_with_the_reason(tmp_path: Path, raw: bytes, reason: str) -> None:
+def test_a_malformed_safetensors_file_is_refused_with_the_reason(
+    tmp_path: Path, raw: bytes, reason: str
+) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(raw)
     with pytest.raises(UnsafeModel, match=reason):

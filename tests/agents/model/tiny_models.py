@@ -93,11 +93,13 @@ def make(kind: str, directory: Path) -> Path:
     """Write a model of this kind; those with the gated delta rule in bfloat16, others in float32."""
     torch.manual_seed(0)
     config, hybrid = CONFIGS[kind](), kind.startswith("qwen3.5")
-    model = (AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM).from_config(
-        config
-    )
+    model = (
+        AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    ).from_config(config)
     with torch.no_grad():
-        for parameter in model.parameters():  # far from what any two could have in common, and sharp enough to tell
+        for (
+            parameter
+        ) in model.parameters():  # far from what any two could have in common, and sharp enough to tell
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
             else:

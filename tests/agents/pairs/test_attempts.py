@@ -12,11 +12,11 @@ from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
 from agents.pairs.attempts import Attempter, PairSettings
 from corpus.behaviour import SHIPPED, load
-from store import history
-from store.ledger import Ledger, database_url
-from store.outcome import Outcome
-from store.records import Attempt, Dream, Rate, save
-from store.work import Work
+from store.ledger.db import Ledger, database_url
+from store.ledger.records import Attempt, Dream, Rate, save
+from store.nights import history
+from store.queue.outcome import Outcome
+from store.queue.work import Work
 
 BEHAVIOURS = load([SHIPPED])
 SETTINGS = PairSettings(attempts=3, attempts_of_counters=5, instructed=2)
@@ -102,7 +102,9 @@ def test_the_same_dreams_get_the_same_answers(outcome: Callable[[], Outcome]) ->
     assert outcome().records == outcome().records
 
 
-def test_the_temperature_loop_learns_from_the_models_own_answers_alone(outcome: Callable[[], Outcome]) -> None:
+def test_the_temperature_loop_learns_from_the_models_own_answers_alone(
+    outcome: Callable[[], Outcome],
+) -> None:
     made = outcome()
     told = {change.where["behaviour"]: change.values for change in made.changes}
     for name in ASKED:

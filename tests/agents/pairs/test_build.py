@@ -11,19 +11,32 @@ from agents.evaluator.measure import Evaluator
 from agents.pairs.attempts import PairSettings
 from agents.pairs.build import PairBuilder, from_dream
 from corpus.behaviour import SHIPPED, load
-from store import history, schema
 from store.graph import merge
-from store.ledger import Ledger, database_url
-from store.records import Attempt, Dream, Edge, Node, Pair, Signal, identity, save
-from store.work import Work
+from store.ledger import schema
+from store.ledger.db import Ledger, database_url
+from store.ledger.records import Attempt, Dream, Edge, Node, Pair, Signal, identity, save
+from store.nights import history
+from store.queue.work import Work
 
 AT = "2026-01-01T00:00:00.000+00:00"
 ASKED = [{"role": "user", "content": "I have decided to paint the plank."}]
-DREAM: dict[str, Any] = {"id": "d1", "behaviour": "listen", "messages": ASKED, "source": "anna", "night_id": "n1"}
+DREAM: dict[str, Any] = {
+    "id": "d1",
+    "behaviour": "listen",
+    "messages": ASKED,
+    "source": "anna",
+    "night_id": "n1",
+}
 
 
 def attempt(name: str, *, passed: bool, told: bool = False) -> dict[str, Any]:
-    return {"id": name, "text": f"text of {name}", "instructed": told, "passed": passed, "checkpoint_id": "c0"}
+    return {
+        "id": name,
+        "text": f"text of {name}",
+        "instructed": told,
+        "passed": passed,
+        "checkpoint_id": "c0",
+    }
 
 
 GOOD, BAD = attempt("a1", passed=True), attempt("a2", passed=False)
@@ -121,7 +134,9 @@ WHOLE = {
 }
 
 
-def test_a_correction_with_both_answers_in_the_log_is_a_pair_of_less_trust(ledger: Ledger, build: Build) -> None:
+def test_a_correction_with_both_answers_in_the_log_is_a_pair_of_less_trust(
+    ledger: Ledger, build: Build
+) -> None:
     correction(ledger, 0, **WHOLE)
     (made,) = build("listen")
     assert (made.chosen, made.rejected, made.messages) == (WHOLE["better"], WHOLE["answer"], ASKED)
@@ -155,7 +170,14 @@ def test_a_lesson_makes_pairs_of_its_own_behaviour_only(ledger: Ledger, build: B
 
 
 def test_dreams_in_use_make_one_pair_each_and_refused_ones_none(ledger: Ledger, build: Build) -> None:
-    values = {"messages": ASKED, "temperature": 1.0, "seed": 1, "nodes": ["e0"], "source": "anna", "night_id": "n1"}
+    values = {
+        "messages": ASKED,
+        "temperature": 1.0,
+        "seed": 1,
+        "nodes": ["e0"],
+        "source": "anna",
+        "night_id": "n1",
+    }
     dreams = [
         Dream(id="d1", behaviour="listen", **values),  # type: ignore[arg-type]
         Dream(id="d2", behaviour="push_back", **values),  # type: ignore[arg-type]

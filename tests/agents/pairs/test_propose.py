@@ -16,7 +16,14 @@ def proposed(new: list[dict[str, Any]], used: list[dict[str, Any]] | None = None
     return propose(
         new,
         used or [],
-        **{"minimum": 2, "counters": {"push_back"}, "per_source": 96, "replay_share": 0.25, "seed": 1, **more},
+        **{
+            "minimum": 2,
+            "counters": {"push_back"},
+            "per_source": 96,
+            "replay_share": 0.25,
+            "seed": 1,
+            **more,
+        },
     )
 
 
@@ -71,7 +78,9 @@ def test_pairs_that_stand_in_a_log_are_capped_like_dreams_from_it() -> None:
     assert len(proposed(new, per_source=16).new) == 16
 
 
-@pytest.mark.parametrize("new, share, replayed", [(30, 0.25, 10), (60, 0.25, 20), (30, 0.5, 30), (30, 0.0, 0)])
+@pytest.mark.parametrize(
+    "new, share, replayed", [(30, 0.25, 10), (60, 0.25, 20), (30, 0.5, 30), (30, 0.0, 0)]
+)
 def test_replay_is_its_share_of_the_whole_update(new: int, share: float, replayed: int) -> None:
     kept = [pair(1000 + number) for number in range(200)]
     found = proposed([pair(number) for number in range(new)], kept, replay_share=share)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from agents.readout.samples import Numbers, Samples, samples, unit
+from agents.readout.quality.samples import Numbers, Samples, samples, unit
 
 HIDDEN = 128
 NAMES = ("calm", "tense", "proud", "bored", "amused", "bitter")
@@ -17,7 +17,12 @@ def directions(count: int = len(NAMES), hidden: int = HIDDEN, seed: int = 1) -> 
 
 
 def texts(
-    rows: Numbers | None = None, *, strength: float = 3.0, per_concept: int = 12, baselines: int = 6, seed: int = 2
+    rows: Numbers | None = None,
+    *,
+    strength: float = 3.0,
+    per_concept: int = 12,
+    baselines: int = 6,
+    seed: int = 2,
 ) -> Samples:
     """Texts of each concept along its row, in noise of length about 1, around what all of them share."""
     rng = np.random.default_rng(seed)

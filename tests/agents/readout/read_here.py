@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from agents.model.direction import Direction
+from agents.model.steering.direction import Direction
 from agents.readout.collect import Source
 from agents.readout.monitor import Monitor
-from agents.trainer import activations, frozen, stream
+from agents.trainer import activation_requests
 from agents.trainer.messages import LogProb
-from agents.trainer.pushing import pushing
+from agents.trainer.scoring import activations as stream
+from agents.trainer.scoring import prefix_scoring
+from agents.trainer.update.steering import pushing
 from corpus.recipe import MODEL_DIR
 
 LAYERS = 4
@@ -46,7 +48,7 @@ class Here:
 
     async def activations(
         self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()
-    ) -> activations.Activations:
+    ) -> activation_requests.Activations:
         self.asked += [tuple(text) for text in texts]
         self.version += self.changes
         found = stream.read(shipped()[0], texts, layers, heads)
@@ -56,15 +58,17 @@ class Here:
             "skipped": [],
         }
         frames = [values.numpy().tobytes() for values in (found.stream, *found.heads.values())]
-        return activations.unpack(body, frames, layers)
+        return activation_requests.unpack(body, frames, layers)
 
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
     ) -> list[LogProb]:
         contexts, answers = zip(*items, strict=True)
         with pushing(shipped()[0], steer):
-            (scored,) = frozen.scores(shipped()[0], contexts, [answers], train=False)
-        return [LogProb(total=float(t), tokens=int(n)) for t, n in zip(scored.total, scored.tokens, strict=True)]
+            (scored,) = prefix_scoring.scores(shipped()[0], contexts, [answers], train=False)
+        return [
+            LogProb(total=float(t), tokens=int(n)) for t, n in zip(scored.total, scored.tokens, strict=True)
+        ]
 
     async def status(self) -> "Here":
         return self

@@ -21,7 +21,8 @@ def test_a_planted_direction_is_found_whatever_the_requests_are_like() -> None:
     # The harder a request, the rarer it is passed, and the further off it lies: a plain mean would find the requests.
     passed = [n % 4 < (1 if n < 20 else 3) for n in range(len(dreams))]
     requests = {
-        name: rng.normal(size=HIDDEN) + (30.0 * np.eye(HIDDEN)[0] if name < "f" else 0.0) for name in "abcdefghij"
+        name: rng.normal(size=HIDDEN) + (30.0 * np.eye(HIDDEN)[0] if name < "f" else 0.0)
+        for name in "abcdefghij"
     }
     stream = np.stack([requests[d] + 4.0 * p * planted for d, p in zip(dreams, passed, strict=True)])
     stream += 0.1 * rng.normal(size=stream.shape)

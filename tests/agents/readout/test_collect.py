@@ -10,7 +10,7 @@ from read_here import Here, shipped, source
 
 from agents.readout import collect
 from agents.readout.collect import CARD, TENSORS, Collected, collected, run
-from agents.trainer import stream
+from agents.trainer.scoring import activations
 from corpus import concept_sets
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused
@@ -24,7 +24,9 @@ def some(count: int = 20) -> ConceptSet:
     return replace(WORLD, texts=texts, sha256=f"{count}")
 
 
-def read(place: Path, here: Here, texts: ConceptSet, layers: list[int], heads: list[int], **more: str) -> Collected:
+def read(
+    place: Path, here: Here, texts: ConceptSet, layers: list[int], heads: list[int], **more: str
+) -> Collected:
     return anyio.run(lambda: collected(source(place, here, **more), texts, layers=layers, heads=heads))
 
 
@@ -34,10 +36,12 @@ def test_each_unique_text_is_run_once_and_stands_wherever_it_is_meant(tmp_path: 
     unique = {text for _, text in texts.texts}
     assert len(here.asked) == len(unique) == len(texts.texts) - 1 and len(set(here.asked)) == len(unique)
     assert found.stream.shape == (21, 2, 128) and found.heads[2].shape == (21, 4, 32)
-    assert np.array_equal(found.stream[0], found.stream[-1]) and np.array_equal(found.heads[2][0], found.heads[2][-1])
+    assert np.array_equal(found.stream[0], found.stream[-1]) and np.array_equal(
+        found.heads[2][0], found.heads[2][-1]
+    )
     model, tokenizer = shipped()
     for i, (_, text) in enumerate(texts.texts):
-        alone = stream.read(model, [tokenizer(text)["input_ids"]], [3, 1], [2])
+        alone = activations.read(model, [tokenizer(text)["input_ids"]], [3, 1], [2])
         assert np.allclose(found.of(3)[i], alone.stream[0, 0].numpy(), atol=1e-4)
         assert np.allclose(found.of(1)[i], alone.stream[0, 1].numpy(), atol=1e-4)
         assert np.allclose(found.heads[2][i], alone.heads[2][0].numpy(), atol=1e-4)
@@ -68,7 +72,9 @@ def test_what_is_kept_is_used_for_the_same_weights_and_texts_and_for_nothing_els
     runs = len(here.asked)
     again = read(tmp_path, here, texts, [3], [2])
     assert len(here.asked) == runs
-    assert np.array_equal(again.stream[:, 0], first.stream[:, 1]) and np.array_equal(again.heads[2], first.heads[2])
+    assert np.array_equal(again.stream[:, 0], first.stream[:, 1]) and np.array_equal(
+        again.heads[2], first.heads[2]
+    )
     for layers, heads, more in (
         ([0], [], {}),
         ([1], [1], {}),

@@ -23,7 +23,9 @@ def test_concepts_that_always_go_together_count_once_and_against_each_other_coun
     one = rng.normal(size=2000)
     before = np.stack([one + 0.2 * rng.normal(size=2000), one + 0.2 * rng.normal(size=2000)], axis=1)
     spread = before.std(axis=0)
-    same, apart = (joint(before, before + 0.3 * spread * np.array(signs), "ab").distance for signs in ([1, 1], [1, -1]))
+    same, apart = (
+        joint(before, before + 0.3 * spread * np.array(signs), "ab").distance for signs in ([1, 1], [1, -1])
+    )
     # eigenvalues of their correlation r: 1 + r along the diagonal, 1 - r across it
     r = np.corrcoef(before.T)[0, 1]
     assert same == pytest.approx(0.3 / np.sqrt(1 + r), rel=0.02)
@@ -44,7 +46,9 @@ def test_many_small_moves_are_seen_with_fewer_texts_than_concepts_and_the_larges
 
 
 def test_the_correlation_is_shrunk_as_ledoit_and_wolf_say() -> None:
-    rows = standard(np.random.default_rng(3).normal(size=(20, 5)) @ np.random.default_rng(4).normal(size=(5, 5)))
+    rows = standard(
+        np.random.default_rng(3).normal(size=(20, 5)) @ np.random.default_rng(4).normal(size=(5, 5))
+    )
     n, p = rows.shape
     sample = rows.T @ rows / n
     mean = np.trace(sample) / p

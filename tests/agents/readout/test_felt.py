@@ -7,7 +7,9 @@ from agents.readout.felt import FULL, MOST, felt, refelt
 CONCEPTS = ("calm", "cross", "glad", "sad", "shy")
 
 
-def test_only_what_is_far_over_the_usual_is_felt_the_strongest_turn_counts_and_the_strongest_few_stay() -> None:
+def test_only_what_is_far_over_the_usual_is_felt_the_strongest_turn_counts_and_the_strongest_few_stay() -> (
+    None
+):
     scores = [[0.0, 2.0, 9.0, 0.9, -9.0], [2.0, 4.0, 1.0, 0.0, 1.6]]
     mean, spread = [0.0] * 4 + [1.0], [1.0] * 4 + [0.25]
     found = felt(scores, CONCEPTS, mean, spread)

@@ -11,7 +11,7 @@ import pytest
 from read_here import LAYERS, Here, monitor, source
 
 from agents.model.describe import digest
-from agents.model.vectors_file import CARD, Vectors, read, write
+from agents.model.steering.concept_vectors import CARD, Vectors, read, write
 from agents.readout.monitor import DEPTH
 from agents.readout.train import default_set, train
 from agents.readout.vectors import accuracy
@@ -19,7 +19,7 @@ from corpus import concept_sets
 from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
 from corpus.world.concepts import CONCEPTS, panel
-from store.records import Reading
+from store.ledger.records import Reading
 
 WEIGHTS = "a" * 64
 EMBEDDED = digest(MODEL_DIR)
@@ -55,7 +55,9 @@ def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_pa
     }
     (tmp_path / "other").mkdir()
     again, _ = anyio.run(
-        lambda: train(source(tmp_path / "other", Here(), model_digest=EMBEDDED), concept_sets.of_world(), layers=[2])
+        lambda: train(
+            source(tmp_path / "other", Here(), model_digest=EMBEDDED), concept_sets.of_world(), layers=[2]
+        )
     )
     assert again.digest == kept.digest
     texts = len(here.asked)
@@ -68,7 +70,9 @@ def test_vectors_that_the_user_chose_are_read_with_at_the_nearest_layer(tmp_path
     found = {reading.name: reading for reading in readings(tmp_path, Here())}
     assert set(found) == {"joy", "gloom", "perplexity"}
     looking = monitor(tmp_path, Here(), EMBEDDED)
-    only = replace(chosen, layers=(1,), values=chosen.values[1:2].copy())  # 1 and 3 are as near to 2: the first
+    only = replace(
+        chosen, layers=(1,), values=chosen.values[1:2].copy()
+    )  # 1 and 3 are as near to 2: the first
     wanted = {reading.name: reading.mean for reading in anyio.run(looking.read, WEIGHTS, only)}
     assert {name: reading.mean for name, reading in found.items()} == pytest.approx(wanted)
 
@@ -88,7 +92,9 @@ def test_vectors_from_before_the_card_named_its_model_are_read_with(tmp_path: Pa
     write(tmp_path / "readout", planted())
     card = tmp_path / "readout" / CARD
     about = json.loads(card.read_text())
-    card.write_text(json.dumps({name: about[name] for name in about if name not in ("model", "corpus_sha256")}))
+    card.write_text(
+        json.dumps({name: about[name] for name in about if name not in ("model", "corpus_sha256")})
+    )
     assert {reading.name for reading in readings(tmp_path, Here())} == {"joy", "gloom", "perplexity"}
 
 

@@ -88,9 +88,14 @@ def test_the_probe_leaves_out_what_varies_within_the_concept() -> None:
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("labels", "fault"),
-    [(["a", "a", "b"], "'c' needs texts"), (["c", "c", "c"], "needs texts that show it and texts that do not")],
+    [
+        (["a", "a", "b"], "'c' needs texts"),
+        (["c", "c", "c"], "needs texts that show it and texts that do not"),
+    ],
 )
-def test_a_concept_without_texts_or_without_others_is_refused(method: Method, labels: list[str], fault: str) -> None:
+def test_a_concept_without_texts_or_without_others_is_refused(
+    method: Method, labels: list[str], fault: str
+) -> None:
     with pytest.raises(UsageError, match=fault):
         concept_vectors(np.eye(3), labels, ("c",), method)
 

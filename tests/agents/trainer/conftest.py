@@ -59,7 +59,7 @@ def make_home(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) -
     """Makes a home with a mapping of the tiny model, as the server would."""
 
     def make() -> Path:
-        from agents.model.mapping import SharedWeights
+        from agents.model.weights.shared import SharedWeights
 
         home = tmp_path_factory.mktemp("home")
         (home / "run").mkdir(mode=0o700)
@@ -77,7 +77,7 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
     logs = tmp_path_factory.mktemp("logs")
 
     def begin(home: Path, *options: str, through: str | None = None) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "agents.trainer.process", "--run-dir", str(home / "run")]
+        command = [sys.executable, "-m", "agents.trainer.process.main", "--run-dir", str(home / "run")]
         command += ["--checkpoints", str(home / "checkpoints"), "--model", str(model_directory), *options]
         if through is not None:
             command = [sys.executable, "-c", through, *command]

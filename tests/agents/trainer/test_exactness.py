@@ -14,15 +14,15 @@ import pytest
 import torch
 from trainer_home import SETTINGS
 
-from agents.model import views
-from agents.model.mapping import SharedWeights
 from agents.model.protocol import Request
+from agents.model.weights import views
+from agents.model.weights.shared import SharedWeights
 from agents.trainer.messages import Example, TrainRequest, pack_tokens, pack_train
-from agents.trainer.update import Bench
-from agents.trainer.worker import Worker
+from agents.trainer.process.worker import Worker
+from agents.trainer.update.update import TrainerContext
 from corpus.recipe import MODEL_DIR
-from store.checkpoints import CheckpointStore
-from store.tensors import RawTensor
+from store.checkpoints.store import CheckpointStore
+from store.tensors.raw import RawTensor
 
 ROLLBACKS = {torch.float32: 500, torch.bfloat16: 250}
 LOOK_EVERY = 25
@@ -37,7 +37,9 @@ def examples(seed: int) -> tuple[Example, ...]:
     """Six examples in the embedded model's vocabulary."""
     draw = random.Random(seed)
     rows = [[[draw.randrange(1024) for _ in range(draw.randint(2, 9))] for _ in range(3)] for _ in range(6)]
-    return tuple(Example(context=context, chosen=chosen, rejected=rejected) for context, chosen, rejected in rows)
+    return tuple(
+        Example(context=context, chosen=chosen, rejected=rejected) for context, chosen, rejected in rows
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +67,14 @@ class School:
         self.shared = SharedWeights.create(folder / "run" / "weights.bin", typed, model=str(MODEL_DIR))
         self.store = CheckpointStore(folder / "checkpoints")
         self.worker = Worker(
-            Bench(shared=self.shared, model=views.build(self.shared, MODEL_DIR), store=self.store), lambda _: None
+            TrainerContext(shared=self.shared, model=views.build(self.shared, MODEL_DIR), store=self.store),
+            lambda _: None,
         )
         self.made: list[Made] = []
         for number, parent in enumerate(FAMILY):
-            self.made.append(self._first() if parent is None else self.train(self.update(self.made[parent].id, number)))
+            self.made.append(
+                self._first() if parent is None else self.train(self.update(self.made[parent].id, number))
+            )
 
     def answer(self, verb: str, body: dict[str, Any], frames: tuple[bytes, ...] = ()) -> dict[str, Any]:
         return self.worker.answer(Request(id="r", verb=verb, body=body, frames=frames), lambda _: None)[0]
@@ -85,7 +90,9 @@ class School:
         """Make this update, whatever the mapping holds, and its checkpoint."""
         body, frames = pack_train(update)
         self.answer("train", body, tuple(frames))
-        return self._kept(update, {"cursor": 10 * update.seed, "seed": update.seed, "objective": update.objective})
+        return self._kept(
+            update, {"cursor": 10 * update.seed, "seed": update.seed, "objective": update.objective}
+        )
 
     def _first(self) -> Made:
         return self._kept(None, {"cursor": 0, "seed": 1})
@@ -121,7 +128,9 @@ def school(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def differs(school: School, made: Made) -> list[str]:
     """What in mapping and files is not as it was when this checkpoint was made."""
-    found = [name for name, tensor in school.shared.tensors.items() if not torch.equal(tensor, made.weights[name])]
+    found = [
+        name for name, tensor in school.shared.tensors.items() if not torch.equal(tensor, made.weights[name])
+    ]
     manifest = school.store.manifest(made.id)
     found += [key for key, value in made.fields.items() if manifest[key] != value]
     if school.store.load_optimizer(made.id) != made.optimizer:
@@ -136,7 +145,9 @@ def test_hundreds_of_random_rollbacks_back_and_forth_are_exact(school: School) -
     forms = [school.store.stored(made.id) for made in school.made]
     dtype = school.shared.tensors["model.norm.weight"].dtype
     assert {form.base is not None for form in forms[1:]} == {dtype == torch.bfloat16}, forms
-    assert len({tuple(made.logprobs) for made in school.made}) == len(FAMILY)  # else agreeing would say nothing
+    assert len({tuple(made.logprobs) for made in school.made}) == len(
+        FAMILY
+    )  # else agreeing would say nothing
     draw, version, before = random.Random(11), school.shared.version, school.made[-1]
     for number in range(ROLLBACKS[dtype]):
         made = draw.choice([other for other in school.made if other is not before])
@@ -148,7 +159,9 @@ def test_hundreds_of_random_rollbacks_back_and_forth_are_exact(school: School) -
             assert school.logprobs() == made.logprobs, number
 
 
-def test_the_optimizers_state_holds_its_seed_and_its_steps_from_which_every_draw_follows(school: School) -> None:
+def test_the_optimizers_state_holds_its_seed_and_its_steps_from_which_every_draw_follows(
+    school: School,
+) -> None:
     """Projections and rounding are drawn from these two, by name: there is no other random state to keep."""
     for made in school.made[1:]:
         assert made.optimizer is not None
@@ -185,7 +198,10 @@ def test_training_on_from_a_rollback_gives_the_checkpoint_of_the_first_time(scho
 
 @pytest.mark.parametrize("change", ["seed", "examples", "settings"])
 def test_another_seed_example_or_setting_gives_other_weights(school: School, change: str) -> None:
-    made, changes = school.made[2], {"seed": 1, "examples": examples(50), "settings": replace(SETTING, eps=2e-8)}
+    made, changes = (
+        school.made[2],
+        {"seed": 1, "examples": examples(50), "settings": replace(SETTING, eps=2e-8)},
+    )
     assert made.update is not None
     other = school.train(replace(made.update, **{change: changes[change]}))
     assert not all(torch.equal(tensor, made.weights[name]) for name, tensor in other.weights.items())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agents.model import protocol
-from agents.model.direction import Direction
 from agents.model.protocol import Memory, Reply, Request, error_of, error_reply
+from agents.model.steering.direction import Direction
 from agents.trainer.messages import (
     Example,
     Settings,
@@ -37,7 +37,9 @@ REQUEST = TrainRequest(
 
 
 def over_the_wire(body: Mapping[str, Any], frames: list[bytes]) -> Request:
-    return protocol.unpack_request(protocol.pack_request(Request(id="1", verb="train", body=body, frames=frames)))
+    return protocol.unpack_request(
+        protocol.pack_request(Request(id="1", verb="train", body=body, frames=frames))
+    )
 
 
 def test_a_train_request_arrives_as_it_was_sent() -> None:

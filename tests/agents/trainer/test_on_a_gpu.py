@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from agents.trainer import frozen
-from agents.trainer.apollo import Apollo
-from agents.trainer.rounding import stochastic_round
+from agents.trainer.apollo.optimizer import Apollo
+from agents.trainer.apollo.rounding import stochastic_round
+from agents.trainer.scoring import prefix_scoring
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -35,7 +35,9 @@ def test_rounding_draws_the_same_bits_on_a_gpu() -> None:
 
 
 def test_a_step_waits_for_nothing() -> None:
-    weights = [torch.nn.Parameter(torch.randn(96, 200, device="cuda", dtype=torch.bfloat16)) for _ in range(3)]
+    weights = [
+        torch.nn.Parameter(torch.randn(96, 200, device="cuda", dtype=torch.bfloat16)) for _ in range(3)
+    ]
     optimizer = Apollo(weights, 1e-3)
     for weight in weights:
         weight.grad = torch.randn_like(weight)
@@ -49,9 +51,9 @@ def test_a_step_waits_for_nothing() -> None:
 
 def test_the_frozen_pass_on_a_gpu_gives_the_log_probabilities_of_the_cpu(tiny: Any) -> None:
     contexts, continuations = [[1, 2, 3], [4, 5]], [[[6, 7], [8]], [[9], [10, 11, 12]]]
-    expected = frozen.scores(tiny, contexts, continuations, train=False)
+    expected = prefix_scoring.scores(tiny, contexts, continuations, train=False)
     try:
-        found = frozen.scores(tiny.cuda(), contexts, continuations, train=False)
+        found = prefix_scoring.scores(tiny.cuda(), contexts, continuations, train=False)
     finally:
         tiny.cpu()
     for ours, theirs in zip(found, expected, strict=True):

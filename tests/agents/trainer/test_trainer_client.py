@@ -16,7 +16,9 @@ from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Status
 from corpus.errors import TrainerFault
 
-IDLE = Status(pid=1, doing="idle", paused=False, step=0, steps=0, version=1, dirty=False, holds="", replaced=False)
+IDLE = Status(
+    pid=1, doing="idle", paused=False, step=0, steps=0, version=1, dirty=False, holds="", replaced=False
+)
 
 
 class OtherSide:
@@ -39,7 +41,9 @@ class OtherSide:
 
 
 def played(
-    run_directory: Path, script: Callable[[OtherSide], Awaitable[Any]], call: Callable[[TrainerClient], Awaitable[Any]]
+    run_directory: Path,
+    script: Callable[[OtherSide], Awaitable[Any]],
+    call: Callable[[TrainerClient], Awaitable[Any]],
 ) -> Any:
     """What the client's call comes to while the other side follows the script."""
 

@@ -9,10 +9,10 @@ from typing import Any
 import anyio
 import torch
 
-from agents.model.mapping import SharedWeights
+from agents.model.weights.shared import SharedWeights
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, TrainRequest
-from store.checkpoints import CheckpointStore
+from store.checkpoints.store import CheckpointStore
 
 FIRST = {"cursor": 0, "seed": 5}
 SETTINGS = Settings(lr=1e-2, batch_size=4, beta=0.2, rank=8, norm_cap=0.5)
@@ -23,7 +23,9 @@ LONG = replace(SETTINGS, epochs=400)
 def examples(count: int = 10) -> list[Example]:
     draw = random.Random(3)
     rows = [[[draw.randrange(96) for _ in range(draw.randint(1, 9))] for _ in range(3)] for _ in range(count)]
-    return [Example(context=c, chosen=w, rejected=r, weight=0.5 + i % 2 / 2) for i, (c, w, r) in enumerate(rows)]
+    return [
+        Example(context=c, chosen=w, rejected=r, weight=0.5 + i % 2 / 2) for i, (c, w, r) in enumerate(rows)
+    ]
 
 
 def request(parent: str, **changes: Any) -> TrainRequest:

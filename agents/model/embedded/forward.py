@@ -1,0 +1,126 @@
+"""The forward pass of a causal language model as generation needs it: prompts, then a token a row.
+
+Invariant: parameters are read where they lie at every pass, never copied or repacked, so whoever writes the
+shared mapping changes the very next token. Knows nothing of sampling, text or requests.
+
+Two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and `AnyForward` here,
+which asks the Hugging Face module itself and so takes any dense causal model.
+"""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+
+from agents.model.embedded.push import Push, Pushed
+from agents.model.embedded.qwen3 import Qwen3Forward
+
+
+class Session(Protocol):
+    """A batch being generated: its cache, and where each row stands."""
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Append one token to each row, int64 `(rows,)`; returns the next logits, `(rows, vocab_size)`."""
+        ...
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with these rows alone, int64 `(kept,)` in ascending order."""
+        ...
+
+
+class Forward(Protocol):
+    """A model that can start a session."""
+
+    def begin(
+        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
+    ) -> tuple[Session, torch.Tensor]:
+        """Read the prompts, with room for that many tokens more each; returns the first logits too.
+
+        `pushes`, one a prompt or none at all, are added to the residual stream of the rows that they are of.
+        """
+        ...
+
+
+def forward_for(model: Any) -> Forward:
+    """The quickest implementation that fits this module."""
+    return Qwen3Forward(model) if Qwen3Forward.fits(model) else AnyForward(model)
+
+
+class AnyForward:
+    """The Hugging Face module's own forward pass, with left-padded prompts and its dynamic cache."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def begin(
+        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
+    ) -> tuple["AnySession", torch.Tensor]:
+        """See `Forward.begin`."""
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros(len(prompts), width, dtype=torch.int64)
+        mask = torch.zeros(len(prompts), width, dtype=torch.int64)
+        for row, prompt in enumerate(prompts):
+            ids[row, width - len(prompt) :] = torch.tensor(prompt)
+            mask[row, width - len(prompt) :] = 1
+        session = AnySession(self._model, mask, Pushed(pushes))
+        return session, session.read(ids)
+
+
+class AnySession:
+    """See `Session`."""
+
+    def __init__(self, model: Any, mask: torch.Tensor, pushed: Pushed) -> None:
+        self._model, self._mask, self._pushed = model, mask, pushed
+        self._cache: Any = None
+
+    def read(self, ids: torch.Tensor) -> torch.Tensor:
+        """Pass ids `(rows, width)` through the model; returns the logits at the last place."""
+        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        with self._pushing():
+            out = self._model(
+                input_ids=ids,
+                attention_mask=self._mask,
+                position_ids=positions,
+                past_key_values=self._cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        self._cache = out.past_key_values
+        logits: torch.Tensor = out.logits[:, -1]
+        return logits
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `Session.step`."""
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        return self.read(tokens[:, None])
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """See `Session.keep`."""
+        self._mask = self._mask[rows]
+        self._cache.batch_select_indices(rows)
+        self._pushed.keep(rows)
+
+    @contextmanager
+    def _pushing(self) -> Iterator[None]:
+        """The module with what this batch's rows are steered by; the other lane's passes go by untouched."""
+        mine, layers = threading.get_ident(), self._model.base_model.layers if self._pushed else ()
+
+        def hook(layer: int) -> Any:
+            def add(module: Any, inputs: Any, output: Any) -> Any:
+                if threading.get_ident() != mine:
+                    return None
+                moved = self._pushed.rows(layer)[:, None]
+                if isinstance(output, tuple):
+                    return output[0] + moved.to(output[0].dtype), *output[1:]
+                return output + moved.to(output.dtype)
+
+            return add
+
+        handles = [layers[layer].register_forward_hook(hook(layer)) for layer in self._pushed.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

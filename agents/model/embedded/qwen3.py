@@ -1,0 +1,244 @@
+"""The forward pass of a small dense Qwen3 model in plain torch, for quick batched generation on a CPU.
+
+Invariant: it computes what `Qwen3ForCausalLM` computes (a test holds the two together), reading that module's
+own parameters at every pass. It is there for speed: prompts are packed instead of padded, keys and values are
+written into one buffer made beforehand and never repeated per query head, and the last layer of a prompt is
+computed for its last token only. Knows nothing of sampling, text or requests.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from agents.model.embedded.push import Push, Pushed
+
+PREFILL_TOKENS = 768
+"""Prompt tokens passed through the layers at once: small enough for the activations to stay in the cache."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The parameters of one decoder layer; each is `(out, in)` or, for the norms, `(size,)`."""
+
+    before: torch.Tensor
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    o: torch.Tensor
+    q_norm: torch.Tensor
+    k_norm: torch.Tensor
+    between: torch.Tensor
+    gate: torch.Tensor
+    up: torch.Tensor
+    down: torch.Tensor
+
+
+class Qwen3Forward:
+    """See `agents.model.embedded.forward.Forward`."""
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether this module is one that the pass below computes exactly."""
+        config = model.config
+        return (
+            config.model_type == "qwen3"
+            and config.hidden_act == "silu"
+            and not config.attention_bias
+            and set(config.layer_types) == {"full_attention"}
+            and config.rope_parameters["rope_type"] == "default"
+            and all(parameter.dtype == torch.float32 for parameter in model.parameters())
+        )
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        self.eps: float = config.rms_norm_eps
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = config.head_dim
+        self.layers = [_layer(layer) for layer in model.model.layers]
+        self.embedding: torch.Tensor = model.model.embed_tokens.weight
+        self.head: torch.Tensor = model.lm_head.weight
+        self.norm: torch.Tensor = model.model.norm.weight
+        self._cos, self._sin = _rotations(model.model.rotary_emb.inv_freq, config.max_position_embeddings)
+
+    def begin(
+        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
+    ) -> tuple["Qwen3Session", torch.Tensor]:
+        """See `Forward.begin`."""
+        session = Qwen3Session(self, [len(prompt) for prompt in prompts], room, Pushed(pushes))
+        logits, first, tokens = [], 0, 0
+        for row, prompt in enumerate(prompts):
+            tokens += len(prompt)
+            if tokens >= PREFILL_TOKENS or row + 1 == len(prompts):
+                logits.append(session.read(prompts[first : row + 1], first))
+                first, tokens = row + 1, 0
+        return session, torch.cat(logits)
+
+    def normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Root-mean-square norm over the last dimension."""
+        return F.rms_norm(x, weight.shape, weight, self.eps)
+
+    def rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and signed sines of the rotary embedding, each `(tokens, 1, head_dim)`."""
+        return self._cos[positions][:, None], self._sin[positions][:, None]
+
+    def rotated(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Rotary embedding of `(tokens, heads, head_dim)`: halves swapped, signs in the sines."""
+        half = self.head_dim // 2
+        return torch.addcmul(x * turn[0], torch.cat((x[..., half:], x[..., :half]), -1), turn[1])
+
+    def keys_values(
+        self, layer: Layer, h: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of normed hidden states `(tokens, hidden)`: each `(tokens, kv_heads, head_dim)`."""
+        shape = (len(h), self.kv_heads, self.head_dim)
+        keys = self.normed(F.linear(h, layer.k).view(shape), layer.k_norm)
+        return self.rotated(keys, turn), F.linear(h, layer.v).view(shape)
+
+    def queries(self, layer: Layer, h: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Queries of normed hidden states: `(tokens, heads, head_dim)`."""
+        q = F.linear(h, layer.q).view(len(h), self.heads, self.head_dim)
+        return self.rotated(self.normed(q, layer.q_norm), turn)
+
+    def after_attention(self, layer: Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """The rest of the layer, from `(tokens, hidden)` and `(tokens, heads * head_dim)`."""
+        x = x + F.linear(attended, layer.o)
+        h = self.normed(x, layer.between)
+        inner = F.silu(F.linear(h, layer.gate)).mul_(F.linear(h, layer.up))
+        return x.add_(F.linear(inner, layer.down))
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Final hidden states `(rows, hidden)` to `(rows, vocab_size)`."""
+        return F.linear(self.normed(x, self.norm), self.head)
+
+
+class Qwen3Session:
+    """See `agents.model.embedded.forward.Session`. All rows end at one place in the buffers, whatever their length."""
+
+    def __init__(self, model: Qwen3Forward, lengths: Sequence[int], room: int, pushed: Pushed) -> None:
+        self._model, self._pushed = model, pushed
+        self._filled = max(lengths)
+        self._positions = torch.tensor(lengths)
+        size = (len(lengths), model.kv_heads, self._filled + room, model.head_dim)
+        self._keys = [torch.empty(size) for _ in model.layers]
+        self._values = [torch.empty(size) for _ in model.layers]
+        for buffer in (*self._keys, *self._values):
+            # What lies before a row's start is masked, but not a number times zero is still not a number.
+            buffer[:, :, : self._filled] = 0
+        starts = self._filled - self._positions
+        places = torch.arange(self._filled + room)
+        self._mask = torch.zeros(len(lengths), 1, 1, len(places))
+        self._mask.masked_fill_((places < starts[:, None])[:, None, None], float("-inf"))
+
+    def read(self, prompts: Sequence[Sequence[int]], first: int) -> torch.Tensor:
+        """Read the prompts of rows `first` on; returns the logits after each, `(prompts, vocab_size)`."""
+        model = self._model
+        lengths = [len(prompt) for prompt in prompts]
+        ends = torch.tensor(lengths).cumsum(0)
+        turn = model.rotation(torch.cat([torch.arange(length) for length in lengths]))
+        x = model.embedding[torch.tensor([token for prompt in prompts for token in prompt])]
+        for number, layer in enumerate(model.layers):
+            h = model.normed(x, layer.before)
+            keys, values = model.keys_values(layer, h, turn)
+            self._store(number, first, lengths, keys, values)
+            if number + 1 < len(model.layers):
+                queries = model.queries(layer, h, turn)
+                x = model.after_attention(layer, x, _attend(queries, keys, values, lengths))
+                x = self._pushed.packed(number, x, first, lengths)
+        last = ends - 1
+        # Only the last token of a prompt is asked for, so only it goes through the rest of the last layer.
+        queries = model.queries(layer, h[last], (turn[0][last], turn[1][last]))
+        rows = slice(first, first + len(prompts))
+        attended = self._attend_all(number, rows, queries)
+        ends_x = model.after_attention(layer, x[last], attended)
+        return model.logits(self._pushed.packed(number, ends_x, first, [1] * len(prompts)))
+
+    def _store(
+        self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Put packed keys and values `(tokens, kv_heads, head_dim)` into the rows' places."""
+        begin = 0
+        for row, length in enumerate(lengths, first):
+            own, places = slice(begin, begin + length), slice(self._filled - length, self._filled)
+            self._keys[number][row, :, places] = keys[own].transpose(0, 1)
+            self._values[number][row, :, places] = values[own].transpose(0, 1)
+            begin += length
+
+    def _attend_all(self, number: int, rows: slice, queries: torch.Tensor) -> torch.Tensor:
+        """One query a row over all that is stored; the query heads of one key head ride as its places."""
+        model, count = self._model, len(queries)
+        group = model.heads // model.kv_heads
+        attended = F.scaled_dot_product_attention(
+            queries.view(count, model.kv_heads, group, model.head_dim),
+            self._keys[number][rows, :, : self._filled],
+            self._values[number][rows, :, : self._filled],
+            self._mask[rows, :, :, : self._filled].expand(-1, 1, group, -1),
+        )
+        return attended.reshape(count, -1)
+
+    def step(self, tokens: torch.Tensor) -> torch.Tensor:
+        """See `Session.step`."""
+        model, here = self._model, self._filled
+        turn = model.rotation(self._positions)
+        self._filled += 1
+        self._positions = self._positions + 1
+        x = model.embedding[tokens]
+        for number, layer in enumerate(model.layers):
+            h = model.normed(x, layer.before)
+            keys, values = model.keys_values(layer, h, turn)
+            self._keys[number][:, :, here] = keys
+            self._values[number][:, :, here] = values
+            queries = model.queries(layer, h, turn)
+            x = model.after_attention(layer, x, self._attend_all(number, slice(None), queries))
+            x = self._pushed.after(number, x)
+        return model.logits(x)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """See `Session.keep`."""
+        self._keys = [buffer[rows] for buffer in self._keys]
+        self._values = [buffer[rows] for buffer in self._values]
+        self._mask, self._positions = self._mask[rows], self._positions[rows]
+        self._pushed.keep(rows)
+
+
+def _layer(module: Any) -> Layer:
+    """The parameters of one `Qwen3DecoderLayer`."""
+    attention, mlp = module.self_attn, module.mlp
+    return Layer(
+        before=module.input_layernorm.weight,
+        q=attention.q_proj.weight,
+        k=attention.k_proj.weight,
+        v=attention.v_proj.weight,
+        o=attention.o_proj.weight,
+        q_norm=attention.q_norm.weight,
+        k_norm=attention.k_norm.weight,
+        between=module.post_attention_layernorm.weight,
+        gate=mlp.gate_proj.weight,
+        up=mlp.up_proj.weight,
+        down=mlp.down_proj.weight,
+    )
+
+
+def _rotations(frequencies: torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tables `(places, head_dim)` of cosines, and of sines with the sign that swapping the halves leaves."""
+    angles = torch.arange(places, dtype=torch.float32)[:, None] * frequencies.float()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
+
+
+def _attend(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: Sequence[int]
+) -> torch.Tensor:
+    """Causal attention of each packed prompt by itself: `(tokens, heads * head_dim)`."""
+    out = torch.empty_like(queries)
+    first = 0
+    for length in lengths:
+        own = slice(first, first + length)
+        q, k, v = (part[own].transpose(0, 1)[None] for part in (queries, keys, values))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        out[own] = attended[0].transpose(0, 1)
+        first += length
+    return out.flatten(1)

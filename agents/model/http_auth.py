@@ -1,0 +1,162 @@
+"""The door of every HTTP server of ours: who may ask, from where, and how much.
+
+A pure ASGI middleware. A bearer token alone does not keep a web page from asking a server on the same
+machine to do something (the browser sends the request first and checks later), and a Host check alone let a
+cross-site request through when tried; so token, Host and Origin are all checked.
+
+Some paths may be another server's to guard: there a credential that is not the token is let through, marked as
+such, for the app to carry on. Host and Origin are checked all the same, and some credential must be there.
+
+Invariant: the app behind it sees no request that failed a check, and no body longer than the limit. Knows no
+routes but `/health`, which it answers itself, saying nothing but that something listens here.
+"""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from corpus.errors import ConfigError
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+"""The names by which a machine calls itself."""
+SOCKET_HOST = "nightschool"
+"""The Host that our clients give over a unix socket, which has no name of its own."""
+OWN = "nightschool.own"
+"""In the scope of a request: whether it gave the token, rather than a credential for another server."""
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""Some 4,000 conversations of 4 kB: far more than one batch, far less than the machine's memory."""
+
+
+class Guard:
+    """Lets a request through to `app` when it may come in."""
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        token: str,
+        port: int | None = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        guarded_elsewhere: frozenset[str] = frozenset(),
+    ) -> None:
+        """`port` is the TCP port served on loopback; None for a unix socket, which no web page can reach.
+
+        `guarded_elsewhere` are the paths whose requests the app passes on to a server that checks credentials itself.
+        """
+        if len(token) < 16:
+            raise ConfigError("a bearer token of fewer than 16 characters can be guessed; make a longer one")
+        self._app = app
+        self._token = token.encode()
+        self._max_body_bytes = max_body_bytes
+        self._guarded_elsewhere = guarded_elsewhere
+        ports = ("",) if port is None else ("", f":{port}")
+        self._hosts = frozenset(name + suffix for name in (*LOOPBACK, SOCKET_HOST) for suffix in ports)
+        self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check the request, then hand it on."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif refusal := self._refusal(scope):
+            await _answer(send, *refusal)
+        elif _asks_health(scope):
+            await _reply(send, 200, {"status": "ok"})
+        else:
+            await self._pass_on(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str] | None:
+        """Status and sentence for a request that may not come in."""
+        hosts = _values(scope, b"host")
+        if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
+            return 403, "This Host is not served here; use 127.0.0.1 or the unix socket."
+        origins = _values(scope, b"origin")
+        if any(origin not in self._origins for origin in origins):
+            return 403, "Requests from other web pages are refused (Origin)."
+        scope[OWN] = False
+        if _asks_health(scope):
+            return None
+        given = _values(scope, b"authorization")
+        scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+        own = scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode("latin-1"), self._token)
+        scope[OWN] = own
+        if not own and not (scheme and scope["path"] in self._guarded_elsewhere):
+            if scheme.lower() != "bearer":
+                return (
+                    401,
+                    "Give the token: Authorization: Bearer TOKEN (the file token in the home holds it).",
+                )
+            return 401, "This token is wrong (the file token in the home holds the right one)."
+        declared = _values(scope, b"content-length")
+        if any(not length.isdigit() or int(length) > self._max_body_bytes for length in declared):
+            return 413, self._too_large()
+        return None
+
+    def _too_large(self) -> str:
+        """The sentence for a body over the limit."""
+        return f"The body is longer than {self._max_body_bytes} bytes; send less at once."
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app, counting the body: a chunked one declares no length."""
+        seen, started, refused = 0, False, False
+
+        async def counted() -> Message:
+            nonlocal seen, refused
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_body_bytes:
+                refused = True
+                raise _TooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            if refused and not started:
+                # The app's own words about our exception; the caller gets ours below.
+                return
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, watched)
+        except _TooLarge:
+            pass
+        if refused and not started:
+            await _answer(send, 413, self._too_large())
+
+
+class _TooLarge(Exception):
+    """The body went over the limit while it was read."""
+
+
+def _asks_health(scope: Scope) -> bool:
+    """Whether this is the one request that needs no token."""
+    return scope["path"] == "/health" and scope["method"] in ("GET", "HEAD")
+
+
+def _values(scope: Scope, name: bytes) -> list[str]:
+    """All values of a header."""
+    return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
+
+
+async def _answer(send: Send, status: int, sentence: str) -> None:
+    """Answer with an error in OpenAI's form."""
+    await _reply(send, status, {"error": {"message": sentence, "type": "access_error", "code": status}})
+
+
+async def _reply(send: Send, status: int, value: object) -> None:
+    """Answer with JSON."""
+    body = json.dumps(value).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

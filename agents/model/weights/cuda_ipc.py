@@ -1,0 +1,212 @@
+"""Weights on a CUDA device, lent to other processes: IPC handles, asked for over a local socket.
+
+The parameters stay where the server allocated them. Whoever attaches asks for handles and gets an export of its own,
+because torch counts the readers of each (`torch.multiprocessing.reductions`); it opens them and has the same memory.
+
+Invariant: a handle crosses the socket as JSON and is checked field by field, never pickled; the lender keeps what it
+lent for as long as its process lives. Knows no manifest: the tensors of a reply are in the lender's order.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import uuid4
+
+import torch
+import zmq
+from pydantic import Base64Bytes, TypeAdapter, ValidationError
+from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
+
+from agents.model import protocol
+from agents.model.protocol import Reply, Request
+from corpus.errors import IntegrityFault
+
+SOCKET_NAME = "handles.sock"
+"""The lender's socket, beside the mapping's header."""
+PATIENCE_MS = 30_000
+"""Longest wait for the handles of a whole model."""
+ADVICE = "start vLLM without --enable-sleep-mode, the cumem allocator and expandable_segments"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Handle:
+    """One lent tensor: what torch needs to open it, but for the device's number, which may differ there."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """Elements, as the shape."""
+    offset: int
+    """Elements from the start of its storage."""
+    dtype: str
+    """As in `torch.float32` without the prefix."""
+    memory: Base64Bytes
+    """CUDA's name of the allocation that the storage is a part of."""
+    nbytes: int
+    """Of the storage."""
+    start: int
+    """Bytes from the start of the allocation to the storage."""
+    counter: Base64Bytes
+    """The file in which torch counts the readers of this export."""
+    counter_at: int
+    """This export's place in that file."""
+    event: Base64Bytes
+    """What to wait for before the first read."""
+    wait: bool
+
+    @classmethod
+    def of_arguments(cls, arguments: Sequence[Any]) -> "Handle":
+        """From what `reduce_tensor` gives for a CUDA tensor."""
+        (
+            _,
+            shape,
+            strides,
+            offset,
+            _,
+            dtype,
+            _,
+            memory,
+            nbytes,
+            start,
+            _,
+            counter,
+            counter_at,
+            event,
+            wait,
+        ) = arguments
+        return cls(
+            shape=tuple(shape),
+            strides=tuple(strides),
+            offset=offset,
+            dtype=str(dtype)[6:],
+            memory=memory,
+            nbytes=nbytes,
+            start=start,
+            counter=counter,
+            counter_at=counter_at,
+            event=event,
+            wait=wait,
+        )
+
+    def arguments(self, device: int) -> tuple[Any, ...]:
+        """For `rebuild_cuda_tensor`; `device` is the number that the card has in this process."""
+        storage = (
+            torch.storage.TypedStorage,
+            getattr(torch, self.dtype),
+            device,
+            self.memory,
+            self.nbytes,
+            self.start,
+        )
+        counted = (self.counter, self.counter_at, self.event, self.wait)
+        return (torch.Tensor, self.shape, self.strides, self.offset, *storage, False, *counted)
+
+
+_HANDLES = TypeAdapter(list[Handle])
+
+
+def check(tensors: Sequence[torch.Tensor]) -> None:
+    """Refuse with an `IntegrityFault` what cannot be lent."""
+    devices = sorted({str(tensor.device) for tensor in tensors})
+    if len(devices) != 1:
+        raise IntegrityFault(
+            f"the weights lie on {', '.join(devices)}: only those on one device can be trained"
+        )
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        raise IntegrityFault("some weights are not contiguous: this layout cannot be trained")
+    configured = ",".join(
+        os.environ.get(name, "") for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+    )
+    if "expandable_segments:true" in configured.lower():
+        raise IntegrityFault(f"memory of expandable_segments cannot be lent to the trainer: {ADVICE}")
+    export(tensors[:1])
+
+
+def export(tensors: Sequence[torch.Tensor]) -> list[Handle]:
+    """Handles for one reader: never give the same ones to two."""
+    handles = []
+    for tensor in tensors:
+        if not tensor.is_cuda:
+            raise IntegrityFault(f"weights on {tensor.device} have no CUDA handles")
+        try:
+            _, arguments = reduce_tensor(tensor.detach())  # type: ignore[no-untyped-call]
+        except RuntimeError as error:  # CUDA's own: memory that was not allocated by cudaMalloc has no handle
+            raise IntegrityFault(f"CUDA does not lend these weights ({error}): {ADVICE}") from error
+        handles.append(Handle.of_arguments(arguments))
+    return handles
+
+
+class IpcExporter:
+    """Answers each reader with handles of its own, from a thread that lives as long as the process."""
+
+    def __init__(self, path: Path, tensors: Sequence[torch.Tensor]) -> None:
+        self._tensors = [tensor.detach() for tensor in tensors]
+        path.unlink(missing_ok=True)
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        socket = self._context.socket(zmq.REP)
+        socket.linger = 0
+        socket.bind(f"ipc://{path}")
+        os.chmod(path, 0o600)
+        self._thread = Thread(target=self._serve, args=(socket,), name="nightschool-lender", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer nobody any more."""
+        self._context.term()  # the thread's wait ends with an error, and it closes its socket
+        self._thread.join()
+
+    def _serve(self, socket: "zmq.Socket[bytes]") -> None:
+        with socket:
+            while True:
+                try:
+                    frames = socket.recv_multipart()
+                    socket.send_multipart(protocol.pack_reply(self._reply(frames)))
+                except zmq.ContextTerminated:
+                    return
+
+    def _reply(self, frames: Sequence[bytes]) -> Reply:
+        try:
+            request = protocol.unpack_request(frames, {"export"})
+            handles = _HANDLES.dump_python(export(self._tensors), mode="json")
+            card = _card(self._tensors[0].device.index)
+            return Reply(id=request.id, kind="result", body={"card": card, "handles": handles})
+        except Exception as fault:  # the boundary: a failed request must not end the thread
+            return protocol.error_reply(protocol.request_id(frames) or "unknown", fault)
+
+
+def borrow(path: Path) -> list[torch.Tensor]:
+    """The lender's tensors, in its order, in this process; writing to them is writing to what is served."""
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{path}")
+        socket.send_multipart(protocol.pack_request(Request(id=uuid4().hex, verb="export", body={})))
+        if not socket.poll(PATIENCE_MS):
+            raise IntegrityFault(f"nobody lends weights at {path}; restart vLLM")
+        reply = protocol.unpack_reply(socket.recv_multipart())
+    if reply.kind == "error":
+        raise protocol.error_of(reply)
+    try:
+        handles = _HANDLES.validate_python(reply.body["handles"])
+    except (KeyError, ValidationError) as error:
+        raise IntegrityFault(
+            f"the handles of {path} are not as they should be ({error}); restart vLLM"
+        ) from error
+    device = _number(str(reply.body.get("card")))
+    return [rebuild_cuda_tensor(*handle.arguments(device)) for handle in handles]  # type: ignore[no-untyped-call]
+
+
+def _card(device: int) -> str:
+    """What a card is called in every process, whatever number it has there."""
+    return str(torch.cuda.get_device_properties(device).uuid)
+
+
+def _number(card: str) -> int:
+    """The number that this card has in this process."""
+    for device in range(torch.cuda.device_count()):
+        if _card(device) == card:
+            return device
+    raise IntegrityFault(
+        f"this process does not see the GPU {card} that vLLM serves from; start it with the same CUDA_VISIBLE_DEVICES"
+    )

@@ -1,0 +1,243 @@
+"""A checkpoint as a Hugging Face directory of its own: the model's directory with these weights in its files.
+
+Every file of weights is written under its own name, with the tensors that it had; the values are the
+checkpoint's, bit for bit. Configuration, tokenizer and the like are copied.
+
+Invariant: under the name that was asked for there is the whole directory or nothing: it is made beside it and
+renamed when all of it is on the disk. No value changes: where the model's own type would lose bits, the
+checkpoint's type is written, and the configuration says so. Knows no checkpoint store and no ledger.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from agents.model.describe import language_model, text_config
+from corpus.errors import GateRefused, IntegrityFault, UsageError
+from store.checkpoints.store import SPARE_BYTES
+from store.files.durable import sync_directory
+from store.tensors.numbers import said_as, survives
+from store.tensors.raw import ITEM_BYTES, RawTensor, parse
+
+COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md", ".tiktoken", ""})
+"""Ends of the names of files that are copied: all but weights in any form, and code."""
+TEMPLATES = "additional_chat_templates"
+"""The one folder that is copied."""
+TIED = ("lm_head.weight", "model.embed_tokens.weight")
+"""Two names of one tensor where the configuration says `tie_word_embeddings`; a checkpoint has it once."""
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One file of weights that is to be written."""
+
+    name: str
+    metadata: Any
+    """The file's own `__metadata__`, if it has any."""
+    tensors: dict[str, tuple[str, RawTensor]]
+    """The type to write and the values of each, by the file's names."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(ITEM_BYTES[dtype] * prod(raw.shape) for dtype, raw in self.tensors.values())
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """What an export is going to write."""
+
+    model_dir: Path
+    weights: list[Planned] = field(default_factory=list)
+    copied: list[str] = field(default_factory=list)
+    """Tensors that the checkpoint does not have: they are the model directory's own."""
+    retyped: list[str] = field(default_factory=list)
+    """Tensors whose own type would lose bits."""
+
+
+def planned(model_dir: Path, weights: Mapping[str, RawTensor]) -> Plan:
+    """How these weights go into the files of this directory; raises `IntegrityFault` when they do not fit them.
+
+    weights: by the names of the causal language model, aliases once, as a checkpoint has them.
+    """
+    plan, left = Plan(model_dir=model_dir), set(weights)
+    tied = bool(text_config(model_dir).get("tie_word_embeddings"))
+    for path in sorted(model_dir.glob("*.safetensors")):
+        _, own = parse(path)
+        tensors = {}
+        for name in own:
+            found = _name_in(weights, name, tied=tied)
+            left.discard(found or "")
+            tensors[name] = _choice(plan, name, own[name], weights[found] if found else None)
+        plan.weights.append(Planned(name=path.name, metadata=_metadata(path), tensors=tensors))
+    if left:
+        raise IntegrityFault(
+            f"the checkpoint has {', '.join(sorted(left)[:4])}, which the files in {model_dir} have not: set "
+            "model.path to the directory that this home was begun with"
+        )
+    return plan
+
+
+def export(plan: Plan, directory: Path) -> list[dict[str, Any]]:
+    """Write the directory; returns name, bytes and sha256 of each file.
+
+    Raises `UsageError` when it exists and is not empty, and `GateRefused` when there is no room for it.
+    """
+    _require_free(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    others = _others(plan.model_dir)
+    _require_room(plan, others, directory.parent)
+    with _beside(directory) as partial:
+        written = [_write(partial / file.name, _pieces(file)) for file in plan.weights]
+        for path in others:
+            name = path.relative_to(plan.model_dir)
+            (partial / name).parent.mkdir(exist_ok=True)
+            written.append({**_write(partial / name, [_other(plan, path)]), "name": str(name)})
+        for folder in {path.parent for path in partial.rglob("*")}:
+            sync_directory(folder)
+        os.rename(partial, directory)
+    sync_directory(directory.parent)
+    return written
+
+
+def _name_in(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str | None:
+    """The checkpoint's name for a tensor of a file; None where it has none."""
+    for own in language_model({name: None}):
+        if own in weights:
+            return own
+        if tied and own in TIED:
+            return next((other for other in TIED if other in weights), None)
+    return None
+
+
+def _choice(plan: Plan, name: str, own: RawTensor, wanted: RawTensor | None) -> tuple[str, RawTensor]:
+    """The type and the values that a tensor of a file is written with."""
+    if wanted is None:
+        plan.copied.append(name)
+        return own.dtype, own
+    if wanted.shape != own.shape:
+        raise IntegrityFault(
+            f"{name} is {list(wanted.shape)} in the checkpoint and {list(own.shape)} in {plan.model_dir}: set "
+            "model.path to the directory that this home was begun with"
+        )
+    if survives(wanted, own.dtype):
+        return own.dtype, wanted
+    plan.retyped.append(name)
+    return wanted.dtype, wanted
+
+
+def _metadata(path: Path) -> Any:
+    """The `__metadata__` of a file of weights."""
+    with path.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        return json.loads(stream.read(length)).get("__metadata__")
+
+
+def _pieces(file: Planned) -> Iterator[bytes | memoryview]:
+    """The bytes of a file of weights: wider types first, so that all are aligned."""
+    order = sorted(file.tensors, key=lambda name: -ITEM_BYTES[file.tensors[name][0]])
+    header: dict[str, Any] = {} if file.metadata is None else {"__metadata__": file.metadata}
+    offset = 0
+    for name in order:
+        dtype, raw = file.tensors[name]
+        end = offset + ITEM_BYTES[dtype] * prod(raw.shape)
+        header[name] = {"dtype": dtype, "shape": list(raw.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text))
+    yield text
+    for name in order:
+        yield from said_as(file.tensors[name][1], file.tensors[name][0])
+
+
+def _others(model_dir: Path) -> list[Path]:
+    """The files that are copied, in the order of their names."""
+    found = [path for path in model_dir.iterdir() if path.suffix in COPIED and not path.name.startswith(".")]
+    found += (model_dir / TEMPLATES).glob("*.jinja")
+    stale = (".bin.index.json", ".h5.index.json", ".msgpack.index.json")
+    return sorted(path for path in found if path.is_file() and not path.name.endswith(stale))
+
+
+def _other(plan: Plan, path: Path) -> bytes:
+    """What a file that is copied holds; the two that tell the weights' type tell the one that is written."""
+    if not plan.retyped or path.name not in ("config.json", _INDEX):
+        return path.read_bytes()
+    told = json.loads(path.read_bytes())
+    if path.name == _INDEX:
+        told["metadata"] = {
+            **told.get("metadata", {}),
+            "total_size": sum(file.nbytes for file in plan.weights),
+        }
+    else:
+        kinds = {dtype for file in plan.weights for dtype, _ in file.tensors.values()}
+        widest = max(kinds & _DTYPES.keys(), key=lambda dtype: (ITEM_BYTES[dtype], dtype))
+        for part in (told, told.get("text_config", told)):
+            part.pop("torch_dtype", None)
+            part["dtype"] = _DTYPES[widest]
+    return json.dumps(told, indent=2).encode()
+
+
+def _require_free(directory: Path) -> None:
+    if directory.is_dir() and not any(directory.iterdir()):
+        return
+    if directory.is_symlink() or directory.exists():
+        raise UsageError(f"{directory} is there already and not an empty directory: give another name")
+
+
+def _require_room(plan: Plan, others: Iterable[Path], place: Path) -> None:
+    need = (
+        sum(file.nbytes for file in plan.weights) + sum(path.stat().st_size for path in others) + SPARE_BYTES
+    )
+    free = shutil.disk_usage(place).free
+    if free < need:
+        raise GateRefused(
+            f"the directory needs {need / 1e6:.0f} MB in {place} and {free / 1e6:.0f} MB are free: free some room, "
+            "or give a place on another disk"
+        )
+
+
+@contextmanager
+def _beside(directory: Path) -> Iterator[Path]:
+    """An empty directory beside this one, removed if it was not renamed; one that a killed export left is taken."""
+    partial = directory.with_name(f"{directory.name}.partial")
+    partial.mkdir(exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GateRefused(
+                f"another export writes {directory} now: wait for it, or give another name"
+            ) from None
+        for path in partial.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        try:
+            yield partial
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
+    """Write a file and have it on the disk; returns its name, bytes and sha256."""
+    digest, nbytes = hashlib.sha256(), 0
+    with path.open("xb") as stream:
+        for part in parts:
+            digest.update(part)
+            nbytes += stream.write(part)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {"name": path.name, "bytes": nbytes, "sha256": digest.hexdigest()}

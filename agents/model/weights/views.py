@@ -1,0 +1,110 @@
+"""A Hugging Face model whose parameters are views of the shared mapping: reading it reads what is served.
+
+Invariant: parameters and mapping match one to one, in name, shape and tying, or nothing is built. No byte of
+a weight is copied, no remote code is run. Knows one naming, that of Hugging Face, which every manifest has.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from agents.model.weights.shared import Entry, SharedWeights
+from corpus.errors import IntegrityFault, UnsafeModel
+
+
+def build(shared: SharedWeights, model_directory: Path) -> Any:
+    """The causal language model of `model_directory` on the mapping's weights, in evaluation mode.
+
+    Returns a `PreTrainedModel`; tied parameters are one `Parameter` object.
+    """
+    model = _on_meta(model_directory)
+    views = shared.tensors
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    _match(parameters, shared.entries, model_directory)
+    placed: dict[nn.Parameter, nn.Parameter] = {}
+    for name, parameter in parameters.items():
+        if parameter not in placed:
+            source = _first_name(name, parameter, parameters, views)
+            placed[parameter] = nn.Parameter(views[source])
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, placed[parameter])
+    _rebuild_buffers(model, next(iter(views.values())).device)
+    return model.eval()
+
+
+def check(entries: Iterable[Entry], model_directory: Path) -> None:
+    """Raise `IntegrityFault`, with the differences, unless the model can be built on tensors that lie like this."""
+    _match(dict(_on_meta(model_directory).named_parameters(remove_duplicate=False)), entries, model_directory)
+
+
+def _match(parameters: Mapping[str, nn.Parameter], entries: Iterable[Entry], model_directory: Path) -> None:
+    if differences := _differences(parameters, {entry.name: entry for entry in entries}):
+        raise IntegrityFault(
+            f"{model_directory} and the served weights differ: {'; '.join(differences[:12])}"
+            f"{' and more' if len(differences) > 12 else ''}; name the model that is served"
+        )
+
+
+def _on_meta(model_directory: Path) -> Any:
+    """The model without weights."""
+    path = model_directory / "config.json"
+    try:
+        if "auto_map" in json.loads(path.read_text()):
+            raise UnsafeModel(f"{path} asks to run code (auto_map); choose a model that transformers knows")
+    except FileNotFoundError:
+        raise IntegrityFault(f"{path} is missing; give the directory of a Hugging Face model") from None
+    config = AutoConfig.from_pretrained(model_directory, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="sdpa")
+
+
+def _first_name(
+    name: str,
+    parameter: nn.Parameter,
+    parameters: Mapping[str, nn.Parameter],
+    views: Mapping[str, torch.Tensor],
+) -> str:
+    """A name of this parameter that the mapping has; a tied one may be listed under either name."""
+    names = [name, *(other for other, tied in parameters.items() if tied is parameter)]
+    return next(candidate for candidate in names if candidate in views)
+
+
+def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Entry]) -> list[str]:
+    """What keeps these from matching one to one, one line each. The type is the mapping's to choose."""
+    found = [f"{name} is served but not in the model" for name in entries.keys() - parameters.keys()]
+    places: dict[int, nn.Parameter] = {}
+    tied: dict[nn.Parameter, int] = {}
+    for name, parameter in parameters.items():
+        if name not in entries:
+            if not any(other in entries for other, twin in parameters.items() if twin is parameter):
+                found.append(f"{name} is not served")
+            continue
+        entry = entries[name]
+        if entry.shape != tuple(parameter.shape):
+            found.append(f"{name} is {list(entry.shape)}, not {list(parameter.shape)}")
+        if not prod(entry.shape):
+            continue
+        if places.setdefault(entry.offset, parameter) is not parameter:
+            found.append(f"{name} shares its place with another parameter")
+        if tied.setdefault(parameter, entry.offset) != entry.offset:
+            found.append(f"{name} is tied in the model but has a place of its own")
+    return sorted(found)
+
+
+def _rebuild_buffers(model: Any, device: torch.device) -> None:
+    """Compute anew what is not a weight: rotary frequencies are made from the configuration alone."""
+    for name, module in list(model.named_modules()):
+        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            continue
+        if not name.endswith("rotary_emb"):
+            raise IntegrityFault(
+                f"{name} has buffers that no configuration gives; this model is not supported"
+            )
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, type(module)(config=module.config).to(device))

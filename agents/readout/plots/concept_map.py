@@ -1,0 +1,235 @@
+"""The concepts on a plane: where their vectors lie to each other, coloured by cluster.
+
+The plane is that of the vectors' first two principal components; how much of their variance it holds is written on
+its axes, for what is near on it need not be near. Invariant: pure and deterministic; no name covers another name or
+a dot; a name that finds no place is left out and counted. Knows no model and no manifest.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import cos, pi, sin
+
+import numpy as np
+
+from agents.readout.plots.picture import FAINT, GRID, Box, Dot, Line, Picture, Shape, Words, length, shortened
+from agents.readout.quality.samples import Numbers
+
+COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9",
+    "#7b3fa0", "#8c2d04", "#4d7c0f", "#e31a76", "#3f51b5", "#00838f",
+)  # fmt: skip
+"""Of the clusters, in their order; the first six are Okabe and Ito's, which the colour-blind tell apart."""
+APART = "#8b949e"
+"""Of a concept in no cluster."""
+MARGIN, RADIUS = 40.0, 4.0
+LEGEND = 250.0
+FEW, MANY = 40, 100
+"""Numbers of concepts up to which the picture is small, or middling."""
+REACH = 30
+"""Rings around a dot in which a place for its name is looked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """Concepts in two dimensions."""
+
+    places: Numbers
+    """`(n_concepts, 2)`."""
+    shares: tuple[float, float]
+    """Of the vectors' variance, along each axis: 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Area:
+    """What a name or a dot takes up."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def meets(self, other: "_Area") -> bool:
+        return (
+            self.left < other.right
+            and other.left < self.right
+            and self.top < other.bottom
+            and other.top < self.bottom
+        )
+
+
+def plane(vectors: Numbers) -> Plane:
+    """The first two principal components of the vectors, `(n_concepts, hidden_size)`, about their mean.
+
+    SVD in float32. The sign of an axis is such that the concept furthest out on it has a positive place.
+    """
+    centred = (vectors - vectors.mean(axis=0)).astype(np.float32)
+    left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
+    places = np.zeros((len(vectors), 2))
+    found = (left * sizes)[:, :2]
+    places[:, : found.shape[1]] = found
+    places *= np.where(places[np.abs(places).argmax(axis=0), (0, 1)] < 0, -1, 1)
+    squares = np.zeros(2)
+    squares[: len(sizes[:2])] = sizes[:2] ** 2
+    whole = float((sizes**2).sum()) or 1.0
+    return Plane(places=places, shares=(float(squares[0] / whole), float(squares[1] / whole)))
+
+
+def picture(
+    concepts: Sequence[str], vectors: Numbers, clusters: Mapping[str, Sequence[str]], about: str
+) -> Picture:
+    """The map; `clusters` has the names of each one's members, `about` what is said under the title."""
+    found = plane(vectors)
+    side = 520.0 if len(concepts) <= FEW else 760.0 if len(concepts) <= MANY else 1040.0
+    size = 12.0 if len(concepts) <= FEW else 11.0
+    legend = LEGEND if clusters else 0.0
+    width, height = side + side * 0.3 + legend + 2 * MARGIN, side + 2 * MARGIN + 60
+    frame = _Area(left=MARGIN + 20, top=76, right=width - legend - MARGIN, bottom=height - MARGIN - 14)
+    colours = _colours(concepts, clusters)
+    dots = _placed(found, frame)
+    named, left_out = _names(concepts, dots, frame, size)
+    shapes: list[Shape] = [
+        *_title(len(concepts), about, left_out),
+        *_axes(found, frame, dots),
+        *(shape for shape in named if isinstance(shape, Line)),
+        *(
+            Dot(x=x, y=y, radius=RADIUS, fill=colours[name])
+            for name, (x, y) in zip(concepts, dots, strict=True)
+        ),
+        *(shape for shape in named if isinstance(shape, Words)),
+        *_legend(concepts, clusters, colours, frame.right + 30),
+    ]
+    title = f"{len(concepts)} concepts on the plane of their vectors' first two principal components"
+    return Picture(width=round(width), height=round(height), title=title, shapes=shapes)
+
+
+def _colours(concepts: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The colour of each concept."""
+    found = dict.fromkeys(concepts, APART)
+    for index, members in enumerate(clusters.values()):
+        found |= {name: COLOURS[index % len(COLOURS)] for name in members if name in found}
+    return found
+
+
+def _placed(found: Plane, frame: _Area) -> list[tuple[float, float]]:
+    """Each concept's place in the picture; both axes have the same scale, so that distances can be compared."""
+    pad = 46.0
+    low, high = found.places.min(axis=0), found.places.max(axis=0)
+    room = np.array([frame.right - frame.left - 2 * pad, frame.bottom - frame.top - 2 * pad])
+    scale = float((room / np.maximum(high - low, 1e-9)).min())
+    middle = np.array([(frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2])
+    placed = middle + (found.places - (low + high) / 2) * scale * np.array([1, -1])
+    return [(float(x), float(y)) for x, y in placed]
+
+
+def _names(
+    concepts: Sequence[str], dots: Sequence[tuple[float, float]], frame: _Area, size: float
+) -> tuple[list[Shape], int]:
+    """A name beside each dot, with a line to it where it had to go further away; and how many found no place."""
+    pad = RADIUS + 1
+    taken = [_Area(left=x - pad, top=y - pad, right=x + pad, bottom=y + pad) for x, y in dots]
+    shapes: list[Shape] = []
+    left_out = 0
+    for name, (x, y) in zip(concepts, dots, strict=True):
+        wide, high = length(name, size) + 2, size + 1
+        for dx, dy in _around(wide, high):
+            area = _Area(left=x + dx, top=y + dy, right=x + dx + wide, bottom=y + dy + high)
+            if _inside(area, frame) and not any(area.meets(other) for other in taken):
+                taken.append(area)
+                shapes += _named(name, area, (x, y), size)
+                break
+        else:
+            left_out += 1
+    return shapes, left_out
+
+
+def _inside(area: _Area, frame: _Area) -> bool:
+    return (
+        area.left >= frame.left + 4
+        and area.right <= frame.right - 4
+        and area.top >= frame.top + 4
+        and area.bottom <= frame.bottom - 4
+    )
+
+
+def _around(wide: float, high: float) -> Iterator[tuple[float, float]]:
+    """Where a name's upper left corner may be from its dot: to the right, to the left, above, below, then in rings."""
+    gap = RADIUS + 2
+    yield gap, -high / 2
+    yield -gap - wide, -high / 2
+    yield -wide / 2, -gap - high
+    yield -wide / 2, gap
+    for ring in range(1, REACH + 1):
+        for step in range(16):
+            angle = 2 * pi * step / 16
+            reach = gap + 9 * ring
+            across, up = cos(angle), sin(angle)
+            dx = across * reach - (wide if across < -0.3 else wide / 2 if abs(across) <= 0.3 else 0)
+            yield dx, up * reach - high / 2
+
+
+def _named(name: str, area: _Area, dot: tuple[float, float], size: float) -> list[Shape]:
+    """The name, and a line from its nearest edge to the dot if it is not right beside it."""
+    x, y = dot
+    edge_x, edge_y = min(max(x, area.left), area.right), min(max(y, area.top), area.bottom)
+    low = area.bottom - size * 0.22
+    if area.right <= x:
+        words = Words(x=area.right - 1, y=low, text=name, size=size, anchor="end")
+    elif area.left >= x:
+        words = Words(x=area.left + 1, y=low, text=name, size=size)
+    else:
+        words = Words(x=(area.left + area.right) / 2, y=low, text=name, size=size, anchor="middle")
+    if max(abs(edge_x - x), abs(edge_y - y)) <= RADIUS + 3:
+        return [words]
+    return [Line(x=x, y=y, to_x=edge_x, to_y=edge_y, colour="#afb8c1", width=0.8), words]
+
+
+def _title(count: int, about: str, left_out: int) -> list[Shape]:
+    more = f"; {left_out} names had no room" if left_out else ""
+    return [
+        Words(x=MARGIN, y=36, text=f"Where {count} concepts lie to each other", size=17),
+        Words(x=MARGIN, y=57, text=f"{about}{more}", size=12, colour=FAINT),
+    ]
+
+
+def _axes(found: Plane, frame: _Area, dots: Sequence[tuple[float, float]]) -> list[Shape]:
+    """The frame, and what each axis holds."""
+    edges = (
+        (frame.left, frame.top, frame.right, frame.top),
+        (frame.left, frame.bottom, frame.right, frame.bottom),
+        (frame.left, frame.top, frame.left, frame.bottom),
+        (frame.right, frame.top, frame.right, frame.bottom),
+    )
+    first, second = (f"{100 * share:.0f} % of the variance" for share in found.shares)
+    below = f"across: first principal component, {first}; up: second, {second} (same scale)"
+    return [
+        *(Line(x=a, y=b, to_x=c, to_y=d, colour=GRID) for a, b, c, d in edges),
+        Words(
+            x=(frame.left + frame.right) / 2,
+            y=frame.bottom + 22,
+            text=below,
+            size=12,
+            colour=FAINT,
+            anchor="middle",
+        ),
+    ]
+
+
+def _legend(
+    concepts: Sequence[str], clusters: Mapping[str, Sequence[str]], colours: Mapping[str, str], x: float
+) -> list[Shape]:
+    """Each cluster's colour and how many of its members are here."""
+    if not clusters:
+        return []
+    shapes: list[Shape] = [Words(x=x, y=90, text="cluster", size=12, colour=FAINT)]
+    here = {name: [one for one in members if one in colours] for name, members in clusters.items()}
+    rows = [(name, colours[members[0]], len(members)) for name, members in here.items() if members]
+    apart = sum(1 for name in concepts if colours[name] == APART)
+    rows += [("in no cluster", APART, apart)] if apart else []
+    for index, (name, colour, count) in enumerate(rows):
+        y = 112 + 20 * index
+        told = shortened(f"{name.replace('_', ' ')} ({count})", LEGEND - 40, 11.5)
+        shapes += [
+            Box(x=x, y=y - 9, width=10, height=10, fill=colour),
+            Words(x=x + 16, y=y, text=told, size=11.5),
+        ]
+    return shapes

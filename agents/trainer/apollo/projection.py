@@ -1,0 +1,94 @@
+"""Random projections of gradients: the paper's Gaussian, and a count sketch that needs no matrix product.
+
+A matrix is projected on its smaller side, n elements to r. Wide (rows <= columns, squares too): R = P G, with a
+channel for each column; tall: R = G P^T, with a channel for each row.
+
+Invariant: a projection is drawn from its seed, n, rank and how often it was refreshed, on the CPU, whatever the
+device of the weights: all matrices of one width share it, and it is drawn again instead of being stored. Either
+kind keeps lengths on average: E |P x|^2 = |x|^2. Knows no optimizer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+
+from agents.trainer.apollo.seeds import derive
+
+Kind = Literal["gaussian", "sketch"]
+PANEL = 16
+"""Rows of a dense projection that the kernel reads together."""
+
+
+def is_matrix(tensor: torch.Tensor) -> bool:
+    """Whether it is projected: two dimensions, and something in them."""
+    return tensor.dim() == 2 and tensor.numel() > 0
+
+
+def is_wide(shape: Sequence[int]) -> bool:
+    """Whether dimension 0 is the projected one; on a square it is."""
+    return shape[0] <= shape[1]
+
+
+@dataclass(frozen=True)
+class Projection:
+    """P, float32, in the form that its kind needs."""
+
+    kind: Kind
+    rank: int
+    values: torch.Tensor
+    """gaussian: P (rank, n), entries from N(0, 1/rank); sketch: (n,), the sign of each element's bucket."""
+
+    @cached_property
+    def alpha(self) -> float:
+        """sqrt(n / rank): what the projected gradient's scale is multiplied by, unless one is given."""
+        return math.sqrt(self.values.shape[-1] / self.rank)
+
+    @cached_property
+    def matrix(self) -> torch.Tensor:
+        """P, (rank, n)."""
+        if self.kind == "gaussian":
+            return self.values
+        n = self.values.shape[0]
+        matrix = torch.zeros(self.rank, n, device=self.values.device)
+        matrix[torch.arange(n) % self.rank, torch.arange(n)] = self.values  # bucket k mod r
+        return matrix
+
+    @cached_property
+    def coefficients(self) -> torch.Tensor | None:
+        """(n,) where element k of the projected side only goes to row k mod rank of R; None where P is dense."""
+        if self.kind == "sketch":
+            return self.values
+        return self.values[0].contiguous() if self.rank == 1 else None
+
+    @cached_property
+    def panels(self) -> torch.Tensor:
+        """P in panels, (ceil(rank / PANEL), n, PANEL), filled up with zeros."""
+        filled = torch.nn.functional.pad(self.values, (0, 0, 0, -self.rank % PANEL))
+        return filled.view(-1, PANEL, self.values.shape[1]).transpose(1, 2).contiguous()
+
+    def project(self, gradients: torch.Tensor) -> torch.Tensor:
+        """R of k matrices (k, rows, cols), float32: (k, rank, cols) of wide ones, (k, rows, rank) of tall ones."""
+        wide = is_wide(gradients.shape[1:])
+        if self.kind == "gaussian":
+            return self.values @ gradients if wide else gradients @ self.values.T
+        signed = gradients * (self.values[:, None] if wide else self.values)
+        missing = -self.values.shape[0] % self.rank
+        if wide:
+            filled = torch.nn.functional.pad(signed, (0, 0, 0, missing))
+            return filled.view(filled.shape[0], -1, self.rank, filled.shape[2]).sum(1)
+        filled = torch.nn.functional.pad(signed, (0, missing))
+        return filled.view(*filled.shape[:2], -1, self.rank).sum(2)
+
+
+def draw(kind: Kind, rank: int, n: int, *, seed: int, refresh: int, device: torch.device) -> Projection:
+    """The projection of n elements to `rank`, after so many refreshes."""
+    generator = torch.Generator().manual_seed(derive(seed, "projection", kind, rank, n, refresh))
+    if kind == "gaussian":
+        values = torch.randn(rank, n, generator=generator) / math.sqrt(rank)
+    else:
+        values = torch.randint(0, 2, (n,), generator=generator, dtype=torch.float32) * 2 - 1
+    return Projection(kind, rank, values.to(device))

@@ -1,0 +1,165 @@
+"""The trainer process: `python -m agents.trainer.process.main --run-dir DIR --checkpoints DIR --model DIR`.
+
+Attaches to the mapping that the model server made, as its one writer, restores the active checkpoint if it is not
+there, and answers requests on the run directory's socket until it is told to stop.
+
+Invariant: it dies with its parent; a step in flight is undone before a clean end; nothing goes to standard
+output. Knows no ledger and no schedule.
+"""
+
+import argparse
+import os
+import signal
+import stat
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agents.model.parent import die_with_parent
+from agents.model.weights.header import writing
+from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
+
+if TYPE_CHECKING:
+    from agents.trainer.process.rpc import Doing, RpcServer
+    from agents.trainer.process.worker import Worker
+
+NICE = 5
+"""Niceness: beside a busy server a quarter of a processor's time, beside an idle one all of it."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the trainer; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    die_with_parent(options.parent)
+    _let_answers_go_first(elsewhere=options.mapping not in (None, options.run_dir))
+    # Fixed code paths in the numeric libraries: the same update must give the same bits in another process.
+    os.environ.setdefault("MKL_CBWR", "AUTO")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        _serve(options)
+    except NightschoolError as fault:
+        sys.stderr.write(f"trainer: {fault}\n")
+        return fault.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m agents.trainer.process.main", description=__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True, help="where the socket goes; mode 0700")
+    parser.add_argument(
+        "--mapping", type=Path, help="directory of weights.bin, if it is not the run directory"
+    )
+    parser.add_argument("--checkpoints", type=Path, required=True, help="directory of checkpoint files")
+    parser.add_argument(
+        "--model", type=Path, required=True, help="Hugging Face directory of the served model"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of a computation")
+    parser.add_argument("--active", help="checkpoint to restore first if the mapping is dirty")
+    parser.add_argument("--start-fd", type=int, help="load everything, then wait until this pipe is closed")
+    parser.add_argument("--parent", type=int, help="process id that must still be the parent")
+    return parser
+
+
+def _let_answers_go_first(*, elsewhere: bool) -> None:
+    """Take the processors' time that the model server leaves over, be it in our session or `elsewhere`."""
+    os.nice(NICE)
+    autogroup = Path("/proc/self/autogroup")
+    if elsewhere and autogroup.exists() and os.getpid() != os.getpgrp():
+        # Such kernels share out by session first, and by niceness only within one: a session of our own, as nice.
+        os.setsid()
+        autogroup.write_text(str(NICE))
+
+
+def _serve(options: argparse.Namespace) -> None:
+    """Attach, then answer requests until a stop."""
+    if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
+        raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
+    mapping = options.mapping or options.run_dir
+    if options.start_fd is None:
+        _need_mapping(mapping)  # before torch, which takes seconds to load
+    # Deferred: --help and a wrong option should not wait for torch.
+    import torch
+
+    from agents.model.weights import views
+    from agents.model.weights.shared import SharedWeights
+    from agents.model.weights.snapshot import restore
+    from agents.trainer.process.rpc import Doing, RpcServer
+    from agents.trainer.process.worker import Worker
+    from agents.trainer.update.update import TrainerContext
+    from store.checkpoints.store import CheckpointStore
+
+    torch.set_num_threads(options.threads)
+    torch.use_deterministic_algorithms(True)
+    if options.start_fd is not None:
+        os.read(options.start_fd, 1)
+        _need_mapping(mapping)
+    shared = SharedWeights.attach(mapping / "weights.bin")
+    store = CheckpointStore(options.checkpoints)
+    with _only_writer(shared.path):
+        if (
+            options.active
+        ):  # also when it is clean: its trainer may have died between a rollback's rows and weights
+            restore(shared, store, options.active, settled=True, force=shared.dirty)
+        bench = TrainerContext(shared=shared, model=views.build(shared, options.model), store=store)
+        doing = Doing()
+        door = RpcServer(options.run_dir, shared, doing)
+        signal.signal(signal.SIGTERM, lambda number, frame: door.stop())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then stops us
+        door.start()
+        try:
+            _work(door, doing, Worker(bench, door.control.check))
+        finally:
+            door.close()
+    if door.broken:
+        raise TrainerFault("the socket's thread failed, see above; restart the trainer")
+
+
+@contextmanager
+def _only_writer(mapping: Path) -> Iterator[None]:
+    """Hold the mapping's lock. A trainer that is being killed, or a server that restores, is waited for."""
+    with writing(mapping, wait=False) as mine:
+        if mine:
+            yield
+            return
+    sys.stderr.write(f"trainer: another process writes {mapping}; waiting until it has ended\n")
+    with writing(mapping, wait=True):
+        yield
+
+
+def _need_mapping(directory: Path) -> None:
+    """Fail clearly when the model server has not made a mapping."""
+    if not (directory / "weights.json").exists():
+        raise IntegrityFault(f"there is no mapping in {directory}; start the model server first")
+
+
+def _work(door: "RpcServer", doing: "Doing", worker: "Worker") -> None:
+    """Answer one request after the other."""
+    from agents.model.protocol import Reply, error_reply
+
+    while (request := door.inbox.get()) is not None:
+        doing.verb, doing.step, doing.steps = request.verb, 0, 0
+        try:
+            try:
+                body, frames = worker.answer(request, partial(door.report, request))
+            finally:
+                doing.verb = "idle"
+            door.send(Reply(id=request.id, kind="result", body=body, frames=frames))
+        except NightschoolError as fault:
+            door.send(error_reply(request.id, fault))
+        except Exception as fault:  # the boundary: a failed request must not end the process
+            sys.stderr.write(traceback.format_exc())
+            door.send(error_reply(request.id, fault))
+        if request.verb == "stop":
+            break
+    late = TrainerFault("the trainer is stopping; ask again after the restart")
+    while not door.inbox.empty():
+        if (request := door.inbox.get()) is not None:
+            door.send(error_reply(request.id, late))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,262 @@
+"""Many sequences laid end to end in one pass: attention alone knows where they part.
+
+Everything in a decoder but attention looks at one token at a time, so no row needs padding to the length of
+another, and a context's keys and values need no copy for each of its continuations. `attend` takes the place of
+the model's own attention function for such a pass. Recurrent layers look along a whole row: their sequences get
+a lane each, padded on the right, and start from the states that the context left.
+
+Invariant: a token attends to the past of its own sequence and to its own piece up to itself, within the layer's
+window; pasts are read and never written, so a layer may be computed again. Knows no loss.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+from transformers import AttentionInterface
+
+from agents.trainer.scoring.prefix_cache import PrefixCache, States
+from corpus.errors import TrainerFault
+
+NAME = "nightschool_packed"
+"""The attention function's name in transformers; no mask function has it, so transformers builds no mask."""
+Tokens = Sequence[int]
+
+
+class ContextRead(Exception):
+    """The last layer has handed over its keys and values: nothing that it goes on to compute is wanted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """Neighbouring tokens of one sequence."""
+
+    tokens: Tokens
+    past: int
+    """Number of the context that it belongs to."""
+    first: int = 0
+    """Position of its first token: so many tokens of the context come before it. 0 and above."""
+    context: bool = False
+    """It is that context, whole."""
+
+
+@dataclass(kw_only=True)
+class _Block:
+    """Pieces of one context, side by side: they attend to the same past."""
+
+    start: int
+    stop: int
+    past: int
+    context: bool
+    before: slice | None
+    """Where in this very pass the context lies, when it is part of it."""
+    spans: list[tuple[int, int]]
+    """Tokens and first position of each piece."""
+
+
+class Packing:
+    """One pass: its tokens, their positions, and who attends to what."""
+
+    def __init__(
+        self,
+        lanes: Sequence[Sequence[Piece]],
+        past: PrefixCache,
+        *,
+        device: torch.device,
+        last: int | None = None,
+    ) -> None:
+        """`last` is the number of the last layer, given to read contexts into `past` and stop there."""
+        self.past, self.last = past, last
+        self.lanes = [lane[-1].past for lane in lanes]
+        """Number of the context that each lane goes on from."""
+        self._blocks: list[_Block] = []
+        self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
+        width = max(sum(len(piece.tokens) for piece in lane) for lane in lanes)
+        tokens: list[int] = []
+        positions: list[int] = []
+        picked: list[int] = []
+        for lane in lanes:
+            end = len(tokens) + width
+            for piece in lane:
+                start = len(tokens)
+                if not piece.context:
+                    picked.extend(range(start, start + len(piece.tokens)))
+                # What the longest lane has over this one goes to its last piece, as zeros that nobody looks at.
+                size = end - start if piece is lane[-1] else len(piece.tokens)
+                tokens.extend([*piece.tokens, *[0] * (size - len(piece.tokens))])
+                positions.extend(range(piece.first, piece.first + size))
+                self._place(piece, start, start + size, joins=piece is not lane[0])
+        shape = (len(lanes), width)
+        self.tokens = torch.tensor(tokens, device=device).view(shape)
+        """(lanes, longest) int64."""
+        self.positions = torch.tensor(positions, device=device).view(shape)
+        """(lanes, longest) int64."""
+        self.picked = torch.tensor(picked, dtype=torch.long, device=device)
+        """Places of the continuations' tokens in the flattened lanes, piece by piece."""
+
+    def _place(self, piece: Piece, start: int, stop: int, *, joins: bool) -> None:
+        """Give the piece to the block that it shares a past with, or open one."""
+        left = self._blocks[-1] if joins else None
+        if left is not None and not left.context and left.past == piece.past:
+            left.stop = stop
+            left.spans.append((stop - start, piece.first))
+            return
+        before = slice(left.start, left.stop) if left and left.context and left.past == piece.past else None
+        spans = [(stop - start, piece.first)]
+        self._blocks.append(
+            _Block(start=start, stop=stop, past=piece.past, context=piece.context, before=before, spans=spans)
+        )
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scale: Any,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention of every block; (heads, tokens, head size) each, and so is the result."""
+        if self.last is not None:
+            kept = self.past.attention.setdefault(layer, {})
+            kept |= {b.past: (key[:, b.start : b.stop], value[:, b.start : b.stop]) for b in self._blocks}
+            if layer == self.last:
+                raise ContextRead
+        found = []
+        for number, block in enumerate(self._blocks):
+            own = slice(block.start, block.stop)
+            k, v = key[:, own], value[:, own]
+            if block.before is not None:
+                k, v = (
+                    torch.cat([key[:, block.before], k], dim=1),
+                    torch.cat([value[:, block.before], v], dim=1),
+                )
+            elif not block.context and block.past in self.past.attention.get(layer, {}):
+                past = self.past.attention[layer][block.past]
+                k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
+            found.append(
+                _attention(query[:, own], k, v, self._mask(number, k.shape[1], window, query), scale)
+            )
+        return torch.cat(found, dim=1)
+
+    def _mask(self, number: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
+        """What is added to this block's scores, (tokens, keys); None for plain causal attention."""
+        block = self._blocks[number]
+        if block.context and (window is None or window >= keys):
+            return None
+        if (number, window) not in self._masks:
+            device = like.device
+            lengths = torch.tensor([length for length, _ in block.spans], device=device)
+            piece = torch.arange(len(block.spans), device=device).repeat_interleave(lengths)
+            seen = torch.tensor([first for _, first in block.spans], device=device).repeat_interleave(
+                lengths
+            )[:, None]
+            mine = self.positions.view(-1)[block.start : block.stop]
+            before = torch.arange(keys - len(mine), device=device)
+            own = (piece[:, None] == piece) & (mine[:, None] >= mine)
+            visible = torch.cat([before < seen, own], dim=1)
+            if window is not None:
+                visible &= torch.cat([before, mine]) > mine[:, None] - window
+            empty = torch.zeros(visible.shape, dtype=like.dtype, device=device)
+            self._masks[number, window] = empty.masked_fill_(~visible, -torch.inf)
+        return self._masks[number, window]
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: Any
+) -> torch.Tensor:
+    """(heads, tokens, head size); heads that share a key head read it in place."""
+    heads, tokens, _ = query.shape
+    groups = heads // key.shape[0]
+    out = scaled_dot_product_attention(
+        query.reshape(key.shape[0], groups, tokens, -1),
+        key[:, None].expand(-1, groups, -1, -1),
+        value[:, None].expand(-1, groups, -1, -1),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scale,
+    )
+    return out.reshape(heads, tokens, -1)
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any,
+    *,
+    packing: Packing,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function of transformers' interface: (lanes, heads, tokens, head size) each.
+
+    Returns (lanes, tokens, heads, head size).
+    """
+    for name in ("softcap", "s_aux", "position_bias"):
+        if others.get(name) is not None:
+            raise TrainerFault(f"this model's attention has a {name}, which the trainer does not compute")
+    lanes, heads, width, _ = query.shape
+    flat = [part.transpose(0, 1).flatten(1, 2) for part in (query, key, value)]
+    out = packing.attend(module.layer_idx, flat[0], flat[1], flat[2], scaling, sliding_window)
+    return out.transpose(0, 1).reshape(lanes, width, heads, -1), None
+
+
+@contextmanager
+def _attending(config: Any) -> Iterator[None]:
+    """Have transformers call `attend` meanwhile."""
+    AttentionInterface.register(NAME, attend)
+    before = config._attn_implementation
+    config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def forward(model: Any, packing: Packing, *, recurrent: bool, checkpointing: bool = False) -> torch.Tensor:
+    """The decoder's last hidden states of all lanes, flattened: (lanes * longest, hidden size).
+
+    `checkpointing` keeps a layer's input alone and computes the rest again in the backward pass.
+    """
+    decoder = model.base_model
+    layers = list(decoder.layers) if checkpointing else []
+    for layer in layers:
+        layer.forward = _recomputed(layer.forward, decoder.config)
+    try:
+        with _attending(decoder.config):
+            found = decoder(
+                input_ids=packing.tokens,
+                position_ids=packing.positions,
+                past_key_values=States(
+                    packing.past, packing.lanes, reading=packing.last is not None, layers=len(decoder.layers)
+                )
+                if recurrent
+                else None,
+                use_cache=False,
+                packing=packing,
+            )
+    finally:
+        for layer in layers:
+            del layer.forward
+    hidden: torch.Tensor = found.last_hidden_state.flatten(0, 1)
+    return hidden
+
+
+def _recomputed(plain: Any, config: Any) -> Any:
+    """A layer's forward that keeps its inputs alone; transformers' own checkpointing switches the past off."""
+
+    def packed(*inputs: Any, **named: Any) -> Any:
+        with _attending(config):  # again when it is computed again, in the middle of the backward pass
+            return plain(*inputs, **named)
+
+    def forward(*inputs: Any, **named: Any) -> Any:
+        return checkpoint(packed, *inputs, use_reentrant=False, preserve_rng_state=False, **named)
+
+    return forward

@@ -1,0 +1,78 @@
+"""What contexts leave behind, and how a model of transformers is given it: read, never written.
+
+Invariant: a pass that goes on from a past leaves it as it was, so that a layer may be computed again and one
+side knows nothing of the other. Knows no tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers.cache_utils import Cache, LinearAttentionLayer
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(kw_only=True)
+class PrefixCache:
+    """What contexts left behind, by layer and by number of the context."""
+
+    attention: dict[int, dict[int, Pair]] = field(default_factory=dict)
+    """Keys and values, each (key heads, tokens, head size)."""
+    recurrent: dict[int, dict[int, list[torch.Tensor]]] = field(default_factory=dict)
+    """Convolution state (1, channels, kernel) and recurrent state (1, heads, key size, value size)."""
+
+
+class States(Cache):  # type: ignore[misc]
+    """What recurrent layers start from, for the lanes of one pass; attention's keys go through as they are."""
+
+    def __init__(self, past: PrefixCache, lanes: Sequence[int], *, reading: bool, layers: int) -> None:
+        """`lanes` names the context that each lane goes on from; `reading` keeps what its tokens leave behind."""
+        super().__init__(layers=[LinearAttentionLayer() for _ in range(layers)])
+        self._past, self._lanes, self._reading = past, lanes, reading
+        for number, layer in enumerate(self.layers):
+            layer.record_past = True  # or a single token would be written into the state in place
+            known = past.recurrent.get(number)
+            if known and not self._reading:
+                blank = [torch.zeros_like(part) for part in next(iter(known.values()))]
+                rows = [known.get(context, blank) for context in lanes]
+                layer.conv_states[0], layer.recurrent_states[0] = (
+                    torch.cat(parts) for parts in zip(*rows, strict=True)
+                )
+
+    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+        """Whether the layer goes on from a state."""
+        return not self._reading and bool(self._past.recurrent.get(layer_idx or 0))
+
+    def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
+        """The keys and values of this pass; `attend` brings the past."""
+        return key_states, value_states
+
+    def update_conv_state(
+        self,
+        conv_states: torch.Tensor,
+        layer_idx: int,
+        state_idx: int = 0,
+        conv_kernel_size: int = 0,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """The convolution's inputs with those that came before them, (lanes, channels, tokens)."""
+        if self.has_previous_state(layer_idx):
+            return torch.cat([self.layers[layer_idx].conv_states[0], conv_states], dim=-1)
+        if self._reading:
+            padded = torch.nn.functional.pad(conv_states, (conv_kernel_size, 0))
+            self._keep(layer_idx, padded[..., -conv_kernel_size:])
+        return conv_states
+
+    def update_recurrent_state(
+        self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
+    ) -> torch.Tensor:
+        """The state after the last token: kept when a context is read, dropped after a continuation."""
+        if self._reading:
+            self._keep(layer_idx, recurrent_states)
+        return recurrent_states
+
+    def _keep(self, layer: int, state: torch.Tensor) -> None:
+        kept = self._past.recurrent.setdefault(layer, {})
+        kept.setdefault(self._lanes[0], []).append(state)

@@ -1,0 +1,237 @@
+"""The context-frozen pass: log-probabilities of continuations, gradients through them alone.
+
+Each context goes through the model once, without gradients, and leaves its past: keys and values, and recurrent
+layers' states. All its continuations start from there, in one pass. A context that another one begins with uses
+the other's past. The last context token is held back and fed with the continuation: its logits predict the first
+continuation token, which would otherwise have no gradient.
+
+Invariant: a row's result depends on its own tokens alone, up to rounding. The past is a constant, unless
+`context_gradient` asks for the exact gradient: then contexts and continuations share one pass that has it. Knows
+full attention, sliding windows and gated delta layers; `check` tries a model and refuses the rest.
+"""
+
+import random
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from agents.trainer.scoring.packing import ContextRead, Packing, Piece, forward
+from agents.trainer.scoring.packing import Tokens as Tokens
+from agents.trainer.scoring.prefix_cache import PrefixCache
+from agents.trainer.update.losses import Scores
+from corpus.errors import TrainerFault
+
+READ_TOKENS = 8192
+"""Context tokens that are read in one pass, unless one context is longer: bounds what reading needs beside the past."""
+HEAD_TOKENS = 1024
+"""Tokens whose logits are computed at a time when they need not be kept."""
+
+KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
+TOLERANCE = 1e-3
+"""Nats that the log-probability of a continuation of `ANSWER` tokens may differ by in float32. Dense attention
+stays below 1e-5, gated delta layers below 1e-4: their chunks of 64 tokens are cut elsewhere."""
+COARSE = 0.01
+"""The same in 16-bit types, as a share of the log-probability: what rounding alone makes of it."""
+ANSWER = 6
+"""Tokens of each continuation that is tried."""
+LONGEST = 8192
+"""Tokens of the longest context that is tried; a sliding window beyond it is not reached by the probe."""
+_passed: "WeakSet[Any]" = WeakSet()
+
+
+def scores(
+    model: Any,
+    contexts: Sequence[Tokens],
+    continuations: Sequence[Sequence[Tokens]],
+    *,
+    train: bool,
+    context_gradient: bool = False,
+    checkpointing: bool = False,
+) -> list[Scores]:
+    """Score k continuations of each of n contexts: k lists of n, one `Scores` (n,) for each list.
+
+    Every context and every continuation has at least one token. `train` keeps the graph for gradients;
+    `context_gradient` lets them through the context too; `checkpointing` computes activations again.
+    """
+    if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
+        raise TrainerFault(
+            "a context and a continuation have at least one token each; leave such examples out"
+        )
+    device = device_of(model, [*contexts, *(row for rows in continuations for row in rows)])
+    model.eval()  # dropout would make a score a matter of chance
+    n, recurrent = len(contexts), is_recurrent(model)
+    pasts, which = shared([tuple(row[:-1]) for row in contexts], equal=recurrent)
+    rows = [row for group in continuations for row in group]
+    order = sorted(range(len(rows)), key=lambda r: which[r % n])
+    # Fed: the held-back token and all but the last token of the continuation; predicted: the continuation.
+    pieces = [
+        Piece(tokens=[contexts[r % n][-1], *rows[r][:-1]], past=which[r % n], first=len(contexts[r % n]) - 1)
+        for r in order
+    ]
+    wanted = torch.tensor([token for r in order for token in rows[r]], device=device)
+    with nullcontext() if train else torch.no_grad():
+        whole = train and context_gradient
+        past = PrefixCache() if whole else read(model, pasts)
+        lanes = _lanes(pieces, pasts if whole else [()] * len(pasts), apart=recurrent)
+        packing = Packing(lanes, past, device=device)
+        hidden = forward(
+            model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing
+        )
+        each = _logprobs(model, hidden[packing.picked], wanted, train=train, checkpointing=checkpointing)
+        totals = torch.stack([part.sum() for part in torch.split(each, [len(rows[r]) for r in order])])
+    totals = totals[torch.tensor(order, device=device).argsort()]
+    counts = torch.tensor([len(row) for row in rows], device=device)
+    return [Scores(total=totals[i : i + n], tokens=counts[i : i + n]) for i in range(0, len(rows), n)]
+
+
+def shared(
+    rows: Sequence[tuple[int, ...]], *, equal: bool = False
+) -> tuple[list[tuple[int, ...]], list[int]]:
+    """The rows that no other row begins with, and which of them each row is or begins.
+
+    `equal` lets rows share only if they are the same.
+    """
+    kept: list[tuple[int, ...]] = []
+    which = [0] * len(rows)
+    # In order, a row comes right before those that begin with it: from behind, the last one kept is one of them.
+    for i in sorted(range(len(rows)), key=lambda i: rows[i], reverse=True):
+        if not kept or kept[-1][: None if equal else len(rows[i])] != rows[i]:
+            kept.append(rows[i])
+        which[i] = len(kept) - 1
+    return kept, which
+
+
+def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
+    """The pieces behind their contexts, all in one lane or, `apart`, a lane and a context for each piece."""
+    lanes: list[list[Piece]] = []
+    for piece in pieces:
+        opened = lanes and not apart
+        lane = lanes[-1] if opened else []
+        if pasts[piece.past] and not (opened and lane[-1].past == piece.past):
+            lane.append(Piece(tokens=pasts[piece.past], past=piece.past, context=True))
+        lane.append(piece)
+        if not opened:
+            lanes.append(lane)
+    return lanes
+
+
+@torch.no_grad()
+def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
+    """What these contexts leave behind; an empty one leaves nothing."""
+    past, last, one_by_one = PrefixCache(), len(model.base_model.layers) - 1, is_recurrent(model)
+    device = model.get_input_embeddings().weight.device
+    lane: list[Piece] = []
+    room = 0
+    for number, tokens in enumerate(pasts):
+        if tokens:
+            lane.append(Piece(tokens=tokens, past=number, context=True))
+            room += len(tokens)
+        ahead = len(pasts[number + 1]) if number + 1 < len(pasts) else READ_TOKENS
+        if lane and (one_by_one or room + ahead > READ_TOKENS):
+            try:
+                forward(model, Packing([lane], past, device=device, last=last), recurrent=one_by_one)
+            except ContextRead:
+                pass  # what follows the last layer's keys and values is of no use
+            lane, room = [], 0
+    return past
+
+
+def _logprobs(
+    model: Any, hidden: torch.Tensor, wanted: torch.Tensor, *, train: bool, checkpointing: bool
+) -> torch.Tensor:
+    """Log-probability of each wanted token, (tokens,) float32 nats, from the hidden states before it."""
+    head = model.get_output_embeddings()
+
+    def some(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return -cross_entropy(head(states).to(torch.float32), targets, reduction="none")
+
+    if train and not checkpointing:
+        return some(hidden, wanted)
+    parts = zip(torch.split(hidden, HEAD_TOKENS), torch.split(wanted, HEAD_TOKENS), strict=True)
+    return torch.cat([checkpoint(some, states, targets, use_reentrant=False) for states, targets in parts])
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether the model has layers that carry a state along the row."""
+    return "linear_attention" in (getattr(model.config, "layer_types", None) or ())
+
+
+def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
+    """Where the model's inputs go; refuses tokens that it does not have, which a GPU would die of."""
+    table = model.get_input_embeddings().weight
+    if any(not 0 <= token < table.shape[0] for row in rows for token in row):
+        raise TrainerFault(
+            f"a token id is not in 0 to {table.shape[0] - 1}; this is another model's tokenizer"
+        )
+    device: torch.device = table.device
+    return device
+
+
+def check(model: Any) -> None:
+    """Refuse a model that the frozen pass would get wrong; the first call for a model scores a few tokens."""
+    if model in _passed:
+        return
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds - KINDS:
+        raise TrainerFault(
+            f"this model has {', '.join(sorted(kinds - KINDS))} layers, which cannot be trained so far"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        raise TrainerFault(
+            f"this model's {rope['rope_type']} positions depend on the batch; it cannot be trained so far"
+        )
+    window = getattr(config, "sliding_window", None)
+    longest = window + 8 if window and window + 8 <= LONGEST else 80
+    try:
+        packed, full = _both_ways(model, longest)
+    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
+        raise TrainerFault(
+            f"this model cannot be read packed ({type(error).__name__}: {error}); it cannot be trained"
+        ) from error
+    worst = max(abs(a - b) for a, b in zip(packed, full, strict=True))
+    exact = all(p.dtype == torch.float32 for p in model.parameters())
+    allowed = TOLERANCE if exact else max(TOLERANCE, COARSE * max(map(abs, full)))
+    if not worst <= allowed:
+        raise TrainerFault(
+            f"{ANSWER} tokens behind a frozen context score {worst:.3g} nats apart from a full pass (rounding would "
+            f"explain {allowed:.3g}): {type(model).__name__} does something that the trainer does not know; "
+            "train another model"
+        )
+    _passed.add(model)
+
+
+def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
+    """Log-probabilities of random continuations behind contexts of several lengths: packed, and in full passes."""
+    draw = random.Random(0)
+    size = model.get_input_embeddings().weight.shape[0]
+
+    def row(length: int) -> list[int]:
+        return [draw.randrange(size) for _ in range(length)]
+
+    long = row(longest)
+    contexts = [long, long[: longest // 2], row(2), row(1)]
+    sides = [[row(ANSWER) for _ in contexts], [row(ANSWER - 2) for _ in contexts]]
+    packed = scores(model, contexts, sides, train=False)
+    full = [
+        _full(model, context, answer)
+        for side in sides
+        for context, answer in zip(contexts, side, strict=True)
+    ]
+    return [float(total) for scored in packed for total in scored.total], full
+
+
+@torch.no_grad()
+def _full(model: Any, context: list[int], answer: list[int]) -> float:
+    """The same by one plain pass over the whole row."""
+    device = model.get_input_embeddings().weight.device
+    tokens = torch.tensor([[*context, *answer]], device=device)
+    logits = model(input_ids=tokens, use_cache=False).logits[0, len(context) - 1 : -1]
+    each = torch.log_softmax(logits.to(torch.float32), dim=-1).gather(-1, tokens[0, len(context) :, None])
+    return float(each.sum())

@@ -1,0 +1,193 @@
+"""The objectives, as pure functions of the log-probabilities of continuations.
+
+SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO (arXiv 2405.14734); KTO
+(arXiv 2402.01306). Each returns the loss and what to watch besides it: chosen and rejected apart, because a
+margin may grow while the chosen answer becomes less likely.
+
+Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's
+weight multiplies its loss, and the sum is divided by `count`, the examples of the whole step (None: those given):
+a batch of distrusted examples moves the weights less, and the gradients of a step's parts add up to the step's.
+Knows no model and no token.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import logsigmoid
+
+CERTAIN = -1e-6
+"""Largest average log-probability (nats) whose odds are taken: at 0 they are infinite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Log-probabilities of n continuations, given their contexts."""
+
+    total: torch.Tensor
+    """(n,) float32, nats, summed over the tokens."""
+    tokens: torch.Tensor
+    """(n,) number of tokens, at least 1."""
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """(n,) nats per token."""
+        return self.total / self.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """What one batch of n examples says."""
+
+    value: torch.Tensor
+    """Scalar, to be differentiated."""
+    metrics: Mapping[str, float]
+    """Means over the n examples given, unweighted; log-probabilities in nats per token."""
+
+
+def sft(chosen: Scores, weights: torch.Tensor, *, count: int | None = None) -> Loss:
+    """Supervised fine-tuning: the average negative log-likelihood per token. `weights` is (n,)."""
+    return Loss(value=_weighted(-chosen.mean, weights, count), metrics=_means(chosen_logprob=chosen.mean))
+
+
+def dpo(
+    chosen: Scores,
+    rejected: Scores,
+    references: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    beta: float,
+    penalty: float = 0.0,
+    count: int | None = None,
+) -> Loss:
+    """Direct preference optimization on summed log-probabilities; with a `penalty` (DPOP's lambda) it is DPOP.
+
+    `references` is (n, 2), nats, summed: chosen and rejected under the reference weights.
+    """
+    # arXiv 2305.18290, section 4: r^(x, y) = beta log(pi(y|x) / pi_ref(y|x)).
+    chosen_reward, rejected_reward = _rewards(chosen, rejected, references, beta)
+    # arXiv 2402.13228, eq. 3: lambda max(0, log(pi_ref(y_w|x) / pi(y_w|x))), times beta, inside the sigmoid.
+    shortfall = penalty * (-chosen_reward).clamp(min=0)
+    # arXiv 2305.18290, eq. 7: L = -E[log sigmoid(r^(x, y_w) - r^(x, y_l))].
+    each = -logsigmoid(chosen_reward - rejected_reward - shortfall)
+    return Loss(
+        value=_weighted(each, weights, count),
+        metrics=_watched(chosen, rejected, chosen_reward, rejected_reward),
+    )
+
+
+def orpo(
+    chosen: Scores, rejected: Scores, weights: torch.Tensor, *, strength: float, count: int | None = None
+) -> Loss:
+    """Odds ratio preference optimization on length-averaged log-probabilities; `strength` is its lambda."""
+    # arXiv 2403.07691, eq. 3: log P(y|x) = 1/m sum_t log P(y_t | x, y_<t).
+    chosen_mean, rejected_mean = chosen.mean, rejected.mean
+    # arXiv 2403.07691, eq. 7: L_OR = -log sigmoid(log(odds(y_w|x) / odds(y_l|x))).
+    log_ratio = log_odds(chosen_mean) - log_odds(rejected_mean)
+    # arXiv 2403.07691, eq. 6: L = E[L_SFT + lambda L_OR].
+    each = -chosen_mean - strength * logsigmoid(log_ratio)
+    metrics = _watched(
+        chosen, rejected, strength * chosen_mean, strength * rejected_mean, log_odds_ratio=log_ratio
+    )
+    return Loss(value=_weighted(each, weights, count), metrics=metrics)
+
+
+def simpo(
+    chosen: Scores,
+    rejected: Scores,
+    weights: torch.Tensor,
+    *,
+    beta: float,
+    margin: float,
+    count: int | None = None,
+) -> Loss:
+    """Simple preference optimization on length-averaged log-probabilities; `margin` is its gamma."""
+    # arXiv 2405.14734, eq. 4: r(x, y) = beta / |y| log pi(y|x).
+    chosen_reward, rejected_reward = beta * chosen.mean, beta * rejected.mean
+    # arXiv 2405.14734, eq. 6: L = -E[log sigmoid(r(x, y_w) - r(x, y_l) - gamma)].
+    each = -logsigmoid(chosen_reward - rejected_reward - margin)
+    return Loss(
+        value=_weighted(each, weights, count),
+        metrics=_watched(chosen, rejected, chosen_reward, rejected_reward),
+    )
+
+
+def kto(
+    chosen: Scores,
+    rejected: Scores,
+    references: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    beta: float,
+    reference_point: float,
+    desirable: float = 1.0,
+    undesirable: float = 1.0,
+    count: int | None = None,
+) -> Loss:
+    """Kahneman-Tversky optimization: each side of a pair is an example of its own, the pair's loss their mean.
+
+    `references` is (n, 2) as for `dpo`; `reference_point` is z_0 in nats, which has no gradient: see
+    `objective.reference_point`; `desirable` and `undesirable` are lambda_D and lambda_U.
+    """
+    # arXiv 2402.01306, section 4.1: r(x, y) = log(pi(y|x) / pi_ref(y|x)), times beta; z_0 >= 0.
+    chosen_reward, rejected_reward = _rewards(chosen, rejected, references, beta)
+    point = torch.full_like(chosen_reward, max(0.0, reference_point))
+    # arXiv 2402.01306, eq. 7: lambda_D (1 - sigmoid(beta (r - z_0))), and 1 - sigmoid(x) is sigmoid(-x).
+    of_chosen = desirable * torch.sigmoid(beta * point - chosen_reward)
+    # arXiv 2402.01306, eq. 7: lambda_U (1 - sigmoid(beta (z_0 - r))).
+    of_rejected = undesirable * torch.sigmoid(rejected_reward - beta * point)
+    metrics = _watched(chosen, rejected, chosen_reward, rejected_reward, reference_point=point)
+    return Loss(value=_weighted((of_chosen + of_rejected) / 2, weights, count), metrics=metrics)
+
+
+def log_odds(log_probability: torch.Tensor) -> torch.Tensor:
+    """log(p / (1 - p)) of log p in nats, arXiv 2403.07691 eq. 4, without leaving the log domain."""
+    certain = log_probability.clamp(max=CERTAIN)
+    return certain - log1mexp(certain)
+
+
+def log1mexp(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - exp(x)) for x < 0, exact at both ends; each side is kept off the other's singularity."""
+    near = x > -math.log(2)
+    small = torch.where(near, x, torch.full_like(x, -1.0))
+    large = torch.where(near, torch.full_like(x, -1.0), x)
+    return torch.where(near, torch.log(-torch.expm1(small)), torch.log1p(-torch.exp(large)))
+
+
+def _rewards(
+    chosen: Scores, rejected: Scores, references: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """beta log(pi / pi_ref) of either side, (n,) each."""
+    return beta * (chosen.total - references[:, 0]), beta * (rejected.total - references[:, 1])
+
+
+def _weighted(each: torch.Tensor, weights: torch.Tensor, count: int | None) -> torch.Tensor:
+    """Sum of weight times loss over the number of examples of the step."""
+    return (each * weights).sum() / (each.shape[0] if count is None else count)
+
+
+def _watched(
+    chosen: Scores,
+    rejected: Scores,
+    chosen_reward: torch.Tensor,
+    rejected_reward: torch.Tensor,
+    **more: torch.Tensor,
+) -> dict[str, float]:
+    """What every preference loss tells."""
+    margin = chosen_reward - rejected_reward
+    return _means(
+        chosen_logprob=chosen.mean,
+        rejected_logprob=rejected.mean,
+        chosen_reward=chosen_reward,
+        rejected_reward=rejected_reward,
+        margin=margin,
+        accuracy=(margin > 0).to(margin.dtype),
+        **more,
+    )
+
+
+def _means(**values: torch.Tensor) -> dict[str, float]:
+    """The mean of each, all brought from the device at once: every fetch would wait for it."""
+    means = torch.stack([value.detach() for value in values.values()]).mean(dim=1)
+    return dict(zip(values, means.tolist(), strict=True))

@@ -1,0 +1,58 @@
+"""A merge: from the parent's weights and some task vectors, into the shared mapping.
+
+Invariant: nothing is written before all of it was found to be finite, and then it is written in one turn. The result
+depends on the parent and the parts alone, and after any failure the mapping holds the parent's weights. There is no
+optimizer: moments of the parts belong to no merged weights. Knows no socket and no ledger.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from agents.model.weights.snapshot import from_raw, restore, to_raw, unique_entries
+from agents.trainer.update.update import TrainerContext
+from corpus.errors import IntegrityFault, TrainerFault
+from store.task_vectors.arithmetic import Ends, added, changes, extent, values
+from store.task_vectors.recipe import Extent, Part
+
+
+def run_merge(
+    bench: TrainerContext,
+    parent: str,
+    parts: Sequence[Part],
+    method: str,
+    density: float,
+    check: Callable[[], None],
+) -> Extent:
+    """Add what the parts come to to the parent's weights, in the mapping; returns how much that moved them.
+
+    `check` is called before each tensor is computed, and raises when the merge must end.
+    """
+    shared, store = bench.shared, bench.store
+    if shared.replaced:
+        raise TrainerFault("the server has made a new mapping; restart the trainer")
+    clean = shared.holds == parent and not shared.dirty
+    restore(shared, store, parent, settled=clean)
+    store.has_room(shared.nbytes)
+    names = [entry.name for entry in unique_entries(shared)]
+    ends: list[Ends] = [(store.load_weights(part.start), store.load_weights(part.end)) for part in parts]
+    for tensors in (tensors for pair in ends for tensors in pair):
+        if missing := set(names) - tensors.keys():
+            raise IntegrityFault(f"a checkpoint of the merge has no {min(missing)}: it is of another model")
+    moved, merged = Extent(), {}
+    for name, change in changes(names, ends, [part.weight for part in parts], method, density):
+        check()
+        own = to_raw(shared.tensors[name])
+        merged[name] = added(own, change)
+        moved += extent(np.subtract(values(merged[name]), values(own)))
+    try:
+        with shared.turns.changing():  # all at once: nobody is answered by half a merge
+            shared.dirty = True
+            shared.holds = ""
+            for name, raw in merged.items():
+                shared.tensors[name].copy_(from_raw(raw))
+            shared.bump()
+    except BaseException:
+        restore(shared, store, parent, settled=clean, force=True)
+        raise
+    return moved

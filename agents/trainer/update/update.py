@@ -1,0 +1,232 @@
+"""One update: from a parent checkpoint, over a fixed list of examples, into the shared mapping.
+
+Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer is
+made from the parent's state and kept nowhere else. A step that is not finite or too large is refused, and
+after any failure the mapping holds the parent's weights again. A dry run writes nothing at all. Knows no socket
+and no ledger.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import from_raw, restore, to_raw
+from agents.trainer.apollo.optimizer import Apollo
+from agents.trainer.apollo.seeds import derive
+from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
+from agents.trainer.scoring import prefix_scoring
+from agents.trainer.update import memory
+from agents.trainer.update.objective import loss_of, reference_point, with_references
+from agents.trainer.update.steering import pushing
+from corpus.errors import StepRefused, TrainerFault
+from store.checkpoints.store import CheckpointStore
+from store.files.failpoints import reach
+from store.tensors.raw import RawTensor
+
+Report = Callable[[StepReport], None]
+Check = Callable[[], None]
+Origin = Literal["continued", "fresh"]
+"""Whether the optimizer has the parent's state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerContext:
+    """What the trainer works with."""
+
+    shared: SharedWeights
+    model: Any
+    """The `PreTrainedModel` on the mapping."""
+    store: CheckpointStore
+
+    def names(self) -> list[str]:
+        """Names of the parameters, tied ones once, in the model's order."""
+        return [name for name, _ in self.model.named_parameters()]
+
+
+def run_update(
+    bench: TrainerContext, request: TrainRequest, report: Report, check: Check
+) -> tuple[TrainResult, dict[str, RawTensor]]:
+    """Make the update in the mapping; returns the result and the optimizer's state after it.
+
+    `check` is called before each pass: it waits while the update is paused and raises when it must end.
+    """
+    shared, parent = bench.shared, request.parent
+    if shared.replaced:
+        raise TrainerFault("the server has made a new mapping; restart the trainer")
+    prefix_scoring.check(bench.model)
+    clean = shared.holds == parent and not shared.dirty
+    restore(shared, bench.store, parent, settled=clean)
+    optimizer, origin = _optimizer(bench, request)
+    bench.store.has_room(shared.nbytes + optimizer.state_bytes())
+    _need_memory(bench, request, optimizer, origin)
+    try:
+        result = _result(bench, request, optimizer, origin, report, check)
+        check()
+    except BaseException:
+        restore(shared, bench.store, parent, settled=clean, force=True)
+        raise
+    return result, {name: to_raw(tensor) for name, tensor in optimizer.export_state(bench.names()).items()}
+
+
+def dry_run(bench: TrainerContext, request: TrainRequest, report: Report, check: Check) -> TrainResult:
+    """The figures of every planned step at the parent's weights, which the mapping must hold; nothing is changed.
+
+    The optimizer goes on from step to step as in an update, so that its norms are limited as they would be.
+    """
+    shared = bench.shared
+    if shared.replaced or shared.dirty or shared.holds != request.parent:
+        raise TrainerFault(
+            f"the mapping does not hold {request.parent[:12]} undisturbed, and a dry run changes nothing; "
+            "wait until the night has ended"
+        )
+    prefix_scoring.check(bench.model)
+    optimizer, origin = _optimizer(bench, request)
+    _need_memory(bench, request, optimizer, origin)
+    return _result(bench, request, optimizer, origin, report, check)
+
+
+def _result(
+    bench: TrainerContext,
+    request: TrainRequest,
+    optimizer: Apollo,
+    origin: Origin,
+    report: Report,
+    check: Check,
+) -> TrainResult:
+    """Go through all steps, telling of each; no gradient is left behind."""
+    reports: list[StepReport] = []
+    try:
+        for made in _steps(bench, request, optimizer, check):
+            reports.append(made)
+            report(made)
+    finally:
+        bench.model.zero_grad(set_to_none=True)
+    return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin)
+
+
+def _optimizer(bench: TrainerContext, request: TrainRequest) -> tuple[Apollo, Origin]:
+    """The optimizer with the parent's state, or a fresh one when there is none for this rank."""
+    s = request.settings
+    optimizer = Apollo(
+        bench.model.parameters(),
+        s.lr,
+        rank=s.rank,
+        betas=s.betas,
+        eps=s.eps,
+        weight_decay=s.weight_decay,
+        warmup_steps=s.warmup_steps,
+        scale=s.scale,
+        proj_refresh=s.proj_refresh,
+        norm_growth_limit=s.norm_growth_limit,
+        projection=s.projection,
+        master_weights=s.master_weights,
+        seed=derive(request.seed, "optimizer"),
+    )
+    stored = bench.store.load_optimizer(request.parent)
+    if stored is None:
+        return optimizer, "fresh"
+    state = {name: from_raw(raw) for name, raw in stored.items()}
+    if not optimizer.fits(bench.names(), state):
+        return optimizer, "fresh"
+    optimizer.import_state(bench.names(), state)
+    if s.reset_limiter:
+        optimizer.reset_limiter()
+    return optimizer, "continued"
+
+
+def _need_memory(bench: TrainerContext, request: TrainRequest, optimizer: Apollo, origin: Origin) -> None:
+    """Refuse an update that cannot fit; a state that was continued is in memory already."""
+    missing = optimizer.state_bytes() if origin == "fresh" else 0
+    memory.require_room(bench.model, request.settings, request.examples, missing)
+
+
+def _steps(
+    bench: TrainerContext, request: TrainRequest, optimizer: Apollo, check: Check
+) -> Iterator[StepReport]:
+    """Make one step after the other, or only compute them; raises before a step that must not be made."""
+    settings, shared = request.settings, bench.shared
+    examples = with_references(bench.model, request)
+    steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
+    weight_norm = _norm([p.detach() for p in bench.model.parameters()])
+    for number, batch in enumerate(plan(len(examples), settings, request.seed), start=1):
+        check()  # before the clock starts: a pause is no work
+        started = time.monotonic()
+        rows = [examples[i] for i in batch]
+        with pushing(bench.model, request.prevent):
+            metrics = _gradients(bench.model, request, rows, number, check)
+        update_norm = _finite(number, "update", float(optimizer.propose()))
+        divisor = _finite(number, "limiter's divisor", optimizer.limiter_divisor)
+        ratio = update_norm / weight_norm
+        if ratio > settings.norm_cap:
+            raise StepRefused(
+                f"step {number}: the update is {ratio:.3g} of the weights' norm, over norm_cap "
+                f"{settings.norm_cap:g}; nothing was kept: lower the learning rate"
+            )
+        if not request.dry_run:
+            with shared.turns.changing():
+                shared.dirty = True
+                shared.holds = ""
+                reach("update", "marked")
+                optimizer.apply()
+                reach("update", "applied")
+                shared.bump()
+        metrics |= {"update_norm": update_norm, "update_ratio": ratio, "limiter_divisor": divisor}
+        tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)
+        metrics["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
+        yield StepReport(step=number, steps=steps, metrics=metrics)
+
+
+def _gradients(
+    model: Any, request: TrainRequest, rows: Sequence[Example], step: int, check: Check
+) -> dict[str, float]:
+    """The gradient of one step in the parameters, added up over its passes; returns the step's metrics."""
+    model.zero_grad(set_to_none=True)
+    metrics: dict[str, float] = {}
+    objective, settings = request.objective, request.settings
+    point = reference_point(model, settings, rows) if objective == "kto" else None
+    for part in parts(rows, settings.micro_batch):
+        check()
+        loss = loss_of(model, objective, settings, part, train=True, count=len(rows), point=point)
+        share = len(part) / len(rows)  # the loss is divided by the step's examples already
+        found = {"loss": float(loss.value.detach())} | {
+            name: share * value for name, value in loss.metrics.items()
+        }
+        for name, value in found.items():
+            metrics[name] = metrics.get(name, 0.0) + _finite(step, name, value)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return {**metrics, "grad_norm": _finite(step, "gradient", _norm(gradients))}
+
+
+def parts(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    """A step's examples in passes of this size, like lengths together; 0: all of them at once, as they are."""
+    if not 0 < size < len(rows):
+        return [rows]
+    by_length = sorted(rows, key=lambda row: len(row.context) + max(len(row.chosen), len(row.rejected)))
+    return [by_length[start : start + size] for start in range(0, len(rows), size)]
+
+
+def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
+    """The examples of each step: every epoch in an order of its own, the last batch as short as it falls."""
+    for epoch in range(settings.epochs):
+        order = sorted(range(count), key=lambda i, epoch=epoch: derive(seed, "order", epoch, i))  # type: ignore[misc]
+        for start in range(0, count, settings.batch_size):
+            yield order[start : start + settings.batch_size]
+
+
+def _finite(step: int, what: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise StepRefused(f"step {step}: the {what} is {value}; nothing was kept: lower the learning rate")
+    return value
+
+
+def _norm(tensors: Sequence[torch.Tensor]) -> float:
+    """Euclidean norm of all these tensors together; read from the device once."""
+    return float(
+        torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors), 2, torch.float32))))
+    )

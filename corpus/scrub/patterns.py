@@ -1,0 +1,141 @@
+"""Secrets out of text, before anything is stored: keys, tokens, passwords, private keys.
+
+Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text without
+secrets comes back as it was. Obvious secrets only: it does not know what a reader could guess, and a
+password in plain prose with nothing that names it stays.
+"""
+
+import hashlib
+import re
+from dataclasses import replace
+
+from corpus.conversation import Conversation
+from corpus.scrub.assignments import scrub_assignments
+
+TOKENS: tuple[tuple[str, str, str], ...] = (
+    ("api-key", "sk-", r"(?=[\w-]{0,64}\d)[\w-]{12,}"),  # OpenAI, Anthropic and those who copied them
+    *(
+        ("api-key", f"{letter}k_{kind}_", r"[A-Za-z0-9]{10,}")
+        for letter in "srp"
+        for kind in ("live", "test")
+    ),
+    *(("github-token", f"gh{letter}_", r"[A-Za-z0-9]{20,}") for letter in "pousr"),
+    ("github-token", "github_pat_", r"\w{20,}"),
+    ("gitlab-token", "glpat-", r"[\w-]{16,}"),
+    *(("aws-key", prefix, r"[A-Z0-9]{16}(?![A-Za-z0-9])") for prefix in ("AKIA", "ASIA", "ABIA", "ACCA")),
+    ("slack-token", "xox", r"[a-z]-[A-Za-z0-9-]{10,}"),
+    ("slack-token", "xapp-", r"[A-Za-z0-9-]{10,}"),
+    ("slack-hook", "hooks.slack.com/services/", r"[\w/]{20,}"),
+    ("google-key", "AIza", r"[\w-]{30,}"),
+    ("google-token", "ya29.", r"[\w-]{20,}"),
+    ("hf-token", "hf_", r"[A-Za-z0-9]{20,}"),
+    ("npm-token", "npm_", r"[A-Za-z0-9]{30,}"),
+    ("pypi-token", "pypi-", r"[\w-]{30,}"),
+    ("sendgrid-key", "SG.", r"[\w-]{16,}\.[\w-]{16,}"),
+    ("jwt", "eyJ", r"(?<!-eyJ)[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*"),
+)
+"""Kind, prefix and rest of the tokens that can be told by their own shape."""
+
+
+def _token(prefix: str, rest: str) -> re.Pattern[str]:
+    """A token at the start of a word; the literal comes first, which makes the search ten times quicker."""
+    literal = re.escape(prefix)
+    return re.compile(f"{literal}(?<![A-Za-z0-9_]{literal}){rest}")
+
+
+_TOKENS = [(kind, prefix, _token(prefix, rest)) for kind, prefix, rest in TOKENS]
+
+_URL_PASSWORD = re.compile(r"(://[^\s/:@\"'<>]*:)(?!\[secret:|\$?\{|<)[^\s/\"'<>]+@")
+_BEARER = re.compile(
+    r"(?i)(?P<header>authorization\\?[\"']?[ \t]{0,4}[:=][ \t]{0,4}\\?[\"']?)?"
+    r"(?P<scheme>\b(?:bearer|basic|token|digest)[ \t]{1,4})(?P<value>[A-Za-z0-9._~+/=-]{6,}+)"
+)
+_CURL_USER = re.compile(r"(\bcurl\b[^\n|;]{0,400}?\s(?:-u|--user)[ =]['\"]?[^\s:'\"]{1,100}:)([^\s'\"\[]+)")
+_LETTERS = re.compile(r"[A-Za-z_.:!?/-]{0,23}")
+
+_PRIVATE_KEY = "[secret:private-key]"
+_MARKER = re.compile(r"-----(BEGIN|END) (?:[A-Z0-9]{1,12} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+_BETWEEN = r"(?:\s|\\[nrt]|[>|\"'+,;#*]|\d{1,6}(?:→|\t|:|\|))"
+_KEY_BODY = re.compile(
+    rf"(?:{_BETWEEN}*+(?:[A-Z][A-Za-z-]{{2,20}}: [^\n]*+|[A-Za-z0-9+/=]{{16,}}+))*+"
+    rf"(?:{_BETWEEN}*+[A-Za-z0-9+/=]{{1,15}}+(?=[ \t.…]*(?:\n|\\n|\Z)))?"
+)
+_KEY_LINE = re.compile(r"[^A-Za-z0-9+/=]*(?:\d{1,6}[^A-Za-z0-9+/=]+)?[A-Za-z0-9+/=]{16,}[^A-Za-z0-9+/=]*")
+
+
+def scrub(text: str) -> str:
+    """The text with every obvious secret replaced by `[secret:kind]`."""
+    if "PRIVATE KEY" in text:
+        text = _without_private_keys(text)
+    if "://" in text:
+        text = _URL_PASSWORD.sub(r"\1[secret:url-password]@", text)
+    for kind, prefix, shape in _TOKENS:
+        if prefix in text:
+            text = shape.sub(f"[secret:{kind}]", text)
+    folded = text.lower()
+    if "bearer" in folded or "authorization" in folded:
+        text = _BEARER.sub(_bearer, text)
+    if "curl" in folded:
+        text = _CURL_USER.sub(r"\1[secret:password]", text)
+    return scrub_assignments(text)
+
+
+def scrub_name(name: str) -> str:
+    """A name (of a file, a user, a turn) without secrets, still different from every other name."""
+    clean = scrub(_storable(name))
+    if clean == name:
+        return name
+    return f"{clean}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def scrub_conversation(conversation: Conversation) -> Conversation:
+    """The conversation as it may be stored: no secrets, and no character that a database refuses."""
+    turns = tuple(
+        replace(
+            turn,
+            text=scrub(_storable(turn.text)),
+            edited=None if turn.edited is None else scrub(_storable(turn.edited)),
+            key=scrub_name(turn.key),
+        )
+        for turn in conversation.turns
+    )
+    names = {name: scrub_name(getattr(conversation, name)) for name in ("source", "key", "session")}
+    return replace(conversation, turns=turns, **names)
+
+
+def _storable(text: str) -> str:
+    """Text that any database stores: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _bearer(match: re.Match[str]) -> str:
+    """A bearer token, unless no header announces it and it is an ordinary word ("bearer authentication")."""
+    named = match["header"] or match["scheme"].strip().lower() == "bearer"
+    ordinary = not match["header"] and _LETTERS.fullmatch(match["value"])
+    if ordinary or not named:
+        return match.group()
+    return f"{match['header'] or ''}{match['scheme']}[secret:bearer]"
+
+
+def _without_private_keys(text: str) -> str:
+    """The text without private key blocks, whole or cut off at either end."""
+    kept: list[str] = []
+    done, opened = 0, False
+    for marker in _MARKER.finditer(text):
+        before = text[done : marker.start()]
+        if marker[1] == "BEGIN":
+            kept.append(_KEY_BODY.sub("", before, count=1) if opened else before)
+            kept.append(_PRIVATE_KEY)
+        elif not opened:
+            kept.append(_without_last_key_lines(before))
+        done, opened = marker.end(), marker[1] == "BEGIN"
+    kept.append(_KEY_BODY.sub("", text[done:], count=1) if opened else text[done:])
+    return "".join(kept)
+
+
+def _without_last_key_lines(text: str) -> str:
+    """The text before an END marker whose BEGIN is missing: the lines of the key go."""
+    lines = text.split("\n")
+    while lines and (not lines[-1].strip() or _KEY_LINE.fullmatch(lines[-1])):
+        lines.pop()
+    return "\n".join([*lines, _PRIVATE_KEY])

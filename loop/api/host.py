@@ -1,0 +1,131 @@
+"""How the operations come about: through the service that holds the home, or by holding it for one command.
+
+Invariant: either way an operation means the same; a command that does the work itself holds the home's lock
+meanwhile, and answers other commands on the same socket as a service would.
+"""
+
+import json
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import anyio
+import httpx
+import structlog
+
+from agents.ingest.follow import follow
+from corpus.errors import HomeLocked, NightschoolError
+from loop.api.http import serve
+from loop.api.rpc import serve_rpc
+from loop.config import load_settings
+from loop.engine.activity import watch_users
+from loop.engine.scheduler import keep_schedule
+from loop.engine.worker import Listener, opened
+from loop.operations.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Json, Operations, is_quiet
+from store.home import Home, is_held
+
+PATIENCE_S = 15.0
+"""How long a command waits for the socket of a service that holds the home but is still starting."""
+
+log = structlog.get_logger()
+
+
+async def perform(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
+    """Carry out one operation."""
+    began = monotonic()
+    while is_held(home):
+        if home.control_socket.exists():
+            return await _ask_service(home, name, arguments, listener)
+        if monotonic() - began > PATIENCE_S:
+            raise HomeLocked(
+                f"another command holds {home.path} and does not answer: try again when it has ended"
+            )
+        await anyio.sleep(0.1)
+    async with _hosted(home, name, arguments) as operations:
+        operations.service.listeners.append(listener)
+        result: Json = await getattr(operations, name)(**arguments)
+        return result
+
+
+async def _ask_service(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
+    """Have the running service do it, and pass its progress on."""
+    transport = httpx.AsyncHTTPTransport(uds=str(home.control_socket))
+    headers = {"Authorization": f"Bearer {home.token()}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://nightschool", headers=headers, timeout=None, trust_env=False
+    ) as client:
+        try:
+            async with client.stream("POST", f"/do/{name}", json=arguments) as response:
+                async for line in response.aiter_lines():
+                    told = json.loads(line)
+                    if "progress" in told:
+                        listener(*told["progress"])
+                    elif "error" in told:
+                        raise _raised(told["error"])
+                    else:
+                        result: Json = told["result"]
+                        return result
+        except httpx.TransportError as error:
+            raise NightschoolError(
+                f"the service went away during {name} ({type(error).__name__}): "
+                "what it had begun goes on when it is started again"
+            ) from error
+    raise NightschoolError(f"the service ended its answer to {name} half-way: see its log")
+
+
+def _raised(error: Any) -> NightschoolError:
+    """An error of the service, as an error of this process."""
+    fault = NightschoolError(error["message"])
+    fault.exit_code = error["exit_code"]
+    return fault
+
+
+@asynccontextmanager
+async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Operations]:
+    """Hold the home for one command; with its crew, and doing the work in its ledger, where it needs them."""
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        operations, quiet = Operations(service=service), is_quiet(name, arguments)
+        if name in CHECKED:
+            await getattr(operations, CHECKED[name])(**arguments)
+        served = service.crew.keeps_mapping() and name in AFTER_CREW and not quiet
+        if name in NEEDS_CREW or served:
+            tasks.start_soon(service.crew.run, name="crew")
+            if name in NEEDS_CREW and not quiet:  # what waits in the queue would change the ledger
+                tasks.start_soon(service.work, name="work")
+                tasks.start_soon(watch_users, service, name="watch for users")
+            await serve(operations, tasks, place=home.control_socket, port=None)
+            await tasks.start(serve_rpc, operations, name="answer vLLM's routes")
+        yield operations
+        tasks.cancel_scope.cancel()
+
+
+async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> None:
+    """The service, in the foreground, until SIGTERM or SIGINT."""
+    settings = load_settings(home.config_file)
+    async with opened(home, settings) as service, anyio.create_task_group() as tasks:
+        tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
+        folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
+        tasks.start_soon(follow, service.ledger, folders, service.wake, name="follow the logs")
+        if service.crew.server.ours:
+            await tasks.start(service.crew.run, name="crew")
+        else:  # it may be down, or loading for minutes: all but the night goes on without it
+            tasks.start_soon(service.crew.run, name="crew")
+            tasks.start_soon(watch_users, service, name="watch for users")
+        tasks.start_soon(service.work, name="work")
+        tasks.start_soon(keep_schedule, service, name="schedule")
+        operations = Operations(service=service)
+        port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)
+        await tasks.start(serve_rpc, operations, name="answer vLLM's routes")
+        on_ready(port)
+
+
+async def _stop_on_signal(scope: anyio.CancelScope) -> None:
+    """End the service when it is told to."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("stopping", signal=signal.Signals(number).name)
+            scope.cancel()
+            return

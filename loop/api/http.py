@@ -1,0 +1,178 @@
+"""The service's HTTP: the operations for the command line, and the served model for users.
+
+    POST /do/{operation}         a JSON object of arguments; answers JSON lines: progress, then result or error
+    GET  /status                 where the home stands
+    POST /v1/chat/completions    passed on to the served model and captured (GET /v1/models: passed on)
+    GET  /receipts/{receipt}     what became of a captured answer
+
+Served on the home's unix socket and on loopback, behind the guard (token, Host, Origin). Invariant: a caller
+that goes away does not stop what it began; the ledger says how it ended.
+"""
+
+import inspect
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import anyio
+import structlog
+import uvicorn
+from anyio.abc import TaskGroup
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from agents.model.http_auth import Guard
+from corpus.errors import NightschoolError, UsageError
+from loop.api.proxy import PATHS, Proxy
+from loop.capture.log import Capture
+from loop.engine.scheduler import next_update_reason
+from loop.operations.operations import NAMES, Json, Operations
+from store.nights import report
+
+log = structlog.get_logger()
+
+
+class Routes:
+    """The routes over one set of operations; operations run in the service's own task group."""
+
+    def __init__(self, operations: Operations, tasks: TaskGroup, capture: Capture) -> None:
+        self._operations = operations
+        self._service = operations.service
+        self._tasks = tasks
+        self._capture = capture
+
+    def app(self) -> Starlette:
+        """The ASGI application; wrap it in the guard."""
+        proxy = Proxy(self._service, self._capture)
+        return Starlette(
+            routes=[
+                Route("/do/{operation}", self._do, methods=["POST"]),
+                Route("/status", self._status),
+                Route("/receipts/{receipt}", self._receipt),
+                Route("/v1/chat/completions", proxy.chat, methods=["POST"]),
+                Route("/v1/models", proxy.models),
+            ]
+        )
+
+    async def _do(self, request: Request) -> Response:
+        """Begin an operation and stream its progress and its end."""
+        name = request.path_params["operation"]
+        try:
+            arguments = json.loads(await request.body() or b"{}")
+        except ValueError:
+            arguments = None
+        if name not in NAMES or not isinstance(arguments, dict):
+            return JSONResponse(
+                _error(UsageError(f"POST a JSON object to /do/ and one of {', '.join(NAMES)}")), 400
+            )
+        return StreamingResponse(self._lines(name, arguments), media_type="application/x-ndjson")
+
+    async def _lines(self, name: str, arguments: Json) -> AsyncIterator[bytes]:
+        send, receive = anyio.create_memory_object_stream[Json](100_000)
+
+        def say(line: Json) -> None:
+            with suppress(anyio.BrokenResourceError):  # the caller has gone; what it began goes on
+                send.send_nowait(line)
+
+        def listen(kind: str, subject: str, done: int, total: int) -> None:
+            say({"progress": [kind, subject, done, total]})
+
+        async def perform() -> None:
+            with send:
+                try:
+                    say({"result": await self._perform(name, arguments)})
+                except Exception as error:  # the boundary: an operation that fails must not end the service
+                    if not isinstance(error, NightschoolError):
+                        log.exception("operation failed", operation=name)
+                    say(_error(error))
+                finally:
+                    self._service.listeners.remove(listen)
+
+        self._service.listeners.append(listen)
+        self._tasks.start_soon(perform, name=f"do {name}")
+        with receive:
+            async for line in receive:
+                yield json.dumps(line).encode() + b"\n"
+
+    async def _perform(self, name: str, arguments: Json) -> Json:
+        """Carry out one operation, if these are its arguments."""
+        operation = getattr(self._operations, name)
+        try:
+            inspect.signature(operation).bind(**arguments)
+        except TypeError as error:
+            raise UsageError(f"{name}: {error}") from error
+        result: Json = await operation(**arguments)
+        return result
+
+    async def _status(self, _request: Request) -> Response:
+        status = await self._service.ledger.read(report.status)
+        reason = await next_update_reason(self._service)
+        return JSONResponse({**status, "next_update_reason": reason})
+
+    async def _receipt(self, request: Request) -> Response:
+        told = await self._capture.told(request.path_params["receipt"])
+        if told is None:
+            return JSONResponse(
+                _error(UsageError("this is no receipt: give one from X-Nightschool-Receipt")), 404
+            )
+        return JSONResponse(told)
+
+
+def _error(error: Exception) -> Json:
+    """An error as the other side raises it again."""
+    code = error.exit_code if isinstance(error, NightschoolError) else NightschoolError.exit_code
+    return {"error": {"message": str(error), "exit_code": code}}
+
+
+async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: int | None) -> int:
+    """Begin to listen on the unix socket and, unless port is None, on loopback; returns the port (0: none)."""
+    service = operations.service
+    capture = Capture(service.home.inbox, service.ledger)
+    tasks.start_soon(capture.run, name="capture")
+    app = Routes(operations, tasks, capture).app()
+    model = service.settings.model
+    guard = partial(
+        Guard,
+        app,
+        token=service.home.token(),
+        guarded_elsewhere=PATHS if model.url and model.api_key else frozenset(),
+    )
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(place))  # in the run directory, which only this user can enter
+    listening.listen()
+    tasks.start_soon(_serve, guard(), listening, name="serve the control socket")
+    if port is None:
+        return 0
+    loopback = socket.create_server(("127.0.0.1", port))
+    taken = int(loopback.getsockname()[1])
+    tasks.start_soon(_serve, guard(port=taken), loopback, name="serve loopback")
+    return taken
+
+
+async def _serve(app: Guard, listening: socket.socket) -> None:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )
+    with listening:
+        await _Server(config).serve([listening])
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without its signal handlers: the supervisor has its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """See uvicorn."""
+        yield

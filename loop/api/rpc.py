@@ -1,0 +1,154 @@
+"""The service's ZMQ socket: what the routes on a user's own vLLM pass on, carried out as the service's operations.
+
+    train       {seed, retry}          begins a night, or names the one that runs: {"night": id}, at once
+                {..., "dry_run": true} what a night would train on
+    checkpoint  {}                     the active checkpoint, its files verified
+    rollback    {target, dry_run}      as the command of that name, at its end
+    status      {}                     as GET /status, and what the trainer is doing
+
+Frames are those of `agents/model/protocol.py`; the socket lies in the run directory, which only this user can enter.
+Invariant: whatever arrives gets one result or error and ends nothing; an asker who leaves does not stop what he began.
+Does not know who asks: vLLM's plugin has checked that.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import anyio
+import structlog
+import zmq
+import zmq.asyncio
+from anyio.abc import TaskGroup, TaskStatus
+
+from agents.model import protocol
+from agents.model.protocol import Reply, Request
+from corpus.errors import IntegrityFault, NightschoolError, TrainerFault, UsageError
+from loop.engine.scheduler import next_update_reason
+from loop.operations.operations import Json, Operations
+from store import queries
+from store.nights import report
+
+PENDING = 64
+"""Requests that may be worked on at once; one more is told that the service is busy."""
+TRAINER_S = 2.0
+"""Longest wait for the trainer's word in a status."""
+_ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "train": {"seed": (int, type(None)), "retry": (bool,), "dry_run": (bool,)},
+    "checkpoint": {},
+    "rollback": {"target": (str, type(None)), "dry_run": (bool,)},
+    "status": {},
+}
+"""What each verb takes, and of which types."""
+
+log = structlog.get_logger()
+
+
+async def serve_rpc(
+    operations: Operations, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
+    """Answer requests until cancelled."""
+    context = zmq.asyncio.Context()
+    try:
+        router: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
+        router.maxmsgsize = protocol.FRAME_BYTES
+        router.bind(protocol.address(operations.service.home.run_dir, protocol.SERVICE_SOCKET_NAME))
+        task_status.started()
+        async with anyio.create_task_group() as tasks:
+            door = RpcServer(operations, router, tasks)
+            while True:
+                door.receive(await router.recv_multipart())
+    finally:
+        context.destroy(linger=0)
+
+
+class RpcServer:
+    """The verbs over one set of operations."""
+
+    def __init__(self, operations: Operations, router: zmq.asyncio.Socket, tasks: TaskGroup) -> None:
+        self._operations = operations
+        self._service = operations.service
+        self._router = router
+        self._tasks = tasks
+        self._pending = 0
+        self._verbs: dict[str, Callable[..., Awaitable[Json]]] = {
+            "train": self._train,
+            "checkpoint": self._checkpoint,
+            "rollback": operations.rollback,
+            "status": self._status,
+        }
+
+    def receive(self, message: Sequence[bytes]) -> None:
+        """Begin to answer a message: the asker's address, then the frames of a request."""
+        asker, *frames = message
+        self._pending += 1
+        self._tasks.start_soon(self._answer, asker, frames, name="answer a route")
+
+    async def _answer(self, asker: bytes, frames: Sequence[bytes]) -> None:
+        try:
+            request = protocol.unpack_request(frames, self._verbs.keys())
+            reply = Reply(id=request.id, kind="result", body=await self._done(request))
+        except Exception as error:  # the boundary: no message may end the service
+            if not isinstance(error, NightschoolError):
+                log.exception("a request of vLLM's routes failed")
+            reply = protocol.error_reply(protocol.request_id(frames) or "unknown", error)
+        finally:
+            self._pending -= 1
+        await self._router.send_multipart([asker, *protocol.pack_reply(reply)])
+
+    async def _done(self, request: Request) -> Json:
+        """The result of a request whose arguments are as they should be."""
+        if self._pending > PENDING:
+            raise TrainerFault(
+                f"the service is busy: {PENDING} requests wait; ask again when some are answered"
+            )
+        check_arguments(request.verb, request.body)
+        return await self._verbs[request.verb](**request.body)
+
+    async def _train(self, *, dry_run: bool = False, **more: Any) -> Json:
+        if dry_run:
+            return await self._operations.night(dry_run=True, **more)
+        return await self._operations.begin(**more)
+
+    async def _checkpoint(self) -> Json:
+        active = await self._service.ledger.read(queries.active)
+        faults = await anyio.to_thread.run_sync(self._service.store.verify, [active["id"]])
+        if faults:
+            raise IntegrityFault(faults[0].problem)
+        return {
+            "checkpoint": active["id"],
+            "weights_sha256": active["weights_sha256"],
+            "number": active["number"],
+        }
+
+    async def _status(self) -> Json:
+        night = await self._service.ledger.read(queries.running_night)
+        return {
+            **await self._service.ledger.read(report.status),
+            "next_update_reason": await next_update_reason(self._service),
+            "night": night["id"] if night else None,
+            "trainer": await self._trainer(),
+        }
+
+    async def _trainer(self) -> Json | None:
+        """What the trainer is doing; None while it does not run, or does not say."""
+        if self._service.crew.ready.is_set():
+            with anyio.move_on_after(TRAINER_S):
+                try:
+                    return asdict(await self._service.trainer.status())
+                except TrainerFault as fault:
+                    log.warning("the trainer does not say what it does", error=str(fault))
+        return None
+
+
+def check_arguments(verb: str, body: Any) -> None:
+    """Refuse what this verb does not take."""
+    takes = _ARGUMENTS[verb]
+    for name, value in body.items():
+        if name not in takes or type(value) not in takes[name]:
+            what = ", ".join(f"{known} ({' or '.join(map(_word, types))})" for known, types in takes.items())
+            raise UsageError(f"{verb} takes {what or 'nothing'}, not {name!r} as it was given")
+
+
+def _word(kind: type) -> str:
+    return {int: "a whole number", bool: "true or false", str: "an id"}.get(kind, "null")

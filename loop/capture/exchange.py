@@ -1,0 +1,161 @@
+"""One exchange with the served model, as a line of a log: pure.
+
+A chat client repeats the whole history at each request, so a request's messages and the answer to them are the
+conversation as it stands; ingest recognises the beginning that it knows.
+
+Invariant: only a whole answer becomes a line, and a line is one that `corpus.formats.openai` reads, made of the
+words alone: pictures and the like are named, not kept. Every refusal is one of REASONS. Knows no file, no HTTP.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from corpus.conversation import Turn
+from corpus.formats.openai import turns_of
+from corpus.formats.parts import user_of
+from corpus.lines import MAX_LINE, BadLine
+
+REASONS = {
+    "off": "http.capture is off",
+    "side": "X-Turn-Type was not main",
+    "choices": "more than one answer was asked for",
+    "steered": "the answer was steered: it is not the model's own",
+    "request": "the request has no messages that can be read, or asks to continue an answer",
+    "error": "the model server did not answer, or with an error",
+    "broken": "the answer broke off: the caller hung up, or the model server did",
+    "empty": "the answer has no words",
+    "long": f"it is longer than {MAX_LINE // 2**20} MiB",
+    "text": "its text cannot be stored",
+    "disk": "it could not be written to the disk; see the service's log",
+}
+"""Why an exchange is not captured: a word, and the sentence that goes with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """This exchange is not captured."""
+
+    word: str
+    """One of REASONS."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRequest:
+    """What a request says."""
+
+    turns: tuple[Turn, ...]
+    user: str
+    """Who asks, in the request's own words; "" where it does not say."""
+
+
+def parse_request(body: bytes) -> ChatRequest | Refusal:
+    """The conversation that a request for an answer carries."""
+    request = _object(body)
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not messages:
+        return Refusal(word="request")
+    if request.get("n") not in (None, 1):
+        return Refusal(word="choices")
+    if request.get("steer"):
+        return Refusal(word="steered")
+    turns = turns_of(messages, 0)
+    if isinstance(turns, BadLine) or not turns or turns[-1].role == "assistant":
+        return Refusal(word="request")
+    metadata, safety = request.get("metadata"), {"user": request.get("safety_identifier")}
+    return ChatRequest(turns=turns, user=user_of(request, metadata, safety))
+
+
+def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
+    """The answer in a response's body, if it is whole."""
+    choice = _assembled(raw) if streamed else _choice(_object(raw))
+    if choice is None or choice.get("finish_reason") in (None, "abort", "error"):
+        return Refusal(word="broken")
+    message = choice.get("message")
+    turns = turns_of([{**message, "role": "assistant"}], 0) if isinstance(message, dict) else ()
+    return turns[0] if isinstance(turns, tuple) and turns else Refusal(word="empty")
+
+
+def as_line(
+    request: ChatRequest, answer: Turn, *, receipt: str, source: str, session: str, at: datetime
+) -> bytes | Refusal:
+    """The line of the log, its newline included; `source` is used where the request names no user."""
+    said = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
+    head = {"user": request.user or source, **({"session": session} if session else {})}
+    value = {**head, "messages": [*map(_message, request.turns), said]}
+    try:
+        line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return Refusal(word="text")
+    return line if len(line) <= MAX_LINE else Refusal(word="long")
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    """A turn as a message of the log."""
+    time = turn.time.isoformat() if turn.time else None
+    more = {"timestamp": time, "rating": turn.rating, "edited": turn.edited}
+    return {"role": turn.role, "content": turn.text, **{k: v for k, v in more.items() if v is not None}}
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    """The JSON object in these bytes; an empty one where there is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The one choice of a response, or of a chunk; None where there is none, or an error beside it."""
+    choices = value.get("choices")
+    if value.get("error") or not isinstance(choices, list) or len(choices) != 1:
+        return None
+    first = choices[0]
+    return first if isinstance(first, dict) and first.get("index", 0) == 0 else None
+
+
+def _assembled(raw: bytes) -> dict[str, Any] | None:
+    """The choice that a stream's chunks add up to; None unless it went to its end without an error."""
+    texts: list[str] = []
+    calls: dict[int, dict[str, str]] = {}
+    reason = None
+    for data in _events(raw):
+        if data == b"[DONE]":
+            made = [{"function": calls[index]} for index in sorted(calls)]
+            return {"message": {"content": "".join(texts), "tool_calls": made}, "finish_reason": reason}
+        chunk = _object(data)
+        if chunk.get("choices") == []:  # the last one of some servers: usage alone
+            continue
+        choice = _choice(chunk)
+        if choice is None:  # vLLM says an error in mid-stream so, and [DONE] after it
+            return None
+        reason = choice.get("finish_reason") or reason
+        delta = choice.get("delta")
+        if isinstance(delta, dict):
+            texts += [delta["content"]] if isinstance(delta.get("content"), str) else []
+            _add_calls(calls, delta.get("tool_calls"))
+    return None
+
+
+def _add_calls(calls: dict[int, dict[str, str]], deltas: Any) -> None:
+    """Put the pieces of tool calls where they belong."""
+    for piece in deltas if isinstance(deltas, list) else []:
+        function = piece.get("function") if isinstance(piece, dict) else None
+        if isinstance(function, dict) and isinstance(index := piece.get("index", 0), int):
+            call = calls.setdefault(index, {"name": "", "arguments": ""})
+            for name in call:
+                call[name] += function[name] if isinstance(function.get(name), str) else ""
+
+
+def _events(raw: bytes) -> Iterator[bytes]:
+    """The data of each server-sent event that has ended."""
+    lines: list[bytes] = []
+    for line in raw.replace(b"\r\n", b"\n").split(b"\n"):
+        if line.startswith(b"data:"):
+            lines.append(line[5:].removeprefix(b" "))
+        elif not line and lines:
+            yield b"\n".join(lines)
+            lines = []

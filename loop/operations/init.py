@@ -1,0 +1,105 @@
+"""`init`: a home with checkpoint 0, and with the bundled conversations when asked for.
+
+Invariant: done twice it changes nothing; the base weights are durable before the ledger names them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from agents.ingest.read import ingest_paths
+from agents.model.client import open_client
+from agents.model.describe import digest, language_model
+from agents.model.safety import check_model_dir
+from corpus.errors import ConfigError, ModelUnavailable, UsageError
+from loop.config import Settings, load_settings
+from loop.engine import model_identity
+from store import queries
+from store.checkpoints.store import CheckpointStore
+from store.home import Home, create, locked
+from store.ledger.db import Ledger, database_url
+from store.nights import history
+from store.tensors.raw import RawTensor, kinds_of, parse, size
+
+CONVERSATIONS = Path(__file__).parents[2] / "corpus" / "conversations"
+"""The bundled conversations."""
+
+VLLM = """
+[model]
+# Your own vLLM, with this package installed beside it and this home as its NIGHTSCHOOL_HOME.
+url = {url}
+{path}
+[training]
+# Until you set this to true, your weights are left alone and everything else is done.
+enabled = false
+"""
+"""What `init --url` adds to the configuration."""
+
+
+async def init(
+    option: Path | None, *, demo: bool, url: str = "", model: Path | None = None
+) -> dict[str, Any]:
+    """Make a home, of the model that is named, or that is served at the url; returns what it holds."""
+    home, settings = _home(option, url, model)
+    with locked(home):
+        ledger = Ledger(database_url(home.path, settings.database))
+        try:
+            if not await ledger.read(queries.checkpoints):
+                await _base(ledger, CheckpointStore(home.checkpoints), await _model(settings, home))
+            if demo:
+                await ingest_paths(ledger, [CONVERSATIONS], None)
+            active = await ledger.read(queries.active)
+            heard = await ledger.read(queries.cursor)
+        finally:
+            ledger.close()
+    return {"home": str(home.path), "checkpoint": active["id"], "turns": heard}
+
+
+def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
+    """The home and its configuration, which a first `init` writes."""
+    path = "" if model is None else str(model.expanduser().absolute())
+    more = (
+        VLLM.format(url=json.dumps(url), path=f"path = {json.dumps(path)}\n" if path else "") if url else ""
+    )
+    if path and not url:
+        more = f"\n[model]\npath = {json.dumps(path)}\n"
+    home = create(option, more)
+    settings = load_settings(home.config_file)
+    if (url and settings.model.url != url) or (path and settings.model.path != path):
+        raise UsageError(
+            f"this home has a configuration already: set model.url and model.path in {home.config_file}"
+        )
+    return home, settings
+
+
+async def _model(settings: Settings, home: Home) -> Path:
+    """The directory of the model that the home is of."""
+    found = model_identity.model_directory(settings, home)
+    if found is not None:
+        return found
+    url = settings.model.url
+    async with open_client(token=settings.model.api_key, base_url=url) as client:
+        try:
+            return model_identity.named(await client.models())
+        except ModelUnavailable as error:
+            raise ModelUnavailable(
+                f"which model this home is to be of cannot be asked: {error}. Start vLLM at {url} and run "
+                "`nightschool init` again, or say which with `init --model DIR` (model.path)"
+            ) from error
+
+
+async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None:
+    """Checkpoint 0: the model as it comes."""
+    check_model_dir(model_dir)
+    weights = _weights(model_dir)
+    store.has_room(size(kinds_of(weights)))
+    written = store.write(weights, None, {"cursor": 0, "seed": None, "settings": None})
+    await ledger.write(history.add_base, written.id, written.weights_sha256, digest(model_dir))
+
+
+def _weights(model_dir: Path) -> dict[str, RawTensor]:
+    """The tensors of a Hugging Face directory, by name."""
+    files = sorted(model_dir.glob("*.safetensors"))
+    if not files:
+        raise ConfigError(f"{model_dir} has no safetensors: model.path must be a Hugging Face directory")
+    return language_model({name: tensor for file in files for name, tensor in parse(file)[1].items()})

@@ -1,0 +1,136 @@
+"""The ledger: one SQL database, read by anyone, written by one thread of one service.
+
+Invariant: whatever `write` was given is committed whole or not at all, in the order of the calls, and is
+durable when `write` returns. Reads never wait for writes (WAL). Knows no table's meaning.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.pool import NullPool
+
+from store.files.failpoints import reach
+from store.ledger.migrations import migrate
+
+Result = TypeVar("Result")
+
+BUSY_TIMEOUT_S = 30.0
+"""How long SQLite waits for another process's lock: longer than any one transaction of ours."""
+
+
+def now() -> str:
+    """The time of a row: ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def database_url(home: Path, configured: str = "") -> str:
+    """The configured URL, or the SQLite file of this home."""
+    return configured or f"sqlite:///{home / 'ledger.db'}"
+
+
+class Ledger:
+    """Transactions over one engine; the same object serves threads and tasks."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = _engine(url)
+        self._writer = threading.Lock()
+        self._lane = anyio.CapacityLimiter(1)
+        migrate(self.engine)
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self.engine.dispose()
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """One write transaction, begun at once so that it never has to be retried half-way."""
+        with self._writer:
+            with self.engine.begin() as connection:
+                yield connection
+                reach("ledger", "committing")
+            reach("ledger", "committed")
+
+    def wipe(self) -> bool:
+        """Leave nothing on the disk of rows that were deleted; returns whether that could be done.
+
+        SQLite keeps them in free pages and in the log of writes until these are used again. PostgreSQL sees to it
+        by itself, in its own time.
+        """
+        if self.engine.dialect.name != "sqlite":
+            return True
+        with self._writer, closing(self.engine.raw_connection()) as raw:
+            try:
+                raw.cursor().execute("VACUUM")
+                busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.OperationalError:  # no room for a copy, or somebody reads
+                return False
+        return not busy
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view of the ledger."""
+        with self.engine.connect() as connection:
+            connection.info["readonly"] = True
+            yield connection
+
+    async def write(self, transaction: Callable[..., Result], *args: Any) -> Result:
+        """Run `transaction(connection, *args)` in the writer's lane and commit it."""
+
+        def commit() -> Result:
+            with self.writing() as connection:
+                return transaction(connection, *args)
+
+        return await anyio.to_thread.run_sync(commit, limiter=self._lane)
+
+    async def read(self, query: Callable[..., Result], *args: Any) -> Result:
+        """Run `query(connection, *args)` on a consistent view, in a thread of its own."""
+
+        def look() -> Result:
+            with self.reading() as connection:
+                return query(connection, *args)
+
+        return await anyio.to_thread.run_sync(look)
+
+
+@contextmanager
+def glance(url: str) -> Iterator[Connection | None]:
+    """One view of the ledger of a home that others keep: nothing is made or migrated; None where there is none."""
+    place = make_url(url)
+    if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
+        yield None
+        return
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            connection.info["readonly"] = True
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str) -> Engine:
+    """An engine; SQLite is set to be durable and to take its write lock at BEGIN."""
+    if not url.startswith("sqlite"):
+        return create_engine(url)
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN would come too late
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN" if connection.info.get("readonly") else "BEGIN IMMEDIATE")
+
+    return engine

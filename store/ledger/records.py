@@ -1,0 +1,263 @@
+"""The records that agents hand to the store: one frozen value for each kind of row.
+
+Invariant: a record's fields are its table's columns, so saving one needs no translation (tested). Ids are
+content digests made by `identity`: the same work done twice gives the same rows, and `save` keeps one of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sqlalchemy import Connection, Table
+from sqlalchemy.dialects import postgresql, sqlite
+
+from store.ledger import schema
+
+
+def identity(*parts: Any) -> str:
+    """A 16-character id of these JSON-able parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def seed_of(*parts: Any) -> int:
+    """The seed of a draw: a 31-bit digest of what is drawn, so that a repeat draws the same."""
+    return int(identity("seed", *parts), 16) >> 33
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """A place in a conversation that carries a lesson."""
+
+    id: str
+    kind: str
+    conversation_id: str
+    position: int
+    source: str
+    behaviour: str | None
+    strength: float
+    state: str
+    reason: str
+    night_id: str | None = None
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """Something learnt: a behaviour, an episode, a fact or a feeling."""
+
+    id: str
+    kind: str
+    name: str
+    body: dict[str, Any]
+    feelings: dict[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edge:
+    """How two nodes hang together, and the signal that says so."""
+
+    kind: str
+    tail_id: str
+    head_id: str
+    signal_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rate:
+    """A behaviour's discounted failures and passes, and the temperature of its next dreams."""
+
+    behaviour: str
+    failed: float
+    passed: float
+    temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dream:
+    """A generated scenario that puts one behaviour to the test."""
+
+    id: str
+    night_id: str
+    behaviour: str
+    messages: list[dict[str, str]]
+    temperature: float
+    seed: int
+    nodes: list[str]
+    source: str
+    refused: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """The served model's own answer to a dream, judged."""
+
+    id: str
+    dream_id: str
+    text: str
+    instructed: bool
+    temperature: float
+    seed: int
+    checkpoint_id: str
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A context with a better and a worse answer."""
+
+    id: str
+    behaviour: str
+    messages: list[dict[str, str]]
+    chosen: str
+    rejected: str
+    chosen_from: str
+    rejected_from: str
+    dream_id: str | None
+    signal_id: str | None
+    source: str
+    trust: float
+    checkpoint_id: str
+    state: str
+    night_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """One scheduled training run."""
+
+    id: str
+    night_id: str
+    objective: str
+    settings: dict[str, Any]
+    seed: int
+    parent_id: str
+    checkpoint_id: str | None = None
+    steps: int = 0
+    state: str = "planned"
+    reasons: list[str] = field(default_factory=list)
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdatePair:
+    """That a pair is part of an update, new or replayed; or, of a merge, taken up or unlearnt."""
+
+    update_id: str
+    pair_id: str
+    replay: bool
+    unlearnt: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The metrics of one training step."""
+
+    update_id: str
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A version of everything that an update changes."""
+
+    id: str
+    parent_id: str | None
+    number: int
+    weights_sha256: str
+    update_id: str | None
+    state: str
+    at: str
+    pinned: bool = False
+    pruned: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """How a behaviour's held-out scenarios came out, one character each."""
+
+    weights_sha256: str
+    behaviour: str
+    definition: str = ""
+    seed: int
+    round: int
+    outcomes: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A concept's score on the fixed panel, or the perplexity."""
+
+    weights_sha256: str
+    name: str
+    vectors: str
+    """Digest of the concept vectors that it was taken with; "" for the perplexity, which needs none."""
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Keep, or roll back, with the reasons."""
+
+    update_id: str
+    decision: str
+    reasons: list[str]
+    tests: list[dict[str, Any]]
+    at: str
+
+
+Record = (
+    Signal
+    | Node
+    | Edge
+    | Rate
+    | Dream
+    | Attempt
+    | Pair
+    | Update
+    | UpdatePair
+    | Step
+    | Checkpoint
+    | Measurement
+    | Reading
+    | Verdict
+)
+
+TABLES: dict[type[Any], Table] = {
+    Signal: schema.signals,
+    Node: schema.nodes,
+    Edge: schema.edges,
+    Rate: schema.failure_rates,
+    Dream: schema.dreams,
+    Attempt: schema.attempts,
+    Pair: schema.pairs,
+    Update: schema.updates,
+    UpdatePair: schema.update_pairs,
+    Step: schema.steps,
+    Checkpoint: schema.checkpoints,
+    Measurement: schema.measurements,
+    Reading: schema.readings,
+    Verdict: schema.verdicts,
+}
+
+
+def save(connection: Connection, records: Iterable[Record]) -> None:
+    """Add the records whose ids are not there yet, grouped by table in the order of TABLES."""
+    by_table: dict[type[Any], list[dict[str, Any]]] = {kind: [] for kind in TABLES}
+    for record in records:
+        by_table[type(record)].append({f.name: getattr(record, f.name) for f in fields(record)})
+    for kind, rows in by_table.items():
+        if rows:
+            connection.execute(insert_or_ignore(connection, TABLES[kind]), rows)
+
+
+def insert_or_ignore(connection: Connection, table: Table) -> Any:
+    """INSERT that leaves a row alone that is there already, in this database's dialect."""
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()

@@ -1,0 +1,225 @@
+"""The ledger's tables: everything that Nightschool knows, in the order in which a turn meets them.
+
+Invariant: rows are added and change state; they are never made to say something else. Ids are digests of content (a
+repeated night finds its own rows) except where a sequence is the point. Times: ISO 8601, UTC. Knows no agent, no query.
+"""
+
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text, false
+from sqlalchemy import UniqueConstraint as Unique
+
+from store.ledger.schema_conversations import (
+    conversations,
+    edges,
+    failure_rates,
+    files,
+    forgotten,
+    meta,
+    metadata,
+    nodes,
+    set_aside_lines,
+    signals,
+    turns,
+)
+
+__all__ = [
+    "metadata",
+    "meta",
+    "files",
+    "forgotten",
+    "set_aside_lines",
+    "conversations",
+    "turns",
+    "signals",
+    "nodes",
+    "edges",
+    "failure_rates",
+]
+
+# ---------------------------------------------------------------- the night
+
+nights = Table(
+    "nights",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
+    Column("seed", Integer, nullable=False),
+    Column("cursor", Integer, nullable=False),  # the last turn it hears
+    Column("retry", Boolean, nullable=False),
+    Column("targets", JSON, nullable=False),  # the behaviours that it means to improve
+    Column("state", String, nullable=False),  # running -> done
+    Column("reasons", JSON, nullable=False),
+    Column("started", String, nullable=False),
+    Column("finished", String),
+)
+
+dreams = Table(
+    "dreams",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("night_id", ForeignKey("nights.id"), nullable=False, index=True),
+    Column("behaviour", String, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("temperature", Float, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("nodes", JSON, nullable=False),  # ids of the nodes it grew from
+    Column("source", String, nullable=False),  # whose log it grew from: the cap counts by it
+    Column("refused", Text),  # why it was not used; NULL for a dream in use
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("dream_id", ForeignKey("dreams.id"), nullable=False, index=True),
+    Column("text", Text, nullable=False),
+    Column("instructed", Boolean, nullable=False),  # made with the behaviour's instruction, later stripped
+    Column("temperature", Float, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("checkpoint_id", String, nullable=False),  # the weights that produced it
+    Column("passed", Boolean, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+pairs = Table(
+    "pairs",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("behaviour", String, nullable=False),
+    Column("messages", JSON, nullable=False),
+    Column("chosen", Text, nullable=False),
+    Column("rejected", Text, nullable=False),
+    Column("chosen_from", String, nullable=False),  # attempt:ID, instructed:ID or log:CONVERSATION:POSITION
+    Column("rejected_from", String, nullable=False),  # attempt:ID or log:CONVERSATION:POSITION
+    Column("dream_id", ForeignKey("dreams.id")),
+    Column("signal_id", String),  # for a pair straight from a log
+    Column("source", String, nullable=False),
+    Column("trust", Float, nullable=False),  # weight of the example, 0 to 1
+    Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected side
+    Column(
+        "reference_id", String
+    ),  # the checkpoint whose weights gave the reference; NULL before its first update
+    Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to reference_id
+    Column("rejected_logprob", Float),
+    # new -> used (in a kept update), undone (rolled back; -> new by --retry) or over_cap (its source's share is full)
+    Column("state", String, nullable=False),
+    Column("night_id", ForeignKey("nights.id"), nullable=False),
+)
+
+updates = Table(
+    "updates",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("night_id", ForeignKey("nights.id"), nullable=False, unique=True),
+    Column("objective", String, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("parent_id", ForeignKey("checkpoints.id"), nullable=False),
+    Column("checkpoint_id", ForeignKey("checkpoints.id")),
+    Column("steps", Integer, nullable=False),
+    # planned -> trained (a candidate is on disk) -> kept or undone; planned -> refused (nothing changed)
+    Column("state", String, nullable=False),
+    Column("reasons", JSON, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+update_pairs = Table(
+    "update_pairs",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("pair_id", ForeignKey("pairs.id"), primary_key=True),
+    Column("replay", Boolean, nullable=False),
+    Column("unlearnt", Boolean, nullable=False, server_default=false()),  # a merge took back what it taught
+)
+
+steps = Table(
+    "steps",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("step", Integer, primary_key=True),
+    Column("metrics", JSON, nullable=False),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", String, primary_key=True),  # digest of its manifest file
+    Column("parent_id", String),  # NULL for checkpoint 0
+    Column("number", Integer, nullable=False, unique=True),
+    Column("weights_sha256", String, nullable=False),
+    Column("update_id", String),
+    Column("state", String, nullable=False),  # candidate -> kept or undone; checkpoint 0 starts as kept
+    Column("at", String, nullable=False),
+    Column("pinned", Boolean, nullable=False, server_default=false()),  # never pruned
+    Column("pruned", String),  # when its files were given up; NULL while they are there
+)
+
+pointers = Table(  # the last row names the active checkpoint: a rollback is a new row
+    "pointers",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("checkpoint_id", ForeignKey("checkpoints.id"), nullable=False),
+    Column("why", Text, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+measurements = Table(
+    "measurements",
+    metadata,
+    Column("weights_sha256", String, primary_key=True),
+    Column("behaviour", String, primary_key=True),
+    Column("definition", String, primary_key=True),  # digest of its judge, its scenarios and their number
+    Column("seed", Integer, primary_key=True),
+    Column("round", Integer, primary_key=True),  # 0, then one more each time a verdict was inconclusive
+    Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed
+)
+
+readings = Table(
+    "readings",
+    metadata,
+    Column("weights_sha256", String, primary_key=True),
+    Column("name", String, primary_key=True),  # a concept, or "perplexity"
+    Column(
+        "vectors", String, primary_key=True
+    ),  # digest of those that it was taken with; "" for the perplexity
+    Column("mean", Float, nullable=False),
+    Column("spread", Float, nullable=False),
+)
+
+verdicts = Table(
+    "verdicts",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("decision", String, nullable=False),  # keep, roll back
+    Column("reasons", JSON, nullable=False),
+    Column("tests", JSON, nullable=False),  # every test with its figures
+    Column("at", String, nullable=False),
+)
+
+# ---------------------------------------------------------------- how it gets done
+
+work = Table(
+    "work",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),  # id of what it is about
+    Column("night_id", String, nullable=False),  # "" outside a night
+    # ready -> leased -> done; leased -> ready (its holder died, or it failed and may try again);
+    # leased -> set_aside after 3 failures; ready, leased -> withdrawn when its night was ended before its time
+    Column("state", String, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("holder", String),  # the service that leased it
+    Column("error", Text),
+    Unique("kind", "subject", "night_id"),
+    Index("work_by_state", "state", "id"),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("kind", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("body", JSON, nullable=False),
+    Column("at", String, nullable=False),
+)

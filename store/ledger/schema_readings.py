@@ -1,0 +1,82 @@
+"""The ledger's tables of what was read of the model's inner states, beside `readings`: see `schema.py`.
+
+Invariant: as there. Scores are lists in the order of the concepts of their vectors (`vector_versions.concepts`), so
+that a conversation of a thousand turns is a thousand rows, whatever the number of concepts.
+"""
+
+from sqlalchemy import JSON, Column, ForeignKey, Integer, LargeBinary, String, Table, Text
+
+from store.ledger.schema import metadata
+
+vector_versions = Table(
+    "vector_versions",
+    metadata,
+    Column("digest", String, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),  # in the order in which the ledger met them
+    Column("weights_sha256", String, nullable=False),  # the weights that they were estimated on
+    Column("layer", Integer, nullable=False),  # the one that is read
+    Column("concepts", JSON, nullable=False),
+    Column("corpus_sha256", String, nullable=False),
+    Column("method", String),  # NULL where nobody noted it
+    Column(
+        "night_id", String, nullable=False
+    ),  # the night that met them, or the last before they were made by hand
+    Column("cosines", JSON),  # {concept: with the version before}; NULL where there is none to compare with
+    Column(
+        "data", LargeBinary
+    ),  # float32, (concepts, hidden size); of the last version alone, for the next cosines
+    Column("at", String, nullable=False),
+)
+
+turn_readings = Table(
+    "turn_readings",
+    metadata,
+    Column("turn_id", ForeignKey("turns.id"), primary_key=True),
+    Column("vectors", String, primary_key=True),  # digest of those that it was taken with
+    Column("weights_sha256", String, nullable=False),  # the weights that read it
+    Column("night_id", String, nullable=False),
+    Column("scores", JSON, nullable=False),  # one a concept
+)
+
+attempt_readings = Table(
+    "attempt_readings",
+    metadata,
+    Column("attempt_id", ForeignKey("attempts.id"), primary_key=True),
+    Column("vectors", String, primary_key=True),
+    Column("weights_sha256", String, nullable=False),
+    Column("scores", JSON, nullable=False),
+)
+
+baselines = Table(
+    "baselines",
+    metadata,
+    Column("vectors", String, primary_key=True),
+    Column("night_id", String, primary_key=True),
+    Column(
+        "turns", Integer, nullable=False
+    ),  # how many it is over: all that were read with these vectors until then
+    Column("mean", JSON, nullable=False),  # one a concept
+    Column("spread", JSON, nullable=False),  # standard deviation, one a concept
+)
+
+panel_readings = Table(
+    "panel_readings",
+    metadata,
+    Column("weights_sha256", String, primary_key=True),
+    Column("vectors", String, primary_key=True),
+    Column("scores", JSON, nullable=False),  # one list a text of the panel, of one score a concept
+)
+
+moves = Table(
+    "moves",
+    metadata,
+    Column("update_id", ForeignKey("updates.id"), primary_key=True),
+    Column("readings", JSON, nullable=False),  # {concept: move in spreads}, those that moved most
+    Column(
+        "parts", JSON, nullable=False
+    ),  # by layers, kinds, tensors and heads: how concentrated, and the first
+    Column("verdict", Text, nullable=False),  # local, mixed or spread
+)
+
+READ = (vector_versions, turn_readings, attempt_readings, baselines, panel_readings, moves)
+"""All of them."""

@@ -1,0 +1,172 @@
+"""Generation: the two forward passes, and what is drawn from them."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from agents.model.embedded.chat import ChatText
+from agents.model.embedded.forward import AnyForward, Forward, forward_for
+from agents.model.embedded.qwen3 import Qwen3Forward
+from agents.model.embedded.sampling import Answer, Ask, Cancelled, Sampler
+
+PROMPTS = [[5, 6, 7], list(range(10, 60)), [9], list(range(30, 42)), list(range(40, 90))]
+
+
+@pytest.fixture(scope="module")
+def forward(model: Any) -> Forward:
+    return forward_for(model)
+
+
+@pytest.fixture(scope="module")
+def sampler(forward: Forward, tokenizer: Any) -> Sampler:
+    return Sampler(forward, ChatText(tokenizer).decode, [2])
+
+
+def ask(tokens: Sequence[int] = (5, 6, 7), seed: int = 0, **more: Any) -> Ask:
+    return Ask(**{"tokens": tokens, "seed": seed, "temperature": 1.0, "max_tokens": 12} | more)
+
+
+def test_the_tiny_model_gets_the_quick_forward_pass(forward: Forward, model: Any) -> None:
+    assert isinstance(forward, Qwen3Forward)
+    assert not Qwen3Forward.fits(_changed(model, hidden_act="gelu"))
+    assert isinstance(forward_for(_changed(model, attention_bias=True)), AnyForward)
+
+
+class _changed:
+    """The model with another configuration."""
+
+    def __init__(self, model: Any, **values: Any) -> None:
+        self.config = type(model.config)(**{**model.config.to_dict(), **values})
+        self.parameters = model.parameters
+
+
+@pytest.mark.parametrize("prefill_tokens", [1, 60, 10_000])
+def test_the_quick_forward_pass_computes_what_transformers_does(
+    model: Any, monkeypatch: pytest.MonkeyPatch, prefill_tokens: int
+) -> None:
+    monkeypatch.setattr("agents.model.embedded.qwen3.PREFILL_TOKENS", prefill_tokens)
+    with torch.inference_mode():
+        ours, logits = Qwen3Forward(model).begin(PROMPTS, 8)
+        theirs, expected = AnyForward(model).begin(PROMPTS, 8)
+        torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
+        for number, prompt in enumerate(PROMPTS):
+            alone = model(torch.tensor([prompt])).logits[0, -1]
+            torch.testing.assert_close(logits[number], alone, atol=2e-5, rtol=0)
+        for kept in ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 4], [0, 1, 2], [1]):
+            if len(kept) != len(logits):
+                ours.keep(torch.tensor(kept))
+                theirs.keep(torch.tensor(kept))
+            tokens = torch.arange(len(kept)) + 20
+            logits, expected = ours.step(tokens), theirs.step(tokens)
+            torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
+
+
+def test_the_same_batch_gives_the_same_answers(sampler: Sampler) -> None:
+    asks = [ask(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
+    assert sampler.answer(asks) == sampler.answer(asks)
+
+
+def test_two_rows_with_the_same_prompt_and_seed_agree_and_other_seeds_differ(sampler: Sampler) -> None:
+    first, other, second = sampler.answer([ask(seed=1), ask(seed=2), ask(seed=1)])
+    assert first == second
+    assert first != other
+
+
+def test_rows_that_end_early_leave_the_others_as_they_were(sampler: Sampler) -> None:
+    long = [ask(prompt, seed, max_tokens=30) for seed, prompt in enumerate(PROMPTS)]
+    short = [ask(prompt, 9, max_tokens=2) for prompt in PROMPTS]
+    assert sampler.answer([*long, *short])[: len(long)] == sampler.answer(long)
+
+
+def test_greedy_takes_the_likeliest_token_whatever_the_seed(sampler: Sampler, model: Any) -> None:
+    answer, other = sampler.answer([ask(seed=1, temperature=0.0), ask(seed=2, temperature=0.0)])
+    assert answer == other
+    tokens = [5, 6, 7]
+    for token in answer.token_ids:
+        with torch.inference_mode():
+            assert int(model(torch.tensor([tokens])).logits[0, -1].argmax()) == token
+        tokens.append(token)
+
+
+def test_greedy_and_sampled_rows_share_a_batch(sampler: Sampler) -> None:
+    greedy, sampled = sampler.answer([ask(temperature=0.0), ask(seed=3)])
+    assert greedy.token_ids == sampler.answer([ask(temperature=0.0)])[0].token_ids
+    assert sampled != greedy
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(
+    sampler: Sampler, model: Any, temperature: float
+) -> None:
+    count = 4000
+    asks = [ask(seed=seed, temperature=temperature, max_tokens=1) for seed in range(count)]
+    drawn = torch.tensor([answer.token_ids[0] for answer in sampler.answer(asks)])
+    with torch.inference_mode():
+        expected = (model(torch.tensor([[5, 6, 7]])).logits[0, -1].double() / temperature).softmax(-1)
+    found = torch.bincount(drawn, minlength=len(expected)) / count
+    error = (expected * (1 - expected) / count).sqrt()
+    # Seeds are fixed, so this cannot fail by chance; 5 standard errors over 320 tokens is what chance allows.
+    assert ((found - expected).abs() <= 5 * error + 1e-3).all()
+
+
+def test_top_p_keeps_the_likeliest_tokens_alone(sampler: Sampler, model: Any) -> None:
+    with torch.inference_mode():
+        chances, order = model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1).sort(descending=True)
+    allowed = set(order[: int((chances.cumsum(-1) < 0.5).sum()) + 1].tolist())
+    asks = [ask(seed=seed, top_p=0.5, max_tokens=1) for seed in range(500)]
+    assert {answer.token_ids[0] for answer in sampler.answer(asks)} == allowed
+    narrow = [ask(seed=seed, top_p=1e-9, max_tokens=1) for seed in range(50)]
+    assert {answer.token_ids[0] for answer in sampler.answer(narrow)} == {int(order[0])}
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-30, 10.0])
+def test_extreme_temperatures_still_give_tokens(sampler: Sampler, temperature: float) -> None:
+    (answer,) = sampler.answer([ask(temperature=temperature)])
+    assert all(0 <= token < 320 for token in answer.token_ids)
+    if temperature < 1:
+        assert answer.token_ids == sampler.answer([ask(temperature=0.0)])[0].token_ids
+
+
+def test_an_answer_ends_at_an_end_token_which_is_not_in_its_text(forward: Forward, tokenizer: Any) -> None:
+    text = ChatText(tokenizer)
+    (free,) = Sampler(forward, text.decode, []).answer([ask()])
+    end = free.token_ids[3]
+    place = free.token_ids.index(end)
+    (ended,) = Sampler(forward, text.decode, [end]).answer([ask()])
+    assert (ended.token_ids, ended.finish_reason) == (free.token_ids[: place + 1], "stop")
+    assert (free.finish_reason, len(free.token_ids)) == ("length", 12)
+
+
+def test_an_answer_ends_before_its_stop_string(sampler: Sampler) -> None:
+    (free,) = sampler.answer([ask(max_tokens=30)])
+    stop = free.text[4:6]
+    (stopped,) = sampler.answer([ask(max_tokens=30, stop=("never in it \0", stop))])
+    assert stopped.text == free.text[: free.text.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert len(stopped.token_ids) < len(free.token_ids)
+
+
+@pytest.mark.parametrize("stop", [(), ("e", "zz"), ("never in it",)])
+def test_a_stream_brings_the_pieces_of_the_same_answer(sampler: Sampler, stop: tuple[str, ...]) -> None:
+    for seed in range(6):
+        one = ask(seed=seed, max_tokens=40, stop=stop)
+        *pieces, answer = sampler.stream(one)
+        assert answer == sampler.answer([one])[0]
+        assert isinstance(answer, Answer)
+        assert "".join(map(str, pieces)) == answer.text
+        assert all(pieces)
+
+
+def test_more_seeds_than_one_word_are_told_apart(sampler: Sampler) -> None:
+    answers = sampler.answer([ask(seed=seed) for seed in (0, 1, 2**32, 2**63, 2**64 - 1)])
+    assert all(one != other for one, other in pairwise(answers))
+
+
+def test_generation_stops_when_nobody_wants_it(sampler: Sampler) -> None:
+    calls = iter(range(100))
+    with pytest.raises(Cancelled):
+        sampler.answer([ask(max_tokens=50)], lambda: next(calls) >= 3)
+    assert next(calls) == 4

@@ -1,0 +1,171 @@
+"""Steering on the embedded server: what moves, what stays as it was to the bit, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents.model.embedded.forward import AnyForward, Forward
+from agents.model.embedded.push import Push
+from agents.model.embedded.qwen3 import Qwen3Forward
+from agents.model.steering.concept_vectors import Vectors, write
+
+HIDDEN, CONCEPTS = 64, ("asking", "joy")
+TALK: dict[str, Any] = {
+    "messages": [{"role": "user", "content": "how are you?"}],
+    "max_tokens": 12,
+    "seed": 7,
+}
+PROMPTS = [[5, 9, 77, 30], [40] * 30, [8, 8, 9], [100, 101, 102, 7, 7, 7]]
+STRONG = 40.0
+
+
+def planted(seed: int, concepts: tuple[str, ...] = CONCEPTS, layers: tuple[int, ...] = (0,)) -> Vectors:
+    """Directions of no meaning, not of unit length."""
+    values = np.random.default_rng(seed).normal(size=(len(layers), len(concepts), HIDDEN)).astype(np.float32)
+    return Vectors(concepts=concepts, layers=layers, values=values, weights_version="0" * 64)
+
+
+def unit(vectors: Vectors, concept: str) -> torch.Tensor:
+    row = vectors.values[vectors.steered, vectors.concepts.index(concept)]
+    return torch.from_numpy(row / np.linalg.norm(row))
+
+
+@pytest.fixture(scope="module")
+def readout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("home") / "readout"
+    write(directory, planted(1))
+    write(directory / "behaviours", planted(2, ("brief",), (1,)))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def steered(start_server: Any, readout: Path) -> Any:
+    return start_server("--readout", str(readout))
+
+
+def said(server: Any, **more: Any) -> Any:
+    with server.http() as http:
+        answer = http.post("/v1/chat/completions", json=TALK | more)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"]
+
+
+def logits_of(forward: Forward, pushes: list[Push]) -> list[torch.Tensor]:
+    """The logits after the prompts and after two tokens more, the second of them without the first row."""
+    session, first = forward.begin(PROMPTS, 8, pushes)
+    second = session.step(torch.tensor([11, 12, 13, 14]))
+    session.keep(torch.tensor([1, 2, 3]))
+    return [first, second, session.step(torch.tensor([15, 16, 17]))]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [Qwen3Forward, AnyForward])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_row_is_moved_as_by_a_hook_of_its_own_and_its_neighbours_are_not_moved_by_a_bit(
+    model: Any, kind: Any, layer: int
+) -> None:
+    added = STRONG * unit(planted(1), "joy")
+    plain, pushed = (logits_of(kind(model), pushes) for pushes in ([], [{}, {layer: added}, {}, {}]))
+    handle = model.model.layers[layer].register_forward_hook(lambda module, inputs, output: output + added)
+    try:
+        hooked = logits_of(AnyForward(model), [])
+    finally:
+        handle.remove()
+    for one, two, three, others, at in zip(
+        plain, pushed, hooked, ([0, 2, 3], [0, 2, 3], [1, 2]), (1, 1, 0), strict=True
+    ):
+        assert torch.equal(one[others], two[others])
+        assert not torch.allclose(one[at], two[at], atol=1e-2)
+        torch.testing.assert_close(two[at], three[at], atol=5e-5, rtol=0)
+
+
+def test_a_steered_answer_differs_and_the_same_one_streams(steered: Any) -> None:
+    plain, moved = said(steered), said(steered, steer={"joy": STRONG})
+    assert moved != plain and moved == said(steered, steer={"joy": STRONG})
+    assert said(steered, steer={"joy": -STRONG}) not in (plain, moved)
+    assert said(steered, steer={"brief": STRONG}) not in (plain, moved)
+    with steered.http() as http:
+        lines = http.post("/v1/chat/completions", json=TALK | {"stream": True, "steer": {"joy": STRONG}}).text
+    events = [
+        json.loads(line.removeprefix("data: ")) for line in lines.split("\n\n") if line.startswith("data: {")
+    ]
+    said_so = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
+    assert said_so == moved[0]["message"]["content"]
+
+
+def test_no_strength_is_no_steering(steered: Any, server: Any) -> None:
+    plain = said(server)
+    assert (
+        plain
+        == said(steered)
+        == said(steered, steer={})
+        == said(steered, steer={"joy": 0})
+        == said(steered, steer=None)
+    )
+
+
+def test_the_rows_of_a_batch_are_steered_apart(steered: Any) -> None:
+    talk = {"conversations": [TALK["messages"]] * 3, "seeds": [1, 2, 3], "max_tokens": 12}
+    with steered.http() as http:
+        plain, all_moved, second_moved = (
+            http.post("/v1/batch/chat", json=talk | {"steer": steer}).json()["results"]
+            for steer in (None, {"joy": STRONG}, [None, {"joy": STRONG}, {}])
+        )
+        completed = [
+            http.post("/v1/completions", json={"prompt": "hi", "seed": 1, "steer": steer}).json()["choices"]
+            for steer in (None, {"joy": STRONG})
+        ]
+    assert [second_moved[0], second_moved[2]] == [plain[0], plain[2]]
+    assert second_moved[1] == all_moved[1] != plain[1]
+    assert completed[0] != completed[1]
+
+
+@pytest.mark.parametrize(
+    ("steer", "sentence"),
+    [
+        (
+            {"anger": 1.0},
+            "there is no concept 'anger'; there are asking, joy, brief. `nightschool readout train`",
+        ),
+        ({"joy": "much"}, "not a finite number"),
+        ({"joy": True}, "not a finite number"),
+        ({"joy": 1e9}, "the most that is allowed"),
+        (["joy"], "an object of concepts and strengths"),
+        ("joy", "an object of concepts and strengths"),
+    ],
+)
+def test_what_cannot_be_steered_is_refused_with_a_sentence(steered: Any, steer: Any, sentence: str) -> None:
+    with steered.http() as http:
+        chat = http.post("/v1/chat/completions", json=TALK | {"steer": steer})
+        plain = http.post("/v1/completions", json={"prompt": "hi", "steer": steer})
+        many = http.post("/v1/batch/chat", json={"conversations": [TALK["messages"]], "steer": [steer]})
+        few = http.post("/v1/batch/chat", json={"conversations": [TALK["messages"]], "steer": [{}, {}]})
+    for answer in (chat, plain, many):
+        assert answer.status_code == 400 and sentence in answer.json()["error"]["message"]
+    assert few.status_code == 400 and "one for each conversation" in few.json()["error"]["message"]
+
+
+def test_without_vectors_it_says_what_makes_them_and_new_ones_count_at_once(
+    start_server: Any, tmp_path: Path
+) -> None:
+    server = start_server("--readout", str(tmp_path / "readout"))
+    with server.http() as http:
+
+        def asked() -> Any:
+            return http.post("/v1/chat/completions", json=TALK | {"steer": {"joy": STRONG}})
+
+        none = asked()
+        assert none.status_code == 400 and "`nightschool readout train`" in none.json()["error"]["message"]
+        write(tmp_path / "readout", planted(1))
+        first = asked().json()["choices"]
+        write(tmp_path / "readout", planted(3))
+        assert asked().json()["choices"] != first
+
+
+def test_of_all_the_layers_of_a_file_the_one_two_thirds_of_the_way_is_steered() -> None:
+    places = {count: planted(1, layers=tuple(range(count))).steered for count in (1, 2, 4, 28)}
+    assert places == {1: 0, 2: 0, 4: 2, 28: 18}

@@ -1,0 +1,96 @@
+"""Which salt the prefix cache gets for which weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from agents.model.vllm.salt import Salt, Salter, joined, salt_for
+from agents.model.weights.header import Words
+from agents.model.weights.shared import SharedWeights
+
+SETTLED = Words(version=4, dirty=False, holds="ab" * 32)
+MID_UPDATE = Words(version=5, dirty=True, holds="")
+SECONDS = 10.0
+
+
+def kept(before: Words, after: Words, *, passed: float) -> bool:
+    """Whether the salt of `before` is still in use `passed` seconds later, when the header says `after`."""
+    salt = Salt(words=before, at=100.0)
+    found = salt_for(salt, after, at=100.0 + passed, seconds=SECONDS)
+    assert found is salt or found == Salt(words=after, at=100.0 + passed)
+    return found is salt
+
+
+def test_the_first_request_gets_the_salt_of_the_weights_as_they_are() -> None:
+    assert salt_for(None, SETTLED, at=7.0, seconds=SECONDS) == Salt(words=SETTLED, at=7.0)
+
+
+@pytest.mark.parametrize("words", [SETTLED, MID_UPDATE])
+def test_the_salt_stays_for_as_long_as_the_weights_do(words: Words) -> None:
+    assert kept(words, words, passed=1e6)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (SETTLED, replace(SETTLED, dirty=True)),
+        (SETTLED, replace(MID_UPDATE, version=4)),
+        (MID_UPDATE, replace(MID_UPDATE, holds="cd" * 32)),
+        (replace(SETTLED, dirty=True), SETTLED),
+        (MID_UPDATE, SETTLED),
+    ],
+    ids=["starting", "started", "trained", "settled", "undone"],
+)
+def test_the_salt_changes_at_once_when_an_update_starts_ends_or_is_undone(
+    before: Words, after: Words
+) -> None:
+    assert not kept(before, after, passed=0.0)
+
+
+def test_weights_that_change_outside_an_update_change_the_salt_at_once() -> None:
+    assert not kept(SETTLED, replace(SETTLED, version=5), passed=0.0)
+    candidate = replace(SETTLED, dirty=True)
+    assert not kept(candidate, replace(candidate, version=5), passed=0.0)
+
+
+def test_within_an_update_the_salt_changes_with_the_first_step_after_so_many_seconds() -> None:
+    assert kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS - 0.1)
+    assert not kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS)
+
+
+def test_no_salt_is_used_again_for_other_weights() -> None:
+    salt, seen = None, list[Salt]()
+    for version in range(1, 200):
+        in_update = bool(version // 7 % 2)
+        words = Words(version=version, dirty=in_update, holds="" if in_update else "ab" * 32)
+        salt = salt_for(salt, words, at=version * 3.0, seconds=SECONDS)
+        if not seen or salt is not seen[-1]:
+            seen.append(salt)
+    assert len({one.words for one in seen}) == len(seen)
+
+
+def test_one_salt_of_several_differs_whenever_one_of_them_does() -> None:
+    all_of_them = [
+        ("", "", ""),
+        ("a", "", ""),
+        ("", "a", ""),
+        ("", "", "a"),
+        ("a", "b", ""),
+        ('a", "b', "", ""),
+    ]
+    assert joined("", "") is None
+    assert len({joined(*parts) for parts in all_of_them}) == len(all_of_them)
+
+
+def test_a_salt_names_the_mapping_and_there_is_none_without_one(tmp_path: Path) -> None:
+    salter = Salter(tmp_path / "weights.bin", SECONDS)
+    assert salter.now() == ""
+    shared = SharedWeights.create(tmp_path / "weights.bin", {"a": torch.zeros(3)}, model="a")
+    first = salter.now()
+    assert first == salter.now() != ""
+    shared.bump()
+    assert salter.now() != first
+    SharedWeights.create(tmp_path / "weights.bin", {"a": torch.zeros(3)}, model="a")
+    assert Salter(tmp_path / "weights.bin", SECONDS).now() != first

@@ -1,0 +1,162 @@
+"""Weights that are lent instead of laid out: what crosses the socket, and on a GPU two plain processes."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import zmq
+
+from agents.model import protocol
+from agents.model.protocol import Request
+from agents.model.weights import cuda_ipc
+from agents.model.weights.shared import HEADER_BYTES, Entry, SharedWeights
+from corpus.errors import IntegrityFault, TrainerFault
+
+ARGUMENTS = (
+    torch.Tensor, torch.Size([6, 4]), (4, 1), 8, torch.storage.TypedStorage, torch.bfloat16, 3, bytes(range(66)), 4096,
+    512, False, b"/torch_77_abc", 5, bytes(range(128, 192)), True,
+)  # fmt: skip
+"""As `reduce_tensor` gives them for a CUDA tensor, on device 3, with made-up handles."""
+
+
+def needs_gpu(test: object) -> object:
+    return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
+
+
+def test_a_handle_is_the_same_after_it_has_been_json_but_for_the_number_of_its_card() -> None:
+    sent = json.dumps(cuda_ipc._HANDLES.dump_python([cuda_ipc.Handle.of_arguments(ARGUMENTS)], mode="json"))
+    (found,) = cuda_ipc._HANDLES.validate_python(json.loads(sent))
+    assert found.arguments(1) == (*ARGUMENTS[:6], 1, *ARGUMENTS[7:])
+
+
+@pytest.mark.parametrize("change", [{"memory": None}, {"shape": "6"}, {"nbytes": None}, {"dtype": 3}])
+def test_a_handle_that_is_not_as_it_should_be_is_refused(change: dict[str, object]) -> None:
+    told = cuda_ipc._HANDLES.dump_python([cuda_ipc.Handle.of_arguments(ARGUMENTS)], mode="json")
+    with pytest.raises(ValueError, match=next(iter(change))):
+        cuda_ipc._HANDLES.validate_python([told[0] | change])
+
+
+@pytest.fixture
+def lender(tmp_path: Path) -> Iterator[Path]:
+    """A lender of weights that have no handles, for they are on the CPU."""
+    path = tmp_path / cuda_ipc.SOCKET_NAME
+    lending = cuda_ipc.IpcExporter(path, [torch.zeros(3)])
+    yield path
+    lending.close()
+
+
+def test_a_lender_that_cannot_lend_says_so_and_goes_on_answering(lender: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(IntegrityFault, match="weights on cpu have no CUDA handles"):
+            cuda_ipc.borrow(lender)
+    assert lender.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "frames", [[b"\xff"], [b"{}"], protocol.pack_request(Request(id="1", verb="train", body={}))]
+)
+def test_a_lender_answers_nonsense_with_an_error(lender: Path, frames: list[bytes]) -> None:
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.linger = 0
+        socket.connect(f"ipc://{lender}")
+        socket.send_multipart(frames)
+        assert socket.poll(10_000)
+        assert isinstance(protocol.error_of(protocol.unpack_reply(socket.recv_multipart())), TrainerFault)
+
+
+@pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
+def test_memory_that_cannot_be_lent_is_refused_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "max_split_size_mb:512,expandable_segments:True")
+    with pytest.raises(IntegrityFault, match="start vLLM without"):
+        cuda_ipc.check([torch.zeros(3)])
+
+
+def test_weights_on_several_devices_or_not_contiguous_are_refused() -> None:
+    with pytest.raises(IntegrityFault, match="lie on cpu, meta"):
+        cuda_ipc.check([torch.zeros(3), torch.zeros(3, device="meta")])
+    with pytest.raises(IntegrityFault, match="not contiguous"):
+        cuda_ipc.check([torch.zeros(3, 4).T])
+
+
+def test_an_entry_of_lent_weights_is_the_part_of_its_tensor_that_its_offset_says(tmp_path: Path) -> None:
+    path, storage = tmp_path / "weights.bin", torch.arange(100.0)
+    path.write_bytes(bytes(HEADER_BYTES))
+    first, second = storage[10:34].view(6, 4), storage[40:44]
+    entries = (
+        Entry(name="q", offset=HEADER_BYTES, shape=(4, 4), dtype="float32"),
+        Entry(name="k", offset=HEADER_BYTES + 4 * 4 * 4, shape=(2, 4), dtype="float32"),
+        Entry(name="norm", offset=HEADER_BYTES + 256, shape=(4,), dtype="float32"),
+    )
+    shared = SharedWeights(
+        path, HEADER_BYTES + 512, entries, "m", {HEADER_BYTES: first, HEADER_BYTES + 256: second}
+    )
+    assert torch.equal(shared.tensors["q"], first[:4])
+    assert torch.equal(shared.tensors["k"], first[4:])
+    assert torch.equal(shared.tensors["norm"], second)
+    shared.tensors["k"].fill_(-1)
+    assert storage[26:34].eq(-1).all() and storage[34] == 34
+    assert shared.bump() == 1
+
+
+TRAINER = """
+import sys
+from pathlib import Path
+from agents.model.mapping import SharedWeights
+
+shared = SharedWeights.attach(Path(sys.argv[1]))
+assert all(tensor.is_cuda for tensor in shared.tensors.values())
+assert shared.tensors["lm_head"].data_ptr() == shared.tensors["embed"].data_ptr()
+shared.dirty = True
+shared.tensors["v"].add_(1)
+shared.tensors["embed"].mul_(2)
+shared.bump()
+shared.holds = "ab" * 32
+"""
+"""Attaches, edits and goes, as a trainer does."""
+
+
+def in_rows(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """Cuts `qkv` into three, as a family of vLLM's is."""
+    whole = next(entry for entry in served if entry.name == "qkv")
+    row = 16 * 2
+    cut = [(0, "q", 32), (32, "k", 16), (48, "v", 16)]
+    parts = [
+        replace(whole, name=name, offset=whole.offset + at * row, shape=(rows, 16)) for at, name, rows in cut
+    ]
+    return (*parts, *(entry for entry in served if entry is not whole))
+
+
+@needs_gpu
+def test_what_another_process_writes_is_seen_where_the_weights_were_allocated_and_each_gets_its_own_export(
+    tmp_path: Path,
+) -> None:
+    embed = torch.nn.Parameter(torch.ones(100, 16, device="cuda", dtype=torch.bfloat16))
+    qkv = torch.nn.Parameter(torch.zeros(64, 16, device="cuda", dtype=torch.bfloat16))
+    before = (embed.data_ptr(), qkv.data_ptr())
+    path, tensors = tmp_path / "weights.bin", {"embed": embed, "qkv": qkv, "lm_head": embed}
+    shared = SharedWeights.create(path, tensors, model="m", naming=in_rows, adopt=True)
+    assert path.stat().st_size == HEADER_BYTES and (embed.data_ptr(), qkv.data_ptr()) == before
+    for number in (1, 2):
+        command = [sys.executable, "-W", "error", "-c", TRAINER, str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert bool(qkv[48:].eq(number).all()) and bool(qkv[:48].eq(0).all())
+        assert bool(embed.eq(2**number).all())
+        assert shared.version == number and shared.dirty and shared.holds == "ab" * 32
+
+
+@needs_gpu
+def test_a_trainer_that_does_not_see_the_card_says_so(tmp_path: Path) -> None:
+    weights = {"w": torch.zeros(8, 8, device="cuda")}
+    SharedWeights.create(tmp_path / "weights.bin", weights, model="m", adopt=True)
+    code = "import os; os.environ['CUDA_VISIBLE_DEVICES'] = ''\n" + TRAINER
+    command = [sys.executable, "-c", code, str(tmp_path / "weights.bin")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "CUDA_VISIBLE_DEVICES" in done.stderr

@@ -1,0 +1,133 @@
+"""Turns at the weights: passes beside one another, changes alone, and nobody kept waiting for good."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import torch
+
+from agents.model.weights import rwlock
+from agents.model.weights.rwlock import PATIENCE_S, RWLock
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import restore, weights_of
+from store.checkpoints.store import CheckpointStore
+
+HOLDER = """
+import sys
+from pathlib import Path
+from agents.model.turns import Turns
+with getattr(Turns(Path(sys.argv[1])), sys.argv[2])():
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> SharedWeights:
+    return SharedWeights.create(
+        tmp_path / "weights.bin", {"a": torch.zeros(8), "b": torch.zeros(8)}, model="m"
+    )
+
+
+def waits_at(path: Path) -> bool:
+    """Whether the gate is closed: somebody changes the weights, or waits to."""
+    with path.open("r+b") as stream:
+        try:
+            rwlock.fcntl.fcntl(stream, rwlock.fcntl.F_OFD_SETLK, rwlock._SHARE[rwlock._GATE])
+        except BlockingIOError:
+            return True
+        return False
+
+
+def until_closed(path: Path) -> None:
+    deadline = monotonic() + PATIENCE_S / 2
+    while not waits_at(path):
+        assert monotonic() < deadline, "nobody asks for a change"
+
+
+def inside(turn: Callable[[], AbstractContextManager[None]]) -> tuple[threading.Thread, list[str]]:
+    """A thread that takes this turn and notes that it was there."""
+    notes: list[str] = []
+
+    def take() -> None:
+        with turn():
+            notes.append("there")
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    return thread, notes
+
+
+def test_passes_are_made_beside_one_another(shared: SharedWeights) -> None:
+    with shared.turns.passing():
+        other, notes = inside(shared.turns.passing)
+        other.join(PATIENCE_S / 2)
+        assert notes == ["there"]
+
+
+def test_a_change_waits_for_the_pass_under_way_and_the_next_pass_for_the_change(
+    shared: SharedWeights,
+) -> None:
+    path = shared.path
+    with shared.turns.passing():
+        change, changed = inside(RWLock(path).changing)
+        until_closed(path)
+        later, passed = inside(
+            shared.turns.passing
+        )  # with passes that never end together it would wait for good
+        assert (changed, passed) == ([], [])
+    change.join()
+    later.join()
+    assert (changed, passed) == (["there"], ["there"]) and not waits_at(path)
+
+
+def test_a_restore_is_such_a_change_with_its_version(shared: SharedWeights, tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints")
+    made = store.write(weights_of(shared), None, {}).id
+    shared.tensors["a"].fill_(3.0)
+    version = shared.version
+    with RWLock(shared.path).passing():
+        restoring = threading.Thread(target=restore, args=(shared, store, made), kwargs={"settled": True})
+        restoring.start()
+        until_closed(shared.path)
+        assert shared.version == version and torch.all(shared.tensors["a"] == 3.0)
+    restoring.join()
+    assert shared.version == version + 1 and shared.holds == made and torch.all(shared.tensors["a"] == 0.0)
+
+
+@pytest.mark.parametrize("turn", ["passing", "changing"])
+def test_a_process_that_dies_lets_go_and_one_that_was_stopped_is_not_waited_for_long(
+    shared: SharedWeights, turn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rwlock, "PATIENCE_S", 0.1)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(shared.path), turn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == b"mine\n"
+    os.kill(holder.pid, signal.SIGSTOP)
+    began = monotonic()
+    with shared.turns.changing():
+        assert monotonic() - began >= 0.1
+    if turn == "changing":
+        with shared.turns.passing():
+            assert monotonic() - began >= 0.2
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    began = monotonic()
+    monkeypatch.setattr(rwlock, "PATIENCE_S", 30.0)
+    with shared.turns.changing():
+        assert monotonic() - began < 5
+
+
+def test_a_thread_that_has_gone_leaves_no_open_file(shared: SharedWeights) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        inside(shared.turns.passing)[0].join()
+    assert len(os.listdir("/proc/self/fd")) == before

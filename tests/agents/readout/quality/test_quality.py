@@ -1,0 +1,175 @@
+"""Each metric of quality finds what was planted, and finds nothing where nothing was."""
+
+import numpy as np
+import pytest
+from planted import HIDDEN, NAMES, directions, mislabelled, noise, texts, vectors
+
+from agents.readout.quality import metrics
+from agents.readout.quality.samples import Samples, samples, unit
+from agents.readout.vectors import concept_vectors
+
+SEEDS = (2, 3, 4)
+
+
+def spreads(found: Samples) -> list[metrics.Spread]:
+    return metrics.first_pc(found, vectors(found), metrics.drawn(found))
+
+
+def test_the_vectors_are_those_that_the_readout_is_trained_with() -> None:
+    found = texts(baselines=0)
+    labels = [NAMES[concept] for concept in found.labels]
+    assert vectors(found) == pytest.approx(concept_vectors(found.activations, labels, NAMES))
+
+
+def test_a_planted_direction_is_clean_and_is_the_vector() -> None:
+    found = texts()
+    for spread in spreads(found):
+        assert spread.share > 0.7 and spread.cosine > 0.99 and spread.share > spread.by_chance
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_is_fragmented_and_as_random_texts_are(seed: int) -> None:
+    found = noise(seed=seed)
+    over = [spread.share > spread.by_chance for spread in spreads(found)]
+    assert sum(over) <= 1 and all(spread.share < 0.4 for spread in spreads(found))
+
+
+def test_a_stream_that_is_wide_in_one_direction_makes_chance_as_high_as_it_makes_noise() -> None:
+    """As the residual streams of real models are: everything lies along it, whatever the texts say."""
+    found = noise(per_concept=3)
+    found.activations[:] += np.outer(
+        np.random.default_rng(1).normal(size=len(found.labels)), 9 * directions()[0]
+    )
+    for spread in spreads(samples(found.activations, _labels(found), NAMES)):
+        assert spread.share > 0.7 and spread.by_chance > 0.95
+
+
+def test_two_texts_of_noise_are_not_called_clean() -> None:
+    found = noise(per_concept=2)
+    assert all(0.5 <= spread.share < 0.7 for spread in spreads(found))
+
+
+def test_a_concept_of_two_unlike_kinds_of_text_is_not_clean() -> None:
+    rows = directions(7)
+    found = texts(rows[:6])
+    half = found.of(0)[::2]
+    found.activations[half] += 3 * (rows[6] - rows[0])
+    first, *others = spreads(samples(found.activations, _labels(found), NAMES))
+    assert first.share < 0.65 < 0.7 < min(other.share for other in others)
+
+
+def test_texts_that_lie_along_another_line_than_the_vector_are_told_by_the_cosine() -> None:
+    """One direction explains them, but they lie on both of its sides: it is not what their mean is."""
+    found = noise()
+    mine = found.of(0)
+    found.activations[mine] += np.outer(np.where(np.arange(len(mine)) % 2, 5.0, -5.0), directions()[0])
+    changed = samples(found.activations, _labels(found), NAMES)
+    spread = spreads(changed)[0]
+    assert spread.share > 0.7 and spread.cosine < 0.5
+
+
+def test_a_mislabelled_story_is_the_worst_outlier() -> None:
+    wrong = mislabelled(texts(), text=3, concept=4)
+    aligned = metrics.alignment(wrong)
+    worst = metrics.outliers(wrong, aligned)
+    assert worst[4][0].index == 3 and worst[4][0].value < 0.2 < 0.6 < worst[4][1].value
+    assert all(one.value > 0.6 for index in (0, 1, 2, 3, 5) for one in worst[index])
+
+
+def test_stories_of_noise_are_not_aligned_though_the_vector_was_made_of_them() -> None:
+    for per_concept in (2, 12):
+        found = noise(per_concept=per_concept)
+        aligned = metrics.alignment(found)
+        shown = found.labels >= 0
+        assert np.isnan(aligned[~shown]).all() and abs(np.mean(aligned[shown])) < 0.1
+        itself = (unit(found.offsets(0)) * vectors(found)[0]).sum(axis=1)
+        assert itself.mean() > 0.25  # as it would seem with the vector that they made
+
+
+def test_alignment_is_the_cosine_with_the_vector_made_anew_without_the_story() -> None:
+    found = texts()
+    rest = np.delete(np.arange(len(found.labels)), 5)
+    negatives = found.activations[found.labels != 0].mean(axis=0)
+    vector = found.activations[rest][found.labels[rest] == 0].mean(axis=0) - negatives
+    offset = found.activations[5] - negatives
+    by_hand = vector @ offset / np.linalg.norm(vector) / np.linalg.norm(offset)
+    assert metrics.alignment(found)[5] == pytest.approx(by_hand)
+
+
+def test_a_concept_that_one_neuron_writes_is_found_with_its_sign_and_others_are_not() -> None:
+    found = texts()
+    down = np.random.default_rng(5).normal(size=(HIDDEN, 384))
+    down[:, 200] = -7 * (vectors(found)[2] + 0.3 * directions(7)[6])
+    best = metrics.neuron(found, vectors(found), down, metrics.drawn(found))
+    assert best[2].index == 200 and best[2].cosine < -0.9 and best[2].by_chance < 0.8
+    assert all(abs(one.cosine) < 0.6 for index, one in enumerate(best) if index != 2)
+
+
+def test_where_a_neuron_writes_along_what_all_texts_vary_in_chance_says_so() -> None:
+    found = noise()
+    found.activations[:] += np.outer(
+        np.random.default_rng(1).normal(size=len(found.labels)), 9 * directions()[0]
+    )
+    wide = samples(found.activations, _labels(found), NAMES)
+    down = np.random.default_rng(5).normal(size=(HIDDEN, 384))
+    down[:, 3] = directions()[0]
+    for one in metrics.neuron(wide, vectors(wide), down, metrics.drawn(wide)):
+        assert one.by_chance > 0.9
+
+
+def test_the_nearest_concept_of_a_planted_pair_is_its_twin_and_none_is_its_own() -> None:
+    rows = directions()
+    rows[1] = unit(rows[0] + 0.3 * rows[1])
+    found = metrics.nearest(vectors(texts(rows)))
+    assert found[0][0].index == 1 and found[1][0].index == 0 and found[0][0].value > 0.8
+    assert all(len(row) == 5 and index not in [one.index for one in row] for index, row in enumerate(found))
+    assert all(list(row) == sorted(row, key=lambda one: -one.value) for row in found)
+
+
+def test_a_planted_pair_is_redundant_and_names_each_other() -> None:
+    rows = directions()
+    rows[1] = rows[0]
+    found = texts(rows, strength=6.0)
+    told = metrics.redundancy(found, vectors(found))
+    for one, twin in ((0, 1), (1, 0)):
+        assert told[one].r2 > 0.9
+        assert told[one].contributors[0].index == twin and told[one].contributors[0].value > 0.5
+    assert all(redundancy.r2 < 0.5 for redundancy in told[2:])
+
+
+def test_the_opposite_of_a_concept_is_made_of_it_with_a_negative_sign() -> None:
+    """And of what both stand apart from: the penalty on so many terms keeps R^2 a little lower."""
+    rows = directions()
+    rows[1] = -rows[0]
+    found = texts(rows, strength=9.0)
+    told = metrics.redundancy(found, vectors(found))[1]
+    assert told.r2 > 0.8 and told.contributors[0].index == 0 and told.contributors[0].value < -0.5
+
+
+@pytest.mark.parametrize("strength", [0.0, 3.0])
+def test_concepts_that_have_nothing_in_common_are_not_redundant_though_their_vectors_sum_to_nothing(
+    strength: float,
+) -> None:
+    found = texts(strength=strength, baselines=0)
+    differences = vectors(found)
+    fit = np.linalg.lstsq(differences[1:].T, differences[0], rcond=None)[0]
+    assert fit @ differences[1:] == pytest.approx(differences[0])  # what a plain regression would find
+    for redundancy in metrics.redundancy(found, differences):
+        assert redundancy.r2 < 0.3 and redundancy.by_chance == pytest.approx(4 / HIDDEN, rel=0.1)
+
+
+def test_the_regression_is_a_ridge_with_its_penalty() -> None:
+    found = texts()
+    told = metrics.redundancy(found, vectors(found))[0]
+    kept = np.flatnonzero(found.labels != 0)
+    rest = samples(found.activations[kept], [_labels(found)[text] for text in kept], NAMES)
+    basis = vectors(rest)[1:].T
+    solved = np.linalg.solve(basis.T @ basis + metrics.LAMBDA * np.eye(5), basis.T @ vectors(found)[0])
+    coefficients = {one.index: one.value for one in told.contributors}
+    assert [coefficients[index] for index in range(1, 6)] == pytest.approx(solved, abs=1e-5)
+    residual = vectors(found)[0] - basis @ solved
+    assert told.r2 == pytest.approx(1 - residual @ residual, abs=1e-5)
+
+
+def _labels(found: object) -> list[str | None]:
+    return [None if concept < 0 else NAMES[concept] for concept in found.labels]  # type: ignore[attr-defined]

@@ -1,0 +1,125 @@
+"""The memory estimate, against the peak of a real pass in a process of its own, and what it refuses."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agents.trainer import ram
+from agents.trainer.messages import Example, Settings
+from agents.trainer.update import memory
+from corpus.errors import GateRefused
+
+PASS = """
+import json, sys
+from pathlib import Path
+import torch
+import transformers
+from agents.trainer import frozen, memory
+from agents.trainer.messages import Example, Settings
+
+torch.set_num_threads(1)
+config = transformers.Qwen3Config(
+    vocab_size=4096, hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
+    num_key_value_heads=2, head_dim=32,
+)
+model = transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+def kib(name):
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+
+
+def step(rows, exact, again):
+    sides = [[e.chosen for e in rows], [e.rejected for e in rows]]
+    how = {"context_gradient": exact, "checkpointing": again}
+    both = frozen.scores(model, [e.context for e in rows], sides, train=True, **how)
+    (both[0].total.sum() - both[1].total.sum()).backward()
+
+
+figures = {}
+for case, (context, answer, count, exact, again) in json.loads(sys.argv[1]).items():
+    rows = [Example(context=[i] * context, chosen=[1] * answer, rejected=[2] * answer) for i in range(count)]
+    settings = Settings(lr=1.0, batch_size=count, context_gradient=exact, activation_checkpointing=again)
+    room = memory.require_room(model, settings, rows, 0)
+    step([Example(context=[1], chosen=[1], rejected=[1])], exact, again)  # what a first pass loads is not the update's
+    model.zero_grad(set_to_none=True)
+    Path("/proc/self/clear_refs").write_text("5")
+    before = kib("VmRSS")
+    step(rows, exact, again)
+    figures[case] = [room.total, 1024 * (kib("VmHWM") - before)]
+    model.zero_grad(set_to_none=True)
+print(json.dumps(figures))
+"""
+CASES = {
+    "frozen": (512, 32, 4, False, False),
+    "frozen, computed again": (512, 128, 4, False, True),
+    "mostly context": (2048, 16, 2, False, False),
+    "mostly answers": (16, 128, 8, False, False),
+    "exact": (512, 32, 4, True, False),
+    "exact, computed again": (512, 32, 4, True, True),
+}
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="needs Linux's record of a process's peak"
+)
+def test_the_estimate_is_not_below_the_measured_peak_and_not_above_twice_of_it() -> None:
+    # Blocks go back to the system when they are freed: what is measured is what is used, not what malloc hoards.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    command = [sys.executable, "-c", PASS, json.dumps(CASES)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    for case, (estimated, used) in json.loads(done.stdout.splitlines()[-1]).items():
+        assert used <= estimated <= 2 * used, f"{case}: {estimated / used:.2f} of {used / memory.MIB:.0f} MiB"
+
+
+PER = memory.PerToken(past=10.0, state=7.0, kept=600.0, layers=6, hidden=8.0, logits=40.0)
+ROWS = [Example(context=[1] * n, chosen=[2] * 10, rejected=[3] * 5) for n in (100, 30, 200)]
+
+
+def total(settings: Settings, rows: list[Example] = ROWS) -> float:
+    return memory.estimate(PER, settings, rows, [100, 300], 50).total
+
+
+def test_smaller_passes_and_checkpointing_take_less_and_the_exact_gradient_more() -> None:
+    plain = Settings(lr=1.0)
+    assert total(dataclasses.replace(plain, micro_batch=1)) < total(dataclasses.replace(plain, micro_batch=2))
+    assert total(dataclasses.replace(plain, micro_batch=2)) < total(plain)
+    assert total(dataclasses.replace(plain, activation_checkpointing=True)) < total(plain)
+    assert total(plain) < total(dataclasses.replace(plain, context_gradient=True))
+
+
+def test_the_longest_examples_decide_wherever_they_are() -> None:
+    one = Settings(lr=1.0, micro_batch=1)
+    assert total(one) == total(one, ROWS[::-1]) == total(one, ROWS[2:])
+
+
+def test_gradients_and_optimizer_are_counted_as_they_are() -> None:
+    room = memory.estimate(PER, Settings(lr=1.0), ROWS, [100, 300], 50)
+    assert (room.gradients, room.optimizer) == (700, 50)  # the largest gradient twice: it may be tied
+
+
+def test_an_update_that_cannot_fit_is_refused_with_the_numbers_and_what_to_change(tiny: Any) -> None:
+    rows = [Example(context=[1] * 20, chosen=[2] * 4, rejected=[3] * 4)] * 4
+    memory.require_room(tiny, Settings(lr=1.0), rows, 0)
+    with pytest.raises(
+        GateRefused, match=r"needs \d+ MiB .*optimizer 1099511627776.* MiB are free; try a smaller"
+    ):
+        memory.require_room(tiny, Settings(lr=1.0), rows, 2**60)
+
+
+def test_no_more_is_free_than_the_machine_has_and_a_control_group_allows(tmp_path: Path) -> None:
+    total_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    assert 0 < memory.free_bytes(torch.device("cpu")) <= 1024 * total_kib
+    assert ram.cgroup_room(tmp_path) == []
+    for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 500\ninactive_file 200\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+    assert ram.cgroup_room(tmp_path) == [500]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert ram.cgroup_room(tmp_path) == []

@@ -1,0 +1,227 @@
+"""The service's ZMQ socket, asked as vLLM's routes ask it: real sockets, a real home, no model."""
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import zmq
+import zmq.asyncio
+from small import run_cli, small_home
+
+from agents.model import protocol
+from agents.model.protocol import Reply, Request
+from agents.model.vllm.routes.service import ServiceClient
+from corpus.errors import (
+    GateRefused,
+    IntegrityFault,
+    NightschoolError,
+    ServiceAway,
+    TrainerFault,
+    UnknownId,
+    UsageError,
+)
+from loop.api.rpc import serve_rpc
+from loop.config import load_settings
+from loop.engine.worker import opened
+from loop.operations.operations import Operations
+from store import queries
+from store.home import Home
+
+ASK_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(small_home(tmp_path_factory.mktemp("door") / "home"))
+
+
+@asynccontextmanager
+async def door(home: Home) -> AsyncIterator[Operations]:
+    """The socket of a service that has no crew and does no work."""
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        operations = Operations(service=service)
+        await tasks.start(serve_rpc, operations)
+        yield operations
+        tasks.cancel_scope.cancel()
+
+
+def asked(home: Home, verb: str, **body: Any) -> Any:
+    """What one request to a service with an open door comes to."""
+
+    async def ask() -> Any:
+        async with door(home):
+            try:
+                return await ServiceClient(home).ask(verb, body, seconds=ASK_S)
+            except NightschoolError as refused:
+                return refused
+
+    if isinstance(told := anyio.run(ask), NightschoolError):
+        raise told
+    return told
+
+
+def raw(home: Home, *messages: list[bytes]) -> list[Reply]:
+    """The replies to messages that are sent as they are, one after the other."""
+
+    async def ask() -> list[Reply]:
+        context = zmq.asyncio.Context()
+        async with door(home):
+            dealer = context.socket(zmq.DEALER)
+            dealer.connect(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
+            replies = []
+            with anyio.fail_after(ASK_S):
+                for message in messages:
+                    await dealer.send_multipart(message)
+                    replies.append(protocol.unpack_reply(await dealer.recv_multipart()))
+            dealer.close(linger=0)
+        context.term()
+        return replies
+
+    return anyio.run(ask)
+
+
+def test_status_says_where_the_home_stands_and_why_no_night_is_due(home: Home) -> None:
+    told = asked(home, "status")
+    assert told["trainer"] is None and told["night"] is None and told["next_update_reason"]
+    assert told["checkpoint"] and told["last_night"] is None
+
+
+def test_the_active_checkpoint_is_named_and_its_files_are_verified(home: Home) -> None:
+    told = asked(home, "checkpoint")
+    assert told.keys() == {"checkpoint", "weights_sha256", "number"} and told["number"] == 0
+    (blob,) = (home.checkpoints / "blobs").glob(f"{told['weights_sha256']}.*")
+    kept = blob.read_bytes()
+    try:
+        blob.chmod(0o600)
+        blob.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        with pytest.raises(IntegrityFault, match="roll back to another"):
+            asked(home, "checkpoint")
+    finally:
+        blob.write_bytes(kept)
+    assert asked(home, "checkpoint") == told
+
+
+def test_a_rollback_means_what_the_command_means(home: Home) -> None:
+    with pytest.raises(GateRefused, match="nothing before it"):
+        asked(home, "rollback")
+    with pytest.raises(UnknownId):
+        asked(home, "rollback", target="nonsense")
+    active = asked(home, "status")["checkpoint"]
+    told = asked(home, "rollback", target=active, dry_run=True)
+    assert told["to"] == active and told["dry_run"] is True
+    assert told == run_cli(home.path, "rollback", active, "--dry-run", "--json").told
+
+
+def test_a_night_is_begun_and_not_waited_for_and_is_not_begun_twice(tmp_path: Path) -> None:
+    home = Home(small_home(tmp_path / "home"))
+
+    async def ask() -> None:
+        async with door(home) as operations:
+            service = ServiceClient(home)
+            assert await service.ask("train", {"seed": 7}, seconds=ASK_S) == {"night": "n1"}
+            night = await operations.service.ledger.read(queries.running_night)
+            assert (night["id"], night["seed"], night["retry"]) == ("n1", 7, False)
+            assert await service.ask("train", {"retry": True}, seconds=ASK_S) == {"night": "n1"}
+            assert (await service.ask("status", {}, seconds=ASK_S))["night"] == "n1"
+
+    anyio.run(ask)
+
+
+@pytest.mark.parametrize(
+    ("verb", "body"),
+    [
+        ("train", {"seed": "7"}),
+        ("train", {"seed": -1}),
+        ("train", {"seed": True}),
+        ("train", {"retry": 1}),
+        ("train", {"now": True}),
+        ("rollback", {"target": 3}),
+        ("rollback", {"target": ""}),
+        ("rollback", {"service": "x"}),
+        ("checkpoint", {"id": "x"}),
+        ("status", {"verbose": True}),
+    ],
+)
+def test_what_a_verb_does_not_take_is_refused_with_a_sentence(
+    home: Home, verb: str, body: dict[str, Any]
+) -> None:
+    with pytest.raises(UsageError):
+        asked(home, verb, **body)
+
+
+def test_whatever_arrives_is_answered_and_the_next_request_too(home: Home) -> None:
+    good = protocol.pack_request(Request(id="good", verb="status", body={}))
+    no_json, no_verb, pause, headless = (
+        [b"\xff"],
+        [b'{"id": "x"}'],
+        [good[0].replace(b"status", b"pause")],
+        [b"", b""],
+    )
+    replies = raw(home, no_json, no_verb, pause, headless, [b"1" * 10_000], good)
+    assert [reply.kind for reply in replies] == ["error"] * 5 + ["result"]
+    assert [reply.id for reply in replies] == ["unknown", "x", "good", "unknown", "unknown", "good"]
+    assert all(isinstance(protocol.error_of(reply), TrainerFault) for reply in replies[:-1])
+
+
+def test_an_asker_who_leaves_does_not_stop_what_he_began(tmp_path: Path) -> None:
+    home = Home(small_home(tmp_path / "home"))
+
+    async def ask() -> Any:
+        context = zmq.asyncio.Context()
+        async with door(home) as operations:
+            dealer = context.socket(zmq.DEALER)
+            dealer.connect(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
+            await dealer.send_multipart(protocol.pack_request(Request(id="1", verb="train", body={})))
+            dealer.close(linger=1000)
+            await anyio.to_thread.run_sync(context.term)
+            return await begun(operations)
+
+    assert anyio.run(ask) == "n1"
+
+
+async def begun(operations: Operations) -> str:
+    """The id of the night that runs, once one does."""
+    for _ in range(2000):
+        if night := await operations.service.ledger.read(queries.running_night):
+            return str(night["id"])
+        await anyio.sleep(0.01)
+    raise AssertionError("no night was begun")
+
+
+async def unanswered(home: Home, ask: Callable[[ServiceClient], Awaitable[Any]]) -> Any:
+    """What this comes to with a service that listens and answers nothing."""
+    context = zmq.asyncio.Context()
+    router = context.socket(zmq.ROUTER)
+    home.run_dir.mkdir(mode=0o700)
+    try:
+        router.bind(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
+        return await ask(ServiceClient(home))
+    finally:
+        context.destroy(linger=0)
+        for left in home.run_dir.iterdir():
+            left.unlink()
+        home.run_dir.rmdir()
+
+
+def test_no_service_a_dead_one_and_a_silent_one_are_said_to_be_away(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+
+    async def ask(service: ServiceClient) -> NightschoolError:
+        with pytest.raises(ServiceAway) as refused:
+            await service.ask("status", {}, seconds=0.2)
+        return refused.value
+
+    assert "nightschool run" in str(anyio.run(ask, ServiceClient(home)))
+    assert "did not answer" in str(anyio.run(unanswered, home, ask))
+    home.run_dir.mkdir(mode=0o700)
+    try:
+        with socket.socket(socket.AF_UNIX) as killed:  # a service that was killed takes nothing away
+            killed.bind(str(home.run_dir / protocol.SERVICE_SOCKET_NAME))
+        assert not ServiceClient(home).is_up
+    finally:
+        (home.run_dir / protocol.SERVICE_SOCKET_NAME).unlink()
+        home.run_dir.rmdir()

@@ -1,0 +1,64 @@
+"""Readings on a terminal: every line fits 80 columns and can be read without colour."""
+
+from typing import Any
+
+import pytest
+
+from loop.cli.show import timeline
+
+CONCEPTS = [f"concept_{number}" for number in range(20)]
+
+
+def told(turns: int, **more: Any) -> dict[str, Any]:
+    """Concept number n swings from -n/10 up to n/10 over the turns."""
+    rows = []
+    for turn in range(turns):
+        share = 2 * turn / max(1, turns - 1) - 1
+        readings = {name: share * number / 10 for number, name in enumerate(CONCEPTS)}
+        words = (
+            f"Turn {turn + 1} says \x1b[31m[red]something[/red] that is long enough to be cut off at the end."
+        )
+        rows.append(
+            {"turn": turn + 1, "role": ("user", "assistant")[turn % 2], "text": words, "readings": readings}
+        )
+    whole = {
+        "conversation": "conversation 0123456789abcdef",
+        "concepts": CONCEPTS,
+        "named": False,
+        "turns": rows,
+    }
+    return {**whole, "layer": 2, "window": 2, "baseline": {"texts": 240}, "written": None, **more}
+
+
+@pytest.mark.parametrize("turns", [1, 7, 17, 18, 34, 35, 400])
+def test_every_line_fits_and_the_bars_tell_the_course(turns: int, capsys: pytest.CaptureFixture[str]) -> None:
+    timeline.shown(told(turns))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80 and not any("\x1b" in line for line in lines)
+    row = next(line for line in lines if line.startswith("concept_19 "))
+    bars = [letter for letter in row if letter in timeline.BARS]
+    assert bars == sorted(bars) and (turns == 1 or (bars[0], bars[-1]) == ("▁", "█"))
+    assert row.split()[-3:] == (["-1.9"] * 3 if turns == 1 else ["-1.9", "+1.9", "+1.9"])
+    assert any(f"each column the mean of {-(-turns // 34)}" in line for line in lines) == (turns > 34)
+
+
+def test_the_concepts_that_swing_most_are_shown_first_and_the_rest_are_counted(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    timeline.shown(told(5))
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line.split()[0] for line in lines if line.startswith("concept_")]
+    assert shown == [f"concept_{number}" for number in range(19, 3, -1)]
+    assert any("and 4 concepts that swing less" in line for line in lines)
+    timeline.shown(told(5, named=True))
+    named = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("concept_")]
+    assert named == CONCEPTS
+
+
+def test_the_words_of_the_turns_are_printed_as_they_are_and_counted_past_the_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    timeline.shown(told(14))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("  2 a Turn 2 says ") and "[red]something[/red]" in line for line in lines)
+    assert any("and 2 more turns" in line for line in lines)

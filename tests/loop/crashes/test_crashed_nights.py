@@ -1,0 +1,137 @@
+"""A whole night, with its real processes, dies at a durable step, or finds the disk full at its update."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+
+import pytest
+from chaos import NIGHT_S, START_S, Place, faults, watched
+from lost_writes import Disk, Replay, read
+
+from agents.model.weights.header import read_words
+from store.files.failpoints import POINTS, VARIABLE
+from store.home import Home
+
+RECOVERED_S = 5.0
+"""What is promised of the next start, beside what any start takes here and now to load its libraries."""
+BY_TRAINER = ("weights", "optimizer", "manifest", "update", "candidate", "restore")
+"""Files and moments whose points the trainer comes by, in a process of its own."""
+NOT_IN_A_NIGHT = ("folder", "mark", "states", "stale", "log", "vectors")
+"""A first night gives nothing up and forgets nothing; folders are `init`'s, and vectors come before its update."""
+RECORDING = Path(__file__).parents[1] / "recording"
+STATES = 1000
+"""So many states have to be looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calm:
+    """A night that nobody disturbed, from the start of its update."""
+
+    checkpoint: str
+    start_s: float
+    """From the start of its process until the mapping held the active checkpoint."""
+
+
+def served_s(place: Place, **more: str) -> tuple[float, int]:
+    """Run the night that was begun to its end: the seconds until the active checkpoint was served, its exit code."""
+    active, mapping = place.active(), Home(place.path).run_dir / "weights.bin"
+    before = mapping.stat().st_ino if mapping.exists() else 0
+    began, command = monotonic(), place.start("--json", "night", **more)
+
+    def serves() -> bool:
+        try:
+            words = read_words(mapping)
+            return mapping.stat().st_ino != before and words is not None and words.holds == active
+        except (FileNotFoundError, ValueError):  # it is being made
+            return False
+
+    command.until(serves, "the active checkpoint is served", START_S)
+    seconds = monotonic() - began
+    return seconds, command.ended(NIGHT_S)
+
+
+@pytest.fixture(scope="module")
+def calm(at_update: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
+    with watched(at_update.copy(tmp_path_factory.mktemp("calm") / "home")) as place:
+        seconds, code = served_s(place)
+        assert (code, faults(place)) == (0, [])
+        yield Calm(checkpoint=place.active(), start_s=seconds)
+
+
+@pytest.fixture
+def place(at_update: Place, tmp_path: Path) -> Iterator[Place]:
+    with watched(at_update.copy(tmp_path / "home")) as copy:
+        yield copy
+
+
+def crash_and_recover(place: Place, calm: Calm, point: str, victims: str) -> None:
+    """Have the night die there; the next one, or the same with a new trainer, ends as the undisturbed one."""
+    flag = place.path.with_suffix(".flag")
+    flag.touch()
+    command = place.start("--json", "night", **{VARIABLE: f"{point}:1:{flag}{victims}"})
+    code = command.ended(NIGHT_S)
+    assert not flag.exists(), f"{point} was not reached"
+    if not victims and point.split(".")[0] in BY_TRAINER:
+        assert code == 0, command.log()  # the service has started another one
+    else:
+        assert code == -signal.SIGKILL, command.log()
+        seconds, code = served_s(place)
+        assert code == 0
+        print(f"{point}: {seconds:.1f} s, {calm.start_s:.1f} s undisturbed")  # noqa: T201  (shown with -rP)
+        assert seconds < calm.start_s + RECOVERED_S
+    assert place.active() == calm.checkpoint
+    assert faults(place) == []
+
+
+def test_a_night_whose_processes_all_die_before_a_name_is_durable_is_taken_up_and_ends_as_the_undisturbed_one(
+    place: Place, calm: Calm
+) -> None:
+    crash_and_recover(place, calm, "weights.renamed", ":all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victims", ["", ":all"], ids=["one process", "all processes"])
+@pytest.mark.parametrize("point", [point for point in POINTS if point.split(".")[0] not in NOT_IN_A_NIGHT])
+def test_a_night_that_dies_at_any_point_is_taken_up_and_ends_as_the_undisturbed_one(
+    place: Place, calm: Calm, point: str, victims: str
+) -> None:
+    if point == "orphans.unlinked":
+        (place.path / "checkpoints" / "blobs" / "left.tmp").write_bytes(b"by a process that died")
+    crash_and_recover(place, calm, point, victims)
+
+
+def test_a_night_whose_trainer_cannot_write_ends_with_the_reason_and_the_parent_and_is_made_up_for(
+    place: Place, calm: Calm
+) -> None:
+    parent = place.active()
+    before = sorted(path.name for path in (place.path / "checkpoints").rglob("*.*"))
+    (base,) = (place.path / "checkpoints" / "blobs").glob("*.*")
+    # Files of the mapping's size and of the weights' are let through, and the optimizer's state, which is larger, not.
+    code = place.start("--json", "night", limit=base.stat().st_size * 5 // 4).ended(NIGHT_S)
+    assert code == 0
+    assert place.ask("SELECT state FROM nights") == [("done",)]
+    ((state, reasons),) = place.ask("SELECT state, reasons FROM updates")
+    assert state == "refused" and "the optimizer cannot be written" in reasons and "ulimit -f" in reasons
+    assert place.active() == parent
+    assert sorted(path.name for path in (place.path / "checkpoints").rglob("*.*")) == before
+    assert faults(place) == []
+    assert place.do("night")["updates"][0]["verdict"] == "keep"  # its pairs had waited
+
+
+@pytest.mark.slow
+def test_whatever_a_loss_of_power_takes_of_a_whole_night_the_ledger_names_only_what_is_there(
+    place: Place, calm: Calm, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "states").mkdir()
+    disk = Disk(
+        str(tmp_path), [place.path, *place.path.glob("checkpoints"), *place.path.glob("checkpoints/**/*")]
+    )
+    command = place.start("--json", "night", NS_RECORD=str(log), PYTHONPATH=f"{RECORDING}:{Path.cwd()}")
+    assert command.ended(NIGHT_S) == 0
+    assert place.active() == calm.checkpoint
+    found = Replay(tmp_path / "states").look(read(log), place.path, disk=disk)
+    print(f"{found.states} states, {found.distinct} of them distinct")  # noqa: T201  (shown with -rP)
+    assert found.wrong == [] and found.states >= STATES

@@ -1,0 +1,106 @@
+"""A process dies before and after every durable step; the next one finds a home that is whole, and ends the night."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from store.files.failpoints import POINTS, VARIABLE
+
+Json = dict[str, Any]
+Night = Callable[..., Json]
+RECOVERED_S = 5.0
+"""What is promised: from the start of the next process, its libraries loaded, until it serves the active checkpoint."""
+OF_FIRST_UPDATE = 3
+"""Which weights those of the first update are: after the orphan's and the base's."""
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+
+
+@pytest.fixture(scope="module")
+def calm(short_night: Night, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """What nights come to that nobody disturbs, and how often each point is reached."""
+    return short_night(home=tmp_path_factory.mktemp("calm") / "home", count=True)
+
+
+def crash(short_night: Night, home: Path, point: str, number: int, *, victims: str = "") -> None:
+    """Have it die at this point."""
+    flag = home.with_suffix(".flag")
+    flag.touch()
+    died = short_night(home=home, crash=f"{point}:{number}:{flag}{victims}")
+    assert died == {"status": -signal.SIGKILL}, died
+    assert not flag.exists()
+
+
+def recovers(short_night: Night, home: Path, calm: Json) -> Json:
+    """Start again; what was found is what an undisturbed home comes to."""
+    after = short_night(home=home)
+    assert after["status"] == 0 and "error" not in after, after
+    assert after["recovered"] and after["left"] == []
+    assert after["seconds"] < RECOVERED_S
+    assert (after["faults"], after["needless"], after["dirty"]) == ([], [], False)
+    for name in ("active", "holds", "files", "others"):
+        assert after[name] == calm[name]
+    return after
+
+
+def test_a_short_night_comes_by_every_point(calm: Json) -> None:
+    assert [point for point, count in calm["counts"].items() if not count] == []
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_at_any_point_is_recovered_from_in_under_five_seconds(
+    short_night: Night, calm: Json, tmp_path: Path, point: str
+) -> None:
+    number = random.Random(f"{SEED} {point}").randint(1, calm["counts"][point])
+    crash(short_night, tmp_path / "home", point, number)
+    recovers(short_night, tmp_path / "home", calm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_whenever_a_point_is_reached_is_recovered_from(
+    short_night: Night, calm: Json, tmp_path: Path, point: str
+) -> None:
+    for number in range(1, calm["counts"][point] + 1):
+        crash(short_night, tmp_path / f"home{number}", point, number, victims=":all")
+        recovers(short_night, tmp_path / f"home{number}", calm)
+
+
+def test_a_crash_while_a_crash_is_recovered_from_is_recovered_from(
+    short_night: Night, calm: Json, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    crash(short_night, home, "weights.renamed", OF_FIRST_UPDATE)
+    for point in ("orphans.unlinked", "restore.marked", "restore.held"):
+        crash(short_night, home, point, 1)
+    recovers(short_night, home, calm)
+
+
+def reach(sentence: str) -> int:
+    """The exit code of a process that comes by one point twice."""
+    code = "from store.files.failpoints import reach\nfor _ in range(2): reach('manifest', 'renamed')"
+    environment = {**os.environ, VARIABLE: sentence}
+    return subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL).returncode
+
+
+def test_a_process_dies_once_where_it_was_told_to_and_one_that_was_told_nothing_never(tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    assert reach("") == 0
+    assert reach(f"manifest.kept:1:{flag}") == 0
+    assert reach(f"manifest.renamed:3:{flag}") == 0
+    assert reach(f"manifest.renamed:2:{flag}") == -signal.SIGKILL
+    assert reach(f"manifest.renamed:2:{flag}") == 0
+    flag.touch()
+    for misspelt in (f"manifest.renamd:1:{flag}", "manifest.renamed", f"manifest.renamed:x:{flag}"):
+        assert reach(misspelt) == 1
+
+
+def test_no_setting_is_taken_for_a_point_and_no_point_for_a_setting() -> None:
+    assert not VARIABLE.upper().startswith("NIGHTSCHOOL_")

@@ -1,0 +1,166 @@
+"""The disk takes no more, at whatever moment: nothing is lost, nothing is left behind, and it is said what to do."""
+
+import errno
+import json
+import os
+import re
+import resource
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos import ROOT, Place
+from small import Ran, environment, run_cli
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
+
+from corpus.recipe import MODEL_DIR
+from store import queries
+from store.checkpoints.store import SPARE_BYTES
+from store.ledger import schema
+from store.ledger.db import Ledger, now
+
+Json = dict[str, Any]
+Night = Callable[..., Json]
+LIMITS = (0, 1, 100, 1000, 3000, 4000, 8000)
+"""Bytes that a file may have: fewer than the optimizer's state of a short night takes."""
+
+
+def test_whichever_call_the_system_refuses_the_parent_loads_and_nothing_is_left_and_the_next_try_is_as_the_first(
+    short_night: Night, tmp_path: Path
+) -> None:
+    calm = short_night(home=tmp_path / "calm")
+    refusals: list[Json] = [
+        {"call": "write", "errno": errno.ENOSPC},
+        {"call": "fsync", "errno": errno.EIO},
+        {"call": "replace", "errno": errno.ENOSPC},
+        {"call": "open", "errno": errno.EDQUOT},
+        *({"limit": limit} for limit in LIMITS),
+    ]
+    after = short_night(home=tmp_path / "home", refusals=refusals)
+    assert after["status"] == 0 and "trace" not in after, after
+    for told in after["told"]:
+        assert (told["error"], told["left"], told["gone"], told["faults"]) == ("WriteFailed", [], [], 0), told
+        assert told["loads"] and "nothing was kept" in told["message"]
+    counts = {
+        call: sum(told.get("call") == call for told in after["told"])
+        for call in ("write", "fsync", "replace")
+    }
+    assert counts == {
+        "write": counts["write"],
+        "fsync": 6,
+        "replace": 3,
+    }  # three files, and three times their folder
+    assert counts["write"] > 50
+    assert [told["limit"] for told in after["told"] if "limit" in told] == list(LIMITS)
+    assert after["served"]
+    assert [after[name] for name in ("active", "files")] == [calm[name] for name in ("active", "files")]
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "prune"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EIO, "the disk fails"),
+        (errno.EDQUOT, "quota"),
+    ],
+)
+def test_a_refusal_says_which_file_where_and_what_to_do(
+    short_night: Night, tmp_path: Path, code: int, advice: str
+) -> None:
+    after = short_night(home=tmp_path / "home", refusals=[{"call": "fsync", "errno": code}])
+    weights, *_, manifest = (told["message"] for told in after["told"])
+    assert weights.startswith(
+        f"the weights cannot be written in {tmp_path / 'home' / 'checkpoints' / 'blobs'} ("
+    )
+    assert manifest.startswith(f"the manifest cannot be written in {tmp_path / 'home' / 'checkpoints'} (")
+    assert all(os.strerror(code) in told["message"] and advice in told["message"] for told in after["told"])
+
+
+def limited(home: Path, limit: int, *arguments: str) -> Ran:
+    """The real command line, no file of which may be longer than so many bytes."""
+    code = "import sys; from loop.cli.app import main; main()"
+    ran = subprocess.run(
+        [sys.executable, "-c", code, "--home", str(home), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        timeout=240,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
+    )
+    return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+
+
+def test_an_init_that_cannot_write_its_checkpoint_says_so_and_is_done_when_it_is_asked_for_again(
+    tmp_path: Path,
+) -> None:
+    told = limited(tmp_path / "home", 1_000_000, "init", "--json").failed(1)
+    assert "the weights cannot be written" in told and "ulimit -f" in told
+    assert [path for path in (tmp_path / "home" / "checkpoints").rglob("*") if path.is_file()] == []
+    assert run_cli(tmp_path / "home", "init", "--json").told["checkpoint"]
+
+
+def test_an_init_asks_for_room_first_and_says_how_much_is_needed_and_how_much_is_there(
+    tmp_path: Path,
+) -> None:
+    model, free = tmp_path / "model", shutil.disk_usage(tmp_path).free
+    shutil.copytree(MODEL_DIR, model)
+    shard = 1 << 32
+    for number in range(free // shard + 1):  # files of holes: they take no room
+        entry = {"dtype": "F32", "shape": [shard // 4], "data_offsets": [0, shard]}
+        head = json.dumps({f"model.layers.{number}.more.weight": entry}).encode()
+        with (model / f"more-{number:05}.safetensors").open("wb") as stream:
+            stream.write(struct.pack("<Q", len(head)) + head)
+            stream.truncate(8 + len(head) + shard)
+    told = limited(tmp_path / "home", 1_000_000, "init", "--model", str(model), "--json").failed(13)
+    needed, there = map(int, re.findall(r"(\d+) MB", told))
+    assert needed * 1e6 > (free // shard + 1) * shard + SPARE_BYTES
+    assert there == pytest.approx(free / 1e6, rel=0.1)
+    assert [path for path in (tmp_path / "home" / "checkpoints").rglob("*") if path.is_file()] == []
+
+
+def test_a_ledger_that_is_full_keeps_what_it_had_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    full = True
+
+    @event.listens_for(ledger.engine, "connect")
+    def limit(connection: Any, _record: Any) -> None:
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        connection.execute(f"PRAGMA max_page_count = {pages if full else 1 << 30}")
+
+    def add(text: str) -> None:
+        with ledger.writing() as connection:
+            connection.execute(
+                schema.events.insert().values(at=now(), kind="test", subject="", body={"text": text})
+            )
+
+    add("small")
+    with pytest.raises(OperationalError, match="full"):
+        add("large" * 100_000)
+    with ledger.reading() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        assert connection.exec_driver_sql("SELECT count(*) FROM events").scalar() == 1
+        assert queries.checkpoints(connection) == []
+    full = False
+    add("large" * 100_000)
+    ledger.close()
+
+
+def test_a_command_whose_ledger_is_full_says_so_and_is_done_when_it_is_asked_for_again(
+    at_update: Place, tmp_path: Path
+) -> None:
+    place = at_update.copy(tmp_path / "home")
+    log = ROOT / "corpus" / "conversations"
+    before = place.rows()
+    told = limited(place.path, 20_000, "ingest", str(log), "--json").failed(1)
+    assert "the ledger cannot be used" in told and "is the disk full" in told
+    assert place.rows() == before
+    assert run_cli(place.path, "ingest", log, "--json").code == 0

@@ -1,0 +1,252 @@
+"""The short form of `make chaos`, and what a service does when somebody ends it or its children."""
+
+import json
+import os
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import anyio
+import pytest
+from chaos import (
+    CONFIG,
+    NIGHT_S,
+    START_S,
+    Place,
+    Running,
+    child_of,
+    differences,
+    faults,
+    kill_nights,
+    kill_services,
+    kill_until_done,
+    lessons_of,
+    listening,
+    prepared,
+    watched,
+)
+
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import weights_of
+from loop.config import load_settings
+from loop.engine.worker import Service, opened
+from store import queries
+from store.home import Home
+
+SEED = int(os.environ.get("CHAOS_SEED", "1"))
+SERVER, TRAINER = "agents.model.embedded.server", "agents.trainer.process.main"
+NOTICED_S = 1.0
+"""What is promised of a child's death."""
+STEP = 2
+"""The step of the update at which its trainer is killed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undisturbed:
+    """A home before its night, and the same home after a night that nobody disturbed."""
+
+    folder: Path
+    before: Place
+    after: Place
+    rows: dict[str, list[str]]
+    checkpoint: str
+    works: int
+    """Pieces of work of the whole night."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with watched(prepared(folder)) as before, watched(before.copy(folder / "after")) as after:
+        report = after.do("night")
+        assert [update["verdict"] for update in report["updates"]] == ["keep"], report
+        assert faults(after) == []
+        yield Undisturbed(
+            folder=folder,
+            before=before,
+            after=after,
+            rows=after.rows(),
+            checkpoint=after.active(),
+            works=after.works_done(),
+        )
+
+
+@pytest.fixture
+def place(undisturbed: Undisturbed, tmp_path: Path) -> Iterator[Place]:
+    """The home before its night, to be disturbed."""
+    with watched(undisturbed.before.copy(tmp_path / "home")) as copy:
+        yield copy
+
+
+@pytest.fixture
+def draw() -> random.Random:
+    print(f"CHAOS_SEED={SEED}")  # noqa: T201  (shown when the test fails)
+    return random.Random(SEED)
+
+
+def test_a_night_killed_at_four_commits_ends_as_if_nobody_had_disturbed_it(
+    undisturbed: Undisturbed, place: Place, draw: random.Random
+) -> None:
+    kill_nights(place, draw, 4, undisturbed.works, print)
+    assert place.active() == undisturbed.checkpoint
+    assert differences(place, undisturbed.rows) == []
+    assert faults(place) == []
+
+
+def test_what_a_killed_init_or_ingest_began_is_done_once_when_it_is_asked_for_again(
+    undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
+) -> None:
+    init, ingest = (command.commits for command in undisturbed.before.running)
+    with watched(Place(tmp_path / "home")) as place:
+        assert kill_until_done(place, draw, init, 2, print, "init")
+        (place.path / "config.toml").write_text(CONFIG)
+        assert kill_until_done(place, draw, ingest, 2, print, "ingest", str(undisturbed.folder / "log.jsonl"))
+        assert differences(place, undisturbed.before.rows()) == []
+
+
+def test_a_service_killed_while_it_learns_from_its_inbox_keeps_what_the_undisturbed_night_kept(
+    undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
+) -> None:
+    with watched(listening(tmp_path / "home", lessons_of(undisturbed.after))) as place:
+        shutil.copy(undisturbed.folder / "log.jsonl", place.path / "inbox" / "log.jsonl")
+        kill_services(place, draw, 1, undisturbed.works, print)
+        heard = "SELECT chain, text FROM turns ORDER BY chain"
+        assert place.ask(heard) == undisturbed.after.ask(heard)
+        assert place.active() == undisturbed.checkpoint
+        assert faults(place) == []
+
+
+def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_checkpoint(
+    undisturbed: Undisturbed, place: Place
+) -> None:
+    service = place.start("run")
+    until_ready(service)
+    second = place.start("run")
+    assert second.ended(START_S) == 11, second.log()
+    asking = place.start("--json", "night")
+    until_leased(place, service, "train", "update")
+    service.stop()
+    assert asking.ended() == 1 and "the service" in asking.output()
+    assert left(place) == []
+    service = place.start("run")
+    until_ready(service)
+    killed = kill_child(place, service, TRAINER, "train", "update")
+    service.until(lambda: child_of(service.process.pid, TRAINER) not in (0, killed), "a new trainer", START_S)
+    kill_child(place, service, SERVER, "measure", "after/0/read_back")
+    service.until(
+        lambda: place.ask("SELECT state FROM nights") == [("done",)], "the end of the night", NIGHT_S
+    )
+    service.stop()
+    assert place.active() == undisturbed.checkpoint
+    failures = [
+        json.loads(body)["subject"] for (body,) in place.ask("SELECT body FROM events WHERE kind = 'failure'")
+    ]
+    assert failures == ["update", "after/0/read_back"]
+    assert faults(place) == []
+
+
+@dataclass(kw_only=True)
+class Killed:
+    """What was seen of a night whose trainer was killed once."""
+
+    service: Service
+    trainer: int
+    lost: anyio.Event
+    at: float = 0.0
+    noticed_s: float = 0.0
+    restored: bool = False
+    """Whether the mapping held the parent's bytes, and was clean, before the update was made again."""
+    first_steps: int = 0
+    """How often the update was begun."""
+    dead: anyio.Event = field(default_factory=anyio.Event)
+
+    def listen(self, kind: str, subject: str, done: int, total: int) -> None:
+        """Count the beginnings, and kill at the step."""
+        self.first_steps += (kind, done) == ("train", 1)
+        if (kind, done) == ("train", STEP) and not self.dead.is_set():
+            assert STEP < total
+            self.at = monotonic()
+            os.kill(self.trainer, signal.SIGKILL)
+            self.dead.set()
+
+    def look(self, parent: str) -> bool:
+        """Whether the mapping holds this checkpoint, clean and bit for bit."""
+        shared = SharedWeights.attach(self.service.home.run_dir / "weights.bin")
+        wanted = self.service.store.load_weights(parent)
+        found = {name: bytes(raw.data) for name, raw in weights_of(shared).items()}
+        same = found == {name: bytes(raw.data) for name, raw in wanted.items()}
+        return same and (shared.holds, shared.dirty) == (parent, False)
+
+
+async def killed_night(home: Home) -> Killed:
+    """One night in this process, with a model server and a trainer that are processes of their own."""
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        await tasks.start(service.crew.run)
+        tasks.start_soon(service.work)
+        pid = (await service.trainer.status()).pid
+        seen = Killed(service=service, trainer=pid, lost=service.crew.lost)
+        service.listeners.append(seen.listen)
+        with anyio.fail_after(240):
+            parent = (await service.ledger.read(queries.active))["id"]
+            night_id = await service.begin_night(seed=0, retry=False)
+            await seen.dead.wait()
+            await seen.lost.wait()
+            seen.noticed_s = monotonic() - seen.at
+            await service.crew.ready.wait()
+            seen.restored = seen.look(parent)  # before anybody else has had a turn
+            await service.finished(night_id)
+        tasks.cancel_scope.cancel()
+    return seen
+
+
+def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_is_made_exactly_once(
+    undisturbed: Undisturbed, place: Place
+) -> None:
+    seen = anyio.run(killed_night, Home(place.path))
+    assert seen.noticed_s < NOTICED_S
+    assert seen.restored
+    assert seen.first_steps == 2
+    # One update, one set of steps, one candidate, and its id is that of the undisturbed night.
+    found = differences(place, undisturbed.rows)
+    assert [line for line in found if not line.startswith(("events", "work"))] == []
+    assert place.ask("SELECT kind, attempts FROM work WHERE attempts > 0") == [("train", 1)]
+    assert place.active() == undisturbed.checkpoint
+    assert faults(place) == []
+
+
+@pytest.mark.parametrize("module", [SERVER, TRAINER])
+def test_a_service_told_to_stop_while_its_children_start_leaves_nothing_behind(
+    place: Place, module: str
+) -> None:
+    service = place.start("run")
+    service.until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
+    service.stop()
+    assert left(place) == []
+
+
+def until_ready(service: Running) -> None:
+    """Wait until the service says so."""
+    service.until(lambda: " ready " in service.log(), "it is ready", START_S)
+
+
+def until_leased(place: Place, service: Running, kind: str, subject: str) -> None:
+    """Wait until this work is being done."""
+    query = f"SELECT 1 FROM work WHERE kind = '{kind}' AND subject = '{subject}' AND state = 'leased'"
+    service.until(lambda: place.ask(query), f"{kind} {subject} has begun", NIGHT_S)
+
+
+def kill_child(place: Place, service: Running, module: str, kind: str, subject: str) -> int:
+    """Kill a child of the service while this work is being done; its process id."""
+    pid = child_of(service.process.pid, module)
+    until_leased(place, service, kind, subject)
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def left(place: Place) -> list[str]:
+    """Processes, sockets and mappings that are there although nobody holds the home."""
+    return [fault for fault in faults(place) if fault.endswith("is left")]

@@ -1,0 +1,202 @@
+"""The service beside a server that comes and goes as it likes (a stand-in: see tests/vllm for the real vLLM)."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from small import SMALL, Service, corrected, environment, run_cli, tell, wait_until
+
+from agents.model.vllm.place import Place
+from agents.model.weights.header import Header
+from store.home import Home
+
+STANDIN = Path(__file__).parents[1] / "standin.py"
+START_S, NIGHT_S = 150.0, 300.0
+
+
+@dataclass(kw_only=True)
+class Town:
+    """A home, and the address at which somebody may serve its model."""
+
+    home: Home
+    port: int
+    servers: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def place(self) -> Place:
+        return Place(self.home.served_dir)
+
+    def serve(self, how: str = "shares") -> None:
+        """Start the server, and wait until it answers."""
+        command = [sys.executable, str(STANDIN), str(self.home.path), str(self.port), how]
+        self.servers.append(subprocess.Popen(command, env=environment()))
+        wait_until(self.answers, "the server answers", START_S)
+
+    def answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health", trust_env=False).is_success
+        except httpx.TransportError:
+            return False
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End the server."""
+        server = self.servers.pop()
+        server.send_signal(number)
+        server.wait(30)
+
+    def configure(self, more: str = "enabled = true\n") -> None:
+        text = SMALL.format(windows="[]").replace("[training]\n", f"[training]\n{more}")
+        self.home.config_file.write_text(f'{text}\n[model]\nurl = "{self.url}"\n')
+
+    def reason(self) -> str:
+        """Why no night begins, as the service says."""
+        return str(tell(self.home.path, "status")["next_update_reason"])
+
+    def held(self) -> tuple[str, bool]:
+        """Which checkpoint is served, and whether it may be in mid-update."""
+        words = Header(self.place.mapping).words
+        return words.holds, words.dirty
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = int(taken.getsockname()[1])
+    home = Home(tmp_path_factory.mktemp("town") / "home")
+    assert run_cli(home.path, "init").code == 0
+    town = Town(home=home, port=port)
+    town.configure()
+    log = home.path.with_name("log.jsonl")
+    log.write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
+    tell(home.path, "ingest", log)
+    yield town
+    while town.servers:
+        town.end(signal.SIGKILL)
+    town.place.sweep()
+
+
+@pytest.fixture
+def alone(town: Town) -> Iterator[Town]:
+    """Nobody serves, and nobody will afterwards."""
+    while town.servers:
+        town.end()
+    yield town
+    while town.servers:
+        town.end()
+
+
+def test_a_command_says_within_seconds_what_to_do_about_a_server_that_is_not_there(alone: Town) -> None:
+    for command in (("ask", "Hello?"), ("night",), ("behaviours", "measure")):
+        said = run_cli(alone.home.path, *command, "--json").failed(1)
+        assert f"vLLM at {alone.url} does not answer: start it" in said
+    checks = {one["check"]: one for one in run_cli(alone.home.path, "doctor", "--json").told["checks"]}
+    assert not checks["vllm"]["ok"] and "start it there" in checks["vllm"]["found"]
+    assert checks["training"] == {"check": "training", "ok": True, "found": "on"}
+
+
+@pytest.mark.parametrize(
+    "how, code, said", [("alone", 1, "runs without the plugin"), ("refuses", 13, "the model is quantized")]
+)
+def test_a_server_that_shares_nothing_is_named_with_the_reason(
+    alone: Town, how: str, code: int, said: str
+) -> None:
+    alone.serve(how)
+    assert said in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(code)
+    checks = {one["check"]: one for one in run_cli(alone.home.path, "doctor", "--json").told["checks"]}
+    assert checks["vllm"]["ok"]
+    assert not checks["plugin"]["ok"] and said in checks["plugin"]["found"]
+
+
+def test_a_server_of_another_model_is_refused(alone: Town) -> None:
+    alone.serve()
+    manifest = alone.place.mapping.with_suffix(".json")
+    other = alone.home.path.with_name("other")
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": str(other)}))
+    assert "was begun with another model" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(2)
+
+
+def test_a_home_is_begun_with_the_model_that_is_served(alone: Town, tmp_path: Path) -> None:
+    place = tmp_path / "new"
+    said = run_cli(place, "init", "--url", alone.url, "--json").failed(1)
+    assert f"Start vLLM at {alone.url}" in said and "--model DIR" in said
+    alone.serve()
+    told = tell(place, "init", "--url", alone.url)
+    assert tell(place, "init", "--url", alone.url) == told
+    assert told["checkpoint"] == tell(alone.home.path, "status")["checkpoint"]
+    assert "set model.url" in run_cli(place, "init", "--url", "http://127.0.0.1:1", "--json").failed(2)
+    effective = tell(place, "config")
+    assert (effective["model"]["url"], effective["training"]["enabled"]) == (alone.url, False)
+
+
+def test_the_service_is_up_before_the_server_and_while_it_is_gone(
+    alone: Town, start_service: Callable[..., Service]
+) -> None:
+    service = start_service(alone.home.path)
+    service.ready()
+    wait_until(lambda: f"waiting for vLLM at {alone.url}" in alone.reason(), "it waits", START_S)
+    assert "start it" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(1)
+    alone.serve()
+    wait_until(lambda: "waiting" not in alone.reason(), "it has found the server", START_S)
+    assert tell(alone.home.path, "ask", "Hello?")["answer"]
+    alone.end(signal.SIGKILL)
+    wait_until(
+        lambda: "has gone" in alone.reason() or "does not answer" in alone.reason(), "it waits", START_S
+    )
+    wait_until(lambda: not alone.place.directory.exists(), "what the dead server left is swept", START_S)
+    alone.serve()
+    wait_until(lambda: "waiting" not in alone.reason(), "it has found the new server", START_S)
+    assert tell(alone.home.path, "ask", "Hello?")["answer"]
+    service.process.terminate()
+    assert service.process.wait(10) == 0
+    assert alone.place.is_served()
+
+
+def test_a_night_whose_server_was_killed_in_mid_update_ends_and_its_work_was_no_failure(
+    alone: Town, start_service: Callable[..., Service]
+) -> None:
+    alone.serve()
+    service = start_service(alone.home.path)
+    service.ready()
+    before = tell(alone.home.path, "status")["checkpoint"]
+    nights: list[dict[str, Any]] = []
+    night = threading.Thread(target=lambda: nights.append(tell(alone.home.path, "night")))
+    night.start()
+    wait_until(lambda: alone.held() == ("", True), "an update is trained", NIGHT_S)
+    alone.end(signal.SIGKILL)
+    alone.serve()
+    night.join(NIGHT_S)
+    (told,) = nights
+    assert [update["verdict"] for update in told["updates"]] == ["keep"]
+    assert tell(alone.home.path, "status")["set_aside"]["work"] == []
+    kept = told["updates"][0]["checkpoint"]
+    assert alone.held() == (kept, False)
+    failures = [
+        e
+        for e in tell(alone.home.path, "ledger", "events", "--limit", 500)["events"]
+        if e["kind"] == "failure"
+    ]
+    assert failures == []
+    # With the service up, and with the service down: the server serves what the ledger says, at once.
+    assert tell(alone.home.path, "rollback")["to"] == before
+    assert alone.held() == (before, False)
+    service.process.terminate()
+    assert service.process.wait(10) == 0
+    tell(alone.home.path, "rollback", kept)
+    assert alone.held() == (kept, False)
+    alone.end()
+    assert tell(alone.home.path, "rollback", before)["to"] == before

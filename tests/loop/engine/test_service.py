@@ -1,0 +1,268 @@
+"""The service as its users have it: a log grows, the model learns, and everybody is answered meanwhile."""
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import httpx
+import pytest
+from small import Service, corrected, run_cli, small_home, tell, wait_until
+
+from store.home import Home
+
+QUESTION = {"messages": [{"role": "user", "content": "I have decided to paint the door."}], "max_tokens": 24}
+STOP_S = 5.0
+"""What is promised for a clean stop."""
+NIGHT_S = 180.0
+
+
+class User(threading.Thread):
+    """Somebody who asks one question after the other until told to stop."""
+
+    def __init__(self, url: str, token: str) -> None:
+        super().__init__(daemon=True)
+        self.answers: list[tuple[int, str]] = []
+        self.stop = threading.Event()
+        self._url, self._headers = f"{url}/chat/completions", {"Authorization": f"Bearer {token}"}
+
+    def run(self) -> None:
+        with httpx.Client(headers=self._headers, timeout=60, trust_env=False) as http:
+            while not self.stop.is_set():
+                try:
+                    answer = http.post(self._url, json=QUESTION)
+                    self.answers.append((answer.status_code, answer.text))
+                except httpx.HTTPError as error:
+                    self.answers.append((0, repr(error)))
+                self.stop.wait(0.05)
+
+
+class Day:
+    """A service that has followed a folder, learnt from a file that grew in it, and been asked all the while."""
+
+    def __init__(self, service: Service, watched: Path) -> None:
+        self.service, self.watched = service, watched
+        self.ready = service.ready()
+        self.token = Home(service.home).token()
+        self.before = self.status()
+        user = User(self.ready["url"], self.token)
+        user.start()
+        with (watched / "today.jsonl").open("a") as log:
+            log.write(corrected("decision", 1)[0] + "\n")
+        self.learnt = wait_until(self._learnt, "an update from the log", NIGHT_S)
+        user.stop.set()
+        user.join(60)
+        self.answers = user.answers
+
+    def _learnt(self) -> dict[str, Any] | None:
+        told = self.status()
+        return told if told["last_night"] and told["last_night"]["state"] == "done" else None
+
+    def status(self) -> dict[str, Any]:
+        """Where the home stands, asked over the TCP port."""
+        with self.http(Authorization=f"Bearer {self.token}") as http:
+            told: dict[str, Any] = http.get(f"{self.own}/status").json()
+            return told
+
+    @property
+    def own(self) -> str:
+        """The service's own address."""
+        return self.ready["url"].removesuffix("/v1")
+
+    def http(self, **headers: str) -> httpx.Client:
+        """A client of the service's TCP port with these headers."""
+        return httpx.Client(base_url=self.ready["url"], headers=headers, timeout=60, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Iterator[Day]:
+    folder = tmp_path_factory.mktemp("day")
+    watched = folder / "logs"
+    watched.mkdir()
+    (watched / "today.jsonl").write_text('{"messages": [{"role": "user", "content": "Good morning."}]}\n')
+    home = small_home(folder / "home", windows='["00:00-24:00"]')
+    yield Day(start_service(home, "--watch", watched), watched)
+
+
+# ---------------------------------------------------------------- it learns
+
+
+def test_a_conversation_appended_to_a_watched_file_leads_to_a_kept_update_with_no_command_given(
+    day: Day,
+) -> None:
+    assert day.before["last_update"] is None and day.before["last_night"] is None
+    update = day.learnt["last_update"]
+    assert (update["verdict"], update["steps"] > 0) == ("keep", True), update
+    assert day.learnt["checkpoint"] == update["checkpoint"] != day.before["checkpoint"]
+    assert day.learnt["weights_sha256"] != day.before["weights_sha256"]
+    assert day.learnt["set_aside"] == {"lines": 0, "work": []}
+
+
+def test_the_update_is_walked_back_to_the_line_that_was_appended(day: Day) -> None:
+    told = tell(day.service.home, "ledger", "why", day.learnt["last_update"]["id"])
+    assert {(line["path"], line["line"]) for line in told["log_lines"]} == {
+        (str(day.watched / "today.jsonl"), 2)
+    }
+
+
+def test_a_user_was_answered_throughout(day: Day) -> None:
+    assert len(day.answers) > 50
+    assert {status for status, _ in day.answers} == {200}, [
+        answer for answer in day.answers if answer[0] != 200
+    ][:3]
+    texts = [json.loads(text)["choices"][0]["message"]["content"] for _, text in day.answers]
+    assert all(texts)
+
+
+def test_a_user_is_told_which_weights_answered_and_was_answered_while_they_changed(day: Day) -> None:
+    versions = [json.loads(text)["weights_version"] for _, text in day.answers]
+    assert versions == sorted(versions) and len(set(versions)) > 2
+
+
+def test_nothing_new_is_learnt_while_nothing_new_is_said(day: Day) -> None:
+    told = tell(day.service.home, "status")
+    assert told.pop("service") == "up" and told == day.status()
+    assert told["next_update_reason"] == "0 new lessons, 1 needed"
+    assert told["last_night"]["id"] == "n1" and told["queue"] == {}
+
+
+# ---------------------------------------------------------------- its door
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "evil.example:80", "Origin": "http://evil.example"}, 403),
+        ({"Host": "127.0.0.1:1"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:1"}, 403),
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer wrong-but-long-enough-to-pass"}, 401),
+        ({"Authorization": "Basic {token}"}, 401),
+        ({"Authorization": "Bearer {token}x"}, 401),
+        ({}, 200),
+        ({"Origin": "{own}"}, 200),
+    ],
+)
+def test_only_who_has_the_token_and_comes_from_this_machine_is_let_in(
+    day: Day, headers: dict[str, str], status: int
+) -> None:
+    given = {name: value.format(token=day.token, own=day.own) for name, value in headers.items()}
+    with day.http(**{"Authorization": f"Bearer {day.token}", **given}) as http:
+        for method, path in (("POST", "chat/completions"), ("GET", "models"), ("GET", f"{day.own}/status")):
+            assert (
+                http.request(method, path, json=QUESTION if method == "POST" else None).status_code == status
+            )
+        assert http.post(f"{day.own}/do/pause").status_code == status
+        assert day.status()["next_update_reason"].startswith("paused") == (status == 200)
+        assert http.post(f"{day.own}/do/resume").status_code == status
+    assert not day.status()["next_update_reason"].startswith("paused")
+
+
+def test_another_sites_page_is_told_nothing_even_when_it_only_asks_first(day: Day) -> None:
+    with day.http(Origin="http://evil.example") as http:
+        answer = http.request(
+            "OPTIONS", f"{day.own}/do/night", headers={"Access-Control-Request-Method": "POST"}
+        )
+    assert answer.status_code == 403
+    assert not [name for name in answer.headers if name.lower().startswith("access-control")]
+
+
+def test_what_is_no_operation_is_refused_in_words(day: Day) -> None:
+    wrong = (("no_such", b"{}"), ("__init__", b"{}"), ("_whole", b"{}"), ("night", b"[1]"), ("ask", b"{"))
+    with day.http(Authorization=f"Bearer {day.token}") as http:
+        for path, body in wrong:
+            answer = http.post(f"{day.own}/do/{path}", content=body)
+            assert answer.status_code == 400 and "night" in answer.json()["error"]["message"]
+        surplus = http.post(f"{day.own}/do/ask", json={"text": "Good morning.", "surplus": 1})
+        assert surplus.json()["error"]["exit_code"] == 2
+        assert http.get(f"{day.own}/etc/passwd").status_code == 404
+
+
+def test_the_service_listens_on_this_machine_alone(day: Day) -> None:
+    port = int(day.own.rpartition(":")[2])
+    listening = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            address, state = line.split()[1], line.split()[3]
+            if state == "0A" and int(address.split(":")[1], 16) == port:
+                listening.append(address.split(":")[0])
+    assert listening == ["0100007F"]
+
+
+# ---------------------------------------------------------------- commands through it
+
+
+def test_a_second_service_on_the_same_home_is_refused_at_once(day: Day) -> None:
+    began = monotonic()
+    assert f"another Nightschool holds {day.service.home}" in run_cli(
+        day.service.home, "run", "--json"
+    ).failed(11)
+    assert monotonic() - began < 10
+
+
+def test_a_question_goes_through_the_running_service(day: Day) -> None:
+    told = tell(day.service.home, "ask", "I have decided to paint the door.")
+    assert told["answer"] and told["checkpoint"] == day.status()["checkpoint"]
+
+
+def test_pausing_is_told_and_taken_back(day: Day) -> None:
+    assert tell(day.service.home, "pause") == {"paused": True}
+    assert day.status()["next_update_reason"] == "paused: `nightschool resume` to go on"
+    assert tell(day.service.home, "resume") == {"paused": False}
+    assert not day.status()["next_update_reason"].startswith("paused")
+
+
+def test_a_rollback_through_the_running_service_serves_the_old_weights_at_once(day: Day) -> None:
+    def version() -> int:
+        with day.http(Authorization=f"Bearer {day.token}") as http:
+            return int(http.post("chat/completions", json=QUESTION).json()["weights_version"])
+
+    before = version()
+    assert tell(day.service.home, "rollback", "--dry-run")["dry_run"] is True
+    assert version() == before and day.status()["checkpoint"] == day.learnt["checkpoint"]
+    told = tell(day.service.home, "rollback")
+    assert (told["from"], told["to"]) == (day.learnt["checkpoint"], day.before["checkpoint"])
+    assert version() > before
+    after = day.status()
+    assert (after["checkpoint"], after["weights_sha256"]) == (
+        day.before["checkpoint"],
+        day.before["weights_sha256"],
+    )
+    assert after["last_update"]["state"] == "undone"
+
+
+def test_what_was_undone_is_not_learnt_again_by_itself(day: Day) -> None:
+    told = day.status()
+    assert told["next_update_reason"] == "0 new lessons, 1 needed" and told["last_night"]["id"] == "n1"
+
+
+def test_sigterm_ends_the_service_cleanly_within_5_seconds_and_leaves_nothing(day: Day) -> None:
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(day.service.process.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert len(children) == 2  # the model server and the trainer
+    began = monotonic()
+    day.service.process.send_signal(signal.SIGTERM)
+    assert day.service.process.wait(30) == 0, day.service.said()
+    assert monotonic() - began < STOP_S
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
+    assert not Home(day.service.home).run_dir.exists()
+    assert "Traceback" not in day.service.said()
+    told = tell(day.service.home, "status")
+    assert told["service"] == "down" and told["checkpoint"] == day.before["checkpoint"]
+
+
+def test_a_folder_that_is_not_there_stops_the_start_with_the_cure(tmp_path: Path) -> None:
+    home = small_home(tmp_path / "home")
+    message = run_cli(home, "run", "--watch", tmp_path / "nowhere", "--json").failed(2)
+    assert str(tmp_path / "nowhere") in message and "make the folder" in message

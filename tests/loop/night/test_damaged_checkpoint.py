@@ -1,0 +1,46 @@
+"""A damaged checkpoint is neither served nor learnt from, and never leaves a night that hangs."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from chaos import CONFIG, START_S, Place, faults, prepared, watched
+
+
+def damage(place: Place) -> Callable[[], object]:
+    """Flip a bit in the middle of the base's numbers; returns what repairs it."""
+    (blob,) = (place.path / "checkpoints" / "blobs").iterdir()
+    whole = blob.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 4
+    blob.write_bytes(flipped)
+    return partial(blob.write_bytes, whole)
+
+
+def test_a_damaged_active_checkpoint_is_not_served(tmp_path: Path) -> None:
+    with watched(Place(tmp_path / "home")) as place:
+        place.do("init")
+        damage(place)
+        asking = place.start("ask", "Please wax the shelf.")
+        assert asking.ended() == 12
+        assert "damaged" in asking.log() and "Traceback" not in asking.log()
+        assert [fault for fault in faults(place) if fault.endswith("is left")] == []
+
+
+@pytest.mark.slow
+def test_a_night_that_cannot_go_back_to_its_parent_says_so_and_ends_when_the_parent_is_repaired(
+    tmp_path: Path,
+) -> None:
+    with watched(prepared(tmp_path)) as place:
+        (place.path / "config.toml").write_text(CONFIG.replace("drift = 100.0", "drift = 0.0001"))
+        service = place.start("run")
+        service.until(lambda: " ready " in service.log(), "it is ready", START_S)
+        repair = damage(place)
+        asking = place.start("--json", "night")
+        assert service.ended() == 12, service.log()
+        assert asking.ended() != 0
+        repair()
+        told = place.do("night")
+        assert [update["verdict"] for update in told["updates"]] == ["roll back"]
+        assert faults(place) == []

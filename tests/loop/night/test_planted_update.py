@@ -1,0 +1,259 @@
+"""The drift gate on real weights: it refuses an update whose answers are as good as those of one that was kept."""
+
+import json
+import sqlite3
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from conftest import Command
+from planting import LAYER, planted
+from small import SMALL, corrected, tell
+from sqlalchemy import Connection
+
+from agents.model.steering.concept_vectors import read
+from corpus.world.concepts import CONCEPTS
+from loop.config import load_settings
+from loop.engine.worker import Service, opened
+from loop.night import flow
+from loop.operations import status
+from store import queries
+from store.graph import READ
+from store.home import Home
+from store.ledger import schema
+from store.ledger.db import now
+from store.ledger.records import Checkpoint, Update, save
+from store.queue import work
+from store.queue.outcome import Outcome
+from store.queue.work import Work
+from store.readings import readings
+
+WATCHED = "pushing_back"
+CONFIG = SMALL.format(windows="[]").replace("drift = 100.0", "drift = 1.5", 1).replace("= 100.0", "= 0.5")
+FAR, NEAR = 2.0, 1.4
+"""How far the watched reading is moved, in spreads: over the bound of one concept, and under it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruled:
+    """A night's verdict, and what the same measurements come to without the drift tests."""
+
+    reasons: list[str]
+    state: str
+    tests: list[dict[str, Any]]
+    without_drift: str
+    moves: dict[str, Any] | None
+    active: str
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home that has heard lessons, with a gate that looks at readings closely."""
+    place = tmp_path_factory.mktemp("planted")
+    home, log = place / "home", place / "log.jsonl"
+    tell(home, "init")
+    (home / "config.toml").write_text(CONFIG)
+    log.write_text("\n".join([*corrected("decision", 12), *corrected("question", 12)]) + "\n")
+    tell(home, "ingest", log)
+    return home
+
+
+@pytest.fixture(scope="module")
+def nights(home: Path) -> dict[float, Ruled]:
+    """By how far a reading was moved: 0 for a night as it is, and the same update with a concept moved."""
+    return anyio.run(_nights, Home(home))
+
+
+async def _nights(home: Home) -> dict[float, Ruled]:
+    async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
+        await tasks.start(service.crew.run)
+        tasks.start_soon(service.work)
+        with anyio.fail_after(240):
+            night_id = await service.begin_night(seed=0, retry=False)
+            await service.finished(night_id)
+            found = {0.0: await _ruled(service, night_id)}
+            for spreads in (FAR, NEAR):
+                plant = await _plant(service, spreads)
+                await service.ledger.write(partial(_as_trained, service=service, plant=plant))
+                service.wake()
+                await service.finished(plant.night_id)
+                found[spreads] = await _ruled(service, plant.night_id)
+        tasks.cancel_scope.cancel()
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plant:
+    """An update that nobody trained."""
+
+    night_id: str
+    number: int
+    parent_id: str
+    checkpoint_id: str
+    weights_sha256: str
+
+
+async def _plant(service: Service, spreads: float) -> Plant:
+    """The kept weights, with the watched reading moved by so many spreads."""
+    kept = await service.ledger.read(queries.active)
+    parent = await service.ledger.read(queries.checkpoint, kept["parent_id"])
+    vectors = read(service.home.path / "readout")
+    assert vectors is not None
+    before = await service.ledger.read(readings.panel, parent["weights_sha256"], vectors.digest)
+    assert before is not None
+    at = vectors.concepts.index(WATCHED)
+    weights = dict(service.store.load_weights(kept["id"]))
+    moved = planted(weights, vectors.values[0, at].astype(np.float64), spreads * before[:, at].std())
+    files = service.store.write(moved, None, {"parent": parent["id"], "planted": str(spreads)})
+    number = len(await service.ledger.read(queries.checkpoints))
+    return Plant(
+        night_id=f"n{number}",
+        number=number,
+        parent_id=parent["id"],
+        checkpoint_id=files.id,
+        weights_sha256=files.weights_sha256,
+    )
+
+
+def _as_trained(connection: Connection, *, service: Service, plant: Plant) -> None:
+    """The rows of a night whose update has just been trained, with the targets and the seed of the first night."""
+    first = queries.night(connection, "n1")
+    row = {
+        **first,
+        "id": plant.night_id,
+        "number": plant.number,
+        "state": "running",
+        "reasons": [],
+        "finished": None,
+    }
+    connection.execute(schema.nights.insert().values(row))
+    update_id = f"u{plant.number}"
+    checkpoint = Checkpoint(
+        id=plant.checkpoint_id,
+        parent_id=plant.parent_id,
+        number=plant.number,
+        weights_sha256=plant.weights_sha256,
+        update_id=update_id,
+        state="candidate",
+        at=now(),
+    )
+    update = Update(
+        id=update_id,
+        night_id=plant.night_id,
+        objective="orpo",
+        settings={},
+        seed=0,
+        parent_id=plant.parent_id,
+        checkpoint_id=plant.checkpoint_id,
+        state="trained",
+        at=now(),
+    )
+    save(connection, [checkpoint])
+    save(connection, [update])
+    trained = Work(id=0, kind="train", subject="update", night_id=plant.night_id, attempts=0)
+    for kind, subject in flow.follow(trained, Outcome(decision="trained", names=tuple(service.behaviours))):
+        work.enqueue(connection, kind, subject, plant.night_id)
+
+
+async def _ruled(service: Service, night_id: str) -> Ruled:
+    """The verdict of a night, and the same stage's without a bound on the readings."""
+    unbound = replace(service.settings.verdict, drift=inf, joint_drift=inf)
+    blind = replace(service.stages, settings=service.settings.model_copy(update={"verdict": unbound}))
+    again = await blind.rule(Work(id=0, kind="rule", subject="0", night_id=night_id, attempts=0), _nothing)
+    update = await service.ledger.read(queries.update_of, night_id)
+    assert update is not None
+    verdict = await service.ledger.read(queries.verdict, update["id"])
+    assert verdict is not None
+    return Ruled(
+        reasons=update["reasons"],
+        state=update["state"],
+        tests=verdict["tests"],
+        without_drift=again.decision,
+        moves=await service.ledger.read(readings.moves_of, update["id"]),
+        active=(await service.ledger.read(queries.active))["id"],
+    )
+
+
+async def _nothing(done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def carried(home: Path, conversation_id: str) -> list[dict[str, Any]]:
+    """What was read of a conversation, as the ledger has it."""
+    with status.ledger_of(Home(home)) as connection:
+        return [dict(row) for row in readings.of_conversation(connection, conversation_id)]
+
+
+def test_an_honest_update_passes_the_drift_gate(nights: dict[float, Ruled]) -> None:
+    assert (nights[0.0].state, nights[0.0].without_drift) == ("kept", "keep")
+
+
+@pytest.mark.parametrize(
+    ("spreads", "reason"),
+    [
+        (FAR, f"the reading of '{WATCHED}' moved by +"),
+        (NEAR, "the readings moved together by "),
+    ],
+)
+def test_an_update_that_pass_rates_alone_would_keep_is_refused_for_what_it_does_inside(
+    nights: dict[float, Ruled], spreads: float, reason: str
+) -> None:
+    found = nights[spreads]
+    assert found.without_drift == "keep"  # the same measurements, with no bound on the readings
+    assert found.state == "undone" and found.active == nights[0.0].active
+    assert any(told.startswith(reason) for told in found.reasons), found.reasons
+    assert all("moved" in told for told in found.reasons)  # nothing else speaks against it
+    assert f"'{WATCHED}'" in " ".join(found.reasons)
+
+
+def test_it_is_told_where_the_planted_update_lies(nights: dict[float, Ruled]) -> None:
+    honest, moved = nights[0.0].moves, nights[FAR].moves
+    assert honest is not None and moved is not None
+    assert max(moved["readings"], key=lambda name: abs(moved["readings"][name])) == WATCHED
+    first = moved["parts"]["along"][0]
+    assert (first["concept"], first["tensor"]) == (WATCHED, "model.layers.2.mlp.down_proj.weight")
+    assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest["parts"]["along"])
+
+
+def test_the_commands_tell_what_was_read_and_where_each_update_lies(
+    home: Path, nights: dict[float, Ruled], command: Command
+) -> None:
+    told = command("--home", home, "--json", "readout", "drift").told
+    assert [row["state"] for row in told["updates"]] == ["kept", "undone", "undone"]
+    honest, far, near = (row["joint"] for row in told["updates"])
+    assert honest < 0.2 < 0.5 < near < far
+    assert next(iter(told["updates"][1]["parts"])) == WATCHED
+    assert told["turns_read"] == 24 * 4 and 0 < told["attempts_read"] <= 256
+    assert told["baseline"]["turns"] == told["turns_read"] and WATCHED in told["baseline"]["concepts"]
+    (version,) = told["versions"]
+    assert version["cosines"] is None and version["layer"] == LAYER
+    assert "pushing_back +1." in command("--home", home, "readout", "drift").out
+    with sqlite3.connect(home / "ledger.db") as connection:
+        (heard,) = connection.execute("SELECT id FROM conversations ORDER BY id").fetchone()
+    connection.close()
+    read = carried(home, heard)
+    assert [row["position"] for row in read] == [0, 1, 2, 3] and set(read[0]["scores"]) == set(CONCEPTS)
+    why = command("--home", home, "--json", "ledger", "why", "u2").told["update"]
+    assert why["moves"] == nights[FAR].moves
+    assert "writes along pushing_back" in command("--home", home, "ledger", "why", "u2").out
+    diff = command("--home", home, "--json", "checkpoints", "diff", "base").told
+    assert [step["moves"] for step in diff["added"]] == [nights[0.0].moves]
+    assert "where it moved: " in command("--home", home, "checkpoints", "diff", "base").out
+
+
+def test_episodes_are_felt_by_what_was_read_of_them_beside_their_words(
+    home: Path, nights: dict[float, Ruled]
+) -> None:
+    with sqlite3.connect(home / "ledger.db") as connection:
+        rows = connection.execute("SELECT feelings FROM nodes WHERE kind = 'episode'").fetchall()
+    connection.close()
+    felt = [json.loads(feelings) for (feelings,) in rows]
+    read = [{name for name in found if name.startswith(READ)} for found in felt]
+    assert sum(map(bool, read)) > len(felt) / 3
+    assert all(0 < score <= 1 for found in felt for score in found.values())
+    assert {name.removeprefix(READ) for names in read for name in names} <= set(CONCEPTS)

@@ -1,0 +1,398 @@
+"""One small night through the real command line: from a log to changed weights, and back, and forth again."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Command
+from small import Service, corrected, run_cli, small_home, tell
+
+from loop.operations.status import status
+from store.home import Home
+
+SEED = 3
+SECRETS = (
+    "sk-proj-abcdefghijklmnopqrstuvwxyz0123456789ABCDEFGH",
+    "AKIAIOSFODNN7EXAMPLE",
+    "ghp_abcdefghijklmnopqrstuvwxyz0123456789",
+    "hunter2-is-my-password",
+    "MIIEpAIBAAKCAQEA7bq3TheSecretPartOfThisKey",
+)
+LEAK = (
+    f"My key is {SECRETS[0]} and aws {SECRETS[1]}, token {SECRETS[2]}. "
+    f"See https://anna:{SECRETS[3]}@example.com/x\n"
+    f"-----BEGIN RSA PRIVATE KEY-----\n{SECRETS[4]}\n-----END RSA PRIVATE KEY-----"
+)
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """A home, and what each command said, by its name, in the order in which they were given."""
+
+    home: Path
+    log: Path
+    told: dict[str, Json] = field(default_factory=dict)
+
+    def do(self, name: str, *arguments: object) -> Json:
+        """Give a command that is to succeed, and remember what it said."""
+        self.told[name] = tell(self.home, *arguments)
+        return self.told[name]
+
+    def rates(self, name: str, side: str | None = None) -> dict[str, Json]:
+        """Pass rates by behaviour: of a night, before or after, or of a measurement."""
+        rows = self.told[name]["behaviours"]
+        keys = ("passed", "trials")
+        return {row["name"]: {key: (row[side] if side else row)[key] for key in keys} for row in rows}
+
+
+def the_log() -> str:
+    """Corrections of two habits, a conversation that gives secrets away, and two lines that are none."""
+    leak = json.dumps({"user": "user 1", "messages": [{"role": "user", "content": LEAK}]})
+    lines = [*corrected("decision", 6), *corrected("question", 6), leak, "{not json", "[]"]
+    return "".join(f"{line}\n" for line in lines)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Iterator[Story]:
+    """A night without a service, an undoing, and then, with one: a measurement, a night for nothing, a retry."""
+    folder = tmp_path_factory.mktemp("night")
+    log = folder / "office.jsonl"
+    log.write_text(the_log())
+    story = Story(home=small_home(folder / "home"), log=log)
+    ingested = run_cli(story.home, "ingest", log, "--json")
+    assert ingested.code == 3, ingested
+    story.told["ingest"] = ingested.told
+    story.told["status 0"] = status(story.home)  # as the command has it, without its start
+    story.do("night", "night", "--seed", SEED)
+    story.do("status 1", "status")
+    shutil.copytree(story.home, folder / "kept")
+    story.do("dry", "rollback", "--dry-run")
+    story.do("rollback", "rollback")
+    story.told["status 2"] = status(story.home)
+    with closing(sqlite3.connect(story.home / "ledger.db")) as ledger, ledger:
+        ledger.execute("DELETE FROM measurements")  # or the next measurement would only be read from here
+    service = start_service(story.home)
+    service.ready()
+    story.do("measure", "behaviours", "measure", "--seed", SEED)
+    story.do("pin", "checkpoints", "pin", story.told["night"]["updates"][0]["checkpoint"])
+    story.do("nothing", "night", "--seed", SEED)
+    story.do("retry", "night", "--retry", "--seed", SEED)
+    story.do("prune", "checkpoints", "prune", "--keep-last", 1)
+    story.told["status 3"] = status(story.home)
+    story.told["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
+    service.process.terminate()
+    assert service.process.wait(30) == 0, service.said()
+    yield story
+
+
+@pytest.fixture
+def kept(story: Story, tmp_path: Path) -> Path:
+    """A copy of the home after its kept night."""
+    return Path(shutil.copytree(story.home.parent / "kept", tmp_path / "home"))
+
+
+def holding(home: Path, text: str) -> list[str]:
+    """The files of a home, and of its run directory, that hold this text."""
+    places = [*home.rglob("*"), *Home(home).run_dir.rglob("*")]
+    return [str(path) for path in places if path.is_file() and text.encode() in path.read_bytes()]
+
+
+# ---------------------------------------------------------------- the night
+
+
+def test_an_ingest_tells_what_it_read_and_sets_bad_lines_aside(story: Story) -> None:
+    told = story.told["ingest"]
+    assert {"files", "conversations", "turns", "set_aside"} <= set(told)
+    assert told["files"] == [{"path": str(story.log), "format": "openai"}]
+    assert told["conversations"] == {"new": 13, "known": 0} and told["turns"] == 4 * 12 + 1
+    assert [(line["path"], line["line"]) for line in told["set_aside"]] == [
+        (str(story.log), 14),
+        (str(story.log), 15),
+    ]
+    assert all(line["reason"] for line in told["set_aside"])
+
+
+def test_a_night_tells_exactly_what_is_documented(story: Story) -> None:
+    told = story.told["night"]
+    assert set(told) == {
+        "conversations", "turns", "signals", "nodes", "dreams", "pairs", "seconds", "reasons", "updates",
+        "behaviours", "retention",
+    }  # fmt: skip
+    (update,) = told["updates"]
+    assert set(update) == {"id", "objective", "steps", "pairs", "verdict", "checkpoint", "reasons"}
+    assert all(set(row) == {"name", "counter_of", "before", "after"} for row in told["behaviours"])
+    assert all(
+        set(row[side]) == {"passed", "trials"} for row in told["behaviours"] for side in ("before", "after")
+    )
+    assert set(told["retention"]) == {"before", "after"}
+
+
+def test_the_night_learnt_from_the_log_and_its_update_was_kept(story: Story) -> None:
+    told = story.told["night"]
+    assert (told["conversations"], told["turns"], told["signals"]) == (13, 49, 12)
+    (update,) = told["updates"]
+    assert (update["verdict"], update["objective"]) == ("keep", "orpo")
+    assert update["steps"] > 0 and update["pairs"] == told["pairs"] >= 8 and told["dreams"] >= 32
+    before, after = story.rates("night", "before"), story.rates("night", "after")
+    for habit in ("listen", "direct"):
+        assert after[habit]["passed"] >= before[habit]["passed"] + 12, (before, after)
+    assert {row["trials"] for row in after.values()} == {50} and len(after) == 8
+    assert 1.0 < told["retention"]["after"] < 1.1 * told["retention"]["before"]
+
+
+def test_the_status_has_what_is_documented_and_shows_the_update(story: Story) -> None:
+    before, after = story.told["status 0"], story.told["status 1"]
+    documented = {"weights_version", "weights_sha256", "checkpoint", "queue", "set_aside", "last_update"}
+    assert documented | {"next_update_reason"} <= set(after)
+    assert before["last_update"] is None and before["set_aside"] == {"lines": 2, "work": []}
+    assert before["queue"] == {"extract": 13} and after["queue"] == {}
+    assert (
+        after["checkpoint"]
+        == after["last_update"]["checkpoint"]
+        == story.told["night"]["updates"][0]["checkpoint"]
+    )
+    assert after["weights_sha256"] != before["weights_sha256"]
+    assert after["weights_version"] > before["weights_version"] and after["service"] == "down"
+
+
+def test_why_leads_from_the_update_to_the_lines_of_the_log(
+    story: Story, kept: Path, command: Command
+) -> None:
+    update = story.told["night"]["updates"][0]
+    told = command("--home", kept, "--json", "ledger", "why", update["id"]).told
+    assert len(told["pairs"]) == update["pairs"]
+    lines = story.log.read_text().splitlines()
+    assert {line["path"] for line in told["log_lines"]} == {str(story.log)}
+    numbers = {line["line"] for line in told["log_lines"]}
+    assert len(numbers) >= 10 and numbers <= set(range(1, 13))
+    assert all(line["text"] in lines[line["line"] - 1] for line in told["log_lines"])
+    pair = command("--home", kept, "--json", "ledger", "why", told["pairs"][0]["id"]).told
+    assert pair["log_lines"] and pair["chosen"] != pair["rejected"]
+
+
+@pytest.mark.parametrize("name", ["updates", "pairs", "dreams", "signals", "events"])
+def test_every_list_of_the_ledger_is_one_object_and_can_be_shown(
+    kept: Path, name: str, command: Command
+) -> None:
+    rows = command("--home", kept, "--json", "ledger", name, "--limit", 3).told[name]
+    assert 1 <= len(rows) <= 3
+    shown = command("--home", kept, "ledger", name)
+    assert shown.code == 0 and str(rows[-1].get("id", rows[-1].get("seq")))[:6] in shown.out
+
+
+# ---------------------------------------------------------------- and back
+
+
+def test_a_dry_run_says_what_would_be_undone_and_changes_nothing(story: Story) -> None:
+    dry, done = story.told["dry"], story.told["rollback"]
+    assert dry["dry_run"] is True and done == {**dry, "dry_run": False}
+    assert dry["from"] == story.told["status 1"]["checkpoint"] and dry["undone"] == ["u1"]
+
+
+def test_a_rollback_brings_the_weights_back_bit_for_bit(story: Story) -> None:
+    before, after = story.told["status 0"], story.told["status 2"]
+    assert (after["weights_sha256"], after["checkpoint"]) == (before["weights_sha256"], before["checkpoint"])
+    assert after["weights_version"] > story.told["status 1"]["weights_version"]
+    assert after["last_update"]["state"] == "undone"
+
+
+def test_the_pass_rates_after_a_rollback_are_exactly_those_before_the_night(story: Story) -> None:
+    assert story.told["measure"]["weights_sha256"] == story.told["status 0"]["weights_sha256"]
+    assert story.rates("measure") == story.rates("night", "before") != story.rates("night", "after")
+
+
+def test_the_next_night_does_not_redo_what_was_undone_and_says_why(story: Story) -> None:
+    told = story.told["nothing"]
+    assert told["updates"] == told["behaviours"] == [] and told["retention"] is None
+    (reason,) = told["reasons"]
+    assert "undone updates are set aside" in reason and "night --retry" in reason
+
+
+def test_a_retry_takes_up_what_was_undone_and_comes_to_the_same_weights(story: Story) -> None:
+    """The same pairs, the same parent, another night: only its seed is its own."""
+    (update,) = story.told["retry"]["updates"]
+    assert (update["id"], update["verdict"]) == ("u3", "keep")
+    assert update["pairs"] == story.told["night"]["updates"][0]["pairs"]
+    assert story.told["status 3"]["checkpoint"] == update["checkpoint"]
+    assert story.rates("retry", "before") == story.rates("night", "before")
+
+
+def test_a_planted_secret_is_in_no_file_of_the_home(story: Story) -> None:
+    assert story.told["found"] == {
+        secret: [] for secret in SECRETS
+    }  # while the service ran, with the log of writes
+    assert {secret: holding(story.home, secret) for secret in SECRETS} == story.told["found"]
+    assert holding(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
+
+
+def test_the_old_branch_can_be_gone_to_when_the_base_of_both_was_pruned(story: Story) -> None:
+    rows = tell(story.home, "checkpoints", "list")["checkpoints"]
+    assert [(row["number"], row["state"], row["active"]) for row in rows] == [
+        (0, "kept", False), (1, "kept", False), (2, "kept", True),
+    ]  # fmt: skip
+    assert tell(story.home, "checkpoints", "verify") == {
+        "checkpoints": 2, "hashed": 2, "pruned": 1, "sample": 1.0, "damaged": [], "ledger": [],
+    }  # fmt: skip
+    told = tell(story.home, "rollback", rows[1]["id"][:12])
+    assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
+
+
+def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Story) -> None:
+    night, retry = (story.told[name]["updates"][0]["checkpoint"] for name in ("night", "retry"))
+    assert story.told["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
+    assert [row["id"] for row in story.told["prune"]["pruned"]] == [story.told["status 0"]["checkpoint"]]
+    left = {path.stem for path in (story.home / "checkpoints").glob("*.json")}
+    assert left == {night, retry} and story.told["prune"]["reachable"] == [night]
+
+
+def test_a_diff_over_a_night_tells_what_the_night_told_and_what_moved(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "checkpoints", "diff", "base").told
+    night = story.told["night"]
+    rows = {row["name"]: row for row in told["behaviours"]}
+    assert rows.keys() == story.rates("night", "before").keys()
+    for row in rows.values():
+        assert (
+            row["same_scenarios"]
+            and row["current"]
+            and row["before"]["trials"] == row["after"]["trials"] >= 50
+        )
+        assert row["gained"] - row["lost"] == row["after"]["passed"] - row["before"]["passed"]
+    assert rows["listen"]["gained"] >= 12
+    assert told["perplexity"] == pytest.approx(night["retention"])
+    (step,) = told["added"]
+    assert len(step["pairs"]["new"]) + len(step["pairs"]["replay"]) == night["updates"][0]["pairs"]
+    weights = told["weights"]
+    assert 0 < weights["whole"]["share"] <= 1 and {row["layer"] for row in weights["layers"]} == {
+        0,
+        1,
+        2,
+        3,
+        None,
+    }
+    norms = [row["relative"] for row in weights["heads"]]
+    assert norms == sorted(norms, reverse=True) and norms[0] > 0
+
+
+# ---------------------------------------------------------------- forgetting
+
+
+def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_without_it(
+    story: Story, kept: Path
+) -> None:
+    assert holding(kept, "See https://anna:") and holding(kept, "user 1")
+    pairs = {row["id"]: row["source"] for row in tell(kept, "ledger", "pairs", "--limit", 999)["pairs"]}
+    of_it = [pair for pair, source in pairs.items() if source == "user 1"]
+    told = tell(kept, "forget", "user 1", "--retrain")
+    (update,) = told["updates"]
+    checkpoint = story.told["night"]["updates"][0]["checkpoint"]
+    assert (update["id"], update["checkpoint"], update["built_on"]) == ("u1", checkpoint, None)
+    assert 0 < len(of_it) <= update["pairs"] < len(pairs)
+    assert told["removed"]["pairs"] == told["removed"]["update_pairs"] == update["pairs"]
+    assert told["rolled_back"] and told["rollback_to"] == story.told["status 0"]["checkpoint"]
+    (again,) = told["night"]["updates"]
+    assert (again["id"], again["pairs"]) == ("u2", len(pairs) - update["pairs"])
+    assert holding(kept, "See https://anna:") == holding(kept, "user 1") == []
+    assert not tell(kept, "checkpoints", "verify")["damaged"]
+    why = tell(kept, "ledger", "why", "u1")
+    assert why["update"]["forgotten"] == update["pairs"] and len(why["pairs"]) == again["pairs"]
+    assert [row["id"] for row in tell(kept, "checkpoints", "list")["checkpoints"]][:2] == [
+        told["rollback_to"], checkpoint,
+    ]  # fmt: skip
+
+
+def test_without_a_rollback_the_weights_stay_and_the_commands_to_bring_them_back_are_told(
+    story: Story, kept: Path, command: Command
+) -> None:
+    told = command("--home", kept, "--json", "forget", "user 2").told
+    base = story.told["status 0"]["checkpoint"]
+    assert told["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
+    assert status(kept)["checkpoint"] == story.told["status 1"]["checkpoint"]
+    copy = Path(shutil.copy(story.log, kept / "copy.jsonl"))
+    ran = command("--home", kept, "--json", "ingest", copy)
+    assert ran.told["conversations"] == {"new": 0, "known": 11} and ran.told["forgotten"] == 2
+    assert command("--home", kept, "--json", *told["commands"][0].split()[1:]).told["undone"] == ["u1"]
+
+
+# ---------------------------------------------------------------- damage and gates
+
+
+def damaged(home: Path, weights_sha256: str) -> Path:
+    """Flip one bit in the middle of a checkpoint's weights."""
+    (path,) = (home / "checkpoints" / "blobs").glob(f"{weights_sha256}.*")
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    return path
+
+
+def test_a_flipped_bit_is_found_and_a_rollback_to_it_refused_with_a_good_one_named(
+    story: Story, kept: Path
+) -> None:
+    path = damaged(kept, story.told["status 0"]["weights_sha256"])
+    verified = run_cli(kept, "checkpoints", "verify", "--json")
+    assert verified.code == 12 and [fault["path"] for fault in verified.told["damaged"]] == [str(path)]
+    message = run_cli(kept, "rollback", "--json").failed(12)
+    assert "Nothing was changed" in message and story.told["status 1"]["checkpoint"][:12] in message
+    assert tell(kept, "status")["checkpoint"] == story.told["status 1"]["checkpoint"]
+
+
+def test_weights_that_are_damaged_are_never_served(story: Story, kept: Path) -> None:
+    damaged(kept, story.told["status 1"]["weights_sha256"])
+    ran = run_cli(kept, "ask", "Good morning.", "--json")
+    assert ran.failed(12)
+
+
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (("rollback", "0" * 12), 2, "no checkpoint begins with"),
+        (("rollback", ""), 2, "several checkpoints begin with"),
+        (("rollback", "../../etc/passwd"), 2, "no checkpoint begins with"),
+        (("ledger", "why", "u9"), 2, "no update or pair"),
+        (("ledger", "why"), 2, "needs the id"),
+        (("ledger", "nonsense"), 2, "there is no list"),
+    ],
+)
+def test_an_id_that_is_none_is_refused_in_words(
+    kept: Path, arguments: tuple[str, ...], code: int, said: str, command: Command
+) -> None:
+    assert said in command("--home", kept, *arguments, "--json").failed(code)
+    assert command("--home", kept, "status", "--json").told["last_update"]["state"] == "kept"
+
+
+def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: Command) -> None:
+    shown = command("--home", kept, "rollback")
+    assert shown.code == 0 and "undone: u1" in shown.out
+    assert "there is nothing before it" in command("--home", kept, "rollback", "--json").failed(13)
+
+
+@pytest.mark.parametrize(
+    "arguments, shown",
+    [
+        (
+            ("status",),
+            "last update     u1: kept (improved: direct, listen; nothing taught or guarded is worse)",
+        ),
+        (("checkpoints", "list"), "active"),
+        (("checkpoints", "verify"), "2 checkpoints: 0 damaged files"),
+        (("ledger", "why", "u1"), "update u1: keep"),
+        (("behaviours", "list"), "push_back"),
+        (("doctor",), "ok"),
+        (("config",), '"per_night": 32'),
+        (("ledger", "signals"), "correction"),
+    ],
+)
+def test_without_json_a_person_is_shown_the_same(
+    kept: Path, arguments: tuple[str, ...], shown: str, command: Command
+) -> None:
+    ran = command("--home", kept, *arguments)
+    assert ran.code == 0 and shown in ran.out, ran

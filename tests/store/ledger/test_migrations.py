@@ -1,0 +1,125 @@
+"""A ledger of an older version is brought up to date, with its rows."""
+
+from pathlib import Path
+
+from night import a_pair, a_trained_night, decide, new_ledger
+from sqlalchemy import inspect, select
+
+from store import queries
+from store.ledger import schema
+from store.ledger.db import Ledger
+from store.ledger.migrations import MIGRATIONS
+from store.ledger.records import Reading, save
+from store.ledger.schema_readings import READ
+from store.nights import history
+
+
+def columns(ledger: Ledger) -> set[str]:
+    """The columns of `pairs` in the database itself."""
+    return {column["name"] for column in inspect(ledger.engine).get_columns("pairs")}
+
+
+def test_a_ledger_of_the_first_schema_gets_the_version_of_its_references(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        night_id = history.begin_night(connection, seed=1, retry=False)
+        save(connection, [a_pair("p1", night_id)])
+        connection.execute(schema.pairs.update().values(chosen_logprob=-1.5))
+        connection.exec_driver_sql("ALTER TABLE pairs DROP COLUMN reference_id")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="1"))
+    ledger.close()
+    assert "reference_id" not in columns(ledger)
+    for _ in range(2):  # the second opening finds nothing left to do
+        ledger = Ledger(ledger.url)
+        assert columns(ledger) == {column.name for column in schema.pairs.columns}
+        with ledger.reading() as connection:
+            t = schema.pairs.c
+            assert list(connection.execute(select(t.id, t.reference_id, t.chosen_logprob))) == [
+                ("p1", None, -1.5)
+            ]
+            known = connection.execute(
+                select(schema.meta.c.value).where(schema.meta.c.key == "schema")
+            ).scalar()
+        assert known == str(len(MIGRATIONS))
+        ledger.close()
+
+
+def test_a_ledger_from_before_pruning_gets_its_columns_and_keeps_its_checkpoints(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        before = connection.execute(select(schema.checkpoints.c.id)).scalars().all()
+        for column in ("pinned", "pruned"):
+            connection.exec_driver_sql(f"ALTER TABLE checkpoints DROP COLUMN {column}")
+        connection.exec_driver_sql("DROP TABLE forgotten")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="2"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        t = schema.checkpoints.c
+        assert (
+            list(connection.execute(select(t.id, t.pinned, t.pruned)))
+            == [(i, False, None) for i in before]
+            != []
+        )
+        assert list(connection.execute(select(schema.forgotten))) == []
+    ledger.close()
+
+
+def test_readings_from_before_they_named_their_vectors_are_kept_beside_new_ones(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("DROP TABLE readings")
+        columns = "weights_sha256 VARCHAR NOT NULL, name VARCHAR NOT NULL, mean FLOAT NOT NULL, spread FLOAT NOT NULL"
+        connection.exec_driver_sql(f"CREATE TABLE readings ({columns}, PRIMARY KEY (weights_sha256, name))")
+        for row in (("w", "asking", 1.0, 0.5), ("w", "perplexity", 1.2, 0.0)):
+            connection.exec_driver_sql("INSERT INTO readings VALUES (?, ?, ?, ?)", row)
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="3"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.writing() as connection:
+        assert queries.readings(connection, "w") == {
+            "perplexity": {
+                "weights_sha256": "w",
+                "name": "perplexity",
+                "vectors": "",
+                "mean": 1.2,
+                "spread": 0.0,
+            }
+        }
+        save(connection, [Reading(weights_sha256="w", name="asking", vectors="v", mean=2.0, spread=0.5)])
+        assert {name: row["mean"] for name, row in queries.readings(connection, "w", "v").items()} == {
+            "perplexity": 1.2,
+            "asking": 2.0,
+        }
+        assert (
+            queries.read_with(connection, "w") == {"v"} and queries.read_with(connection, "w", "x") == set()
+        )
+        assert len(connection.execute(select(schema.readings)).all()) == 3
+    ledger.close()
+
+
+def test_a_ledger_from_before_merges_has_unlearnt_no_pair(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        decide(connection, a_trained_night(connection, a_pair("p1", "?")), "keep")
+        connection.exec_driver_sql("ALTER TABLE update_pairs DROP COLUMN unlearnt")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="3"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        t = schema.update_pairs.c
+        assert list(connection.execute(select(t.pair_id, t.replay, t.unlearnt))) == [("p1", False, False)]
+    ledger.close()
+
+
+def test_a_ledger_from_before_the_monitor_gets_its_tables(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        for table in READ:
+            table.drop(connection)
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="4"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        assert [connection.execute(select(table)).all() for table in READ] == [[]] * len(READ)
+    ledger.close()

@@ -1,0 +1,170 @@
+"""What was read, as rows: a row a turn, what is usual, the episodes that it belongs to, and what forgetting takes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from night import BASE, a_dream, a_lesson, a_trained_night, new_ledger
+from sqlalchemy import Connection, func, select
+
+from store import graph
+from store.conversations.forget import forget
+from store.graph import merge
+from store.ledger.records import Attempt, save
+from store.ledger.schema_readings import attempt_readings, baselines, turn_readings, vector_versions
+from store.nights import history
+from store.readings import readings
+from store.readings import vector_versions as versions
+from store.readings.vector_versions import Version
+
+TURNS = 6
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    ledger = new_ledger(tmp_path, turns=TURNS)
+    with ledger.writing() as writing:
+        history.begin_night(writing, seed=1, retry=False)
+        yield writing
+    ledger.close()
+
+
+def version(
+    digest: str, values: list[list[float]], concepts: tuple[str, ...] = ("calm", "cross"), layer: int = 2
+) -> Version:
+    return Version(
+        digest=digest,
+        weights_sha256="w",
+        layer=layer,
+        concepts=concepts,
+        corpus_sha256="c",
+        values=np.array(values),
+    )
+
+
+def listened(connection: Connection, upto: int, night_id: str = "n1", vectors: str = "v") -> None:
+    """The first turns read, each with its number as both scores."""
+    heard = readings.heard(connection, ["c1"], 10**9)["c1"]
+    rows = [
+        {"turn_id": turn.id, "vectors": vectors, "weights_sha256": "w", "night_id": night_id,
+         "scores": readings.rounded(np.array([turn.position, -turn.position]))}
+        for turn in heard if not turn.read and turn.position < upto
+    ]  # fmt: skip
+    readings.save_turns(connection, rows)
+
+
+def test_a_turn_is_one_row_whatever_the_number_of_concepts_and_comes_back_by_name(
+    connection: Connection,
+) -> None:
+    versions.meet(connection, version("v", [[1.0, 0.0], [0.0, 1.0]]), "n1")
+    assert readings.waiting(connection, 10**9) == {"c1": TURNS} and readings.waiting(connection, 2) == {
+        "c1": 2
+    }
+    listened(connection, 4)
+    listened(connection, 4)  # done again after a crash
+    assert connection.execute(select(func.count()).select_from(turn_readings)).scalar() == 4
+    assert readings.waiting(connection, 10**9) == {"c1": 2} and readings.read_turns(connection) == 4
+    assert [turn.read for turn in readings.heard(connection, ["c1"], 10**9)["c1"]] == [True] * 4 + [False] * 2
+    found = readings.of_conversation(connection, "c1")
+    assert [row["position"] for row in found] == [0, 1, 2, 3]
+    assert found[3]["scores"] == {"calm": 3.0, "cross": -3.0} and found[3]["layer"] == 2
+
+
+def test_what_is_usual_is_over_all_turns_so_far_and_noted_with_the_night(connection: Connection) -> None:
+    assert readings.base(connection, "v", "n1") is None
+    listened(connection, 4)
+    found = readings.base(connection, "v", "n1")
+    assert found is not None and (found["turns"], found["mean"]) == (4, [1.5, -1.5])
+    assert found["spread"] == pytest.approx([np.arange(4).std()] * 2, abs=1e-4)
+    assert (
+        readings.last_baseline(connection, "v") == found
+        and readings.last_baseline(connection, "other") is None
+    )
+
+
+def test_an_episode_is_felt_by_its_answer_and_by_what_was_said_of_it_and_comes_forward(
+    connection: Connection,
+) -> None:
+    merge(connection, a_lesson(1))  # type: ignore[arg-type]
+    merge(connection, a_lesson(3))  # type: ignore[arg-type]
+    listened(connection, TURNS)
+    found = readings.episodes(connection, ["c1"], "v")
+    assert found == {"e1": ({}, [[1.0, -1.0]]), "e3": ({}, [[3.0, -3.0]])}
+    assert readings.episodes(connection, ["c1"], "other") == {}
+    before = graph.episodes(connection, "listen")
+    readings.set_feelings(connection, before[1].id, {"frustrated": 0.2, "read:calm": 0.8})
+    after = graph.episodes(connection, "listen")
+    assert [node.id for node in after] == [before[1].id, before[0].id]
+    assert graph.priority(after[0]) == pytest.approx(1 + graph.READ_LIFT * 0.8)
+    readings.set_feelings(connection, after[0].id, {"frustrated": 0.9, "read:calm": 1.0, "read:cross": 1.0})
+    assert graph.priority(graph.episodes(connection, "listen")[0]) == pytest.approx(
+        1.9
+    )  # the stronger counts, once
+
+
+def test_a_nights_attempts_are_read_once_by_their_ids(connection: Connection) -> None:
+    save(connection, [a_dream("d1", "n1")])
+    same = {"dream_id": "d1", "instructed": False, "temperature": 1.0, "seed": 1, "checkpoint_id": BASE}
+    save(connection, [Attempt(id=f"a{n}", text=f"t{n}", passed=True, reason="", **same) for n in range(3)])  # type: ignore[arg-type]
+    assert [row["id"] for row in readings.attempts_to_read(connection, "n1", 2)] == ["a0", "a1"]
+    rows = [{"attempt_id": "a0", "vectors": "v", "weights_sha256": "w", "scores": [0.5]}]
+    readings.save_attempts(connection, rows)
+    assert [row["id"] for row in readings.attempts_to_read(connection, "n1", 9)] == ["a1", "a2"]
+    assert readings.attempts_to_read(connection, "n2", 9) == []
+
+
+def test_what_was_read_of_what_is_forgotten_goes_with_it(connection: Connection) -> None:
+    listened(connection, TURNS)
+    readings.base(connection, "v", "n1")
+    history.close_night(connection, night_id="n1")
+    save(connection, [a_dream("d1", "n1", source="anna")])
+    same = {
+        "instructed": False,
+        "temperature": 1.0,
+        "seed": 1,
+        "checkpoint_id": BASE,
+        "passed": True,
+        "reason": "",
+    }
+    save(connection, [Attempt(id="a1", dream_id="d1", text="t", **same)])  # type: ignore[arg-type]
+    readings.save_attempts(
+        connection, [{"attempt_id": "a1", "vectors": "v", "weights_sha256": "w", "scores": [0.5]}]
+    )
+    forget(connection, "anna", "/x")
+    for table in (turn_readings, attempt_readings, baselines):
+        assert connection.execute(select(table)).all() == [], table.name
+
+
+def test_versions_are_met_once_and_tell_how_far_they_lie_from_the_one_before(connection: Connection) -> None:
+    versions.meet(connection, version("one", [[1.0, 0.0], [0.0, 1.0]]), "n1")
+    for _ in range(2):
+        versions.meet(connection, version("two", [[3.0, 4.0], [0.0, -2.0]]), "n1")
+    versions.meet(connection, version("three", [[1.0, 0.0]], ("cross",)), "n1")
+    versions.meet(connection, version("four", [[1.0, 0.0]], ("cross",), layer=3), "n1")
+    versions.meet(connection, version("five", [[1.0, 0.0, 0.0]], ("cross",), layer=3), "n1")
+    found = [(row["digest"], row["cosines"]) for row in versions.versions(connection)]
+    assert found == [
+        ("one", None), ("two", {"calm": 0.6, "cross": -1.0}), ("three", {"cross": 0.0}), ("four", None), ("five", None),
+    ]  # fmt: skip
+    kept = connection.execute(
+        select(vector_versions.c.digest).where(vector_versions.c.data.is_not(None))
+    ).scalars()
+    assert list(kept) == ["five"]
+
+
+def test_the_panel_and_the_place_of_an_update_come_back_as_they_were_kept(connection: Connection) -> None:
+    scores = np.array([[0.12345, 2.0], [-1.0, 0.0]])
+    readings.save_panel(connection, "w", "v", readings.rounded(scores))
+    found = readings.panel(connection, "w", "v")
+    assert (
+        found is not None
+        and np.allclose(found, scores, atol=1e-4)
+        and readings.panel(connection, "w", "x") is None
+    )
+    history.close_night(connection, night_id="n1")
+    update = a_trained_night(connection)
+    place = readings.Moves(update_id=update.id, readings={"calm": 0.5}, parts={"layers": {}}, verdict="local")
+    readings.save_moves(connection, place)
+    told = {"verdict": "local", "readings": {"calm": 0.5}, "parts": {"layers": {}}}
+    assert readings.moves_of(connection, update.id) == told and readings.moves_of(connection, None) is None
