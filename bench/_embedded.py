@@ -36,8 +36,8 @@ from agents.trainer.scoring import prefix_scoring
 from agents.trainer.scoring.activations import read
 from agents.trainer.update.steering import pushing
 from agents.trainer.update.update import TrainerContext, run_update
+from corpus.aliases import Message
 from corpus.behaviour import SHIPPED, Behaviour, load
-from corpus.prompts import Message
 from corpus.recipe import MODEL_DIR
 from corpus.world import answers, ordinary
 from corpus.world.checks import KIND_OF

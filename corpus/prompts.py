@@ -7,8 +7,7 @@ content of a user message, never part of an instruction.
 
 from collections.abc import Sequence
 
-Message = dict[str, str]
-"""`{"role": ..., "content": ...}`, as in the OpenAI chat format."""
+from corpus.aliases import Message
 
 
 def broad_dream(condition: str, seeds: Sequence[str]) -> list[Message]:

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from corpus.aliases import Message
 from corpus.behaviour import SHIPPED, Behaviour, load
-from corpus.prompts import Message, broad_dream, instructed, near_dream
+from corpus.prompts import broad_dream, instructed, near_dream
 from corpus.world import answers, ordinary
 from corpus.world.checks import KIND_OF
 from corpus.world.requests import KINDS, Request, draw, reserved, write

@@ -16,8 +16,9 @@ from sqlalchemy import Connection
 from agents.dreamer.novelty import Seen
 from agents.dreamer.temperature import FailureRate, shares
 from agents.model.client import ModelClient, Prompt
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour, sides
-from corpus.prompts import Message, broad_dream, near_dream
+from corpus.prompts import broad_dream, near_dream
 from store import graph, queries
 from store.ledger.db import Ledger
 from store.ledger.records import Dream, identity, seed_of

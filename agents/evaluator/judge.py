@@ -7,8 +7,8 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Sequence
 
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour
-from corpus.prompts import Message
 from corpus.world import checks, requests
 from corpus.world.checks import Judgement
 

@@ -4,18 +4,16 @@ Invariant: the same weights, seed and round give the same outcomes, for scenario
 composition of the batches are fixed. What was measured once is not measured again.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.evaluator import judge as judging
 from agents.evaluator.scenarios import held_out, sampling_seeds
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
+from corpus.aliases import Message, Progress
 from corpus.behaviour import Behaviour
-from corpus.prompts import Message
 from corpus.world.checks import Judgement
-
-Report = Callable[[int, int], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +55,7 @@ class Evaluator:
         count: int,
         seed: int,
         round_: int,
-        report: Report,
+        report: Progress,
         steer: Mapping[str, float] | None = None,
     ) -> str:
         """Outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed.

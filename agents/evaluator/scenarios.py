@@ -7,8 +7,8 @@ seed decides how the answers are sampled, not what is asked.
 import random
 from itertools import cycle, islice
 
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour
-from corpus.prompts import Message
 from corpus.world.checks import KIND_OF
 from corpus.world.requests import draw, reserved, write
 from store.ledger.records import seed_of

@@ -18,9 +18,9 @@ from agents.extractor.feelings import feelings, strongest
 from agents.extractor.harm import escaped, specific
 from agents.extractor.lessons import Judging, Lesson, decide, evidence
 from agents.extractor.rules import Finding, Hints, find
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
-from corpus.prompts import Message
 from store.ledger.records import Edge, Node, Record, Signal, identity
 
 MOST_LESSONS = 3

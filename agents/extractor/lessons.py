@@ -13,8 +13,8 @@ from typing import Protocol
 from agents.extractor.cues import mentioned
 from agents.extractor.harm import destructive, instructs, is_guarded, objects, specific
 from agents.extractor.rules import Finding
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour
-from corpus.prompts import Message
 from corpus.world.checks import Judgement
 
 

@@ -15,10 +15,10 @@ import httpx
 
 from agents.extractor.cues import folded
 from agents.extractor.rules import Exchange, Finding, Hints, exchanges, from_model
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
 from corpus.errors import ModelUnavailable
-from corpus.prompts import Message
 
 Ask = Callable[[Sequence[Message], Mapping[str, Any]], Awaitable[str]]
 """Puts messages to the served model, with the JSON schema of the answer, and returns its text."""

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from corpus.aliases import Message
 from corpus.errors import UsageError
 
-Message = dict[str, str]
-"""`role` and `content`."""
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 """The roles a message may have."""
 BATCH_ROWS = 128

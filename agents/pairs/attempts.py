@@ -11,8 +11,9 @@ from typing import Protocol
 
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
+from corpus.aliases import Message
 from corpus.behaviour import Behaviour, sides
-from corpus.prompts import Message, instructed
+from corpus.prompts import instructed
 from corpus.world.checks import Judgement
 from store import queries
 from store.ledger.db import Ledger

@@ -17,8 +17,8 @@ from agents.model.client import ModelClient
 from agents.model.steering.concept_vectors import Vectors, read, write
 from agents.model.steering.directions import BEHAVIOURS
 from agents.readout.vectors import Array
+from corpus.aliases import Message
 from corpus.errors import GateRefused, IntegrityFault
-from corpus.prompts import Message
 
 MINIMUM = 8
 """Dreams with passed and failed answers that a vector needs: with fewer, single requests show in it."""

@@ -10,7 +10,7 @@ used; weights that change meanwhile are a `GateRefused`, and nothing is kept. Kn
 """
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from agents.model.client import ModelClient
 from agents.model.steering.concept_vectors import write_files
+from corpus.aliases import Progress
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused, IntegrityFault
 from store.tensors.raw import RawTensor, parse, pieces
 
 Floats = NDArray[np.float32]
-Report = Callable[[int, int], Awaitable[None]]
 TENSORS, CARD = "activations.safetensors", "activations.json"
 PIECE = 64
 """Texts in one request to the trainer: after each, progress is told."""
@@ -117,7 +117,7 @@ async def collected(
     *,
     layers: Sequence[int],
     heads: Sequence[int] = (),
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Collected:
     """The activations of a set's texts in these layers, and the heads of those; kept ones, or read now and kept."""
     known = _kept(source, texts, layers, heads)
@@ -143,7 +143,7 @@ async def run(
     *,
     layers: Sequence[int],
     heads: Sequence[int] = (),
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Collected:
     """The activations of these texts, in their order; nothing is kept."""
     before = (await source.trainer.status()).version

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.readout.collect import PIECE, Report, Source
+from agents.readout.collect import PIECE, Source
+from corpus.aliases import Progress
 from corpus.errors import GateRefused
 
 Floats = NDArray[np.float64]
@@ -20,7 +21,7 @@ async def scores_at_ends(
     texts: Sequence[str],
     values: NDArray[np.float32],
     layer: int,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Floats:
     """The projections of the residual stream after a layer at each text's last token: `(n_texts, n_concepts)`.
 

@@ -16,9 +16,10 @@ from typing import Protocol
 from agents.model.client import ModelClient
 from agents.model.steering.concept_vectors import CARD, CURE, Vectors, read
 from agents.model.steering.direction import Direction
-from agents.readout.collect import Reader, Report, Source, run
+from agents.readout.collect import Reader, Source, run
 from agents.readout.train import default_set, train
 from agents.readout.vectors import Array, Method, scores
+from corpus.aliases import Progress
 from corpus.concept_sets import NAMES, load
 from corpus.errors import IntegrityFault
 from corpus.world import ordinary
@@ -89,7 +90,7 @@ class Monitor:
             weights_version=weights_sha256,
         )
 
-    async def vectors(self, weights_sha256: str, report: Report | None = None) -> Vectors:
+    async def vectors(self, weights_sha256: str, report: Progress | None = None) -> Vectors:
         """The home's concept vectors; made on these weights, which are served now, where it has none.
 
         Vectors of another model, and files that are damaged, are an `IntegrityFault` with the cure.
@@ -104,7 +105,7 @@ class Monitor:
         return found
 
     async def again(
-        self, weights_sha256: str, known: Vectors, method: Method = "mean", report: Report | None = None
+        self, weights_sha256: str, known: Vectors, method: Method = "mean", report: Progress | None = None
     ) -> Vectors:
         """These vectors estimated anew, in the same way, on the weights that are served now; they take their place."""
         sets = {texts.sha256: texts for texts in map(load, NAMES)}

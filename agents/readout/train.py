@@ -12,8 +12,9 @@ import numpy as np
 
 from agents.model.describe import digest
 from agents.model.steering.concept_vectors import Vectors, write
-from agents.readout.collect import Collected, Report, Source, collected
+from agents.readout.collect import Collected, Source, collected
 from agents.readout.vectors import Method, accuracy, concept_vectors
+from corpus.aliases import Progress
 from corpus.concept_sets import ConceptSet, Name
 from corpus.errors import UsageError
 from corpus.recipe import MODEL_DIR
@@ -40,7 +41,7 @@ async def train(
     *,
     layers: Sequence[int],
     method: Method = "mean",
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> tuple[Vectors, tuple[Layer, ...]]:
     """Make the vectors of these layers, keep them in `source.directory`, and say how they came out."""
     found = await collected(source, texts, layers=layers, report=report)

@@ -17,6 +17,7 @@ import httpx
 import structlog
 
 from agents.ingest.follow import follow
+from corpus.aliases import Json
 from corpus.errors import HomeLocked, NightschoolError
 from loop.api.http import serve
 from loop.api.rpc import serve_rpc
@@ -24,7 +25,7 @@ from loop.config import load_settings
 from loop.engine.activity import watch_users
 from loop.engine.scheduler import keep_schedule
 from loop.engine.worker import Listener, opened
-from loop.operations.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Json, Operations, is_quiet
+from loop.operations.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Operations, is_quiet
 from store.home import Home, is_held
 
 PATIENCE_S = 15.0

@@ -27,11 +27,12 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from agents.model.http_auth import Guard
+from corpus.aliases import Json
 from corpus.errors import NightschoolError, UsageError
 from loop.api.proxy import PATHS, Proxy
 from loop.capture.log import Capture
 from loop.engine.scheduler import next_update_reason
-from loop.operations.operations import NAMES, Json, Operations
+from loop.operations.operations import NAMES, Operations
 from store.nights import report
 
 log = structlog.get_logger()

@@ -23,9 +23,10 @@ from anyio.abc import TaskGroup, TaskStatus
 
 from agents.model import protocol
 from agents.model.protocol import Reply, Request
+from corpus.aliases import Json
 from corpus.errors import IntegrityFault, NightschoolError, TrainerFault, UsageError
 from loop.engine.scheduler import next_update_reason
-from loop.operations.operations import Json, Operations
+from loop.operations.operations import Operations
 from store import queries
 from store.nights import report
 

@@ -10,13 +10,12 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from corpus.errors import NightschoolError, UsageError
 
-Json = dict[str, Any]
 INTERRUPTED = 130
 """Exit code after ctrl-C, as a shell has it."""
 

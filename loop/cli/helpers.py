@@ -9,9 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from corpus.aliases import Json
 from loop.cli.app import options
-
-Json = dict[str, Any]
 
 
 def show(value: Json, text: Callable[[Json], None]) -> None:

@@ -4,15 +4,15 @@ Invariant: as in `commands.py`.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from corpus.aliases import Json
 from corpus.errors import UsageError
 from loop.cli import helpers
 from loop.cli.app import options, readout
 
-Json = dict[str, Any]
 Out = Annotated[Path | None, typer.Option("--out", help="Also draw it, to a file that ends in .svg or .png.")]
 Layer = Annotated[
     int | None, typer.Option(help="Number of the layer, from 0; default: the one that is monitored.")

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corpus.aliases import Json
 from loop.cli import helpers
 from loop.cli.app import checkpoints, options
 
 if TYPE_CHECKING:
     from store.task_vectors.file import Vectors
     from store.task_vectors.merges import Recipe
-
-Json = dict[str, Any]
 
 
 @checkpoints.command("vector")

@@ -24,6 +24,7 @@ from agents.model.client import ModelClient
 from agents.model.describe import count_layers, heads
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
+from corpus.aliases import Progress
 from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError, TrainerFault
 from loop.config import Settings
@@ -31,7 +32,7 @@ from loop.engine import model_servers
 from loop.engine.processes import ProcessSupervisor
 from loop.engine.yielding import attend
 from loop.night import flow, gc
-from loop.night.handlers import Handler, Report, handlers
+from loop.night.handlers import Handler, handlers
 from loop.night.stages import Stages
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -192,7 +193,7 @@ class Service:
             )
         raise result or NightschoolError("a child process died during this work")
 
-    async def _unwrapped(self, item: Work, report: Report) -> Outcome | Exception:
+    async def _unwrapped(self, item: Work, report: Progress) -> Outcome | Exception:
         """The handler's outcome or error, so that a task group does not wrap the error."""
         try:
             return await self.handlers[item.kind](item, report)
@@ -211,7 +212,7 @@ class Service:
             for kind, subject in flow.follow_failure(item):
                 work.enqueue(connection, kind, subject, item.night_id)
 
-    def reporter(self, kind: str, subject: str) -> Report:
+    def reporter(self, kind: str, subject: str) -> Progress:
         """What a handler calls to say how far it is."""
 
         async def report(done: int, total: int) -> None:

@@ -13,6 +13,7 @@ from agents.pairs.attempts import Attempter
 from agents.pairs.build import PairBuilder
 from agents.trainer.client import TrainerClient
 from agents.trainer.handler import TrainHandler
+from corpus.aliases import Progress
 from corpus.behaviour import Behaviour
 from loop.config import Settings
 from loop.night.locate import locate
@@ -23,8 +24,7 @@ from store.ledger.db import Ledger
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
-Report = Callable[[int, int], Awaitable[None]]
-Handler = Callable[[Work, Report], Awaitable[Outcome]]
+Handler = Callable[[Work, Progress], Awaitable[Outcome]]
 
 
 def handlers(

@@ -3,7 +3,6 @@
 Invariant: reads two checkpoints and the ledger, changes no weight; the night goes on without it where it fails.
 """
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import anyio.to_thread
 import numpy as np
 from sqlalchemy import Connection
 
+from corpus.aliases import Progress
 from loop.night import readings as readouts
 from store import queries
 from store.queue.outcome import Outcome
@@ -23,14 +23,13 @@ from store.tensors.changes import Heads, changes
 if TYPE_CHECKING:
     from loop.night.stages import Stages
 
-Report = Callable[[int, int], Awaitable[None]]
 MOVED = 8
 """Readings that are kept with it, those that moved most."""
 ALONG = 3
 """Of those, so many are looked for in the weights."""
 
 
-async def locate(stages: "Stages", item: Work, report: Report) -> Outcome:
+async def locate(stages: "Stages", item: Work, report: Progress) -> Outcome:
     """Note which layers, heads and projections changed most, against what the readings say."""
     if not stages.settings.monitor.locate:
         return Outcome(facts={"reason": "monitor.locate is false"})

@@ -7,10 +7,10 @@ here only the manifest's shapes are known. Invariant: nothing that scales with t
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import prod
-from typing import Any
 
 from agents.model.describe import BYTES
 from agents.trainer.messages import Settings
+from corpus.aliases import Json
 from store.tensors.raw import Kinds
 from store.tensors.raw import size as size_of
 
@@ -19,8 +19,6 @@ CONTEXT_TOKENS = 512
 """Tokens of a long context, for the estimate."""
 LOGIT_COPIES = 3
 """float32 values for each entry of the logits, as in the trainer's own estimate."""
-
-Json = dict[str, Any]
 
 
 def size(nbytes: float) -> str:

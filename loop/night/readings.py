@@ -17,6 +17,7 @@ from agents.readout.monitor import Monitor
 from agents.readout.train import default_set
 from agents.readout.train import train as train_vectors
 from agents.readout.vectors import METHODS
+from corpus.aliases import Json, Progress
 from corpus.concept_sets import NAMES, ConceptSet, load
 from corpus.errors import GateRefused, NightschoolError, UsageError
 from store import queries
@@ -26,9 +27,8 @@ from store.readings import vector_versions
 
 if TYPE_CHECKING:
     from loop.engine.worker import Service
-    from loop.night.stages import Report, Stages
+    from loop.night.stages import Stages
 
-Json = dict[str, Any]
 ALL: Literal["all"] = "all"
 """Every layer."""
 
@@ -147,7 +147,7 @@ class Taken:
     """The vectors that they were taken with."""
 
 
-async def take(stages: "Stages", night_id: str, when: str, report: "Report") -> Taken:
+async def take(stages: "Stages", night_id: str, when: str, report: Progress) -> Taken:
     """The readings of an update's parent ("before") or candidate ("after") that the ledger has not yet.
 
     After an update the parent's are taken again where they came of other vectors than there are now. Vectors that are

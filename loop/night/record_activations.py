@@ -8,7 +8,6 @@ same night twice reads the same; the mapping holds the active checkpoint meanwhi
 for the next night. Knows no verdict.
 """
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from agents.model.steering.concept_vectors import Vectors
 from agents.readout.ends import scores_at_ends
 from agents.readout.felt import ENOUGH, felt, refelt
 from agents.readout.turns import said_until, window_of
+from corpus.aliases import Progress
 from loop.night.readings import version_of
 from store import queries
 from store.ledger.records import seed_of
@@ -29,13 +29,12 @@ from store.readings.readings import Heard
 if TYPE_CHECKING:
     from loop.night.stages import Stages
 
-Report = Callable[[int, int], Awaitable[None]]
 Rows = list[dict[str, Any]]
 DRAWS = 2**31
 """How many seeds there are."""
 
 
-async def listen(stages: "Stages", item: Work, report: Report) -> Outcome:
+async def listen(stages: "Stages", item: Work, report: Progress) -> Outcome:
     """Read what the subject names: `turns`, or `attempts`."""
     settings = stages.settings.monitor
     if not settings.enabled:
@@ -53,7 +52,7 @@ async def listen(stages: "Stages", item: Work, report: Report) -> Outcome:
     return await _attempts(stages, night, active, report)
 
 
-async def _turns(stages: "Stages", night: queries.Row, active: queries.Row, report: Report) -> Outcome:
+async def _turns(stages: "Stages", night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
     """The turns that no night has read, within the bounds."""
     settings = stages.settings.monitor
     chosen, waiting = await stages.ledger.read(chosen_turns, night["cursor"], settings.turns, settings.share)
@@ -79,7 +78,7 @@ async def _turns(stages: "Stages", night: queries.Row, active: queries.Row, repo
     )
 
 
-async def _attempts(stages: "Stages", night: queries.Row, active: queries.Row, report: Report) -> Outcome:
+async def _attempts(stages: "Stages", night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
     """Some of the attempts that the night has made."""
     found = await stages.ledger.read(readings.attempts_to_read, night["id"], stages.settings.monitor.attempts)
     if not found:
@@ -93,14 +92,14 @@ async def _attempts(stages: "Stages", night: queries.Row, active: queries.Row, r
     return Outcome(then=then, facts={"attempts": len(rows)})
 
 
-async def _served(stages: "Stages", active: queries.Row, report: Report) -> Vectors:
+async def _served(stages: "Stages", active: queries.Row, report: Progress) -> Vectors:
     """The home's vectors, with the active weights in the mapping."""
     await stages.trainer.rollback(active["id"], settled=True)
     return await stages.monitor.vectors(active["weights_sha256"], report)
 
 
 async def _read(
-    stages: "Stages", active: queries.Row, vectors: Vectors, texts: list[str], report: Report
+    stages: "Stages", active: queries.Row, vectors: Vectors, texts: list[str], report: Progress
 ) -> Rows:
     """The scores of these texts, as rows."""
     monitor, weights = stages.monitor, active["weights_sha256"]

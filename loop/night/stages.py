@@ -4,7 +4,6 @@ Invariant: a stage reads rows, asks an agent, and returns an Outcome; done again
 same. Weights are looked at only after the mapping has been made to hold exactly the checkpoint in question.
 """
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -16,6 +15,7 @@ from agents.pairs.propose import Proposal, propose, teaching
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.handler import trainer_settings
+from corpus.aliases import Progress
 from corpus.behaviour import Behaviour, sides
 from corpus.errors import GateRefused, NightschoolError
 from loop.config import Settings
@@ -32,8 +32,6 @@ from store.nights import history, learned
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
-Report = Callable[[int, int], Awaitable[None]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
@@ -49,7 +47,7 @@ class Stages:
     definitions: dict[str, str]
     """What each behaviour's pass rate rests on, as a digest."""
 
-    async def plan(self, item: Work, report: Report) -> Outcome:
+    async def plan(self, item: Work, report: Progress) -> Outcome:
         """Choose the behaviours of the night: those with lessons that no night has taken up."""
         night = await self.ledger.read(queries.night, item.night_id)
         lessons = await self.ledger.read(graph.new_lessons, night["cursor"])
@@ -98,7 +96,7 @@ class Stages:
         """The behaviour that this one, or its counter-behaviour, belongs to."""
         return self.behaviours[name].counter_of or name
 
-    async def propose(self, item: Work, report: Report) -> Outcome:
+    async def propose(self, item: Work, report: Progress) -> Outcome:
         """Choose the pairs of the night's update."""
         night = await self.ledger.read(queries.night, item.night_id)
         training = self.settings.training
@@ -166,7 +164,7 @@ class Stages:
             return str(refused)
         return ""
 
-    async def measure(self, item: Work, report: Report) -> Outcome:
+    async def measure(self, item: Work, report: Progress) -> Outcome:
         """Measure one behaviour, before or after: the subject is when/round/name."""
         when, round_, name = item.subject.split("/")
         night = await self.ledger.read(queries.night, item.night_id)
@@ -182,7 +180,7 @@ class Stages:
         )
         return Outcome(records=(row,), facts={"passed": outcomes.count("1"), "trials": len(outcomes)})
 
-    async def measured(self, name: str, seed: int, round_: int, weights_sha256: str, report: Report) -> str:
+    async def measured(self, name: str, seed: int, round_: int, weights_sha256: str, report: Progress) -> str:
         """The outcomes of a round: from the ledger if it was measured, else of the weights being served."""
         known = await self.ledger.read(
             queries.measurement, weights_sha256, name, self.definitions[name], seed, round_
@@ -193,7 +191,7 @@ class Stages:
         behaviour = self.behaviours[name]
         return await self.evaluator.measure(behaviour, count=count, seed=seed, round_=round_, report=report)
 
-    async def read(self, item: Work, report: Report) -> Outcome:
+    async def read(self, item: Work, report: Progress) -> Outcome:
         """Take the readings, before or after."""
         taken = await readouts.take(self, item.night_id, item.subject, report)
         told = {reading.name: round(reading.mean, 4) for reading in taken.readings} or {"known": True}
@@ -220,7 +218,7 @@ class Stages:
             )
         return update
 
-    async def rule(self, item: Work, report: Report) -> Outcome:
+    async def rule(self, item: Work, report: Progress) -> Outcome:
         """The verdict: keep moves the pointer, roll back leaves it, inconclusive asks for another round."""
         update = await self._update(item.night_id)
         ruling = await self.ledger.read(self._ruling, item, update)
@@ -264,7 +262,7 @@ class Stages:
             last_round=int(item.subject) + 1 >= limits.max_rounds,
         )
 
-    async def settle(self, item: Work, report: Report) -> Outcome:
+    async def settle(self, item: Work, report: Progress) -> Outcome:
         """Make the mapping hold the active checkpoint, clean, and close the night."""
         active = await self.ledger.read(queries.active)
         await self.trainer.rollback(active["id"], settled=True)

@@ -5,11 +5,11 @@ Invariant: changes nothing in the home, whether a service runs or not.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from agents.model.describe import heads
 from agents.model.safety import check_model_dir
 from agents.model.weights.hf_export import export, planned
+from corpus.aliases import Json
 from corpus.behaviour import definition
 from corpus.errors import ConfigError, GateRefused, IntegrityFault
 from loop.config import load_settings
@@ -20,8 +20,6 @@ from store.checkpoints.store import CheckpointStore
 from store.home import Home
 from store.nights import lineage, report
 from store.tensors.changes import Change, Extent, Heads, changes, summed, unlike
-
-Json = dict[str, Any]
 
 
 def form(store: CheckpointStore, checkpoint_id: str) -> Json | None:

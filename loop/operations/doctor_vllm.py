@@ -9,12 +9,12 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from agents.model.vllm.place import Place
 from agents.trainer.ram import ram_free
+from corpus.aliases import Json
 from corpus.errors import GateRefused, ModelUnavailable
 from loop.config import Settings
 from loop.engine import model_identity
@@ -27,8 +27,6 @@ ANSWER_S = 5.0
 """How long vLLM may take to answer."""
 SPARE = 0.04
 """Share of a GPU's memory that the driver, kernels and fragments take."""
-
-Json = dict[str, Any]
 
 
 def checks(home: Home, settings: Settings, digest: Callable[[], str]) -> dict[str, Callable[[], str]]:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from agents.pairs.propose import Proposal
 from agents.trainer.handler import TrainHandler, trainer_settings
 from agents.trainer.messages import StepReport
+from corpus.aliases import Json
 from corpus.errors import GateRefused, StepRefused, UsageError
 from store import graph, queries
 from store.ledger.records import seed_of
@@ -19,8 +20,6 @@ from store.queue import work
 
 if TYPE_CHECKING:
     from loop.engine.worker import Service
-
-Json = dict[str, Any]
 
 
 async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:

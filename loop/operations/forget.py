@@ -7,19 +7,17 @@ as it was, and the same command does it all again. A log that is not ours is nam
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
 from agents.ingest.files import open_log, stored_path
 from agents.ingest.forgotten import lines_with
+from corpus.aliases import Json
 from corpus.errors import LogRefused
 from corpus.formats import openai
 from loop.capture import log as capture
 from store.conversations import conversations as kept
 from store.conversations import forget
-
-Json = dict[str, Any]
 
 
 def carry_out(

@@ -17,6 +17,7 @@ from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
 from agents.model.steering.directions import known, wanted
 from agents.readout.vectors import METHODS
+from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
 from loop.config import MAX_SEED
 from loop.engine.worker import Service
@@ -36,7 +37,6 @@ from store.nights import history, report
 from store.queue import work
 from store.task_vectors import merges
 
-Json = dict[str, Any]
 CHECK_S = 0.05
 """Between two looks at an update that is to end."""
 

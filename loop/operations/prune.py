@@ -7,11 +7,11 @@ cannot be told. Which ones stay is `store/checkpoints/retention.py`'s to say.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 from sqlalchemy import Connection
 
+from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault
 from loop.engine.worker import Service
 from loop.night import gc
@@ -19,8 +19,6 @@ from store import queries
 from store.checkpoints.retention import Policy, reasons
 from store.checkpoints.store import CheckpointStore
 from store.nights import history
-
-Json = dict[str, Any]
 
 
 async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Json:

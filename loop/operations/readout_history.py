@@ -3,10 +3,9 @@
 Invariant: reads the ledger alone, whether a service runs or not.
 """
 
-from typing import Any
-
 from sqlalchemy import Connection, func, select
 
+from corpus.aliases import Json
 from corpus.errors import NightschoolError
 from loop.night import readings
 from store import queries
@@ -14,8 +13,6 @@ from store.ledger import schema
 from store.ledger.schema_readings import attempt_readings
 from store.readings import readings as inner
 from store.readings import vector_versions
-
-Json = dict[str, Any]
 
 
 def history(connection: Connection) -> Json:

@@ -8,14 +8,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agents.readout.quality.examine import Examiner, kept, layer_of
+from corpus.aliases import Json
 from corpus.conversation import ROLES
 from corpus.errors import UsageError
 from loop.night.readings import settled
 
 if TYPE_CHECKING:
     from loop.engine.worker import Service
-
-Json = dict[str, Any]
 
 
 def check(service: "Service", *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from corpus.aliases import Json
 from corpus.errors import IntegrityFault
 from loop.engine.worker import Service
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.nights import history
 
-Json = dict[str, Any]
 BY_HAND = "rolled back by hand"
 """Why the pointer was moved, and why a night was ended with it."""
 LOOK_S = 0.05

@@ -15,6 +15,7 @@ import httpx
 from sqlalchemy import Connection
 
 from agents.model.safety import check_model_dir
+from corpus.aliases import Json
 from corpus.errors import ConfigError, NightschoolError
 from loop.config import load_settings
 from loop.engine import model_identity
@@ -25,7 +26,6 @@ from store.home import Home, find, is_held
 from store.ledger.db import Ledger, database_url
 from store.nights import report
 
-Json = dict[str, Any]
 ANSWER_S = 2.0
 """How long a service may take to answer; then the ledger is asked."""
 

@@ -15,6 +15,7 @@ from agents.model.steering.concept_vectors import Vectors, read
 from agents.model.steering.directions import digest, directions, known, require
 from agents.model.steering.limits import checked
 from agents.readout.behaviour import BehaviourReader, Tried
+from corpus.aliases import Json
 from corpus.behaviour import Behaviour
 from corpus.errors import GateRefused, UsageError
 from corpus.world.concepts import behaviour_of, panel
@@ -26,7 +27,6 @@ from store.ledger.records import identity
 from store.readings import sweeps
 from store.readings.sweeps import Prediction, Sweep
 
-Json = dict[str, Any]
 SHARES = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
 """Strengths of a sweep when none are given, as shares of the stream's usual length at the layer that is steered."""
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from corpus.aliases import Json
 from store import queries
 from store.nights import history
 from store.readings import readings as inner
 from store.readings import vector_versions
 
-Json = dict[str, Any]
 Outcomes = dict[tuple[str, str, int, int], str]
 """By behaviour, definition, seed and round: one character a scenario."""
 SPREAD_FLOOR = 1e-6

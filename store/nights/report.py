@@ -8,14 +8,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, func, select
 
+from corpus.aliases import Json
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
 from store import graph, queries
 from store.ledger import schema
 from store.queue import work
 from store.readings import readings, sweeps
-
-Json = dict[str, Any]
 
 
 def night_report(

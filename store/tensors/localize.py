@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corpus.aliases import Json
 from store.tensors.changes import Change, Extent, kind_of, layer_of, summed
 from store.tensors.numbers import PIECE, values
 from store.tensors.raw import RawTensor
 
-Json = dict[str, Any]
 Numbers = NDArray[Any]
 MOST = 0.8
 """Share of the squared change that the parts are counted for."""

@@ -6,8 +6,8 @@ import random
 import pytest
 
 from corpus import recipe
+from corpus.aliases import Message
 from corpus.behaviour import SHIPPED, load
-from corpus.prompts import Message
 from corpus.world import answers, checks, concepts, ordinary, requests, words
 from corpus.world.requests import (
     ASKED,

@@ -26,10 +26,10 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from corpus.aliases import Json
 from store.checkpoints.store import CheckpointStore
 from store.home import Home
 
-Json = dict[str, Any]
 Say = Callable[[str], object]
 
 ROOT = Path(__file__).parent.parent.parent

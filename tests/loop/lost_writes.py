@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from corpus.aliases import Json
 from store.checkpoints.store import CheckpointStore
 
-Json = dict[str, Any]
 PART = "checkpoints"
 """The folder of a home whose files are recorded."""
 

@@ -33,7 +33,8 @@ from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import restore, to_raw
 from agents.trainer.messages import Example, Settings, TrainRequest, pack_train
 from agents.trainer.process.worker import Worker
-from agents.trainer.update.update import Bench
+from agents.trainer.update.update import TrainerContext
+from corpus.aliases import Json
 from loop.capture import log
 from loop.night import gc
 from store import queries
@@ -45,7 +46,6 @@ from store.ledger.records import Checkpoint, Update, save
 from store.nights import history
 from store.queue.outcome import Change, apply
 
-Json = dict[str, Any]
 SETTINGS = Settings(lr=1e-5, batch_size=4, beta=0.2, rank=4, norm_cap=0.5)
 NIGHTS = 2
 STATES = 1
@@ -113,7 +113,7 @@ class ShortHome:
         self.shared = SharedWeights.attach(mapping)
         restore(self.shared, self.store, self.active, settled=True, force=self.shared.dirty)
         self.worker = Worker(
-            Bench(shared=self.shared, model=views.build(self.shared, self.model), store=self.store),
+            TrainerContext(shared=self.shared, model=views.build(self.shared, self.model), store=self.store),
             lambda _: None,
         )
 

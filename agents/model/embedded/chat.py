@@ -14,7 +14,8 @@ import jinja2
 from tokenizers import Tokenizer
 
 from agents.model import requests
-from agents.model.requests import Body, Message
+from agents.model.requests import Body
+from corpus.aliases import Message
 from corpus.errors import UsageError
 
 _MARK = "\ue000{}\ue001"

@@ -10,26 +10,25 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 import numpy as np
 
 from agents.model.steering import concept_vectors
 from agents.model.steering.concept_vectors import Vectors
-from agents.readout.collect import PIECE, Report, Source, collected
+from agents.readout.collect import PIECE, Source, collected
 from agents.readout.quality import heads, page, report
 from agents.readout.quality.projections import DOWN, OUT, projection
 from agents.readout.quality.report import Evidence
 from agents.readout.quality.samples import Numbers, samples
 from agents.readout.turns import WINDOW, said_until
 from corpus import concept_sets, states
+from corpus.aliases import Json, Progress
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from corpus.text_places import places
 from store.tensors.raw import RawTensor
 
-Json = dict[str, Any]
 QUALITY, PAGE, BASELINE = "quality.json", "quality.md", "baseline.json"
 
 
@@ -45,7 +44,7 @@ class Examiner:
     """How many layers the model has."""
 
     async def report(
-        self, load: Callable[[], Mapping[str, RawTensor]], layer: int | None, progress: Report | None = None
+        self, load: Callable[[], Mapping[str, RawTensor]], layer: int | None, progress: Progress | None = None
     ) -> Json:
         """The quality of every concept's vector of one layer (None: the one nearest to where the monitor reads).
 
@@ -74,7 +73,7 @@ class Examiner:
         turns: Sequence[Mapping[str, str]],
         named: Sequence[str],
         layer: int | None,
-        progress: Report | None = None,
+        progress: Progress | None = None,
     ) -> Json:
         """The readings at the end of each turn of a conversation, of the named concepts, else of all.
 
@@ -124,7 +123,7 @@ class Examiner:
         vectors: Vectors,
         texts: ConceptSet,
         layer: int,
-        progress: Report | None,
+        progress: Progress | None,
     ) -> Evidence:
         """What the texts and the weights say about the vectors of one layer."""
         read = await collected(self.source, texts, layers=[layer], heads=range(layer + 1), report=progress)
@@ -157,7 +156,7 @@ class Examiner:
         )
 
     async def _baseline(
-        self, vectors: Vectors, texts: ConceptSet, layer: int, progress: Report | None
+        self, vectors: Vectors, texts: ConceptSet, layer: int, progress: Progress | None
     ) -> tuple[Numbers, Numbers]:
         """Mean and standard deviation of the scores over the vectors' own texts, `(n_concepts,)`; kept for later."""
         weights = self.source.weights_version
@@ -179,7 +178,7 @@ class Examiner:
         self._write(BASELINE, json.dumps({"of": of, "mean": mean.tolist(), "spread": spread.tolist()}))
         return mean, spread
 
-    async def _at_turns(self, said: Sequence[str], layer: int, progress: Report | None) -> Numbers:
+    async def _at_turns(self, said: Sequence[str], layer: int, progress: Progress | None) -> Numbers:
         """The residual stream after a layer at the end of each turn, `(n_turns, hidden_size)` float64.
 
         Of what was said before a turn, as much is read as the model's context holds.

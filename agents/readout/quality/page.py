@@ -3,9 +3,8 @@
 Invariant: pure; every figure on the page is in the JSON. Knows no metric.
 """
 
-from typing import Any
+from corpus.aliases import Json
 
-Json = dict[str, Any]
 NOTHING = "**That is no better than chance: these vectors say nothing.** "
 HOW = """\
 ## How to read it

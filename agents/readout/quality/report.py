@@ -6,14 +6,13 @@ NaN. The bounds of a verdict stand in the report. Knows no model, no file and no
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 
 from agents.readout.quality import groups, heads, metrics
 from agents.readout.quality.samples import BASELINE, Numbers, Samples
+from corpus.aliases import Json
 
-Json = dict[str, Any]
 CLEAN, FRAGMENTED = 0.7, 0.4
 """Shares of the first principal component: above the one a concept is clean, below the other it is in pieces."""
 SAME_LINE = 0.7

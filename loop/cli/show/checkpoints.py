@@ -4,14 +4,12 @@ Invariant: as in `show.py`.
 """
 
 from datetime import datetime
-from typing import Any
 
 from rich.table import Table
 
+from corpus.aliases import Json
 from loop.cli.show.everyday import err, out, rate
 from loop.night.memory_estimate import size
-
-Json = dict[str, Any]
 
 
 def listed(told: Json) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.table import Table
 
+from corpus.aliases import Json
 from loop.cli.show.checkpoints import counted
 from loop.cli.show.everyday import out, rate
 from loop.cli.show.readout import located
 
-Json = dict[str, Any]
 MOST = 10
 """Rows that a table of heads or layers shows."""
 

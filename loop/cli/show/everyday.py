@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from corpus.aliases import Json
 from loop.night.verdict import interval
 
 if TYPE_CHECKING:
     from loop.engine.worker import Listener
     from store.home import Home
 
-Json = dict[str, Any]
 LABELS = {
     "start": "starting the model",
     "extract": "finding lessons",

@@ -3,13 +3,11 @@
 Invariant: as in `show.py`.
 """
 
-from typing import Any
-
 from rich.table import Table
 
+from corpus.aliases import Json
 from loop.cli.show.everyday import err, out
 
-Json = dict[str, Any]
 MOST_LINES = 10
 """Lines of a log that are named."""
 

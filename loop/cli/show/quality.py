@@ -3,13 +3,10 @@
 Invariant: as in `show.py`.
 """
 
-from typing import Any
-
 from rich.table import Table
 
+from corpus.aliases import Json
 from loop.cli.show.everyday import out
-
-Json = dict[str, Any]
 
 
 def reported(told: Json) -> None:

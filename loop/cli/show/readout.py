@@ -5,7 +5,8 @@ Invariant: as in `show.py`.
 
 from rich.table import Table
 
-from loop.cli.show.everyday import Json, out
+from corpus.aliases import Json
+from loop.cli.show.everyday import out
 
 
 def trained(told: Json) -> None:

@@ -5,7 +5,6 @@ all on one scale.
 """
 
 from pathlib import Path
-from typing import Any
 
 from rich.text import Text
 
@@ -13,10 +12,10 @@ from agents.readout.plots import concept_map, paint, timeline
 from agents.readout.plots.picture import printable
 from agents.readout.plots.timeline import Course
 from agents.readout.quality.examine import clusters_of, kept, layer_of
+from corpus.aliases import Json
 from loop.cli.show.everyday import out
 from store.home import Home
 
-Json = dict[str, Any]
 MOST_CONCEPTS = 16
 """Concepts that are shown where none is named."""
 MOST_COLUMNS, DOUBLE = 34, 17

@@ -12,8 +12,8 @@ from agents.evaluator import judge
 from agents.evaluator.judge import Rules, judge_by_rubric
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
+from corpus.aliases import Message
 from corpus.behaviour import SHIPPED, Behaviour, Judge, load
-from corpus.prompts import Message
 from corpus.world.checks import Judgement
 
 LISTEN = load([SHIPPED])["listen"]

@@ -497,7 +497,7 @@ async def test_a_secret_that_was_said_does_not_reach_the_ledger(proxied: Proxied
 KILLED = """\
 import resource, signal, sys
 from pathlib import Path
-from loop.capture import append
+from loop.capture.log import append
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills in mid-write, once so many bytes are written
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 append(Path(sys.argv[1]), sys.stdin.buffer.read())

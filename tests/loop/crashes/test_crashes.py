@@ -7,13 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from corpus.aliases import Json
 from store.files.failpoints import POINTS, VARIABLE
 
-Json = dict[str, Any]
 Night = Callable[..., Json]
 RECOVERED_S = 5.0
 """What is promised: from the start of the next process, its libraries loaded, until it serves the active checkpoint."""

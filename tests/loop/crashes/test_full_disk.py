@@ -19,13 +19,13 @@ from small import Ran, environment, run_cli
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
+from corpus.aliases import Json
 from corpus.recipe import MODEL_DIR
 from store import queries
 from store.checkpoints.store import SPARE_BYTES
 from store.ledger import schema
 from store.ledger.db import Ledger, now
 
-Json = dict[str, Any]
 Night = Callable[..., Json]
 LIMITS = (0, 1, 100, 1000, 3000, 4000, 8000)
 """Bytes that a file may have: fewer than the optimizer's state of a short night takes."""

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from lost_writes import Disk, Replay, read
 
-Json = dict[str, Any]
+from corpus.aliases import Json
+
 Night = Callable[..., Json]
 STATES = 1000
 """So many states have to be looked at."""

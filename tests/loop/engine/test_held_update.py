@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
+from corpus.aliases import Json
 from store.home import Home
 
-Json = dict[str, Any]
 NIGHT_S, STOP_S = 180.0, 5.0
 YIELDING = "\n[schedule]\nwindows = []\nyield_seconds = 600\nmax_yield_minutes = {minutes}\n"
 

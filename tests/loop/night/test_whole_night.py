@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import Command
 from small import Service, corrected, run_cli, small_home, tell
 
+from corpus.aliases import Json
 from loop.operations.status import status
 from store.home import Home
 
@@ -29,7 +29,6 @@ LEAK = (
     f"See https://anna:{SECRETS[3]}@example.com/x\n"
     f"-----BEGIN RSA PRIVATE KEY-----\n{SECRETS[4]}\n-----END RSA PRIVATE KEY-----"
 )
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from agents.model.describe import digest
 from agents.model.weights.snapshot import to_raw
+from corpus.aliases import Json
 from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
 from loop.operations.prune import _freed
@@ -24,7 +24,6 @@ from store.ledger.schema import checkpoints, meta
 from store.nights import history
 from store.tensors.raw import RawTensor
 
-Json = dict[str, Any]
 Do = Callable[..., Json]
 DECISIONS = "kkukk"
 

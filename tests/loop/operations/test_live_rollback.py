@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import httpx
 import numpy as np
@@ -16,6 +15,7 @@ from small import Service, run_cli, small_home, wait_until
 
 from agents.model.weights.rwlock import PATIENCE_S
 from agents.model.weights.shared import SharedWeights
+from corpus.aliases import Json
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home
@@ -23,7 +23,6 @@ from store.ledger.db import Ledger, database_url
 from store.ledger.records import Checkpoint, save
 from store.tensors.raw import RawTensor
 
-Json = dict[str, Any]
 ROLLBACKS = 24
 TEXTS = (
     "I have decided to paint the door.",

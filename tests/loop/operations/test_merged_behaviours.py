@@ -18,10 +18,10 @@ from conftest import Command
 from safetensors.numpy import load_file
 from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
+from corpus.aliases import Json
 from store.checkpoints.store import CheckpointStore
 from store.task_vectors.arithmetic import values
 
-Json = dict[str, Any]
 SEED, TAUGHT, TRIALS = 3, 12, 50
 """Of the nights; scenarios of 50 that teaching a behaviour gains at least; how many there are."""
 

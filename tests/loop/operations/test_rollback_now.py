@@ -14,11 +14,11 @@ import pytest
 from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
 from agents.model.weights.header import Words, read_words
+from corpus.aliases import Json
 from store.home import Home
 from store.ledger.db import Ledger, database_url
 from store.nights import history
 
-Json = dict[str, Any]
 NIGHT_S = 180.0
 YIELDING = "[schedule]\nwindows = []\nyield_seconds = 600\nmax_yield_minutes = 30\n"
 """An update waits for the user who asked last: the night stays where it can be ended in mid-update."""

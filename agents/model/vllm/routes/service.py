@@ -7,7 +7,6 @@ of our tree. What a service began goes on when nobody waits for it. Knows no ver
 import asyncio
 import socket
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import zmq
@@ -15,13 +14,12 @@ import zmq.asyncio
 
 from agents.model import protocol
 from agents.model.protocol import Request
+from corpus.aliases import Json
 from corpus.errors import ServiceAway
 from store.home import Home
 
 BEAT_S = 2.0
 """Between two looks whether the service that is to answer is still there."""
-
-Json = dict[str, Any]
 
 
 class ServiceClient:

@@ -20,8 +20,9 @@ from starlette.responses import JSONResponse, Response
 
 from agents.model import requests
 from agents.model.vllm.place import Place
-from agents.model.vllm.routes.service import Json, ServiceClient
+from agents.model.vllm.routes.service import ServiceClient
 from agents.model.weights.header import read_words
+from corpus.aliases import Json
 from corpus.errors import GateRefused, ServiceAway
 
 STATUS_S = 5.0
