@@ -91,7 +91,7 @@ class IngestSettings:
     __pydantic_config__ = _FORBID
 
     watch: tuple[str, ...] = ()
-    """Folders whose *.jsonl files are followed as they grow, beside HOME/inbox."""
+    """Folders whose logs are followed as they grow, beside `inbox/` in the home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,21 +101,23 @@ class ScheduleSettings:
     __pydantic_config__ = _FORBID
 
     windows: tuple[str, ...] = ("00:00-24:00",)
-    """Local times of day, such as "01:00-05:30"; one may pass midnight. [] for never by itself."""
+    """Local times of day in which a night may begin by itself; one may pass midnight. `[]` is never."""
     idle_minutes: float = 0.0
-    """Only when no user has asked for so long; 0 does not wait. Answers go on during a night either way."""
+    """A night waits until no user has asked for this long; 0 does not wait. Answers go on during a
+    night."""
     min_lessons: int = 1
-    """Only when so many new lessons have been heard."""
+    """New lessons that a night waits for; `pairs.minimum` pairs left over from earlier nights do as
+    well."""
     settle_seconds: float = 2.0
-    """Only when the last lesson is so old: logs arrive in bursts."""
+    """Age of the newest lesson before a night begins, because logs arrive in bursts."""
     max_wait_hours: float = 48.0
-    """A lesson that has waited so long is learnt although a user is active (never outside the windows)."""
+    """After this long a lesson is learnt although a user is active, but only within the windows."""
     max_per_day: int = 4
-    """No night begins by itself when so many with something to learn have begun within 24 hours."""
+    """Nights that may begin by themselves within 24 hours, counting those that had something to learn."""
     yield_seconds: float = 0.0
-    """While a user has asked within so many seconds, an update waits between two steps; 0 does not wait."""
+    """While a user has asked within this time, an update waits between two steps; 0 does not wait."""
     max_yield_minutes: float = 30.0
-    """How long one update waits for users in all."""
+    """How long one update waits for users in all; after that it goes on beside them."""
 
     def __post_init__(self) -> None:
         for window in self.windows:
@@ -130,8 +132,8 @@ class CheckpointSettings:
     __pydantic_config__ = _FORBID
 
     optimizer_states: int = 3
-    """Of so many of the newest kept checkpoints, and of the active one, the optimizer's state is kept: training goes
-    on from there as if nothing had come after. From an older one it starts with a fresh state."""
+    """Number of the newest kept checkpoints whose optimizer's state is stored, beside the active one's.
+    Training that continues from an older checkpoint starts with a fresh state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,15 +145,15 @@ class VerdictSettings:
     scenarios: int = 400
     """Held-out scenarios of each behaviour in one round."""
     max_rounds: int = 3
-    """Rounds while the verdict is inconclusive; after the last one the update is rolled back."""
+    """Rounds while the verdict is inconclusive; after the last one the update is undone."""
     margin: float = 0.05
-    """Non-inferiority margin: the drop of a pass rate that matters."""
+    """Drop of a pass rate that matters (the non-inferiority margin)."""
     perplexity: float = 1.10
     """Largest ratio of the perplexity on ordinary text, after to before."""
     drift: float = 1.5
-    """Largest move of a concept's mean reading, in its spreads over the panel."""
+    """Largest move of one concept's mean reading, in standard deviations over the probe set."""
     joint_drift: float = 0.5
-    """Largest distance that all readings moved together, in spreads per concept."""
+    """Largest distance that all readings may move together, in standard deviations per concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,17 +163,18 @@ class MonitorSettings:
     __pydantic_config__ = _FORBID
 
     enabled: bool = True
-    """Whether the turns of conversations and the attempts of a night are read; the panel always is."""
+    """Whether a night reads the turns of conversations and its attempts. The probe set is always read."""
     turns: int = 2000
-    """Turns that one night reads at most, by whole conversations, those with a signal first; the rest waits."""
+    """Largest number of turns that one night reads, by whole conversations, those with a signal first.
+    The rest waits."""
     attempts: int = 256
-    """Attempts that one night reads at most, drawn evenly."""
+    """Largest number of attempts that one night reads, drawn evenly."""
     share: float = 1.0
     """Share of the conversations that are read at all, drawn by their ids."""
     reestimate_nights: int = 14
-    """After so many nights the concept vectors are estimated anew, on the weights of then; 0 for never."""
+    """Nights after which the concept vectors are estimated anew on the current weights; 0 is never."""
     locate: bool = True
-    """Whether it is looked up, after each update, where in the weights it lies."""
+    """Whether each update is followed by a search for where in the weights it lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,9 +184,9 @@ class HttpSettings:
     __pydantic_config__ = _FORBID
 
     port: int = 0
-    """0 takes any free port and says which."""
+    """Port on loopback; 0 takes any free port and reports which."""
     capture: bool = True
-    """Whether the conversations that go through /v1/chat/completions are heard as logs."""
+    """Whether conversations that go through `/v1/chat/completions` are captured as logs."""
 
 
 class Settings(BaseSettings):
@@ -194,9 +197,9 @@ class Settings(BaseSettings):
     )
 
     seed: int = 0
-    """The seed of every draw of a night, unless `night --seed` gives another."""
+    """Seed of every draw of a night, unless `night --seed` gives another."""
     database: str = ""
-    """SQLAlchemy URL of the ledger; "" for HOME/ledger.db."""
+    """SQLAlchemy URL of the ledger; empty for `ledger.db` in the home."""
     model: ModelSettings = Field(default_factory=ModelSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     extractor: ExtractorSettings = Field(default_factory=ExtractorSettings)

@@ -40,19 +40,20 @@ class DreamSettings:
     __pydantic_config__ = {"extra": "forbid"}
 
     per_night: int = 240
-    """Dreams in use of the behaviours that a night means to improve, all together."""
+    """Dreams of all the night's targets together."""
     per_behaviour: int = 64
-    """At most this many of one behaviour."""
+    """Largest number of dreams of one target."""
     guards: int = 40
-    """Dreams of each counter-behaviour whose behaviour the night does not mean to improve: it must not be lost."""
+    """Dreams of each counter-behaviour whose behaviour is not a target, so that it is not lost."""
     counter_share: float = 1.75
-    """Dreams of a counter-behaviour for each one of its behaviour: it fails rarely, and must be learnt as well."""
+    """Dreams of a target's counter-behaviour for each dream of the target. A counter-behaviour rarely
+    fails."""
     per_source: int = 64
-    """At most this many of a behaviour's dreams in one night may grow from one source's log."""
+    """Largest number of one behaviour's dreams in one night that may grow from one source's log."""
     max_tokens: int = 48
-    """Length of a dream."""
+    """Length of a dream, in tokens."""
     rounds: int = 4
-    """Times the model is asked again while dreams are missing."""
+    """Number of times that the model is asked again while dreams are missing."""
 
 
 class Situations(Protocol):

@@ -32,11 +32,12 @@ class ExtractorSettings:
     __pydantic_config__ = {"extra": "forbid"}
 
     url: str = ""
-    """An OpenAI-compatible server that follows a JSON schema, such as http://127.0.0.1:8000; "" for rules alone."""
+    """OpenAI-compatible server that follows a JSON schema and reads conversations beside the rules; empty
+    for rules alone."""
     model: str = ""
-    """Its name there."""
+    """The model's name on that server."""
     api_key: str = ""
-    """Sent as a bearer token."""
+    """Key that is sent to that server as a bearer token."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,17 @@ class ModelSettings:
     __pydantic_config__ = {"extra": "forbid"}
 
     path: str = ""
-    """A Hugging Face directory; "" for the model that is shipped or, with `url`, the one that is served there."""
+    """Hugging Face directory of the model; empty for the shipped model or, with `model.url`, for the
+    served one. Set it before `init`, which makes checkpoint 0 of it, and leave it."""
     threads: int = 1
-    """Threads of the embedded model server, and of the trainer."""
+    """Threads of the model server, and of the trainer."""
     url: str = ""
-    """Address of your own vLLM, such as http://127.0.0.1:8000; "" for the embedded server."""
+    """Address of your own vLLM, such as `http://127.0.0.1:8000`; empty for the embedded server. `init
+    --url` sets it."""
     api_key: str = ""
-    """The key that vLLM was started with; "" if it has none."""
+    """Key that your vLLM was started with; empty if it has none."""
     salt_seconds: float = 10.0
-    """While an update runs, prefixes that vLLM has cached are served for at most so long."""
+    """Longest time for which vLLM serves cached prefixes of older weights while an update runs."""
     readout: bool = False
-    """Whether vLLM reads concept scores off the residual stream as it answers; needs --enforce-eager."""
+    """Whether vLLM reads concept scores off the residual stream as it answers; needs
+    `--enforce-eager`."""

@@ -31,17 +31,18 @@ class PairSettings:
     attempts: int = 6
     """Answers of the model as it is, to each dream."""
     attempts_of_counters: int = 16
-    """The same for a counter-behaviour: it fails rarely, and only an attempt that failed makes a pair."""
+    """The same for a dream of a counter-behaviour: only a failed attempt makes a pair, and it rarely
+    fails."""
     instructed: int = 2
-    """Answers with the behaviour's instruction, to each dream."""
+    """Answers that are given with the behaviour's instruction, to each dream."""
     temperature: float = 1.0
-    """Of the attempts."""
+    """Sampling temperature of the answers."""
     max_tokens: int = 48
-    """Length of an answer."""
+    """Length of an answer, in tokens."""
     minimum: int = 24
-    """Fewer new pairs than this do not make an update."""
+    """New pairs that an update needs; fewer wait for another night."""
     per_source: int = 96
-    """At most this many new pairs of one update may come from one source's log, whatever its volume."""
+    """Largest number of new pairs in one update that may come from one source's log."""
     trust_in_logs: float = 0.8
     """Weight of a pair whose answers stand in a log; pairs of judged attempts weigh 1."""
 

@@ -37,17 +37,19 @@ class TrainingSettings(Settings):
     __pydantic_config__ = {"extra": "forbid"}
 
     lr: float = 1e-3
-    """Of the embedded model; ORPO on a 27B model wants about 1e-6, DPO 5e-7, SFT 1e-5."""
+    """Peak learning rate. The default suits the shipped model; for a 27B model ORPO wants about 1e-6, DPO
+    5e-7, SFT 1e-5."""
     batch_size: int = 16
     """Pairs in one step."""
     beta: float = 0.25
-    """ORPO's lambda; beta of DPO, DPOP, SimPO and KTO."""
+    """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
     enabled: bool | None = None
-    """False: everything but the update (observe only); None: as for `Settings.trains`."""
+    """With false, no night begins by itself and one begun by hand does everything but the update. Unset:
+    true, but false with `model.url`."""
     objective: Objective = "orpo"
-    """orpo, dpo, dpop, simpo, kto or sft."""
+    """Training objective: orpo, dpo, dpop, simpo, kto or sft."""
     replay: float = 0.25
-    """Part of an update that is kept pairs of earlier updates."""
+    """Part of an update that consists of kept pairs of earlier updates."""
 
 
 def trainer_settings(settings: TrainingSettings) -> Settings:

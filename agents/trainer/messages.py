@@ -39,41 +39,52 @@ class Settings:
     epochs: int = 1
     """Passes over the examples."""
     beta: float = 0.1
-    """Beta of DPO, DPOP, SimPO and KTO; ORPO's lambda."""
+    """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
     dpop_penalty: float = 5.0
-    """DPOP's lambda."""
+    """Lambda of DPOP."""
     simpo_margin: float = 1.0
-    """SimPO's gamma: the margin of rewards that it asks for."""
+    """Gamma of SimPO: the margin of rewards that it asks for."""
     desirable_weight: float = 1.0
-    """KTO's lambda_D, of the chosen answers."""
+    """KTO's lambda_D: the weight of the chosen answers."""
     undesirable_weight: float = 1.0
-    """KTO's lambda_U, of the rejected answers."""
+    """KTO's lambda_U: the weight of the rejected answers."""
     norm_cap: float = 0.1
-    """Largest norm of one step's update, as a share of the weights' norm; over it the step is refused."""
+    """Largest norm of one step's update, as a share of the weights' norm; a larger step is refused."""
     rank: int = DEFAULT_RANK
+    """Rank of the projection (Apollo)."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the moments (Apollo)."""
     eps: float = 1e-8
+    """Number added to the denominator (Apollo)."""
     weight_decay: float = 0.0
+    """Decoupled weight decay (Apollo)."""
     warmup_steps: int = 0
-    """Steps, counted over all updates since the optimizer's state was new."""
+    """Warm-up steps, counted over all updates since the optimizer's state was new (Apollo)."""
     scale: float | None = None
-    """Apollo's alpha; None for sqrt(n / rank)."""
+    """Alpha (Apollo); unset for sqrt(n / rank)."""
     proj_refresh: int = PROJECTION_REFRESH
+    """Steps between two projections (Apollo)."""
     norm_growth_limit: float = NORM_GROWTH_LIMIT
+    """Largest growth of an update's norm from one step to the next (Apollo)."""
     projection: Literal["gaussian", "sketch"] = "gaussian"
-    """gaussian: the paper's; sketch: a count sketch, which needs no matrix product."""
+    """Kind of projection (Apollo): gaussian, as in the paper, or sketch, a count sketch, which is
+    faster."""
     reset_limiter: bool = False
-    """Forget the last update's norm: the first step of this update is not limited by the one before it."""
+    """Whether the first step of an update is free of the limit that the last update's norm sets
+    (Apollo)."""
     master_weights: bool = False
-    """Keep bfloat16 weights in float32 beside the optimizer's state, for rates that rounding would drown."""
+    """Whether bfloat16 weights are kept in float32 beside the optimizer's state, for rates that rounding
+    would drown."""
     context_gradient: bool = False
-    """Let gradients flow through the context too: exact, and some two times as dear."""
+    """Whether gradients flow through the context too: exact, and about twice as expensive."""
     micro_batch: int = 0
-    """Examples in one pass; the gradients of a step add up. 0: all of a step's at once."""
+    """Examples in one pass, whose gradients add up to a step's; 0 for all of a step's examples at
+    once."""
     activation_checkpointing: bool = False
-    """Compute a layer's activations again instead of keeping them: less memory, more time."""
+    """Whether activations are computed again instead of kept: less memory, more time."""
     prevent: Mapping[str, float] = field(default_factory=dict)
-    """Concepts that are steered by while training, each with its strength: the weights need not move that way."""
+    """Concepts that the model is steered by while an update trains, each with a strength, such as
+    `{echoing = 20.0}`: the weights then need not move that way."""
 
     def __post_init__(self) -> None:
         for name in (
