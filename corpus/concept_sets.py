@@ -1,9 +1,10 @@
-"""The sets of concepts that vectors are made of: the embedded model's world, and the states.
+"""The two sets of concepts that vectors are estimated from: the embedded model's world, and the states.
 
-A set is a list of texts, each with the concept that it shows, or none: positives of a concept are its stories and
-framings (of the world: its exchanges); negatives are all other texts, the neutral tellings among them. Invariant:
-the texts of a set come in one fixed order and `sha256` names them; `check` refuses a set that no vectors could be
-made of, and says of what concept and where. Reads files and writes none; knows no model.
+A set is a list of texts, each with the concept that it shows, or none. The positives of a concept are its stories
+and framings (in the world, its exchanges); the negatives are all other texts, the neutral tellings among them.
+
+Invariant: the texts of a set come in one fixed order, and `sha256` identifies them. `check` refuses a set that no
+vectors can be estimated from, and names the concept and the place. Reads files and writes none; knows no model.
 """
 
 import hashlib
@@ -20,9 +21,9 @@ from corpus.world import concepts as world_concepts
 Name = Literal["world", "states"]
 NAMES: tuple[Name, ...] = get_args(Name)
 WORLD_TEXTS = 12
-"""Least texts of a concept of the world: its vector is a mean over short exchanges."""
+"""Minimum of texts for a concept of the world: its vector is a mean over short exchanges."""
 STATE_TEXTS = 2
-"""Least texts of a state: each has as many stories."""
+"""Minimum of texts for a state: each state has two stories."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,25 +34,33 @@ class ConceptSet:
     concepts: tuple[str, ...]
     """In the order of their vectors."""
     texts: tuple[tuple[str | None, str], ...]
-    """The concept that a text shows, None for one that shows none, and the text."""
+    """Each text after the concept that it shows; None for a text that shows none."""
     places: dict[str, str]
     """Where the texts of each concept are."""
     minimum: int
-    """Least texts of a concept, unless the user says another number."""
+    """Minimum of texts for a concept, unless the user gives another number."""
     sha256: str
-    """Names the concepts and the texts."""
+    """Digest of the concepts and the texts."""
 
     @property
     def labels(self) -> tuple[str | None, ...]:
-        """What each text shows."""
+        """The concept of each text."""
         return tuple(label for label, _ in self.texts)
 
     def check(self, minimum: int | None = None) -> None:
-        """Raise `UsageError` unless every concept has so many texts (None: `minimum`), and no text is empty."""
+        """Check that every concept has enough texts and that no text is empty.
+
+        Args:
+            minimum: The number that is enough; None for the set's own.
+
+        Raises:
+            UsageError: The set cannot be used; names the concept, the place and the cure.
+        """
         least = self.minimum if minimum is None else minimum
         if stray := sorted({label for label, _ in self.texts if label is not None} - set(self.concepts)):
             raise UsageError(
-                f"the corpus {self.name!r} has texts of {stray[0]!r}, which is none of its concepts"
+                f"the corpus {self.name!r} has texts of {stray[0]!r}, which is none of its concepts: "
+                f"rename or remove them in {self.places.get(stray[0], 'the corpus')}"
             )
         for label, text in self.texts:
             if not text.strip():
@@ -67,36 +76,35 @@ class ConceptSet:
 
 
 def load(name: Name) -> ConceptSet:
-    """The set of this name, with the texts that ship with the package."""
+    """Return the set of this name, with the texts that ship with the package."""
     return of_world() if name == "world" else of_states()
 
 
 def of_world() -> ConceptSet:
-    """What the embedded model does to its user."""
+    """Return the set of what the embedded model does to its user."""
     names = world_concepts.CONCEPTS
     texts: list[tuple[str | None, str]] = [
         (name, text) for name in names for text in world_concepts.texts(name)
     ]
     texts += [(None, text) for text in world_concepts.baselines()]
-    digest = hashlib.sha256(json.dumps([names, texts]).encode()).hexdigest()
-    place = str(Path(world_concepts.__file__))
     return ConceptSet(
         name="world",
         concepts=names,
         texts=tuple(texts),
-        places=dict.fromkeys(names, place),
+        places=dict.fromkeys(names, str(Path(world_concepts.__file__))),
         minimum=WORLD_TEXTS,
-        sha256=digest,
+        sha256=hashlib.sha256(json.dumps([names, texts]).encode()).hexdigest(),
     )
 
 
 def of_states(root: Path = states.HERE) -> ConceptSet:
-    """The states: their stories and framings, with the neutral tellings of the paired scenarios."""
+    """Return the set of the states: their stories and framings, and the neutral tellings of the scenarios."""
     for folder in ("stories", "paired"):
         if not (root / folder).is_dir():
             raise UsageError(f"there is no folder {root / folder}: the texts of the states belong there")
-    texts: list[tuple[str | None, str]] = []
-    texts += [(state, story) for state in states.STATES for story in states.stories(state, root)]
+    texts: list[tuple[str | None, str]] = [
+        (state, story) for state in states.STATES for story in states.stories(state, root)
+    ]
     for scenario, tellings in states.scenarios(root).items():
         if states.BASELINE not in tellings:
             raise UsageError(
@@ -117,3 +125,31 @@ def of_states(root: Path = states.HERE) -> ConceptSet:
         minimum=STATE_TEXTS,
         sha256=states.sha256(root),
     )
+
+
+def text_places(concept_set: ConceptSet, root: Path = states.HERE) -> list[str]:
+    """Return where each text of a shipped set is, in the order of its texts.
+
+    A text of a state has a file below `corpus/` and perhaps the number of a paragraph. The texts of the world are
+    made by a program: a text has its concept and a number.
+    """
+    if concept_set.name == "world":
+        return _numbered(concept_set.labels)
+    places = []
+    for state in states.STATES:
+        name = states.file_name(state)
+        count = len(states.stories(state, root))
+        places += [f"stories/{name}.txt paragraph {number}" for number in range(1, count + 1)]
+    for scenario, tellings in states.scenarios(root).items():
+        places += [f"paired/{scenario}/{states.file_name(name)}.txt" for name in tellings]
+    return places
+
+
+def _numbered(labels: tuple[str | None, ...]) -> list[str]:
+    counts: Counter[str] = Counter()
+    places = []
+    for label in labels:
+        name = label or "ordinary talk"
+        counts[name] += 1
+        places.append(f"{name} {counts[name]}")
+    return places

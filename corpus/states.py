@@ -1,8 +1,8 @@
 """The states that the readouts know, and the texts that show each of them.
 
-Invariant: reads the manifest and the texts that ship with the package and writes nothing; states come in the
-manifest's order, a state's texts in the order of its file. It does not know what a vector is, nor whether a text
-is any good: the rules of writing are in corpus/README.md, and tests/corpus/test_stories.py holds the texts to them.
+States come in the manifest's order, the texts of a state in the order of its file. Invariant: reads the manifest
+and the texts that ship with the package, and writes nothing. Does not know what a vector is, nor whether a text is
+good: corpus/README.md has the rules of writing, and tests/corpus/test_stories.py checks the texts against them.
 """
 
 import hashlib
@@ -12,25 +12,19 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 BASELINE = "baseline"
-"""The file stem of the neutral telling of a scenario; no state has this name."""
+"""The file stem of a scenario's neutral telling; no state has this name."""
 _MANIFEST = json.loads((HERE / "states.json").read_text(encoding="utf-8"))
 
 CLUSTERS: dict[str, tuple[str, ...]] = {name: tuple(states) for name, states in _MANIFEST["clusters"].items()}
 FURTHER: tuple[str, ...] = tuple(_MANIFEST["further"])
-"""States of attention, work and relation, which stand in no cluster."""
+"""States of attention, work and relation, which belong to no cluster."""
 STATES: tuple[str, ...] = (*(state for states in CLUSTERS.values() for state in states), *FURTHER)
 VALENCE: dict[str, str] = _MANIFEST["valence"]
-"""Of each state: "pleasant", "unpleasant" or "neutral", as it is to whoever is in it."""
-_CLUSTER_OF = {state: name for name, states in CLUSTERS.items() for state in states}
-
-
-def cluster_of(state: str) -> str | None:
-    """The cluster of a state, or None for one of the further states."""
-    return _CLUSTER_OF.get(state)
+"""How each state feels to whoever is in it: "pleasant", "unpleasant" or "neutral"."""
 
 
 def file_name(state: str) -> str:
-    """The stem of a state's files: spaces and hyphens become `_`."""
+    """Return the stem of a state's files: its name with `_` for spaces and hyphens."""
     return state.replace(" ", "_").replace("-", "_")
 
 
@@ -38,30 +32,31 @@ _STATE_OF = {file_name(state): state for state in STATES}
 
 
 def stories(state: str, root: Path = HERE) -> list[str]:
-    """The unpaired stories of a state, a paragraph each; none where it has no file."""
+    """Return the unpaired stories of a state, one a paragraph; none where it has no file."""
     path = root / "stories" / f"{file_name(state)}.txt"
     return paragraphs(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def paragraphs(text: str) -> list[str]:
-    """A file's paragraphs, which blank lines separate, with every run of white space as one space."""
+    """Split a file's text at blank lines, with every run of white space as one space."""
     return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
 
 
 def scenarios(root: Path = HERE) -> dict[str, dict[str, str]]:
-    """The paired scenarios by name: each told as `baseline` and in some states, which are named as in STATES.
+    """Return the tellings of each paired scenario, by scenario and by state.
 
-    A file whose stem is no state's is left under its stem: whoever reads it must say so.
+    The neutral telling is under `baseline`, the others are under the names in STATES. A file whose stem names no
+    state is left under its stem, for the caller to refuse.
     """
-    found: dict[str, dict[str, str]] = {}
+    tellings_of: dict[str, dict[str, str]] = {}
     for path in sorted((root / "paired").glob("*/*.txt")):
-        texts = found.setdefault(path.parent.name, {})
-        texts[_STATE_OF.get(path.stem, path.stem)] = " ".join(path.read_text(encoding="utf-8").split())
-    return found
+        tellings = tellings_of.setdefault(path.parent.name, {})
+        tellings[_STATE_OF.get(path.stem, path.stem)] = " ".join(path.read_text(encoding="utf-8").split())
+    return tellings_of
 
 
 def sha256(root: Path = HERE) -> str:
-    """The digest of the manifest and every text with its place, in the order of their places."""
+    """Return the digest of the manifest and of every text with its path, in the order of the paths."""
     digest = hashlib.sha256()
     for path in _files(root):
         content = path.read_bytes()

@@ -4,24 +4,14 @@ Invariant: pure; symmetric; a text is always a near-duplicate of itself. Word se
 order nor punctuation nor capitals make a dream new.
 """
 
-import re
 from collections.abc import Iterable
 from math import ceil
+
+from corpus.text import jaccard, word_set
 
 NEAR = 0.9
 """Jaccard similarity of the word sets from which two texts are the same situation: in this length of text one
 exchanged word (about 0.8) is a new situation, an added "please" is not."""
-
-
-def words(text: str) -> frozenset[str]:
-    """The words of a text, as a set."""
-    return frozenset(re.findall(r"\w+", text.lower()))
-
-
-def similarity(a: frozenset[str], b: frozenset[str]) -> float:
-    """Jaccard similarity of two word sets, 0 to 1; two empty sets are alike."""
-    union = len(a | b)
-    return len(a & b) / union if union else 1.0
 
 
 class Seen:
@@ -35,7 +25,7 @@ class Seen:
 
     def add(self, text: str) -> None:
         """Remember a text."""
-        found = words(text)
+        found = word_set(text)
         if found not in self._exact:
             self._exact.add(found)
             for word in found:
@@ -47,9 +37,9 @@ class Seen:
         A set with a similarity of NEAR shares at least NEAR of the new text's words, so of its rarest words,
         one more than it may lack, one is shared: only their lists need to be read.
         """
-        found = words(text)
+        found = word_set(text)
         if found in self._exact or not found:
             return True
         spare = len(found) - ceil(NEAR * len(found) - 1e-9) + 1  # not (1 - NEAR): it is a bit under 0.1
         rare = sorted(found, key=lambda word: len(self._by_word.get(word, ())))[:spare]
-        return any(similarity(found, other) >= NEAR for word in rare for other in self._by_word.get(word, ()))
+        return any(jaccard(found, other) >= NEAR for word in rare for other in self._by_word.get(word, ()))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from agents.extractor.cues import ENOUGH, against, approves, mentioned, plain
 from corpus.conversation import Turn
+from corpus.text import jaccard
 
 COMPLAINTS = ("correction", "edit", "rating", "repeated_ask")
 """Kinds that may say that an answer was wrong; a rating only if it is negative."""
@@ -244,7 +245,7 @@ def similarity(one: str, other: str) -> float:
     first, second = _content(one), _content(other)
     if min(len(first), len(second)) < 2:
         return 1.0 if plain(one) == plain(other) and len(plain(one).split()) > 2 else 0.0
-    return len(first & second) / len(first | second)
+    return jaccard(first, second)
 
 
 def _content(text: str) -> set[str]:

@@ -116,9 +116,25 @@ def test_a_folder_that_is_not_there_is_named(root: Path, folder: str) -> None:
 
 def test_the_least_number_of_texts_can_be_asked_for(made: ConceptSet) -> None:
     WORLD.check(24)
-    with pytest.raises(UsageError, match=r"'agreeing' has 24 texts in .*concepts.py, and needs 25"):
+    with pytest.raises(UsageError, match=r"'agreeing' has 24 texts in .*concepts\.py, and needs 25"):
         WORLD.check(25)
-    with pytest.raises(UsageError, match="has .* texts"):
+    with pytest.raises(UsageError, match=r"has .* texts"):
         made.check(50)
     with pytest.raises(UsageError, match="is empty: see the neutral texts"):
         replace(WORLD, texts=(*WORLD.texts, (None, " "))).check()
+
+
+def test_every_text_of_the_states_is_at_the_place_that_is_given_for_it(made: ConceptSet) -> None:
+    places = concept_sets.text_places(made)
+    assert len(places) == len(made.texts) == len(set(places))
+    for place, (_, text) in zip(places, made.texts, strict=True):
+        name, _, number = place.partition(" paragraph ")
+        paragraphs = states.paragraphs((states.HERE / name).read_text(encoding="utf-8"))
+        assert paragraphs[int(number or 1) - 1] == text
+
+
+def test_the_texts_of_the_world_are_numbered_by_concept() -> None:
+    places = concept_sets.text_places(WORLD)
+    assert len(places) == len(set(places)) == len(WORLD.texts)
+    assert places[0] == f"{WORLD.concepts[0]} 1"
+    assert any(place.startswith("ordinary talk") for place in places)

@@ -24,9 +24,8 @@ from agents.readout.quality.samples import Numbers, samples
 from agents.readout.turns import WINDOW, said_until
 from corpus import concept_sets, states
 from corpus.aliases import Json, Progress
-from corpus.concept_sets import ConceptSet
+from corpus.concept_sets import ConceptSet, text_places
 from corpus.errors import GateRefused, IntegrityFault, UsageError
-from corpus.text_places import places
 from store.tensors.raw import RawTensor
 
 QUALITY, PAGE, BASELINE = "quality.json", "quality.md", "baseline.json"
@@ -147,7 +146,7 @@ class Examiner:
         return Evidence(
             samples=found,
             vectors=values,
-            places=places(texts),
+            places=text_places(texts),
             texts=[text for _, text in texts.texts],
             down=None if isinstance(down, str) else down,
             parts=parts,

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from agents.dreamer.dream import DECLARED, Dreamer, DreamSettings, Seed, _drawn, _hardest
-from agents.dreamer.novelty import NEAR, similarity, words
+from agents.dreamer.novelty import NEAR
 from agents.evaluator import judge
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
 from corpus.behaviour import SHIPPED, load
+from corpus.text import jaccard, word_set
 from store.graph import merge
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
@@ -120,8 +121,8 @@ def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_kept_f
     for dream in dreams:
         assert judge.applies(BEHAVIOURS[dream.behaviour], dream.messages), dream
         assert not judge.is_reserved(dream.messages), dream
-    texts = [words(dream.messages[-1]["content"]) for dream in dreams]
-    assert not [(a, b) for i, a in enumerate(texts) for b in texts[:i] if similarity(a, b) >= NEAR]
+    texts = [word_set(dream.messages[-1]["content"]) for dream in dreams]
+    assert not [(a, b) for i, a in enumerate(texts) for b in texts[:i] if jaccard(a, b) >= NEAR]
 
 
 def test_a_refused_dream_is_kept_with_its_reason(dreaming: Dreaming) -> None:

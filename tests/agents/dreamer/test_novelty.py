@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from agents.dreamer.novelty import NEAR, Seen, similarity, words
+from agents.dreamer.novelty import NEAR, Seen
+from corpus.text import jaccard, word_set
 
 
 @pytest.mark.parametrize(
@@ -54,15 +55,15 @@ def test_letters_of_every_script_count() -> None:
 
 
 def test_similarity_is_symmetric_one_for_equal_sets_and_by_hand_in_between() -> None:
-    a, b = words("paint the door now"), words("paint the door")
-    assert similarity(a, b) == similarity(b, a) == 3 / 4
-    assert similarity(a, a) == similarity(frozenset(), frozenset()) == 1.0
-    assert similarity(a, frozenset()) == 0.0
+    a, b = word_set("paint the door now"), word_set("paint the door")
+    assert jaccard(a, b) == jaccard(b, a) == 3 / 4
+    assert jaccard(a, a) == jaccard(frozenset(), frozenset()) == 1.0
+    assert jaccard(a, frozenset()) == 0.0
 
 
 def near_by_brute_force(texts: list[str], text: str) -> bool:
-    found = words(text)
-    return not found or any(similarity(found, words(other)) >= NEAR for other in texts)
+    found = word_set(text)
+    return not found or any(jaccard(found, word_set(other)) >= NEAR for other in texts)
 
 
 @pytest.mark.parametrize("vocabulary", [3, 12, 40])
