@@ -35,7 +35,7 @@ from bench import _table
 from bench._malformed import messages
 from bench._table import Goal
 from corpus.errors import UpdateCancelled
-from loop.cli.show.everyday import set_up_logs
+from loop.cli.show.console import set_up_logs
 from loop.config import load_settings
 from loop.engine.worker import Service, opened
 from loop.operations import init

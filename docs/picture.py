@@ -3,7 +3,7 @@
     nightschool --home DIR night --json > night.json
     python docs/picture.py night.json
 
-Invariant: the words and the figures are those of `loop.cli.show.everyday`; nothing is drawn that the command does not print.
+Invariant: the words and the figures are those of `loop.cli.show.night`; nothing is drawn that the command does not print.
 The picture carries its own dark ground and no outside font, so it reads the same on any page.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from loop.cli.show import everyday
+from loop.cli.show import night
 
 PICTURE = Path(__file__).parent / "night.svg"
 COLUMNS = 90
@@ -43,13 +43,13 @@ FORMAT = """\
 
 def draw(told: dict[str, object]) -> str:
     """The picture of one night."""
-    everyday.out = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
-    everyday.out.print("$ nightschool night", style="dim")
-    everyday.night(told)
+    night.out = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
+    night.out.print("$ nightschool night", style="dim")
+    night.night(told)
     code = FORMAT.replace(
         "{label}", "What a night prints: pass rates before and after, the verdict, the checkpoint"
     )
-    return everyday.out.export_svg(theme=MONOKAI, code_format=code, unique_id="night")
+    return night.out.export_svg(theme=MONOKAI, code_format=code, unique_id="night")
 
 
 if __name__ == "__main__":

@@ -9,10 +9,6 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-import loop.cli.checkpoints  # noqa: F401  (they hang their commands on `app`)
-import loop.cli.everyday  # noqa: F401
-import loop.cli.readout  # noqa: F401
-import loop.cli.steering  # noqa: F401
 from agents.evaluator.judge import applies, judge
 from corpus import errors
 from corpus.behaviour import Behaviour, load_file

@@ -89,7 +89,7 @@ def test_agents_do_not_import_each_other() -> None:
         "loop.cli.app",
         "loop.api.host",
         "loop.api.http",
-        "loop.cli.show.everyday",
+        "loop.cli.show.night",
         "loop.operations.status",
         "loop.operations.init",
     ],

@@ -1,20 +1,20 @@
-"""The command line: arguments in, one operation, a table or one JSON object out.
+"""The command line's entry point: all commands, and the boundary at which errors become messages and exit codes.
 
-Invariant: with --json, stdout holds that one object and nothing else; progress and logs go to stderr. No
-traceback for anything that a user can cause. Heavy imports wait until a command runs: --help is quick.
+Invariant: no traceback for anything that a user can cause; with --json, an error is one object on stdout as well.
 """
 
 import json
 import os
 import signal
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from corpus.errors import NightschoolError, UsageError
+from loop.cli import behaviours, checkpoints, home, model, readout, service
+from loop.cli.helpers import options
 
 INTERRUPTED = 130
 """Exit code after ctrl-C, as a shell has it."""
@@ -28,27 +28,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-checkpoints = typer.Typer(help="The versions of the weights.", no_args_is_help=True)
-behaviours = typer.Typer(help="What is taught, and how well it holds.", no_args_is_help=True)
-model = typer.Typer(help="The embedded model.", no_args_is_help=True)
-readout = typer.Typer(
-    help="Concept vectors: what the model is doing, read off its residual stream.", no_args_is_help=True
-)
-app.add_typer(checkpoints, name="checkpoints")
-app.add_typer(behaviours, name="behaviours")
-app.add_typer(model, name="model")
-app.add_typer(readout, name="readout")
-
-
-@dataclass
-class GlobalOptions:
-    """The options that may stand anywhere."""
-
-    home: Path | None = None
-    json: bool = False
-
-
-options = GlobalOptions()
+for _group in (home, service, checkpoints, model):
+    app.add_typer(_group.commands)
+app.add_typer(checkpoints.checkpoints, name="checkpoints")
+app.add_typer(behaviours.behaviours, name="behaviours")
+app.add_typer(readout.readout, name="readout")
+app.add_typer(model.model, name="model")
 
 
 def _version(wanted: bool) -> None:
@@ -69,39 +54,31 @@ def _globals(
 
 
 def _anywhere(arguments: list[str]) -> list[str]:
-    """The arguments with --home and --json moved to the front, up to a `--`."""
+    """Return the arguments with --home and --json moved to the front, as far as a `--`."""
     front, rest = [], list(arguments)
     end = rest.index("--") if "--" in rest else len(rest)
     index = 0
     while index < end:
-        take = (
-            2
-            if rest[index] == "--home"
-            else 1
-            if rest[index] == "--json" or rest[index].startswith("--home=")
-            else 0
-        )
+        if rest[index] == "--home":
+            take = 2
+        elif rest[index] == "--json" or rest[index].startswith("--home="):
+            take = 1
+        else:
+            index += 1
+            continue
         front += rest[index : index + take]
         del rest[index : index + take]
         end -= take
-        index += 0 if take else 1
     return front + rest
 
 
 def main() -> None:
-    """Entry point: the boundary at which errors become messages and exit codes."""
-    import loop.cli.checkpoints  # noqa: F401  (they hang their commands on `app`)
-    import loop.cli.everyday  # noqa: F401
-    import loop.cli.readout  # noqa: F401
-    import loop.cli.readout_views  # noqa: F401
-    import loop.cli.steering  # noqa: F401
-    import loop.cli.task_vectors  # noqa: F401
-
+    """Run the command that the process's arguments name, and exit with its code."""
     options.home, options.json = None, "--json" in sys.argv
-    os.umask(0o077)  # what is said in logs, and learnt from them, is this user's alone
+    os.umask(0o077)  # logs, and what is learnt from them, are for this user alone
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
-    )  # a command that is ended cleans up as for ctrl-C
+    )  # a terminated command cleans up as after ctrl-C
     try:
         code = app(_anywhere(sys.argv[1:]), standalone_mode=False) or 0  # an Exit comes back as its code
     except typer.Exit as left:
@@ -109,17 +86,17 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (Exception, BaseExceptionGroup) as error:
-        code = _complain(error)
+        code = _report(error)
     sys.exit(code)
 
 
-def _complain(error: BaseException) -> int:
-    """Say what went wrong and what to do; returns the exit code."""
+def _report(error: BaseException) -> int:
+    """Print what went wrong and what to do; returns the exit code."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if hasattr(error, "format_message"):  # click's own, which typer brings under one name or another
+    if hasattr(error, "format_message"):  # click's own, which typer raises under several names
         message, code = str(error.format_message()), UsageError.exit_code
     elif isinstance(error, NightschoolError):
         message, code = str(error), error.exit_code

@@ -1,7 +1,4 @@
-"""The commands around checkpoints: what there is, what changed, whether it is whole, and the way back.
-
-Invariant: as in `commands.py`.
-"""
+"""The commands around checkpoints: list, compare, export, prune, verify, add task vectors, and roll back."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +7,17 @@ import typer
 
 from corpus.errors import IntegrityFault
 from loop.cli import helpers
-from loop.cli.app import app, checkpoints, options
+from loop.cli.helpers import DryRun, Seed, options
 
-Id = Annotated[str, typer.Argument(help="a checkpoint: its id, the beginning of it, active or base")]
+commands = typer.Typer()
+checkpoints = typer.Typer(help="The versions of the weights.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(help="a checkpoint: its id, the first letters of it, active or base")]
 
 
 @checkpoints.command("list")
 def checkpoints_list() -> None:
-    """All checkpoints, and which one is active."""
+    """List all checkpoints, and say which one is active."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoint_facts
     from store import home
@@ -27,7 +27,7 @@ def checkpoints_list() -> None:
 
 @checkpoints.command("show")
 def checkpoints_show(id: Id) -> None:
-    """Everything about one checkpoint."""
+    """Show everything about one checkpoint."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoint_facts
     from store import home
@@ -42,7 +42,7 @@ def checkpoints_diff(
         str, typer.Argument(help="... to this one; default: the active one", metavar="B")
     ] = "active",
 ) -> None:
-    """What changed from A to B: pass rates, readings, weights by layer, kind and head, and which pairs did it."""
+    """Show what changed from A to B: pass rates, readings, weights by layer, kind and head, and the pairs behind it."""
     from loop.cli.show import diff
     from loop.operations import checkpoint_facts
     from store import home
@@ -65,26 +65,26 @@ def checkpoints_export(
 
 @checkpoints.command("prune")
 def checkpoints_prune(
-    keep_last: Annotated[int, typer.Option(min=0, help="Keep the newest N that were kept.", metavar="N")] = 0,
+    keep_last: Annotated[
+        int, typer.Option(min=0, help="Keep the newest N of those that the verdict kept.", metavar="N")
+    ] = 0,
     keep_daily: Annotated[
         int, typer.Option(min=0, help="Keep the last of each day, for N days.", metavar="N")
     ] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
-    """Give up the files of the checkpoints that no rule keeps; never the active, the pinned or the last good one."""
+    """Delete the files of checkpoints that no rule keeps; never the active, a pinned or the last good one."""
     from loop.cli.show import checkpoints as show_checkpoints
     from store.checkpoints.retention import Policy
 
-    Policy(keep_last=keep_last, keep_daily=keep_daily)  # refuses an empty one before anything is begun
-    told = helpers.perform("prune", keep_last=keep_last, keep_daily=keep_daily, dry_run=dry_run)
-    helpers.show(told, show_checkpoints.pruned)
+    Policy(keep_last=keep_last, keep_daily=keep_daily)  # refuses an empty policy before anything starts
+    result = helpers.perform("prune", keep_last=keep_last, keep_daily=keep_daily, dry_run=dry_run)
+    helpers.show(result, show_checkpoints.pruned)
 
 
 @checkpoints.command("pin")
 def checkpoints_pin(id: Id) -> None:
-    """Have `prune` never take this checkpoint."""
+    """Protect this checkpoint from `prune`."""
     from loop.cli.show import checkpoints as show_checkpoints
 
     helpers.show(helpers.perform("pin", target=id), show_checkpoints.pinned)
@@ -92,7 +92,7 @@ def checkpoints_pin(id: Id) -> None:
 
 @checkpoints.command("unpin")
 def checkpoints_unpin(id: Id) -> None:
-    """Let `prune` take this checkpoint again."""
+    """Let `prune` delete this checkpoint's files again."""
     from loop.cli.show import checkpoints as show_checkpoints
 
     helpers.show(helpers.perform("unpin", target=id), show_checkpoints.pinned)
@@ -101,7 +101,7 @@ def checkpoints_unpin(id: Id) -> None:
 @checkpoints.command("verify")
 def checkpoints_verify(
     sample: Annotated[
-        str, typer.Option(help="Look at this part only, drawn anew each time: 0.1 or 10%.", metavar="P")
+        str, typer.Option(help="Check only this part, drawn anew each time: 0.1 or 10%.", metavar="P")
     ] = "1",
 ) -> None:
     """Hash ledger and files again; exit 12 when something is damaged."""
@@ -109,20 +109,60 @@ def checkpoints_verify(
     from loop.operations import verify
     from store import home
 
-    told = verify.verify(home.find(options.home), verify.share(sample))
-    helpers.show(told, show_checkpoints.verified)
-    if told["damaged"] or told["ledger"]:
+    result = verify.verify(home.find(options.home), verify.share(sample))
+    helpers.show(result, show_checkpoints.verified)
+    if result["damaged"] or result["ledger"]:
         raise typer.Exit(IntegrityFault.exit_code)
 
 
-@app.command()
+@checkpoints.command("vector")
+def checkpoints_vector(
+    id: Annotated[str, typer.Argument(help="a checkpoint, or A..B: what the updates after A up to B added")],
+    out: Annotated[Path | None, typer.Option(help="Write it there, as float32 safetensors.")] = None,
+) -> None:
+    """Show what an update, or a range of updates, added to the weights."""
+    from loop.cli.show import checkpoints as show_checkpoints
+    from loop.operations import task_vectors
+    from store import home
+
+    helpers.show(task_vectors.added(home.find(options.home), id, out), show_checkpoints.vector)
+
+
+@checkpoints.command("merge")
+def checkpoints_merge(
+    vectors: Annotated[
+        list[str],
+        typer.Argument(metavar="VECTOR[=WEIGHT]...", help="as in `vector`; a weight below 0 unlearns"),
+    ],
+    method: Annotated[str, typer.Option(help="arithmetic or ties.")] = "arithmetic",
+    density: Annotated[
+        float | None, typer.Option(help="Share of each tensor that ties keeps.", show_default="0.2")
+    ] = None,
+    seed: Seed = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Add task vectors to the active checkpoint: a night without training, with the verdict of any other."""
+    from loop.cli.show import checkpoints as show_checkpoints
+    from loop.cli.show import night as show_night
+    from loop.operations import task_vectors
+    from store import home
+
+    if dry_run:
+        result = task_vectors.dry_run(home.find(options.home), vectors, method, density)
+        helpers.show(result, show_checkpoints.merge_dry_run)
+    else:
+        helpers.show(
+            helpers.perform("merge", vectors=vectors, method=method, density=density, seed=seed),
+            show_night.night,
+        )
+
+
+@commands.command()
 def rollback(
     id: Annotated[
         str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")
     ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be undone, and change nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     now: Annotated[
         bool, typer.Option("--now", help="End a night that is running, its update undone.")
     ] = False,
@@ -130,6 +170,5 @@ def rollback(
     """Take the weights back to an earlier night, bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
 
-    helpers.show(
-        helpers.perform("rollback", target=id, dry_run=dry_run, now=now), show_checkpoints.rolled_back
-    )
+    result = helpers.perform("rollback", target=id, dry_run=dry_run, now=now)
+    helpers.show(result, show_checkpoints.rolled_back)

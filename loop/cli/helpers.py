@@ -1,16 +1,34 @@
-"""What every command is made of: one operation or one query, and the printing of what comes back.
+"""The parts that every command shares: the global options, running an operation, printing its result.
 
-Invariant: with --json, one object goes to stdout; progress goes to stderr. Imports nothing heavy before it is used.
+Invariant: with --json, stdout gets one object and nothing else; progress and logs go to stderr. Imports nothing heavy
+before a command runs.
 """
 
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
 
 from corpus.aliases import Json
-from loop.cli.app import options
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what would happen, and change nothing.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")]
+
+
+@dataclass
+class GlobalOptions:
+    """The options that may stand anywhere on the command line."""
+
+    home: Path | None = None
+    json: bool = False
+
+
+options = GlobalOptions()
 
 
 def show(value: Json, text: Callable[[Json], None]) -> None:
@@ -22,21 +40,21 @@ def show(value: Json, text: Callable[[Json], None]) -> None:
 
 
 def perform(name: str, **arguments: Any) -> Json:
-    """Carry out an operation, with progress on stderr."""
+    """Run an operation, with progress on stderr."""
     import anyio
 
     from loop.api import host
-    from loop.cli.show.everyday import progress, set_up_logs
+    from loop.cli.show.console import progress, set_up_logs
     from store import home
 
-    found = home.find(options.home)
+    at_home = home.find(options.home)
     set_up_logs()
     with progress() as listener:
-        return anyio.run(partial(host.perform, found, name, arguments, listener))
+        return anyio.run(partial(host.perform, at_home, name, arguments, listener))
 
 
 def read(query: Callable[..., Any], *arguments: Any) -> Any:
-    """Ask the ledger, whether a service runs or not."""
+    """Run a query on the ledger, whether a service runs or not."""
     from loop.operations import status
     from store import home
 

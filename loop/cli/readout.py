@@ -1,17 +1,26 @@
-"""The commands around readouts: concept vectors, made and looked at.
+"""The commands around readouts: concept vectors, their quality, a conversation's readings, and steering by them."""
 
-Invariant: as in `commands.py`.
-"""
-
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from corpus.aliases import Json
 from corpus.errors import UsageError
 from loop.cli import helpers
-from loop.cli.app import readout
+from loop.cli.helpers import Seed, options
+from loop.cli.model import finite
+
+readout = typer.Typer(
+    help="Concept vectors: what the model is doing, read off its residual stream.", no_args_is_help=True
+)
 
 ALL = "all"
+
+Out = Annotated[Path | None, typer.Option("--out", help="Also draw it, to a file that ends in .svg or .png.")]
+Layer = Annotated[
+    int | None, typer.Option(help="Number of the layer, from 0; default: the one that is monitored.")
+]
 
 
 @readout.command("train")
@@ -19,7 +28,7 @@ def readout_train(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Numbers of layers, from 0, with commas between, or all; default: the one that is watched."
+            help="Numbers of layers, from 0, separated by commas, or all; default: the one that is monitored."
         ),
     ] = None,
     method: Annotated[str, typer.Option(help="mean (difference of means), pca or ridge.")] = "mean",
@@ -29,34 +38,168 @@ def readout_train(
     ] = None,
     minimum: Annotated[
         int | None,
-        typer.Option(min=1, help="Least texts of a concept; default: 12 of the world, 2 of a state."),
+        typer.Option(min=1, help="Fewest texts of a concept; default: 12 of the world, 2 of a state."),
     ] = None,
 ) -> None:
-    """Estimate the concept vectors on the active weights, and keep them in the home."""
+    """Estimate the concept vectors on the active weights, and store them in the home."""
     from loop.cli.show import readout as show_readout
 
-    told = helpers.perform(
-        "readout_train", layers=numbers(layers), method=method, corpus=corpus, minimum=minimum
+    result = helpers.perform(
+        "readout_train", layers=_layers(layers), method=method, corpus=corpus, minimum=minimum
     )
-    helpers.show(told, show_readout.trained)
+    helpers.show(result, show_readout.trained)
 
 
 @readout.command("drift")
 def readout_drift() -> None:
-    """What every update did to the readings, and how far the vectors have drifted with the weights."""
+    """Show what every update did to the readings, and how far the vectors have drifted with the weights."""
     from loop.cli.show import readout as show_readout
     from loop.operations.readout_history import history
 
     helpers.show(helpers.read(history), show_readout.drifted)
 
 
-def numbers(option: str | None) -> list[int] | str | None:
-    """The layers that an option names; None where it is not given."""
+@readout.command("report")
+def readout_report(layer: Layer = None) -> None:
+    """Test how good each concept's vector is; write quality.json and quality.md to the home's readout folder."""
+    from loop.cli.show import readout as show_readout
+
+    helpers.show(helpers.perform("readout_report", layer=layer), show_readout.quality)
+
+
+@readout.command("show")
+def readout_show(
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="[CONVERSATION_ID | FILE]", help="default: the conversation read last"),
+    ] = None,
+    concepts: Annotated[
+        str, typer.Option(help="Names, separated by commas; default: those that move most.")
+    ] = "",
+    out: Out = None,
+    layer: Layer = None,
+    number: Annotated[int, typer.Option(min=1, help="Which conversation of a file.")] = 1,
+) -> None:
+    """Show the readings of a conversation over its turns."""
+    from agents.readout.plots import paint
+    from loop.cli.show import timeline
+
+    if out is not None:
+        paint.check(out)
+    wanted = [name.strip() for name in concepts.split(",") if name.strip()]
+    name, turns, as_heard = _conversation(what, number)
+    result = helpers.perform("readout_show", turns=turns, concepts=wanted, layer=layer)
+    result = {
+        "conversation": name,
+        **result,
+        "as_heard": as_heard,
+        "written": None if out is None else str(out),
+    }
+    if out is not None:
+        timeline.draw(result, out)
+    helpers.show(result, timeline.shown)
+
+
+@readout.command("map")
+def readout_map(
+    out: Annotated[Path, typer.Option("--out", help="The picture: a file that ends in .svg or .png.")],
+    layer: Layer = None,
+) -> None:
+    """Draw how the concepts lie to each other: their vectors on a plane, coloured by cluster."""
+    from loop.cli.show import timeline
+    from store import home
+
+    result = timeline.draw_map(home.find(options.home), out, layer)
+    helpers.show(
+        result,
+        lambda value: typer.echo(f"drew {value['concepts']} concepts of layer {value['layer']}: {out}"),
+    )
+
+
+@readout.command("sweep")
+def readout_sweep(
+    concept: Annotated[str, typer.Argument(help="a concept, or a behaviour that has a vector")],
+    behaviour: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose pass rate; may be repeated. Default: the one it belongs to."),
+    ] = None,
+    strengths: Annotated[
+        str,
+        typer.Option(
+            help="Separated by commas, such as -4,-2,2,4; default: shares of the residual stream's length."
+        ),
+    ] = "",
+    seed: Seed = None,
+) -> None:
+    """Measure the pass rate at several strengths of steering: is this the right direction, before any training?"""
+    from loop.cli.show import readout as show_readout
+
+    result = helpers.perform(
+        "readout_sweep",
+        concept=concept,
+        behaviours=behaviour or [],
+        strengths=_strengths(strengths),
+        seed=seed,
+    )
+    helpers.show(result, show_readout.swept)
+
+
+@readout.command("behaviour")
+def readout_behaviour(
+    name: Annotated[str, typer.Argument(help="a behaviour that has dreams")],
+    seed: Seed = None,
+) -> None:
+    """Estimate a behaviour's own vector from its dreams, steer by it, and compare with what training did later."""
+    from loop.cli.show import readout as show_readout
+
+    result = helpers.perform("readout_behaviour", behaviour=name, seed=seed)
+    helpers.show(result, show_readout.behaviour)
+
+
+def _layers(option: str | None) -> list[int] | str | None:
+    """Return the layers that an option names; None where it is not given."""
     if option is None or option.strip() == ALL:
         return option and ALL
     try:
         return [int(part) for part in option.split(",")]
     except ValueError as fault:
         raise UsageError(
-            f"--layers takes numbers with commas between, such as 2,3, or all: not {option!r}"
+            f"--layers takes numbers separated by commas, such as 2,3, or all: not {option!r}"
         ) from fault
+
+
+def _strengths(option: str) -> list[float] | None:
+    """Return the strengths that an option names; None where it names none."""
+    if not option.strip():
+        return None
+    try:
+        return [finite(part) for part in option.split(",")]
+    except ValueError as fault:
+        raise UsageError(
+            f"--strengths takes numbers separated by commas, such as -4,-2,2,4: not {option!r}"
+        ) from fault
+
+
+def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, str]], list[Json]]:
+    """Return a conversation's name, its turns, and the readings that nights took of it.
+
+    It comes out of the file of this name where there is one, else out of the ledger.
+    """
+    from agents.ingest.peek import conversations_in
+    from store.conversations.transcript import conversation
+    from store.readings.readings import of_conversation
+
+    if what is not None and Path(what).exists():
+        in_file = conversations_in(Path(what))
+        if number > len(in_file):
+            raise UsageError(f"{what} has {len(in_file)} conversations: there is no number {number}")
+        name = (
+            Path(what).name if len(in_file) == 1 else f"{Path(what).name}, number {number} of {len(in_file)}"
+        )
+        turns = [
+            {"role": turn.role, "text": turn.text} for turn in in_file[number - 1].turns if turn.text.strip()
+        ]
+        return name, turns, []
+    stored = helpers.read(conversation, what)
+    turns = [{"role": role, "text": text} for role, text in stored.turns if text.strip()]
+    return f"conversation {stored.id}", turns, helpers.read(of_conversation, stored.id)

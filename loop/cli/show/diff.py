@@ -10,7 +10,7 @@ from rich.table import Table
 
 from corpus.aliases import Json
 from loop.cli.show.checkpoints import counted
-from loop.cli.show.everyday import out, rate
+from loop.cli.show.console import out, rate
 from loop.cli.show.readout import located
 
 MOST = 10

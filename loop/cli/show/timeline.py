@@ -13,7 +13,7 @@ from agents.readout.plots.picture import printable
 from agents.readout.plots.timeline import Course
 from agents.readout.quality.examine import clusters_of, kept, layer_of
 from corpus.aliases import Json
-from loop.cli.show.everyday import out
+from loop.cli.show.console import out
 from store.home import Home
 
 MOST_CONCEPTS = 16

@@ -40,8 +40,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (["--layers", "1,4"], "this model's layers are 0 to 3: there is no layer 4"),
         (["--layers", "-1"], "layers are numbers from 0, or 'all'"),
-        (["--layers", "first"], "--layers takes numbers with commas between"),
-        (["--layers", ""], "--layers takes numbers with commas between"),
+        (["--layers", "first"], "--layers takes numbers separated by commas"),
+        (["--layers", ""], "--layers takes numbers separated by commas"),
         (["--method", "svm"], "there is no method 'svm'; there are mean, pca, ridge"),
         (["--corpus", "moods"], "there is no corpus 'moods'; there are world, states"),
         (["--minimum", "25"], "'agreeing' has 24 texts in "),

@@ -1,0 +1,42 @@
+"""The commands around behaviours: list them, check a file of them, measure their pass rates."""
+
+from pathlib import Path
+
+import typer
+
+from loop.cli import helpers
+from loop.cli.helpers import Seed, options
+
+behaviours = typer.Typer(help="What is taught, and how well it holds.", no_args_is_help=True)
+
+
+@behaviours.command("list")
+def behaviours_list() -> None:
+    """List the behaviours of this home, each with its counter-behaviour."""
+    from loop.cli.show import home as show_home
+    from store import home
+    from store.nights import report
+
+    in_order = report.ordered(home.find(options.home).behaviours())
+    keys = ("name", "counter_of", "condition", "do", "required_rate")
+    result = {"behaviours": [{key: getattr(b, key) for key in keys} for b in in_order]}
+    helpers.show(result, show_home.behaviours)
+
+
+@behaviours.command("validate")
+def behaviours_validate(file: Path) -> None:
+    """Check a behaviour file."""
+    from corpus.behaviour import load_file
+
+    names = [behaviour.name for behaviour in load_file(file)]
+    helpers.show(
+        {"valid": True, "behaviours": names}, lambda _: typer.echo(f"{file}: valid ({' and '.join(names)})")
+    )
+
+
+@behaviours.command("measure")
+def behaviours_measure(seed: Seed = None) -> None:
+    """Measure the pass rates of the active weights on the held-out scenarios."""
+    from loop.cli.show import home as show_home
+
+    helpers.show(helpers.perform("measure", seed=seed), show_home.measured)

@@ -1,0 +1,138 @@
+"""The commands around a home: make it, look at it, read logs into it, remove what they taught."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corpus.errors import UsageError
+from loop.cli import helpers
+from loop.cli.helpers import DryRun, options
+
+commands = typer.Typer()
+
+
+@commands.command()
+def init(
+    demo: Annotated[bool, typer.Option("--demo", help="Load the bundled conversations.")] = False,
+    url: Annotated[str, typer.Option(help="Address of your own vLLM, such as http://127.0.0.1:8000.")] = "",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Hugging Face directory of the model; default: the model that is served."),
+    ] = None,
+) -> None:
+    """Make a home, with the model as checkpoint 0: the embedded model, or your vLLM's."""
+    import anyio
+
+    from loop.cli.show import home as show_home
+    from loop.cli.show.console import set_up_logs
+    from loop.operations.init import init as init_home
+
+    set_up_logs()
+    result = anyio.run(partial(init_home, options.home, demo=demo, url=url, model=model))
+    helpers.show(result, show_home.made)
+
+
+@commands.command()
+def ingest(
+    paths: list[Path],
+    format: Annotated[str | None, typer.Option(help="openai, sharegpt, claude-code or trl.")] = None,
+) -> None:
+    """Read conversation logs: files, or folders of them."""
+    from loop.cli.show import ledger as show_ledger
+
+    result = helpers.perform("ingest", paths=[str(path.absolute()) for path in paths], format=format)
+    helpers.show(result, show_ledger.ingested)
+    if result["set_aside"]:
+        raise typer.Exit(3)
+
+
+@commands.command()
+def forget(
+    source: Annotated[str, typer.Argument(help="a source's name, a conversation's id, or a log file")],
+    dry_run: DryRun = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Also take the weights back to before it.")
+    ] = False,
+    retrain: Annotated[
+        bool, typer.Option("--retrain", help="As --rollback, then run a night that learns the rest again.")
+    ] = False,
+) -> None:
+    """Remove conversations and all that was learnt from them; name the updates that they touched."""
+    from loop.cli.show import ledger as show_ledger
+    from loop.cli.show import night as show_night
+
+    result = helpers.perform(
+        "forget",
+        source=source,
+        path=str(Path(source).absolute()),
+        dry_run=dry_run,
+        rollback=rollback or retrain,
+    )
+    again = retrain and result["rolled_back"]
+    if again:
+        result = {**result, "commands": [], "night": helpers.perform("night", retry=True)}
+    helpers.show(result, show_ledger.forgotten)
+    if again and not options.json:
+        show_night.night(result["night"])
+
+
+@commands.command()
+def status() -> None:
+    """Report the state of the home; works with the service down."""
+    from loop.cli.show import home as show_home
+    from loop.operations.status import status as status_of
+
+    helpers.show(status_of(options.home), show_home.status)
+
+
+@commands.command()
+def ledger(
+    what: Annotated[
+        str, typer.Argument(help="conversations, updates, pairs, dreams, signals, events or why")
+    ],
+    id: Annotated[str | None, typer.Argument(help="for why: an update or a pair")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
+) -> None:
+    """List rows of the ledger; `why ID` traces an update or a pair back to the log lines."""
+    from loop.cli.show import ledger as show_ledger
+    from loop.operations import sweep
+    from store.nights import report
+
+    if what == "why":
+        if id is None:
+            raise UsageError("ledger why needs the id of an update or a pair")
+        result = helpers.read(report.why, id)
+        if "predictions" in result:
+            result["predictions"] = [sweep.compared(row) for row in result["predictions"]]
+        helpers.show(result, show_ledger.why)
+    elif what in report.LISTS:
+        helpers.show({what: helpers.read(report.listing, what, limit)}, partial(show_ledger.rows, what))
+    else:
+        raise UsageError(f"there is no list {what!r}; there are {', '.join(report.LISTS)} and why ID")
+
+
+@commands.command()
+def doctor() -> None:
+    """Check everything that a night needs, and say how to fix what is wrong."""
+    from loop.cli.show import home as show_home
+    from loop.operations.status import doctor as examine
+
+    result = examine(options.home)
+    helpers.show(result, show_home.doctor)
+    if not all(check["ok"] for check in result["checks"]):
+        raise typer.Exit(1)
+
+
+@commands.command()
+def config() -> None:
+    """Print the effective configuration."""
+    from loop.config import load_settings, shown
+    from store import home
+
+    helpers.show(
+        shown(load_settings(home.find(options.home).config_file)),
+        lambda value: typer.echo(json.dumps(value, indent=2)),
+    )

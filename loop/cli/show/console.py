@@ -1,0 +1,101 @@
+"""The console: tables on stdout, progress bars and logs on stderr, and what several tables share.
+
+Invariant: nothing in this folder decides anything; every figure comes from an operation's result.
+"""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from corpus.aliases import Json
+from loop.night.verdict import interval
+
+if TYPE_CHECKING:
+    from loop.engine.worker import Listener
+    from store.home import Home
+
+LABELS = {
+    "start": "starting the model",
+    "extract": "finding lessons",
+    "dream": "dreaming",
+    "attempt": "answering dreams",
+    "measure": "measuring",
+    "train": "training",
+    "build": "building",
+    "readout": "reading the concepts' texts",
+}
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True, highlight=False)
+
+
+def set_up_logs() -> None:
+    """Logs go to stderr, one line each."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+    logging.getLogger("asyncio").setLevel(
+        logging.ERROR
+    )  # it warns of every piece sent to an asker that has gone
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=lambda *_: structlog.PrintLogger(
+            sys.stderr
+        ),  # looked up anew: it may have been replaced
+    )
+
+
+@contextmanager
+def progress() -> Iterator["Listener"]:
+    """A bar for each stage, on stderr: gone when it is done, a line where stderr is no terminal."""
+    columns = (
+        TextColumn("{task.description:28}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bars: dict[str, TaskID] = {}
+    with Progress(*columns, console=err) as shown:
+
+        def listen(kind: str, subject: str, done: int, total: int) -> None:
+            name = f"{LABELS.get(kind, kind)} {_brief(subject)}".strip()
+            if total < 1:
+                return
+            if name not in bars:
+                bars[name] = shown.add_task(name, total=total)
+            shown.update(bars[name], completed=done, total=total)
+
+        yield listen
+
+
+def _brief(subject: str) -> str:
+    """A subject as a person reads it: `after/0/listen` is "listen, after"."""
+    parts = subject.split("/")
+    if len(parts) == 3 and parts[0] in ("before", "after"):
+        return f"{parts[2]}, {parts[0]}" + (f" ({int(parts[1]) + 1})" if parts[1] != "0" else "")
+    return "" if subject in ("update", "night") else subject
+
+
+def ready(home: "Home", port: int) -> None:
+    """The line that says that the service is ready."""
+    structlog.get_logger().info(
+        "ready", home=str(home.path), url=f"http://127.0.0.1:{port}/v1", token_file=str(home.token_file)
+    )
+
+
+def rate(side: Json | None) -> str:
+    """k/n with its 95 % interval."""
+    if side is None:
+        return "not measured"
+    low, high = interval(side["passed"], side["trials"])
+    return f"{side['passed']:>3}/{side['trials']}  {100 * low:.0f}-{100 * high:.0f} %"

@@ -1,0 +1,62 @@
+"""Task vectors of a home's checkpoints: what updates added to the weights, and what a merge of them would be.
+
+Invariant: reads only, from the ledger and the checkpoints' files, whether a service runs or not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from corpus.aliases import Json
+from loop.config import load_settings
+from loop.engine.schedule import OBSERVING
+from loop.operations.status import ledger_of
+from store import queries
+from store.checkpoints.store import CheckpointStore
+from store.home import Home
+from store.task_vectors import merges
+from store.task_vectors.file import Vectors
+from store.task_vectors.recipe import Extent, Part
+
+
+def added(home: Home, wanted: str, out: Path | None) -> Json:
+    """Report what an update, or a range of them, added to the weights; write it to `out` where one is given."""
+    with ledger_of(home) as connection:
+        found = merges.find(connection, wanted)
+    part = Part(start=found.start, end=found.end, weight=1.0)
+    vectors = _vectors(home, [part], "arithmetic", None)
+    result: Json = {"from": found.start, "to": found.end, "updates": list(found.updates), **_figures(vectors)}
+    result["out"] = None if out is None else str(out)
+    if out is not None:
+        vectors.write(out.absolute())
+    return result
+
+
+def dry_run(home: Home, wanted: Sequence[str], method: str, density: float | None) -> Json:
+    """Report what a merge of these task vectors would be, from the files alone."""
+    with ledger_of(home) as connection:
+        recipe = merges.recipe(connection, wanted, method, density)
+        active = queries.active(connection)["id"]
+    vectors = _vectors(home, recipe.parts(), recipe.method, recipe.density)
+    trains = load_settings(home.config_file).trains
+    return {
+        "dry_run": True,
+        "checkpoint": active,
+        **recipe.settings(),
+        "rise": list(recipe.rise),
+        "pairs": {"learnt": list(recipe.pairs.values()).count(False), "unlearnt": sum(recipe.pairs.values())},
+        "reasons": [] if trains else [f"the merge would be refused: {OBSERVING}"],
+        **_figures(vectors),
+    }
+
+
+def _vectors(home: Home, parts: list[Part], method: str, density: float | None) -> Vectors:
+    """Return these vectors of the home's checkpoint files."""
+    return Vectors(CheckpointStore(home.checkpoints), parts, method=method, density=density)
+
+
+def _figures(vectors: Vectors) -> Json:
+    """Return how much a vector changes, by kind of weight and in all."""
+    kinds = vectors.by_kind()
+    whole = sum(kinds.values(), Extent())
+    return {**asdict(whole), "kinds": [{"kind": kind, **asdict(extent)} for kind, extent in kinds.items()]}
