@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from loop.cli import helpers
-from loop.cli.helpers import DryRun, Seed, options
+from loop.cli.helpers import Seed, options
 
 commands = typer.Typer()
 
