@@ -23,13 +23,11 @@ from corpus.conversation import Conversation, Turn, chain
 from corpus.scrub.patterns import scrub, scrub_conversation
 from store.ledger import schema
 from store.ledger.db import now
+from store.ledger.rows import parts
 from store.queue.work import enqueue
 
 ID_LENGTH = 16
 """Hex characters of a conversation's id: 64 bits."""
-
-MOST_PARAMETERS = 500
-"""Values in one IN (...); SQLite takes 32,766 in all, older ones 999."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +204,7 @@ def _digests(conversation: Conversation) -> list[str]:
 def _is_forgotten(connection: Connection, digests: list[str]) -> bool:
     """Whether a user had a turn removed that this conversation goes through."""
     t = schema.forgotten
-    looks = (select(t.c.chain).where(t.c.chain.in_(part)).limit(1) for part in _parts(digests))
+    looks = (select(t.c.chain).where(t.c.chain.in_(part)).limit(1) for part in parts(digests))
     return any(connection.execute(look).first() is not None for look in looks)
 
 
@@ -224,7 +222,7 @@ def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int
     lengths = {digest: length for length, digest in enumerate(digests, start=1)}
     found = [
         (row.id, lengths[row.tail])
-        for part in _parts(digests)
+        for part in parts(digests)
         for row in connection.execute(select(table.c.id, table.c.tail).where(table.c.tail.in_(part)))
     ]
     return max(found, key=lambda one: one[1], default=None)
@@ -233,7 +231,7 @@ def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int
 def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[str]:
     """Which of these turns the conversation has already."""
     table = schema.turns
-    for part in _parts([turn.key for turn in turns]):
+    for part in parts([turn.key for turn in turns]):
         there = (table.c.conversation_id == conversation_id) & table.c.key.in_(part)
         yield from connection.execute(select(table.c.key).where(there)).scalars()
 
@@ -288,9 +286,3 @@ def _count(connection: Connection, conversation_id: str) -> int:
     """How many turns a conversation has."""
     mine = schema.turns.c.conversation_id == conversation_id
     return int(connection.execute(select(func.count()).select_from(schema.turns).where(mine)).scalar() or 0)
-
-
-def _parts(values: list[str]) -> Iterator[list[str]]:
-    """The values in parts that fit one IN (...)."""
-    for start in range(0, len(values), MOST_PARAMETERS):
-        yield values[start : start + MOST_PARAMETERS]

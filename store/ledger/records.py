@@ -27,8 +27,23 @@ def seed_of(*parts: Any) -> int:
     return int(identity("seed", *parts), 16) >> 33
 
 
+class Row:
+    """A record that is still read by string keys. Temporary: it goes once every caller reads attributes."""
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a field by its name."""
+        return getattr(self, key, default)
+
+    def keys(self) -> list[str]:
+        """Return the names of the fields."""
+        return [f.name for f in fields(self)]  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Signal:
+class Signal(Row):
     """A place in a conversation that carries a lesson."""
 
     id: str
@@ -45,7 +60,7 @@ class Signal:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class Node(Row):
     """Something learnt: a behaviour, an episode, a fact or a feeling."""
 
     id: str
@@ -57,7 +72,7 @@ class Node:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edge:
+class Edge(Row):
     """How two nodes hang together, and the signal that says so."""
 
     kind: str
@@ -67,7 +82,7 @@ class Edge:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate:
+class Rate(Row):
     """A behaviour's discounted failures and passes, and the temperature of its next dreams."""
 
     behaviour: str
@@ -77,7 +92,23 @@ class Rate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dream:
+class Night(Row):
+    """One night: which turns it hears, what it means to improve, and how it ended."""
+
+    id: str
+    number: int
+    seed: int
+    cursor: int
+    retry: bool
+    targets: list[str] = field(default_factory=list)
+    state: str = "running"
+    reasons: list[str] = field(default_factory=list)
+    started: str
+    finished: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dream(Row):
     """A generated scenario that puts one behaviour to the test."""
 
     id: str
@@ -92,7 +123,14 @@ class Dream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class HardDream(Dream):
+    """A dream with the share of its own attempts that failed."""
+
+    failed: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(Row):
     """The served model's own answer to a dream, judged."""
 
     id: str
@@ -107,7 +145,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(Row):
     """A context with a better and a worse answer."""
 
     id: str
@@ -122,12 +160,23 @@ class Pair:
     source: str
     trust: float
     checkpoint_id: str
+    reference_id: str | None = None
+    chosen_logprob: float | None = None
+    rejected_logprob: float | None = None
     state: str
     night_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update:
+class PairInUpdate(Pair):
+    """A pair with the part that it has in one update."""
+
+    replay: bool
+    unlearnt: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update(Row):
     """One scheduled training run."""
 
     id: str
@@ -144,7 +193,7 @@ class Update:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdatePair:
+class UpdatePair(Row):
     """That a pair is part of an update, new or replayed; or, of a merge, taken up or unlearnt."""
 
     update_id: str
@@ -154,7 +203,20 @@ class UpdatePair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class LostPairs(Row):
+    """Pairs that an update has lost to one `forget`."""
+
+    pairs: int
+    """How many, replay included."""
+    replay: int
+    nights: list[str]
+    """Nights of the pairs that were new in the update."""
+    behaviours: list[str]
+    """Behaviours of these pairs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Row):
     """The metrics of one training step."""
 
     update_id: str
@@ -163,7 +225,7 @@ class Step:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Row):
     """A version of everything that an update changes."""
 
     id: str
@@ -178,7 +240,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class Measurement(Row):
     """How a behaviour's held-out scenarios came out, one character each."""
 
     weights_sha256: str
@@ -190,7 +252,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Row):
     """A concept's score on the fixed panel, or the perplexity."""
 
     weights_sha256: str
@@ -202,7 +264,7 @@ class Reading:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Verdict(Row):
     """Keep, or roll back, with the reasons."""
 
     update_id: str
@@ -217,6 +279,7 @@ Record = (
     | Node
     | Edge
     | Rate
+    | Night
     | Dream
     | Attempt
     | Pair
@@ -234,6 +297,7 @@ TABLES: dict[type[Any], Table] = {
     Node: schema.nodes,
     Edge: schema.edges,
     Rate: schema.failure_rates,
+    Night: schema.nights,
     Dream: schema.dreams,
     Attempt: schema.attempts,
     Pair: schema.pairs,

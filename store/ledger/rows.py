@@ -1,33 +1,56 @@
-"""Rows by many values of one column, however many there are.
+"""Rows as records, and rows by many values of one column.
 
-Invariant: reads only, in the order of the table's primary key. Knows no table's meaning.
+Invariant: a record is built from a row in one place, `build`. Rows that are looked up by many values come in the
+order of the table's primary key. Knows no table's meaning.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Select, Table, select
 
-from store.conversations.conversations import MOST_PARAMETERS
+Kind = TypeVar("Kind")
+
+MOST_PARAMETERS = 500
+"""Values in one IN (...); SQLite takes 32,766 in all, older ones 999."""
+
+
+def build(kind: type[Kind], row: Mapping[Any, Any]) -> Kind:
+    """Build a record from a row whose columns are the record's fields."""
+    return kind(**row)
+
+
+def all_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> list[Kind]:
+    """Return every row of a query as a record."""
+    return [build(kind, row) for row in connection.execute(query).mappings()]
+
+
+def first_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> Kind | None:
+    """Return the first row of a query as a record; None where there is none."""
+    row = connection.execute(query).mappings().first()
+    return None if row is None else build(kind, row)
 
 
 def among(connection: Connection, table: Table, column: str, values: Iterable[Any]) -> list[dict[str, Any]]:
     """The rows whose column has one of these values, in the order of the table's primary key."""
     wanted = sorted(values)
     found: list[dict[str, Any]] = []
-    for start in range(0, len(wanted), MOST_PARAMETERS):
-        query = select(table).where(table.c[column].in_(wanted[start : start + MOST_PARAMETERS]))
-        found += rows_of(connection, query)
+    for part in parts(wanted):
+        found += rows_of(connection, select(table).where(table.c[column].in_(part)))
     keys = [key.name for key in table.primary_key.columns]
     return sorted(found, key=lambda row: [row[key] for key in keys])
 
 
 def delete_among(connection: Connection, table: Table, column: str, values: Iterable[Any]) -> None:
     """Delete the rows whose column has one of these values."""
-    wanted = sorted(values)
-    for start in range(0, len(wanted), MOST_PARAMETERS):
-        part = wanted[start : start + MOST_PARAMETERS]
+    for part in parts(sorted(values)):
         connection.execute(table.delete().where(table.c[column].in_(part)))
+
+
+def parts(values: list[Any]) -> Iterator[list[Any]]:
+    """Yield the values in parts that fit one IN (...)."""
+    for start in range(0, len(values), MOST_PARAMETERS):
+        yield values[start : start + MOST_PARAMETERS]
 
 
 def rows_of(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:

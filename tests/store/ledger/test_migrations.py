@@ -77,23 +77,13 @@ def test_readings_from_before_they_named_their_vectors_are_kept_beside_new_ones(
     ledger.close()
     ledger = Ledger(ledger.url)
     with ledger.writing() as connection:
-        assert queries.readings(connection, "w") == {
-            "perplexity": {
-                "weights_sha256": "w",
-                "name": "perplexity",
-                "vectors": "",
-                "mean": 1.2,
-                "spread": 0.0,
-            }
-        }
+        perplexity = Reading(weights_sha256="w", name="perplexity", vectors="", mean=1.2, spread=0.0)
+        assert queries.readings(connection, "w") == {"perplexity": perplexity}
         save(connection, [Reading(weights_sha256="w", name="asking", vectors="v", mean=2.0, spread=0.5)])
-        assert {name: row["mean"] for name, row in queries.readings(connection, "w", "v").items()} == {
-            "perplexity": 1.2,
-            "asking": 2.0,
-        }
-        assert (
-            queries.read_with(connection, "w") == {"v"} and queries.read_with(connection, "w", "x") == set()
-        )
+        means = {name: row.mean for name, row in queries.readings(connection, "w", "v").items()}
+        assert means == {"perplexity": 1.2, "asking": 2.0}
+        assert queries.read_with(connection, "w") == {"v"}
+        assert queries.read_with(connection, "w", "x") == set()
         assert len(connection.execute(select(schema.readings)).all()) == 3
     ledger.close()
 

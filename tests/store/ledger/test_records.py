@@ -26,9 +26,7 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 @pytest.mark.parametrize("record", TABLES, ids=lambda record: record.__name__)
 def test_a_records_fields_are_its_tables_columns(record: type[Any]) -> None:
     columns = {column.name for column in TABLES[record].columns}
-    pinned = {"reference_id", "chosen_logprob", "rejected_logprob"}  # by the trainer, later
-    later = pinned if record.__name__ == "Pair" else set()
-    assert {field.name for field in fields(record)} == columns - later
+    assert {field.name for field in fields(record)} == columns
 
 
 @pytest.mark.parametrize("record", TABLES, ids=lambda record: record.__name__)

@@ -1,0 +1,71 @@
+"""What the agents and the loop ask of the ledger, one function a question, one module a subject.
+
+Invariant: reads only; rows come back as the records of `store.ledger.records`, in an order that is fixed by their
+content (ids, positions), so that every run goes through them in the same order. Everything above `store.ledger` may
+import it, as `from store import queries`: a call then reads as the question it asks, `queries.running_night(...)`.
+"""
+
+from typing import Any
+
+from store.queries.checkpoints import (
+    active,
+    checkpoint,
+    checkpoints,
+    going_on,
+    kept,
+    require_stored,
+    stored,
+)
+from store.queries.measurements import measured, measurement, measurements, read_with, readings
+from store.queries.nights import (
+    cursor,
+    is_paused,
+    last_night,
+    model_digest,
+    night,
+    nights_since,
+    paused_during,
+    running_night,
+)
+from store.queries.practice import attempts, dreams, dreamt_texts, hardest_dreams, pairs, rates
+from store.queries.updates import last_trained, lost_by, pairs_of, targets, update, update_of, verdict
+
+Row = Any
+"""A record whose kind its reader does not name yet. Temporary."""
+
+__all__ = [
+    "Row",
+    "active",
+    "attempts",
+    "checkpoint",
+    "checkpoints",
+    "cursor",
+    "dreams",
+    "dreamt_texts",
+    "going_on",
+    "hardest_dreams",
+    "is_paused",
+    "kept",
+    "last_night",
+    "last_trained",
+    "lost_by",
+    "measured",
+    "measurement",
+    "measurements",
+    "model_digest",
+    "night",
+    "nights_since",
+    "pairs",
+    "pairs_of",
+    "paused_during",
+    "rates",
+    "read_with",
+    "readings",
+    "require_stored",
+    "running_night",
+    "stored",
+    "targets",
+    "update",
+    "update_of",
+    "verdict",
+]

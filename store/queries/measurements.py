@@ -1,0 +1,64 @@
+"""Questions about measured weights: outcomes of held-out scenarios, and readings.
+
+Invariant: reads only. Everything is looked up by the digest of the weights, so that a checkpoint that comes back
+finds what was measured on it. An outcome is one character a scenario: 1 passed, 0 failed.
+"""
+
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, and_, or_, select
+
+from store.ledger import schema
+from store.ledger.records import Measurement, Reading
+from store.ledger.rows import all_of
+
+
+def measurements(
+    connection: Connection, weights_sha256: str, definitions: Mapping[str, str], seed: int
+) -> dict[str, str]:
+    """Return the outcomes by behaviour, as these are defined now: all rounds of this seed, one after the other."""
+    t = schema.measurements
+    query = select(t).where((t.c.weights_sha256 == weights_sha256) & (t.c.seed == seed))
+    outcomes: dict[str, str] = {}
+    for row in all_of(connection, Measurement, query.order_by(t.c.behaviour, t.c.round)):
+        if row.definition == definitions.get(row.behaviour):
+            outcomes[row.behaviour] = outcomes.get(row.behaviour, "") + row.outcomes
+    return outcomes
+
+
+def measurement(
+    connection: Connection, weights_sha256: str, behaviour: str, definition: str, seed: int, round_: int
+) -> str | None:
+    """Return the outcomes of one round, if the behaviour has been measured under this definition."""
+    t = schema.measurements
+    same = (
+        (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour) & (t.c.definition == definition)
+    )
+    query = select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))
+    return connection.execute(query).scalar()
+
+
+def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str, int, int], str]:
+    """Return every outcome of these weights, by behaviour, definition, seed and round."""
+    t = schema.measurements
+    query = select(t).where(t.c.weights_sha256 == weights_sha256).order_by(*t.primary_key.columns)
+    rows = all_of(connection, Measurement, query)
+    return {(row.behaviour, row.definition, row.seed, row.round): row.outcomes for row in rows}
+
+
+def readings(connection: Connection, weights_sha256: str, vectors: str = "") -> dict[str, Reading]:
+    """Return the readings of these weights by name: those taken with these vectors, and the perplexity."""
+    t = schema.readings
+    taken = and_(t.c.vectors == vectors, t.c.vectors != "")
+    query = select(t).where(t.c.weights_sha256 == weights_sha256, or_(t.c.name == "perplexity", taken))
+    return {row.name: row for row in all_of(connection, Reading, query)}
+
+
+def read_with(connection: Connection, *weights_sha256: str) -> set[str]:
+    """Return the digests of the vectors with which all of these weights were read."""
+    t = schema.readings
+    each = [
+        set(connection.execute(select(t.c.vectors).where(t.c.weights_sha256 == weights)).scalars())
+        for weights in weights_sha256
+    ]
+    return set.intersection(*each) - {""}

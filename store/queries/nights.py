@@ -1,0 +1,69 @@
+"""Questions about nights, and about the state of the home between them.
+
+Invariant: reads only.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import Connection, func, select
+
+from corpus.errors import UnknownId
+from store.ledger import schema
+from store.ledger.records import Night
+from store.ledger.rows import first_of
+
+
+def night(connection: Connection, night_id: str) -> Night:
+    """Return one night."""
+    row = first_of(connection, Night, select(schema.nights).where(schema.nights.c.id == night_id))
+    if row is None:
+        raise UnknownId(f"there is no night {night_id}; `nightschool ledger events` lists them")
+    return row
+
+
+def running_night(connection: Connection) -> Night | None:
+    """Return the night that has begun and not ended, if any."""
+    return first_of(connection, Night, select(schema.nights).where(schema.nights.c.state == "running"))
+
+
+def last_night(connection: Connection) -> Night | None:
+    """Return the newest night."""
+    return first_of(connection, Night, select(schema.nights).order_by(schema.nights.c.number.desc()).limit(1))
+
+
+def nights_since(connection: Connection, moment: datetime) -> int:
+    """Count the nights since this moment that had something to learn, or a merge to make."""
+    t, u = schema.nights, schema.updates
+    since = moment.isoformat(timespec="milliseconds")
+    query = select(t.c.targets, u.c.id).outerjoin(u, u.c.night_id == t.c.id).where(t.c.started >= since)
+    return sum(1 for targets, update_id in connection.execute(query) if targets or update_id)
+
+
+def cursor(connection: Connection) -> int:
+    """Return the id of the newest turn; 0 for an empty ledger."""
+    return int(connection.execute(select(func.max(schema.turns.c.id))).scalar() or 0)
+
+
+def is_paused(connection: Connection) -> bool:
+    """Return whether the user has paused the schedule."""
+    t = schema.meta
+    return connection.execute(select(t.c.value).where(t.c.key == "paused")).scalar() == "1"
+
+
+def paused_during(connection: Connection, night_id: str) -> bool:
+    """Return whether the home was paused after this night began, and still is: then its update waits.
+
+    A night that a user begins by hand in a paused home goes on.
+    """
+    e = schema.events
+    began = (
+        select(func.min(e.c.seq)).where((e.c.kind == "night") & (e.c.subject == night_id)).scalar_subquery()
+    )
+    since = select(e.c.seq).where((e.c.kind == "paused") & (e.c.seq > began)).limit(1)
+    return is_paused(connection) and connection.execute(since).first() is not None
+
+
+def model_digest(connection: Connection) -> str:
+    """Return the digest of the model that checkpoint 0 came from; "" where it was not recorded."""
+    t = schema.meta
+    return str(connection.execute(select(t.c.value).where(t.c.key == "model")).scalar() or "")

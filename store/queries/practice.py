@@ -1,0 +1,61 @@
+"""Questions about practice: failure rates, dreams, attempts and pairs.
+
+Invariant: reads only, in the order of the rows' ids unless a function says otherwise.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Integer, func, select
+
+from store.ledger import schema
+from store.ledger.records import Attempt, Dream, HardDream, Pair, Rate
+from store.ledger.rows import all_of
+
+
+def rates(connection: Connection) -> dict[str, Rate]:
+    """Return the failure rates by behaviour."""
+    return {rate.behaviour: rate for rate in all_of(connection, Rate, select(schema.failure_rates))}
+
+
+def dreams(connection: Connection, night_id: str, names: Sequence[str]) -> list[Dream]:
+    """Return one night's dreams in use for these behaviours."""
+    t = schema.dreams
+    in_use = (t.c.night_id == night_id) & t.c.behaviour.in_(names) & t.c.refused.is_(None)
+    return all_of(connection, Dream, select(t).where(in_use).order_by(t.c.id))
+
+
+def dreamt_texts(connection: Connection) -> list[str]:
+    """Return the last message of every dream in use so far."""
+    t = schema.dreams
+    rows = connection.execute(select(t.c.messages).where(t.c.refused.is_(None)).order_by(t.c.id))
+    return [messages[-1]["content"] for (messages,) in rows]
+
+
+def hardest_dreams(connection: Connection, behaviour: str, limit: int) -> list[HardDream]:
+    """Return the dreams of a behaviour whose own attempts failed most often, hardest first."""
+    d, a = schema.dreams, schema.attempts
+    failed = func.avg(1.0 * a.c.passed.is_(False).cast(Integer))
+    query = (
+        select(d, failed.label("failed"))
+        .join(a, a.c.dream_id == d.c.id)
+        .where((d.c.behaviour == behaviour) & a.c.instructed.is_(False))
+        .group_by(d.c.id)
+        .order_by(failed.desc(), d.c.id)
+        .limit(limit)
+    )
+    return all_of(connection, HardDream, query)
+
+
+def attempts(connection: Connection, dream_ids: Sequence[str]) -> dict[str, list[Attempt]]:
+    """Return the attempts by dream, in the order of their ids."""
+    t = schema.attempts
+    by_dream: dict[str, list[Attempt]] = {dream_id: [] for dream_id in dream_ids}
+    for row in all_of(connection, Attempt, select(t).where(t.c.dream_id.in_(dream_ids)).order_by(t.c.id)):
+        by_dream[row.dream_id].append(row)
+    return by_dream
+
+
+def pairs(connection: Connection, state: str) -> list[Pair]:
+    """Return all pairs in this state."""
+    t = schema.pairs
+    return all_of(connection, Pair, select(t).where(t.c.state == state).order_by(t.c.id))

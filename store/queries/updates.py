@@ -1,0 +1,55 @@
+"""Questions about updates: their pairs, their verdicts and their targets.
+
+Invariant: reads only.
+"""
+
+from sqlalchemy import Connection, select
+
+from store.ledger import schema
+from store.ledger.records import LostPairs, PairInUpdate, Update, Verdict
+from store.ledger.rows import all_of, build, first_of
+
+
+def update(connection: Connection, update_id: str | None) -> Update | None:
+    """Return one update; None where no update has this id."""
+    return first_of(connection, Update, select(schema.updates).where(schema.updates.c.id == update_id))
+
+
+def update_of(connection: Connection, night_id: str) -> Update | None:
+    """Return the update of a night, if the night came to one."""
+    return first_of(connection, Update, select(schema.updates).where(schema.updates.c.night_id == night_id))
+
+
+def last_trained(connection: Connection) -> Update | None:
+    """Return the newest kept update that was trained: a merge trains on nothing."""
+    t = schema.updates
+    trained = select(t).where((t.c.state == "kept") & (t.c.objective != "merge"))
+    return first_of(connection, Update, trained.order_by(t.c.at.desc(), t.c.id.desc()).limit(1))
+
+
+def pairs_of(connection: Connection, update_id: str) -> list[PairInUpdate]:
+    """Return the pairs of an update, by id."""
+    p, u = schema.pairs, schema.update_pairs
+    query = select(p, u.c.replay, u.c.unlearnt).join(u, u.c.pair_id == p.c.id)
+    return all_of(connection, PairInUpdate, query.where(u.c.update_id == update_id).order_by(p.c.id))
+
+
+def lost_by(connection: Connection, update_id: str) -> list[LostPairs]:
+    """Return what an update has lost to `forget`, one record each time."""
+    e = schema.events
+    bodies = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
+    return [build(LostPairs, body) for body in connection.execute(bodies).scalars()]
+
+
+def verdict(connection: Connection, update_id: str) -> Verdict | None:
+    """Return the verdict on an update, if the update came to one."""
+    t = schema.verdicts
+    return first_of(connection, Verdict, select(t).where(t.c.update_id == update_id))
+
+
+def targets(connection: Connection) -> dict[str, list[str]]:
+    """Return, by update, the behaviours that its night meant to improve."""
+    n, u = schema.nights, schema.updates
+    return {
+        update_id: list(names) for update_id, names in connection.execute(select(u.c.id, n.c.targets).join(n))
+    }
