@@ -1,5 +1,6 @@
-"""Logs into the ledger: finds the files, joins the readers of `corpus.formats` to `store.conversations.conversations`.
+"""Ingest of conversation logs: finding and following the files, and reading them into the ledger.
 
-Invariant: a turn is acknowledged once it is committed together with the offset behind it, and then never
-read again; whatever a file holds, the others are read. Does not know what a conversation teaches.
+Invariant: a turn is acknowledged once it is committed together with the offset behind it, and is never read
+again. A damaged file never stops the others. `loop` imports this package; it imports no other agent and does
+not know what a conversation teaches.
 """

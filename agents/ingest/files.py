@@ -1,120 +1,155 @@
-"""Log files on the disk: which there are below a path, how one is opened, and what tells it from another.
+"""Log files on the disk and the records in them.
 
-Invariant: nothing but a regular file is ever read, and opening never blocks, whatever lies there (a pipe
-would wait for a writer). Links to folders are not followed, so there is no loop. Knows no format.
+Invariant: only regular files are read, and opening one never blocks, whatever the path names (a pipe would
+wait for a writer). Links to folders are not followed, so there is no loop. Every reader of logs takes its
+records from `records` and its conversations from `parse`, so an ingest, a look and a `forget` see the same.
+Knows no ledger.
 """
 
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from corpus.conversation import Conversation
 from corpus.errors import LogRefused, UsageError
+from corpus.formats.detect import Reader
+from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_array, whole_lines
 from corpus.scrub.patterns import scrub_name
 
 SUFFIXES = (".jsonl", ".json")
-"""What a log's name ends with in a folder; a file named by the user may have any name."""
+"""Suffixes of the logs in a folder; a file that the user names may have any name."""
 
 HEAD = 2**16
-"""Bytes of the beginning that tell a file from another."""
+"""Bytes at the beginning of a file that distinguish it from another."""
+
+Record = RawLine | BadLine
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class OpenLog:
     """A log file that is open for reading."""
 
     path: str
-    """As it is stored and reported: without secrets, fit for a database."""
+    """The path as it is stored and reported: without secrets, fit for a database."""
     stream: BinaryIO
     size: int
-    """Bytes when it was opened: what comes later is read the next time."""
+    """Bytes when it was opened; what is added later is read the next time."""
     head: bytes
     """The first bytes."""
     inode: str
 
     @property
     def identity(self) -> str:
-        """Device, inode and the digest of the first line, as far as it is there."""
+        """Device, inode and the digest of the first line, as far as it is written."""
         first = self.head.partition(b"\n")[0]
         return f"{self.inode}:{digest(first)}"
 
 
 def digest(data: bytes) -> str:
-    """Sixteen hex characters that stand for these bytes."""
+    """Return sixteen hex characters that stand for these bytes."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
 def stored_path(path: Path) -> str:
-    """A path as the ledger and the reports name it: absolute, without secrets, in characters that can be stored."""
+    """Return the path as it is stored and reported: absolute, without secrets, in storable characters."""
     return scrub_name(os.path.abspath(path))
 
 
 def logs_at(path: Path) -> list[Path]:
-    """The log files that a user means by a path, in the order of their names."""
+    """List the log files that a user means by a path, sorted by name."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {told(error)}") from None
+        raise UsageError(f"{path} {unreadable(error)}") from None
     if stat.S_ISREG(mode):
         if not os.access(path, os.R_OK):
             raise UsageError(f"{path} cannot be read: you have no permission")
         return [path]
     if not stat.S_ISDIR(mode):
         raise UsageError(f"{path} is {_kind(mode)}: give a log file or a folder of them")
-    found = logs_below(path)
-    if not found:
+    logs = logs_below(path)
+    if not logs:
         raise UsageError(f"there is no log in {path}: no file below it ends in {' or '.join(SUFFIXES)}")
-    return found
+    return logs
 
 
 def logs_below(folder: Path) -> list[Path]:
-    """Every file below a folder that is named like a log, and every folder that cannot be looked into."""
+    """List every file below a folder that is named like a log, and every folder that cannot be read."""
     closed: list[Path] = []
-    found: list[Path] = []
-    for place, _, names in os.walk(
+    logs: list[Path] = []
+    for parent, _, names in os.walk(
         folder, onerror=lambda error: closed.append(Path(os.fsdecode(error.filename)))
     ):
-        found += [Path(place, name) for name in names if name.endswith(SUFFIXES)]
-    return sorted([*found, *closed])
+        logs += [Path(parent, name) for name in names if name.endswith(SUFFIXES)]
+    return sorted([*logs, *closed])
 
 
-def open_log(path: Path) -> Opened:
-    """Open a log for reading; anything but a readable regular file is refused."""
+def open_log(path: Path) -> OpenLog:
+    """Open a log for reading; anything but a readable regular file raises `LogRefused`."""
     try:
-        _regular(path.stat().st_mode)  # before it is opened: opening a device may already do something
+        _check_regular(path.stat().st_mode)  # before it is opened: opening a device may have an effect
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise LogRefused(f"cannot be read: {told(error)}") from None
+        raise LogRefused(unreadable(error)) from None
     stream = os.fdopen(descriptor, "rb")
     try:
-        found = os.fstat(descriptor)
-        _regular(found.st_mode)  # and after, for what was put in its place meanwhile
+        status = os.fstat(descriptor)
+        _check_regular(status.st_mode)  # again: another file may have taken the path meanwhile
         head = os.pread(descriptor, HEAD, 0)
-    except (OSError, LogRefused) as error:
+    except OSError as error:
         stream.close()
+        raise LogRefused(unreadable(error)) from None
+    except LogRefused:
+        stream.close()
+        raise
+    inode = f"{status.st_dev}:{status.st_ino}"
+    return OpenLog(path=stored_path(path), stream=stream, size=status.st_size, head=head, inode=inode)
+
+
+def records(log: OpenLog) -> Iterator[Record]:
+    """Return the whole lines of a log, or the items of the JSON array that it is."""
+    if is_array(log.head):
+        return array_items(read_array(log))
+    return whole_lines(log.stream, until=log.size)
+
+
+def read_array(log: OpenLog) -> bytes:
+    """Return the bytes of a log that is one JSON array; an array that is too large raises `LogRefused`."""
+    if log.size > MAX_ARRAY:
         raise LogRefused(
-            f"cannot be read: {told(error)}" if isinstance(error, OSError) else str(error)
-        ) from None
-    inode = f"{found.st_dev}:{found.st_ino}"
-    return Opened(path=stored_path(path), stream=stream, size=found.st_size, head=head, inode=inode)
+            f"a JSON array of more than {MAX_ARRAY // 2**20} MiB: write one object a line (jq -c '.[]' FILE)"
+        )
+    return log.stream.read(log.size)
 
 
-def _regular(mode: int) -> None:
+def parse(record: Record, read: Reader) -> Conversation | BadLine | None:
+    """Return the conversation in a record, or the part of one; None for a record without any."""
+    if isinstance(record, BadLine):
+        return record
+    if record.blank:
+        return None
+    value = decode(record)
+    return value if isinstance(value, BadLine) else read(value, record.number)
+
+
+def unreadable(error: OSError) -> str:
+    """Return the reason why a file cannot be read, without its path, which may hold a secret."""
+    return f"cannot be read: {(error.strerror or type(error).__name__).lower()}"
+
+
+def _check_regular(mode: int) -> None:
     if not stat.S_ISREG(mode):
         raise LogRefused(f"it is {_kind(mode)}, not a file")
 
 
 def _kind(mode: int) -> str:
-    """What a thing that is no regular file is."""
+    """Name the kind of anything that is no regular file."""
     if stat.S_ISFIFO(mode):
         return "a pipe"
     if stat.S_ISSOCK(mode):
         return "a socket"
     return "a folder" if stat.S_ISDIR(mode) else "a device"
-
-
-def told(error: OSError) -> str:
-    """What the system said, without the path, which may hold a secret."""
-    return (error.strerror or type(error).__name__).lower()

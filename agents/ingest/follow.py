@@ -1,8 +1,8 @@
-"""Follows folders of logs: what is there first, then what is added as it comes.
+"""Follow folders of logs: read what is there, then what is added.
 
-Invariant: a notification only says "look again"; what is read is decided by the files themselves, so a lost
-notification costs RESCAN_S and nothing else. One bad file is set aside and stops nobody. Does not know what
-happens to what it heard: it wakes whoever does, after the commit.
+Invariant: a notification only says "look again"; the files themselves decide what is read, so a lost
+notification costs RESCAN_S and nothing else. A bad file is quarantined and does not stop the others. Does not
+know what becomes of the turns: after each commit it calls `on_added`.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,21 +17,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from watchfiles import awatch
 
 from agents.ingest.files import SUFFIXES, logs_below, stored_path
-from agents.ingest.read import in_threads, read_log, refuse
+from agents.ingest.read import in_threads, quarantine_file, read_log
 from corpus.errors import UsageError
 from store.ledger.db import Ledger
 from store.queue.outcome import note
 
 RESCAN_S = 30.0
-"""Seconds after which every file is looked at without a notification."""
+"""Seconds after which every file is checked without a notification."""
 
 QUIET_MS = 100
-"""Milliseconds without a change after which a burst of changes counts as over."""
+"""Milliseconds without a change after which a burst of changes is over."""
 
 BURST_MS = 1000
-"""Milliseconds after which a burst is reported even if it goes on."""
+"""Milliseconds after which a burst is reported even if it continues."""
 
 Stamp = tuple[int, ...] | str
+"""A value that differs whenever a file has changed: its status, or the error that hides it."""
 
 
 async def follow(
@@ -41,47 +42,47 @@ async def follow(
     *,
     rescan_s: float = RESCAN_S,
 ) -> None:
-    """Read the logs below these folders as they grow, until cancelled; `on_added` after turns are committed."""
-    places = [Path(folder) for folder in folders]
-    for place in places:
-        if not await anyio.to_thread.run_sync(place.exists):
-            raise UsageError(f"{place} is not there: make the folder, or take it out of ingest.watch")
+    """Read the logs below these folders as they grow, until cancelled; call `on_added` after new turns."""
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if not await anyio.to_thread.run_sync(path.exists):
+            raise UsageError(f"{path} does not exist: make the folder, or take it out of ingest.watch")
     wake, woken = anyio.create_memory_object_stream[None](1)
     stamps: dict[Path, Stamp] = {}
     ended = anyio.Event()
     async with wake, woken, anyio.create_task_group() as tasks:
-        tasks.start_soon(_notify, ledger, places, wake, ended, name="watch the folders")
-        await anyio.lowlevel.checkpoint()  # the watch is set before the first look: nothing falls between
+        tasks.start_soon(_watch, ledger, paths, wake, ended, name="watch the folders")
+        await anyio.lowlevel.checkpoint()  # the watch is set before the first scan: nothing falls between
         try:
             while True:
-                await _look(ledger, places, stamps, on_added)
+                await _scan(ledger, paths, stamps, on_added)
                 with anyio.move_on_after(rescan_s):
                     await woken.receive()
         finally:
             ended.set()  # the watch waits in a thread, which a cancellation alone does not reach
 
 
-async def _notify(
-    ledger: Ledger, places: list[Path], wake: MemoryObjectSendStream[None], ended: anyio.Event
+async def _watch(
+    ledger: Ledger, paths: list[Path], wake: MemoryObjectSendStream[None], ended: anyio.Event
 ) -> None:
-    """Say that something changed, as often as it does; without notifications the rescan remains."""
+    """Wake the scan at every change; where no watch can be set, the rescan remains."""
     try:
         async for _ in awatch(
-            *places, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS, stop_event=ended
+            *paths, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS, stop_event=ended
         ):
             try:
                 wake.send_nowait(None)
             except anyio.WouldBlock:
-                continue  # it is going to look anyway
-    except (OSError, RuntimeError) as error:  # no watch to be had
+                continue  # a scan is due already
+    except (OSError, RuntimeError) as error:  # no watch is available
         await ledger.write(note, "watch_failed", "", {"reason": type(error).__name__})
 
 
-async def _look(
-    ledger: Ledger, places: list[Path], stamps: dict[Path, Stamp], on_added: Callable[[], None]
+async def _scan(
+    ledger: Ledger, paths: list[Path], stamps: dict[Path, Stamp], on_added: Callable[[], None]
 ) -> None:
-    """Read every file that is not as it was at the last look."""
-    now = await anyio.to_thread.run_sync(_stamped, places)
+    """Read every file that has changed since the last scan."""
+    now = await anyio.to_thread.run_sync(_stamped, paths)
     for path in [path for path in stamps if path not in now]:
         del stamps[path]
     for path, stamp in now.items():
@@ -93,21 +94,21 @@ async def _look(
 
 
 async def _read(ledger: Ledger, path: Path) -> int:
-    """Read one file; returns the turns added. What goes wrong in it stays in it."""
+    """Read one file and return the number of turns added; a failure stays with this file."""
     try:
         return (await in_threads(read_log(ledger, path))).turns
     except SQLAlchemyError:  # the ledger, not the file
         raise
     except Exception as error:  # the boundary of one file: a fault of ours must not stop the others
-        refused = f"it could not be read: {type(error).__name__}; please report this"
-        await anyio.to_thread.run_sync(refuse, ledger, stored_path(path), refused)
+        reason = f"it could not be read: {type(error).__name__}; please report this"
+        await anyio.to_thread.run_sync(quarantine_file, ledger, stored_path(path), reason)
         return 0
 
 
-def _stamped(places: list[Path]) -> dict[Path, Stamp]:
-    """The logs that are there, in order, each with what changes when it does."""
-    found = (path for place in places for path in ([place] if place.is_file() else logs_below(place)))
-    return {path: _stamp(path) for path in found}
+def _stamped(paths: list[Path]) -> dict[Path, Stamp]:
+    """Return the logs below these paths, in order, each with its stamp."""
+    logs = (log for path in paths for log in ([path] if path.is_file() else logs_below(path)))
+    return {log: _stamp(log) for log in logs}
 
 
 def _stamp(path: Path) -> Stamp:

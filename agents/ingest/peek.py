@@ -1,62 +1,77 @@
-"""The conversations in one log file, without taking them in.
+"""Look into one log file without taking it in.
 
-Invariant: nothing is written, in the ledger or elsewhere; what is returned is scrubbed as it would be if it were
-taken in. A file that holds none is a `LogRefused` with the reason. Knows no ledger.
+Invariant: nothing is written, to the ledger or elsewhere. The readers are those of an ingest, so what is
+returned is what an ingest would take in. Knows no ledger.
 """
 
+from collections.abc import Collection
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
-from agents.ingest.files import open_log, told
+from agents.ingest.files import Record, open_log, parse, records, unreadable
 from corpus.conversation import Conversation
 from corpus.errors import LogRefused
 from corpus.formats.detect import detect, reader
-from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_array, whole_lines
+from corpus.lines import MAX_ARRAY, RawLine
 from corpus.scrub.patterns import scrub_conversation
+from store.conversations.conversations import marks
 
 
 def conversations_in(path: Path) -> list[Conversation]:
-    """The conversations of a file, in the order in which they begin; turns that arrive one by one are joined."""
-    items = _items(path)
-    name = detect(items)
-    if not isinstance(name, str):
-        raise LogRefused(f"{path} holds no conversation ({name.reason if name else 'no whole line'})")
-    found: dict[str, Conversation] = {}
-    for item in items:
-        one = _read(item, name)
-        if one is not None:
-            key = one.key or f"\0{len(found)}"
-            joined = found[key].turns if key in found else ()
-            found[key] = replace(one, turns=(*joined, *one.turns))
-    if not found:
-        raise LogRefused(f"{path} holds no conversation that can be read as {name}")
-    return [scrub_conversation(one) for one in found.values()]
+    """Return the scrubbed conversations of a file in the order in which they begin.
+
+    Turns that arrive one by one are joined. A file without a conversation raises `LogRefused` with the
+    reason.
+    """
+    lines = _all_records(path)
+    format = detect(lines)
+    if not isinstance(format, str):
+        raise LogRefused(f"{path} holds no conversation ({format.reason if format else 'no whole line'})")
+    read = reader(format)
+    joined: dict[str, Conversation] = {}
+    for line in lines:
+        part = parse(line, read)
+        if isinstance(part, Conversation) and part.turns:
+            key = part.key or f"\0{len(joined)}"
+            earlier = joined[key].turns if key in joined else ()
+            joined[key] = replace(part, turns=(*earlier, *part.turns))
+    if not joined:
+        raise LogRefused(f"{path} holds no conversation that can be read as {format}")
+    return [scrub_conversation(conversation) for conversation in joined.values()]
 
 
-def _items(path: Path) -> list[RawLine | BadLine]:
-    """The records of a file; also a last line that has no newline, for nobody goes on writing it."""
+def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
+    """Return the numbers of the lines whose conversation has one of these marks.
+
+    They are the lines that an ingest passes over once the marks are forgotten. A file that cannot be read
+    raises `LogRefused`.
+    """
+    read, wanted, numbers = reader(format), frozenset(wanted), list[int]()
     try:
-        opened = open_log(path)
-        with opened.stream:
-            data = opened.stream.read(MAX_ARRAY + 1)
+        log = open_log(path)
+        with log.stream:
+            for line in records(log):
+                part = parse(line, read)
+                if not isinstance(line, RawLine) or not isinstance(part, Conversation) or not part.turns:
+                    continue
+                if not wanted.isdisjoint(marks(part)):
+                    numbers.append(line.number)
+    except OSError as error:
+        raise LogRefused(unreadable(error)) from None
+    return numbers
+
+
+def _all_records(path: Path) -> list[Record]:
+    """Return the records of a file, with a last line that has no newline: nobody is going to finish it."""
+    try:
+        log = open_log(path)
+        with log.stream:
+            data = log.stream.read(MAX_ARRAY)
     except LogRefused as refused:
         raise LogRefused(f"{path}: {refused}") from None
     except OSError as error:
-        raise LogRefused(f"{path} cannot be read: {told(error)}") from error
-    if len(data) > MAX_ARRAY:
-        raise LogRefused(
-            f"{path} has more than {MAX_ARRAY // 2**20} MiB: take it in with `nightschool ingest`"
-        )
-    if is_array(opened.head):
-        return list(array_items(data))
-    return list(whole_lines(BytesIO(data + b"\n"), until=len(data) + 1))
-
-
-def _read(item: RawLine | BadLine, format: str) -> Conversation | None:
-    """The conversation on a line, or the part of one; None where there is none."""
-    if isinstance(item, BadLine) or item.blank:
-        return None
-    value = decode(item)
-    found = None if isinstance(value, BadLine) else reader(format)(value, item.number)
-    return found if isinstance(found, Conversation) and found.turns else None
+        raise LogRefused(f"{path} {unreadable(error)}") from error
+    if len(data) == MAX_ARRAY:
+        raise LogRefused(f"{path} has {MAX_ARRAY // 2**20} MiB or more: take it in with `nightschool ingest`")
+    return list(records(replace(log, stream=BytesIO(data + b"\n"), size=len(data) + 1)))

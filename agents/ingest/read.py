@@ -1,25 +1,35 @@
-"""What is new in log files, into the ledger, a batch at a time.
+"""Read what is new in log files into the ledger, a batch at a time.
 
-Invariant: a batch's conversations, the lines set aside and the offset behind them are one transaction, so a
-reader that dies anywhere goes on where it was and neither loses nor doubles a turn. Only whole lines are
-consumed. A bad line or file is a value in the report, never an exception. Does not know who waits for it.
+Invariant: a batch's conversations, its quarantined lines and the offset behind them are one transaction, so a
+reader that dies resumes where it was and neither loses nor doubles a turn. Only whole lines are consumed. A
+bad line or file is a value in the report, never an exception. Does not know who waits for the turns.
 """
 
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import anyio
 import anyio.to_thread
 
-from agents.ingest.files import Opened, digest, logs_at, open_log, stored_path, told
-from agents.ingest.report import FileRead, IngestReport, SetAside, merged
+from agents.ingest.files import (
+    OpenLog,
+    Record,
+    digest,
+    logs_at,
+    open_log,
+    parse,
+    read_array,
+    records,
+    stored_path,
+    unreadable,
+)
+from agents.ingest.report import FileRead, IngestReport, QuarantinedLine, merged
 from corpus.conversation import Conversation
 from corpus.errors import LogRefused
 from corpus.formats.detect import NAMES, Reader, detect, reader
-from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_array, whole_lines
+from corpus.lines import BadLine, RawLine, array_items, is_array, whole_lines
 from corpus.scrub.patterns import scrub
-from store.conversations import conversations as kept
+from store.conversations import conversations
 from store.conversations.conversations import FileState
 from store.ledger.db import Ledger
 from store.queue.outcome import note
@@ -28,17 +38,15 @@ BATCH_LINES = 200
 """Lines in one transaction: few enough to be quick, many enough that the disk's sync does not matter."""
 
 BATCH_BYTES = 4 * 2**20
-"""Bytes in one transaction: bounds its memory and how long it holds the writer."""
+"""Bytes in one transaction: bounds its memory and the time for which it holds the writer."""
 
 MOST_BAD = 1000
 """Bad lines after which a file is given up for now, if they are more than half: the format must be wrong."""
 
-Item = RawLine | BadLine
-
 
 @dataclass(kw_only=True)
 class _Batch:
-    """What goes into the next transaction."""
+    """The content of the next transaction."""
 
     conversations: list[Conversation] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
@@ -46,44 +54,34 @@ class _Batch:
     size: int = 0
     last: RawLine | None = None
 
-    def take(self, item: Item, read: Reader) -> None:
-        """Read one line into the batch."""
+    def add(self, record: Record, read: Reader) -> None:
+        """Parse one record into the batch."""
         self.lines += 1
-        if isinstance(item, BadLine):
-            self.bad.append(item)
-            return
-        self.last = item
-        self.size += len(item.data or b"")
-        if item.blank:
-            return
-        value = decode(item)
-        found = value if isinstance(value, BadLine) else read(value, item.number)
-        if isinstance(found, BadLine):
-            self.bad.append(found)
-        elif found is not None:
-            self.conversations.append(found)
+        if isinstance(record, RawLine):
+            self.last = record
+            self.size += len(record.data or b"")
+        parsed = parse(record, read)
+        if isinstance(parsed, BadLine):
+            self.bad.append(parsed)
+        elif parsed is not None:
+            self.conversations.append(parsed)
 
 
 async def ingest_paths(ledger: Ledger, paths: Iterable[Path], format: str | None = None) -> IngestReport:
-    """Read files and folders; a path or a format that cannot be meant is a UsageError, before anything is read."""
+    """Read files and folders; a bad path or format raises `UsageError` before anything is read."""
     if format is not None:
         reader(format)
     files = [file for path in paths for file in await anyio.to_thread.run_sync(logs_at, path)]
     reports = []
     for file in dict.fromkeys(files):
-        before = await ledger.read(kept.ids_of_path, stored_path(file))
+        before = await ledger.read(conversations.ids_of_path, stored_path(file))
         report = await in_threads(read_log(ledger, file, format))
         reports.append(replace(report, known=report.known + len(before - report.ids)))
     return merged(reports)
 
 
-def ingest_path(ledger: Ledger, path: Path, format: str | None = None) -> IngestReport:
-    """Read one file or folder, from code that has no event loop."""
-    return anyio.run(ingest_paths, ledger, [path], format)
-
-
 async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestReport:
-    """Run the batches of a file in threads, one by one: a cancellation waits for one batch, not for the file."""
+    """Run the batches of a file in threads, one by one: a cancellation waits for one batch only."""
     reports: list[IngestReport] = []
     try:
         while (report := await anyio.to_thread.run_sync(next, batches, None)) is not None:
@@ -94,119 +92,131 @@ async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestRepo
 
 
 def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator[IngestReport, None, None]:
-    """Read what is new in one file; each report tells of a batch that is committed."""
+    """Read what is new in one file; each report is about a batch that is committed."""
     try:
-        opened = open_log(path)
-        with opened.stream:
-            yield from (
-                _array(ledger, opened, format) if is_array(opened.head) else _lines(ledger, opened, format)
-            )
+        log = open_log(path)
+        with log.stream:
+            yield from (_array(ledger, log, format) if is_array(log.head) else _lines(ledger, log, format))
     except LogRefused as refused:
-        yield refuse(ledger, stored_path(path), str(refused))
+        yield quarantine_file(ledger, stored_path(path), str(refused))
     except OSError as error:
-        yield refuse(ledger, stored_path(path), f"cannot be read: {told(error)}")
+        yield quarantine_file(ledger, stored_path(path), unreadable(error))
 
 
-def _lines(ledger: Ledger, opened: Opened, format: str | None) -> Iterator[IngestReport]:
-    """A file with one record a line: from where it was left, to its last newline."""
-    state = _resumed(ledger, opened, format)
-    name = format or state.format or _format(opened, whole_lines(opened.stream, until=opened.size))
+def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
+    """Quarantine a whole file; the event is written once for each reason."""
+    with ledger.writing() as connection:
+        if conversations.set_aside_line(connection, path, 0, reason):
+            note(connection, "log_set_aside", path, {"reason": scrub(reason)})
+    line = QuarantinedLine(path=path, line=0, reason=scrub(reason))
+    return IngestReport(files=(FileRead(path=path, format=None),), quarantined=(line,))
+
+
+def _lines(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
+    """Read a file with one record a line, from the stored offset to its last newline."""
+    state = _resumed(ledger, log, format)
+    name = format or state.format or _detected(log, records(log))
     if name is not None:
         state = replace(state, format=name)
-        items = whole_lines(opened.stream, until=opened.size, offset=state.offset, number=state.line)
-        for reached, report in _batches(ledger, opened.path, items, state):
+        lines = whole_lines(log.stream, until=log.size, offset=state.offset, number=state.line)
+        for reached, report in _batches(ledger, log.path, lines, state):
             state = reached
             yield report
     yield IngestReport(
-        files=(FileRead(path=opened.path, format=name),),
-        waiting=(opened.path,) if state.offset < opened.size else (),
+        files=(FileRead(path=log.path, format=name),),
+        waiting=(log.path,) if state.offset < log.size else (),
     )
 
 
-def _array(ledger: Ledger, opened: Opened, format: str | None) -> Iterator[IngestReport]:
-    """A file that is one JSON array: read whole, and again whenever it has changed."""
-    if opened.size > MAX_ARRAY:
-        raise LogRefused(
-            f"a JSON array of more than {MAX_ARRAY // 2**20} MiB: write one object a line (jq -c '.[]' FILE)"
-        )
-    data = opened.stream.read(opened.size)
-    identity = f"{opened.inode}:array:{digest(data)}"
+def _array(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
+    """Read a file that is one JSON array: whole, and again whenever it has changed."""
+    data = read_array(log)
+    identity = f"{log.inode}:array:{digest(data)}"
     with ledger.reading() as connection:
-        state = kept.file_state(connection, opened.path)
-    name = format or _format(opened, array_items(data))
-    files = (FileRead(path=opened.path, format=name),)
+        state = conversations.file_state(connection, log.path)
+    name = format or _detected(log, array_items(data))
+    files = (FileRead(path=log.path, format=name),)
     if name is not None and (state is None or (state.identity, state.format) != (identity, name)):
         if state is not None:
-            _noted(ledger, replace(state, offset=0, line=0), "rewritten")
-        start = FileState(path=opened.path, format=name, identity=identity, offset=0, line=0)
-        end = replace(start, offset=opened.size)
-        for _, report in _batches(ledger, opened.path, array_items(data), start, end=end):
+            _restart(ledger, replace(state, offset=0, line=0), "rewritten")
+        start = FileState(path=log.path, format=name, identity=identity, offset=0, line=0)
+        end = replace(start, offset=log.size)
+        for _, report in _batches(ledger, log.path, array_items(data), start, end=end):
             yield report
     yield IngestReport(files=files)
 
 
 def _batches(
-    ledger: Ledger, path: str, items: Iterator[Item], state: FileState, *, end: FileState | None = None
+    ledger: Ledger, path: str, lines: Iterator[Record], state: FileState, *, end: FileState | None = None
 ) -> Iterator[tuple[FileState, IngestReport]]:
-    """Read and commit the items, a batch at a time; `end` is the state of a file that only counts as a whole."""
+    """Parse and commit the records, a batch at a time, and yield the state after each.
+
+    end: the state of an array, which is stored with the last batch only; None for a file of lines.
+    """
     read = reader(state.format)
-    heard: set[str] = set()
-    bad = lines = 0
+    seen: set[str] = set()
+    bad_count = line_count = 0
     more = True
     while more:
         batch = _Batch()
-        for item in items:
-            batch.take(item, read)
+        for record in lines:
+            batch.add(record, read)
             if batch.lines >= BATCH_LINES or batch.size >= BATCH_BYTES:
                 break
         else:
             more = False
-        bad, lines = bad + len(batch.bad), lines + batch.lines
+        bad_count, line_count = bad_count + len(batch.bad), line_count + batch.lines
         first = state.line == 0
         if batch.last is not None:
             state = replace(state, offset=batch.last.end, line=batch.last.number)
         if batch.lines or end is not None:
             final = state if end is None else None if more else replace(end, line=state.line)
-            yield state, _committed(ledger, path, batch, final, heard, first=first)
-        if bad > MOST_BAD and 2 * bad > lines:
-            raise LogRefused(f"{bad:,} of {lines:,} lines are not {state.format}: see --format")
+            yield state, _commit(ledger, path, batch, final, seen, first=first)
+        if bad_count > MOST_BAD and 2 * bad_count > line_count:
+            raise LogRefused(f"{bad_count:,} of {line_count:,} lines are not {state.format}: see --format")
 
 
-def _committed(
-    ledger: Ledger, path: str, batch: _Batch, state: FileState | None, heard: set[str], *, first: bool
+def _commit(
+    ledger: Ledger, path: str, batch: _Batch, state: FileState | None, seen: set[str], *, first: bool
 ) -> IngestReport:
-    """Commit a batch; `heard` are the conversations that this reading met before."""
+    """Commit a batch; `seen` are the conversations of earlier batches of this reading, and is extended."""
     new = known = turns = forgotten = 0
     ids: set[str] = set()
     with ledger.writing() as connection:
         if first:
-            kept.forget_set_aside(connection, path)
+            conversations.forget_set_aside(connection, path)
         for conversation in _joined(batch.conversations):
-            added = kept.add(connection, conversation, path)
+            added = conversations.add(connection, conversation, path)
             if added.forgotten:
                 forgotten += 1
                 continue
-            again = bool(conversation.key) and added.conversation_id in heard
+            again = bool(conversation.key) and added.conversation_id in seen
             new, known = new + (not added.known), known + (added.known and not again)
             turns += added.new_turns
             ids.add(added.conversation_id)
         for bad in batch.bad:
-            kept.set_aside_line(connection, path, bad.line, bad.reason)
+            conversations.set_aside_line(connection, path, bad.line, bad.reason)
         if batch.bad:
             note(connection, "lines_set_aside", path, {"lines": len(batch.bad), "first": batch.bad[0].line})
         if state is not None:
-            kept.save_file_state(connection, state)
-    heard |= ids
-    aside = tuple(SetAside(path=path, line=bad.line, reason=scrub(bad.reason)) for bad in batch.bad)
+            conversations.save_file_state(connection, state)
+    seen |= ids
     return IngestReport(
-        new=new, known=known, turns=turns, forgotten=forgotten, set_aside=aside, ids=frozenset(ids)
+        new=new,
+        known=known,
+        turns=turns,
+        forgotten=forgotten,
+        quarantined=tuple(
+            QuarantinedLine(path=path, line=bad.line, reason=scrub(bad.reason)) for bad in batch.bad
+        ),
+        ids=frozenset(ids),
     )
 
 
-def _joined(conversations: list[Conversation]) -> Iterator[Conversation]:
-    """The conversations of a batch, the parts of each keyed one put together: one piece of work, not hundreds."""
+def _joined(parsed: list[Conversation]) -> Iterator[Conversation]:
+    """Join the parts of each keyed conversation of a batch: one piece of work, not hundreds."""
     parts: dict[str, list[Conversation]] = {}
-    for conversation in conversations:
+    for conversation in parsed:
         if conversation.key:
             parts.setdefault(conversation.key, []).append(conversation)
         else:
@@ -215,54 +225,47 @@ def _joined(conversations: list[Conversation]) -> Iterator[Conversation]:
         yield replace(same[0], turns=tuple(turn for part in same for turn in part.turns))
 
 
-def _resumed(ledger: Ledger, opened: Opened, format: str | None) -> FileState:
-    """Where to go on reading; the beginning, for a file that is not the one that was read."""
+def _resumed(ledger: Ledger, log: OpenLog, format: str | None) -> FileState:
+    """Return the stored state, or the beginning where the file is no longer the one that was read."""
     with ledger.reading() as connection:
-        state = kept.file_state(connection, opened.path)
-    fresh = FileState(path=opened.path, format="", identity=opened.identity, offset=0, line=0)
+        state = conversations.file_state(connection, log.path)
+    fresh = FileState(path=log.path, format="", identity=log.identity, offset=0, line=0)
     if state is None or state.offset == 0:
         return fresh
-    why = _why_again(state, opened, format)
-    if not why:
+    reason = _restart_reason(state, log, format)
+    if not reason:
         return state
-    _noted(ledger, fresh, why)
+    _restart(ledger, fresh, reason)
     return fresh
 
 
-def _why_again(state: FileState, opened: Opened, format: str | None) -> str:
-    """Why a file has to be read from its beginning; "" if it only grew."""
-    if opened.size < state.offset:
+def _restart_reason(state: FileState, log: OpenLog, format: str | None) -> str:
+    """Return why a file must be read from its beginning; "" if it only grew."""
+    if log.size < state.offset:
         return "truncated"
-    if state.identity != opened.identity:
+    if state.identity != log.identity:
         return "rotated"
-    opened.stream.seek(state.offset - 1)
-    if opened.stream.read(1) != b"\n":
+    log.stream.seek(state.offset - 1)
+    if log.stream.read(1) != b"\n":
         return "rewritten"
     return "another format was asked for" if format not in (None, state.format) else ""
 
 
-def _noted(ledger: Ledger, fresh: FileState, why: str) -> None:
-    """Remember that a file begins again, and why."""
+def _restart(ledger: Ledger, fresh: FileState, reason: str) -> None:
+    """Record that a file is read from its beginning, and why."""
     with ledger.writing() as connection:
-        note(connection, "log_begun_again", fresh.path, {"why": why})
-        kept.save_file_state(connection, fresh)
+        note(connection, "log_begun_again", fresh.path, {"why": reason})
+        conversations.save_file_state(connection, fresh)
 
 
-def _format(opened: Opened, items: Iterator[Item]) -> str | None:
-    """The format of a file from its first lines; None where there are none yet."""
-    found = detect(items)
-    if isinstance(found, BadLine):
+def _detected(log: OpenLog, lines: Iterator[Record]) -> str | None:
+    """Return the format of a file by its first lines; None while it has none."""
+    format = detect(lines)
+    if isinstance(format, BadLine):
         names = ", ".join(NAMES)
-        raise LogRefused(f"its first lines are no known format ({names}); line {found.line}: {found.reason}")
-    if found is None and b"\0" in opened.head:
+        raise LogRefused(
+            f"its first lines are no known format ({names}); line {format.line}: {format.reason}"
+        )
+    if format is None and b"\0" in log.head:
         raise LogRefused("binary data (a NUL byte), not a log")
-    return found
-
-
-def refuse(ledger: Ledger, path: str, reason: str) -> IngestReport:
-    """Set a whole file aside; an event tells of it once."""
-    with ledger.writing() as connection:
-        if kept.set_aside_line(connection, path, 0, reason):
-            note(connection, "log_set_aside", path, {"reason": scrub(reason)})
-    aside = SetAside(path=path, line=0, reason=scrub(reason))
-    return IngestReport(files=(FileRead(path=path, format=None),), set_aside=(aside,))
+    return format

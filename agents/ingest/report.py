@@ -1,25 +1,26 @@
 """What an ingest did: values that add up.
 
-Invariant: a report tells only what is committed, and every reason in it has been scrubbed.
+Invariant: a report names only what is committed, and every reason in it is scrubbed.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+
+from corpus.aliases import Json
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRead:
-    """One file that was looked at."""
+    """One file that was read or looked at."""
 
     path: str
     format: str | None
-    """Name of the reader; None where there was nothing to tell it from."""
+    """Name of the reader; None for a file without a line to detect the format from."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetAside:
-    """One line, or (line 0) one whole file, that gave nothing."""
+class QuarantinedLine:
+    """One line, or (line 0) one whole file, that gave no conversation."""
 
     path: str
     line: int
@@ -28,62 +29,58 @@ class SetAside:
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """What was read, and what was not."""
+    """The outcome of an ingest, or of one batch of it."""
 
     files: tuple[FileRead, ...] = ()
     new: int = 0
-    """Conversations that were never heard before."""
+    """Conversations that are new to the ledger."""
     known: int = 0
-    """Conversations that were, whether they grew or not."""
+    """Conversations that the ledger had, whether they grew or not."""
     turns: int = 0
     """Turns added."""
     forgotten: int = 0
-    """Conversations passed over, because a user had them removed."""
-    set_aside: tuple[SetAside, ...] = ()
+    """Conversations passed over because a user had them removed."""
+    quarantined: tuple[QuarantinedLine, ...] = ()
     waiting: tuple[str, ...] = ()
-    """Files whose last line has no newline yet: it is read when the newline comes."""
+    """Files whose last line has no newline yet; it is read when the newline comes."""
 
     ids: frozenset[str] = frozenset()
-    """The conversations that were met."""
+    """Ids of the conversations that were read, new and known."""
 
     @property
     def partial(self) -> bool:
-        """Whether something was set aside: exit code 3."""
-        return bool(self.set_aside)
+        """Whether a line or a file was quarantined: exit code 3."""
+        return bool(self.quarantined)
 
-    def as_json(self) -> dict[str, Any]:
-        """The object that `ingest --json` prints."""
+    def as_json(self) -> Json:
+        """Return the object that `ingest --json` prints."""
         return {
             "files": [{"path": file.path, "format": file.format} for file in self.files],
             "conversations": {"new": self.new, "known": self.known},
             "turns": self.turns,
             "forgotten": self.forgotten,
-            "set_aside": [{"path": s.path, "line": s.line, "reason": s.reason} for s in self.set_aside],
+            "set_aside": [
+                {"path": line.path, "line": line.line, "reason": line.reason} for line in self.quarantined
+            ],
             "waiting": list(self.waiting),
         }
 
 
 def merged(reports: Iterable[IngestReport]) -> IngestReport:
-    """Reports as one; a file is named once, with the format that was found last."""
-    files: dict[str, FileRead] = {}
-    aside: dict[tuple[str, int], SetAside] = {}
-    waiting: dict[str, None] = {}
+    """Add reports up; a file is named once, with the format that was detected last."""
     reports = list(reports)
-    ids = frozenset().union(*(report.ids for report in reports))
-    new = known = turns = forgotten = 0
+    files: dict[str, FileRead] = {}
+    quarantined: dict[tuple[str, int], QuarantinedLine] = {}
     for report in reports:
         files.update((file.path, file) for file in report.files)
-        aside.update(((line.path, line.line), line) for line in report.set_aside)
-        waiting.update(dict.fromkeys(report.waiting))
-        new, known, turns = new + report.new, known + report.known, turns + report.turns
-        forgotten += report.forgotten
+        quarantined.update(((line.path, line.line), line) for line in report.quarantined)
     return IngestReport(
         files=tuple(files.values()),
-        new=new,
-        known=known,
-        turns=turns,
-        forgotten=forgotten,
-        set_aside=tuple(aside.values()),
-        waiting=tuple(waiting),
-        ids=ids,
+        new=sum(report.new for report in reports),
+        known=sum(report.known for report in reports),
+        turns=sum(report.turns for report in reports),
+        forgotten=sum(report.forgotten for report in reports),
+        quarantined=tuple(quarantined.values()),
+        waiting=tuple(dict.fromkeys(path for report in reports for path in report.waiting)),
+        ids=frozenset().union(*(report.ids for report in reports)),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from agents.ingest.files import open_log, stored_path
-from agents.ingest.forgotten import lines_with
+from agents.ingest.peek import lines_with
 from corpus.aliases import Json
 from corpus.errors import LogRefused
 from corpus.formats import openai

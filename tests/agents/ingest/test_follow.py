@@ -115,8 +115,14 @@ def test_without_a_watch_to_be_had_the_logs_are_still_heard(
     logs.mkdir()
 
     async def story(heard: Heard) -> None:
-        (logs / "a.jsonl").write_text(line("one"))
-        await heard.turns(1)
+        lines = 0
+        while not heard.count("events WHERE kind='watch_failed'"):  # written beside the first looks
+            with (logs / "a.jsonl").open("a") as log:
+                log.write(line(str(lines)))
+            lines += 1
+            await heard.turns(lines)
+        (logs / "b.jsonl").write_text(line("one"))
+        await heard.turns(lines + 1)
         assert heard.count("events WHERE kind='watch_failed'") == 1
 
     following(tmp_path, story, [logs], rescan_s=0.05)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ingesting import ingest_path
 
 from agents.ingest.files import open_log
-from agents.ingest.read import ingest_path
 from corpus import lines
 from corpus.errors import UsageError
 from store.ledger.db import Ledger
@@ -34,8 +34,8 @@ def logs(tmp_path: Path) -> Path:
 
 def refusal(ledger: Ledger, file: Path) -> str:
     report = ingest_path(ledger, file)
-    assert (report.turns, len(report.set_aside), report.set_aside[0].line) == (0, 1, 0)
-    return report.set_aside[0].reason
+    assert (report.turns, len(report.quarantined), report.quarantined[0].line) == (0, 1, 0)
+    return report.quarantined[0].reason
 
 
 def test_an_empty_file_is_nothing_at_all(ledger: Ledger, logs: Path) -> None:
@@ -70,21 +70,21 @@ def test_a_refused_file_is_told_once_in_the_events_and_read_once_it_is_mended(
     with file.open("a") as log:
         log.write(GOOD)
     report = ingest_path(ledger, file)
-    assert (report.new, [bad.line for bad in report.set_aside]) == (1, [1])
+    assert (report.new, [bad.line for bad in report.quarantined]) == (1, [1])
 
 
 def test_a_line_nested_ten_thousand_deep_is_set_aside_among_good_ones(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text(GOOD + "[" * 10_000 + "]" * 10_000 + "\n" + GOOD.replace("hello", "again"))
     report = ingest_path(ledger, logs)
-    assert (report.new, [bad.line for bad in report.set_aside]) == (2, [2])
+    assert (report.new, [bad.line for bad in report.quarantined]) == (2, [2])
     (logs / "b.json").write_text("[" * 10_000 + "]" * 10_000 + "\n")
-    assert "deeper" in ingest_path(ledger, logs / "b.json").set_aside[0].reason
+    assert "deeper" in ingest_path(ledger, logs / "b.json").quarantined[0].reason
 
 
 def test_a_file_that_is_mostly_not_its_format_is_given_up(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text(GOOD + "x\n" * 5000)
     report = ingest_path(ledger, logs)
-    assert report.new == 1 and len(report.set_aside) < 1500 and "--format" in report.set_aside[-1].reason
+    assert report.new == 1 and len(report.quarantined) < 1500 and "--format" in report.quarantined[-1].reason
 
 
 def test_an_array_over_the_limit_is_refused_with_the_way_out(ledger: Ledger, logs: Path) -> None:
@@ -97,7 +97,7 @@ def test_an_array_over_the_limit_is_refused_with_the_way_out(ledger: Ledger, log
 def test_an_array_that_is_cut_off_gives_its_whole_items(ledger: Ledger, logs: Path) -> None:
     (logs / "a.json").write_text("[" + GOOD + ", " + GOOD[:20])
     report = ingest_path(ledger, logs)
-    assert (report.new, [bad.line for bad in report.set_aside]) == (1, [2])
+    assert (report.new, [bad.line for bad in report.quarantined]) == (1, [2])
 
 
 def test_a_pipe_or_a_device_is_refused_without_waiting_for_it(ledger: Ledger, logs: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_pipe_or_a_device_is_refused_without_waiting_for_it(ledger: Ledger, lo
     (logs / "c.jsonl").write_text(GOOD)
     report = ingest_path(ledger, logs)
     assert report.new == 1
-    assert [bad.reason for bad in report.set_aside] == [
+    assert [bad.reason for bad in report.quarantined] == [
         "it is a pipe, not a file",
         "it is a device, not a file",
     ]
@@ -121,7 +121,7 @@ def test_links_in_a_circle_end(ledger: Ledger, logs: Path) -> None:
     (logs / "again").symlink_to(logs)
     (logs / "c.jsonl").write_text(GOOD)
     report = ingest_path(ledger, logs)
-    assert report.new == 1 and len(report.set_aside) == 2
+    assert report.new == 1 and len(report.quarantined) == 2
     with pytest.raises(UsageError, match="symbolic links"):
         ingest_path(ledger, logs / "a.jsonl")
 
@@ -130,7 +130,7 @@ def test_a_file_that_the_disk_does_not_give_is_set_aside(ledger: Ledger, logs: P
     (logs / "a.jsonl").symlink_to("/proc/self/mem")  # opens, and fails when it is read
     (logs / "b.jsonl").write_text(GOOD)
     report = ingest_path(ledger, logs)
-    assert report.new == 1 and "cannot be read" in report.set_aside[0].reason
+    assert report.new == 1 and "cannot be read" in report.quarantined[0].reason
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -139,7 +139,7 @@ def test_a_file_without_permission_is_refused_or_set_aside(ledger: Ledger, logs:
     (logs / "a.jsonl").chmod(0)
     with pytest.raises(UsageError, match="permission"):
         ingest_path(ledger, logs / "a.jsonl")
-    assert "permission" in ingest_path(ledger, logs).set_aside[0].reason
+    assert "permission" in ingest_path(ledger, logs).quarantined[0].reason
 
 
 def test_a_path_that_cannot_be_meant_is_a_usage_error(ledger: Ledger, logs: Path) -> None:
@@ -173,11 +173,12 @@ def test_two_thousand_mangled_lines_never_stop_an_ingest(ledger: Ledger, logs: P
 MEASURED = """
 import resource, sys
 from pathlib import Path
-from agents.ingest.read import ingest_path
-from store.ledger import Ledger
+import anyio
+from agents.ingest.read import ingest_paths
+from store.ledger.db import Ledger
 
-report = ingest_path(Ledger(sys.argv[1]), Path(sys.argv[2]))
-print(report.new, [(bad.line, bad.reason) for bad in report.set_aside])
+report = anyio.run(ingest_paths, Ledger(sys.argv[1]), [Path(sys.argv[2])])
+print(report.new, [(bad.line, bad.reason) for bad in report.quarantined])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ingesting import ingest_path
 from sqlalchemy import select
 
-from agents.ingest.read import BATCH_LINES, ingest_path, read_log
+from agents.ingest.read import BATCH_LINES, read_log
 from corpus.errors import UsageError
 from store.ledger import schema
 from store.ledger.db import Ledger
@@ -95,7 +96,7 @@ def test_a_bad_line_is_set_aside_with_its_reason_and_the_rest_goes_on(ledger: Le
     file.write_text(line("x") + '{"token": "hunter2hunter2"\n' + "\n" + '{"messages": 3}\n' + line("y"))
     report = ingest_path(ledger, file)
     assert report.new == 2 and report.partial
-    assert [(bad.line, bad.path) for bad in report.set_aside] == [(2, str(file)), (4, str(file))]
+    assert [(bad.line, bad.path) for bad in report.quarantined] == [(2, str(file)), (4, str(file))]
     assert [row[0] for row in rows(ledger, "set_aside_lines", "line")] == [2, 4]
     assert "hunter2" not in repr(report)
 
@@ -181,8 +182,8 @@ def test_a_json_array_is_read_whole_and_again_when_it_grew(ledger: Ledger, logs:
     file = logs / "a.json"
     file.write_text(json.dumps(said))
     report = ingest_path(ledger, file)
-    assert (report.new, [bad.line for bad in report.set_aside], report.waiting) == (1, [2], ())
-    assert (ingest_path(ledger, file).known, ingest_path(ledger, file).set_aside) == (1, ())
+    assert (report.new, [bad.line for bad in report.quarantined], report.waiting) == (1, [2], ())
+    assert (ingest_path(ledger, file).known, ingest_path(ledger, file).quarantined) == (1, ())
     said[0]["conversations"].append({"from": "gpt", "value": "y"})
     file.write_text(json.dumps([said[0]], indent=2))
     report = ingest_path(ledger, file)
@@ -194,7 +195,7 @@ def test_a_format_that_is_given_overrides_the_one_that_is_seen(ledger: Ledger, l
     file.write_text(line("x"))
     assert ingest_path(ledger, file).files[0].format == "openai"
     report = ingest_path(ledger, file, "trl")
-    assert report.files[0].format == "trl" and [bad.line for bad in report.set_aside] == [1]
+    assert report.files[0].format == "trl" and [bad.line for bad in report.quarantined] == [1]
     with pytest.raises(UsageError, match="trl"):
         ingest_path(ledger, file, "xml")
 
@@ -221,9 +222,10 @@ def test_a_reader_that_is_dropped_after_any_batch_goes_on_where_it_was(tmp_path:
 KILLED = """
 import os, sys
 from pathlib import Path
+import anyio
 from sqlalchemy import event
 from agents.ingest import read
-from store.ledger import Ledger
+from store.ledger.db import Ledger
 
 read.BATCH_LINES = 10
 ledger = Ledger(sys.argv[1])
@@ -236,7 +238,7 @@ def count(connection):
     if left == 0:
         os._exit(9)
 
-read.ingest_path(ledger, Path(sys.argv[2]))
+anyio.run(read.ingest_paths, ledger, [Path(sys.argv[2])])
 """
 
 
@@ -266,7 +268,7 @@ def test_no_planted_secret_is_in_any_file_of_the_home(ledger: Ledger, tmp_path: 
         + f"password={secret}\n"
     )
     report = ingest_path(ledger, folder)
-    assert (report.turns, len(report.set_aside)) == (2, 2) and secret not in json.dumps(report.as_json())
+    assert (report.turns, len(report.quarantined)) == (2, 2) and secret not in json.dumps(report.as_json())
     for _ in ("open, with its write-ahead log", "closed"):
         for file in tmp_path.glob("ledger.db*"):
             assert secret.encode() not in file.read_bytes()

@@ -55,7 +55,7 @@ def test_the_bundled_conversations_are_all_found() -> None:
 @pytest.mark.parametrize("content", ["", "nonsense\n", '{"a": 1}\n', "[]", '{"messages": []}\n'])
 def test_a_file_without_a_conversation_is_refused_with_its_name(tmp_path: Path, content: str) -> None:
     (tmp_path / "log.jsonl").write_text(content)
-    with pytest.raises(LogRefused, match="log.jsonl"):
+    with pytest.raises(LogRefused, match=r"log\.jsonl"):
         conversations_in(tmp_path / "log.jsonl")
     with pytest.raises(LogRefused, match="nowhere"):
         conversations_in(tmp_path / "nowhere.jsonl")
