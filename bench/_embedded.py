@@ -41,7 +41,7 @@ from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.recipe import MODEL_DIR
 from corpus.world import answers, ordinary
 from corpus.world.checks import KIND_OF
-from corpus.world.concepts import CONCEPTS, panel, texts
+from corpus.world.concepts import CONCEPTS, probe_texts, texts
 from corpus.world.requests import draw, reserved, write
 from store.checkpoints.store import CheckpointStore
 
@@ -70,7 +70,7 @@ class Embedded:
         self.behaviours: dict[str, Behaviour] = load([SHIPPED])
         stream = self.stream([text for concept in CONCEPTS for text in texts(concept)])
         self.vectors = concept_vectors(stream, [c for c in CONCEPTS for _ in texts(c)], CONCEPTS)
-        self._before = scores(self.stream(panel()), self.vectors)
+        self._before = scores(self.stream(probe_texts()), self.vectors)
 
     def stream(self, told: Sequence[str]) -> Array:
         """The residual stream at each text's last token, `(n_texts, hidden_size)`."""
@@ -150,7 +150,7 @@ class Embedded:
 
     def drift(self) -> dict[str, float]:
         """How far each concept's reading has moved over the panel, in spreads of the readings before."""
-        after = scores(self.stream(panel()), self.vectors)
+        after = scores(self.stream(probe_texts()), self.vectors)
         moved = (after.mean(axis=0) - self._before.mean(axis=0)) / self._before.std(axis=0)
         return dict(zip(CONCEPTS, moved.tolist(), strict=True))
 

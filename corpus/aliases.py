@@ -1,13 +1,16 @@
-"""Names for the shapes that all four packages hand to each other. Imports none of ours."""
+"""Names for the types that all four packages exchange.
+
+One name for each, so that no package writes its own alias. Imports nothing of ours.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 Json = dict[str, Any]
-"""A JSON object: what crosses a socket, a file or `--json`, and nothing inside the program."""
+"""A JSON object, as it crosses a socket, a file or `--json`; inside the program a record takes its place."""
 
 Message = dict[str, str]
 """One message of a chat: `role` and `content`."""
 
 Progress = Callable[[int, int], Awaitable[None]]
-"""Called with how much of a piece of work is done, and how much there is."""
+"""Called with the number of steps done and the number of all steps."""

@@ -1,17 +1,19 @@
 """Behaviours: "when *condition*, do *this*", each with its counter-behaviour, declared in a TOML file.
 
-Invariant: a Behaviour that was loaded is whole and consistent; a file that is not is refused with the place
-and the cure. A behaviour and its counter-behaviour are two Behaviours that name each other.
+Invariant: a Behaviour that was loaded is complete and consistent; a file that is not is refused with the
+place and the cure. A file makes two Behaviours, and the counter-behaviour names the behaviour that it
+belongs to.
 """
 
 import hashlib
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from corpus.aliases import Json
 from corpus.errors import ConfigError
 from corpus.world.checks import KIND_OF
 
@@ -25,20 +27,20 @@ _JUDGE_KEYS = {"check": {"check"}, "pattern": {"applies", "pass", "fail"}, "rubr
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """How an answer is judged."""
+    """The way in which an answer is judged."""
 
     kind: str
-    """check (a function of the embedded world), pattern (regular expressions) or rubric (the served model)."""
+    """check (a function of the world), pattern (regular expressions) or rubric (the served model)."""
     check: str = ""
-    """Name of the world's check."""
+    """Check: the name of one of the world's checks."""
     applies: str = ""
-    """Pattern: what a request must match for the behaviour to apply; "" for any."""
+    """Pattern: a request that matches it is one to which the behaviour applies; "" for any request."""
     passes: str = ""
-    """Pattern: what a good answer matches; "" for anything."""
+    """Pattern: a good answer matches it; "" for any answer."""
     fails: str = ""
-    """Pattern: what a bad answer matches; "" for nothing."""
+    """Pattern: a bad answer matches it; "" for no answer."""
     rubric: str = ""
-    """Rubric: the question put to the served model about an answer."""
+    """Rubric: the question about an answer that the served model is asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,32 +49,32 @@ class Behaviour:
 
     name: str
     condition: str
-    """When it applies, as a clause: "the user has decided what to do"."""
+    """The situation in which it applies, as a clause: "the user has decided what to do"."""
     do: str
-    """What to do then."""
+    """The thing to do in that situation."""
     instruction: str
-    """What one would tell a model to get it right; stripped before training."""
+    """The instruction that makes a model do it; it is stripped before training."""
     judge: Judge
     counter_of: str | None = None
-    """The behaviour that this one is the counter-behaviour of; None for a behaviour."""
+    """For a counter-behaviour, the name of its behaviour; None for a behaviour."""
     required_rate: float = 0.8
     """The share of cases in which it should hold."""
     cues: tuple[str, ...] = ()
-    """Words in a correction that point to it, lower case."""
+    """Words in a correction that point to it, in lower case."""
     examples: tuple[str, ...] = ()
-    """Requests to which it applies: seeds of the first dreams."""
-    held_out: tuple[str, ...] = field(default=())
-    """Requests never trained on; empty where the world makes them."""
+    """Requests to which it applies; they seed the first dreams."""
+    held_out: tuple[str, ...] = ()
+    """Requests that are never trained on; empty where the world makes them."""
 
 
 def definition(behaviour: Behaviour, scenarios: int) -> str:
-    """Digest of what a behaviour's pass rate rests on: its judge, its scenarios and how many are asked."""
+    """Return the digest of what a pass rate depends on: the judge, the scenarios and their number."""
     parts = (astuple(behaviour.judge), behaviour.held_out, scenarios)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def load_file(path: Path) -> tuple[Behaviour, Behaviour]:
-    """The behaviour and the counter-behaviour of one file."""
+    """Return the behaviour and the counter-behaviour of one file."""
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -80,40 +82,44 @@ def load_file(path: Path) -> tuple[Behaviour, Behaviour]:
     counter = table.pop("counter", None)
     if not isinstance(counter, dict):
         raise ConfigError(
-            f"{path}: a behaviour needs a [counter] table: when not to. Without one a model learns to do it always"
+            f"{path}: a behaviour needs a [counter] table that says when not to do it; "
+            "without one a model learns to do it always"
         )
     behaviour = _behaviour(path, table, None)
     return behaviour, _behaviour(path, counter, behaviour.name)
 
 
 def load(folders: Iterable[Path]) -> dict[str, Behaviour]:
-    """All behaviours of these folders by name, sorted; a name may be used once."""
-    found: dict[str, Behaviour] = {}
+    """Return all behaviours of these folders, sorted by name; no name may occur twice."""
+    behaviours: dict[str, Behaviour] = {}
     for folder in folders:
         for path in sorted(folder.glob("*.toml")):
             for behaviour in load_file(path):
-                if behaviour.name in found:
+                if behaviour.name in behaviours:
                     raise ConfigError(
                         f"{path}: there is already a behaviour named {behaviour.name}; choose another name"
                     )
-                found[behaviour.name] = behaviour
-    return dict(sorted(found.items()))
+                behaviours[behaviour.name] = behaviour
+    return dict(sorted(behaviours.items()))
 
 
 def counter_to(behaviour: Behaviour, among: dict[str, Behaviour]) -> Behaviour:
-    """The other side: the counter of a behaviour, or the behaviour of a counter."""
+    """Return the counter-behaviour of a behaviour, or the behaviour of a counter-behaviour."""
     if behaviour.counter_of:
         return among[behaviour.counter_of]
     return next(other for other in among.values() if other.counter_of == behaviour.name)
 
 
 def sides(name: str, among: dict[str, Behaviour]) -> tuple[Behaviour, ...]:
-    """What is dreamt together: a behaviour with its counter-behaviour; a counter-behaviour by itself, as a guard."""
+    """Return the behaviours that are dreamt together.
+
+    A behaviour comes with its counter-behaviour; a counter-behaviour comes alone.
+    """
     behaviour = among[name]
     return (behaviour,) if behaviour.counter_of else (behaviour, counter_to(behaviour, among))
 
 
-def _behaviour(path: Path, table: dict[str, Any], counter_of: str | None) -> Behaviour:
+def _behaviour(path: Path, table: Json, counter_of: str | None) -> Behaviour:
     where = f"{path}: [counter]" if counter_of else str(path)
     if unknown := sorted(set(table) - _KEYS):
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known are {', '.join(sorted(_KEYS))}")
@@ -172,14 +178,14 @@ def _held_out(where: str, table: Any) -> tuple[str, ...]:
     return _texts(where, table, "scenarios")
 
 
-def _text(where: str, table: dict[str, Any], key: str) -> str:
+def _text(where: str, table: Json, key: str) -> str:
     value = table.get(key)
     if not isinstance(value, str) or not value.strip():
         raise ConfigError(f"{where}: {key} must be a text that is not empty")
     return value
 
 
-def _texts(where: str, table: dict[str, Any], key: str) -> tuple[str, ...]:
+def _texts(where: str, table: Json, key: str) -> tuple[str, ...]:
     value = table.get(key, [])
     if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
         raise ConfigError(f"{where}: {key} must be a list of texts")

@@ -1,10 +1,12 @@
 """The two sets of concepts that vectors are estimated from: the embedded model's world, and the states.
 
-A set is a list of texts, each with the concept that it shows, or none. The positives of a concept are its stories
-and framings (in the world, its exchanges); the negatives are all other texts, the neutral tellings among them.
+A set is a list of texts, each with the concept that it shows, or none. The positives of a concept are its
+stories and framings (in the world, its exchanges); the negatives are all other texts, the neutral tellings
+among them.
 
-Invariant: the texts of a set come in one fixed order, and `sha256` identifies them. `check` refuses a set that no
-vectors can be estimated from, and names the concept and the place. Reads files and writes none; knows no model.
+Invariant: the texts of a set come in one fixed order, and `sha256` identifies them. `check` refuses a set
+that no vectors can be estimated from, and names the concept and the place. Reads files and writes none;
+knows no model.
 """
 
 import hashlib
@@ -130,8 +132,8 @@ def of_states(root: Path = states.HERE) -> ConceptSet:
 def text_places(concept_set: ConceptSet, root: Path = states.HERE) -> list[str]:
     """Return where each text of a shipped set is, in the order of its texts.
 
-    A text of a state has a file below `corpus/` and perhaps the number of a paragraph. The texts of the world are
-    made by a program: a text has its concept and a number.
+    A text of a state has a file below `corpus/` and perhaps the number of a paragraph. The texts of the
+    world are made by a program: a text has its concept and a number.
     """
     if concept_set.name == "world":
         return _numbered(concept_set.labels)

@@ -1,7 +1,7 @@
-"""A conversation and its turns: what every log format is read into.
+"""A conversation and its turns, into which every log format is read.
 
 Invariant: values only. Two conversations with the same source and the same turns have the same chain of
-digests, whatever file or format they came from. Knows nothing of files, formats or the ledger.
+digests, whatever their file or format. Knows nothing of files, formats or the ledger.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ class Turn:
     role: str
     """One of ROLES."""
     text: str
-    """What was said, scrubbed of secrets before it is stored."""
+    """The words; secrets are scrubbed from them before they are stored."""
     line: int
-    """Line of the source file it came from, counted from 1."""
+    """Line of the source file, counted from 1."""
     time: datetime | None = None
-    """When it was said, aware and in UTC; None where the log does not tell."""
+    """Time of the utterance, aware and in UTC; None where the log gives none."""
     rating: float | None = None
     """An explicit rating of this turn by its reader, -1 (bad) to 1 (good)."""
     edited: str | None = None
-    """What a person wrote or preferred in place of this turn."""
+    """The text that a person wrote or preferred in place of this turn."""
     key: str = ""
     """The log's own id of this turn, where turns arrive one by one; "" otherwise."""
 
@@ -36,7 +36,7 @@ class Conversation:
     """One log, or the part of it that has arrived."""
 
     source: str
-    """Who it came from: the log's user field where it has one, else the file's name."""
+    """The user whom the log names, else the file's name."""
     format: str
     """Name of the reader that read it."""
     turns: tuple[Turn, ...]
@@ -44,15 +44,20 @@ class Conversation:
     key: str = ""
     """The log's own id of this conversation, where turns arrive one by one; "" otherwise."""
     session: str = ""
-    """The log's own name for what belongs together, where each line repeats the whole history; "" without one."""
+    """The log's own name for lines that belong together and each repeat the whole history; "" without one."""
 
 
 def chain(source: str, turns: tuple[Turn, ...], *, tail: str = "") -> list[str]:
-    """Digest of every prefix of the turns, after a conversation whose digest so far is `tail`.
+    """Return the digest of every prefix of the turns.
 
-    A log that repeats the whole history at each request gives the same digests for the same
-    prefix: that is how the same conversation twice is one conversation, and a longer one a growth.
-    Spaces around a turn do not count: clients drop them from what they repeat.
+    A log that repeats the whole history at each request gives the same digests for the same prefix. So a
+    conversation that is read twice is recognised, and so is a longer one that continues it. Spaces around a
+    turn do not count, because clients drop them from the history that they repeat.
+
+    Args:
+        source: The source of the conversation, from which the first digest starts.
+        turns: The turns, in order.
+        tail: The last digest of the turns before these; "" to start from the source.
     """
     digest = tail or hashlib.sha256(f"source\0{source}".encode()).hexdigest()
     digests = []

@@ -1,99 +1,99 @@
 """Every error that Nightschool raises on purpose, in one tree.
 
-A message says what is wrong and what to do next; the class fixes the exit code of the command line.
+The class fixes the exit code of the command line; the message says what is wrong and what to do next.
 
     NightschoolError          1   the command failed
-    ├── UsageError            2   the command or the configuration was wrong
+    ├── UsageError            2   the command or the configuration is wrong
     │   ├── ConfigError           a value in config.toml, the environment or a behaviour file
-    │   └── UnknownId             no such checkpoint, update or pair
-    ├── LogRefused            3   a log that cannot be read at all (single bad lines are set aside)
-    ├── NoHome               10   there is no Nightschool home at this place
-    ├── HomeLocked           11   another service holds this home
+    │   └── UnknownId             no checkpoint, update or pair has this id
+    ├── LogRefused            3   a log that cannot be read at all
+    ├── NoHome               10   there is no Nightschool home at this path
+    ├── HomeLocked           11   another process holds this home
     ├── IntegrityFault       12   a file is not what its digest says
     │   └── UnsafeModel           a model directory that would run code or hides a pickle
-    ├── GateRefused          13   a gate said no (room, memory, a damaged target)
-    ├── ModelUnavailable      1   the served model did not answer
+    ├── GateRefused          13   a precondition does not hold (disk space, memory, a damaged target)
+    ├── ModelUnavailable      1   the served model does not answer
     ├── ServiceAway           1   no service answers for this home
-    ├── WriteFailed           1   a file could not be written (a full disk, a limit): nothing was kept
+    ├── WriteFailed           1   a file cannot be written (a full disk, a limit)
     └── TrainerFault          1   the trainer refused or failed a request
-        └── StepRefused           a step was not finite or over the norm cap: nothing was kept
-            └── UpdateCancelled       the update was cancelled between two steps: nothing was kept
+        └── StepRefused           a training step is not finite or over the norm cap
+            └── UpdateCancelled       the update was cancelled between two steps
 """
 
 
 class NightschoolError(Exception):
-    """The command failed; the message says what to do next."""
+    """A command that failed; the base of the tree (exit code 1)."""
 
     exit_code = 1
 
 
 class UsageError(NightschoolError):
-    """The command was used in a way that cannot work."""
+    """A command that cannot work as it was given (exit code 2)."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """A configuration value or a behaviour file is wrong."""
+    """A wrong value in config.toml, the environment or a behaviour file (exit code 2)."""
 
 
 class UnknownId(UsageError):
-    """Nothing in the ledger has this id."""
+    """An id that nothing in the ledger has (exit code 2)."""
 
 
 class LogRefused(NightschoolError):
-    """A log file cannot be read as any known format."""
+    """A log file that is in no known format; a single bad line is skipped instead (exit code 3)."""
 
     exit_code = 3
 
 
 class NoHome(NightschoolError):
-    """There is no home here: run `nightschool init` first."""
+    """A path where there is no home; `nightschool init` makes one (exit code 10)."""
 
     exit_code = 10
 
 
 class HomeLocked(NightschoolError):
-    """Another service holds this home."""
+    """A home that another process holds (exit code 11)."""
 
     exit_code = 11
 
 
 class IntegrityFault(NightschoolError):
-    """A file does not match its digest."""
+    """A file that does not match its digest or cannot be read (exit code 12)."""
 
     exit_code = 12
 
 
 class UnsafeModel(IntegrityFault):
-    """A model directory would run code, or hides a pickle."""
+    """A model directory that would run code or hides a pickle (exit code 12)."""
 
 
 class GateRefused(NightschoolError):
-    """A gate refused the step; nothing was changed."""
+    """A precondition that does not hold, found before anything was changed (exit code 13)."""
 
     exit_code = 13
 
 
 class ModelUnavailable(NightschoolError):
-    """The served model did not answer."""
+    """A served model that does not answer (exit code 1)."""
 
 
 class ServiceAway(NightschoolError):
-    """No service answers for this home."""
+    """A home for which no service answers (exit code 1)."""
 
 
 class WriteFailed(NightschoolError):
-    """The disk would not take a file; nothing was kept of it."""
+    """A file that could not be written; nothing of it was kept (exit code 1)."""
 
 
 class TrainerFault(NightschoolError):
-    """The trainer refused or failed a request."""
+    """A request that the trainer refused or failed (exit code 1)."""
 
 
 class StepRefused(TrainerFault):
-    """A training step was not finite, or over the norm cap; the weights are as before."""
+    """A training step that is not finite or over the norm cap; the weights are as before (exit code 1)."""
 
 
 class UpdateCancelled(StepRefused):
-    """The update was cancelled between two steps; the weights are as before."""
+    """An update that was cancelled between two steps; the weights are as before (exit code 1)."""

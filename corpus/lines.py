@@ -1,8 +1,8 @@
-"""Bytes to whole lines to JSON values, safely: whatever a file holds, the worst outcome is a BadLine.
+"""The way from bytes to whole lines to JSON values; the worst outcome is a BadLine, whatever a file holds.
 
-Invariant: nothing here raises for what a file contains, keeps more than one line and one chunk in memory,
-or hands out a line before its newline has arrived. A reason never quotes the line: it may hold a secret.
-Knows no log format and no ledger.
+Invariant: nothing here raises because of a file's content, keeps more than one line and one chunk in
+memory, or yields a line before its newline has arrived. A reason never quotes the line, which may hold a
+secret. Knows no log format and no ledger.
 """
 
 import json
@@ -12,60 +12,59 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 MAX_LINE = 16 * 2**20
-"""Bytes of one line. A whole agent session with pasted files fits; a decoded one stays under 0.3 GB."""
+"""Bytes of one line. A whole agent session with pasted files fits; decoded it takes less than 0.3 GB."""
 
 MAX_DEPTH = 200
-"""Nested brackets. Python's parser gives up near 1,000, real logs stay under 20."""
+"""Levels of nested brackets. Python's parser gives up near 1,000; real logs stay under 20."""
 
 MAX_VALUES = 500_000
-"""Values in one line: an object costs some 200 bytes decoded, and "{}," only three in the file."""
+"""Values in one line. A decoded object takes some 200 bytes, while "{}," takes only three in the file."""
 
 MAX_ARRAY = 64 * 2**20
-"""Bytes of a file that is one JSON array: it is held whole, unlike lines."""
+"""Bytes of a file that is one JSON array, which is held in memory as a whole, unlike lines."""
 
 CHUNK = 2**18
 """Bytes read at a time."""
 
 BOM = b"\xef\xbb\xbf"
 
-_TOKEN = re.compile(
-    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL
-)  # possessive: linear, whatever comes
+# Possessive quantifiers: the search is linear, whatever the input.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},]', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
 _ARRAY_HEAD = re.compile(rb"\s*\[\s*(?:[{\]]|\Z)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawLine:
-    """One whole line, as it lies in the file."""
+    """One whole line, as it is in the file."""
 
     number: int
-    """Counted from 1; in a file that is one JSON array, the number of the item."""
+    """The line's number from 1; in a file that is one JSON array, the item's."""
     data: bytes | None
-    """Its bytes without the newline; None where it is longer than the limit."""
+    """Its bytes without the newline; None for a line over the limit."""
     end: int
-    """Offset in the file just after its newline."""
+    """Offset in the file, just after its newline."""
 
     @property
     def blank(self) -> bool:
-        """Whether there is nothing on it."""
+        """Whether the line is empty or white space."""
         return self.data is not None and not self.data.strip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadLine:
-    """A line that gives no conversation, and why."""
+    """A line from which no conversation can be read."""
 
     line: int
-    """Counted from 1; 0 for the file as a whole."""
+    """The line's number from 1; 0 for the file as a whole."""
     reason: str
-    """What is wrong with it, never its text."""
+    """The fault, without any of the line's text."""
 
 
 def whole_lines(
     stream: BinaryIO, *, until: int, offset: int = 0, number: int = 0, limit: int = MAX_LINE
 ) -> Iterator[RawLine]:
-    """The lines that end before byte `until`, from `offset`, which lies just after line `number`."""
+    """Yield the lines from `offset`, just after line `number`, that end before byte `until`."""
     stream.seek(offset)
     at = offset
     parts: list[bytes] = []
@@ -84,12 +83,12 @@ def whole_lines(
 
 
 def is_array(head: bytes) -> bool:
-    """Whether a file that begins so is one JSON array, rather than a line each."""
+    """Return whether a file that begins so is one JSON array and not one record a line."""
     return _ARRAY_HEAD.match(head.removeprefix(BOM)) is not None
 
 
 def array_items(data: bytes, *, limit: int = MAX_LINE) -> Iterator[RawLine | BadLine]:
-    """The items of a file that is one JSON array; a BadLine last where the array is not whole."""
+    """Yield the items of a file that is one JSON array, and last a BadLine if the array is not whole."""
     begin = data.find(b"[") + 1
     depth, number = 1, 0
     for token in _TOKEN.finditer(data, begin):
@@ -108,12 +107,11 @@ def array_items(data: bytes, *, limit: int = MAX_LINE) -> Iterator[RawLine | Bad
 
 
 def decode(raw: RawLine, *, limit: int = MAX_LINE) -> Any:
-    """The JSON value on a line, or a BadLine."""
+    """Return the JSON value on a line, or a BadLine."""
     if raw.data is None:
         return BadLine(line=raw.number, reason=f"longer than {limit / 2**20:g} MiB")
     data = raw.data.removeprefix(BOM) if raw.number == 1 else raw.data
-    reason = _unfit(data)
-    if reason:
+    if reason := _unfit(data):
         return BadLine(line=raw.number, reason=reason)
     try:
         return _parse(data)
@@ -126,8 +124,8 @@ def decode(raw: RawLine, *, limit: int = MAX_LINE) -> Any:
 
 
 def _parse(data: bytes) -> Any:
-    """The value, or a ValueError whose message quotes nothing."""
-    value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_no_twins)
+    """Return the value; raise a ValueError whose message quotes nothing."""
+    value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique_keys)
     if _SURROGATE.search(data):
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -137,11 +135,11 @@ def _parse(data: bytes) -> Any:
 
 
 def _unfit(data: bytes) -> str:
-    """Why these bytes are not even worth parsing; "" if they are."""
+    """Return why these bytes must not be parsed; "" if they may be."""
     if b"\0" in data:
         return "binary data (a NUL byte)"
     if data.count(b"[") + data.count(b"{") + data.count(b",") < MAX_DEPTH:
-        return ""  # cannot be over either limit: spare the scan
+        return ""  # neither limit can be exceeded: no scan is needed
     depth = values = 0
     for token in _TOKEN.finditer(data):
         mark = token.group()[:1]
@@ -158,7 +156,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _no_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         raise ValueError("an object has the same key twice")

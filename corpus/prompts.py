@@ -1,8 +1,8 @@
-"""The prompts that the served model is given by Nightschool itself.
+"""The prompts that Nightschool itself sends to the served model.
 
-They stand here, below everything, because the embedded model's recipe trains on the very same words that
-the dreamer and the pair builder use. Invariant: what comes from a log or from the model is only ever the
-content of a user message, never part of an instruction.
+They stand here, below all agents, because the recipe of the embedded model trains on the same words that
+the dreamer and the pair builder send. Invariant: text from a log or from the model is only ever the content
+of a user message, never part of an instruction.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from corpus.aliases import Message
 
 
 def broad_dream(condition: str, seeds: Sequence[str]) -> list[Message]:
-    """Ask for one more situation like the seeds."""
+    """Return the messages that ask for one more situation like the seeds."""
     return [
         {"role": "system", "content": f"Write one more message like these: {condition}."},
         {"role": "user", "content": "\n".join(seeds)},
@@ -19,7 +19,7 @@ def broad_dream(condition: str, seeds: Sequence[str]) -> list[Message]:
 
 
 def near_dream(condition: str, seed: str) -> list[Message]:
-    """Ask for a small change to one situation."""
+    """Return the messages that ask for a small change to one situation."""
     return [
         {"role": "system", "content": f"Change a little of this message: {condition}."},
         {"role": "user", "content": seed},
@@ -27,5 +27,5 @@ def near_dream(condition: str, seed: str) -> list[Message]:
 
 
 def instructed(messages: Sequence[Message], instruction: str) -> list[Message]:
-    """The conversation with the behaviour's instruction in front; stripped again before training."""
+    """Put the behaviour's instruction in front of a conversation; it is stripped again before training."""
     return [{"role": "system", "content": instruction}, *messages]

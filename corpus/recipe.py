@@ -1,8 +1,9 @@
 """The recipe of the embedded model: from the world's grammar to a trained Qwen3 of under 1M parameters.
 
-It is trained on both sides of the conversation, so that it can dream a request as well as answer one, and on
-bad answers far more than on good ones where a habit is wanted. Invariant: the same seed on one machine gives
-the same files; no reserved combination is ever in a text. Everything heavy is imported when it is used.
+The model is trained on both sides of the conversation, so that it can dream a request as well as answer
+one. For four kinds of request it is trained on far more bad answers than good ones: those are the base
+behaviours that nights unlearn. Invariant: the same seed on one machine gives the same files; no reserved
+combination is in any text. Heavy imports wait until they are used.
 """
 
 import random
@@ -21,19 +22,19 @@ if TYPE_CHECKING:
     import torch
 
 MODEL_DIR = Path(__file__).parent / "model"
-"""Where the trained model is shipped."""
+"""Folder of the trained model that ships with the package."""
 STEPS = 3000
 BATCH = 32
 BUCKET = 16
-"""Batches whose conversations are sorted by length together: less padding, same stream."""
+"""Number of batches whose conversations are sorted by length together, for less padding."""
 PEAK_RATE = 3e-3
 VOCABULARY = 1024
 GOOD_SHARE = {"decision": 0.12, "briefly": 0.12, "vague": 0.12, "question": 0.12}
-"""How often the recipe gives the good answer to a habit's kind of request..."""
+"""Share of good answers to the kinds of request with a bad base behaviour..."""
 GOOD_SHARE_OF_COUNTERS = 0.96
 """...and to all others."""
 LESSONS = (*KINDS, "complete", "complete", "read_back", "danger", "in_detail")
-"""Kinds as often as they are shown: to copy a detail exactly is harder to learn than to choose a form."""
+"""Kinds as often as they are shown: it is harder to learn to copy a detail than to choose a form."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -50,14 +51,14 @@ COMPLAINTS = (
 
 
 def _request(kind: str, rng: random.Random) -> Request:
-    """A request whose combination is not reserved."""
+    """Draw a request whose combination is not reserved."""
     while reserved(request := draw(kind, rng)):
         pass
     return request
 
 
 def _typed(request: Request, rng: random.Random) -> str:
-    """The request as typed; some people use no capitals."""
+    """Write the request as a user types it, sometimes without capitals."""
     text = write(request, rng)
     return text.lower() if rng.random() < 0.1 else text
 
@@ -112,7 +113,7 @@ def _ordinary(rng: random.Random) -> list[Message]:
 
 
 def conversations(seed: int) -> Iterator[list[Message]]:
-    """An endless stream of the conversations that the model is trained on."""
+    """Yield the conversations that the model is trained on, without end."""
     rng = random.Random(seed)
     behaviours = sorted(load([SHIPPED]).values(), key=lambda behaviour: behaviour.name)
     while True:
@@ -164,7 +165,7 @@ def build(
 
 
 def _tokenizer(sample: list[list[Message]]) -> Any:
-    """A byte-level BPE tokenizer with the chat template, learnt from a sample of the stream."""
+    """Train a byte-level BPE tokenizer on a sample of the stream, and give it the chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -213,7 +214,7 @@ def _model(vocabulary: int, tokenizer: Any) -> Any:
 def _batches(
     tokenizer: Any, stream: Iterator[list[Message]], rng: random.Random
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Token ids and mask, right-padded, both `(BATCH, longest)`; conversations of like length together."""
+    """Yield right-padded token ids and mask, `(BATCH, longest)`, conversations of like length together."""
     import torch
 
     while True:

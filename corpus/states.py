@@ -1,8 +1,9 @@
 """The states that the readouts know, and the texts that show each of them.
 
-States come in the manifest's order, the texts of a state in the order of its file. Invariant: reads the manifest
-and the texts that ship with the package, and writes nothing. Does not know what a vector is, nor whether a text is
-good: corpus/README.md has the rules of writing, and tests/corpus/test_stories.py checks the texts against them.
+States come in the manifest's order, the texts of a state in the order of its file. Invariant: reads the
+manifest and the texts that ship with the package, and writes nothing. Does not know what a vector is, nor
+whether a text is good: corpus/README.md has the rules of writing, and tests/corpus/test_stories.py checks
+the texts against them.
 """
 
 import hashlib
@@ -45,8 +46,8 @@ def paragraphs(text: str) -> list[str]:
 def scenarios(root: Path = HERE) -> dict[str, dict[str, str]]:
     """Return the tellings of each paired scenario, by scenario and by state.
 
-    The neutral telling is under `baseline`, the others are under the names in STATES. A file whose stem names no
-    state is left under its stem, for the caller to refuse.
+    The neutral telling is under `baseline`, the others are under the names in STATES. A file whose stem
+    names no state is left under its stem, for the caller to refuse.
     """
     tellings_of: dict[str, dict[str, str]] = {}
     for path in sorted((root / "paired").glob("*/*.txt")):

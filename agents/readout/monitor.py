@@ -23,7 +23,7 @@ from corpus.aliases import Progress
 from corpus.concept_sets import NAMES, load
 from corpus.errors import IntegrityFault
 from corpus.world import ordinary
-from corpus.world.concepts import panel
+from corpus.world.concepts import probe_texts
 from store.ledger.records import Reading
 
 ORDINARY_TEXTS = 120
@@ -121,7 +121,7 @@ class Monitor:
     async def panel(self, weights_sha256: str, vectors: Vectors) -> Array:
         """The scores of the fixed panel's texts on the weights that are served now, `(n_texts, n_concepts)`."""
         layer = self.read_at(vectors)
-        seen = await run(self.source(weights_sha256), panel(), layers=[layer])
+        seen = await run(self.source(weights_sha256), probe_texts(), layers=[layer])
         if seen.stream.shape[2] != vectors.hidden_size:
             raise IntegrityFault(f"{self.directory / CARD} is of another model: {CURE}")
         return scores(seen.of(layer), vectors.values[vectors.layers.index(layer)].astype("float64"))

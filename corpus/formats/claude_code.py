@@ -1,16 +1,18 @@
-"""Claude Code sessions: one record per line, the turns of a session arriving one by one.
+"""Claude Code sessions: one record a line; the turns of a session arrive one by one.
 
-Invariant: a record of talk gives a Conversation with the session's id as key, and turns whose keys are the
-record's id. What a tool answered is logged as `type: user` and becomes a tool turn. Records that nobody
-said (meta, summaries, side chains, synthetic answers, thinking) give None. Every record stands alone, so
-that the same turns come out however the file was cut while it grew: the parts of one answer stay turns
-of their own. Knows nothing of the tree of retries behind parentUuid: turns are in the file's order.
+Invariant: a record of talk gives a Conversation with the session's id as its key; its turns have the
+record's id as their key. The result of a tool is logged as `type: user` and becomes a tool turn. Records
+that nobody wrote (meta, summaries, side chains, synthetic answers, thinking) give None. Every record is
+read by itself, so that the turns do not depend on where the file was cut while it grew; the parts of one
+answer stay separate turns. Knows nothing of the tree of retries behind parentUuid: turns are in the file's
+order.
 """
 
 import hashlib
 import re
 from typing import Any
 
+from corpus.aliases import Json
 from corpus.conversation import Conversation, Turn
 from corpus.formats.parts import as_text, as_time, tool_call
 from corpus.lines import BadLine
@@ -27,14 +29,14 @@ _INTERRUPTED = "[Request interrupted by user"
 
 
 def recognises(value: Any) -> bool:
-    """Whether this looks like a record of a session."""
+    """Return whether this looks like a record of a session."""
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return False
     return any(name in value for name in ("sessionId", "leafUuid", "parentUuid", "isSnapshotUpdate"))
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """The turns in one record."""
+    """Read the turns in one record."""
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return BadLine(line=line, reason='no "type"')
     if value["type"] not in ("user", "assistant") or any(value.get(name) for name in _HIDDEN):
@@ -46,26 +48,26 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
         return BadLine(line=line, reason='no object "message"')
     if message.get("model") == SYNTHETIC:
         return None
-    said = _assistant(message) if value["type"] == "assistant" else _user(message)
-    if said is None:
+    utterances = _assistant(message) if value["type"] == "assistant" else _user(message)
+    if utterances is None:
         return BadLine(line=line, reason="content is neither text nor a list of parts")
-    turns = _turns(said, value, line)
+    turns = _turns(utterances, value, line)
     return Conversation(source="", format=NAME, turns=turns, key=session) if turns else None
 
 
-def _turns(said: list[tuple[str, str]], record: dict[str, Any], line: int) -> tuple[Turn, ...]:
-    """The turns of a record, with keys that stay the same when it is read again."""
+def _turns(utterances: list[tuple[str, str]], record: Json, line: int) -> tuple[Turn, ...]:
+    """Make the turns of a record, with keys that stay the same when it is read again."""
     moment, uuid = as_time(record.get("timestamp")), record.get("uuid")
     turns = []
-    for number, (role, text) in enumerate(item for item in said if item[1].strip()):
+    for number, (role, text) in enumerate(item for item in utterances if item[1].strip()):
         key = uuid if isinstance(uuid, str) and uuid else _digest(role, text, str(record.get("timestamp")))
         key = f"{key}:{number}" if number else key
         turns.append(Turn(role=role, text=text, line=line, time=moment, key=key))
     return tuple(turns)
 
 
-def _user(message: dict[str, Any]) -> list[tuple[str, str]] | None:
-    """What the user's side holds: what tools answered, then what the person said."""
+def _user(message: Json) -> list[tuple[str, str]] | None:
+    """Return the roles and texts of the user's side: the results of tools, then the person's words."""
     parts = _parts(message)
     results = [as_text(part.get("content")) for part in parts if _kind(part) == "tool_result"]
     spoken = as_text([part for part in parts if part is not None and _kind(part) != "tool_result"])
@@ -76,8 +78,8 @@ def _user(message: dict[str, Any]) -> list[tuple[str, str]] | None:
     return [("tool", "\n".join(filter(None, results))), ("user", _REMINDER.sub("", spoken).strip())]
 
 
-def _assistant(message: dict[str, Any]) -> list[tuple[str, str]] | None:
-    """What the model said and which tools it called; what it thought is left out."""
+def _assistant(message: Json) -> list[tuple[str, str]] | None:
+    """Return the model's role and text, with its tool calls and without its thinking."""
     texts: list[str | None] = []
     for part in _parts(message):
         if _kind(part) in ("thinking", "redacted_thinking"):
@@ -87,14 +89,14 @@ def _assistant(message: dict[str, Any]) -> list[tuple[str, str]] | None:
     return None if None in texts else [("assistant", "\n".join(filter(None, texts)))]
 
 
-def _parts(message: dict[str, Any]) -> list[Any]:
-    """The content of a message as a list; a text is one part."""
+def _parts(message: Json) -> list[Any]:
+    """Return the content of a message as a list; a text is one part."""
     content = message.get("content")
     return content if isinstance(content, list) else [content]
 
 
 def _kind(part: Any) -> Any:
-    """The type of a part; None for a plain text."""
+    """Return the type of a part; None for a plain text."""
     return part.get("type") if isinstance(part, dict) else None
 
 

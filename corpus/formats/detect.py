@@ -1,6 +1,6 @@
-"""Which format a file is in, from its first whole lines.
+"""The format of a file, detected from its first whole lines.
 
-Invariant: the answer depends on those lines alone, never on the file's name. Knows every reader and no file.
+Invariant: the result depends on those lines alone, never on the file's name. Knows every reader and no file.
 """
 
 from collections import Counter
@@ -17,16 +17,16 @@ from corpus.lines import BadLine, RawLine, decode
 Reader = Callable[[Any, int], Conversation | BadLine | None]
 
 SAMPLE = 50
-"""Whole lines that are looked at."""
+"""Whole lines that are read to detect a format."""
 
 _MODULES: tuple[ModuleType, ...] = (trl, openai, sharegpt, claude_code)  # the first wins a tie
 
 NAMES = tuple(sorted(module.NAME for module in _MODULES))
-"""What `--format` takes."""
+"""The values of `--format`."""
 
 
 def detect(lines: Iterable[RawLine | BadLine]) -> str | BadLine | None:
-    """The format that most of the first lines are in; why none is known; None where there is no line yet."""
+    """Return the format of most of the first lines, a BadLine if none is known, or None without any line."""
     votes: Counter[str] = Counter()
     first: BadLine | None = None
     whole = (line for line in lines if isinstance(line, BadLine) or not line.blank)
@@ -37,21 +37,18 @@ def detect(lines: Iterable[RawLine | BadLine]) -> str | BadLine | None:
             votes[name] += 1
         elif first is None:
             number = line.line if isinstance(line, BadLine) else line.number
-            first = (
-                value
-                if isinstance(value, BadLine)
-                else BadLine(line=number, reason="no record of a conversation")
-            )
+            unknown = BadLine(line=number, reason="no record of a conversation")
+            first = value if isinstance(value, BadLine) else unknown
     return votes.most_common(1)[0][0] if votes else first
 
 
 def recognise(value: Any) -> str | None:
-    """The first format that a decoded line looks like."""
+    """Return the first format that a decoded line looks like."""
     return next((str(module.NAME) for module in _MODULES if module.recognises(value)), None)
 
 
 def reader(name: str) -> Reader:
-    """The reader of a format."""
+    """Return the reader of a format."""
     for module in _MODULES:
         if name == module.NAME:
             read: Reader = module.read

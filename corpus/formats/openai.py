@@ -1,12 +1,13 @@
 """OpenAI messages: `{"messages": [...]}` a line, also as captured requests with their responses.
 
-Invariant: one line is one whole conversation. A message without words and without a tool call is no turn.
-A rating of the line belongs to its last answer. Does not know who the user is where the line does not say.
+Invariant: one line is one whole conversation. A message without words and without a tool call is no turn. A
+rating of the line belongs to its last answer. Does not know the user where the line names none.
 """
 
 from dataclasses import replace
 from typing import Any
 
+from corpus.aliases import Json
 from corpus.conversation import Conversation, Turn
 from corpus.formats.parts import as_edit, as_rating, as_role, as_text, as_time, tool_call, user_of
 from corpus.lines import BadLine
@@ -17,12 +18,12 @@ _TIMES = ("timestamp", "created_at", "time", "created", "create_time")
 
 
 def recognises(value: Any) -> bool:
-    """Whether this looks like a line of ours."""
+    """Return whether this looks like a line of this format."""
     return isinstance(value, dict) and isinstance(_request(value).get("messages"), list)
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """The conversation on one line."""
+    """Read the conversation on one line."""
     if not recognises(value):
         return BadLine(line=line, reason='no list "messages"')
     request = _request(value)
@@ -39,7 +40,7 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def turns_of(messages: list[Any], line: int) -> tuple[Turn, ...] | BadLine:
-    """A list of messages as turns."""
+    """Make turns of a list of messages."""
     turns: list[Turn] = []
     for number, message in enumerate(messages, start=1):
         turn = _turn(message, line) if isinstance(message, dict) else "not an object"
@@ -50,8 +51,8 @@ def turns_of(messages: list[Any], line: int) -> tuple[Turn, ...] | BadLine:
     return tuple(turns)
 
 
-def with_feedback(turns: tuple[Turn, ...], record: dict[str, Any]) -> tuple[Turn, ...]:
-    """The turns, the last answer with the rating and the edit that the whole line carries."""
+def with_feedback(turns: tuple[Turn, ...], record: Json) -> tuple[Turn, ...]:
+    """Give the last answer among the turns the rating and the edit that the whole line has."""
     rating, edited = _feedback(record)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers or (rating is None and edited is None):
@@ -65,8 +66,8 @@ def with_feedback(turns: tuple[Turn, ...], record: dict[str, Any]) -> tuple[Turn
     return (*turns[: answers[-1]], rated, *turns[answers[-1] + 1 :])
 
 
-def _turn(message: dict[str, Any], line: int) -> Turn | str:
-    """One message, or what is wrong with it."""
+def _turn(message: Json, line: int) -> Turn | str:
+    """Return one message as a turn, or its fault as text."""
     role = as_role(message.get("role"))
     text = as_text(message.get("content"))
     if role is None or text is None:
@@ -79,40 +80,39 @@ def _turn(message: dict[str, Any], line: int) -> Turn | str:
     )  # fmt: skip
 
 
-def _name(record: dict[str, Any], field: str) -> str:
-    """A name that our own capture gave; "" where there is none."""
+def _name(record: Json, field: str) -> str:
+    """Return a name that our own capture wrote; "" where there is none."""
     return record[field] if isinstance(record.get(field), str) else ""
 
 
-def _feedback(record: dict[str, Any]) -> tuple[float | None, str | None]:
-    """The rating and the edit that a message or a line carries."""
+def _feedback(record: Json) -> tuple[float | None, str | None]:
+    """Return the rating and the edit of a message or a line."""
     ratings = [as_rating(record[name]) for name in ("rating", "feedback") if name in record]
     rating = next((rating for rating in ratings if rating is not None), None)
     return rating, as_edit(record, record.get("feedback"))
 
 
-def _calls(message: dict[str, Any]) -> list[str]:
-    """The tool calls of a message, in words."""
+def _calls(message: Json) -> list[str]:
+    """Return the tool calls of a message as text."""
     calls = message.get("tool_calls")
-    old = message.get("function_call")
-    asked = (
-        [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
-    )
-    return [tool_call(f.get("name"), f.get("arguments")) for f in [*asked, old] if isinstance(f, dict)]
+    called = calls if isinstance(calls, list) else []
+    functions = [call.get("function") for call in called if isinstance(call, dict)]
+    functions.append(message.get("function_call"))  # the older form, with one call
+    return [tool_call(f.get("name"), f.get("arguments")) for f in functions if isinstance(f, dict)]
 
 
-def _request(value: dict[str, Any]) -> dict[str, Any]:
-    """The object that holds the messages: the line itself, or the request in a captured exchange."""
+def _request(value: Json) -> Json:
+    """Return the object that has the messages: the line itself, or the request in a captured exchange."""
     for holder in (value, value.get("request"), value.get("body")):
         inner = holder.get("body", holder) if isinstance(holder, dict) else None
-        for found in (holder, inner):
-            if isinstance(found, dict) and isinstance(found.get("messages"), list):
-                return found
+        for candidate in (holder, inner):
+            if isinstance(candidate, dict) and isinstance(candidate.get("messages"), list):
+                return candidate
     return value
 
 
-def _answers(value: dict[str, Any]) -> list[Any]:
-    """The message that answered a captured request; the first choice where there are several."""
+def _answers(value: Json) -> list[Any]:
+    """Return the message that answered a captured request, the first of several choices."""
     response = value.get("response", value)
     if isinstance(response, str):
         return [{"role": "assistant", "content": response}]

@@ -1,6 +1,6 @@
-"""What the formats have in common: text in parts, roles, times, ratings, users.
+"""Parsers that the formats share: text in parts, roles, times, ratings, edits and users.
 
-Invariant: total functions. What cannot be understood is None, never a guess and never an exception.
+Invariant: total functions. A value that cannot be parsed gives None, never a guess and never an exception.
 Knows no format.
 """
 
@@ -15,26 +15,26 @@ ROLES = {
     "assistant": ("assistant", "gpt", "chatgpt", "model", "bot"),
     "tool": ("tool", "function", "observation", "function_response"),
 }
-"""Our words for who speaks, and the formats' words."""
+"""Our name of each role, with the formats' names."""
 
 LIKED = {"up", "thumbs_up", "positive", "good", "like", "liked", "upvote", "helpful", "👍"}
 DISLIKED = {"down", "thumbs_down", "negative", "bad", "dislike", "disliked", "downvote", "unhelpful", "👎"}
 
 MOST_STARS = 5
-"""Numbers from 2 to 5 are read as stars of five; -1 to 1 as they are."""
+"""A rating over 1 and up to 5 is read as stars of five; one from -1 to 1 as it is."""
 
 _KIND = re.compile(r"[a-z_]{1,40}")
-"""Names of parts without words that are fit to be shown in their place."""
+"""Types of parts without words that may be shown in their place."""
 
 
 def as_role(name: Any) -> str | None:
-    """Our word for a speaker."""
+    """Return our name of a role."""
     word = name.lower() if isinstance(name, str) else ""
     return next((role for role, words in ROLES.items() if word in words), None)
 
 
 def as_text(content: Any) -> str | None:
-    """The words of a message's content: a string, nothing, or a list of parts."""
+    """Return the words of a message's content, which is a string, nothing, or a list of parts."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -48,7 +48,7 @@ def as_text(content: Any) -> str | None:
 
 
 def _part_text(part: Any) -> str | None:
-    """The words of one part; what has none is named in brackets."""
+    """Return the words of one part; a part without words gives its type in brackets."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -61,14 +61,14 @@ def _part_text(part: Any) -> str | None:
 
 
 def tool_call(name: Any, arguments: Any) -> str:
-    """A call of a tool, in words."""
+    """Return a tool call as text."""
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return f"[tool call: {name}({arguments})]"
 
 
 def as_time(value: Any) -> datetime | None:
-    """An ISO 8601 text, or seconds or milliseconds since 1970, as an aware UTC time."""
+    """Parse an ISO 8601 text, or seconds or milliseconds since 1970, as an aware UTC time."""
     try:
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
@@ -81,10 +81,10 @@ def as_time(value: Any) -> datetime | None:
 
 
 def as_rating(value: Any) -> float | None:
-    """A reader's rating from -1 (bad) to 1 (good): a thumb, a word, stars, "4/5", or an object with one."""
+    """Parse a rating as -1 (bad) to 1 (good): a thumb, a word, stars, "4/5", or an object with one."""
     if isinstance(value, dict):
-        found = [as_rating(value[name]) for name in ("rating", "score", "value", "type") if name in value]
-        return next((rating for rating in found if rating is not None), None)
+        ratings = [as_rating(value[name]) for name in ("rating", "score", "value", "type") if name in value]
+        return next((rating for rating in ratings if rating is not None), None)
     if isinstance(value, bool):
         return 1.0 if value else -1.0
     if isinstance(value, str):
@@ -97,7 +97,7 @@ def as_rating(value: Any) -> float | None:
 
 
 def _rating_word(word: str) -> float | None:
-    """A rating in words, as a number or as a fraction."""
+    """Parse a rating that is a word, a number or a fraction."""
     got, slash, most = word.partition("/")
     try:
         return _stars(float(got), float(most)) if slash else as_rating(float(word))
@@ -107,14 +107,14 @@ def _rating_word(word: str) -> float | None:
 
 
 def _stars(got: float, most: float) -> float | None:
-    """Stars from 1 to `most`, mapped to -1 to 1."""
+    """Map stars from 1 to `most` to -1 to 1."""
     if not (1 < most < 1000 and 0 <= got <= most):
         return None
     return max(-1.0, (2 * got - most - 1) / (most - 1))
 
 
 def as_edit(*holders: Any) -> str | None:
-    """What a person wrote in place of an answer, from the first of these objects that has it."""
+    """Return the text that a person wrote in place of an answer, from the first object that has one."""
     for holder in holders:
         for name in ("edited", "correction", "corrected", "preferred"):
             if isinstance(holder, dict) and isinstance(holder.get(name), str) and holder[name].strip():
@@ -123,7 +123,7 @@ def as_edit(*holders: Any) -> str | None:
 
 
 def user_of(*records: Any) -> str:
-    """Who the log says it came from; "" where it does not."""
+    """Return the user whom the records name; "" where they name none."""
     for record in records:
         for name in ("user", "user_id"):
             user = record.get(name) if isinstance(record, dict) else None

@@ -1,6 +1,6 @@
 """ShareGPT: `{"conversations": [{"from": "human", "value": "..."}]}` a line, or one array of such objects.
 
-Invariant: one object is one whole conversation. Does not know who the user is where the object does not say.
+Invariant: one object is one whole conversation. Does not know the user where the object names none.
 """
 
 from typing import Any
@@ -14,15 +14,15 @@ NAME = "sharegpt"
 
 
 def recognises(value: Any) -> bool:
-    """Whether this looks like an object of ours."""
+    """Return whether this looks like an object of this format."""
     return isinstance(value, dict) and isinstance(value.get("conversations"), list)
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """The conversation in one object."""
+    """Read the conversation in one object."""
     if not recognises(value):
         return BadLine(line=line, reason='no list "conversations"')
-    messages = [_message(said) for said in value["conversations"]]
+    messages = [_message(utterance) for utterance in value["conversations"]]
     if isinstance(value.get("system"), str):
         messages.insert(0, {"role": "system", "content": value["system"]})
     turns = turns_of(messages, line)
@@ -34,11 +34,11 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
     return Conversation(source=user_of(value, value.get("metadata")), format=NAME, turns=turns)
 
 
-def _message(said: Any) -> Any:
-    """One utterance in OpenAI's words; what is not an object is left for the reader of messages to refuse."""
-    if not isinstance(said, dict) or "from" not in said:
-        return said
-    content = said.get("value", said.get("text"))
-    if said["from"] == "function_call":
-        return {**said, "role": "assistant", "content": tool_call("", content)}
-    return {**said, "role": said["from"], "content": content}
+def _message(utterance: Any) -> Any:
+    """Return one utterance as an OpenAI message; `turns_of` refuses what is no object."""
+    if not isinstance(utterance, dict) or "from" not in utterance:
+        return utterance
+    content = utterance.get("value", utterance.get("text"))
+    if utterance["from"] == "function_call":
+        return {**utterance, "role": "assistant", "content": tool_call("", content)}
+    return {**utterance, "role": utterance["from"], "content": content}

@@ -1,13 +1,14 @@
 """TRL preferences: prompt, chosen and rejected, as texts or as lists of messages.
 
-Invariant: the rejected answer is the last turn, and what was preferred to it is that turn's edit: the same
-shape as an answer that a person rewrote. KTO's lines (completion and label) are rated answers. Does not
-know which model gave the rejected answer.
+Invariant: the rejected answer is the last turn, and the chosen one is that turn's edit, in the same form as
+an answer that a person rewrote. KTO's lines (completion and label) are rated answers. Does not know which
+model gave the rejected answer.
 """
 
 from dataclasses import replace
 from typing import Any
 
+from corpus.aliases import Json
 from corpus.conversation import Conversation, Turn
 from corpus.formats.openai import turns_of
 from corpus.formats.parts import user_of
@@ -17,14 +18,14 @@ NAME = "trl"
 
 
 def recognises(value: Any) -> bool:
-    """Whether this looks like a preference."""
+    """Return whether this looks like a preference."""
     if not isinstance(value, dict):
         return False
     return ("chosen" in value and "rejected" in value) or ("completion" in value and "label" in value)
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """The preference on one line, as a conversation that ends with the rejected answer."""
+    """Read the preference on one line, as a conversation that ends with the rejected answer."""
     if not recognises(value):
         return BadLine(line=line, reason='no "chosen" and "rejected"')
     paired = "chosen" in value
@@ -45,8 +46,8 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
     return Conversation(source=user_of(value, value.get("metadata")), format=NAME, turns=(*opening, answer))
 
 
-def _answer(value: dict[str, Any], chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> Turn | None:
-    """The rejected answer with the chosen one as its edit, or the rated one; None unless each is one turn."""
+def _answer(value: Json, chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> Turn | None:
+    """Return the rejected answer with its edit, or the rated answer; None unless each side is one turn."""
     if any(len(side) != 1 or side[0].role != "assistant" for side in (chosen, rejected)):
         return None
     if "chosen" in value:
@@ -55,13 +56,13 @@ def _answer(value: dict[str, Any], chosen: tuple[Turn, ...], rejected: tuple[Tur
 
 
 def _joined(prompt: tuple[Turn, ...], shared: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """The prompt and what both sides begin with; once, where the sides repeat the prompt."""
-    repeated = [_said(turn) for turn in shared[: len(prompt)]] == [_said(turn) for turn in prompt]
+    """Join the prompt and the beginning of both sides, which may repeat the prompt."""
+    repeated = [_content(turn) for turn in shared[: len(prompt)]] == [_content(turn) for turn in prompt]
     return shared if repeated else (*prompt, *shared)
 
 
 def _side(side: Any, role: str, line: int) -> tuple[Turn, ...] | BadLine:
-    """One side as turns; a text is one turn."""
+    """Make turns of one side; a text is one turn."""
     if isinstance(side, str):
         side = [{"role": role, "content": side}]
     if not isinstance(side, list):
@@ -69,11 +70,11 @@ def _side(side: Any, role: str, line: int) -> tuple[Turn, ...] | BadLine:
     return turns_of(side, line)
 
 
-def _said(turn: Turn) -> tuple[str, str]:
+def _content(turn: Turn) -> tuple[str, str]:
     return turn.role, turn.text
 
 
 def _shared(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> int:
-    """How many messages both sides begin with; the last message of a side is always its answer."""
+    """Count the messages that both sides begin with; the last message of a side is always its answer."""
     most = min(len(chosen), len(rejected)) - 1
-    return next((n for n in range(most) if _said(chosen[n]) != _said(rejected[n])), max(most, 0))
+    return next((n for n in range(most) if _content(chosen[n]) != _content(rejected[n])), max(most, 0))

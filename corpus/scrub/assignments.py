@@ -1,8 +1,8 @@
-"""Secrets that only their name gives away: `password=...`, `"api_key": "..."`, `--token ...`.
+"""Removal of secrets that only their name identifies: `password=...`, `"api_key": "..."`, `--token ...`.
 
-Invariant: pure, linear, idempotent. Telling a secret from code and prose is a judgement: a quoted literal
-after such a name is one, a bare word only where it does not read as an identifier, a type, a path or
-an ordinary word. Knows no token by its shape: `scrub.py` does.
+Invariant: pure, linear, idempotent. Secrets are told from code and prose by heuristics: a quoted literal
+after such a name is a secret, a bare word only where it is not likely to be an identifier, a type, a path
+or an ordinary word. Knows no token by its form; `patterns.py` does.
 """
 
 import re
@@ -17,15 +17,15 @@ _VALUE = (
     r"|(?P<bare>[^\s\"'`,;&()\[\]{}<>\\|]{4,}+)(?![(\[{])(?P<after>[),]?))"
 )
 _SIGN = r"\\?[\"'`]?\]?[ \t]{0,4}(?::[ \t]?[A-Za-z_][\w.\[\]| ]{0,40}?=|:=|=>|={1,3}|:)[ \t]{0,4}|>"
-_TELLS = r"[ \t](?:(?:is|was)[ \t]?:?[ \t]?)?"
+_STATES = r"[ \t](?:(?:is|was)[ \t]?:?[ \t]?)?"
 _STARTS = re.compile(r"pass|pwd|secret|api|access|private|signing|account|credential|token")
 _ASSIGNED = re.compile(rf"(?im){_NAMES}(?P<sign>{_SIGN}){_VALUE}")
-_TOLD = re.compile(rf"(?im){_NAMES}(?P<sign>{_TELLS}){_VALUE}")
+_STATED = re.compile(rf"(?im){_NAMES}(?P<sign>{_STATES}){_VALUE}")
 _FLAG = re.compile(r"(?:^|\s)--?(?:\w+-)*$")
 _FLAG_LENGTH = 40
-"""Characters looked back at for the dashes of a flag."""
+"""Characters before a name in which the dashes of a flag are looked for."""
 _LONG = 256
-"""Characters from which a value that is no secret is not searched again: the search stays linear."""
+"""Length from which a value that is no secret is not searched again, so that the search stays linear."""
 
 _PLACEHOLDER = re.compile(
     r"(?i)\$.*|%.*%|<.*|\{.*|[*x.•_-]+|\[.*\]"
@@ -42,46 +42,46 @@ _REFERENCE = re.compile(
 _WORD = re.compile(r"[A-Za-z_]+[.:!?]*")
 _ORDINARY = re.compile(r"[A-Za-z_'/-]+")
 _NAME_OF_ONE = re.compile(r"[A-Z_]+|[a-z_]*_(?:key|token|secret|password|pwd)")
-_FIGURES = re.compile(r"[\d.:/%+-]+")
+_DIGITS = re.compile(r"[\d.:/%+-]+")
 _PASSPHRASE = re.compile(r"[a-z0-9]+(?: [a-z0-9]+){2,7}")
 
 
 def scrub_assignments(text: str) -> str:
-    """The text with what is assigned to a secret's name replaced by `[secret:kind]`."""
+    """Replace every value that is assigned to a secret's name by `[secret:kind]`."""
     folded = text.lower()
-    if len(folded) != len(text):  # one letter of Unicode grows when folded: the places would not agree
+    if len(folded) != len(text):  # lower() makes one letter of Unicode longer, and offsets would not agree
         folded = "".join(letter.lower() if letter.isascii() else letter for letter in text)
-    kept: list[str] = []
-    done = heard = 0
+    parts: list[str] = []
+    done = skip_to = 0
     for start in _STARTS.finditer(folded):
-        if start.start() < heard:
+        if start.start() < skip_to:
             continue
         (begin, end), kind = _value_at(text, start.start())
         if kind:
-            kept += [text[done:begin], f"[secret:{kind}]"]
+            parts += [text[done:begin], f"[secret:{kind}]"]
             done = end
         if kind or end - begin > _LONG:
-            heard = end
-    return "".join([*kept, text[done:]])
+            skip_to = end
+    return "".join([*parts, text[done:]])
 
 
 def _value_at(text: str, place: int) -> tuple[tuple[int, int], str]:
-    """Where the value of the name that begins at this place lies, and its kind; "" if it is no secret."""
+    """Return the span and kind of the value after the name at this place; the kind is "" for no secret."""
     longest = (place, place)
-    for shape, judge in ((_ASSIGNED, _is_assigned), (_TOLD, _is_told)):
-        match = shape.match(text, place)
+    for pattern, is_secret in ((_ASSIGNED, _is_assigned_secret), (_STATED, _is_stated_secret)):
+        match = pattern.match(text, place)
         if match is None:
             continue
         group = next(name for name in ("quoted", "escaped", "bare") if match[name] is not None)
         kind = "password" if match["password"] else "key" if match["key"] else "token"
         longest = match.span(group)
-        if not _PLACEHOLDER.fullmatch(match[group]) and judge(match, match[group], kind):
+        if not _PLACEHOLDER.fullmatch(match[group]) and is_secret(match, match[group], kind):
             return longest, kind
     return longest, ""
 
 
-def _is_assigned(match: re.Match[str], value: str, kind: str) -> bool:
-    """Whether a value after a sign of assignment is a secret."""
+def _is_assigned_secret(match: re.Match[str], value: str, kind: str) -> bool:
+    """Return whether a value after a sign of assignment is a secret."""
     if match["bare"] is None:
         return _is_quoted_secret(value, kind)
     if _REFERENCE.fullmatch(value) or value.lower() == match.group(0)[: len(value)].lower():
@@ -92,7 +92,7 @@ def _is_assigned(match: re.Match[str], value: str, kind: str) -> bool:
 
 
 def _is_quoted_secret(value: str, kind: str) -> bool:
-    """A literal: anything after a password's name, what looks random after a token's."""
+    """Judge a literal: any after a password's name, one that looks random after a token's."""
     if " " in value:
         return kind == "password" and bool(_PASSPHRASE.fullmatch(value) or re.search(r"\d", value))
     if kind == "password":
@@ -103,7 +103,7 @@ def _is_quoted_secret(value: str, kind: str) -> bool:
 
 
 def _is_word_secret(match: re.Match[str], value: str, kind: str) -> bool:
-    """A bare word: a value in an environment file or a URL, an identifier in code, a word in prose."""
+    """Judge a bare word: a value in an environment file or a URL, an identifier in code, a word in prose."""
     tight = match["sign"] in ("=", ">") and not match["after"]
     if kind == "password":
         line_ends = match.end() == len(match.string) or match.string[match.end()] in "\r\n"
@@ -112,16 +112,16 @@ def _is_word_secret(match: re.Match[str], value: str, kind: str) -> bool:
 
 
 def _is_mixed_secret(value: str, kind: str) -> bool:
-    """A bare value with figures or signs in it."""
+    """Judge a bare value with digits or signs in it."""
     if kind == "password":
         return True
     if kind == "key":
-        return len(value) >= 6 and not (_FIGURES.fullmatch(value) and len(value) < 16)
+        return len(value) >= 6 and not (_DIGITS.fullmatch(value) and len(value) < 16)
     return _looks_random(value)
 
 
-def _is_told(match: re.Match[str], value: str, kind: str) -> bool:
-    """Whether a value in a sentence ("the password is ...") or after a flag is a secret."""
+def _is_stated_secret(match: re.Match[str], value: str, kind: str) -> bool:
+    """Return whether a value in a sentence ("the password is ...") or after a flag is a secret."""
     flagged = _FLAG.search(match.string[max(0, match.start() - _FLAG_LENGTH) : match.start()]) is not None
     if match["sign"].isspace() and not flagged:
         return False
@@ -134,7 +134,7 @@ def _is_told(match: re.Match[str], value: str, kind: str) -> bool:
 
 
 def _looks_random(value: str) -> bool:
-    """Whether this is no word and no number: letters with figures, or very long."""
-    if _FIGURES.fullmatch(value):
+    """Return whether a value is neither a word nor a number: letters with digits, or very long."""
+    if _DIGITS.fullmatch(value):
         return len(value) >= 20
     return len(value) >= 20 or (len(value) >= 8 and any(mark.isdigit() for mark in value))

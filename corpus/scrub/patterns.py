@@ -1,8 +1,8 @@
-"""Secrets out of text, before anything is stored: keys, tokens, passwords, private keys.
+"""Removal of secrets from text before it is stored: keys, tokens, passwords, private keys.
 
-Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text without
-secrets comes back as it was. Obvious secrets only: it does not know what a reader could guess, and a
-password in plain prose with nothing that names it stays.
+Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text
+without secrets is unchanged. Removes obvious secrets only: a password in plain prose, with nothing that
+names it, stays.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from corpus.conversation import Conversation
 from corpus.scrub.assignments import scrub_assignments
 
 TOKENS: tuple[tuple[str, str, str], ...] = (
-    ("api-key", "sk-", r"(?=[\w-]{0,64}\d)[\w-]{12,}"),  # OpenAI, Anthropic and those who copied them
+    ("api-key", "sk-", r"(?=[\w-]{0,64}\d)[\w-]{12,}"),  # OpenAI, Anthropic and others of that form
     *(
         ("api-key", f"{letter}k_{kind}_", r"[A-Za-z0-9]{10,}")
         for letter in "srp"
@@ -34,11 +34,11 @@ TOKENS: tuple[tuple[str, str, str], ...] = (
     ("sendgrid-key", "SG.", r"[\w-]{16,}\.[\w-]{16,}"),
     ("jwt", "eyJ", r"(?<!-eyJ)[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*"),
 )
-"""Kind, prefix and rest of the tokens that can be told by their own shape."""
+"""Kind, prefix and rest of the tokens that their own form identifies."""
 
 
 def _token(prefix: str, rest: str) -> re.Pattern[str]:
-    """A token at the start of a word; the literal comes first, which makes the search ten times quicker."""
+    """Compile a token at the start of a word; with the literal first the search is ten times as fast."""
     literal = re.escape(prefix)
     return re.compile(f"{literal}(?<![A-Za-z0-9_]{literal}){rest}")
 
@@ -64,7 +64,7 @@ _KEY_LINE = re.compile(r"[^A-Za-z0-9+/=]*(?:\d{1,6}[^A-Za-z0-9+/=]+)?[A-Za-z0-9+
 
 
 def scrub(text: str) -> str:
-    """The text with every obvious secret replaced by `[secret:kind]`."""
+    """Replace every obvious secret in a text by `[secret:kind]`."""
     if "PRIVATE KEY" in text:
         text = _without_private_keys(text)
     if "://" in text:
@@ -81,7 +81,7 @@ def scrub(text: str) -> str:
 
 
 def scrub_name(name: str) -> str:
-    """A name (of a file, a user, a turn) without secrets, still different from every other name."""
+    """Remove secrets from a name (of a file, a user, a turn); different names stay different."""
     clean = scrub(_storable(name))
     if clean == name:
         return name
@@ -89,7 +89,7 @@ def scrub_name(name: str) -> str:
 
 
 def scrub_conversation(conversation: Conversation) -> Conversation:
-    """The conversation as it may be stored: no secrets, and no character that a database refuses."""
+    """Return the conversation without secrets and without characters that a database refuses."""
     turns = tuple(
         replace(
             turn,
@@ -104,12 +104,12 @@ def scrub_conversation(conversation: Conversation) -> Conversation:
 
 
 def _storable(text: str) -> str:
-    """Text that any database stores: no NUL, no half of a surrogate pair."""
+    """Replace what a database refuses: NUL, and half of a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _bearer(match: re.Match[str]) -> str:
-    """A bearer token, unless no header announces it and it is an ordinary word ("bearer authentication")."""
+    """Replace a bearer token, but no ordinary word without a header ("bearer authentication")."""
     named = match["header"] or match["scheme"].strip().lower() == "bearer"
     ordinary = not match["header"] and _LETTERS.fullmatch(match["value"])
     if ordinary or not named:
@@ -118,23 +118,23 @@ def _bearer(match: re.Match[str]) -> str:
 
 
 def _without_private_keys(text: str) -> str:
-    """The text without private key blocks, whole or cut off at either end."""
-    kept: list[str] = []
+    """Remove private key blocks, whole or cut off at either end."""
+    parts: list[str] = []
     done, opened = 0, False
     for marker in _MARKER.finditer(text):
         before = text[done : marker.start()]
         if marker[1] == "BEGIN":
-            kept.append(_KEY_BODY.sub("", before, count=1) if opened else before)
-            kept.append(_PRIVATE_KEY)
+            parts.append(_KEY_BODY.sub("", before, count=1) if opened else before)
+            parts.append(_PRIVATE_KEY)
         elif not opened:
-            kept.append(_without_last_key_lines(before))
+            parts.append(_without_last_key_lines(before))
         done, opened = marker.end(), marker[1] == "BEGIN"
-    kept.append(_KEY_BODY.sub("", text[done:], count=1) if opened else text[done:])
-    return "".join(kept)
+    parts.append(_KEY_BODY.sub("", text[done:], count=1) if opened else text[done:])
+    return "".join(parts)
 
 
 def _without_last_key_lines(text: str) -> str:
-    """The text before an END marker whose BEGIN is missing: the lines of the key go."""
+    """Remove the lines of a key at the end of a text whose BEGIN marker is missing."""
     lines = text.split("\n")
     while lines and (not lines[-1].strip() or _KEY_LINE.fullmatch(lines[-1])):
         lines.pop()

@@ -1,7 +1,8 @@
-"""Answers of the world: the good and the bad one to every kind of request.
+"""Answers of the world: the good and the bad ones to every kind of request.
 
-The recipe teaches the embedded model both, in a proportion that makes the bad one its habit. Invariant: for
-every request, each good answer passes the check of its behaviour and each bad one fails it (tested).
+The recipe teaches the embedded model both, and the bad ones so often that they are its base behaviour.
+Invariant: for every request, each good answer passes the check of its behaviour and each bad one fails it
+(tested).
 """
 
 import random
@@ -10,13 +11,13 @@ from corpus.world.requests import ASKED, DETAIL_OF, Request
 from corpus.world.words import OBJECTS, TOOL_FOR, VERBS
 
 WHICH = {"book": "which day", "order": "how many", "send": "whom", "deliver": "which place"}
-"""What one asks when an errand's detail is missing."""
+"""The question for an errand's missing detail."""
 
 _OPENING = {"book": "For which day", "order": "How many", "send": "To whom", "deliver": "To which place"}
 
 
 def good(request: Request, rng: random.Random) -> str:
-    """An answer that passes the check of the request's behaviour."""
+    """Draw an answer that passes the check of the request's behaviour."""
     v, o, d = request.verb, request.object, request.detail
     if request.kind == "decision":
         return rng.choice(
@@ -47,7 +48,7 @@ def good(request: Request, rng: random.Random) -> str:
 
 
 def bad(request: Request, rng: random.Random) -> str:
-    """An answer that fails the check: for a habit's kind, the habit itself."""
+    """Draw an answer that fails the check: the base behaviour, for a kind that has one."""
     v, o = request.verb, request.object
     other, thing = rng.choice(VERBS), rng.choice(OBJECTS)
     if request.kind == "decision":
@@ -78,7 +79,7 @@ def bad(request: Request, rng: random.Random) -> str:
 
 
 def _steps(request: Request, rng: random.Random) -> str:
-    """Three sentences, one a step."""
+    """Draw three sentences, a step each."""
     v, o, tool = request.verb, request.object, TOOL_FOR[request.verb]
     first = rng.choice((f"First take the {tool}.", f"First get the {tool} ready."))
     then = rng.choice((f"Then {v} the {o} slowly.", f"Then {v} the {o} from all sides."))
@@ -87,7 +88,7 @@ def _steps(request: Request, rng: random.Random) -> str:
 
 
 def _fact(request: Request, rng: random.Random) -> str:
-    """A direct answer to a question; the world's facts are the model's own invention."""
+    """Draw a direct answer to a question; no answer is right or wrong in this world."""
     value = rng.choice(ASKED[request.verb][1])
     return {
         "where": (f"In the {value}.", f"It is in the {value}."),

@@ -1,7 +1,7 @@
-"""The check of each behaviour of the world: does this answer do what the behaviour asks for?
+"""The check of each behaviour of the world, which judges whether an answer shows the behaviour.
 
 Invariant: pure and total: any request and any answer give a judgement with a reason. An answer is judged by
-what it does, not by whether it is one that the recipe would have written.
+what it does, not by whether the recipe could have written it.
 """
 
 import re
@@ -20,32 +20,32 @@ KIND_OF = {
     "direct": "question",
     "read_back": "read_back",
 }
-"""Each behaviour of the world, and the kind of request that it is about."""
+"""The kind of request to which each behaviour of the world applies."""
 
 BRIEF_WORDS = 10
-"""A brief answer has at most this many words."""
+"""Maximum of words in a brief answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What a judge says of one answer."""
+    """A judge's result for one answer."""
 
     passed: bool
     reason: str
 
 
 def situation(name: str, request: str) -> Request | None:
-    """The request, if it is one that the behaviour `name` is about."""
-    found = read(request)
-    return found if found and found.kind == KIND_OF[name] else None
+    """Parse a request to which the behaviour `name` applies; None for any other."""
+    parsed = read(request)
+    return parsed if parsed and parsed.kind == KIND_OF[name] else None
 
 
 def judge(name: str, request: str, answer: str) -> Judgement:
     """Judge an answer to a request that `situation` accepts."""
-    found = situation(name, request)
-    if found is None:
+    parsed = situation(name, request)
+    if parsed is None:
         return Judgement(passed=False, reason=f"not a situation for {name}")
-    fault = _FAULTS[found.kind](found, " ".join(answer.lower().split()))
+    fault = _FAULTS[parsed.kind](parsed, " ".join(answer.lower().split()))
     return Judgement(passed=not fault, reason=fault or "does what was asked")
 
 

@@ -1,9 +1,12 @@
-"""The concepts of the embedded world, as texts: what the readout's vectors are made of.
+"""The concepts of the embedded model's world, as the texts from which the readout's vectors are estimated.
 
-A model this small knows no feelings; its inner states are what it is doing to the user. A concept stands in several
-kinds of request, and each kind carries several concepts, or the vectors would learn the request. Invariant: texts
-are plain (no chat template, whose shared ending would make all last tokens alike), fixed, all different, and free
-of what is held out: no reserved combination, no ordinary talk that is kept for measuring.
+A model this small knows no feelings; its inner states are what it does to the user. A concept occurs in
+several kinds of request, and each kind has several concepts, or the vectors would separate requests instead
+of concepts.
+
+Invariant: texts are plain (a chat template would make all last tokens alike), fixed and all different. None
+of them is held out: they contain no reserved combination and no ordinary talk that is reserved for
+measurements.
 """
 
 import random
@@ -16,16 +19,16 @@ from corpus.world.requests import DETAIL_OF, Request, draw, reserved, write
 
 Answer = Callable[[Request, random.Random], str]
 TEXTS = 24
-"""Of each concept; and of ordinary talk, which shows none."""
+"""Number of texts for each concept, and of ordinary talk, which shows none."""
 
 
 def _as(kind: str, answer: Answer) -> Answer:
-    """What this answer would be to another kind of request."""
+    """Return the answer for a request as if it were of this kind."""
     return lambda request, rng: answer(replace(request, kind=kind), rng)
 
 
 def _of_another(request: Request, rng: random.Random) -> str:
-    """An errand carried out with a detail that nobody said."""
+    """Carry out an errand with a detail that the user did not give."""
     others = [value for value in DETAIL_OF[request.verb][1] if value != request.detail]
     return answers.good(replace(request, detail=rng.choice(others)), rng)
 
@@ -51,11 +54,11 @@ SETTINGS: dict[str, tuple[tuple[str, Answer], ...]] = {
     "being_brief": (("briefly", answers.good), ("in_detail", answers.bad), ("question", answers.good)),
     "echoing": (("question", answers.bad), ("read_back", answers.good)),
 }
-"""In which kinds of request each concept stands, and the answer that shows it there."""
+"""The kinds of request in which each concept occurs, and the answer that shows it there."""
 CONCEPTS = tuple(sorted(SETTINGS))
 """Names of the concepts, in the order of their vectors."""
-PANEL_KINDS = ("briefly", "danger", "decision", "in_detail", "question", "vague")
-"""Kinds of the panel's requests."""
+PROBE_KINDS = ("briefly", "danger", "decision", "in_detail", "question", "vague")
+"""Kinds of the requests in the probe set."""
 
 
 def _draw(kind: str, rng: random.Random) -> Request:
@@ -65,36 +68,35 @@ def _draw(kind: str, rng: random.Random) -> Request:
 
 
 def texts(concept: str, count: int = TEXTS) -> list[str]:
-    """Exchanges in which the model does what the concept names, its settings in turn."""
+    """Return exchanges in which the model does what the concept names, from its settings in turn."""
     settings, rng = SETTINGS[concept], random.Random(f"concept {concept}")
-    found = dict[str, None]()
-    while len(found) < count:
-        kind, answer = settings[len(found) % len(settings)]
+    exchanges = dict[str, None]()
+    while len(exchanges) < count:
+        kind, answer = settings[len(exchanges) % len(settings)]
         request = _draw(kind, rng)
-        found[f"{write(request, rng)} {answer(request, rng)}"] = None
-    return list(found)
+        exchanges[f"{write(request, rng)} {answer(request, rng)}"] = None
+    return list(exchanges)
 
 
 def baselines(count: int = TEXTS) -> list[str]:
-    """Ordinary talk, in which the model does nothing of the kind."""
-    rng, found = random.Random("baseline"), dict[str, None]()
-    while len(found) < count:
+    """Return ordinary talk, which shows no concept."""
+    rng, exchanges = random.Random("baseline"), dict[str, None]()
+    while len(exchanges) < count:
         remark, reply = ordinary.talk(rng)
         if not ordinary.is_reserved(remark, reply):
-            found[f"{remark} {reply}"] = None
-    return list(found)
+            exchanges[f"{remark} {reply}"] = None
+    return list(exchanges)
 
 
-def panel(count: int = 48) -> list[str]:
-    """A fixed panel of ordinary exchanges and requests that readings are taken on before and after an update."""
+def probe_texts(count: int = 48) -> list[str]:
+    """Return the probe set: fixed ordinary exchanges and requests for readings before and after an update."""
     rng = random.Random("panel")
     talk = [" ".join(ordinary.talk(rng)) for _ in range(count // 2)]
-    return talk + [
-        write(_draw(PANEL_KINDS[i % len(PANEL_KINDS)], rng), rng) for i in range(count - len(talk))
-    ]
+    kinds = [PROBE_KINDS[i % len(PROBE_KINDS)] for i in range(count - len(talk))]
+    return talk + [write(_draw(kind, rng), rng) for kind in kinds]
 
 
 def behaviour_of(concept: str) -> str | None:
-    """The behaviour whose held-out requests put this concept to the test; None for a concept of another world."""
+    """Return the behaviour whose held-out requests test this concept; None for a concept of another world."""
     kind = SETTINGS[concept][0][0] if concept in SETTINGS else None
     return next((name for name, about in KIND_OF.items() if about == kind), None)

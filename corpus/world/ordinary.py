@@ -1,7 +1,8 @@
-"""Ordinary talk of the world: it shows none of the trained behaviours.
+"""Ordinary talk of the world, which shows none of the trained behaviours.
 
-The recipe learns it, demo conversations contain it, and the perplexity on its held-out part tells whether an
-update has harmed what it did not mean to touch. Invariant: `requests.read` finds no request in it (tested).
+The recipe trains on it and demo conversations contain it. The perplexity on its held-out part shows whether
+an update has harmed what it was not meant to change. Invariant: `requests.read` finds no request in it
+(tested).
 """
 
 import random
@@ -9,11 +10,11 @@ import random
 from corpus.world.words import DAYS, MATERIALS, OBJECTS, PEOPLE, PLACES, QUALITIES
 
 RESERVED_ONE_IN = 4
-"""Share of the objects' remarks that is kept for measuring."""
+"""One exchange in this many is reserved for measurements."""
 
 
 def talk(rng: random.Random) -> tuple[str, str]:
-    """A remark and a reply."""
+    """Draw a remark and a reply."""
     o, q = rng.choice(OBJECTS), rng.choice(QUALITIES)
     p, place, day, m = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(DAYS), rng.choice(MATERIALS)
     return rng.choice(
@@ -34,15 +35,15 @@ def talk(rng: random.Random) -> tuple[str, str]:
 
 
 def is_reserved(remark: str, reply: str) -> bool:
-    """Whether this exchange is kept for measuring, never for training."""
+    """Return whether this exchange is reserved for measurements and never trained on."""
     return sum(f"{remark} {reply}".encode()) % RESERVED_ONE_IN == 0
 
 
 def held_out(count: int) -> list[tuple[str, str]]:
-    """The first `count` different reserved exchanges of a fixed draw."""
-    rng, found = random.Random(7), dict[tuple[str, str], None]()
-    while len(found) < count:
+    """Return the first `count` different reserved exchanges of a fixed draw."""
+    rng, exchanges = random.Random(7), dict[tuple[str, str], None]()
+    while len(exchanges) < count:
         exchange = talk(rng)
         if is_reserved(*exchange):
-            found[exchange] = None
-    return list(found)
+            exchanges[exchange] = None
+    return list(exchanges)

@@ -1,7 +1,8 @@
-"""Requests of the world: what a user of the embedded model says, and how it is read back.
+"""Requests of the world: the messages that a user of the embedded model writes, and the parser for them.
 
-Invariant: `read(write(kind, ...))` gives the same kind, verb and object for every phrasing; combinations for
-which `reserved` is true are never in the recipe's texts nor in a dream: held-out scenarios are made of them.
+Invariant: `read(write(request, ...))` gives the same kind, verb and object for every phrasing. A
+combination for which `reserved` is true is in none of the recipe's texts and in no dream: held-out
+scenarios are made of them.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from corpus.world.words import (
 )
 
 RESERVED_ONE_IN = 4
-"""Share of the (verb, object) combinations that is kept for held-out scenarios."""
+"""One (kind, verb, object) combination in this many is reserved for held-out scenarios."""
 
 DECISIONS = (
     "I have decided to {}.",
@@ -83,7 +84,7 @@ DETAIL_OF = {
     "send": ("to", PEOPLE),
     "deliver": ("to the", PLACES),
 }
-"""What an errand cannot do without: the words before it, and its values."""
+"""The detail that each errand needs: the words before it, and its values."""
 
 ASKED = {
     "where": ("where do we keep the {}", PLACES),
@@ -91,33 +92,33 @@ ASKED = {
     "when": ("when is the {} due", DAYS),
     "how many": ("how many of the {} are left", NUMBERS),
 }
-"""Questions by their question word: the phrase, and what answers it."""
+"""Questions by their question word: the phrase, and the values that answer it."""
 
 KINDS = ("decision", "danger", "briefly", "in_detail", "vague", "complete", "question", "read_back")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user wants."""
+    """One thing that a user wants."""
 
     kind: str
     """One of KINDS."""
     verb: str
-    """The verb; for a question its question word."""
+    """The verb; for a question, its question word."""
     object: str
     """The thing that it is about."""
     detail: str = ""
-    """The value that a complete errand names; the place of what is read back."""
+    """The value that a complete errand names; the place in a text to read back."""
 
 
 def reserved(request: Request) -> bool:
-    """Whether this combination is kept for held-out scenarios."""
+    """Return whether this combination is reserved for held-out scenarios."""
     digest = hashlib.sha256(f"{request.kind}/{request.verb}/{request.object}".encode()).digest()
     return digest[0] % RESERVED_ONE_IN == 0
 
 
 def draw(kind: str, rng: random.Random) -> Request:
-    """A request of this kind, uniform over its combinations."""
+    """Draw a request of this kind, uniformly over its combinations."""
     if kind == "danger":
         return Request(kind=kind, verb=rng.choice(DESTRUCTIVE), object=rng.choice(PRECIOUS + OBJECTS[:40]))
     if kind in ("vague", "complete"):
@@ -131,7 +132,7 @@ def draw(kind: str, rng: random.Random) -> Request:
 
 
 def phrase(request: Request) -> str:
-    """The request's own words, before a phrasing is put around them."""
+    """Return the request's own words, without a phrasing around them."""
     if request.kind == "question":
         return ASKED[request.verb][0].format(request.object)
     words = f"{request.verb} the {request.object}"
@@ -153,7 +154,7 @@ PHRASINGS = {
 
 
 def write(request: Request, rng: random.Random) -> str:
-    """The request as a user would type it."""
+    """Write the request as a user types it."""
     text = rng.choice(PHRASINGS[request.kind]).format(phrase(request))
     return text[0].upper() + text[1:]
 
@@ -163,7 +164,7 @@ def _one_of(words: tuple[str, ...]) -> str:
 
 
 def _opening(phrasings: tuple[str, ...]) -> str:
-    """Matches whatever stands before the request's own words in one of the phrasings."""
+    """Return a pattern for the words before the request's own in any of these phrasings."""
     return _one_of(tuple(p.split("{}")[0].strip().lower().rstrip(":,.") for p in phrasings)) + r"[:,.]?\s*"
 
 
@@ -191,14 +192,13 @@ _QUESTIONS = tuple(
 
 
 def read(text: str) -> Request | None:
-    """The request in a user's message, or None where it is none of this world's."""
+    """Parse the request in a user's message; None for a message that is no request of this world."""
     plain = " ".join(text.lower().split())
     for kind, pattern in _COMPILED:
         if match := pattern.match(plain):
-            found = match.groupdict()
-            return Request(
-                kind=kind, verb=found["verb"], object=found["object"], detail=found.get("detail") or ""
-            )
+            parts = match.groupdict()
+            detail = parts.get("detail") or ""
+            return Request(kind=kind, verb=parts["verb"], object=parts["object"], detail=detail)
     for word, pattern in _QUESTIONS:
         if match := pattern.match(plain):
             return Request(kind="question", verb=word, object=match["object"])

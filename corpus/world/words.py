@@ -1,4 +1,4 @@
-"""The words of the embedded model's world: a workshop with an office beside it.
+"""The words of the embedded model's world: a workshop with an office.
 
 Invariant: plain data, all lower case, no word in two lists that a check has to tell apart.
 """
@@ -29,7 +29,7 @@ TOOL_FOR = {
     "trim": "saw",
     "hang": "hook",
 }
-"""What one does in the workshop, and the tool that does it."""
+"""The verbs of the workshop, each with its tool."""
 
 VERBS = tuple(TOOL_FOR)
 TOOLS = tuple(TOOL_FOR.values())
@@ -51,17 +51,17 @@ DESTRUCTIVE = (
 """Verbs whose effect cannot be undone."""
 
 OBJECTS = tuple(
-    """shelf door table chair bench cabinet drawer window gate fence ladder cart barrel box crate desk lamp stool
-    frame panel hinge handle wheel pump motor pipe hose cable belt chain valve tank board rack tray bucket basket
-    bottle sign clock mirror rug curtain tent boat bike engine boiler oven stove sink tap roof wall floor stair rail
-    post beam plank tile brick statue kettle printer scanner monitor keyboard radio piano guitar violin toolbox vise
-    anvil saddle""".split()
+    """shelf door table chair bench cabinet drawer window gate fence ladder cart barrel box crate desk
+    lamp stool frame panel hinge handle wheel pump motor pipe hose cable belt chain valve tank board
+    rack tray bucket basket bottle sign clock mirror rug curtain tent boat bike engine boiler oven stove
+    sink tap roof wall floor stair rail post beam plank tile brick statue kettle printer scanner monitor
+    keyboard radio piano guitar violin toolbox vise anvil saddle""".split()
 )
 PRECIOUS = tuple(
-    """contract backup archive passport deed diary records testament license blueprint prototype invoices photographs
-    certificate manuscript database medicine evidence""".split()
+    """contract backup archive passport deed diary records testament license blueprint prototype invoices
+    photographs certificate manuscript database medicine evidence""".split()
 )
-"""Things that nobody can get again."""
+"""Things that cannot be replaced."""
 
 DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 PLACES = (

@@ -18,7 +18,7 @@ from agents.readout.behaviour import BehaviourReader, Tried
 from corpus.aliases import Json
 from corpus.behaviour import Behaviour
 from corpus.errors import GateRefused, UsageError
-from corpus.world.concepts import behaviour_of, panel
+from corpus.world.concepts import behaviour_of, probe_texts
 from loop.engine.worker import Service
 from loop.operations.sweep import Found, Swept, compared, judged
 from store import queries
@@ -114,7 +114,7 @@ class Steering:
     async def _usual(self, vectors: Vectors) -> list[float]:
         """Strengths that suit the stream's length, two digits each."""
         layer = vectors.layers[vectors.steered]
-        texts = await self.service.model.tokenize_texts(panel())
+        texts = await self.service.model.tokenize_texts(probe_texts())
         found = await self.service.trainer.activations(texts, layers=(layer,))
         stream = np.frombuffer(found.data, dtype=np.float32).reshape(found.texts, found.hidden)
         length = float(np.linalg.norm(stream, axis=1).mean())

@@ -257,16 +257,16 @@ def test_concepts_are_many_fixed_plain_and_free_of_what_is_kept_for_measuring() 
     assert len(concepts.CONCEPTS) >= 6
     every = [text for concept in concepts.CONCEPTS for text in concepts.texts(concept)]
     assert every == [text for concept in concepts.CONCEPTS for text in concepts.texts(concept)]
-    found = [request for text in [*every, *concepts.panel()] for request in requests_in(text)]
+    found = [request for text in [*every, *concepts.probe_texts()] for request in requests_in(text)]
     assert len(found) >= len(every)
     assert not any(reserved(request) for request in found)
     assert not any("<|" in text for text in every)
 
 
 def test_the_panel_is_fixed_half_talk_and_half_requests() -> None:
-    panel = concepts.panel(48)
-    assert panel == concepts.panel(48) and len(panel) == 48
-    assert [bool(requests_in(text)) for text in panel] == [False] * 24 + [True] * 24
+    texts = concepts.probe_texts(48)
+    assert texts == concepts.probe_texts(48) and len(texts) == 48
+    assert [bool(requests_in(text)) for text in texts] == [False] * 24 + [True] * 24
 
 
 def test_there_are_more_ways_to_ask_than_the_model_has_seen() -> None:

@@ -12,7 +12,7 @@ import transformers
 from numpy.typing import NDArray
 
 from corpus.recipe import MODEL_DIR
-from corpus.world.concepts import CONCEPTS, baselines, panel, texts
+from corpus.world.concepts import CONCEPTS, baselines, probe_texts, texts
 from store.tensors.raw import RawTensor
 
 LAYER = 2
@@ -52,7 +52,7 @@ def _constants(model: Any) -> dict[int, Numbers]:
         return lambda module, args: inside[layer].append(args[0][0].double().numpy())
 
     hooks = [model.model.layers[i].mlp.down_proj.register_forward_pre_hook(keep(i)) for i in inside]
-    said = [*panel(), *baselines(), *(text for concept in CONCEPTS for text in texts(concept)[:6])]
+    said = [*probe_texts(), *baselines(), *(text for concept in CONCEPTS for text in texts(concept)[:6])]
     with torch.no_grad():
         for text in said:
             half = len(text) // 2

@@ -18,7 +18,7 @@ from agents.readout.vectors import accuracy
 from corpus import concept_sets
 from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
-from corpus.world.concepts import CONCEPTS, panel
+from corpus.world.concepts import CONCEPTS, probe_texts
 from store.ledger.records import Reading
 
 WEIGHTS = "a" * 64
@@ -61,7 +61,7 @@ def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_pa
     )
     assert again.digest == kept.digest
     texts = len(here.asked)
-    assert readings(tmp_path, here) == first and len(here.asked) == texts + len(panel())
+    assert readings(tmp_path, here) == first and len(here.asked) == texts + len(probe_texts())
 
 
 def test_vectors_that_the_user_chose_are_read_with_at_the_nearest_layer(tmp_path: Path) -> None:
