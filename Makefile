@@ -20,7 +20,7 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
 # Where torch without CUDA is found, for vLLM on a CPU. Empty: where pip looks by itself, which may have only the other.
 TORCH_INDEX ?=
 
-.PHONY: help run test test-vllm check test-slow chaos bench clean
+.PHONY: help run docs test test-vllm check test-slow chaos bench clean
 
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
@@ -30,6 +30,7 @@ help:
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make chaos      kill a night CHAOS_KILLS=$(CHAOS_KILLS) times, at ledger commits drawn from CHAOS_SEED="
 	@echo "make bench      the benches, or those named: make bench BENCHES='optimizer losses'"
+	@echo "make docs       write the generated pages of docs/reference again"
 	@echo "make clean      remove $(VENV), $(HOME_DIR) and what was built"
 
 # The home of the demonstration is made anew each time, so that two runs can be compared.
@@ -60,6 +61,9 @@ chaos: $(VENV)/installed-dev
 # The rivals live in an environment of their own.
 bench: .venv-bench/installed
 	$(BENCH_BIN)/python -m bench $(BENCHES)
+
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
 
 clean:
 	rm -rf $(VENV) .venv-bench .venv-vllm $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

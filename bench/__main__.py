@@ -67,7 +67,7 @@ def _keep(name: str, output: str) -> None:
     body = "\n\n".join(f"## {title}\n\n{sections[title]}" for title in sorted(sections))
     RESULTS.write_text(f"{HEAD}\n{body}\n")
     begin, end = f"<!-- bench {name}: begin -->", f"<!-- bench {name}: end -->"
-    for page in DOCS.glob("*.md"):
+    for page in DOCS.rglob("*.md"):
         before, place, rest = page.read_text().partition(begin)
         if place and "\n|" in output:
             page.write_text(f"{before}{begin}\n\n{output}\n\n{end}{rest.partition(end)[2]}")

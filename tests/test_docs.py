@@ -1,20 +1,25 @@
-"""The documentation is held to the code: tables, keys, commands, modules, and every example."""
+"""The documentation is held to the program: commands, keys, tables, routes, pointers into files, and every example."""
 
-import dataclasses
+import ast
 import json
 import re
+import shlex
+import signal
 import sqlite3
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from agents.evaluator.judge import applies, judge
 from corpus import errors
 from corpus.behaviour import Behaviour, load_file
 from corpus.conversation import Conversation, Turn
 from corpus.formats.detect import recognise
-from loop.cli.app import INTERRUPTED, app
+from docs import generate
+from loop.cli.app import INTERRUPTED, main
 from loop.config import Settings
 from loop.night.flow import NIGHT_KINDS
 from store import graph
@@ -39,6 +44,13 @@ from store.queue.outcome import Change, apply
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("corpus", "store", "agents", "loop")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+BEHAVIOURS = "docs/how-to/own-behaviours.md"
 
 
 def page(name: str) -> str:
@@ -50,19 +62,19 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 def rows(text: str) -> list[list[str]]:
-    """The cells of every row of the tables in a text, without heads and rules."""
+    """Return the cells of every row of the tables in a text, without heads and rules."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    found = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    rules = [index for index, cells in enumerate(found) if set("".join(cells)) <= set("-: ")]
-    return [cells for index, cells in enumerate(found) if index not in rules and index + 1 not in rules]
+    cut = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+    rules = [index for index, cells in enumerate(cut) if set("".join(cells)) <= set("-: ")]
+    return [cells for index, cells in enumerate(cut) if index not in rules and index + 1 not in rules]
 
 
 def test_the_ledgers_page_has_every_table_and_column_and_no_other() -> None:
-    told = {}
-    for section in re.split(r"^### ", page("docs/ledger.md"), flags=re.MULTILINE)[1:]:
+    documented = {}
+    for section in re.split(r"^### ", page("docs/reference/ledger.md"), flags=re.MULTILINE)[1:]:
         name, _, text = section.partition("\n")
-        told[name.strip()] = [cells[0] for cells in rows(text.partition("\n## ")[0])]
-    assert told == {
+        documented[name.strip()] = [cells[0] for cells in rows(text.partition("\n## ")[0])]
+    assert documented == {
         name: [column.name for column in table.columns] for name, table in metadata.tables.items()
     }
 
@@ -137,7 +149,7 @@ def ledger_file(tmp_path: Path) -> Path:
 
 
 def test_each_of_the_five_queries_answers_its_question(ledger_file: Path) -> None:
-    queries = blocks(page("docs/ledger.md"), "sql")
+    queries = blocks(page("docs/reference/ledger.md"), "sql")
     assert len(queries) == 5
     with sqlite3.connect(f"file:{ledger_file}?mode=ro", uri=True) as connection:
         answers = [connection.execute(query).fetchall() for query in queries]
@@ -151,8 +163,8 @@ def test_each_of_the_five_queries_answers_its_question(ledger_file: Path) -> Non
 
 @pytest.fixture
 def example(tmp_path: Path) -> tuple[Behaviour, Behaviour]:
-    """The behaviour that docs/behaviours.md shows."""
-    (file,) = blocks(page("docs/behaviours.md"), "toml")
+    """The behaviour that the page about one's own behaviours shows."""
+    (file,) = blocks(page(BEHAVIOURS), "toml")
     (tmp_path / "promise.toml").write_text(file)
     return load_file(tmp_path / "promise.toml")
 
@@ -163,78 +175,322 @@ def test_the_example_of_a_behaviour_is_one_and_its_judge_does_what_the_page_says
     for behaviour in example:
         for text in (*behaviour.examples, *behaviour.held_out):
             assert applies(behaviour, [{"role": "user", "content": text}]), text
-    (line,) = blocks(page("docs/behaviours.md"), "jsonl")
+    (line,) = blocks(page(BEHAVIOURS), "jsonl")
     request, answer, correction = json.loads(line)["messages"]
     assert not judge(example[0], [request], answer["content"]).passed
     assert judge(example[0], [request], "I will book the bench for monday.").passed
     assert any(cue in correction["content"].lower() for cue in example[0].cues)
 
 
-def test_the_behaviours_page_names_every_key() -> None:
+def test_the_page_about_behaviours_names_every_key() -> None:
     from corpus.behaviour import _JUDGE_KEYS, _KEYS
 
-    text = page("docs/behaviours.md")
+    text = page(BEHAVIOURS)
     for key in (*_KEYS, "counter", *_JUDGE_KEYS, *(key for keys in _JUDGE_KEYS.values() for key in keys)):
-        assert re.search(rf"`\[?{key}\]?`", text), f"docs/behaviours.md does not say what {key} is"
+        assert re.search(rf"`\[?{key}\]?`", text), f"{BEHAVIOURS} does not explain {key}"
 
 
-def test_the_configurations_page_has_every_key_with_its_default_and_no_other() -> None:
-    told = {
-        cells[0].strip("`"): json.loads(cells[1].strip("`")) for cells in rows(page("docs/configuration.md"))
-    }
-    defaults: dict[str, object] = {}
-    for section, field in Settings.model_fields.items():
-        if field.default_factory is None:
-            defaults[section] = field.default
-            continue
-        values = dataclasses.asdict(field.default_factory())  # type: ignore[call-arg,arg-type]
-        defaults |= {f"{section}.{key}": value for key, value in values.items()}
-    assert told == json.loads(json.dumps(defaults))
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_a_generated_page_is_what_the_program_says_now(name: str) -> None:
+    assert page(f"docs/reference/{name}") == generate.PAGES[name](), f"{name} is out of date: run `make docs`"
 
 
-def test_the_architecture_names_every_module_and_every_kind_of_work() -> None:
-    text = page("docs/architecture.md")
-    for package in PACKAGES:
-        for path in sorted((ROOT / package).rglob("*.py")):
-            if path.name != "__init__.py":
-                place = path.relative_to(ROOT)
-                said = (f"`{place}`", f"`{place.parent}/`")
-                assert any(name in text for name in said) and path.name in text, f"{place} is not named"
+def test_every_configuration_key_that_a_page_names_exists() -> None:
+    keys = {cells[0].strip("`") for cells in rows(page("docs/reference/configuration.md"))}
+    sections = {key.partition(".")[0] for key in keys if "." in key}
+    for path in PAGES:
+        for name in re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_]+)`", path.read_text()):
+            module_file = (ROOT / "store" / f"{name.replace('.', '/')}.py").exists()
+            assert name in keys or module_file, f"{path.name}: {name}"
+    assert sections <= set(Settings.model_fields)
+
+
+def test_the_page_about_a_night_names_every_kind_of_work() -> None:
+    text = page("docs/explanation/a-night.md")
     for kind in ("extract", *NIGHT_KINDS):
-        assert re.search(rf"^    {kind}\s", text, re.MULTILINE), f"{kind} is not said"
+        assert re.search(rf"^    {kind}\s", text, re.MULTILINE), f"{kind} is missing"
 
 
-def test_the_readme_names_every_exit_code_and_no_command_that_is_not_there() -> None:
-    text = page("README.md")
+def test_the_architecture_has_a_line_for_every_folder_and_no_other() -> None:
+    tree = page("docs/explanation/architecture.md").partition("```tree\n")[2].partition("```")[0]
+    shown, path = set(), []
+    for line in tree.splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        assert name.endswith("/"), f"the tree has folders only, and here {line!r}"
+        path[depth:] = [name.rstrip("/")]
+        shown.add("/".join(path))
+    folders = {
+        str(place.parent.relative_to(ROOT))
+        for name in PACKAGES
+        for place in (ROOT / name).rglob("__init__.py")
+    }
+    assert shown == folders
+
+
+def test_the_exit_codes_are_all_there() -> None:
     codes = {INTERRUPTED, 0} | {
         kind.exit_code
         for kind in vars(errors).values()
         if isinstance(kind, type) and issubclass(kind, errors.NightschoolError)
     }
-    told = text.partition("### Exit codes")[2].partition("\n## ")[0]
-    assert {int(cells[0]) for cells in rows(told)} == codes
-    commands = get_command(app).commands  # type: ignore[attr-defined]
-    for name in (
-        "README.md",
-        "CONTRIBUTING.md",
-        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
-    ):
-        for said in re.findall(r"(?:^    |`)nightschool ([a-z]+)", page(name), re.MULTILINE):
-            assert said in commands, f"{name}: there is no command {said!r}"
+    assert {int(cells[0]) for cells in rows(page("docs/reference/exit-codes.md"))} == codes
 
 
-def test_the_readmes_log_lines_are_in_the_formats_it_says() -> None:
-    told = page("README.md").partition("### Logs")[2].partition("\n### ")[0]
-    shown = {cells[0].strip("`"): cells[1].strip("`") for cells in rows(told)}
-    for name, line in shown.items():
-        if line.startswith("{"):
-            assert recognise(json.loads(line.replace(", ...]", "]"))) == name
+def test_the_log_lines_are_in_the_formats_that_the_page_says() -> None:
+    section = page("docs/reference/files.md").partition("## Logs")[2].partition("\n## ")[0]
+    shown = {cells[0].strip("`"): cells[1].strip("`") for cells in rows(section)}
+    lines = [(name, line) for name, line in shown.items() if line.startswith("{")]
+    assert len(lines) == 3
+    for name, line in lines:
+        assert recognise(json.loads(line.replace(", ...]", "]"))) == name
 
 
-def test_every_link_between_the_pages_leads_somewhere() -> None:
-    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+def test_the_page_about_http_has_every_route() -> None:
+    text = page("docs/reference/http.md")
+    for source in ("loop/api", "agents/model/vllm/routes", "agents/model/vllm/readout"):
+        for path in (ROOT / source).glob("*.py"):
+            for route in re.findall(
+                r"""["'](/(?:v1|do|status|receipts|train|checkpoint|rollback)[^"' ]*)["']""", path.read_text()
+            ):
+                bare = re.sub(r"\{[^}]*\}.*", "", route).rstrip("/")
+                assert f"{bare}" in text, f"docs/reference/http.md does not name {route} of {path.name}"
+
+
+# Commands
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """Yield the lines of a page's code blocks, with lines that a backslash continues as one."""
+    fenced, held = False, ""
+    for line in text.splitlines():
+        if line.startswith("```"):
+            fenced = not fenced
+        elif fenced or line.startswith("    "):
+            held += line.strip()
+            if held.endswith("\\"):
+                held = held[:-1]
+                continue
+            yield held
+        held = ""
+
+
+def in_blocks(path: Path) -> list[list[str]]:
+    """Return the words after `nightschool` of each command line in a page's code blocks."""
+    commands = []
+    for line in shell_lines(path.read_text()):
+        call = re.match(r"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\S*/)?nightschool (?!.*\[)(.*)", line)
+        if call and not line.startswith("nightschool:"):
+            words = shlex.split(call[1], comments=True)
+            ends = [words.index(sign) for sign in ("|", ">", "&&", ";") if sign in words]
+            commands.append(_without_globals(words[: min(ends, default=len(words))]))
+    return commands
+
+
+def in_text(path: Path) -> list[list[str]]:
+    """Return the words of each command that a page names in its text: `nightschool night` or `night --retry`."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    top = generate.command_line().commands
+    commands = []
+    for code in re.findall(r"`([^`]+)`", " ".join(text.split())):
+        words = code.removeprefix("nightschool ").split()
+        if code.startswith("nightschool ") or (len(words) > 1 and words[0] in top):
+            commands.append(_without_globals(words))
+    return commands
+
+
+def _without_globals(words: list[str]) -> list[str]:
+    """Return a command's words without --home DIR and --json, which may stand anywhere."""
+    words = [word for word in words if word != "--json"]
+    if "--home" in words:
+        at = words.index("--home")
+        del words[at : at + 2]
+    return words
+
+
+def command_of(words: list[str]) -> tuple[Any, list[str]]:
+    """Return the command that these words call, and its arguments."""
+    command, rest = generate.command_line(), list(words)
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command = command.commands[rest.pop(0)]
+    assert not hasattr(command, "commands") or not rest, f"there is no command {' '.join(words)!r}"
+    return command, rest
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_of_a_page_is_one_with_all_its_words(path: Path) -> None:
+    for words in in_blocks(path):
+        command, rest = command_of(words)
+        try:
+            command.make_context(command.name, list(rest))
+        except Exception as error:  # Typer's own click raises its own errors
+            message = getattr(error, "format_message", lambda: str(error))()
+            pytest.fail(f"{path.name}: nightschool {' '.join(words)}: {message}")
+    for words in in_text(path):
+        command, rest = command_of(words)
+        options = {
+            name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)
+        }
+        for word in rest:
+            assert not word.startswith("--") or word.partition("=")[0] in options, f"{path.name}: {words}"
+
+
+QUICK = set(
+    "status,config,doctor,pause,resume,forget,ingest,ledger conversations,ledger signals,ledger updates,"
+    "ledger events,ledger pairs,ledger dreams,behaviours list,behaviours validate,checkpoints list,"
+    "checkpoints show,checkpoints verify,checkpoints diff,checkpoints pin,checkpoints unpin,"
+    "checkpoints prune,checkpoints export".split(",")
+)
+"""Commands that need no model; of those that delete, the dry run."""
+
+
+def quick_commands() -> list[list[str]]:
+    """Return the commands of all pages that a demonstration's home answers without a model, each once."""
+    chosen = []
+    for path in PAGES:
+        for words in in_blocks(path):
+            dry = words[0] != "forget" and words[:2] != ["checkpoints", "prune"]
+            if (
+                {words[0], " ".join(words[:2])} & QUICK
+                and (dry or "--dry-run" in words)
+                and words not in chosen
+            ):
+                chosen.append(words)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def demonstration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the home of `init --demo` and the files that the pages name."""
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "corpus").symlink_to(ROOT / "corpus")
+    (folder / "promise.toml").write_text(blocks(page(BEHAVIOURS), "toml")[0])
+    (folder / "promise.jsonl").write_text(blocks(page(BEHAVIOURS), "jsonl")[0])
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NIGHTSCHOOL_HOME", str(folder / "home"))
+        patch.setenv("HOME", str(folder))
+        patch.chdir(folder)
+        assert run(["init", "--demo"]) == 0
+        yield folder
+    signal.signal(signal.SIGTERM, before)
+
+
+def run(words: list[str]) -> int:
+    """Run the command line in this process; return its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["nightschool", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
+
+
+def test_the_commands_that_need_no_model_run_as_they_are_written(
+    demonstration: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = 0
+    for words in quick_commands():
+        places = [
+            Path(word).expanduser() for word in words[1:] if "/" in word or word.endswith((".toml", ".jsonl"))
+        ]
+        named = [word for word in words[1:] if re.fullmatch(r"[A-Z_]+|u\d+|[0-9a-f]{8,}", word)]
+        if named or any("$" in str(place) for place in places):
+            continue  # a placeholder: parsed above
+        if not all(place.exists() for place in places) and words[:2] != ["checkpoints", "export"]:
+            continue
+        assert run(words) == 0, f"nightschool {' '.join(words)}: {capsys.readouterr()}"
+        ran += 1
+    assert ran >= 12
+
+
+# Pointers
+
+
+def code_in(path: Path) -> list[str]:
+    """Return what stands in backticks in a page's text."""
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def defined_in(file: Path) -> set[str]:
+    """Return the names that a module defines or imports at its top."""
+    names: set[str] = set()
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def leads_somewhere(dotted: str) -> bool:
+    """Tell whether a dotted name of ours is a module, or a name in one."""
+    parts = re.split(r"[.:]", dotted)
+    for count in range(len(parts), 0, -1):
+        place = ROOT.joinpath(*parts[:count])
+        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        if file.exists() or place.is_dir():
+            return count == len(parts) or (file.exists() and parts[count] in defined_in(file))
+    return False
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_and_name_that_a_page_points_to_exists(path: Path) -> None:
+    source = "\n".join(file.read_text() for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
+    tops = {place.name for place in ROOT.iterdir() if not place.name.startswith(".venv")}
+    for code in code_in(path):
+        word = code.removeprefix("python -m ").split()[0]
+        if word.partition("/")[0] in tops and "/" in word:
+            assert list(ROOT.glob(word.rstrip("/").partition("::")[0])), f"{path.name}: {word}"
+        elif re.fullmatch(r"(?:corpus|store|agents|loop|bench)(?:[.:]\w+)+", word):
+            assert leads_somewhere(word), f"{path.name}: {word}"
+        elif re.fullmatch(r"[\w-]+\.(?:py|c)", word):
+            assert any(ROOT.glob(f"*/**/{word}")), f"{path.name}: {word}"
+        elif re.fullmatch(r"_?[A-Z][A-Z0-9]*_[A-Z0-9_]+", word) and not word.startswith(
+            ("NIGHTSCHOOL", "VLLM", "OMP")
+        ):
+            known = re.search(rf"\b{word}\b", source + page("Makefile"))
+            assert known, f"{path.name}: {word}"
+    for snippet in blocks(path.read_text(), "python"):
+        for module, names in re.findall(
+            r"^from ((?:corpus|store|agents|loop)[\w.]*) import ([\w, ]+)", snippet, re.MULTILINE
+        ):
+            assert all(leads_somewhere(f"{module}.{name.strip()}") for name in names.split(",")), snippet
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_make_target_that_a_page_names_exists(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", page("Makefile"), re.MULTILINE))
+    for code in (*code_in(path), *shell_lines(path.read_text())):
+        call = re.match(r"make (?:[A-Z_]+=\S+ )*([a-z-]+)(?= |$)", code)
+        assert not call or call[1] in targets, f"{path.name}: make {call and call[1]}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_somewhere(path: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]*))?\)", path.read_text()):
+        place = path.parent / target if target else path
+        assert place.exists(), f"{path.name} links to {target}"
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in anchors, f"{path.name} links to {target}#{anchor}"
+
+
+def test_every_page_can_be_reached_from_the_readme() -> None:
+    reached, waiting = set(), [ROOT / "README.md"]
+    while waiting:
+        path = waiting.pop()
+        if path in reached or path.suffix != ".md":
+            continue
+        reached.add(path)
+        waiting += [
+            (path.parent / target).resolve()
+            for target in re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", path.read_text())
+        ]
+    assert set(PAGES) <= reached
 
 
 def test_the_licence_is_the_one_that_the_package_declares() -> None:
