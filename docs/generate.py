@@ -3,8 +3,8 @@
     make docs                            write both pages
     python docs/generate.py --check      exit with 1 if one of them is out of date
 
-Invariant: a generated page holds what the program says of itself (help texts, the docstrings of the settings) and the
-introductions below, nothing else. A test in tests/test_docs.py fails when a page differs from what this makes.
+Invariant: a generated page holds what the program says of itself (help texts, the docstrings of the settings)
+and the introductions below, nothing else. tests/test_docs.py fails when a page differs from what this makes.
 """
 
 import ast
@@ -32,10 +32,11 @@ Two options may stand anywhere in a command line:
 | `--home DIR` | Use this home. Without it: `NIGHTSCHOOL_HOME`, else `~/.local/share/nightschool`. |
 | `--json` | Print one JSON object to stdout and nothing else. Progress and messages go to stderr. |
 
-Every command works whether a service runs or not: while one holds the home, a command asks it over its socket; without
-one, the command does the work itself. `ask`, `night`, `behaviours measure`, `checkpoints merge` and most `readout` commands
-then start the model for themselves, which takes some seconds. Tables on a terminal are cut to fit; `--json` shows
-ids and texts in full. [Exit codes](exit-codes.md) are the same for all commands.
+Every command works whether a service runs or not: while one holds the home, a command asks it over its
+socket; without one, the command does the work itself. `ask`, `night`, `behaviours measure`,
+`checkpoints merge` and most `readout` commands then start the model for themselves, which takes some
+seconds; `ingest` only reads, and the next `night` or `run` finds the lessons. Tables on a terminal are cut
+to fit; `--json` shows ids and texts in full. All commands share the [exit codes](exit-codes.md).
 
 {commands}
 """
@@ -45,9 +46,10 @@ CONFIGURATION = """\
 
 {generated}
 
-`config.toml` in the home, one TOML table for each part before the dot; the environment overrides it
-(`NIGHTSCHOOL_SCHEDULE__IDLE_MINUTES=5`). An unknown key, a bad value or a misspelt variable stops the start. The service
-reads the configuration when it starts; `nightschool config` prints what is in effect.
+The configuration is `config.toml` in the home, with one TOML table for each part before the dot. The
+environment overrides it: `NIGHTSCHOOL_SCHEDULE__IDLE_MINUTES=5`. An unknown key, a bad value or a misspelt
+variable stops the start. The service reads the configuration when it starts; `nightschool config` prints
+what is in effect.
 
 {keys}
 """
@@ -55,15 +57,14 @@ reads the configuration when it starts; `nightschool config` prints what is in e
 
 def command_line() -> Any:
     """Return the program's whole command line, as Typer hands it to click."""
-    import loop.cli.checkpoints
-    import loop.cli.everyday
-    import loop.cli.readout
-    import loop.cli.readout_views
-    import loop.cli.steering
-    import loop.cli.task_vectors  # noqa: F401
+    from importlib import import_module
+
     from typer.main import get_command
 
     from loop.cli.app import app
+
+    for name in ("checkpoints", "everyday", "readout", "readout_views", "steering", "task_vectors"):
+        import_module(f"loop.cli.{name}")  # they add their commands to `app`
 
     return get_command(app)
 

@@ -1,4 +1,4 @@
-"""The documentation is held to the program: commands, keys, tables, routes, pointers into files, and every example."""
+"""The documentation is held to the program: commands, keys, tables, routes, pointers and examples."""
 
 import ast
 import json
@@ -245,13 +245,14 @@ def test_the_log_lines_are_in_the_formats_that_the_page_says() -> None:
         assert recognise(json.loads(line.replace(", ...]", "]"))) == name
 
 
+ROUTE = r"""["'](/(?:v1|do|status|receipts|train|checkpoint|rollback)[^"' ]*)["']"""
+
+
 def test_the_page_about_http_has_every_route() -> None:
     text = page("docs/reference/http.md")
     for source in ("loop/api", "agents/model/vllm/routes", "agents/model/vllm/readout"):
         for path in (ROOT / source).glob("*.py"):
-            for route in re.findall(
-                r"""["'](/(?:v1|do|status|receipts|train|checkpoint|rollback)[^"' ]*)["']""", path.read_text()
-            ):
+            for route in re.findall(ROUTE, path.read_text()):
                 bare = re.sub(r"\{[^}]*\}.*", "", route).rstrip("/")
                 assert f"{bare}" in text, f"docs/reference/http.md does not name {route} of {path.name}"
 
@@ -323,8 +324,8 @@ def test_every_command_of_a_page_is_one_with_all_its_words(path: Path) -> None:
         try:
             command.make_context(command.name, list(rest))
         except Exception as error:  # Typer's own click raises its own errors
-            message = getattr(error, "format_message", lambda: str(error))()
-            pytest.fail(f"{path.name}: nightschool {' '.join(words)}: {message}")
+            reason = error.format_message() if hasattr(error, "format_message") else str(error)
+            pytest.fail(f"{path.name}: nightschool {' '.join(words)}: {reason}")
     for words in in_text(path):
         command, rest = command_of(words)
         options = {
