@@ -21,15 +21,15 @@ import transformers
 
 from agents.evaluator.judge import judge
 from agents.evaluator.scenarios import held_out, sampling_seeds
-from agents.model.embedded.chat import ChatText
+from agents.model.embedded.activation_steering import Offsets
+from agents.model.embedded.chat import ChatTokenizer
 from agents.model.embedded.forward import forward_for
-from agents.model.embedded.push import Push
-from agents.model.embedded.sampling import Ask, Sampler
+from agents.model.embedded.sampling import GenerationRequest, Sampler
 from agents.model.embedded.server import end_ids
-from agents.model.steering.direction import Direction
+from agents.model.steering.wire import Direction
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.snapshot import raw_weights
 from agents.readout.vectors import Array, concept_vectors, scores
 from agents.trainer.messages import Example, Settings, TrainRequest
 from agents.trainer.scoring import prefix_scoring
@@ -61,10 +61,10 @@ class Embedded:
         named = dict(shipped.named_parameters(remove_duplicate=False))
         shared = SharedWeights.create(place, named, model=str(MODEL_DIR))
         self.store = CheckpointStore(directory / "checkpoints")
-        self.first = self.store.write(weights_of(shared), None, {}).id
+        self.first = self.store.write(raw_weights(shared), None, {}).id
         shared.holds = self.first
         self.bench = TrainerContext(shared=shared, model=views.build(shared, MODEL_DIR), store=self.store)
-        self.text, self.layer = ChatText(tokenizer), layer
+        self.text, self.layer = ChatTokenizer(tokenizer), layer
         ends = end_ids(self.bench.model, tokenizer)
         self._sampler = Sampler(forward_for(self.bench.model), self.text.decode, ends)
         self.behaviours: dict[str, Behaviour] = load([SHIPPED])
@@ -79,21 +79,27 @@ class Embedded:
         return found
 
     def answers(
-        self, talks: Sequence[list[Message]], seeds: Sequence[int], push: Push | None = None
+        self, talks: Sequence[list[Message]], seeds: Sequence[int], offsets: Offsets | None = None
     ) -> list[str]:
         """One answer to each conversation, at a temperature of 1."""
         asks = [
-            Ask(tokens=self.text.conversation(talk), seed=seed, temperature=1.0, max_tokens=TOKENS, push=push)
+            GenerationRequest(
+                tokens=self.text.conversation(talk),
+                seed=seed,
+                temperature=1.0,
+                max_tokens=TOKENS,
+                offsets=offsets,
+            )
             for talk, seed in zip(talks, seeds, strict=True)
         ]
         found = [self._sampler.answer(asks[first : first + ROWS]) for first in range(0, len(asks), ROWS)]
         return [answer.text.strip() for part in found for answer in part]
 
-    def outcomes(self, name: str, count: int, push: Push | None = None) -> str:
+    def outcomes(self, name: str, count: int, offsets: Offsets | None = None) -> str:
         """The behaviour on its held-out scenarios, one character each: 1 passed, 0 failed."""
         behaviour = self.behaviours[name]
         talks = held_out(behaviour, count)
-        said = self.answers(talks, sampling_seeds(behaviour, len(talks), seed=0, attempt=0), push)
+        said = self.answers(talks, sampling_seeds(behaviour, len(talks), seed=0, attempt=0), offsets)
         return "".join(
             "01"[judge(behaviour, talk, text).passed] for talk, text in zip(talks, said, strict=True)
         )

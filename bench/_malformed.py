@@ -9,12 +9,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from agents.model.protocol import ORDERS, VERBS, Request, pack_request
+from agents.model.protocol import CONTROL_VERBS, VERBS, RpcRequest, pack_request
 from agents.trainer.messages import Example, Settings, TrainRequest, pack_tokens, pack_train
 
 NOWHERE = "ab" * 32
 """No checkpoint's id."""
-BASES = sorted(VERBS - {"stop"} - ORDERS)
+BASES = sorted(VERBS - {"stop"} - CONTROL_VERBS)
 DEEP = b"[" * 100_000
 ODD: Sequence[Any] = (
     *(
@@ -60,7 +60,7 @@ def messages(count: int, seed: int) -> Iterator[list[bytes]]:
         yield kind(draw, f"m{number}")
 
 
-def _valid(draw: random.Random, name: str) -> Request:
+def _valid(draw: random.Random, name: str) -> RpcRequest:
     """A request that is in order, but for what it asks for."""
     verb, frames = draw.choice(BASES), [pack_tokens([1, 2, 3])]
     body: dict[str, Any] = {}
@@ -76,10 +76,10 @@ def _valid(draw: random.Random, name: str) -> Request:
         body = {"checkpoint": NOWHERE, **({"settled": True} if verb == "rollback" else {})}
     elif verb == "activations":
         body = {"layers": [999]}
-    return Request(id=name, verb=verb, body=body, frames=frames)
+    return RpcRequest(id=name, verb=verb, body=body, frames=frames)
 
 
-def _header(request: Request, **changes: Any) -> bytes:
+def _header(request: RpcRequest, **changes: Any) -> bytes:
     """Its header with other fields, as Python writes it (with NaN, with lone surrogates)."""
     return json.dumps(
         {"v": 1, "id": request.id, "verb": request.verb, "body": request.body, **changes}

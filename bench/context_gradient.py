@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import transformers
 
-from agents.model.embedded.chat import ChatText
+from agents.model.embedded.chat import ChatTokenizer
 from agents.trainer.apollo.optimizer import Apollo
 from agents.trainer.scoring import prefix_scoring
 from agents.trainer.update import losses
@@ -41,7 +41,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
-    text, end = ChatText(tokenizer), tokenizer.eos_token_id
+    text, end = ChatTokenizer(tokenizer), tokenizer.eos_token_id
     held_out = pairs(text, end, HELD_OUT, "held out", is_reserved=True)
     found: dict[str, list[dict[str, float]]] = {
         "before": [judged(model(), held_out)],
@@ -70,7 +70,7 @@ def model() -> Any:
     return transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
 
 
-def pairs(text: ChatText, end: int, count: int, seed: str, *, is_reserved: bool) -> list[Pair]:
+def pairs(text: ChatTokenizer, end: int, count: int, seed: str, *, is_reserved: bool) -> list[Pair]:
     """Context, chosen and rejected tokens of this many requests."""
     rng = random.Random(seed)
     made: list[Pair] = []

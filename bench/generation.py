@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import transformers
 
-from agents.model.embedded.chat import ChatText
-from agents.model.embedded.forward import AnyForward, forward_for
-from agents.model.embedded.sampling import Ask, Sampler
+from agents.model.embedded.chat import ChatTokenizer
+from agents.model.embedded.forward import TransformersForward, forward_for
+from agents.model.embedded.sampling import GenerationRequest, Sampler
 from agents.model.embedded.server import keep_memory
 from bench import _table
 from corpus.recipe import MODEL_DIR
@@ -40,7 +40,7 @@ def main() -> int:
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     model: Any = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR).eval()
     timings = _table.interleaved(
-        _runs(model, ChatText(tokenizer), tokenizer, options.rows), repeats=options.repeats
+        _runs(model, ChatTokenizer(tokenizer), tokenizer, options.rows), repeats=options.repeats
     )
     speeds = {name: 1e3 * options.rows / timing.wall_ms for name, timing in timings.items()}
     rows = [[name, speeds[name], timing.wall_ms, timing.cpu_ms] for name, timing in timings.items()]
@@ -48,13 +48,15 @@ def main() -> int:
     return _table.finish({"answers_per_second": speeds}, [], as_json=options.json)
 
 
-def _runs(model: Any, text: ChatText, tokenizer: Any, rows: int) -> dict[str, Run]:
+def _runs(model: Any, text: ChatTokenizer, tokenizer: Any, rows: int) -> dict[str, Run]:
     """Each way of answering all the prompts, by name."""
     rng = random.Random(0)
     requests = [write(draw(rng.choice(list(KINDS)), rng), rng) for _ in range(rows)]
     prompts = [text.conversation([{"role": "user", "content": request}]) for request in requests]
     ends = [tokenizer.eos_token_id]
-    quick, plain = (Sampler(one, text.decode, ends) for one in (forward_for(model), AnyForward(model)))
+    quick, plain = (
+        Sampler(one, text.decode, ends) for one in (forward_for(model), TransformersForward(model))
+    )
     runs: dict[str, Run] = {}
     for size in (16, 32, 64, 128, 256):
         runs[f"ours, batches of {size}"] = _ours(quick, prompts, size)
@@ -66,7 +68,7 @@ def _runs(model: Any, text: ChatText, tokenizer: Any, rows: int) -> dict[str, Ru
 def _ours(sampler: Sampler, prompts: Sequence[Sequence[int]], size: int) -> Run:
     """All prompts through our sampler, in batches of this size."""
     asks = [
-        Ask(tokens=tokens, seed=seed, temperature=1.0, max_tokens=MAX_TOKENS)
+        GenerationRequest(tokens=tokens, seed=seed, temperature=1.0, max_tokens=MAX_TOKENS)
         for seed, tokens in enumerate(prompts)
     ]
 

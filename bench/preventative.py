@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.model.steering.direction import Direction
+from agents.model.steering.wire import Direction
 from agents.trainer.messages import Example, Settings
 from bench import _table
 from bench._embedded import Embedded, observed

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from agents.model.settings import ModelSettings
-from agents.model.steering.concept_vectors import CARD, TENSORS, Vectors, write
+from agents.model.steering.concept_vectors import CARD, TENSORS, ConceptVectors, write
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.readout.hooks import Hooks
 from agents.model.vllm.readout.publisher import Publisher
@@ -89,10 +89,10 @@ def _goals(figures: Figures) -> list[Goal]:
     return goals
 
 
-def _vectors(hidden: int, layer: int) -> Vectors:
+def _vectors(hidden: int, layer: int) -> ConceptVectors:
     values = np.random.default_rng(0).normal(size=(1, CONCEPTS, hidden)).astype(np.float32)
     names = tuple(f"concept{number}" for number in range(CONCEPTS))
-    return Vectors(
+    return ConceptVectors(
         concepts=names, layers=(layer,), values=values / float(np.sqrt(hidden)), weights_version="bench"
     )
 
@@ -128,7 +128,7 @@ def _served(name: str, model: Path, place: Path, readout: bool, options: argpars
     }
 
 
-def _bring_about(state: str, home: Home, vectors: Vectors, url: str) -> None:
+def _bring_about(state: str, home: Home, vectors: ConceptVectors, url: str) -> None:
     """Have the server see vectors, or none."""
     directory = home.path / "readout"
     if state in ("on, no vectors", "off"):

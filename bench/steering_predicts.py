@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.model.steering.concept_vectors import Vectors, read, write
+from agents.model.steering.concept_vectors import ConceptVectors, read, write
 from agents.model.steering.directions import BEHAVIOURS
 from bench import _table
 from bench._embedded import command, observed, set_training
@@ -82,7 +82,7 @@ def swept_by_chance(home: Path, count: int, seed: int) -> list[list[object]]:
     names = tuple(f"chance_{number}" for number in range(count))
     drawn = np.random.default_rng(seed).normal(size=(1, count, known.hidden_size)).astype(np.float32)
     both = np.concatenate([known.values, drawn], axis=1)
-    write(place, Vectors(**{**vars(known), "concepts": (*known.concepts, *names), "values": both}))
+    write(place, ConceptVectors(**{**vars(known), "concepts": (*known.concepts, *names), "values": both}))
     chosen = [part for name in NAMES for part in ("--behaviour", name)]
     rows: list[list[object]] = []
     for name in names:

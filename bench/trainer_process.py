@@ -28,7 +28,7 @@ import torch
 import zmq
 
 from agents.model import protocol
-from agents.model.protocol import Request
+from agents.model.protocol import RpcRequest
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, TrainRequest
 from bench import _table
@@ -126,7 +126,7 @@ async def _over_a_new_socket(service: Service) -> None:
 
 
 async def _plainly(socket: "zmq.Socket[bytes]") -> None:
-    socket.send_multipart(protocol.pack_request(Request(id="plain", verb="status", body={})))
+    socket.send_multipart(protocol.pack_request(RpcRequest(id="plain", verb="status", body={})))
     protocol.unpack_reply(socket.recv_multipart())
 
 

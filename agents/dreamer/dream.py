@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Connection
 
-from agents.dreamer.novelty import Seen
+from agents.dreamer.novelty import NoveltyFilter
 from agents.dreamer.temperature import FailureRate, shares
 from agents.model.client import ModelClient, Prompt
 from corpus.aliases import Message
@@ -70,7 +70,7 @@ class Situations(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seed:
+class DreamSeed:
     """A request that a dream may grow from."""
 
     text: str
@@ -82,15 +82,15 @@ class Seed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DreamPlan:
     """What one behaviour is to be dreamt with."""
 
     behaviour: Behaviour
     count: int
     rate: FailureRate
-    episodes: list[Seed]
-    examples: list[Seed]
-    hardest: list[Seed]
+    episodes: list[DreamSeed]
+    examples: list[DreamSeed]
+    hardest: list[DreamSeed]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,24 +122,24 @@ class Dreamer:
 
     def _prepare(
         self, connection: Connection, night_id: str, dreamt: tuple[Behaviour, ...]
-    ) -> tuple[queries.Row, list[Plan], Seen]:
+    ) -> tuple[queries.Row, list[DreamPlan], NoveltyFilter]:
         night = queries.night(connection, night_id)
         rates = {name: _rate(row) for name, row in queries.rates(connection).items()}
         count = self._count(dreamt[0], night["targets"], rates)
         plans = [
-            Plan(
+            DreamPlan(
                 behaviour=side,
                 count=round(count * self.settings.counter_share) if index else count,
                 rate=rates.get(side.name, FailureRate()),
                 episodes=_episodes(connection, side),
                 examples=[
-                    Seed(text=text, nodes=(_declared(side),), source=DECLARED) for text in side.examples
+                    DreamSeed(text=text, nodes=(_declared(side),), source=DECLARED) for text in side.examples
                 ],
                 hardest=_hardest(connection, side),
             )
             for index, side in enumerate(dreamt)
         ]
-        return night, plans, Seen(queries.dreamt_texts(connection))
+        return night, plans, NoveltyFilter(queries.dreamt_texts(connection))
 
     def _count(self, behaviour: Behaviour, targets: list[str], rates: dict[str, FailureRate]) -> int:
         """How many dreams a behaviour gets: what fails most gets most, within bounds."""
@@ -148,7 +148,7 @@ class Dreamer:
         of_targets = {name: rates.get(name, FailureRate()) for name in targets}
         return min(shares(of_targets, self.settings.per_night)[behaviour.name], self.settings.per_behaviour)
 
-    async def _dream(self, plan: Plan, night: queries.Row, seen: Seen) -> list[Dream]:
+    async def _dream(self, plan: DreamPlan, night: queries.Row, seen: NoveltyFilter) -> list[Dream]:
         """Ask in rounds until there are enough dreams in use."""
         dreams: list[Dream] = []
         used: Counter[str] = Counter()
@@ -166,7 +166,7 @@ class Dreamer:
                     seen.add(dream.messages[-1]["content"])
         return dreams
 
-    def _prompt(self, plan: Plan, messages: list[Message], seed: int) -> Prompt:
+    def _prompt(self, plan: DreamPlan, messages: list[Message], seed: int) -> Prompt:
         return Prompt(
             messages=messages,
             seed=seed,
@@ -175,8 +175,8 @@ class Dreamer:
         )
 
     def _prompts(
-        self, plan: Plan, night: queries.Row, round_: int, count: int
-    ) -> list[tuple[list[Message], list[Seed], int]]:
+        self, plan: DreamPlan, night: queries.Row, round_: int, count: int
+    ) -> list[tuple[list[Message], list[DreamSeed], int]]:
         """The prompts of a round: what fails often is dreamt broadly, the rest close to its hardest cases."""
         prompts = []
         for index in range(count):
@@ -194,12 +194,12 @@ class Dreamer:
 
     def _check(
         self,
-        plan: Plan,
+        plan: DreamPlan,
         night_id: str,
-        seeds: list[Seed],
+        seeds: list[DreamSeed],
         seed: int,
         text: str,
-        seen: Seen,
+        seen: NoveltyFilter,
         used: Counter[str],
     ) -> Dream:
         """The dream, with the reason for which it cannot be used, if there is one."""
@@ -229,13 +229,13 @@ class Dreamer:
         )
 
 
-def _drawn(seeds: Sequence[Seed], rng: random.Random) -> Seed:
+def _drawn(seeds: Sequence[DreamSeed], rng: random.Random) -> DreamSeed:
     """One of these, the pressing ones more often."""
     weights = [seed.weight for seed in seeds]
     return rng.choice(seeds) if len(set(weights)) == 1 else rng.choices(seeds, weights)[0]
 
 
-def _spread(plan: Plan, rng: random.Random) -> list[Seed]:
+def _spread(plan: DreamPlan, rng: random.Random) -> list[DreamSeed]:
     """Seeds across the graph: an episode first where there is one, then what the behaviour declares."""
     first = [_drawn(plan.episodes, rng)] if plan.episodes else []
     rest = plan.examples or plan.episodes
@@ -251,9 +251,9 @@ def _declared(behaviour: Behaviour) -> str:
     return identity("behaviour", behaviour.name)
 
 
-def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
+def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamSeed]:
     return [
-        Seed(
+        DreamSeed(
             text=node.body["request"],
             nodes=(node.id,),
             source=node.body["source"],
@@ -263,9 +263,9 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[Seed]:
     ]
 
 
-def _hardest(connection: Connection, behaviour: Behaviour) -> list[Seed]:
+def _hardest(connection: Connection, behaviour: Behaviour) -> list[DreamSeed]:
     rows = queries.hardest_dreams(connection, behaviour.name, 12)
     return [
-        Seed(text=row["messages"][-1]["content"], nodes=tuple(row["nodes"]), source=row["source"])
+        DreamSeed(text=row["messages"][-1]["content"], nodes=tuple(row["nodes"]), source=row["source"])
         for row in rows
     ]

@@ -14,7 +14,7 @@ NEAR = 0.9
 exchanged word (about 0.8) is a new situation, an added "please" is not."""
 
 
-class Seen:
+class NoveltyFilter:
     """Texts that a new one must differ from."""
 
     def __init__(self, texts: Iterable[str]) -> None:

@@ -56,7 +56,7 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
     return Judgement(passed=True, reason="matches the pattern of a good answer")
 
 
-class Rules:
+class RuleJudge:
     """The judge without the served model: what the extractor judges logged answers by."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from corpus.errors import ConfigError, IntegrityFault
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of one value of a parameter that can be trained."""
 
 _INSIDE = "model.language_model."
@@ -36,7 +36,7 @@ def count_layers(model_dir: Path) -> int:
     return layers
 
 
-def heads(model_dir: Path) -> tuple[int, int] | None:
+def attention_heads(model_dir: Path) -> tuple[int, int] | None:
     """How many heads ask, and how many keys and values they share; None where the configuration names none."""
     config = text_config(model_dir)
     query = config.get("num_attention_heads")
@@ -44,7 +44,7 @@ def heads(model_dir: Path) -> tuple[int, int] | None:
     return (query, key_value) if isinstance(query, int) and isinstance(key_value, int) else None
 
 
-def language_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def language_model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors in a directory's files, by the names that the causal language model has for them."""
     return {
         f"model.{name.removeprefix(_INSIDE)}" if name.startswith(_INSIDE) else name: tensor

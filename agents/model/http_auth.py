@@ -19,22 +19,22 @@ from typing import Any
 from corpus.errors import ConfigError
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 """The names by which a machine calls itself."""
 SOCKET_HOST = "nightschool"
 """The Host that our clients give over a unix socket, which has no name of its own."""
-OWN = "nightschool.own"
+AUTHENTICATED = "nightschool.own"
 """In the scope of a request: whether it gave the token, rather than a credential for another server."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Some 4,000 conversations of 4 kB: far more than one batch, far less than the machine's memory."""
 
 
-class Guard:
+class AuthMiddleware:
     """Lets a request through to `app` when it may come in."""
 
     def __init__(
@@ -44,18 +44,18 @@ class Guard:
         token: str,
         port: int | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
-        guarded_elsewhere: frozenset[str] = frozenset(),
+        external_auth_paths: frozenset[str] = frozenset(),
     ) -> None:
         """`port` is the TCP port served on loopback; None for a unix socket, which no web page can reach.
 
-        `guarded_elsewhere` are the paths whose requests the app passes on to a server that checks credentials itself.
+        `external_auth_paths` are the paths whose requests the app passes on to a server that checks credentials itself.
         """
         if len(token) < 16:
             raise ConfigError("a bearer token of fewer than 16 characters can be guessed; make a longer one")
         self._app = app
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
-        self._guarded_elsewhere = guarded_elsewhere
+        self._external_auth_paths = external_auth_paths
         ports = ("",) if port is None else ("", f":{port}")
         self._hosts = frozenset(name + suffix for name in (*LOOPBACK, SOCKET_HOST) for suffix in ports)
         self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
@@ -81,14 +81,14 @@ class Guard:
         origins = _values(scope, b"origin")
         if any(origin not in self._origins for origin in origins):
             return 403, "Requests from other web pages are refused (Origin)."
-        scope[OWN] = False
+        scope[AUTHENTICATED] = False
         if _asks_health(scope):
             return None
         given = _values(scope, b"authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         own = scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode("latin-1"), self._token)
-        scope[OWN] = own
-        if not own and not (scheme and scope["path"] in self._guarded_elsewhere):
+        scope[AUTHENTICATED] = own
+        if not own and not (scheme and scope["path"] in self._external_auth_paths):
             if scheme.lower() != "bearer":
                 return (
                     401,
@@ -108,7 +108,7 @@ class Guard:
         """Call the app, counting the body: a chunked one declares no length."""
         seen, started, refused = 0, False, False
 
-        async def counted() -> Message:
+        async def counted() -> AsgiMessage:
             nonlocal seen, refused
             message = await receive()
             seen += len(message.get("body", b""))
@@ -117,7 +117,7 @@ class Guard:
                 raise _TooLarge
             return message
 
-        async def watched(message: Message) -> None:
+        async def watched(message: AsgiMessage) -> None:
             nonlocal started
             if refused and not started:
                 # The app's own words about our exception; the caller gets ours below.

@@ -21,9 +21,9 @@ from corpus.errors import NightschoolError, TrainerFault
 
 VERSION = 1
 """Grows with every change that an older side would misread."""
-ORDERS = frozenset({"pause", "resume", "cancel"})
+CONTROL_VERBS = frozenset({"pause", "resume", "cancel"})
 """Verbs about the update in hand, answered at once: `{"training": whether there was one}`."""
-VERBS: Set[str] = ORDERS | frozenset(
+VERBS: Set[str] = CONTROL_VERBS | frozenset(
     ("train", "merge", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop")
 )
 SOCKET_NAME = "trainer.sock"
@@ -42,11 +42,11 @@ ID_CHARACTERS = 200
 MESSAGE_CHARACTERS = 2000
 """Longest error message: what it quotes was written by somebody else."""
 
-Kind = Literal["result", "progress", "error"]
+ReplyKind = Literal["result", "progress", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class RpcRequest:
     """One request, checked."""
 
     id: str
@@ -56,11 +56,11 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class RpcReply:
     """One reply, checked."""
 
     id: str
-    kind: Kind
+    kind: ReplyKind
     body: Mapping[str, Any]
     frames: Sequence[bytes] = ()
 
@@ -73,7 +73,7 @@ def address(run_directory: Any, name: str = SOCKET_NAME) -> str:
     return f"ipc://{path}"
 
 
-def pack_request(request: Request) -> list[bytes]:
+def pack_request(request: RpcRequest) -> list[bytes]:
     """The frames of a request."""
     frames = [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
     if (largest := max(map(len, frames))) > FRAME_BYTES:
@@ -83,25 +83,25 @@ def pack_request(request: Request) -> list[bytes]:
     return frames
 
 
-def unpack_request(frames: Sequence[bytes], verbs: Set[str] = VERBS) -> Request:
+def unpack_request(frames: Sequence[bytes], verbs: Set[str] = VERBS) -> RpcRequest:
     """The request in these frames; `verbs` are those that this side knows, the trainer's unless given."""
     header = _unpack(frames, {"v", "id", "verb", "body"})
     if not isinstance(header["verb"], str) or header["verb"] not in verbs:
         raise TrainerFault(f"there is no verb {reprlib.repr(header['verb'])} here")
-    return Request(id=header["id"], verb=header["verb"], body=header["body"], frames=tuple(frames[1:]))
+    return RpcRequest(id=header["id"], verb=header["verb"], body=header["body"], frames=tuple(frames[1:]))
 
 
-def pack_reply(reply: Reply) -> list[bytes]:
+def pack_reply(reply: RpcReply) -> list[bytes]:
     """The frames of a reply."""
     return [_pack({"id": reply.id, "kind": reply.kind, "body": reply.body}), *reply.frames]
 
 
-def unpack_reply(frames: Sequence[bytes]) -> Reply:
+def unpack_reply(frames: Sequence[bytes]) -> RpcReply:
     """The reply in these frames."""
     header = _unpack(frames, {"v", "id", "kind", "body"})
     if header["kind"] not in ("result", "progress", "error"):
         raise TrainerFault(f"the other side sent a reply of an unknown kind {reprlib.repr(header['kind'])}")
-    return Reply(id=header["id"], kind=header["kind"], body=header["body"], frames=tuple(frames[1:]))
+    return RpcReply(id=header["id"], kind=header["kind"], body=header["body"], frames=tuple(frames[1:]))
 
 
 def request_id(frames: Sequence[bytes]) -> str:
@@ -113,14 +113,14 @@ def request_id(frames: Sequence[bytes]) -> str:
     return identity if _is_id(identity) else ""
 
 
-def error_reply(identity: str, fault: Exception) -> Reply:
+def error_reply(identity: str, fault: Exception) -> RpcReply:
     """The reply that says what went wrong; the class travels by name."""
     name = type(fault).__name__ if isinstance(fault, NightschoolError) else "TrainerFault"
     message = str(fault) if isinstance(fault, NightschoolError) else f"{type(fault).__name__}: {fault}"
-    return Reply(id=identity, kind="error", body={"error": name, "message": message[:MESSAGE_CHARACTERS]})
+    return RpcReply(id=identity, kind="error", body={"error": name, "message": message[:MESSAGE_CHARACTERS]})
 
 
-def error_of(reply: Reply) -> NightschoolError:
+def error_of(reply: RpcReply) -> NightschoolError:
     """The error that a reply of kind "error" stands for."""
     kind = getattr(errors, str(reply.body.get("error")), TrainerFault)
     if not (isinstance(kind, type) and issubclass(kind, NightschoolError)):
@@ -128,7 +128,7 @@ def error_of(reply: Reply) -> NightschoolError:
     return kind(str(reply.body.get("message", "the trainer failed without a reason")))
 
 
-class Memory:
+class ReplyCache:
     """The last results by request id, so that a repeated request is answered and not repeated."""
 
     def __init__(self, size: int = REMEMBERED) -> None:

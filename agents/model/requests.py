@@ -49,7 +49,7 @@ Body = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class SamplingSettings:
     """How to sample."""
 
     temperature: float
@@ -74,11 +74,11 @@ def parse_body(raw: bytes) -> Body:
     return body
 
 
-def settings(body: Body, *, default_max_tokens: int | None) -> Settings:
+def sampling_settings(body: Body, *, default_max_tokens: int | None) -> SamplingSettings:
     """The sampling settings of a request."""
     limit = body.get("max_completion_tokens")
     limit = body.get("max_tokens") if limit is None else limit
-    return Settings(
+    return SamplingSettings(
         temperature=_number(body, "temperature", 1.0, 0.0, MAX_TEMPERATURE),
         top_p=_top_p(body),
         max_tokens=default_max_tokens if limit is None else _whole(limit, "max_tokens", 1, 2**31),
@@ -87,10 +87,10 @@ def settings(body: Body, *, default_max_tokens: int | None) -> Settings:
     )
 
 
-def settings_each(body: Body, count: int) -> list[Settings]:
+def sampling_settings_each(body: Body, count: int) -> list[SamplingSettings]:
     """The settings of each of `count` rows: `temperature` and `max_tokens` may be lists, one value a row."""
     whole = {name: body[name] for name in body if not isinstance(body[name], list) or name == "stop"}
-    first = settings(whole, default_max_tokens=None)
+    first = sampling_settings(whole, default_max_tokens=None)
     rows = [{**whole} for _ in range(count)]
     for name in ("temperature", "max_tokens"):
         if isinstance(given := body.get(name), list):
@@ -101,12 +101,12 @@ def settings_each(body: Body, count: int) -> list[Settings]:
             for row, value in zip(rows, given, strict=True):
                 row[name] = value
     return [
-        replace(settings(row, default_max_tokens=None), seed=seed)
+        replace(sampling_settings(row, default_max_tokens=None), seed=seed)
         for row, seed in zip(rows, seeds(body, first.seed, count), strict=True)
     ]
 
 
-def room(tokens: Sequence[int], wanted: int | None, *, context: int, vocab_size: int) -> int:
+def answer_limit(tokens: Sequence[int], wanted: int | None, *, context: int, vocab_size: int) -> int:
     """How many tokens the answer to this prompt may have; `context`: most tokens of both together."""
     if not tokens:
         raise UsageError("the prompt is empty; send at least one token")

@@ -47,7 +47,7 @@ class PairSettings:
     """Weight of a pair whose answers stand in a log; pairs of judged attempts weigh 1."""
 
 
-class Judging(Protocol):
+class Judge(Protocol):
     """What is needed of the evaluator."""
 
     async def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
@@ -59,7 +59,7 @@ Observe = Callable[[queries.Row, int, int], dict[str, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class AttemptRequest:
     """One answer to be asked for."""
 
     dream: queries.Row
@@ -75,7 +75,7 @@ class Attempter:
     ledger: Ledger
     model: ModelClient
     behaviours: dict[str, Behaviour]
-    judging: Judging
+    judging: Judge
     observe: Observe
     settings: PairSettings
 
@@ -100,18 +100,18 @@ class Attempter:
             facts={"attempts": len(attempts), "failed": failed},
         )
 
-    def _wanted(self, dream: queries.Row) -> list[Answer]:
+    def _wanted(self, dream: queries.Row) -> list[AttemptRequest]:
         behaviour = self.behaviours[dream["behaviour"]]
         told = instructed(dream["messages"], behaviour.instruction)
         often = self.settings.attempts_of_counters if behaviour.counter_of else self.settings.attempts
         plain = [self._ask(dream, dream["messages"], False, k) for k in range(often)]
         return plain + [self._ask(dream, told, True, k) for k in range(self.settings.instructed)]
 
-    def _ask(self, dream: queries.Row, messages: list[Message], told: bool, index: int) -> Answer:
+    def _ask(self, dream: queries.Row, messages: list[Message], told: bool, index: int) -> AttemptRequest:
         seed = seed_of("attempt", dream["id"], told, index)
-        return Answer(dream=dream, messages=messages, instructed=told, seed=seed)
+        return AttemptRequest(dream=dream, messages=messages, instructed=told, seed=seed)
 
-    async def _answer(self, wanted: list[Answer], checkpoint_id: str) -> list[Attempt]:
+    async def _answer(self, wanted: list[AttemptRequest], checkpoint_id: str) -> list[Attempt]:
         replies = await self.model.batch_chat(
             [
                 Prompt(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from agents.pairs.attempts import Judging, PairSettings
+from agents.pairs.attempts import Judge, PairSettings
 from corpus.behaviour import Behaviour, sides
 from store import graph, queries
 from store.ledger.db import Ledger
@@ -56,7 +56,7 @@ class PairBuilder:
 
     ledger: Ledger
     behaviours: dict[str, Behaviour]
-    judging: Judging
+    judging: Judge
     settings: PairSettings
 
     async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:

@@ -32,7 +32,7 @@ def eligible(new: Sequence[Row], per_source: int) -> list[Row]:
     return chosen
 
 
-def teaching(new: Sequence[Row], *, per_source: int, counters: Collection[str]) -> int:
+def count_teaching(new: Sequence[Row], *, per_source: int, counters: Collection[str]) -> int:
     """How many new pairs teach something: those of counter-behaviours only keep it from going too far."""
     return sum(pair["behaviour"] not in counters for pair in eligible(new, per_source))
 
@@ -52,7 +52,7 @@ def propose(
     counters: names of the counter-behaviours, whose pairs do not help to reach the minimum. replay_share: part of
     the whole update that is replay, 0 to under 1.
     """
-    chosen, found = eligible(new, per_source), teaching(new, per_source=per_source, counters=counters)
+    chosen, found = eligible(new, per_source), count_teaching(new, per_source=per_source, counters=counters)
     if found < minimum:
         reason = f"{found} new pairs of what is to be learnt, an update needs {minimum}"
         return Proposal(new=[], replay=[], reason=reason)

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from agents.model.client import ModelClient
-from agents.model.steering.concept_vectors import Vectors, read, write
+from agents.model.steering.concept_vectors import ConceptVectors, read, write
 from agents.model.steering.directions import BEHAVIOURS
 from agents.readout.vectors import Array
 from corpus.aliases import Message
@@ -100,7 +100,7 @@ class BehaviourReader:
 
     async def extract(
         self, name: str, tried: Sequence[Tried], *, layers: int, weights_sha256: str
-    ) -> Vectors:
+    ) -> ConceptVectors:
         """The vector of a behaviour, kept beside those of the others; `layers`: how many the model has."""
         asked = require(name, tried)
         layer = (layers - 1) // 2
@@ -118,7 +118,7 @@ class BehaviourReader:
         whole = await self.model.tokenize(answered, add_generation_prompt=False)
         return [tokens[: len(prompt) + 1] for prompt, tokens in zip(prompts, whole, strict=True)]
 
-    def _keep(self, name: str, vector: Array, layer: int, weights_sha256: str) -> Vectors:
+    def _keep(self, name: str, vector: Array, layer: int, weights_sha256: str) -> ConceptVectors:
         """Write the vector in place of its older self; those of another model go."""
         place = self.directory / BEHAVIOURS
         try:
@@ -131,7 +131,7 @@ class BehaviourReader:
         rows[name] = vector
         names = tuple(sorted(rows))
         values = np.stack([rows[one] for one in names])[None].astype(np.float32)
-        made = Vectors(
+        made = ConceptVectors(
             concepts=names, layers=(layer,), values=values, weights_version=weights_sha256, model=self.digest
         )
         write(place, made)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agents.model.client import ModelClient
-from agents.model.steering.concept_vectors import CARD, CURE, Vectors, read
-from agents.model.steering.direction import Direction
+from agents.model.steering.concept_vectors import CARD, CURE, ConceptVectors, read
+from agents.model.steering.wire import Direction
 from agents.readout.collect import Reader, Source, run
 from agents.readout.train import default_set, train
 from agents.readout.vectors import Array, Method, scores
@@ -90,7 +90,7 @@ class Monitor:
             weights_version=weights_sha256,
         )
 
-    async def vectors(self, weights_sha256: str, report: Progress | None = None) -> Vectors:
+    async def vectors(self, weights_sha256: str, report: Progress | None = None) -> ConceptVectors:
         """The home's concept vectors; made on these weights, which are served now, where it has none.
 
         Vectors of another model, and files that are damaged, are an `IntegrityFault` with the cure.
@@ -105,8 +105,12 @@ class Monitor:
         return found
 
     async def again(
-        self, weights_sha256: str, known: Vectors, method: Method = "mean", report: Progress | None = None
-    ) -> Vectors:
+        self,
+        weights_sha256: str,
+        known: ConceptVectors,
+        method: Method = "mean",
+        report: Progress | None = None,
+    ) -> ConceptVectors:
         """These vectors estimated anew, in the same way, on the weights that are served now; they take their place."""
         sets = {texts.sha256: texts for texts in map(load, NAMES)}
         texts = sets.get(known.corpus_sha256) or load(default_set(self.model_digest))
@@ -114,11 +118,11 @@ class Monitor:
         found, _ = await train(source, texts, layers=known.layers, method=method, report=report)
         return found
 
-    def read_at(self, vectors: Vectors) -> int:
+    def read_at(self, vectors: ConceptVectors) -> int:
         """The layer that these vectors read at: of several, the one that is nearest to `layer`."""
         return min(vectors.layers, key=lambda known: (abs(known - self.layer), known))
 
-    async def panel(self, weights_sha256: str, vectors: Vectors) -> Array:
+    async def panel(self, weights_sha256: str, vectors: ConceptVectors) -> Array:
         """The scores of the fixed panel's texts on the weights that are served now, `(n_texts, n_concepts)`."""
         layer = self.read_at(vectors)
         seen = await run(self.source(weights_sha256), probe_texts(), layers=[layer])
@@ -127,7 +131,7 @@ class Monitor:
         return scores(seen.of(layer), vectors.values[vectors.layers.index(layer)].astype("float64"))
 
     async def read(
-        self, weights_sha256: str, vectors: Vectors, found: Array | None = None
+        self, weights_sha256: str, vectors: ConceptVectors, found: Array | None = None
     ) -> tuple[Reading, ...]:
         """The readings of the weights that are served now, and their perplexity on ordinary text.
 

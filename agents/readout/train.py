@@ -11,7 +11,7 @@ import anyio.to_thread
 import numpy as np
 
 from agents.model.describe import digest
-from agents.model.steering.concept_vectors import Vectors, write
+from agents.model.steering.concept_vectors import ConceptVectors, write
 from agents.readout.collect import Collected, Source, collected
 from agents.readout.vectors import Method, accuracy, concept_vectors
 from corpus.aliases import Progress
@@ -42,11 +42,11 @@ async def train(
     layers: Sequence[int],
     method: Method = "mean",
     report: Progress | None = None,
-) -> tuple[Vectors, tuple[Layer, ...]]:
+) -> tuple[ConceptVectors, tuple[Layer, ...]]:
     """Make the vectors of these layers, keep them in `source.directory`, and say how they came out."""
     found = await collected(source, texts, layers=layers, report=report)
     values, told = await anyio.to_thread.run_sync(_made, found, texts, method)
-    vectors = Vectors(
+    vectors = ConceptVectors(
         concepts=texts.concepts,
         layers=tuple(layers),
         values=values,

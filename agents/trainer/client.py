@@ -20,8 +20,8 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
-from agents.model.steering.direction import Direction
+from agents.model.protocol import RpcReply, RpcRequest
+from agents.model.steering.wire import Direction
 from agents.trainer.activation_requests import Activations, unpack
 from agents.trainer.messages import (
     CheckpointResult,
@@ -172,20 +172,20 @@ class TrainerClient:
         *,
         on_step: OnStep | None = None,
         request_id: str | None = None,
-    ) -> Reply:
+    ) -> RpcReply:
         """Send one request and wait for its result, with signs of life in between."""
-        request = Request(id=request_id or uuid4().hex, verb=verb, body=body, frames=frames)
+        request = RpcRequest(id=request_id or uuid4().hex, verb=verb, body=body, frames=frames)
         socket = self._connected()
         try:
             return await self._wait(socket, request, on_step)
         finally:
             socket.close(linger=0)
 
-    async def _quick(self, verb: str, body: dict[str, Any]) -> Reply:
+    async def _quick(self, verb: str, body: dict[str, Any]) -> RpcReply:
         """As `_ask`, for what is answered at once: over the kept socket, which a call that fails closes."""
         socket, self._kept = self._kept or self._connected(), None
         try:
-            reply = await self._wait(socket, Request(id=uuid4().hex, verb=verb, body=body), None)
+            reply = await self._wait(socket, RpcRequest(id=uuid4().hex, verb=verb, body=body), None)
         except BaseException:
             socket.close(linger=0)
             raise
@@ -201,10 +201,12 @@ class TrainerClient:
         socket.connect(self._address)
         return socket
 
-    async def _wait(self, socket: zmq.asyncio.Socket, request: Request, on_step: OnStep | None) -> Reply:
+    async def _wait(
+        self, socket: zmq.asyncio.Socket, request: RpcRequest, on_step: OnStep | None
+    ) -> RpcReply:
         """Send this request and wait for its result; its progress goes to `on_step`."""
         frames = protocol.pack_request(request)
-        alive = Request(id=f"{request.id}/alive", verb="status", body={"asking": request.id})
+        alive = RpcRequest(id=f"{request.id}/alive", verb="status", body={"asking": request.id})
         await socket.send_multipart(frames)
         heard = time.monotonic()
         while True:

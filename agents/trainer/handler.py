@@ -12,7 +12,7 @@ from pathlib import Path
 import anyio
 
 from agents.model.client import ModelClient
-from agents.model.steering.directions import digest, directions
+from agents.model.steering.directions import digest, to_directions
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
 from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
@@ -156,7 +156,7 @@ class TrainHandler:
             seed=update["seed"],
             parent=update["parent_id"],
             examples=examples,
-            prevent=directions(settings.prevent, self.readout),
+            prevent=to_directions(settings.prevent, self.readout),
         )
 
     async def _train(

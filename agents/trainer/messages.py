@@ -12,8 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from agents.model.steering.direction import Direction
-from agents.model.steering.limits import STRONGEST
+from agents.model.steering.wire import MAX_STRENGTH, Direction
 from corpus.errors import TrainerFault
 
 DEFAULT_RANK = 64
@@ -100,10 +99,10 @@ class Settings:
             if not getattr(self, name) > 0:
                 raise TrainerFault(f"the training setting {name} must be above 0")
         if not all(
-            abs(strength) <= STRONGEST for strength in self.prevent.values()
+            abs(strength) <= MAX_STRENGTH for strength in self.prevent.values()
         ):  # nor what is not a number
             raise TrainerFault(
-                f"the training setting prevent has strengths from -{STRONGEST:g} to {STRONGEST:g}"
+                f"the training setting prevent has strengths from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
             )
         if self.micro_batch < 0:
             raise TrainerFault("the training setting micro_batch must be 0 or above")

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agents.model.http_auth import Guard
+from agents.model.http_auth import AuthMiddleware
 from corpus.aliases import Json
 from corpus.errors import NightschoolError, UsageError
 from loop.api.proxy import PATHS, Proxy
@@ -138,10 +138,10 @@ async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: 
     app = Routes(operations, tasks, capture).app()
     model = service.settings.model
     guard = partial(
-        Guard,
+        AuthMiddleware,
         app,
         token=service.home.token(),
-        guarded_elsewhere=PATHS if model.url and model.api_key else frozenset(),
+        external_auth_paths=PATHS if model.url and model.api_key else frozenset(),
     )
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place))  # in the run directory, which only this user can enter
@@ -155,7 +155,7 @@ async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: 
     return taken
 
 
-async def _serve(app: Guard, listening: socket.socket) -> None:
+async def _serve(app: AuthMiddleware, listening: socket.socket) -> None:
     config = uvicorn.Config(
         app,
         log_config=None,

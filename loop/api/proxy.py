@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
 
-from agents.model.http_auth import OWN
+from agents.model.http_auth import AUTHENTICATED
 from corpus.errors import ModelUnavailable
 from loop.capture.exchange import ChatRequest, Refusal, parse_request
 from loop.capture.log import Capture, Exchange
@@ -62,7 +62,7 @@ class Proxy:
         body = await request.body()
         main = all(kind.strip().lower() == "main" for kind in request.headers.getlist(TURN_TYPE))
         if (
-            main and request.scope[OWN]
+            main and request.scope[AUTHENTICATED]
         ):  # others may not be let in; those who are show in the model server's metrics
             self._service.user_asked()
         taking: ChatRequest | Refusal = Refusal(word="side")
@@ -117,7 +117,7 @@ class ProxiedResponse:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask the model server, and hand back what it says."""
-        asking, own = self._request, self._request.scope[OWN]
+        asking, own = self._request, self._request.scope[AUTHENTICATED]
         headers = _kept(asking.headers.raw, _NOT_SENT | {"authorization"} if own else _NOT_SENT)
         headers.append((b"accept-encoding", b"identity"))
         target = f"{asking.url.path}?{asking.url.query}".removesuffix("?")

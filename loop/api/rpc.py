@@ -22,7 +22,7 @@ import zmq.asyncio
 from anyio.abc import TaskGroup, TaskStatus
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
+from agents.model.protocol import RpcReply, RpcRequest
 from corpus.aliases import Json
 from corpus.errors import IntegrityFault, NightschoolError, TrainerFault, UsageError
 from loop.engine.scheduler import next_update_reason
@@ -88,7 +88,7 @@ class RpcServer:
     async def _answer(self, asker: bytes, frames: Sequence[bytes]) -> None:
         try:
             request = protocol.unpack_request(frames, self._verbs.keys())
-            reply = Reply(id=request.id, kind="result", body=await self._done(request))
+            reply = RpcReply(id=request.id, kind="result", body=await self._done(request))
         except Exception as error:  # the boundary: no message may end the service
             if not isinstance(error, NightschoolError):
                 log.exception("a request of vLLM's routes failed")
@@ -97,7 +97,7 @@ class RpcServer:
             self._pending -= 1
         await self._router.send_multipart([asker, *protocol.pack_reply(reply)])
 
-    async def _done(self, request: Request) -> Json:
+    async def _done(self, request: RpcRequest) -> Json:
         """The result of a request whose arguments are as they should be."""
         if self._pending > PENDING:
             raise TrainerFault(

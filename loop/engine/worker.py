@@ -21,7 +21,7 @@ import structlog
 
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
-from agents.model.describe import count_layers, heads
+from agents.model.describe import attention_heads, count_layers
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.aliases import Progress
@@ -257,7 +257,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             directory=home.path / "readout",
             layers=lambda: count_layers(server.model_dir),
             model_digest=model_digest,
-            heads=lambda: heads(server.model_dir),
+            heads=lambda: attention_heads(server.model_dir),
         )
         stages = Stages(
             ledger=ledger,

@@ -5,7 +5,7 @@ from functools import partial
 
 from agents.dreamer.dream import Dreamer
 from agents.dreamer.temperature import FailureRate, observe
-from agents.evaluator.judge import Rules
+from agents.evaluator.judge import RuleJudge
 from agents.evaluator.measure import Evaluator
 from agents.extractor.handler import Extractor
 from agents.model.client import ModelClient
@@ -46,7 +46,7 @@ def handlers(
     )
     return {
         "extract": Extractor(
-            ledger=ledger, behaviours=behaviours, judging=Rules(), settings=settings.extractor
+            ledger=ledger, behaviours=behaviours, judging=RuleJudge(), settings=settings.extractor
         ).handle,
         "plan": stages.plan,
         "listen": partial(listen, stages),

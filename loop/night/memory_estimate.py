@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import prod
 
-from agents.model.describe import BYTES
+from agents.model.describe import DTYPE_BYTES
 from agents.trainer.messages import Settings
 from corpus.aliases import Json
 from store.tensors.raw import Kinds
@@ -55,7 +55,7 @@ def need(
     checkpoint is written from a copy of the weights (those on a GPU are), not from where they lie.
     """
     unique = list({entry["offset"]: entry for entry in entries}.values())
-    sizes = [prod(entry["shape"]) * BYTES[entry["dtype"]] for entry in unique]
+    sizes = [prod(entry["shape"]) * DTYPE_BYTES[entry["dtype"]] for entry in unique]
     return Room(
         # An embedding that is tied to the head gets two gradients before they are one.
         gradients=sum(sizes) + max(sizes),
@@ -91,7 +91,7 @@ def _pass(unique: Sequence[Json], config: Json, settings: Settings, answer_token
     trained, read = pairs * 2 * answer_tokens, pairs * CONTEXT_TOKENS
     if settings.context_gradient:
         trained, read = trained + read, 0
-    value = BYTES[unique[0]["dtype"]]
+    value = DTYPE_BYTES[unique[0]["dtype"]]
     inside = [e["shape"] for e in unique if len(e["shape"]) == 2 and config["vocab_size"] not in e["shape"]]
     kept = value * sum(sum(shape) for shape in inside)
     layers, hidden = config["num_hidden_layers"], config["hidden_size"]

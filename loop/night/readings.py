@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import Connection
 
-from agents.model.steering.concept_vectors import Vectors
+from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout import drift as drifts
 from agents.readout.drift import FLOOR, Joint
 from agents.readout.monitor import Monitor
@@ -178,7 +178,9 @@ def keep(connection: Connection, taken: Taken, night_id: str) -> None:
         inner.save_panel(connection, weights, taken.version.digest, inner.rounded(scores))
 
 
-def version_of(monitor: Monitor, vectors: Vectors, method: str | None = None) -> vector_versions.Version:
+def version_of(
+    monitor: Monitor, vectors: ConceptVectors, method: str | None = None
+) -> vector_versions.Version:
     """Vectors as the ledger notes them, at the layer that they read at."""
     layer = monitor.read_at(vectors)
     return vector_versions.Version(
@@ -192,7 +194,9 @@ def version_of(monitor: Monitor, vectors: Vectors, method: str | None = None) ->
     )
 
 
-def _due(connection: Connection, stages: "Stages", night_id: str, vectors: Vectors, weights: str) -> bool:
+def _due(
+    connection: Connection, stages: "Stages", night_id: str, vectors: ConceptVectors, weights: str
+) -> bool:
     """Whether it is time to estimate the vectors anew: so many nights after the last time, on other weights.
 
     Not those that the ledger has not met: somebody has made them since, or a night that was broken off.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection
 
-from agents.model.steering.concept_vectors import Vectors
+from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout.ends import scores_at_ends
 from agents.readout.felt import ENOUGH, felt, refelt
 from agents.readout.turns import said_until, window_of
@@ -92,14 +92,14 @@ async def _attempts(stages: "Stages", night: queries.Row, active: queries.Row, r
     return Outcome(then=then, facts={"attempts": len(rows)})
 
 
-async def _served(stages: "Stages", active: queries.Row, report: Progress) -> Vectors:
+async def _served(stages: "Stages", active: queries.Row, report: Progress) -> ConceptVectors:
     """The home's vectors, with the active weights in the mapping."""
     await stages.trainer.rollback(active["id"], settled=True)
     return await stages.monitor.vectors(active["weights_sha256"], report)
 
 
 async def _read(
-    stages: "Stages", active: queries.Row, vectors: Vectors, texts: list[str], report: Progress
+    stages: "Stages", active: queries.Row, vectors: ConceptVectors, texts: list[str], report: Progress
 ) -> Rows:
     """The scores of these texts, as rows."""
     monitor, weights = stages.monitor, active["weights_sha256"]

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from agents.dreamer.temperature import T_MAX
 from agents.evaluator.measure import Evaluator
-from agents.pairs.propose import Proposal, propose, teaching
+from agents.pairs.propose import Proposal, count_teaching, propose
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from agents.trainer.handler import trainer_settings
@@ -76,7 +76,7 @@ class Stages:
 
     def teaching(self, new: list[queries.Row]) -> int:
         """How many new pairs teach something that an update may be made of."""
-        return teaching(new, per_source=self.settings.pairs.per_source, counters=self._counters())
+        return count_teaching(new, per_source=self.settings.pairs.per_source, counters=self._counters())
 
     def _counters(self) -> set[str]:
         return {behaviour.name for behaviour in self.behaviours.values() if behaviour.counter_of}

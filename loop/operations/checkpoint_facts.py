@@ -6,9 +6,9 @@ Invariant: changes nothing in the home, whether a service runs or not.
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.model.describe import heads
+from agents.model.describe import attention_heads
 from agents.model.safety import check_model_dir
-from agents.model.weights.hf_export import export, planned
+from agents.model.weights.hf_export import export, plan_export
 from corpus.aliases import Json
 from corpus.behaviour import definition
 from corpus.errors import ConfigError, GateRefused, IntegrityFault
@@ -105,7 +105,7 @@ def exported(home: Home, wanted: str, directory: Path) -> Json:
         queries.require_stored(connection, row)
     model_dir = model_directory(home)
     check_model_dir(model_dir)
-    plan = planned(model_dir, CheckpointStore(home.checkpoints).load_weights(row["id"]))
+    plan = plan_export(model_dir, CheckpointStore(home.checkpoints).load_weights(row["id"]))
     files = export(plan, directory)
     return {
         "checkpoint": row["id"],
@@ -142,7 +142,7 @@ def _with_guards(home: Home, rows: list[Json]) -> list[Json]:
 def _heads(home: Home) -> tuple[Heads | None, str | None]:
     """How many heads the home's model has; else why that is not known."""
     try:
-        counts = heads(model_directory(home))
+        counts = attention_heads(model_directory(home))
     except (ConfigError, GateRefused) as error:
         return None, f"heads are not told apart: {error}"
     if counts is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from agents.ingest.read import ingest_paths
 from agents.model.client import open_client
-from agents.model.describe import digest, language_model
+from agents.model.describe import digest, language_model_tensors
 from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, ModelUnavailable, UsageError
 from loop.config import Settings, load_settings
@@ -102,4 +102,4 @@ def _weights(model_dir: Path) -> dict[str, RawTensor]:
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{model_dir} has no safetensors: model.path must be a Hugging Face directory")
-    return language_model({name: tensor for file in files for name, tensor in parse(file)[1].items()})
+    return language_model_tensors({name: tensor for file in files for name, tensor in parse(file)[1].items()})

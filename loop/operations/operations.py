@@ -15,7 +15,7 @@ import anyio.to_thread
 
 from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
-from agents.model.steering.directions import known, wanted
+from agents.model.steering.directions import load_known, requested_strengths
 from agents.readout.vectors import METHODS
 from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
@@ -70,7 +70,7 @@ class Operations:
         if (
             steer is not None
         ):  # here rather than by the server, so that it is told for a mistake of the user's
-            steer = wanted(steer, known(self.service.stages.monitor.directory))
+            steer = requested_strengths(steer, load_known(self.service.stages.monitor.directory))
         await self.service.crew.here()
         self.service.user_asked()
         reply = await self.service.model.chat(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from agents.model.describe import count_layers
-from agents.model.steering.concept_vectors import Vectors, read
-from agents.model.steering.directions import digest, directions, known, require
-from agents.model.steering.limits import checked
+from agents.model.steering.concept_vectors import ConceptVectors, read
+from agents.model.steering.directions import digest, load_known, require_concept, to_directions
+from agents.model.steering.wire import check_strengths
 from agents.readout.behaviour import BehaviourReader, Tried
 from corpus.aliases import Json
 from corpus.behaviour import Behaviour
@@ -42,7 +42,7 @@ class Steering:
     ) -> list[Json]:
         """The concept at these strengths on each behaviour: those named, else those that belong to it."""
         await self._may_begin()
-        vectors = require(concept, known(self._directory))
+        vectors = require_concept(concept, load_known(self._directory))
         chosen = self._behaviours(concept, behaviours)
         wanted = _strengths(concept, strengths) if strengths else await self._usual(vectors)
         return [self._told(*await self._swept(concept, name, wanted, seed)) for name in chosen]
@@ -111,7 +111,7 @@ class Steering:
             self._require(name)
         return chosen
 
-    async def _usual(self, vectors: Vectors) -> list[float]:
+    async def _usual(self, vectors: ConceptVectors) -> list[float]:
         """Strengths that suit the stream's length, two digits each."""
         layer = vectors.layers[vectors.steered]
         texts = await self.service.model.tokenize_texts(probe_texts())
@@ -120,7 +120,7 @@ class Steering:
         length = float(np.linalg.norm(stream, axis=1).mean())
         return [float(f"{share * length:.2g}") for share in SHARES]
 
-    async def _extract(self, name: str, tried: Sequence[Tried]) -> Vectors:
+    async def _extract(self, name: str, tried: Sequence[Tried]) -> ConceptVectors:
         """The behaviour's vector, unless a concept has its name and would be steered by in its place."""
         concepts = read(self._directory)
         if concepts is not None and name in concepts.concepts:
@@ -147,7 +147,7 @@ class Steering:
         for strength in sorted({0.0, *strengths}):
             swept.append(await self._at(concept, name, strength, seed, active["weights_sha256"]))
         found = judged(swept)
-        moved = directions({concept: 1.0}, self._directory)
+        moved = to_directions({concept: 1.0}, self._directory)
         figures = [[one.strength, one.outcomes] for one in swept]
         sweep = Sweep(
             id="s" + identity(digest(moved), name, definition, active["weights_sha256"], seed, figures),
@@ -184,7 +184,7 @@ class Steering:
             )
         else:
             outcomes = await service.stages.measured(name, seed, 0, weights, report)
-        perplexity = await service.stages.monitor.perplexity(directions(steer, self._directory))
+        perplexity = await service.stages.monitor.perplexity(to_directions(steer, self._directory))
         return Swept(strength=strength, outcomes=outcomes, perplexity=perplexity)
 
     def _told(self, sweep: Sweep, found: Found) -> Json:
@@ -195,5 +195,5 @@ class Steering:
 def _strengths(concept: str, given: Sequence[float]) -> list[float]:
     """The strengths, each one that a request may have."""
     for strength in given:
-        checked({concept: strength}, [concept])
+        check_strengths({concept: strength}, [concept])
     return [float(strength) for strength in given]

@@ -26,7 +26,7 @@ import torch
 from lost_writes import recording
 from transformers import AutoModelForCausalLM, Qwen3Config
 
-from agents.model.protocol import Request
+from agents.model.protocol import RpcRequest
 from agents.model.steering.concept_vectors import write_files
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
@@ -111,7 +111,7 @@ class ShortHome:
             mapping.parent.mkdir(exist_ok=True)
             SharedWeights.create(mapping, first_weights(self.model), model=str(self.model))
         self.shared = SharedWeights.attach(mapping)
-        restore(self.shared, self.store, self.active, settled=True, force=self.shared.dirty)
+        restore(self.shared, self.store, self.active, clean=True, force=self.shared.dirty)
         self.worker = Worker(
             TrainerContext(shared=self.shared, model=views.build(self.shared, self.model), store=self.store),
             lambda _: None,
@@ -189,7 +189,7 @@ class ShortHome:
         return [row["id"] for row in self._read(queries.checkpoints) if row["state"] == "kept"]
 
     def _ask(self, verb: str, body: Json, frames: Any = ()) -> Json:
-        return self.worker.answer(Request(id=verb, verb=verb, body=body, frames=frames), lambda _: None)[0]
+        return self.worker.answer(RpcRequest(id=verb, verb=verb, body=body, frames=frames), lambda _: None)[0]
 
     def _read(self, query: Callable[..., Any], *arguments: Any) -> Any:
         with self.ledger.reading() as connection:

@@ -54,7 +54,7 @@ def logprobs(vllm: Vllm) -> list[tuple[str, float]]:
 
 def held(vllm: Vllm) -> tuple[str, bool]:
     """Which checkpoint the mapping holds, and whether it may be in mid-update."""
-    words = Header(Place(vllm.home.served_dir).mapping).words
+    words = Header(Place(vllm.home.served_dir).mapping).state
     return words.holds, words.dirty
 
 

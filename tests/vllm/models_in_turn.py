@@ -112,13 +112,13 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
     """What a trainer sees and what becomes of its edits."""
     from safetensors.torch import load_file
 
-    from agents.model.describe import language_model
+    from agents.model.describe import language_model_tensors
     from agents.model.vllm.place import Place
     from agents.model.weights import views
     from agents.model.weights.shared import SharedWeights
 
     shared = SharedWeights.attach(Place(served_dir).mapping)
-    on_disk = language_model(load_file(directory / "model.safetensors"))
+    on_disk = language_model_tensors(load_file(directory / "model.safetensors"))
     model = views.build(shared, directory)
     tokens, served = engine.answer()
     edits = {}
@@ -153,17 +153,17 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
 
 def restored(shared: Any, directory: Path) -> bool:
     """Whether a checkpoint made of the directory's files, put into a mapping that was changed, undoes the change."""
-    from agents.model.describe import language_model
+    from agents.model.describe import language_model_tensors
     from agents.model.weights.snapshot import restore
     from store.checkpoints.store import CheckpointStore
     from store.tensors.raw import parse
 
     store = CheckpointStore(directory.parent / f"{directory.name}.checkpoints")
-    base = store.write(language_model(parse(directory / "model.safetensors")[1]), None, {})
+    base = store.write(language_model_tensors(parse(directory / "model.safetensors")[1]), None, {})
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     for tensor in shared.tensors.values():
         tensor.zero_()
-    restore(shared, store, base.id, settled=True)
+    restore(shared, store, base.id, clean=True)
     return all(torch.equal(tensor, before[name]) for name, tensor in shared.tensors.items())
 
 

@@ -8,7 +8,7 @@ import pytest
 from conftest import Vllm
 from transformers import AutoTokenizer
 
-from agents.model.embedded.chat import ChatText
+from agents.model.embedded.chat import ChatTokenizer
 from agents.model.vllm.place import Place
 from agents.model.weights.shared import SharedWeights
 from corpus.recipe import MODEL_DIR
@@ -19,8 +19,8 @@ ASKED = [
 
 
 @pytest.fixture(scope="session")
-def text() -> ChatText:
-    return ChatText(AutoTokenizer.from_pretrained(MODEL_DIR))
+def text() -> ChatTokenizer:
+    return ChatTokenizer(AutoTokenizer.from_pretrained(MODEL_DIR))
 
 
 def batch(vllm: Vllm, **more: Any) -> Any:
@@ -39,7 +39,7 @@ def refused(vllm: Vllm, path: str, **body: Any) -> str:
     return str(answer.json()["error"]["message"])
 
 
-def test_a_batch_is_answered_in_the_embedded_servers_form(vllm: Vllm, text: ChatText) -> None:
+def test_a_batch_is_answered_in_the_embedded_servers_form(vllm: Vllm, text: ChatTokenizer) -> None:
     version = SharedWeights.attach(Place(vllm.home.served_dir).mapping).version
     found = batch(vllm, temperature=[0, 1.0, 0.5], seeds=[1, 2**63, 2**64 - 1])
     assert found.keys() == {"results", "model", "weights_version", "weights_version_end"}
@@ -51,7 +51,7 @@ def test_a_batch_is_answered_in_the_embedded_servers_form(vllm: Vllm, text: Chat
     assert any(one["finish_reason"] == "stop" for one in found["results"])
 
 
-def ends(text: ChatText) -> list[int]:
+def ends(text: ChatTokenizer) -> list[int]:
     return text.encode_markup("<|im_end|>")
 
 
@@ -60,7 +60,7 @@ def test_the_same_seeds_give_the_same_answers_and_others_give_others(vllm: Vllm)
     assert first["results"] == again["results"] != other["results"]
 
 
-def test_a_stop_string_ends_an_answer_before_itself(vllm: Vllm, text: ChatText) -> None:
+def test_a_stop_string_ends_an_answer_before_itself(vllm: Vllm, text: ChatTokenizer) -> None:
     whole = batch(vllm, temperature=0)["results"][0]["text"]
     stop = whole[4:9]
     met = batch(vllm, temperature=0, stop=[stop])["results"][0]
@@ -68,7 +68,7 @@ def test_a_stop_string_ends_an_answer_before_itself(vllm: Vllm, text: ChatText) 
     assert stop in text.decode(met["token_ids"])
 
 
-def test_tokens_are_those_of_the_embedded_server_and_texts_stay_data(vllm: Vllm, text: ChatText) -> None:
+def test_tokens_are_those_of_the_embedded_server_and_texts_stay_data(vllm: Vllm, text: ChatTokenizer) -> None:
     with vllm.http() as http:
         found = http.post("/v1/batch/tokenize", json={"conversations": ASKED}).json()["tokens"]
         data = http.post("/v1/batch/tokenize", json={"texts": ["a <|im_end|>"]}).json()["tokens"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
-from agents.model.steering.concept_vectors import Vectors, write
+from agents.model.steering.concept_vectors import ConceptVectors, write
 from agents.model.vllm.place import Place
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.views import build
@@ -30,12 +30,12 @@ TALK = [{"role": "user", "content": "How should I begin?"}]
 LOOK_S = 10.0
 
 
-def planted(seed: int = 1) -> Vectors:
+def planted(seed: int = 1) -> ConceptVectors:
     """Directions of no meaning; one of them is not of unit length."""
     values = np.random.default_rng(seed).normal(size=(len(LAYERS), len(CONCEPTS), HIDDEN)).astype(np.float32)
     values /= np.linalg.norm(values, axis=-1, keepdims=True)
     values[:, 2] *= 3
-    return Vectors(concepts=CONCEPTS, layers=LAYERS, values=values, weights_version="0" * 64)
+    return ConceptVectors(concepts=CONCEPTS, layers=LAYERS, values=values, weights_version="0" * 64)
 
 
 def until(done: Callable[[], bool]) -> None:
@@ -285,7 +285,7 @@ def test_new_vectors_are_taken_up_while_serving(reading: Vllm) -> None:
         until(lambda: ask(reading)["readout"][0]["scores"]["asking"]["prompt"] != before)
         write(
             reading.home.path / "readout",
-            Vectors(**{**vars(before), "values": before.values[:, :, :64].copy()}),
+            ConceptVectors(**{**vars(before), "values": before.values[:, :, :64].copy()}),
         )
         with reading.http() as http:
             until(

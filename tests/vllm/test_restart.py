@@ -14,9 +14,9 @@ import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
 from agents.model.vllm.place import Place
-from agents.model.weights.header import writing
+from agents.model.weights.header import writer_lock
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.snapshot import raw_weights
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home, locked
@@ -54,7 +54,7 @@ def keep(home: Home, shared: SharedWeights) -> str:
     store, ledger = CheckpointStore(home.checkpoints), Ledger(database_url(home.path))
     with ledger.reading() as connection:
         parent = queries.active(connection)["id"]
-    written = store.write(weights_of(shared), None, {"parent": parent})
+    written = store.write(raw_weights(shared), None, {"parent": parent})
     row = Checkpoint(
         id=written.id,
         parent_id=parent,
@@ -107,7 +107,7 @@ def _is_put_back(vllm: Vllm, kept: str, served: Any) -> None:
     """Half an update, and neither service nor trainer: the guardian undoes it."""
     shared = mapping_of(vllm.home)
     assert (shared.holds, shared.dirty, shared.replaced) == (kept, False, False)
-    with writing(shared.path, wait=True):  # the trainer, before it dies
+    with writer_lock(shared.path, wait=True):  # the trainer, before it dies
         disturb(shared)
         version = shared.version
         assert logprobs(vllm) != served

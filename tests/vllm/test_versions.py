@@ -9,7 +9,7 @@ import pytest
 from conftest import Vllm
 
 from agents.model.vllm.place import Place
-from agents.model.weights.header import writing
+from agents.model.weights.header import writer_lock
 from agents.model.weights.shared import SharedWeights
 
 PROMPT = [5 + n % 200 for n in range(300)]
@@ -28,7 +28,7 @@ def shared(vllm: Vllm) -> Iterator[SharedWeights]:
     shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     held = shared.holds
-    with writing(shared.path, wait=True):
+    with writer_lock(shared.path, wait=True):
         yield shared
         for name, tensor in before.items():
             shared.tensors[name].copy_(tensor)

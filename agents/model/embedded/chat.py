@@ -23,7 +23,7 @@ _MARK = "\ue000{}\ue001"
 _MARKED = re.compile("\ue000([0-9]+)\ue001")
 
 
-class ChatText:
+class ChatTokenizer:
     """Encodes and decodes; safe to use from several threads."""
 
     def __init__(self, tokenizer: Any) -> None:

@@ -19,17 +19,16 @@ import torch
 from starlette.requests import Request
 
 from agents.model import requests
-from agents.model.embedded.chat import ChatText
-from agents.model.embedded.push import Push
-from agents.model.embedded.sampling import Answer, Ask, Sampler
-from agents.model.embedded.steer import Steering
-from agents.model.requests import BATCH_ROWS, Settings
+from agents.model.embedded.activation_steering import Offsets, Steering
+from agents.model.embedded.chat import ChatTokenizer
+from agents.model.embedded.sampling import Generation, GenerationRequest, Sampler
+from agents.model.requests import BATCH_ROWS, SamplingSettings
 from agents.model.weights.shared import SharedWeights
 
 T = TypeVar("T")
 
 
-class Lane:
+class SerialExecutor:
     """One thread that does one thing after another."""
 
     def __init__(self, name: str, threads: int) -> None:
@@ -48,11 +47,11 @@ class Lane:
 
 
 @dataclass(kw_only=True)
-class Served:
+class Engine:
     """The model being served, and what answers need besides."""
 
     name: str
-    text: ChatText
+    text: ChatTokenizer
     sampler: Sampler
     weights: SharedWeights
     context: int
@@ -64,22 +63,26 @@ class Served:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.users, self.batches = Lane("user", self.threads), Lane("batch", self.threads)
+        self.users, self.batches = SerialExecutor("user", self.threads), SerialExecutor("batch", self.threads)
 
-    def ask(self, tokens: Sequence[int], seed: int, chosen: Settings, push: Push | None) -> Ask:
+    def ask(
+        self, tokens: Sequence[int], seed: int, chosen: SamplingSettings, offsets: Offsets | None
+    ) -> GenerationRequest:
         """One row, its lengths checked."""
-        wanted = requests.room(tokens, chosen.max_tokens, context=self.context, vocab_size=self.vocab_size)
-        return Ask(
+        wanted = requests.answer_limit(
+            tokens, chosen.max_tokens, context=self.context, vocab_size=self.vocab_size
+        )
+        return GenerationRequest(
             tokens=tokens,
             seed=seed,
             temperature=chosen.temperature,
             max_tokens=wanted,
             top_p=chosen.top_p,
             stop=chosen.stop,
-            push=push,
+            offsets=offsets,
         )
 
-    async def answers(self, request: Request, asks: Sequence[Ask]) -> tuple[Answer, ...]:
+    async def answers(self, request: Request, asks: Sequence[GenerationRequest]) -> tuple[Generation, ...]:
         """Answers to the rows, from the lane that fits their number."""
         gone = threading.Event()
         watcher = asyncio.create_task(_until_gone(request, gone))
@@ -89,16 +92,18 @@ class Served:
         finally:
             watcher.cancel()
 
-    def _all(self, asks: Sequence[Ask], cancelled: Callable[[], bool]) -> tuple[Answer, ...]:
+    def _all(
+        self, asks: Sequence[GenerationRequest], cancelled: Callable[[], bool]
+    ) -> tuple[Generation, ...]:
         """The rows in pieces of BATCH_ROWS, in order."""
-        answers: list[Answer] = []
+        answers: list[Generation] = []
         for first in range(0, len(asks), BATCH_ROWS):
             answers += self.sampler.answer(asks[first : first + BATCH_ROWS], cancelled)
         return tuple(answers)
 
-    async def stream(self, ask: Ask) -> AsyncIterator[str | Answer]:
+    async def stream(self, ask: GenerationRequest) -> AsyncIterator[str | Generation]:
         """One row's text in pieces as it comes from the user lane, then its whole answer."""
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | Answer | None]()
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | Generation | None]()
         gone = threading.Event()
 
         def work() -> None:

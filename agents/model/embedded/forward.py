@@ -3,7 +3,7 @@
 Invariant: parameters are read where they lie at every pass, never copied or repacked, so whoever writes the
 shared mapping changes the very next token. Knows nothing of sampling, text or requests.
 
-Two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and `AnyForward` here,
+Two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and `TransformersForward` here,
 which asks the Hugging Face module itself and so takes any dense causal model.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from agents.model.embedded.push import Push, Pushed
+from agents.model.embedded.activation_steering import BatchOffsets, Offsets
 from agents.model.embedded.qwen3 import Qwen3Forward
 
 
@@ -34,29 +34,29 @@ class Forward(Protocol):
     """A model that can start a session."""
 
     def begin(
-        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
+        self, prompts: Sequence[Sequence[int]], room: int, offsets: Sequence[Offsets] = ()
     ) -> tuple[Session, torch.Tensor]:
         """Read the prompts, with room for that many tokens more each; returns the first logits too.
 
-        `pushes`, one a prompt or none at all, are added to the residual stream of the rows that they are of.
+        `offsets`, one a prompt or none at all, are added to the residual stream of the rows that they are of.
         """
         ...
 
 
 def forward_for(model: Any) -> Forward:
     """The quickest implementation that fits this module."""
-    return Qwen3Forward(model) if Qwen3Forward.fits(model) else AnyForward(model)
+    return Qwen3Forward(model) if Qwen3Forward.fits(model) else TransformersForward(model)
 
 
-class AnyForward:
+class TransformersForward:
     """The Hugging Face module's own forward pass, with left-padded prompts and its dynamic cache."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
 
     def begin(
-        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
-    ) -> tuple["AnySession", torch.Tensor]:
+        self, prompts: Sequence[Sequence[int]], room: int, offsets: Sequence[Offsets] = ()
+    ) -> tuple["TransformersSession", torch.Tensor]:
         """See `Forward.begin`."""
         width = max(len(prompt) for prompt in prompts)
         ids = torch.zeros(len(prompts), width, dtype=torch.int64)
@@ -64,21 +64,21 @@ class AnyForward:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        session = AnySession(self._model, mask, Pushed(pushes))
+        session = TransformersSession(self._model, mask, BatchOffsets(offsets))
         return session, session.read(ids)
 
 
-class AnySession:
+class TransformersSession:
     """See `Session`."""
 
-    def __init__(self, model: Any, mask: torch.Tensor, pushed: Pushed) -> None:
-        self._model, self._mask, self._pushed = model, mask, pushed
+    def __init__(self, model: Any, mask: torch.Tensor, offsets: BatchOffsets) -> None:
+        self._model, self._mask, self._offsets = model, mask, offsets
         self._cache: Any = None
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
         """Pass ids `(rows, width)` through the model; returns the logits at the last place."""
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        with self._pushing():
+        with self._steering():
             out = self._model(
                 input_ids=ids,
                 attention_mask=self._mask,
@@ -100,25 +100,25 @@ class AnySession:
         """See `Session.keep`."""
         self._mask = self._mask[rows]
         self._cache.batch_select_indices(rows)
-        self._pushed.keep(rows)
+        self._offsets.select(rows)
 
     @contextmanager
-    def _pushing(self) -> Iterator[None]:
+    def _steering(self) -> Iterator[None]:
         """The module with what this batch's rows are steered by; the other lane's passes go by untouched."""
-        mine, layers = threading.get_ident(), self._model.base_model.layers if self._pushed else ()
+        mine, layers = threading.get_ident(), self._model.base_model.layers if self._offsets else ()
 
         def hook(layer: int) -> Any:
             def add(module: Any, inputs: Any, output: Any) -> Any:
                 if threading.get_ident() != mine:
                     return None
-                moved = self._pushed.rows(layer)[:, None]
+                moved = self._offsets.rows(layer)[:, None]
                 if isinstance(output, tuple):
                     return output[0] + moved.to(output[0].dtype), *output[1:]
                 return output + moved.to(output.dtype)
 
             return add
 
-        handles = [layers[layer].register_forward_hook(hook(layer)) for layer in self._pushed.layers]
+        handles = [layers[layer].register_forward_hook(hook(layer)) for layer in self._offsets.layers]
         try:
             yield
         finally:

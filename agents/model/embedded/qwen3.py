@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from agents.model.embedded.push import Push, Pushed
+from agents.model.embedded.activation_steering import BatchOffsets, Offsets
 
 PREFILL_TOKENS = 768
 """Prompt tokens passed through the layers at once: small enough for the activations to stay in the cache."""
@@ -65,10 +65,10 @@ class Qwen3Forward:
         self._cos, self._sin = _rotations(model.model.rotary_emb.inv_freq, config.max_position_embeddings)
 
     def begin(
-        self, prompts: Sequence[Sequence[int]], room: int, pushes: Sequence[Push] = ()
+        self, prompts: Sequence[Sequence[int]], room: int, offsets: Sequence[Offsets] = ()
     ) -> tuple["Qwen3Session", torch.Tensor]:
         """See `Forward.begin`."""
-        session = Qwen3Session(self, [len(prompt) for prompt in prompts], room, Pushed(pushes))
+        session = Qwen3Session(self, [len(prompt) for prompt in prompts], room, BatchOffsets(offsets))
         logits, first, tokens = [], 0, 0
         for row, prompt in enumerate(prompts):
             tokens += len(prompt)
@@ -118,8 +118,8 @@ class Qwen3Forward:
 class Qwen3Session:
     """See `agents.model.embedded.forward.Session`. All rows end at one place in the buffers, whatever their length."""
 
-    def __init__(self, model: Qwen3Forward, lengths: Sequence[int], room: int, pushed: Pushed) -> None:
-        self._model, self._pushed = model, pushed
+    def __init__(self, model: Qwen3Forward, lengths: Sequence[int], room: int, offsets: BatchOffsets) -> None:
+        self._model, self._offsets = model, offsets
         self._filled = max(lengths)
         self._positions = torch.tensor(lengths)
         size = (len(lengths), model.kv_heads, self._filled + room, model.head_dim)
@@ -147,14 +147,14 @@ class Qwen3Session:
             if number + 1 < len(model.layers):
                 queries = model.queries(layer, h, turn)
                 x = model.after_attention(layer, x, _attend(queries, keys, values, lengths))
-                x = self._pushed.packed(number, x, first, lengths)
+                x = self._offsets.add_packed(number, x, first, lengths)
         last = ends - 1
         # Only the last token of a prompt is asked for, so only it goes through the rest of the last layer.
         queries = model.queries(layer, h[last], (turn[0][last], turn[1][last]))
         rows = slice(first, first + len(prompts))
         attended = self._attend_all(number, rows, queries)
         ends_x = model.after_attention(layer, x[last], attended)
-        return model.logits(self._pushed.packed(number, ends_x, first, [1] * len(prompts)))
+        return model.logits(self._offsets.add_packed(number, ends_x, first, [1] * len(prompts)))
 
     def _store(
         self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor
@@ -193,7 +193,7 @@ class Qwen3Session:
             self._values[number][:, :, here] = values
             queries = model.queries(layer, h, turn)
             x = model.after_attention(layer, x, self._attend_all(number, slice(None), queries))
-            x = self._pushed.after(number, x)
+            x = self._offsets.add(number, x)
         return model.logits(x)
 
     def keep(self, rows: torch.Tensor) -> None:
@@ -201,7 +201,7 @@ class Qwen3Session:
         self._keys = [buffer[rows] for buffer in self._keys]
         self._values = [buffer[rows] for buffer in self._values]
         self._mask, self._positions = self._mask[rows], self._positions[rows]
-        self._pushed.keep(rows)
+        self._offsets.select(rows)
 
 
 def _layer(module: Any) -> Layer:

@@ -21,8 +21,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from agents.model import requests
-from agents.model.embedded.engine import Served
-from agents.model.embedded.sampling import Answer, Ask, Cancelled
+from agents.model.embedded.engine import Engine
+from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest
 from corpus.errors import UnknownId, UsageError
 
 COMPLETION_MAX_TOKENS = 16
@@ -33,7 +33,7 @@ Fields = dict[str, Any]
 _ids = itertools.count(1)
 
 
-def build_app(served: Served) -> Starlette:
+def build_app(served: Engine) -> Starlette:
     """The application, without its guard."""
     routes = {
         ("/v1/models", "GET"): _models,
@@ -59,10 +59,10 @@ def build_app(served: Served) -> Starlette:
     )
 
 
-Handler = Callable[[Served, Request], Awaitable[Response]]
+Handler = Callable[[Engine, Request], Awaitable[Response]]
 
 
-def _bound(handler: Handler, served: Served) -> Callable[[Request], Awaitable[Response]]:
+def _bound(handler: Handler, served: Engine) -> Callable[[Request], Awaitable[Response]]:
     """The handler as Starlette calls it."""
 
     async def endpoint(request: Request) -> Response:
@@ -91,7 +91,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
     return _error(status, "invalid_request_error", f"{request.method} {request.url.path} is not served here")
 
 
-async def _models(served: Served, _: Request) -> Response:
+async def _models(served: Engine, _: Request) -> Response:
     card = {
         "id": served.name,
         "object": "model",
@@ -105,7 +105,7 @@ async def _models(served: Served, _: Request) -> Response:
     return JSONResponse({"object": "list", "data": [card]})
 
 
-async def _metrics(served: Served, _: Request) -> Response:
+async def _metrics(served: Engine, _: Request) -> Response:
     lines = []
     for name, kind, value in (
         ("requests_running", "gauge", served.users.running + served.batches.running),
@@ -118,12 +118,12 @@ async def _metrics(served: Served, _: Request) -> Response:
     return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
 
-async def _batch_tokenize(served: Served, request: Request) -> Response:
+async def _batch_tokenize(served: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     return JSONResponse({"tokens": await asyncio.to_thread(served.text.many, body)})
 
 
-async def _tokenize(served: Served, request: Request) -> Response:
+async def _tokenize(served: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     opens = requests.flag(body, "add_generation_prompt", True)
     if "messages" in body:
@@ -133,13 +133,13 @@ async def _tokenize(served: Served, request: Request) -> Response:
     return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": served.context})
 
 
-async def _chat(served: Served, request: Request) -> Response:
+async def _chat(served: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     _check_name(served, body)
-    chosen = requests.settings(body, default_max_tokens=None)
+    chosen = requests.sampling_settings(body, default_max_tokens=None)
     tokens = served.text.conversation(requests.messages(body.get("messages")))
-    count, push = requests.choices(body), served.steering.push(body)
-    asks = [served.ask(tokens, seed, chosen, push) for seed in requests.seeds(body, chosen.seed, count)]
+    count, offsets = requests.choices(body), served.steering.offsets(body)
+    asks = [served.ask(tokens, seed, chosen, offsets) for seed in requests.seeds(body, chosen.seed, count)]
     head = _head(served, "chatcmpl", "chat.completion")
     if requests.flag(body, "stream"):
         if count != 1:
@@ -153,20 +153,20 @@ async def _chat(served: Served, request: Request) -> Response:
     return _done(served, head, found, len(tokens), answers)
 
 
-async def _complete(served: Served, request: Request) -> Response:
+async def _complete(served: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     _check_name(served, body)
     if requests.flag(body, "stream"):
         raise UsageError("completions do not stream here; use /v1/chat/completions, or leave stream out")
-    chosen = requests.settings(body, default_max_tokens=COMPLETION_MAX_TOKENS)
+    chosen = requests.sampling_settings(body, default_max_tokens=COMPLETION_MAX_TOKENS)
     given = [
         served.text.encode_markup(one) if isinstance(one, str) else one for one in requests.prompts(body)
     ]
     rows = [prompt for prompt in given for _ in range(requests.choices(body))]
     if len(rows) > requests.MAX_ROWS:
         raise UsageError(f"prompts times n must be at most {requests.MAX_ROWS}")
-    seeds, push = requests.seeds(body, chosen.seed, len(rows)), served.steering.push(body)
-    asks = [served.ask(tokens, seed, chosen, push) for tokens, seed in zip(rows, seeds, strict=True)]
+    seeds, offsets = requests.seeds(body, chosen.seed, len(rows)), served.steering.offsets(body)
+    asks = [served.ask(tokens, seed, chosen, offsets) for tokens, seed in zip(rows, seeds, strict=True)]
     head = _head(served, "cmpl", "text_completion")
     show = requests.flag(body, "return_token_ids")
     answers = await served.answers(request, asks)
@@ -177,17 +177,20 @@ async def _complete(served: Served, request: Request) -> Response:
     return _done(served, head, found, sum(map(len, given)), answers)
 
 
-async def _batch_chat(served: Served, request: Request) -> Response:
+async def _batch_chat(served: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     _check_name(served, body)
     speaker = requests.role(body)
     many = requests.conversations(body, may_be_empty=speaker == "user")
-    each, pushes = requests.settings_each(body, len(many)), served.steering.push_each(body, len(many))
+    each, offsets = (
+        requests.sampling_settings_each(body, len(many)),
+        served.steering.offsets_each(body, len(many)),
+    )
 
-    def prepare() -> list[Ask]:
+    def prepare() -> list[GenerationRequest]:
         encoded = [served.text.conversation(one, role=speaker) for one in many]
-        rows = zip(encoded, each, pushes, strict=True)
-        return [served.ask(tokens, chosen.seed, chosen, push) for tokens, chosen, push in rows]
+        rows = zip(encoded, each, offsets, strict=True)
+        return [served.ask(tokens, chosen.seed, chosen, offsets) for tokens, chosen, offsets in rows]
 
     # Off the event loop: encoding thousands of conversations would keep users waiting.
     asks = await asyncio.to_thread(prepare)
@@ -200,7 +203,7 @@ async def _batch_chat(served: Served, request: Request) -> Response:
     return JSONResponse({"results": results, "model": served.name, **_versions(served, version)})
 
 
-async def _events(served: Served, ask: Ask, head: Fields) -> AsyncIterator[bytes]:
+async def _events(served: Engine, ask: GenerationRequest, head: Fields) -> AsyncIterator[bytes]:
     """A chat answer as server-sent events, in OpenAI's form."""
     shown = {**head, "object": "chat.completion.chunk"}
 
@@ -224,13 +227,13 @@ async def _events(served: Served, ask: Ask, head: Fields) -> AsyncIterator[bytes
         return
 
 
-def _check_name(served: Served, body: Fields) -> None:
+def _check_name(served: Engine, body: Fields) -> None:
     """Refuse a request for another model."""
     if body.get("model") not in (None, "", served.name, ALIAS):
         raise UnknownId(f"there is no model {body['model']!r} here; ask for {served.name!r}, or leave it out")
 
 
-def _head(served: Served, prefix: str, kind: str) -> Fields:
+def _head(served: Engine, prefix: str, kind: str) -> Fields:
     """What every answer begins with."""
     return {
         "id": f"{prefix}-{next(_ids)}",
@@ -241,17 +244,17 @@ def _head(served: Served, prefix: str, kind: str) -> Fields:
     }
 
 
-def _versions(served: Served, began: object) -> Fields:
+def _versions(served: Engine, began: object) -> Fields:
     """The version of the weights that an answer began and ended with: they may change in between."""
     return {"weights_version": began, "weights_version_end": served.weights.version}
 
 
-def _ending(answer: Answer) -> Fields:
+def _ending(answer: Generation) -> Fields:
     """How a choice ended."""
     return {"finish_reason": answer.finish_reason, "logprobs": None}
 
 
-def _usage(prompt_tokens: int, answers: Sequence[Answer]) -> Fields:
+def _usage(prompt_tokens: int, answers: Sequence[Generation]) -> Fields:
     """Token counts, in OpenAI's form."""
     made = sum(len(answer.token_ids) for answer in answers)
     return {
@@ -262,7 +265,7 @@ def _usage(prompt_tokens: int, answers: Sequence[Answer]) -> Fields:
 
 
 def _done(
-    served: Served, head: Fields, found: Sequence[Fields], prompt_tokens: int, answers: Sequence[Answer]
+    served: Engine, head: Fields, found: Sequence[Fields], prompt_tokens: int, answers: Sequence[Generation]
 ) -> Response:
     """A whole answer, in OpenAI's form."""
     usage = _usage(prompt_tokens, answers)

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.model.embedded.activation_steering import Offsets
 from agents.model.embedded.forward import Forward, Session
-from agents.model.embedded.push import Push
 
 COMPACT_BELOW = 0.75
 """Finished rows leave once this share or less still runs: leaving costs a copy of the cache."""
@@ -32,7 +32,7 @@ class Cancelled(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ask:
+class GenerationRequest:
     """One row: what to answer, and how."""
 
     tokens: Sequence[int]
@@ -43,12 +43,12 @@ class Ask:
     max_tokens: int
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
-    push: Push | None = None
+    offsets: Offsets | None = None
     """What its residual stream is steered by."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class Generation:
     """What came of one row."""
 
     text: str
@@ -63,7 +63,7 @@ class Answer:
 class _Row:
     """A row while it runs."""
 
-    ask: Ask
+    ask: GenerationRequest
     tokens: list[int] = field(default_factory=list)
     reason: str = ""
 
@@ -78,7 +78,7 @@ class Sampler:
         end_ids: Sequence[int],
         turn: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`turn` is held during each pass through the model: see `RWLock.passing`."""
+        """`turn` is held during each pass through the model: see `RWLock.read_lock`."""
         self._forward = forward
         self._turn = turn
         self._decode = decode
@@ -86,15 +86,17 @@ class Sampler:
 
     @torch.inference_mode()
     def answer(
-        self, asks: Sequence[Ask], cancelled: Callable[[], bool] = lambda: False
-    ) -> tuple[Answer, ...]:
+        self, asks: Sequence[GenerationRequest], cancelled: Callable[[], bool] = lambda: False
+    ) -> tuple[Generation, ...]:
         """Answers in the order asked; all the asks form one batch. Raises `Cancelled` when told to."""
         rows = [_Row(ask=ask) for ask in asks]
         for _ in self._generate(rows, cancelled):
             pass
         return tuple(self._finished(row) for row in rows)
 
-    def stream(self, ask: Ask, cancelled: Callable[[], bool] = lambda: False) -> Iterator[str | Answer]:
+    def stream(
+        self, ask: GenerationRequest, cancelled: Callable[[], bool] = lambda: False
+    ) -> Iterator[str | Generation]:
         """Pieces of text as they come, then the whole answer.
 
         A piece is held back while it may still become part of a character or of a stop string.
@@ -116,9 +118,9 @@ class Sampler:
     def _generate(self, rows: Sequence[_Row], cancelled: Callable[[], bool]) -> Iterator[int]:
         """Run the rows to their ends, yielding the number of tokens drawn after each step."""
         room = max(row.ask.max_tokens for row in rows)
-        pushes = [row.ask.push or {} for row in rows] if any(row.ask.push for row in rows) else ()
+        offsets = [row.ask.offsets or {} for row in rows] if any(row.ask.offsets for row in rows) else ()
         with self._turn():
-            session, logits = self._forward.begin([row.ask.tokens for row in rows], room, pushes)
+            session, logits = self._forward.begin([row.ask.tokens for row in rows], room, offsets)
         uniforms, active = _uniforms(rows, room), list(range(len(rows)))
         draw = _Draw([row.ask for row in rows])
         for step in range(room):
@@ -163,15 +165,15 @@ class Sampler:
         held = max((len(part) for part in row.ask.stop), default=1) - 1
         return text[: len(text) - held]
 
-    def _finished(self, row: _Row) -> Answer:
+    def _finished(self, row: _Row) -> Generation:
         """The answer of a row that has ended."""
-        return Answer(text=self._text(row), token_ids=tuple(row.tokens), finish_reason=row.reason)
+        return Generation(text=self._text(row), token_ids=tuple(row.tokens), finish_reason=row.reason)
 
 
 class _Draw:
     """Turns logits and uniform numbers into tokens, by each row's settings."""
 
-    def __init__(self, asks: Sequence[Ask]) -> None:
+    def __init__(self, asks: Sequence[GenerationRequest]) -> None:
         self._greedy = torch.tensor([ask.temperature == 0 for ask in asks])
         warmth = [ask.temperature or 1.0 for ask in asks]
         self._temperature = torch.tensor(warmth, dtype=torch.float64)[:, None]

@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from agents.model.http_auth import Guard
+from agents.model.http_auth import AuthMiddleware
 from agents.model.parent import die_with_parent
 from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, NightschoolError
 
 if TYPE_CHECKING:
-    from agents.model.embedded.engine import Served
+    from agents.model.embedded.engine import Engine
     from agents.model.weights.shared import SharedWeights
 
 SOCKET = "model.sock"
@@ -115,14 +115,14 @@ def _token(path: Path) -> str:
         raise ConfigError(f"the token file {path} cannot be read ({error.strerror}); name another") from error
 
 
-def _listen(served: "Served", place: Path, token: str, ready: int | None) -> None:
+def _listen(served: "Engine", place: Path, token: str, ready: int | None) -> None:
     """Serve the socket at `place` until a signal comes; `ready` is told when it can be connected to."""
     from agents.model.embedded.routes import build_app
 
     # asyncio warns of every piece sent to an asker that has gone; that somebody left is no fault of ours.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = uvicorn.Config(
-        Guard(build_app(served), token=token),
+        AuthMiddleware(build_app(served), token=token),
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -145,7 +145,7 @@ def _listen(served: "Served", place: Path, token: str, ready: int | None) -> Non
 class _Server(uvicorn.Server):
     """Uvicorn, which also stops the answers in progress: a thread cannot be interrupted."""
 
-    def __init__(self, config: uvicorn.Config, served: "Served") -> None:
+    def __init__(self, config: uvicorn.Config, served: "Engine") -> None:
         super().__init__(config)
         self._served = served
 
@@ -179,18 +179,18 @@ def load(
     holds: str,
     threads: int,
     readout: Path | None = None,
-) -> "Served":
+) -> "Engine":
     """Check and load the model, and lay its parameters out in the mapping."""
     check_model_dir(model_dir)
     import torch
     import transformers
 
     from agents.model.describe import digest_of
-    from agents.model.embedded.chat import ChatText
-    from agents.model.embedded.engine import Served
+    from agents.model.embedded.activation_steering import Steering
+    from agents.model.embedded.chat import ChatTokenizer
+    from agents.model.embedded.engine import Engine
     from agents.model.embedded.forward import forward_for
     from agents.model.embedded.sampling import Sampler
-    from agents.model.embedded.steer import Steering
     from agents.model.weights.snapshot import restore
     from store.checkpoints.store import CheckpointStore
 
@@ -204,12 +204,12 @@ def load(
     ).eval()
     shared = share(model, run_dir / MAPPING, str(model_dir))
     if checkpoints is not None and holds:
-        restore(shared, CheckpointStore(checkpoints), holds, settled=True)
-    text, ends = ChatText(tokenizer), end_ids(model, tokenizer)
-    return Served(
+        restore(shared, CheckpointStore(checkpoints), holds, clean=True)
+    text, ends = ChatTokenizer(tokenizer), end_ids(model, tokenizer)
+    return Engine(
         name=model_dir.resolve().name,
         text=text,
-        sampler=Sampler(forward_for(model), text.decode, ends, shared.turns.passing),
+        sampler=Sampler(forward_for(model), text.decode, ends, shared.lock.read_lock),
         weights=shared,
         context=model.config.max_position_embeddings,
         vocab_size=model.config.vocab_size,

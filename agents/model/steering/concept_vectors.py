@@ -28,11 +28,11 @@ from store.tensors.raw import RawTensor, parse, pieces
 TENSORS, CARD = "readout.safetensors", "readout.json"
 CURE = "delete it to have the vectors made anew"
 LOOK_SECONDS = 1.0
-"""How often a `Watched` looks at the files at most: a look is a system call."""
+"""How often a `ConceptVectorsWatcher` looks at the files at most: a look is a system call."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vectors:
+class ConceptVectors:
     """Concept vectors of some layers."""
 
     concepts: tuple[str, ...]
@@ -71,7 +71,7 @@ class Vectors:
         return hashlib.sha256(head + self.values.tobytes()).hexdigest()[:16]
 
 
-def write(directory: Path, vectors: Vectors) -> None:
+def write(directory: Path, vectors: ConceptVectors) -> None:
     """Write both files, each replaced at once."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -104,7 +104,7 @@ def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview
 
 def read(
     directory: Path, *, model: str = "", hidden_size: int = 0, corpus_sha256: str = ""
-) -> Vectors | None:
+) -> ConceptVectors | None:
     """The vectors that are kept here, or None where there are none.
 
     Raises `IntegrityFault` where the two files do not fit together, or are of another model, residual stream or
@@ -131,7 +131,7 @@ def read(
         ) from fault
 
 
-def _fitted(about: Any, tensors: dict[str, RawTensor]) -> Vectors:
+def _fitted(about: Any, tensors: dict[str, RawTensor]) -> ConceptVectors:
     """The vectors, each of the shape that the card says."""
     concepts, layers = tuple(about["concepts"]), tuple(about["layers"])
     if not concepts or not layers or len({*concepts}) < len(concepts) or len({*layers}) < len(layers):
@@ -149,10 +149,10 @@ def _fitted(about: Any, tensors: dict[str, RawTensor]) -> Vectors:
     if not np.isfinite(stacked).all():
         raise ValueError("a vector is not finite")
     told = {name: str(about.get(name, "")) for name in ("weights_version", "model", "corpus_sha256")}
-    return Vectors(concepts=concepts, layers=layers, values=stacked, **told)
+    return ConceptVectors(concepts=concepts, layers=layers, values=stacked, **told)
 
 
-class Watched:
+class ConceptVectorsWatcher:
     """The vectors of a home, read anew when their files change."""
 
     def __init__(
@@ -164,7 +164,7 @@ class Watched:
         self._hidden_size, self._layers = hidden_size, layers
         self._looked = -every
         self._seen: object = None
-        self.vectors: Vectors | None = None
+        self.vectors: ConceptVectors | None = None
         self.reason = ""
         """Why there are none."""
 

@@ -13,53 +13,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.model.steering.concept_vectors import Vectors, read
-from agents.model.steering.direction import Direction
-from agents.model.steering.limits import checked
+from agents.model.steering.concept_vectors import ConceptVectors, read
+from agents.model.steering.wire import Direction, check_strengths
 from corpus.errors import UsageError
 
 BEHAVIOURS = "behaviours"
 """Folder, under the concepts' own, of the behaviours' vectors."""
-MAKE = "`nightschool readout train` makes concept vectors, `nightschool readout behaviour NAME` a behaviour's"
+HOW_TO_MAKE = (
+    "`nightschool readout train` makes concept vectors, `nightschool readout behaviour NAME` a behaviour's"
+)
 
 
-def named(found: Iterable[Vectors | None]) -> dict[str, Vectors]:
+def by_name(found: Iterable[ConceptVectors | None]) -> dict[str, ConceptVectors]:
     """The vectors by the names in them; of two of one name, the first."""
-    known: dict[str, Vectors] = {}
+    load_known: dict[str, ConceptVectors] = {}
     for vectors in found:
         if vectors is not None:
-            known |= {name: vectors for name in vectors.concepts if name not in known}
-    return known
+            load_known |= {name: vectors for name in vectors.concepts if name not in load_known}
+    return load_known
 
 
-def known(directory: Path) -> dict[str, Vectors]:
+def load_known(directory: Path) -> dict[str, ConceptVectors]:
     """What can be steered by in a home whose concept vectors lie here; raises `UsageError` where nothing can."""
-    found = named([read(directory), read(directory / BEHAVIOURS)])
+    found = by_name([read(directory), read(directory / BEHAVIOURS)])
     if not found:
-        raise UsageError(f"there are no concept vectors in {directory} yet. {MAKE}")
+        raise UsageError(f"there are no concept vectors in {directory} yet. {HOW_TO_MAKE}")
     return found
 
 
-def require(name: str, among: Mapping[str, Vectors]) -> Vectors:
+def require_concept(name: str, among: Mapping[str, ConceptVectors]) -> ConceptVectors:
     """The vectors that this name is in."""
     if name not in among:
-        raise UsageError(f"there is no concept {name!r}; there are {', '.join(among)}. {MAKE}")
+        raise UsageError(f"there is no concept {name!r}; there are {', '.join(among)}. {HOW_TO_MAKE}")
     return among[name]
 
 
-def wanted(asked: Any, among: Mapping[str, Vectors]) -> dict[str, float]:
+def requested_strengths(asked: Any, among: Mapping[str, ConceptVectors]) -> dict[str, float]:
     """What a request asks to be steered by, checked; nothing for a strength of 0. Raises `UsageError`."""
     if isinstance(asked, Mapping):
         for name in asked:
-            require(name, among)
-    return checked(asked, list(among))
+            require_concept(name, among)
+    return check_strengths(asked, list(among))
 
 
-def along(strengths: Mapping[str, float], among: Mapping[str, Vectors]) -> dict[int, NDArray[np.float32]]:
+def layer_offsets(
+    strengths: Mapping[str, float], among: Mapping[str, ConceptVectors]
+) -> dict[int, NDArray[np.float32]]:
     """Strengths times unit vectors, added up by layer: `(hidden_size,)` each; nothing for a strength of 0."""
     moved: dict[int, NDArray[np.float32]] = {}
     for name in sorted(strengths):
-        vectors = require(name, among)
+        vectors = require_concept(name, among)
         if strengths[name]:
             layer, part = (
                 vectors.layers[vectors.steered],
@@ -69,11 +72,11 @@ def along(strengths: Mapping[str, float], among: Mapping[str, Vectors]) -> dict[
     return moved
 
 
-def directions(strengths: Mapping[str, float], directory: Path) -> tuple[Direction, ...]:
+def to_directions(strengths: Mapping[str, float], directory: Path) -> tuple[Direction, ...]:
     """The same as what the trainer is told; `directory` holds the home's vectors."""
     if not any(strengths.values()):
         return ()
-    moved = along(strengths, known(directory))
+    moved = layer_offsets(strengths, load_known(directory))
     return tuple(
         Direction(layer=layer, data=moved[layer].astype(np.float32).tobytes()) for layer in sorted(moved)
     )

@@ -36,12 +36,12 @@ def register() -> None:
     if hasattr(BaseModelLoader, _MARK):
         return
     setattr(BaseModelLoader, _MARK, True)
-    from agents.model.steering import limits
+    from agents.model.steering import wire
     from agents.model.vllm import salt
     from agents.model.vllm.weights import plain
 
     salt.install(found)
-    salt.add_part(limits.salt_part)
+    salt.add_part(wire.salt_part)
     plain.convolutions()
     _export_after_load(BaseModelLoader, found)
     _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one

@@ -24,7 +24,7 @@ from typing import Any
 
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.place import Place
-from agents.model.weights.header import Header, Words
+from agents.model.weights.header import Header, WeightsState
 
 Part = Callable[[Any], str]
 """(vLLM's `EngineCoreRequest`) -> what else its prefixes depend on; "" for nothing."""
@@ -42,13 +42,13 @@ def add_part(part: Part) -> None:
 class Salt:
     """The salt in use."""
 
-    words: Words
+    words: WeightsState
     """The header when it was taken."""
     at: float
     """When it was taken, in seconds by the monotonic clock."""
 
 
-def salt_for(before: Salt | None, words: Words, *, at: float, seconds: float) -> Salt:
+def salt_for(before: Salt | None, words: WeightsState, *, at: float, seconds: float) -> Salt:
     """The salt for a request that comes at `at`, when the header says `words`; pure."""
     if before is not None:
         same_state = (words.dirty, words.holds) == (before.words.dirty, before.words.holds)
@@ -82,7 +82,7 @@ class Salter:
                 self._header = Header(self._mapping)
             except FileNotFoundError:
                 return ""
-        self._salt = salt_for(self._salt, self._header.words, at=monotonic(), seconds=self._seconds)
+        self._salt = salt_for(self._salt, self._header.state, at=monotonic(), seconds=self._seconds)
         words = self._salt.words
         return f"{self._name}.{words.version}.{int(words.dirty)}.{words.holds}"
 

@@ -21,7 +21,7 @@ from pydantic import Base64Bytes, TypeAdapter, ValidationError
 from torch.multiprocessing.reductions import rebuild_cuda_tensor, reduce_tensor
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
+from agents.model.protocol import RpcReply, RpcRequest
 from corpus.errors import IntegrityFault
 
 SOCKET_NAME = "handles.sock"
@@ -107,7 +107,7 @@ class Handle:
 _HANDLES = TypeAdapter(list[Handle])
 
 
-def check(tensors: Sequence[torch.Tensor]) -> None:
+def require_exportable(tensors: Sequence[torch.Tensor]) -> None:
     """Refuse with an `IntegrityFault` what cannot be lent."""
     devices = sorted({str(tensor.device) for tensor in tensors})
     if len(devices) != 1:
@@ -166,22 +166,22 @@ class IpcExporter:
                 except zmq.ContextTerminated:
                     return
 
-    def _reply(self, frames: Sequence[bytes]) -> Reply:
+    def _reply(self, frames: Sequence[bytes]) -> RpcReply:
         try:
             request = protocol.unpack_request(frames, {"export"})
             handles = _HANDLES.dump_python(export(self._tensors), mode="json")
             card = _card(self._tensors[0].device.index)
-            return Reply(id=request.id, kind="result", body={"card": card, "handles": handles})
+            return RpcReply(id=request.id, kind="result", body={"card": card, "handles": handles})
         except Exception as fault:  # the boundary: a failed request must not end the thread
             return protocol.error_reply(protocol.request_id(frames) or "unknown", fault)
 
 
-def borrow(path: Path) -> list[torch.Tensor]:
+def open_tensors(path: Path) -> list[torch.Tensor]:
     """The lender's tensors, in its order, in this process; writing to them is writing to what is served."""
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.connect(f"ipc://{path}")
-        socket.send_multipart(protocol.pack_request(Request(id=uuid4().hex, verb="export", body={})))
+        socket.send_multipart(protocol.pack_request(RpcRequest(id=uuid4().hex, verb="export", body={})))
         if not socket.poll(PATIENCE_MS):
             raise IntegrityFault(f"nobody lends weights at {path}; restart vLLM")
         reply = protocol.unpack_reply(socket.recv_multipart())

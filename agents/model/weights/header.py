@@ -23,7 +23,7 @@ _OURS = 0x4E53_4D41_5050_0001
 
 
 @dataclass(frozen=True, kw_only=True)
-class Words:
+class WeightsState:
     """What the header says at one moment."""
 
     version: int
@@ -52,9 +52,9 @@ class Header:
         return self._words[_MAGIC] == _OURS
 
     @property
-    def words(self) -> Words:
+    def state(self) -> WeightsState:
         """All of it."""
-        return Words(version=self.version, dirty=self.dirty, holds=self.holds)
+        return WeightsState(version=self.version, dirty=self.dirty, holds=self.holds)
 
     @property
     def version(self) -> int:
@@ -82,17 +82,17 @@ class Header:
         self._page[_HOLDS] = checkpoint_id.encode().ljust(64, b"\0")
 
 
-def read_words(path: Path) -> Words | None:
+def read_state(path: Path) -> WeightsState | None:
     """What the mapping at `path` says now; None while there is none."""
     try:
         header = Header(path)
     except FileNotFoundError:
         return None
-    return header.words if header.marked else None
+    return header.state if header.marked else None
 
 
 @contextmanager
-def writing(path: Path, *, wait: bool) -> Iterator[bool]:
+def writer_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Be the writer of the mapping at `path` for a while; yields whether that could be.
 
     The lock is on the mapping itself, so that it goes with it: a new mapping in its place has its own. With

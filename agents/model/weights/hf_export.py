@@ -21,7 +21,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from agents.model.describe import language_model, text_config
+from agents.model.describe import language_model_tensors, text_config
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from store.checkpoints.store import SPARE_BYTES
 from store.files.durable import sync_directory
@@ -39,7 +39,7 @@ _INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlannedFile:
     """One file of weights that is to be written."""
 
     name: str
@@ -55,23 +55,23 @@ class Planned:
 
 
 @dataclass(kw_only=True)
-class Plan:
+class ExportPlan:
     """What an export is going to write."""
 
     model_dir: Path
-    weights: list[Planned] = field(default_factory=list)
+    weights: list[PlannedFile] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     """Tensors that the checkpoint does not have: they are the model directory's own."""
     retyped: list[str] = field(default_factory=list)
     """Tensors whose own type would lose bits."""
 
 
-def planned(model_dir: Path, weights: Mapping[str, RawTensor]) -> Plan:
+def plan_export(model_dir: Path, weights: Mapping[str, RawTensor]) -> ExportPlan:
     """How these weights go into the files of this directory; raises `IntegrityFault` when they do not fit them.
 
     weights: by the names of the causal language model, aliases once, as a checkpoint has them.
     """
-    plan, left = Plan(model_dir=model_dir), set(weights)
+    plan, left = ExportPlan(model_dir=model_dir), set(weights)
     tied = bool(text_config(model_dir).get("tie_word_embeddings"))
     for path in sorted(model_dir.glob("*.safetensors")):
         _, own = parse(path)
@@ -80,7 +80,7 @@ def planned(model_dir: Path, weights: Mapping[str, RawTensor]) -> Plan:
             found = _name_in(weights, name, tied=tied)
             left.discard(found or "")
             tensors[name] = _choice(plan, name, own[name], weights[found] if found else None)
-        plan.weights.append(Planned(name=path.name, metadata=_metadata(path), tensors=tensors))
+        plan.weights.append(PlannedFile(name=path.name, metadata=_metadata(path), tensors=tensors))
     if left:
         raise IntegrityFault(
             f"the checkpoint has {', '.join(sorted(left)[:4])}, which the files in {model_dir} have not: set "
@@ -89,7 +89,7 @@ def planned(model_dir: Path, weights: Mapping[str, RawTensor]) -> Plan:
     return plan
 
 
-def export(plan: Plan, directory: Path) -> list[dict[str, Any]]:
+def export(plan: ExportPlan, directory: Path) -> list[dict[str, Any]]:
     """Write the directory; returns name, bytes and sha256 of each file.
 
     Raises `UsageError` when it exists and is not empty, and `GateRefused` when there is no room for it.
@@ -113,7 +113,7 @@ def export(plan: Plan, directory: Path) -> list[dict[str, Any]]:
 
 def _name_in(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str | None:
     """The checkpoint's name for a tensor of a file; None where it has none."""
-    for own in language_model({name: None}):
+    for own in language_model_tensors({name: None}):
         if own in weights:
             return own
         if tied and own in TIED:
@@ -121,7 +121,7 @@ def _name_in(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str 
     return None
 
 
-def _choice(plan: Plan, name: str, own: RawTensor, wanted: RawTensor | None) -> tuple[str, RawTensor]:
+def _choice(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | None) -> tuple[str, RawTensor]:
     """The type and the values that a tensor of a file is written with."""
     if wanted is None:
         plan.copied.append(name)
@@ -144,7 +144,7 @@ def _metadata(path: Path) -> Any:
         return json.loads(stream.read(length)).get("__metadata__")
 
 
-def _pieces(file: Planned) -> Iterator[bytes | memoryview]:
+def _pieces(file: PlannedFile) -> Iterator[bytes | memoryview]:
     """The bytes of a file of weights: wider types first, so that all are aligned."""
     order = sorted(file.tensors, key=lambda name: -ITEM_BYTES[file.tensors[name][0]])
     header: dict[str, Any] = {} if file.metadata is None else {"__metadata__": file.metadata}
@@ -170,7 +170,7 @@ def _others(model_dir: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file() and not path.name.endswith(stale))
 
 
-def _other(plan: Plan, path: Path) -> bytes:
+def _other(plan: ExportPlan, path: Path) -> bytes:
     """What a file that is copied holds; the two that tell the weights' type tell the one that is written."""
     if not plan.retyped or path.name not in ("config.json", _INDEX):
         return path.read_bytes()
@@ -196,7 +196,7 @@ def _require_free(directory: Path) -> None:
         raise UsageError(f"{directory} is there already and not an empty directory: give another name")
 
 
-def _require_room(plan: Plan, others: Iterable[Path], place: Path) -> None:
+def _require_room(plan: ExportPlan, others: Iterable[Path], place: Path) -> None:
     need = (
         sum(file.nbytes for file in plan.weights) + sum(path.stat().st_size for path in others) + SPARE_BYTES
     )

@@ -45,7 +45,7 @@ class RWLock:
         self._mine = threading.local()
 
     @contextmanager
-    def passing(self) -> Iterator[None]:
+    def read_lock(self) -> Iterator[None]:
         """While the model is read: beside other passes, not beside a change."""
         at, until = self._descriptor(), monotonic() + PATIENCE_S
         _take(at, _SHARE[_GATE], until)
@@ -57,7 +57,7 @@ class RWLock:
             _leave(at, _WEIGHTS)
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
+    def write_lock(self) -> Iterator[None]:
         """While the weights are written: alone."""
         at, until = self._descriptor(), monotonic() + PATIENCE_S
         _take(at, _OWN[_GATE], until)

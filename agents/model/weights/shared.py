@@ -66,7 +66,7 @@ class SharedWeights:
         self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, in_file))
         self.inode = os.stat(path).st_ino
         self._header = Header(path)
-        self.turns = RWLock(path)
+        self.lock = RWLock(path)
         """Of those who read the weights and whoever changes them."""
         self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
 
@@ -95,7 +95,7 @@ class SharedWeights:
         os.ftruncate(descriptor, HEADER_BYTES if lent else nbytes)
         os.close(descriptor)
         weights = cls(filling, nbytes, entries, model, lent)
-        weights.path = weights.turns.path = path
+        weights.path = weights.lock.path = path
         if lent:
             from agents.model.weights.cuda_ipc import SOCKET_NAME, IpcExporter
 
@@ -205,7 +205,7 @@ def _lendable(
         return None
     from agents.model.weights import cuda_ipc
 
-    cuda_ipc.check(list(tensors.values()))
+    cuda_ipc.require_exportable(list(tensors.values()))
     return {entry.offset: tensors[entry.name].detach() for entry in served}
 
 
@@ -213,7 +213,7 @@ def _borrowed(path: Path, places: list[int]) -> dict[int, torch.Tensor]:
     """What the server of this mapping lends, by its offsets."""
     from agents.model.weights import cuda_ipc
 
-    return dict(zip(places, cuda_ipc.borrow(path.with_name(cuda_ipc.SOCKET_NAME)), strict=True))
+    return dict(zip(places, cuda_ipc.open_tensors(path.with_name(cuda_ipc.SOCKET_NAME)), strict=True))
 
 
 def _at(

@@ -54,13 +54,13 @@ def unique_entries(shared: SharedWeights) -> list[Entry]:
     return list(first.values())
 
 
-def weights_of(shared: SharedWeights) -> dict[str, RawTensor]:
+def raw_weights(shared: SharedWeights) -> dict[str, RawTensor]:
     """Every tensor in the mapping, aliases once."""
     return {entry.name: to_raw(shared.tensors[entry.name]) for entry in unique_entries(shared)}
 
 
 def restore(
-    shared: SharedWeights, store: CheckpointStore, checkpoint_id: str, *, settled: bool, force: bool = False
+    shared: SharedWeights, store: CheckpointStore, checkpoint_id: str, *, clean: bool, force: bool = False
 ) -> bool:
     """Make the mapping hold exactly this checkpoint's weights; returns whether anything was written.
 
@@ -73,7 +73,7 @@ def restore(
         with ExitStack() as turn:
 
             def begin() -> None:  # where it is called twice, the turn is ours already
-                turn.enter_context(shared.turns.changing())
+                turn.enter_context(shared.lock.write_lock())
                 shared.dirty = True
                 shared.holds = ""
                 reach("restore", "marked")
@@ -91,7 +91,7 @@ def restore(
             shared.bump()
             shared.holds = checkpoint_id
             reach("restore", "held")
-    shared.dirty = not settled
+    shared.dirty = not clean
     reach("restore", "settled")
     return written
 
@@ -100,7 +100,7 @@ def _places(shared: SharedWeights) -> dict[str, RawTensor] | None:
     """The mapping's own bytes, to be written; None where they are on a device."""
     if any(tensor.device.type != "cpu" for tensor in shared.tensors.values()):
         return None
-    return weights_of(shared)
+    return raw_weights(shared)
 
 
 def _require(shared: SharedWeights, tensors: Mapping[str, RawTensor], checkpoint_id: str) -> None:

@@ -38,7 +38,7 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
     return model.eval()
 
 
-def check(entries: Iterable[Entry], model_directory: Path) -> None:
+def require_match(entries: Iterable[Entry], model_directory: Path) -> None:
     """Raise `IntegrityFault`, with the differences, unless the model can be built on tensors that lie like this."""
     _match(dict(_on_meta(model_directory).named_parameters(remove_duplicate=False)), entries, model_directory)
 

@@ -15,7 +15,7 @@ import anyio.to_thread
 import numpy as np
 
 from agents.model.steering import concept_vectors
-from agents.model.steering.concept_vectors import Vectors
+from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout.collect import PIECE, Source, collected
 from agents.readout.quality import heads, page, report
 from agents.readout.quality.projections import DOWN, OUT, projection
@@ -108,7 +108,7 @@ class Examiner:
             ],
         }
 
-    def _kept(self) -> tuple[Vectors, ConceptSet]:
+    def _kept(self) -> tuple[ConceptVectors, ConceptSet]:
         found = kept(self.source.directory, self.source.model_digest)
         if not all(0 <= layer < self.layers for layer in found[0].layers):
             raise IntegrityFault(
@@ -119,7 +119,7 @@ class Examiner:
     async def _evidence(
         self,
         load: Callable[[], Mapping[str, RawTensor]],
-        vectors: Vectors,
+        vectors: ConceptVectors,
         texts: ConceptSet,
         layer: int,
         progress: Progress | None,
@@ -155,7 +155,7 @@ class Examiner:
         )
 
     async def _baseline(
-        self, vectors: Vectors, texts: ConceptSet, layer: int, progress: Progress | None
+        self, vectors: ConceptVectors, texts: ConceptSet, layer: int, progress: Progress | None
     ) -> tuple[Numbers, Numbers]:
         """Mean and standard deviation of the scores over the vectors' own texts, `(n_concepts,)`; kept for later."""
         weights = self.source.weights_version
@@ -203,7 +203,7 @@ class Examiner:
 CURE = "run `nightschool readout train` again"
 
 
-def kept(directory: Path, model_digest: str = "") -> tuple[Vectors, ConceptSet]:
+def kept(directory: Path, model_digest: str = "") -> tuple[ConceptVectors, ConceptSet]:
     """A home's vectors and the texts that they were made from; an error that says what to do where there are none,
     or they do not fit the model of this digest ("": any) or these texts."""
     found = concept_vectors.read(directory, model=model_digest)
@@ -219,7 +219,7 @@ def kept(directory: Path, model_digest: str = "") -> tuple[Vectors, ConceptSet]:
     raise IntegrityFault(f"the vectors in {directory} are of concepts that no texts here show: {CURE}")
 
 
-def layer_of(vectors: Vectors, wanted: int | None, read_at: int) -> int:
+def layer_of(vectors: ConceptVectors, wanted: int | None, read_at: int) -> int:
     """The layer to look at: the one that was named, else the vectors' one nearest to where the monitor reads."""
     if wanted is None:
         return min(vectors.layers, key=lambda layer: (abs(layer - read_at), layer))

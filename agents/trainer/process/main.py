@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.model.parent import die_with_parent
-from agents.model.weights.header import writing
+from agents.model.weights.header import writer_lock
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _serve(options: argparse.Namespace) -> None:
         if (
             options.active
         ):  # also when it is clean: its trainer may have died between a rollback's rows and weights
-            restore(shared, store, options.active, settled=True, force=shared.dirty)
+            restore(shared, store, options.active, clean=True, force=shared.dirty)
         bench = TrainerContext(shared=shared, model=views.build(shared, options.model), store=store)
         doing = Doing()
         door = RpcServer(options.run_dir, shared, doing)
@@ -121,12 +121,12 @@ def _serve(options: argparse.Namespace) -> None:
 @contextmanager
 def _only_writer(mapping: Path) -> Iterator[None]:
     """Hold the mapping's lock. A trainer that is being killed, or a server that restores, is waited for."""
-    with writing(mapping, wait=False) as mine:
+    with writer_lock(mapping, wait=False) as mine:
         if mine:
             yield
             return
     sys.stderr.write(f"trainer: another process writes {mapping}; waiting until it has ended\n")
-    with writing(mapping, wait=True):
+    with writer_lock(mapping, wait=True):
         yield
 
 
@@ -138,7 +138,7 @@ def _need_mapping(directory: Path) -> None:
 
 def _work(door: "RpcServer", doing: "Doing", worker: "Worker") -> None:
     """Answer one request after the other."""
-    from agents.model.protocol import Reply, error_reply
+    from agents.model.protocol import RpcReply, error_reply
 
     while (request := door.inbox.get()) is not None:
         doing.verb, doing.step, doing.steps = request.verb, 0, 0
@@ -147,7 +147,7 @@ def _work(door: "RpcServer", doing: "Doing", worker: "Worker") -> None:
                 body, frames = worker.answer(request, partial(door.report, request))
             finally:
                 doing.verb = "idle"
-            door.send(Reply(id=request.id, kind="result", body=body, frames=frames))
+            door.send(RpcReply(id=request.id, kind="result", body=body, frames=frames))
         except NightschoolError as fault:
             door.send(error_reply(request.id, fault))
         except Exception as fault:  # the boundary: a failed request must not end the process

@@ -20,7 +20,7 @@ from typing import Any
 import zmq
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
+from agents.model.protocol import RpcReply, RpcRequest
 from agents.model.weights.shared import SharedWeights
 from agents.trainer.messages import Status, StepReport
 from agents.trainer.process.control import Control
@@ -63,12 +63,12 @@ class RpcServer(threading.Thread):
 
     def __init__(self, run_directory: Path, shared: SharedWeights, doing: Doing) -> None:
         super().__init__(name="trainer-door", daemon=True)
-        self.inbox: SimpleQueue[Request | None] = SimpleQueue()
+        self.inbox: SimpleQueue[RpcRequest | None] = SimpleQueue()
         self.control = Control()
         self.broken = False
         self._shared = shared
         self._doing = doing
-        self._memory = protocol.Memory()
+        self._memory = protocol.ReplyCache()
         self._pending: dict[str, _Pending] = {}
         self._context = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
@@ -79,16 +79,16 @@ class RpcServer(threading.Thread):
         self._outbox = self._context.socket(zmq.PUSH)  # the main thread's end
         self._outbox.connect(_REPLIES)
 
-    def send(self, reply: Reply) -> None:
+    def send(self, reply: RpcReply) -> None:
         """Send a reply; from the main thread."""
         last = b"" if reply.kind == "progress" else b"last"
         remember = b"keep" if reply.kind == "result" else b""
         self._outbox.send_multipart([reply.id.encode(), last, remember, *protocol.pack_reply(reply)])
 
-    def report(self, request: Request, made: StepReport) -> None:
+    def report(self, request: RpcRequest, made: StepReport) -> None:
         """Send the progress of a step; from the main thread."""
         self._doing.step, self._doing.steps = made.step, made.steps
-        self.send(Reply(id=request.id, kind="progress", body=asdict(made)))
+        self.send(RpcReply(id=request.id, kind="progress", body=asdict(made)))
 
     def close(self) -> None:
         """Send what is left, then close; from the main thread."""
@@ -152,9 +152,9 @@ class RpcServer(threading.Thread):
     def _receive(self, asker: bytes, frames: Sequence[bytes]) -> None:
         """Answer a request at once, or put it in the inbox."""
         request = protocol.unpack_request(frames)
-        if request.verb == "status" or request.verb in protocol.ORDERS:
+        if request.verb == "status" or request.verb in protocol.CONTROL_VERBS:
             body = self._status(request) if request.verb == "status" else self._order(request)
-            answer = Reply(id=request.id, kind="result", body=body)
+            answer = RpcReply(id=request.id, kind="result", body=body)
             self._router.send_multipart([asker, *protocol.pack_reply(answer)])
             return
         digest = hashlib.sha256(b"".join(hashlib.sha256(frame).digest() for frame in frames)).digest()
@@ -171,7 +171,7 @@ class RpcServer(threading.Thread):
         if before is None:
             self.inbox.put(request)
 
-    def _admit(self, request: Request) -> None:
+    def _admit(self, request: RpcRequest) -> None:
         """Refuse a new request that there is no room or no time for."""
         if self.control.stopping:
             raise TrainerFault("the trainer is stopping; ask again after the restart")
@@ -182,7 +182,7 @@ class RpcServer(threading.Thread):
         if request.verb == "stop":
             self.control.stop()
 
-    def _order(self, request: Request) -> dict[str, Any]:
+    def _order(self, request: RpcRequest) -> dict[str, Any]:
         """Pass an order on to the update in hand, if there is one."""
         update = next((name for name, asked in self._pending.items() if asked.verb == "train"), "")
         if update and request.verb == "pause":
@@ -193,7 +193,7 @@ class RpcServer(threading.Thread):
             self.control.cancel(update, str(request.body.get("reason", "cancelled")))
         return {"training": bool(update)}
 
-    def _status(self, request: Request) -> dict[str, Any]:
+    def _status(self, request: RpcRequest) -> dict[str, Any]:
         """What the trainer is doing; or, asked for a request, whether it is known and was answered."""
         shared, doing = self._shared, self._doing
         if asking := request.body.get("asking"):

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
-from agents.model.protocol import Request
-from agents.model.weights.snapshot import restore, weights_of
+from agents.model.protocol import RpcRequest
+from agents.model.weights.snapshot import raw_weights, restore
 from agents.trainer.messages import load, unpack_directions, unpack_tokens, unpack_train
 from agents.trainer.scoring import activations, prefix_scoring
 from agents.trainer.update.merge import run_merge
@@ -73,7 +73,7 @@ class Worker:
         self._trained: tuple[str, dict[str, RawTensor] | None] | None = None
         """The parent of the update in the mapping, and the optimizer's state after it; a merge has none."""
 
-    def answer(self, request: Request, report: Report) -> Answer:
+    def answer(self, request: RpcRequest, report: Report) -> Answer:
         """Do what is asked; `report` is called after every training step."""
         if request.verb == "train":
             return self._train(request, report)
@@ -89,7 +89,7 @@ class Worker:
         }
         return verbs[request.verb](request.body, request.frames)
 
-    def _train(self, asked: Request, report: Report) -> Answer:
+    def _train(self, asked: RpcRequest, report: Report) -> Answer:
         request, check = unpack_train(asked.body, asked.frames), partial(self._check, asked.id)
         if request.dry_run:
             return asdict(dry_run(self._bench, request, report, check)), []
@@ -98,7 +98,7 @@ class Worker:
         self._trained = (request.parent, state)
         return asdict(result), []
 
-    def _merge(self, request: Request) -> Answer:
+    def _merge(self, request: RpcRequest) -> Answer:
         """Task vectors added to the parent's weights, as an update without steps."""
         asked = load(_Merge, request.body)
         if not asked.parts:
@@ -125,7 +125,7 @@ class Worker:
         else:
             state = self._trained[1]
         fields = {**asked.fields, "parent": asked.parent}
-        files = self._bench.store.write(weights_of(shared), state, fields)
+        files = self._bench.store.write(raw_weights(shared), state, fields)
         shared.holds = files.id
         reach("candidate", "held")
         return asdict(files), []
@@ -133,7 +133,7 @@ class Worker:
     def _rollback(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         asked, shared = load(_Rollback, body), self._bench.shared
         self._same_mapping()
-        written = restore(shared, self._bench.store, asked.checkpoint, settled=asked.settled)
+        written = restore(shared, self._bench.store, asked.checkpoint, clean=asked.settled)
         self._trained = None
         return {"written": written, "version": shared.version}, []
 

@@ -32,7 +32,7 @@ def run_merge(
     if shared.replaced:
         raise TrainerFault("the server has made a new mapping; restart the trainer")
     clean = shared.holds == parent and not shared.dirty
-    restore(shared, store, parent, settled=clean)
+    restore(shared, store, parent, clean=clean)
     store.has_room(shared.nbytes)
     names = [entry.name for entry in unique_entries(shared)]
     ends: list[Ends] = [(store.load_weights(part.start), store.load_weights(part.end)) for part in parts]
@@ -46,13 +46,13 @@ def run_merge(
         merged[name] = added(own, change)
         moved += extent(np.subtract(values(merged[name]), values(own)))
     try:
-        with shared.turns.changing():  # all at once: nobody is answered by half a merge
+        with shared.lock.write_lock():  # all at once: nobody is answered by half a merge
             shared.dirty = True
             shared.holds = ""
             for name, raw in merged.items():
                 shared.tensors[name].copy_(from_raw(raw))
             shared.bump()
     except BaseException:
-        restore(shared, store, parent, settled=clean, force=True)
+        restore(shared, store, parent, clean=clean, force=True)
         raise
     return moved

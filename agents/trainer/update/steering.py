@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from agents.model.steering.direction import Direction
+from agents.model.steering.wire import Direction
 from corpus.errors import TrainerFault
 
 

@@ -60,7 +60,7 @@ def run_update(
         raise TrainerFault("the server has made a new mapping; restart the trainer")
     prefix_scoring.check(bench.model)
     clean = shared.holds == parent and not shared.dirty
-    restore(shared, bench.store, parent, settled=clean)
+    restore(shared, bench.store, parent, clean=clean)
     optimizer, origin = _optimizer(bench, request)
     bench.store.has_room(shared.nbytes + optimizer.state_bytes())
     _need_memory(bench, request, optimizer, origin)
@@ -68,7 +68,7 @@ def run_update(
         result = _result(bench, request, optimizer, origin, report, check)
         check()
     except BaseException:
-        restore(shared, bench.store, parent, settled=clean, force=True)
+        restore(shared, bench.store, parent, clean=clean, force=True)
         raise
     return result, {name: to_raw(tensor) for name, tensor in optimizer.export_state(bench.names()).items()}
 
@@ -168,7 +168,7 @@ def _steps(
                 f"{settings.norm_cap:g}; nothing was kept: lower the learning rate"
             )
         if not request.dry_run:
-            with shared.turns.changing():
+            with shared.lock.write_lock():
                 shared.dirty = True
                 shared.holds = ""
                 reach("update", "marked")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents.dreamer.dream import DECLARED, Dreamer, DreamSettings, Seed, _drawn, _hardest
+from agents.dreamer.dream import DECLARED, Dreamer, DreamSeed, DreamSettings, _drawn, _hardest
 from agents.dreamer.novelty import NEAR
 from agents.evaluator import judge
 from agents.evaluator.measure import Evaluator
@@ -156,11 +156,13 @@ def test_a_dream_that_grows_from_a_dream_names_all_the_nodes_of_that_one(ledger:
     with ledger.writing() as connection:
         save(connection, [first, failed])
         (seed,) = _hardest(connection, BEHAVIOURS["listen"])
-    assert seed == Seed(text="Paint it.", nodes=tuple(nodes), source="anna")
+    assert seed == DreamSeed(text="Paint it.", nodes=tuple(nodes), source="anna")
 
 
 def test_what_presses_is_drawn_as_much_more_often_and_the_same_draw_twice_is_the_same() -> None:
-    seeds = [Seed(text=text, nodes=(), source="", weight=weight) for text, weight in (("a", 1.5), ("b", 1.0))]
+    seeds = [
+        DreamSeed(text=text, nodes=(), source="", weight=weight) for text, weight in (("a", 1.5), ("b", 1.0))
+    ]
     drawn = [[_drawn(seeds, rng).text for _ in range(5000)] for rng in (random.Random(3), random.Random(3))]
     assert drawn[0] == drawn[1] and drawn[0].count("a") / 5000 == pytest.approx(0.6, abs=0.03)
 

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from agents.dreamer.novelty import NEAR, Seen
+from agents.dreamer.novelty import NEAR, NoveltyFilter
 from corpus.text import jaccard, word_set
 
 
@@ -19,7 +19,7 @@ from corpus.text import jaccard, word_set
     ],
 )
 def test_the_same_words_in_another_order_or_dress_are_near(text: str) -> None:
-    assert Seen(["I have decided to paint the door."]).near(text)
+    assert NoveltyFilter(["I have decided to paint the door."]).near(text)
 
 
 @pytest.mark.parametrize(
@@ -32,24 +32,24 @@ def test_the_same_words_in_another_order_or_dress_are_near(text: str) -> None:
     ],
 )
 def test_one_exchanged_word_in_a_short_text_is_a_new_situation(text: str) -> None:
-    assert not Seen(["I have decided to paint the door."]).near(text)
+    assert not NoveltyFilter(["I have decided to paint the door."]).near(text)
 
 
 def test_an_added_word_in_a_long_text_is_no_new_situation() -> None:
     text = "explain it fully how do i paint the old green door"
-    assert Seen([text]).near(f"{text} please") and Seen([f"{text} please"]).near(text)
+    assert NoveltyFilter([text]).near(f"{text} please") and NoveltyFilter([f"{text} please"]).near(text)
 
 
 def test_a_text_without_words_is_never_new() -> None:
-    assert Seen([]).near("") and Seen([]).near("?! ...")
+    assert NoveltyFilter([]).near("") and NoveltyFilter([]).near("?! ...")
 
 
 def test_nothing_seen_is_near_to_nothing() -> None:
-    assert not Seen([]).near("paint the door")
+    assert not NoveltyFilter([]).near("paint the door")
 
 
 def test_letters_of_every_script_count() -> None:
-    seen = Seen(["\u043f\u043e\u043a\u0440\u0430\u0441\u044c \u0434\u0432\u0435\u0440\u044c"])
+    seen = NoveltyFilter(["\u043f\u043e\u043a\u0440\u0430\u0441\u044c \u0434\u0432\u0435\u0440\u044c"])
     assert seen.near("\u0414\u0412\u0415\u0420\u042c \u041f\u041e\u041a\u0420\u0410\u0421\u042c!")
     assert not seen.near("\u043f\u043e\u043c\u043e\u0439 \u0434\u0432\u0435\u0440\u044c")
 
@@ -72,7 +72,7 @@ def test_the_index_says_what_comparing_with_every_text_says(vocabulary: int) -> 
     for _ in range(60):
         names = [f"w{number}" for number in range(vocabulary)]
         texts = [" ".join(rng.choices(names, k=rng.randrange(1, 45))) for _ in range(20)]
-        seen = Seen(texts[:10])
+        seen = NoveltyFilter(texts[:10])
         for text in texts[10:]:
             seen.add(text)
         for _ in range(30):
@@ -93,4 +93,4 @@ def test_the_index_says_what_comparing_with_every_text_says(vocabulary: int) -> 
 def test_a_text_of_ten_words_is_near_to_the_same_text_without_its_rarest_word() -> None:
     """9 of 10 words are shared: similarity 0.9 exactly, and the word that is missing is the rarest one."""
     short = "one two three four five six seven eight nine"
-    assert Seen([short, short + " filler filler2"]).near(f"{short} rarest")
+    assert NoveltyFilter([short, short + " filler filler2"]).near(f"{short} rarest")

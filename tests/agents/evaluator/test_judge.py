@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from agents.evaluator import judge
-from agents.evaluator.judge import Rules, judge_by_rubric
+from agents.evaluator.judge import RuleJudge, judge_by_rubric
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
 from corpus.aliases import Message
@@ -99,7 +99,7 @@ def test_what_the_world_keeps_for_measuring_is_told_from_the_rest() -> None:
 
 
 def test_without_a_model_a_rubric_applies_to_nothing() -> None:
-    assert Rules().applies(LISTEN, DECIDED) and not Rules().applies(by_rubric(), DECIDED)
+    assert RuleJudge().applies(LISTEN, DECIDED) and not RuleJudge().applies(by_rubric(), DECIDED)
 
 
 # ---------------------------------------------------------------- rubrics

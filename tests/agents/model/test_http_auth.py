@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.model.http_auth import OWN, Guard, Message, Receive, Scope, Send
+from agents.model.http_auth import AUTHENTICATED, AsgiMessage, AuthMiddleware, Receive, Scope, Send
 from corpus.errors import ConfigError
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +25,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": str(length).encode()})
 
 
-def client(guard: Guard, host: str = "127.0.0.1:8123", token: str = TOKEN) -> httpx.AsyncClient:
+def client(guard: AuthMiddleware, host: str = "127.0.0.1:8123", token: str = TOKEN) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         transport=httpx.ASGITransport(guard),
         base_url=f"http://{host}",
@@ -33,7 +33,7 @@ def client(guard: Guard, host: str = "127.0.0.1:8123", token: str = TOKEN) -> ht
     )
 
 
-GUARD = Guard(echo, token=TOKEN, port=8123, max_body_bytes=100)
+GUARD = AuthMiddleware(echo, token=TOKEN, port=8123, max_body_bytes=100)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ async def test_our_own_origin_is_served_and_a_unix_socket_has_none() -> None:
     own = {"Origin": "http://127.0.0.1:8123"}
     async with client(GUARD) as http:
         assert (await http.get("/", headers=own)).status_code == 200
-    async with client(Guard(echo, token=TOKEN), "nightschool") as http:
+    async with client(AuthMiddleware(echo, token=TOKEN), "nightschool") as http:
         assert (await http.get("/", headers=own)).status_code == 403
 
 
@@ -92,13 +92,13 @@ async def test_a_missing_or_doubled_token_is_refused() -> None:
 async def says_whose(scope: Scope, receive: Receive, send: Send) -> None:
     """A foreign application: says whether the token was given, or another credential."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"ours" if scope[OWN] else b"another's"})
+    await send({"type": "http.response.body", "body": b"ours" if scope[AUTHENTICATED] else b"another's"})
 
 
 async def test_where_another_server_guards_its_credentials_are_let_through_and_told_apart_from_the_token() -> (
     None
 ):
-    guard = Guard(says_whose, token=TOKEN, port=8123, guarded_elsewhere=frozenset({"/v1/models"}))
+    guard = AuthMiddleware(says_whose, token=TOKEN, port=8123, external_auth_paths=frozenset({"/v1/models"}))
     async with client(guard, token="another-servers-key") as http:
         assert (await http.get("/v1/models")).text == "another's"
         assert (await http.get("/v1/models", headers={"Authorization": "Basic YTpi"})).text == "another's"
@@ -134,12 +134,12 @@ async def test_a_body_over_the_limit_is_refused_whether_declared_or_not() -> Non
 
 
 async def test_a_websocket_is_closed_unheard() -> None:
-    sent: list[Message] = []
+    sent: list[AsgiMessage] = []
 
-    async def receive() -> Message:
+    async def receive() -> AsgiMessage:
         raise AssertionError("nothing is read from a websocket")
 
-    async def send(message: Message) -> None:
+    async def send(message: AsgiMessage) -> None:
         sent.append(message)
 
     await GUARD({"type": "websocket", "path": "/", "headers": []}, receive, send)
@@ -148,7 +148,7 @@ async def test_a_websocket_is_closed_unheard() -> None:
 
 async def test_a_token_that_could_be_guessed_stops_the_start() -> None:
     with pytest.raises(ConfigError, match="16 characters"):
-        Guard(echo, token="short")
+        AuthMiddleware(echo, token="short")
 
 
 async def test_the_real_server_is_guarded(server: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agents.model.steering.direction import Direction
+from agents.model.steering.wire import Direction
 from agents.readout.collect import Source
 from agents.readout.monitor import Monitor
 from agents.trainer import activation_requests

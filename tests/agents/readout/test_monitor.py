@@ -11,7 +11,7 @@ import pytest
 from read_here import LAYERS, Here, monitor, source
 
 from agents.model.describe import digest
-from agents.model.steering.concept_vectors import CARD, Vectors, read, write
+from agents.model.steering.concept_vectors import CARD, ConceptVectors, read, write
 from agents.readout.monitor import DEPTH
 from agents.readout.train import default_set, train
 from agents.readout.vectors import accuracy
@@ -34,9 +34,11 @@ def readings(place: Path, here: Here) -> tuple[Reading, ...]:
     return anyio.run(take)
 
 
-def planted(*, layers: tuple[int, ...] = (2,), hidden: int = 128, **more: Any) -> Vectors:
+def planted(*, layers: tuple[int, ...] = (2,), hidden: int = 128, **more: Any) -> ConceptVectors:
     values = np.random.default_rng(3).normal(size=(len(layers), 2, hidden)).astype(np.float32)
-    return Vectors(concepts=("joy", "gloom"), layers=layers, values=values, weights_version="w", **more)
+    return ConceptVectors(
+        concepts=("joy", "gloom"), layers=layers, values=values, weights_version="w", **more
+    )
 
 
 def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_vectors_that_the_user_chose_are_read_with_at_the_nearest_layer(tmp_path
     [planted(model="another"), planted(hidden=64), planted(layers=(2, LAYERS))],
     ids=["model", "stream", "layers"],
 )
-def test_vectors_of_another_model_are_refused_with_the_cure(tmp_path: Path, other: Vectors) -> None:
+def test_vectors_of_another_model_are_refused_with_the_cure(tmp_path: Path, other: ConceptVectors) -> None:
     write(tmp_path / "readout", other)
     with pytest.raises(IntegrityFault, match=CURE):
         readings(tmp_path, Here())

@@ -1,4 +1,4 @@
-"""A tiny Qwen3 with random weights, its mapping, and trainer processes on it."""
+"""Trainer processes on the shared weights of a tiny model."""
 
 import os
 import subprocess
@@ -12,62 +12,6 @@ import torch
 from trainer_home import FIRST, Home
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration of a tiny Qwen3: 2 layers, hidden size 64, tied embeddings."""
-    from transformers import Qwen3Config
-
-    directory = tmp_path_factory.mktemp("model")
-    Qwen3Config(
-        architectures=["Qwen3ForCausalLM"],
-        vocab_size=96,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=True,
-    ).save_pretrained(directory)
-    return directory
-
-
-def random_model(model_directory: Path) -> Any:
-    """The tiny model, always with the same random weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(11)
-    config = AutoConfig.from_pretrained(model_directory)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_(torch.randn(parameter.shape) * 0.1)  # HF's own start is too flat to learn on
-    return model
-
-
-@pytest.fixture(scope="session")
-def tiny(model_directory: Path) -> Any:
-    """The tiny model; do not change its weights."""
-    return random_model(model_directory)
-
-
-@pytest.fixture(scope="session")
-def make_home(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) -> Callable[[], Path]:
-    """Makes a home with a mapping of the tiny model, as the server would."""
-
-    def make() -> Path:
-        from agents.model.weights.shared import SharedWeights
-
-        home = tmp_path_factory.mktemp("home")
-        (home / "run").mkdir(mode=0o700)
-        state = random_model(model_directory).state_dict()
-        SharedWeights.create(home / "run" / "weights.bin", state, model=str(model_directory))
-        return home
-
-    return make
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from trainer_home import SETTINGS
 
-from agents.model.protocol import Request
+from agents.model.protocol import RpcRequest
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
 from agents.trainer.messages import Example, TrainRequest, pack_tokens, pack_train
@@ -77,7 +77,7 @@ class School:
             )
 
     def answer(self, verb: str, body: dict[str, Any], frames: tuple[bytes, ...] = ()) -> dict[str, Any]:
-        return self.worker.answer(Request(id="r", verb=verb, body=body, frames=frames), lambda _: None)[0]
+        return self.worker.answer(RpcRequest(id="r", verb=verb, body=body, frames=frames), lambda _: None)[0]
 
     def update(self, parent: str, number: int) -> TrainRequest:
         """The update that makes the checkpoint of this number."""

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agents.model import protocol
-from agents.model.protocol import Memory, Reply, Request, error_of, error_reply
-from agents.model.steering.direction import Direction
+from agents.model.protocol import ReplyCache, RpcReply, RpcRequest, error_of, error_reply
+from agents.model.steering.wire import Direction
 from agents.trainer.messages import (
     Example,
     Settings,
@@ -36,9 +36,9 @@ REQUEST = TrainRequest(
 )
 
 
-def over_the_wire(body: Mapping[str, Any], frames: list[bytes]) -> Request:
+def over_the_wire(body: Mapping[str, Any], frames: list[bytes]) -> RpcRequest:
     return protocol.unpack_request(
-        protocol.pack_request(Request(id="1", verb="train", body=body, frames=frames))
+        protocol.pack_request(RpcRequest(id="1", verb="train", body=body, frames=frames))
     )
 
 
@@ -105,11 +105,11 @@ def test_an_error_arrives_as_its_own_class() -> None:
         assert type(found) is type(fault) and str(found) == str(fault)
     foreign = error_of(error_reply("1", ZeroDivisionError("by zero")))
     assert type(foreign) is TrainerFault and "ZeroDivisionError" in str(foreign)
-    assert type(error_of(Reply(id="1", kind="error", body={"error": "annotations"}))) is TrainerFault
+    assert type(error_of(RpcReply(id="1", kind="error", body={"error": "annotations"}))) is TrainerFault
 
 
 def test_a_memory_answers_what_it_has_seen_and_forgets_the_oldest() -> None:
-    memory = Memory(size=2)
+    memory = ReplyCache(size=2)
     for name in ("a", "b", "c"):
         memory.keep(name, name.encode(), [name.encode()])
     assert memory.recall("a", b"a") is None and memory.recall("c", b"c") == [b"c"] and "b" in memory

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from agents.model.client import ModelClient
-from agents.model.steering.concept_vectors import Vectors, write
+from agents.model.steering.concept_vectors import ConceptVectors, write
 from agents.model.weights.shared import SharedWeights
 from agents.trainer.client import TrainerClient
 from agents.trainer.handler import TrainHandler, alarms
@@ -228,7 +228,7 @@ def test_an_update_that_is_steered_says_by_which_vectors_and_by_none_it_cannot_h
         values = np.random.default_rng(seed).normal(size=(1, 1, 128)).astype(np.float32)
         write(
             school.home / "readout",
-            Vectors(concepts=("echoing",), layers=(2,), values=values, weights_version="w"),
+            ConceptVectors(concepts=("echoing",), layers=(2,), values=values, weights_version="w"),
         )
         made = str(school.night(["p1", "p2"], "roll back", settings).facts["checkpoint"])
         assert ids.setdefault(seed, made) == made, "the same vectors make the same checkpoint"

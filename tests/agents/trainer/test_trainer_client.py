@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
+from agents.model.protocol import RpcReply, RpcRequest
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Status
 from corpus.errors import TrainerFault
@@ -28,15 +28,15 @@ class OtherSide:
         self._socket = socket
         self.askers: list[bytes] = []
 
-    async def asked(self) -> Request:
+    async def asked(self) -> RpcRequest:
         """The next request."""
         asker, *frames = await self._socket.recv_multipart()
         self.askers.append(asker)
         return protocol.unpack_request(frames)
 
-    async def answer(self, request: Request, **body: Any) -> None:
+    async def answer(self, request: RpcRequest, **body: Any) -> None:
         """Answer whoever asked last."""
-        reply = Reply(id=request.id, kind="result", body=body)
+        reply = RpcReply(id=request.id, kind="result", body=body)
         await self._socket.send_multipart([self.askers[-1], *protocol.pack_reply(reply)])
 
 

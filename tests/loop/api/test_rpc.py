@@ -13,7 +13,7 @@ import zmq.asyncio
 from small import run_cli, small_home
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
+from agents.model.protocol import RpcReply, RpcRequest
 from agents.model.vllm.routes.service import ServiceClient
 from corpus.errors import (
     GateRefused,
@@ -64,10 +64,10 @@ def asked(home: Home, verb: str, **body: Any) -> Any:
     return told
 
 
-def raw(home: Home, *messages: list[bytes]) -> list[Reply]:
+def raw(home: Home, *messages: list[bytes]) -> list[RpcReply]:
     """The replies to messages that are sent as they are, one after the other."""
 
-    async def ask() -> list[Reply]:
+    async def ask() -> list[RpcReply]:
         context = zmq.asyncio.Context()
         async with door(home):
             dealer = context.socket(zmq.DEALER)
@@ -154,7 +154,7 @@ def test_what_a_verb_does_not_take_is_refused_with_a_sentence(
 
 
 def test_whatever_arrives_is_answered_and_the_next_request_too(home: Home) -> None:
-    good = protocol.pack_request(Request(id="good", verb="status", body={}))
+    good = protocol.pack_request(RpcRequest(id="good", verb="status", body={}))
     no_json, no_verb, pause, headless = (
         [b"\xff"],
         [b'{"id": "x"}'],
@@ -175,7 +175,7 @@ def test_an_asker_who_leaves_does_not_stop_what_he_began(tmp_path: Path) -> None
         async with door(home) as operations:
             dealer = context.socket(zmq.DEALER)
             dealer.connect(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
-            await dealer.send_multipart(protocol.pack_request(Request(id="1", verb="train", body={})))
+            await dealer.send_multipart(protocol.pack_request(RpcRequest(id="1", verb="train", body={})))
             dealer.close(linger=1000)
             await anyio.to_thread.run_sync(context.term)
             return await begun(operations)

@@ -10,7 +10,7 @@ import pytest
 from chaos import NIGHT_S, START_S, Place, faults, watched
 from lost_writes import Disk, Replay, read
 
-from agents.model.weights.header import read_words
+from agents.model.weights.header import read_state
 from store.files.failpoints import POINTS, VARIABLE
 from store.home import Home
 
@@ -42,7 +42,7 @@ def served_s(place: Place, **more: str) -> tuple[float, int]:
 
     def serves() -> bool:
         try:
-            words = read_words(mapping)
+            words = read_state(mapping)
             return mapping.stat().st_ino != before and words is not None and words.holds == active
         except (FileNotFoundError, ValueError):  # it is being made
             return False

@@ -31,7 +31,7 @@ from chaos import (
 )
 
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.snapshot import raw_weights
 from loop.config import load_settings
 from loop.engine.worker import Service, opened
 from store import queries
@@ -177,7 +177,7 @@ class Killed:
         """Whether the mapping holds this checkpoint, clean and bit for bit."""
         shared = SharedWeights.attach(self.service.home.run_dir / "weights.bin")
         wanted = self.service.store.load_weights(parent)
-        found = {name: bytes(raw.data) for name, raw in weights_of(shared).items()}
+        found = {name: bytes(raw.data) for name, raw in raw_weights(shared).items()}
         same = found == {name: bytes(raw.data) for name, raw in wanted.items()}
         return same and (shared.holds, shared.dirty) == (parent, False)
 

@@ -67,7 +67,7 @@ class Town:
 
     def held(self) -> tuple[str, bool]:
         """Which checkpoint is served, and whether it may be in mid-update."""
-        words = Header(self.place.mapping).words
+        words = Header(self.place.mapping).state
         return words.holds, words.dirty
 
 

@@ -233,7 +233,7 @@ def asked_in_mid_change(street: Street) -> tuple[float, int, set[str]]:
     headers = {"Authorization": f"Bearer {Home(street.service.home).token()}"}
     transport = httpx.HTTPTransport(uds=str(run_dir / "model.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost", headers=headers, timeout=60) as model:
-        with shared.turns.changing():
+        with shared.lock.write_lock():
             began = monotonic()
             weights.zero_()
             user.start()

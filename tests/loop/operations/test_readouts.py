@@ -15,7 +15,7 @@ from conftest import Command
 from small import Service, run_cli, small_home, tell
 from sqlalchemy import select
 
-from agents.model.steering.concept_vectors import Vectors, read
+from agents.model.steering.concept_vectors import ConceptVectors, read
 from corpus.errors import GateRefused, NightschoolError
 from corpus.world.concepts import CONCEPTS
 from loop.night import readings
@@ -118,7 +118,7 @@ def test_vectors_are_made_on_the_active_weights_alone(
 class Night:
     """An update's two weights, and a monitor that reads a number off whichever the mapping holds."""
 
-    def __init__(self, place: Path, vectors: Vectors) -> None:
+    def __init__(self, place: Path, vectors: ConceptVectors) -> None:
         self.ledger = Ledger(database_url(place))
         self.found = vectors
         self.held = ""
@@ -136,20 +136,20 @@ class Night:
         self.held = when
         return await self.checkpoint(night_id, when)
 
-    async def _vectors(self, weights: str, report: Any) -> Vectors:
+    async def _vectors(self, weights: str, report: Any) -> ConceptVectors:
         return self.found
 
-    async def _again(self, weights: str, known: Vectors, method: str, report: Any) -> Vectors:
+    async def _again(self, weights: str, known: ConceptVectors, method: str, report: Any) -> ConceptVectors:
         assert self.held == weights and method == "mean"
         self.again.append(weights)
         self.found = replace(vectors(3), weights_version=weights)
         return self.found
 
-    async def _panel(self, weights: str, vectors: Vectors) -> Any:
+    async def _panel(self, weights: str, vectors: ConceptVectors) -> Any:
         assert self.held == weights
         return np.full((3, 1), float(len(weights))) + np.arange(3)[:, None]
 
-    async def _read(self, weights: str, vectors: Vectors, scores: Any) -> tuple[Reading, ...]:
+    async def _read(self, weights: str, vectors: ConceptVectors, scores: Any) -> tuple[Reading, ...]:
         assert self.held == weights and scores.mean() == len(weights) + 1
         self.read_of.append(weights)
         row = Reading(
@@ -167,9 +167,9 @@ class Night:
         return list(self.read_of)
 
 
-def vectors(seed: int) -> Vectors:
+def vectors(seed: int) -> ConceptVectors:
     values = np.random.default_rng(seed).normal(size=(1, 1, 4)).astype(np.float32)
-    return Vectors(concepts=("joy",), layers=(2,), values=values, weights_version="w")
+    return ConceptVectors(concepts=("joy",), layers=(2,), values=values, weights_version="w")
 
 
 def test_readings_are_taken_once_and_those_of_the_parent_again_when_the_vectors_are_others(

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
-from agents.model.weights.header import Words, read_words
+from agents.model.weights.header import WeightsState, read_state
 from corpus.aliases import Json
 from store.home import Home
 from store.ledger.db import Ledger, database_url
@@ -69,8 +69,8 @@ class Village:
         """Until the update waits between two of its steps."""
         wait_until(lambda: "its update waits" in self.status()["next_update_reason"], "it waits", NIGHT_S)
 
-    def held(self) -> Words:
-        words = read_words(Home(self.home).run_dir / "weights.bin")
+    def held(self) -> WeightsState:
+        words = read_state(Home(self.home).run_dir / "weights.bin")
         assert words is not None
         return words
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from agents.model.describe import digest_of
-from agents.model.steering.concept_vectors import Vectors, Watched
-from agents.model.steering.limits import strengths
+from agents.model.steering.concept_vectors import ConceptVectors, ConceptVectorsWatcher
+from agents.model.steering.wire import engine_strengths
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.readout.publisher import Publisher, address
 from agents.model.vllm.readout.scores import Passed, picked
@@ -83,7 +83,7 @@ def decoder_layers(model: torch.nn.Module, vllm_config: Any) -> torch.nn.ModuleL
 class _Pass:
     """What is to be done in one forward pass."""
 
-    vectors: Vectors
+    vectors: ConceptVectors
     rows: torch.Tensor | slice | None = None
     """Rows that are read; None where nothing is. All of them are a slice: nothing is copied."""
     told: Mapping[str, tuple[Any, ...]] | None = None
@@ -102,7 +102,7 @@ class Hooks:
         layers = decoder_layers(model, vllm_config)
         assert layers is not None
         self._layers, self._reads, self._publisher = layers, found.model.readout, publisher
-        self._watched = Watched(
+        self._watched = ConceptVectorsWatcher(
             found.home.path / "readout",
             hidden_size=config.get_hidden_size(),
             layers=len(layers),
@@ -126,7 +126,7 @@ class Hooks:
             extra = new.sampling_params.extra_args if new.sampling_params is not None else None
             if not extra:
                 continue
-            if asked := strengths(extra):
+            if asked := engine_strengths(extra):
                 self._steered[new.req_id] = asked
             if extra.get("readout") is False:
                 self._unread.add(new.req_id)

@@ -21,8 +21,8 @@ import zmq
 import zmq.asyncio
 
 from agents.model.describe import digest_of
-from agents.model.steering.concept_vectors import Vectors, Watched
-from agents.model.steering.limits import STRONGEST, checked, for_engine
+from agents.model.steering.concept_vectors import ConceptVectors, ConceptVectorsWatcher
+from agents.model.steering.wire import MAX_STRENGTH, check_strengths, engine_arguments
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.readout.hooks import refusal
 from agents.model.vllm.readout.publisher import WAITING, address
@@ -45,7 +45,7 @@ class Front:
     def __init__(self, found: Configured) -> None:
         self._found = found
         self._socket_file = address(found.home.served_dir, "")
-        self._watched: Watched | None = None
+        self._watched: ConceptVectorsWatcher | None = None
         self._refused = "vLLM has not started yet"
         self._model = ""
         self._listening: asyncio.Task[None] | None = None
@@ -64,7 +64,7 @@ class Front:
         self._refused, self._model = refusal(config), str(model.model)
         self._socket_file = address(self._found.home.served_dir, config.instance_id)
         layers = model.hf_text_config.num_hidden_layers
-        self._watched = Watched(
+        self._watched = ConceptVectorsWatcher(
             self._found.home.path / "readout",
             hidden_size=model.get_hidden_size(),
             layers=layers,
@@ -74,7 +74,7 @@ class Front:
             _tell_ends(self.readings)
             self._listening = asyncio.get_running_loop().create_task(self._listen())
 
-    def vectors(self) -> Vectors:
+    def vectors(self) -> ConceptVectors:
         """The vectors, or a `UsageError` that says why there are none."""
         if not self._refused and not self._socket_file.exists():
             raise UsageError(
@@ -102,7 +102,7 @@ class Front:
             "steering": {
                 "layer": vectors.layers[vectors.steered],
                 "unit": "residual stream",
-                "strongest": STRONGEST,
+                "strongest": MAX_STRENGTH,
             },
         }
 
@@ -120,10 +120,10 @@ class Front:
             extra["readout"] = False
         if asked.get("steer") is not None:
             vectors = self.vectors()
-            if (added := checked(asked["steer"], vectors.concepts)) and request.use_beam_search:
+            if (added := check_strengths(asked["steer"], vectors.concepts)) and request.use_beam_search:
                 raise UsageError("beam search cannot be steered")
             if added:
-                extra["steer"] = for_engine(added, vectors.digest)
+                extra["steer"] = engine_arguments(added, vectors.digest)
         request.vllm_xargs = extra or None
         return self.reads and wanted is not False
 

@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agents.model import requests
-from agents.model.embedded.chat import ChatText
+from agents.model.embedded.chat import ChatTokenizer
 from agents.model.requests import SEED_SPACE, Body
-from agents.model.weights.header import read_words
+from agents.model.weights.header import read_state
 from corpus.errors import ModelUnavailable, UnknownId, UsageError
 
 ALIAS = "nightschool"
@@ -55,7 +55,7 @@ class Batches:
     """vLLM's EngineClient."""
     names: tuple[str, ...]
     """What the model is called here, its own name first."""
-    text: ChatText | None
+    text: ChatTokenizer | None
     """None for a tokenizer that we cannot use."""
     mapping: Path
     seats: asyncio.Semaphore
@@ -82,7 +82,7 @@ class Batches:
 
         return Response(await asyncio.to_thread(work), media_type="application/json")
 
-    def _text(self) -> ChatText:
+    def _text(self) -> ChatTokenizer:
         if self.text is None:
             raise UsageError(
                 "this model's tokenizer is not a fast one of Hugging Face's: it cannot be trained on"
@@ -91,7 +91,7 @@ class Batches:
 
     def _version(self) -> int:
         """Version of the served weights; 0 where none are shared."""
-        words = read_words(self.mapping)
+        words = read_state(self.mapping)
         return words.version if words else 0
 
     def _prepared(self, raw: bytes) -> list[_Row]:
@@ -102,18 +102,18 @@ class Batches:
             raise UsageError("the batch routes do not steer here; ask one by one at /v1/chat/completions")
         speaker, text = requests.role(body), self._text()
         many = requests.conversations(body, may_be_empty=speaker == "user")
-        each = requests.settings_each(body, len(many))
+        each = requests.sampling_settings_each(body, len(many))
         return [
             self._row(text.conversation(one, role=speaker), chosen)
             for one, chosen in zip(many, each, strict=True)
         ]
 
-    def _row(self, tokens: list[int], chosen: requests.Settings) -> _Row:
+    def _row(self, tokens: list[int], chosen: requests.SamplingSettings) -> _Row:
         """One row, its lengths checked."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         config = self.engine.model_config
-        wanted = requests.room(
+        wanted = requests.answer_limit(
             tokens, chosen.max_tokens, context=config.max_model_len, vocab_size=config.get_vocab_size()
         )
         params = SamplingParams(
@@ -216,7 +216,7 @@ async def make_batches(engine: Any, args: Any, mapping: Path) -> Batches:
     )
 
 
-def _chat_text(tokenizer: Any, args: Any) -> ChatText | None:
+def _chat_text(tokenizer: Any, args: Any) -> ChatTokenizer | None:
     """The model's own tokenizer and the template that its users are served with."""
     from vllm.renderers.chat_utils import load_chat_template
 
@@ -225,7 +225,7 @@ def _chat_text(tokenizer: Any, args: Any) -> ChatText | None:
     given = {**(args.default_chat_template_kwargs or {})}
     if (template := load_chat_template(args.chat_template)) is not None:
         given["chat_template"] = template
-    return ChatText(_Templated(tokenizer, given))
+    return ChatTokenizer(_Templated(tokenizer, given))
 
 
 class _Templated:

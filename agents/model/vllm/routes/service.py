@@ -13,7 +13,7 @@ import zmq
 import zmq.asyncio
 
 from agents.model import protocol
-from agents.model.protocol import Request
+from agents.model.protocol import RpcRequest
 from corpus.aliases import Json
 from corpus.errors import ServiceAway
 from store.home import Home
@@ -54,7 +54,7 @@ class ServiceClient:
             raise ServiceAway(
                 f"no service runs for {self._home.path}: start it with `nightschool run`, then ask again"
             )
-        request = Request(id=uuid4().hex, verb=verb, body=body)
+        request = RpcRequest(id=uuid4().hex, verb=verb, body=body)
         try:
             async with asyncio.timeout(seconds):
                 reply = await self._reply(protocol.pack_request(request))
@@ -66,7 +66,7 @@ class ServiceClient:
             raise protocol.error_of(reply)
         return dict(reply.body)
 
-    async def _reply(self, frames: list[bytes]) -> protocol.Reply:
+    async def _reply(self, frames: list[bytes]) -> protocol.RpcReply:
         """The one reply to these frames: the socket is theirs alone."""
         context = zmq.asyncio.Context()
         try:

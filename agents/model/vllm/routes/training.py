@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from agents.model import requests
 from agents.model.vllm.place import Place
 from agents.model.vllm.routes.service import ServiceClient
-from agents.model.weights.header import read_words
+from agents.model.weights.header import read_state
 from corpus.aliases import Json
 from corpus.errors import GateRefused, ServiceAway
 
@@ -48,7 +48,7 @@ class Training:
         """`POST /checkpoint`."""
         body = await _body(request)
         told = await self._service.ask("checkpoint", body, seconds=WAIT_S)
-        words = read_words(self._place.mapping)
+        words = read_state(self._place.mapping)
         if words is None:
             raise GateRefused(f"vLLM shares no weights, so it serves no checkpoint: {self._place.refused}")
         if words.dirty or words.holds != told["checkpoint"]:
@@ -73,7 +73,7 @@ class Training:
 
     def _own(self) -> Json:
         """What vLLM knows without a service."""
-        words = read_words(self._place.mapping)
+        words = read_state(self._place.mapping)
         mapping = None
         if words is not None:
             told = {"version": words.version, "dirty": words.dirty, "holds": words.holds}

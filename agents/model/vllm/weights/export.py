@@ -16,7 +16,7 @@ from agents.model.vllm.place import Place
 from agents.model.vllm.weights.families import family_of
 from agents.model.vllm.weights.watchdog import Watchdog, check_model
 from agents.model.weights.shared import Entry, SharedWeights
-from agents.model.weights.views import check
+from agents.model.weights.views import require_match
 from corpus.errors import GateRefused, HomeLocked, NightschoolError
 
 log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
@@ -57,7 +57,7 @@ def _share(model: torch.nn.Module, config: Any, found: Configured, place: Place)
 
     def checked(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
         entries = naming(served)
-        check(entries, directory)  # nothing has been moved yet
+        require_match(entries, directory)  # nothing has been moved yet
         return entries
 
     return SharedWeights.create(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-from agents.model.describe import BYTES
+from agents.model.describe import DTYPE_BYTES
 from agents.model.weights.shared import Entry, Naming
 from corpus.errors import IntegrityFault
 
@@ -56,16 +56,16 @@ class Family:
 
     def _named(self, served: Entry, config: Any) -> Iterator[Entry]:
         """The parameters that lie in one served tensor."""
-        if served.dtype not in BYTES:
+        if served.dtype not in DTYPE_BYTES:
             raise IntegrityFault(
-                f"{served.name} is {served.dtype}: only {', '.join(sorted(BYTES))} can be trained"
+                f"{served.name} is {served.dtype}: only {', '.join(sorted(DTYPE_BYTES))} can be trained"
             )
         served = replace(served, name=served.name.removeprefix(self.inside))
         cut = next((cut for cut in self.cuts if cut.served in served.name), None)
         if cut is None:
             yield served
             return
-        row_bytes, row = prod(served.shape[1:]) * BYTES[served.dtype], 0
+        row_bytes, row = prod(served.shape[1:]) * DTYPE_BYTES[served.dtype], 0
         for part, rows in zip(cut.parts, cut.rows(config), strict=True):
             yield replace(
                 served,

@@ -22,9 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agents.model.describe import digest
 from agents.model.vllm.configured import Configured
-from agents.model.weights.header import writing
+from agents.model.weights.header import writer_lock
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import restore, weights_of
+from agents.model.weights.snapshot import raw_weights, restore
 from corpus.errors import IntegrityFault, NightschoolError
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -66,7 +66,7 @@ class Watchdog:
 
     def begin(self) -> None:
         """Serve what was last kept; at the start, when the mapping holds what vLLM has loaded."""
-        with writing(self._shared.path, wait=False) as mine:
+        with writer_lock(self._shared.path, wait=False) as mine:
             if mine:  # else a trainer has attached already, which does this itself
                 self._shared.dirty = True
                 self._try(new=True)
@@ -75,7 +75,7 @@ class Watchdog:
         """Put the active checkpoint back if an update was left half done."""
         if not self._shared.dirty or self._clock() < self._again or is_held(self._found.home):
             return
-        with writing(self._shared.path, wait=False) as mine:
+        with writer_lock(self._shared.path, wait=False) as mine:
             if mine and self._shared.dirty:
                 log.warning(
                     "nightschool: an update was left half done, and neither service nor trainer is there."
@@ -129,11 +129,11 @@ class Watchdog:
     def _restore(self, line: list[str], *, half_done: bool) -> None:
         """Put in the first of `line`. If it is damaged and half an update is there, the next one that is whole."""
         try:
-            restore(self._shared, self._store, line[0], settled=True, force=True)
+            restore(self._shared, self._store, line[0], clean=True, force=True)
         except IntegrityFault:
             for parent in line[1:] if half_done else ():
                 try:
-                    restore(self._shared, self._store, parent, settled=False)
+                    restore(self._shared, self._store, parent, clean=False)
                     break
                 except IntegrityFault:
                     continue
@@ -142,7 +142,7 @@ class Watchdog:
     def _is_loaded(self, weights_sha256: str) -> bool:
         """Whether the mapping has these weights already: it is hashed in memory, the disk is not read."""
         found = hashlib.sha256()
-        for piece in pieces(weights_of(self._shared)):
+        for piece in pieces(raw_weights(self._shared)):
             found.update(piece)
         return found.hexdigest() == weights_sha256
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from agents.model.embedded.chat import ChatText
-from agents.model.embedded.forward import AnyForward, Forward, forward_for
+from agents.model.embedded.chat import ChatTokenizer
+from agents.model.embedded.forward import Forward, TransformersForward, forward_for
 from agents.model.embedded.qwen3 import Qwen3Forward
-from agents.model.embedded.sampling import Answer, Ask, Cancelled, Sampler
+from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest, Sampler
 
 PROMPTS = [[5, 6, 7], list(range(10, 60)), [9], list(range(30, 42)), list(range(40, 90))]
 
@@ -22,17 +22,17 @@ def forward(model: Any) -> Forward:
 
 @pytest.fixture(scope="module")
 def sampler(forward: Forward, tokenizer: Any) -> Sampler:
-    return Sampler(forward, ChatText(tokenizer).decode, [2])
+    return Sampler(forward, ChatTokenizer(tokenizer).decode, [2])
 
 
-def ask(tokens: Sequence[int] = (5, 6, 7), seed: int = 0, **more: Any) -> Ask:
-    return Ask(**{"tokens": tokens, "seed": seed, "temperature": 1.0, "max_tokens": 12} | more)
+def ask(tokens: Sequence[int] = (5, 6, 7), seed: int = 0, **more: Any) -> GenerationRequest:
+    return GenerationRequest(**{"tokens": tokens, "seed": seed, "temperature": 1.0, "max_tokens": 12} | more)
 
 
 def test_the_tiny_model_gets_the_quick_forward_pass(forward: Forward, model: Any) -> None:
     assert isinstance(forward, Qwen3Forward)
     assert not Qwen3Forward.fits(_changed(model, hidden_act="gelu"))
-    assert isinstance(forward_for(_changed(model, attention_bias=True)), AnyForward)
+    assert isinstance(forward_for(_changed(model, attention_bias=True)), TransformersForward)
 
 
 class _changed:
@@ -50,7 +50,7 @@ def test_the_quick_forward_pass_computes_what_transformers_does(
     monkeypatch.setattr("agents.model.embedded.qwen3.PREFILL_TOKENS", prefill_tokens)
     with torch.inference_mode():
         ours, logits = Qwen3Forward(model).begin(PROMPTS, 8)
-        theirs, expected = AnyForward(model).begin(PROMPTS, 8)
+        theirs, expected = TransformersForward(model).begin(PROMPTS, 8)
         torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
         for number, prompt in enumerate(PROMPTS):
             alone = model(torch.tensor([prompt])).logits[0, -1]
@@ -131,7 +131,7 @@ def test_extreme_temperatures_still_give_tokens(sampler: Sampler, temperature: f
 
 
 def test_an_answer_ends_at_an_end_token_which_is_not_in_its_text(forward: Forward, tokenizer: Any) -> None:
-    text = ChatText(tokenizer)
+    text = ChatTokenizer(tokenizer)
     (free,) = Sampler(forward, text.decode, []).answer([ask()])
     end = free.token_ids[3]
     place = free.token_ids.index(end)
@@ -155,7 +155,7 @@ def test_a_stream_brings_the_pieces_of_the_same_answer(sampler: Sampler, stop: t
         one = ask(seed=seed, max_tokens=40, stop=stop)
         *pieces, answer = sampler.stream(one)
         assert answer == sampler.answer([one])[0]
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, Generation)
         assert "".join(map(str, pieces)) == answer.text
         assert all(pieces)
 

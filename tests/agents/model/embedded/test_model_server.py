@@ -29,7 +29,7 @@ HELLO: dict[str, Any] = {
 WRITER = """
 import sys
 from pathlib import Path
-from agents.model.mapping import SharedWeights
+from agents.model.weights.shared import SharedWeights
 shared = SharedWeights.attach(Path(sys.argv[1]))
 view = shared.tensors["model.layers.0.self_attn.q_proj.weight"]
 before = view.clone()

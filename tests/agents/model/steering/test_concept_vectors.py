@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from agents.model.steering.concept_vectors import CARD, LOOK_SECONDS, TENSORS, Vectors, Watched, read, write
+from agents.model.steering.concept_vectors import (
+    CARD,
+    LOOK_SECONDS,
+    TENSORS,
+    ConceptVectors,
+    ConceptVectorsWatcher,
+    read,
+    write,
+)
 from corpus.errors import IntegrityFault
 
 
-def some(hidden: int = 4, layers: tuple[int, ...] = (1, 3), seed: int = 0) -> Vectors:
+def some(hidden: int = 4, layers: tuple[int, ...] = (1, 3), seed: int = 0) -> ConceptVectors:
     values = np.random.default_rng(seed).normal(size=(len(layers), 2, hidden)).astype(np.float32)
-    return Vectors(concepts=("asking", "joy"), layers=layers, values=values, weights_version="w")
+    return ConceptVectors(concepts=("asking", "joy"), layers=layers, values=values, weights_version="w")
 
 
 def test_what_is_written_is_read_and_any_reader_of_safetensors_loads_it(tmp_path: Path) -> None:
@@ -103,7 +111,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_vectors_that_come_or_are_replaced_are_taken_up_at_the_next_look(
     tmp_path: Path, clock: list[float]
 ) -> None:
-    watched = Watched(tmp_path, hidden_size=4, layers=4)
+    watched = ConceptVectorsWatcher(tmp_path, hidden_size=4, layers=4)
     assert watched.look() and watched.vectors is None and "the first night makes them" in watched.reason
     write(tmp_path, some())
     assert not watched.look() and watched.vectors is None  # too soon to look again
@@ -118,9 +126,9 @@ def test_vectors_that_come_or_are_replaced_are_taken_up_at_the_next_look(
 
 @pytest.mark.parametrize("other", [some(hidden=8), some(layers=(1, 4)), replace(some(), model="another")])
 def test_vectors_of_another_model_are_not_used_and_the_reason_is_said(
-    tmp_path: Path, clock: list[float], other: Vectors
+    tmp_path: Path, clock: list[float], other: ConceptVectors
 ) -> None:
-    watched = Watched(tmp_path, hidden_size=4, layers=4, model="m")
+    watched = ConceptVectorsWatcher(tmp_path, hidden_size=4, layers=4, model="m")
     write(tmp_path, other)
     assert watched.look() and watched.vectors is None and "another model's" in watched.reason
     (tmp_path / TENSORS).write_bytes(b"")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from agents.model.embedded.forward import AnyForward, Forward
-from agents.model.embedded.push import Push
+from agents.model.embedded.activation_steering import Offsets
+from agents.model.embedded.forward import Forward, TransformersForward
 from agents.model.embedded.qwen3 import Qwen3Forward
-from agents.model.steering.concept_vectors import Vectors, write
+from agents.model.steering.concept_vectors import ConceptVectors, write
 
 HIDDEN, CONCEPTS = 64, ("asking", "joy")
 TALK: dict[str, Any] = {
@@ -23,13 +23,15 @@ PROMPTS = [[5, 9, 77, 30], [40] * 30, [8, 8, 9], [100, 101, 102, 7, 7, 7]]
 STRONG = 40.0
 
 
-def planted(seed: int, concepts: tuple[str, ...] = CONCEPTS, layers: tuple[int, ...] = (0,)) -> Vectors:
+def planted(
+    seed: int, concepts: tuple[str, ...] = CONCEPTS, layers: tuple[int, ...] = (0,)
+) -> ConceptVectors:
     """Directions of no meaning, not of unit length."""
     values = np.random.default_rng(seed).normal(size=(len(layers), len(concepts), HIDDEN)).astype(np.float32)
-    return Vectors(concepts=concepts, layers=layers, values=values, weights_version="0" * 64)
+    return ConceptVectors(concepts=concepts, layers=layers, values=values, weights_version="0" * 64)
 
 
-def unit(vectors: Vectors, concept: str) -> torch.Tensor:
+def unit(vectors: ConceptVectors, concept: str) -> torch.Tensor:
     row = vectors.values[vectors.steered, vectors.concepts.index(concept)]
     return torch.from_numpy(row / np.linalg.norm(row))
 
@@ -54,25 +56,25 @@ def said(server: Any, **more: Any) -> Any:
     return answer.json()["choices"]
 
 
-def logits_of(forward: Forward, pushes: list[Push]) -> list[torch.Tensor]:
+def logits_of(forward: Forward, offsets: list[Offsets]) -> list[torch.Tensor]:
     """The logits after the prompts and after two tokens more, the second of them without the first row."""
-    session, first = forward.begin(PROMPTS, 8, pushes)
+    session, first = forward.begin(PROMPTS, 8, offsets)
     second = session.step(torch.tensor([11, 12, 13, 14]))
     session.keep(torch.tensor([1, 2, 3]))
     return [first, second, session.step(torch.tensor([15, 16, 17]))]
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", [Qwen3Forward, AnyForward])
+@pytest.mark.parametrize("kind", [Qwen3Forward, TransformersForward])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_row_is_moved_as_by_a_hook_of_its_own_and_its_neighbours_are_not_moved_by_a_bit(
     model: Any, kind: Any, layer: int
 ) -> None:
     added = STRONG * unit(planted(1), "joy")
-    plain, pushed = (logits_of(kind(model), pushes) for pushes in ([], [{}, {layer: added}, {}, {}]))
+    plain, pushed = (logits_of(kind(model), offsets) for offsets in ([], [{}, {layer: added}, {}, {}]))
     handle = model.model.layers[layer].register_forward_hook(lambda module, inputs, output: output + added)
     try:
-        hooked = logits_of(AnyForward(model), [])
+        hooked = logits_of(TransformersForward(model), [])
     finally:
         handle.remove()
     for one, two, three, others, at in zip(

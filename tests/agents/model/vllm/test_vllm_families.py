@@ -11,7 +11,7 @@ import tiny_models
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from agents.model.describe import language_model
+from agents.model.describe import language_model_tensors
 from agents.model.settings import ModelSettings
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.place import Place
@@ -130,8 +130,8 @@ def test_the_files_of_one_that_sees_are_read_as_those_of_its_language_model() ->
         "model.visual.x": 3,
         "mtp.norm.weight": 4,
     }
-    assert language_model(files) == {"model.norm.weight": 1, "lm_head.weight": 2}
-    assert language_model({"model.norm.weight": 1}) == {"model.norm.weight": 1}
+    assert language_model_tensors(files) == {"model.norm.weight": 1, "lm_head.weight": 2}
+    assert language_model_tensors({"model.norm.weight": 1}) == {"model.norm.weight": 1}
 
 
 def test_rows_that_do_not_add_up_are_refused(qwen3: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from agents.model.settings import ModelSettings
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.weights.watchdog import RETRY_S, Watchdog, check_model
-from agents.model.weights.header import writing
+from agents.model.weights.header import writer_lock
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.snapshot import raw_weights
 from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
 from loop.operations.init import init
@@ -49,7 +49,7 @@ class TrainerContext:
         before = self.copy()
         for tensor in self.tensors.values():
             tensor.mul_(by)
-        written = self.store.write(weights_of(self.shared), None, {"parent": parent})
+        written = self.store.write(raw_weights(self.shared), None, {"parent": parent})
         for name, tensor in self.tensors.items():
             tensor.copy_(before[name])
         row = Checkpoint(
@@ -71,7 +71,7 @@ class TrainerContext:
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """Each tensor once."""
-        return {raw: self.shared.tensors[raw] for raw in weights_of(self.shared)}
+        return {raw: self.shared.tensors[raw] for raw in raw_weights(self.shared)}
 
     def copy(self) -> dict[str, torch.Tensor]:
         return {name: tensor.clone() for name, tensor in self.tensors.items()}
@@ -197,7 +197,7 @@ def test_a_clean_mapping_is_left_alone(bench: TrainerContext) -> None:
 def test_while_a_service_or_a_trainer_lives_nothing_is_touched(bench: TrainerContext, who: str) -> None:
     bench.disturb()
     before, guardian = bench.copy(), bench.guardian
-    with locked(bench.found.home) if who == "service" else writing(bench.shared.path, wait=False):
+    with locked(bench.found.home) if who == "service" else writer_lock(bench.shared.path, wait=False):
         guardian.look()
         assert bench.serves(before) and state(bench.shared) == ("", True)
     guardian.look()

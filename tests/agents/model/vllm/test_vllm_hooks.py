@@ -13,8 +13,14 @@ import zmq
 from torch import nn
 
 from agents.model.settings import ModelSettings
-from agents.model.steering.concept_vectors import Vectors, write
-from agents.model.steering.limits import STRONGEST, checked, for_engine, salt_part, strengths
+from agents.model.steering.concept_vectors import ConceptVectors, write
+from agents.model.steering.wire import (
+    MAX_STRENGTH,
+    check_strengths,
+    engine_arguments,
+    engine_strengths,
+    salt_part,
+)
 from agents.model.vllm.configured import Configured
 from agents.model.vllm.readout.hooks import Hooks, decoder_layers, refusal
 from agents.model.vllm.readout.publisher import Publisher
@@ -77,7 +83,7 @@ class TrainerContext:
     def __init__(self, place: Path, *, readout: bool = True) -> None:
         torch.manual_seed(0)
         values = torch.randn(1, len(CONCEPTS), HIDDEN).numpy()
-        self.vectors = Vectors(concepts=CONCEPTS, layers=(1,), values=values, weights_version="w")
+        self.vectors = ConceptVectors(concepts=CONCEPTS, layers=(1,), values=values, weights_version="w")
         write(place / "readout", self.vectors)
         found = Configured(
             home=Home(place), model=ModelSettings(url="http://here", readout=readout), database=""
@@ -162,7 +168,9 @@ def test_the_scores_of_a_batch_are_each_requests_own(bench: TrainerContext) -> N
 @torch.inference_mode()
 def test_a_request_that_is_steered_moves_alone(bench: TrainerContext) -> None:
     stream = torch.randn(7, HIDDEN)
-    bench.begin(("a", None), ("b", {"steer": for_engine({"joy": 3.0}, "d")}), ("c", {"steer": "nonsense"}))
+    bench.begin(
+        ("a", None), ("b", {"steer": engine_arguments({"joy": 3.0}, "d")}), ("c", {"steer": "nonsense"})
+    )
     steered, plain = bench.run(stream, BATCH), bench.plain(stream)
     others = [0, 1, 2, 4, 5, 6]
     assert all(torch.equal(one[others], two[others]) for one, two in zip(steered, plain, strict=True))
@@ -189,7 +197,7 @@ def test_with_the_readout_off_nothing_is_published_and_steering_works(place: Pat
     bench = TrainerContext(place, readout=False)
     stream = torch.randn(7, HIDDEN)
     assert torch.equal(bench.run(stream, BATCH)[2], bench.plain(stream)[2])
-    bench.begin(("b", {"steer": for_engine({"asking": 1.0}, "d")}))
+    bench.begin(("b", {"steer": engine_arguments({"asking": 1.0}, "d")}))
     assert not torch.equal(bench.run(stream, BATCH)[2][3], bench.plain(stream)[2][3])
     assert bench.heard() is None
     bench.close()
@@ -223,20 +231,20 @@ def test_the_decoders_layers_are_found_by_their_number() -> None:
 
 
 def test_strengths_are_checked_put_in_order_and_zeros_left_out() -> None:
-    assert checked({"joy": 2, "asking": 0}, CONCEPTS) == {"joy": 2.0}
-    assert list(checked({"joy": 2, "asking": -1.5}, CONCEPTS)) == ["asking", "joy"]
+    assert check_strengths({"joy": 2, "asking": 0}, CONCEPTS) == {"joy": 2.0}
+    assert list(check_strengths({"joy": 2, "asking": -1.5}, CONCEPTS)) == ["asking", "joy"]
     for wrong in (
         {"anger": 1},
         {"joy": True},
         {"joy": "1"},
         {"joy": float("nan")},
-        {"joy": 2 * STRONGEST},
+        {"joy": 2 * MAX_STRENGTH},
         [],
         3,
         "joy",
     ):
         with pytest.raises(UsageError):
-            checked(wrong, CONCEPTS)
+            check_strengths(wrong, CONCEPTS)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +255,7 @@ def test_strengths_are_checked_put_in_order_and_zeros_left_out() -> None:
     ],
 )  # fmt: skip
 def test_what_did_not_come_through_our_check_steers_nothing(extra: Any) -> None:
-    assert strengths(extra) == {}
+    assert engine_strengths(extra) == {}
 
 
 def test_prefixes_are_shared_by_those_alone_who_are_steered_alike() -> None:
@@ -255,11 +263,11 @@ def test_prefixes_are_shared_by_those_alone_who_are_steered_alike() -> None:
         return salt_part(SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra)))
 
     salts = [
-        part({"steer": for_engine({name: strength}, digest)})
+        part({"steer": engine_arguments({name: strength}, digest)})
         for name in CONCEPTS for strength in (1.0, 2.0) for digest in ("d", "e")
     ]  # fmt: skip
     assert len(set(salts)) == len(salts) and all(salts)
-    assert part({"steer": for_engine({"joy": 1.0}, "d"), "other": 1}) == part(
-        {"steer": for_engine({"joy": 1.0}, "d")}
+    assert part({"steer": engine_arguments({"joy": 1.0}, "d"), "other": 1}) == part(
+        {"steer": engine_arguments({"joy": 1.0}, "d")}
     )
     assert part(None) == part({"readout": False}) == salt_part(SimpleNamespace(sampling_params=None)) == ""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agents.model.vllm.place import Place
-from agents.model.weights.header import writing
+from agents.model.weights.header import writer_lock
 from corpus.errors import HomeLocked
 
 SERVER = """
@@ -107,8 +107,8 @@ def test_a_forked_child_does_not_keep_the_place_for_a_server_that_has_gone(place
 
 def test_one_process_writes_a_mapping_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").touch()
-    with writing(tmp_path / "weights.bin", wait=False) as first:
-        with writing(tmp_path / "weights.bin", wait=False) as second:
+    with writer_lock(tmp_path / "weights.bin", wait=False) as first:
+        with writer_lock(tmp_path / "weights.bin", wait=False) as second:
             assert first and not second
-    with writing(tmp_path / "weights.bin", wait=True) as third:
+    with writer_lock(tmp_path / "weights.bin", wait=True) as third:
         assert third

@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from agents.model.vllm.salt import Salt, Salter, joined, salt_for
-from agents.model.weights.header import Words
+from agents.model.weights.header import WeightsState
 from agents.model.weights.shared import SharedWeights
 
-SETTLED = Words(version=4, dirty=False, holds="ab" * 32)
-MID_UPDATE = Words(version=5, dirty=True, holds="")
+SETTLED = WeightsState(version=4, dirty=False, holds="ab" * 32)
+MID_UPDATE = WeightsState(version=5, dirty=True, holds="")
 SECONDS = 10.0
 
 
-def kept(before: Words, after: Words, *, passed: float) -> bool:
+def kept(before: WeightsState, after: WeightsState, *, passed: float) -> bool:
     """Whether the salt of `before` is still in use `passed` seconds later, when the header says `after`."""
     salt = Salt(words=before, at=100.0)
     found = salt_for(salt, after, at=100.0 + passed, seconds=SECONDS)
@@ -28,7 +28,7 @@ def test_the_first_request_gets_the_salt_of_the_weights_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("words", [SETTLED, MID_UPDATE])
-def test_the_salt_stays_for_as_long_as_the_weights_do(words: Words) -> None:
+def test_the_salt_stays_for_as_long_as_the_weights_do(words: WeightsState) -> None:
     assert kept(words, words, passed=1e6)
 
 
@@ -44,7 +44,7 @@ def test_the_salt_stays_for_as_long_as_the_weights_do(words: Words) -> None:
     ids=["starting", "started", "trained", "settled", "undone"],
 )
 def test_the_salt_changes_at_once_when_an_update_starts_ends_or_is_undone(
-    before: Words, after: Words
+    before: WeightsState, after: WeightsState
 ) -> None:
     assert not kept(before, after, passed=0.0)
 
@@ -64,7 +64,7 @@ def test_no_salt_is_used_again_for_other_weights() -> None:
     salt, seen = None, list[Salt]()
     for version in range(1, 200):
         in_update = bool(version // 7 % 2)
-        words = Words(version=version, dirty=in_update, holds="" if in_update else "ab" * 32)
+        words = WeightsState(version=version, dirty=in_update, holds="" if in_update else "ab" * 32)
         salt = salt_for(salt, words, at=version * 3.0, seconds=SECONDS)
         if not seen or salt is not seen[-1]:
             seen.append(salt)

@@ -12,7 +12,7 @@ import torch
 import zmq
 
 from agents.model import protocol
-from agents.model.protocol import Request
+from agents.model.protocol import RpcRequest
 from agents.model.weights import cuda_ipc
 from agents.model.weights.shared import HEADER_BYTES, Entry, SharedWeights
 from corpus.errors import IntegrityFault, TrainerFault
@@ -53,12 +53,12 @@ def lender(tmp_path: Path) -> Iterator[Path]:
 def test_a_lender_that_cannot_lend_says_so_and_goes_on_answering(lender: Path) -> None:
     for _ in range(2):
         with pytest.raises(IntegrityFault, match="weights on cpu have no CUDA handles"):
-            cuda_ipc.borrow(lender)
+            cuda_ipc.open_tensors(lender)
     assert lender.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
-    "frames", [[b"\xff"], [b"{}"], protocol.pack_request(Request(id="1", verb="train", body={}))]
+    "frames", [[b"\xff"], [b"{}"], protocol.pack_request(RpcRequest(id="1", verb="train", body={}))]
 )
 def test_a_lender_answers_nonsense_with_an_error(lender: Path, frames: list[bytes]) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
@@ -75,14 +75,14 @@ def test_memory_that_cannot_be_lent_is_refused_with_what_to_do(
 ) -> None:
     monkeypatch.setenv(name, "max_split_size_mb:512,expandable_segments:True")
     with pytest.raises(IntegrityFault, match="start vLLM without"):
-        cuda_ipc.check([torch.zeros(3)])
+        cuda_ipc.require_exportable([torch.zeros(3)])
 
 
 def test_weights_on_several_devices_or_not_contiguous_are_refused() -> None:
     with pytest.raises(IntegrityFault, match="lie on cpu, meta"):
-        cuda_ipc.check([torch.zeros(3), torch.zeros(3, device="meta")])
+        cuda_ipc.require_exportable([torch.zeros(3), torch.zeros(3, device="meta")])
     with pytest.raises(IntegrityFault, match="not contiguous"):
-        cuda_ipc.check([torch.zeros(3, 4).T])
+        cuda_ipc.require_exportable([torch.zeros(3, 4).T])
 
 
 def test_an_entry_of_lent_weights_is_the_part_of_its_tensor_that_its_offset_says(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_an_entry_of_lent_weights_is_the_part_of_its_tensor_that_its_offset_says
 TRAINER = """
 import sys
 from pathlib import Path
-from agents.model.mapping import SharedWeights
+from agents.model.weights.shared import SharedWeights
 
 shared = SharedWeights.attach(Path(sys.argv[1]))
 assert all(tensor.is_cuda for tensor in shared.tensors.values())

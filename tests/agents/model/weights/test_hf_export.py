@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.model.weights import hf_export
-from agents.model.weights.hf_export import export, planned
+from agents.model.weights.hf_export import export, plan_export
 from agents.model.weights.snapshot import from_raw, to_raw
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from corpus.recipe import MODEL_DIR
@@ -48,7 +48,7 @@ def same(found: Mapping[str, RawTensor], wanted: Mapping[str, RawTensor]) -> boo
 def test_transformers_loads_it_equal_bit_for_bit_and_answers_the_same(
     trained: Weights, tmp_path: Path
 ) -> None:
-    told = export(planned(MODEL_DIR, trained), tmp_path / "out")
+    told = export(plan_export(MODEL_DIR, trained), tmp_path / "out")
     assert same(loaded(tmp_path / "out"), trained)
     others = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     names = {path.name for path in MODEL_DIR.iterdir() if path.is_file()}
@@ -71,7 +71,7 @@ def test_transformers_loads_it_equal_bit_for_bit_and_answers_the_same(
 def test_what_it_says_of_its_files_is_so(trained: Weights, tmp_path: Path) -> None:
     import hashlib
 
-    told = export(planned(MODEL_DIR, trained), tmp_path / "out")
+    told = export(plan_export(MODEL_DIR, trained), tmp_path / "out")
     for file in told:
         whole = (tmp_path / "out" / file["name"]).read_bytes()
         assert (file["bytes"], file["sha256"]) == (len(whole), hashlib.sha256(whole).hexdigest())
@@ -115,7 +115,7 @@ def test_shards_names_types_and_the_index_stay_and_what_is_not_trained_is_copied
         "model.layers.0.mlp.up_proj.weight": raw(5, 6, dtype="BF16"),
         "model.norm.weight": raw(4, dtype="BF16"),
     }
-    plan = planned(source, weights)
+    plan = plan_export(source, weights)
     export(plan, tmp_path / "out")
     found = written(tmp_path / "out")
     assert same(found["m-1-of-2.safetensors"], {**first, **{list(first)[0]: raw(5, 6, dtype="BF16")}})
@@ -135,7 +135,7 @@ def test_tied_embeddings_are_the_checkpoints_under_both_names(kept: str, tmp_pat
     """A checkpoint has them once; the file's own second copy would be what they were before any night."""
     own = {"lm_head.weight": raw(1), "model.embed_tokens.weight": raw(1)}
     source = a_directory(tmp_path / "in", {"model.safetensors": own}, tie_word_embeddings=True)
-    plan = planned(source, {kept: raw(2)})
+    plan = plan_export(source, {kept: raw(2)})
     export(plan, tmp_path / "out")
     assert {name: from_raw(found).item() for name, found in written(tmp_path / "out")["model.safetensors"].items()} == {
         "lm_head.weight": 2.0, "model.embed_tokens.weight": 2.0,
@@ -147,7 +147,7 @@ def test_a_checkpoint_in_a_wider_type_goes_into_the_files_type_when_no_bit_is_lo
     source = a_directory(
         tmp_path / "in", {"model.safetensors": {"a": raw(1, 2, dtype="BF16")}}, dtype="bfloat16"
     )
-    export(planned(source, {"a": raw(0.5, -3)}), tmp_path / "out")
+    export(plan_export(source, {"a": raw(0.5, -3)}), tmp_path / "out")
     assert same(written(tmp_path / "out")["model.safetensors"], {"a": raw(0.5, -3, dtype="BF16")})
 
 
@@ -163,7 +163,7 @@ def test_where_bits_would_be_lost_the_checkpoints_type_is_written_and_the_config
         "weight_map": {"a": "model.safetensors", "b": "model.safetensors"},
     }
     (source / "model.safetensors.index.json").write_text(json.dumps(index))
-    plan = planned(source, {"a": raw(0.1, -3), "b": raw(2)})
+    plan = plan_export(source, {"a": raw(0.1, -3), "b": raw(2)})
     export(plan, tmp_path / "out")
     assert plan.retyped == ["a"]
     found = written(tmp_path / "out")["model.safetensors"]
@@ -179,7 +179,7 @@ def test_where_bits_would_be_lost_the_checkpoints_type_is_written_and_the_config
 def test_the_metadata_of_a_file_stays(tmp_path: Path) -> None:
     source = a_directory(tmp_path / "in", {})
     save_file({"a": np.float32([1])}, source / "model.safetensors", metadata={"format": "pt"})
-    export(planned(source, {"a": raw(2)}), tmp_path / "out")
+    export(plan_export(source, {"a": raw(2)}), tmp_path / "out")
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"} and file.get_tensor("a").tolist() == [2.0]
 
@@ -192,7 +192,7 @@ def test_every_tensor_lies_aligned_whatever_the_order_of_the_files_own(tmp_path:
     }
     text = json.dumps(header).encode()
     (source / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\1\0\0\0\0")
-    export(planned(source, {"a": raw(2)}), tmp_path / "out")
+    export(plan_export(source, {"a": raw(2)}), tmp_path / "out")
     whole = (tmp_path / "out" / "model.safetensors").read_bytes()
     told = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     assert told["a"]["data_offsets"] == [0, 4] and told["mask"]["data_offsets"] == [4, 5]
@@ -211,16 +211,16 @@ def test_every_tensor_lies_aligned_whatever_the_order_of_the_files_own(tmp_path:
 def test_weights_of_another_model_are_refused(weights: Weights, said: str, tmp_path: Path) -> None:
     source = a_directory(tmp_path / "in", {"model.safetensors": {"a": raw(1)}})
     with pytest.raises(IntegrityFault, match=said):
-        planned(source, weights)
+        plan_export(source, weights)
 
 
 @pytest.fixture
-def plan(tmp_path: Path) -> hf_export.Plan:
-    return planned(a_directory(tmp_path / "in", {"model.safetensors": {"a": raw(1)}}), {"a": raw(2)})
+def plan(tmp_path: Path) -> hf_export.ExportPlan:
+    return plan_export(a_directory(tmp_path / "in", {"model.safetensors": {"a": raw(1)}}), {"a": raw(2)})
 
 
 def test_a_place_that_holds_something_is_refused_and_an_empty_one_taken(
-    plan: hf_export.Plan, tmp_path: Path
+    plan: hf_export.ExportPlan, tmp_path: Path
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("mine")
@@ -238,7 +238,7 @@ def test_a_place_that_holds_something_is_refused_and_an_empty_one_taken(
 
 
 def test_it_asks_for_room_first(
-    plan: hf_export.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: hf_export.ExportPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.model.weights.hf_export.SPARE_BYTES", 10**18)
     with pytest.raises(GateRefused, match="free some room"):
@@ -252,7 +252,7 @@ def broken(parts: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def test_an_export_that_breaks_off_leaves_nothing(
-    plan: hf_export.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: hf_export.ExportPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = hf_export._pieces
     monkeypatch.setattr(hf_export, "_pieces", lambda file: broken(iter(whole(file))))  # type: ignore[arg-type]
@@ -262,7 +262,7 @@ def test_an_export_that_breaks_off_leaves_nothing(
 
 
 def test_what_a_killed_export_left_is_taken_over_and_one_that_runs_is_not_disturbed(
-    plan: hf_export.Plan, tmp_path: Path
+    plan: hf_export.ExportPlan, tmp_path: Path
 ) -> None:
     (tmp_path / "out.partial" / "folder").mkdir(parents=True)
     (tmp_path / "out.partial" / "half.safetensors").write_text("half")

@@ -16,14 +16,14 @@ import torch
 from agents.model.weights import rwlock
 from agents.model.weights.rwlock import PATIENCE_S, RWLock
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import restore, weights_of
+from agents.model.weights.snapshot import raw_weights, restore
 from store.checkpoints.store import CheckpointStore
 
 HOLDER = """
 import sys
 from pathlib import Path
-from agents.model.turns import Turns
-with getattr(Turns(Path(sys.argv[1])), sys.argv[2])():
+from agents.model.weights.rwlock import RWLock
+with getattr(RWLock(Path(sys.argv[1])), sys.argv[2])():
     print("mine", flush=True)
     sys.stdin.read()
 """
@@ -66,8 +66,8 @@ def inside(turn: Callable[[], AbstractContextManager[None]]) -> tuple[threading.
 
 
 def test_passes_are_made_beside_one_another(shared: SharedWeights) -> None:
-    with shared.turns.passing():
-        other, notes = inside(shared.turns.passing)
+    with shared.lock.read_lock():
+        other, notes = inside(shared.lock.read_lock)
         other.join(PATIENCE_S / 2)
         assert notes == ["there"]
 
@@ -76,11 +76,11 @@ def test_a_change_waits_for_the_pass_under_way_and_the_next_pass_for_the_change(
     shared: SharedWeights,
 ) -> None:
     path = shared.path
-    with shared.turns.passing():
-        change, changed = inside(RWLock(path).changing)
+    with shared.lock.read_lock():
+        change, changed = inside(RWLock(path).write_lock)
         until_closed(path)
         later, passed = inside(
-            shared.turns.passing
+            shared.lock.read_lock
         )  # with passes that never end together it would wait for good
         assert (changed, passed) == ([], [])
     change.join()
@@ -90,11 +90,11 @@ def test_a_change_waits_for_the_pass_under_way_and_the_next_pass_for_the_change(
 
 def test_a_restore_is_such_a_change_with_its_version(shared: SharedWeights, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
-    made = store.write(weights_of(shared), None, {}).id
+    made = store.write(raw_weights(shared), None, {}).id
     shared.tensors["a"].fill_(3.0)
     version = shared.version
-    with RWLock(shared.path).passing():
-        restoring = threading.Thread(target=restore, args=(shared, store, made), kwargs={"settled": True})
+    with RWLock(shared.path).read_lock():
+        restoring = threading.Thread(target=restore, args=(shared, store, made), kwargs={"clean": True})
         restoring.start()
         until_closed(shared.path)
         assert shared.version == version and torch.all(shared.tensors["a"] == 3.0)
@@ -102,7 +102,7 @@ def test_a_restore_is_such_a_change_with_its_version(shared: SharedWeights, tmp_
     assert shared.version == version + 1 and shared.holds == made and torch.all(shared.tensors["a"] == 0.0)
 
 
-@pytest.mark.parametrize("turn", ["passing", "changing"])
+@pytest.mark.parametrize("turn", ["read_lock", "write_lock"])
 def test_a_process_that_dies_lets_go_and_one_that_was_stopped_is_not_waited_for_long(
     shared: SharedWeights, turn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,21 +113,21 @@ def test_a_process_that_dies_lets_go_and_one_that_was_stopped_is_not_waited_for_
     assert holder.stdout is not None and holder.stdout.readline() == b"mine\n"
     os.kill(holder.pid, signal.SIGSTOP)
     began = monotonic()
-    with shared.turns.changing():
+    with shared.lock.write_lock():
         assert monotonic() - began >= 0.1
-    if turn == "changing":
-        with shared.turns.passing():
+    if turn == "write_lock":
+        with shared.lock.read_lock():
             assert monotonic() - began >= 0.2
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()
     began = monotonic()
     monkeypatch.setattr(rwlock, "PATIENCE_S", 30.0)
-    with shared.turns.changing():
+    with shared.lock.write_lock():
         assert monotonic() - began < 5
 
 
 def test_a_thread_that_has_gone_leaves_no_open_file(shared: SharedWeights) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        inside(shared.turns.passing)[0].join()
+        inside(shared.lock.read_lock)[0].join()
     assert len(os.listdir("/proc/self/fd")) == before

@@ -9,7 +9,7 @@ import torch
 
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import from_raw, restore, to_raw, unique_entries, weights_of
+from agents.model.weights.snapshot import from_raw, raw_weights, restore, to_raw, unique_entries
 from corpus.errors import IntegrityFault, UnsafeModel
 from store.checkpoints.store import CheckpointStore
 
@@ -102,14 +102,14 @@ def test_a_snapshot_restores_every_bit_and_keeps_tied_weights_once(home: Path, s
     store = CheckpointStore(home / "checkpoints")
     assert [e.name for e in unique_entries(shared)].count("lm_head.weight") == 0
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
-    kept = store.write(weights_of(shared), None, {"cursor": 0})
+    kept = store.write(raw_weights(shared), None, {"cursor": 0})
     for tensor in shared.tensors.values():
         tensor.add_(1)
     version = shared.version
-    assert restore(shared, store, kept.id, settled=False)
+    assert restore(shared, store, kept.id, clean=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in shared.tensors.items())
     assert shared.dirty and shared.holds == kept.id and shared.version == version + 1
-    assert not restore(shared, store, kept.id, settled=True)  # it holds them already
+    assert not restore(shared, store, kept.id, clean=True)  # it holds them already
     assert not shared.dirty and shared.version == version + 1
 
 
@@ -118,11 +118,11 @@ def test_a_checkpoint_of_another_model_is_refused_before_anything_is_written(
 ) -> None:
     store = CheckpointStore(home / "checkpoints")
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
-    tensors = weights_of(shared)
+    tensors = raw_weights(shared)
     tensors["model.norm.weight"] = to_raw(torch.zeros(63))
     other = store.write(tensors, None, {})
     with pytest.raises(IntegrityFault, match="does not fit"):
-        restore(shared, store, other.id, settled=True)
+        restore(shared, store, other.id, clean=True)
     assert all(torch.equal(before[name], tensor) for name, tensor in shared.tensors.items())
     assert shared.version == 0 and not shared.dirty
 
@@ -136,7 +136,7 @@ def test_a_checkpoint_is_restored_into_a_wider_type_bit_for_bit(tmp_path: Path, 
     store, kept = CheckpointStore(tmp_path / "checkpoints"), torch.randn(3, 5).to(narrow)
     shared = planted(tmp_path, {"a": torch.zeros(3, 5), "b": torch.zeros(2, dtype=narrow)})
     base = store.write({"a": to_raw(kept), "b": to_raw(torch.ones(2, dtype=narrow))}, None, {})
-    assert restore(shared, store, base.id, settled=True)
+    assert restore(shared, store, base.id, clean=True)
     assert torch.equal(shared.tensors["a"], kept.float()) and shared.tensors["a"].dtype == torch.float32
 
 
@@ -146,12 +146,12 @@ def test_a_checkpoint_is_restored_into_a_narrower_type_only_if_no_value_changes(
         planted(tmp_path, {"a": torch.ones(2).bfloat16()}),
     )
     exact = store.write({"a": to_raw(torch.tensor([0.5, -3.0]))}, None, {})
-    assert restore(shared, store, exact.id, settled=True)
+    assert restore(shared, store, exact.id, clean=True)
     assert shared.tensors["a"].tolist() == [0.5, -3.0]
     for lossy in (torch.tensor([0.1, -3.0]), torch.tensor([1 + 2**-10, 1.0]).half(), torch.tensor([1, 2])):
         other = store.write({"a": to_raw(lossy)}, None, {})
         with pytest.raises(IntegrityFault, match="of which bfloat16 would lose bits.*--dtype float32"):
-            restore(shared, store, other.id, settled=True)
+            restore(shared, store, other.id, clean=True)
     assert shared.tensors["a"].tolist() == [0.5, -3.0] and not shared.dirty
 
 
@@ -159,10 +159,10 @@ def test_a_checkpoint_may_have_tied_weights_twice_if_they_are_equal(tmp_path: Pa
     store, tied = CheckpointStore(tmp_path / "checkpoints"), torch.zeros(2)
     shared = planted(tmp_path, {"embed": tied, "head": tied})
     one, other = to_raw(torch.ones(2)), to_raw(torch.full((2,), 2.0))
-    restore(shared, store, store.write({"embed": one, "head": one}, None, {}).id, settled=True)
+    restore(shared, store, store.write({"embed": one, "head": one}, None, {}).id, clean=True)
     assert shared.tensors["head"].tolist() == [1, 1]
     with pytest.raises(IntegrityFault, match="head is not equal to embed"):
-        restore(shared, store, store.write({"embed": one, "head": other}, None, {}).id, settled=True)
+        restore(shared, store, store.write({"embed": one, "head": other}, None, {}).id, clean=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.bool])

@@ -8,7 +8,7 @@ import zmq
 from trainer_home import Home, request
 
 from agents.model import protocol
-from agents.model.protocol import Reply, Request
+from agents.model.protocol import RpcReply, RpcRequest
 from bench._malformed import messages
 from corpus.errors import TrainerFault
 
@@ -28,7 +28,7 @@ def socket(home: Home) -> Iterator["zmq.Socket[bytes]"]:
         yield dealer
 
 
-def answer(socket: "zmq.Socket[bytes]") -> Reply:
+def answer(socket: "zmq.Socket[bytes]") -> RpcReply:
     """The next reply."""
     assert socket.poll(20_000), "no reply within 20 s"
     return protocol.unpack_reply(socket.recv_multipart())
@@ -94,7 +94,7 @@ def test_a_frame_over_the_limit_is_never_taken_in_and_a_client_of_ours_does_not_
 ) -> None:
     pid = home.ask("status").pid
     before = resident(pid)
-    status = protocol.pack_request(Request(id="s", verb="status", body={}))
+    status = protocol.pack_request(RpcRequest(id="s", verb="status", body={}))
     socket.send_multipart(status)
     assert answer(socket).id == "s"
     with socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) as monitor:
@@ -110,7 +110,7 @@ def test_a_frame_over_the_limit_is_never_taken_in_and_a_client_of_ours_does_not_
 def test_a_client_that_reads_nothing_keeps_nobody_else_waiting(
     home: Home, socket: "zmq.Socket[bytes]"
 ) -> None:
-    status = protocol.pack_request(Request(id="s", verb="status", body={}))
+    status = protocol.pack_request(RpcRequest(id="s", verb="status", body={}))
     for _ in range(20_000):  # many more than fit between us: the rest of the answers is dropped
         assert socket.poll(20_000, zmq.POLLOUT), "the trainer waits for a client that reads nothing"
         socket.send_multipart(status)

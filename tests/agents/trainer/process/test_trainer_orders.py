@@ -176,7 +176,7 @@ def test_a_trainer_is_stopped_while_its_update_waits(
 def test_one_request_too_many_is_told_that_the_trainer_is_busy_and_the_rest_is_answered(home: Home) -> None:
     from agents.trainer.process.rpc import PENDING
 
-    asked = [protocol.Request(id=f"r{i}", verb="logprobs", body={}) for i in range(PENDING)]
+    asked = [protocol.RpcRequest(id=f"r{i}", verb="logprobs", body={}) for i in range(PENDING)]
 
     async def crowd(client: TrainerClient) -> None:
         await paused(client)

@@ -15,8 +15,8 @@ import pytest
 import torch
 from trainer_home import FIRST, LONG, SETTINGS, Home, examples, request
 
-from agents.model.weights.header import writing
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.header import writer_lock
+from agents.model.weights.snapshot import raw_weights
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import StepReport
 from agents.trainer.process.main import NICE
@@ -257,8 +257,10 @@ def test_a_trainer_waits_until_the_one_before_it_has_let_go_of_the_mapping(
     make_home: Callable[[], Path], start: Callable[..., Any]
 ) -> None:
     home = Home(make_home())
-    with writing(home.shared.path, wait=False):
-        home.first = CheckpointStore(home.path / "checkpoints").write(weights_of(home.shared), None, FIRST).id
+    with writer_lock(home.shared.path, wait=False):
+        home.first = (
+            CheckpointStore(home.path / "checkpoints").write(raw_weights(home.shared), None, FIRST).id
+        )
         home.shared.dirty = True
         child = start(home.path, "--active", home.first)
         until(lambda: "another process writes" in child.log_file.read_text() or child.poll() is not None)

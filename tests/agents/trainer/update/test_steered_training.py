@@ -10,10 +10,10 @@ import pytest
 import torch
 from trainer_home import SETTINGS, Home, examples, request
 
-from agents.model.steering.direction import Direction
+from agents.model.steering.wire import Direction
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.snapshot import raw_weights
 from agents.trainer.scoring import prefix_scoring
 from agents.trainer.update.objective import loss_of
 from agents.trainer.update.steering import pushing
@@ -96,7 +96,7 @@ def test_an_update_trains_steered_and_its_references_are_not(
 ) -> None:
     home = make_home()
     shared, store = SharedWeights.attach(home / "run" / "weights.bin"), CheckpointStore(home / "checkpoints")
-    shared.holds = parent = store.write(weights_of(shared), None, {}).id
+    shared.holds = parent = store.write(raw_weights(shared), None, {}).id
     bench = TrainerContext(shared=shared, model=views.build(shared, model_directory), store=store)
 
     def trained(*prevent: Direction) -> tuple[dict[str, float], dict[str, torch.Tensor]]:

@@ -10,7 +10,7 @@ from trainer_home import SETTINGS, examples, request
 
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import weights_of
+from agents.model.weights.snapshot import raw_weights
 from agents.trainer.messages import StepReport, TrainRequest
 from agents.trainer.update.update import TrainerContext, dry_run, parts, run_update
 from corpus.errors import StepRefused, TrainerFault, UpdateCancelled
@@ -23,7 +23,7 @@ def bench(make_home: Callable[[], Path], model_directory: Path) -> TrainerContex
     home = make_home()
     shared = SharedWeights.attach(home / "run" / "weights.bin")
     store = CheckpointStore(home / "checkpoints")
-    shared.holds = store.write(weights_of(shared), None, {}).id
+    shared.holds = store.write(raw_weights(shared), None, {}).id
     return TrainerContext(shared=shared, model=views.build(shared, model_directory), store=store)
 
 
