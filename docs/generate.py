@@ -57,14 +57,9 @@ what is in effect.
 
 def command_line() -> Any:
     """Return the program's whole command line, as Typer hands it to click."""
-    from importlib import import_module
-
     from typer.main import get_command
 
     from loop.cli.app import app
-
-    for name in ("checkpoints", "everyday", "readout", "readout_views", "steering", "task_vectors"):
-        import_module(f"loop.cli.{name}")  # they add their commands to `app`
 
     return get_command(app)
 
