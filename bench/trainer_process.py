@@ -37,7 +37,7 @@ from bench._table import Goal
 from corpus.errors import UpdateCancelled
 from loop.cli.show.console import set_up_logs
 from loop.config import load_settings
-from loop.engine.worker import Service, opened
+from loop.engine.service import Service, opened
 from loop.operations import init
 from store import queries
 from store.home import Home
@@ -81,7 +81,7 @@ async def measured(place: Path, options: argparse.Namespace) -> Figures:
     await init.init(place, demo=False)
     home = Home(place)
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
-        await tasks.start(service.crew.run)
+        await tasks.start(service.processes.run)
         parent = (await service.ledger.read(queries.active))["id"]
         figures: Figures = {}
         figures["idle"] = await _asked(service, options.asks)
@@ -168,12 +168,12 @@ def _long(parent: str, steps: int) -> TrainRequest:
 
 async def _killed(service: Service) -> Figures:
     """Milliseconds from a SIGKILL until the crew is lost; seconds until it is ready again."""
-    pid, lost = (await service.trainer.status()).pid, service.crew.lost
+    pid, lost = (await service.trainer.status()).pid, service.processes.lost
     began = time.perf_counter()
     os.kill(pid, signal.SIGKILL)
     await lost.wait()
     noticed = time.perf_counter()
-    await service.crew.ready.wait()
+    await service.processes.ready.wait()
     return {"noticed_ms": 1000 * (noticed - began), "restarted_s": time.perf_counter() - noticed}
 
 

@@ -33,6 +33,10 @@ _TIME = r"(([01]\d|2[0-3]):[0-5]\d|24:00)"
 _WINDOW = re.compile(f"{_TIME}-{_TIME}")
 MAX_SEED = 2**31 - 1
 """Largest seed: what an INTEGER column of any database holds."""
+OBSERVING = (
+    "training.enabled is false: observing only (set it to true in config.toml, and start again, to train)"
+)
+"""Why no update is made, although everything else is done."""
 _BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, MAX_SEED),
     "model.threads": (1, 1024),

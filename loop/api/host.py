@@ -24,7 +24,8 @@ from loop.api.rpc import serve_rpc
 from loop.config import load_settings
 from loop.engine.activity import watch_users
 from loop.engine.scheduler import keep_schedule
-from loop.engine.worker import Listener, opened
+from loop.engine.service import opened
+from loop.engine.worker import Listener
 from loop.operations.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Operations, is_quiet
 from store.home import Home, is_held
 
@@ -46,7 +47,7 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
             )
         await anyio.sleep(0.1)
     async with _hosted(home, name, arguments) as operations:
-        operations.service.listeners.append(listener)
+        operations.service.worker.listeners.append(listener)
         result: Json = await getattr(operations, name)(**arguments)
         return result
 
@@ -91,11 +92,11 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
         operations, quiet = Operations(service=service), is_quiet(name, arguments)
         if name in CHECKED:
             await getattr(operations, CHECKED[name])(**arguments)
-        served = service.crew.keeps_mapping() and name in AFTER_CREW and not quiet
+        served = service.processes.keeps_mapping() and name in AFTER_CREW and not quiet
         if name in NEEDS_CREW or served:
-            tasks.start_soon(service.crew.run, name="crew")
+            tasks.start_soon(service.processes.run, name="crew")
             if name in NEEDS_CREW and not quiet:  # what waits in the queue would change the ledger
-                tasks.start_soon(service.work, name="work")
+                tasks.start_soon(service.worker.run, name="work")
                 tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)
             await tasks.start(serve_rpc, operations, name="answer vLLM's routes")
@@ -109,13 +110,13 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
     async with opened(home, settings) as service, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
-        tasks.start_soon(follow, service.ledger, folders, service.wake, name="follow the logs")
-        if service.crew.server.ours:
-            await tasks.start(service.crew.run, name="crew")
+        tasks.start_soon(follow, service.ledger, folders, service.worker.wake, name="follow the logs")
+        if service.processes.server.ours:
+            await tasks.start(service.processes.run, name="crew")
         else:  # it may be down, or loading for minutes: all but the night goes on without it
-            tasks.start_soon(service.crew.run, name="crew")
+            tasks.start_soon(service.processes.run, name="crew")
             tasks.start_soon(watch_users, service, name="watch for users")
-        tasks.start_soon(service.work, name="work")
+        tasks.start_soon(service.worker.run, name="work")
         tasks.start_soon(keep_schedule, service, name="schedule")
         operations = Operations(service=service)
         port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)

@@ -92,9 +92,9 @@ class Routes:
                         log.exception("operation failed", operation=name)
                     say(_error(error))
                 finally:
-                    self._service.listeners.remove(listen)
+                    self._service.worker.listeners.remove(listen)
 
-        self._service.listeners.append(listen)
+        self._service.worker.listeners.append(listen)
         self._tasks.start_soon(perform, name=f"do {name}")
         with receive:
             async for line in receive:

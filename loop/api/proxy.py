@@ -21,7 +21,7 @@ from agents.model.http_auth import AUTHENTICATED
 from corpus.errors import ModelUnavailable
 from loop.capture.exchange import ChatRequest, Refusal, parse_request
 from loop.capture.log import Capture, Exchange
-from loop.engine.worker import Service
+from loop.engine.service import Service
 
 RECEIPT = b"x-nightschool-receipt"
 TURN_TYPE = "X-Turn-Type"
@@ -64,7 +64,7 @@ class Proxy:
         if (
             main and request.scope[AUTHENTICATED]
         ):  # others may not be let in; those who are show in the model server's metrics
-            self._service.user_asked()
+            self._service.users.asked()
         taking: ChatRequest | Refusal = Refusal(word="side")
         if main:
             taking = Refusal(word="off")

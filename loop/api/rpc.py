@@ -133,7 +133,7 @@ class RpcServer:
 
     async def _trainer(self) -> Json | None:
         """What the trainer is doing; None while it does not run, or does not say."""
-        if self._service.crew.ready.is_set():
+        if self._service.processes.ready.is_set():
             with anyio.move_on_after(TRAINER_S):
                 try:
                     return asdict(await self._service.trainer.status())

@@ -5,14 +5,11 @@ request beside a batch of ours may be noticed as late as at the batch's end. Kno
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import anyio
 
 from corpus.errors import ModelUnavailable
-
-if TYPE_CHECKING:
-    from loop.engine.worker import Service
+from loop.engine.service import Service
 
 LOOK_S, ATTEND_S = 1.0, 0.2
 """Between two looks: always, and while an update is trained, which is to yield to users soon."""
@@ -50,29 +47,29 @@ def user_seen(base: Look | None, before: Look | None, now: Look) -> bool:
     return (now.busy > ours and fresh) or now.finished - base.finished > ours_since
 
 
-async def watch_users(service: "Service") -> None:
+async def watch_users(service: Service) -> None:
     """Tell the service whenever a user was active, until cancelled; only where the server is the user's own."""
     base: Look | None = None
     before: Look | None = None
-    while not service.crew.server.ours:
-        await service.crew.ready.wait()
+    while not service.processes.server.ours:
+        await service.processes.ready.wait()
         try:
             now = await _look(service)
-        except ModelUnavailable:  # it has gone, and the crew will hear of it
+        except ModelUnavailable:  # it has gone, and the supervisor will learn of it
             base = before = None
         else:
             if user_seen(base, before, now):
-                service.user_asked()
+                service.users.asked()
                 base = None
             # Two quiet looks: what the server counts as finished may lag behind its answer.
             still = before is not None and before.quiet and now.quiet and before.begun == now.begun
             if base is None or still or now.finished < base.finished:
                 base = now
             before = now
-        await anyio.sleep(ATTEND_S if service.doing == "train" else LOOK_S)
+        await anyio.sleep(ATTEND_S if service.worker.kind == "train" else LOOK_S)
 
 
-async def _look(service: "Service") -> Look:
+async def _look(service: Service) -> Look:
     model = service.model
     in_flight, begun = model.in_flight, model.begun
     told = await model.metrics()

@@ -64,8 +64,8 @@ class ProcessSupervisor:
     ledger: Ledger
     server: Server
     trainer: TrainerClient
-    told: Callable[[int, int], None] = lambda done, total: None
-    """Told how far the start is: children that run, children to be started."""
+    on_start: Callable[[int, int], None] = lambda done, total: None
+    """Called with the progress of a start: children that run, children to be started."""
     running: bool = False
     """Whether both run, or are being started."""
     ready: anyio.Event = field(default_factory=anyio.Event)
@@ -82,7 +82,7 @@ class ProcessSupervisor:
         """Whether there is a mapping to keep in step with the active checkpoint, or will be before the next start."""
         return self.running if self.server.ours else self.server.is_there()
 
-    async def expect(self) -> None:
+    async def wait_server(self) -> None:
         """Raise what keeps a user's vLLM from being used, if that lasts for ABSENT_S."""
         began = monotonic()
         while self.server.fault is not None:
@@ -90,12 +90,12 @@ class ProcessSupervisor:
                 raise type(self.server.fault)(str(self.server.fault))
             await anyio.sleep(LOOK_S)
 
-    async def here(self) -> None:
-        """Return when both run; raise as `expect`."""
-        await self.expect()
+    async def wait_ready(self) -> None:
+        """Return when both run; raise as `wait_server`."""
+        await self.wait_server()
         await self.ready.wait()
 
-    async def went(self, lost: anyio.Event) -> bool:
+    async def server_went(self, lost: anyio.Event) -> bool:
         """Whether work failed for no reason of its own: a user's vLLM went, which takes a moment to show."""
         if self.server.ours:
             return False
@@ -110,17 +110,17 @@ class ProcessSupervisor:
         trainer: Process | None = None
         try:
             while True:
-                self.told(0, 2)
+                self.on_start(0, 2)
                 await self.server.start()
                 # The trainer loads its libraries while the server makes the mapping, then is let in.
                 trainer, let_in = await self._spawn_trainer()
                 try:
                     await self.server.ready()
-                    self.told(1, 2)
+                    self.on_start(1, 2)
                 finally:
                     os.close(let_in)
                 if await self._answers(trainer):
-                    self.told(2, 2)
+                    self.on_start(2, 2)
                     self.lost = anyio.Event()
                     self.ready.set()
                     if not said:  # once: a second time is an error

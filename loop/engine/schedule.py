@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import time
 
-OBSERVING = (
-    "training.enabled is false: observing only (set it to true in config.toml, and start again, to train)"
-)
-"""Why no update is made, although all else is."""
+from loop.config import OBSERVING
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ import structlog
 from sqlalchemy import Connection
 
 from loop.engine.schedule import Rules, Situation, why_not
-from loop.engine.worker import Service
+from loop.engine.service import Service
+from loop.night.propose import count_teaching
 from store import graph, queries
 
 CHECK_S = 1.0
@@ -31,7 +32,7 @@ async def keep_schedule(service: Service) -> None:
         if not reason:
             night_id = await service.begin_night(seed=service.settings.seed, retry=False)
             log.info("night begins", night=night_id)
-            await service.finished(night_id)
+            await service.worker.wait_closed(night_id)
             night = await service.ledger.read(queries.night, night_id)
             log.info("night ended", night=night_id, reasons=night["reasons"])
             tried, tried_at = await service.ledger.read(_heard), monotonic()
@@ -43,11 +44,11 @@ async def keep_schedule(service: Service) -> None:
 
 async def next_update_reason(service: Service) -> str:
     """Why no night is due now; "" when one is."""
-    if service.crew.waits:
-        return service.crew.waits
+    if service.processes.waits:
+        return service.processes.waits
     night = await service.ledger.read(queries.running_night)
     if night is not None:
-        waits = f"; its update waits: {service.waits}" if service.waits else ""
+        waits = f"; its update waits: {service.users.waits}" if service.users.waits else ""
         return f"night {night['id']} is running{waits}"
     situation = await service.ledger.read(_situation, service)
     return why_not(situation, _rules(service))
@@ -74,10 +75,10 @@ def _situation(connection: Connection, service: Service) -> Situation:
         paused=queries.is_paused(connection),
         training_enabled=service.settings.trains,
         lessons=len(lessons),
-        pairs=service.stages.teaching(queries.pairs(connection, "new")),
+        pairs=count_teaching(service.context, queries.pairs(connection, "new")),
         since_last_lesson_s=min(ages, default=inf),
         since_first_lesson_s=max(ages, default=0.0),
-        idle_s=monotonic() - service.last_asked,
+        idle_s=monotonic() - service.users.last_asked,
         nights_today=queries.nights_since(connection, datetime.now(UTC) - timedelta(days=1)),
     )
 

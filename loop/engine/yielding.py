@@ -1,48 +1,64 @@
-"""Beside an update that is being trained: it waits while the home is paused, or while a user is there.
+"""Users come first: when one last asked, and how an update in training waits for them.
 
-Invariant: whether it waits follows from the ledger and the clock, looked at again and again, so that nothing has
-to be remembered when the service or the trainer is started again. Knows no model.
+Invariant: whether an update waits follows from the ledger and the clock, checked again and again, so nothing has to
+be remembered when the service or the trainer starts again. Knows no model.
 """
 
 from contextlib import suppress
+from dataclasses import dataclass, field
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import anyio
 
+from agents.trainer.client import TrainerClient
 from corpus.errors import TrainerFault
+from loop.config import ScheduleSettings
 from loop.engine.schedule import why_wait
 from store import queries
+from store.ledger.db import Ledger
 
-if TYPE_CHECKING:
-    from loop.engine.worker import Service
-
-LOOK_S = 0.2
-"""Between two looks: a user who comes back shares the machine with one step and so long."""
+CHECK_S = 0.2
+"""Between two checks: so long, and one step, a user who comes back shares the machine."""
 
 
-async def attend(service: "Service", night_id: str) -> None:
-    """Have the night's update wait and go on, as it should, until cancelled."""
-    schedule, yielded, before = service.settings.schedule, 0.0, monotonic()
-    try:
-        while True:
-            paused, at = await service.ledger.read(queries.paused_during, night_id), monotonic()
-            if service.waits and not paused:
-                yielded += at - before
-            before = at
-            why = why_wait(
-                paused=paused,
-                since_asked_s=at - service.last_asked,
-                yield_s=schedule.yield_seconds,
-                yielded_s=yielded,
-                max_yield_s=schedule.max_yield_minutes * 60,
-            )
-            if bool(why) != bool(service.waits):
-                with suppress(TrainerFault):  # it has died, and whoever waits for the update will hear of it
-                    there = await (service.trainer.pause() if why else service.trainer.resume())
-                    service.waits = why if there else ""
-            elif why:
-                service.waits = why
-            await anyio.sleep(LOOK_S)
-    finally:
-        service.waits = ""
+@dataclass(kw_only=True)
+class Users:
+    """When users asked, and whether the update in training waits."""
+
+    ledger: Ledger
+    trainer: TrainerClient
+    schedule: ScheduleSettings
+    last_asked: float = field(default_factory=lambda: monotonic() - 86400.0)
+    """When a user last asked, by the monotonic clock."""
+    waits: str = ""
+    """Why the update in training waits; "" while none does."""
+
+    def asked(self) -> None:
+        """Note that a user is active now."""
+        self.last_asked = monotonic()
+
+    async def yield_update(self, night_id: str) -> None:
+        """Pause and resume the night's update as users come and go, until cancelled."""
+        yielded, before = 0.0, monotonic()
+        try:
+            while True:
+                paused, at = await self.ledger.read(queries.paused_during, night_id), monotonic()
+                if self.waits and not paused:
+                    yielded += at - before
+                before = at
+                why = why_wait(
+                    paused=paused,
+                    since_asked_s=at - self.last_asked,
+                    yield_s=self.schedule.yield_seconds,
+                    yielded_s=yielded,
+                    max_yield_s=self.schedule.max_yield_minutes * 60,
+                )
+                if bool(why) != bool(self.waits):
+                    with suppress(TrainerFault):  # it has died: whoever waits for the update will learn of it
+                        training = await (self.trainer.pause() if why else self.trainer.resume())
+                        self.waits = why if training else ""
+                elif why:
+                    self.waits = why
+                await anyio.sleep(CHECK_S)
+        finally:
+            self.waits = ""

@@ -1,4 +1,4 @@
-"""Which work follows which outcome: the one place that knows the order of a night.
+"""The order of a night: which kinds of work there are, who does each, and which work follows which outcome.
 
     extract                                            (by day, one for each conversation)
     plan -> listen to turns -> [dream, attempt, pair] for each behaviour -> listen to attempts -> propose
@@ -6,10 +6,11 @@
     a merge, begun by hand: measure and read before -> merge -> ... as after train
 
 Invariant: pure. Work runs in the order in which it is queued, so queueing is ordering. A night always ends
-with `settle`, whatever failed: there the mapping is made to hold the active checkpoint and the night is closed.
+with `settle`, whatever failed: that work puts the active checkpoint in place and closes the night.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from store.queue.outcome import Outcome
 from store.queue.work import Work
@@ -17,17 +18,72 @@ from store.queue.work import Work
 FollowUp = tuple[str, str]
 """(kind, subject) of work to queue."""
 
-NIGHT_KINDS = (
-    *("plan", "listen", "dream", "attempt", "pair", "propose"),
-    *("measure", "read", "train", "merge", "locate", "rule", "settle"),
-)
-"""Work of a night, which needs the model server and the trainer."""
-DECIDING = ("plan", "propose", "train", "merge", "rule")
-"""Work without whose outcome a night cannot go on."""
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One kind of work."""
+
+    handler: str
+    """Module and class of the handler; `loop.night.handlers` builds it."""
+    task: str
+    """The task in a few words."""
+    method: str = "handle"
+    """The handler's method for this kind."""
+    by_night: bool = True
+    """Whether it is work of a night, which needs the model server and the trainer."""
+    decides: bool = False
+    """Whether a night cannot go on without its outcome."""
+
+
+KINDS: dict[str, Kind] = {
+    "extract": Kind(
+        handler="agents.extractor.handler.Extractor",
+        task="find the signals of a conversation and the lessons in them",
+        by_night=False,
+    ),
+    "plan": Kind(
+        handler="loop.night.plan.Plan", task="choose the behaviours that have new lessons", decides=True
+    ),
+    "listen": Kind(
+        handler="loop.night.record_activations.RecordActivations",
+        task="read the concepts in the activations of turns, or of attempts",
+    ),
+    "dream": Kind(handler="agents.dreamer.dream.Dreamer", task="dream new situations for a behaviour"),
+    "attempt": Kind(
+        handler="agents.pairs.attempts.Attempter", task="have the served model answer the dreams"
+    ),
+    "pair": Kind(handler="agents.pairs.build.PairBuilder", task="make preference pairs of the attempts"),
+    "propose": Kind(
+        handler="loop.night.propose.Propose", task="choose the pairs of the update", decides=True
+    ),
+    "measure": Kind(
+        handler="loop.night.measure.Measure", task="measure one behaviour on its held-out scenarios"
+    ),
+    "read": Kind(handler="loop.night.readings.TakeReadings", task="take the readings on the probe set"),
+    "train": Kind(
+        handler="agents.trainer.handler.TrainHandler", task="train the update on its pairs", decides=True
+    ),
+    "merge": Kind(
+        handler="agents.trainer.handler.TrainHandler",
+        method="merge",
+        task="add task vectors to the weights",
+        decides=True,
+    ),
+    "locate": Kind(handler="loop.night.locate.Locate", task="find where in the weights the update lies"),
+    "rule": Kind(
+        handler="loop.night.decide.Decide", task="keep the update, undo it, or measure again", decides=True
+    ),
+    "settle": Kind(
+        handler="loop.night.finalize.Finalize", task="serve the active checkpoint and close the night"
+    ),
+}
+"""Every kind of work, as the ledger names it."""
+NIGHT_KINDS = tuple(kind for kind, entry in KINDS.items() if entry.by_night)
+DECIDING = tuple(kind for kind, entry in KINDS.items() if entry.decides)
 
 
 def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
-    """What is to be done after this outcome."""
+    """Return the work that follows this outcome."""
     if item.kind == "plan":
         if outcome.decision == "nothing":
             return [("listen", "turns"), ("settle", "night")]
@@ -51,12 +107,12 @@ def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
 
 
 def merging(names: Sequence[str]) -> list[FollowUp]:
-    """What the night of a merge begins with: its update is planned already. names: of all behaviours."""
+    """Return the first work of a merge's night, whose update is planned already. names: of all behaviours."""
     return [*_before(names), ("merge", "update")]
 
 
 def follow_failure(item: Work) -> list[FollowUp]:
-    """What is to be done when this work was set aside."""
+    """Return the work that follows when this work is quarantined."""
     return [("settle", "night")] if item.kind in DECIDING else []
 
 

@@ -1,7 +1,7 @@
-"""What is kept of earlier nights on the disk, and what goes.
+"""Garbage collection: the checkpoint files and optimizer states that the ledger no longer needs.
 
-Invariant: the ledger says what is kept; a file goes only after the row that needed it. Damage of what is old keeps
-nothing from working: it is logged, and `checkpoints verify` tells of it.
+Invariant: the ledger says what is kept, and a file goes only after the row that needed it. Damage to an old
+checkpoint stops nothing: it is logged here, and `checkpoints verify` reports it.
 """
 
 from functools import partial
@@ -22,10 +22,10 @@ async def sweep(store: CheckpointStore, ledger: Ledger) -> None:
     try:
         await anyio.to_thread.run_sync(store.sweep, await ledger.read(queries.stored))
     except IntegrityFault as fault:
-        log.warning("nothing was swept", reason=str(fault))
+        log.warning("no checkpoint file was swept", reason=str(fault))
 
 
-async def give_up_states(store: CheckpointStore, ledger: Ledger, states: int) -> None:
+async def drop_states(store: CheckpointStore, ledger: Ledger, states: int) -> None:
     """Keep the optimizer's state only where training may go on: see `queries.going_on`."""
     kept = await ledger.read(queries.going_on, states)
     try:
@@ -33,4 +33,4 @@ async def give_up_states(store: CheckpointStore, ledger: Ledger, states: int) ->
             partial(store.drop_states, await ledger.read(queries.stored), but=kept)
         )
     except (IntegrityFault, WriteFailed) as fault:
-        log.warning("no optimizer state was given up", reason=str(fault))
+        log.warning("no optimizer state was dropped", reason=str(fault))

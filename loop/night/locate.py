@@ -1,73 +1,89 @@
-"""Where an update lies in the weights, looked up once its candidate is on the disk and has been read.
+"""Work of kind `locate`: where in the weights an update lies, once its candidate is on the disk and has been read.
 
-Invariant: reads two checkpoints and the ledger, changes no weight; the night goes on without it where it fails.
+Invariant: reads two checkpoints and the ledger, and changes no weight. A night goes on if it fails.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import anyio.to_thread
 import numpy as np
 from sqlalchemy import Connection
 
 from corpus.aliases import Progress
-from loop.night import readings as readouts
-from store import queries
+from loop.night import readings
+from loop.night.context import NightContext
 from store.queue.outcome import Outcome
 from store.queue.work import Work
-from store.readings import readings as inner
+from store.readings import readings as stored
 from store.readings import vector_versions
 from store.tensors import localize
 from store.tensors.changes import Heads, changes
 
-if TYPE_CHECKING:
-    from loop.night.stages import Stages
-
 MOVED = 8
-"""Readings that are kept with it, those that moved most."""
+"""Readings that are kept with the result: those that moved most."""
 ALONG = 3
-"""Of those, so many are looked for in the weights."""
+"""How many of those are searched for in the weights."""
 
 
-async def locate(stages: "Stages", item: Work, report: Progress) -> Outcome:
-    """Note which layers, heads and projections changed most, against what the readings say."""
-    if not stages.settings.monitor.locate:
-        return Outcome(facts={"reason": "monitor.locate is false"})
-    sides = [await stages.checkpoint(item.night_id, when) for when in ("before", "after")]
-    update = await stages.ledger.read(queries.update_of, item.night_id)
-    readings, directions, layer = await stages.ledger.read(_read, *(side["weights_sha256"] for side in sides))
-    counts = stages.monitor.heads()
-    heads = None if counts is None else Heads(query=counts[0], key_value=counts[1])
-    look = partial(_look, stages, [side["id"] for side in sides], heads, directions, layer)
-    parts = await anyio.to_thread.run_sync(look)
-    assert update is not None  # its candidate was found
-    found = inner.Moves(
-        update_id=update["id"], readings=readings, parts=parts, verdict=localize.verdict_on(parts)
-    )
-    return Outcome(
-        then=partial(inner.save_moves, found=found), facts={"update": update["id"], "verdict": found.verdict}
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Moved:
+    """The readings that moved most over an update."""
+
+    readings: dict[str, float]
+    """Moves in standard deviations, by concept, largest first."""
+    directions: dict[str, Any]
+    """Concept vectors of the first of them, each `(hidden_size,)`."""
+    layer: int
+    """The layer that these lie after."""
 
 
-def _look(
-    stages: "Stages", ids: list[str], heads: Heads | None, directions: dict[str, Any], layer: int
-) -> dict[str, Any]:
-    """The parts of the change between two checkpoints, and which of them write along these directions."""
-    before, after = (stages.store.load_weights(checkpoint_id) for checkpoint_id in ids)
-    parts = localize.parts_of(list(changes(before, after, heads)))
-    return {**parts, "along": localize.along(before, after, directions, layer=layer)}
+@dataclass(frozen=True)
+class Locate:
+    """Find which layers, heads and projections changed most, and compare that with the readings."""
+
+    context: NightContext
+
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """See `Locate`."""
+        context = self.context
+        if not context.settings.monitor.locate:
+            return Outcome(facts={"reason": "monitor.locate is false"})
+        update = await context.update(item.night_id)
+        sides = [await context.checkpoint(item.night_id, when) for when in ("before", "after")]
+        moved = await context.ledger.read(_most_moved, *(side["weights_sha256"] for side in sides))
+        parts = await anyio.to_thread.run_sync(self._parts, [side["id"] for side in sides], moved)
+        moves = stored.Moves(
+            update_id=update["id"],
+            readings=moved.readings,
+            parts=parts,
+            verdict=localize.verdict_on(parts),
+        )
+        return Outcome(
+            then=partial(stored.save_moves, found=moves),
+            facts={"update": update["id"], "verdict": moves.verdict},
+        )
+
+    def _parts(self, checkpoint_ids: list[str], moved: _Moved) -> dict[str, Any]:
+        """Return the parts of the change between two checkpoints, and which of them write along the directions."""
+        counts = self.context.monitor.heads()
+        heads = None if counts is None else Heads(query=counts[0], key_value=counts[1])
+        before, after = (self.context.store.load_weights(name) for name in checkpoint_ids)
+        parts = localize.parts_of(list(changes(before, after, heads)))
+        return {**parts, "along": localize.along(before, after, moved.directions, layer=moved.layer)}
 
 
-def _read(
-    connection: Connection, parent: str, candidate: str
-) -> tuple[dict[str, float], dict[str, Any], int]:
-    """The readings that moved most, in spreads; the vectors of the first of them; the layer that these lie after."""
+def _most_moved(connection: Connection, parent: str, candidate: str) -> _Moved:
     vectors = vector_versions.together(connection, parent, candidate)
     last = vector_versions.last_version(connection)
     if not vectors or last is None or last["digest"] != vectors:
-        return {}, {}, 0
-    moves = readouts.drift(*readouts.pair(connection, parent, candidate))
+        return _Moved(readings={}, directions={}, layer=0)
+    moves = readings.drift(*readings.pair(connection, parent, candidate))
     order = sorted(moves, key=lambda name: (-abs(moves[name]), name))
     values = np.frombuffer(last["data"], dtype=np.float32).reshape(len(last["concepts"]), -1)
-    directions = {name: values[last["concepts"].index(name)] for name in order[:ALONG]}
-    return {name: round(moves[name], 3) for name in order[:MOVED]}, directions, int(last["layer"])
+    return _Moved(
+        readings={name: round(moves[name], 3) for name in order[:MOVED]},
+        directions={name: values[last["concepts"].index(name)] for name in order[:ALONG]},
+        layer=int(last["layer"]),
+    )

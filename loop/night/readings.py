@@ -1,12 +1,12 @@
-"""Readouts in the loop: concept vectors made by hand, readings before and after an update, and how far they moved.
+"""Work of kind `read`: what the concept vectors read on the probe set, before and after an update.
 
-Invariant: the readings that a verdict compares were taken with the same vectors; vectors are made on the active
-weights alone, while no night runs. Knows no file of theirs.
+Invariant: the readings that a verdict compares were taken with the same vectors. ConceptVectors that are due are estimated
+anew before an update, never between its two sides. Knows no file of theirs.
 """
 
 from dataclasses import dataclass
-from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -14,126 +14,16 @@ from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout import drift as drifts
 from agents.readout.drift import FLOOR, Joint
 from agents.readout.monitor import Monitor
-from agents.readout.train import default_set
-from agents.readout.train import train as train_vectors
 from agents.readout.vectors import METHODS
-from corpus.aliases import Json, Progress
-from corpus.concept_sets import NAMES, ConceptSet, load
-from corpus.errors import GateRefused, NightschoolError, UsageError
+from corpus.aliases import Progress
+from corpus.errors import NightschoolError
+from loop.night.context import NightContext
 from store import queries
 from store.ledger.records import Reading
-from store.readings import readings as inner
+from store.queue.outcome import Outcome
+from store.queue.work import Work
+from store.readings import readings as stored
 from store.readings import vector_versions
-
-if TYPE_CHECKING:
-    from loop.engine.worker import Service
-    from loop.night.stages import Stages
-
-ALL: Literal["all"] = "all"
-"""Every layer."""
-
-
-def check(
-    service: "Service",
-    *,
-    layers: Any = None,
-    method: Any = METHODS[0],
-    corpus: Any = None,
-    minimum: Any = None,
-) -> ConceptSet:
-    """The concept set that is asked for, fit to make vectors of; raises `UsageError` for what cannot be done.
-
-    Layers that the model has not are found here only if the model is known, which a vLLM's is once it runs.
-    """
-    if method not in METHODS:
-        raise UsageError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
-    if corpus not in (None, *NAMES):
-        raise UsageError(f"there is no corpus {corpus!r}; there are {', '.join(NAMES)}")
-    if minimum is not None and (type(minimum) is not int or minimum < 1):
-        raise UsageError(f"the least number of texts is a whole number from 1, not {minimum!r}")
-    if layers not in (None, ALL) and (
-        not isinstance(layers, list)
-        or not layers
-        or any(type(layer) is not int or layer < 0 for layer in layers)
-    ):
-        raise UsageError(f"layers are numbers from 0, or {ALL!r}: not {layers!r}")
-    if service.crew.server.ours:
-        _numbers(service, layers)
-    texts = load(corpus or default_set(service.stages.monitor.model_digest))
-    texts.check(minimum)
-    return texts
-
-
-def _numbers(service: "Service", layers: list[int] | Literal["all"] | None) -> list[int]:
-    """Numbers of the layers that are asked for, in order; None: the one that the monitor reads."""
-    monitor = service.stages.monitor
-    count = monitor.layers()
-    if layers is None:
-        return [monitor.layer]
-    if layers == ALL:
-        return list(range(count))
-    if beyond := sorted({layer for layer in layers if layer >= count}):
-        raise UsageError(f"this model's layers are 0 to {count - 1}: there is no layer {beyond[0]}")
-    return sorted(set(layers))
-
-
-async def train(service: "Service", **asked: Any) -> Json:
-    """Estimate the concept vectors on the active weights, and put them in the place of those in the home.
-
-    Takes what `check` takes; progress is that of the texts that have been read.
-    """
-    began, texts = monotonic(), check(service, **asked)
-    await service.crew.here()
-    layers = _numbers(service, asked.get("layers"))
-    active = await settled(service)
-    method = asked.get("method", METHODS[0])
-    source = service.stages.monitor.source(active["weights_sha256"])
-    report = service.reporter("readout", "")
-    vectors, told = await train_vectors(source, texts, layers=layers, method=method, report=report)
-    count = service.stages.monitor.layers()
-    await service.ledger.write(_made, version_of(service.stages.monitor, vectors, method))
-    return {
-        "concepts": list(vectors.concepts),
-        "corpus": texts.name,
-        "corpus_sha256": texts.sha256,
-        "method": method,
-        "texts": len({text for _, text in texts.texts}),
-        "layers": [
-            {
-                "layer": row.layer,
-                "depth": round((row.layer + 1) / count, 3),
-                "accuracy": round(row.accuracy, 4),
-            }
-            for row in told
-        ],
-        "chance": round(1 / len(vectors.concepts), 4),
-        "hidden_size": vectors.hidden_size,
-        "model": vectors.model,
-        "checkpoint": active["id"],
-        "weights_version": vectors.weights_version,
-        "directory": str(source.directory),
-        "seconds": round(monotonic() - began, 1),
-    }
-
-
-def _made(connection: Connection, version: vector_versions.Version) -> None:
-    """Note vectors that were made by hand."""
-    last = queries.last_night(connection)
-    vector_versions.meet(connection, version, last["id"] if last else "")
-
-
-async def settled(service: "Service") -> queries.Row:
-    """The active checkpoint, if it is what is served, and no night is about to change that."""
-    if await service.ledger.read(queries.running_night) is not None:
-        raise GateRefused(
-            "a night is running and reads with the vectors that there are: wait for it (`nightschool status`)"
-        )
-    active, status = await service.ledger.read(queries.active), await service.trainer.status()
-    if status.dirty or status.holds != active["id"]:
-        raise GateRefused(
-            f"{active['id'][:12]}, the active checkpoint, is not in place yet: ask again in a moment"
-        )
-    return active
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,46 +32,74 @@ class Taken:
 
     readings: tuple[Reading, ...]
     panels: tuple[tuple[str, Any], ...]
-    """Weights, and the scores of the panel's texts, `(n_texts, n_concepts)`."""
+    """Weights, and the scores of the probe set's texts, `(n_texts, n_concepts)`."""
     version: vector_versions.Version
     """The vectors that they were taken with."""
 
 
-async def take(stages: "Stages", night_id: str, when: str, report: Progress) -> Taken:
-    """The readings of an update's parent ("before") or candidate ("after") that the ledger has not yet.
+@dataclass(frozen=True)
+class TakeReadings:
+    """Take the readings of the update's parent ("before") or candidate ("after"); the subject says which."""
 
-    After an update the parent's are taken again where they came of other vectors than there are now. Vectors that are
-    due are estimated anew before an update, never between its two sides.
-    """
-    held = await stages.hold(night_id, when)
-    vectors, method = await stages.monitor.vectors(held["weights_sha256"], report), None
-    if when == "before" and await stages.ledger.read(_due, stages, night_id, vectors, held["weights_sha256"]):
-        last = await stages.ledger.read(vector_versions.last_version)
-        method = (last or {}).get("method") or METHODS[0]
-        vectors = await stages.monitor.again(held["weights_sha256"], vectors, method, report)
-    readings: tuple[Reading, ...] = ()
-    panels = []
-    for at in (when,) if when == "before" else (when, "before"):
-        weights = (await stages.checkpoint(night_id, at))["weights_sha256"]
-        if not await stages.ledger.read(_is_read, weights, vectors.digest):
-            await stages.hold(night_id, at)
-            scores = await stages.monitor.panel(weights, vectors)
-            readings = (*readings, *await stages.monitor.read(weights, vectors, scores))
-            panels.append((weights, scores))
-    return Taken(readings=readings, panels=tuple(panels), version=version_of(stages.monitor, vectors, method))
+    context: NightContext
+
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """See `TakeReadings`."""
+        taken = await self.take(item.night_id, item.subject, report)
+        means = {reading.name: round(reading.mean, 4) for reading in taken.readings}
+        keep = partial(save_taken, taken=taken, night_id=item.night_id)
+        return Outcome(records=taken.readings, then=keep, facts=means or {"known": True})
+
+    async def take(self, night_id: str, when: str, report: Progress) -> Taken:
+        """Take those readings that the ledger has not yet.
+
+        After an update the parent's are taken again if they came of other vectors than there are now.
+        """
+        context, monitor = self.context, self.context.monitor
+        held = await context.hold(night_id, when)
+        vectors, method = await monitor.vectors(held["weights_sha256"], report), None
+        if when == "before" and await context.ledger.read(
+            self._is_due, night_id, vectors, held["weights_sha256"]
+        ):
+            last = await context.ledger.read(vector_versions.last_version)
+            method = (last or {}).get("method") or METHODS[0]
+            vectors = await monitor.again(held["weights_sha256"], vectors, method, report)
+        readings: tuple[Reading, ...] = ()
+        panels = []
+        for side in (when,) if when == "before" else (when, "before"):
+            weights = (await context.checkpoint(night_id, side))["weights_sha256"]
+            if not await context.ledger.read(_is_read, weights, vectors.digest):
+                await context.hold(night_id, side)
+                scores = await monitor.panel(weights, vectors)
+                readings = (*readings, *await monitor.read(weights, vectors, scores))
+                panels.append((weights, scores))
+        return Taken(readings=readings, panels=tuple(panels), version=version_of(monitor, vectors, method))
+
+    def _is_due(self, connection: Connection, night_id: str, vectors: ConceptVectors, weights: str) -> bool:
+        """Return whether to estimate the vectors anew: so many nights after the last time, on other weights.
+
+        ConceptVectors that the ledger does not know are left: a user made them since, or a night that was broken off.
+        """
+        nights = self.context.settings.monitor.reestimate_nights
+        last = vector_versions.last_version(connection)
+        if not nights or last is None or last["digest"] != vectors.digest:
+            return False
+        if vectors.weights_version == weights:
+            return False
+        return vector_versions.nights_old(connection, night_id) >= nights
 
 
-def keep(connection: Connection, taken: Taken, night_id: str) -> None:
-    """Note the vectors of readings, and the panel's scores."""
+def save_taken(connection: Connection, taken: Taken, night_id: str) -> None:
+    """Save the vectors of these readings and the scores of the probe set."""
     vector_versions.meet(connection, taken.version, night_id)
     for weights, scores in taken.panels:
-        inner.save_panel(connection, weights, taken.version.digest, inner.rounded(scores))
+        stored.save_panel(connection, weights, taken.version.digest, stored.rounded(scores))
 
 
 def version_of(
     monitor: Monitor, vectors: ConceptVectors, method: str | None = None
 ) -> vector_versions.Version:
-    """Vectors as the ledger notes them, at the layer that they read at."""
+    """Return the vectors as the ledger keeps them, at the layer that they are read at."""
     layer = monitor.read_at(vectors)
     return vector_versions.Version(
         digest=vectors.digest,
@@ -194,29 +112,16 @@ def version_of(
     )
 
 
-def _due(
-    connection: Connection, stages: "Stages", night_id: str, vectors: ConceptVectors, weights: str
-) -> bool:
-    """Whether it is time to estimate the vectors anew: so many nights after the last time, on other weights.
-
-    Not those that the ledger has not met: somebody has made them since, or a night that was broken off.
-    """
-    nights, last = stages.settings.monitor.reestimate_nights, vector_versions.last_version(connection)
-    if not nights or last is None or last["digest"] != vectors.digest or vectors.weights_version == weights:
-        return False
-    return vector_versions.nights_old(connection, night_id) >= nights
-
-
 def _is_read(connection: Connection, weights: str, vectors: str) -> bool:
-    """Whether the ledger has all that is read of these weights with these vectors."""
-    there = vectors in queries.read_with(connection, weights)
-    return there and inner.panel(connection, weights, vectors) is not None
+    """Return whether the ledger has everything that is read of these weights with these vectors."""
+    known = vectors in queries.read_with(connection, weights)
+    return known and stored.panel(connection, weights, vectors) is not None
 
 
 def pair(
     connection: Connection, parent: str, candidate: str
 ) -> tuple[dict[str, queries.Row], dict[str, queries.Row]]:
-    """The readings of both weights, taken with the same vectors."""
+    """Return the readings of both weights, taken with the same vectors."""
     vectors = vector_versions.together(connection, parent, candidate)
     if not vectors:
         raise NightschoolError(
@@ -226,7 +131,7 @@ def pair(
 
 
 def drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict[str, float]:
-    """Each concept's move, in spreads of its readings over the panel before."""
+    """Return each concept's move, in standard deviations of its readings over the probe set before."""
     return {
         name: (after[name]["mean"] - row["mean"]) / max(row["spread"], FLOOR)
         for name, row in before.items()
@@ -235,10 +140,10 @@ def drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict
 
 
 def joint(connection: Connection, parent: str, candidate: str) -> Joint | None:
-    """How far the readings moved together; None where the panel was not kept, as before it was."""
+    """Return how far the readings moved together; None where the scores of the probe set were not kept."""
     vectors = vector_versions.together(connection, parent, candidate)
-    sides = [inner.panel(connection, weights, vectors) for weights in (parent, candidate)]
-    met = {row["digest"]: row["concepts"] for row in vector_versions.versions(connection)}
-    if sides[0] is None or sides[1] is None or vectors not in met:
+    sides = [stored.panel(connection, weights, vectors) for weights in (parent, candidate)]
+    concepts = {row["digest"]: row["concepts"] for row in vector_versions.versions(connection)}
+    if sides[0] is None or sides[1] is None or vectors not in concepts:
         return None
-    return drifts.joint(sides[0], sides[1], met[vectors])
+    return drifts.joint(sides[0], sides[1], concepts[vectors])

@@ -1,15 +1,17 @@
-"""A night listens: the turns of its conversations and its own attempts, read on the weights that it begins with.
+"""Work of kind `listen`: the activations of conversations' turns and of the night's own attempts, as readings.
 
-The readings of an episode's turns become feelings of its node, which bring it forward among the episodes that are
-dreamt of (`store.graph.priority`): so they are read before anything is dreamt.
+They are read on the weights that the night begins with. The readings of an episode's turns become feelings of its
+node, which bring it forward among the episodes that are dreamt of (`store.graph.priority`), so they are read before
+anything is dreamt.
 
-Invariant: what is read follows from the ledger and the settings alone, not from how busy the machine is, so that the
-same night twice reads the same; the mapping holds the active checkpoint meanwhile. What is left over by a bound waits
-for the next night. Knows no verdict.
+Invariant: what is read follows from the ledger and the settings alone, not from how busy the machine is, so the same
+night twice reads the same. The shared weights hold the active checkpoint meanwhile. What exceeds a bound waits for
+the next night. Knows no verdict.
 """
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -18,6 +20,7 @@ from agents.readout.ends import scores_at_ends
 from agents.readout.felt import ENOUGH, felt, refelt
 from agents.readout.turns import said_until, window_of
 from corpus.aliases import Progress
+from loop.night.context import NightContext
 from loop.night.readings import version_of
 from store import queries
 from store.ledger.records import seed_of
@@ -26,110 +29,120 @@ from store.queue.work import Work
 from store.readings import readings, vector_versions
 from store.readings.readings import Heard
 
-if TYPE_CHECKING:
-    from loop.night.stages import Stages
-
 Rows = list[dict[str, Any]]
 DRAWS = 2**31
 """How many seeds there are."""
 
 
-async def listen(stages: "Stages", item: Work, report: Progress) -> Outcome:
-    """Read what the subject names: `turns`, or `attempts`."""
-    settings = stages.settings.monitor
-    if not settings.enabled:
-        return Outcome(facts={"reason": "monitor.enabled is false"})
-    night = await stages.ledger.read(queries.night, item.night_id)
-    if (
-        not night["targets"] and not stages.monitor.has_vectors
-    ):  # nothing will be trained: no reason to make them
-        return Outcome(
-            facts={"reason": "there are no concept vectors yet: the first update's night makes them"}
+@dataclass(frozen=True)
+class RecordActivations:
+    """Read the texts that the subject names: `turns`, or `attempts`."""
+
+    context: NightContext
+
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """See `RecordActivations`."""
+        context = self.context
+        if not context.settings.monitor.enabled:
+            return Outcome(facts={"reason": "monitor.enabled is false"})
+        night = await context.ledger.read(queries.night, item.night_id)
+        if not night["targets"] and not context.monitor.has_vectors:
+            # Nothing will be trained, so there is no reason to make vectors.
+            reason = "there are no concept vectors yet: the first update's night makes them"
+            return Outcome(facts={"reason": reason})
+        active = await context.ledger.read(queries.active)
+        if item.subject == "turns":
+            return await self._turns(night, active, report)
+        return await self._attempts(night, active, report)
+
+    async def _turns(self, night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
+        """Read the turns that no night has read, within the bounds."""
+        settings = self.context.settings.monitor
+        chosen, waiting = await self.context.ledger.read(
+            chosen_turns, night["cursor"], settings.turns, settings.share
         )
-    active = await stages.ledger.read(queries.active)
-    if item.subject == "turns":
-        return await _turns(stages, night, active, report)
-    return await _attempts(stages, night, active, report)
+        if not chosen:
+            return Outcome(facts={"turns": 0, "waiting": waiting})
+        vectors = await self._vectors(active, report)
+        window = window_of(vectors.concepts)
+        turns: list[Heard] = []
+        texts: list[str] = []
+        for heard in chosen.values():
+            upto = said_until([turn.text for turn in heard], window)
+            for turn, text in zip(heard, upto, strict=True):
+                if not turn.read and len(turns) < settings.turns:
+                    turns.append(turn)
+                    texts.append(text)
+        rows = await self._read(active, vectors, texts, report)
+        rows = [
+            {"turn_id": turn.id, "night_id": night["id"], **row}
+            for turn, row in zip(turns, rows, strict=True)
+        ]
+        then = partial(
+            _save_turns,
+            rows=rows,
+            version=version_of(self.context.monitor, vectors),
+            night_id=night["id"],
+            conversations=sorted(chosen),
+        )
+        return Outcome(then=then, facts={"turns": len(rows), "waiting": waiting})
 
+    async def _attempts(self, night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
+        """Read some of the attempts that the night has made."""
+        attempts = await self.context.ledger.read(
+            readings.attempts_to_read, night["id"], self.context.settings.monitor.attempts
+        )
+        if not attempts:
+            return Outcome(facts={"attempts": 0})
+        vectors = await self._vectors(active, report)
+        window = window_of(vectors.concepts)
+        texts = [
+            said_until([*(m["content"] for m in row["messages"]), row["text"]], window)[-1]
+            for row in attempts
+        ]
+        rows = await self._read(active, vectors, texts, report)
+        rows = [{"attempt_id": attempt["id"], **row} for attempt, row in zip(attempts, rows, strict=True)]
+        version = version_of(self.context.monitor, vectors)
+        then = partial(_save_attempts, rows=rows, version=version, night_id=night["id"])
+        return Outcome(then=then, facts={"attempts": len(rows)})
 
-async def _turns(stages: "Stages", night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
-    """The turns that no night has read, within the bounds."""
-    settings = stages.settings.monitor
-    chosen, waiting = await stages.ledger.read(chosen_turns, night["cursor"], settings.turns, settings.share)
-    if not chosen:
-        return Outcome(facts={"turns": 0, "waiting": waiting})
-    vectors = await _served(stages, active, report)
-    window = window_of(vectors.concepts)
-    turns: list[Heard] = []
-    texts: list[str] = []
-    for heard in chosen.values():
-        said = said_until([turn.text for turn in heard], window)
-        for turn, text in zip(heard, said, strict=True):
-            if not turn.read and len(turns) < settings.turns:
-                turns.append(turn)
-                texts.append(text)
-    rows = await _read(stages, active, vectors, texts, report)
-    rows = [
-        {"turn_id": turn.id, "night_id": night["id"], **row} for turn, row in zip(turns, rows, strict=True)
-    ]
-    then = partial(_heard, rows=rows, version=version_of(stages.monitor, vectors), night_id=night["id"])
-    return Outcome(
-        then=partial(then, conversations=sorted(chosen)), facts={"turns": len(rows), "waiting": waiting}
-    )
+    async def _vectors(self, active: queries.Row, report: Progress) -> ConceptVectors:
+        """Return the home's vectors, once the shared weights hold the active checkpoint."""
+        await self.context.trainer.rollback(active["id"], settled=True)
+        return await self.context.monitor.vectors(active["weights_sha256"], report)
 
-
-async def _attempts(stages: "Stages", night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
-    """Some of the attempts that the night has made."""
-    found = await stages.ledger.read(readings.attempts_to_read, night["id"], stages.settings.monitor.attempts)
-    if not found:
-        return Outcome(facts={"attempts": 0})
-    vectors = await _served(stages, active, report)
-    window = window_of(vectors.concepts)
-    texts = [said_until([*(m["content"] for m in row["messages"]), row["text"]], window)[-1] for row in found]
-    rows = await _read(stages, active, vectors, texts, report)
-    rows = [{"attempt_id": attempt["id"], **row} for attempt, row in zip(found, rows, strict=True)]
-    then = partial(_tried, rows=rows, version=version_of(stages.monitor, vectors), night_id=night["id"])
-    return Outcome(then=then, facts={"attempts": len(rows)})
-
-
-async def _served(stages: "Stages", active: queries.Row, report: Progress) -> ConceptVectors:
-    """The home's vectors, with the active weights in the mapping."""
-    await stages.trainer.rollback(active["id"], settled=True)
-    return await stages.monitor.vectors(active["weights_sha256"], report)
-
-
-async def _read(
-    stages: "Stages", active: queries.Row, vectors: ConceptVectors, texts: list[str], report: Progress
-) -> Rows:
-    """The scores of these texts, as rows."""
-    monitor, weights = stages.monitor, active["weights_sha256"]
-    layer = monitor.read_at(vectors)
-    values = vectors.values[vectors.layers.index(layer)]
-    found = await scores_at_ends(monitor.source(weights), texts, values, layer, report)
-    same = {"vectors": vectors.digest, "weights_sha256": weights}
-    return [{**same, "scores": readings.rounded(row)} for row in found]
+    async def _read(
+        self, active: queries.Row, vectors: ConceptVectors, texts: list[str], report: Progress
+    ) -> Rows:
+        """Return the scores of these texts, as rows."""
+        monitor, weights = self.context.monitor, active["weights_sha256"]
+        layer = monitor.read_at(vectors)
+        values = vectors.values[vectors.layers.index(layer)]
+        scores = await scores_at_ends(monitor.source(weights), texts, values, layer, report)
+        same = {"vectors": vectors.digest, "weights_sha256": weights}
+        return [{**same, "scores": readings.rounded(row)} for row in scores]
 
 
 def chosen_turns(
     connection: Connection, cursor: int, most: int, share: float
 ) -> tuple[dict[str, list[Heard]], int]:
-    """The conversations to read, with their turns, and how many turns are left for another night.
+    """Return the conversations to read, with their turns, and how many turns are left for another night.
 
     Those that carry a signal come first; the others by their ids, which are digests.
     """
     waiting, pressing = readings.waiting(connection, cursor), readings.with_signals(connection)
-    sampled = [one for one in waiting if seed_of("listen", one) < share * DRAWS]
+    sampled = [name for name in waiting if seed_of("listen", name) < share * DRAWS]
     chosen, total = [], 0
-    for conversation_id in sorted(sampled, key=lambda one: (one not in pressing, one)):
+    for conversation_id in sorted(sampled, key=lambda name: (name not in pressing, name)):
         if total >= most:
             break
         chosen.append(conversation_id)
         total += waiting[conversation_id]
-    left = sum(waiting[one] for one in sampled) - min(total, most)
+    left = sum(waiting[name] for name in sampled) - min(total, most)
     return readings.heard(connection, sorted(chosen), cursor), left
 
 
-def _heard(
+def _save_turns(
     connection: Connection,
     *,
     rows: Rows,
@@ -137,7 +150,7 @@ def _heard(
     night_id: str,
     conversations: list[str],
 ) -> None:
-    """Note readings of turns, the baseline with them, and the feelings of the episodes that they belong to."""
+    """Save readings of turns, the baseline with them, and the feelings of the episodes that they belong to."""
     vector_versions.meet(connection, version, night_id)
     readings.save_turns(connection, rows)
     usual = readings.base(connection, version.digest, night_id)
@@ -148,7 +161,9 @@ def _heard(
         readings.set_feelings(connection, node_id, refelt(known, read))
 
 
-def _tried(connection: Connection, *, rows: Rows, version: vector_versions.Version, night_id: str) -> None:
-    """Note readings of attempts."""
+def _save_attempts(
+    connection: Connection, *, rows: Rows, version: vector_versions.Version, night_id: str
+) -> None:
+    """Save readings of attempts."""
     vector_versions.meet(connection, version, night_id)
     readings.save_attempts(connection, rows)

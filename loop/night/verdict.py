@@ -95,7 +95,7 @@ def interval(passed: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def rule(
+def decide(
     paired: list[Paired],
     *,
     perplexity: tuple[float, float],

@@ -16,10 +16,9 @@ from agents.model.vllm.place import Place
 from agents.trainer.ram import ram_free
 from corpus.aliases import Json
 from corpus.errors import GateRefused, ModelUnavailable
-from loop.config import Settings
+from loop.config import OBSERVING, Settings
 from loop.engine import model_identity
 from loop.engine.model_servers import WITHOUT_PLUGIN
-from loop.engine.schedule import OBSERVING
 from loop.night import memory_estimate
 from store.home import Home
 

@@ -5,54 +5,47 @@ and make more pairs, of the lessons that wait: they are named and not trained.
 """
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection
 
 from agents.pairs.propose import Proposal
-from agents.trainer.handler import TrainHandler, trainer_settings
+from agents.trainer.handler import trainer_settings
 from agents.trainer.messages import StepReport
 from corpus.aliases import Json
 from corpus.errors import GateRefused, StepRefused, UsageError
+from loop.engine.service import Service
+from loop.night.handlers import train_handler
+from loop.night.propose import proposal as propose
 from store import graph, queries
 from store.ledger.records import seed_of
 from store.queue import work
 
-if TYPE_CHECKING:
-    from loop.engine.worker import Service
 
-
-async def rehearse(service: "Service", *, seed: int, retry: bool) -> Json:
+async def rehearse(service: Service, *, seed: int, retry: bool) -> Json:
     """The steps of the update that the pairs at hand would make."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused("a night is running and trains by itself: wait for it (`nightschool status`)")
-    await service.crew.here()
+    await service.processes.wait_ready()
     training = service.settings.training
     told, update, pairs = await service.ledger.read(_at_hand, service, seed, retry)
     if not pairs:
         return told
-    student = TrainHandler(
-        ledger=service.ledger,
-        model=service.model,
-        trainer=service.trainer,
-        behaviours=tuple(service.behaviours),
-        readout=service.stages.monitor.directory,
-    )
     update |= {"objective": training.objective, "settings": asdict(trainer_settings(training))}
 
     def on_step(made: StepReport) -> None:
         told["steps"].append({"step": made.step, "steps": made.steps, **made.metrics})
-        service.tell("train", "update", made.step, made.steps)
+        service.worker.announce("train", "update", made.step, made.steps)
 
     try:
-        await student.rehearse(update, pairs, on_step)
+        await train_handler(service.context).rehearse(update, pairs, on_step)
     except (StepRefused, GateRefused, UsageError) as refused:
         told["reasons"].append(f"the update would be refused: {refused}")
     return told
 
 
 def _at_hand(
-    connection: Connection, service: "Service", seed: int, retry: bool
+    connection: Connection, service: Service, seed: int, retry: bool
 ) -> tuple[Json, Json, list[Any]]:
     """What is told whatever the steps will be; the update that they would be; its pairs."""
     last = queries.last_night(connection)
@@ -61,7 +54,9 @@ def _at_hand(
     pairs = [*queries.pairs(connection, "new"), *(queries.pairs(connection, "undone") if retry else [])]
     used = queries.pairs(connection, "used")
     drawn = seed_of(seed, "replay", night_id)
-    proposal = service.stages.proposal(sorted(pairs, key=lambda p: str(p["id"])), used, minimum=1, seed=drawn)
+    proposal = propose(
+        service.context, sorted(pairs, key=lambda p: str(p["id"])), used, minimum=1, seed=drawn
+    )
     of, proposal, reasons = _or_the_last_kept(connection, proposal)
     active = queries.active(connection)["id"]
     told = {
@@ -73,7 +68,7 @@ def _at_hand(
         "replay": len(proposal.replay),
         "conversations": work.counts(connection, "ready").get("extract", 0),
         "lessons": len(lessons),
-        "targets": sorted({service.stages.habit(str(signal.behaviour)) for signal, _ in lessons}),
+        "targets": sorted({service.context.base_behaviour(str(signal.behaviour)) for signal, _ in lessons}),
         "reasons": reasons,
         "steps": [],
     }

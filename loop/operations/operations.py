@@ -20,10 +20,12 @@ from agents.readout.vectors import METHODS
 from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
 from loop.config import MAX_SEED
-from loop.engine.worker import Service
-from loop.night import flow, readings
+from loop.engine.service import Service
+from loop.night import flow
+from loop.night.measure import measure_round
+from loop.night.propose import refusal
 from loop.operations import forget as forgetting
-from loop.operations import readout_views
+from loop.operations import readout_training, readout_views
 from loop.operations import rollback as going_back
 from loop.operations.dry_run import rehearse
 from loop.operations.prune import prune
@@ -32,7 +34,7 @@ from store import queries
 from store.checkpoints.retention import Policy
 from store.conversations import conversations as kept
 from store.conversations import forget
-from store.ledger.records import Measurement, save
+from store.ledger.records import save
 from store.nights import history, report
 from store.queue import work
 from store.task_vectors import merges
@@ -56,13 +58,13 @@ class Operations:
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> Json:
         """Begin a cycle now, or name the one that is running; its end is not waited for."""
-        await self.service.crew.expect()
+        await self.service.processes.wait_server()
         return {"night": await self.service.begin_night(seed=self._seed(seed), retry=retry)}
 
     async def ingest(self, *, paths: list[str], format: str | None = None) -> Json:
         """Read logs into the ledger."""
         told = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
-        self.service.wake()
+        self.service.worker.wake()
         return dict(told.as_json())
 
     async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Json:
@@ -70,9 +72,9 @@ class Operations:
         if (
             steer is not None
         ):  # here rather than by the server, so that it is told for a mistake of the user's
-            steer = requested_strengths(steer, load_known(self.service.stages.monitor.directory))
-        await self.service.crew.here()
-        self.service.user_asked()
+            steer = requested_strengths(steer, load_known(self.service.context.monitor.directory))
+        await self.service.processes.wait_ready()
+        self.service.users.asked()
         reply = await self.service.model.chat(
             [{"role": "user", "content": text}], max_tokens=200, steer=steer
         )
@@ -95,21 +97,21 @@ class Operations:
         service, began, seed = self.service, monotonic(), self._seed(seed)
         recipe = await service.ledger.read(merges.recipe, vectors, method, density)
         active = await service.ledger.read(queries.active)
-        if reason := service.stages.refusal(active["id"]):
+        if reason := refusal(service.context, active["id"]):
             raise GateRefused(reason)
         await anyio.to_thread.run_sync(self._readable, [active["id"], *recipe.checkpoints()])
-        await service.crew.expect()
+        await service.processes.wait_server()
         begin = partial(merges.begin, recipe=recipe, parent_id=active["id"], seed=seed)
         night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
-        service.wake()
+        service.worker.wake()
         return await self._ended(night_id, began)
 
     async def _ended(self, night_id: str, began: float) -> Json:
         """What a night came to, at its end."""
         service = self.service
-        await service.finished(night_id)
+        await service.worker.wait_closed(night_id)
         told = await service.ledger.read(
-            report.night_report, night_id, service.behaviours, service.stages.definitions
+            report.night_report, night_id, service.behaviours, service.context.definitions
         )
         return {**told, "seconds": round(monotonic() - began, 1)}
 
@@ -164,23 +166,22 @@ class Operations:
         service, seed = self.service, self._seed(seed)
         if await service.ledger.read(queries.running_night) is not None:
             raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
-        await service.crew.here()
+        await service.processes.wait_ready()
         active = await service.ledger.read(queries.active)
         weights = active["weights_sha256"]
         measured = []
         for behaviour in report.ordered(service.behaviours):
-            reporter = service.reporter("measure", behaviour.name)
-            outcomes = await service.stages.measured(behaviour.name, seed, 0, weights, reporter)
-            row = Measurement(
-                weights_sha256=weights,
-                behaviour=behaviour.name,
-                definition=service.stages.definitions[behaviour.name],
+            reporter = service.worker.reporter("measure", behaviour.name)
+            row = await measure_round(
+                service.context,
+                behaviour.name,
                 seed=seed,
-                round=0,
-                outcomes=outcomes,
+                round_=0,
+                weights_sha256=weights,
+                report=reporter,
             )
             await service.ledger.write(save, (row,))
-            figures = {"passed": outcomes.count("1"), "trials": len(outcomes)}
+            figures = {"passed": row.outcomes.count("1"), "trials": len(row.outcomes)}
             measured.append({"name": behaviour.name, "counter_of": behaviour.counter_of, **figures})
         return {"weights_sha256": weights, "behaviours": measured}
 
@@ -204,12 +205,12 @@ class Operations:
         service, cancelled = self.service, None
         while night_id := await service.ledger.read(work.leased, "train"):
             # Again until the work has ended: its pairs may still be made ready, or the trainer be started again.
-            if service.crew.ready.is_set() and await service.trainer.cancel("cancelled by hand"):
+            if service.processes.ready.is_set() and await service.trainer.cancel("cancelled by hand"):
                 cancelled = night_id
             await anyio.sleep(CHECK_S)
         if cancelled is None:
             raise GateRefused("no update is being trained: nothing was changed (see `nightschool status`)")
-        await service.finished(cancelled)
+        await service.worker.wait_closed(cancelled)
         update = await service.ledger.read(queries.update_of, cancelled)
         if update is None or update["state"] != "refused":
             raise GateRefused(
@@ -225,14 +226,14 @@ class Operations:
         corpus: str | None = None,
         minimum: int | None = None,
     ) -> Json:
-        """Estimate the concept vectors on the active weights and keep them in the home: see `readouts.check`."""
-        return await readings.train(
+        """Estimate the concept vectors on the active weights and keep them in the home: see `readout_training.check`."""
+        return await readout_training.train(
             self.service, layers=layers, method=method, corpus=corpus, minimum=minimum
         )
 
     async def readout_check(self, **asked: Any) -> None:
         """What of `readout_train` can be refused before a model is loaded."""
-        readings.check(self.service, **asked)
+        readout_training.check(self.service, **asked)
 
     async def readout_report(self, *, layer: int | None = None) -> Json:
         """Whether each concept's vector is any good, on the active weights."""
@@ -270,7 +271,7 @@ class Operations:
 
     async def _set_paused(self, paused: bool) -> Json:
         await self.service.ledger.write(history.set_paused, paused)
-        self.service.wake()
+        self.service.worker.wake()
         return {"paused": paused}
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault
-from loop.engine.worker import Service
+from loop.engine.service import Service
 from loop.night import gc
 from store import queries
 from store.checkpoints.retention import Policy, reasons

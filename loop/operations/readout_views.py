@@ -5,22 +5,20 @@ a model is loaded. Changes nothing in the ledger.
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.readout.quality.examine import Examiner, kept, layer_of
 from corpus.aliases import Json
 from corpus.conversation import ROLES
 from corpus.errors import UsageError
-from loop.night.readings import settled
-
-if TYPE_CHECKING:
-    from loop.engine.worker import Service
+from loop.engine.service import Service
+from loop.operations.readout_training import require_settled
 
 
-def check(service: "Service", *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
+def check(service: Service, *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
     """Raise unless there are vectors of this model, of the layer and with the concepts that are named, and `turns`,
     where they are given, are a conversation's."""
-    monitor = service.stages.monitor
+    monitor = service.context.monitor
     vectors, _ = kept(monitor.directory, monitor.model_digest)
     if layer is not None:
         layer_of(vectors, layer, 0)
@@ -33,16 +31,16 @@ def check(service: "Service", *, layer: Any = None, turns: Any = None, concepts:
         )
 
 
-async def report(service: "Service", *, layer: int | None = None) -> Json:
+async def report(service: Service, *, layer: int | None = None) -> Json:
     """The quality report of one layer's vectors, also written to the home's `readout` folder."""
     examiner, active = await _examiner(service)
     load = partial(service.store.load_weights, active["id"])
-    told = await examiner.report(load, layer, service.reporter("readout", ""))
+    told = await examiner.report(load, layer, service.worker.reporter("readout", ""))
     return {**told, "checkpoint": active["id"]}
 
 
 async def show(
-    service: "Service",
+    service: Service,
     *,
     turns: list[dict[str, str]],
     concepts: list[str] | None = None,
@@ -50,15 +48,15 @@ async def show(
 ) -> Json:
     """The readings of a conversation at the end of each turn; of the named concepts, else of all."""
     examiner, active = await _examiner(service)
-    told = await examiner.course(turns, concepts or (), layer, service.reporter("readout", ""))
+    told = await examiner.course(turns, concepts or (), layer, service.worker.reporter("readout", ""))
     return {**told, "checkpoint": active["id"], "named": bool(concepts)}
 
 
-async def _examiner(service: "Service") -> tuple[Examiner, Json]:
+async def _examiner(service: Service) -> tuple[Examiner, Json]:
     """What looks at the active weights, once they are served, and the row of their checkpoint."""
-    await service.crew.here()
-    active = await settled(service)
-    monitor = service.stages.monitor
+    await service.processes.wait_ready()
+    active = await require_settled(service)
+    monitor = service.context.monitor
     source = monitor.source(active["weights_sha256"])
     return Examiner(source=source, read_at=monitor.layer, layers=monitor.layers()), dict(active)
 

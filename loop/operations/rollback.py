@@ -12,7 +12,7 @@ import anyio.to_thread
 
 from corpus.aliases import Json
 from corpus.errors import IntegrityFault
-from loop.engine.worker import Service
+from loop.engine.service import Service
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.nights import history
@@ -53,17 +53,19 @@ async def roll_back(service: Service, *, target: str | None, dry_run: bool, now:
 
 async def serve(service: Service, checkpoint_id: str) -> None:
     """Have what is served hold a checkpoint that the ledger has just been pointed at."""
-    if service.crew.keeps_mapping():
-        await service.crew.ready.wait()  # a crew that is starting may have read the old pointer
+    if service.processes.keeps_mapping():
+        await service.processes.ready.wait()  # a crew that is starting may have read the old pointer
         await service.trainer.rollback(checkpoint_id, settled=True)
 
 
 async def _end(service: Service, night_id: str, target_id: str) -> None:
     """Point at the checkpoint and end the night, in one transaction; return when nothing of it goes on."""
-    await service.ledger.write(partial(history.roll_back_now, settles=service.working), target_id, BY_HAND)
-    service.wake()
+    await service.ledger.write(
+        partial(history.roll_back_now, settles=service.worker.running), target_id, BY_HAND
+    )
+    service.worker.wake()
     while (await service.ledger.read(queries.night, night_id))["state"] != "done":
-        await service.drop(
+        await service.worker.drop(
             night_id, BY_HAND
         )  # again until it has ended: a piece of work may just have been taken
         await anyio.sleep(LOOK_S)

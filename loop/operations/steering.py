@@ -19,7 +19,8 @@ from corpus.aliases import Json
 from corpus.behaviour import Behaviour
 from corpus.errors import GateRefused, UsageError
 from corpus.world.concepts import behaviour_of, probe_texts
-from loop.engine.worker import Service
+from loop.engine.service import Service
+from loop.night.measure import measure_round
 from loop.operations.sweep import Found, Swept, compared, judged
 from store import queries
 from store.ledger.db import now
@@ -81,17 +82,17 @@ class Steering:
 
     @property
     def _directory(self) -> Any:
-        return self.service.stages.monitor.directory
+        return self.service.context.monitor.directory
 
     async def _may_begin(self) -> None:
         """Refuse where the weights would move meanwhile, or where many answers cannot be steered."""
         if await self.service.ledger.read(queries.running_night) is not None:
             raise GateRefused("a night is running, and the weights move: wait for it (`nightschool status`)")
-        if not self.service.crew.server.ours:
+        if not self.service.processes.server.ours:
             raise GateRefused(
                 "a sweep needs the embedded server; on your own vLLM try single answers with `nightschool ask --steer`"
             )
-        await self.service.crew.here()
+        await self.service.processes.wait_ready()
 
     def _require(self, name: str) -> Behaviour:
         if name not in self.service.behaviours:
@@ -131,10 +132,10 @@ class Steering:
             model=self.service.model,
             trainer=self.service.trainer,
             directory=self._directory,
-            digest=self.service.stages.monitor.model_digest,
+            digest=self.service.context.monitor.model_digest,
         )
         active = await self.service.ledger.read(queries.active)
-        layers = count_layers(self.service.crew.server.model_dir)
+        layers = count_layers(self.service.processes.server.model_dir)
         return await reader.extract(name, tried, layers=layers, weights_sha256=active["weights_sha256"])
 
     async def _swept(
@@ -143,7 +144,7 @@ class Steering:
         """One behaviour at all strengths, kept."""
         service, swept = self.service, []
         active = await service.ledger.read(queries.active)
-        definition = service.stages.definitions[name]
+        definition = service.context.definitions[name]
         for strength in sorted({0.0, *strengths}):
             swept.append(await self._at(concept, name, strength, seed, active["weights_sha256"]))
         found = judged(swept)
@@ -172,9 +173,9 @@ class Steering:
     async def _at(self, concept: str, name: str, strength: float, seed: int, weights: str) -> Swept:
         """The behaviour at one strength."""
         service, steer = self.service, {concept: strength}
-        report = service.reporter("measure", f"{name} at {strength:+g}" if strength else name)
+        report = service.worker.reporter("measure", f"{name} at {strength:+g}" if strength else name)
         if strength:
-            outcomes = await service.stages.evaluator.measure(
+            outcomes = await service.context.evaluator.measure(
                 service.behaviours[name],
                 count=service.settings.verdict.scenarios,
                 seed=seed,
@@ -183,8 +184,11 @@ class Steering:
                 steer=steer,
             )
         else:
-            outcomes = await service.stages.measured(name, seed, 0, weights, report)
-        perplexity = await service.stages.monitor.perplexity(to_directions(steer, self._directory))
+            row = await measure_round(
+                service.context, name, seed=seed, round_=0, weights_sha256=weights, report=report
+            )
+            outcomes = row.outcomes
+        perplexity = await service.context.monitor.perplexity(to_directions(steer, self._directory))
         return Swept(strength=strength, outcomes=outcomes, perplexity=perplexity)
 
     def _told(self, sweep: Sweep, found: Found) -> Json:

@@ -8,8 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from corpus.aliases import Json
-from loop.config import load_settings
-from loop.engine.schedule import OBSERVING
+from loop.config import OBSERVING, load_settings
 from loop.operations.status import ledger_of
 from store import queries
 from store.checkpoints.store import CheckpointStore

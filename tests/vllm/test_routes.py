@@ -23,7 +23,7 @@ from agents.model.vllm.place import Place
 from agents.model.weights.shared import SharedWeights
 from loop.api.rpc import serve_rpc
 from loop.config import load_settings
-from loop.engine.worker import opened
+from loop.engine.service import opened
 from loop.operations.operations import Operations
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -51,7 +51,7 @@ def service(home: Home) -> Iterator[str]:
         ):
             await tasks.start(serve_rpc, Operations(service=open_service))
             with anyio.fail_after(READY_S):
-                await tasks.start(open_service.crew.run)
+                await tasks.start(open_service.processes.run)
             told.append((await open_service.ledger.read(queries.active))["id"])
             ready.set()
             await anyio.to_thread.run_sync(done.wait)

@@ -26,7 +26,7 @@ from corpus.errors import (
 )
 from loop.api.rpc import serve_rpc
 from loop.config import load_settings
-from loop.engine.worker import opened
+from loop.engine.service import opened
 from loop.operations.operations import Operations
 from store import queries
 from store.home import Home

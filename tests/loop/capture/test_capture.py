@@ -24,7 +24,7 @@ from agents.model.client import open_client
 from loop.api.http import serve
 from loop.capture.log import append
 from loop.config import load_settings
-from loop.engine.worker import Service, opened
+from loop.engine.service import Service, opened
 from loop.operations.operations import Operations
 from store.home import Home
 from store.ledger import schema
@@ -189,7 +189,7 @@ async def proxying(place: Path, *, key: str = KEY, capture: bool = True) -> Asyn
             "http": replace(own.settings.http, capture=capture),
         }
         service = replace(own, settings=own.settings.model_copy(update=tables), model=model)
-        tasks.start_soon(follow, service.ledger, [home.inbox], service.wake)
+        tasks.start_soon(follow, service.ledger, [home.inbox], service.worker.wake)
         port = await serve(Operations(service=service), tasks, place=home.control_socket, port=0)
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}",
@@ -308,15 +308,15 @@ async def test_the_same_answer_to_the_same_question_is_one_conversation_and_each
 
 @pytest.mark.parametrize("kind", ["side", "SIDE", "title", "", "main, side"])
 async def test_side_traffic_is_answered_and_never_captured(proxied: Proxied, kind: str) -> None:
-    before = proxied.service.last_asked
+    before = proxied.service.users.last_asked
     proxied.upstream.answers += [plain("A bench, booked"), plain()]
     got = await proxied.ask(headers={"X-Turn-Type": kind, **proxied.own})
     assert got.status_code == 200 and got.headers["x-nightschool-receipt"] == "none; side"
-    assert proxied.service.last_asked == before
+    assert proxied.service.users.last_asked == before
     main = await proxied.ask(headers={"X-Turn-Type": "Main", **proxied.own})
     await proxied.became(main.headers["x-nightschool-receipt"], "ingested")
     assert [turn[2] for turn in await proxied.turns()] == [QUESTION["content"], "For which day?"]
-    assert len(proxied.lines()) == 1 and proxied.service.last_asked > before
+    assert len(proxied.lines()) == 1 and proxied.service.users.last_asked > before
 
 
 @pytest.mark.parametrize(

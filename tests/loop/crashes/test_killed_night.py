@@ -33,7 +33,7 @@ from chaos import (
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import raw_weights
 from loop.config import load_settings
-from loop.engine.worker import Service, opened
+from loop.engine.service import Service, opened
 from store import queries
 from store.home import Home
 
@@ -185,20 +185,20 @@ class Killed:
 async def killed_night(home: Home) -> Killed:
     """One night in this process, with a model server and a trainer that are processes of their own."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
-        await tasks.start(service.crew.run)
-        tasks.start_soon(service.work)
+        await tasks.start(service.processes.run)
+        tasks.start_soon(service.worker.run)
         pid = (await service.trainer.status()).pid
-        seen = Killed(service=service, trainer=pid, lost=service.crew.lost)
-        service.listeners.append(seen.listen)
+        seen = Killed(service=service, trainer=pid, lost=service.processes.lost)
+        service.worker.listeners.append(seen.listen)
         with anyio.fail_after(240):
             parent = (await service.ledger.read(queries.active))["id"]
             night_id = await service.begin_night(seed=0, retry=False)
             await seen.dead.wait()
             await seen.lost.wait()
             seen.noticed_s = monotonic() - seen.at
-            await service.crew.ready.wait()
+            await service.processes.ready.wait()
             seen.restored = seen.look(parent)  # before anybody else has had a turn
-            await service.finished(night_id)
+            await service.worker.wait_closed(night_id)
         tasks.cancel_scope.cancel()
     return seen
 

@@ -5,7 +5,8 @@ from datetime import time
 
 import pytest
 
-from loop.engine.schedule import OBSERVING, Rules, Situation, why_not, why_wait
+from loop.config import OBSERVING
+from loop.engine.schedule import Rules, Situation, why_not, why_wait
 
 DUE = Situation(
     clock=time(2, 30),

@@ -4,11 +4,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from loop.config import Settings
 from loop.night import flow
+from loop.night.handlers import handlers
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.queue import work
@@ -159,3 +163,16 @@ def test_extraction_by_day_leads_to_no_work_of_a_night() -> None:
 
 def test_every_kind_that_decides_is_a_kind_of_the_night() -> None:
     assert set(flow.DECIDING) < set(flow.NIGHT_KINDS)
+
+
+def test_every_kind_of_work_is_handled_by_the_class_that_the_flow_names(tmp_path: Path) -> None:
+    context: Any = SimpleNamespace(
+        ledger=None, behaviours={}, settings=Settings(), model=None, trainer=None, evaluator=None,
+        monitor=SimpleNamespace(directory=tmp_path),
+    )  # fmt: skip
+    built = handlers(context)
+    assert built.keys() == flow.KINDS.keys()
+    for name, kind in flow.KINDS.items():
+        method: Any = built[name]
+        of = type(method.__self__)
+        assert (f"{of.__module__}.{of.__qualname__}", method.__name__) == (kind.handler, kind.method)

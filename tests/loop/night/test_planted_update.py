@@ -19,8 +19,9 @@ from sqlalchemy import Connection
 from agents.model.steering.concept_vectors import read
 from corpus.world.concepts import CONCEPTS
 from loop.config import load_settings
-from loop.engine.worker import Service, opened
+from loop.engine.service import Service, opened
 from loop.night import flow
+from loop.night.decide import Decide
 from loop.operations import status
 from store import queries
 from store.graph import READ
@@ -71,17 +72,17 @@ def nights(home: Path) -> dict[float, Ruled]:
 
 async def _nights(home: Home) -> dict[float, Ruled]:
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
-        await tasks.start(service.crew.run)
-        tasks.start_soon(service.work)
+        await tasks.start(service.processes.run)
+        tasks.start_soon(service.worker.run)
         with anyio.fail_after(240):
             night_id = await service.begin_night(seed=0, retry=False)
-            await service.finished(night_id)
+            await service.worker.wait_closed(night_id)
             found = {0.0: await _ruled(service, night_id)}
             for spreads in (FAR, NEAR):
                 plant = await _plant(service, spreads)
                 await service.ledger.write(partial(_as_trained, service=service, plant=plant))
-                service.wake()
-                await service.finished(plant.night_id)
+                service.worker.wake()
+                await service.worker.wait_closed(plant.night_id)
                 found[spreads] = await _ruled(service, plant.night_id)
         tasks.cancel_scope.cancel()
     return found
@@ -163,8 +164,10 @@ def _as_trained(connection: Connection, *, service: Service, plant: Plant) -> No
 async def _ruled(service: Service, night_id: str) -> Ruled:
     """The verdict of a night, and the same stage's without a bound on the readings."""
     unbound = replace(service.settings.verdict, drift=inf, joint_drift=inf)
-    blind = replace(service.stages, settings=service.settings.model_copy(update={"verdict": unbound}))
-    again = await blind.rule(Work(id=0, kind="rule", subject="0", night_id=night_id, attempts=0), _nothing)
+    blind = replace(service.context, settings=service.settings.model_copy(update={"verdict": unbound}))
+    again = await Decide(blind).handle(
+        Work(id=0, kind="rule", subject="0", night_id=night_id, attempts=0), _nothing
+    )
     update = await service.ledger.read(queries.update_of, night_id)
     assert update is not None
     verdict = await service.ledger.read(queries.verdict, update["id"])

@@ -1,4 +1,4 @@
-"""What a night listens to: within its bounds, with a signal first, and nothing where it is switched off."""
+"""Which turns a night reads: within its bounds, with a signal first, and none where that is switched off."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from corpus.conversation import Conversation, Turn
 from loop.config import MonitorSettings
-from loop.night.record_activations import chosen_turns, listen
+from loop.night.record_activations import RecordActivations, chosen_turns
 from store import graph
 from store.conversations import conversations
 from store.ledger.db import Ledger, database_url, now
@@ -80,9 +80,9 @@ def test_nothing_is_read_where_it_is_off_or_nothing_will_be_trained(
     ledger: Ledger, enabled: bool, has_vectors: bool, reason: str
 ) -> None:
     settings = SimpleNamespace(monitor=MonitorSettings(enabled=enabled))
-    stages: Any = SimpleNamespace(
+    context: Any = SimpleNamespace(
         ledger=ledger, settings=settings, monitor=SimpleNamespace(has_vectors=has_vectors), trainer=None
     )
     item = Work(id=1, kind="listen", subject="turns", night_id="n1", attempts=0)
-    outcome = anyio.run(listen, stages, item, None)
+    outcome = anyio.run(RecordActivations(context).handle, item, None)
     assert outcome.facts["reason"].startswith(reason) and outcome.then is None

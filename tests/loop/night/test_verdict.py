@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from loop.night.verdict import Decision, Limits, Paired, drop_bounds, interval, mcnemar, rule
+from loop.night.verdict import Decision, Limits, Paired, decide, drop_bounds, interval, mcnemar
 
 
 def table(both: int, gained: int, lost: int, neither: int) -> tuple[str, str]:
@@ -25,7 +25,7 @@ def paired(name: str, cells: tuple[int, int, int, int], *, meant: bool = False, 
 
 def ruling(*items: Paired, last_round: bool = False, **more: object) -> Decision:
     given = {"perplexity": (5.0, 5.0), "drift": {"calm": 0.5}, "limits": Limits(), **more}
-    return rule(list(items), last_round=last_round, **given)  # type: ignore[arg-type]
+    return decide(list(items), last_round=last_round, **given)  # type: ignore[arg-type]
 
 
 IMPROVED = paired("listen", (10, 70, 0, 20), meant=True)

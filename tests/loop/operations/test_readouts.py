@@ -19,6 +19,7 @@ from agents.model.steering.concept_vectors import ConceptVectors, read
 from corpus.errors import GateRefused, NightschoolError
 from corpus.world.concepts import CONCEPTS
 from loop.night import readings
+from loop.operations.readout_training import require_settled
 from store import queries
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
@@ -106,7 +107,7 @@ def test_vectors_are_made_on_the_active_weights_alone(
 
     service: Any = SimpleNamespace(ledger=ledger, trainer=SimpleNamespace(status=status))
     try:
-        assert anyio.run(readings.settled, service)["weights_sha256"] == "weights" and not fault
+        assert anyio.run(require_settled, service)["weights_sha256"] == "weights" and not fault
     except GateRefused as refused:
         assert fault and fault in str(refused)
     ledger.close()
@@ -161,9 +162,10 @@ class Night:
         """Take the readings of this stage as the loop does; whose were read."""
         self.read_of.clear()
         with self.ledger.writing() as connection:
-            taken = anyio.run(readings.take, self, night_id, when, None)
+            context: Any = self
+            taken = anyio.run(readings.TakeReadings(context).take, night_id, when, None)
             save(connection, taken.readings)
-            readings.keep(connection, taken, night_id)
+            readings.save_taken(connection, taken, night_id)
         return list(self.read_of)
 
 

@@ -1,0 +1,156 @@
+"""The service: everything that one process needs to do a home's work, opened and closed together.
+
+Invariant: whoever opens a `Service` holds the home until it is closed. Nothing runs before the caller starts it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from agents.evaluator.measure import Evaluator
+from agents.model.client import ModelClient
+from agents.model.describe import attention_heads, count_layers
+from agents.readout.monitor import Monitor
+from agents.trainer.client import TrainerClient
+from corpus.behaviour import Behaviour, definition
+from loop.config import Settings
+from loop.engine import model_servers
+from loop.engine.processes import ProcessSupervisor
+from loop.engine.worker import Worker
+from loop.engine.yielding import Users
+from loop.night import gc
+from loop.night.context import NightContext
+from loop.night.handlers import handlers
+from store import queries
+from store.checkpoints.store import CheckpointStore
+from store.home import Home, locked, run_directory
+from store.ledger.db import Ledger, database_url
+from store.nights import history
+from store.queue import work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The parts of an opened home. Make one with `opened`."""
+
+    home: Home
+    context: NightContext
+    processes: ProcessSupervisor
+    users: Users
+    worker: Worker
+    files: anyio.Lock = field(default_factory=anyio.Lock)
+    """Held by an operation that writes or removes checkpoint files outside a night."""
+
+    @property
+    def settings(self) -> Settings:
+        """The effective configuration."""
+        return self.context.settings
+
+    @property
+    def ledger(self) -> Ledger:
+        """The home's ledger."""
+        return self.context.ledger
+
+    @property
+    def behaviours(self) -> dict[str, Behaviour]:
+        """The behaviours and counter-behaviours, by name."""
+        return self.context.behaviours
+
+    @property
+    def store(self) -> CheckpointStore:
+        """The checkpoint files."""
+        return self.context.store
+
+    @property
+    def model(self) -> ModelClient:
+        """The client of the served model."""
+        return self.context.model
+
+    @property
+    def trainer(self) -> TrainerClient:
+        """The client of the trainer."""
+        return self.context.trainer
+
+    async def begin_night(self, *, seed: int, retry: bool) -> str:
+        """Begin a night, or go on with the one that is running; return its id."""
+        async with self.files:  # a night must not write what a `prune` sweeps
+            night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
+        self.worker.wake()
+        return night_id
+
+
+@asynccontextmanager
+async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
+    """Hold the home and set up everything that does its work; nothing runs yet."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(locked(home))
+        run_dir = stack.enter_context(run_directory(home))
+        ledger = Ledger(database_url(home.path, settings.database))
+        stack.callback(ledger.close)
+        await ledger.write(work.release_all)
+        await gc.sweep(CheckpointStore(home.checkpoints), ledger)
+        model = await stack.enter_async_context(model_servers.client(home, settings, run_dir))
+        trainer = await stack.enter_async_context(TrainerClient(run_dir))
+        model_digest = await ledger.read(queries.model_digest)
+        server = model_servers.configured(home, settings, run_dir, ledger, model, model_digest)
+        monitor = Monitor(
+            model=model,
+            trainer=trainer,
+            directory=home.path / "readout",
+            layers=lambda: count_layers(server.model_dir),
+            model_digest=model_digest,
+            heads=lambda: attention_heads(server.model_dir),
+        )
+        context = _context(home, settings, ledger, model, trainer, monitor)
+        service = _service(home, context, server, run_dir)
+        if not server.ours:  # its users need not come through us: earlier ones went unseen
+            service.users.asked()
+        yield service
+
+
+def _context(
+    home: Home,
+    settings: Settings,
+    ledger: Ledger,
+    model: ModelClient,
+    trainer: TrainerClient,
+    monitor: Monitor,
+) -> NightContext:
+    behaviours = home.behaviours()
+    return NightContext(
+        ledger=ledger,
+        settings=settings,
+        behaviours=behaviours,
+        definitions={name: definition(b, settings.verdict.scenarios) for name, b in behaviours.items()},
+        store=CheckpointStore(home.checkpoints),
+        model=model,
+        trainer=trainer,
+        evaluator=Evaluator(model=model, max_tokens=settings.pairs.max_tokens),
+        monitor=monitor,
+    )
+
+
+def _service(home: Home, context: NightContext, server: model_servers.Server, run_dir: Path) -> Service:
+    processes = ProcessSupervisor(
+        run_dir=run_dir,
+        checkpoints=home.checkpoints,
+        logs=home.path / "logs",
+        threads=context.settings.model.threads,
+        ledger=context.ledger,
+        server=server,
+        trainer=context.trainer,
+    )
+    users = Users(ledger=context.ledger, trainer=context.trainer, schedule=context.settings.schedule)
+    worker = Worker(
+        ledger=context.ledger,
+        trainer=context.trainer,
+        processes=processes,
+        users=users,
+        handlers=handlers(context),
+    )
+    processes.on_start = partial(worker.announce, "start", "")
+    return Service(home=home, context=context, processes=processes, users=users, worker=worker)

@@ -1,0 +1,60 @@
+"""What the stages of a night share: the ledger, the settings, and the agents that they ask.
+
+Invariant: frozen, and of one opened home. A stage takes this context and knows nothing of the service around it.
+"""
+
+from dataclasses import dataclass
+
+from agents.evaluator.measure import Evaluator
+from agents.model.client import ModelClient
+from agents.readout.monitor import Monitor
+from agents.trainer.client import TrainerClient
+from corpus.behaviour import Behaviour
+from corpus.errors import NightschoolError
+from loop.config import Settings
+from store import queries
+from store.checkpoints.store import CheckpointStore
+from store.ledger.db import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightContext:
+    """The parts of an opened home that the stages of a night work with."""
+
+    ledger: Ledger
+    settings: Settings
+    behaviours: dict[str, Behaviour]
+    definitions: dict[str, str]
+    """By behaviour: the digest of everything that its pass rate rests on."""
+    store: CheckpointStore
+    model: ModelClient
+    trainer: TrainerClient
+    evaluator: Evaluator
+    monitor: Monitor
+
+    def base_behaviour(self, name: str) -> str:
+        """Return the behaviour that this one guards, or the behaviour itself if it is no counter-behaviour."""
+        return self.behaviours[name].counter_of or name
+
+    def counters(self) -> set[str]:
+        """Return the names of the counter-behaviours."""
+        return {behaviour.name for behaviour in self.behaviours.values() if behaviour.counter_of}
+
+    async def update(self, night_id: str) -> queries.Row:
+        """Return the night's update; raise `NightschoolError` if the night came to none."""
+        update = await self.ledger.read(queries.update_of, night_id)
+        if update is None:
+            raise NightschoolError(f"night {night_id} has no update; see `nightschool ledger events`")
+        return update
+
+    async def checkpoint(self, night_id: str, when: str) -> queries.Row:
+        """Return the parent ("before") or the candidate ("after") of the night's update."""
+        update = await self.update(night_id)
+        checkpoint_id = update["parent_id"] if when == "before" else update["checkpoint_id"]
+        return await self.ledger.read(queries.checkpoint, checkpoint_id)
+
+    async def hold(self, night_id: str, when: str) -> queries.Row:
+        """Put the parent or the candidate of the night's update into the shared weights, and return it."""
+        checkpoint = await self.checkpoint(night_id, when)
+        await self.trainer.rollback(checkpoint["id"], settled=False)
+        return checkpoint

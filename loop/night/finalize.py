@@ -1,0 +1,31 @@
+"""Work of kind `settle`, the last of every night.
+
+Invariant: the night is closed only once the shared weights hold the active checkpoint and are marked clean.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+
+from corpus.aliases import Progress
+from loop.night import gc
+from loop.night.context import NightContext
+from store import queries
+from store.nights import history
+from store.queue.outcome import Outcome
+from store.queue.work import Work
+
+
+@dataclass(frozen=True)
+class Finalize:
+    """Serve the active checkpoint, drop the optimizer states that nothing needs, and close the night."""
+
+    context: NightContext
+
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """See `Finalize`."""
+        context = self.context
+        active = await context.ledger.read(queries.active)
+        await context.trainer.rollback(active["id"], settled=True)
+        await gc.drop_states(context.store, context.ledger, context.settings.checkpoints.optimizer_states)
+        close = partial(history.close_night, night_id=item.night_id)
+        return Outcome(decision="settled", then=close, facts={"checkpoint": active["id"]})

@@ -1,0 +1,82 @@
+"""Work of kind `plan`: which behaviours a night dreams of.
+
+Invariant: reads the ledger only. A night without a lesson names its reason.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from agents.dreamer.temperature import T_MAX
+from corpus.aliases import Progress
+from corpus.behaviour import sides
+from loop.night.context import NightContext
+from loop.night.propose import count_teaching
+from store import graph, queries
+from store.ledger.records import Rate
+from store.nights import learned
+from store.queue.outcome import Change, Outcome
+from store.queue.work import Work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Choose the behaviours of the night: those with lessons that no night has taken up."""
+
+    context: NightContext
+
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """See `Plan`."""
+        context, ledger = self.context, self.context.ledger
+        night = await ledger.read(queries.night, item.night_id)
+        lessons = await ledger.read(graph.new_lessons, night["cursor"])
+        waiting = count_teaching(context, await ledger.read(queries.pairs, "new"))
+        targets = sorted({context.base_behaviour(str(signal.behaviour)) for signal, _ in lessons})
+        dreamt = [*targets, *self._guards(targets, await ledger.read(learned.behaviours))]
+        names = [side.name for name in dreamt for side in sides(name, context.behaviours)]
+        rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
+        taken = Change(
+            table="signals",
+            where={"id": [signal.id for signal, _ in lessons]},
+            values={"night_id": item.night_id},
+        )
+        plan = Change(table="nights", where={"id": item.night_id}, values={"targets": targets})
+        if not targets and waiting < context.settings.pairs.minimum:
+            reason = await ledger.read(_why_nothing, waiting, context.settings.pairs.minimum)
+            reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
+            return Outcome(decision="nothing", changes=(plan, reasons), facts={"reason": reason})
+        return Outcome(
+            decision="dream",
+            names=tuple(dreamt),
+            records=rates,
+            changes=(taken, plan),
+            facts={"targets": targets, "lessons": len(lessons)},
+        )
+
+    def _guards(self, targets: list[str], learnt: Iterable[str]) -> list[str]:
+        """Return the counter-behaviours that are dreamt too, so that none is lost.
+
+        Those of the targets are dreamt anyway. Replay has both sides of what was learnt before: its
+        counter-behaviour alone would push it back.
+        """
+        if not targets:  # only pairs that waited: the counter-behaviours wait with them
+            return []
+        kept = {*targets, *learnt}
+        behaviours = self.context.behaviours.values()
+        return sorted(b.name for b in behaviours if b.counter_of and b.counter_of not in kept)
+
+
+def _why_nothing(connection: Connection, waiting: int, minimum: int) -> str:
+    """Return why a night has nothing to learn."""
+    undone = len(queries.pairs(connection, "undone"))
+    if undone:
+        return (
+            f"no new lessons; {undone} pairs of undone updates are set aside: "
+            "`nightschool night --retry` takes them up again"
+        )
+    if waiting:
+        return f"no new lessons; {waiting} pairs wait, an update needs {minimum}"
+    if not queries.cursor(connection):
+        return "no conversations yet: `nightschool ingest PATH` or drop logs into the home's inbox/"
+    return "no new lessons since the last night"

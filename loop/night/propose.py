@@ -1,0 +1,116 @@
+"""Work of kind `propose`: which pairs make the night's update, and why there is none.
+
+Invariant: the choice follows from the ledger, the settings and the night's seed alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from agents.pairs.propose import Proposal, propose
+from agents.pairs.propose import count_teaching as count
+from agents.trainer.handler import trainer_settings
+from corpus.aliases import Progress
+from corpus.errors import GateRefused
+from loop.config import OBSERVING
+from loop.night.context import NightContext
+from loop.night.memory_estimate import checkpoint_bytes
+from store import queries
+from store.ledger.db import now
+from store.ledger.records import Update, UpdatePair, seed_of
+from store.queue.outcome import Change, Outcome
+from store.queue.work import Work
+
+
+def count_teaching(context: NightContext, new: Sequence[queries.Row]) -> int:
+    """Count the new pairs that teach something: those of counter-behaviours alone make no update."""
+    return count(new, per_source=context.settings.pairs.per_source, counters=context.counters())
+
+
+def proposal(
+    context: NightContext,
+    new: Sequence[queries.Row],
+    used: Sequence[queries.Row],
+    *,
+    minimum: int,
+    seed: int,
+) -> Proposal:
+    """Choose an update's pairs among these new pairs and those of kept updates."""
+    return propose(
+        new,
+        used,
+        minimum=minimum,
+        per_source=context.settings.pairs.per_source,
+        counters=context.counters(),
+        replay_share=context.settings.training.replay,
+        seed=seed,
+    )
+
+
+def refusal(context: NightContext, active_id: str) -> str:
+    """Return why no update may be made now, although there are pairs; "" if one may."""
+    if not context.settings.trains:
+        return OBSERVING
+    try:
+        settings = trainer_settings(context.settings.training)
+        context.store.has_room(checkpoint_bytes(context.store.kinds(active_id), settings))
+    except GateRefused as refused:
+        return str(refused)
+    return ""
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Choose the pairs of the night's update."""
+
+    context: NightContext
+
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """See `Propose`."""
+        context, ledger = self.context, self.context.ledger
+        night = await ledger.read(queries.night, item.night_id)
+        new = await ledger.read(queries.pairs, "new")
+        used = await ledger.read(queries.pairs, "used")
+        seed = seed_of(night["seed"], "replay", item.night_id)
+        chosen = proposal(context, new, used, minimum=context.settings.pairs.minimum, seed=seed)
+        active = await ledger.read(queries.active)
+        reason = chosen.reason or refusal(context, active["id"])
+        if reason:
+            reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
+            return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
+        update = self._update(night, active["id"])
+        members = [
+            UpdatePair(update_id=update.id, pair_id=pair["id"], replay=replay)
+            for pairs, replay in ((chosen.new, False), (chosen.replay, True))
+            for pair in pairs
+        ]
+        plan = Change(
+            table="nights", where={"id": item.night_id}, values={"targets": self._targets(night, chosen)}
+        )
+        taken = {pair["id"] for pair in chosen.new}
+        over = [pair["id"] for pair in new if pair["id"] not in taken]
+        # Left new, a flood from one source would be learnt all the same, one cap after the other.
+        left = Change(table="pairs", where={"id": over}, values={"state": "over_cap"})
+        return Outcome(
+            decision="update",
+            names=tuple(context.behaviours),
+            records=(update, *members),
+            changes=(plan, left),
+            facts={"pairs": len(chosen.new), "replay": len(chosen.replay), "over_cap": len(over)},
+        )
+
+    def _update(self, night: queries.Row, parent_id: str) -> Update:
+        training = self.context.settings.training
+        return Update(
+            id=f"u{night['number']}",
+            night_id=night["id"],
+            objective=training.objective,
+            settings=asdict(trainer_settings(training)),
+            seed=seed_of(night["seed"], "train", night["id"]),
+            parent_id=parent_id,
+            at=now(),
+        )
+
+    def _targets(self, night: queries.Row, chosen: Proposal) -> list[str]:
+        """Return what the update means to improve: the night's targets, and those of pairs from earlier nights."""
+        named = {pair["behaviour"] for pair in chosen.new} - self.context.counters()
+        return sorted(named | set(night["targets"]))
