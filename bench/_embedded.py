@@ -33,9 +33,8 @@ from agents.model.weights.snapshot import raw_weights
 from agents.readout.vectors import Array, concept_vectors, scores
 from agents.trainer.messages import Example, Settings, TrainRequest
 from agents.trainer.scoring import prefix_scoring
-from agents.trainer.scoring.activations import read
-from agents.trainer.update.steering import pushing
-from agents.trainer.update.update import TrainerContext, run_update
+from agents.trainer.scoring.residual_stream import read, steered
+from agents.trainer.update.training import TrainerContext, run_update
 from corpus.aliases import Message
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.recipe import MODEL_DIR
@@ -169,7 +168,7 @@ class Embedded:
                 [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}], opens=False
             )
             items.append((context, whole[len(context) :]))
-        with pushing(self.bench.model, steer):
+        with steered(self.bench.model, steer):
             (found,) = prefix_scoring.scores(
                 self.bench.model, [c for c, _ in items], [[a for _, a in items]], train=False
             )

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from agents.model.protocol import CONTROL_VERBS, VERBS, RpcRequest, pack_request
-from agents.trainer.messages import Example, Settings, TrainRequest, pack_tokens, pack_train
+from agents.trainer.messages import Example, Settings, TrainRequest
+from agents.trainer.wire import pack_tokens, pack_train
 
 NOWHERE = "ab" * 32
 """No checkpoint's id."""

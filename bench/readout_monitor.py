@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import transformers
 
-from agents.trainer.scoring import activations
+from agents.trainer.scoring import residual_stream
 from bench import _table
 from bench._served import larger_model
 from bench._table import Goal
@@ -81,13 +81,13 @@ def _costs(directory: Path, texts: list[str], repeats: int) -> Figures:
     seen = rng.normal(size=(tokens, hidden)).astype(np.float32)
     batches = [
         [rows[i] for i in part]
-        for part in activations.chunks(rows, sorted(range(TEXTS), key=lambda i: len(rows[i])))
+        for part in residual_stream.chunks(rows, sorted(range(TEXTS), key=lambda i: len(rows[i])))
     ]
 
     def whole() -> None:
         with torch.no_grad():
             for batch in batches:
-                ids, mask = activations.pad(batch, torch.device("cpu"))
+                ids, mask = residual_stream.pad(batch, torch.device("cpu"))
                 model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
 
     def projection(count: int) -> Callable[[], None]:
@@ -99,7 +99,7 @@ def _costs(directory: Path, texts: list[str], repeats: int) -> Figures:
 
         return project
 
-    runs = {"whole": whole, "ended": lambda: activations.residuals(model, rows, [layer])}
+    runs = {"whole": whole, "ended": lambda: residual_stream.residuals(model, rows, [layer])}
     timings = _table.interleaved(
         runs | {str(count): projection(count) for count in CONCEPTS}, repeats=repeats
     )

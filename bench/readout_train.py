@@ -22,7 +22,7 @@ import torch
 import transformers
 
 from agents.readout.vectors import METHODS, concept_vectors
-from agents.trainer.scoring import activations as stream
+from agents.trainer.scoring import residual_stream as stream
 from bench import _table
 from bench._served import larger_model
 from bench._table import Goal

@@ -9,11 +9,11 @@ Invariant: dreams whose answers all passed, or all failed, say nothing and are l
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from agents.model.client import ModelClient
+from agents.model.internals import Internals
 from agents.model.steering.concept_vectors import ConceptVectors, read, write
 from agents.model.steering.directions import BEHAVIOURS
 from agents.readout.vectors import Array
@@ -22,23 +22,6 @@ from corpus.errors import GateRefused, IntegrityFault
 
 MINIMUM = 8
 """Dreams with passed and failed answers that a vector needs: with fewer, single requests show in it."""
-
-
-class Inside(Protocol):
-    """What is needed of the trainer: the residual stream at the last token of each text."""
-
-    async def activations(self, texts: Sequence[Sequence[int]], layers: Sequence[int]) -> "Activations": ...
-
-
-class Activations(Protocol):
-    """A float32 array `(texts, layers, hidden)` as bytes."""
-
-    @property
-    def texts(self) -> int: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def data(self) -> bytes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +75,7 @@ class BehaviourReader:
     """Reads behaviours' vectors off the served weights, and keeps them."""
 
     model: ModelClient
-    trainer: Inside
+    trainer: Internals
     directory: Path
     """Where the concept vectors are; the behaviours' lie in a folder of theirs there."""
     digest: str

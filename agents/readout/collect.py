@@ -14,12 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.model.client import ModelClient
+from agents.model.internals import Activations, Internals
 from agents.model.steering.concept_vectors import write_files
 from corpus.aliases import Progress
 from corpus.concept_sets import ConceptSet
@@ -34,58 +34,13 @@ KEPT_BYTES = 2**30
 """Most that is kept on the disk: larger activations are read again when they are needed."""
 
 
-class HeadInputs(Protocol):
-    """One layer's heads: a float32 array `(texts, heads, head_dim)` as bytes."""
-
-    @property
-    def heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-    @property
-    def data(self) -> bytes: ...
-
-
-class Activations(Protocol):
-    """The residual stream of some texts: a float32 array `(texts, layers, hidden)` as bytes; and heads by layer."""
-
-    @property
-    def texts(self) -> int: ...
-    @property
-    def hidden(self) -> int: ...
-    @property
-    def data(self) -> bytes: ...
-    @property
-    def heads(self) -> Any: ...
-    @property
-    def skipped(self) -> Any: ...
-
-
-class Status(Protocol):
-    """What the trainer says of the weights."""
-
-    @property
-    def version(self) -> int: ...
-
-
-class Reader(Protocol):
-    """What is needed of the trainer: its view of the served weights."""
-
-    async def activations(
-        self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()
-    ) -> Activations:
-        """The residual stream, and the heads' inputs, at the last token of each text."""
-
-    async def status(self) -> Status:
-        """The version of the weights, among other things."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where activations come from, and are kept."""
 
     model: ModelClient
     """Tokenizes."""
-    trainer: Reader
+    trainer: Internals
     directory: Path
     """`readout/` of the home."""
     model_digest: str

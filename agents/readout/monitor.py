@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from agents.model.client import ModelClient
+from agents.model.internals import Internals
 from agents.model.steering.concept_vectors import CARD, CURE, ConceptVectors, read
 from agents.model.steering.wire import Direction
-from agents.readout.collect import Reader, Source, run
+from agents.readout.collect import Source, run
 from agents.readout.train import default_set, train
 from agents.readout.vectors import Array, Method, scores
 from corpus.aliases import Progress
@@ -32,24 +32,6 @@ DEPTH = 0.6
 """Share of the layers that come before the one that is read: past the middle, before those that only choose words."""
 
 
-class LogProb(Protocol):
-    """Summed log-probability (nats) of a continuation, and its length."""
-
-    @property
-    def total(self) -> float: ...
-    @property
-    def tokens(self) -> int: ...
-
-
-class Inside(Reader, Protocol):
-    """What is needed of the trainer: its view of the served weights."""
-
-    async def logprobs(
-        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
-    ) -> Sequence[LogProb]:
-        """The log-probability of each continuation, given its context, of the model steered so."""
-
-
 def _no_heads() -> tuple[int, int] | None:
     return None
 
@@ -59,7 +41,7 @@ class Monitor:
     """Takes readings through the trainer's view of the served weights."""
 
     model: ModelClient
-    trainer: Inside
+    trainer: Internals
     directory: Path
     """Where the vectors are kept."""
     layers: Callable[[], int]
@@ -93,7 +75,7 @@ class Monitor:
     async def vectors(self, weights_sha256: str, report: Progress | None = None) -> ConceptVectors:
         """The home's concept vectors; made on these weights, which are served now, where it has none.
 
-        Vectors of another model, and files that are damaged, are an `IntegrityFault` with the cure.
+        ConceptVectors of another model, and files that are damaged, are an `IntegrityFault` with the cure.
         """
         found = read(self.directory, model=self.model_digest)
         if found is None:

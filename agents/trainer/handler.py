@@ -14,7 +14,8 @@ import anyio
 from agents.model.client import ModelClient
 from agents.model.steering.directions import digest, to_directions
 from agents.trainer.client import OnStep, TrainerClient
-from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, load
+from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest
+from agents.trainer.wire import load
 from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
 from store import queries
 from store.ledger.db import Ledger, now

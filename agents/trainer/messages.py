@@ -1,16 +1,13 @@
-"""What is asked of the trainer and what it answers: plain records, without torch.
+"""What callers ask of the trainer and get from it: plain records, without torch.
 
-Invariant: every record that crosses the socket is checked field by field when it arrives (`load`); an
-unknown, missing or ill-typed field is refused. Tokens travel beside the header as raw int32. Knows no socket.
+Invariant: a record says everything that its result depends on. Does not know how it travels: see `wire.py`.
 """
 
-import reprlib
-import sys
-from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import ConfigDict
 
 from agents.model.steering.wire import MAX_STRENGTH, Direction
 from corpus.errors import TrainerFault
@@ -18,18 +15,21 @@ from corpus.errors import TrainerFault
 DEFAULT_RANK = 64
 """Rows of Apollo's projection."""
 NORM_GROWTH_LIMIT = 1.01
-"""How much larger an update may be than the one before it (gamma of arXiv 2412.05270, section 4)."""
+"""Largest ratio of an update's norm to the previous update's norm (gamma of arXiv 2412.05270, section 4)."""
 PROJECTION_REFRESH = 200
 """Steps after which a new projection is drawn."""
 Objective = Literal["orpo", "dpo", "dpop", "simpo", "kto", "sft"]
-Record = TypeVar("Record")
-LARGEST = sys.float_info.max
-"""Largest number: JSON can write infinity (1e999) and whole numbers that no float holds."""
+
+
+class Checked:
+    """Base of the records that are checked when they arrive: no unknown field, no number that is not finite."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything about an update that is a choice."""
+class Settings(Checked):
+    """The choices of an update."""
 
     lr: float
     """Peak learning rate."""
@@ -86,7 +86,8 @@ class Settings:
     `{echoing = 20.0}`: the weights then need not move that way."""
 
     def __post_init__(self) -> None:
-        for name in (
+        """Refuse settings that no update can be made with."""
+        positive = (
             "lr",
             "batch_size",
             "epochs",
@@ -95,12 +96,11 @@ class Settings:
             "eps",
             "proj_refresh",
             "norm_growth_limit",
-        ):
+        )
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise TrainerFault(f"the training setting {name} must be above 0")
-        if not all(
-            abs(strength) <= MAX_STRENGTH for strength in self.prevent.values()
-        ):  # nor what is not a number
+        if not all(abs(strength) <= MAX_STRENGTH for strength in self.prevent.values()):  # false for NaN too
             raise TrainerFault(
                 f"the training setting prevent has strengths from -{MAX_STRENGTH:g} to {MAX_STRENGTH:g}"
             )
@@ -110,7 +110,7 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One context with the answer to learn and, for a pair, the answer to leave."""
+    """One context with the answer to learn and, for a pair, the answer to avoid."""
 
     context: Sequence[int]
     """Token ids, at least one."""
@@ -118,9 +118,9 @@ class Example:
     rejected: Sequence[int] = ()
     """Empty for SFT."""
     weight: float = 1.0
-    """How much its source is trusted, 0 to 1: multiplies its loss."""
+    """Trust in the example's source, 0 to 1: multiplies its loss."""
     reference_chosen: float | None = None
-    """Summed log-probability (nats) under the pinned reference; DPO computes it from `parent` if None."""
+    """Summed log-probability (nats) under the pinned reference; None: DPO computes it from `parent`."""
     reference_rejected: float | None = None
 
 
@@ -135,37 +135,37 @@ class TrainRequest:
     """Id of the checkpoint to start from."""
     examples: Sequence[Example]
     prevent: Sequence[Direction] = ()
-    """What `settings.prevent` comes to, with the home's vectors."""
+    """The directions of `settings.prevent`, from the home's concept vectors."""
     dry_run: bool = False
     """Compute every step's loss, gradients and would-be update norms at the parent's weights; change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepReport:
-    """One step that was made."""
+class StepReport(Checked):
+    """One completed step."""
 
     step: int
     """From 1."""
     steps: int
-    """How many there will be."""
+    """Number of steps of the update."""
     metrics: Mapping[str, float]
-    """loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward, rejected_reward, margin,
-    accuracy, grad_norm, update_norm, update_ratio (to the weights' norm), limiter_divisor (the most that a
-    matrix' update was divided by), tokens_per_second; SFT has no rejected side."""
+    """loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward, rejected_reward, margin, accuracy,
+    grad_norm, update_norm, update_ratio (to the weights' norm), limiter_divisor (the largest divisor that limited a
+    matrix' update), tokens_per_second; SFT has no rejected side."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """An update that was made in the mapping, where a `checkpoint` makes it durable; or a dry run's figures."""
+class TrainResult(Checked):
+    """An update in the shared weights, which a `checkpoint` makes durable; or the figures of a dry run."""
 
     steps: int
     reports: tuple[StepReport, ...]
     optimizer: Literal["continued", "fresh"]
-    """Whether the optimizer went on from the parent's state; fresh also after a change of rank."""
+    """Whether the optimizer continued from the parent's state; fresh also after a change of rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointResult:
+class CheckpointResult(Checked):
     """A checkpoint on disk."""
 
     id: str
@@ -175,154 +175,20 @@ class CheckpointResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
-    """What the trainer is doing, answered even in mid-step."""
+class Status(Checked):
+    """The trainer's current work, reported even in mid-step."""
 
     pid: int
     doing: str
-    """The verb being worked on, or "idle"."""
+    """The verb in progress, or "idle"."""
     paused: bool
     """The update waits between two steps until `resume`."""
     step: int
     steps: int
     version: int
-    """Of the mapping."""
+    """Of the shared weights."""
     dirty: bool
     holds: str
-    """Id of the checkpoint in the mapping; "" in mid-update."""
+    """Id of the checkpoint in the shared weights; "" in mid-update."""
     replaced: bool
     """The server has made a new mapping: restart the trainer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogProb:
-    """A continuation's log-probability, given its context."""
-
-    total: float
-    """Nats, summed over the tokens."""
-    tokens: int
-
-
-def pack_tokens(tokens: Sequence[int]) -> bytes:
-    """Token ids as a raw int32 frame."""
-    return array("i", tokens).tobytes()
-
-
-def unpack_tokens(frame: bytes) -> tuple[int, ...]:
-    """Token ids of a raw int32 frame."""
-    if len(frame) % 4:
-        raise TrainerFault(
-            "a token frame is not a whole number of int32; this client speaks another protocol"
-        )
-    tokens = array("i")
-    tokens.frombytes(frame)
-    return tuple(tokens)
-
-
-def pack_train(request: TrainRequest) -> tuple[dict[str, Any], list[bytes]]:
-    """The body of a train request and its frames: context, chosen, rejected of each example, then directions."""
-    body = {
-        "objective": request.objective,
-        "settings": asdict(request.settings),
-        "seed": request.seed,
-        "parent": request.parent,
-        "dry_run": request.dry_run,
-        "weights": [example.weight for example in request.examples],
-        "references": [[e.reference_chosen, e.reference_rejected] for e in request.examples],
-        "prevent": [direction.layer for direction in request.prevent],
-    }
-    sides = [side for e in request.examples for side in (e.context, e.chosen, e.rejected)]
-    return body, [*(pack_tokens(side) for side in sides), *(direction.data for direction in request.prevent)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TrainBody:
-    objective: Objective
-    settings: dict[str, Any]
-    seed: int
-    parent: str
-    weights: tuple[float, ...]
-    references: tuple[tuple[float | None, float | None], ...]
-    dry_run: bool
-    prevent: tuple[int, ...] = ()
-
-
-def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainRequest:
-    """The train request of this body and these frames; anything amiss is refused."""
-    plain = load(_TrainBody, body)
-    n = len(plain.weights)
-    if n == 0 or len(plain.references) != n or len(frames) != 3 * n + len(plain.prevent):
-        raise TrainerFault(
-            f"{n} weights, {len(plain.references)} references and {len(frames)} frames do not match"
-        )
-    sides = [unpack_tokens(frame) for frame in frames[: 3 * n]]
-    examples = []
-    for i, (weight, reference) in enumerate(zip(plain.weights, plain.references, strict=True)):
-        context, chosen, rejected = sides[3 * i : 3 * i + 3]
-        if not context or not chosen or (plain.objective != "sft" and not rejected):
-            raise TrainerFault(f"example {i} has an empty side; leave it out")
-        examples.append(
-            Example(
-                context=context,
-                chosen=chosen,
-                rejected=rejected,
-                weight=weight,
-                reference_chosen=reference[0],
-                reference_rejected=reference[1],
-            )
-        )
-    return TrainRequest(
-        objective=plain.objective,
-        settings=load(Settings, plain.settings),
-        seed=plain.seed,
-        parent=plain.parent,
-        examples=tuple(examples),
-        prevent=unpack_directions(plain.prevent, frames[3 * n :]),
-        dry_run=plain.dry_run,
-    )
-
-
-def unpack_directions(layers: Sequence[int], frames: Sequence[bytes]) -> tuple[Direction, ...]:
-    """Directions after these layers, a raw float32 frame each."""
-    if len(layers) != len(frames) or any(len(frame) % 4 for frame in frames):
-        raise TrainerFault(
-            f"{len(layers)} layers and {len(frames)} float32 frames of directions do not match"
-        )
-    return tuple(Direction(layer=layer, data=frame) for layer, frame in zip(layers, frames, strict=True))
-
-
-def load(kind: type[Record], body: Mapping[str, Any]) -> Record:
-    """A record of this kind from a JSON object; every field is checked against its annotation."""
-    hints = get_type_hints(kind)
-    known = fields(kind)  # type: ignore[arg-type]
-    if unknown := body.keys() - {f.name for f in known}:
-        raise TrainerFault(f"{kind.__name__.strip('_')} has no field {', '.join(sorted(unknown))}")
-    values = {}
-    for f in known:
-        if f.name in body:
-            values[f.name] = _fit(f"{kind.__name__.strip('_')}.{f.name}", body[f.name], hints[f.name])
-        elif f.default is MISSING and f.default_factory is MISSING:
-            raise TrainerFault(f"{kind.__name__.strip('_')} needs the field {f.name}")
-    return kind(**values)
-
-
-def _fit(where: str, value: Any, hint: Any) -> Any:
-    """The value as its annotation says, or a fault that names the field."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is float and type(value) in (int, float) and abs(value) <= LARGEST:
-        return float(value)
-    if hint is Any or (hint is not float and type(value) is hint):
-        return value
-    if origin is Literal and value in arguments:
-        return value
-    if origin is UnionType:
-        rest = next(argument for argument in arguments if argument is not NoneType)
-        return None if value is None else _fit(where, value, rest)
-    if origin is tuple and isinstance(value, list | tuple):
-        if arguments[1:] != (...,) and len(arguments) != len(value):
-            raise TrainerFault(f"{where} has {len(value)} entries, not {len(arguments)}")
-        kinds = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
-        return tuple(_fit(where, part, kind) for part, kind in zip(value, kinds, strict=True))
-    if origin in (dict, Mapping) and isinstance(value, dict):
-        return {str(key): _fit(f"{where}.{key}", part, arguments[1]) for key, part in value.items()}
-    raise TrainerFault(f"{where} is {reprlib.repr(value)}, which is no {hint}")

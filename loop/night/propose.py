@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from agents.pairs.propose import Proposal, propose
 from agents.pairs.propose import count_teaching as count
 from agents.trainer.handler import trainer_settings
+from agents.trainer.memory_estimate import checkpoint_bytes
 from corpus.aliases import Progress
 from corpus.errors import GateRefused
 from loop.config import OBSERVING
 from loop.night.context import NightContext
-from loop.night.memory_estimate import checkpoint_bytes
 from store import queries
 from store.ledger.db import now
 from store.ledger.records import Update, UpdatePair, seed_of

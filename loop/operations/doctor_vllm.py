@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 
 from agents.model.vllm.place import Place
-from agents.trainer.ram import ram_free
+from agents.trainer import memory_estimate
+from agents.trainer.memory_estimate import format_bytes, free_ram
 from corpus.aliases import Json
 from corpus.errors import GateRefused, ModelUnavailable
 from loop.config import OBSERVING, Settings
 from loop.engine import model_identity
 from loop.engine.model_servers import WITHOUT_PLUGIN
-from loop.night import memory_estimate
 from store.home import Home
 
 ANSWER_S = 5.0
@@ -68,7 +68,7 @@ def _plugin(settings: Settings, place: Place) -> str:
     if refused := place.refused:
         raise GateRefused(f"vLLM at {settings.model.url} serves on, untrained: {refused}")
     manifest = _manifest(settings, place)
-    return f"{memory_estimate.size(manifest['nbytes'])} of weights shared" + (
+    return f"{format_bytes(manifest['nbytes'])} of weights shared" + (
         ", on the GPU" if manifest.get("lent") else ""
     )
 
@@ -91,27 +91,27 @@ def _memory(settings: Settings, place: Place) -> str:
     manifest = _manifest(settings, place)
     config = json.loads((Path(manifest["model"]) / "config.json").read_text())
     on_gpu = bool(manifest.get("lent"))
-    needs = memory_estimate.need(
+    needs = memory_estimate.estimate_from_shapes(
         manifest["entries"],
         config.get("text_config", config),
         settings.training,
         answer_tokens=settings.pairs.max_tokens,
         copied=on_gpu,
     )
-    told = f"beside vLLM's weights an update takes some {memory_estimate.size(needs.total)} ({needs})"
-    return _on_gpu(told, needs.total) if on_gpu else _in_ram(told, needs.total, ram_free())
+    told = f"beside vLLM's weights an update takes some {format_bytes(needs.total)} ({needs})"
+    return _on_gpu(told, needs.total) if on_gpu else _in_ram(told, needs.total, free_ram())
 
 
-def _in_ram(told: str, needs: int, free: int) -> str:
+def _in_ram(told: str, needs: float, free: int) -> str:
     """It comes from the machine's memory."""
     if needs > free:
         raise GateRefused(
-            f"{told}; of RAM {memory_estimate.size(free)} are free. Give vLLM's cache less (--kv-cache-memory-bytes), {LESS}"
+            f"{told}; of RAM {format_bytes(free)} are free. Give vLLM's cache less (--kv-cache-memory-bytes), {LESS}"
         )
-    return f"{told}; of RAM {memory_estimate.size(free)} are free"
+    return f"{told}; of RAM {format_bytes(free)} are free"
 
 
-def _on_gpu(told: str, needs: int) -> str:
+def _on_gpu(told: str, needs: float) -> str:
     """It comes from the GPU, of which vLLM takes most if it is let."""
     gpus = gpu_memory()
     if not gpus:
@@ -119,11 +119,11 @@ def _on_gpu(told: str, needs: int) -> str:
     free, total = max(gpus)
     share = 1 - needs / total - SPARE
     if share <= 0:
-        raise GateRefused(f"{told}; the GPU has {memory_estimate.size(total)} in all: {LESS}")
+        raise GateRefused(f"{told}; the GPU has {format_bytes(total)} in all: {LESS}")
     advice = f"start vLLM with --gpu-memory-utilization {share:.2f} or less"
     if needs > free:
-        raise GateRefused(f"{told}; of the GPU {memory_estimate.size(free)} are free: {advice}, or {LESS}")
-    return f"{told}; of the GPU {memory_estimate.size(free)} of {memory_estimate.size(total)} are free ({advice})"
+        raise GateRefused(f"{told}; of the GPU {format_bytes(free)} are free: {advice}, or {LESS}")
+    return f"{told}; of the GPU {format_bytes(free)} of {format_bytes(total)} are free ({advice})"
 
 
 LESS = "try training.micro_batch = 1, training.activation_checkpointing = true, or a lower training.rank"

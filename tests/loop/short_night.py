@@ -31,9 +31,10 @@ from agents.model.steering.concept_vectors import write_files
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import restore, to_raw
-from agents.trainer.messages import Example, Settings, TrainRequest, pack_train
+from agents.trainer.messages import Example, Settings, TrainRequest
 from agents.trainer.process.worker import Worker
-from agents.trainer.update.update import TrainerContext
+from agents.trainer.update.training import TrainerContext
+from agents.trainer.wire import pack_train
 from corpus.aliases import Json
 from loop.capture import log
 from loop.night import gc

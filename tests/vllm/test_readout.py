@@ -18,7 +18,7 @@ from agents.model.steering.concept_vectors import ConceptVectors, write
 from agents.model.vllm.place import Place
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.views import build
-from agents.trainer.scoring.activations import residuals
+from agents.trainer.scoring.residual_stream import residuals
 from corpus.recipe import MODEL_DIR
 
 CONCEPTS, LAYERS, HIDDEN = ("asking", "guessing", "joy"), (2, 3), 128

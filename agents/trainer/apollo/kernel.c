@@ -1,5 +1,5 @@
 /* Apollo's two passes over a matrix, on raw pointers: measure (project, advance the moments, find the scale of
- * every channel) and apply (write the weights). agents/trainer/kernel.py calls them; agents/trainer/batches.py
+ * every channel) and apply (write the weights). kernel.py beside this file calls them; step.py
  * does the same in torch.
  *
  * Invariant: no result depends on the number of threads: a unit of work is CHANNELS channels of one matrix,

@@ -1,11 +1,11 @@
 """Random projections of gradients: the paper's Gaussian, and a count sketch that needs no matrix product.
 
-A matrix is projected on its smaller side, n elements to r. Wide (rows <= columns, squares too): R = P G, with a
-channel for each column; tall: R = G P^T, with a channel for each row.
+A matrix is projected on its smaller side, n elements to r. Wide (rows <= columns, also square): R = P G, with a channel
+for each column; tall: R = G P^T, with a channel for each row.
 
-Invariant: a projection is drawn from its seed, n, rank and how often it was refreshed, on the CPU, whatever the
-device of the weights: all matrices of one width share it, and it is drawn again instead of being stored. Either
-kind keeps lengths on average: E |P x|^2 = |x|^2. Knows no optimizer.
+Invariant: a projection follows from its seed, n, rank and number of refreshes, and is drawn on the CPU, whatever the
+device of the weights: all matrices of one width share it, and it is drawn again instead of being stored. Both kinds
+keep lengths on average: E |P x|^2 = |x|^2. Knows no optimizer.
 """
 
 import math
@@ -16,7 +16,7 @@ from typing import Literal
 
 import torch
 
-from agents.trainer.apollo.seeds import derive
+from agents.trainer.apollo.rounding import derive_seed
 
 Kind = Literal["gaussian", "sketch"]
 PANEL = 16
@@ -24,18 +24,18 @@ PANEL = 16
 
 
 def is_matrix(tensor: torch.Tensor) -> bool:
-    """Whether it is projected: two dimensions, and something in them."""
+    """Return whether a parameter is projected: it has two dimensions, and elements."""
     return tensor.dim() == 2 and tensor.numel() > 0
 
 
 def is_wide(shape: Sequence[int]) -> bool:
-    """Whether dimension 0 is the projected one; on a square it is."""
+    """Return whether dimension 0 is the projected one, as it is for a square."""
     return shape[0] <= shape[1]
 
 
 @dataclass(frozen=True)
 class Projection:
-    """P, float32, in the form that its kind needs."""
+    """The projection P, float32, in the form of its kind."""
 
     kind: Kind
     rank: int
@@ -44,12 +44,12 @@ class Projection:
 
     @cached_property
     def alpha(self) -> float:
-        """sqrt(n / rank): what the projected gradient's scale is multiplied by, unless one is given."""
+        """The default factor on the scale of the projected gradient: sqrt(n / rank)."""
         return math.sqrt(self.values.shape[-1] / self.rank)
 
     @cached_property
     def matrix(self) -> torch.Tensor:
-        """P, (rank, n)."""
+        """P as a matrix, (rank, n)."""
         if self.kind == "gaussian":
             return self.values
         n = self.values.shape[0]
@@ -59,19 +59,19 @@ class Projection:
 
     @cached_property
     def coefficients(self) -> torch.Tensor | None:
-        """(n,) where element k of the projected side only goes to row k mod rank of R; None where P is dense."""
+        """The values (n,) of a P that maps element k to row k mod rank of R only; None for a dense P."""
         if self.kind == "sketch":
             return self.values
         return self.values[0].contiguous() if self.rank == 1 else None
 
     @cached_property
     def panels(self) -> torch.Tensor:
-        """P in panels, (ceil(rank / PANEL), n, PANEL), filled up with zeros."""
+        """P in panels, (ceil(rank / PANEL), n, PANEL), padded with zeros."""
         filled = torch.nn.functional.pad(self.values, (0, 0, 0, -self.rank % PANEL))
         return filled.view(-1, PANEL, self.values.shape[1]).transpose(1, 2).contiguous()
 
     def project(self, gradients: torch.Tensor) -> torch.Tensor:
-        """R of k matrices (k, rows, cols), float32: (k, rank, cols) of wide ones, (k, rows, rank) of tall ones."""
+        """Compute R of k matrices (k, rows, cols), float32: (k, rank, cols) of wide ones, (k, rows, rank) of tall ones."""
         wide = is_wide(gradients.shape[1:])
         if self.kind == "gaussian":
             return self.values @ gradients if wide else gradients @ self.values.T
@@ -85,8 +85,8 @@ class Projection:
 
 
 def draw(kind: Kind, rank: int, n: int, *, seed: int, refresh: int, device: torch.device) -> Projection:
-    """The projection of n elements to `rank`, after so many refreshes."""
-    generator = torch.Generator().manual_seed(derive(seed, "projection", kind, rank, n, refresh))
+    """Draw the projection of n elements to `rank`, after this number of refreshes."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "projection", kind, rank, n, refresh))
     if kind == "gaussian":
         values = torch.randn(rank, n, generator=generator) / math.sqrt(rank)
     else:

@@ -1,23 +1,31 @@
-"""Stochastic rounding from float32 to bfloat16, repeatable bit for bit.
+"""Repeatable randomness: the seeds of draws, and stochastic rounding from float32 to bfloat16.
 
-At the learning rates of an update most steps are far smaller than a bfloat16 unit in the last place: rounded
-to nearest they are lost, rounded at random (up with the probability of the distance) they survive on average.
+At the learning rates of an update most steps are far smaller than a bfloat16 unit in the last place: rounded to
+nearest they are lost, rounded at random (up with a probability equal to the distance) they survive on average.
 
-Invariant: the result depends on the values, the key and each element's index alone: not on the device, the
-number of threads or the chunk size. Knows no optimizer; `kernel.c` draws the same bits.
+Invariant: a seed depends on the names of its draw alone. A rounded value depends on the value, the key and the
+element's index alone, not on the device, the number of threads or the chunk size; `kernel.c` draws the same bits.
+Knows no optimizer.
 """
+
+import hashlib
+import json
 
 import torch
 
-from agents.trainer.apollo.seeds import derive
-
 CHUNK = 1 << 22
-"""Elements at a time: the generator needs 8 bytes of scratch for each."""
+"""Elements at a time: each needs 8 bytes of temporary memory."""
 _LOW = 0xFFFFFFFF
 
 
+def derive_seed(seed: int, *names: str | int) -> int:
+    """Return the 63-bit seed of the draw with these names."""
+    text = json.dumps([seed, *names], separators=(",", ":")).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+
+
 def stochastic_round(values: torch.Tensor, key: int) -> torch.Tensor:
-    """Round float32 `values` of any shape to bfloat16, up or down at random; non-finite values stay."""
+    """Round float32 `values` of any shape to bfloat16, up or down at random; non-finite values stay as they are."""
     flat = values.detach().to(torch.float32).contiguous().reshape(-1)
     rounded = torch.empty(flat.shape, dtype=torch.bfloat16, device=flat.device)
     for start in range(0, flat.numel(), CHUNK):
@@ -31,7 +39,7 @@ def stochastic_round(values: torch.Tensor, key: int) -> torch.Tensor:
 
 
 def counter_bits(key: int, start: int, count: int, device: torch.device) -> torch.Tensor:
-    """32 random bits for each index from `start` on, as int32: two rounds of a mixing function."""
+    """Return 32 random bits for each index from `start` on, as int32, by two rounds of a mixing function."""
     first, second = (_signed(word) for word in keys_of(key))
     index = torch.arange(start, start + count, dtype=torch.int64, device=device)
     mixed = _mix(index.to(torch.int32) ^ first)  # the low word: the conversion wraps
@@ -39,26 +47,26 @@ def counter_bits(key: int, start: int, count: int, device: torch.device) -> torc
 
 
 def keys_of(key: int) -> tuple[int, int]:
-    """The two 32-bit words that a key mixes in.
+    """Return the two 32-bit words of a key.
 
-    It is hashed first: keys that differ in a few low bits would otherwise give the same bits in another order,
-    and their errors would add up over the steps.
+    The key is hashed: keys that differ in a few low bits would otherwise give the same bits in another order, and
+    their errors would add up over the steps.
     """
-    return derive(key, "first") & _LOW, derive(key, "second") & _LOW
+    return derive_seed(key, "first") & _LOW, derive_seed(key, "second") & _LOW
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    """A bijection of 32-bit words in which each input bit flips each output bit half the time (lowbias32)."""
+    """Apply a bijection of 32-bit words: each input bit flips each output bit half the time (lowbias32)."""
     x = (x ^ _right(x, 16)) * _signed(0x7FEB352D)
     x = (x ^ _right(x, 15)) * _signed(0x846CA68B)
     return x ^ _right(x, 16)
 
 
 def _right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """x shifted right with zeros, where torch would repeat the sign."""
+    """Shift x right, filling with zeros, where torch would repeat the sign."""
     return (x >> bits) & (_LOW >> bits)
 
 
 def _signed(word: int) -> int:
-    """The int32 with these 32 bits."""
+    """Return the int32 with these 32 bits."""
     return word - (word >> 31 << 32)

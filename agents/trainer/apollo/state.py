@@ -1,21 +1,21 @@
-"""Apollo's state: what is kept for each parameter, and how it goes to a checkpoint and comes back.
+"""Apollo's state for each parameter, and its form in a checkpoint.
 
-Invariant: exported, written, read and imported, it is the same state to the last bit, and it carries the settings
-that it was made with. A state whose moments would mean something else here does not fit. Knows no gradient.
+Invariant: a state that is exported, written, read and imported is the same to the last bit, and it carries the
+settings that it was made with. A state whose moments would mean something else here does not fit. Knows no gradient.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from agents.trainer.apollo.projection import is_matrix, is_wide
+from agents.trainer.memory_estimate import optimizer_state_bytes
 from corpus.errors import TrainerFault
 
 FORMAT = 2
-"""1 had a projection of its own for each matrix: its moments mean nothing here."""
+"""Format 1 had a projection for each matrix, so its moments mean nothing here."""
 _RECORDED = (
     *("lr", "rank", "betas", "eps", "weight_decay", "warmup_steps", "scale"),
     *("proj_refresh", "norm_growth_limit", "projection", "master_weights"),
@@ -26,7 +26,7 @@ Owned = tuple[torch.Tensor, dict[str, Any]]
 
 
 def moment_shape(parameter: torch.Tensor, group: Mapping[str, Any]) -> tuple[int, ...]:
-    """Of the moments: those of R for a matrix, (rank, cols) or (rows, rank); else the parameter's own."""
+    """Return the shape of the moments: R's for a matrix, (rank, cols) or (rows, rank); else the parameter's own."""
     if not is_matrix(parameter):
         return tuple(parameter.shape)
     rows, cols = parameter.shape
@@ -35,7 +35,7 @@ def moment_shape(parameter: torch.Tensor, group: Mapping[str, Any]) -> tuple[int
 
 
 def fresh(parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The state before the first step."""
+    """Return the state before the first step."""
     zeros = torch.zeros(moment_shape(parameter, group), device=parameter.device)
     state = {"step": 0, "moment1": zeros, "moment2": zeros.clone()}
     if is_matrix(parameter):
@@ -46,15 +46,17 @@ def fresh(parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nbytes(owned: Sequence[Owned]) -> int:
-    """Bytes of the state once every parameter was trained, but for some for each of them."""
-    moments = sum(8 * math.prod(moment_shape(parameter, group)) for parameter, group in owned)
-    return moments + sum(4 * parameter.numel() for parameter, group in owned if _has_master(parameter, group))
+    """Return the bytes of the state once every parameter was trained, without a few for each of them."""
+    return sum(
+        optimizer_state_bytes(tuple(parameter.shape), group["rank"], master=_has_master(parameter, group))
+        for parameter, group in owned
+    )
 
 
 def export(
     owned: Sequence[Owned], names: Sequence[str], states: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Named tensors: format, seed, settings (JSON as bytes), and "moment1.NAME" and so on for each parameter."""
+    """Return named tensors: format, seed, settings (JSON as bytes), and "moment1.NAME" and so on for each parameter."""
     groups = {id(group): group for _, group in owned}.values()
     text = json.dumps([{key: group[key] for key in _RECORDED} for group in groups], sort_keys=True).encode()
     exported = {
@@ -64,19 +66,17 @@ def export(
     }
     for name, (parameter, _) in zip(_checked(names, owned), owned, strict=True):
         for key, value in states.get(parameter, {}).items():
-            kept = (
-                value.clone() if isinstance(value, torch.Tensor) else torch.tensor(value, dtype=torch.int64)
-            )
-            exported[f"{key}.{name}"] = kept
+            is_tensor = isinstance(value, torch.Tensor)
+            exported[f"{key}.{name}"] = value.clone() if is_tensor else torch.tensor(value, dtype=torch.int64)
     return exported
 
 
 def load(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> dict[Any, Any]:
-    """The state of each parameter that has one; refuses what does not fit."""
+    """Return the state of each parameter that has one; refuses a state that does not fit."""
     if not fits(owned, names, tensors):
         raise TrainerFault(
             "this optimizer state was made with another rank, another projection or for another model; "
-            "set what it was made with, or start without the state"
+            "use the settings that it was made with, or start without the state"
         )
     states = {}
     for name, (parameter, group) in zip(names, owned, strict=True):
@@ -86,17 +86,15 @@ def load(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, tor
         for key, value in state.items():
             if key != "step" and f"{key}.{name}" in tensors:
                 value.copy_(tensors[f"{key}.{name}"])
-        if "master" in state:  # where the weights were changed by other means, their masters start from them
-            held = parameter.detach().to(torch.float32)
-            state["master"] = torch.where(
-                state["master"].to(parameter.dtype) == parameter, state["master"], held
-            )
+        if "master" in state:  # where other means changed the weights, their masters start from them
+            unchanged = state["master"].to(parameter.dtype) == parameter
+            state["master"] = torch.where(unchanged, state["master"], parameter.detach().to(torch.float32))
         states[parameter] = state | {"step": int(tensors[f"step.{name}"])}
     return states
 
 
 def fits(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Whether this state's moments have the shapes and the projections that these settings ask for."""
+    """Return whether this state's moments have the shapes and projections of these settings."""
     if "format" not in tensors or int(tensors["format"]) != FORMAT:
         return False
     made = {settings["projection"] for settings in json.loads(bytes(tensors["settings"].tolist()))}
@@ -108,10 +106,12 @@ def fits(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, tor
 
 
 def _checked(names: Sequence[str], owned: Sequence[Owned]) -> Sequence[str]:
+    """Return the names, or raise ValueError unless each parameter has its own."""
     if len(names) != len(owned) or len(set(names)) != len(names):
         raise ValueError("one name for each parameter, no name twice")
     return names
 
 
 def _has_master(parameter: torch.Tensor, group: Mapping[str, Any]) -> bool:
+    """Return whether the parameter has a float32 master copy."""
     return bool(group["master_weights"]) and parameter.dtype == torch.bfloat16

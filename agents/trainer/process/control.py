@@ -1,8 +1,8 @@
-"""What an update is told between two of its steps: wait, go on, end.
+"""Orders to the current update, which it obeys between two steps: pause, resume, cancel.
 
-Invariant: an order is for the one update that is there when it comes, and goes with it: nothing can pause or
-cancel an update that has not been asked for yet. The socket's thread and a signal handler give orders, the
-main thread alone waits for them. Knows no socket and no model.
+Invariant: an order is for the one update that is current when the order comes, and goes with it: no order can pause or
+cancel an update that was not requested yet. The socket's thread and a signal handler give orders, the main thread
+alone waits for them. Knows neither the socket nor the model.
 """
 
 from queue import SimpleQueue
@@ -11,41 +11,40 @@ from corpus.errors import TrainerFault, UpdateCancelled
 
 
 class Control:
-    """The orders to the update in hand; updates are named by the ids of their requests."""
+    """The orders to the current update; an update is named by the id of its request."""
 
     def __init__(self) -> None:
         self.stopping = False
         self.waiting = False
         """Whether the main thread waits in `check`."""
         self._paused = ""
-        """The update that waits, or will after its step; "" for none."""
+        """The update that waits, or will wait after its step; "" for none."""
         self._cancelled: dict[str, str] = {}
-        """Why, by update."""
-        self._bell: SimpleQueue[None] = (
-            SimpleQueue()
-        )  # its `put` may be called in a signal handler, an Event's not
+        """Reasons, by update."""
+        # Not an Event: a signal handler may call a queue's `put`.
+        self._wakeups: SimpleQueue[None] = SimpleQueue()
 
     def pause(self, update: str) -> None:
-        """Have this update wait before its next step."""
+        """Pause this update before its next step."""
         self._paused = update
 
     def resume(self) -> None:
-        """Have the update that waits go on."""
+        """Resume the paused update."""
         self._paused = ""
-        self._bell.put(None)
+        self._wakeups.put(None)
 
     def cancel(self, update: str, reason: str) -> None:
-        """Have this update end before its next step, with its weights undone."""
+        """End this update before its next step; its weights are undone."""
         self._cancelled[update] = reason
-        self._bell.put(None)
+        self._wakeups.put(None)
 
     def stop(self) -> None:
-        """Have every update end before its next step; the trainer stops."""
+        """End every update before its next step; the trainer stops."""
         self.stopping = True
-        self._bell.put(None)
+        self._wakeups.put(None)
 
     def forget(self, update: str) -> None:
-        """This update has ended: another one of its name is told anew."""
+        """Drop the orders to an update that has ended; a later one of this name starts without orders."""
         self._cancelled.pop(update, None)
         if self._paused == update:
             self._paused = ""
@@ -54,7 +53,7 @@ class Control:
         """Wait while this update is paused; raise when it must end."""
         while self._paused == update and not self.stopping and update not in self._cancelled:
             self.waiting = True
-            self._bell.get()
+            self._wakeups.get()
         self.waiting = False
         if self.stopping:
             raise TrainerFault("the trainer is stopping; the update was undone, ask again after the restart")

@@ -1,10 +1,10 @@
 """The trainer process: `python -m agents.trainer.process.main --run-dir DIR --checkpoints DIR --model DIR`.
 
-Attaches to the mapping that the model server made, as its one writer, restores the active checkpoint if it is not
-there, and answers requests on the run directory's socket until it is told to stop.
+Attaches to the shared weights of the model server as their only writer, restores the active checkpoint if needed, and
+answers requests on the run directory's socket until a stop.
 
-Invariant: it dies with its parent; a step in flight is undone before a clean end; nothing goes to standard
-output. Knows no ledger and no schedule.
+Invariant: the process dies with its parent; a clean end undoes a step in progress; nothing goes to standard output.
+Knows neither the ledger nor the schedule.
 """
 
 import argparse
@@ -24,18 +24,18 @@ from agents.model.weights.header import writer_lock
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 
 if TYPE_CHECKING:
-    from agents.trainer.process.rpc import Doing, RpcServer
+    from agents.trainer.process.rpc import CurrentWork, RpcServer
     from agents.trainer.process.worker import Worker
 
 NICE = 5
-"""Niceness: beside a busy server a quarter of a processor's time, beside an idle one all of it."""
+"""Niceness: alongside a busy server a quarter of a processor's time, alongside an idle one all of it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trainer; returns the exit code."""
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
-    _let_answers_go_first(elsewhere=options.mapping not in (None, options.run_dir))
+    _yield_to_server(external=options.mapping not in (None, options.run_dir))
     # Fixed code paths in the numeric libraries: the same update must give the same bits in another process.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -64,18 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _let_answers_go_first(*, elsewhere: bool) -> None:
-    """Take the processors' time that the model server leaves over, be it in our session or `elsewhere`."""
+def _yield_to_server(*, external: bool) -> None:
+    """Leave the processors to the model server first; `external`: the server runs in another session."""
     os.nice(NICE)
     autogroup = Path("/proc/self/autogroup")
-    if elsewhere and autogroup.exists() and os.getpid() != os.getpgrp():
-        # Such kernels share out by session first, and by niceness only within one: a session of our own, as nice.
+    if external and autogroup.exists() and os.getpid() != os.getpgrp():
+        # Such a kernel divides time by session first, and by niceness only within one: so take a session of our own.
         os.setsid()
         autogroup.write_text(str(NICE))
 
 
 def _serve(options: argparse.Namespace) -> None:
-    """Attach, then answer requests until a stop."""
+    """Attach to the shared weights, then answer requests until a stop."""
     if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
         raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
     mapping = options.mapping or options.run_dir
@@ -87,9 +87,9 @@ def _serve(options: argparse.Namespace) -> None:
     from agents.model.weights import views
     from agents.model.weights.shared import SharedWeights
     from agents.model.weights.snapshot import restore
-    from agents.trainer.process.rpc import Doing, RpcServer
+    from agents.trainer.process.rpc import CurrentWork, RpcServer
     from agents.trainer.process.worker import Worker
-    from agents.trainer.update.update import TrainerContext
+    from agents.trainer.update.training import TrainerContext
     from store.checkpoints.store import CheckpointStore
 
     torch.set_num_threads(options.threads)
@@ -100,27 +100,27 @@ def _serve(options: argparse.Namespace) -> None:
     shared = SharedWeights.attach(mapping / "weights.bin")
     store = CheckpointStore(options.checkpoints)
     with _only_writer(shared.path):
-        if (
-            options.active
-        ):  # also when it is clean: its trainer may have died between a rollback's rows and weights
+        if options.active:  # clean weights too: a trainer may have died between a rollback's rows and weights
             restore(shared, store, options.active, clean=True, force=shared.dirty)
-        bench = TrainerContext(shared=shared, model=views.build(shared, options.model), store=store)
-        doing = Doing()
-        door = RpcServer(options.run_dir, shared, doing)
-        signal.signal(signal.SIGTERM, lambda number, frame: door.stop())
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the service, which then stops us
-        door.start()
+        context = TrainerContext(shared=shared, model=views.build(shared, options.model), store=store)
+        work = CurrentWork()
+        server = RpcServer(options.run_dir, shared, work)
+        signal.signal(signal.SIGTERM, lambda number, frame: server.stop())
+        signal.signal(
+            signal.SIGINT, signal.SIG_IGN
+        )  # Ctrl-C is for the service, which then stops the trainer
+        server.start()
         try:
-            _work(door, doing, Worker(bench, door.control.check))
+            _work(server, work, Worker(context, server.control.check))
         finally:
-            door.close()
-    if door.broken:
+            server.close()
+    if server.broken:
         raise TrainerFault("the socket's thread failed, see above; restart the trainer")
 
 
 @contextmanager
 def _only_writer(mapping: Path) -> Iterator[None]:
-    """Hold the mapping's lock. A trainer that is being killed, or a server that restores, is waited for."""
+    """Hold the lock of the shared weights; waits for a trainer that is being killed or a server that restores."""
     with writer_lock(mapping, wait=False) as mine:
         if mine:
             yield
@@ -136,29 +136,29 @@ def _need_mapping(directory: Path) -> None:
         raise IntegrityFault(f"there is no mapping in {directory}; start the model server first")
 
 
-def _work(door: "RpcServer", doing: "Doing", worker: "Worker") -> None:
+def _work(server: "RpcServer", work: "CurrentWork", worker: "Worker") -> None:
     """Answer one request after the other."""
     from agents.model.protocol import RpcReply, error_reply
 
-    while (request := door.inbox.get()) is not None:
-        doing.verb, doing.step, doing.steps = request.verb, 0, 0
+    while (request := server.inbox.get()) is not None:
+        work.verb, work.step, work.steps = request.verb, 0, 0
         try:
             try:
-                body, frames = worker.answer(request, partial(door.report, request))
+                body, frames = worker.answer(request, partial(server.report, request))
             finally:
-                doing.verb = "idle"
-            door.send(RpcReply(id=request.id, kind="result", body=body, frames=frames))
+                work.verb = "idle"
+            server.send(RpcReply(id=request.id, kind="result", body=body, frames=frames))
         except NightschoolError as fault:
-            door.send(error_reply(request.id, fault))
+            server.send(error_reply(request.id, fault))
         except Exception as fault:  # the boundary: a failed request must not end the process
             sys.stderr.write(traceback.format_exc())
-            door.send(error_reply(request.id, fault))
+            server.send(error_reply(request.id, fault))
         if request.verb == "stop":
             break
     late = TrainerFault("the trainer is stopping; ask again after the restart")
-    while not door.inbox.empty():
-        if (request := door.inbox.get()) is not None:
-            door.send(error_reply(request.id, late))
+    while not server.inbox.empty():
+        if (request := server.inbox.get()) is not None:
+            server.send(error_reply(request.id, late))
 
 
 if __name__ == "__main__":

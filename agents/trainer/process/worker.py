@@ -1,21 +1,25 @@
-"""The trainer's verbs, one method each: what is done in the main thread, one request at a time.
+"""The trainer's verbs, one method each, in the main thread and one request at a time.
 
-Invariant: only these methods write the mapping. What `train` leaves besides the weights is kept in memory
-only until the next `train` or `rollback`; `checkpoint` makes both durable. Knows no socket.
+Invariant: only these methods write the shared weights. The optimizer's state after `train` stays in memory until the
+next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. Does not know the socket.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any, Literal
+from typing import Any
+
+import torch
 
 from agents.model.protocol import RpcRequest
 from agents.model.weights.snapshot import raw_weights, restore
-from agents.trainer.messages import load, unpack_directions, unpack_tokens, unpack_train
-from agents.trainer.scoring import activations, prefix_scoring
+from agents.trainer import wire
+from agents.trainer.scoring import prefix_scoring, residual_stream
+from agents.trainer.scoring.residual_stream import StreamReading
 from agents.trainer.update.merge import run_merge
-from agents.trainer.update.steering import pushing
-from agents.trainer.update.update import Report, TrainerContext, dry_run, run_update
+from agents.trainer.update.training import Report, TrainerContext, dry_run, run_update
+from agents.trainer.wire import load, unpack_tokens
+from corpus.aliases import Json
 from corpus.errors import TrainerFault
 from store.files.failpoints import reach
 from store.task_vectors.recipe import Part
@@ -24,163 +28,136 @@ from store.tensors.raw import RawTensor
 CHUNK = 16
 """Continuations in one forward pass of `logprobs`."""
 
-Answer = tuple[dict[str, Any], list[bytes]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Checkpoint:
-    parent: str | None
-    fields: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Merge:
-    parent: str
-    method: Literal["arithmetic", "ties"]
-    density: float
-    parts: tuple[tuple[str, str, float], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rollback:
-    checkpoint: str
-    settled: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Settle:
-    checkpoint: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Activations:
-    layers: tuple[int, ...]
-    heads: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Logprobs:
-    steer: tuple[int, ...] = ()
+Answer = tuple[Json, list[bytes]]
+"""Body and frames of a result."""
 
 
 class Worker:
-    """The mapping's only writer."""
+    """The only writer of the shared weights."""
 
-    def __init__(self, bench: TrainerContext, check: Callable[[str], None]) -> None:
-        """`check` is called before each training step with the request's id: see `control.Control`."""
-        self._bench = bench
+    def __init__(self, context: TrainerContext, check: Callable[[str], None]) -> None:
+        """`check` is called with the request's id before each training step: see `control.Control`."""
+        self._context = context
         self._check = check
         self._trained: tuple[str, dict[str, RawTensor] | None] | None = None
-        """The parent of the update in the mapping, and the optimizer's state after it; a merge has none."""
+        """Parent of the update in the shared weights, and the optimizer's state after it; a merge has none."""
 
     def answer(self, request: RpcRequest, report: Report) -> Answer:
-        """Do what is asked; `report` is called after every training step."""
-        if request.verb == "train":
-            return self._train(request, report)
-        if request.verb == "merge":
-            return self._merge(request)
-        verbs: dict[str, Callable[[Mapping[str, Any], Sequence[bytes]], Answer]] = {
-            "checkpoint": self._checkpoint,
-            "rollback": self._rollback,
-            "settle": self._settle,
-            "logprobs": self._logprobs,
-            "activations": self._activations,
-            "stop": self._stop,
-        }
-        return verbs[request.verb](request.body, request.frames)
+        """Carry out a request; `report` is called after every training step."""
+        match request.verb:
+            case "train":
+                return self._train(request, report)
+            case "merge":
+                return self._merge(request)
+            case "checkpoint":
+                return self._checkpoint(request.body)
+            case "rollback":
+                return self._rollback(request.body)
+            case "settle":
+                return self._settle(request.body)
+            case "logprobs":
+                return self._logprobs(request.body, request.frames)
+            case "activations":
+                return self._activations(request.body, request.frames)
+            case "stop":
+                return {}, []
+        raise TrainerFault(f"the trainer has no verb {request.verb!r}; restart the service")
 
-    def _train(self, asked: RpcRequest, report: Report) -> Answer:
-        request, check = unpack_train(asked.body, asked.frames), partial(self._check, asked.id)
-        if request.dry_run:
-            return asdict(dry_run(self._bench, request, report, check)), []
+    def _train(self, request: RpcRequest, report: Report) -> Answer:
+        """Make an update, or compute the steps of a dry run."""
+        train, check = wire.unpack_train(request.body, request.frames), partial(self._check, request.id)
+        if train.dry_run:
+            return asdict(dry_run(self._context, train, report, check)), []
         self._trained = None
-        result, state = run_update(self._bench, request, report, check)
-        self._trained = (request.parent, state)
+        result, state = run_update(self._context, train, report, check)
+        self._trained = (train.parent, state)
         return asdict(result), []
 
     def _merge(self, request: RpcRequest) -> Answer:
-        """Task vectors added to the parent's weights, as an update without steps."""
-        asked = load(_Merge, request.body)
-        if not asked.parts:
+        """Add task vectors to the parent's weights: an update without steps."""
+        body = load(wire.MergeBody, request.body)
+        if not body.parts:
             raise TrainerFault("a merge needs at least one vector")
-        parts = [Part(start=start, end=end, weight=weight) for start, end, weight in asked.parts]
+        parts = [Part(start=start, end=end, weight=weight) for start, end, weight in body.parts]
         self._trained = None
         check = partial(self._check, request.id)
-        moved = run_merge(self._bench, asked.parent, parts, asked.method, asked.density, check)
-        self._trained = (asked.parent, None)
-        return asdict(moved), []
+        extent = run_merge(self._context, body.parent, parts, body.method, body.density, check)
+        self._trained = (body.parent, None)
+        return asdict(extent), []
 
-    def _checkpoint(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """Write what the mapping holds as a candidate; it stays dirty until it is settled."""
-        asked, shared = load(_Checkpoint, body), self._bench.shared
-        self._same_mapping()
+    def _checkpoint(self, fields: Mapping[str, Any]) -> Answer:
+        """Write the shared weights as a candidate; they stay dirty until `settle`."""
+        body, shared = load(wire.CheckpointBody, fields), self._context.shared
+        self._context.require_current_mapping()
         state = None
-        if asked.parent is None:
+        if body.parent is None:
             if shared.dirty:
                 raise TrainerFault("the mapping is in mid-update; roll back before making a first checkpoint")
-        elif self._trained is None or self._trained[0] != asked.parent:
+        elif self._trained is None or self._trained[0] != body.parent:
             raise TrainerFault(
-                f"no update of {asked.parent[:12]} is in the mapping; train before `checkpoint`"
+                f"no update of {body.parent[:12]} is in the mapping; train before `checkpoint`"
             )
         else:
             state = self._trained[1]
-        fields = {**asked.fields, "parent": asked.parent}
-        files = self._bench.store.write(raw_weights(shared), state, fields)
+        files = self._context.store.write(raw_weights(shared), state, {**body.fields, "parent": body.parent})
         shared.holds = files.id
         reach("candidate", "held")
         return asdict(files), []
 
-    def _rollback(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        asked, shared = load(_Rollback, body), self._bench.shared
-        self._same_mapping()
-        written = restore(shared, self._bench.store, asked.checkpoint, clean=asked.settled)
+    def _rollback(self, fields: Mapping[str, Any]) -> Answer:
+        """Restore a checkpoint's weights."""
+        body, shared = load(wire.RollbackBody, fields), self._context.shared
+        self._context.require_current_mapping()
+        written = restore(shared, self._context.store, body.checkpoint, clean=body.settled)
         self._trained = None
-        return {"written": written, "version": shared.version}, []
+        return asdict(wire.RollbackResult(written=written, version=shared.version)), []
 
-    def _settle(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """The verdict is committed: these weights are the active checkpoint's."""
-        asked, shared = load(_Settle, body), self._bench.shared
-        self._same_mapping()
-        if shared.holds != asked.checkpoint:
+    def _settle(self, fields: Mapping[str, Any]) -> Answer:
+        """Mark the shared weights as those of the active checkpoint: its verdict is committed."""
+        body, shared = load(wire.SettleBody, fields), self._context.shared
+        self._context.require_current_mapping()
+        if shared.holds != body.checkpoint:
             held = shared.holds[:12] or "an update that is no checkpoint yet"
-            raise TrainerFault(
-                f"the mapping holds {held}, not {asked.checkpoint[:12]}; roll back to it first"
-            )
+            raise TrainerFault(f"the mapping holds {held}, not {body.checkpoint[:12]}; roll back to it first")
         shared.dirty = False
-        return {"version": shared.version}, []
+        return asdict(wire.SettleResult(version=shared.version)), []
 
-    def _logprobs(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """A direction's frame for each layer that is steered; two frames for each item: context, continuation."""
-        layers, model = load(_Logprobs, body).steer, self._bench.model
+    def _logprobs(self, fields: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        """Score continuations: see `wire.LogprobsBody`."""
+        layers, model = load(wire.LogprobsBody, fields).steer, self._context.model
         prefix_scoring.check(model)
         rows = [unpack_tokens(frame) for frame in frames[len(layers) :]]
         if len(rows) % 2:
             raise TrainerFault("log-probabilities need two frames for each item: context and continuation")
         totals: list[float] = []
-        with pushing(model, unpack_directions(layers, frames[: len(layers)])):
+        with residual_stream.steered(model, wire.unpack_directions(layers, frames[: len(layers)])):
             for start in range(0, len(rows), 2 * CHUNK):
                 part = rows[start : start + 2 * CHUNK]
                 (scored,) = prefix_scoring.scores(model, part[::2], [part[1::2]], train=False)
                 totals += scored.total.tolist()
-        return {"totals": totals, "tokens": [len(row) for row in rows[1::2]]}, []
+        result = wire.LogprobsResult(totals=tuple(totals), tokens=tuple(len(row) for row in rows[1::2]))
+        return asdict(result), []
 
-    def _activations(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """One frame for each text; answers a float32 frame (texts, layers, hidden), and one for each layer whose
-        heads were asked for and can be told apart, (texts, heads, head size)."""
-        asked = load(_Activations, body)
-        if not asked.layers:
+    def _activations(self, fields: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
+        """Read the residual stream: see `wire.ActivationsBody` and `wire.ActivationsResult`."""
+        body = load(wire.ActivationsBody, fields)
+        if not body.layers:
             raise TrainerFault("activations need at least one layer; name it by its number, from 0")
-        found = activations.read(
-            self._bench.model, [unpack_tokens(frame) for frame in frames], asked.layers, asked.heads
-        )
-        heads = [{"layer": layer, "shape": list(values.shape)} for layer, values in found.heads.items()]
-        skipped = [{"layer": layer, "attention": name} for layer, name in found.skipped.items()]
-        data = [values.numpy().tobytes() for values in (found.stream, *found.heads.values())]
-        return {"shape": list(found.stream.shape), "heads": heads, "skipped": skipped}, data
+        texts = [unpack_tokens(frame) for frame in frames]
+        return pack_activations(residual_stream.read(self._context.model, texts, body.layers, body.heads))
 
-    def _stop(self, body: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        return {}, []
 
-    def _same_mapping(self) -> None:
-        if self._bench.shared.replaced:
-            raise TrainerFault("the server has made a new mapping; restart the trainer")
+def pack_activations(reading: StreamReading) -> Answer:
+    """Return the body and the frames of a reading of the residual stream."""
+    result = wire.ActivationsResult(
+        shape=_shape(reading.stream),
+        heads=tuple(wire.HeadShape(layer=n, shape=_shape(values)) for n, values in reading.heads.items()),
+        skipped=tuple(wire.SkippedLayer(layer=n, attention=name) for n, name in reading.skipped.items()),
+    )
+    frames = [values.numpy().tobytes() for values in (reading.stream, *reading.heads.values())]
+    return asdict(result), frames
+
+
+def _shape(values: torch.Tensor) -> tuple[int, int, int]:
+    first, second, third = values.shape
+    return first, second, third

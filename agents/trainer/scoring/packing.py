@@ -1,9 +1,9 @@
-"""Many sequences laid end to end in one pass: attention alone knows where they part.
+"""Many sequences laid end to end in one pass, where attention alone separates them.
 
-Everything in a decoder but attention looks at one token at a time, so no row needs padding to the length of
-another, and a context's keys and values need no copy for each of its continuations. `attend` takes the place of
-the model's own attention function for such a pass. Recurrent layers look along a whole row: their sequences get
-a lane each, padded on the right, and start from the states that the context left.
+Everything in a decoder except attention looks at one token at a time, so no row needs padding to the length of
+another, and a context's keys and values need no copy for each of its continuations. `attend` replaces the model's own
+attention function in such a pass. Recurrent layers look along a whole row: each of their sequences has a lane of its
+own, padded on the right, and starts from the states that the context left.
 
 Invariant: a token attends to the past of its own sequence and to its own piece up to itself, within the layer's
 window; pasts are read and never written, so a layer may be computed again. Knows no loss.
@@ -23,43 +23,43 @@ from agents.trainer.scoring.prefix_cache import PrefixCache, States
 from corpus.errors import TrainerFault
 
 NAME = "nightschool_packed"
-"""The attention function's name in transformers; no mask function has it, so transformers builds no mask."""
+"""Name of the attention function in transformers; no mask function has this name, so transformers builds no mask."""
 Tokens = Sequence[int]
 
 
 class ContextRead(Exception):
-    """The last layer has handed over its keys and values: nothing that it goes on to compute is wanted."""
+    """Ends a pass that reads contexts, once the last layer has given its keys and values."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Neighbouring tokens of one sequence."""
+    """Adjacent tokens of one sequence."""
 
     tokens: Tokens
     past: int
-    """Number of the context that it belongs to."""
+    """Number of the context that the piece belongs to."""
     first: int = 0
-    """Position of its first token: so many tokens of the context come before it. 0 and above."""
+    """Position of its first token, which is the number of the context's tokens before it."""
     context: bool = False
-    """It is that context, whole."""
+    """The piece is that context, whole."""
 
 
 @dataclass(kw_only=True)
 class _Block:
-    """Pieces of one context, side by side: they attend to the same past."""
+    """Adjacent pieces of one context: they attend to the same past."""
 
     start: int
     stop: int
     past: int
     context: bool
     before: slice | None
-    """Where in this very pass the context lies, when it is part of it."""
+    """Place of the context in this pass, if it is part of the pass."""
     spans: list[tuple[int, int]]
-    """Tokens and first position of each piece."""
+    """Number of tokens and first position of each piece."""
 
 
 class Packing:
-    """One pass: its tokens, their positions, and who attends to what."""
+    """One pass: its tokens, their positions, and what each token attends to."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class Packing:
         device: torch.device,
         last: int | None = None,
     ) -> None:
-        """`last` is the number of the last layer, given to read contexts into `past` and stop there."""
+        """`last`: number of the last layer, in a pass that reads contexts into `past` and ends there."""
         self.past, self.last = past, last
         self.lanes = [lane[-1].past for lane in lanes]
-        """Number of the context that each lane goes on from."""
+        """Number of the context that each lane continues."""
         self._blocks: list[_Block] = []
         self._masks: dict[tuple[int, int | None], torch.Tensor | None] = {}
         width = max(sum(len(piece.tokens) for piece in lane) for lane in lanes)
@@ -85,7 +85,7 @@ class Packing:
                 start = len(tokens)
                 if not piece.context:
                     picked.extend(range(start, start + len(piece.tokens)))
-                # What the longest lane has over this one goes to its last piece, as zeros that nobody looks at.
+                # The last piece is padded to the length of the longest lane, with zeros that no result depends on.
                 size = end - start if piece is lane[-1] else len(piece.tokens)
                 tokens.extend([*piece.tokens, *[0] * (size - len(piece.tokens))])
                 positions.extend(range(piece.first, piece.first + size))
@@ -99,7 +99,7 @@ class Packing:
         """Places of the continuations' tokens in the flattened lanes, piece by piece."""
 
     def _place(self, piece: Piece, start: int, stop: int, *, joins: bool) -> None:
-        """Give the piece to the block that it shares a past with, or open one."""
+        """Add the piece to the block with the same past, or open a new block."""
         left = self._blocks[-1] if joins else None
         if left is not None and not left.context and left.past == piece.past:
             left.stop = stop
@@ -120,31 +120,28 @@ class Packing:
         scale: Any,
         window: int | None,
     ) -> torch.Tensor:
-        """Attention of every block; (heads, tokens, head size) each, and so is the result."""
+        """Compute the attention of every block; arguments and result are (heads, tokens, head size)."""
         if self.last is not None:
             kept = self.past.attention.setdefault(layer, {})
             kept |= {b.past: (key[:, b.start : b.stop], value[:, b.start : b.stop]) for b in self._blocks}
             if layer == self.last:
                 raise ContextRead
-        found = []
+        outputs = []
         for number, block in enumerate(self._blocks):
             own = slice(block.start, block.stop)
             k, v = key[:, own], value[:, own]
             if block.before is not None:
-                k, v = (
-                    torch.cat([key[:, block.before], k], dim=1),
-                    torch.cat([value[:, block.before], v], dim=1),
-                )
+                k = torch.cat([key[:, block.before], k], dim=1)
+                v = torch.cat([value[:, block.before], v], dim=1)
             elif not block.context and block.past in self.past.attention.get(layer, {}):
                 past = self.past.attention[layer][block.past]
                 k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
-            found.append(
-                _attention(query[:, own], k, v, self._mask(number, k.shape[1], window, query), scale)
-            )
-        return torch.cat(found, dim=1)
+            mask = self._mask(number, k.shape[1], window, query)
+            outputs.append(_attention(query[:, own], k, v, mask, scale))
+        return torch.cat(outputs, dim=1)
 
     def _mask(self, number: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-        """What is added to this block's scores, (tokens, keys); None for plain causal attention."""
+        """Return the mask added to this block's scores, (tokens, keys); None for plain causal attention."""
         block = self._blocks[number]
         if block.context and (window is None or window >= keys):
             return None
@@ -152,9 +149,8 @@ class Packing:
             device = like.device
             lengths = torch.tensor([length for length, _ in block.spans], device=device)
             piece = torch.arange(len(block.spans), device=device).repeat_interleave(lengths)
-            seen = torch.tensor([first for _, first in block.spans], device=device).repeat_interleave(
-                lengths
-            )[:, None]
+            firsts = torch.tensor([first for _, first in block.spans], device=device)
+            seen = firsts.repeat_interleave(lengths)[:, None]
             mine = self.positions.view(-1)[block.start : block.stop]
             before = torch.arange(keys - len(mine), device=device)
             own = (piece[:, None] == piece) & (mine[:, None] >= mine)
@@ -169,7 +165,7 @@ class Packing:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: Any
 ) -> torch.Tensor:
-    """(heads, tokens, head size); heads that share a key head read it in place."""
+    """Compute attention, (heads, tokens, head size); heads that share a key head read it in place."""
     heads, tokens, _ = query.shape
     groups = heads // key.shape[0]
     out = scaled_dot_product_attention(
@@ -195,9 +191,9 @@ def attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention function of transformers' interface: (lanes, heads, tokens, head size) each.
+    """Compute attention through transformers' interface, from (lanes, heads, tokens, head size) each.
 
-    Returns (lanes, tokens, heads, head size).
+    Returns (lanes, tokens, heads, head size), and no weights.
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
@@ -210,7 +206,7 @@ def attend(
 
 @contextmanager
 def _attending(config: Any) -> Iterator[None]:
-    """Have transformers call `attend` meanwhile."""
+    """Make transformers call `attend` within the block."""
     AttentionInterface.register(NAME, attend)
     before = config._attn_implementation
     config._attn_implementation = NAME
@@ -221,39 +217,39 @@ def _attending(config: Any) -> Iterator[None]:
 
 
 def forward(model: Any, packing: Packing, *, recurrent: bool, checkpointing: bool = False) -> torch.Tensor:
-    """The decoder's last hidden states of all lanes, flattened: (lanes * longest, hidden size).
+    """Return the decoder's last hidden states of all lanes, flattened: (lanes * longest, hidden size).
 
-    `checkpointing` keeps a layer's input alone and computes the rest again in the backward pass.
+    `checkpointing` keeps only a layer's input and computes the rest again in the backward pass.
     """
     decoder = model.base_model
     layers = list(decoder.layers) if checkpointing else []
     for layer in layers:
         layer.forward = _recomputed(layer.forward, decoder.config)
+    states = None
+    if recurrent:
+        reading, depth = packing.last is not None, len(decoder.layers)
+        states = States(packing.past, packing.lanes, reading=reading, layers=depth)
     try:
         with _attending(decoder.config):
-            found = decoder(
+            output = decoder(
                 input_ids=packing.tokens,
                 position_ids=packing.positions,
-                past_key_values=States(
-                    packing.past, packing.lanes, reading=packing.last is not None, layers=len(decoder.layers)
-                )
-                if recurrent
-                else None,
+                past_key_values=states,
                 use_cache=False,
                 packing=packing,
             )
     finally:
         for layer in layers:
             del layer.forward
-    hidden: torch.Tensor = found.last_hidden_state.flatten(0, 1)
+    hidden: torch.Tensor = output.last_hidden_state.flatten(0, 1)
     return hidden
 
 
 def _recomputed(plain: Any, config: Any) -> Any:
-    """A layer's forward that keeps its inputs alone; transformers' own checkpointing switches the past off."""
+    """Return a layer's forward that keeps only its inputs; transformers' own checkpointing ignores the past."""
 
     def packed(*inputs: Any, **named: Any) -> Any:
-        with _attending(config):  # again when it is computed again, in the middle of the backward pass
+        with _attending(config):  # needed again when the backward pass computes the layer again
             return plain(*inputs, **named)
 
     def forward(*inputs: Any, **named: Any) -> Any:

@@ -1,7 +1,7 @@
-"""What contexts leave behind, and how a model of transformers is given it: read, never written.
+"""The cache that contexts leave behind, and its form for a model of transformers.
 
-Invariant: a pass that goes on from a past leaves it as it was, so that a layer may be computed again and one
-side knows nothing of the other. Knows no tokens.
+Invariant: the cache is written while contexts are read, and only read afterwards, so a layer may be computed again and
+one continuation does not affect another. Knows no tokens.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 @dataclass(kw_only=True)
 class PrefixCache:
-    """What contexts left behind, by layer and by number of the context."""
+    """Keys, values and states of contexts, by layer and by number of the context."""
 
     attention: dict[int, dict[int, Pair]] = field(default_factory=dict)
     """Keys and values, each (key heads, tokens, head size)."""
@@ -25,14 +25,14 @@ class PrefixCache:
 
 
 class States(Cache):  # type: ignore[misc]
-    """What recurrent layers start from, for the lanes of one pass; attention's keys go through as they are."""
+    """The initial states of recurrent layers, for the lanes of one pass; keys and values pass through unchanged."""
 
     def __init__(self, past: PrefixCache, lanes: Sequence[int], *, reading: bool, layers: int) -> None:
-        """`lanes` names the context that each lane goes on from; `reading` keeps what its tokens leave behind."""
+        """`lanes`: number of the context that each lane continues; `reading`: keep the states after the last token."""
         super().__init__(layers=[LinearAttentionLayer() for _ in range(layers)])
         self._past, self._lanes, self._reading = past, lanes, reading
         for number, layer in enumerate(self.layers):
-            layer.record_past = True  # or a single token would be written into the state in place
+            layer.record_past = True  # or a single token would change the state in place
             known = past.recurrent.get(number)
             if known and not self._reading:
                 blank = [torch.zeros_like(part) for part in next(iter(known.values()))]
@@ -42,11 +42,11 @@ class States(Cache):  # type: ignore[misc]
                 )
 
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
-        """Whether the layer goes on from a state."""
+        """Return whether the layer continues from a state."""
         return not self._reading and bool(self._past.recurrent.get(layer_idx or 0))
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """The keys and values of this pass; `attend` brings the past."""
+        """Return the keys and values of this pass; `attend` adds the past."""
         return key_states, value_states
 
     def update_conv_state(
@@ -57,7 +57,7 @@ class States(Cache):  # type: ignore[misc]
         conv_kernel_size: int = 0,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """The convolution's inputs with those that came before them, (lanes, channels, tokens)."""
+        """Return the convolution's inputs after those of the past, (lanes, channels, tokens)."""
         if self.has_previous_state(layer_idx):
             return torch.cat([self.layers[layer_idx].conv_states[0], conv_states], dim=-1)
         if self._reading:
@@ -68,7 +68,7 @@ class States(Cache):  # type: ignore[misc]
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
-        """The state after the last token: kept when a context is read, dropped after a continuation."""
+        """Return the state after the last token; keeps it if a context is being read."""
         if self._reading:
             self._keep(layer_idx, recurrent_states)
         return recurrent_states

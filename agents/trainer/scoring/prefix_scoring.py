@@ -1,13 +1,13 @@
-"""The context-frozen pass: log-probabilities of continuations, gradients through them alone.
+"""The context-frozen pass: log-probabilities of continuations, with gradients through the continuations alone.
 
-Each context goes through the model once, without gradients, and leaves its past: keys and values, and recurrent
-layers' states. All its continuations start from there, in one pass. A context that another one begins with uses
-the other's past. The last context token is held back and fed with the continuation: its logits predict the first
+Each context goes through the model once, without gradients, into a cache: keys and values, and states of recurrent
+layers. All its continuations start from there, in one pass. A context that is the beginning of another one uses the
+other's cache. The last context token is held back and fed with the continuation: its logits predict the first
 continuation token, which would otherwise have no gradient.
 
-Invariant: a row's result depends on its own tokens alone, up to rounding. The past is a constant, unless
-`context_gradient` asks for the exact gradient: then contexts and continuations share one pass that has it. Knows
-full attention, sliding windows and gated delta layers; `check` tries a model and refuses the rest.
+Invariant: a row's result depends on its own tokens alone, up to rounding. The cache is a constant, unless
+`context_gradient` asks for the exact gradient: then contexts and continuations share one pass with gradients. Supports
+full attention, sliding windows and gated delta layers; `check` tries a model and refuses others.
 """
 
 import random
@@ -20,27 +20,23 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from agents.trainer.memory_estimate import HEAD_TOKENS, READ_TOKENS
 from agents.trainer.scoring.packing import ContextRead, Packing, Piece, forward
 from agents.trainer.scoring.packing import Tokens as Tokens
 from agents.trainer.scoring.prefix_cache import PrefixCache
 from agents.trainer.update.losses import Scores
 from corpus.errors import TrainerFault
 
-READ_TOKENS = 8192
-"""Context tokens that are read in one pass, unless one context is longer: bounds what reading needs beside the past."""
-HEAD_TOKENS = 1024
-"""Tokens whose logits are computed at a time when they need not be kept."""
-
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
 TOLERANCE = 1e-3
-"""Nats that the log-probability of a continuation of `ANSWER` tokens may differ by in float32. Dense attention
-stays below 1e-5, gated delta layers below 1e-4: their chunks of 64 tokens are cut elsewhere."""
+"""Largest difference, in nats, of the log-probability of a continuation of `ANSWER` tokens in float32. Dense attention
+stays below 1e-5; gated delta layers, whose chunks of 64 tokens are cut elsewhere, below 1e-4."""
 COARSE = 0.01
-"""The same in 16-bit types, as a share of the log-probability: what rounding alone makes of it."""
+"""The same in 16-bit types, as a share of the log-probability: the effect of rounding alone."""
 ANSWER = 6
-"""Tokens of each continuation that is tried."""
+"""Tokens of each continuation of the probe."""
 LONGEST = 8192
-"""Tokens of the longest context that is tried; a sliding window beyond it is not reached by the probe."""
+"""Tokens of the probe's longest context; the probe does not reach a longer sliding window."""
 _passed: "WeakSet[Any]" = WeakSet()
 
 
@@ -56,16 +52,16 @@ def scores(
     """Score k continuations of each of n contexts: k lists of n, one `Scores` (n,) for each list.
 
     Every context and every continuation has at least one token. `train` keeps the graph for gradients;
-    `context_gradient` lets them through the context too; `checkpointing` computes activations again.
+    `context_gradient` extends them to the context; `checkpointing` computes activations again.
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
         raise TrainerFault(
             "a context and a continuation have at least one token each; leave such examples out"
         )
     device = device_of(model, [*contexts, *(row for rows in continuations for row in rows)])
-    model.eval()  # dropout would make a score a matter of chance
+    model.eval()  # dropout would make scores random
     n, recurrent = len(contexts), is_recurrent(model)
-    pasts, which = shared([tuple(row[:-1]) for row in contexts], equal=recurrent)
+    pasts, which = share_prefixes([tuple(row[:-1]) for row in contexts], equal=recurrent)
     rows = [row for group in continuations for row in group]
     order = sorted(range(len(rows)), key=lambda r: which[r % n])
     # Fed: the held-back token and all but the last token of the continuation; predicted: the continuation.
@@ -89,16 +85,16 @@ def scores(
     return [Scores(total=totals[i : i + n], tokens=counts[i : i + n]) for i in range(0, len(rows), n)]
 
 
-def shared(
+def share_prefixes(
     rows: Sequence[tuple[int, ...]], *, equal: bool = False
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """The rows that no other row begins with, and which of them each row is or begins.
+    """Return the rows that are no prefix of another row, and for each row the number of one that begins with it.
 
-    `equal` lets rows share only if they are the same.
+    `equal` lets rows share only if they are equal.
     """
     kept: list[tuple[int, ...]] = []
     which = [0] * len(rows)
-    # In order, a row comes right before those that begin with it: from behind, the last one kept is one of them.
+    # Sorted, a row comes right before those that begin with it: in reverse, the last one kept is one of them.
     for i in sorted(range(len(rows)), key=lambda i: rows[i], reverse=True):
         if not kept or kept[-1][: None if equal else len(rows[i])] != rows[i]:
             kept.append(rows[i])
@@ -107,7 +103,7 @@ def shared(
 
 
 def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
-    """The pieces behind their contexts, all in one lane or, `apart`, a lane and a context for each piece."""
+    """Put the pieces after their contexts, all in one lane or, `apart`, with a lane and a context for each piece."""
     lanes: list[list[Piece]] = []
     for piece in pieces:
         opened = lanes and not apart
@@ -122,47 +118,47 @@ def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> 
 
 @torch.no_grad()
 def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
-    """What these contexts leave behind; an empty one leaves nothing."""
+    """Run these contexts through the model and return the cache that they leave; an empty one leaves nothing."""
     past, last, one_by_one = PrefixCache(), len(model.base_model.layers) - 1, is_recurrent(model)
     device = model.get_input_embeddings().weight.device
     lane: list[Piece] = []
-    room = 0
+    filled = 0
     for number, tokens in enumerate(pasts):
         if tokens:
             lane.append(Piece(tokens=tokens, past=number, context=True))
-            room += len(tokens)
+            filled += len(tokens)
         ahead = len(pasts[number + 1]) if number + 1 < len(pasts) else READ_TOKENS
-        if lane and (one_by_one or room + ahead > READ_TOKENS):
+        if lane and (one_by_one or filled + ahead > READ_TOKENS):
             try:
                 forward(model, Packing([lane], past, device=device, last=last), recurrent=one_by_one)
             except ContextRead:
-                pass  # what follows the last layer's keys and values is of no use
-            lane, room = [], 0
+                pass  # the last layer's keys and values are all that is needed
+            lane, filled = [], 0
     return past
 
 
 def _logprobs(
     model: Any, hidden: torch.Tensor, wanted: torch.Tensor, *, train: bool, checkpointing: bool
 ) -> torch.Tensor:
-    """Log-probability of each wanted token, (tokens,) float32 nats, from the hidden states before it."""
+    """Return the log-probability of each wanted token, (tokens,) float32 nats, from the hidden states before it."""
     head = model.get_output_embeddings()
 
-    def some(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def score(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return -cross_entropy(head(states).to(torch.float32), targets, reduction="none")
 
     if train and not checkpointing:
-        return some(hidden, wanted)
+        return score(hidden, wanted)
     parts = zip(torch.split(hidden, HEAD_TOKENS), torch.split(wanted, HEAD_TOKENS), strict=True)
-    return torch.cat([checkpoint(some, states, targets, use_reentrant=False) for states, targets in parts])
+    return torch.cat([checkpoint(score, states, targets, use_reentrant=False) for states, targets in parts])
 
 
 def is_recurrent(model: Any) -> bool:
-    """Whether the model has layers that carry a state along the row."""
+    """Return whether the model has layers that carry a state along the row."""
     return "linear_attention" in (getattr(model.config, "layer_types", None) or ())
 
 
 def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
-    """Where the model's inputs go; refuses tokens that it does not have, which a GPU would die of."""
+    """Return the device of the model's inputs; refuses unknown tokens, which would end a GPU's process."""
     table = model.get_input_embeddings().weight
     if any(not 0 <= token < table.shape[0] for row in rows for token in row):
         raise TrainerFault(
@@ -173,7 +169,7 @@ def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
 
 
 def check(model: Any) -> None:
-    """Refuse a model that the frozen pass would get wrong; the first call for a model scores a few tokens."""
+    """Refuse a model that the context-frozen pass would get wrong; a model's first check scores a few tokens."""
     if model in _passed:
         return
     config = model.config
@@ -201,14 +197,14 @@ def check(model: Any) -> None:
     if not worst <= allowed:
         raise TrainerFault(
             f"{ANSWER} tokens behind a frozen context score {worst:.3g} nats apart from a full pass (rounding would "
-            f"explain {allowed:.3g}): {type(model).__name__} does something that the trainer does not know; "
+            f"explain {allowed:.3g}): {type(model).__name__} computes something that the trainer does not support; "
             "train another model"
         )
     _passed.add(model)
 
 
 def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
-    """Log-probabilities of random continuations behind contexts of several lengths: packed, and in full passes."""
+    """Score random continuations of contexts of several lengths: packed, and in full passes."""
     draw = random.Random(0)
     size = model.get_input_embeddings().weight.shape[0]
 
@@ -229,7 +225,7 @@ def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
 
 @torch.no_grad()
 def _full(model: Any, context: list[int], answer: list[int]) -> float:
-    """The same by one plain pass over the whole row."""
+    """Score a continuation by one plain pass over the whole row."""
     device = model.get_input_embeddings().weight.device
     tokens = torch.tensor([[*context, *answer]], device=device)
     logits = model(input_ids=tokens, use_cache=False).logits[0, len(context) - 1 : -1]

@@ -1,13 +1,13 @@
 """The objectives, as pure functions of the log-probabilities of continuations.
 
 SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO (arXiv 2405.14734); KTO
-(arXiv 2402.01306). Each returns the loss and what to watch besides it: chosen and rejected apart, because a
-margin may grow while the chosen answer becomes less likely.
+(arXiv 2402.01306). Each returns the loss and metrics, with chosen and rejected answers apart, because a margin may
+grow while the chosen answer becomes less likely.
 
-Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's
-weight multiplies its loss, and the sum is divided by `count`, the examples of the whole step (None: those given):
-a batch of distrusted examples moves the weights less, and the gradients of a step's parts add up to the step's.
-Knows no model and no token.
+Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's weight
+multiplies its loss, and the sum is divided by `count`, the number of examples of the whole step (None: of those
+given): examples of low trust move the weights less, and the gradients of a step's passes add up to the step's. Knows
+neither models nor tokens.
 """
 
 import math
@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 CERTAIN = -1e-6
-"""Largest average log-probability (nats) whose odds are taken: at 0 they are infinite."""
+"""Largest average log-probability (nats) whose odds are computed: at 0 they are infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +32,22 @@ class Scores:
 
     @property
     def mean(self) -> torch.Tensor:
-        """(n,) nats per token."""
+        """Return the nats per token, (n,)."""
         return self.total / self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """What one batch of n examples says."""
+    """The loss and metrics of n examples."""
 
     value: torch.Tensor
     """Scalar, to be differentiated."""
     metrics: Mapping[str, float]
-    """Means over the n examples given, unweighted; log-probabilities in nats per token."""
+    """Unweighted means over the n examples; log-probabilities in nats per token."""
 
 
 def sft(chosen: Scores, weights: torch.Tensor, *, count: int | None = None) -> Loss:
-    """Supervised fine-tuning: the average negative log-likelihood per token. `weights` is (n,)."""
+    """Compute supervised fine-tuning: the average negative log-likelihood per token. `weights` is (n,)."""
     return Loss(value=_weighted(-chosen.mean, weights, count), metrics=_means(chosen_logprob=chosen.mean))
 
 
@@ -61,7 +61,7 @@ def dpo(
     penalty: float = 0.0,
     count: int | None = None,
 ) -> Loss:
-    """Direct preference optimization on summed log-probabilities; with a `penalty` (DPOP's lambda) it is DPOP.
+    """Compute direct preference optimization on summed log-probabilities; with a `penalty` (DPOP's lambda), DPOP.
 
     `references` is (n, 2), nats, summed: chosen and rejected under the reference weights.
     """
@@ -73,21 +73,21 @@ def dpo(
     each = -logsigmoid(chosen_reward - rejected_reward - shortfall)
     return Loss(
         value=_weighted(each, weights, count),
-        metrics=_watched(chosen, rejected, chosen_reward, rejected_reward),
+        metrics=_preference_metrics(chosen, rejected, chosen_reward, rejected_reward),
     )
 
 
 def orpo(
     chosen: Scores, rejected: Scores, weights: torch.Tensor, *, strength: float, count: int | None = None
 ) -> Loss:
-    """Odds ratio preference optimization on length-averaged log-probabilities; `strength` is its lambda."""
+    """Compute odds ratio preference optimization on length-averaged log-probabilities; `strength` is its lambda."""
     # arXiv 2403.07691, eq. 3: log P(y|x) = 1/m sum_t log P(y_t | x, y_<t).
     chosen_mean, rejected_mean = chosen.mean, rejected.mean
     # arXiv 2403.07691, eq. 7: L_OR = -log sigmoid(log(odds(y_w|x) / odds(y_l|x))).
     log_ratio = log_odds(chosen_mean) - log_odds(rejected_mean)
     # arXiv 2403.07691, eq. 6: L = E[L_SFT + lambda L_OR].
     each = -chosen_mean - strength * logsigmoid(log_ratio)
-    metrics = _watched(
+    metrics = _preference_metrics(
         chosen, rejected, strength * chosen_mean, strength * rejected_mean, log_odds_ratio=log_ratio
     )
     return Loss(value=_weighted(each, weights, count), metrics=metrics)
@@ -102,14 +102,14 @@ def simpo(
     margin: float,
     count: int | None = None,
 ) -> Loss:
-    """Simple preference optimization on length-averaged log-probabilities; `margin` is its gamma."""
+    """Compute simple preference optimization on length-averaged log-probabilities; `margin` is its gamma."""
     # arXiv 2405.14734, eq. 4: r(x, y) = beta / |y| log pi(y|x).
     chosen_reward, rejected_reward = beta * chosen.mean, beta * rejected.mean
     # arXiv 2405.14734, eq. 6: L = -E[log sigmoid(r(x, y_w) - r(x, y_l) - gamma)].
     each = -logsigmoid(chosen_reward - rejected_reward - margin)
     return Loss(
         value=_weighted(each, weights, count),
-        metrics=_watched(chosen, rejected, chosen_reward, rejected_reward),
+        metrics=_preference_metrics(chosen, rejected, chosen_reward, rejected_reward),
     )
 
 
@@ -125,7 +125,7 @@ def kto(
     undesirable: float = 1.0,
     count: int | None = None,
 ) -> Loss:
-    """Kahneman-Tversky optimization: each side of a pair is an example of its own, the pair's loss their mean.
+    """Compute Kahneman-Tversky optimization: each side of a pair is an example, and the pair's loss is their mean.
 
     `references` is (n, 2) as for `dpo`; `reference_point` is z_0 in nats, which has no gradient: see
     `objective.reference_point`; `desirable` and `undesirable` are lambda_D and lambda_U.
@@ -137,18 +137,18 @@ def kto(
     of_chosen = desirable * torch.sigmoid(beta * point - chosen_reward)
     # arXiv 2402.01306, eq. 7: lambda_U (1 - sigmoid(beta (z_0 - r))).
     of_rejected = undesirable * torch.sigmoid(rejected_reward - beta * point)
-    metrics = _watched(chosen, rejected, chosen_reward, rejected_reward, reference_point=point)
+    metrics = _preference_metrics(chosen, rejected, chosen_reward, rejected_reward, reference_point=point)
     return Loss(value=_weighted((of_chosen + of_rejected) / 2, weights, count), metrics=metrics)
 
 
 def log_odds(log_probability: torch.Tensor) -> torch.Tensor:
-    """log(p / (1 - p)) of log p in nats, arXiv 2403.07691 eq. 4, without leaving the log domain."""
+    """Compute log(p / (1 - p)) from log p in nats (arXiv 2403.07691, eq. 4), without leaving the log domain."""
     certain = log_probability.clamp(max=CERTAIN)
     return certain - log1mexp(certain)
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
-    """log(1 - exp(x)) for x < 0, exact at both ends; each side is kept off the other's singularity."""
+    """Compute log(1 - exp(x)) for x < 0, exact at both ends; each branch avoids the other's singularity."""
     near = x > -math.log(2)
     small = torch.where(near, x, torch.full_like(x, -1.0))
     large = torch.where(near, torch.full_like(x, -1.0), x)
@@ -158,23 +158,23 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
 def _rewards(
     chosen: Scores, rejected: Scores, references: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """beta log(pi / pi_ref) of either side, (n,) each."""
+    """Compute beta log(pi / pi_ref) of either side, (n,) each."""
     return beta * (chosen.total - references[:, 0]), beta * (rejected.total - references[:, 1])
 
 
 def _weighted(each: torch.Tensor, weights: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Sum of weight times loss over the number of examples of the step."""
+    """Compute the sum of weight times loss, over the number of examples of the step."""
     return (each * weights).sum() / (each.shape[0] if count is None else count)
 
 
-def _watched(
+def _preference_metrics(
     chosen: Scores,
     rejected: Scores,
     chosen_reward: torch.Tensor,
     rejected_reward: torch.Tensor,
     **more: torch.Tensor,
 ) -> dict[str, float]:
-    """What every preference loss tells."""
+    """Return the metrics of every preference loss."""
     margin = chosen_reward - rejected_reward
     return _means(
         chosen_logprob=chosen.mean,
@@ -188,6 +188,6 @@ def _watched(
 
 
 def _means(**values: torch.Tensor) -> dict[str, float]:
-    """The mean of each, all brought from the device at once: every fetch would wait for it."""
+    """Return the mean of each, all read from the device at once: each separate read would wait for it."""
     means = torch.stack([value.detach() for value in values.values()]).mean(dim=1)
     return dict(zip(values, means.tolist(), strict=True))

@@ -1,8 +1,8 @@
-"""A merge: from the parent's weights and some task vectors, into the shared mapping.
+"""A merge: from the parent's weights and some task vectors, into the shared weights.
 
-Invariant: nothing is written before all of it was found to be finite, and then it is written in one turn. The result
-depends on the parent and the parts alone, and after any failure the mapping holds the parent's weights. There is no
-optimizer: moments of the parts belong to no merged weights. Knows no socket and no ledger.
+Invariant: nothing is written before all of it is known to be finite, and then it is written under one lock. The result
+depends on the parent and the parts alone, and after any failure the shared weights are the parent's. There is no
+optimizer state: moments of the parts do not belong to merged weights. Knows neither the socket nor the ledger.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,27 +10,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from agents.model.weights.snapshot import from_raw, restore, to_raw, unique_entries
-from agents.trainer.update.update import TrainerContext
-from corpus.errors import IntegrityFault, TrainerFault
+from agents.trainer.update.training import TrainerContext
+from corpus.errors import IntegrityFault
 from store.task_vectors.arithmetic import Ends, added, changes, extent, values
 from store.task_vectors.recipe import Extent, Part
 
 
 def run_merge(
-    bench: TrainerContext,
+    context: TrainerContext,
     parent: str,
     parts: Sequence[Part],
     method: str,
     density: float,
     check: Callable[[], None],
 ) -> Extent:
-    """Add what the parts come to to the parent's weights, in the mapping; returns how much that moved them.
+    """Add the sum of the parts to the parent's weights, in the shared weights; returns how much that changed them.
 
     `check` is called before each tensor is computed, and raises when the merge must end.
     """
-    shared, store = bench.shared, bench.store
-    if shared.replaced:
-        raise TrainerFault("the server has made a new mapping; restart the trainer")
+    shared, store = context.shared, context.store
+    context.require_current_mapping()
     clean = shared.holds == parent and not shared.dirty
     restore(shared, store, parent, clean=clean)
     store.has_room(shared.nbytes)
@@ -46,7 +45,7 @@ def run_merge(
         merged[name] = added(own, change)
         moved += extent(np.subtract(values(merged[name]), values(own)))
     try:
-        with shared.lock.write_lock():  # all at once: nobody is answered by half a merge
+        with shared.lock.write_lock():  # all at once: no request is answered by half a merge
             shared.dirty = True
             shared.holds = ""
             for name, raw in merged.items():

@@ -1,14 +1,14 @@
-"""From examples to the loss of the chosen objective: which sides are scored, against which references.
+"""From examples to the loss of the objective: which sides are scored, against which references.
 
 KTO's z_0 is the divergence of the weights from the reference, estimated on mismatched answers (arXiv 2402.01306,
-section 4.1): log(pi(y'|x) / pi_ref(y'|x)), y' the answers to another context. The paper takes y' from the next row
-of the batch; here it is the next example of the whole update, in a ring, with another context. So a batch of one
-has an estimate too, the parts of a step share one, and the reference side is scored once, at the start, while the
-model still is the reference. The price is one more pass without gradients in every step. An update whose examples
-all have one context has no mismatched answers: its z_0 is 0.
+section 4.1): log(pi(y'|x) / pi_ref(y'|x)), y' the answers to another context. The paper takes y' from the next row of
+the batch; here it comes from the next example of the whole update, in a ring, that has another context. So a batch of
+one has an estimate too, the passes of a step share one estimate, and the reference side is scored once, at the start,
+while the model still is the reference. The price is one more pass without gradients in every step. If all examples of
+an update have one context there are no mismatched answers, and z_0 is 0.
 
-Invariant: the loss depends on the model's weights, the examples and the settings alone; the losses of a step's
-parts, each with the step's `count` and `point`, add up to the step's. Knows no optimizer and no mapping.
+Invariant: the loss depends on the model's weights, the examples and the settings alone; the losses of a step's passes,
+each with the step's `count` and `point`, add up to the step's loss. Knows neither optimizer nor shared weights.
 """
 
 import math
@@ -23,7 +23,7 @@ from agents.trainer.scoring import prefix_scoring
 from agents.trainer.update import losses
 
 WITH_REFERENCES = ("dpo", "dpop", "kto")
-"""The objectives that hold the weights against the parent's."""
+"""The objectives that compare the weights with the parent's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Mismatched(Example):
     """An example with the answers to another context, for KTO."""
 
     others: tuple[Sequence[int], Sequence[int]]
-    """Chosen and rejected of the other example."""
+    """Chosen and rejected answer of the other example."""
     reference_others: float
-    """Their log-probabilities (nats, summed over both) in this context, under the reference."""
+    """Log-probability (nats, summed over both) of `others` in this context, under the reference."""
 
 
 def loss_of(
@@ -46,10 +46,16 @@ def loss_of(
     count: int | None = None,
     point: float | None = None,
 ) -> losses.Loss:
-    """The objective's loss over these examples, which `with_references` has completed.
+    """Return the objective's loss over these examples, which `with_references` has completed.
 
-    `count` is the number of examples in the whole step and `point` its `reference_point`; None for either: these
-    examples are the step.
+    Args:
+        model: The model with the current weights.
+        objective: One of `messages.Objective`.
+        settings: Of the update.
+        rows: Examples of one pass.
+        train: Keep the graph for gradients.
+        count: Number of examples in the whole step; None: these examples are the step.
+        point: The step's `reference_point`; None: computed from these examples.
     """
     beta = settings.beta
     if objective == "kto" and point is None:
@@ -92,7 +98,7 @@ def loss_of(
 
 
 def reference_point(model: Any, settings: Settings, rows: Sequence[Example]) -> float:
-    """KTO's z_0 for a step of these examples, nats, 0 or above; 0 for examples without mismatched answers."""
+    """Return KTO's z_0 for a step of these examples, nats, 0 or above; 0 without mismatched answers."""
     known = [row for row in rows if isinstance(row, Mismatched)]
     if not known:
         return 0.0
@@ -103,9 +109,9 @@ def reference_point(model: Any, settings: Settings, rows: Sequence[Example]) -> 
 
 
 def with_references(model: Any, request: TrainRequest) -> Sequence[Example]:
-    """The examples with all that the objective holds them against; the model must hold the parent's weights.
+    """Return the examples with the references that the objective needs; the model must hold the parent's weights.
 
-    A reference that an example has already stays.
+    An example keeps a reference that it already has.
     """
     if request.objective not in WITH_REFERENCES:
         return request.examples
@@ -114,7 +120,7 @@ def with_references(model: Any, request: TrainRequest) -> Sequence[Example]:
 
 
 def _referred(model: Any, settings: Settings, examples: Sequence[Example]) -> list[Example]:
-    """The examples with a reference on each side."""
+    """Return the examples with a reference for each side."""
     rows = list(examples)
     missing = [
         i for i, row in enumerate(rows) if row.reference_chosen is None or row.reference_rejected is None
@@ -126,16 +132,16 @@ def _referred(model: Any, settings: Settings, examples: Sequence[Example]) -> li
 
 
 def _mismatched(model: Any, settings: Settings, examples: Sequence[Example]) -> list[Example]:
-    """The examples with the answers to the next other context in the ring, and their reference."""
+    """Return the examples with the answers to the next other context in the ring, and their reference."""
     rows, n = list(examples), len(examples)
-    found = {}
+    answers_by_row = {}
     for i, row in enumerate(rows):
         ring = (rows[(i + k) % n] for k in range(1, n))
         other = next((other for other in ring if other.context != row.context), None)
         if other is not None:
-            found[i] = (other.chosen, other.rejected)
-    totals = _totals(model, settings, [(rows[i].context, *answers) for i, answers in found.items()])
-    for (i, answers), both in zip(found.items(), totals, strict=True):
+            answers_by_row[i] = (other.chosen, other.rejected)
+    totals = _totals(model, settings, [(rows[i].context, *answers) for i, answers in answers_by_row.items()])
+    for (i, answers), both in zip(answers_by_row.items(), totals, strict=True):
         rows[i] = Mismatched(**vars(rows[i]), others=answers, reference_others=sum(both))
     return rows
 
@@ -145,7 +151,7 @@ def _totals(
     settings: Settings,
     rows: Sequence[tuple[prefix_scoring.Tokens, prefix_scoring.Tokens, prefix_scoring.Tokens]],
 ) -> Iterator[tuple[float, float]]:
-    """Log-probabilities (nats, summed) of two continuations of each context, as many at once as in training."""
+    """Yield log-probabilities (nats, summed) of two continuations of each context, in passes as large as in training."""
     size = settings.micro_batch or settings.batch_size
     for start in range(0, len(rows), size):
         contexts, first, second = (list(side) for side in zip(*rows[start : start + size], strict=True))

@@ -7,9 +7,9 @@ from datetime import datetime
 
 from rich.table import Table
 
+from agents.trainer.memory_estimate import format_bytes
 from corpus.aliases import Json
 from loop.cli.show.console import err, out, rate
-from loop.night.memory_estimate import size
 
 
 def listed(told: Json) -> None:
@@ -36,7 +36,7 @@ def _state(row: Json) -> str:
 def _size(row: Json) -> str:
     if row["pruned"]:
         return "pruned"
-    return "damaged" if row["nbytes"] is None else size(row["nbytes"])
+    return "damaged" if row["nbytes"] is None else format_bytes(row["nbytes"])
 
 
 def local(at: str) -> str:
@@ -90,7 +90,7 @@ def _form(told: Json) -> str:
         return str(told["problem"] or "damaged: see `nightschool checkpoints verify`")
     base = f" against {form['base'][:12]}" if form["base"] else ""
     state = "with" if form["optimizer"] else "without"
-    return f"{form['kind']}{base}, {size(form['nbytes'])}, {state} the optimizer's state"
+    return f"{form['kind']}{base}, {format_bytes(form['nbytes'])}, {state} the optimizer's state"
 
 
 def _update(update: Json, targets: list[str]) -> None:
@@ -118,7 +118,7 @@ def counted(pairs: Json) -> str:
 
 def exported(told: Json) -> None:
     for file in told["files"]:
-        out.print(f"{file['sha256'][:12]}  {size(file['bytes']):>10}  {file['name']}", markup=False)
+        out.print(f"{file['sha256'][:12]}  {format_bytes(file['bytes']):>10}  {file['name']}", markup=False)
     if told["copied_tensors"]:
         out.print(f"{len(told['copied_tensors'])} tensors that are not trained are those of {told['model']}")
     if told["retyped_tensors"]:
@@ -138,7 +138,7 @@ def pruned(told: Json) -> None:
         why = ", ".join(row["reasons"]) if "reasons" in row else f"[red]{would}[/red]"
         table.add_row(str(row["number"]), row["id"][:12], row["state"], local(row["at"]), why)
     out.print(table)
-    count, freed = len(told["pruned"]), size(told["freed_bytes"])
+    count, freed = len(told["pruned"]), format_bytes(told["freed_bytes"])
     out.print(
         f"{count} {would}, {len(told['kept'])} stay; {'about ' if told['dry_run'] else ''}{freed} freed"
     )

@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
+from agents.model.internals import Activations, LogProb
 from agents.model.steering.wire import Direction
 from agents.readout.collect import Source
 from agents.readout.monitor import Monitor
-from agents.trainer import activation_requests
-from agents.trainer.messages import LogProb
-from agents.trainer.scoring import activations as stream
+from agents.trainer.process.worker import pack_activations
 from agents.trainer.scoring import prefix_scoring
-from agents.trainer.update.steering import pushing
+from agents.trainer.scoring import residual_stream as stream
+from agents.trainer.scoring.residual_stream import steered
+from agents.trainer.wire import unpack_activations
 from corpus.recipe import MODEL_DIR
 
 LAYERS = 4
@@ -48,23 +49,16 @@ class Here:
 
     async def activations(
         self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()
-    ) -> activation_requests.Activations:
+    ) -> Activations:
         self.asked += [tuple(text) for text in texts]
         self.version += self.changes
-        found = stream.read(shipped()[0], texts, layers, heads)
-        body = {
-            "shape": list(found.stream.shape),
-            "heads": [{"layer": layer, "shape": list(values.shape)} for layer, values in found.heads.items()],
-            "skipped": [],
-        }
-        frames = [values.numpy().tobytes() for values in (found.stream, *found.heads.values())]
-        return activation_requests.unpack(body, frames, layers)
+        return unpack_activations(*pack_activations(stream.read(shipped()[0], texts, layers, heads)), layers)
 
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
     ) -> list[LogProb]:
         contexts, answers = zip(*items, strict=True)
-        with pushing(shipped()[0], steer):
+        with steered(shipped()[0], steer):
             (scored,) = prefix_scoring.scores(shipped()[0], contexts, [answers], train=False)
         return [
             LogProb(total=float(t), tokens=int(n)) for t, n in zip(scored.total, scored.tokens, strict=True)

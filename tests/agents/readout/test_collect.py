@@ -10,7 +10,7 @@ from read_here import Here, shipped, source
 
 from agents.readout import collect
 from agents.readout.collect import CARD, TENSORS, Collected, collected, run
-from agents.trainer.scoring import activations
+from agents.trainer.scoring import residual_stream
 from corpus import concept_sets
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused
@@ -41,7 +41,7 @@ def test_each_unique_text_is_run_once_and_stands_wherever_it_is_meant(tmp_path: 
     )
     model, tokenizer = shipped()
     for i, (_, text) in enumerate(texts.texts):
-        alone = activations.read(model, [tokenizer(text)["input_ids"]], [3, 1], [2])
+        alone = residual_stream.read(model, [tokenizer(text)["input_ids"]], [3, 1], [2])
         assert np.allclose(found.of(3)[i], alone.stream[0, 0].numpy(), atol=1e-4)
         assert np.allclose(found.of(1)[i], alone.stream[0, 1].numpy(), atol=1e-4)
         assert np.allclose(found.heads[2][i], alone.heads[2][0].numpy(), atol=1e-4)

@@ -17,9 +17,10 @@ from trainer_home import SETTINGS
 from agents.model.protocol import RpcRequest
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
-from agents.trainer.messages import Example, TrainRequest, pack_tokens, pack_train
+from agents.trainer.messages import Example, TrainRequest
 from agents.trainer.process.worker import Worker
-from agents.trainer.update.update import TrainerContext
+from agents.trainer.update.training import TrainerContext
+from agents.trainer.wire import pack_tokens, pack_train
 from corpus.recipe import MODEL_DIR
 from store.checkpoints.store import CheckpointStore
 from store.tensors.raw import RawTensor

@@ -11,17 +11,8 @@ import pytest
 from agents.model import protocol
 from agents.model.protocol import ReplyCache, RpcReply, RpcRequest, error_of, error_reply
 from agents.model.steering.wire import Direction
-from agents.trainer.messages import (
-    Example,
-    Settings,
-    StepReport,
-    TrainRequest,
-    load,
-    pack_tokens,
-    pack_train,
-    unpack_tokens,
-    unpack_train,
-)
+from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
+from agents.trainer.wire import load, pack_tokens, pack_train, unpack_tokens, unpack_train
 from corpus.errors import IntegrityFault, StepRefused, TrainerFault
 
 REQUEST = TrainRequest(
@@ -71,10 +62,11 @@ def test_what_an_update_is_steered_by_travels_with_it() -> None:
         ({"seed": True}, "seed"),
         ({"surplus": 1}, "no field surplus"),
         ({"weights": [1.0]}, "do not match"),
-        ({"references": [[None], [None, None]]}, "entries"),
+        ({"references": [[None], [None, None]]}, "needs the field references.0.1"),
+        ({"references": [[None] * 3, [None, None]]}, "references.0 is .* at most 2 items"),
         ({"settings": {"lr": "fast"}}, "lr"),
         ({"settings": {"lr": 0}}, "above 0"),
-        ({"settings": {}}, "needs the field lr"),
+        ({"settings": {}}, "needs the field settings.lr"),
     ],
 )
 def test_a_request_that_is_amiss_is_refused_by_name(change: dict[str, Any], complaint: str) -> None:

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from agents.trainer.apollo import rounding
-from agents.trainer.apollo.rounding import counter_bits, stochastic_round
-from agents.trainer.apollo.seeds import derive
+from agents.trainer.apollo.rounding import counter_bits, derive_seed, stochastic_round
 
 CPU = torch.device("cpu")
 
@@ -55,7 +54,7 @@ def test_the_bits_are_those_of_a_plain_loop() -> None:
         return x ^ (x >> 16)
 
     key, start = 0x1234_5678_9ABC_DEF0, 2**32 - 3
-    first, second = derive(key, "first") % 2**32, derive(key, "second") % 2**32
+    first, second = derive_seed(key, "first") % 2**32, derive_seed(key, "second") % 2**32
     expected = [mix(mix((i % 2**32) ^ first) ^ (i >> 32) ^ second) for i in range(start, start + 9)]
     assert [bits % 2**32 for bits in counter_bits(key, start, 9, CPU).tolist()] == expected
 

@@ -55,7 +55,10 @@ def resident(pid: int) -> int:
         ([b'{"v": 1, "id": "\\ud800", "verb": "train", "body": {}}'], "plain characters"),
         ([b'{"v": 1, "id": "a", "verb": "train", "body": {"objective": "orpo"}}'], "needs the field"),
         ([b'{"v": 1, "id": "a", "verb": "rollback", "body": {"checkpoint": "../x", "settled": true}}'], ""),
-        ([b'{"v": 1, "id": "a", "verb": "activations", "body": {"layers": [1e999]}}'], "no <class 'int'>"),
+        (
+            [b'{"v": 1, "id": "a", "verb": "activations", "body": {"layers": [1e999]}}'],
+            "layers.0 is inf: Input should be a valid integer",
+        ),
         ([b'{"v": 1, "id": "a", "verb": "logprobs", "body": {}}', b"abc", b"abcd"], "int32"),
     ],
 )

@@ -20,7 +20,7 @@ from agents.model.weights.snapshot import raw_weights
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import StepReport
 from agents.trainer.process.main import NICE
-from agents.trainer.scoring import activations as stream
+from agents.trainer.scoring import residual_stream as stream
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints.store import CheckpointStore
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 
-from agents.trainer.scoring import activations
+from agents.trainer.scoring import residual_stream
 from corpus.errors import TrainerFault
 
 HEADS, HEAD_SIZE = 4, 16
@@ -20,10 +20,10 @@ def texts(count: int = 40, seed: int = 1) -> list[list[int]]:
 
 
 def test_residuals_are_those_of_each_text_alone_in_the_order_that_was_asked(tiny: Any) -> None:
-    found = activations.residuals(tiny, texts(), [1, 0])
+    found = residual_stream.residuals(tiny, texts(), [1, 0])
     assert found.shape == (40, 2, 64) and found.dtype == torch.float32
     for i, text in enumerate(texts()):
-        alone = activations.residuals(tiny, [text], [0, 1])
+        alone = residual_stream.residuals(tiny, [text], [0, 1])
         assert torch.allclose(found[i, 1], alone[0, 0], atol=1e-5)
         assert torch.allclose(found[i, 0], alone[0, 1], atol=1e-5)
         with torch.no_grad():
@@ -39,12 +39,12 @@ def test_a_layer_or_a_text_that_is_not_there_is_refused(tiny: Any) -> None:
         ([0], [], [[1], []]),
     ):
         with pytest.raises(TrainerFault, match="layers are 0 to 1"):
-            activations.read(tiny, rows, layers, heads)
-    assert activations.residuals(tiny, [], [0, 1]).shape == (0, 2, 64)
+            residual_stream.read(tiny, rows, layers, heads)
+    assert residual_stream.residuals(tiny, [], [0, 1]).shape == (0, 2, 64)
 
 
 def test_a_pass_ends_at_the_deepest_layer_and_gives_what_a_whole_one_gives_to_the_bit(tiny: Any) -> None:
-    whole = activations.read(tiny, texts(), [0, 1], [0])
+    whole = residual_stream.read(tiny, texts(), [0, 1], [0])
     before = [
         len(layer._forward_hooks) for layer in tiny.model.layers
     ]  # transformers' own, if it was asked for states
@@ -54,7 +54,7 @@ def test_a_pass_ends_at_the_deepest_layer_and_gives_what_a_whole_one_gives_to_th
         for i, layer in enumerate(tiny.model.layers)
     ]
     try:
-        early = activations.read(tiny, texts(), [0], [0])
+        early = residual_stream.read(tiny, texts(), [0], [0])
     finally:
         for watch in watches:
             watch.remove()
@@ -69,15 +69,15 @@ def test_texts_of_like_length_are_passed_together(tiny: Any, monkeypatch: pytest
         lambda module, given, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
     )
     try:
-        activations.residuals(tiny, texts(), [1])
+        residual_stream.residuals(tiny, texts(), [1])
         assert sum(rows for rows, _ in shapes) == 40 and [width for _, width in shapes] == sorted(
             {w for _, w in shapes}
         )
         padded = sum(rows * width for rows, width in shapes)
-        assert padded < 0.75 * 40 * 30 and max(rows for rows, _ in shapes) == activations.CHUNK
-        monkeypatch.setattr(activations, "CHUNK_TOKENS", 60)
+        assert padded < 0.75 * 40 * 30 and max(rows for rows, _ in shapes) == residual_stream.CHUNK
+        monkeypatch.setattr(residual_stream, "CHUNK_TOKENS", 60)
         shapes.clear()
-        activations.residuals(tiny, texts(), [1])
+        residual_stream.residuals(tiny, texts(), [1])
         assert max(rows * width for rows, width in shapes) <= 60
     finally:
         watch.remove()
@@ -90,7 +90,7 @@ def test_heads_are_what_the_output_projection_takes_and_adds_up_to_what_attentio
     )
     try:
         for text in texts(5):
-            found = activations.read(tiny, [text], [1], [1])
+            found = residual_stream.read(tiny, [text], [1], [1])
             assert found.heads[1].shape == (1, HEADS, HEAD_SIZE) and not found.skipped
             parts = tiny.model.layers[1].self_attn.o_proj.weight.view(64, HEADS, HEAD_SIZE)
             assert torch.allclose(
@@ -109,8 +109,8 @@ def test_a_layer_whose_attention_has_another_layout_is_skipped_by_name() -> None
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     rows = texts(5)
-    found = activations.read(model, rows, [0], [3, 0])
+    found = residual_stream.read(model, rows, [0], [3, 0])
     assert found.skipped == {0: "Qwen3_5GatedDeltaNet"} and list(found.heads) == [3]
     assert found.heads[3].shape == (5, 4, 16) and found.stream.shape == (5, 1, 32)
     for i, row in enumerate(rows):
-        assert torch.allclose(activations.residuals(model, [row], [0])[0], found.stream[i], atol=1e-5)
+        assert torch.allclose(residual_stream.residuals(model, [row], [0])[0], found.stream[i], atol=1e-5)

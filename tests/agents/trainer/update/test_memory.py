@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from agents.trainer import ram
+from agents.trainer import memory_estimate
 from agents.trainer.messages import Example, Settings
 from agents.trainer.update import memory
 from corpus.errors import GateRefused
@@ -21,8 +21,9 @@ import json, sys
 from pathlib import Path
 import torch
 import transformers
-from agents.trainer import frozen, memory
 from agents.trainer.messages import Example, Settings
+from agents.trainer.scoring import prefix_scoring
+from agents.trainer.update import memory
 
 torch.set_num_threads(1)
 config = transformers.Qwen3Config(
@@ -39,7 +40,7 @@ def kib(name):
 def step(rows, exact, again):
     sides = [[e.chosen for e in rows], [e.rejected for e in rows]]
     how = {"context_gradient": exact, "checkpointing": again}
-    both = frozen.scores(model, [e.context for e in rows], sides, train=True, **how)
+    both = prefix_scoring.scores(model, [e.context for e in rows], sides, train=True, **how)
     (both[0].total.sum() - both[1].total.sum()).backward()
 
 
@@ -47,13 +48,13 @@ figures = {}
 for case, (context, answer, count, exact, again) in json.loads(sys.argv[1]).items():
     rows = [Example(context=[i] * context, chosen=[1] * answer, rejected=[2] * answer) for i in range(count)]
     settings = Settings(lr=1.0, batch_size=count, context_gradient=exact, activation_checkpointing=again)
-    room = memory.require_room(model, settings, rows, 0)
+    needed = memory.require_memory(model, settings, rows, 0)
     step([Example(context=[1], chosen=[1], rejected=[1])], exact, again)  # what a first pass loads is not the update's
     model.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5")
     before = kib("VmRSS")
     step(rows, exact, again)
-    figures[case] = [room.total, 1024 * (kib("VmHWM") - before)]
+    figures[case] = [needed.total, 1024 * (kib("VmHWM") - before)]
     model.zero_grad(set_to_none=True)
 print(json.dumps(figures))
 """
@@ -76,15 +77,17 @@ def test_the_estimate_is_not_below_the_measured_peak_and_not_above_twice_of_it()
     command = [sys.executable, "-c", PASS, json.dumps(CASES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     for case, (estimated, used) in json.loads(done.stdout.splitlines()[-1]).items():
-        assert used <= estimated <= 2 * used, f"{case}: {estimated / used:.2f} of {used / memory.MIB:.0f} MiB"
+        assert used <= estimated <= 2 * used, (
+            f"{case}: {estimated / used:.2f} of {used / memory_estimate.MIB:.0f} MiB"
+        )
 
 
-PER = memory.PerToken(past=10.0, state=7.0, kept=600.0, layers=6, hidden=8.0, logits=40.0)
+PER = memory_estimate.TokenCosts(past=10.0, state=7.0, kept=600.0, layers=6, hidden=8.0, logits=40.0)
 ROWS = [Example(context=[1] * n, chosen=[2] * 10, rejected=[3] * 5) for n in (100, 30, 200)]
 
 
 def total(settings: Settings, rows: list[Example] = ROWS) -> float:
-    return memory.estimate(PER, settings, rows, [100, 300], 50).total
+    return memory_estimate.estimate(PER, settings, rows, [100, 300], 50).total
 
 
 def test_smaller_passes_and_checkpointing_take_less_and_the_exact_gradient_more() -> None:
@@ -101,25 +104,26 @@ def test_the_longest_examples_decide_wherever_they_are() -> None:
 
 
 def test_gradients_and_optimizer_are_counted_as_they_are() -> None:
-    room = memory.estimate(PER, Settings(lr=1.0), ROWS, [100, 300], 50)
-    assert (room.gradients, room.optimizer) == (700, 50)  # the largest gradient twice: it may be tied
+    needed = memory_estimate.estimate(PER, Settings(lr=1.0), ROWS, [100, 300], 50)
+    assert (needed.gradients, needed.optimizer) == (700, 50)  # the largest gradient twice: it may be tied
 
 
 def test_an_update_that_cannot_fit_is_refused_with_the_numbers_and_what_to_change(tiny: Any) -> None:
     rows = [Example(context=[1] * 20, chosen=[2] * 4, rejected=[3] * 4)] * 4
-    memory.require_room(tiny, Settings(lr=1.0), rows, 0)
+    memory.require_memory(tiny, Settings(lr=1.0), rows, 0)
     with pytest.raises(
-        GateRefused, match=r"needs \d+ MiB .*optimizer 1099511627776.* MiB are free; try a smaller"
+        GateRefused,
+        match=r"needs \d+\.\d\d GiB .*optimizer 1073741824\.00 GiB.* [MG]iB are free; try a smaller",
     ):
-        memory.require_room(tiny, Settings(lr=1.0), rows, 2**60)
+        memory.require_memory(tiny, Settings(lr=1.0), rows, 2**60)
 
 
 def test_no_more_is_free_than_the_machine_has_and_a_control_group_allows(tmp_path: Path) -> None:
     total_kib = int(Path("/proc/meminfo").read_text().split()[1])
     assert 0 < memory.free_bytes(torch.device("cpu")) <= 1024 * total_kib
-    assert ram.cgroup_room(tmp_path) == []
+    assert memory_estimate.cgroup_allowance(tmp_path) == []
     for name, text in (("max", "1000\n"), ("current", "700\n"), ("stat", "anon 500\ninactive_file 200\n")):
         (tmp_path / f"memory.{name}").write_text(text)
-    assert ram.cgroup_room(tmp_path) == [500]
+    assert memory_estimate.cgroup_allowance(tmp_path) == [500]
     (tmp_path / "memory.max").write_text("max\n")
-    assert ram.cgroup_room(tmp_path) == []
+    assert memory_estimate.cgroup_allowance(tmp_path) == []

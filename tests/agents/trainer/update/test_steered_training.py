@@ -15,9 +15,9 @@ from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import raw_weights
 from agents.trainer.scoring import prefix_scoring
+from agents.trainer.scoring.residual_stream import steered
 from agents.trainer.update.objective import loss_of
-from agents.trainer.update.steering import pushing
-from agents.trainer.update.update import TrainerContext, run_update
+from agents.trainer.update.training import TrainerContext, run_update
 from bench import preventative
 from bench._embedded import Embedded
 from corpus.errors import TrainerFault
@@ -57,13 +57,13 @@ def test_contexts_and_continuations_are_moved_alike_and_nothing_stays(
     directions = [direction(layer, seed=layer) for layer in layers]
     moved = {one.layer: torch.frombuffer(bytearray(one.data), dtype=torch.float32) for one in directions}
     (before,) = prefix_scoring.scores(tiny, contexts, sides, train=False)
-    with pushing(tiny, directions):
-        (steered,) = prefix_scoring.scores(tiny, contexts, sides, train=False)
+    with steered(tiny, directions):
+        (moved_scores,) = prefix_scoring.scores(tiny, contexts, sides, train=False)
         (exact,) = prefix_scoring.scores(tiny, contexts, sides, train=True, context_gradient=True)
         (again,) = prefix_scoring.scores(tiny, contexts, sides, train=True, checkpointing=True)
     (after,) = prefix_scoring.scores(tiny, contexts, sides, train=False)
     wanted = torch.tensor([plainly(tiny, c, a, moved) for c, a in zip(contexts, sides[0], strict=True)])
-    for found in (steered, exact, again):
+    for found in (moved_scores, exact, again):
         torch.testing.assert_close(found.total.detach(), wanted, atol=1e-3, rtol=0)
     assert torch.equal(before.total, after.total) and not torch.allclose(before.total, wanted, atol=1e-2)
 
@@ -74,7 +74,7 @@ def test_gradients_with_checkpointing_are_those_without(tiny: Any) -> None:
         tiny.zero_grad(set_to_none=True)
         settings = replace(SETTINGS, activation_checkpointing=checkpointing)
         tiny.requires_grad_(True)
-        with pushing(tiny, [direction()]):
+        with steered(tiny, [direction()]):
             loss_of(tiny, "orpo", settings, examples(), train=True).value.backward()
         found.append([parameter.grad.clone() for parameter in tiny.parameters()])
         tiny.zero_grad(set_to_none=True)
@@ -86,7 +86,7 @@ def test_another_models_direction_is_refused_with_a_sentence(tiny: Any, wrong: D
     before = [
         len(layer._forward_hooks) for layer in tiny.base_model.layers
     ]  # transformers' own, if it ran before
-    with pytest.raises(TrainerFault, match="another model's"), pushing(tiny, [direction(), wrong]):
+    with pytest.raises(TrainerFault, match="another model's"), steered(tiny, [direction(), wrong]):
         raise AssertionError("it was taken")
     assert [len(layer._forward_hooks) for layer in tiny.base_model.layers] == before
 

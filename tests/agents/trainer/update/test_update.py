@@ -12,7 +12,7 @@ from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import raw_weights
 from agents.trainer.messages import StepReport, TrainRequest
-from agents.trainer.update.update import TrainerContext, dry_run, parts, run_update
+from agents.trainer.update.training import TrainerContext, dry_run, passes, run_update
 from corpus.errors import StepRefused, TrainerFault, UpdateCancelled
 from store.checkpoints.store import CheckpointStore
 
@@ -102,16 +102,16 @@ def test_a_step_in_several_passes_is_the_whole_step_up_to_rounding(
     for settings in (plain, replace(plain, micro_batch=size)):
         steps = made(bench, request(parent, objective=objective, settings=settings, examples=rows))
         results.append((without_speed(steps[0]), {n: t.clone() for n, t in bench.shared.tensors.items()}))
-    (whole, weights), (parts, others) = results
-    assert parts == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    (whole, weights), (passes, others) = results
+    assert passes == pytest.approx(whole, rel=1e-4, abs=1e-6)
     for name, tensor in weights.items():
         assert torch.allclose(tensor, others[name], atol=1e-5), name
 
 
 def test_the_passes_of_a_step_have_like_lengths_and_leave_no_example_out() -> None:
     rows = examples()
-    assert parts(rows, 0) == parts(rows, 10) == [rows]
-    found = parts(rows, 4)
+    assert passes(rows, 0) == passes(rows, 10) == [rows]
+    found = passes(rows, 4)
     assert [len(part) for part in found] == [4, 4, 2]
     lengths = [len(row.context) + max(len(row.chosen), len(row.rejected)) for part in found for row in part]
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]

@@ -1,9 +1,8 @@
-"""One update: from a parent checkpoint, over a fixed list of examples, into the shared mapping.
+"""One update: from a parent checkpoint, over a fixed list of examples, into the shared weights.
 
-Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer is
-made from the parent's state and kept nowhere else. A step that is not finite or too large is refused, and
-after any failure the mapping holds the parent's weights again. A dry run writes nothing at all. Knows no socket
-and no ledger.
+Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer starts from
+the parent's state and is kept nowhere else. A step that is not finite or too large is refused, and after any failure
+the shared weights are the parent's again. A dry run writes nothing. Knows neither the socket nor the ledger.
 """
 
 import math
@@ -17,12 +16,12 @@ import torch
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import from_raw, restore, to_raw
 from agents.trainer.apollo.optimizer import Apollo
-from agents.trainer.apollo.seeds import derive
+from agents.trainer.apollo.rounding import derive_seed
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
 from agents.trainer.scoring import prefix_scoring
+from agents.trainer.scoring.residual_stream import steered
 from agents.trainer.update import memory
 from agents.trainer.update.objective import loss_of, reference_point, with_references
-from agents.trainer.update.steering import pushing
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints.store import CheckpointStore
 from store.files.failpoints import reach
@@ -31,89 +30,93 @@ from store.tensors.raw import RawTensor
 Report = Callable[[StepReport], None]
 Check = Callable[[], None]
 Origin = Literal["continued", "fresh"]
-"""Whether the optimizer has the parent's state."""
+"""Whether the optimizer continues from the parent's state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerContext:
-    """What the trainer works with."""
+    """The shared weights, the model on them, and the checkpoints."""
 
     shared: SharedWeights
     model: Any
-    """The `PreTrainedModel` on the mapping."""
+    """The `PreTrainedModel` whose parameters are the shared weights."""
     store: CheckpointStore
 
     def names(self) -> list[str]:
-        """Names of the parameters, tied ones once, in the model's order."""
+        """Return the names of the parameters, tied ones once, in the model's order."""
         return [name for name, _ in self.model.named_parameters()]
+
+    def require_current_mapping(self) -> None:
+        """Raise TrainerFault if the server has replaced the shared weights since they were attached."""
+        if self.shared.replaced:
+            raise TrainerFault("the server has made a new mapping; restart the trainer")
 
 
 def run_update(
-    bench: TrainerContext, request: TrainRequest, report: Report, check: Check
+    context: TrainerContext, request: TrainRequest, report: Report, check: Check
 ) -> tuple[TrainResult, dict[str, RawTensor]]:
-    """Make the update in the mapping; returns the result and the optimizer's state after it.
+    """Make the update in the shared weights; returns the result and the optimizer's state after it.
 
     `check` is called before each pass: it waits while the update is paused and raises when it must end.
     """
-    shared, parent = bench.shared, request.parent
-    if shared.replaced:
-        raise TrainerFault("the server has made a new mapping; restart the trainer")
-    prefix_scoring.check(bench.model)
+    shared, parent = context.shared, request.parent
+    context.require_current_mapping()
+    prefix_scoring.check(context.model)
     clean = shared.holds == parent and not shared.dirty
-    restore(shared, bench.store, parent, clean=clean)
-    optimizer, origin = _optimizer(bench, request)
-    bench.store.has_room(shared.nbytes + optimizer.state_bytes())
-    _need_memory(bench, request, optimizer, origin)
+    restore(shared, context.store, parent, clean=clean)
+    optimizer, origin = _optimizer(context, request)
+    context.store.has_room(shared.nbytes + optimizer.state_bytes())
+    _require_memory(context, request, optimizer, origin)
     try:
-        result = _result(bench, request, optimizer, origin, report, check)
+        result = _run(context, request, optimizer, origin, report, check)
         check()
     except BaseException:
-        restore(shared, bench.store, parent, clean=clean, force=True)
+        restore(shared, context.store, parent, clean=clean, force=True)
         raise
-    return result, {name: to_raw(tensor) for name, tensor in optimizer.export_state(bench.names()).items()}
+    return result, {name: to_raw(tensor) for name, tensor in optimizer.export_state(context.names()).items()}
 
 
-def dry_run(bench: TrainerContext, request: TrainRequest, report: Report, check: Check) -> TrainResult:
-    """The figures of every planned step at the parent's weights, which the mapping must hold; nothing is changed.
+def dry_run(context: TrainerContext, request: TrainRequest, report: Report, check: Check) -> TrainResult:
+    """Compute every planned step at the parent's weights, which the shared weights must be; changes nothing.
 
-    The optimizer goes on from step to step as in an update, so that its norms are limited as they would be.
+    The optimizer advances from step to step as in an update, so that its norms are limited as they would be.
     """
-    shared = bench.shared
+    shared = context.shared
     if shared.replaced or shared.dirty or shared.holds != request.parent:
         raise TrainerFault(
             f"the mapping does not hold {request.parent[:12]} undisturbed, and a dry run changes nothing; "
             "wait until the night has ended"
         )
-    prefix_scoring.check(bench.model)
-    optimizer, origin = _optimizer(bench, request)
-    _need_memory(bench, request, optimizer, origin)
-    return _result(bench, request, optimizer, origin, report, check)
+    prefix_scoring.check(context.model)
+    optimizer, origin = _optimizer(context, request)
+    _require_memory(context, request, optimizer, origin)
+    return _run(context, request, optimizer, origin, report, check)
 
 
-def _result(
-    bench: TrainerContext,
+def _run(
+    context: TrainerContext,
     request: TrainRequest,
     optimizer: Apollo,
     origin: Origin,
     report: Report,
     check: Check,
 ) -> TrainResult:
-    """Go through all steps, telling of each; no gradient is left behind."""
+    """Run all steps and report each; leaves no gradient behind."""
     reports: list[StepReport] = []
     try:
-        for made in _steps(bench, request, optimizer, check):
-            reports.append(made)
-            report(made)
+        for step in _steps(context, request, optimizer, check):
+            reports.append(step)
+            report(step)
     finally:
-        bench.model.zero_grad(set_to_none=True)
+        context.model.zero_grad(set_to_none=True)
     return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin)
 
 
-def _optimizer(bench: TrainerContext, request: TrainRequest) -> tuple[Apollo, Origin]:
-    """The optimizer with the parent's state, or a fresh one when there is none for this rank."""
+def _optimizer(context: TrainerContext, request: TrainRequest) -> tuple[Apollo, Origin]:
+    """Return an optimizer with the parent's state, or a fresh one if no state fits these settings."""
     s = request.settings
     optimizer = Apollo(
-        bench.model.parameters(),
+        context.model.parameters(),
         s.lr,
         rank=s.rank,
         betas=s.betas,
@@ -125,40 +128,42 @@ def _optimizer(bench: TrainerContext, request: TrainRequest) -> tuple[Apollo, Or
         norm_growth_limit=s.norm_growth_limit,
         projection=s.projection,
         master_weights=s.master_weights,
-        seed=derive(request.seed, "optimizer"),
+        seed=derive_seed(request.seed, "optimizer"),
     )
-    stored = bench.store.load_optimizer(request.parent)
+    stored = context.store.load_optimizer(request.parent)
     if stored is None:
         return optimizer, "fresh"
     state = {name: from_raw(raw) for name, raw in stored.items()}
-    if not optimizer.fits(bench.names(), state):
+    if not optimizer.fits(context.names(), state):
         return optimizer, "fresh"
-    optimizer.import_state(bench.names(), state)
+    optimizer.import_state(context.names(), state)
     if s.reset_limiter:
         optimizer.reset_limiter()
     return optimizer, "continued"
 
 
-def _need_memory(bench: TrainerContext, request: TrainRequest, optimizer: Apollo, origin: Origin) -> None:
-    """Refuse an update that cannot fit; a state that was continued is in memory already."""
+def _require_memory(
+    context: TrainerContext, request: TrainRequest, optimizer: Apollo, origin: Origin
+) -> None:
+    """Refuse an update that does not fit into memory; a continued state is in memory already."""
     missing = optimizer.state_bytes() if origin == "fresh" else 0
-    memory.require_room(bench.model, request.settings, request.examples, missing)
+    memory.require_memory(context.model, request.settings, request.examples, missing)
 
 
 def _steps(
-    bench: TrainerContext, request: TrainRequest, optimizer: Apollo, check: Check
+    context: TrainerContext, request: TrainRequest, optimizer: Apollo, check: Check
 ) -> Iterator[StepReport]:
-    """Make one step after the other, or only compute them; raises before a step that must not be made."""
-    settings, shared = request.settings, bench.shared
-    examples = with_references(bench.model, request)
+    """Make the steps one by one, or only compute them; raises before a step that must not be made."""
+    settings, shared = request.settings, context.shared
+    examples = with_references(context.model, request)
     steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
-    weight_norm = _norm([p.detach() for p in bench.model.parameters()])
+    weight_norm = _norm([p.detach() for p in context.model.parameters()])
     for number, batch in enumerate(plan(len(examples), settings, request.seed), start=1):
-        check()  # before the clock starts: a pause is no work
+        check()  # before the clock starts: a pause does not count
         started = time.monotonic()
         rows = [examples[i] for i in batch]
-        with pushing(bench.model, request.prevent):
-            metrics = _gradients(bench.model, request, rows, number, check)
+        with steered(context.model, request.prevent):
+            metrics = _gradients(context.model, request, rows, number, check)
         update_norm = _finite(number, "update", float(optimizer.propose()))
         divisor = _finite(number, "limiter's divisor", optimizer.limiter_divisor)
         ratio = update_norm / weight_norm
@@ -184,27 +189,25 @@ def _steps(
 def _gradients(
     model: Any, request: TrainRequest, rows: Sequence[Example], step: int, check: Check
 ) -> dict[str, float]:
-    """The gradient of one step in the parameters, added up over its passes; returns the step's metrics."""
+    """Add up the gradient of one step over its passes, in the parameters; returns the step's metrics."""
     model.zero_grad(set_to_none=True)
     metrics: dict[str, float] = {}
     objective, settings = request.objective, request.settings
     point = reference_point(model, settings, rows) if objective == "kto" else None
-    for part in parts(rows, settings.micro_batch):
+    for part in passes(rows, settings.micro_batch):
         check()
         loss = loss_of(model, objective, settings, part, train=True, count=len(rows), point=point)
         share = len(part) / len(rows)  # the loss is divided by the step's examples already
-        found = {"loss": float(loss.value.detach())} | {
-            name: share * value for name, value in loss.metrics.items()
-        }
-        for name, value in found.items():
+        values = {name: share * value for name, value in loss.metrics.items()}
+        for name, value in {"loss": float(loss.value.detach()), **values}.items():
             metrics[name] = metrics.get(name, 0.0) + _finite(step, name, value)
         loss.value.backward()  # type: ignore[no-untyped-call]
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     return {**metrics, "grad_norm": _finite(step, "gradient", _norm(gradients))}
 
 
-def parts(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
-    """A step's examples in passes of this size, like lengths together; 0: all of them at once, as they are."""
+def passes(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    """Divide a step's examples into passes of this size, similar lengths together; 0: one pass, in their order."""
     if not 0 < size < len(rows):
         return [rows]
     by_length = sorted(rows, key=lambda row: len(row.context) + max(len(row.chosen), len(row.rejected)))
@@ -212,21 +215,22 @@ def parts(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
 
 
 def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
-    """The examples of each step: every epoch in an order of its own, the last batch as short as it falls."""
+    """Yield the examples of each step, by number: every epoch has its own order, and a last batch may be short."""
     for epoch in range(settings.epochs):
-        order = sorted(range(count), key=lambda i, epoch=epoch: derive(seed, "order", epoch, i))  # type: ignore[misc]
+        order = sorted(range(count), key=lambda i, epoch=epoch: derive_seed(seed, "order", epoch, i))  # type: ignore[misc]
         for start in range(0, count, settings.batch_size):
             yield order[start : start + settings.batch_size]
 
 
 def _finite(step: int, what: str, value: float) -> float:
+    """Return the value, or raise StepRefused if it is not finite."""
     if not math.isfinite(value):
         raise StepRefused(f"step {step}: the {what} is {value}; nothing was kept: lower the learning rate")
     return value
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
-    """Euclidean norm of all these tensors together; read from the device once."""
+    """Return the Euclidean norm of all these tensors together; reads from the device once."""
     return float(
         torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors), 2, torch.float32))))
     )

@@ -1,4 +1,4 @@
-"""doctor's estimate of what an update needs, against what the trainer finds by sending tokens through the model."""
+"""The memory estimate from a manifest's shapes, against the one that the trainer measures with tokens."""
 
 import dataclasses
 import json
@@ -10,10 +10,15 @@ import transformers
 
 from agents.model.weights.snapshot import to_raw
 from agents.trainer.apollo.optimizer import Apollo
+from agents.trainer.memory_estimate import (
+    CONTEXT_TOKENS,
+    checkpoint_bytes,
+    estimate,
+    estimate_from_shapes,
+)
 from agents.trainer.messages import Example, Settings
 from agents.trainer.update import memory
 from corpus.recipe import MODEL_DIR
-from loop.night.memory_estimate import CONTEXT_TOKENS, checkpoint_bytes, need
 from store.checkpoints.store import SPARE_BYTES, CheckpointStore
 from store.tensors.raw import kinds_of
 
@@ -37,17 +42,17 @@ def test_the_estimate_is_near_what_the_trainer_measures(model: object, more: dic
         for name, one in parameters.items()
     ]
     config = json.loads((MODEL_DIR / "config.json").read_text())
-    told = need(entries, config, settings, answer_tokens=ANSWER, copied=False)
+    estimated = estimate_from_shapes(entries, config, settings, answer_tokens=ANSWER, copied=False)
     example = Example(context=[5] * CONTEXT_TOKENS, chosen=[6] * ANSWER, rejected=[7] * ANSWER)
-    found = memory.estimate(
+    measured = estimate(
         memory.measure(model),
         settings,
         [example] * 8,
         [4 * one.numel() for one in parameters.values()],
-        told.optimizer,
+        estimated.optimizer,
     )
-    assert told.gradients == found.gradients
-    assert 0.5 < told.total / found.total < 2
+    assert estimated.gradients == measured.gradients
+    assert 0.5 < estimated.total / measured.total < 2
 
 
 def test_weights_on_a_gpu_are_copied_for_a_checkpoint_and_tied_ones_counted_once() -> None:
@@ -56,9 +61,11 @@ def test_weights_on_a_gpu_are_copied_for_a_checkpoint_and_tied_ones_counted_once
         for name, offset, shape in (("embed", 0, [1000, 64]), ("head", 0, [1000, 64]), ("norm", 9, [64]))
     ]
     config = {"vocab_size": 1000, "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    told = need(entries, config, Settings(lr=1e-3, rank=8), answer_tokens=ANSWER, copied=True)
-    assert told.copy == 2 * (64000 + 64)
-    assert told.optimizer == 4 * 2 * (8 * 1000 + 64)
+    estimated = estimate_from_shapes(
+        entries, config, Settings(lr=1e-3, rank=8), answer_tokens=ANSWER, copied=True
+    )
+    assert estimated.copy == 2 * (64000 + 64)
+    assert estimated.optimizer == 4 * 2 * (8 * 1000 + 64)
 
 
 @pytest.mark.parametrize("more", [{}, {"rank": 4}, {"master_weights": True}], ids=str)
@@ -79,5 +86,5 @@ def test_the_room_asked_for_holds_the_checkpoint_and_little_more(
     raw = {name: to_raw(tensor) for name, tensor in named.items()}
     state = {name: to_raw(tensor) for name, tensor in optimizer.export_state(list(named)).items()}
     written = CheckpointStore(tmp_path).write(raw, state, {}).nbytes
-    told = checkpoint_bytes(kinds_of(raw), settings)
-    assert 0.99 * told < written < told + SPARE_BYTES / 100
+    estimated = checkpoint_bytes(kinds_of(raw), settings)
+    assert 0.99 * estimated < written < estimated + SPARE_BYTES / 100
