@@ -8,7 +8,6 @@ captured holds the words as they were said: secrets go when ingest reads it. Doe
 """
 
 import math
-import os
 import re
 import secrets
 import threading
@@ -25,11 +24,12 @@ import anyio.to_thread
 import structlog
 
 from agents.ingest.files import stored_path
+from corpus.errors import WriteFailed
 from corpus.formats import openai
 from corpus.lines import BadLine, RawLine, decode
 from loop.capture.exchange import REASONS, ChatRequest, Refusal, as_line, parse_response
 from store.conversations import conversations as kept
-from store.files.durable import new_file, remove, sync_directory
+from store.files import durable
 from store.ledger.db import Ledger
 
 MAX_HELD = 256 * 2**20
@@ -41,9 +41,6 @@ WRITING = threading.Lock()
 """Held while a captured log is written: whoever writes one anew must not lose a line that comes meanwhile."""
 
 _RECEIPT = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]{16}", re.ASCII)
-
-_LEFT = re.compile(r"[0-9a-f]{16}\.tmp")
-"""How `store.files.durable` names a file that is not whole yet."""
 
 log = structlog.get_logger()
 
@@ -151,7 +148,7 @@ class Capture:
         for place, lines in files.items():
             try:
                 append(place, b"".join(lines.values()))
-            except OSError as error:
+            except WriteFailed as error:
                 log.warning(
                     "captured conversations are lost", lines=len(lines), file=str(place), error=str(error)
                 )
@@ -196,25 +193,7 @@ class Capture:
 def append(path: Path, lines: bytes) -> None:
     """Put whole lines at the end of a file, durably; of what cannot be written nothing stays."""
     with WRITING:
-        _append(path, lines)
-
-
-def _append(path: Path, lines: bytes) -> None:
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            lines = b"\n" + lines  # a writer died in mid-line: what it left must not swallow ours
-        try:
-            _write_all(descriptor, lines)
-        except OSError:
-            os.ftruncate(descriptor, size)
-            raise
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    if size == 0:
-        sync_directory(path.parent)
+        durable.append(path, lines, "captured log")
 
 
 def logs(inbox: Path) -> list[Path]:
@@ -229,7 +208,7 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
     disk. The caller holds WRITING.
     """
     cut = list[tuple[int, int]]()
-    with path.open("rb") as old, new_file(path.parent, "log") as new:
+    with path.open("rb") as old, durable.new_file(path.parent, "log") as new:
         for number, data in enumerate(iter(old.readline, b""), start=1):
             if number in numbers:
                 cut.append((number, len(data) - 1))
@@ -240,14 +219,7 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
 
 def sweep(inbox: Path) -> None:
     """Remove what a crash left of a captured log that was being written anew."""
-    remove((path for path in inbox.glob("*.tmp") if _LEFT.fullmatch(path.name)), "orphans")
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    """Write all of it: a signal, or a disk that fills up, may end a write early."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
+    durable.remove(durable.leftovers(inbox), "orphans")
 
 
 def _find(path: Path, receipt: str) -> RawLine | None:

@@ -1,11 +1,11 @@
-"""Files that are there whole under their name, or not at all.
+"""Durable files: under its final name a file is whole or does not exist.
 
-A new file is written under a temporary name, synced, renamed, and its folder synced: data, then name. The system's
-own calls are made one by one, so that a test can record them, let any of them fail, or stop before and after each.
+A new file is written under a temporary name, synced and renamed, and then its folder is synced. The system's own calls
+are made one by one, so that a test can record them, make any of them fail, or stop before and after each.
 
-Invariant: after `keep` returns, the file outlives a loss of power; before it is called there is only a `*.tmp`. What
-cannot be synced counts as not written: it is taken away and never synced again, for the system may have forgotten it.
-Knows nothing of what is written.
+Invariant: after `keep` returns, the file outlives a loss of power; before, there is only a `*.tmp`. A file that cannot
+be synced counts as not written: it is removed and never synced again, for the system may have dropped its data. Knows
+nothing of what is written.
 """
 
 import errno
@@ -20,18 +20,19 @@ from pathlib import Path
 from corpus.errors import WriteFailed
 from store.files.failpoints import reach
 
-_LEFT = re.compile(r"[0-9a-f]{16}\.tmp")
+_TEMPORARY = re.compile(r"[0-9a-f]{16}\.tmp")
 _ADVICE = {
     errno.ENOSPC: "free some room, or `nightschool checkpoints prune` old ones, then try again",
     errno.EDQUOT: "free some of your quota, or `nightschool checkpoints prune` old ones, then try again",
     errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), then try again",
     errno.EIO: "the disk fails: see the system's log, and move the home to another one",
     errno.EROFS: "the file system is read-only: see the system's log",
+    errno.EACCES: "give this user the right to write there, then try again",
 }
 
 
 class NewFile:
-    """A file that is being written. Make one with `new_file`."""
+    """A file that is being written; `new_file` makes one."""
 
     def __init__(self, path: Path, descriptor: int, what: str) -> None:
         self._path, self._descriptor, self._what = path, descriptor, what
@@ -40,35 +41,45 @@ class NewFile:
 
     @property
     def sha256(self) -> str:
-        """Of what was written so far."""
+        """Digest of the bytes that are written so far."""
         return self._hash.hexdigest()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of it; returns the number of bytes. `WriteFailed` where that cannot be."""
-        rest = memoryview(data).cast("B")
-        self._hash.update(rest)
+        """Write all of the data and return its bytes; raise WriteFailed if that fails."""
+        view = memoryview(data).cast("B")
+        self._hash.update(view)
         with _explained(self._what, self._path.parent):
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            _write_all(self._descriptor, view)
         reach(self._what, "part")
-        length = memoryview(data).nbytes
-        self.nbytes += length
-        return length
+        self.nbytes += view.nbytes
+        return view.nbytes
 
-    def keep(self, name: str) -> Path:
-        """Make it durable under this name in its folder, in place of what was there; `WriteFailed` as for `write`."""
+    def keep(self, name: str, *, replace: bool = True) -> Path:
+        """Make the file durable under this name in its folder.
+
+        Args:
+            name: The final name.
+            replace: Whether the file takes the place of one that has the name.
+
+        Raises:
+            WriteFailed: The system refused; the message says why and what to do.
+            FileExistsError: The name is taken, and `replace` is False.
+        """
         final = self._path.with_name(name)
         reach(self._what, "written")
         with _explained(self._what, final.parent):
             os.fsync(self._descriptor)
             reach(self._what, "synced")
             is_new = not final.exists()
-            os.replace(self._path, final)
+            if replace:
+                os.replace(self._path, final)
+            else:
+                os.link(self._path, final)
             reach(self._what, "renamed")
             try:
                 sync_directory(final.parent)
             except OSError:
-                if is_new:  # found under its name it would pass for durable
+                if is_new:  # under its final name it would count as durable
                     final.unlink(missing_ok=True)
                 raise
         reach(self._what, "kept")
@@ -76,11 +87,17 @@ class NewFile:
 
 
 @contextmanager
-def new_file(folder: Path, what: str) -> Iterator[NewFile]:
-    """A file in this folder that goes again unless it is kept. what: it is, for a message and for `failpoints`."""
+def new_file(folder: Path, what: str, mode: int = 0o600) -> Iterator[NewFile]:
+    """Open a new file in this folder, and remove it at the end unless it was kept.
+
+    Args:
+        folder: The folder of the temporary file and of the final one.
+        what: What the file is, for messages and for `failpoints`.
+        mode: Its permissions, before the umask.
+    """
     path = folder / f"{secrets.token_hex(8)}.tmp"
     with _explained(what, folder):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     reach(what, "opened")
     try:
         yield NewFile(path, descriptor, what)
@@ -89,13 +106,49 @@ def new_file(folder: Path, what: str) -> Iterator[NewFile]:
         path.unlink(missing_ok=True)
 
 
+def append(path: Path, lines: bytes, what: str) -> None:
+    """Append whole lines to a file, durably; after a failure the file has its old length.
+
+    A file that ends inside a line, because its writer died, gets a newline first.
+
+    Args:
+        path: The file, which must not be a symbolic link; it is made with mode 0600 if it does not exist.
+        lines: The lines, each with its newline.
+        what: What the file is, for messages.
+
+    Raises:
+        WriteFailed: The system refused; the message says why and what to do.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    with _explained(what, path.parent):
+        descriptor = os.open(path, flags, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            is_cut = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            try:
+                _write_all(descriptor, memoryview(b"\n" + lines if is_cut else lines))
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if size == 0:
+            sync_directory(path.parent)
+
+
 def leftovers(folder: Path) -> list[Path]:
-    """What processes that died have left of new files in this folder; only while nobody writes there."""
-    return [path for path in folder.glob("*.tmp") if _LEFT.fullmatch(path.name)]
+    """List the temporary files of processes that died; call it only while nobody writes in the folder."""
+    return [path for path in folder.glob("*.tmp") if _TEMPORARY.fullmatch(path.name)]
 
 
 def remove(paths: Iterable[Path], what: str) -> None:
-    """Remove these files, where they are there, for good. what: as for `new_file`."""
+    """Remove these files durably; those that do not exist are skipped.
+
+    Args:
+        paths: The files.
+        what: What they are, for `failpoints`.
+    """
     folders = set()
     reach(what, "removing")
     for path in paths:
@@ -108,7 +161,7 @@ def remove(paths: Iterable[Path], what: str) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make this folder, and those above it, durably where they are not there."""
+    """Make this folder and its parents durably, where they do not exist."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -119,7 +172,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def sync_directory(folder: Path) -> None:
-    """Make what was made, renamed or removed in this folder durable."""
+    """Make the names in this folder durable: those made, changed and removed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -127,13 +180,21 @@ def sync_directory(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _write_all(descriptor: int, data: memoryview) -> None:
+    """Write all of the data: a signal, or a disk that fills up, may end one call early."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
 @contextmanager
 def _explained(what: str, folder: Path) -> Iterator[None]:
-    """Say of what the system refuses which file it was, where, and what to do."""
+    """Turn a refusal of the system into a WriteFailed that names the file, the folder and the cure."""
     try:
         yield
+    except FileExistsError:  # the caller asked for a name of its own, and says so
+        raise
     except OSError as fault:
-        advice = _ADVICE.get(fault.errno or 0, "see to it, then try again")
+        advice = _ADVICE.get(fault.errno or 0, "remove the cause, then try again")
         raise WriteFailed(
             f"the {what} cannot be written in {folder} ({fault.strerror or fault}), and nothing was kept: {advice}"
         ) from fault

@@ -1,13 +1,13 @@
-"""Places where this process can be made to die, so that a test can crash it at every durable step.
+"""Failpoints: named moments at which a test makes this process die, one at every durable step.
 
-    NS_CRASH_AT=POINT:N:FLAG        die the N-th time that POINT is reached, while the file FLAG is there
+    NS_CRASH_AT=POINT:N:FLAG        die when POINT is reached for the N-th time while the file FLAG exists
     NS_CRASH_AT=POINT:N:FLAG:all    the same, with the whole process group
 
-The file is removed first: of all processes that get the variable one dies, once, whoever is started again. The name
-does not begin with the prefix of settings, for this is none.
+The process removes the file FLAG before it dies, so that of all processes with the variable one dies, once, whatever
+is started again. The variable is no setting, so its name does not have the prefix of settings.
 
-Invariant: unless the variable is set, `reach` is one comparison. Death is SIGKILL: nothing is cleaned up. Knows nothing
-of what is written.
+Invariant: unless the variable is set, `reach` is one comparison. The process dies of SIGKILL, so nothing is cleaned
+up. Knows nothing of what is written.
 """
 
 import os
@@ -19,84 +19,82 @@ from corpus.errors import ConfigError
 
 VARIABLE = "NS_CRASH_AT"
 _STEPS = {
-    "opened": "{} has a temporary file, still empty",
+    "opened": "{} has a temporary file, which is empty",
     "part": "a part of {} is written",
-    "written": "all of {} is written, and nothing of it synced",
-    "synced": "{} is synced, under its temporary name",
-    "renamed": "{} has its name, which may not last",
+    "written": "all of {} is written and nothing of it is synced",
+    "synced": "{} is synced under its temporary name",
+    "renamed": "{} has its final name, which is not durable",
     "kept": "{} is durable",
 }
 _REMOVALS = {
-    "removing": "{} are about to go",
-    "unlinked": "one of {} has gone, which may not last",
-    "removed": "{} have gone for good",
+    "removing": "{} are about to be removed",
+    "unlinked": "one of {} is removed, which is not durable",
+    "removed": "{} are removed durably",
 }
 _FILES = {
     "weights": "the blob of the weights",
     "optimizer": "the optimizer's state",
     "manifest": "the manifest",
-    "log": "a log without what is forgotten",
+    "log": "a log without the forgotten lines",
     "vectors": "a file of the concept vectors",
 }
-_MARK = "the mark of a state that is given up"
-_GOING = {
+_TOMBSTONE = "the tombstone of a dropped optimizer state"
+_REMOVED = {
     "stale": "a blob's other forms",
-    "states": "the files of a state that was given up",
+    "states": "the files of a dropped optimizer state",
     "orphans": "the orphans",
 }
 
 POINTS: dict[str, str] = {
-    "folder.made": "a new folder is there, and its name may not last",
+    "folder.made": "a new folder exists, and its name is not durable",
     **{f"{file}.{step}": text.format(name) for file, name in _FILES.items() for step, text in _STEPS.items()},
-    **{f"mark.{step}": text.format(_MARK) for step, text in _STEPS.items() if step != "part"},  # it is empty
+    **{f"mark.{step}": text.format(_TOMBSTONE) for step, text in _STEPS.items() if step != "part"},  # empty
     **{
         f"{files}.{step}": text.format(name)
-        for files, name in _GOING.items()
+        for files, name in _REMOVED.items()
         for step, text in _REMOVALS.items()
     },
-    "ledger.committing": "a transaction has all its rows, and is not committed",
-    "ledger.committed": "a transaction is committed, and nobody has heard of it",
-    "update.marked": "the mapping says that it is dirty, and a step has changed nothing yet",
+    "ledger.committing": "a transaction has all its rows and is not committed",
+    "ledger.committed": "a transaction is committed and not yet announced",
+    "update.marked": "the shared weights are marked dirty, and a step has changed nothing yet",
     "update.applied": "a step has changed the weights, and their version is the old one",
-    "candidate.held": "the mapping says that it holds the candidate, whom no row names",
-    "restore.marked": "the mapping says that it is dirty, and nothing is put back yet",
-    "restore.written": "the weights are put back, and the mapping says that it holds nothing",
-    "restore.held": "the mapping says what it holds, and is dirty",
-    "restore.settled": "the mapping is clean, and nobody has heard of it",
+    "candidate.held": "the shared weights are marked as the candidate's, and no row names it",
+    "restore.marked": "the shared weights are marked dirty, and nothing is restored yet",
+    "restore.written": "the weights are restored, and no checkpoint is marked as held",
+    "restore.held": "the checkpoint is marked as held, and the shared weights are still marked dirty",
+    "restore.settled": "the shared weights are clean, and nobody knows it yet",
 }
-"""Every point: what has happened when it is reached."""
+"""The state of affairs at each point."""
 
 _armed = os.environ.get(VARIABLE, "")
 _reached: Counter[str] = Counter()
 
 
 def reach(about: str, step: str) -> None:
-    """Say that this point has come; a process that is to die here does not return."""
+    """Report that a point is reached; a process that must die here does not return."""
     if _armed:
         _die_if_due(f"{about}.{step}")
 
 
-def arm(sentence: str) -> None:
-    """Take this in place of the variable's value; "" for none."""
-    global _armed
-    _armed = sentence
+def arm(value: str) -> None:
+    """Use this in place of the variable's value; "" for none."""
+    global _armed  # noqa: PLW0603  reach must stay one comparison
+    _armed = value
     _reached.clear()
 
 
 def _die_if_due(point: str) -> None:
-    wanted, number, flag, victims = (
-        (*_armed.split(":"), "")[:4] if _armed.count(":") >= 2 else (_armed, "", "", "")
-    )
-    if wanted not in POINTS or not number.isdigit() or victims not in ("", "all"):
+    wanted, number, flag, victims = (*_armed.split(":"), "", "", "")[:4]
+    if wanted not in POINTS or not number.isdigit() or not flag or victims not in ("", "all"):
         raise ConfigError(
-            f"{VARIABLE}={_armed}: it has to be POINT:N:FLAG or POINT:N:FLAG:all; see store/files/failpoints.py"
+            f"{VARIABLE}={_armed}: write POINT:N:FLAG or POINT:N:FLAG:all; store/files/failpoints.py has the points"
         )
     _reached[point] += 1
     if point != wanted or _reached[point] != int(number):
         return
     try:
         Path(flag).unlink()
-    except FileNotFoundError:  # another process was it, or this one's predecessor
+    except FileNotFoundError:  # another process died here, or this one's predecessor
         return
     if victims:
         os.killpg(0, signal.SIGKILL)
