@@ -7,10 +7,8 @@ Invariant: an unknown key or a bad value stops the start, with the place and the
 import os
 import re
 from dataclasses import dataclass
-from functools import reduce
-from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -37,55 +35,8 @@ OBSERVING = (
     "training.enabled is false: observing only (set it to true in config.toml, and start again, to train)"
 )
 """Why no update is made, although everything else is done."""
-_BOUNDS: dict[str, tuple[float, float]] = {
-    "seed": (0, MAX_SEED),
-    "model.threads": (1, 1024),
-    "model.salt_seconds": (0.1, 86400),
-    "schedule.idle_minutes": (0, inf),
-    "schedule.min_lessons": (0, inf),
-    "schedule.settle_seconds": (0, inf),
-    "schedule.max_wait_hours": (0, inf),
-    "schedule.max_per_day": (0, inf),
-    "schedule.yield_seconds": (0, inf),
-    "schedule.max_yield_minutes": (0, inf),
-    "dreams.per_night": (1, 100_000),
-    "dreams.per_behaviour": (1, 100_000),
-    "dreams.guards": (0, 100_000),
-    "dreams.counter_share": (0, 100),
-    "dreams.per_source": (0, inf),
-    "dreams.max_tokens": (1, 4096),
-    "dreams.rounds": (1, 100),
-    "pairs.attempts": (1, 1000),
-    "pairs.attempts_of_counters": (1, 1000),
-    "pairs.instructed": (0, 1000),
-    "pairs.temperature": (0.01, 10),
-    "pairs.max_tokens": (1, 4096),
-    "pairs.minimum": (1, inf),
-    "pairs.per_source": (0, inf),
-    "pairs.trust_in_logs": (0, 1),
-    "training.lr": (0, 10),
-    "training.beta": (0, 1000),
-    "training.dpop_penalty": (0, 1000),
-    "training.simpo_margin": (0, 1000),
-    "training.desirable_weight": (0, 1000),
-    "training.undesirable_weight": (0, 1000),
-    "training.weight_decay": (0, 1),
-    "training.warmup_steps": (0, inf),
-    "training.replay": (0, 0.9),
-    "checkpoints.optimizer_states": (1, inf),
-    "verdict.scenarios": (1, 100_000),
-    "verdict.max_rounds": (1, 100),
-    "verdict.margin": (0, 1),
-    "verdict.perplexity": (1, 1000),
-    "verdict.drift": (0, inf),
-    "verdict.joint_drift": (0, inf),
-    "monitor.turns": (0, inf),
-    "monitor.attempts": (0, inf),
-    "monitor.share": (0, 1),
-    "monitor.reestimate_nights": (0, inf),
-    "http.port": (0, 65535),
-}
-"""What each number may be, both ends included; Apollo's own are checked by the trainer's settings."""
+BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
+"""Constraints on numbers, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +57,21 @@ class ScheduleSettings:
 
     windows: tuple[str, ...] = ("00:00-24:00",)
     """Local times of day in which a night may begin by itself; one may pass midnight. `[]` is never."""
-    idle_minutes: float = 0.0
+    idle_minutes: Annotated[float, Field(ge=0)] = 0.0
     """A night waits until no user has asked for this long; 0 does not wait. Answers go on during a
     night."""
-    min_lessons: int = 1
+    min_lessons: Annotated[int, Field(ge=0)] = 1
     """New lessons that a night waits for; `pairs.minimum` pairs left over from earlier nights do as
     well."""
-    settle_seconds: float = 2.0
+    settle_seconds: Annotated[float, Field(ge=0)] = 2.0
     """Age of the newest lesson before a night begins, because logs arrive in bursts."""
-    max_wait_hours: float = 48.0
+    max_wait_hours: Annotated[float, Field(ge=0)] = 48.0
     """After this long a lesson is learnt although a user is active, but only within the windows."""
-    max_per_day: int = 4
+    max_per_day: Annotated[int, Field(ge=0)] = 4
     """Nights that may begin by themselves within 24 hours, counting those that had something to learn."""
-    yield_seconds: float = 0.0
+    yield_seconds: Annotated[float, Field(ge=0)] = 0.0
     """While a user has asked within this time, an update waits between two steps; 0 does not wait."""
-    max_yield_minutes: float = 30.0
+    max_yield_minutes: Annotated[float, Field(ge=0)] = 30.0
     """How long one update waits for users in all; after that it goes on beside them."""
 
     def __post_init__(self) -> None:
@@ -135,7 +86,7 @@ class CheckpointSettings:
 
     __pydantic_config__ = _FORBID
 
-    optimizer_states: int = 3
+    optimizer_states: Annotated[int, Field(ge=1)] = 3
     """Number of the newest kept checkpoints whose optimizer's state is stored, beside the active one's.
     Training that continues from an older checkpoint starts with a fresh state."""
 
@@ -146,17 +97,17 @@ class VerdictSettings:
 
     __pydantic_config__ = _FORBID
 
-    scenarios: int = 400
+    scenarios: Annotated[int, Field(ge=1, le=100_000)] = 400
     """Held-out scenarios of each behaviour in one round."""
-    max_rounds: int = 3
+    max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
     """Rounds while the verdict is inconclusive; after the last one the update is undone."""
-    margin: float = 0.05
+    margin: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Drop of a pass rate that matters (the non-inferiority margin)."""
-    perplexity: float = 1.10
+    perplexity: Annotated[float, Field(ge=1, le=1000)] = 1.10
     """Largest ratio of the perplexity on ordinary text, after to before."""
-    drift: float = 1.5
+    drift: Annotated[float, Field(ge=0)] = 1.5
     """Largest move of one concept's mean reading, in standard deviations over the probe set."""
-    joint_drift: float = 0.5
+    joint_drift: Annotated[float, Field(ge=0)] = 0.5
     """Largest distance that all readings may move together, in standard deviations per concept."""
 
 
@@ -168,14 +119,14 @@ class MonitorSettings:
 
     enabled: bool = True
     """Whether a night reads the turns of conversations and its attempts. The probe set is always read."""
-    turns: int = 2000
+    turns: Annotated[int, Field(ge=0)] = 2000
     """Largest number of turns that one night reads, by whole conversations, those with a signal first.
     The rest waits."""
-    attempts: int = 256
+    attempts: Annotated[int, Field(ge=0)] = 256
     """Largest number of attempts that one night reads, drawn evenly."""
-    share: float = 1.0
+    share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the conversations that are read at all, drawn by their ids."""
-    reestimate_nights: int = 14
+    reestimate_nights: Annotated[int, Field(ge=0)] = 14
     """Nights after which the concept vectors are estimated anew on the current weights; 0 is never."""
     locate: bool = True
     """Whether each update is followed by a search for where in the weights it lies."""
@@ -187,7 +138,7 @@ class HttpSettings:
 
     __pydantic_config__ = _FORBID
 
-    port: int = 0
+    port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port on loopback; 0 takes any free port and reports which."""
     capture: bool = True
     """Whether conversations that go through `/v1/chat/completions` are captured as logs."""
@@ -200,7 +151,7 @@ class Settings(BaseSettings):
         env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     """Seed of every draw of a night, unless `night --seed` gives another."""
     database: str = ""
     """SQLAlchemy URL of the ledger; empty for `ledger.db` in the home."""
@@ -235,28 +186,31 @@ class Settings(BaseSettings):
 
 
 def load_settings(config_file: Path) -> Settings:
-    """The effective configuration of a home."""
+    """Return the effective configuration of a home."""
     _refuse_unknown_variables()
 
     class FromFile(Settings):
         model_config = SettingsConfigDict(toml_file=config_file)
 
     try:
-        settings = FromFile()
+        return FromFile()
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise ConfigError(f"{config_file}: {place}: {first['msg']}") from error
+        raise ConfigError(f"{config_file}: {_first_fault(error)}") from error
     except TrainerFault as error:
         raise ConfigError(f"{config_file}: training: {error}") from error
     except ValueError as error:  # not TOML, or not UTF-8
         raise ConfigError(f"{config_file}: {error}") from error
-    for place, (low, high) in _BOUNDS.items():
-        value = reduce(getattr, place.split("."), settings)
-        if not low <= value <= high:  # type: ignore[operator]
-            allowed = f"at least {low}" if high == inf else f"{low} to {high}"
-            raise ConfigError(f"{config_file}: {place} must be {allowed}, not {value}")
-    return settings
+
+
+def _first_fault(error: ValidationError) -> str:
+    """Return the place and the cure of the first value that was refused."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "configuration"
+    for bound, words in BOUNDS.items():
+        if bound in first.get("ctx", {}):
+            limit = str(first["ctx"][bound]).removesuffix(".0")
+            return f"{place} must be {words} {limit}, not {first['input']}"
+    return f"{place}: {first['msg']}"
 
 
 def shown(settings: Settings) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+from pydantic import Field
 from sqlalchemy import Connection
 
 from agents.dreamer.novelty import NoveltyFilter
@@ -39,20 +40,20 @@ class DreamSettings:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    per_night: int = 240
+    per_night: Annotated[int, Field(ge=1, le=100_000)] = 240
     """Dreams of all the night's targets together."""
-    per_behaviour: int = 64
+    per_behaviour: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Largest number of dreams of one target."""
-    guards: int = 40
+    guards: Annotated[int, Field(ge=0, le=100_000)] = 40
     """Dreams of each counter-behaviour whose behaviour is not a target, so that it is not lost."""
-    counter_share: float = 1.75
+    counter_share: Annotated[float, Field(ge=0, le=100)] = 1.75
     """Dreams of a target's counter-behaviour for each dream of the target. A counter-behaviour rarely
     fails."""
-    per_source: int = 64
+    per_source: Annotated[int, Field(ge=0)] = 64
     """Largest number of one behaviour's dreams in one night that may grow from one source's log."""
-    max_tokens: int = 48
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
     """Length of a dream, in tokens."""
-    rounds: int = 4
+    rounds: Annotated[int, Field(ge=1, le=100)] = 4
     """Number of times that the model is asked again while dreams are missing."""
 
 

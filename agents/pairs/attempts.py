@@ -7,7 +7,9 @@ and a judgement with its reason. The temperature loop learns from the on-policy 
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import Field
 
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
@@ -28,22 +30,22 @@ class PairSettings:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    attempts: int = 6
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 6
     """Answers of the model as it is, to each dream."""
-    attempts_of_counters: int = 16
+    attempts_of_counters: Annotated[int, Field(ge=1, le=1000)] = 16
     """The same for a dream of a counter-behaviour: only a failed attempt makes a pair, and it rarely
     fails."""
-    instructed: int = 2
+    instructed: Annotated[int, Field(ge=0, le=1000)] = 2
     """Answers that are given with the behaviour's instruction, to each dream."""
-    temperature: float = 1.0
+    temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     """Sampling temperature of the answers."""
-    max_tokens: int = 48
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
     """Length of an answer, in tokens."""
-    minimum: int = 24
+    minimum: Annotated[int, Field(ge=1)] = 24
     """New pairs that an update needs; fewer wait for another night."""
-    per_source: int = 96
+    per_source: Annotated[int, Field(ge=0)] = 96
     """Largest number of new pairs in one update that may come from one source's log."""
-    trust_in_logs: float = 0.8
+    trust_in_logs: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Weight of a pair whose answers stand in a log; pairs of judged attempts weigh 1."""
 
 

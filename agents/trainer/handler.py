@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import anyio
+from pydantic import Field
 
 from agents.model.client import ModelClient
 from agents.model.steering.directions import digest, to_directions
@@ -37,19 +39,19 @@ class TrainingSettings(Settings):
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    lr: float = 1e-3
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate. The default suits the shipped model; for a 27B model ORPO wants about 1e-6, DPO
     5e-7, SFT 1e-5."""
     batch_size: int = 16
     """Pairs in one step."""
-    beta: float = 0.25
+    beta: Annotated[float, Field(ge=0, le=1000)] = 0.25
     """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
     enabled: bool | None = None
     """With false, no night begins by itself and one begun by hand does everything but the update. Unset:
     true, but false with `model.url`."""
     objective: Objective = "orpo"
     """Training objective: orpo, dpo, dpop, simpo, kto or sft."""
-    replay: float = 0.25
+    replay: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     """Part of an update that consists of kept pairs of earlier updates."""
 
 

@@ -5,9 +5,9 @@ Invariant: a record says everything that its result depends on. Does not know ho
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from agents.model.steering.wire import MAX_STRENGTH, Direction
 from corpus.errors import TrainerFault
@@ -39,13 +39,13 @@ class Settings(Checked):
     """Passes over the examples."""
     beta: float = 0.1
     """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
-    dpop_penalty: float = 5.0
+    dpop_penalty: Annotated[float, Field(ge=0, le=1000)] = 5.0
     """Lambda of DPOP."""
-    simpo_margin: float = 1.0
+    simpo_margin: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """Gamma of SimPO: the margin of rewards that it asks for."""
-    desirable_weight: float = 1.0
+    desirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """KTO's lambda_D: the weight of the chosen answers."""
-    undesirable_weight: float = 1.0
+    undesirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """KTO's lambda_U: the weight of the rejected answers."""
     norm_cap: float = 0.1
     """Largest norm of one step's update, as a share of the weights' norm; a larger step is refused."""
@@ -55,9 +55,9 @@ class Settings(Checked):
     """Decay of the moments (Apollo)."""
     eps: float = 1e-8
     """Number added to the denominator (Apollo)."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled weight decay (Apollo)."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Warm-up steps, counted over all updates since the optimizer's state was new (Apollo)."""
     scale: float | None = None
     """Alpha (Apollo); unset for sqrt(n / rank)."""
