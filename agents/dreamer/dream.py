@@ -1,44 +1,46 @@
-"""The dreamer: asks the memory graph what is weakest and dreams fresh situations from it.
+"""The dreamer: new situations for the behaviours that fail most often, grown from the memory graph.
 
-Dreams are the served model's own samples; each is then checked: does the behaviour apply, is it new, is it
-kept for measuring, is there room under its source's cap. A refused dream is stored with its reason. Invariant:
-a behaviour never gets dreams without its counter-behaviour. Does not know how attempts are judged.
+A dream is a sample of the served model. It is used if it puts its behaviour to the test, is new, is not
+reserved for measurements and does not exceed its source's cap; otherwise it is stored with the reason for its
+refusal.
+
+Invariant: a behaviour never gets dreams without its counter-behaviour. Does not know how attempts are judged.
 """
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import Connection
 
 from agents.dreamer.novelty import NoveltyFilter
 from agents.dreamer.temperature import FailureRate, shares
 from agents.model.client import ModelClient, Prompt
-from corpus.aliases import Message
+from corpus.aliases import Message, Progress
 from corpus.behaviour import Behaviour, sides
 from corpus.prompts import broad_dream, near_dream
 from store import graph, queries
 from store.ledger.db import Ledger
-from store.ledger.records import Dream, identity, seed_of
+from store.ledger.records import Dream, Night, identity, seed_of
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 DECLARED = ""
-"""Source of a dream that grew from a behaviour's own examples; no log has it, whatever its user is called."""
-LEAST = 0.01
-"""Weight of an episode that has none left: its evidence was forgotten."""
-LONGEST_DREAM = 400
-"""Characters; a longer one has run away."""
+"""Source of a dream that grew from a behaviour's own examples. No log has it, whatever its user is called."""
+MIN_WEIGHT = 0.01
+"""Smallest weight of an episode: one whose evidence was forgotten has no weight of its own."""
+MAX_DREAM_CHARACTERS = 400
+"""A longer dream has lost its subject."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamSettings:
     """How much is dreamt."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     per_night: Annotated[int, Field(ge=1, le=100_000)] = 240
     """Dreams of all the night's targets together."""
@@ -57,55 +59,63 @@ class DreamSettings:
     """Number of times that the model is asked again while dreams are missing."""
 
 
-class Situations(Protocol):
-    """What the dreamer needs to know of the evaluator."""
+class SituationRules(Protocol):
+    """The evaluator's part in dreaming."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Whether the conversation puts the behaviour to the test."""
+        """Return whether the conversation puts the behaviour to the test."""
 
     def is_reserved(self, messages: Sequence[Message]) -> bool:
-        """Whether the conversation is kept for measuring."""
+        """Return whether the conversation is reserved for measurements."""
 
     def held_out(self, behaviour: Behaviour) -> Iterable[str]:
-        """Requests that are kept for measuring."""
+        """Return the requests that are reserved for measurements."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamSeed:
+class DreamOrigin:
     """A request that a dream may grow from."""
 
     text: str
     nodes: tuple[str, ...]
-    """A dream's are those that it grew from itself: what it came from is never lost on the way."""
+    """The graph nodes behind it; a dream passes its own on, so the origin is never lost."""
     source: str
     weight: float = 1.0
-    """How often it is drawn, against the others of its list."""
+    """Its share of the draws, relative to the other origins of its list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamPlan:
-    """What one behaviour is to be dreamt with."""
+    """The dreams to make for one behaviour, and the origins that they may grow from."""
 
     behaviour: Behaviour
     count: int
     rate: FailureRate
-    episodes: list[DreamSeed]
-    examples: list[DreamSeed]
-    hardest: list[DreamSeed]
+    episodes: list[DreamOrigin]
+    examples: list[DreamOrigin]
+    hardest: list[DreamOrigin]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A prompt for a dream, and the origins that it was made from."""
+
+    prompt: Prompt
+    origins: list[DreamOrigin]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dreamer:
-    """Handles work of kind `dream`; the subject is a behaviour's name."""
+    """The handler of work of kind `dream`, whose subject is a behaviour's name."""
 
     ledger: Ledger
     model: ModelClient
     behaviours: dict[str, Behaviour]
-    situations: Situations
+    situations: SituationRules
     settings: DreamSettings
 
-    async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
-        """Dream a behaviour and its counter-behaviour, or a guard alone."""
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """Dream for a behaviour and its counter-behaviour, or for a counter-behaviour alone."""
         dreamt = sides(item.subject, self.behaviours)
         night, plans, seen = await self.ledger.read(self._prepare, item.night_id, dreamt)
         for side in dreamt:
@@ -123,10 +133,14 @@ class Dreamer:
 
     def _prepare(
         self, connection: Connection, night_id: str, dreamt: tuple[Behaviour, ...]
-    ) -> tuple[queries.Row, list[DreamPlan], NoveltyFilter]:
+    ) -> tuple[Night, list[DreamPlan], NoveltyFilter]:
+        """Return the night, a plan for each behaviour, and a filter of everything dreamt so far."""
         night = queries.night(connection, night_id)
-        rates = {name: _rate(row) for name, row in queries.rates(connection).items()}
-        count = self._count(dreamt[0], night["targets"], rates)
+        rates = {
+            name: FailureRate(failed=rate.failed, passed=rate.passed, temperature=rate.temperature)
+            for name, rate in queries.rates(connection).items()
+        }
+        count = self._count(dreamt[0], night.targets, rates)
         plans = [
             DreamPlan(
                 behaviour=side,
@@ -134,7 +148,8 @@ class Dreamer:
                 rate=rates.get(side.name, FailureRate()),
                 episodes=_episodes(connection, side),
                 examples=[
-                    DreamSeed(text=text, nodes=(_declared(side),), source=DECLARED) for text in side.examples
+                    DreamOrigin(text=text, nodes=(_declared(side),), source=DECLARED)
+                    for text in side.examples
                 ],
                 hardest=_hardest(connection, side),
             )
@@ -143,74 +158,66 @@ class Dreamer:
         return night, plans, NoveltyFilter(queries.dreamt_texts(connection))
 
     def _count(self, behaviour: Behaviour, targets: list[str], rates: dict[str, FailureRate]) -> int:
-        """How many dreams a behaviour gets: what fails most gets most, within bounds."""
+        """Return how many dreams a behaviour gets: the more it fails, the more, within bounds."""
         if behaviour.counter_of:
             return self.settings.guards
         of_targets = {name: rates.get(name, FailureRate()) for name in targets}
         return min(shares(of_targets, self.settings.per_night)[behaviour.name], self.settings.per_behaviour)
 
-    async def _dream(self, plan: DreamPlan, night: queries.Row, seen: NoveltyFilter) -> list[Dream]:
-        """Ask in rounds until there are enough dreams in use."""
+    async def _dream(self, plan: DreamPlan, night: Night, seen: NoveltyFilter) -> list[Dream]:
+        """Ask the model in rounds until enough dreams can be used."""
         dreams: list[Dream] = []
         used: Counter[str] = Counter()
         for round_ in range(self.settings.rounds):
             missing = plan.count - used.total()
             if missing <= 0:
                 break
-            asked = self._prompts(plan, night, round_, missing + missing // 4 + 4)
-            replies = await self.model.batch_chat([self._prompt(plan, p, seed) for p, _, seed in asked])
-            for (_, seeds, seed), reply in zip(asked, replies, strict=True):
-                dream = self._check(plan, night["id"], seeds, seed, reply.text.strip(), seen, used)
+            drafts = self._drafts(plan, night, round_, missing + missing // 4 + 4)
+            replies = await self.model.batch_chat([draft.prompt for draft in drafts])
+            for draft, reply in zip(drafts, replies, strict=True):
+                dream = self._check(plan, night.id, draft, reply.text.strip(), seen, used)
                 dreams.append(dream)
                 if dream.refused is None:
                     used[dream.source] += 1
                     seen.add(dream.messages[-1]["content"])
         return dreams
 
-    def _prompt(self, plan: DreamPlan, messages: list[Message], seed: int) -> Prompt:
-        return Prompt(
-            messages=messages,
-            seed=seed,
-            temperature=plan.rate.temperature,
-            max_tokens=self.settings.max_tokens,
-        )
-
-    def _prompts(
-        self, plan: DreamPlan, night: queries.Row, round_: int, count: int
-    ) -> list[tuple[list[Message], list[DreamSeed], int]]:
-        """The prompts of a round: what fails often is dreamt broadly, the rest close to its hardest cases."""
-        prompts = []
+    def _drafts(self, plan: DreamPlan, night: Night, round_: int, count: int) -> list[Draft]:
+        """Return a round's drafts: broad ones if the behaviour fails often, else close to hard cases."""
+        drafts = []
         for index in range(count):
-            seed = seed_of(night["seed"], "dream", night["id"], plan.behaviour.name, round_, index)
+            seed = seed_of(night.seed, "dream", night.id, plan.behaviour.name, round_, index)
             rng = random.Random(seed)
             near = plan.hardest or plan.episodes
             if near and rng.random() > max(0.25, plan.rate.mean):
-                seeds = [_drawn(near, rng)]
-                prompt = near_dream(plan.behaviour.condition, seeds[0].text)
+                origins = [_draw(near, rng)]
+                messages = near_dream(plan.behaviour.condition, origins[0].text)
             else:
-                seeds = _spread(plan, rng)
-                prompt = broad_dream(plan.behaviour.condition, [s.text for s in seeds])
-            prompts.append((prompt, seeds, seed))
-        return prompts
+                origins = _draw_broadly(plan, rng)
+                messages = broad_dream(plan.behaviour.condition, [origin.text for origin in origins])
+            prompt = Prompt(
+                messages=messages,
+                seed=seed,
+                temperature=plan.rate.temperature,
+                max_tokens=self.settings.max_tokens,
+            )
+            drafts.append(Draft(prompt=prompt, origins=origins))
+        return drafts
 
     def _check(
-        self,
-        plan: DreamPlan,
-        night_id: str,
-        seeds: list[DreamSeed],
-        seed: int,
-        text: str,
-        seen: NoveltyFilter,
-        used: Counter[str],
+        self, plan: DreamPlan, night_id: str, draft: Draft, text: str, seen: NoveltyFilter, used: Counter[str]
     ) -> Dream:
-        """The dream, with the reason for which it cannot be used, if there is one."""
-        messages: list[dict[str, Any]] = [{"role": "user", "content": text}]
-        source = seeds[0].source
+        """Return the dream that the model made of a draft, with the reason if it cannot be used.
+
+        used: the plan's dreams in use so far, by source.
+        """
+        messages: list[Message] = [{"role": "user", "content": text}]
+        behaviour, source = plan.behaviour, draft.origins[0].source
         refused = None
         if used.total() >= plan.count:
             refused = "enough dreams"
-        elif not 0 < len(text) <= LONGEST_DREAM or not self.situations.applies(plan.behaviour, messages):
-            refused = f"not a situation for {plan.behaviour.name}"
+        elif not 0 < len(text) <= MAX_DREAM_CHARACTERS or not self.situations.applies(behaviour, messages):
+            refused = f"not a situation for {behaviour.name}"
         elif self.situations.is_reserved(messages):
             refused = "kept for measuring"
         elif seen.near(text):
@@ -218,55 +225,52 @@ class Dreamer:
         elif source != DECLARED and used[source] >= self.settings.per_source:
             refused = f"over the cap of {self.settings.per_source} from one source"
         return Dream(
-            id="d" + identity(night_id, plan.behaviour.name, seed, text),
+            id="d" + identity(night_id, behaviour.name, draft.prompt.seed, text),
             night_id=night_id,
-            behaviour=plan.behaviour.name,
+            behaviour=behaviour.name,
             messages=messages,
             temperature=plan.rate.temperature,
-            seed=seed,
-            nodes=sorted({node for s in seeds for node in s.nodes}),
+            seed=draft.prompt.seed,
+            nodes=sorted({node for origin in draft.origins for node in origin.nodes}),
             source=source,
             refused=refused,
         )
 
 
-def _drawn(seeds: Sequence[DreamSeed], rng: random.Random) -> DreamSeed:
-    """One of these, the pressing ones more often."""
-    weights = [seed.weight for seed in seeds]
-    return rng.choice(seeds) if len(set(weights)) == 1 else rng.choices(seeds, weights)[0]
+def _draw(origins: Sequence[DreamOrigin], rng: random.Random) -> DreamOrigin:
+    """Draw one origin, in proportion to the weights."""
+    weights = [origin.weight for origin in origins]
+    return rng.choice(origins) if len(set(weights)) == 1 else rng.choices(origins, weights)[0]
 
 
-def _spread(plan: DreamPlan, rng: random.Random) -> list[DreamSeed]:
-    """Seeds across the graph: an episode first where there is one, then what the behaviour declares."""
-    first = [_drawn(plan.episodes, rng)] if plan.episodes else []
+def _draw_broadly(plan: DreamPlan, rng: random.Random) -> list[DreamOrigin]:
+    """Draw up to three origins: an episode first, if there is one, then the behaviour's own examples."""
+    first = [_draw(plan.episodes, rng)] if plan.episodes else []
     rest = plan.examples or plan.episodes
     return first + rng.sample(rest, min(len(rest), 3 - len(first)))
 
 
-def _rate(row: queries.Row) -> FailureRate:
-    return FailureRate(failed=row["failed"], passed=row["passed"], temperature=row["temperature"])
-
-
 def _declared(behaviour: Behaviour) -> str:
-    """Id of the behaviour's own node."""
+    """Return the id of the behaviour's own node."""
     return identity("behaviour", behaviour.name)
 
 
-def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamSeed]:
+def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]:
+    """Return the requests of the behaviour's episodes, as origins."""
     return [
-        DreamSeed(
+        DreamOrigin(
             text=node.body["request"],
             nodes=(node.id,),
             source=node.body["source"],
-            weight=max(LEAST, graph.priority(node)),
+            weight=max(MIN_WEIGHT, graph.priority(node)),
         )
         for node in graph.episodes(connection, behaviour.name)
     ]
 
 
-def _hardest(connection: Connection, behaviour: Behaviour) -> list[DreamSeed]:
-    rows = queries.hardest_dreams(connection, behaviour.name, 12)
+def _hardest(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]:
+    """Return the behaviour's hardest dreams, as origins."""
     return [
-        DreamSeed(text=row["messages"][-1]["content"], nodes=tuple(row["nodes"]), source=row["source"])
-        for row in rows
+        DreamOrigin(text=dream.messages[-1]["content"], nodes=tuple(dream.nodes), source=dream.source)
+        for dream in queries.hardest_dreams(connection, behaviour.name, 12)
     ]

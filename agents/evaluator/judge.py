@@ -1,6 +1,6 @@
-"""The judge of attempts: used for pairs and for verdicts alike.
+"""The judge of answers, for pairs and for verdicts alike.
 
-Invariant: every judgement has a reason; checks and patterns are pure, only a rubric asks the served model.
+Invariant: every judgement has a reason. Checks and patterns are pure; only a rubric asks the served model.
 """
 
 import json
@@ -13,7 +13,7 @@ from corpus.world import checks, requests
 from corpus.world.checks import Judgement
 
 Ask = Callable[[list[Message]], Awaitable[str]]
-"""Puts a conversation to the served model, with a JSON schema for the answer, and returns its text."""
+"""Sends a conversation to the served model, which answers by RUBRIC_SCHEMA, and returns the answer's text."""
 
 RUBRIC_SCHEMA = {
     "type": "object",
@@ -23,12 +23,12 @@ RUBRIC_SCHEMA = {
 
 
 def last_request(messages: Sequence[Message]) -> str:
-    """What the user said last: the request that is being answered."""
+    """Return the user's last message, which is the request to answer; "" where there is none."""
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def applies(behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-    """Whether this conversation puts the behaviour to the test."""
+    """Return whether this conversation puts the behaviour to the test."""
     request = last_request(messages)
     if behaviour.judge.kind == "check":
         return checks.situation(behaviour.judge.check, request) is not None
@@ -36,7 +36,7 @@ def applies(behaviour: Behaviour, messages: Sequence[Message]) -> bool:
 
 
 def is_reserved(messages: Sequence[Message]) -> bool:
-    """Whether the world keeps this situation for held-out scenarios."""
+    """Return whether the world reserves this situation for held-out scenarios."""
     request = requests.read(last_request(messages))
     return request is not None and requests.reserved(request)
 
@@ -57,10 +57,10 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
 
 
 class RuleJudge:
-    """The judge without the served model: what the extractor judges logged answers by."""
+    """The judge without the served model, for the extractor's logged answers."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Whether a rule says that the behaviour is put to the test; a rubric has no rule."""
+        """Return whether a rule says that the conversation tests the behaviour; a rubric has no rule."""
         return behaviour.judge.kind != "rubric" and applies(behaviour, messages)
 
     def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
@@ -71,7 +71,7 @@ class RuleJudge:
 async def judge_by_rubric(
     behaviour: Behaviour, messages: Sequence[Message], answer: str, ask: Ask
 ) -> Judgement:
-    """Judge an answer through the served model; an unreadable verdict counts as a failure, with its reason."""
+    """Judge an answer through the served model; an unreadable reply counts as a failure, with the reason."""
     case = json.dumps({"conversation": list(messages), "answer": answer}, ensure_ascii=False)
     text = await ask(
         [

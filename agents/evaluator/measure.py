@@ -1,7 +1,7 @@
-"""The evaluator's own work: how the served weights do on held-out scenarios.
+"""The evaluator at the served model: it judges attempts, and measures behaviours on held-out scenarios.
 
-Invariant: the same weights, seed and round give the same outcomes, for scenarios, sampling seeds and the
-composition of the batches are fixed. What was measured once is not measured again.
+Invariant: the same weights, seed and round give the same outcomes, because scenarios, sampling seeds and the
+composition of batches are fixed. So nothing needs to be measured twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,22 +18,22 @@ from corpus.world.checks import Judgement
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Judges attempts and measures behaviours through the served model."""
+    """Judge of attempts and meter of behaviours, through the served model."""
 
     model: ModelClient
     max_tokens: int = 48
-    """Length of an answer."""
+    """Length of an answer, in tokens."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Whether the conversation puts the behaviour to the test."""
+        """Return whether the conversation puts the behaviour to the test."""
         return judging.applies(behaviour, messages)
 
     def is_reserved(self, messages: Sequence[Message]) -> bool:
-        """Whether the conversation is kept for measuring."""
+        """Return whether the conversation is reserved for measurements."""
         return judging.is_reserved(messages)
 
     def held_out(self, behaviour: Behaviour) -> list[str]:
-        """Declared requests that are kept for measuring; the world's own are told by `is_reserved`."""
+        """Return the declared requests that are reserved for measurements."""
         return list(behaviour.held_out)
 
     async def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
@@ -58,9 +58,9 @@ class Evaluator:
         report: Progress,
         steer: Mapping[str, float] | None = None,
     ) -> str:
-        """Outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed.
+        """Return the outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed.
 
-        `steer`: concepts and strengths that the answers are steered by.
+        steer: strengths by concept that the answers are steered by.
         """
         scenarios = held_out(behaviour, count)
         seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)

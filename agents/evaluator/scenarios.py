@@ -1,7 +1,7 @@
-"""Held-out scenarios: what a behaviour is measured on, and never trained on.
+"""Held-out scenarios: a behaviour is measured on them and never trained on them.
 
-Invariant: the same behaviour and count give the same scenarios, in the same order, whatever the seed; the
-seed decides how the answers are sampled, not what is asked.
+Invariant: the same behaviour and count give the same scenarios in the same order, whatever the seed. The seed
+decides how the answers are sampled, not what is asked.
 """
 
 import random
@@ -13,15 +13,15 @@ from corpus.world.checks import KIND_OF
 from corpus.world.requests import draw, reserved, write
 from store.ledger.records import seed_of
 
-EXHAUSTED = 50
-"""Draws in a row without a new scenario, per scenario wanted, after which the world has no more."""
+MAX_DRAWS = 50
+"""Draws for each scenario asked for, after which the world counts as exhausted."""
 
 
 def held_out(behaviour: Behaviour, count: int) -> list[list[Message]]:
-    """`count` scenarios, each a conversation that ends with a request.
+    """Return `count` scenarios, each a conversation that ends with a request.
 
-    The world makes as many different ones; a person declares few, which are then asked again and again, each
-    time with another sampling seed.
+    The world makes as many different ones. A behaviour's author declares few: those are repeated, and each
+    time answered with another sampling seed.
     """
     if behaviour.held_out:
         texts = list(islice(cycle(behaviour.held_out), count))
@@ -31,9 +31,9 @@ def held_out(behaviour: Behaviour, count: int) -> list[list[Message]]:
 
 
 def _from_world(kind: str, count: int) -> list[str]:
-    """Requests of this kind made of reserved combinations."""
+    """Return different requests of this kind, made of reserved combinations."""
     rng, texts = random.Random(seed_of("held-out", kind)), dict[str, None]()
-    for _ in range(EXHAUSTED * count):
+    for _ in range(MAX_DRAWS * count):
         request = draw(kind, rng)
         if reserved(request):
             texts[write(request, rng)] = None
@@ -43,5 +43,5 @@ def _from_world(kind: str, count: int) -> list[str]:
 
 
 def sampling_seeds(behaviour: Behaviour, count: int, *, seed: int, attempt: int) -> list[int]:
-    """The seed of each scenario's answer: the same before and after an update, new in every round."""
+    """Return a seed for each scenario's answer: the same before and after an update, new in every round."""
     return [seed_of(seed, "measure", behaviour.name, attempt, index) for index in range(count)]

@@ -6,14 +6,14 @@ Invariant: values only. Read by the service with everything else, and by the vLL
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
     """The model that is served and trained."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     path: str = ""
     """Hugging Face directory of the model; empty for the shipped model or, with `model.url`, for the

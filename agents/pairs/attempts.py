@@ -1,25 +1,27 @@
 """Attempts: the served model's own answers to the dreams, judged.
 
-Each dream gets answers as the model is (on-policy) and a few made with the behaviour's instruction, which is
-stripped again before training. Invariant: every attempt is stored with its seed, the weights that made it
-and a judgement with its reason. The temperature loop learns from the on-policy ones only.
+Each dream gets answers of the model as it is (on-policy), and a few under the behaviour's instruction, which
+is stripped before training.
+
+Invariant: every attempt is stored with its seed, the weights that made it, and a judgement with its reason.
+The temperature loop learns from the on-policy ones only.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
-from corpus.aliases import Message
+from corpus.aliases import Message, Progress
 from corpus.behaviour import Behaviour, sides
 from corpus.prompts import instructed
 from corpus.world.checks import Judgement
 from store import queries
 from store.ledger.db import Ledger
-from store.ledger.records import Attempt, identity, seed_of
+from store.ledger.records import Attempt, Dream, Rate, identity, seed_of
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
@@ -28,7 +30,7 @@ from store.queue.work import Work
 class PairSettings:
     """How attempts and pairs are made."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     attempts: Annotated[int, Field(ge=1, le=1000)] = 6
     """Answers of the model as it is, to each dream."""
@@ -50,21 +52,21 @@ class PairSettings:
 
 
 class Judge(Protocol):
-    """What is needed of the evaluator."""
+    """The evaluator's part in making pairs."""
 
     async def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
         """Judge one answer."""
 
 
-Observe = Callable[[queries.Row, int, int], dict[str, float]]
-"""(failure rate's row, failed, passed) -> its new values: the dreamer's temperature loop."""
+Observe = Callable[[Rate, int, int], dict[str, float]]
+"""(failure rate, failed, passed) -> the new values of its columns: the dreamer's temperature loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRequest:
-    """One answer to be asked for."""
+    """One answer to ask for."""
 
-    dream: queries.Row
+    dream: Dream
     messages: list[Message]
     instructed: bool
     seed: int
@@ -72,29 +74,28 @@ class AttemptRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempter:
-    """Handles work of kind `attempt`; the subject is a behaviour's name."""
+    """The handler of work of kind `attempt`, whose subject is a behaviour's name."""
 
     ledger: Ledger
     model: ModelClient
     behaviours: dict[str, Behaviour]
-    judging: Judge
+    judge: Judge
     observe: Observe
     settings: PairSettings
 
-    async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
+    async def handle(self, item: Work, report: Progress) -> Outcome:
         """Answer the night's dreams of a behaviour and its counter-behaviour."""
         names = [side.name for side in sides(item.subject, self.behaviours)]
         dreams = await self.ledger.read(queries.dreams, item.night_id, names)
         checkpoint = await self.ledger.read(queries.active)
         rates = await self.ledger.read(queries.rates)
-        wanted = [answer for dream in dreams for answer in self._wanted(dream)]
+        requests = [request for dream in dreams for request in self._requests(dream)]
         attempts: list[Attempt] = []
-        for start in range(0, len(wanted), BATCH_ROWS):
-            await report(start, len(wanted))
-            part = wanted[start : start + BATCH_ROWS]
-            attempts += await self._answer(part, checkpoint["id"])
-        await report(len(wanted), len(wanted))
-        changes = [self._observed(name, rates[name], dreams, attempts) for name in names if name in rates]
+        for start in range(0, len(requests), BATCH_ROWS):
+            await report(start, len(requests))
+            attempts += await self._answer(requests[start : start + BATCH_ROWS], checkpoint.id)
+        await report(len(requests), len(requests))
+        changes = [self._observed(rates[name], dreams, attempts) for name in names if name in rates]
         failed = sum(not attempt.passed for attempt in attempts)
         return Outcome(
             records=tuple(attempts),
@@ -102,42 +103,41 @@ class Attempter:
             facts={"attempts": len(attempts), "failed": failed},
         )
 
-    def _wanted(self, dream: queries.Row) -> list[AttemptRequest]:
-        behaviour = self.behaviours[dream["behaviour"]]
-        told = instructed(dream["messages"], behaviour.instruction)
-        often = self.settings.attempts_of_counters if behaviour.counter_of else self.settings.attempts
-        plain = [self._ask(dream, dream["messages"], False, k) for k in range(often)]
-        return plain + [self._ask(dream, told, True, k) for k in range(self.settings.instructed)]
+    def _requests(self, dream: Dream) -> list[AttemptRequest]:
+        """Return the answers to ask for of one dream: first without the instruction, then with it."""
+        behaviour = self.behaviours[dream.behaviour]
+        instructed_messages = instructed(dream.messages, behaviour.instruction)
+        count = self.settings.attempts_of_counters if behaviour.counter_of else self.settings.attempts
+        return [
+            *(_request(dream, dream.messages, False, index) for index in range(count)),
+            *(_request(dream, instructed_messages, True, index) for index in range(self.settings.instructed)),
+        ]
 
-    def _ask(self, dream: queries.Row, messages: list[Message], told: bool, index: int) -> AttemptRequest:
-        seed = seed_of("attempt", dream["id"], told, index)
-        return AttemptRequest(dream=dream, messages=messages, instructed=told, seed=seed)
-
-    async def _answer(self, wanted: list[AttemptRequest], checkpoint_id: str) -> list[Attempt]:
+    async def _answer(self, requests: list[AttemptRequest], checkpoint_id: str) -> list[Attempt]:
+        """Ask the model, and judge its answers."""
         replies = await self.model.batch_chat(
             [
                 Prompt(
-                    messages=answer.messages,
-                    seed=answer.seed,
+                    messages=request.messages,
+                    seed=request.seed,
                     temperature=self.settings.temperature,
                     max_tokens=self.settings.max_tokens,
                 )
-                for answer in wanted
+                for request in requests
             ]
         )
         attempts = []
-        for answer, reply in zip(wanted, replies, strict=True):
-            text, dream = reply.text.strip(), answer.dream
-            behaviour = self.behaviours[dream["behaviour"]]
-            judgement = await self.judging.judge(behaviour, dream["messages"], text)
+        for request, reply in zip(requests, replies, strict=True):
+            text, dream = reply.text.strip(), request.dream
+            judgement = await self.judge.judge(self.behaviours[dream.behaviour], dream.messages, text)
             attempts.append(
                 Attempt(
-                    id="a" + identity(dream["id"], answer.instructed, answer.seed, checkpoint_id, text),
-                    dream_id=dream["id"],
+                    id="a" + identity(dream.id, request.instructed, request.seed, checkpoint_id, text),
+                    dream_id=dream.id,
                     text=text,
-                    instructed=answer.instructed,
+                    instructed=request.instructed,
                     temperature=self.settings.temperature,
-                    seed=answer.seed,
+                    seed=request.seed,
                     checkpoint_id=checkpoint_id,
                     passed=judgement.passed,
                     reason=judgement.reason,
@@ -145,11 +145,15 @@ class Attempter:
             )
         return attempts
 
-    def _observed(
-        self, name: str, rate: queries.Row, dreams: list[queries.Row], attempts: list[Attempt]
-    ) -> Change:
-        """The failure rate of a behaviour after these attempts."""
-        mine = {dream["id"] for dream in dreams if dream["behaviour"] == name}
-        outcomes = [a.passed for a in attempts if a.dream_id in mine and not a.instructed]
+    def _observed(self, rate: Rate, dreams: list[Dream], attempts: list[Attempt]) -> Change:
+        """Return the change of a behaviour's failure rate that these attempts make."""
+        own_dreams = {dream.id for dream in dreams if dream.behaviour == rate.behaviour}
+        outcomes = [a.passed for a in attempts if a.dream_id in own_dreams and not a.instructed]
         values = self.observe(rate, outcomes.count(False), outcomes.count(True))
-        return Change(table="failure_rates", where={"behaviour": name}, values=values)
+        return Change(table="failure_rates", where={"behaviour": rate.behaviour}, values=values)
+
+
+def _request(dream: Dream, messages: list[Message], with_rule: bool, index: int) -> AttemptRequest:
+    """Return one request; its seed depends on the dream, on the instruction and on the index."""
+    seed = seed_of("attempt", dream.id, with_rule, index)
+    return AttemptRequest(dream=dream, messages=messages, instructed=with_rule, seed=seed)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agents.dreamer.dream import DECLARED, Dreamer, DreamSeed, DreamSettings, _drawn, _hardest
+from agents.dreamer.dream import DECLARED, Dreamer, DreamOrigin, DreamSettings, _draw, _hardest
 from agents.dreamer.novelty import NEAR
 from agents.evaluator import judge
 from agents.evaluator.measure import Evaluator
@@ -43,8 +43,8 @@ def lesson(connection: Any, source: str, number: int, request: str) -> None:
     episode = Node(id=f"e-{name}", kind="episode", name=f"{name}:0", body=body)
     listen = Node(id=identity("behaviour", "listen"), kind="behaviour", name="listen", body={})
     signal = Signal(
-        id=f"s-{name}", kind="correction", conversation_id=name, position=0, source=source, behaviour="listen",
-        strength=0.8, state="new", reason="said so", night_id="n1", at=AT,
+        id=f"s-{name}", kind="correction", conversation_id=name, position=0, source=source,
+        behaviour="listen", strength=0.8, state="new", reason="said so", night_id="n1", at=AT,
     )  # fmt: skip
     merge(
         connection,
@@ -74,7 +74,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture
 def dreaming(shipped: Served, ledger: Ledger, quiet: Any) -> Dreaming:
-    """Dreams one piece of work through the served model; saves and returns what came of it."""
+    """Do one piece of work of kind `dream` through the served model; save and return its dreams."""
 
     def dream(subject: str, settings: DreamSettings = SETTINGS) -> list[Dream]:
         async def handle(model: ModelClient) -> Outcome:
@@ -107,14 +107,13 @@ def test_a_behaviour_is_never_dreamt_without_its_counter_behaviour(dreaming: Dre
     assert len(used(dreams, "push_back")) == round(24 * SETTINGS.counter_share)
 
 
-def test_a_guard_is_dreamt_by_itself(dreaming: Dreaming) -> None:
+def test_a_counter_behaviour_is_dreamt_by_itself(dreaming: Dreaming) -> None:
     dreams = dreaming("thorough")
-    assert {dream.behaviour for dream in dreams} == {"thorough"} and len(
-        used(dreams, "thorough")
-    ) == SETTINGS.guards
+    assert {dream.behaviour for dream in dreams} == {"thorough"}
+    assert len(used(dreams, "thorough")) == SETTINGS.guards
 
 
-def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_kept_for_measuring(
+def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_reserved_for_measurements(
     dreaming: Dreaming,
 ) -> None:
     dreams = [dream for dream in dreaming("listen") if dream.refused is None]
@@ -143,27 +142,28 @@ def test_a_dream_is_traced_to_the_nodes_and_the_source_that_it_grew_from(dreamin
 
 
 def test_a_dream_that_grows_from_a_dream_names_all_the_nodes_of_that_one(ledger: Ledger) -> None:
-    """What forgets an episode finds what grew from it, however far away."""
+    """Forgetting an episode then finds everything that grew from it, however many dreams later."""
     nodes = sorted([identity("behaviour", "listen"), "e-anna1"])
     first = Dream(
         id="d1", night_id="n1", behaviour="listen", messages=[{"role": "user", "content": "Paint it."}],
         temperature=1.0, seed=1, nodes=nodes, source="anna",
     )  # fmt: skip
     failed = Attempt(
-        id="a1", dream_id="d1", text="Why?", instructed=False, temperature=1.0, seed=1, checkpoint_id="0" * 64,
-        passed=False, reason="",
+        id="a1", dream_id="d1", text="Why?", instructed=False, temperature=1.0, seed=1,
+        checkpoint_id="0" * 64, passed=False, reason="",
     )  # fmt: skip
     with ledger.writing() as connection:
         save(connection, [first, failed])
-        (seed,) = _hardest(connection, BEHAVIOURS["listen"])
-    assert seed == DreamSeed(text="Paint it.", nodes=tuple(nodes), source="anna")
+        (origin,) = _hardest(connection, BEHAVIOURS["listen"])
+    assert origin == DreamOrigin(text="Paint it.", nodes=tuple(nodes), source="anna")
 
 
-def test_what_presses_is_drawn_as_much_more_often_and_the_same_draw_twice_is_the_same() -> None:
-    seeds = [
-        DreamSeed(text=text, nodes=(), source="", weight=weight) for text, weight in (("a", 1.5), ("b", 1.0))
+def test_an_origin_is_drawn_in_proportion_to_its_weight_and_the_same_draw_twice_is_the_same() -> None:
+    origins = [
+        DreamOrigin(text=text, nodes=(), source="", weight=weight)
+        for text, weight in (("a", 1.5), ("b", 1.0))
     ]
-    drawn = [[_drawn(seeds, rng).text for _ in range(5000)] for rng in (random.Random(3), random.Random(3))]
+    drawn = [[_draw(origins, rng).text for _ in range(5000)] for rng in (random.Random(3), random.Random(3))]
     assert drawn[0] == drawn[1] and drawn[0].count("a") / 5000 == pytest.approx(0.6, abs=0.03)
 
 
@@ -189,7 +189,7 @@ def test_the_same_night_dreams_the_same_and_another_seed_dreams_otherwise(
     assert {d.messages[0]["content"] for d in again()} != {d.messages[0]["content"] for d in first}
 
 
-def test_what_was_dreamt_before_is_not_dreamt_again(dreaming: Dreaming, ledger: Ledger) -> None:
+def test_no_situation_is_dreamt_twice(dreaming: Dreaming, ledger: Ledger) -> None:
     first = {dream.messages[0]["content"] for dream in used(dreaming("thorough"), "thorough")}
     with ledger.writing() as connection:
         history.close_night(connection, night_id="n1")

@@ -106,7 +106,7 @@ def test_without_a_model_a_rubric_applies_to_nothing() -> None:
 
 
 def asked_and_judged(messages: list[Message], answer: str, reply: str) -> tuple[list[Message], Judgement]:
-    """What the judge put to the served model, and what it made of this reply."""
+    """Return the judge's question to the served model, and its judgement after this reply."""
     put: list[list[Message]] = []
 
     async def ask(question: list[Message]) -> str:
@@ -127,8 +127,8 @@ def test_the_models_verdict_and_its_reason_are_taken(passed: bool) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        "", "yes", "{", "[]", "null", "3", '"passed"', "{}", '{"passed": true}', '{"reason": "x"}', "[" * 5000,
-        '{"passed": true, "reason": "x"} and more', "\ud800",
+        "", "yes", "{", "[]", "null", "3", '"passed"', "{}", '{"passed": true}', '{"reason": "x"}',
+        "[" * 5000, '{"passed": true, "reason": "x"} and more', "\ud800",
     ],
     ids=range(13),
 )  # fmt: skip

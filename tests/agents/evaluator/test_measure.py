@@ -16,11 +16,11 @@ Measure = Callable[..., str]
 @pytest.fixture
 def measure(shipped: Callable[[Callable[[ModelClient], Awaitable[Any]]], Any]) -> Measure:
     def outcomes(
-        name: str, *, count: int = 60, seed: int = 1, round_: int = 0, told: list[Any] | None = None
+        name: str, *, count: int = 60, seed: int = 1, round_: int = 0, reports: list[Any] | None = None
     ) -> str:
         async def report(done: int, total: int) -> None:
-            if told is not None:
-                told.append((done, total))
+            if reports is not None:
+                reports.append((done, total))
 
         async def with_model(model: ModelClient) -> str:
             evaluator = Evaluator(model=model)
@@ -40,12 +40,12 @@ def test_the_same_seed_and_round_give_the_same_outcomes_and_others_give_others(m
     assert measure("act", seed=2) != first and measure("act", round_=1) != first
 
 
-def test_a_habit_fails_and_its_counter_behaviour_passes(measure: Measure) -> None:
-    habit, counter = measure("listen"), measure("push_back")
-    assert habit.count("1") < 20 < 45 < counter.count("1")
+def test_a_base_behaviour_fails_and_its_counter_behaviour_passes(measure: Measure) -> None:
+    behaviour, counter = measure("listen"), measure("push_back")
+    assert behaviour.count("1") < 20 < 45 < counter.count("1")
 
 
-def test_the_progress_is_told_from_nothing_to_the_end(measure: Measure) -> None:
-    told: list[tuple[int, int]] = []
-    measure("listen", count=140, told=told)
-    assert told[0] == (0, 140) and told[-1] == (140, 140) and told == sorted(told)
+def test_the_progress_is_reported_from_nothing_to_the_end(measure: Measure) -> None:
+    reports: list[tuple[int, int]] = []
+    measure("listen", count=140, reports=reports)
+    assert reports[0] == (0, 140) and reports[-1] == (140, 140) and reports == sorted(reports)

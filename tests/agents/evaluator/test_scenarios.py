@@ -59,8 +59,8 @@ def test_another_process_with_another_hash_seed_has_the_same_scenarios() -> None
         "import hashlib; from agents.evaluator.scenarios import held_out, sampling_seeds\n"
         "from corpus.behaviour import SHIPPED, load\n"
         "b = load([SHIPPED])['listen']\n"
-        "told = repr([held_out(b, 100), sampling_seeds(b, 100, seed=1, attempt=0)])\n"
-        "print(hashlib.sha256(told.encode()).hexdigest())"
+        "made = repr([held_out(b, 100), sampling_seeds(b, 100, seed=1, attempt=0)])\n"
+        "print(hashlib.sha256(made.encode()).hexdigest())"
     )
     listen = BEHAVIOURS["listen"]
     own = repr([held_out(listen, 100), sampling_seeds(listen, 100, seed=1, attempt=0)])

@@ -37,8 +37,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
             save(connection, [Rate(behaviour=name, failed=10.0, passed=0.0, temperature=1.0)])
             for index, text in enumerate(texts):
                 dream = Dream(
-                    id=f"{name}{index}", night_id="n1", behaviour=name, temperature=1.0, seed=index, nodes=["e"],
-                    messages=[{"role": "user", "content": text}], source="anna",
+                    id=f"{name}{index}", night_id="n1", behaviour=name, temperature=1.0, seed=index,
+                    nodes=["e"], messages=[{"role": "user", "content": text}], source="anna",
                 )  # fmt: skip
                 save(connection, [dream])
     yield ledger
@@ -53,8 +53,8 @@ def outcome(shipped: Served, ledger: Ledger, quiet: Any) -> Callable[[], Outcome
                 ledger=ledger,
                 model=model,
                 behaviours=BEHAVIOURS,
-                judging=Evaluator(model=model),
-                observe=lambda row, failed, passed: {"failed": failed, "passed": passed},
+                judge=Evaluator(model=model),
+                observe=lambda rate, failed, passed: {"failed": failed, "passed": passed},
                 settings=SETTINGS,
             )
             return await attempter.handle(
@@ -91,11 +91,11 @@ def test_every_attempt_is_judged_with_a_reason_and_names_the_weights_that_made_i
         assert attempt.checkpoint_id == "c" * 64
 
 
-def test_the_model_has_its_habit_and_follows_an_instruction(outcome: Callable[[], Outcome]) -> None:
+def test_the_model_has_its_base_behaviour_and_follows_an_instruction(outcome: Callable[[], Outcome]) -> None:
     made = [attempt for attempt in attempts(outcome()) if attempt.dream_id.startswith("listen")]
     own = [attempt.passed for attempt in made if not attempt.instructed]
-    told = [attempt.passed for attempt in made if attempt.instructed]
-    assert sum(own) / len(own) < 0.5 < sum(told) / len(told)
+    instructed = [attempt.passed for attempt in made if attempt.instructed]
+    assert sum(own) / len(own) < 0.5 < sum(instructed) / len(instructed)
 
 
 def test_the_same_dreams_get_the_same_answers(outcome: Callable[[], Outcome]) -> None:
@@ -106,7 +106,7 @@ def test_the_temperature_loop_learns_from_the_models_own_answers_alone(
     outcome: Callable[[], Outcome],
 ) -> None:
     made = outcome()
-    told = {change.where["behaviour"]: change.values for change in made.changes}
+    learnt = {change.where["behaviour"]: change.values for change in made.changes}
     for name in ASKED:
         own = [a.passed for a in attempts(made) if a.dream_id.startswith(name) and not a.instructed]
-        assert told[name] == {"failed": own.count(False), "passed": own.count(True)}
+        assert learnt[name] == {"failed": own.count(False), "passed": own.count(True)}

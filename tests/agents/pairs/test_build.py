@@ -1,6 +1,7 @@
-"""Pairs: judged on both sides, the model's own answer rejected, no instruction left in the context."""
+"""Pairs: both sides judged, the model's own answer rejected, no instruction left in the context."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from agents.evaluator.measure import Evaluator
 from agents.pairs.attempts import PairSettings
-from agents.pairs.build import PairBuilder, from_dream
+from agents.pairs.build import PairBuilder, pair_of_dream
 from corpus.behaviour import SHIPPED, load
 from store.graph import merge
 from store.ledger import schema
@@ -20,31 +21,32 @@ from store.queue.work import Work
 
 AT = "2026-01-01T00:00:00.000+00:00"
 ASKED = [{"role": "user", "content": "I have decided to paint the plank."}]
-DREAM: dict[str, Any] = {
-    "id": "d1",
-    "behaviour": "listen",
-    "messages": ASKED,
-    "source": "anna",
-    "night_id": "n1",
-}
+DREAM = Dream(
+    id="d1",
+    night_id="n1",
+    behaviour="listen",
+    messages=ASKED,
+    temperature=1.0,
+    seed=1,
+    nodes=["e0"],
+    source="anna",
+)
 
 
-def attempt(name: str, *, passed: bool, told: bool = False) -> dict[str, Any]:
-    return {
-        "id": name,
-        "text": f"text of {name}",
-        "instructed": told,
-        "passed": passed,
-        "checkpoint_id": "c0",
-    }
+def attempt(name: str, *, passed: bool, instructed: bool = False) -> Attempt:
+    return Attempt(
+        id=name, dream_id="d1", text=f"text of {name}", instructed=instructed, temperature=1.0, seed=1,
+        checkpoint_id="c0", passed=passed, reason="because",
+    )  # fmt: skip
 
 
 GOOD, BAD = attempt("a1", passed=True), attempt("a2", passed=False)
-TOLD, TOLD_BAD = attempt("a3", passed=True, told=True), attempt("a4", passed=False, told=True)
+GUIDED = attempt("a3", passed=True, instructed=True)
+GUIDED_BAD = attempt("a4", passed=False, instructed=True)
 
 
 def test_a_pair_is_a_passing_and_a_failing_answer_of_the_model_itself() -> None:
-    made = from_dream(DREAM, [BAD, TOLD, GOOD, attempt("a5", passed=True), attempt("a6", passed=False)])
+    made = pair_of_dream(DREAM, [BAD, GUIDED, GOOD, attempt("a5", passed=True), attempt("a6", passed=False)])
     assert made is not None
     assert (made.chosen, made.rejected) == ("text of a1", "text of a2")
     assert (made.chosen_from, made.rejected_from) == ("attempt:a1", "attempt:a2")
@@ -53,23 +55,25 @@ def test_a_pair_is_a_passing_and_a_failing_answer_of_the_model_itself() -> None:
 
 
 def test_an_answer_under_instruction_is_chosen_only_where_there_is_no_other() -> None:
-    made = from_dream(DREAM, [BAD, TOLD])
+    made = pair_of_dream(DREAM, [BAD, GUIDED])
     assert made is not None and (made.chosen_from, made.rejected_from) == ("instructed:a3", "attempt:a2")
     assert made.messages == ASKED  # the context is the dream's own: the instruction is stripped
 
 
 @pytest.mark.parametrize(
     "attempts",
-    [[], [GOOD], [BAD], [GOOD, TOLD], [BAD, TOLD_BAD], [GOOD, TOLD_BAD], [TOLD, TOLD_BAD]],
-    ids=["none", "good", "bad", "both good", "both bad", "only the told one bad", "told ones alone"],
+    [[], [GOOD], [BAD], [GOOD, GUIDED], [BAD, GUIDED_BAD], [GOOD, GUIDED_BAD], [GUIDED, GUIDED_BAD]],
+    ids=["none", "good", "bad", "both good", "both bad", "only the guided one bad", "guided ones alone"],
 )
-def test_without_a_failure_of_its_own_and_an_answer_that_passed_there_is_no_pair(attempts: list[Any]) -> None:
-    assert from_dream(DREAM, attempts) is None
+def test_without_a_failure_of_its_own_and_an_answer_that_passed_there_is_no_pair(
+    attempts: list[Attempt],
+) -> None:
+    assert pair_of_dream(DREAM, attempts) is None
 
 
 def test_the_same_dream_and_attempts_make_the_same_pair() -> None:
-    assert from_dream(DREAM, [GOOD, BAD]) == from_dream(DREAM, [GOOD, BAD])
-    one, other = from_dream(DREAM, [GOOD, BAD]), from_dream({**DREAM, "id": "d2"}, [GOOD, BAD])
+    assert pair_of_dream(DREAM, [GOOD, BAD]) == pair_of_dream(DREAM, [GOOD, BAD])
+    one, other = pair_of_dream(DREAM, [GOOD, BAD]), pair_of_dream(replace(DREAM, id="d2"), [GOOD, BAD])
     assert one is not None and other is not None and one.id != other.id
 
 
@@ -87,7 +91,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def correction(ledger: Ledger, position: int, **body: Any) -> None:
-    """A correction in a log that this night has taken up."""
+    """Add a correction in a log that this night has taken up."""
     with ledger.writing() as connection:
         if position == 0:
             connection.execute(
@@ -111,13 +115,13 @@ Build = Callable[[str], list[Pair]]
 
 @pytest.fixture
 def build(ledger: Ledger, quiet: Any) -> Build:
-    """Builds the pairs of one behaviour; the judge of a check asks no model."""
+    """Build the pairs of one behaviour; the judge of a check asks no model."""
 
     def made(subject: str) -> list[Pair]:
         builder = PairBuilder(
             ledger=ledger,
             behaviours=load([SHIPPED]),
-            judging=Evaluator(model=None),  # type: ignore[arg-type]
+            judge=Evaluator(model=None),  # type: ignore[arg-type]
             settings=PairSettings(trust_in_logs=0.7),
         )
         work = Work(id=1, kind="pair", subject=subject, night_id="n1", attempts=0)
@@ -186,8 +190,8 @@ def test_dreams_in_use_make_one_pair_each_and_refused_ones_none(ledger: Ledger, 
     ]
     attempts = [
         Attempt(
-            id=f"{dream.id}{index}", dream_id=dream.id, text=f"{index}", instructed=False, temperature=1.0, seed=index,
-            checkpoint_id="c0", passed=index % 2 == 0, reason="because",
+            id=f"{dream.id}{index}", dream_id=dream.id, text=f"{index}", instructed=False, temperature=1.0,
+            seed=index, checkpoint_id="c0", passed=index % 2 == 0, reason="because",
         )
         for dream in dreams
         for index in range(6)

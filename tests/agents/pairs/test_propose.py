@@ -1,4 +1,4 @@
-"""Which pairs make an update: caps, minimum, replay, and the same choice for the same seed."""
+"""The choice of an update's pairs: caps, minimum, replay, and the same choice for the same seed."""
 
 from collections import Counter
 from typing import Any
@@ -6,29 +6,24 @@ from typing import Any
 import pytest
 
 from agents.pairs.propose import Proposal, propose
+from store.ledger.records import Pair
 
 
-def pair(number: int, source: str = "anna", **more: Any) -> dict[str, Any]:
-    return {"id": f"p{number:04}", "source": source, "dream_id": f"d{number}", "behaviour": "listen", **more}
+def pair(number: int, source: str = "anna", *, behaviour: str = "listen", dreamt: bool = True) -> Pair:
+    return Pair(
+        id=f"p{number:04}", behaviour=behaviour, messages=[], chosen="good", rejected="bad",
+        chosen_from="attempt:a", rejected_from="attempt:b", dream_id=f"d{number}" if dreamt else None,
+        signal_id=None, source=source, trust=1.0, checkpoint_id="c0", state="new", night_id="n1",
+    )  # fmt: skip
 
 
-def proposed(new: list[dict[str, Any]], used: list[dict[str, Any]] | None = None, **more: Any) -> Proposal:
-    return propose(
-        new,
-        used or [],
-        **{
-            "minimum": 2,
-            "counters": {"push_back"},
-            "per_source": 96,
-            "replay_share": 0.25,
-            "seed": 1,
-            **more,
-        },
-    )
+def proposed(new: list[Pair], used: list[Pair] | None = None, **changes: Any) -> Proposal:
+    limits = {"minimum": 2, "counters": {"push_back"}, "per_source": 96, "replay_share": 0.25, "seed": 1}
+    return propose(new, used or [], **{**limits, **changes})
 
 
-def ids(pairs: Any) -> list[str]:
-    return [row["id"] for row in pairs]
+def ids(pairs: list[Pair]) -> list[str]:
+    return [pair.id for pair in pairs]
 
 
 def test_all_new_pairs_are_taken_in_the_order_in_which_they_come() -> None:
@@ -54,7 +49,7 @@ def test_pairs_of_a_counter_behaviour_do_not_help_to_reach_the_minimum() -> None
 
 def test_no_source_has_more_than_its_cap_whatever_its_volume() -> None:
     new = [pair(number, "mallory") for number in range(500)] + [pair(500 + n, "anna") for n in range(10)]
-    counted = Counter(row["source"] for row in proposed(new, per_source=16).new)
+    counted = Counter(chosen.source for chosen in proposed(new, per_source=16).new)
     assert counted == {"mallory": 16, "anna": 10}
 
 
@@ -74,7 +69,7 @@ def test_no_user_escapes_the_cap_by_a_name() -> None:
 
 def test_pairs_that_stand_in_a_log_are_capped_like_dreams_from_it() -> None:
     """A log is untrusted input that ends in the weights, whichever way."""
-    new = [pair(number, "mallory", dream_id=None) for number in range(500)]
+    new = [pair(number, "mallory", dreamt=False) for number in range(500)]
     assert len(proposed(new, per_source=16).new) == 16
 
 
