@@ -113,13 +113,13 @@ class RpcServer:
 
     async def _checkpoint(self) -> Json:
         active = await self._service.ledger.read(queries.active)
-        faults = await anyio.to_thread.run_sync(self._service.store.verify, [active["id"]])
+        faults = await anyio.to_thread.run_sync(self._service.store.verify, [active.id])
         if faults:
             raise IntegrityFault(faults[0].problem)
         return {
-            "checkpoint": active["id"],
-            "weights_sha256": active["weights_sha256"],
-            "number": active["number"],
+            "checkpoint": active.id,
+            "weights_sha256": active.weights_sha256,
+            "number": active.number,
         }
 
     async def _status(self) -> Json:
@@ -127,7 +127,7 @@ class RpcServer:
         return {
             **await self._service.ledger.read(report.status),
             "next_update_reason": await next_update_reason(self._service),
-            "night": night["id"] if night else None,
+            "night": night.id if night else None,
             "trainer": await self._trainer(),
         }
 

@@ -97,7 +97,7 @@ class Embedded:
         if self._process is not None:
             return
         active = await self.ledger.read(queries.active)
-        faults = await anyio.to_thread.run_sync(CheckpointStore(self.checkpoints).verify, [active["id"]])
+        faults = await anyio.to_thread.run_sync(CheckpointStore(self.checkpoints).verify, [active.id])
         if faults:  # the server reads the numbers as they are: damaged ones would be served, and learnt from
             raise IntegrityFault(f"the active checkpoint is damaged, nothing is served: {faults[0].problem}")
         self._says, told = os.pipe()
@@ -105,7 +105,7 @@ class Embedded:
             self._process = await children.spawn(
                 "agents.model.embedded.server",
                 *("--run-dir", str(self.mapping), "--model", str(self.model_dir)),
-                *("--checkpoints", str(self.checkpoints), "--holds", active["id"]),
+                *("--checkpoints", str(self.checkpoints), "--holds", active.id),
                 *("--token-file", str(self.token_file), "--readout", str(self.readout)),
                 *("--threads", str(self.threads), "--ready-fd", str(told), "--parent-pid", str(os.getpid())),
                 logs=self.logs,

@@ -155,7 +155,7 @@ class ProcessSupervisor:
                 "agents.trainer.process.main",
                 *("--run-dir", str(self.run_dir), "--checkpoints", str(self.checkpoints)),
                 *("--mapping", str(self.server.mapping), "--model", str(self.server.model_dir)),
-                *("--active", active["id"], "--threads", str(self.threads)),
+                *("--active", active.id, "--threads", str(self.threads)),
                 *("--parent", str(os.getpid()), "--start-fd", str(waits)),
                 logs=self.logs,
                 pass_fds=(waits,),

@@ -34,7 +34,7 @@ async def keep_schedule(service: Service) -> None:
             log.info("night begins", night=night_id)
             await service.worker.wait_closed(night_id)
             night = await service.ledger.read(queries.night, night_id)
-            log.info("night ended", night=night_id, reasons=night["reasons"])
+            log.info("night ended", night=night_id, reasons=night.reasons)
             tried, tried_at = await service.ledger.read(_heard), monotonic()
         elif reason != last:
             log.info("no night now", reason=reason)

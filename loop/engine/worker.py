@@ -96,7 +96,7 @@ class Worker:
         """Return when a night has ended."""
         while True:
             done = self._done  # taken before the query: an end in between is not missed
-            if (await self.ledger.read(queries.night, night_id))["state"] == "done":
+            if (await self.ledger.read(queries.night, night_id)).state == "done":
                 return
             await done.wait()
 

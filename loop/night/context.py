@@ -15,6 +15,7 @@ from loop.config import Settings
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.ledger.db import Ledger
+from store.ledger.records import Checkpoint, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,21 +41,21 @@ class NightContext:
         """Return the names of the counter-behaviours."""
         return {behaviour.name for behaviour in self.behaviours.values() if behaviour.counter_of}
 
-    async def update(self, night_id: str) -> queries.Row:
+    async def update(self, night_id: str) -> Update:
         """Return the night's update; raise `NightschoolError` if the night came to none."""
         update = await self.ledger.read(queries.update_of, night_id)
         if update is None:
             raise NightschoolError(f"night {night_id} has no update; see `nightschool ledger events`")
         return update
 
-    async def checkpoint(self, night_id: str, when: str) -> queries.Row:
+    async def checkpoint(self, night_id: str, when: str) -> Checkpoint:
         """Return the parent ("before") or the candidate ("after") of the night's update."""
         update = await self.update(night_id)
-        checkpoint_id = update["parent_id"] if when == "before" else update["checkpoint_id"]
+        checkpoint_id = update.parent_id if when == "before" else update.checkpoint_id or ""
         return await self.ledger.read(queries.checkpoint, checkpoint_id)
 
-    async def hold(self, night_id: str, when: str) -> queries.Row:
+    async def hold(self, night_id: str, when: str) -> Checkpoint:
         """Put the parent or the candidate of the night's update into the shared weights, and return it."""
         checkpoint = await self.checkpoint(night_id, when)
-        await self.trainer.rollback(checkpoint["id"], settled=False)
+        await self.trainer.rollback(checkpoint.id, settled=False)
         return checkpoint

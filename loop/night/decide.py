@@ -36,11 +36,11 @@ class Decide:
         """See `Decide`."""
         update = await self.context.update(item.night_id)
         made = await self.context.ledger.read(self._decision, item, update)
-        facts = {"update": update["id"], "reasons": made.reasons}
+        facts = {"update": update.id, "reasons": made.reasons}
         if made.decision == "inconclusive":
             return Outcome(decision="inconclusive", names=tuple(self.context.behaviours), facts=facts)
         verdict = Verdict(
-            update_id=update["id"],
+            update_id=update.id,
             decision=made.decision,
             reasons=made.reasons,
             tests=made.tests,
@@ -51,19 +51,19 @@ class Decide:
 
     def _decision(self, connection: Connection, item: Work, update: queries.Row) -> Decision:
         night = queries.night(connection, item.night_id)
-        parent = queries.checkpoint(connection, update["parent_id"])["weights_sha256"]
-        candidate = queries.checkpoint(connection, update["checkpoint_id"])["weights_sha256"]
+        parent = queries.checkpoint(connection, update.parent_id).weights_sha256
+        candidate = queries.checkpoint(connection, update.checkpoint_id or "").weights_sha256
         definitions, limits = self.context.definitions, self.context.settings.verdict
-        before = queries.measurements(connection, parent, definitions, night["seed"])
-        after = queries.measurements(connection, candidate, definitions, night["seed"])
+        before = queries.measurements(connection, parent, definitions, night.seed)
+        after = queries.measurements(connection, candidate, definitions, night.seed)
         learnt = learned.behaviours(connection)
         read = readings.pair(connection, parent, candidate)
         return decide(
             [
-                _paired(behaviour, before, after, night["targets"], learned.unlearnt(update), learnt)
+                _paired(behaviour, before, after, night.targets, learned.unlearnt(update), learnt)
                 for behaviour in self.context.behaviours.values()
             ],
-            perplexity=(read[0]["perplexity"]["mean"], read[1]["perplexity"]["mean"]),
+            perplexity=(read[0]["perplexity"].mean, read[1]["perplexity"].mean),
             drift=readings.drift(*read),
             joint=readings.joint(connection, parent, candidate),
             limits=Limits(

@@ -25,7 +25,7 @@ class Finalize:
         """See `Finalize`."""
         context = self.context
         active = await context.ledger.read(queries.active)
-        await context.trainer.rollback(active["id"], settled=True)
+        await context.trainer.rollback(active.id, settled=True)
         await gc.drop_states(context.store, context.ledger, context.settings.checkpoints.optimizer_states)
         close = partial(history.close_night, night_id=item.night_id)
-        return Outcome(decision="settled", then=close, facts={"checkpoint": active["id"]})
+        return Outcome(decision="settled", then=close, facts={"checkpoint": active.id})

@@ -20,7 +20,7 @@ from loop.night.plan import Plan
 from loop.night.propose import Propose
 from loop.night.readings import TakeReadings
 from loop.night.record_activations import RecordActivations
-from store import queries
+from store.ledger.records import Rate
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
@@ -73,8 +73,8 @@ def train_handler(context: NightContext) -> TrainHandler:
     )
 
 
-def _observe(row: queries.Row, failed: int, passed: int) -> dict[str, float]:
+def _observe(row: Rate, failed: int, passed: int) -> dict[str, float]:
     """Run the dreamer's temperature loop for the attempter: agents do not import each other."""
-    rate = FailureRate(failed=row["failed"], passed=row["passed"], temperature=row["temperature"])
+    rate = FailureRate(failed=row.failed, passed=row.passed, temperature=row.temperature)
     after = observe(rate, failed=failed, passed=passed)
     return {"failed": after.failed, "passed": after.passed, "temperature": after.temperature}

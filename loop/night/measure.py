@@ -49,9 +49,9 @@ class Measure:
         row = await measure_round(
             self.context,
             name,
-            seed=night["seed"],
+            seed=night.seed,
             round_=int(round_),
-            weights_sha256=checkpoint["weights_sha256"],
+            weights_sha256=checkpoint.weights_sha256,
             report=report,
         )
         return Outcome(records=(row,), facts={"passed": row.outcomes.count("1"), "trials": len(row.outcomes)})

@@ -30,7 +30,7 @@ class Plan:
         """See `Plan`."""
         context, ledger = self.context, self.context.ledger
         night = await ledger.read(queries.night, item.night_id)
-        lessons = await ledger.read(graph.new_lessons, night["cursor"])
+        lessons = await ledger.read(graph.new_lessons, night.cursor)
         waiting = count_teaching(context, await ledger.read(queries.pairs, "new"))
         targets = sorted({context.base_behaviour(str(signal.behaviour)) for signal, _ in lessons})
         dreamt = [*targets, *self._guards(targets, await ledger.read(learned.behaviours))]

@@ -16,20 +16,20 @@ from loop.config import OBSERVING
 from loop.night.context import NightContext
 from store import queries
 from store.ledger.db import now
-from store.ledger.records import Update, UpdatePair, seed_of
+from store.ledger.records import Night, Pair, Update, UpdatePair, seed_of
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
 
-def count_teaching(context: NightContext, new: Sequence[queries.Row]) -> int:
+def count_teaching(context: NightContext, new: Sequence[Pair]) -> int:
     """Count the new pairs that teach something: those of counter-behaviours alone make no update."""
     return count(new, per_source=context.settings.pairs.per_source, counters=context.counters())
 
 
 def proposal(
     context: NightContext,
-    new: Sequence[queries.Row],
-    used: Sequence[queries.Row],
+    new: Sequence[Pair],
+    used: Sequence[Pair],
     *,
     minimum: int,
     seed: int,
@@ -70,24 +70,24 @@ class Propose:
         night = await ledger.read(queries.night, item.night_id)
         new = await ledger.read(queries.pairs, "new")
         used = await ledger.read(queries.pairs, "used")
-        seed = seed_of(night["seed"], "replay", item.night_id)
+        seed = seed_of(night.seed, "replay", item.night_id)
         chosen = proposal(context, new, used, minimum=context.settings.pairs.minimum, seed=seed)
         active = await ledger.read(queries.active)
-        reason = chosen.reason or refusal(context, active["id"])
+        reason = chosen.reason or refusal(context, active.id)
         if reason:
             reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
             return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
-        update = self._update(night, active["id"])
+        update = self._update(night, active.id)
         members = [
-            UpdatePair(update_id=update.id, pair_id=pair["id"], replay=replay)
+            UpdatePair(update_id=update.id, pair_id=pair.id, replay=replay)
             for pairs, replay in ((chosen.new, False), (chosen.replay, True))
             for pair in pairs
         ]
         plan = Change(
             table="nights", where={"id": item.night_id}, values={"targets": self._targets(night, chosen)}
         )
-        taken = {pair["id"] for pair in chosen.new}
-        over = [pair["id"] for pair in new if pair["id"] not in taken]
+        taken = {pair.id for pair in chosen.new}
+        over = [pair.id for pair in new if pair.id not in taken]
         # Left new, a flood from one source would be learnt all the same, one cap after the other.
         left = Change(table="pairs", where={"id": over}, values={"state": "over_cap"})
         return Outcome(
@@ -98,19 +98,19 @@ class Propose:
             facts={"pairs": len(chosen.new), "replay": len(chosen.replay), "over_cap": len(over)},
         )
 
-    def _update(self, night: queries.Row, parent_id: str) -> Update:
+    def _update(self, night: Night, parent_id: str) -> Update:
         training = self.context.settings.training
         return Update(
             id=f"u{night['number']}",
-            night_id=night["id"],
+            night_id=night.id,
             objective=training.objective,
             settings=asdict(trainer_settings(training)),
-            seed=seed_of(night["seed"], "train", night["id"]),
+            seed=seed_of(night.seed, "train", night.id),
             parent_id=parent_id,
             at=now(),
         )
 
-    def _targets(self, night: queries.Row, chosen: Proposal) -> list[str]:
+    def _targets(self, night: Night, chosen: Proposal) -> list[str]:
         """Return what the update means to improve: the night's targets, and those of pairs from earlier nights."""
-        named = {pair["behaviour"] for pair in chosen.new} - self.context.counters()
-        return sorted(named | set(night["targets"]))
+        named = {pair.behaviour for pair in chosen.new} - self.context.counters()
+        return sorted(named | set(night.targets))
