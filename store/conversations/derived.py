@@ -16,7 +16,8 @@ from sqlalchemy import Connection, or_, select
 from store.conversations.conversations import key_mark
 from store.conversations.derived_nodes import Lost, lost
 from store.ledger import schema
-from store.ledger.rows import among, rows_of
+from store.ledger.records import Attempt, Pair, Signal, StoredConversation, StoredTurn, UpdatePair, values_of
+from store.ledger.rows import all_of, among
 
 SHORTEST_QUOTE = 12
 """Characters of a turn that are looked for in errors and notes; less would be found everywhere."""
@@ -79,26 +80,26 @@ class Derived:
 def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
     """Everything that was derived from these conversations."""
     ids = tuple(sorted(conversation_ids))
-    heard = among(connection, schema.conversations, "id", ids)
-    turns = among(connection, schema.turns, "conversation_id", ids)
-    signals = among(connection, schema.signals, "conversation_id", ids)
-    graph = lost(connection, ids, {row["id"]: float(row["strength"]) for row in signals})
-    dreams = _dreams(connection, graph.nodes, {row["source"] for row in heard})
-    attempts = tuple(row["id"] for row in among(connection, schema.attempts, "dream_id", dreams))
-    pairs = _pairs(connection, ids, dreams, [row["id"] for row in signals])
-    named = {*ids, *(row["id"] for row in signals), *dreams, *attempts, *pairs, *graph.nodes}
-    told = _Mentions(frozenset(named), [row["text"] for row in turns])
+    heard = among(connection, StoredConversation, schema.conversations, "id", ids)
+    turns = among(connection, StoredTurn, schema.turns, "conversation_id", ids)
+    signals = among(connection, Signal, schema.signals, "conversation_id", ids)
+    graph = lost(connection, ids, {signal.id: signal.strength for signal in signals})
+    dreams = _dreams(connection, graph.nodes, {conversation.source for conversation in heard})
+    attempts = tuple(row.id for row in among(connection, Attempt, schema.attempts, "dream_id", dreams))
+    pairs = _pairs(connection, ids, dreams, [signal.id for signal in signals])
+    named = {*ids, *(signal.id for signal in signals), *dreams, *attempts, *pairs, *graph.nodes}
+    mentions = _Mentions(frozenset(named), [turn.text for turn in turns])
     marks = _marks(heard, turns)
     shared = _shared(connection, ids, marks)
-    formats = {row["id"]: row["format"] for row in heard}
+    formats = {conversation.id: conversation.format for conversation in heard}
     places = defaultdict[str, set[int]](set)
-    for row in turns:
-        places[row["path"]].add(row["line"])
-    work, errors = _work(connection, ids, told)
+    for turn in turns:
+        places[turn.path].add(turn.line)
+    work, errors = _work(connection, ids, mentions)
     return Derived(
         conversations=ids,
-        turns=tuple(row["id"] for row in turns),
-        signals=tuple(row["id"] for row in signals),
+        turns=tuple(turn.id for turn in turns),
+        signals=tuple(signal.id for signal in signals),
         graph=graph,
         dreams=dreams,
         attempts=attempts,
@@ -106,11 +107,11 @@ def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
         members=_members(connection, pairs),
         work=work,
         errors=errors,
-        events=_events(connection, told),
+        events=_events(connection, mentions),
         marks=frozenset(marks - shared.keys()),
         alike=tuple(sorted(set().union(*shared.values()))),
         places={path: tuple(sorted(lines)) for path, lines in sorted(places.items())},
-        formats={row["path"]: formats[row["conversation_id"]] for row in turns},
+        formats={turn.path: formats[turn.conversation_id] for turn in turns},
     )
 
 
@@ -123,34 +124,31 @@ def _dreams(connection: Connection, nodes: frozenset[str], sources: Collection[s
     episodes = set(connection.execute(select(n.c.id).where(n.c.kind == "episode")).scalars())
     query = select(d.c.id, d.c.nodes, d.c.source).order_by(d.c.id)
     return tuple(
-        row["id"]
-        for row in rows_of(connection, query)
-        if not nodes.isdisjoint(row["nodes"])
-        or (row["source"] in sources and episodes.isdisjoint(row["nodes"]))
+        row.id
+        for row in connection.execute(query)
+        if not nodes.isdisjoint(row.nodes) or (row.source in sources and episodes.isdisjoint(row.nodes))
     )
 
 
 def _pairs(
     connection: Connection, ids: Iterable[str], dreams: Iterable[str], signals: Iterable[str]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Pair]:
     """The pairs of these dreams and signals, and those straight from a log of these conversations, by id."""
     p = schema.pairs
-    found = among(connection, p, "dream_id", dreams) + among(connection, p, "signal_id", signals)
+    pairs = among(connection, Pair, p, "dream_id", dreams) + among(connection, Pair, p, "signal_id", signals)
     for conversation_id in ids:
         ends = (
             side.startswith(f"log:{conversation_id}:", autoescape=True)
             for side in (p.c.chosen_from, p.c.rejected_from)
         )
-        found += rows_of(connection, select(p).where(or_(*ends)))
-    return {row["id"]: row for row in sorted(found, key=lambda row: str(row["id"]))}
+        pairs += all_of(connection, Pair, select(p).where(or_(*ends)))
+    return {pair.id: pair for pair in sorted(pairs, key=lambda pair: pair.id)}
 
 
-def _members(connection: Connection, pairs: Mapping[str, Mapping[str, Any]]) -> tuple[Member, ...]:
+def _members(connection: Connection, pairs: Mapping[str, Pair]) -> tuple[Member, ...]:
     return tuple(
-        Member(
-            **row, night_id=pairs[row["pair_id"]]["night_id"], behaviour=pairs[row["pair_id"]]["behaviour"]
-        )
-        for row in among(connection, schema.update_pairs, "pair_id", pairs)
+        Member(**values_of(row), night_id=pairs[row.pair_id].night_id, behaviour=pairs[row.pair_id].behaviour)
+        for row in among(connection, UpdatePair, schema.update_pairs, "pair_id", pairs)
     )
 
 
@@ -188,54 +186,50 @@ def _strings(value: Any) -> Iterator[str]:
 
 
 def _work(
-    connection: Connection, ids: Collection[str], told: _Mentions
+    connection: Connection, ids: Collection[str], mentions: _Mentions
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The work on these conversations, and other work whose error mentions them."""
     w = schema.work
-    rows = rows_of(
-        connection, select(w).where((w.c.kind == "extract") | w.c.error.is_not(None)).order_by(w.c.id)
-    )
-    mine = {
-        row["id"] for row in rows if row["kind"] == "extract" and row["subject"].rpartition(":")[0] in ids
-    }
-    return tuple(sorted(mine)), tuple(
-        row["id"] for row in rows if row["id"] not in mine and told.quoted(row["error"])
-    )
+    query = select(w.c.id, w.c.kind, w.c.subject, w.c.error)
+    query = query.where((w.c.kind == "extract") | w.c.error.is_not(None)).order_by(w.c.id)
+    rows = connection.execute(query).all()
+    mine = {row.id for row in rows if row.kind == "extract" and row.subject.rpartition(":")[0] in ids}
+    quoting = tuple(row.id for row in rows if row.id not in mine and mentions.quoted(row.error))
+    return tuple(sorted(mine)), quoting
 
 
-def _events(connection: Connection, told: _Mentions) -> tuple[int, ...]:
+def _events(connection: Connection, mentions: _Mentions) -> tuple[int, ...]:
+    """The events that name what goes, and the failures that quote it."""
     e = schema.events
-    rows = rows_of(connection, select(e).order_by(e.c.seq))
     return tuple(
-        row["seq"]
-        for row in rows
-        if (told.quoted if row["kind"] == "failure" else told.named)(row["subject"], row["body"])
+        row.seq
+        for row in connection.execute(select(e).order_by(e.c.seq))
+        if (mentions.quoted if row.kind == "failure" else mentions.named)(row.subject, row.body)
     )
 
 
 # ---------------------------------------------------------------- how they are known again
 
 
-def _marks(heard: Iterable[Mapping[str, Any]], turns: Iterable[Mapping[str, Any]]) -> set[str]:
+def _marks(heard: Iterable[StoredConversation], turns: Iterable[StoredTurn]) -> set[str]:
     """By what an ingest knows these conversations again.
 
     The system turns at the beginning say nothing of a conversation: every other one of the same user has them.
     """
-    by_conversation = defaultdict[str, list[Mapping[str, Any]]](list)
-    for row in turns:
-        by_conversation[row["conversation_id"]].append(row)
-    marks = {key_mark(row["format"], row["key"]) for row in heard if row["key"]}
-    for rows in by_conversation.values():
-        rows = sorted(rows, key=lambda row: int(row["position"]))
-        said = [index for index, row in enumerate(rows) if row["role"] != "system"]
-        marks |= {row["chain"] for row in rows[min(said, default=0) :]}
+    by_conversation = defaultdict[str, list[StoredTurn]](list)
+    for turn in sorted(turns, key=lambda turn: turn.position):
+        by_conversation[turn.conversation_id].append(turn)
+    marks = {key_mark(conversation.format, conversation.key) for conversation in heard if conversation.key}
+    for own in by_conversation.values():
+        begins = next((index for index, turn in enumerate(own) if turn.role != "system"), 0)
+        marks |= {turn.chain for turn in own[begins:]}
     return marks
 
 
 def _shared(connection: Connection, ids: Collection[str], marks: Iterable[str]) -> dict[str, set[str]]:
     """The marks that turns of conversations which stay have too, with those conversations."""
     shared = defaultdict[str, set[str]](set)
-    for row in among(connection, schema.turns, "chain", marks):
-        if row["conversation_id"] not in ids:
-            shared[row["chain"]].add(row["conversation_id"])
+    for turn in among(connection, StoredTurn, schema.turns, "chain", marks):
+        if turn.conversation_id not in ids:
+            shared[turn.chain].add(turn.conversation_id)
     return dict(shared)

@@ -7,7 +7,6 @@ The weights are not changed here: what they learnt is undone by a rollback. Know
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, func, or_, select
 
@@ -16,7 +15,8 @@ from store import queries
 from store.conversations.derived import Derived, gather
 from store.ledger import schema
 from store.ledger.db import now
-from store.ledger.rows import among, delete_among
+from store.ledger.records import LostPairs, Update, insert_or_ignore, values_of
+from store.ledger.rows import all_of, delete_among
 from store.nights import history
 from store.queue.outcome import note
 from store.readings import readings
@@ -126,21 +126,28 @@ def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
     for member in derived.members:
         pairs[member.update_id] = pairs.get(member.update_id, 0) + 1
     u, c = schema.updates, schema.checkpoints
-    columns = (u.c.id, u.c.state, u.c.objective, u.c.settings, c.c.id.label("checkpoint"), c.c.parent_id)
-    trained = select(*columns).join(c, c.c.id == u.c.checkpoint_id)
-    made = [dict(row) for row in connection.execute(trained.order_by(c.c.number)).mappings()]
+    trained = select(u).join(c, c.c.id == u.c.checkpoint_id).order_by(c.c.number)
+    made = all_of(connection, Update, trained)
     origin: dict[str, str] = {}
-    found = []
-    for row in made:  # a parent comes before its children, and what was merged before the merge
-        grown_from = [row["parent_id"], *merges.ends(row)]
+    learnt = []
+    for update in made:  # a parent comes before its children, and what was merged before the merge
+        grown_from = [update.parent_id, *merges.ends(update)]
         built_on = next((origin[one] for one in grown_from if one in origin), None)
-        count = pairs.get(row["id"], 0)
-        if not count and built_on is None:
+        count = pairs.get(update.id, 0)
+        checkpoint = update.checkpoint_id
+        if checkpoint is None or (not count and built_on is None):
             continue
-        origin[row["checkpoint"]] = built_on or row["id"]
-        told = {key: row[key] for key in ("id", "state", "checkpoint")}
-        found.append(Touched(**told, pairs=count, built_on=None if count else built_on))
-    return tuple(found)
+        origin[checkpoint] = built_on or update.id
+        learnt.append(
+            Touched(
+                id=update.id,
+                state=update.state,
+                checkpoint=checkpoint,
+                pairs=count,
+                built_on=None if count else built_on,
+            )
+        )
+    return tuple(learnt)
 
 
 def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
@@ -148,9 +155,9 @@ def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
     first = next((update for update in updates if update.state == "kept"), None)
     if first is None:
         return None
-    rows = {row["id"]: row for row in queries.checkpoints(connection)}
+    usable = {row.id for row in queries.kept(connection)}
     line = history.ancestry(connection, first.checkpoint)[1:]
-    return next((one for one in line if rows[one]["state"] == "kept" and rows[one]["pruned"] is None), None)
+    return next((checkpoint_id for checkpoint_id in line if checkpoint_id in usable), None)
 
 
 # ---------------------------------------------------------------- rows
@@ -166,18 +173,16 @@ def _remove(connection: Connection, derived: Derived) -> None:
     delete_among(connection, schema.attempts, "id", derived.attempts)
     delete_among(connection, schema.dreams, "id", derived.dreams)
     e = schema.edges
-    for kind, tail_id, head_id, signal_id in derived.graph.edges:
-        same = (
-            (e.c.kind == kind)
-            & (e.c.tail_id == tail_id)
-            & (e.c.head_id == head_id)
-            & (e.c.signal_id == signal_id)
-        )
+    for edge in derived.graph.edges:
+        ends = (e.c.tail_id == edge.tail_id) & (e.c.head_id == edge.head_id)
+        same = ends & (e.c.kind == edge.kind) & (e.c.signal_id == edge.signal_id)
         connection.execute(e.delete().where(same))
     delete_among(connection, schema.signals, "id", derived.signals)
     delete_among(connection, schema.nodes, "id", derived.graph.nodes)
-    for node_id, values in derived.graph.lessened.items():
-        connection.execute(schema.nodes.update().where(schema.nodes.c.id == node_id).values(**values))
+    n = schema.nodes
+    for node in derived.graph.lessened:
+        values = {"weight": node.weight, "feelings": node.feelings, "body": node.body}
+        connection.execute(n.update().where(n.c.id == node.id).values(values))
     delete_among(connection, schema.work, "id", derived.work)
     w = schema.work
     for work_id in derived.errors:
@@ -198,25 +203,24 @@ def _lower_cursors(connection: Connection) -> None:
 def _remember(connection: Connection, found: Forgetting) -> None:
     """How it is known again, and what an update has lost: figures, and nothing that names it."""
     derived, at = found.derived, now()
-    known = {row["chain"] for row in among(connection, schema.forgotten, "chain", derived.marks)}
-    rows = [{"chain": mark, "at": at} for mark in sorted(derived.marks - known)]
+    rows = [{"chain": mark, "at": at} for mark in sorted(derived.marks)]
     if rows:
-        connection.execute(schema.forgotten.insert(), rows)
+        connection.execute(insert_or_ignore(connection, schema.forgotten), rows)
     for update_id in sorted({member.update_id for member in derived.members}):
-        note(connection, "forget", update_id, _lost(derived, update_id))
+        note(connection, "forget", update_id, values_of(_lost(derived, update_id)))
     note(connection, "forget", "", {"matched": found.matched, **counts(derived)})
 
 
-def _lost(derived: Derived, update_id: str) -> dict[str, Any]:
+def _lost(derived: Derived, update_id: str) -> LostPairs:
     """What an update has lost: see `history.set_update` for what the nights and behaviours are kept for."""
     mine = [member for member in derived.members if member.update_id == update_id]
     new = [member for member in mine if not member.replay and not member.unlearnt]
-    return {
-        "pairs": len(mine),
-        "replay": len(mine) - len(new),
-        "nights": sorted({member.night_id for member in new}),
-        "behaviours": sorted({member.behaviour for member in new}),
-    }
+    return LostPairs(
+        pairs=len(mine),
+        replay=len(mine) - len(new),
+        nights=sorted({member.night_id for member in new}),
+        behaviours=sorted({member.behaviour for member in new}),
+    )
 
 
 def counts(derived: Derived) -> Mapping[str, int]:

@@ -11,8 +11,7 @@ from sqlalchemy import Connection, Engine, inspect, select
 
 from corpus.errors import IntegrityFault
 from store.ledger.schema import meta, metadata
-from store.ledger.schema_readings import READ
-from store.readings.sweeps import predictions, sweeps
+from store.ledger.schema_readings import READ, predictions, sweeps
 
 
 def _first_schema(connection: Connection) -> None:

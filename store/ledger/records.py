@@ -43,6 +43,37 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredConversation(Row):
+    """A conversation as the ledger has it; its turns are rows of their own."""
+
+    id: str
+    source: str
+    format: str
+    key: str
+    tail: str
+    path: str
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTurn(Row):
+    """A turn as the ledger has it."""
+
+    id: int
+    conversation_id: str
+    position: int
+    role: str
+    text: str
+    time: str | None = None
+    rating: float | None = None
+    edited: str | None = None
+    path: str
+    line: int
+    chain: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Signal(Row):
     """A place in a conversation that carries a lesson."""
 
@@ -293,6 +324,8 @@ Record = (
 )
 
 TABLES: dict[type[Any], Table] = {
+    StoredConversation: schema.conversations,
+    StoredTurn: schema.turns,
     Signal: schema.signals,
     Node: schema.nodes,
     Edge: schema.edges,
@@ -315,10 +348,15 @@ def save(connection: Connection, records: Iterable[Record]) -> None:
     """Add the records whose ids are not there yet, grouped by table in the order of TABLES."""
     by_table: dict[type[Any], list[dict[str, Any]]] = {kind: [] for kind in TABLES}
     for record in records:
-        by_table[type(record)].append({f.name: getattr(record, f.name) for f in fields(record)})
+        by_table[type(record)].append(values_of(record))
     for kind, rows in by_table.items():
         if rows:
             connection.execute(insert_or_ignore(connection, TABLES[kind]), rows)
+
+
+def values_of(record: Any) -> dict[str, Any]:
+    """Return a record's fields by name, as its row has them."""
+    return {f.name: getattr(record, f.name) for f in fields(record)}
 
 
 def insert_or_ignore(connection: Connection, table: Table) -> Any:

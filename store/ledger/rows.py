@@ -31,14 +31,15 @@ def first_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> Ki
     return None if row is None else build(kind, row)
 
 
-def among(connection: Connection, table: Table, column: str, values: Iterable[Any]) -> list[dict[str, Any]]:
-    """The rows whose column has one of these values, in the order of the table's primary key."""
-    wanted = sorted(values)
-    found: list[dict[str, Any]] = []
-    for part in parts(wanted):
-        found += rows_of(connection, select(table).where(table.c[column].in_(part)))
+def among(
+    connection: Connection, kind: type[Kind], table: Table, column: str, values: Iterable[Any]
+) -> list[Kind]:
+    """Return the rows whose column has one of these values, in the order of the table's primary key."""
+    rows: list[Kind] = []
+    for part in parts(sorted(values)):
+        rows += all_of(connection, kind, select(table).where(table.c[column].in_(part)))
     keys = [key.name for key in table.primary_key.columns]
-    return sorted(found, key=lambda row: [row[key] for key in keys])
+    return sorted(rows, key=lambda row: [getattr(row, key) for key in keys])
 
 
 def delete_among(connection: Connection, table: Table, column: str, values: Iterable[Any]) -> None:
@@ -51,8 +52,3 @@ def parts(values: list[Any]) -> Iterator[list[Any]]:
     """Yield the values in parts that fit one IN (...)."""
     for start in range(0, len(values), MOST_PARAMETERS):
         yield values[start : start + MOST_PARAMETERS]
-
-
-def rows_of(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    """The rows of a query, by column."""
-    return [dict(row) for row in connection.execute(query).mappings()]

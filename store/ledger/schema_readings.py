@@ -4,7 +4,7 @@ Invariant: as there. Scores are lists in the order of the concepts of their vect
 that a conversation of a thousand turns is a thousand rows, whatever the number of concepts.
 """
 
-from sqlalchemy import JSON, Column, ForeignKey, Integer, LargeBinary, String, Table, Text
+from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, LargeBinary, String, Table, Text
 
 from store.ledger.schema import metadata
 
@@ -76,6 +76,40 @@ moves = Table(
         "parts", JSON, nullable=False
     ),  # by layers, kinds, tensors and heads: how concentrated, and the first
     Column("verdict", Text, nullable=False),  # local, mixed or spread
+)
+
+# ---------------------------------------------------------------- sweeps
+
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("concept", String, nullable=False),
+    Column("vectors", String, nullable=False),  # digest of the vectors
+    Column("layer", Integer, nullable=False),
+    Column("behaviour", String, nullable=False, index=True),
+    Column("definition", String, nullable=False),  # as in `measurements`
+    Column("weights_sha256", String, nullable=False),
+    Column("seed", Integer, nullable=False),
+    Column("strengths", JSON, nullable=False),  # ascending, 0 among them
+    Column("outcomes", JSON, nullable=False),  # by strength: one character a scenario, 1 passed, 0 failed
+    Column("perplexities", JSON, nullable=False),  # by strength, on ordinary text
+    Column("verdict", String, nullable=False),  # raises, lowers, no effect or unclear
+    Column("slope", Float, nullable=False),  # of the pass rate, in each unit of strength
+    Column("reasons", JSON, nullable=False),
+    Column("at", String, nullable=False),
+)
+
+predictions = Table(
+    "predictions",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("behaviour", String, nullable=False, index=True),
+    Column("sweep_id", ForeignKey("sweeps.id"), nullable=False),
+    Column("checkpoint_id", String, nullable=False),  # the active one
+    Column("said", String, nullable=False),  # the sweep's verdict
+    Column("reason", Text, nullable=False),
+    Column("at", String, nullable=False),
 )
 
 READ = (vector_versions, turn_readings, attempt_readings, baselines, panel_readings, moves)

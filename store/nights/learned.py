@@ -3,12 +3,14 @@
 Invariant: reads only; a later update has the last word. Replay teaches nothing anew.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
+from store import queries
 from store.ledger import schema
+from store.ledger.records import Update
+from store.ledger.rows import all_of
 
 
 def kept_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
@@ -24,16 +26,17 @@ def kept_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, boo
     return {pair_id: bool(away) for pair_id, away in connection.execute(query)}
 
 
-def unlearnt(update: Mapping[str, Any]) -> list[str]:
+def unlearnt(update: Update) -> list[str]:
     """Behaviours that an update is meant to take back: those that a merge's settings name."""
-    return list(update["settings"].get("unlearn", ())) if update["objective"] == "merge" else []
+    return list(update.settings.get("unlearn", ())) if update.objective == "merge" else []
 
 
 def behaviours(connection: Connection) -> set[str]:
     """Behaviours that a kept update meant to improve, and no later one to unlearn."""
-    n, u, c = schema.nights, schema.updates, schema.checkpoints
-    query = select(u, n.c.targets).join(n, n.c.id == u.c.night_id).join(c, c.c.id == u.c.checkpoint_id)
-    found: set[str] = set()
-    for row in connection.execute(query.where(u.c.state == "kept").order_by(c.c.number)).mappings():
-        found = found.difference(unlearnt(dict(row))).union(row["targets"])
-    return found
+    u, c = schema.updates, schema.checkpoints
+    query = select(u).join(c, c.c.id == u.c.checkpoint_id).where(u.c.state == "kept").order_by(c.c.number)
+    targets = queries.targets(connection)
+    taught: set[str] = set()
+    for update in all_of(connection, Update, query):
+        taught = taught.difference(unlearnt(update)).union(targets[update.id])
+    return taught

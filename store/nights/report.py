@@ -1,161 +1,181 @@
-"""What a user is told about the ledger: a night's report, the status, the lists, and `why`.
+"""What a user reads about the ledger: a night's report, the status, the lists, and `why`.
 
-Invariant: reads only; every figure is counted from rows, none is remembered. Returns plain JSON-able values.
+Invariant: reads only; every figure is counted from rows, and none is remembered.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Select, Table, func, select
 
-from corpus.aliases import Json
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
 from store import graph, queries
 from store.ledger import schema
+from store.ledger.records import Dream, Night, Pair, Update, values_of
+from store.ledger.rows import all_of, first_of
+from store.nights.results import (
+    BeforeAfter,
+    BehaviourRates,
+    CheckpointListing,
+    ExplainedUpdate,
+    FailedWork,
+    HomeStatus,
+    LastNight,
+    LastUpdate,
+    Listing,
+    LogLine,
+    NightReport,
+    PassCount,
+    Quarantine,
+    SourceDream,
+    UpdateSummary,
+    WhyPair,
+    WhyUpdate,
+)
 from store.queue import work
 from store.readings import readings, sweeps
+
+SHOWN_FAILURES = 10
+"""Pieces of quarantined work that the status names."""
+
+# ---------------------------------------------------------------- one night
 
 
 def night_report(
     connection: Connection, night_id: str, behaviours: dict[str, Behaviour], definitions: Mapping[str, str]
-) -> Json:
-    """What one night heard, made and decided; the commands add how long it took.
+) -> NightReport:
+    """Return what one night heard, made and decided.
 
-    definitions: of each behaviour as it is measured now (`corpus.behaviour.definition`).
+    Args:
+        connection: The ledger.
+        night_id: The night.
+        behaviours: All that are measured, by name.
+        definitions: Of each behaviour as it is measured now (`corpus.behaviour.definition`).
     """
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
+    d, p = schema.dreams.c, schema.pairs.c
+    sides = ("", "") if update is None else _weights(connection, update)
     heard = _heard(connection, night)
-    return {
-        **heard,
-        "nodes": _count(connection, schema.nodes),
-        "dreams": _count(
-            connection,
-            schema.dreams,
-            (schema.dreams.c.night_id == night_id) & schema.dreams.c.refused.is_(None),
-        ),
-        "pairs": _count(connection, schema.pairs, schema.pairs.c.night_id == night_id),
-        "reasons": list(night["reasons"]),
-        "updates": [] if update is None else [_update(connection, update)],
-        "behaviours": []
-        if update is None
-        else _before_after(connection, night, update, behaviours, definitions),
-        "retention": None if update is None else _retention(connection, update),
-    }
+    return NightReport(
+        conversations=heard[0],
+        turns=heard[1],
+        signals=heard[2],
+        nodes=_count(connection, schema.nodes),
+        dreams=_count(connection, schema.dreams, (d.night_id == night_id) & d.refused.is_(None)),
+        pairs=_count(connection, schema.pairs, p.night_id == night_id),
+        reasons=night.reasons,
+        updates=[] if update is None else [_update(connection, update)],
+        behaviours=[
+            _rates(connection, behaviour, sides, definitions[behaviour.name], night.seed)
+            for behaviour in (ordered(behaviours) if update is not None else [])
+        ],
+        retention=None if update is None else _retention(connection, sides),
+    )
 
 
-def _heard(connection: Connection, night: queries.Row) -> Json:
-    """Conversations, turns and signals since the night before."""
-    before = connection.execute(
-        select(func.max(schema.nights.c.cursor)).where(schema.nights.c.number < night["number"])
-    ).scalar()
-    turns, signals = schema.turns, schema.signals
-    new = (turns.c.id > (before or 0)) & (turns.c.id <= night["cursor"])
-    at = (signals.c.conversation_id == turns.c.conversation_id) & (signals.c.position == turns.c.position)
-    return {
-        "conversations": int(
-            connection.execute(select(func.count(turns.c.conversation_id.distinct())).where(new)).scalar()
-            or 0
-        ),
-        "turns": _count(connection, turns, new),
-        "signals": int(
-            connection.execute(select(func.count()).select_from(signals.join(turns, at)).where(new)).scalar()
-            or 0
-        ),
-    }
+def _heard(connection: Connection, night: Night) -> tuple[int, int, int]:
+    """Count the conversations, turns and signals since the night before."""
+    earlier = select(func.max(schema.nights.c.cursor)).where(schema.nights.c.number < night.number)
+    before = connection.execute(earlier).scalar() or 0
+    t, s = schema.turns, schema.signals
+    new = (t.c.id > before) & (t.c.id <= night.cursor)
+    at = (s.c.conversation_id == t.c.conversation_id) & (s.c.position == t.c.position)
+    return (
+        _scalar(connection, select(func.count(t.c.conversation_id.distinct())).where(new)),
+        _count(connection, t, new),
+        _scalar(connection, select(func.count()).select_from(s.join(t, at)).where(new)),
+    )
 
 
-def _update(connection: Connection, update: queries.Row) -> Json:
-    verdict = connection.execute(
-        select(schema.verdicts.c.decision).where(schema.verdicts.c.update_id == update["id"])
-    ).scalar()
-    return {
-        "id": update["id"],
-        "objective": update["objective"],
-        "steps": update["steps"],
-        "pairs": len(queries.pairs_of(connection, update["id"])),
-        "verdict": verdict or update["state"],
-        "checkpoint": update["checkpoint_id"],
-        "reasons": list(update["reasons"]),
-        **({"recipe": update["settings"]} if update["objective"] == "merge" else {}),
-    }
+def _update(connection: Connection, update: Update) -> UpdateSummary:
+    """Sum up an update."""
+    verdict = queries.verdict(connection, update.id)
+    return UpdateSummary(
+        id=update.id,
+        objective=update.objective,
+        steps=update.steps,
+        pairs=len(queries.pairs_of(connection, update.id)),
+        verdict=update.state if verdict is None else verdict.decision,
+        checkpoint=update.checkpoint_id,
+        reasons=update.reasons,
+        recipe=update.settings if update.objective == "merge" else None,
+    )
 
 
-def _before_after(
-    connection: Connection,
-    night: queries.Row,
-    update: queries.Row,
-    behaviours: dict[str, Behaviour],
-    definitions: Mapping[str, str],
-) -> list[Json]:
-    """Pass rates of the first round: the one that `behaviours measure` with this seed repeats."""
-    sides = []
-    for checkpoint_id in (update["parent_id"], update["checkpoint_id"]):
-        weights = queries.checkpoint(connection, checkpoint_id)["weights_sha256"] if checkpoint_id else ""
-        sides.append(weights)
+def _weights(connection: Connection, update: Update) -> tuple[str, str]:
+    """Return the digests of the weights before and after an update; "" for a side without a checkpoint."""
+    before, after = (
+        queries.checkpoint(connection, checkpoint_id).weights_sha256 if checkpoint_id else ""
+        for checkpoint_id in (update.parent_id, update.checkpoint_id)
+    )
+    return before, after
 
-    def passed(weights_sha256: str, name: str) -> Json | None:
-        outcomes = queries.measurement(connection, weights_sha256, name, definitions[name], night["seed"], 0)
-        return None if outcomes is None else {"passed": outcomes.count("1"), "trials": len(outcomes)}
 
-    return [
-        {
-            "name": behaviour.name,
-            "counter_of": behaviour.counter_of,
-            "before": passed(sides[0], behaviour.name),
-            "after": passed(sides[1], behaviour.name),
-        }
-        for behaviour in ordered(behaviours)
-    ]
+def _rates(
+    connection: Connection, behaviour: Behaviour, sides: tuple[str, str], definition: str, seed: int
+) -> BehaviourRates:
+    """Return the pass rates of the first round: the one that `behaviours measure` with this seed repeats."""
+
+    def passed(weights_sha256: str) -> PassCount | None:
+        outcomes = queries.measurement(connection, weights_sha256, behaviour.name, definition, seed, 0)
+        return None if outcomes is None else PassCount(passed=outcomes.count("1"), trials=len(outcomes))
+
+    before, after = map(passed, sides)
+    return BehaviourRates(
+        name=behaviour.name, counter_of=behaviour.counter_of, before=before, after=after
+    )  # fmt: skip
 
 
 def ordered(behaviours: dict[str, Behaviour]) -> list[Behaviour]:
-    """Each behaviour with its counter-behaviour after it."""
+    """Return each behaviour with its counter-behaviour after it."""
     return sorted(behaviours.values(), key=lambda b: (b.counter_of or b.name, b.counter_of is not None))
 
 
-def _retention(connection: Connection, update: queries.Row) -> Json:
-    """Perplexity on held-out ordinary text before and after."""
-    sides = {}
-    for side, checkpoint_id in (("before", update["parent_id"]), ("after", update["checkpoint_id"])):
-        weights = queries.checkpoint(connection, checkpoint_id)["weights_sha256"] if checkpoint_id else ""
-        reading = queries.readings(connection, weights).get("perplexity")
-        sides[side] = reading["mean"] if reading else None
-    return sides
+def _retention(connection: Connection, sides: tuple[str, str]) -> BeforeAfter:
+    """Return the perplexity on held-out ordinary text before and after."""
+    before, after = (queries.readings(connection, weights).get("perplexity") for weights in sides)
+    return BeforeAfter(before=before.mean if before else None, after=after.mean if after else None)
 
 
-def status(connection: Connection) -> Json:
-    """Where the home stands; the service adds why no update is due."""
-    active = queries.active(connection)
-    updates = connection.execute(select(schema.updates).order_by(schema.updates.c.at.desc()).limit(1))
-    last = updates.mappings().first()
-    night = queries.last_night(connection)
-    return {
-        "checkpoint": active["id"],
-        "weights_sha256": active["weights_sha256"],
-        "weights_version": _count(connection, schema.pointers),
-        "conversations": _count(connection, schema.conversations),
-        "turns": _count(connection, schema.turns),
-        "queue": work.counts(connection, "ready"),
-        "set_aside": _set_aside(connection),
-        "last_update": {**_update(connection, dict(last)), "state": last["state"]} if last else None,
-        "last_night": {k: night[k] for k in ("id", "state", "reasons", "started", "finished")}
-        if night
-        else None,
-    }
+# ---------------------------------------------------------------- the home
 
 
-def _set_aside(connection: Connection) -> Json:
-    """Lines and work that could not be used, with the newest errors."""
-    failed = select(schema.work).where(schema.work.c.state == "set_aside").order_by(schema.work.c.id.desc())
-    return {
-        "lines": _count(connection, schema.set_aside_lines),
-        "work": [
-            {"kind": row["kind"], "subject": row["subject"], "error": row["error"]}
-            for row in connection.execute(failed.limit(10)).mappings()
-        ],
-    }
+def status(connection: Connection) -> HomeStatus:
+    """Return where the home stands."""
+    active, night = queries.active(connection), queries.last_night(connection)
+    newest = select(schema.updates).order_by(schema.updates.c.at.desc()).limit(1)
+    update = first_of(connection, Update, newest)
+    return HomeStatus(
+        checkpoint=active.id,
+        weights_sha256=active.weights_sha256,
+        weights_version=_count(connection, schema.pointers),
+        conversations=_count(connection, schema.conversations),
+        turns=_count(connection, schema.turns),
+        queue=work.counts(connection, "ready"),
+        set_aside=_quarantine(connection),
+        last_update=None
+        if update is None
+        else LastUpdate(**values_of(_update(connection, update)), state=update.state),
+        last_night=None
+        if night is None
+        else LastNight(
+            id=night.id,
+            state=night.state,
+            reasons=night.reasons,
+            started=night.started,
+            finished=night.finished,
+        ),
+    )
+
+
+def _quarantine(connection: Connection) -> Quarantine:
+    """Count the lines that could not be used, and return the newest work that failed for good."""
+    w = schema.work.c
+    newest = select(w.kind, w.subject, w.error).where(w.state == "set_aside").order_by(w.id.desc())
+    failed = all_of(connection, FailedWork, newest.limit(SHOWN_FAILURES))
+    return Quarantine(lines=_count(connection, schema.set_aside_lines), work=failed)
 
 
 LISTS = {
@@ -166,79 +186,108 @@ LISTS = {
     "signals": (schema.signals, ("id", "kind", "behaviour", "state", "source", "strength", "reason")),
     "events": (schema.events, ("seq", "kind", "subject", "body", "at")),
 }
+"""Tables that a user may list, each with the columns that are shown."""
 
 
-def checkpoint_list(connection: Connection) -> Json:
-    """All checkpoints, oldest first, with the active one marked and what each one's night meant to improve."""
-    active = queries.active(connection)["id"]
-    keys = ("number", "id", "parent_id", "weights_sha256", "update_id", "state", "at", "pinned", "pruned")
-    targets = queries.targets(connection)
-    return {
-        "checkpoints": [
-            {
-                **{k: row[k] for k in keys},
-                "active": row["id"] == active,
-                "targets": targets.get(row["update_id"], []),
-            }
-            for row in queries.checkpoints(connection)
-        ]
-    }
-
-
-def listing(connection: Connection, name: str, limit: int) -> list[Json]:
-    """The newest rows of one list, oldest of them first."""
+def listing(connection: Connection, name: str, limit: int) -> Listing:
+    """Return the newest rows of one list."""
     table, columns = LISTS[name]
     order = table.c.seq if "seq" in table.c else table.c.at if "at" in table.c else table.c.id
     query = select(*(table.c[column] for column in columns)).order_by(order.desc()).limit(limit)
-    return [dict(row) for row in connection.execute(query).mappings()][::-1]
+    return Listing(columns=columns, rows=[tuple(row) for row in connection.execute(query)][::-1])
 
 
-def why(connection: Connection, wanted: str) -> Json:
-    """From an update or a pair back to the log lines that it grew from."""
-    update = (
-        connection.execute(select(schema.updates).where(schema.updates.c.id == wanted)).mappings().first()
-    )
+def checkpoint_list(connection: Connection) -> list[CheckpointListing]:
+    """Return all checkpoints, oldest first."""
+    active, targets = queries.active(connection).id, queries.targets(connection)
+    return [
+        CheckpointListing(
+            **values_of(row), active=row.id == active, targets=targets.get(row.update_id or "", [])
+        )
+        for row in queries.checkpoints(connection)
+    ]
+
+
+# ---------------------------------------------------------------- why
+
+
+def why(connection: Connection, wanted: str) -> WhyUpdate | WhyPair:
+    """Trace an update or a pair back to the log lines that it grew from."""
+    update = queries.update(connection, wanted)
     if update is not None:
-        pairs = [_why_pair(connection, row) for row in queries.pairs_of(connection, wanted)]
-        lines = {(line["path"], line["line"]): line for pair in pairs for line in pair["log_lines"]}
-        forgotten = sum(lost["pairs"] for lost in queries.lost_by(connection, wanted))
-        more = {"forgotten": forgotten, "moves": readings.moves_of(connection, wanted)}
-        told = {**_update(connection, dict(update)), **more}
-        foretold, found = sweeps.of_update(connection, wanted), [lines[key] for key in sorted(lines)]
-        return {"update": told, "pairs": pairs, "predictions": foretold, "log_lines": found}
-    pair = connection.execute(select(schema.pairs).where(schema.pairs.c.id == wanted)).mappings().first()
+        return _why_update(connection, update)
+    pair = first_of(connection, Pair, select(schema.pairs).where(schema.pairs.c.id == wanted))
     if pair is None:
         raise UnknownId(f"no update or pair has the id {wanted!r}; `nightschool ledger updates` lists them")
-    return _why_pair(connection, dict(pair))
+    return _why_pair(connection, pair)
 
 
-def _why_pair(connection: Connection, pair: queries.Row) -> Json:
-    """One pair with its dream, its nodes and the lines behind them."""
-    dream = None
-    if pair["dream_id"]:
-        row = (
-            connection.execute(select(schema.dreams).where(schema.dreams.c.id == pair["dream_id"]))
-            .mappings()
-            .one()
-        )
-        dream = {key: row[key] for key in ("id", "behaviour", "temperature", "seed", "nodes")}
-    origins = [o for node in (dream["nodes"] if dream else []) for o in _of_episode(connection, node)]
-    if pair["signal_id"]:
-        origins += graph.origins_of_signal(connection, pair["signal_id"])
+def _why_update(connection: Connection, update: Update) -> WhyUpdate:
+    """Trace an update: its pairs, and each line behind them once."""
+    pairs = [_why_pair(connection, pair) for pair in queries.pairs_of(connection, update.id)]
+    lines = {(line.path, line.line): line for pair in pairs for line in pair.log_lines}
+    explained = ExplainedUpdate(
+        **values_of(_update(connection, update)),
+        forgotten=sum(lost.pairs for lost in queries.lost_by(connection, update.id)),
+        moves=readings.moves_of(connection, update.id),
+    )
+    return WhyUpdate(
+        update=explained,
+        pairs=pairs,
+        predictions=sweeps.of_update(connection, update.id),
+        log_lines=[lines[place] for place in sorted(lines)],
+    )
+
+
+def _why_pair(connection: Connection, pair: Pair) -> WhyPair:
+    """Trace a pair: its dream, the dream's nodes and the lines behind them."""
+    of_dream = select(schema.dreams).where(schema.dreams.c.id == pair.dream_id)
+    dream = first_of(connection, Dream, of_dream)
+    origins = [o for node in (dream.nodes if dream else []) for o in _of_episode(connection, node)]
+    if pair.signal_id:
+        origins += graph.origins_of_signal(connection, pair.signal_id)
     if not origins:  # it grew from declared examples, because the night had taken up these lessons
-        taken_up = graph.lessons_of(connection, pair["night_id"])
+        taken_up = graph.lessons_of(connection, pair.night_id)
         origins = [o for signal, _ in taken_up for o in graph.origins_of_signal(connection, signal.id)]
-    lines = [{key: getattr(o, key) for key in ("path", "line", "kind", "source", "text")} for o in origins]
-    keys = ("id", "behaviour", "state", "messages", "chosen", "rejected", "chosen_from", "rejected_from")
-    return {**{key: pair[key] for key in keys}, "dream": dream, "log_lines": lines}
+    return WhyPair(
+        id=pair.id,
+        behaviour=pair.behaviour,
+        state=pair.state,
+        messages=pair.messages,
+        chosen=pair.chosen,
+        rejected=pair.rejected,
+        chosen_from=pair.chosen_from,
+        rejected_from=pair.rejected_from,
+        dream=None if dream is None else _source(dream),
+        log_lines=[
+            LogLine(path=o.path, line=o.line, kind=o.kind, source=o.source, text=o.text) for o in origins
+        ],
+    )
+
+
+def _source(dream: Dream) -> SourceDream:
+    """Sum up a dream."""
+    return SourceDream(
+        id=dream.id,
+        behaviour=dream.behaviour,
+        temperature=dream.temperature,
+        seed=dream.seed,
+        nodes=dream.nodes,
+    )
 
 
 def _of_episode(connection: Connection, node_id: str) -> list[graph.Origin]:
-    """The log lines of an episode; a behaviour's own node touches every line that ever spoke of it."""
+    """Return the log lines of an episode; a behaviour's own node touches every line that ever spoke of it."""
     node = graph.get(connection, node_id)
     return graph.provenance(connection, node_id) if node is not None and node.kind == "episode" else []
 
 
 def _count(connection: Connection, table: Table, where: Any = None) -> int:
+    """Count the rows of a table."""
     query = select(func.count()).select_from(table)
-    return int(connection.execute(query if where is None else query.where(where)).scalar() or 0)
+    return _scalar(connection, query if where is None else query.where(where))
+
+
+def _scalar(connection: Connection, query: Select[Any]) -> int:
+    """Return the one number that a query asks for."""
+    return int(connection.execute(query).scalar() or 0)

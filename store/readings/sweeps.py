@@ -1,100 +1,33 @@
 """Sweeps and predictions in the ledger: what steering did to a behaviour, and what training did then.
 
 A sweep is one concept at several strengths on a behaviour's held-out scenarios; a prediction is what the sweep of a
-behaviour's own vector says that training will do. Invariant: rows are added only; what training did is read from the
-updates that came after, never written beside the prediction.
+behaviour's own vector says that training will do.
+
+Invariant: rows are only added. What training did is read from the updates that came after, never written beside
+the prediction.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from itertools import pairwise
 
-from sqlalchemy import JSON, Column, Connection, Float, ForeignKey, Integer, String, Table, Text, select
+from sqlalchemy import Connection, select
 
 from store import queries
 from store.ledger import schema
-
-sweeps = Table(
-    "sweeps",
-    schema.metadata,
-    Column("id", String, primary_key=True),
-    Column("concept", String, nullable=False),
-    Column("vectors", String, nullable=False),  # digest of the vectors
-    Column("layer", Integer, nullable=False),
-    Column("behaviour", String, nullable=False, index=True),
-    Column("definition", String, nullable=False),  # as in `measurements`
-    Column("weights_sha256", String, nullable=False),
-    Column("seed", Integer, nullable=False),
-    Column("strengths", JSON, nullable=False),  # ascending, 0 among them
-    Column("outcomes", JSON, nullable=False),  # by strength: one character a scenario, 1 passed, 0 failed
-    Column("perplexities", JSON, nullable=False),  # by strength, on ordinary text
-    Column("verdict", String, nullable=False),  # raises, lowers, no effect or unclear
-    Column("slope", Float, nullable=False),  # of the pass rate, in each unit of strength
-    Column("reasons", JSON, nullable=False),
-    Column("at", String, nullable=False),
-)
-
-predictions = Table(
-    "predictions",
-    schema.metadata,
-    Column("id", String, primary_key=True),
-    Column("behaviour", String, nullable=False, index=True),
-    Column("sweep_id", ForeignKey("sweeps.id"), nullable=False),
-    Column("checkpoint_id", String, nullable=False),  # the active one
-    Column("said", String, nullable=False),  # the sweep's verdict
-    Column("reason", Text, nullable=False),
-    Column("at", String, nullable=False),
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """One concept at several strengths on one behaviour."""
-
-    id: str
-    concept: str
-    vectors: str
-    layer: int
-    behaviour: str
-    definition: str
-    weights_sha256: str
-    seed: int
-    strengths: list[float]
-    outcomes: list[str]
-    perplexities: list[float]
-    verdict: str
-    slope: float
-    reasons: list[str]
-    at: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """What a behaviour's own vector says of training it."""
-
-    id: str
-    behaviour: str
-    sweep_id: str
-    checkpoint_id: str
-    said: str
-    reason: str
-    at: str
+from store.ledger.records import insert_or_ignore, values_of
+from store.ledger.rows import all_of
+from store.ledger.schema_readings import predictions, sweeps
+from store.readings.records import JudgedAttempt, Prediction, PredictionOutcome, Sweep, TrainedUpdate
 
 
 def add(connection: Connection, sweep: Sweep, prediction: Prediction | None = None) -> None:
-    """Keep a sweep and what it predicts; one that is there already stays as it is."""
-    for table, record in ((sweeps, sweep), (predictions, prediction)):
-        if record is not None and _one(connection, table, record.id) is None:
-            connection.execute(
-                table.insert().values({f.name: getattr(record, f.name) for f in fields(record)})
-            )
+    """Add a sweep and what it predicts; rows that are there already stay as they are."""
+    connection.execute(insert_or_ignore(connection, sweeps), values_of(sweep))
+    if prediction is not None:
+        connection.execute(insert_or_ignore(connection, predictions), values_of(prediction))
 
 
-def _one(connection: Connection, table: Table, wanted: str) -> str | None:
-    return connection.execute(select(table.c.id).where(table.c.id == wanted)).scalar()
-
-
-def attempts_of(connection: Connection, behaviour: str) -> list[queries.Row]:
-    """Every judged attempt at this behaviour's dreams, with the dream's messages, by dream and id."""
+def attempts_of(connection: Connection, behaviour: str) -> list[JudgedAttempt]:
+    """Return every judged attempt at this behaviour's dreams in use, by dream and id."""
     d, a = schema.dreams, schema.attempts
     query = (
         select(a.c.id, a.c.dream_id, a.c.text, a.c.passed, d.c.messages)
@@ -102,55 +35,66 @@ def attempts_of(connection: Connection, behaviour: str) -> list[queries.Row]:
         .where((d.c.behaviour == behaviour) & d.c.refused.is_(None))
         .order_by(a.c.dream_id, a.c.id)
     )
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return all_of(connection, JudgedAttempt, query)
 
 
-def foretold(connection: Connection, behaviour: str) -> list[dict[str, Any]]:
-    """The behaviour's predictions, oldest first, each with the updates that set out to train it afterwards.
+def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOutcome]:
+    """Return the behaviour's predictions, oldest first, each with the updates that trained the behaviour afterwards.
 
     A prediction is for the updates that came before the next one.
     """
     t = predictions
-    rows = [dict(row) for row in connection.execute(select(t).where(t.c.behaviour == behaviour)).mappings()]
-    rows.sort(key=lambda row: (row["at"], row["id"]))
-    ends = [*(row["at"] for row in rows[1:]), None][: len(rows)]
+    rows = all_of(
+        connection, Prediction, select(t).where(t.c.behaviour == behaviour).order_by(t.c.at, t.c.id)
+    )
     trained = _trained(connection, behaviour)
-    for row, end in zip(rows, ends, strict=True):
-        row["updates"] = [u for u in trained if u["at"] > row["at"] and (end is None or u["at"] <= end)]
-    return rows
+    return [
+        PredictionOutcome(
+            **values_of(row),
+            updates=[u for u in trained if u.at > row.at and (later is None or u.at <= later.at)],
+        )
+        for row, later in pairwise([*rows, None])
+        if row is not None
+    ]
 
 
-def of_update(connection: Connection, update_id: str) -> list[dict[str, Any]]:
-    """What was predicted of the behaviours that this update set out to train, beside what it did to each."""
+def of_update(connection: Connection, update_id: str) -> list[PredictionOutcome]:
+    """Return what was predicted of the behaviours that this update set out to train, with this update alone."""
     u, n = schema.updates, schema.nights
     query = select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.id == update_id)
-    rows = [row for name in connection.execute(query).scalar() or [] for row in foretold(connection, name)]
-    mine = [{**row, "updates": [u for u in row["updates"] if u["id"] == update_id]} for row in rows]
-    return [row for row in mine if row["updates"]]
+    rows = [
+        row for name in connection.execute(query).scalar() or [] for row in predictions_of(connection, name)
+    ]
+    return [
+        PredictionOutcome(**{**values_of(row), "updates": [mine]})
+        for row in rows
+        for mine in row.updates
+        if mine.id == update_id
+    ]
 
 
-def _trained(connection: Connection, behaviour: str) -> list[dict[str, Any]]:
-    """The updates that set out to train this behaviour and were measured, oldest first, with its pass rates."""
+def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:
+    """Return the measured updates that set out to train this behaviour, oldest first."""
     u, n = schema.updates, schema.nights
-    query = (
-        select(u, n.c.targets, n.c.seed.label("night_seed")).join(n, n.c.id == u.c.night_id).order_by(u.c.at)
-    )
-    found = []
-    for row in connection.execute(query).mappings():
-        if behaviour in row["targets"] and row["checkpoint_id"]:
-            sides = [
-                _outcomes(connection, checkpoint, behaviour, row["night_seed"])
-                for checkpoint in (row["parent_id"], row["checkpoint_id"])
-            ]
-            told = {key: row[key] for key in ("id", "state", "at")}
-            found.append({**told, "before": sides[0], "after": sides[1]})
-    return found
+    columns = (u.c.id, u.c.state, u.c.at, u.c.parent_id, u.c.checkpoint_id, n.c.targets, n.c.seed)
+    query = select(*columns).join(n, n.c.id == u.c.night_id).order_by(u.c.at)
+    return [
+        TrainedUpdate(
+            id=row.id,
+            state=row.state,
+            at=row.at,
+            before=_outcomes(connection, row.parent_id, behaviour, row.seed),
+            after=_outcomes(connection, row.checkpoint_id, behaviour, row.seed),
+        )
+        for row in connection.execute(query)
+        if behaviour in row.targets and row.checkpoint_id
+    ]
 
 
 def _outcomes(connection: Connection, checkpoint_id: str, behaviour: str, seed: int) -> str:
-    """Outcomes of the first round that these weights were measured with; "" where they were not."""
+    """Return the outcomes of the first round that these weights were measured with; "" where they were not."""
     m = schema.measurements
-    weights = queries.checkpoint(connection, checkpoint_id)["weights_sha256"]
+    weights = queries.checkpoint(connection, checkpoint_id).weights_sha256
     same = (
         (m.c.weights_sha256 == weights) & (m.c.behaviour == behaviour) & (m.c.seed == seed) & (m.c.round == 0)
     )

@@ -77,18 +77,19 @@ def find(connection: Connection, wanted: str) -> Vector:
     """The vector that is named so; its checkpoints' files must not have been pruned."""
     first, dots, last = wanted.partition("..")
     end = queries.checkpoint(connection, last if dots else first)
-    start_id = queries.checkpoint(connection, first)["id"] if dots else end["parent_id"]
+    start_id = queries.checkpoint(connection, first).id if dots else end.parent_id
     if start_id is None:
         raise UsageError(f"{wanted!r} is checkpoint 0, the base: no update made it, so it added nothing")
-    line = history.ancestry(connection, end["id"])
+    line = history.ancestry(connection, end.id)
     if start_id not in line[1:]:
         raise UsageError(
             f"{wanted!r}: the first is not where the second grew from; see `nightschool checkpoints list`"
         )
     between = [queries.checkpoint(connection, name) for name in line[: line.index(start_id)]]
-    for checkpoint_id in (start_id, end["id"]):
+    for checkpoint_id in (start_id, end.id):
         queries.require_stored(connection, queries.checkpoint(connection, checkpoint_id))
-    return Vector(start=start_id, end=end["id"], updates=tuple(row["update_id"] for row in reversed(between)))
+    updates = tuple(row.update_id for row in reversed(between) if row.update_id is not None)
+    return Vector(start=start_id, end=end.id, updates=updates)
 
 
 def recipe(connection: Connection, vectors: Sequence[str], method: str, density: float | None) -> Recipe:
@@ -140,20 +141,19 @@ def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], di
     """Behaviours and pairs that a vector's updates were about: whether they were unlearnt. The last one counts."""
     names: dict[str, bool] = {}
     pairs: dict[str, bool] = {}
-    u, n = schema.updates, schema.nights
+    targets = queries.targets(connection)
     for update_id in vector.updates:
-        of = select(u, n.c.targets).join(n, n.c.id == u.c.night_id).where(u.c.id == update_id)
-        update = dict(connection.execute(of).mappings().one())
-        names |= dict.fromkeys(update["targets"], False) | dict.fromkeys(learned.unlearnt(update), True)
-        pairs |= {
-            row["id"]: row["unlearnt"] for row in queries.pairs_of(connection, update_id) if not row["replay"]
-        }
+        update = queries.update(connection, update_id)
+        unlearnt = learned.unlearnt(update) if update is not None else []
+        names |= dict.fromkeys(targets[update_id], False) | dict.fromkeys(unlearnt, True)
+        own = (pair for pair in queries.pairs_of(connection, update_id) if not pair.replay)
+        pairs |= {pair.id: pair.unlearnt for pair in own}
     return names, pairs
 
 
-def ends(update: queries.Row) -> list[str]:
+def ends(update: Update) -> list[str]:
     """Ids of the checkpoints whose vectors a merge was made of; none of another update's."""
-    return [part["end"] for part in update["settings"]["parts"]] if update["objective"] == OBJECTIVE else []
+    return [part["end"] for part in update.settings["parts"]] if update.objective == OBJECTIVE else []
 
 
 def begin(
@@ -166,15 +166,16 @@ def begin(
     settings = recipe.settings()
     running = queries.running_night(connection)
     if running is not None:
-        of = queries.update_of(connection, running["id"])
-        if of is not None and (of["objective"], of["settings"]) == (OBJECTIVE, settings):
-            return str(running["id"])
+        of = queries.update_of(connection, running.id)
+        if of is not None and (of.objective, of.settings) == (OBJECTIVE, settings):
+            return running.id
         raise GateRefused(
             "a night is running, or was broken off: `nightschool night` goes on with it; merge after it"
         )
-    if queries.active(connection)["id"] != parent_id:
+    if queries.active(connection).id != parent_id:
         raise GateRefused("another checkpoint has become the active one meanwhile: look again, then merge")
-    night_id = _night(connection, seed, recipe)
+    heard = int(connection.execute(select(func.max(schema.nights.c.cursor))).scalar() or 0)
+    night_id = history.add_night(connection, seed=seed, cursor=heard, targets=recipe.rise)
     update = Update(
         id=f"u{night_id[1:]}",
         night_id=night_id,
@@ -193,13 +194,3 @@ def begin(
         enqueue(connection, kind, subject, night_id)
     note(connection, "night", night_id, {"begun": True, "seed": seed, "merge": settings})
     return night_id
-
-
-def _night(connection: Connection, seed: int, recipe: Recipe) -> str:
-    """The night's row; it hears nothing new."""
-    nights = schema.nights
-    number = int(connection.execute(select(func.count()).select_from(nights)).scalar() or 0) + 1
-    heard = int(connection.execute(select(func.max(nights.c.cursor))).scalar() or 0)
-    row = {"id": f"n{number}", "number": number, "seed": seed, "cursor": heard, "targets": list(recipe.rise)}
-    connection.execute(nights.insert().values(**row, retry=False, state="running", reasons=[], started=now()))
-    return f"n{number}"
