@@ -29,6 +29,7 @@ from starlette.routing import Route
 from agents.model.http_auth import AuthMiddleware
 from corpus.aliases import Json
 from corpus.errors import NightschoolError, UsageError
+from corpus.json_edge import to_json
 from loop.api.proxy import PATHS, Proxy
 from loop.capture.log import Capture
 from loop.engine.scheduler import next_update_reason
@@ -111,7 +112,7 @@ class Routes:
         return result
 
     async def _status(self, _request: Request) -> Response:
-        status = await self._service.ledger.read(report.status)
+        status = to_json(await self._service.ledger.read(report.status))
         reason = await next_update_reason(self._service)
         return JSONResponse({**status, "next_update_reason": reason})
 

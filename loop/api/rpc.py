@@ -25,6 +25,7 @@ from agents.model import protocol
 from agents.model.protocol import RpcReply, RpcRequest
 from corpus.aliases import Json
 from corpus.errors import IntegrityFault, NightschoolError, TrainerFault, UsageError
+from corpus.json_edge import to_json
 from loop.engine.scheduler import next_update_reason
 from loop.operations.operations import Operations
 from store import queries
@@ -125,7 +126,7 @@ class RpcServer:
     async def _status(self) -> Json:
         night = await self._service.ledger.read(queries.running_night)
         return {
-            **await self._service.ledger.read(report.status),
+            **to_json(await self._service.ledger.read(report.status)),
             "next_update_reason": await next_update_reason(self._service),
             "night": night.id if night else None,
             "trainer": await self._trainer(),

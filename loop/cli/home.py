@@ -97,6 +97,7 @@ def ledger(
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
 ) -> None:
     """List rows of the ledger; `why ID` traces an update or a pair back to the log lines."""
+    from corpus.json_edge import to_json
     from loop.cli.show import ledger as show_ledger
     from loop.operations import sweep
     from store.nights import report
@@ -104,12 +105,15 @@ def ledger(
     if what == "why":
         if id is None:
             raise UsageError("ledger why needs the id of an update or a pair")
-        result = helpers.read(report.why, id)
+        found = helpers.read(report.why, id)
+        result = to_json(found)
         if "predictions" in result:
-            result["predictions"] = [sweep.compared(row) for row in result["predictions"]]
+            result["predictions"] = [sweep.compared(row) for row in found.predictions]
         helpers.show(result, show_ledger.why)
     elif what in report.LISTS:
-        helpers.show({what: helpers.read(report.listing, what, limit)}, partial(show_ledger.rows, what))
+        helpers.show(
+            {what: helpers.read(report.listing, what, limit).as_json()}, partial(show_ledger.rows, what)
+        )
     else:
         raise UsageError(f"there is no list {what!r}; there are {', '.join(report.LISTS)} and why ID")
 

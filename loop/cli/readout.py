@@ -186,6 +186,7 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
     It comes out of the file of this name where there is one, else out of the ledger.
     """
     from agents.ingest.peek import conversations_in
+    from corpus.json_edge import to_json
     from store.conversations.transcript import conversation
     from store.readings.readings import of_conversation
 
@@ -202,4 +203,4 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
         return name, turns, []
     stored = helpers.read(conversation, what)
     turns = [{"role": role, "text": text} for role, text in stored.turns if text.strip()]
-    return f"conversation {stored.id}", turns, helpers.read(of_conversation, stored.id)
+    return f"conversation {stored.id}", turns, to_json(helpers.read(of_conversation, stored.id))

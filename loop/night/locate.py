@@ -18,6 +18,7 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 from store.readings import readings as stored
 from store.readings import vector_versions
+from store.readings.records import Moves
 from store.tensors import localize
 from store.tensors.changes import Heads, changes
 
@@ -54,7 +55,7 @@ class Locate:
         sides = [await context.checkpoint(item.night_id, when) for when in ("before", "after")]
         moved = await context.ledger.read(_most_moved, *(side["weights_sha256"] for side in sides))
         parts = await anyio.to_thread.run_sync(self._parts, [side["id"] for side in sides], moved)
-        moves = stored.Moves(
+        moves = Moves(
             update_id=update["id"],
             readings=moved.readings,
             parts=parts,

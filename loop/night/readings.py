@@ -6,7 +6,7 @@ anew before an update, never between its two sides. Knows no file of theirs.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection
 
@@ -14,7 +14,7 @@ from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout import drift as drifts
 from agents.readout.drift import FLOOR, Joint
 from agents.readout.monitor import Monitor
-from agents.readout.vectors import METHODS
+from agents.readout.vectors import METHODS, Method
 from corpus.aliases import Progress
 from corpus.errors import NightschoolError
 from loop.night.context import NightContext
@@ -62,7 +62,7 @@ class TakeReadings:
             self._is_due, night_id, vectors, held["weights_sha256"]
         ):
             last = await context.ledger.read(vector_versions.last_version)
-            method = (last or {}).get("method") or METHODS[0]
+            method = cast(Method, (last and last.method) or METHODS[0])
             vectors = await monitor.again(held["weights_sha256"], vectors, method, report)
         readings: tuple[Reading, ...] = ()
         panels = []

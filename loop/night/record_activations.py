@@ -11,7 +11,6 @@ the next night. Knows no verdict.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -27,9 +26,8 @@ from store.ledger.records import seed_of
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 from store.readings import readings, vector_versions
-from store.readings.readings import Heard
+from store.readings.records import AttemptReading, HeardTurn, TurnReading
 
-Rows = list[dict[str, Any]]
 DRAWS = 2**31
 """How many seeds there are."""
 
@@ -65,7 +63,7 @@ class RecordActivations:
             return Outcome(facts={"turns": 0, "waiting": waiting})
         vectors = await self._vectors(active, report)
         window = window_of(vectors.concepts)
-        turns: list[Heard] = []
+        turns: list[HeardTurn] = []
         texts: list[str] = []
         for heard in chosen.values():
             upto = said_until([turn.text for turn in heard], window)
@@ -73,10 +71,17 @@ class RecordActivations:
                 if not turn.read and len(turns) < settings.turns:
                     turns.append(turn)
                     texts.append(text)
-        rows = await self._read(active, vectors, texts, report)
+        scores = await self._read(active, vectors, texts, report)
+        weights = active["weights_sha256"]
         rows = [
-            {"turn_id": turn.id, "night_id": night["id"], **row}
-            for turn, row in zip(turns, rows, strict=True)
+            TurnReading(
+                turn_id=turn.id,
+                vectors=vectors.digest,
+                weights_sha256=weights,
+                night_id=night["id"],
+                scores=of_turn,
+            )
+            for turn, of_turn in zip(turns, scores, strict=True)
         ]
         then = partial(
             _save_turns,
@@ -100,8 +105,17 @@ class RecordActivations:
             said_until([*(m["content"] for m in row["messages"]), row["text"]], window)[-1]
             for row in attempts
         ]
-        rows = await self._read(active, vectors, texts, report)
-        rows = [{"attempt_id": attempt["id"], **row} for attempt, row in zip(attempts, rows, strict=True)]
+        scores = await self._read(active, vectors, texts, report)
+        weights = active["weights_sha256"]
+        rows = [
+            AttemptReading(
+                attempt_id=attempt["id"],
+                vectors=vectors.digest,
+                weights_sha256=weights,
+                scores=of_attempt,
+            )
+            for attempt, of_attempt in zip(attempts, scores, strict=True)
+        ]
         version = version_of(self.context.monitor, vectors)
         then = partial(_save_attempts, rows=rows, version=version, night_id=night["id"])
         return Outcome(then=then, facts={"attempts": len(rows)})
@@ -113,19 +127,18 @@ class RecordActivations:
 
     async def _read(
         self, active: queries.Row, vectors: ConceptVectors, texts: list[str], report: Progress
-    ) -> Rows:
-        """Return the scores of these texts, as rows."""
+    ) -> list[list[float]]:
+        """Return the scores of each of these texts."""
         monitor, weights = self.context.monitor, active["weights_sha256"]
         layer = monitor.read_at(vectors)
         values = vectors.values[vectors.layers.index(layer)]
         scores = await scores_at_ends(monitor.source(weights), texts, values, layer, report)
-        same = {"vectors": vectors.digest, "weights_sha256": weights}
-        return [{**same, "scores": readings.rounded(row)} for row in scores]
+        return [readings.rounded(row) for row in scores]
 
 
 def chosen_turns(
     connection: Connection, cursor: int, most: int, share: float
-) -> tuple[dict[str, list[Heard]], int]:
+) -> tuple[dict[str, list[HeardTurn]], int]:
     """Return the conversations to read, with their turns, and how many turns are left for another night.
 
     Those that carry a signal come first; the others by their ids, which are digests.
@@ -145,7 +158,7 @@ def chosen_turns(
 def _save_turns(
     connection: Connection,
     *,
-    rows: Rows,
+    rows: list[TurnReading],
     version: vector_versions.Version,
     night_id: str,
     conversations: list[str],
@@ -153,16 +166,20 @@ def _save_turns(
     """Save readings of turns, the baseline with them, and the feelings of the episodes that they belong to."""
     vector_versions.meet(connection, version, night_id)
     readings.save_turns(connection, rows)
-    usual = readings.base(connection, version.digest, night_id)
-    if usual is None or usual["turns"] < ENOUGH:
+    usual = readings.take_baseline(connection, version.digest, night_id)
+    if usual is None or usual.turns < ENOUGH:
         return
     for node_id, (known, scores) in readings.episodes(connection, conversations, version.digest).items():
-        read = felt(scores, version.concepts, usual["mean"], usual["spread"])
+        read = felt(scores, version.concepts, usual.mean, usual.spread)
         readings.set_feelings(connection, node_id, refelt(known, read))
 
 
 def _save_attempts(
-    connection: Connection, *, rows: Rows, version: vector_versions.Version, night_id: str
+    connection: Connection,
+    *,
+    rows: list[AttemptReading],
+    version: vector_versions.Version,
+    night_id: str,
 ) -> None:
     """Save readings of attempts."""
     vector_versions.meet(connection, version, night_id)

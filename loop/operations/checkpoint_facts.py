@@ -12,6 +12,7 @@ from agents.model.weights.hf_export import export, plan_export
 from corpus.aliases import Json
 from corpus.behaviour import definition
 from corpus.errors import ConfigError, GateRefused, IntegrityFault
+from corpus.json_edge import to_json
 from loop.config import load_settings
 from loop.engine import model_identity
 from loop.operations import status
@@ -36,7 +37,7 @@ def listed(home: Home) -> Json:
     """All checkpoints, with the bytes that their weights take on the disk."""
     store = CheckpointStore(home.checkpoints)
     with status.ledger_of(home) as connection:
-        told = report.checkpoint_list(connection)
+        told = {"checkpoints": to_json(report.checkpoint_list(connection))}
     for row in told["checkpoints"]:
         found = None if row["pruned"] else form(store, row["id"])
         row["nbytes"] = None if found is None else found["nbytes"]
@@ -47,7 +48,7 @@ def shown(home: Home, wanted: str) -> Json:
     """Everything of one checkpoint."""
     store = CheckpointStore(home.checkpoints)
     with status.ledger_of(home) as connection:
-        told = lineage.one(connection, wanted, _definitions(home))
+        told: Json = to_json(lineage.one(connection, wanted, _definitions(home)))
     told["behaviours"] = _with_guards(home, told["behaviours"])
     told |= {"form": None, "manifest": None, "problem": None}
     if told["pruned"]:
@@ -65,7 +66,7 @@ def difference(home: Home, wanted: Sequence[str]) -> Json:
     `weights` is None where the files of one of them were pruned: `note` says so.
     """
     with status.ledger_of(home) as connection:
-        told = lineage.between(connection, wanted, _definitions(home))
+        told: Json = to_json(lineage.between(connection, wanted, _definitions(home)))
     told["behaviours"] = _with_guards(home, told["behaviours"])
     pruned = [side["id"] for side in (told["from"], told["to"]) if side["pruned"]]
     if pruned:

@@ -19,6 +19,7 @@ from agents.model.steering.directions import load_known, requested_strengths
 from agents.readout.vectors import METHODS
 from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
+from corpus.json_edge import to_json
 from loop.config import MAX_SEED
 from loop.engine.service import Service
 from loop.night import flow
@@ -113,7 +114,7 @@ class Operations:
         told = await service.ledger.read(
             report.night_report, night_id, service.behaviours, service.context.definitions
         )
-        return {**told, "seconds": round(monotonic() - began, 1)}
+        return {**to_json(told), "seconds": round(monotonic() - began, 1)}
 
     def _readable(self, checkpoint_ids: list[str]) -> None:
         """Refuse when the weights of one of these are damaged."""

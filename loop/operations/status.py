@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from agents.model.safety import check_model_dir
 from corpus.aliases import Json
 from corpus.errors import ConfigError, NightschoolError
+from corpus.json_edge import to_json
 from loop.config import load_settings
 from loop.engine import model_identity
 from loop.operations import doctor_vllm
@@ -48,7 +49,7 @@ def status(option: Path | None) -> Json:
     if told is not None:
         return {"service": "up", **told}
     with ledger_of(home) as connection:
-        told = report.status(connection)
+        told = to_json(report.status(connection))
         paused = queries.is_paused(connection)
     reason = (
         "paused: `nightschool resume` to go on" if paused else "no service runs: `nightschool run` or `night`"

@@ -26,7 +26,7 @@ from store import queries
 from store.ledger.db import now
 from store.ledger.records import identity
 from store.readings import sweeps
-from store.readings.sweeps import Prediction, Sweep
+from store.readings.records import Prediction, Sweep
 
 SHARES = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
 """Strengths of a sweep when none are given, as shares of the stream's usual length at the layer that is steered."""
@@ -69,7 +69,7 @@ class Steering:
             at=now(),
         )
         await ledger.write(sweeps.add, sweep, prediction)
-        told = await ledger.read(sweeps.foretold, name)
+        told = await ledger.read(sweeps.predictions_of, name)
         return {
             "behaviour": name,
             "attempts": len(tried),

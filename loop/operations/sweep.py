@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loop.night.verdict import interval, mcnemar
+from store.readings.records import PredictionOutcome
 
 LEVEL = 0.05
 """Chance, over all strengths together, of calling nothing an effect."""
@@ -78,18 +79,25 @@ def came_true(said: str, before: str, after: str) -> str:
     return "yes" if did == said else "no"
 
 
-def compared(foretold: dict[str, Any]) -> dict[str, Any]:
-    """A prediction (`store.readings.sweeps.foretold`) with pass rates instead of outcomes, and whether it came true."""
-    updates = []
-    for update in foretold["updates"]:
-        sides = {
-            side: {"passed": update[side].count("1"), "trials": len(update[side])} if update[side] else None
-            for side in ("before", "after")
+def compared(prediction: PredictionOutcome) -> dict[str, Any]:
+    """Return a prediction with pass rates instead of outcomes, and whether it came true."""
+    updates = [
+        {
+            "id": update.id,
+            "state": update.state,
+            "before": _pass_count(update.before),
+            "after": _pass_count(update.after),
+            "came_true": came_true(prediction.said, update.before, update.after),
         }
-        true = came_true(foretold["said"], update["before"], update["after"])
-        updates.append({"id": update["id"], "state": update["state"], **sides, "came_true": true})
+        for update in prediction.updates
+    ]
     keys = ("id", "behaviour", "said", "reason", "sweep_id", "checkpoint_id", "at")
-    return {**{key: foretold[key] for key in keys}, "updates": updates}
+    return {**{key: getattr(prediction, key) for key in keys}, "updates": updates}
+
+
+def _pass_count(outcomes: str) -> dict[str, int] | None:
+    """Return how many scenarios were passed, of how many; None where none was measured."""
+    return {"passed": outcomes.count("1"), "trials": len(outcomes)} if outcomes else None
 
 
 def _row(one: Swept, zero: Swept) -> dict[str, Any]:

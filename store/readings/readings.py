@@ -153,7 +153,7 @@ def episodes(
         if node.kind != "episode":
             continue
         of = node.body["conversation_id"]
-        positions = {node.body.get(key) for key in ("position", "answer_position")}
+        positions: set[Any] = {node.body.get(key) for key in ("position", "answer_position")}
         if found := [scores[of, position] for position in positions if (of, position) in scores]:
             read[node.id] = (node.feelings, found)
     return read
@@ -173,7 +173,7 @@ def read_turns(connection: Connection) -> int:
 # ---------------------------------------------------------------- what is usual
 
 
-def base(connection: Connection, vectors: str, night_id: str) -> Baseline | None:
+def take_baseline(connection: Connection, vectors: str, night_id: str) -> Baseline | None:
     """Take the baseline over the newest turns that were read with these vectors, and note it with the night.
 
     Returns:

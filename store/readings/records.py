@@ -97,9 +97,9 @@ class ConversationReading(Row):
     position: int
     vectors: str
     weights_sha256: str
-    layer: int
     scores: dict[str, float]
     """By concept."""
+    layer: int
 
 
 # ---------------------------------------------------------------- updates

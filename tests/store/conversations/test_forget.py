@@ -17,6 +17,7 @@ from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import Attempt, Edge, Node, Record, identity, save
 from store.nights import history, report
+from store.nights.results import WhyUpdate
 from store.queue.outcome import Outcome, commit, note
 from store.queue.work import Work, fail, lease
 
@@ -425,9 +426,10 @@ def test_an_update_keeps_its_row_and_why_says_how_many_of_its_pairs_were_forgott
     before = connection.execute(select(u)).all()
     forget(connection, "anna", "/x")
     assert connection.execute(select(u)).all() == before
-    told = report.why(connection, "u1")
-    assert told["update"]["forgotten"] == 1 and [pair["id"] for pair in told["pairs"]] == ["p-his"]
-    assert report.why(connection, "u2")["update"]["forgotten"] == 0
+    first, second = (report.why(connection, update_id) for update_id in ("u1", "u2"))
+    assert isinstance(first, WhyUpdate) and isinstance(second, WhyUpdate)
+    assert first.update.forgotten == 1 and [pair.id for pair in first.pairs] == ["p-his"]
+    assert second.update.forgotten == 0
     with pytest.raises(UnknownId):
         report.why(connection, "p-mine")
 
@@ -449,7 +451,7 @@ def test_a_night_after_it_hears_what_is_said_after_it(connection: Connection) ->
     forget(connection, anna, "/x")
     hear(connection, said("Good evening.", source="carla"))
     night = history.begin_night(connection, seed=1, retry=False)
-    assert report.night_report(connection, night, {}, {})["turns"] == 1
+    assert report.night_report(connection, night, {}, {}).turns == 1
 
 
 def test_work_on_it_that_ends_after_it_comes_to_nothing(connection: Connection) -> None:

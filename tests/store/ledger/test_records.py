@@ -11,7 +11,10 @@ from sqlalchemy import Connection, func, select
 
 from store.ledger import schema
 from store.ledger.records import TABLES, Rate, Step, identity, save, seed_of
+from store.readings import records as readings
 from store.nights import history
+
+RECORDS = {**TABLES, **readings.TABLES}
 
 
 @pytest.fixture
@@ -23,18 +26,18 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
     ledger.close()
 
 
-@pytest.mark.parametrize("record", TABLES, ids=lambda record: record.__name__)
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 def test_a_records_fields_are_its_tables_columns(record: type[Any]) -> None:
-    columns = {column.name for column in TABLES[record].columns}
+    columns = {column.name for column in RECORDS[record].columns}
     assert {field.name for field in fields(record)} == columns
 
 
-@pytest.mark.parametrize("record", TABLES, ids=lambda record: record.__name__)
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.__name__)
 def test_what_a_record_may_leave_out_is_what_its_column_may_leave_empty_or_begins_with(
     record: type[Any],
 ) -> None:
     for field in fields(record):
-        column = TABLES[record].columns[field.name]
+        column = RECORDS[record].columns[field.name]
         if field.default is None:
             assert column.nullable, field.name
         elif field.default is MISSING and field.default_factory is MISSING and not column.nullable:

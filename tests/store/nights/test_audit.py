@@ -31,7 +31,7 @@ def ledger(tmp_path: Path) -> Ledger:
             connection, Conversation(source="ada", format="openai", turns=turns), "/logs/a.jsonl"
         )
         night = history.begin_night(connection, seed=1, retry=False)
-        active = queries.active(connection)["id"]
+        active = queries.active(connection).id
         text = "Please wax the shelf."
         dream_id = "d" + identity(night, "decide", 5, text)
         messages = [{"role": "user", "content": text}]
@@ -82,7 +82,7 @@ def ledger(tmp_path: Path) -> Ledger:
 def audited(ledger: Ledger, *, chosen: bool = True) -> list[str]:
     with ledger.reading() as connection:
         said = {
-            row["id"]: {"weights": row["weights_sha256"], "parent": row["parent_id"]}
+            row.id: {"weights": row.weights_sha256, "parent": row.parent_id}
             for row in queries.checkpoints(connection)
         }
         return audit(connection, said.__getitem__, lambda _: chosen)

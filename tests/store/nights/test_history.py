@@ -25,7 +25,7 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 
 
 def new_pairs(connection: Connection) -> list[str]:
-    return [row["id"] for row in queries.pairs(connection, "new")]
+    return [row.id for row in queries.pairs(connection, "new")]
 
 
 def pointers(connection: Connection) -> list[str]:
@@ -51,7 +51,7 @@ def test_the_base_is_recorded_once(connection: Connection) -> None:
 
 def test_a_night_begins_with_all_turns_heard_and_one_piece_of_work(connection: Connection) -> None:
     night = queries.night(connection, history.begin_night(connection, seed=5, retry=False))
-    assert (night["id"], night["number"], night["seed"], night["state"]) == ("n1", 1, 5, "running")
+    assert (night.id, night.number, night["seed"], night.state) == ("n1", 1, 5, "running")
     assert night["cursor"] == queries.cursor(connection) == 6
     assert counts(connection, "ready") == {"plan": 1}
 
@@ -81,7 +81,7 @@ def test_a_kept_update_moves_the_pointer_and_uses_up_its_pairs_and_signals(conne
     }
     assert states(connection, "pairs") == {"p1": "used", "p2": "used"}
     assert states(connection, "signals") == {"s2": "learnt"}
-    assert graph.new_lessons(connection, 99) == [] and queries.night(connection, "n1")["reasons"] == ["keep"]
+    assert graph.new_lessons(connection, 99) == [] and queries.night(connection, "n1").reasons == ["keep"]
 
 
 def test_an_update_that_its_verdict_undoes_leaves_the_pointer_and_sets_its_pairs_aside(
@@ -94,7 +94,7 @@ def test_an_update_that_its_verdict_undoes_leaves_the_pointer_and_sets_its_pairs
         "p1": "undone"
     }
     assert states(connection, "signals") == {"s2": "undone"} and graph.new_lessons(connection, 99) == []
-    assert queries.night(connection, "n1")["reasons"] == ["act fell"]
+    assert queries.night(connection, "n1").reasons == ["act fell"]
 
 
 def test_a_night_without_a_verdict_undoes_its_update_when_it_closes(connection: Connection) -> None:
@@ -107,7 +107,7 @@ def test_a_night_without_a_verdict_undoes_its_update_when_it_closes(connection: 
         states(connection, "checkpoints")[str(update.checkpoint_id)] == "undone"
         and active(connection) == BASE
     )
-    (reason,) = queries.night(connection, "n1")["reasons"]
+    (reason,) = queries.night(connection, "n1").reasons
     assert "could not be finished" in reason
 
 
@@ -122,7 +122,7 @@ def test_an_ended_night_is_not_ended_again_by_the_next(connection: Connection) -
     history.begin_night(connection, seed=1, retry=False)
     history.close_night(connection, night_id="n2")
     assert active(connection) == made and states(connection, "updates") == {"u1": "kept"}
-    assert queries.night(connection, "n2")["reasons"] == []
+    assert queries.night(connection, "n2").reasons == []
 
 
 # ---------------------------------------------------------------- rollbacks
@@ -143,7 +143,7 @@ def test_a_rollback_over_two_nights_undoes_both_with_their_signals(connection: C
     a_kept_night(connection, "p1")
     merge(connection, a_lesson(4))  # type: ignore[arg-type]
     a_kept_night(connection, "p2")
-    assert [row["id"] for row in history.undone_by(connection, BASE)] == ["u1", "u2"]
+    assert [row.id for row in history.undone_by(connection, BASE)] == ["u1", "u2"]
     assert history.roll_back(connection, BASE, "by hand") == ["u1", "u2"]
     assert set(states(connection, "pairs").values()) == {"undone"}
     assert states(connection, "signals") == {"s2": "undone", "s4": "undone"}
@@ -208,7 +208,7 @@ def test_a_retry_learns_from_the_pairs_that_are_there_and_not_a_second_time_from
     history.begin_night(connection, seed=1, retry=True)
     assert graph.new_lessons(connection, 99) == []
     (pair,) = queries.pairs(connection, "new")
-    update = a_trained_night(connection, a_pair(pair["id"], "n1"))
+    update = a_trained_night(connection, a_pair(pair.id, "n1"))
     assert update.night_id == "n2"
     decide(connection, update, "keep")
     assert states(connection, "updates") == {"u1": "undone", "u2": "kept"}
@@ -263,7 +263,7 @@ def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_the_same_moment(
     assert fail(connection, in_hand, "broken off") is False
     assert counts(connection, "ready") == {"settle": 1} and "p9" not in states(connection, "pairs")
     history.close_night(connection, night_id="n2")
-    assert queries.night(connection, "n2")["reasons"] == ["by hand"]
+    assert queries.night(connection, "n2").reasons == ["by hand"]
 
 
 def test_a_rollback_now_may_only_end_the_night_whose_lessons_are_then_for_another(
@@ -277,7 +277,7 @@ def test_a_rollback_now_may_only_end_the_night_whose_lessons_are_then_for_anothe
     assert graph.new_lessons(connection, 99) == []
     history.roll_back_now(connection, BASE, "by hand", settles=False)  # nobody is there to settle
     night = queries.night(connection, "n1")
-    assert (night["state"], night["reasons"], pointers(connection)) == ("done", ["by hand"], [BASE])
+    assert (night.state, night.reasons, pointers(connection)) == ("done", ["by hand"], [BASE])
     assert counts(connection, "ready") == {} and counts(connection, "withdrawn") == {"plan": 1}
     assert [signal.id for signal, _ in graph.new_lessons(connection, 99)] == ["s2"]
 
@@ -315,7 +315,7 @@ def test_the_nearest_checkpoint_is_one_that_it_grew_from_then_one_that_grew_from
 
 def test_a_checkpoint_may_be_named_by_its_beginning_unless_several_begin_so(connection: Connection) -> None:
     made = a_kept_night(connection, "p1")
-    assert queries.checkpoint(connection, made[:12])["id"] == made
+    assert queries.checkpoint(connection, made[:12]).id == made
     for wanted in ("", "%", "_" * 64, "no such"):
         with pytest.raises(UnknownId):
             queries.checkpoint(connection, wanted)

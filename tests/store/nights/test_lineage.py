@@ -11,9 +11,15 @@ from corpus.errors import GateRefused, UnknownId
 from store import queries
 from store.ledger.records import Measurement, Reading, save
 from store.nights import history, lineage
+from store.nights.results import (
+    BeforeAfter,
+    ComparedBehaviour,
+    MeasuredBehaviour,
+    PairCount,
+    PassCount,
+    UpdatePairs,
+)
 from store.queue.outcome import Change, apply
-
-Json = lineage.Json
 
 
 @pytest.fixture
@@ -46,11 +52,8 @@ def measured(
     save(connection, [row])
 
 
-def rates(connection: Connection, *wanted: str) -> list[Json]:
-    found: list[Json] = lineage.between(connection, wanted or ("base", "active"), {"listen": "now"})[
-        "behaviours"
-    ]
-    return found
+def rates(connection: Connection, *wanted: str) -> list[ComparedBehaviour]:
+    return lineage.between(connection, wanted or ("base", "active"), {"listen": "now"}).behaviours
 
 
 # ---------------------------------------------------------------- pass rates
@@ -63,10 +66,15 @@ def test_pass_rates_are_compared_on_the_scenarios_that_both_were_measured_on(con
         measured(connection, weights, outcomes[:2], round_=1)
     measured(connection, sha("weights 1"), "11111111", seed=9)  # the base was not asked these
     (row,) = rates(connection)
-    assert row == {
-        "name": "listen", "current": True, "same_scenarios": True, "gained": 2, "lost": 1,
-        "before": {"passed": 2, "trials": 6}, "after": {"passed": 3, "trials": 6},
-    }  # fmt: skip
+    assert row == ComparedBehaviour(
+        name="listen",
+        current=True,
+        same_scenarios=True,
+        before=PassCount(passed=2, trials=6),
+        after=PassCount(passed=3, trials=6),
+        gained=2,
+        lost=1,
+    )
 
 
 def test_a_round_that_is_longer_on_one_side_counts_as_far_as_both_go(connection: Connection) -> None:
@@ -74,7 +82,7 @@ def test_a_round_that_is_longer_on_one_side_counts_as_far_as_both_go(connection:
     measured(connection, sha("base weights"), "01")
     measured(connection, sha("weights 1"), "1111")
     (row,) = rates(connection)
-    assert (row["before"], row["after"]) == ({"passed": 1, "trials": 2}, {"passed": 2, "trials": 2})
+    assert (row.before, row.after) == (PassCount(passed=1, trials=2), PassCount(passed=2, trials=2))
 
 
 def test_without_a_scenario_in_common_it_says_so_and_counts_nothing_as_turned(connection: Connection) -> None:
@@ -82,8 +90,8 @@ def test_without_a_scenario_in_common_it_says_so_and_counts_nothing_as_turned(co
     measured(connection, sha("base weights"), "01", seed=1)
     measured(connection, sha("weights 1"), "1110", seed=2)
     (row,) = rates(connection)
-    assert (row["same_scenarios"], row["gained"], row["lost"]) == (False, None, None)
-    assert (row["before"], row["after"]) == ({"passed": 1, "trials": 2}, {"passed": 3, "trials": 4})
+    assert (row.same_scenarios, row.gained, row.lost) == (False, None, None)
+    assert (row.before, row.after) == (PassCount(passed=1, trials=2), PassCount(passed=3, trials=4))
 
 
 def test_two_definitions_of_a_behaviour_are_never_compared_with_each_other(connection: Connection) -> None:
@@ -93,7 +101,7 @@ def test_two_definitions_of_a_behaviour_are_never_compared_with_each_other(conne
     assert rates(connection) == []
     measured(connection, sha("weights 1"), "01", as_="then")
     (row,) = rates(connection)
-    assert (row["current"], row["after"]) == (False, {"passed": 1, "trials": 2})
+    assert (row.current, row.after) == (False, PassCount(passed=1, trials=2))
 
 
 # ---------------------------------------------------------------- readings
@@ -108,9 +116,9 @@ def test_a_reading_moves_in_spreads_of_where_it_was(connection: Connection) -> N
         for name, mean in (("calm", calm), ("proud", proud), ("perplexity", perplexity)):
             save(connection, [Reading(weights_sha256=weights, name=name, vectors="v", mean=mean, spread=0.2)])
     told = lineage.between(connection, ("base", "active"), {})
-    moves = [(row["name"], round(row["move"], 6)) for row in told["readings"]]
+    moves = [(row.name, round(row.move, 6)) for row in told.readings]
     assert moves == [("proud", 2.0), ("calm", -0.5)]
-    assert told["perplexity"] == {"before": 1.2, "after": 1.5}
+    assert told.perplexity == BeforeAfter(before=1.2, after=1.5)
 
 
 # ---------------------------------------------------------------- the way
@@ -120,15 +128,15 @@ def test_the_way_forward_names_the_updates_and_their_pairs_with_replay_apart(con
     first = a_night(connection, 1)
     second = a_night(connection, 2, replay=("p1",))
     told = lineage.between(connection, ("base", second), {})
-    assert told["common"] == BASE and told["removed"] == []
-    assert [(step["update"], step["checkpoint"]) for step in told["added"]] == [("u1", first), ("u2", second)]
-    assert told["added"][1]["pairs"] == {
-        "new": ["p2", "q2"],
-        "replay": ["p1"],
-        "behaviours": [{"name": "ask", "new": 1, "replay": 0}, {"name": "listen", "new": 1, "replay": 1}],
-    }
+    assert told.common == BASE and told.removed == []
+    assert [(step.update, step.checkpoint) for step in told.added] == [("u1", first), ("u2", second)]
+    assert told.added[1].pairs == UpdatePairs(
+        new=["p2", "q2"],
+        replay=["p1"],
+        behaviours=[PairCount(name="ask", new=1, replay=0), PairCount(name="listen", new=1, replay=1)],
+    )
     back = lineage.between(connection, (second, BASE), {})
-    assert back["added"] == [] and [step["update"] for step in back["removed"]] == ["u1", "u2"]
+    assert back.added == [] and [step.update for step in back.removed] == ["u1", "u2"]
 
 
 def test_between_two_branches_the_way_leads_over_what_both_grew_from(connection: Connection) -> None:
@@ -137,10 +145,10 @@ def test_between_two_branches_the_way_leads_over_what_both_grew_from(connection:
     history.roll_back(connection, trunk, "by hand")
     right = a_night(connection, 3)
     told = lineage.between(connection, (left, right), {})
-    assert told["common"] == trunk
-    assert [step["update"] for step in told["removed"]] == ["u2"]
-    assert [step["update"] for step in told["added"]] == ["u3"]
-    assert lineage.between(connection, (left, left), {})["added"] == []
+    assert told.common == trunk
+    assert [step.update for step in told.removed] == ["u2"]
+    assert [step.update for step in told.added] == ["u3"]
+    assert lineage.between(connection, (left, left), {}).added == []
 
 
 # ---------------------------------------------------------------- one checkpoint
@@ -152,10 +160,11 @@ def test_one_checkpoint_tells_its_family_its_update_and_its_verdict(connection: 
     measured(connection, sha("weights 1"), "0111", seed=1)
     measured(connection, sha("weights 1"), "11", seed=1, round_=1)
     told = lineage.one(connection, first[:8], {"listen": "now"})
-    assert (told["id"], told["parent_id"], told["children"], told["active"]) == (first, BASE, [second], True)
-    assert told["update"]["id"] == "u1" and told["update"]["pairs"]["new"] == ["p1", "q1"]
-    assert told["behaviours"] == [{"name": "listen", "current": True, "passed": 5, "trials": 6}]
-    assert lineage.one(connection, "base", {})["update"] is None
+    assert (told.id, told.parent_id, told.children, told.active) == (first, BASE, [second], True)
+    assert told.update is not None
+    assert told.update.id == "u1" and told.update.pairs.new == ["p1", "q1"]
+    assert told.behaviours == [MeasuredBehaviour(name="listen", current=True, passed=5, trials=6)]
+    assert lineage.one(connection, "base", {}).update is None
 
 
 # ---------------------------------------------------------------- names, pins, prunes
@@ -165,9 +174,9 @@ def test_active_and_base_are_names_and_everything_else_is_the_beginning_of_an_id
     connection: Connection,
 ) -> None:
     first = a_night(connection, 1)
-    assert queries.checkpoint(connection, "active")["id"] == first
-    assert queries.checkpoint(connection, "base")["id"] == BASE
-    assert queries.checkpoint(connection, first[:5])["id"] == first
+    assert queries.checkpoint(connection, "active").id == first
+    assert queries.checkpoint(connection, "base").id == BASE
+    assert queries.checkpoint(connection, first[:5]).id == first
     for none in ("1", "#1", "Active", "bas", "%"):
         if not first.startswith(none) and not BASE.startswith(none):
             with pytest.raises(UnknownId, match="no checkpoint begins with"):
@@ -175,10 +184,10 @@ def test_active_and_base_are_names_and_everything_else_is_the_beginning_of_an_id
 
 
 def test_a_pin_is_set_once_and_noted_once(connection: Connection) -> None:
-    assert history.set_pinned(connection, "base", True)["pinned"] is False
-    assert history.set_pinned(connection, "base", True)["pinned"] is True
-    assert history.set_pinned(connection, "base", False)["pinned"] is True
-    assert queries.checkpoint(connection, "base")["pinned"] is False
+    assert history.set_pinned(connection, "base", True).pinned is False
+    assert history.set_pinned(connection, "base", True).pinned is True
+    assert history.set_pinned(connection, "base", False).pinned is True
+    assert queries.checkpoint(connection, "base").pinned is False
     assert [kind for kind, _ in noted(connection)][-2:] == ["pinned", "unpinned"]
 
 
@@ -199,11 +208,11 @@ def test_what_was_pruned_keeps_its_row_and_is_refused_with_the_nearest_one_named
     history.set_pruned(connection, [first], {"keep_last": 2})
     assert noted(connection)[-1] == ("pruned", first)
     assert queries.stored(connection) == [BASE, second, third]
-    assert [row["id"] for row in queries.kept(connection)] == [BASE, second, third]
+    assert [row.id for row in queries.kept(connection)] == [BASE, second, third]
     with pytest.raises(GateRefused, match=f"was pruned at .* the nearest that is there is {BASE[:12]}"):
         history.roll_back(connection, first, "by hand")
     with pytest.raises(GateRefused, match="was pruned"):
         history.set_pinned(connection, first, True)
-    assert queries.active(connection)["id"] == third
+    assert queries.active(connection).id == third
     assert history.roll_back(connection, second, "by hand") == ["u3"]  # over what is there, past what is not
     assert history.roll_back(connection, BASE, "by hand") == ["u1", "u2"]

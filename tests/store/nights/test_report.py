@@ -13,6 +13,15 @@ from store.graph import merge
 from store.ledger import schema
 from store.ledger.records import Measurement, Reading, Verdict, identity, save
 from store.nights import history, report
+from store.nights.results import (
+    BeforeAfter,
+    FailedWork,
+    LogLine,
+    PassCount,
+    Quarantine,
+    WhyPair,
+    WhyUpdate,
+)
 from store.queue.outcome import Change, apply
 from store.queue.work import enqueue, fail, lease
 
@@ -70,8 +79,8 @@ def a_night_from_a_log(connection: Connection) -> str:
     return night_id
 
 
-def lines(told: report.Json) -> list[tuple[str, int]]:
-    return [(line["path"], line["line"]) for line in told["log_lines"]]
+def lines(told: WhyUpdate | WhyPair) -> list[tuple[str, int]]:
+    return [(line.path, line.line) for line in told.log_lines]
 
 
 # ---------------------------------------------------------------- why
@@ -81,16 +90,18 @@ def test_why_walks_a_dreamt_pair_back_to_the_line_of_the_log(connection: Connect
     a_night_from_a_log(connection)
     told = report.why(connection, "p1")
     assert lines(told) == [("/logs/a.jsonl", 102)]
-    assert told["log_lines"][0] == {
-        "path": "/logs/a.jsonl", "line": 102, "kind": "correction", "source": "anna", "text": "turn 2",
-    }  # fmt: skip
-    assert told["dream"]["id"] == "d1" and (told["chosen"], told["rejected"]) == ("good", "bad")
+    assert isinstance(told, WhyPair) and told.dream is not None
+    assert told.log_lines[0] == LogLine(
+        path="/logs/a.jsonl", line=102, kind="correction", source="anna", text="turn 2"
+    )
+    assert told.dream.id == "d1" and (told.chosen, told.rejected) == ("good", "bad")
 
 
 def test_why_walks_a_pair_that_stood_in_a_log_back_to_its_own_line(connection: Connection) -> None:
     a_night_from_a_log(connection)
     told = report.why(connection, "p2")
-    assert lines(told) == [("/logs/a.jsonl", 104)] and told["dream"] is None
+    assert lines(told) == [("/logs/a.jsonl", 104)]
+    assert isinstance(told, WhyPair) and told.dream is None
 
 
 def test_a_pair_from_declared_examples_came_about_through_all_lessons_of_its_night(
@@ -103,9 +114,10 @@ def test_a_pair_from_declared_examples_came_about_through_all_lessons_of_its_nig
 def test_why_of_an_update_names_every_line_once_in_order(connection: Connection) -> None:
     a_night_from_a_log(connection)
     told = report.why(connection, "u1")
-    assert [pair["id"] for pair in told["pairs"]] == ["p1", "p2", "p3"]
+    assert isinstance(told, WhyUpdate)
+    assert [pair.id for pair in told.pairs] == ["p1", "p2", "p3"]
     assert lines(told) == [("/logs/a.jsonl", 102), ("/logs/a.jsonl", 104)]
-    assert told["update"]["id"] == "u1" and told["update"]["pairs"] == 3
+    assert told.update.id == "u1" and told.update.pairs == 3
 
 
 @pytest.mark.parametrize("wanted", ["", "u9", "s2", "' OR 1=1 --", "%"])
@@ -120,30 +132,32 @@ def test_why_of_what_is_not_there_says_where_the_ids_are(connection: Connection,
 
 def test_a_nights_report_counts_what_the_rows_say(connection: Connection) -> None:
     told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
-    counted = {key: told[key] for key in ("conversations", "turns", "signals", "dreams", "pairs", "reasons")}
+    counted = {
+        key: getattr(told, key) for key in ("conversations", "turns", "signals", "dreams", "pairs", "reasons")
+    }
     assert counted == {
         "conversations": 1, "turns": 6, "signals": 2, "dreams": 2, "pairs": 3, "reasons": ["improved: listen"],
     }  # fmt: skip
-    (update,) = told["updates"]
-    assert (update["id"], update["steps"], update["pairs"], update["verdict"]) == ("u1", 4, 3, "keep")
-    assert update["checkpoint"] == sha("checkpoint 1") and told["retention"] == {"before": 1.2, "after": 1.25}
+    (update,) = told.updates
+    assert (update.id, update.steps, update.pairs, update.verdict) == ("u1", 4, 3, "keep")
+    assert update.checkpoint == sha("checkpoint 1") and told.retention == BeforeAfter(before=1.2, after=1.25)
 
 
 def test_before_and_after_are_those_of_the_first_round(connection: Connection) -> None:
     told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
-    found = {row["name"]: row for row in told["behaviours"]}
-    assert found["listen"]["before"] == {"passed": 1, "trials": 4}
-    assert found["listen"]["after"] == {"passed": 4, "trials": 4}
-    assert found["push_back"]["counter_of"] == "listen" and found["listen"]["counter_of"] is None
-    assert found["brief"]["before"] is None
+    found = {row.name: row for row in told.behaviours}
+    assert found["listen"].before == PassCount(passed=1, trials=4)
+    assert found["listen"].after == PassCount(passed=4, trials=4)
+    assert found["push_back"].counter_of == "listen" and found["listen"].counter_of is None
+    assert found["brief"].before is None
 
 
 def test_a_night_hears_only_what_was_not_heard_before(connection: Connection) -> None:
     a_night_from_a_log(connection)
     night_id = history.begin_night(connection, seed=3, retry=False)
     told = report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)
-    assert (told["conversations"], told["turns"], told["signals"], told["pairs"]) == (0, 0, 0, 0)
-    assert told["updates"] == told["behaviours"] == [] and told["retention"] is None
+    assert (told.conversations, told.turns, told.signals, told.pairs) == (0, 0, 0, 0)
+    assert told.updates == told.behaviours == [] and told.retention is None
 
 
 def test_each_behaviour_is_told_with_its_counter_behaviour_after_it() -> None:
@@ -156,13 +170,13 @@ def test_each_behaviour_is_told_with_its_counter_behaviour_after_it() -> None:
 
 def test_the_status_of_a_new_home_is_the_base_and_nothing_else(connection: Connection) -> None:
     told = report.status(connection)
-    assert (told["checkpoint"], told["weights_sha256"], told["weights_version"]) == (
+    assert (told.checkpoint, told.weights_sha256, told.weights_version) == (
         BASE,
         sha("base weights"),
         1,
     )
-    assert told["queue"] == {} and told["set_aside"] == {"lines": 0, "work": []}
-    assert told["last_update"] is None and told["last_night"] is None
+    assert told.queue == {} and told.set_aside == Quarantine(lines=0, work=[])
+    assert told.last_update is None and told.last_night is None
 
 
 def test_the_status_tells_of_the_queue_and_of_what_was_set_aside(connection: Connection) -> None:
@@ -175,23 +189,25 @@ def test_the_status_tells_of_the_queue_and_of_what_was_set_aside(connection: Con
         enqueue(connection, "extract", subject)
     connection.execute(schema.set_aside_lines.insert().values(path="/x", line=3, reason="no JSON", at="now"))
     told = report.status(connection)
-    assert told["queue"] == {"extract": 2}
-    assert told["set_aside"] == {"lines": 1, "work": [{"kind": "extract", "subject": "bad", "error": "boom"}]}
+    assert told.queue == {"extract": 2}
+    assert told.set_aside == Quarantine(
+        lines=1, work=[FailedWork(kind="extract", subject="bad", error="boom")]
+    )
 
 
 def test_the_weights_version_grows_with_every_change_of_the_weights(connection: Connection) -> None:
     a_night_from_a_log(connection)
-    assert report.status(connection)["weights_version"] == 2
+    assert report.status(connection).weights_version == 2
     history.roll_back(connection, BASE, "by hand")
     told = report.status(connection)
-    assert (told["weights_version"], told["weights_sha256"]) == (3, sha("base weights"))
-    assert told["last_update"]["id"] == "u1" and told["last_update"]["state"] == "undone"
+    assert (told.weights_version, told.weights_sha256) == (3, sha("base weights"))
+    assert told.last_update is not None and told.last_update.id == "u1" and told.last_update.state == "undone"
 
 
 def test_the_list_of_checkpoints_marks_the_active_one(connection: Connection) -> None:
     a_night_from_a_log(connection)
-    rows = report.checkpoint_list(connection)["checkpoints"]
-    assert [(row["number"], row["active"], row["state"]) for row in rows] == [
+    rows = report.checkpoint_list(connection)
+    assert [(row.number, row.active, row.state) for row in rows] == [
         (0, False, "kept"),
         (1, True, "kept"),
     ]
@@ -201,12 +217,10 @@ def test_the_list_of_checkpoints_marks_the_active_one(connection: Connection) ->
 def test_every_list_gives_its_newest_rows_in_full(connection: Connection, name: str) -> None:
     a_night_from_a_log(connection)
     every = report.listing(connection, name, 100)
-    assert (
-        every
-        and report.listing(connection, name, 1) == every[-1:]
-        and report.listing(connection, name, 0) == []
-    )
-    assert set(every[0]) == set(report.LISTS[name][1])
+    assert every.rows and every.columns == report.LISTS[name][1]
+    assert report.listing(connection, name, 1).rows == every.rows[-1:]
+    assert report.listing(connection, name, 0).rows == []
+    assert every.as_json()[0] == dict(zip(every.columns, every.rows[0], strict=True))
 
 
 def test_a_verdict_by_hand_is_told_in_place_of_none(connection: Connection) -> None:
@@ -214,7 +228,4 @@ def test_a_verdict_by_hand_is_told_in_place_of_none(connection: Connection) -> N
     night_id = a_night_from_a_log(connection)
     connection.execute(schema.verdicts.delete())
     apply(connection, Change(table="updates", where={"id": "u1"}, values={"state": "refused"}))
-    assert (
-        report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)["updates"][0]["verdict"]
-        == "refused"
-    )
+    assert report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS).updates[0].verdict == "refused"

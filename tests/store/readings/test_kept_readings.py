@@ -11,11 +11,12 @@ from sqlalchemy import Connection, func, select
 from store import graph
 from store.conversations.forget import forget
 from store.graph import merge
-from store.ledger.records import Attempt, save
+from store.ledger.records import Attempt, save, values_of
 from store.ledger.schema_readings import attempt_readings, baselines, turn_readings, vector_versions
 from store.nights import history
 from store.readings import readings
 from store.readings import vector_versions as versions
+from store.readings.records import AttemptReading, MovedReadings, Moves, TurnReading
 from store.readings.vector_versions import Version
 
 TURNS = 6
@@ -43,14 +44,24 @@ def version(
     )
 
 
+def a_reading(attempt_id: str) -> AttemptReading:
+    return AttemptReading(attempt_id=attempt_id, vectors="v", weights_sha256="w", scores=[0.5])
+
+
 def listened(connection: Connection, upto: int, night_id: str = "n1", vectors: str = "v") -> None:
     """The first turns read, each with its number as both scores."""
     heard = readings.heard(connection, ["c1"], 10**9)["c1"]
     rows = [
-        {"turn_id": turn.id, "vectors": vectors, "weights_sha256": "w", "night_id": night_id,
-         "scores": readings.rounded(np.array([turn.position, -turn.position]))}
-        for turn in heard if not turn.read and turn.position < upto
-    ]  # fmt: skip
+        TurnReading(
+            turn_id=turn.id,
+            vectors=vectors,
+            weights_sha256="w",
+            night_id=night_id,
+            scores=readings.rounded(np.array([turn.position, -turn.position])),
+        )
+        for turn in heard
+        if not turn.read and turn.position < upto
+    ]
     readings.save_turns(connection, rows)
 
 
@@ -58,25 +69,24 @@ def test_a_turn_is_one_row_whatever_the_number_of_concepts_and_comes_back_by_nam
     connection: Connection,
 ) -> None:
     versions.meet(connection, version("v", [[1.0, 0.0], [0.0, 1.0]]), "n1")
-    assert readings.waiting(connection, 10**9) == {"c1": TURNS} and readings.waiting(connection, 2) == {
-        "c1": 2
-    }
+    assert readings.waiting(connection, 10**9) == {"c1": TURNS}
+    assert readings.waiting(connection, 2) == {"c1": 2}
     listened(connection, 4)
     listened(connection, 4)  # done again after a crash
     assert connection.execute(select(func.count()).select_from(turn_readings)).scalar() == 4
     assert readings.waiting(connection, 10**9) == {"c1": 2} and readings.read_turns(connection) == 4
     assert [turn.read for turn in readings.heard(connection, ["c1"], 10**9)["c1"]] == [True] * 4 + [False] * 2
     found = readings.of_conversation(connection, "c1")
-    assert [row["position"] for row in found] == [0, 1, 2, 3]
-    assert found[3]["scores"] == {"calm": 3.0, "cross": -3.0} and found[3]["layer"] == 2
+    assert [row.position for row in found] == [0, 1, 2, 3]
+    assert found[3].scores == {"calm": 3.0, "cross": -3.0} and found[3].layer == 2
 
 
 def test_what_is_usual_is_over_all_turns_so_far_and_noted_with_the_night(connection: Connection) -> None:
-    assert readings.base(connection, "v", "n1") is None
+    assert readings.take_baseline(connection, "v", "n1") is None
     listened(connection, 4)
-    found = readings.base(connection, "v", "n1")
-    assert found is not None and (found["turns"], found["mean"]) == (4, [1.5, -1.5])
-    assert found["spread"] == pytest.approx([np.arange(4).std()] * 2, abs=1e-4)
+    found = readings.take_baseline(connection, "v", "n1")
+    assert found is not None and (found.turns, found.mean) == (4, [1.5, -1.5])
+    assert found.spread == pytest.approx([np.arange(4).std()] * 2, abs=1e-4)
     assert (
         readings.last_baseline(connection, "v") == found
         and readings.last_baseline(connection, "other") is None
@@ -107,16 +117,15 @@ def test_a_nights_attempts_are_read_once_by_their_ids(connection: Connection) ->
     save(connection, [a_dream("d1", "n1")])
     same = {"dream_id": "d1", "instructed": False, "temperature": 1.0, "seed": 1, "checkpoint_id": BASE}
     save(connection, [Attempt(id=f"a{n}", text=f"t{n}", passed=True, reason="", **same) for n in range(3)])  # type: ignore[arg-type]
-    assert [row["id"] for row in readings.attempts_to_read(connection, "n1", 2)] == ["a0", "a1"]
-    rows = [{"attempt_id": "a0", "vectors": "v", "weights_sha256": "w", "scores": [0.5]}]
-    readings.save_attempts(connection, rows)
-    assert [row["id"] for row in readings.attempts_to_read(connection, "n1", 9)] == ["a1", "a2"]
+    assert [row.id for row in readings.attempts_to_read(connection, "n1", 2)] == ["a0", "a1"]
+    readings.save_attempts(connection, [a_reading("a0")])
+    assert [row.id for row in readings.attempts_to_read(connection, "n1", 9)] == ["a1", "a2"]
     assert readings.attempts_to_read(connection, "n2", 9) == []
 
 
 def test_what_was_read_of_what_is_forgotten_goes_with_it(connection: Connection) -> None:
     listened(connection, TURNS)
-    readings.base(connection, "v", "n1")
+    readings.take_baseline(connection, "v", "n1")
     history.close_night(connection, night_id="n1")
     save(connection, [a_dream("d1", "n1", source="anna")])
     same = {
@@ -128,9 +137,7 @@ def test_what_was_read_of_what_is_forgotten_goes_with_it(connection: Connection)
         "reason": "",
     }
     save(connection, [Attempt(id="a1", dream_id="d1", text="t", **same)])  # type: ignore[arg-type]
-    readings.save_attempts(
-        connection, [{"attempt_id": "a1", "vectors": "v", "weights_sha256": "w", "scores": [0.5]}]
-    )
+    readings.save_attempts(connection, [a_reading("a1")])
     forget(connection, "anna", "/x")
     for table in (turn_readings, attempt_readings, baselines):
         assert connection.execute(select(table)).all() == [], table.name
@@ -143,7 +150,7 @@ def test_versions_are_met_once_and_tell_how_far_they_lie_from_the_one_before(con
     versions.meet(connection, version("three", [[1.0, 0.0]], ("cross",)), "n1")
     versions.meet(connection, version("four", [[1.0, 0.0]], ("cross",), layer=3), "n1")
     versions.meet(connection, version("five", [[1.0, 0.0, 0.0]], ("cross",), layer=3), "n1")
-    found = [(row["digest"], row["cosines"]) for row in versions.versions(connection)]
+    found = [(row.digest, row.cosines) for row in versions.versions(connection)]
     assert found == [
         ("one", None), ("two", {"calm": 0.6, "cross": -1.0}), ("three", {"cross": 0.0}), ("four", None), ("five", None),
     ]  # fmt: skip
@@ -164,7 +171,7 @@ def test_the_panel_and_the_place_of_an_update_come_back_as_they_were_kept(connec
     )
     history.close_night(connection, night_id="n1")
     update = a_trained_night(connection)
-    place = readings.Moves(update_id=update.id, readings={"calm": 0.5}, parts={"layers": {}}, verdict="local")
-    readings.save_moves(connection, place)
-    told = {"verdict": "local", "readings": {"calm": 0.5}, "parts": {"layers": {}}}
-    assert readings.moves_of(connection, update.id) == told and readings.moves_of(connection, None) is None
+    moved = MovedReadings(verdict="local", readings={"calm": 0.5}, parts={"layers": {}})
+    readings.save_moves(connection, Moves(update_id=update.id, **values_of(moved)))
+    assert readings.moves_of(connection, update.id) == moved
+    assert readings.moves_of(connection, None) is None

@@ -6,23 +6,25 @@ import pytest
 from night import BASE, a_dream, a_pair, a_trained_night, new_ledger, sha
 
 from store import queries
-from store.ledger import schema
+from store.ledger import schema, schema_readings
 from store.ledger.records import Attempt, Measurement, save
 from store.nights import history, report
+from store.nights.results import WhyUpdate
 from store.queue.outcome import Change, apply
 from store.readings import sweeps
+from store.readings.records import Prediction, Sweep
 
 
-def a_sweep(name: str, behaviour: str = "listen") -> sweeps.Sweep:
-    return sweeps.Sweep(
+def a_sweep(name: str, behaviour: str = "listen") -> Sweep:
+    return Sweep(
         id=name, concept=behaviour, vectors="v" * 16, layer=1, behaviour=behaviour, definition="d", slope=0.01,
         weights_sha256=sha("base weights"), seed=0, strengths=[0.0, 4.0], outcomes=["0011", "0111"],
         perplexities=[1.2, 1.3], verdict="raises", reasons=["because"], at="2026-01-01T00:00:00.000+00:00",
     )  # fmt: skip
 
 
-def a_prediction(name: str, at: str, behaviour: str = "listen", said: str = "raises") -> sweeps.Prediction:
-    return sweeps.Prediction(
+def a_prediction(name: str, at: str, behaviour: str = "listen", said: str = "raises") -> Prediction:
+    return Prediction(
         id=name, behaviour=behaviour, sweep_id="s1", checkpoint_id=BASE, said=said, reason="because", at=at
     )
 
@@ -32,10 +34,10 @@ def test_a_sweep_and_its_prediction_are_kept_once(tmp_path: Path) -> None:
     with ledger.writing() as connection:
         for _ in range(2):
             sweeps.add(connection, a_sweep("s1"), a_prediction("f1", "2026-01-02"))
-        [kept] = connection.execute(sweeps.sweeps.select()).mappings().all()
+        [kept] = connection.execute(schema_readings.sweeps.select()).mappings().all()
         assert kept["outcomes"] == ["0011", "0111"] and kept["verdict"] == "raises"
-        [told] = sweeps.foretold(connection, "listen")
-        assert told["said"] == "raises" and told["updates"] == []
+        [prediction] = sweeps.predictions_of(connection, "listen")
+        assert prediction.said == "raises" and prediction.updates == []
     ledger.close()
 
 
@@ -57,8 +59,8 @@ def test_attempts_are_those_at_a_behaviours_dreams_in_use(tmp_path: Path) -> Non
         ]  # fmt: skip
         save(connection, [*dreams, *attempts])
         [found] = sweeps.attempts_of(connection, "listen")
-    assert (found["dream_id"], found["text"], found["passed"]) == ("d1", "Yes.", True)
-    assert found["messages"] == [{"role": "user", "content": "d1"}]
+    assert (found.dream_id, found.text, found.passed) == ("d1", "Yes.", True)
+    assert found.messages == [{"role": "user", "content": "d1"}]
     ledger.close()
 
 
@@ -72,14 +74,14 @@ def test_a_prediction_stands_beside_the_updates_that_came_after_it_and_before_th
         night = queries.night(connection, update.night_id)
         row = queries.update_of(connection, update.night_id)
         assert row is not None
-        apply(connection, Change(table="nights", where={"id": night["id"]}, values={"targets": ["listen"]}))
+        apply(connection, Change(table="nights", where={"id": night.id}, values={"targets": ["listen"]}))
         sides = [
-            queries.checkpoint(connection, row[key])["weights_sha256"]
-            for key in ("parent_id", "checkpoint_id")
+            queries.checkpoint(connection, str(checkpoint_id)).weights_sha256
+            for checkpoint_id in (row.parent_id, row.checkpoint_id)
         ]
         for weights, outcomes in zip(sides, ("0001", "0111"), strict=True):
             save(connection, [
-                Measurement(weights_sha256=weights, behaviour="listen", definition="d", seed=night["seed"], round=0,
+                Measurement(weights_sha256=weights, behaviour="listen", definition="d", seed=night.seed, round=0,
                             outcomes=outcomes)
             ])  # fmt: skip
         history.carry_out(connection, update=row, decision=decision, reasons=["so"])
@@ -87,15 +89,16 @@ def test_a_prediction_stands_beside_the_updates_that_came_after_it_and_before_th
         sweeps.add(connection, a_sweep("s1"), a_prediction("f2", "2000-01-01"))
         sweeps.add(connection, a_sweep("s1"), a_prediction("f3", "2999-01-01"))
         sweeps.add(connection, a_sweep("s2", "ask"), a_prediction("f4", "2000-01-01", "ask"))
-        told = sweeps.foretold(connection, "listen")
-        why = report.why(connection, update.id)["predictions"]
-        assert sweeps.foretold(connection, "ask")[0]["updates"] == []
+        predictions = sweeps.predictions_of(connection, "listen")
+        why = report.why(connection, update.id)
+        assert isinstance(why, WhyUpdate)
+        assert sweeps.predictions_of(connection, "ask")[0].updates == []
         assert connection.execute(schema.updates.select()).rowcount != 0
     ledger.close()
-    assert [(one["id"], [u["id"] for u in one["updates"]]) for one in told] == [
+    assert [(one.id, [update.id for update in one.updates]) for one in predictions] == [
         ("f1", []), ("f2", [update.id]), ("f3", [])
     ]  # fmt: skip
-    [found] = told[1]["updates"]
-    assert (found["before"], found["after"]) == ("0001", "0111")
-    assert found["state"] == {"keep": "kept", "roll back": "undone"}[decision]
-    assert [one["id"] for one in why] == ["f2"] and why[0]["updates"] == [found]
+    [found] = predictions[1].updates
+    assert (found.before, found.after) == ("0001", "0111")
+    assert found.state == {"keep": "kept", "roll back": "undone"}[decision]
+    assert [one.id for one in why.predictions] == ["f2"] and why.predictions[0].updates == [found]

@@ -64,21 +64,21 @@ def merged(connection: Connection, *vectors: str, decision: str = "keep") -> str
     assert update is not None
     number = int(night_id[1:])
     made = Checkpoint(
-        id=sha(f"merge {number}"), parent_id=update["parent_id"], number=number, weights_sha256=sha(f"m {number}"),
-        update_id=update["id"], state="candidate", at=AT,
+        id=sha(f"merge {number}"), parent_id=update.parent_id, number=number, weights_sha256=sha(f"m {number}"),
+        update_id=update.id, state="candidate", at=AT,
     )  # fmt: skip
     save(connection, [made])
     apply(
         connection,
         Change(
-            table="updates", where={"id": update["id"]}, values={"state": "trained", "checkpoint_id": made.id}
+            table="updates", where={"id": update.id}, values={"state": "trained", "checkpoint_id": made.id}
         ),
     )
     row = queries.update_of(connection, night_id)
     assert row is not None
     history.carry_out(connection, update=row, decision=decision, reasons=[decision])
     history.close_night(connection, night_id=night_id)
-    return str(update["id"])
+    return str(update.id)
 
 
 # ---------------------------------------------------------------- vectors
@@ -219,16 +219,16 @@ def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(co
     night_id = merges.begin(connection, recipe=of, parent_id=BASE, seed=5, work=WORK)
     night, update = queries.night(connection, night_id), queries.update_of(connection, night_id)
     assert update is not None and heard is not None
-    assert (night["id"], night["seed"], night["targets"], night["state"]) == ("n3", 5, ["listen"], "running")
+    assert (night.id, night["seed"], night["targets"], night.state) == ("n3", 5, ["listen"], "running")
     assert night["cursor"] == heard["cursor"] < queries.cursor(connection)
-    assert (update["id"], update["objective"], update["state"], update["parent_id"]) == (
+    assert (update.id, update["objective"], update.state, update.parent_id) == (
         "u3",
         "merge",
         "planned",
         BASE,
     )
     assert update["settings"] == of.settings()
-    members = [(row["id"], row["replay"], row["unlearnt"]) for row in queries.pairs_of(connection, "u3")]
+    members = [(row.id, row.replay, row["unlearnt"]) for row in queries.pairs_of(connection, "u3")]
     assert members == [("p1", False, False), ("p2", False, False), ("p3", False, True)]
     assert counts(connection, "ready") == {**waiting, "measure": 1, "merge": 1}
 
@@ -281,7 +281,7 @@ def test_what_a_kept_merge_unlearnt_is_set_aside_not_replayed_and_no_longer_gate
     merged(connection, f"{first}=-1")
     assert states(connection, "pairs") == {"p1": "undone", "p2": "undone", "p3": "used"}
     assert states(connection, "signals") == {"s2": "undone"}
-    assert [row["id"] for row in queries.pairs(connection, "used")] == ["p3"]
+    assert [row.id for row in queries.pairs(connection, "used")] == ["p3"]
     assert learned.behaviours(connection) == {"direct"}
 
 
@@ -373,7 +373,7 @@ def test_a_merge_counts_among_the_updates_of_a_day_and_is_no_update_to_rehearse(
     merged(connection, f"{first}=-1")
     assert queries.nights_since(connection, datetime(2000, 1, 1, tzinfo=UTC)) == 2
     trained = queries.last_trained(connection)
-    assert trained is not None and trained["id"] == "u1"
+    assert trained is not None and trained.id == "u1"
 
 
 def test_to_forget_names_the_merges_of_what_learnt_from_it_also_where_only_replay_did(
