@@ -81,9 +81,8 @@ def _night(made: Made, ledger: Ledger, number: int, *, kept: bool) -> None:
         ):
             save(connection, _measured(weights_sha256, number, outcomes))
         verdict = "keep" if kept else "roll back"
-        row = {"id": update.id, "checkpoint_id": written.id}
         save(connection, [Verdict(update_id=update.id, decision=verdict, reasons=[verdict], tests=[], at=at)])
-        history.carry_out(connection, update=row, decision=verdict, reasons=[verdict])
+        history.carry_out(connection, update=update, decision=verdict, reasons=[verdict])
         history.close_night(connection, night_id=night_id)
         apply(connection, Change(table="nights", where={"id": night_id}, values={"targets": ["listen"]}))
     made.ids.append(written.id)

@@ -19,6 +19,7 @@ from store.ledger.records import Signal
 from store.nights import history
 from store.queue.work import Work
 from store.readings import readings
+from store.readings.records import TurnReading
 
 TALKS, LENGTH = 40, 4
 
@@ -58,9 +59,14 @@ def test_conversations_with_a_signal_come_first_and_the_rest_waits(ledger: Ledge
         some, left = choose(connection, 3 * LENGTH)
         assert some == sorted([*sorted(everyone)[:2], last]) and left == (TALKS - 3) * LENGTH
         assert choose(connection, 0) == ([], TALKS * LENGTH)
-        same = {"vectors": "v", "weights_sha256": "w", "night_id": "n1", "scores": [0.0]}
-        read = [turn for turns in readings.heard(connection, some, 10**9).values() for turn in turns]
-        readings.save_turns(connection, [{"turn_id": turn.id, **same} for turn in read])
+        readings.save_turns(
+            connection,
+            [
+                TurnReading(turn_id=turn.id, vectors="v", weights_sha256="w", night_id="n1", scores=[0.0])
+                for turns in readings.heard(connection, some, 10**9).values()
+                for turn in turns
+            ],
+        )
         assert not set(choose(connection, 3 * LENGTH)[0]) & set(some)
 
 
