@@ -120,6 +120,10 @@ def ledger_file(tmp_path: Path) -> Path:
         )
         save(connection, [candidate])
         messages = [{"role": "user", "content": "Please book the lamp."}]
+        update = Update(
+            id="u1", night_id=night_id, objective="orpo", settings={}, seed=1, parent_id="base",
+            checkpoint_id="next", steps=1, state="trained", at=now(),
+        )  # fmt: skip
         save(
             connection,
             [
@@ -132,16 +136,12 @@ def ledger_file(tmp_path: Path) -> Path:
                     chosen_from="attempt:a1", rejected_from="attempt:a2", dream_id="d1", signal_id=None, source="ada",
                     trust=1.0, checkpoint_id="base", state="new", night_id=night_id,
                 ),
-                Update(
-                    id="u1", night_id=night_id, objective="orpo", settings={}, seed=1, parent_id="base",
-                    checkpoint_id="next", steps=1, state="trained", at=now(),
-                ),
+                update,
                 UpdatePair(update_id="u1", pair_id="p1", replay=False),
                 Measurement(weights_sha256="weights-0", behaviour="ask", seed=0, round=0, outcomes="0001"),
                 Measurement(weights_sha256="weights-1", behaviour="ask", seed=0, round=0, outcomes="1111"),
             ],
         )  # fmt: skip
-        update = {"id": "u1", "checkpoint_id": "next"}
         history.carry_out(connection, update=update, decision="keep", reasons=["improved: ask"])
         apply(connection, Change(table="nights", where={"id": night_id}, values={"targets": ["ask"]}))
     ledger.close()
