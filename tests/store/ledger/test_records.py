@@ -11,8 +11,8 @@ from sqlalchemy import Connection, func, select
 
 from store.ledger import schema
 from store.ledger.records import TABLES, Rate, Step, identity, save, seed_of
-from store.readings import records as readings
 from store.nights import history
+from store.readings import records as readings
 
 RECORDS = {**TABLES, **readings.TABLES}
 
