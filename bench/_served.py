@@ -20,7 +20,7 @@ import anyio
 import httpx
 import torch
 
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.shared import SharedWeights
 from agents.trainer.client import TrainerClient
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest
@@ -207,11 +207,11 @@ def trainer(home: Home, model: Path, place: Path, *, threads: int = 1) -> Iterat
 @asynccontextmanager
 async def beside(home: Home, place: Path) -> AsyncIterator[Beside]:
     """The trainer in `place`, ready; at the end the weights are as they were."""
-    if reason := Place(home.served_dir).refused:
+    if reason := ServedDirectory(home.served_dir).refused:
         raise IntegrityFault(f"this vLLM cannot be trained: {reason}")
     async with TrainerClient(place) as client:
         first = await client.checkpoint(None, {"cursor": 0})
-        found = Beside(client, SharedWeights.attach(Place(home.served_dir).mapping), first.id)
+        found = Beside(client, SharedWeights.attach(ServedDirectory(home.served_dir).mapping), first.id)
         await found.restored()
         try:
             yield found

@@ -31,7 +31,7 @@ import torch
 
 from agents.model.settings import ModelSettings
 from agents.model.steering.concept_vectors import CARD, TENSORS, ConceptVectors, write
-from agents.model.vllm.configured import Configured
+from agents.model.vllm.config import PluginConfig
 from agents.model.vllm.readout.hooks import Hooks
 from agents.model.vllm.readout.publisher import Publisher
 from bench import _table
@@ -214,7 +214,7 @@ def _alone(hidden: int, batch: int) -> Figures:
             model = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([layer])})
             settings = ModelSettings(url="http://127.0.0.1:8000", readout=reads)
             hooks = Hooks(
-                model, config, Configured(home=Home(Path(folder)), model=settings, database=""), publisher
+                model, config, PluginConfig(home=Home(Path(folder)), model=settings, database=""), publisher
             )
             told[f"{name}_us"] = _per_pass(hooks, runner, layer) - _bare(layer)
         publisher.close()
@@ -226,9 +226,9 @@ def _per_pass(hooks: Hooks, runner: Any, layer: Any, passes: int = 2000) -> floa
     took = []
     for _ in range(passes):
         began = time.perf_counter()
-        hooks.begin(runner)
+        hooks.before_pass(runner)
         layer(None)
-        hooks.end()
+        hooks.after_pass()
         took.append(time.perf_counter() - began)
     return 1e6 * statistics.median(took)
 

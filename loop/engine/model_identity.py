@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agents.model.client import ServedModel
 from agents.model.describe import digest, directory_of
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from corpus.errors import ConfigError, IntegrityFault
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
@@ -18,10 +18,10 @@ def model_directory(settings: Settings, home: Home) -> Path | None:
     """The Hugging Face directory; None when only a vLLM could say, and it does not."""
     if settings.model.path:
         return Path(settings.model.path)
-    return served(Place(home.served_dir)) if settings.model.url else MODEL_DIR
+    return served(ServedDirectory(home.served_dir)) if settings.model.url else MODEL_DIR
 
 
-def served(place: Place) -> Path | None:
+def served(place: ServedDirectory) -> Path | None:
     """What the living vLLM at this place has loaded; None when it shares nothing."""
     manifest = place.manifest() if place.is_served() else None
     return Path(manifest["model"]) if manifest else None

@@ -18,7 +18,7 @@ import structlog
 from anyio.abc import Process
 
 from agents.model.client import ModelClient, open_client
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from corpus.errors import GateRefused, IntegrityFault, ModelUnavailable, NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
@@ -149,7 +149,7 @@ class ExternalServer:
     """A user's own vLLM: waited for as long as it takes, never started and never stopped."""
 
     url: str
-    place: Place
+    place: ServedDirectory
     digest: str
     """Of the model that this home was begun with."""
     model: ModelClient
@@ -272,7 +272,7 @@ def configured(
         model_identity.require(Path(settings.model.path or MODEL_DIR), wanted, "set model.path back")
     if settings.model.url:
         return ExternalServer(
-            url=settings.model.url, place=Place(home.served_dir), digest=wanted, model=model
+            url=settings.model.url, place=ServedDirectory(home.served_dir), digest=wanted, model=model
         )
     return Embedded(
         mapping=run_dir,

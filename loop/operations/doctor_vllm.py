@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.trainer import memory_estimate
 from agents.trainer.memory_estimate import format_bytes, free_ram
 from corpus.aliases import Json
@@ -30,7 +30,7 @@ SPARE = 0.04
 
 def checks(home: Home, settings: Settings, digest: Callable[[], str]) -> dict[str, Callable[[], str]]:
     """The checks by name; digest: of the model that this home was begun with."""
-    place = Place(home.served_dir)
+    place = ServedDirectory(home.served_dir)
     return {
         "vllm": lambda: _server(settings),
         "plugin": lambda: _plugin(settings, place),
@@ -61,7 +61,7 @@ def _server(settings: Settings) -> str:
     return f"version {told} at {url}" + (", with a key" if key else "")
 
 
-def _plugin(settings: Settings, place: Place) -> str:
+def _plugin(settings: Settings, place: ServedDirectory) -> str:
     """Whether it shares its weights."""
     if not place.is_served():
         raise ModelUnavailable(f"vLLM at {settings.model.url} is not up, or {WITHOUT_PLUGIN}")
@@ -73,20 +73,20 @@ def _plugin(settings: Settings, place: Place) -> str:
     )
 
 
-def _model(settings: Settings, place: Place, digest: str) -> str:
+def _model(settings: Settings, place: ServedDirectory, digest: str) -> str:
     found = Path(_manifest(settings, place)["model"])
     model_identity.require(found, digest, "have it serve that one", f"vLLM at {settings.model.url}: ")
     return str(found)
 
 
-def _manifest(settings: Settings, place: Place) -> Json:
+def _manifest(settings: Settings, place: ServedDirectory) -> Json:
     told = place.manifest()
     if told is None:
         raise ModelUnavailable(f"vLLM at {settings.model.url} shares no weights: see the other checks")
     return told
 
 
-def _memory(settings: Settings, place: Place) -> str:
+def _memory(settings: Settings, place: ServedDirectory) -> str:
     """Where the trainer's memory will come from, and whether it fits."""
     manifest = _manifest(settings, place)
     config = json.loads((Path(manifest["model"]) / "config.json").read_text())

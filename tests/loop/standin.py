@@ -19,7 +19,7 @@ from starlette.routing import Mount, Route
 
 from agents.model.embedded.routes import build_app
 from agents.model.embedded.server import load
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from corpus.recipe import MODEL_DIR
 from store.home import Home
 
@@ -58,11 +58,11 @@ async def models(_: Request) -> Response:
 
 
 def main(home: Path, port: int, how: str) -> None:
-    place = Place(Home(home).served_dir)
+    place = ServedDirectory(Home(home).served_dir)
     if how == "alone":
         directory = Path(tempfile.mkdtemp())
     else:
-        place.take()
+        place.acquire()
         directory = place.directory
     served = load(MODEL_DIR, directory, None, "", 1)
     if how == "refuses":
@@ -73,7 +73,7 @@ def main(home: Path, port: int, how: str) -> None:
     try:
         uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", lifespan="off")
     finally:
-        place.leave()
+        place.release()
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).parent.parent / "loop"))
 
 from small import SMALL, corrected, run_cli, tell  # noqa: E402  (found by the line above)
 
-from agents.model.vllm.place import Place  # noqa: E402
+from agents.model.vllm.served_directory import ServedDirectory  # noqa: E402
 from agents.model.weights.header import Header  # noqa: E402
 from store.home import Home  # noqa: E402
 
@@ -54,7 +54,7 @@ def logprobs(vllm: Vllm) -> list[tuple[str, float]]:
 
 def held(vllm: Vllm) -> tuple[str, bool]:
     """Which checkpoint the mapping holds, and whether it may be in mid-update."""
-    words = Header(Place(vllm.home.served_dir).mapping).state
+    words = Header(ServedDirectory(vllm.home.served_dir).mapping).state
     return words.holds, words.dirty
 
 

@@ -113,11 +113,11 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     from agents.model.describe import language_model_tensors
-    from agents.model.vllm.place import Place
+    from agents.model.vllm.served_directory import ServedDirectory
     from agents.model.weights import views
     from agents.model.weights.shared import SharedWeights
 
-    shared = SharedWeights.attach(Place(served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(served_dir).mapping)
     on_disk = language_model_tensors(load_file(directory / "model.safetensors"))
     model = views.build(shared, directory)
     tokens, served = engine.answer()
@@ -182,7 +182,7 @@ def narrowed(place: Any, directory: Path) -> dict[str, Any]:
 
 def run(name: str, folder: Path) -> dict[str, Any]:
     """Serve one model, look at it."""
-    from agents.model.vllm.place import Place
+    from agents.model.vllm.served_directory import ServedDirectory
     from store.home import Home
 
     case, home = CASES[name], Home(Path(os.environ["NIGHTSCHOOL_HOME"]))
@@ -194,7 +194,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     engine = Engine(case, directory)
     if case.looks:
         return look(engine, directory, home.served_dir)
-    place = Place(home.served_dir)
+    place = ServedDirectory(home.served_dir)
     if name == "narrowed":
         return narrowed(place, directory)
     return {"tokens": engine.answer()[0], "refused": place.refused, "shared": place.mapping.exists()}

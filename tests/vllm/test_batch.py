@@ -9,7 +9,7 @@ from conftest import Vllm
 from transformers import AutoTokenizer
 
 from agents.model.embedded.chat import ChatTokenizer
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.shared import SharedWeights
 from corpus.recipe import MODEL_DIR
 
@@ -40,7 +40,7 @@ def refused(vllm: Vllm, path: str, **body: Any) -> str:
 
 
 def test_a_batch_is_answered_in_the_embedded_servers_form(vllm: Vllm, text: ChatTokenizer) -> None:
-    version = SharedWeights.attach(Place(vllm.home.served_dir).mapping).version
+    version = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping).version
     found = batch(vllm, temperature=[0, 1.0, 0.5], seeds=[1, 2**63, 2**64 - 1])
     assert found.keys() == {"results", "model", "weights_version", "weights_version_end"}
     assert (found["weights_version"], found["weights_version_end"]) == (version, version)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Vllm
 
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.shared import SharedWeights
 
 ASKED = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_tokens": 6, "temperature": 0}
@@ -14,7 +14,7 @@ ASKED = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_
 
 @pytest.fixture
 def shared(vllm: Vllm) -> SharedWeights:
-    return SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    return SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
 
 
 def logprobs(vllm: Vllm) -> Any:

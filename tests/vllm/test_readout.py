@@ -15,7 +15,7 @@ import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
 from agents.model.steering.concept_vectors import ConceptVectors, write
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.views import build
 from agents.trainer.scoring.residual_stream import residuals
@@ -68,7 +68,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
 @pytest.fixture(scope="module")
 def twin(reading: Vllm) -> Any:
     """The trainer's model of the weights that this server serves."""
-    return build(SharedWeights.attach(Place(reading.home.served_dir).mapping), MODEL_DIR)
+    return build(SharedWeights.attach(ServedDirectory(reading.home.served_dir).mapping), MODEL_DIR)
 
 
 def ask(vllm: Vllm, prompt: Any = PROMPT, **more: Any) -> Any:
@@ -316,7 +316,7 @@ def test_it_is_off_by_default_and_steering_works_all_the_same(vllm: Vllm) -> Non
                 http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}}).status_code == 200
             )
         )
-    twin = build(SharedWeights.attach(Place(vllm.home.served_dir).mapping), MODEL_DIR)
+    twin = build(SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping), MODEL_DIR)
     steered = ask(vllm, steer={"joy": 3.0})
     assert "readout" not in steered
     check_logprobs(twin, steered["choices"][0], {"joy": 3.0})

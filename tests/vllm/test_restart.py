@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Vllm, free_port, new_home, point_at, serving
 
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import writer_lock
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import raw_weights
@@ -26,7 +26,7 @@ from store.nights import history
 
 ASKED = {"prompt": [9, 8, 7, 6], "max_tokens": 6, "temperature": 0, "logprobs": 0, "ignore_eos": True}
 PUT_BACK_S = 20.0
-"""Longest wait for the guardian, which looks once a second."""
+"""Longest wait for the watchdog, which checks once a second."""
 LOOKS_S = 3.0
 """Long enough for it to have looked."""
 
@@ -37,7 +37,7 @@ def logprobs(vllm: Vllm) -> Any:
 
 
 def mapping_of(home: Home) -> SharedWeights:
-    return SharedWeights.attach(Place(home.served_dir).mapping)
+    return SharedWeights.attach(ServedDirectory(home.served_dir).mapping)
 
 
 def disturb(shared: SharedWeights) -> None:
@@ -94,7 +94,9 @@ def test_a_vllm_that_was_killed_serves_what_was_last_kept_and_leaves_nothing_whe
         served = logprobs(first)
         assert served != base
         first.stop(SIGKILL)
-    assert home.served_dir.is_dir() and not Place(home.served_dir).is_served()  # nobody was left to sweep
+    assert (
+        home.served_dir.is_dir() and not ServedDirectory(home.served_dir).is_served()
+    )  # nobody was left to sweep
     with serving(home, log) as second:
         assert logprobs(second) == served
         _is_put_back(second, kept, served)
@@ -104,7 +106,7 @@ def test_a_vllm_that_was_killed_serves_what_was_last_kept_and_leaves_nothing_whe
 
 
 def _is_put_back(vllm: Vllm, kept: str, served: Any) -> None:
-    """Half an update, and neither service nor trainer: the guardian undoes it."""
+    """Half an update, and neither service nor trainer: the watchdog undoes it."""
     shared = mapping_of(vllm.home)
     assert (shared.holds, shared.dirty, shared.replaced) == (kept, False, False)
     with writer_lock(shared.path, wait=True):  # the trainer, before it dies
@@ -114,7 +116,7 @@ def _is_put_back(vllm: Vllm, kept: str, served: Any) -> None:
     until(lambda: not shared.dirty, f"nobody put it back: {vllm.said()[-2000:]}")
     assert shared.holds == kept and shared.version > version
     assert logprobs(vllm) == served
-    assert "left half done" in vllm.said()
+    assert "left unfinished" in vllm.said()
 
 
 def _is_left_to_a_service_that_lives(vllm: Vllm, kept: str, served: Any) -> None:
@@ -146,7 +148,7 @@ def test_a_vllm_that_ends_leaves_nothing_behind(tmp_path: Path, end: Callable[[V
     home = new_home(tmp_path / "home")
     point_at(home, f"http://127.0.0.1:{free_port()}")
     with serving(home, tmp_path / "vllm.log") as vllm:
-        assert Place(home.served_dir).is_served()
+        assert ServedDirectory(home.served_dir).is_served()
         end(vllm)
         vllm.gone()
         assert not home.served_dir.exists(), vllm.said()[-3000:]

@@ -19,7 +19,7 @@ import zmq
 from conftest import Vllm, free_port, new_home, point_at, serving
 
 from agents.model import protocol
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.shared import SharedWeights
 from loop.api.rpc import serve_rpc
 from loop.config import load_settings
@@ -107,7 +107,7 @@ def sentence(answer: httpx.Response, status: int) -> str:
 
 
 def test_without_a_service_the_status_is_answered_and_the_rest_says_what_to_do(vllm: Vllm) -> None:
-    shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
     told = asked(vllm, "GET", "/train/status")
     mapping = {
         "version": shared.version,
@@ -135,7 +135,7 @@ def test_on_loopback_without_a_key_this_machine_may_ask_and_no_web_page(
 
 
 def test_what_the_service_does_and_refuses_is_passed_on(vllm: Vllm) -> None:
-    shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
     with service(vllm.home) as active:
         told = asked(vllm, "GET", "/train/status").json()
         assert (told["service"], told["checkpoint"], told["trainer"]["doing"]) == ("up", active, "idle")
@@ -234,7 +234,7 @@ def test_reachable_from_other_machines_and_without_a_key_no_route_is_open(tmp_pa
 FIND = """
 import json, os, sys
 import vllm.plugins as plugins
-from agents.model.vllm import enlist, plugin
+from agents.model.vllm import plugin
 find, found = plugins.load_endpoint_plugins, []
 for home, named in json.loads(sys.argv[1]):
     os.environ["NIGHTSCHOOL_HOME"] = home
@@ -244,7 +244,7 @@ for home, named in json.loads(sys.argv[1]):
     plugins.load_endpoint_plugins = find
     for _ in range(2):  # vLLM may load plugins more than once
         if named is None or "nightschool" in named:
-            enlist.install(plugin.configured())
+            plugin.add_endpoints(plugin.read_config())
     for tasks in (("generate",), ("embed",)):
         found.append(sorted(one.name for one in plugins.load_endpoint_plugins(tasks)))
     print("---", file=sys.stderr, flush=True)

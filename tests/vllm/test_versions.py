@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from conftest import Vllm
 
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import writer_lock
 from agents.model.weights.shared import SharedWeights
 
@@ -25,7 +25,7 @@ SEEN_S = 10.0
 @pytest.fixture
 def shared(vllm: Vllm) -> Iterator[SharedWeights]:
     """The mapping, with this test as its writer; as it was, afterwards."""
-    shared = SharedWeights.attach(Place(vllm.home.served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     held = shared.holds
     with writer_lock(shared.path, wait=True):

@@ -1,8 +1,8 @@
-"""The vLLM plugin: what `vllm serve` runs at its start, in every one of its processes.
+"""The entry point of the plugin, which `vllm serve` calls at its start, in every one of its processes.
 
-Invariant: without a home that names a vLLM (`model.url`) it serves as without us, and nothing is said (the one thing
-wrapped then keeps vLLM from warning of our routes, see `enlist.py`); called again it changes nothing. Only vLLM's own
-functions are wrapped, each in one place. Knows no weights.
+Invariant: without a home that names a vLLM (`model.url`) it serves as without the plugin, and nothing is
+logged. The one function wrapped even then keeps vLLM from warning about our routes. A second call changes
+nothing. Only vLLM's own functions are wrapped, each in one place. Knows no weights.
 """
 
 import logging
@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from multiprocessing.util import Finalize
 from typing import Any
 
-from agents.model.vllm.configured import Configured, configured
-from agents.model.vllm.place import Place
+from agents.model.vllm.config import PLUGIN_NAME, PluginConfig, read_config
+from agents.model.vllm.served_directory import ServedDirectory
 from corpus.errors import ConfigError
 
 log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
@@ -20,16 +20,14 @@ _MARK = "_nightschool"
 
 
 def register() -> None:
-    """Entry point of the group `vllm.general_plugins`."""
-    from agents.model.vllm.routes import enlist
-
+    """Install the plugin: the entry point of the group `vllm.general_plugins`."""
     try:
-        found = configured()
-    except ConfigError as fault:
-        log.error("nightschool: %s. Serving on, untrained.", fault)
-        found = None
-    enlist.install(found)
-    if found is None:
+        config = read_config()
+    except ConfigError as error:
+        log.error("nightschool: %s. Serving on, untrained.", error)
+        config = None
+    add_endpoints(config)
+    if config is None:
         return
     from vllm.model_executor.model_loader.base_loader import BaseModelLoader
 
@@ -37,41 +35,77 @@ def register() -> None:
         return
     setattr(BaseModelLoader, _MARK, True)
     from agents.model.steering import wire
-    from agents.model.vllm import salt
-    from agents.model.vllm.weights import plain
+    from agents.model.vllm import cpu, salt
 
-    salt.install(found)
+    salt.install(config)
     salt.add_part(wire.salt_part)
-    plain.convolutions()
-    _export_after_load(BaseModelLoader, found)
-    _at_exit(Place(found.home.served_dir).sweep)  # the server's own end may have been a hard one
+    cpu.accept_plain_convolutions()
+    _export_after_load(BaseModelLoader, config)
+    _at_exit(ServedDirectory(config.home.served_dir).sweep)  # the server may have been killed
 
 
-def _export_after_load(loader: Any, found: Configured) -> None:
-    """Share the weights as soon as they are there."""
+def add_endpoints(config: PluginConfig | None) -> None:
+    """Have vLLM load our routes without VLLM_PLUGINS; without a home, have it not warn about them.
+
+    vLLM loads plugins for routes only if VLLM_PLUGINS names them, and warns about those that it does not
+    load. A home that names this vLLM is enough, so our routes are added to those that vLLM loads: once, and
+    only with a home. Other plugins are loaded, or warned about, as without ours.
+    """
+    import vllm.plugins
+
+    load = vllm.plugins.load_endpoint_plugins
+    if hasattr(load, _MARK):
+        return
+
+    def load_endpoint_plugins(supported_tasks: tuple[str, ...] | None = None) -> list[Any]:
+        plugins = [] if _only_ours_is_ignored() else list(load(supported_tasks))
+        wanted = config is not None and "generate" in (supported_tasks or ())
+        if wanted and not any(plugin.name == PLUGIN_NAME for plugin in plugins):
+            from agents.model.vllm.routes.plugin import Plugin
+
+            plugins.append(Plugin())
+        return plugins
+
+    setattr(load_endpoint_plugins, _MARK, True)
+    vllm.plugins.load_endpoint_plugins = load_endpoint_plugins
+
+
+def _only_ours_is_ignored() -> bool:
+    """Return whether vLLM would load no plugin for routes, and warn about ours alone."""
+    from importlib.metadata import entry_points
+
+    import vllm.envs
+    import vllm.plugins
+
+    group = entry_points(group=vllm.plugins.ENDPOINT_PLUGINS_GROUP)
+    return vllm.envs.VLLM_PLUGINS is None and {plugin.name for plugin in group} <= {PLUGIN_NAME}
+
+
+def _export_after_load(loader: Any, config: PluginConfig) -> None:
+    """Wrap vLLM's loader, so that the weights are shared as soon as they are loaded."""
     load = loader.load_model
 
     def load_model(self: Any, vllm_config: Any, model_config: Any, *more: Any, **named: Any) -> Any:
-        from agents.model.vllm import seeds
+        from agents.model.vllm import cpu
         from agents.model.vllm.readout import hooks
-        from agents.model.vllm.weights import plain, refusals
+        from agents.model.vllm.weights import refusals
         from agents.model.vllm.weights.export import export
 
-        if model_config.runner_type == "draft":  # it guesses for the model; it is not the model
+        if model_config.runner_type == "draft":  # it drafts for the model; it is not the model
             return load(self, vllm_config, model_config, *more, **named)
-        seeds.install()
+        cpu.restart_generators()
         refused = refusals.reason(vllm_config)
-        with nullcontext() if refused else plain.linears():
+        with nullcontext() if refused else cpu.plain_linears():
             model = load(self, vllm_config, model_config, *more, **named)
-        place = Place(found.home.served_dir)
-        _at_exit(place.leave)
-        if export(model, vllm_config, found, place, refused) is not None:
-            hooks.install(model, vllm_config, found)
+        directory = ServedDirectory(config.home.served_dir)
+        _at_exit(directory.release)
+        if export(model, vllm_config, config, directory, refused) is not None:
+            hooks.install(model, vllm_config, config)
         return model
 
     loader.load_model = load_model
 
 
-def _at_exit(leave: Callable[[], None]) -> None:
-    """Have this done when this process and its children end; `atexit` is not called in processes that vLLM forks."""
-    Finalize(None, leave, exitpriority=-1)
+def _at_exit(call: Callable[[], None]) -> None:
+    """Call this when the process and its children end; `atexit` does not run in processes that vLLM forks."""
+    Finalize(None, call, exitpriority=-1)

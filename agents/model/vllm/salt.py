@@ -1,17 +1,17 @@
-"""The salt of vLLM's prefix cache: keys and values that other weights made are not found any more.
+"""The salt of vLLM's prefix cache, so that keys and values computed by other weights are not reused.
 
-vLLM keeps what it has computed of a prompt and goes on from there when another begins alike. After an update that
-would answer with the old weights' reading of the prompt, so every request is salted with the version of the
-weights, in the engine, where all requests come by whatever way they came in; a user's own salt counts as well.
+vLLM keeps the keys and values of a prompt and reuses them for a prompt that begins alike. After an update
+they would be the old weights', so every request is salted with the version of the weights. That happens in
+the engine, which all requests pass, whatever their route; a user's own salt counts as well.
 
-The salt changes at once when an update starts, ends or is undone. Between, weights change with every step, and a
-salt a step would mean that no prefix is ever found: then it changes every `salt_seconds` only. So in mid-update a
-reader gets a hogwild mix: its pass may have read some matrices before a step and others after it, and go on from a
-prefix that is up to `salt_seconds` older than they are. Between updates, and so in every evaluation, it gets whole
-weights and nothing else.
+The salt changes at once when an update starts, ends or is undone. Within an update the weights change with
+every step, and a salt for each step would mean that no prefix is ever reused: it changes every `salt_seconds`
+only. So within an update an answer is a hogwild mix: its pass may read some matrices before a step and others
+after it, and continue a prefix that is up to `salt_seconds` older. Between updates, and so in every
+evaluation, the weights are whole.
 
-Invariant: a salt that was used under some weights is never used again under others: the version only grows while
-the mapping lives, and the salt names the mapping too, for prefixes may be kept outside of vLLM. Knows neither
+Invariant: a salt that was used with some weights is never used with others. The version only grows while the
+shared weights exist, and the salt names them too, for prefixes may be kept outside of vLLM. Knows neither
 torch nor what is in a request.
 """
 
@@ -22,18 +22,18 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from agents.model.vllm.configured import Configured
-from agents.model.vllm.place import Place
+from agents.model.vllm.config import PluginConfig
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import Header, WeightsState
 
-Part = Callable[[Any], str]
+SaltPart = Callable[[Any], str]
 """(vLLM's `EngineCoreRequest`) -> what else its prefixes depend on; "" for nothing."""
 _MARK = "_nightschool_salt"
-_parts: list[Part] = []
+_parts: list[SaltPart] = []
 
 
-def add_part(part: Part) -> None:
-    """Have something more count: two requests share prefixes only where this says the same of both."""
+def add_part(part: SaltPart) -> None:
+    """Add a part to every salt: two requests share prefixes only if the part is the same for both."""
     if part not in _parts:
         _parts.append(part)
 
@@ -43,13 +43,13 @@ class Salt:
     """The salt in use."""
 
     words: WeightsState
-    """The header when it was taken."""
+    """The header when the salt was made."""
     at: float
-    """When it was taken, in seconds by the monotonic clock."""
+    """When it was made, in seconds by the monotonic clock."""
 
 
 def salt_for(before: Salt | None, words: WeightsState, *, at: float, seconds: float) -> Salt:
-    """The salt for a request that comes at `at`, when the header says `words`; pure."""
+    """Return the salt for a request that comes at `at`, when the header holds `words`; pure."""
     if before is not None:
         same_state = (words.dirty, words.holds) == (before.words.dirty, before.words.holds)
         in_update = words.dirty and not words.holds
@@ -59,13 +59,13 @@ def salt_for(before: Salt | None, words: WeightsState, *, at: float, seconds: fl
     return Salt(words=words, at=at)
 
 
-def joined(*parts: str) -> str | None:
-    """One salt of several, different whenever one of them is; None when all are empty."""
+def join_salts(*parts: str) -> str | None:
+    """Return one salt of several that differs whenever one of them does; None if all are empty."""
     return json.dumps(parts) if any(parts) else None
 
 
-class Salter:
-    """Says which salt the weights ask for now."""
+class WeightsSalt:
+    """The current salt of one home's shared weights."""
 
     def __init__(self, mapping: Path, seconds: float) -> None:
         self._mapping = mapping
@@ -74,8 +74,8 @@ class Salter:
         self._name = ""
         self._salt: Salt | None = None
 
-    def now(self) -> str:
-        """The salt; "" while there is no mapping."""
+    def current(self) -> str:
+        """Return the salt; "" while no weights are shared."""
         if self._header is None:
             try:
                 self._name = str(self._mapping.with_suffix(".json").stat().st_mtime_ns)
@@ -87,19 +87,19 @@ class Salter:
         return f"{self._name}.{words.version}.{int(words.dirty)}.{words.holds}"
 
 
-def install(found: Configured) -> None:
-    """Salt every request that reaches vLLM's engine."""
+def install(config: PluginConfig) -> None:
+    """Wrap vLLM's request, so that every one that reaches the engine is salted."""
     from vllm.v1.request import Request
 
     if hasattr(Request, _MARK):
         return
     setattr(Request, _MARK, True)
-    salter = Salter(Place(found.home.served_dir).mapping, found.model.salt_seconds)
+    salt = WeightsSalt(ServedDirectory(config.home.served_dir).mapping, config.model.salt_seconds)
     receive = Request.from_engine_core_request
 
     def from_engine_core_request(request: Any, *more: Any, **named: Any) -> Any:
         parts = [part(request) for part in _parts]
-        request.cache_salt = joined(salter.now(), *parts, request.cache_salt or "")
+        request.cache_salt = join_salts(salt.current(), *parts, request.cache_salt or "")
         return receive(request, *more, **named)
 
     Request.from_engine_core_request = staticmethod(from_engine_core_request)

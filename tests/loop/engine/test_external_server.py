@@ -15,7 +15,7 @@ import httpx
 import pytest
 from small import SMALL, Service, corrected, environment, run_cli, tell, wait_until
 
-from agents.model.vllm.place import Place
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import Header
 from store.home import Home
 
@@ -36,8 +36,8 @@ class Town:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def place(self) -> Place:
-        return Place(self.home.served_dir)
+    def place(self) -> ServedDirectory:
+        return ServedDirectory(self.home.served_dir)
 
     def serve(self, how: str = "shares") -> None:
         """Start the server, and wait until it answers."""

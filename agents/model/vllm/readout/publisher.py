@@ -1,47 +1,49 @@
-"""The readings' way from the process that computes them to those that answer: a ZMQ PUB socket in the served directory.
+"""The socket between the process that computes readings and those that answer: a ZMQ publisher.
 
-Invariant: nothing here ever waits for a listener: what nobody takes is dropped; and no forward pass waits for its
-scores to be copied off the device. Only JSON and raw numbers cross it. Knows no request.
+Invariant: nothing here waits for a subscriber, and messages that nobody takes are dropped. No forward pass
+waits until its scores are copied off the device. Only JSON and raw numbers cross the socket. Knows no
+request.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from queue import Full, Queue
 from threading import Thread
-from typing import Any
 
 import torch
 import zmq
 
-from agents.model.vllm.readout.scores import Passed, pack
+from agents.model.vllm.readout.scores import PassScores, Scores, pack
 
 WAITING = 1000
-"""Messages that may wait for a listener, at either end."""
+"""Messages that may wait for a subscriber, at either end."""
 COPIES = 64
 """Passes whose scores may be on their way off a device."""
 
-Made = Callable[[Any], Passed]
+ToPass = Callable[[Scores], PassScores]
+"""(scores on the CPU) -> the pass that they belong to."""
 
 
 def address(directory: Path, instance: str) -> Path:
-    """The socket of this vLLM: named after the instance, so that no other's is mistaken for it."""
+    """Return the path of this vLLM's socket; the name holds the instance, so that no two are confused."""
     return directory / f"readings-{instance}"
 
 
 class Publisher:
-    """Sends what forward passes have read."""
+    """Publishes the scores of forward passes."""
 
     def __init__(self, path: Path) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.set_hwm(WAITING)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.bind(f"ipc://{path}")
-        self._copies: Queue[tuple[torch.Tensor, Any, Made]] | None = None
+        self._copies: Queue[tuple[torch.Tensor, torch.cuda.Event, ToPass]] | None = None
 
-    def publish(self, scores: torch.Tensor, made: Made) -> None:
-        """Send these scores `(tokens, layers, concepts)` float32, as what `made` makes of their numbers."""
+    def publish(self, scores: torch.Tensor, to_pass: ToPass) -> None:
+        """Publish scores `(tokens, layers, concepts)` float32, as the pass that `to_pass` makes of them."""
         if not scores.is_cuda:
-            self._socket.send_multipart(pack(made(scores.numpy())))
+            self._socket.send_multipart(pack(to_pass(scores.numpy())))
             return
         if self._copies is None:
             self._copies = Queue(COPIES)
@@ -50,18 +52,16 @@ class Publisher:
         host.copy_(scores, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-        try:
-            self._copies.put_nowait((host, copied, made))
-        except Full:
-            pass  # as for a listener that is too slow
+        with suppress(Full):  # dropped, as for a subscriber that is too slow
+            self._copies.put_nowait((host, copied, to_pass))
 
     def close(self) -> None:
-        """Send no more."""
+        """Close the socket."""
         self._socket.close()
 
-    def _send_copies(self, copies: "Queue[tuple[torch.Tensor, Any, Made]]") -> None:
-        """The thread that waits for the copies; from its start on, the socket is its own."""
+    def _send_copies(self, copies: "Queue[tuple[torch.Tensor, torch.cuda.Event, ToPass]]") -> None:
+        """Wait for copies and send them, in a thread that owns the socket from its start on."""
         while True:
-            host, copied, made = copies.get()
+            host, copied, to_pass = copies.get()
             copied.synchronize()
-            self._socket.send_multipart(pack(made(host.numpy())))
+            self._socket.send_multipart(pack(to_pass(host.numpy())))

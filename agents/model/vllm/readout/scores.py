@@ -1,9 +1,9 @@
-"""The readout's arithmetic: which rows of a forward pass are read, how they travel, and what they come to.
+"""The readout's arithmetic: the rows of a pass that are read, their message, and an answer's readings.
 
-A forward pass computes the residual stream of some tokens of several requests, one below the other. Token number 0
-of an answer's readings is the last of its prompt, number i the i-th of the answer; the last token of an answer is
-drawn and never goes through the model. Invariant: no score of one request is ever counted for another, and a token
-that is computed again (after a preemption) counts once. Knows no vLLM, no socket and no torch.
+A forward pass computes the residual stream of some tokens of several requests, one below the other. Token 0
+of an answer's readings is the last of its prompt, token i the i-th of the answer; the last token of an answer
+is drawn and never passes through the model. Invariant: no score of one request counts for another, and a
+token that is computed again (after a preemption) counts once. Knows no vLLM, no socket and no torch.
 """
 
 import json
@@ -15,21 +15,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corpus.aliases import Json
+
 KEPT_RESPONSES = 1000
-"""Responses whose readings are kept to be asked for."""
+"""Responses whose readings are kept for later requests."""
 OPEN_ANSWERS = 4096
-"""Answers in the making that are kept track of: more than any server runs at once."""
+"""Unfinished answers that are tracked: more than any server runs at once."""
 
 Scores = NDArray[np.float32]
 
 
-def picked(
+def rows_to_read(
     starts: NDArray[Any], computed: NDArray[Any], prompts: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Which rows of a pass are read: (rows, the first token number of each request, how many of each).
+    """Select the rows of a pass that are read: the last of each prompt and those of the answers.
 
-    starts: `(n + 1,)` first row of each request, and the end; computed: `(n,)` tokens of each that earlier passes
-    have computed; prompts: `(n,)` lengths of the prompts.
+    Args:
+        starts: `(n + 1,)` first row of each request, and the end of the last.
+        computed: `(n,)` tokens of each request that earlier passes have computed.
+        prompts: `(n,)` tokens of each prompt.
+
+    Returns:
+        The rows, `(n,)` number of the first token that is read of each request, and `(n,)` how many are read.
     """
     skipped = np.clip(prompts - 1 - computed, 0, None)
     begins = np.minimum(starts[:-1] + skipped, starts[1:])
@@ -41,25 +48,31 @@ def picked(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passed:
-    """What one forward pass has read."""
+class PassOwners:
+    """The requests whose rows of one forward pass are read."""
 
-    digest: str
-    """Of the vectors that it was read with."""
-    concepts: tuple[str, ...]
-    layers: tuple[int, ...]
     requests: tuple[str, ...]
     """Names of the requests in the engine."""
     first: tuple[int, ...]
-    """Number of each one's first token that was read."""
+    """Number of the first token that is read of each."""
     counts: tuple[int, ...]
-    """Tokens of each that were read."""
+    """Tokens that are read of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassScores(PassOwners):
+    """The scores of one forward pass."""
+
+    digest: str
+    """Digest of the concept vectors."""
+    concepts: tuple[str, ...]
+    layers: tuple[int, ...]
     scores: Scores
-    """`(tokens, layers, concepts)`, the requests' one below the other."""
+    """`(tokens, layers, concepts)`, request after request."""
 
 
-def pack(passed: Passed) -> list[bytes]:
-    """A JSON header and the scores as raw little-endian float32."""
+def pack(passed: PassScores) -> list[bytes]:
+    """Pack a pass into two frames: a JSON header and the scores as raw little-endian float32."""
     header = {
         "digest": passed.digest,
         "concepts": passed.concepts,
@@ -71,111 +84,115 @@ def pack(passed: Passed) -> list[bytes]:
     return [json.dumps(header, separators=(",", ":")).encode(), np.ascontiguousarray(passed.scores).tobytes()]
 
 
-def unpack(frames: Sequence[bytes]) -> Passed:
-    """What `pack` made of it; a `ValueError` for anything else."""
+def unpack(frames: Sequence[bytes]) -> PassScores:
+    """Unpack the frames of `pack`; anything else raises `ValueError`."""
     try:
         header, data = frames
-        told: Any = {
+        fields: Any = {
             key: tuple(value) if isinstance(value, list) else value
             for key, value in json.loads(header).items()
         }
-        shape = (sum(told["counts"]), len(told["layers"]), len(told["concepts"]))
-        if not len(told["requests"]) == len(told["first"]) == len(told["counts"]):
+        shape = (sum(fields["counts"]), len(fields["layers"]), len(fields["concepts"]))
+        if not len(fields["requests"]) == len(fields["first"]) == len(fields["counts"]):
             raise ValueError("the lists differ in length")
-        return Passed(**told, scores=np.frombuffer(data, dtype=np.float32).reshape(shape))
-    except (KeyError, TypeError, AttributeError) as fault:
-        raise ValueError(f"no readings: {fault}") from fault
+        return PassScores(**fields, scores=np.frombuffer(data, dtype=np.float32).reshape(shape))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the readings of a forward pass: {error}") from error
 
 
 @dataclass(kw_only=True)
 class _Answer:
-    """One answer's readings, as they come."""
+    """The readings of one answer, as they arrive."""
 
-    read_with: tuple[str, tuple[str, ...], tuple[int, ...]] | None = None
-    """Digest, concepts and layers of the vectors."""
+    vectors: tuple[str, tuple[str, ...], tuple[int, ...]] | None = None
+    """Digest, concepts and layers of the concept vectors."""
     tokens: dict[int, Scores] = field(default_factory=dict)
-    """`(layers, concepts)` of each token, by its number."""
+    """`(layers, concepts)` of each token, by its number; empty once `summary` is made."""
     length: int | None = None
     """Tokens of the answer, once it has ended."""
-    summary: list[dict[str, Any]] | None = None
-    """What it came to; then `tokens` is empty."""
+    summary: list[Json] | None = None
+    """One entry for each layer: see `finalize`."""
 
     @property
     def complete(self) -> bool:
+        """Whether the answer has ended and every token that passes through the model was read."""
         return self.length is not None and all(number in self.tokens for number in range(self.length))
 
-    def settle(self) -> list[dict[str, Any]]:
-        """The scores of the whole answer, one entry a layer."""
+    def finalize(self) -> list[Json]:
+        """Return the scores of the whole answer, one entry for each layer, and drop those of its tokens."""
         if self.summary is None:
-            self.summary = self._summed()
+            self.summary = self._summarize()
             self.tokens = {}
         return self.summary
 
-    def _summed(self) -> list[dict[str, Any]]:
-        if self.read_with is None:
+    def _summarize(self) -> list[Json]:
+        if self.vectors is None:
             return []
-        _, concepts, layers = self.read_with
+        _, concepts, layers = self.vectors
         numbers = [number for number in sorted(self.tokens) if 0 < number < (self.length or 0)]
         answer = np.stack([self.tokens[number] for number in numbers]) if numbers else None
         prompt = self.tokens.get(0)
-        summed = []
-        for at, layer in enumerate(layers):
+        entries = []
+        for row, layer in enumerate(layers):
             scores = {
                 concept: {
-                    "prompt": None if prompt is None else float(prompt[at, which]),
-                    "mean": None if answer is None else float(answer[:, at, which].mean(dtype=np.float64)),
-                    "last": None if answer is None else float(answer[-1, at, which]),
+                    "prompt": None if prompt is None else float(prompt[row, column]),
+                    "mean": None if answer is None else float(answer[:, row, column].mean(dtype=np.float64)),
+                    "last": None if answer is None else float(answer[-1, row, column]),
                 }
-                for which, concept in enumerate(concepts)
+                for column, concept in enumerate(concepts)
             }
-            summed.append({"layer": layer, "tokens": len(numbers), "scores": scores})
-        return summed
+            entries.append({"layer": layer, "tokens": len(numbers), "scores": scores})
+        return entries
 
 
 class Readings:
-    """The readings of the answers in the making, and of the last responses."""
+    """The readings of unfinished answers and of the last responses."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, _Answer] = OrderedDict()
         self._responses: OrderedDict[str, dict[int, _Answer]] = OrderedDict()
 
-    def add(self, passed: Passed) -> None:
-        """Take in what a forward pass has read."""
+    def add(self, passed: PassScores) -> None:
+        """Add the scores of a forward pass to the answers that they belong to."""
         row = 0
-        read_with = (passed.digest, passed.concepts, passed.layers)
+        vectors = (passed.digest, passed.concepts, passed.layers)
         for request, first, count in zip(passed.requests, passed.first, passed.counts, strict=True):
             answer = self._answer(request)
-            if answer.read_with != read_with:  # other vectors since: their scores do not compare
-                answer.read_with, answer.tokens = read_with, {}
+            if answer.vectors != vectors:  # scores of other vectors do not compare
+                answer.vectors, answer.tokens = vectors, {}
             if answer.summary is None:
                 for number in range(first, first + count):
                     answer.tokens[number] = passed.scores[row + number - first]
             row += count
-            if answer.complete:
-                answer.settle()
-                del self._open[request]
+            self._close_if_complete(request, answer)
 
     def ended(self, request: str, response: str, index: int, length: int) -> None:
-        """An answer has ended: which request it was, whose response and which choice of it, and its tokens."""
+        """Note that an answer has ended.
+
+        Args:
+            request: Name of its request in the engine.
+            response: Id of the response that it is part of.
+            index: Its number among the choices of the response.
+            length: Its tokens.
+        """
         answer = self._answer(request)
         answer.length = length
         self._responses.setdefault(response, {})[index] = answer
         while len(self._responses) > KEPT_RESPONSES:
             self._responses.popitem(last=False)
-        if answer.complete:
-            answer.settle()
-            del self._open[request]
+        self._close_if_complete(request, answer)
 
-    def whole(self, response: str) -> bool:
-        """Whether every token of this response that was computed has been read."""
+    def complete(self, response: str) -> bool:
+        """Return whether every token of this response that passes through the model was read."""
         return all(answer.summary is not None for answer in self._responses.get(response, {}).values())
 
-    def of(self, response: str) -> list[dict[str, Any]] | None:
-        """The readings of a response, one entry a choice and layer; None for one that is not known."""
+    def of(self, response: str) -> list[Json] | None:
+        """Return the readings of a response, one entry for each choice and layer; None for an unknown one."""
         answers = self._responses.get(response)
         if answers is None:
             return None
-        return [{"index": index, **entry} for index in sorted(answers) for entry in answers[index].settle()]
+        return [{"index": index, **entry} for index in sorted(answers) for entry in answers[index].finalize()]
 
     def _answer(self, request: str) -> _Answer:
         answer = self._open.setdefault(request, _Answer())
@@ -183,3 +200,8 @@ class Readings:
         while len(self._open) > OPEN_ANSWERS:
             self._open.popitem(last=False)
         return answer
+
+    def _close_if_complete(self, request: str, answer: _Answer) -> None:
+        if answer.complete:
+            answer.finalize()
+            del self._open[request]

@@ -1,10 +1,11 @@
-"""Who may ask the routes on vLLM that change what is served: vLLM's own check of keys does not cover them.
+"""Access rules of the routes that change what is served, which vLLM's own check of keys does not cover.
 
-With an API key on vLLM that key is needed, as under /v1. Without one only this machine may ask, and only when vLLM
-listens nowhere else; a web page that its user has open there is not this machine. The home's token is good everywhere.
+If vLLM has an API key, that key is required, as under /v1. Without one, requests must come from this machine,
+and vLLM must listen nowhere else; a web page that is open in a browser there does not count as this machine.
+The home's token is accepted everywhere.
 
-Invariant: whatever is not let in by one of these rules is refused with a sentence; keys are compared in a time that
-does not depend on them. Knows neither vLLM nor what is asked for.
+Invariant: a request that no rule admits is refused with a reason, and keys are compared in a time that does
+not depend on them. Knows neither vLLM nor what is requested.
 """
 
 import hashlib
@@ -15,28 +16,28 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 _FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
-"""Headers by which a proxy says that somebody else asks."""
+"""Headers by which a proxy names another client."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """How one vLLM was started, as far as it matters here."""
+    """The options of one vLLM that decide who has access."""
 
     keys: tuple[str, ...] = field(repr=False)
-    """Its API keys."""
+    """The API keys of vLLM."""
     token: str = field(repr=False)
-    """The home's; "" when it cannot be read."""
+    """The token of the home; "" if it has none."""
     loopback: bool
     """Whether only this machine can reach it."""
 
 
 def only_loopback(host: str | None, uds: str | None) -> bool:
-    """Whether vLLM's --host and --uds let only this machine in; no host is every interface."""
+    """Return whether vLLM's --host and --uds admit only this machine; no host means every interface."""
     return bool(uds) or (bool(host) and _is_loopback(host))
 
 
 def refusal(access: Access, headers: Sequence[tuple[str, str]]) -> tuple[int, str] | None:
-    """Status and sentence for a request with these headers (names in lower case); None when it may come in."""
+    """Return status and reason for a request with these headers (names in lower case); None to admit it."""
     if _matches(_bearer(headers), (*access.keys, access.token)):
         return None
     if access.keys:
@@ -51,7 +52,7 @@ def refusal(access: Access, headers: Sequence[tuple[str, str]]) -> tuple[int, st
         )
     hosts = _values(headers, "host")
     if len(hosts) != 1 or not _is_loopback(_name(f"//{hosts[0]}")):
-        return 403, "This Host is not served here without a key; use 127.0.0.1, or start vLLM with --api-key."
+        return 403, "Without a key this Host is refused; use 127.0.0.1, or start vLLM with --api-key."
     if not all(_is_loopback(_name(origin)) for origin in _values(headers, "origin")):
         return 403, "Requests from web pages of other machines are refused (Origin)."
     if any(name in _FORWARDED for name, _ in headers):
@@ -60,17 +61,17 @@ def refusal(access: Access, headers: Sequence[tuple[str, str]]) -> tuple[int, st
 
 
 def _bearer(headers: Sequence[tuple[str, str]]) -> str:
-    """What the request gives as a key; "" for nothing, or for more than one thing."""
-    given = _values(headers, "authorization")
-    scheme, _, key = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    """Return the key that the request gives; "" for none, or for more than one header."""
+    values = _values(headers, "authorization")
+    scheme, _, key = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _matches(given: str, keys: Sequence[str]) -> bool:
-    """Whether this is one of the keys; an empty one is none."""
+    """Return whether this is one of the keys; an empty key matches nothing."""
     digest = _digest(given)
-    found = [bool(key) and hmac.compare_digest(digest, _digest(key)) for key in keys]
-    return any(found)
+    matches = [bool(key) and hmac.compare_digest(digest, _digest(key)) for key in keys]  # all: constant time
+    return any(matches)
 
 
 def _digest(key: str) -> bytes:
@@ -82,7 +83,7 @@ def _values(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
 
 
 def _name(url: str) -> str:
-    """The host's name in a URL; "" where there is none."""
+    """Return the host in a URL; "" for none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -90,7 +91,7 @@ def _name(url: str) -> str:
 
 
 def _is_loopback(name: str | None) -> bool:
-    """Whether this is a name or an address by which a machine calls itself."""
+    """Return whether this is a name or an address of the machine itself."""
     if not name or name.lower() == "localhost":
         return bool(name)
     try:

@@ -1,7 +1,8 @@
-"""The way from vLLM's routes to the service of the home: one request over ZMQ, answered or given up in time.
+"""The client with which vLLM's routes call the service of the home: one request over ZMQ, with a time limit.
 
-Invariant: nothing here blocks the event loop, however long the service takes; a request ends with a result or an error
-of our tree. What a service began goes on when nobody waits for it. Knows no verb's meaning.
+Invariant: nothing here blocks the event loop, however long the service takes. A request ends with a result or
+with an error of `corpus.errors`. Work that the service has started continues when nobody waits for it. Knows
+no verb.
 """
 
 import asyncio
@@ -19,40 +20,40 @@ from corpus.errors import ServiceAway
 from store.home import Home
 
 BEAT_S = 2.0
-"""Between two looks whether the service that is to answer is still there."""
+"""Seconds between two checks that the service is still running."""
 
 
 class ServiceClient:
-    """Asks the service of one home; keeps nothing between two requests."""
+    """Calls the service of one home; holds no state between two requests."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._place: Path = home.run_dir / protocol.SERVICE_SOCKET_NAME
+        self._socket: Path = home.run_dir / protocol.SERVICE_SOCKET_NAME
 
     @property
     def is_up(self) -> bool:
-        """Whether a service listens."""
+        """Whether a service listens on the socket."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
             try:
-                probe.connect(str(self._place))
-            except BlockingIOError:  # it has much to do
+                probe.connect(str(self._socket))
+            except BlockingIOError:  # its queue is full
                 return True
-            except OSError:  # nothing there, or what a killed service left
+            except OSError:  # no socket, or the socket of a killed service
                 return False
         return True
 
     def _inode(self) -> int | None:
         try:
-            return self._place.stat().st_ino
+            return self._socket.stat().st_ino
         except FileNotFoundError:
             return None
 
     async def ask(self, verb: str, body: Json, *, seconds: float) -> Json:
-        """What the service makes of this request, within so many seconds."""
+        """Return the service's result for this request; no answer within `seconds` raises `ServiceAway`."""
         if not self.is_up:
             raise ServiceAway(
-                f"no service runs for {self._home.path}: start it with `nightschool run`, then ask again"
+                f"no service runs for {self._home.path}: start it with `nightschool run`, then try again"
             )
         request = RpcRequest(id=uuid4().hex, verb=verb, body=body)
         try:
@@ -60,26 +61,24 @@ class ServiceClient:
                 reply = await self._reply(protocol.pack_request(request))
         except TimeoutError:
             raise ServiceAway(
-                f"the service did not answer {verb} within {seconds:.0f} s; what it began goes on: see its log"
+                f"the service did not answer {verb} within {seconds:.0f} s; its work continues: see its log"
             ) from None
         if reply.kind == "error":
             raise protocol.error_of(reply)
         return dict(reply.body)
 
     async def _reply(self, frames: list[bytes]) -> protocol.RpcReply:
-        """The one reply to these frames: the socket is theirs alone."""
+        """Send these frames over a socket of their own and return the reply."""
         context = zmq.asyncio.Context()
         try:
             dealer: zmq.asyncio.Socket = context.socket(zmq.DEALER)
-            asked = self._inode()
+            inode = self._inode()
             dealer.connect(protocol.address(self._home.run_dir, protocol.SERVICE_SOCKET_NAME))
             await dealer.send_multipart(frames)
             while not await dealer.poll(int(BEAT_S * 1000)):
-                if (
-                    not self.is_up or self._inode() != asked
-                ):  # one that was started meanwhile knows nothing of it
+                if not self.is_up or self._inode() != inode:  # a new service does not know the request
                     raise ServiceAway(
-                        "the service went away meanwhile: what it had begun goes on when it is back"
+                        "the service has stopped meanwhile: its work continues when it is started again"
                     )
             return protocol.unpack_reply(await dealer.recv_multipart())
         finally:

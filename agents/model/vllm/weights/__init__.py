@@ -1,0 +1,4 @@
+"""The weights of a user's own vLLM: which of them can be trained, their export, and the watchdog over them.
+
+Invariant: what cannot be trained is served unchanged, and the reason is logged once. Imported by `plugin.py`.
+"""

@@ -1,8 +1,8 @@
-"""vLLM's parameters, moved into the shared mapping once they are loaded.
+"""The export of vLLM's parameters: once they are loaded, they are moved into shared weights.
 
-Invariant: after `export` every parameter of the language model lies in the mapping and nowhere else, the manifest
-that says where was written last, and what is served is the active checkpoint (see `guardian.py`). A model that
-cannot be trained is served as ever, and the reason is written where it is looked for.
+Invariant: after `export` every parameter of the language model lies in the shared weights and nowhere else,
+the manifest was written last, and the active checkpoint is served (see `watchdog`). A model that cannot be
+trained is served as it is, and the reason is logged and recorded in the served directory.
 """
 
 import logging
@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from agents.model.describe import directory_of
-from agents.model.vllm.configured import Configured
-from agents.model.vllm.place import Place
+from agents.model.vllm.config import PluginConfig
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.vllm.weights.families import family_of
 from agents.model.vllm.weights.watchdog import Watchdog, check_model
 from agents.model.weights.shared import Entry, SharedWeights
@@ -23,51 +23,65 @@ log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that 
 
 
 def export(
-    model: torch.nn.Module, vllm_config: Any, found: Configured, place: Place, refused: str = ""
+    model: torch.nn.Module,
+    vllm_config: Any,
+    config: PluginConfig,
+    directory: ServedDirectory,
+    refused: str = "",
 ) -> SharedWeights | None:
-    """Share the weights of a loaded model; None, and the reason at `place`, where that cannot be.
+    """Share the weights of a loaded model and start its watchdog.
 
-    `refused` says that it was so known before: see `refusals.py`. A model that is refused is left as it is.
+    Args:
+        model: The model as vLLM loaded it.
+        vllm_config: vLLM's own configuration.
+        config: The home that the plugin works for.
+        directory: The directory that the weights are shared in.
+        refused: The reason of `refusals` why the model cannot be trained; "" for none.
+
+    Returns:
+        The shared weights; None for a model that cannot be trained, which is left as it is.
     """
     if refused and vllm_config.parallel_config.rank:
-        return None  # the first of several workers speaks for all
+        return None  # the first of several workers reports for all
     try:
-        place.take()
+        directory.acquire()
         if refused:
             raise GateRefused(refused)
-        shared = _share(model, vllm_config.model_config, found, place)
-    except NightschoolError as fault:
-        why = refused or str(fault)
-        log.error("nightschool: %s. Serving on, untrained.", why)
-        if not isinstance(fault, HomeLocked):
-            place.refuse(why)
+        shared = _share(model, vllm_config.model_config, config, directory)
+    except NightschoolError as error:
+        reason = refused or str(error)
+        log.error("nightschool: %s. Serving on, untrained.", reason)
+        if not isinstance(error, HomeLocked):
+            directory.refuse(reason)
         return None
-    log.info("nightschool: %d bytes of weights shared in %s", shared.nbytes, place.directory)
-    guardian = Watchdog(shared, found)
-    guardian.begin()
-    guardian.watch()
+    log.info("nightschool: %d bytes of weights shared in %s", shared.nbytes, directory.directory)
+    watchdog = Watchdog(shared, config)
+    watchdog.restore_at_start()
+    watchdog.start()
     return shared
 
 
-def _share(model: torch.nn.Module, config: Any, found: Configured, place: Place) -> SharedWeights:
-    """Move the language model's parameters, once it is known that a trainer can have each of them."""
-    family, directory = family_of(config.hf_text_config), directory_of(config.model)
-    naming = family.naming(config.hf_text_config)
-    check_model(found, directory)
+def _share(
+    model: torch.nn.Module, model_config: Any, config: PluginConfig, directory: ServedDirectory
+) -> SharedWeights:
+    """Move the language model's parameters, after a check that a trainer can address each of them."""
+    family, model_dir = family_of(model_config.hf_text_config), directory_of(model_config.model)
+    naming = family.naming(model_config.hf_text_config)
+    check_model(config, model_dir)
 
     def checked(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
         entries = naming(served)
-        require_match(entries, directory)  # nothing has been moved yet
+        require_match(entries, model_dir)  # nothing has been moved yet
         return entries
 
     return SharedWeights.create(
-        place.mapping,
+        directory.mapping,
         {
             name: parameter
             for name, parameter in model.named_parameters(remove_duplicate=False)
             if parameter.numel() and family.has(name)
         },
-        model=str(directory),
+        model=str(model_dir),
         naming=checked,
         adopt=True,
     )

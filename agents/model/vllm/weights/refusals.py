@@ -1,7 +1,8 @@
-"""Which ways to serve a model cannot be trained, and what to do about each: a table.
+"""Configurations of vLLM whose model cannot be trained, each with the cure: a table.
 
-Invariant: asked before a weight is loaded, so a vLLM that is refused loads and packs its weights as it would
-without us. Knows vLLM's configuration by the names of its fields, and imports nothing of it.
+Invariant: the table is checked before a weight is loaded, so a vLLM that is refused loads and packs its
+weights as without the plugin. Knows vLLM's configuration by the names of its fields, and imports nothing of
+it.
 """
 
 from collections.abc import Callable
@@ -12,10 +13,13 @@ from corpus.errors import IntegrityFault
 
 
 def _replicas(config: Any) -> bool:
-    """Each replica of a dense model is told that it is alone; the highest number that was asked for is left."""
+    """Return whether the model has replicas.
+
+    vLLM configures each replica of a dense model as if it were alone, but keeps the highest number asked for.
+    """
     parallel = config.parallel_config
-    asked = getattr(parallel, "elastic_ep_max_dp_size", None) or 1
-    return bool(max(parallel.data_parallel_size, parallel.data_parallel_index + 1, asked) > 1)
+    highest = getattr(parallel, "elastic_ep_max_dp_size", None) or 1
+    return bool(max(parallel.data_parallel_size, parallel.data_parallel_index + 1, highest) > 1)
 
 
 def _offloaded(config: Any) -> bool:
@@ -26,12 +30,13 @@ def _offloaded(config: Any) -> bool:
 REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda c: c.model_config.is_moe,
-        "a mixture of experts cannot be trained on vLLM: its experts are kept in an order of vLLM's own; "
+        "a mixture of experts cannot be trained on vLLM, which stores experts in an order of its own; "
         "serve a dense model",
     ),
     (
         lambda c: c.model_config.quantization is not None or c.quant_config is not None,
-        "quantized weights cannot be trained; serve the model unquantized (no --quantization, and none in config.json)",
+        "quantized weights cannot be trained; serve the model unquantized (no --quantization, and none in "
+        "config.json)",
     ),
     (
         lambda c: c.model_config.enable_sleep_mode,
@@ -39,11 +44,11 @@ REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     ),
     (
         lambda c: c.parallel_config.tensor_parallel_size > 1,
-        "tensor parallelism cuts every weight to pieces; start vLLM with --tensor-parallel-size 1",
+        "tensor parallelism splits every weight; start vLLM with --tensor-parallel-size 1",
     ),
     (
         lambda c: c.parallel_config.pipeline_parallel_size > 1,
-        "pipeline parallelism puts each layer into another process; start vLLM with --pipeline-parallel-size 1",
+        "pipeline parallelism spreads the layers over processes; start vLLM with --pipeline-parallel-size 1",
     ),
     (
         _replicas,
@@ -55,32 +60,30 @@ REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     ),
     (
         _offloaded,
-        "weights that are moved between GPU and CPU cannot be shared; start vLLM without --cpu-offload-gb and "
+        "weights that move between GPU and CPU cannot be shared; start vLLM without --cpu-offload-gb and "
         "--offload-group-size",
     ),
     (
         lambda c: c.lora_config is not None,
-        "LoRA adapters were made for the weights as they were; start vLLM without --enable-lora",
+        "LoRA adapters fit only the weights that they were trained on; start vLLM without --enable-lora",
     ),
     (
         lambda c: bool(c.model_config.hf_overrides),
-        "--hf-overrides make of the model another than its directory's; write them into its config.json",
+        "with --hf-overrides the model is not the one in its directory; write them into its config.json",
     ),
 )
-"""(vLLM's configuration) -> whether it is refused, and why."""
+"""Tests of vLLM's configuration, each with the reason of a refusal."""
 
 
 def reason(config: Any) -> str:
-    """Why a model that is served with this `VllmConfig` cannot be trained; "" if nothing speaks against it."""
+    """Return why a model that is served with this `VllmConfig` cannot be trained; "" if it can."""
     try:
         for refused, why in REFUSALS:
             if refused(config):
                 return why
         family_of(config.model_config.hf_text_config)
-    except IntegrityFault as fault:
-        return str(fault)
-    except AttributeError as fault:  # whatever we do not know of it, it serves on
-        return (
-            f"this vLLM has another configuration than those that are known here ({fault}); take version 0.32"
-        )
+    except IntegrityFault as error:
+        return str(error)
+    except AttributeError as error:  # a vLLM with unknown fields serves on
+        return f"the configuration of this vLLM is not known here ({error}); use version 0.32"
     return ""

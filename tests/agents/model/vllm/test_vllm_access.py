@@ -1,4 +1,4 @@
-"""Who may ask the routes on vLLM that change what is served, by how it was started and what the request says."""
+"""Access to the routes that change what is served, by key, by token or from this machine alone."""
 
 from dataclasses import replace
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from agents.model.describe import language_model_tensors
 from agents.model.settings import ModelSettings
-from agents.model.vllm.configured import Configured
-from agents.model.vllm.place import Place
+from agents.model.vllm.config import PluginConfig
+from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.vllm.weights.export import export
 from agents.model.vllm.weights.families import FAMILIES, family_of
 from agents.model.vllm.weights.refusals import reason
@@ -74,10 +74,10 @@ def tensors_of(model: Any) -> dict[str, torch.Tensor]:
     return {name: each.detach() for name, each in model.named_parameters(remove_duplicate=False)}
 
 
-def served(directory: Path, place: Path, tensors: dict[str, torch.Tensor]) -> SharedWeights:
+def served(directory: Path, served: Path, tensors: dict[str, torch.Tensor]) -> SharedWeights:
     config = AutoConfig.from_pretrained(directory)
     return SharedWeights.create(
-        place / "weights.bin", tensors, model="tiny", naming=family_of(config).naming(config), adopt=True
+        served / "weights.bin", tensors, model="tiny", naming=family_of(config).naming(config), adopt=True
     )
 
 
@@ -145,14 +145,14 @@ def test_rows_that_do_not_add_up_are_refused(qwen3: Path, tmp_path: Path) -> Non
 def test_a_vocabulary_may_be_longer_but_not_shorter(qwen3: Path, tmp_path: Path) -> None:
     tensors = fused(tensors_of(loaded(qwen3)))
     tensors["lm_head.weight"] = tensors["lm_head.weight"][:499].contiguous()
-    with pytest.raises(IntegrityFault, match="lm_head.weight has 499 rows, its parts 500"):
+    with pytest.raises(IntegrityFault, match=r"lm_head\.weight has 499 rows, its parts 500"):
         served(qwen3, tmp_path, tensors)
 
 
 def test_a_type_that_cannot_be_trained_is_refused(qwen3: Path, tmp_path: Path) -> None:
     tensors = fused(tensors_of(loaded(qwen3)))
     tensors["model.norm.weight"] = tensors["model.norm.weight"].to(torch.int8)
-    with pytest.raises(IntegrityFault, match="model.norm.weight is int8: only bfloat16, float16, float32"):
+    with pytest.raises(IntegrityFault, match=r"model\.norm\.weight is int8: only bfloat16, float16, float32"):
         served(qwen3, tmp_path, tensors)
 
 
@@ -163,14 +163,14 @@ class _Tree(torch.nn.Module):
         super().__init__()
         made: dict[int, torch.nn.Parameter] = {}
         for name, tensor in tensors.items():
-            place: torch.nn.Module = self
+            served: torch.nn.Module = self
             *owners, leaf = name.split(".")
             for owner in owners:
-                if not hasattr(place, owner):
-                    place.add_module(owner, torch.nn.Module())
-                place = getattr(place, owner)
+                if not hasattr(served, owner):
+                    served.add_module(owner, torch.nn.Module())
+                served = getattr(served, owner)
             parameter = made.setdefault(id(tensor), torch.nn.Parameter(tensor, requires_grad=False))
-            place.register_parameter(leaf, parameter)
+            served.register_parameter(leaf, parameter)
 
 
 def told(directory: Path, rank: int = 0) -> Any:
@@ -179,31 +179,31 @@ def told(directory: Path, rank: int = 0) -> Any:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path / "served")
-    yield place
-    place.leave()
+def shared_in(tmp_path: Path) -> Iterator[ServedDirectory]:
+    served = ServedDirectory(tmp_path / "served")
+    yield served
+    served.release()
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> Configured:
-    return Configured(home=Home(tmp_path), model=ModelSettings(url="http://127.0.0.1:1"), database="")
+def found(tmp_path: Path) -> PluginConfig:
+    return PluginConfig(home=Home(tmp_path), model=ModelSettings(url="http://127.0.0.1:1"), database="")
 
 
 def test_a_loaded_model_is_moved_into_the_mapping_tied_weights_once(
-    tmp_path: Path, found: Configured, place: Place
+    tmp_path: Path, found: PluginConfig, shared_in: ServedDirectory
 ) -> None:
     directory = tiny_models.make("qwen3-tied", tmp_path / "model")
     module = _Tree(fused(tensors_of(loaded(directory))))
-    shared = export(module, told(directory), found, place)
-    assert shared is not None and not place.refused
+    shared = export(module, told(directory), found, shared_in)
+    assert shared is not None and not shared_in.refused
     shared.tensors["model.embed_tokens.weight"].fill_(7)
     assert torch.equal(module.get_parameter("lm_head.weight")[:500], torch.full((500, 128), 7.0))
     assert torch.equal(module.get_parameter("lm_head.weight")[500:], torch.zeros(12, 128))
 
 
 def test_a_model_that_does_not_match_is_left_as_it_is_and_the_differences_are_said(
-    qwen3: Path, found: Configured, place: Place, caplog: pytest.LogCaptureFixture
+    qwen3: Path, found: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = fused(tensors_of(loaded(qwen3)))
     del tensors["model.norm.weight"]
@@ -213,29 +213,29 @@ def test_a_model_that_does_not_match_is_left_as_it_is_and_the_differences_are_sa
     module = _Tree(tensors)
     before = {name: (each.data_ptr(), each.clone()) for name, each in module.named_parameters()}
     with caplog.at_level(logging.ERROR):
-        assert export(module, told(qwen3), found, place) is None
+        assert export(module, told(qwen3), found, shared_in) is None
     for difference in (
         "model.norm.weight is not served",
         "model.layers.1.surplus is served",
         "[5, 64]",
         "shares its",
     ):
-        assert difference in place.refused
+        assert difference in shared_in.refused
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert caplog.records[0].getMessage() == f"nightschool: {place.refused}. Serving on, untrained."
-    assert not place.mapping.exists() and not place.mapping.with_suffix(".json").exists()
+    assert caplog.records[0].getMessage() == f"nightschool: {shared_in.refused}. Serving on, untrained."
+    assert not shared_in.mapping.exists() and not shared_in.mapping.with_suffix(".json").exists()
     for name, each in module.named_parameters():
         assert (each.data_ptr(), torch.equal(each, before[name][1])) == (before[name][0], True)
 
 
 def test_of_several_workers_the_first_alone_says_why(
-    qwen3: Path, found: Configured, place: Place, caplog: pytest.LogCaptureFixture
+    qwen3: Path, found: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = _Tree(fused(tensors_of(loaded(qwen3))))
-    assert export(module, told(qwen3, rank=1), found, place, "for a reason") is None
-    assert not caplog.records and not place.directory.exists()
-    assert export(module, told(qwen3), found, place, "for a reason") is None
-    assert len(caplog.records) == 1 and place.refused == "for a reason"
+    assert export(module, told(qwen3, rank=1), found, shared_in, "for a reason") is None
+    assert not caplog.records and not shared_in.directory.exists()
+    assert export(module, told(qwen3), found, shared_in, "for a reason") is None
+    assert len(caplog.records) == 1 and shared_in.refused == "for a reason"
 
 
 def settings(**changed: Any) -> Any:
@@ -260,10 +260,10 @@ def settings(**changed: Any) -> Any:
     config = SimpleNamespace()
     for name, value in fields.items():
         *owners, leaf = name.split(".")
-        place = config
+        part = config
         for owner in owners:
-            place = place.__dict__.setdefault(owner, SimpleNamespace())
-        setattr(place, leaf, value)
+            part = part.__dict__.setdefault(owner, SimpleNamespace())
+        setattr(part, leaf, value)
     return config
 
 

@@ -1,4 +1,4 @@
-"""The hooks on a model's layers, without a vLLM: a batch's rows are read and steered each for its own request."""
+"""The hooks on a model's layers, without a vLLM: each row of a batch is read and steered for its own request."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +21,10 @@ from agents.model.steering.wire import (
     engine_strengths,
     salt_part,
 )
-from agents.model.vllm.configured import Configured
+from agents.model.vllm.config import PluginConfig
 from agents.model.vllm.readout.hooks import Hooks, decoder_layers, refusal
 from agents.model.vllm.readout.publisher import Publisher
-from agents.model.vllm.readout.scores import Passed, unpack
+from agents.model.vllm.readout.scores import PassScores, unpack
 from corpus.errors import UsageError
 from store.home import Home
 
@@ -77,7 +77,7 @@ def place() -> Iterator[Path]:
         yield Path(folder)
 
 
-class TrainerContext:
+class HookedDecoder:
     """A decoder with our hooks, fed batches as vLLM's runner feeds its model."""
 
     def __init__(self, place: Path, *, readout: bool = True) -> None:
@@ -85,7 +85,7 @@ class TrainerContext:
         values = torch.randn(1, len(CONCEPTS), HIDDEN).numpy()
         self.vectors = ConceptVectors(concepts=CONCEPTS, layers=(1,), values=values, weights_version="w")
         write(place / "readout", self.vectors)
-        found = Configured(
+        config = PluginConfig(
             home=Home(place), model=ModelSettings(url="http://here", readout=readout), database=""
         )
         self.decoder = Decoder()
@@ -96,12 +96,12 @@ class TrainerContext:
         self.listener.subscribe(b"")
         self.listener.connect(f"ipc://{place / 'readings'}")
         self.publisher = Publisher(place / "readings")
-        self.hooks = Hooks(self.decoder, vllm_config(), found, self.publisher)
+        self.hooks = Hooks(self.decoder, vllm_config(), config, self.publisher)
         while not self.listener.poll(20):  # until it is heard
             self.publisher.publish(torch.zeros(0, 1, 2), lambda values: self._nothing(values))
 
-    def _nothing(self, values: Any) -> Passed:
-        return Passed(
+    def _nothing(self, values: Any) -> PassScores:
+        return PassScores(
             digest="", concepts=CONCEPTS, layers=(1,), requests=(), first=(), counts=(), scores=values
         )
 
@@ -111,11 +111,11 @@ class TrainerContext:
             SimpleNamespace(req_id=name, sampling_params=SimpleNamespace(extra_args=extra))
             for name, extra in new
         ]
-        self.hooks.notice(SimpleNamespace(scheduled_new_reqs=brought, finished_req_ids=set(gone)))
+        self.hooks.track(SimpleNamespace(scheduled_new_reqs=brought, finished_req_ids=set(gone)))
 
     @torch.inference_mode()
     def run(self, stream: torch.Tensor, batch: list[tuple[str, int, int, int]]) -> list[torch.Tensor]:
-        """One pass over these: of each request its name, tokens in the pass, tokens before, length of the prompt."""
+        """Run one pass; of each request: name, tokens in the pass, tokens before it, length of the prompt."""
         starts = np.array([0, *np.cumsum([tokens for _, tokens, _, _ in batch])])
         runner = SimpleNamespace(
             query_start_loc=SimpleNamespace(np=starts),
@@ -125,12 +125,12 @@ class TrainerContext:
                 num_prompt_tokens=np.array([prompt for _, _, _, prompt in batch]),
             ),
         )
-        self.hooks.begin(runner)
+        self.hooks.before_pass(runner)
         after = self.decoder(stream)
-        self.hooks.end()
+        self.hooks.after_pass()
         return after
 
-    def heard(self) -> Passed | None:
+    def heard(self) -> PassScores | None:
         """What was published last, but for the calls at the start."""
         while self.listener.poll(500):
             found = unpack(self.listener.recv_multipart())
@@ -145,8 +145,8 @@ class TrainerContext:
 
 
 @pytest.fixture
-def bench(place: Path) -> Iterator[TrainerContext]:
-    made = TrainerContext(place)
+def hooked(place: Path) -> Iterator[HookedDecoder]:
+    made = HookedDecoder(place)
     yield made
     made.close()
 
@@ -155,57 +155,57 @@ BATCH = [("a", 3, 0, 3), ("b", 1, 9, 5), ("c", 2, 0, 7), ("d", 1, 4, 5)]
 """A whole prompt, a token of an answer, a piece of a prompt, and a prompt's last token."""
 
 
-def test_the_scores_of_a_batch_are_each_requests_own(bench: TrainerContext) -> None:
+def test_the_scores_of_a_batch_are_each_requests_own(hooked: HookedDecoder) -> None:
     stream = torch.randn(7, HIDDEN)
-    after = bench.run(stream, BATCH)
-    found = bench.heard()
-    assert found is not None and found.requests == ("a", "b", "d") and found.digest == bench.vectors.digest
+    after = hooked.run(stream, BATCH)
+    found = hooked.heard()
+    assert found is not None and found.requests == ("a", "b", "d") and found.digest == hooked.vectors.digest
     assert found.first == (0, 5, 0) and found.counts == (1, 1, 1)
-    wanted = after[1][[2, 3, 6]] @ torch.from_numpy(bench.vectors.values[0]).T
+    wanted = after[1][[2, 3, 6]] @ torch.from_numpy(hooked.vectors.values[0]).T
     assert torch.allclose(torch.from_numpy(found.scores[:, 0].copy()), wanted, atol=1e-6)
 
 
 @torch.inference_mode()
-def test_a_request_that_is_steered_moves_alone(bench: TrainerContext) -> None:
+def test_a_request_that_is_steered_moves_alone(hooked: HookedDecoder) -> None:
     stream = torch.randn(7, HIDDEN)
-    bench.begin(
+    hooked.begin(
         ("a", None), ("b", {"steer": engine_arguments({"joy": 3.0}, "d")}), ("c", {"steer": "nonsense"})
     )
-    steered, plain = bench.run(stream, BATCH), bench.plain(stream)
+    steered, plain = hooked.run(stream, BATCH), hooked.plain(stream)
     others = [0, 1, 2, 4, 5, 6]
     assert all(torch.equal(one[others], two[others]) for one, two in zip(steered, plain, strict=True))
-    unit = torch.nn.functional.normalize(torch.from_numpy(bench.vectors.values[0, 1]), dim=0)
+    unit = torch.nn.functional.normalize(torch.from_numpy(hooked.vectors.values[0, 1]), dim=0)
     assert torch.equal(steered[0], plain[0])
     assert torch.allclose(steered[1][3] - plain[1][3], 3.0 * unit, atol=1e-5)
     assert not torch.allclose(steered[2][3], plain[2][3], atol=1e-2)
-    bench.begin(gone=("b",))
-    assert torch.equal(bench.run(stream, BATCH)[2], plain[2])
+    hooked.begin(gone=("b",))
+    assert torch.equal(hooked.run(stream, BATCH)[2], plain[2])
 
 
-def test_a_request_that_asks_not_to_be_read_is_not_and_those_beside_it_are(bench: TrainerContext) -> None:
-    bench.begin(("a", {"readout": False}), ("d", {"readout": False}))
+def test_a_request_that_asks_not_to_be_read_is_not_and_those_beside_it_are(hooked: HookedDecoder) -> None:
+    hooked.begin(("a", {"readout": False}), ("d", {"readout": False}))
     stream = torch.randn(7, HIDDEN)
-    after = bench.run(stream, BATCH)
-    found = bench.heard()
+    after = hooked.run(stream, BATCH)
+    found = hooked.heard()
     assert found is not None and found.requests == ("b",) and found.first == (5,)
-    wanted = after[1][3] @ torch.from_numpy(bench.vectors.values[0]).T
+    wanted = after[1][3] @ torch.from_numpy(hooked.vectors.values[0]).T
     assert found.scores[0, 0].tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
 @torch.inference_mode()
 def test_with_the_readout_off_nothing_is_published_and_steering_works(place: Path) -> None:
-    bench = TrainerContext(place, readout=False)
+    hooked = HookedDecoder(place, readout=False)
     stream = torch.randn(7, HIDDEN)
-    assert torch.equal(bench.run(stream, BATCH)[2], bench.plain(stream)[2])
-    bench.begin(("b", {"steer": engine_arguments({"asking": 1.0}, "d")}))
-    assert not torch.equal(bench.run(stream, BATCH)[2][3], bench.plain(stream)[2][3])
-    assert bench.heard() is None
-    bench.close()
+    assert torch.equal(hooked.run(stream, BATCH)[2], hooked.plain(stream)[2])
+    hooked.begin(("b", {"steer": engine_arguments({"asking": 1.0}, "d")}))
+    assert not torch.equal(hooked.run(stream, BATCH)[2][3], hooked.plain(stream)[2][3])
+    assert hooked.heard() is None
+    hooked.close()
 
 
-def test_a_listener_that_reads_nothing_holds_nobody_up(bench: TrainerContext) -> None:
+def test_a_listener_that_reads_nothing_holds_nobody_up(hooked: HookedDecoder) -> None:
     for _ in range(1500):
-        bench.run(torch.randn(7, HIDDEN), BATCH)
+        hooked.run(torch.randn(7, HIDDEN), BATCH)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from agents.model.vllm.salt import Salt, Salter, joined, salt_for
+from agents.model.vllm.salt import Salt, WeightsSalt, join_salts, salt_for
 from agents.model.weights.header import WeightsState
 from agents.model.weights.shared import SharedWeights
 
@@ -80,17 +80,17 @@ def test_one_salt_of_several_differs_whenever_one_of_them_does() -> None:
         ("a", "b", ""),
         ('a", "b', "", ""),
     ]
-    assert joined("", "") is None
-    assert len({joined(*parts) for parts in all_of_them}) == len(all_of_them)
+    assert join_salts("", "") is None
+    assert len({join_salts(*parts) for parts in all_of_them}) == len(all_of_them)
 
 
 def test_a_salt_names_the_mapping_and_there_is_none_without_one(tmp_path: Path) -> None:
-    salter = Salter(tmp_path / "weights.bin", SECONDS)
-    assert salter.now() == ""
+    salt = WeightsSalt(tmp_path / "weights.bin", SECONDS)
+    assert salt.current() == ""
     shared = SharedWeights.create(tmp_path / "weights.bin", {"a": torch.zeros(3)}, model="a")
-    first = salter.now()
-    assert first == salter.now() != ""
+    first = salt.current()
+    assert first == salt.current() != ""
     shared.bump()
-    assert salter.now() != first
+    assert salt.current() != first
     SharedWeights.create(tmp_path / "weights.bin", {"a": torch.zeros(3)}, model="a")
-    assert Salter(tmp_path / "weights.bin", SECONDS).now() != first
+    assert WeightsSalt(tmp_path / "weights.bin", SECONDS).current() != first

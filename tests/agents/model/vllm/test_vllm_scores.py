@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from agents.model.vllm.readout.scores import KEPT_RESPONSES, Passed, Readings, pack, picked, unpack
+from agents.model.vllm.readout.scores import KEPT_RESPONSES, PassScores, Readings, pack, rows_to_read, unpack
 
 
-def passed(*parts: tuple[str, int, list[float]], digest: str = "d") -> Passed:
+def passed(*parts: tuple[str, int, list[float]], digest: str = "d") -> PassScores:
     """A pass at one layer with one concept: of each request its name, first token number, and scores."""
-    return Passed(
+    return PassScores(
         digest=digest,
         concepts=("joy",),
         layers=(2,),
@@ -29,7 +29,7 @@ def test_the_rows_that_are_read_are_those_from_the_last_of_the_prompt_on() -> No
         tokens, computed = generator.integers(1, 9, count), generator.integers(0, 9, count)
         prompts = generator.integers(1, 12, count)
         starts = np.concatenate([[0], tokens.cumsum()])
-        rows, first, counts = picked(starts, computed, prompts)
+        rows, first, counts = rows_to_read(starts, computed, prompts)
         wanted = [
             (row, request, computed[request] + row - start - (prompts[request] - 1))
             for request, (start, end) in enumerate(pairwise(starts.tolist()))
@@ -59,9 +59,9 @@ def test_an_answer_is_the_mean_and_the_last_of_its_tokens_beside_the_prompts_las
     readings.add(passed(("a", 0, [9.0]), ("b", 0, [100.0])))
     readings.add(passed(("a", 1, [1.0]), ("b", 1, [200.0])))
     readings.ended("a", "chat", 0, 3)
-    assert not readings.whole("chat")
+    assert not readings.complete("chat")
     readings.add(passed(("b", 2, [300.0]), ("a", 2, [2.0])))
-    assert readings.whole("chat")
+    assert readings.complete("chat")
     scores = {"joy": {"prompt": 9.0, "mean": 1.5, "last": 2.0}}
     assert readings.of("chat") == [{"index": 0, "layer": 2, "tokens": 2, "scores": scores}]
 
@@ -72,7 +72,7 @@ def test_what_was_computed_past_the_end_or_twice_does_not_count() -> None:
     readings.add(passed(("a", 0, [5.0, 1.0, 2.0, 3.0])))  # preempted, and computed again
     readings.add(passed(("a", 4, [1000.0])))  # a pass ahead of the end
     readings.ended("a", "chat", 0, 4)
-    assert readings.whole("chat")
+    assert readings.complete("chat")
     readings.add(passed(("a", 5, [1000.0])))
     found = readings.of("chat")
     assert found is not None and found[0]["tokens"] == 3 and found[0]["scores"]["joy"]["mean"] == 2.0
@@ -92,7 +92,7 @@ def test_readings_that_were_dropped_are_left_out_and_scores_by_other_vectors_are
     readings.add(passed(("a", 0, [5.0, 1.0])))
     readings.add(passed(("a", 2, [7.0]), digest="other"))
     readings.ended("a", "chat", 0, 9)
-    assert not readings.whole("chat")
+    assert not readings.complete("chat")
     found = readings.of("chat")
     assert found is not None and found[0]["tokens"] == 1
     assert found[0]["scores"]["joy"] == {"prompt": None, "mean": 7.0, "last": 7.0}

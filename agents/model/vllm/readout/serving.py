@@ -1,12 +1,13 @@
-"""Readout and steering as a client meets them: in the process of vLLM that answers.
+"""Readout and steering as a client meets them, in the process of vLLM that answers.
 
     GET /v1/readout/manifest     what is read: concepts, layers, the model
     GET /v1/readout/{response}   the readings of one of the last responses
 
-A chat or plain completion carries its readings as `readout`, a stream in a chunk of its own before the end; the
-request's fields `readout` (false: not this one) and `steer` ({concept: strength}) are taken here. vLLM's two serving
-functions are wrapped, for they alone know a request and its whole answer. Invariant: an answer waits at most
-`PATIENCE_SECONDS` for its readings; a `steer` that these two cannot do is refused, never left out. Knows no tensor.
+A chat or plain completion carries its readings as `readout`, a stream in a chunk of its own before the end.
+The request's fields `readout` (false: do not read this one) and `steer` ({concept: strength}) are passed to
+the engine here. vLLM's two serving functions are wrapped: they alone know a request and its whole answer.
+Invariant: an answer waits at most `PATIENCE_SECONDS` for its readings, and a `steer` that cannot be carried
+out is refused, never dropped. Knows no tensor.
 """
 
 import asyncio
@@ -23,62 +24,62 @@ import zmq.asyncio
 from agents.model.describe import digest_of
 from agents.model.steering.concept_vectors import ConceptVectors, ConceptVectorsWatcher
 from agents.model.steering.wire import MAX_STRENGTH, check_strengths, engine_arguments
-from agents.model.vllm.configured import Configured
+from agents.model.vllm.config import PluginConfig
 from agents.model.vllm.readout.hooks import refusal
 from agents.model.vllm.readout.publisher import WAITING, address
 from agents.model.vllm.readout.scores import Readings, unpack
+from corpus.aliases import Json
 from corpus.errors import GateRefused, UnknownId, UsageError
 
 log = logging.getLogger("vllm.nightschool")
 PATIENCE_SECONDS = 0.2
-"""Readings are sent before the token that they go with: they are here within a millisecond, or were dropped."""
+"""Readings are sent before their token: they arrive within a millisecond, or were dropped."""
 _END = "data: [DONE]"
-_CLIENTS = ("chatcmpl-", "cmpl-")
-"""How the names of the responses begin that a client can ask for."""
+_CLIENT_PREFIXES = ("chatcmpl-", "cmpl-")
+"""Prefixes of the ids of responses that a client can ask for."""
 _PROMPT = re.compile(r"(?P<response>cmpl-.+)-(?P<prompt>\d+)")
-"""How vLLM calls each prompt of a plain completion."""
+"""Name of one prompt of a plain completion in vLLM."""
 
 
-class Front:
-    """What the answering process knows of readout and steering."""
+class ReadoutServing:
+    """Readout and steering of one vLLM, in the process that answers."""
 
-    def __init__(self, found: Configured) -> None:
-        self._found = found
-        self._socket_file = address(found.home.served_dir, "")
+    def __init__(self, config: PluginConfig) -> None:
+        self._config = config
+        self._socket_file = address(config.home.served_dir, "")
         self._watched: ConceptVectorsWatcher | None = None
         self._refused = "vLLM has not started yet"
         self._model = ""
-        self._listening: asyncio.Task[None] | None = None
-        self._news = asyncio.Event()
+        self._receiver: asyncio.Task[None] | None = None
+        self._arrived = asyncio.Event()
         self.readings = Readings()
 
     @property
     def reads(self) -> bool:
         """Whether answers are read."""
-        return self._found.model.readout and not self._refused
+        return self._config.model.readout and not self._refused
 
     def start(self, engine: Any) -> None:
-        """Begin to listen, once the engine is there; needs a running event loop."""
-        config = engine.vllm_config
-        model = config.model_config
-        self._refused, self._model = refusal(config), str(model.model)
-        self._socket_file = address(self._found.home.served_dir, config.instance_id)
-        layers = model.hf_text_config.num_hidden_layers
+        """Start to receive readings, once the engine has started; needs a running event loop."""
+        vllm_config = engine.vllm_config
+        model = vllm_config.model_config
+        self._refused, self._model = refusal(vllm_config), str(model.model)
+        self._socket_file = address(self._config.home.served_dir, vllm_config.instance_id)
         self._watched = ConceptVectorsWatcher(
-            self._found.home.path / "readout",
+            self._config.home.path / "readout",
             hidden_size=model.get_hidden_size(),
-            layers=layers,
+            layers=model.hf_text_config.num_hidden_layers,
             model=digest_of(self._model),
         )
         if self.reads:
-            _tell_ends(self.readings)
-            self._listening = asyncio.get_running_loop().create_task(self._listen())
+            _report_ends(self.readings)
+            self._receiver = asyncio.get_running_loop().create_task(self._receive())
 
     def vectors(self) -> ConceptVectors:
-        """The vectors, or a `UsageError` that says why there are none."""
+        """Return the concept vectors; a vLLM without any raises `UsageError` with the reason."""
         if not self._refused and not self._socket_file.exists():
             raise UsageError(
-                "this vLLM's model has no hooks: its log says why; more than one API server has none either"
+                "this vLLM's model has no hooks: its log says why; with several API servers there are none"
             )
         if self._refused or self._watched is None:
             raise UsageError(self._refused)
@@ -87,8 +88,8 @@ class Front:
             raise UsageError(self._watched.reason)
         return self._watched.vectors
 
-    def manifest(self) -> dict[str, Any]:
-        """What is read, and what can be steered by."""
+    def manifest(self) -> Json:
+        """Return what is read, and the concepts to steer by."""
         vectors = self.vectors()
         return {
             "enabled": self.reads,
@@ -107,37 +108,38 @@ class Front:
         }
 
     def prepare(self, request: Any) -> bool:
-        """Carry `readout` and `steer` over to what the engine is told; says whether the answer is read.
+        """Pass `readout` and `steer` of a request on to the engine, and return whether its answer is read.
 
-        Raises `UsageError` for what cannot be done.
+        Raises:
+            UsageError: The request asks for something that is not possible.
         """
-        asked = request.model_extra or {}
+        fields = request.model_extra or {}
         extra = {k: v for k, v in (request.vllm_xargs or {}).items() if k not in ("steer", "readout")}
-        wanted = asked.get("readout")
+        wanted = fields.get("readout")
         if not (wanted is None or isinstance(wanted, bool)):
             raise UsageError("readout is true or false")
         if self.reads and wanted is False:
             extra["readout"] = False
-        if asked.get("steer") is not None:
+        if (steer := fields.get("steer")) is not None:
             vectors = self.vectors()
-            if (added := check_strengths(asked["steer"], vectors.concepts)) and request.use_beam_search:
+            if (strengths := check_strengths(steer, vectors.concepts)) and request.use_beam_search:
                 raise UsageError("beam search cannot be steered")
-            if added:
-                extra["steer"] = engine_arguments(added, vectors.digest)
+            if strengths:
+                extra["steer"] = engine_arguments(strengths, vectors.digest)
         request.vllm_xargs = extra or None
         return self.reads and wanted is not False
 
-    async def take(self, response: str) -> list[dict[str, Any]]:
-        """The readings of a response that has just ended."""
+    async def readings_of(self, response: str) -> list[Json]:
+        """Return the readings of a response that has just ended, after a short wait for the last of them."""
         with suppress(TimeoutError, UsageError):
-            self.vectors()  # where there are none, nothing will come
+            self.vectors()  # without vectors nothing will arrive
             async with asyncio.timeout(PATIENCE_SECONDS):
-                while not self.readings.whole(response):
-                    await self._news.wait()
+                while not self.readings.complete(response):
+                    await self._arrived.wait()
         return self.readings.of(response) or []
 
-    async def _listen(self) -> None:
-        """Take in what the forward passes read, for as long as the server lives."""
+    async def _receive(self) -> None:
+        """Receive the scores of forward passes, for as long as the server lives."""
         with zmq.asyncio.Context() as context, context.socket(zmq.SUB) as socket:
             socket.set_hwm(WAITING)
             socket.linger = 0
@@ -146,31 +148,31 @@ class Front:
             while True:
                 try:
                     self.readings.add(unpack(await socket.recv_multipart()))
-                except ValueError as fault:
-                    log.warning("nightschool: %s", fault)
-                news, self._news = self._news, asyncio.Event()
-                news.set()
+                except ValueError as error:
+                    log.warning("nightschool: %s", error)
+                arrived, self._arrived = self._arrived, asyncio.Event()
+                arrived.set()
 
 
-def attach(app: Any, found: Configured) -> Front:
-    """Add the routes to the server's app and wrap its serving functions; `Front.start` then begins."""
+def attach(app: Any, config: PluginConfig) -> ReadoutServing:
+    """Add the routes to the server's app and wrap its serving functions; the result is started later."""
     from starlette.responses import JSONResponse
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
     from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
 
-    front = Front(found)
+    serving = ReadoutServing(config)
 
     async def manifest(request: Any) -> JSONResponse:
-        _check_on(found)
+        _check_enabled(config)
         try:
-            return JSONResponse(front.manifest())
-        except UsageError as fault:
-            raise GateRefused(str(fault)) from fault
+            return JSONResponse(serving.manifest())
+        except UsageError as error:
+            raise GateRefused(str(error)) from error
 
     async def of(request: Any) -> JSONResponse:
-        _check_on(found)
+        _check_enabled(config)
         response = request.path_params["response"]
-        if not (entries := front.readings.of(response)):
+        if not (entries := serving.readings.of(response)):
             raise UnknownId(
                 f"there are no readings of {response!r}: only those of the last responses are kept"
             )
@@ -178,54 +180,54 @@ def attach(app: Any, found: Configured) -> Front:
 
     app.add_route("/v1/readout/manifest", manifest, methods=["GET"])
     app.add_route("/v1/readout/{response}", of, methods=["GET"])
-    _wrap(OpenAIServingChat, "create_chat_completion", front)
-    _wrap(OpenAIServingCompletion, "create_completion", front)
-    return front
+    _wrap(OpenAIServingChat, "create_chat_completion", serving)
+    _wrap(OpenAIServingCompletion, "create_completion", serving)
+    return serving
 
 
-def _check_on(found: Configured) -> None:
-    if not found.model.readout:
+def _check_enabled(config: PluginConfig) -> None:
+    if not config.model.readout:
         raise UnknownId(
             "the readout is off: set model.readout = true in the home's config.toml, and restart vLLM"
         )
 
 
-def _wrap(serving: Any, name: str, front: Front) -> None:
-    """Put the readings into what this function of vLLM's answers."""
-    serve: Callable[..., Any] = getattr(serving, name)
+def _wrap(vllm_serving: Any, name: str, serving: ReadoutServing) -> None:
+    """Wrap one serving function of vLLM, so that its answers carry their readings."""
+    serve: Callable[..., Any] = getattr(vllm_serving, name)
 
     async def create(self: Any, request: Any, raw_request: Any = None) -> Any:
         try:
-            read = front.prepare(request)
-        except UsageError as fault:
-            return self.create_error_response(str(fault))
+            read = serving.prepare(request)
+        except UsageError as error:
+            return self.create_error_response(str(error))
         answer = await serve(self, request, raw_request)
         if not read:
             return answer
         if hasattr(answer, "choices"):
-            answer.readout = await front.take(answer.id)
+            answer.readout = await serving.readings_of(answer.id)
         elif hasattr(answer, "__aiter__"):
-            return _with_readings(answer, front)
+            return _with_readings(answer, serving)
         return answer
 
-    setattr(serving, name, create)
+    setattr(vllm_serving, name, create)
 
 
-async def _with_readings(stream: AsyncIterator[str], front: Front) -> AsyncIterator[str]:
-    """A stream of server-sent events, with the readings in one more chunk before its end."""
-    head: dict[str, Any] = {}
+async def _with_readings(stream: AsyncIterator[str], serving: ReadoutServing) -> AsyncIterator[str]:
+    """Yield a stream of server-sent events, with the readings in one more chunk before its end."""
+    head: Json = {}
     async for event in stream:
         if not head and event.startswith("data: {"):
             head = json.loads(event[len("data: ") :])
         if event.startswith(_END) and "id" in head:
-            kept = {key: head[key] for key in ("id", "object", "created", "model") if key in head}
-            found = await front.take(head["id"])
-            yield f"data: {json.dumps({**kept, 'choices': [], 'readout': found})}\n\n"
+            chunk: Json = {key: head[key] for key in ("id", "object", "created", "model") if key in head}
+            chunk |= {"choices": [], "readout": await serving.readings_of(head["id"])}
+            yield f"data: {json.dumps(chunk)}\n\n"
         yield event
 
 
-def _tell_ends(readings: Readings) -> None:
-    """Have vLLM tell of each answer that ends."""
+def _report_ends(readings: Readings) -> None:
+    """Wrap vLLM's output processor, so that the end of each answer is noted in the readings."""
     from vllm.v1.engine.output_processor import OutputProcessor
 
     finish = OutputProcessor._finish_request
@@ -233,14 +235,14 @@ def _tell_ends(readings: Readings) -> None:
     def _finish_request(self: Any, state: Any) -> None:
         finish(self, state)
         response, prompt = state.external_req_id, 0
-        if response.startswith(_CLIENTS) and state.detokenizer is not None:
+        if response.startswith(_CLIENT_PREFIXES) and state.detokenizer is not None:
             if named := _PROMPT.fullmatch(response):
                 response, prompt = named["response"], int(named["prompt"])
-            each = state.parent_req.n if state.parent_req is not None else 1
+            choices = state.parent_req.n if state.parent_req is not None else 1
             readings.ended(
                 state.request_id,
                 response,
-                prompt * each + state.request_index,
+                prompt * choices + state.request_index,
                 state.detokenizer.num_output_tokens(),
             )
 

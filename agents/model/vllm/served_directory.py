@@ -1,0 +1,123 @@
+"""The directory in memory where a vLLM shares its weights, and the lock of the one server that owns it.
+
+    weights.bin  weights.json   the shared weights and their manifest
+    handles.sock                the socket that exports weights on a GPU
+    server.lock                 held by the serving process for as long as it lives
+    refused                     the reason why no weights are shared
+    readings-...                the socket on which the server publishes readings of the residual stream
+
+Invariant: the kernel releases a lock when its process ends, so what no living process holds is stale and may
+be swept. Only the holder of the lock removes anything. Knows neither vLLM nor torch.
+"""
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from time import sleep
+from typing import IO
+
+from corpus.aliases import Json
+from corpus.errors import HomeLocked
+
+MAPPING = "weights.bin"
+_LOCK = "server.lock"
+_FILES = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
+_TRIES, _PAUSE_S = 4, 0.05
+"""A process that only checks for a server, or sweeps, also holds the lock for a moment."""
+
+
+class ServedDirectory:
+    """The directory of one home's served weights."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.mapping = directory / MAPPING
+        self._lock: IO[str] | None = None
+
+    def acquire(self) -> None:
+        """Become the server here, until `release` or this process ends, and sweep what a dead server left."""
+        lock = self._try_lock()
+        if lock is None:
+            raise HomeLocked(
+                f"another vLLM serves the home of {self.directory}: stop it, or give this one its own "
+                "NIGHTSCHOOL_HOME"
+            )
+        os.register_at_fork(after_in_child=lock.close)  # a child that lives on must not keep it
+        self._lock = lock
+        self._remove(keep=_LOCK)
+
+    def refuse(self, reason: str) -> None:
+        """Record why no weights are shared here."""
+        temporary = self.directory / "weights.tmp"
+        temporary.write_text(reason)
+        os.replace(temporary, self.directory / "refused")
+
+    @property
+    def refused(self) -> str:
+        """The reason why the server shares no weights; "" if it does, or if there is no server."""
+        try:
+            return (self.directory / "refused").read_text() if self.is_served() else ""
+        except FileNotFoundError:
+            return ""
+
+    def manifest(self) -> Json | None:
+        """Return the manifest of the shared weights; None while there is none."""
+        try:
+            manifest: Json = json.loads(self.mapping.with_suffix(".json").read_text())
+        except FileNotFoundError:
+            return None
+        return manifest
+
+    def is_served(self) -> bool:
+        """Return whether a living process is the server here."""
+        try:
+            with open(self.directory / _LOCK) as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    def release(self) -> None:
+        """Remove everything, and release the lock, if this process is the server."""
+        if self._lock is not None:
+            self._remove()
+            self._unlock(self._lock)
+            self._lock = None
+
+    def sweep(self) -> None:
+        """Remove what a dead server left; leave a living server's files alone."""
+        if self.directory.is_dir() and (lock := self._try_lock()) is not None:
+            self._remove()
+            self._unlock(lock)
+
+    def _try_lock(self) -> IO[str] | None:
+        """Return the lock, held; None while a living process has it."""
+        for _ in range(_TRIES):
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            os.chmod(self.directory, 0o700)
+            lock = open(self.directory / _LOCK, "a")  # held for longer than this function
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if (self.directory / _LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino:
+                    return lock
+            except (BlockingIOError, FileNotFoundError):  # held; or swept between opening and locking it
+                pass
+            lock.close()
+            sleep(_PAUSE_S)
+        return None
+
+    def _unlock(self, lock: IO[str]) -> None:
+        fcntl.flock(lock, fcntl.LOCK_UN)  # closing is not enough: a forked child may have it open too
+        lock.close()
+
+    def _remove(self, keep: str = "") -> None:
+        for name in _FILES:
+            if name != keep:
+                (self.directory / name).unlink(missing_ok=True)
+        for socket in self.directory.glob("readings-*"):
+            socket.unlink(missing_ok=True)
+        if not keep and not any(self.directory.iterdir()):
+            self.directory.rmdir()
