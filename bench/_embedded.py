@@ -83,7 +83,7 @@ class Embedded:
         """One answer to each conversation, at a temperature of 1."""
         asks = [
             GenerationRequest(
-                tokens=self.text.conversation(talk),
+                tokens=self.text.encode_chat(talk),
                 seed=seed,
                 temperature=1.0,
                 max_tokens=TOKENS,
@@ -91,7 +91,7 @@ class Embedded:
             )
             for talk, seed in zip(talks, seeds, strict=True)
         ]
-        found = [self._sampler.answer(asks[first : first + ROWS]) for first in range(0, len(asks), ROWS)]
+        found = [self._sampler.generate(asks[first : first + ROWS]) for first in range(0, len(asks), ROWS)]
         return [answer.text.strip() for part in found for answer in part]
 
     def outcomes(self, name: str, count: int, offsets: Offsets | None = None) -> str:
@@ -135,11 +135,11 @@ class Embedded:
         ]
 
     def _example(self, talk: list[Message], chosen: str, rejected: str) -> Example:
-        context = self.text.conversation(talk)
+        context = self.text.encode_chat(talk)
         sides = [
-            self.text.conversation([*talk, {"role": "assistant", "content": answer}], opens=False)[
-                len(context) :
-            ]
+            self.text.encode_chat(
+                [*talk, {"role": "assistant", "content": answer}], add_generation_prompt=False
+            )[len(context) :]
             for answer in (chosen, rejected)
         ]
         return Example(context=context, chosen=sides[0], rejected=sides[1])
@@ -163,9 +163,10 @@ class Embedded:
         """On held-out ordinary talk, of the model while it is steered so."""
         items = []
         for remark, reply in ordinary.held_out(ROWS):
-            context = self.text.conversation([{"role": "user", "content": remark}])
-            whole = self.text.conversation(
-                [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}], opens=False
+            context = self.text.encode_chat([{"role": "user", "content": remark}])
+            whole = self.text.encode_chat(
+                [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}],
+                add_generation_prompt=False,
             )
             items.append((context, whole[len(context) :]))
         with steered(self.bench.model, steer):

@@ -77,7 +77,7 @@ def pairs(text: ChatTokenizer, end: int, count: int, seed: str, *, is_reserved: 
     while len(made) < count:
         request = draw(rng.choice(list(KINDS)), rng)
         if reserved(request) == is_reserved:
-            context = text.conversation([{"role": "user", "content": write(request, rng)}])
+            context = text.encode_chat([{"role": "user", "content": write(request, rng)}])
             chosen, rejected = (text.encode(say(request, rng)) for say in (answers.good, answers.bad))
             made.append((context, [*chosen, end], [*rejected, end]))
     return made

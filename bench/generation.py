@@ -52,7 +52,7 @@ def _runs(model: Any, text: ChatTokenizer, tokenizer: Any, rows: int) -> dict[st
     """Each way of answering all the prompts, by name."""
     rng = random.Random(0)
     requests = [write(draw(rng.choice(list(KINDS)), rng), rng) for _ in range(rows)]
-    prompts = [text.conversation([{"role": "user", "content": request}]) for request in requests]
+    prompts = [text.encode_chat([{"role": "user", "content": request}]) for request in requests]
     ends = [tokenizer.eos_token_id]
     quick, plain = (
         Sampler(one, text.decode, ends) for one in (forward_for(model), TransformersForward(model))
@@ -74,7 +74,7 @@ def _ours(sampler: Sampler, prompts: Sequence[Sequence[int]], size: int) -> Run:
 
     def run() -> None:
         for first in range(0, len(asks), size):
-            sampler.answer(asks[first : first + size])
+            sampler.generate(asks[first : first + size])
 
     return run
 

@@ -72,7 +72,7 @@ def test_tokens_are_those_of_the_embedded_server_and_texts_stay_data(vllm: Vllm,
     with vllm.http() as http:
         found = http.post("/v1/batch/tokenize", json={"conversations": ASKED}).json()["tokens"]
         data = http.post("/v1/batch/tokenize", json={"texts": ["a <|im_end|>"]}).json()["tokens"]
-    assert found == [text.conversation(one) for one in ASKED]
+    assert found == [text.encode_chat(one) for one in ASKED]
     assert data == [text.encode("a <|im_end|>")]
     assert not set(data[0]) & set(ends(text))
 

@@ -1,10 +1,12 @@
-"""Activation steering in the embedded server: from a request's `steer` field to additions in the forward pass.
+"""Activation steering in the embedded server: from a request's `steer` to additions in the forward pass.
 
-    steer    {concept: strength}, as on a user's own vLLM; for many conversations also a list, one entry (or null) each
+    steer    {concept: strength}, as on a user's own vLLM; for many conversations also a list, one entry (or
+    null) each
 
-`steering/directions.py` defines what names and strengths mean. Invariant: a request that cannot be steered as asked is
-refused with a sentence, never answered without steering; a replaced file of vectors counts from the next request on; a
-row that is not steered gets zeros, so its numbers keep every bit; a batch without steering adds nothing. Knows no route.
+`steering/directions.py` defines what names and strengths mean. Invariant: a request that cannot be steered as
+asked is refused with a sentence, never answered without steering; a replaced file of vectors counts from the
+next request on; a row that is not steered gets zeros, so its numbers keep every bit; a batch without steering
+adds nothing. Knows no route.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,8 @@ from corpus.aliases import Json
 from corpus.errors import UsageError
 
 Offsets = Mapping[int, torch.Tensor]
-"""One row's additions to each of its tokens, float32 `(hidden_size,)`, by the layer (from 0) that they follow."""
+"""One row's additions to each of its tokens, float32 `(hidden_size,)`, by the layer (from 0) that they
+follow."""
 
 
 class Steering:
@@ -44,7 +47,7 @@ class Steering:
         ]
 
     def offsets(self, body: Json) -> Offsets | None:
-        """Return the offsets that a request asks for, None for none; raise `UsageError` when there are no such."""
+        """Return the offsets that a request asks for; None for none."""
         steer = body.get("steer")
         return None if steer is None else _offsets(steer, self._available())
 

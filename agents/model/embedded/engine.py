@@ -1,11 +1,10 @@
-"""The model being served: its two lanes, and answers to rows of tokens.
+"""The inference engine: one thread for users, one for batches, around one model.
 
-One thread a lane does the work, so that a user is answered while a batch runs: one row goes to the user lane,
-many go to the batch lane. A batch is cut into pieces of BATCH_ROWS in the order given and never mixed with
-anything else.
+A user is answered while a batch runs: one row goes to the user thread, several go to the batch thread. A
+batch is cut into pieces of BATCH_ROWS in the order given, and never mixed with another request's rows.
 
-Invariant: rows that reach a lane fit the model (lengths, vocabulary); whatever does not is refused with a
-sentence before. Work stops within a token when its asker has gone or the server is stopping. Knows no route.
+Invariant: rows that reach a thread fit the model (lengths, vocabulary); any other is refused with a sentence
+before. Work stops within a token when its client has gone or the server is stopping. Knows no route.
 """
 
 import asyncio
@@ -29,16 +28,17 @@ T = TypeVar("T")
 
 
 class SerialExecutor:
-    """One thread that does one thing after another."""
+    """One thread that runs one function after another."""
 
     def __init__(self, name: str, threads: int) -> None:
-        # The number of threads inside an operation is the calling thread's own in some builds of torch.
+        """Start a thread whose torch operations use `threads` threads."""
+        # In some builds of torch this number belongs to the calling thread.
         self._executor = ThreadPoolExecutor(1, name, initializer=lambda: torch.set_num_threads(threads))
         self.running = 0
         """Requests that wait or run."""
 
-    async def do(self, work: Callable[[], T]) -> T:
-        """Run the work on the thread, when its turn comes."""
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run the work on the thread, after the work that was submitted before."""
         self.running += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -48,10 +48,10 @@ class SerialExecutor:
 
 @dataclass(kw_only=True)
 class Engine:
-    """The model being served, and what answers need besides."""
+    """The served model, with its tokenizer, weights and threads."""
 
     name: str
-    text: ChatTokenizer
+    tokenizer: ChatTokenizer
     sampler: Sampler
     weights: SharedWeights
     context: int
@@ -63,70 +63,75 @@ class Engine:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self.users, self.batches = SerialExecutor("user", self.threads), SerialExecutor("batch", self.threads)
+        self.users, self.batches = (
+            SerialExecutor("user", self.threads),
+            SerialExecutor("batch", self.threads),
+        )
 
-    def ask(
-        self, tokens: Sequence[int], seed: int, chosen: SamplingSettings, offsets: Offsets | None
+    def request(
+        self, tokens: Sequence[int], seed: int, settings: SamplingSettings, offsets: Offsets | None
     ) -> GenerationRequest:
-        """One row, its lengths checked."""
-        wanted = requests.answer_limit(
-            tokens, chosen.max_tokens, context=self.context, vocab_size=self.vocab_size
+        """Return the request for one row; raise `UsageError` when its lengths do not fit."""
+        max_tokens = requests.answer_limit(
+            tokens, settings.max_tokens, context=self.context, vocab_size=self.vocab_size
         )
         return GenerationRequest(
             tokens=tokens,
             seed=seed,
-            temperature=chosen.temperature,
-            max_tokens=wanted,
-            top_p=chosen.top_p,
-            stop=chosen.stop,
+            temperature=settings.temperature,
+            max_tokens=max_tokens,
+            top_p=settings.top_p,
+            stop=settings.stop,
             offsets=offsets,
         )
 
-    async def answers(self, request: Request, asks: Sequence[GenerationRequest]) -> tuple[Generation, ...]:
-        """Answers to the rows, from the lane that fits their number."""
+    async def generate(self, client: Request, rows: Sequence[GenerationRequest]) -> tuple[Generation, ...]:
+        """Answer the rows on the thread that fits their number, until the client hangs up."""
         gone = threading.Event()
-        watcher = asyncio.create_task(_until_gone(request, gone))
-        lane = self.users if len(asks) == 1 else self.batches
+        watcher = asyncio.create_task(_set_when_gone(client, gone))
+        executor = self.users if len(rows) == 1 else self.batches
         try:
-            return await lane.do(lambda: self._all(asks, lambda: gone.is_set() or self.stopping.is_set()))
+            return await executor.run(
+                lambda: self._in_pieces(rows, lambda: gone.is_set() or self.stopping.is_set())
+            )
         finally:
             watcher.cancel()
 
-    def _all(
-        self, asks: Sequence[GenerationRequest], cancelled: Callable[[], bool]
+    def _in_pieces(
+        self, rows: Sequence[GenerationRequest], cancelled: Callable[[], bool]
     ) -> tuple[Generation, ...]:
-        """The rows in pieces of BATCH_ROWS, in order."""
+        """Answer the rows in pieces of BATCH_ROWS, in order."""
         answers: list[Generation] = []
-        for first in range(0, len(asks), BATCH_ROWS):
-            answers += self.sampler.answer(asks[first : first + BATCH_ROWS], cancelled)
+        for first in range(0, len(rows), BATCH_ROWS):
+            answers += self.sampler.generate(rows[first : first + BATCH_ROWS], cancelled)
         return tuple(answers)
 
-    async def stream(self, ask: GenerationRequest) -> AsyncIterator[str | Generation]:
-        """One row's text in pieces as it comes from the user lane, then its whole answer."""
+    async def stream(self, row: GenerationRequest) -> AsyncIterator[str | Generation]:
+        """Yield one row's text in pieces as the user thread makes them, then its whole answer."""
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | Generation | None]()
         gone = threading.Event()
 
         def work() -> None:
             try:
-                for piece in self.sampler.stream(ask, lambda: gone.is_set() or self.stopping.is_set()):
+                for piece in self.sampler.stream(row, lambda: gone.is_set() or self.stopping.is_set()):
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
             finally:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
 
-        job = asyncio.create_task(self.users.do(work))
-        # Whoever hangs up leaves a `Cancelled` that nobody awaits: look at it, or asyncio complains in the log.
+        job = asyncio.create_task(self.users.run(work))
+        # A client that hangs up leaves a `Cancelled` that nobody awaits. asyncio logs it unless it is retrieved.
         job.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while (piece := await pieces.get()) is not None:
                 yield piece
             await job
         finally:
-            # Closed early by a client that hung up, the lane must not go on for nobody.
+            # When the client closes the stream early, the thread must not generate the rest.
             gone.set()
 
 
-async def _until_gone(request: Request, gone: threading.Event) -> None:
+async def _set_when_gone(client: Request, gone: threading.Event) -> None:
     """Set the event when the client hangs up."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await client.receive())["type"] != "http.disconnect":
         pass
     gone.set()

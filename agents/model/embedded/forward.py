@@ -1,10 +1,10 @@
-"""The forward pass of a causal language model as generation needs it: prompts, then a token a row.
+"""The forward pass of a causal language model, as generation needs it: the prompts, then one token a row.
 
-Invariant: parameters are read where they lie at every pass, never copied or repacked, so whoever writes the
-shared mapping changes the very next token. Knows nothing of sampling, text or requests.
+Two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and
+`TransformersForward` here, which calls the Hugging Face module itself and so takes any dense causal model.
 
-Two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and `TransformersForward` here,
-which asks the Hugging Face module itself and so takes any dense causal model.
+Invariant: parameters are read where they lie at every pass, never copied or repacked, so a write to the
+shared weights changes the very next token. Knows nothing of sampling, text or requests.
 """
 
 import threading
@@ -19,14 +19,14 @@ from agents.model.embedded.qwen3 import Qwen3Forward
 
 
 class Session(Protocol):
-    """A batch being generated: its cache, and where each row stands."""
+    """A batch while it is generated: its cache, and the length of each row."""
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append one token to each row, int64 `(rows,)`; returns the next logits, `(rows, vocab_size)`."""
+        """Append one token to each row, int64 `(rows,)`; return the next logits, `(rows, vocab_size)`."""
         ...
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows alone, int64 `(kept,)` in ascending order."""
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows alone, int64 `(kept,)` in ascending order."""
         ...
 
 
@@ -34,17 +34,20 @@ class Forward(Protocol):
     """A model that can start a session."""
 
     def begin(
-        self, prompts: Sequence[Sequence[int]], room: int, offsets: Sequence[Offsets] = ()
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, offsets: Sequence[Offsets] = ()
     ) -> tuple[Session, torch.Tensor]:
-        """Read the prompts, with room for that many tokens more each; returns the first logits too.
+        """Read the prompts; return their session and the first logits, `(rows, vocab_size)`.
 
-        `offsets`, one a prompt or none at all, are added to the residual stream of the rows that they are of.
+        Args:
+            prompts: The tokens of each row.
+            max_tokens: Most tokens that each row will get.
+            offsets: Additions to each row's residual stream; empty when no row is steered.
         """
         ...
 
 
 def forward_for(model: Any) -> Forward:
-    """The quickest implementation that fits this module."""
+    """Return the fastest implementation that fits this module."""
     return Qwen3Forward(model) if Qwen3Forward.fits(model) else TransformersForward(model)
 
 
@@ -55,7 +58,7 @@ class TransformersForward:
         self._model = model
 
     def begin(
-        self, prompts: Sequence[Sequence[int]], room: int, offsets: Sequence[Offsets] = ()
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, offsets: Sequence[Offsets] = ()
     ) -> tuple["TransformersSession", torch.Tensor]:
         """See `Forward.begin`."""
         width = max(len(prompt) for prompt in prompts)
@@ -76,7 +79,7 @@ class TransformersSession:
         self._cache: Any = None
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """Pass ids `(rows, width)` through the model; returns the logits at the last place."""
+        """Pass ids `(rows, width)` through the model; return the logits at the last position."""
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with self._steering():
             out = self._model(
@@ -96,25 +99,25 @@ class TransformersSession:
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         return self.read(tokens[:, None])
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """See `Session.keep`."""
+    def select(self, rows: torch.Tensor) -> None:
+        """See `Session.select`."""
         self._mask = self._mask[rows]
         self._cache.batch_select_indices(rows)
         self._offsets.select(rows)
 
     @contextmanager
     def _steering(self) -> Iterator[None]:
-        """The module with what this batch's rows are steered by; the other lane's passes go by untouched."""
-        mine, layers = threading.get_ident(), self._model.base_model.layers if self._offsets else ()
+        """Hook the offsets of this batch into the module; the passes of other threads stay as they are."""
+        own_thread, layers = threading.get_ident(), self._model.base_model.layers if self._offsets else ()
 
         def hook(layer: int) -> Any:
             def add(module: Any, inputs: Any, output: Any) -> Any:
-                if threading.get_ident() != mine:
+                if threading.get_ident() != own_thread:
                     return None
-                moved = self._offsets.rows(layer)[:, None]
+                offset = self._offsets.rows(layer)[:, None]
                 if isinstance(output, tuple):
-                    return output[0] + moved.to(output[0].dtype), *output[1:]
-                return output + moved.to(output.dtype)
+                    return output[0] + offset.to(output[0].dtype), *output[1:]
+                return output + offset.to(output.dtype)
 
             return add
 

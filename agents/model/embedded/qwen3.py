@@ -1,9 +1,10 @@
-"""The forward pass of a small dense Qwen3 model in plain torch, for quick batched generation on a CPU.
+"""The forward pass of a small dense Qwen3 model in plain torch, for fast batched generation on a CPU.
 
-Invariant: it computes what `Qwen3ForCausalLM` computes (a test holds the two together), reading that module's
-own parameters at every pass. It is there for speed: prompts are packed instead of padded, keys and values are
-written into one buffer made beforehand and never repeated per query head, and the last layer of a prompt is
-computed for its last token only. Knows nothing of sampling, text or requests.
+Prompts are packed instead of padded, keys and values are written into one buffer that is allocated beforehand
+and never repeated per query head, and the last layer of a prompt is computed for its last token only.
+
+Invariant: it computes what `Qwen3ForCausalLM` computes (a test compares the two), and reads that module's own
+parameters at every pass. Knows nothing of sampling, text or requests.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from agents.model.embedded.activation_steering import BatchOffsets, Offsets
 
 PREFILL_TOKENS = 768
-"""Prompt tokens passed through the layers at once: small enough for the activations to stay in the cache."""
+"""Prompt tokens in one pass: few enough for the activations to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Qwen3Forward:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether this module is one that the pass below computes exactly."""
+        """Return whether this implementation computes the module exactly."""
         config = model.config
         return (
             config.model_type == "qwen3"
@@ -65,10 +66,10 @@ class Qwen3Forward:
         self._cos, self._sin = _rotations(model.model.rotary_emb.inv_freq, config.max_position_embeddings)
 
     def begin(
-        self, prompts: Sequence[Sequence[int]], room: int, offsets: Sequence[Offsets] = ()
+        self, prompts: Sequence[Sequence[int]], max_tokens: int, offsets: Sequence[Offsets] = ()
     ) -> tuple["Qwen3Session", torch.Tensor]:
         """See `Forward.begin`."""
-        session = Qwen3Session(self, [len(prompt) for prompt in prompts], room, BatchOffsets(offsets))
+        session = Qwen3Session(self, [len(prompt) for prompt in prompts], max_tokens, BatchOffsets(offsets))
         logits, first, tokens = [], 0, 0
         for row, prompt in enumerate(prompts):
             tokens += len(prompt)
@@ -78,79 +79,83 @@ class Qwen3Forward:
         return session, torch.cat(logits)
 
     def normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Root-mean-square norm over the last dimension."""
+        """Return the root-mean-square norm over the last dimension."""
         return F.rms_norm(x, weight.shape, weight, self.eps)
 
     def rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and signed sines of the rotary embedding, each `(tokens, 1, head_dim)`."""
+        """Return cosines and signed sines of the rotary embedding, each `(tokens, 1, head_dim)`."""
         return self._cos[positions][:, None], self._sin[positions][:, None]
 
-    def rotated(self, x: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Rotary embedding of `(tokens, heads, head_dim)`: halves swapped, signs in the sines."""
+    def rotated(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        """Apply the rotary embedding to `(tokens, heads, head_dim)`: halves swapped, signs in the sines."""
         half = self.head_dim // 2
-        return torch.addcmul(x * turn[0], torch.cat((x[..., half:], x[..., :half]), -1), turn[1])
+        return torch.addcmul(x * rotation[0], torch.cat((x[..., half:], x[..., :half]), -1), rotation[1])
 
     def keys_values(
-        self, layer: Layer, h: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]
+        self, layer: Layer, h: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of normed hidden states `(tokens, hidden)`: each `(tokens, kv_heads, head_dim)`."""
+        """Return keys and values, each `(tokens, kv_heads, head_dim)`, of states `(tokens, hidden)`."""
         shape = (len(h), self.kv_heads, self.head_dim)
         keys = self.normed(F.linear(h, layer.k).view(shape), layer.k_norm)
-        return self.rotated(keys, turn), F.linear(h, layer.v).view(shape)
+        return self.rotated(keys, rotation), F.linear(h, layer.v).view(shape)
 
-    def queries(self, layer: Layer, h: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Queries of normed hidden states: `(tokens, heads, head_dim)`."""
+    def queries(
+        self, layer: Layer, h: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
+    ) -> torch.Tensor:
+        """Return queries, `(tokens, heads, head_dim)`, of normed states `(tokens, hidden)`."""
         q = F.linear(h, layer.q).view(len(h), self.heads, self.head_dim)
-        return self.rotated(self.normed(q, layer.q_norm), turn)
+        return self.rotated(self.normed(q, layer.q_norm), rotation)
 
     def after_attention(self, layer: Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """The rest of the layer, from `(tokens, hidden)` and `(tokens, heads * head_dim)`."""
+        """Return the layer's output, from its input `(tokens, hidden)` and `(tokens, heads * head_dim)`."""
         x = x + F.linear(attended, layer.o)
         h = self.normed(x, layer.between)
         inner = F.silu(F.linear(h, layer.gate)).mul_(F.linear(h, layer.up))
         return x.add_(F.linear(inner, layer.down))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Final hidden states `(rows, hidden)` to `(rows, vocab_size)`."""
+        """Return the logits, `(rows, vocab_size)`, of final states `(rows, hidden)`."""
         return F.linear(self.normed(x, self.norm), self.head)
 
 
 class Qwen3Session:
-    """See `agents.model.embedded.forward.Session`. All rows end at one place in the buffers, whatever their length."""
+    """See `forward.Session`. All rows end at one position of the buffers, whatever their length."""
 
-    def __init__(self, model: Qwen3Forward, lengths: Sequence[int], room: int, offsets: BatchOffsets) -> None:
+    def __init__(
+        self, model: Qwen3Forward, lengths: Sequence[int], max_tokens: int, offsets: BatchOffsets
+    ) -> None:
         self._model, self._offsets = model, offsets
         self._filled = max(lengths)
         self._positions = torch.tensor(lengths)
-        size = (len(lengths), model.kv_heads, self._filled + room, model.head_dim)
+        size = (len(lengths), model.kv_heads, self._filled + max_tokens, model.head_dim)
         self._keys = [torch.empty(size) for _ in model.layers]
         self._values = [torch.empty(size) for _ in model.layers]
         for buffer in (*self._keys, *self._values):
-            # What lies before a row's start is masked, but not a number times zero is still not a number.
+            # Positions before a row's start are masked, but NaN times zero is still NaN.
             buffer[:, :, : self._filled] = 0
         starts = self._filled - self._positions
-        places = torch.arange(self._filled + room)
+        places = torch.arange(self._filled + max_tokens)
         self._mask = torch.zeros(len(lengths), 1, 1, len(places))
         self._mask.masked_fill_((places < starts[:, None])[:, None, None], float("-inf"))
 
     def read(self, prompts: Sequence[Sequence[int]], first: int) -> torch.Tensor:
-        """Read the prompts of rows `first` on; returns the logits after each, `(prompts, vocab_size)`."""
+        """Read the prompts of the rows from `first` on; return the logits, `(prompts, vocab_size)`."""
         model = self._model
         lengths = [len(prompt) for prompt in prompts]
         ends = torch.tensor(lengths).cumsum(0)
-        turn = model.rotation(torch.cat([torch.arange(length) for length in lengths]))
+        rotation = model.rotation(torch.cat([torch.arange(length) for length in lengths]))
         x = model.embedding[torch.tensor([token for prompt in prompts for token in prompt])]
         for number, layer in enumerate(model.layers):
             h = model.normed(x, layer.before)
-            keys, values = model.keys_values(layer, h, turn)
+            keys, values = model.keys_values(layer, h, rotation)
             self._store(number, first, lengths, keys, values)
             if number + 1 < len(model.layers):
-                queries = model.queries(layer, h, turn)
+                queries = model.queries(layer, h, rotation)
                 x = model.after_attention(layer, x, _attend(queries, keys, values, lengths))
                 x = self._offsets.add_packed(number, x, first, lengths)
         last = ends - 1
-        # Only the last token of a prompt is asked for, so only it goes through the rest of the last layer.
-        queries = model.queries(layer, h[last], (turn[0][last], turn[1][last]))
+        # Only a prompt's last logits are needed, so only its last token goes through the rest of the layer.
+        queries = model.queries(layer, h[last], (rotation[0][last], rotation[1][last]))
         rows = slice(first, first + len(prompts))
         attended = self._attend_all(number, rows, queries)
         ends_x = model.after_attention(layer, x[last], attended)
@@ -159,7 +164,7 @@ class Qwen3Session:
     def _store(
         self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor
     ) -> None:
-        """Put packed keys and values `(tokens, kv_heads, head_dim)` into the rows' places."""
+        """Write packed keys and values `(tokens, kv_heads, head_dim)` to the rows' positions."""
         begin = 0
         for row, length in enumerate(lengths, first):
             own, places = slice(begin, begin + length), slice(self._filled - length, self._filled)
@@ -168,7 +173,7 @@ class Qwen3Session:
             begin += length
 
     def _attend_all(self, number: int, rows: slice, queries: torch.Tensor) -> torch.Tensor:
-        """One query a row over all that is stored; the query heads of one key head ride as its places."""
+        """Attend with one query a row to all stored keys; a key head's query heads are its positions."""
         model, count = self._model, len(queries)
         group = model.heads // model.kv_heads
         attended = F.scaled_dot_product_attention(
@@ -182,22 +187,22 @@ class Qwen3Session:
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
         """See `Session.step`."""
         model, here = self._model, self._filled
-        turn = model.rotation(self._positions)
+        rotation = model.rotation(self._positions)
         self._filled += 1
         self._positions = self._positions + 1
         x = model.embedding[tokens]
         for number, layer in enumerate(model.layers):
             h = model.normed(x, layer.before)
-            keys, values = model.keys_values(layer, h, turn)
+            keys, values = model.keys_values(layer, h, rotation)
             self._keys[number][:, :, here] = keys
             self._values[number][:, :, here] = values
-            queries = model.queries(layer, h, turn)
+            queries = model.queries(layer, h, rotation)
             x = model.after_attention(layer, x, self._attend_all(number, slice(None), queries))
             x = self._offsets.add(number, x)
         return model.logits(x)
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """See `Session.keep`."""
+    def select(self, rows: torch.Tensor) -> None:
+        """See `Session.select`."""
         self._keys = [buffer[rows] for buffer in self._keys]
         self._values = [buffer[rows] for buffer in self._values]
         self._mask, self._positions = self._mask[rows], self._positions[rows]
@@ -205,7 +210,7 @@ class Qwen3Session:
 
 
 def _layer(module: Any) -> Layer:
-    """The parameters of one `Qwen3DecoderLayer`."""
+    """Return the parameters of one `Qwen3DecoderLayer`."""
     attention, mlp = module.self_attn, module.mlp
     return Layer(
         before=module.input_layernorm.weight,
@@ -223,7 +228,7 @@ def _layer(module: Any) -> Layer:
 
 
 def _rotations(frequencies: torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tables `(places, head_dim)` of cosines, and of sines with the sign that swapping the halves leaves."""
+    """Return tables `(places, head_dim)` of cosines, and of sines signed for the swap of halves."""
     angles = torch.arange(places, dtype=torch.float32)[:, None] * frequencies.float()
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
@@ -232,7 +237,7 @@ def _rotations(frequencies: torch.Tensor, places: int) -> tuple[torch.Tensor, to
 def _attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: Sequence[int]
 ) -> torch.Tensor:
-    """Causal attention of each packed prompt by itself: `(tokens, heads * head_dim)`."""
+    """Return the causal attention of each packed prompt by itself, `(tokens, heads * head_dim)`."""
     out = torch.empty_like(queries)
     first = 0
     for length in lengths:

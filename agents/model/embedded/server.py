@@ -1,13 +1,13 @@
-"""The embedded model server: a process that serves a small model from a shared mapping on a unix socket.
+"""The embedded model server: a process that serves a small model from shared weights on a unix socket.
 
     python -m agents.model.embedded.server --run-dir DIR --model DIR --token-file FILE [--threads 1]
-                                  [--checkpoints DIR --holds ID] [--readout DIR] [--parent-pid PID] [--ready-fd FD]
+        [--checkpoints DIR --holds ID] [--readout DIR] [--parent-pid PID] [--ready-fd FD]
 
-It writes RUN_DIR/weights.bin and weights.json (the mapping) before it listens on RUN_DIR/model.sock, so a
-server that answers /health has weights to attach to. It prints nothing; what it has to say goes to stderr.
+It creates RUN_DIR/weights.bin and weights.json (the shared weights) before it listens on RUN_DIR/model.sock,
+so the weights exist as soon as /health answers. It prints nothing to stdout; errors go to stderr.
 
-Invariant: it dies with its parent, and takes its socket and mapping files with it on SIGTERM. Every parameter
-that is served lies in the mapping. Does not know who writes there, nor what an update is.
+Invariant: it dies with its parent, and removes its socket and shared weights on SIGTERM. Every served
+parameter lies in the shared weights. Does not know who writes there, nor what an update is.
 """
 
 import argparse
@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from agents.model.embedded.engine import Engine
     from agents.model.weights.shared import SharedWeights
 
-SOCKET = "model.sock"
-MAPPING = "weights.bin"
+SOCKET_NAME = "model.sock"
+"""The file of the server's socket in the run directory."""
+WEIGHTS_NAME = "weights.bin"
+"""The file of the shared weights in the run directory."""
 MAX_SOCKET_PATH = 107
-"""Bytes of path that Linux allows a unix socket."""
+"""Longest path of a unix socket on Linux, in bytes."""
 BACKLOG = 128
 """Connections that may wait to be accepted."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -44,14 +46,14 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until told to stop; returns the exit code."""
+    """Serve until a signal comes; return the exit code."""
     options = _parser().parse_args(arguments)
-    # The manifest names both, and its readers may run elsewhere.
+    # The manifest names the model, and its readers may run in another working directory.
     options.run_dir, options.model = options.run_dir.resolve(), options.model.resolve()
     die_with_parent(options.parent_pid)
-    # Until the server listens, a signal must still unwind, so that the mapping is put away.
+    # Until the server listens, a signal must unwind the stack, so that the shared weights are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # Before torch is loaded: it reads these once, and each thread of ours takes its default from them.
+    # Before torch is loaded: it reads these once, and each of our threads takes its default from them.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     keep_memory()
@@ -65,7 +67,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="agents.model.embedded.server", description="Serve a small model.")
-    parser.add_argument("--run-dir", type=Path, required=True, help="where the socket and the mapping go")
+    parser.add_argument(
+        "--run-dir", type=Path, required=True, help="directory of the socket and the shared weights"
+    )
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face model directory")
     parser.add_argument("--checkpoints", type=Path, help="directory of the checkpoint files")
     parser.add_argument("--holds", default="", help="checkpoint to serve instead of the directory's weights")
@@ -74,13 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
     parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
-    parser.add_argument("--ready-fd", type=int, help="file descriptor told `ready` once the socket listens")
+    parser.add_argument(
+        "--ready-fd", type=int, help="file descriptor that gets the line `ready` once the socket listens"
+    )
     parser.add_argument("--parent-pid", type=int, help="stop at once unless this is the parent")
     return parser
 
 
 def keep_memory() -> None:
-    """Have malloc keep what torch frees: fresh pages from the kernel cost a batch a sixth of its time."""
+    """Have malloc keep freed memory: new pages from the kernel cost a sixth of a batch's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
@@ -90,10 +96,10 @@ def keep_memory() -> None:
 
 def _serve(options: argparse.Namespace) -> None:
     """Load the model, then answer until SIGTERM or SIGINT."""
-    place = options.run_dir / SOCKET
-    token = _token(options.token_file)
+    socket_path, weights_path = options.run_dir / SOCKET_NAME, options.run_dir / WEIGHTS_NAME
+    token = _read_token(options.token_file)
     try:
-        served = load(
+        engine = load(
             options.model,
             options.run_dir,
             options.checkpoints,
@@ -101,28 +107,28 @@ def _serve(options: argparse.Namespace) -> None:
             options.threads,
             options.readout,
         )
-        _listen(served, place, token, options.ready_fd)
+        _listen(engine, socket_path, token, options.ready_fd)
     finally:
-        for name in (place, options.run_dir / MAPPING, (options.run_dir / MAPPING).with_suffix(".json")):
-            name.unlink(missing_ok=True)
+        for path in (socket_path, weights_path, weights_path.with_suffix(".json")):
+            path.unlink(missing_ok=True)
 
 
-def _token(path: Path) -> str:
-    """The bearer token in this file."""
+def _read_token(path: Path) -> str:
+    """Return the bearer token in this file."""
     try:
         return path.read_text().strip()
     except OSError as error:
         raise ConfigError(f"the token file {path} cannot be read ({error.strerror}); name another") from error
 
 
-def _listen(served: "Engine", place: Path, token: str, ready: int | None) -> None:
-    """Serve the socket at `place` until a signal comes; `ready` is told when it can be connected to."""
+def _listen(engine: "Engine", socket_path: Path, token: str, ready_fd: int | None) -> None:
+    """Serve on the socket until a signal comes; write to `ready_fd` once clients can connect."""
     from agents.model.embedded.routes import build_app
 
-    # asyncio warns of every piece sent to an asker that has gone; that somebody left is no fault of ours.
+    # asyncio warns of every write to a client that has gone, and a client may go at any time.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = uvicorn.Config(
-        AuthMiddleware(build_app(served), token=token),
+        AuthMiddleware(build_app(engine), token=token),
         log_config=None,
         access_log=False,
         proxy_headers=False,
@@ -132,40 +138,40 @@ def _listen(served: "Engine", place: Path, token: str, ready: int | None) -> Non
         timeout_graceful_shutdown=1,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
-        # Uvicorn raises the signal once more when it has stopped: by then we are leaving anyway.
+        # Uvicorn raises the signal again when it has stopped. The process ends then anyway.
         signal.signal(number, lambda number, frame: None)
-    with _bound_socket(place) as listening:
-        if ready is not None:
-            # Whoever holds the other end waits for this line, or for the end of file when we fail before.
-            os.write(ready, b"ready\n")
-            os.close(ready)
-        asyncio.run(_Server(config, served).serve([listening]))
+    with _bound_socket(socket_path) as listening:
+        if ready_fd is not None:
+            # The service waits for this line, or for the end of file when the server fails before.
+            os.write(ready_fd, b"ready\n")
+            os.close(ready_fd)
+        asyncio.run(_Server(config, engine).serve([listening]))
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which also stops the answers in progress: a thread cannot be interrupted."""
+    """Uvicorn that also stops the answers in progress: a thread cannot be interrupted."""
 
-    def __init__(self, config: uvicorn.Config, served: "Engine") -> None:
+    def __init__(self, config: uvicorn.Config, engine: "Engine") -> None:
         super().__init__(config)
-        self._served = served
+        self._engine = engine
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See uvicorn."""
-        self._served.stopping.set()
+        self._engine.stopping.set()
         super().handle_exit(sig, frame)
 
 
-def _bound_socket(place: Path) -> socket.socket:
-    """A unix socket at `place` that this user alone can open."""
-    if len(os.fsencode(place)) > MAX_SOCKET_PATH:
+def _bound_socket(path: Path) -> socket.socket:
+    """Return a listening unix socket that only this user can open."""
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
         raise ConfigError(
-            f"{place} is too long for a unix socket ({MAX_SOCKET_PATH} bytes); use a shorter home"
+            f"{path} is too long for a unix socket ({MAX_SOCKET_PATH} bytes); use a shorter home"
         )
-    place.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
     previous = os.umask(0o177)
     try:
-        listening.bind(str(place))
+        listening.bind(str(path))
     finally:
         os.umask(previous)
     listening.listen(BACKLOG)
@@ -180,7 +186,7 @@ def load(
     threads: int,
     readout: Path | None = None,
 ) -> "Engine":
-    """Check and load the model, and lay its parameters out in the mapping."""
+    """Check and load the model, and lay its parameters out in shared weights."""
     check_model_dir(model_dir)
     import torch
     import transformers
@@ -202,14 +208,14 @@ def load(
     model = transformers.AutoModelForCausalLM.from_pretrained(
         model_dir, trust_remote_code=False, local_files_only=True, use_safetensors=True
     ).eval()
-    shared = share(model, run_dir / MAPPING, str(model_dir))
+    shared = share(model, run_dir / WEIGHTS_NAME, str(model_dir))
     if checkpoints is not None and holds:
         restore(shared, CheckpointStore(checkpoints), holds, clean=True)
-    text, ends = ChatTokenizer(tokenizer), end_ids(model, tokenizer)
+    chat, ends = ChatTokenizer(tokenizer), end_ids(model, tokenizer)
     return Engine(
         name=model_dir.resolve().name,
-        text=text,
-        sampler=Sampler(forward_for(model), text.decode, ends, shared.lock.read_lock),
+        tokenizer=chat,
+        sampler=Sampler(forward_for(model), chat.decode, ends, shared.lock.read_lock),
         weights=shared,
         context=model.config.max_position_embeddings,
         vocab_size=model.config.vocab_size,
@@ -224,27 +230,27 @@ def load(
     )
 
 
-def share(model: Any, place: Path, name: str) -> "SharedWeights":
-    """Move the module's parameters into a new mapping; tied ones stay tied, as they are one parameter."""
+def share(model: Any, path: Path, name: str) -> "SharedWeights":
+    """Move the module's parameters into new shared weights; tied ones stay tied."""
     from agents.model.weights.shared import SharedWeights
 
-    # A trainer of an earlier server may still map the old file: cutting it short would kill that trainer.
-    place.unlink(missing_ok=True)
-    named = dict(model.named_parameters(remove_duplicate=False))
-    shared = SharedWeights.create(place, named, model=name, adopt=True)
+    # A trainer of an earlier server may still map the old file; truncating it would kill that trainer.
+    path.unlink(missing_ok=True)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    shared = SharedWeights.create(path, parameters, model=name, adopt=True)
     model.requires_grad_(False)
     return shared
 
 
 def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The tokens that end an answer, by the tokenizer and by the model's generation settings."""
-    found = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
-    flat = [one for part in found for one in (part if isinstance(part, list) else [part])]
-    return tuple(sorted({one for one in flat if one is not None}))
+    """Return the tokens that end an answer, by the tokenizer and the model's generation settings."""
+    settings = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
+    ids = [each for setting in settings for each in (setting if isinstance(setting, list) else [setting])]
+    return tuple(sorted({each for each in ids if each is not None}))
 
 
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    # Everything is put away; tearing torch down in an orderly way would take most of a second more.
+    # Everything is cleaned up. An orderly teardown of torch would take most of a second more.
     os._exit(status)

@@ -1,12 +1,13 @@
-"""The two files of a home's concept vectors: written by `readout train` or the first night, read by the monitor, by
-the reports and by a user's own vLLM.
+"""The two files of a home's concept vectors: written by `readout train` or the first night, read by the
+monitor, by the reports and by a user's own vLLM.
 
     readout.safetensors   `layer_<number>.vectors`, `(n_concepts, hidden_size)` float32, one tensor a layer
     readout.json          {concepts, layers, hidden_size, dtype, model, weights_version, corpus_sha256}
 
 Invariant: what is read fits together, is finite and is of the model and corpus that the reader names, or an
-`IntegrityFault` says what does not. Both files are replaced whole, the card last; a card of an older version may
-lack `model` and `corpus_sha256`, which then nobody can hold it to. Knows neither torch nor what a concept is.
+`IntegrityFault` says what does not. Both files are replaced whole, the card last; a card of an older version
+may lack `model` and `corpus_sha256`, which then nobody can hold it to. Knows neither torch nor what a concept
+is.
 """
 
 import hashlib
@@ -53,9 +54,11 @@ class ConceptVectors:
 
     @property
     def steered(self) -> int:
-        """Number in `layers` of the one after which the stream is steered: two thirds of the way, the first of two.
+        """Number in `layers` of the one after which the stream is steered: two thirds of the way, the first
+        of two.
 
-        With all of a model's layers in the file that is past its middle, where what is done is decided but not said.
+        With all of a model's layers in the file that is past its middle, where what is done is decided but
+        not said.
         """
         return 2 * (len(self.layers) - 1) // 3
 
@@ -107,8 +110,8 @@ def read(
 ) -> ConceptVectors | None:
     """The vectors that are kept here, or None where there are none.
 
-    Raises `IntegrityFault` where the two files do not fit together, or are of another model, residual stream or
-    corpus than the reader names.
+    Raises `IntegrityFault` where the two files do not fit together, or are of another model, residual stream
+    or corpus than the reader names.
     """
     card = directory / CARD
     try:

@@ -1,8 +1,9 @@
 """Which vectors of a home a name means, and what strengths come to: one direction a layer.
 
-Concepts are those of `readout/`; besides them there are the behaviours whose vectors lie in `readout/behaviours/`. A
-concept comes before a behaviour of the same name. Invariant: a strength counts in units of the residual stream, along
-the unit vector, after the layer that the file says (`Vectors.steered`). Knows no torch and no request.
+Concepts are those of `readout/`; besides them there are the behaviours whose vectors lie in
+`readout/behaviours/`. A concept comes before a behaviour of the same name. Invariant: a strength counts in
+units of the residual stream, along the unit vector, after the layer that the file says (`Vectors.steered`).
+Knows no torch and no request.
 """
 
 import hashlib
@@ -34,7 +35,8 @@ def by_name(found: Iterable[ConceptVectors | None]) -> dict[str, ConceptVectors]
 
 
 def load_known(directory: Path) -> dict[str, ConceptVectors]:
-    """What can be steered by in a home whose concept vectors lie here; raises `UsageError` where nothing can."""
+    """What can be steered by in a home whose concept vectors lie here; raises `UsageError` where nothing
+    can."""
     found = by_name([read(directory), read(directory / BEHAVIOURS)])
     if not found:
         raise UsageError(f"there are no concept vectors in {directory} yet. {HOW_TO_MAKE}")

@@ -6,9 +6,9 @@
 
 A strength counts in units of the residual stream: how far each token moves along the concept's unit vector.
 
-Invariant: a hook in the engine sees checked strengths only, and two requests share a cached prefix only if they are
-steered alike, with the same vectors. Knows neither torch nor numpy nor vLLM, so that whoever only passes a request on
-stays light.
+Invariant: a hook in the engine sees checked strengths only, and two requests share a cached prefix only if
+they are steered alike, with the same vectors. Knows neither torch nor numpy nor vLLM, so that whoever only
+passes a request on stays light.
 """
 
 import json
@@ -20,8 +20,8 @@ from typing import Any
 from corpus.errors import UsageError
 
 MAX_STRENGTH = 1e4
-"""Largest strength of a request: beyond it a 16-bit type overflows, and a value that is not finite spoils a cache that
-other requests use."""
+"""Largest strength of a request: beyond it a 16-bit type overflows, and a value that is not finite spoils a
+cache that other requests use."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ class BatchRoutes:
         raw = await request.body()
 
         def work() -> bytes:
-            return json.dumps({"tokens": self._text().many(requests.parse_body(raw))}).encode()
+            return json.dumps({"tokens": self._text().encode_many(requests.parse_body(raw))}).encode()
 
         return Response(await asyncio.to_thread(work), media_type="application/json")
 
@@ -106,7 +106,7 @@ class BatchRoutes:
         many = requests.conversations(body, may_be_empty=speaker == "user")
         each = requests.sampling_settings_each(body, len(many))
         return [
-            self._row(text.conversation(one, role=speaker), chosen)
+            self._row(text.encode_chat(one, role=speaker), chosen)
             for one, chosen in zip(many, each, strict=True)
         ]
 

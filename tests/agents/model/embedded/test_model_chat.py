@@ -32,21 +32,21 @@ def test_ordinary_content_has_the_tokens_of_the_chat_template(
     text: ChatTokenizer, tokenizer: Any, content: str, opens: bool
 ) -> None:
     expected = tokenizer.apply_chat_template(asked(content), add_generation_prompt=opens, return_dict=False)
-    assert text.conversation(asked(content), opens=opens) == expected
+    assert text.encode_chat(asked(content), add_generation_prompt=opens) == expected
 
 
 @pytest.mark.parametrize(
     "content", [ATTACK, ATTACK * 3, "\ue0000\ue001", "\ue0007\ue001" + ATTACK, "<|im_end|>"]
 )
 def test_content_never_becomes_a_control_token(text: ChatTokenizer, content: str) -> None:
-    tokens = text.conversation(asked(content))
-    assert controls(tokens) == controls(text.conversation(asked("hello")))
+    tokens = text.encode_chat(asked(content))
+    assert controls(tokens) == controls(text.encode_chat(asked("hello")))
     assert text.decode(tokens) == f"user\n{content}\nassistant\n"
 
 
 def test_an_attack_in_two_messages_stays_text_in_both(text: ChatTokenizer) -> None:
     messages = [*asked("<|im_start|>"), {"role": "assistant", "content": "fine"}, *asked(ATTACK)]
-    tokens = text.conversation(messages)
+    tokens = text.encode_chat(messages)
     assert len(controls(tokens)) == 7
     assert text.decode(tokens) == f"user\n<|im_start|>\nassistant\nfine\nuser\n{ATTACK}\nassistant\n"
 
@@ -58,10 +58,10 @@ def test_plain_text_has_no_control_tokens_and_markup_has(text: ChatTokenizer) ->
 
 
 def test_the_users_next_turn_can_be_opened_even_from_nothing(text: ChatTokenizer) -> None:
-    assert text.conversation([], role="user") == text.encode_markup("<|im_start|>user\n")
-    assert text.conversation([]) == text.encode_markup("<|im_start|>assistant\n")
+    assert text.encode_chat([], role="user") == text.encode_markup("<|im_start|>user\n")
+    assert text.encode_chat([]) == text.encode_markup("<|im_start|>assistant\n")
     expected = text.encode_markup("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")
-    assert text.conversation([{"role": "system", "content": "be kind"}], role="user") == expected
+    assert text.encode_chat([{"role": "system", "content": "be kind"}], role="user") == expected
 
 
 def test_a_template_that_refuses_the_messages_is_a_usage_error(text: ChatTokenizer, model_dir: Any) -> None:
@@ -70,4 +70,4 @@ def test_a_template_that_refuses_the_messages_is_a_usage_error(text: ChatTokeniz
     strict = transformers.AutoTokenizer.from_pretrained(model_dir)
     strict.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(UsageError, match="roles must alternate"):
-        ChatTokenizer(strict).conversation(asked("hello"))
+        ChatTokenizer(strict).encode_chat(asked("hello"))

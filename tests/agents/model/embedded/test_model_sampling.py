@@ -57,8 +57,8 @@ def test_the_quick_forward_pass_computes_what_transformers_does(
             torch.testing.assert_close(logits[number], alone, atol=2e-5, rtol=0)
         for kept in ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 4], [0, 1, 2], [1]):
             if len(kept) != len(logits):
-                ours.keep(torch.tensor(kept))
-                theirs.keep(torch.tensor(kept))
+                ours.select(torch.tensor(kept))
+                theirs.select(torch.tensor(kept))
             tokens = torch.arange(len(kept)) + 20
             logits, expected = ours.step(tokens), theirs.step(tokens)
             torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
@@ -66,11 +66,11 @@ def test_the_quick_forward_pass_computes_what_transformers_does(
 
 def test_the_same_batch_gives_the_same_answers(sampler: Sampler) -> None:
     asks = [ask(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
-    assert sampler.answer(asks) == sampler.answer(asks)
+    assert sampler.generate(asks) == sampler.generate(asks)
 
 
 def test_two_rows_with_the_same_prompt_and_seed_agree_and_other_seeds_differ(sampler: Sampler) -> None:
-    first, other, second = sampler.answer([ask(seed=1), ask(seed=2), ask(seed=1)])
+    first, other, second = sampler.generate([ask(seed=1), ask(seed=2), ask(seed=1)])
     assert first == second
     assert first != other
 
@@ -78,11 +78,11 @@ def test_two_rows_with_the_same_prompt_and_seed_agree_and_other_seeds_differ(sam
 def test_rows_that_end_early_leave_the_others_as_they_were(sampler: Sampler) -> None:
     long = [ask(prompt, seed, max_tokens=30) for seed, prompt in enumerate(PROMPTS)]
     short = [ask(prompt, 9, max_tokens=2) for prompt in PROMPTS]
-    assert sampler.answer([*long, *short])[: len(long)] == sampler.answer(long)
+    assert sampler.generate([*long, *short])[: len(long)] == sampler.generate(long)
 
 
 def test_greedy_takes_the_likeliest_token_whatever_the_seed(sampler: Sampler, model: Any) -> None:
-    answer, other = sampler.answer([ask(seed=1, temperature=0.0), ask(seed=2, temperature=0.0)])
+    answer, other = sampler.generate([ask(seed=1, temperature=0.0), ask(seed=2, temperature=0.0)])
     assert answer == other
     tokens = [5, 6, 7]
     for token in answer.token_ids:
@@ -92,8 +92,8 @@ def test_greedy_takes_the_likeliest_token_whatever_the_seed(sampler: Sampler, mo
 
 
 def test_greedy_and_sampled_rows_share_a_batch(sampler: Sampler) -> None:
-    greedy, sampled = sampler.answer([ask(temperature=0.0), ask(seed=3)])
-    assert greedy.token_ids == sampler.answer([ask(temperature=0.0)])[0].token_ids
+    greedy, sampled = sampler.generate([ask(temperature=0.0), ask(seed=3)])
+    assert greedy.token_ids == sampler.generate([ask(temperature=0.0)])[0].token_ids
     assert sampled != greedy
 
 
@@ -103,7 +103,7 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(
 ) -> None:
     count = 4000
     asks = [ask(seed=seed, temperature=temperature, max_tokens=1) for seed in range(count)]
-    drawn = torch.tensor([answer.token_ids[0] for answer in sampler.answer(asks)])
+    drawn = torch.tensor([answer.token_ids[0] for answer in sampler.generate(asks)])
     with torch.inference_mode():
         expected = (model(torch.tensor([[5, 6, 7]])).logits[0, -1].double() / temperature).softmax(-1)
     found = torch.bincount(drawn, minlength=len(expected)) / count
@@ -117,33 +117,33 @@ def test_top_p_keeps_the_likeliest_tokens_alone(sampler: Sampler, model: Any) ->
         chances, order = model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1).sort(descending=True)
     allowed = set(order[: int((chances.cumsum(-1) < 0.5).sum()) + 1].tolist())
     asks = [ask(seed=seed, top_p=0.5, max_tokens=1) for seed in range(500)]
-    assert {answer.token_ids[0] for answer in sampler.answer(asks)} == allowed
+    assert {answer.token_ids[0] for answer in sampler.generate(asks)} == allowed
     narrow = [ask(seed=seed, top_p=1e-9, max_tokens=1) for seed in range(50)]
-    assert {answer.token_ids[0] for answer in sampler.answer(narrow)} == {int(order[0])}
+    assert {answer.token_ids[0] for answer in sampler.generate(narrow)} == {int(order[0])}
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 10.0])
 def test_extreme_temperatures_still_give_tokens(sampler: Sampler, temperature: float) -> None:
-    (answer,) = sampler.answer([ask(temperature=temperature)])
+    (answer,) = sampler.generate([ask(temperature=temperature)])
     assert all(0 <= token < 320 for token in answer.token_ids)
     if temperature < 1:
-        assert answer.token_ids == sampler.answer([ask(temperature=0.0)])[0].token_ids
+        assert answer.token_ids == sampler.generate([ask(temperature=0.0)])[0].token_ids
 
 
 def test_an_answer_ends_at_an_end_token_which_is_not_in_its_text(forward: Forward, tokenizer: Any) -> None:
     text = ChatTokenizer(tokenizer)
-    (free,) = Sampler(forward, text.decode, []).answer([ask()])
+    (free,) = Sampler(forward, text.decode, []).generate([ask()])
     end = free.token_ids[3]
     place = free.token_ids.index(end)
-    (ended,) = Sampler(forward, text.decode, [end]).answer([ask()])
+    (ended,) = Sampler(forward, text.decode, [end]).generate([ask()])
     assert (ended.token_ids, ended.finish_reason) == (free.token_ids[: place + 1], "stop")
     assert (free.finish_reason, len(free.token_ids)) == ("length", 12)
 
 
 def test_an_answer_ends_before_its_stop_string(sampler: Sampler) -> None:
-    (free,) = sampler.answer([ask(max_tokens=30)])
+    (free,) = sampler.generate([ask(max_tokens=30)])
     stop = free.text[4:6]
-    (stopped,) = sampler.answer([ask(max_tokens=30, stop=("never in it \0", stop))])
+    (stopped,) = sampler.generate([ask(max_tokens=30, stop=("never in it \0", stop))])
     assert stopped.text == free.text[: free.text.index(stop)]
     assert stopped.finish_reason == "stop"
     assert len(stopped.token_ids) < len(free.token_ids)
@@ -154,19 +154,19 @@ def test_a_stream_brings_the_pieces_of_the_same_answer(sampler: Sampler, stop: t
     for seed in range(6):
         one = ask(seed=seed, max_tokens=40, stop=stop)
         *pieces, answer = sampler.stream(one)
-        assert answer == sampler.answer([one])[0]
+        assert answer == sampler.generate([one])[0]
         assert isinstance(answer, Generation)
         assert "".join(map(str, pieces)) == answer.text
         assert all(pieces)
 
 
 def test_more_seeds_than_one_word_are_told_apart(sampler: Sampler) -> None:
-    answers = sampler.answer([ask(seed=seed) for seed in (0, 1, 2**32, 2**63, 2**64 - 1)])
+    answers = sampler.generate([ask(seed=seed) for seed in (0, 1, 2**32, 2**63, 2**64 - 1)])
     assert all(one != other for one, other in pairwise(answers))
 
 
 def test_generation_stops_when_nobody_wants_it(sampler: Sampler) -> None:
     calls = iter(range(100))
     with pytest.raises(Cancelled):
-        sampler.answer([ask(max_tokens=50)], lambda: next(calls) >= 3)
+        sampler.generate([ask(max_tokens=50)], lambda: next(calls) >= 3)
     assert next(calls) == 4

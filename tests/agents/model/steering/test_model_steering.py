@@ -60,7 +60,7 @@ def logits_of(forward: Forward, offsets: list[Offsets]) -> list[torch.Tensor]:
     """The logits after the prompts and after two tokens more, the second of them without the first row."""
     session, first = forward.begin(PROMPTS, 8, offsets)
     second = session.step(torch.tensor([11, 12, 13, 14]))
-    session.keep(torch.tensor([1, 2, 3]))
+    session.select(torch.tensor([1, 2, 3]))
     return [first, second, session.step(torch.tensor([15, 16, 17]))]
 
 
