@@ -1,11 +1,12 @@
 """The service's side of the trainer's socket.
 
-Each request that takes time opens a socket of its own and closes it, so a cancelled call leaves nothing behind.
-Requests that the trainer answers at once (`status` and orders, also during an update) share one socket. While a call
-waits, it asks the trainer every few seconds whether the request is still known: a restarted trainer has lost it.
+Each request that takes time opens a socket of its own and closes it, so a cancelled call leaves nothing
+behind. Requests that the trainer answers at once (`status` and orders, also during an update) share one
+socket. While a call waits, it asks the trainer every few seconds whether the request is still known: a
+restarted trainer has lost it.
 
-Invariant: a call ends with a result, an error of our tree, or cancellation; a trainer that gives no sign of life for
-`patience` seconds is a `TrainerFault`. Knows neither torch, nor the ledger, nor a tokenizer.
+Invariant: a call ends with a result, an error of our tree, or cancellation; a trainer that gives no sign of
+life for `patience` seconds is a `TrainerFault`. Knows neither torch, nor the ledger, nor a tokenizer.
 """
 
 import time
@@ -85,7 +86,7 @@ class TrainerClient:
         density: float,
         request_id: str | None = None,
     ) -> Extent:
-        """Add task vectors to the parent's weights, in the shared weights; returns how much that changed them.
+        """Make the shared weights the parent's plus task vectors; returns how much that changed them.
 
         A `checkpoint` makes the result durable.
 
@@ -129,7 +130,7 @@ class TrainerClient:
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
     ) -> list[LogProb]:
-        """Return the log-probability of each continuation, given its context: (context, continuation) token ids.
+        """Return the log-probabilities of (context, continuation) token ids.
 
         `steer`: directions that the model is steered by meanwhile.
         """
@@ -143,19 +144,19 @@ class TrainerClient:
     ) -> Activations:
         """Return the residual stream after these layers (from 0) at the last token of each text.
 
-        Of the layers in `heads` it also returns the input of attention's output projection there. No layer past the
-        deepest requested one is computed.
+        Of the layers in `heads` it also returns the input of attention's output projection there. No layer
+        past the deepest requested one is computed.
         """
         body = wire.ActivationsBody(layers=tuple(layers), heads=tuple(heads))
         reply = await self._ask("activations", asdict(body), [pack_tokens(text) for text in texts])
         return wire.unpack_activations(reply.body, reply.frames, layers)
 
     async def status(self) -> Status:
-        """Return the trainer's current work, also in mid-step. The first call waits for the trainer's start."""
+        """Return the trainer's current work, also in mid-step; the first call waits for its start."""
         return load(Status, (await self._quick("status", {})).body)
 
     async def pause(self) -> bool:
-        """Pause the current update before its next step; returns whether there is one. Later updates do not wait."""
+        """Pause the current update, and no later one, before its next step; returns whether there is one."""
         return await self._order("pause", {})
 
     async def resume(self) -> bool:

@@ -1,43 +1,45 @@
-"""The trainer's handler: one planned update, from its pairs to a candidate checkpoint.
+"""The trainer's handler: one planned update, from its pairs or task vectors to a candidate checkpoint.
 
-Invariant: it starts from the parent's weights whatever the mapping holds, and ends with a candidate on disk
-or with the parent's weights back and the reason. Done again after a crash, it ends with the same candidate.
+Invariant: it starts from the parent's weights, whatever the shared weights hold, and ends with a candidate on
+disk or with the parent's weights restored and the reason. Repeated after a crash, it ends with the same
+candidate.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import anyio
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from agents.model.client import ModelClient
 from agents.model.steering.directions import digest, to_directions
 from agents.trainer.client import OnStep, TrainerClient
 from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest
 from agents.trainer.wire import load
+from corpus.aliases import Progress
 from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
 from store import queries
 from store.ledger.db import Ledger, now
-from store.ledger.records import Checkpoint, Step
+from store.ledger.records import Checkpoint, Pair, Step, Update
 from store.nights import history
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 from store.task_vectors.recipe import Part
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
-"""Columns of a pair: its reference, and whose weights gave it."""
+"""Columns of a pair: its reference checkpoint, and the log-probabilities under its weights."""
 FALL = 0.1
-"""Nats a token that the chosen answers may lose over an update without an alarm."""
+"""Nats per token that the chosen answers may lose over an update without an alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
     """How an update trains; everything of Apollo's, and the objective."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
     """Peak learning rate. The default suits the shipped model; for a 27B model ORPO wants about 1e-6, DPO
@@ -56,14 +58,14 @@ class TrainingSettings(Settings):
 
 
 def trainer_settings(settings: TrainingSettings) -> Settings:
-    """The part of the settings that goes over the socket."""
+    """Return the part of the settings that goes over the socket."""
     own = {"enabled", "objective", "replay"}
     return Settings(**{name: value for name, value in asdict(settings).items() if name not in own})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainHandler:
-    """Handles work of kinds `train` and `merge`: a night's planned update."""
+    """Handles work of the kinds `train` and `merge`: a night's planned update."""
 
     ledger: Ledger
     model: ModelClient
@@ -71,29 +73,23 @@ class TrainHandler:
     behaviours: tuple[str, ...]
     """Names of all behaviours: each is measured after an update."""
     readout: Path
-    """Where the home's concept vectors are."""
+    """Directory of the home's concept vectors."""
 
-    async def hold(self, checkpoint_id: str, *, settled: bool) -> None:
-        """Make the mapping hold exactly this checkpoint's weights."""
-        await self.trainer.rollback(checkpoint_id, settled=settled)
-
-    async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
+    async def handle(self, item: Work, report: Progress) -> Outcome:
         """Train the update and write its candidate."""
-        update = await self.ledger.read(queries.update_of, item.night_id)
-        if update is None:
-            raise TrainerFault(f"night {item.night_id} has no planned update")
-        pairs = await self.ledger.read(queries.pairs_of, update["id"])
-        await self.hold(update["parent_id"], settled=False)
-        examples, pins = await self._examples(pairs, update["parent_id"])
+        update = await self._planned(item)
+        pairs = await self.ledger.read(queries.pairs_of, update.id)
+        await self.trainer.rollback(update.parent_id, settled=False)
+        examples, pins = await self._examples(pairs, update.parent_id)
         try:
             request = self._request(update, examples)
             reports = await self._train(request, report)
-            candidate = await self._candidate(update, item.night_id, len(reports), **_prevented(request))
+            candidate = await self._candidate(update, len(reports), **_prevented(request))
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
         except (StepRefused, GateRefused, UsageError, WriteFailed) as refused:
             return _refused(update, str(refused), pins)
-        steps = [Step(update_id=update["id"], step=r.step, metrics=dict(r.metrics)) for r in reports]
+        steps = [Step(update_id=update.id, step=r.step, metrics=dict(r.metrics)) for r in reports]
         return replace(
             candidate,
             records=(*candidate.records, *steps),
@@ -101,35 +97,48 @@ class TrainHandler:
             facts={**candidate.facts, "steps": len(reports), **alarms(reports)},
         )
 
-    async def merge(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
-        """Work of kind `merge`: add the update's task vectors, and write the candidate."""
-        update = await self.ledger.read(queries.update_of, item.night_id)
-        if update is None:
-            raise TrainerFault(f"night {item.night_id} has no planned merge")
-        settings = update["settings"]
+    async def merge(self, item: Work, report: Progress) -> Outcome:
+        """Add the update's task vectors to its parent, and write the candidate."""
+        update = await self._planned(item)
+        settings = update.settings
         parts = [Part(start=p["start"], end=p["end"], weight=p["weight"]) for p in settings["parts"]]
-        await self.hold(update["parent_id"], settled=False)
+        await self.trainer.rollback(update.parent_id, settled=False)
         try:
-            moved = await self.trainer.merge(
-                update["parent_id"], parts, method=settings["method"], density=settings["density"] or 1.0
+            extent = await self.trainer.merge(
+                update.parent_id, parts, method=settings["method"], density=settings["density"] or 1.0
             )
-            candidate = await self._candidate(update, item.night_id, 0)
+            candidate = await self._candidate(update, 0)
         except (GateRefused, WriteFailed) as refused:
             return _refused(update, str(refused), [])
-        return replace(candidate, facts={**candidate.facts, **asdict(moved)})
+        return replace(candidate, facts={**candidate.facts, **asdict(extent)})
 
-    async def _candidate(self, update: queries.Row, night_id: str, steps: int, **more: str) -> Outcome:
-        """Have the mapping written as the update's candidate; `more` goes into its manifest."""
-        night = await self.ledger.read(queries.night, night_id)
-        fields = {"cursor": night["cursor"], "seed": update["seed"], "settings": update["settings"]}
-        fields |= {"objective": update["objective"], **more}
-        written = await self.trainer.checkpoint(update["parent_id"], fields)
+    async def dry_run(self, update: Update, pairs: Sequence[Pair], on_step: OnStep) -> None:
+        """Compute every step that these pairs would make, and make none; `on_step` gets each.
+
+        The shared weights must be those of the update's parent.
+        """
+        examples, _ = await self._examples(pairs, update.parent_id)
+        await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
+
+    async def _planned(self, item: Work) -> Update:
+        """Return the update that the night has planned."""
+        update = await self.ledger.read(queries.update_of, item.night_id)
+        if update is None:
+            raise TrainerFault(f"night {item.night_id} has no planned {item.kind}")
+        return update
+
+    async def _candidate(self, update: Update, steps: int, **more: str) -> Outcome:
+        """Have the shared weights written as the update's candidate; `more` goes into its manifest."""
+        night = await self.ledger.read(queries.night, update.night_id)
+        fields = {"cursor": night.cursor, "seed": update.seed, "settings": update.settings}
+        fields |= {"objective": update.objective, **more}
+        written = await self.trainer.checkpoint(update.parent_id, fields)
         candidate = Checkpoint(
             id=written.id,
-            parent_id=update["parent_id"],
+            parent_id=update.parent_id,
             number=len(await self.ledger.read(queries.checkpoints)),
             weights_sha256=written.weights_sha256,
-            update_id=update["id"],
+            update_id=update.id,
             state="candidate",
             at=now(),
         )
@@ -138,101 +147,95 @@ class TrainHandler:
             decision="trained",
             names=self.behaviours,
             records=(candidate,),
-            changes=(Change(table="updates", where={"id": update["id"]}, values=trained),),
+            changes=(Change(table="updates", where={"id": update.id}, values=trained),),
             facts={"checkpoint": written.id},
         )
 
-    async def rehearse(self, update: queries.Row, pairs: list[queries.Row], on_step: OnStep) -> None:
-        """Have every step that these pairs would make computed, and none made; `on_step` gets each.
-
-        update: `objective`, `settings`, `seed` and `parent_id`, which the mapping must hold.
-        """
-        examples, _ = await self._examples(pairs, update["parent_id"])
-        await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
-
-    def _request(self, update: queries.Row, examples: list[Example]) -> TrainRequest:
-        """The update as it is asked for; `UsageError` where it is to be steered by what there is no vector of."""
-        settings = load(Settings, update["settings"])
+    def _request(self, update: Update, examples: list[Example]) -> TrainRequest:
+        """Return the update as a request; raises UsageError if it is steered by an unknown concept."""
+        settings = load(Settings, update.settings)
         return TrainRequest(
-            objective=update["objective"],
+            objective=cast(Objective, update.objective),
             settings=settings,
-            seed=update["seed"],
-            parent=update["parent_id"],
+            seed=update.seed,
+            parent=update.parent_id,
             examples=examples,
             prevent=to_directions(settings.prevent, self.readout),
         )
 
-    async def _train(
-        self, request: TrainRequest, report: Callable[[int, int], Awaitable[None]]
-    ) -> tuple[StepReport, ...]:
-        """Run the update, telling of each step as it is made."""
+    async def _train(self, request: TrainRequest, report: Progress) -> tuple[StepReport, ...]:
+        """Run the update, and report each step as it is made."""
         send, receive = anyio.create_memory_object_stream[StepReport](10_000)
         fault = None
         async with anyio.create_task_group() as tasks, send:
 
-            async def tell() -> None:
+            async def forward() -> None:
                 async with receive:
                     async for step in receive:
                         await report(step.step, step.steps)
 
-            tasks.start_soon(tell, name="tell of steps")
+            tasks.start_soon(forward, name="report steps")
             try:
                 result = await self.trainer.train(request, send.send_nowait)
             except (
                 TrainerFault
-            ) as refused:  # raised here it would leave the task group wrapped, and be no refusal
+            ) as refused:  # raised here, it would leave the task group in an exception group
                 fault = refused
             send.close()
         if fault is not None:
             raise fault
         return result.reports
 
-    async def _examples(self, pairs: list[queries.Row], parent_id: str) -> tuple[list[Example], list[Change]]:
-        """The pairs as token ids, with references under the parent's weights, and these pinned to their rows.
+    async def _examples(self, pairs: Sequence[Pair], parent_id: str) -> tuple[list[Example], list[Change]]:
+        """Return the pairs as token ids with references under the parent, and changes that pin these.
 
-        All are computed together, also those that are pinned to this parent already: the last bits depend on what
-        else is in a pass, and an update that is made again after a rollback has to come to the same checkpoint.
+        All references are computed together, also those that are pinned to this parent already: the last bits
+        depend on the other rows of a pass, and an update that is repeated after a rollback must make the same
+        checkpoint.
         """
         sides = await self._sides(pairs)
-        # Both sides one after the other: the trainer reads a context once for all answers that it scores together.
-        asked = [(context, answer) for context, *answers in sides for answer in answers]
-        found = [scored.total for scored in await self.trainer.logprobs(asked)]
+        # Both sides in a row: the trainer reads a context once for all answers that it scores together.
+        items = [(context, answer) for context, *answers in sides for answer in answers]
+        totals = [scored.total for scored in await self.trainer.logprobs(items)]
         examples, pins = [], []
         for pair, (context, chosen, rejected), *logprobs in zip(
-            pairs, sides, found[::2], found[1::2], strict=True
+            pairs, sides, totals[::2], totals[1::2], strict=True
         ):
             examples.append(
                 Example(
                     context=context,
                     chosen=chosen,
                     rejected=rejected,
-                    weight=pair["trust"],
+                    weight=pair.trust,
                     reference_chosen=logprobs[0],
                     reference_rejected=logprobs[1],
                 )
             )
             pinned = dict(zip(PINNED, (parent_id, *logprobs), strict=True))
-            pins.append(Change(table="pairs", where={"id": pair["id"]}, values=pinned))
+            pins.append(Change(table="pairs", where={"id": pair.id}, values=pinned))
         return examples, pins
 
-    async def _sides(self, pairs: list[queries.Row]) -> list[tuple[list[int], list[int], list[int]]]:
-        """Token ids of each pair's context, chosen and rejected answer."""
-        contexts = await self.model.tokenize([pair["messages"] for pair in pairs], add_generation_prompt=True)
+    async def _sides(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int], list[int]]]:
+        """Return the token ids of each pair's context, chosen and rejected answer."""
+        contexts = await self.model.tokenize([pair.messages for pair in pairs], add_generation_prompt=True)
         sides = [contexts]
-        for side in ("chosen", "rejected"):
-            answered = [[*p["messages"], {"role": "assistant", "content": p[side]}] for p in pairs]
+        for answers in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
+            answered = [
+                [*pair.messages, {"role": "assistant", "content": answer}]
+                for pair, answer in zip(pairs, answers, strict=True)
+            ]
             whole = await self.model.tokenize(answered, add_generation_prompt=False)
             sides.append([_continuation(c, w) for c, w in zip(contexts, whole, strict=True)])
         return list(zip(*sides, strict=True))
 
 
 def _prevented(request: TrainRequest) -> dict[str, str]:
-    """Which vectors an update was steered by: the settings say how much of what."""
+    """Return a digest of the directions that the update is steered by; the settings hold the strengths."""
     return {"prevented": digest(request.prevent)} if request.prevent else {}
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:
-    """What the chat template adds to the context when the answer is there."""
+    """Return the tokens that the chat template adds to the context for an answer."""
     if whole[: len(context)] != context:
         raise TrainerFault(
             "the chat template changes earlier turns when an answer follows: its pairs cannot be trained"
@@ -240,35 +243,32 @@ def _continuation(context: list[int], whole: list[int]) -> list[int]:
     return whole[len(context) :]
 
 
-def _refused(update: queries.Row, reason: str, pins: list[Change]) -> Outcome:
-    """Nothing was trained; the references that were computed stay, as a record of the parent."""
+def _refused(update: Update, reason: str, pins: list[Change]) -> Outcome:
+    """Return the outcome of a refused update; the computed references stay, as a record of the parent."""
     values = {"state": "refused", "reasons": [reason]}
     return Outcome(
         decision="refused",
-        changes=(Change(table="updates", where={"id": update["id"]}, values=values), *pins),
+        changes=(Change(table="updates", where={"id": update.id}, values=values), *pins),
         facts={"reason": reason},
     )
 
 
-def _cancelled(update: queries.Row, reason: str, pins: list[Change]) -> Outcome:
-    """Its pairs are set aside, as those of an undone update: nobody wants them in the very next night."""
-    set_aside = partial(history.set_update, update_id=update["id"], state="refused", reasons=[reason])
-    return Outcome(decision="refused", changes=tuple(pins), then=set_aside, facts={"reason": reason})
+def _cancelled(update: Update, reason: str, pins: list[Change]) -> Outcome:
+    """Return the outcome of a cancelled update, which quarantines its pairs as an undone update does."""
+    quarantine = partial(history.set_update, update_id=update.id, state="refused", reasons=[reason])
+    return Outcome(decision="refused", changes=tuple(pins), then=quarantine, facts={"reason": reason})
 
 
 def alarms(reports: Sequence[StepReport]) -> dict[str, str]:
-    """DPO's known failure: the chosen answers become less likely while the margin grows.
+    """Return an alarm if the chosen answers became less likely, DPO's known failure, or nothing.
 
-    The mean of an update's first half is held against that of its second; fewer than 4 steps say nothing.
+    Compares the mean of the first half of an update's steps with that of the second; needs 4 steps.
     """
     logprobs = [r.metrics["chosen_logprob"] for r in reports if "chosen_logprob" in r.metrics]
     if len(logprobs) < 4:
         return {}
     half = len(logprobs) // 2
     first, last = sum(logprobs[:half]) / half, sum(logprobs[-half:]) / half
-    falling = last < first - FALL
-    return (
-        {"alarm": f"chosen log-probability fell from {first:.2f} to {last:.2f} nats a token"}
-        if falling
-        else {}
-    )
+    if last >= first - FALL:
+        return {}
+    return {"alarm": f"chosen log-probability fell from {first:.2f} to {last:.2f} nats a token"}

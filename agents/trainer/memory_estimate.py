@@ -1,11 +1,11 @@
 """The memory that an update needs beside the weights, from sizes alone: arithmetic without torch.
 
-The trainer counts what its model keeps for a token (`update/memory.py`) and refuses an update that does not fit.
-`doctor` knows only the shapes in the manifest of the shared weights, and warns. Both use the same sums.
+The trainer counts what its model keeps for a token (`update/memory.py`) and refuses an update that does not
+fit. `doctor` knows only the shapes in the manifest of the shared weights, and warns. Both use the same sums.
 
-Invariant: the estimate is for the longest examples that could meet in one pass, without shared contexts, so it is not
-below what that pass needs. Not counted: the weights themselves, the optimizer's temporaries, the kernels' workspace,
-and what the allocator loses to fragmentation.
+Invariant: the estimate is for the longest examples that could meet in one pass, without shared contexts, so
+it is not below what that pass needs. Not counted: the weights themselves, the optimizer's temporaries, the
+kernels' workspace, and what the allocator loses to fragmentation.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,10 @@ READ_TOKENS = 8192
 HEAD_TOKENS = 1024
 """Most tokens whose logits scoring computes at a time when it need not keep them."""
 LOGIT_COPIES = 3
-"""float32 values for each entry of the logits: themselves or their cast, their log-softmax, their gradient."""
+"""float32 values for each entry of the logits: themselves or a cast, their log-softmax, their gradient."""
 READING_SHARE = 2 / 3
-"""Share of a layer's kept bytes that the layer needs while nothing is kept for gradients; measured: 0.4 to 0.6."""
+"""Share of a layer's kept bytes that the layer needs while nothing is kept for gradients; measured: 0.4 to
+0.6."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -82,7 +83,7 @@ def estimate(
     optimizer_bytes: int,
     copy: int = 0,
 ) -> MemoryEstimate:
-    """Estimate the largest pass of an update; `gradients` are the bytes of each trained parameter's gradient."""
+    """Estimate the largest pass of an update; `gradients`: bytes of each trained parameter's gradient."""
     count = min(settings.micro_batch or settings.batch_size, len(examples))
     contexts = sorted((len(e.context) for e in examples), reverse=True)[:count]
     answers = sorted((len(e.chosen) + len(e.rejected) for e in examples), reverse=True)[:count]
@@ -173,7 +174,7 @@ def _costs_from_shapes(shapes: Sequence[tuple[int, ...]], config: Json, value_by
 
 
 def optimizer_state_bytes(shape: Sequence[int], rank: int, *, master: bool) -> int:
-    """Return the bytes of Apollo's state of one parameter: two float32 moments and, with `master`, a float32 copy.
+    """Return the bytes of a parameter's two float32 moments and, with `master`, its float32 copy.
 
     The moments of a matrix are those of its projection to `rank`.
     """
@@ -184,7 +185,8 @@ def optimizer_state_bytes(shape: Sequence[int], rank: int, *, master: bool) -> i
 def checkpoint_bytes(kinds: Kinds, settings: Settings) -> int:
     """Return the most that an update's checkpoint takes on disk: the whole weights and the optimizer's state.
 
-    A delta that passes half of the whole is replaced by the whole, and its file is gone before that is written.
+    A delta that passes half of the whole is replaced by the whole, and its file is gone before that is
+    written.
     """
     states = (
         optimizer_state_bytes(shape, settings.rank, master=_has_master(settings, dtype))
@@ -194,7 +196,7 @@ def checkpoint_bytes(kinds: Kinds, settings: Settings) -> int:
 
 
 def _has_master(settings: Settings, dtype: str) -> bool:
-    """Return whether the optimizer keeps a master copy of a parameter of this dtype, in torch's or safetensors' name."""
+    """Return whether parameters of this dtype (named by torch or safetensors) have a master copy."""
     return settings.master_weights and dtype in ("bfloat16", "BF16")
 
 

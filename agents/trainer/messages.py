@@ -15,14 +15,14 @@ from corpus.errors import TrainerFault
 DEFAULT_RANK = 64
 """Rows of Apollo's projection."""
 NORM_GROWTH_LIMIT = 1.01
-"""Largest ratio of an update's norm to the previous update's norm (gamma of arXiv 2412.05270, section 4)."""
+"""Largest ratio of an update's norm to the previous one's (gamma of arXiv 2412.05270, section 4)."""
 PROJECTION_REFRESH = 200
 """Steps after which a new projection is drawn."""
 Objective = Literal["orpo", "dpo", "dpop", "simpo", "kto", "sft"]
 
 
 class Checked:
-    """Base of the records that are checked when they arrive: no unknown field, no number that is not finite."""
+    """Base of the records that are checked when they arrive: known fields and finite numbers only."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -137,7 +137,7 @@ class TrainRequest:
     prevent: Sequence[Direction] = ()
     """The directions of `settings.prevent`, from the home's concept vectors."""
     dry_run: bool = False
-    """Compute every step's loss, gradients and would-be update norms at the parent's weights; change nothing."""
+    """Compute every step's loss, gradients and update norm at the parent's weights; change nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +149,9 @@ class StepReport(Checked):
     steps: int
     """Number of steps of the update."""
     metrics: Mapping[str, float]
-    """loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward, rejected_reward, margin, accuracy,
-    grad_norm, update_norm, update_ratio (to the weights' norm), limiter_divisor (the largest divisor that limited a
-    matrix' update), tokens_per_second; SFT has no rejected side."""
+    """loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward, rejected_reward, margin,
+    accuracy, grad_norm, update_norm, update_ratio (to the weights' norm), limiter_divisor (the largest
+    divisor that limited a matrix's update), tokens_per_second; SFT has no rejected side."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""How requests and results cross the trainer's socket: JSON bodies, and raw frames for tokens and activations.
+"""The form of requests and results on the trainer's socket: JSON bodies and raw frames.
 
-Invariant: every body that arrives is checked field by field (`load`); an unknown, missing or ill-typed field is
-refused. Tokens travel as int32 frames, directions and activations as float32 frames. Does not know the socket:
-`agents.model.protocol` names the verbs, and puts body and frames into messages.
+Invariant: every body that arrives is checked field by field (`load`); an unknown, missing or ill-typed field
+is refused. Tokens travel as int32 frames, directions and activations as float32 frames. Does not know the
+socket: `agents.model.protocol` names the verbs, and puts body and frames into messages.
 """
 
 import json
@@ -29,7 +29,7 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBody(Checked):
-    """Body of `train`; three frames for each example (context, chosen, rejected), then one for each direction."""
+    """Body of `train`; frames: context, chosen and rejected of each example, then each direction."""
 
     objective: Objective
     settings: Settings

@@ -18,7 +18,8 @@ from loop.engine.service import Service
 from loop.night.handlers import train_handler
 from loop.night.propose import proposal as propose
 from store import graph, queries
-from store.ledger.records import seed_of
+from store.ledger.db import now
+from store.ledger.records import Update, seed_of
 from store.queue import work
 
 
@@ -27,18 +28,16 @@ async def rehearse(service: Service, *, seed: int, retry: bool) -> Json:
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused("a night is running and trains by itself: wait for it (`nightschool status`)")
     await service.processes.wait_ready()
-    training = service.settings.training
     told, update, pairs = await service.ledger.read(_at_hand, service, seed, retry)
     if not pairs:
         return told
-    update |= {"objective": training.objective, "settings": asdict(trainer_settings(training))}
 
     def on_step(made: StepReport) -> None:
         told["steps"].append({"step": made.step, "steps": made.steps, **made.metrics})
         service.worker.announce("train", "update", made.step, made.steps)
 
     try:
-        await train_handler(service.context).rehearse(update, pairs, on_step)
+        await train_handler(service.context).dry_run(update, pairs, on_step)
     except (StepRefused, GateRefused, UsageError) as refused:
         told["reasons"].append(f"the update would be refused: {refused}")
     return told
@@ -46,7 +45,7 @@ async def rehearse(service: Service, *, seed: int, retry: bool) -> Json:
 
 def _at_hand(
     connection: Connection, service: Service, seed: int, retry: bool
-) -> tuple[Json, Json, list[Any]]:
+) -> tuple[Json, Update, list[Any]]:
     """What is told whatever the steps will be; the update that they would be; its pairs."""
     last = queries.last_night(connection)
     night_id = f"n{last['number'] + 1 if last else 1}"
@@ -72,7 +71,16 @@ def _at_hand(
         "reasons": reasons,
         "steps": [],
     }
-    update = {"seed": seed_of(seed, "train", night_id), "parent_id": active}
+    training = service.settings.training
+    update = Update(
+        id="",
+        night_id=night_id,
+        objective=training.objective,
+        settings=asdict(trainer_settings(training)),
+        seed=seed_of(seed, "train", night_id),
+        parent_id=active,
+        at=now(),
+    )
     # In the order of their ids, as `train` reads them from the ledger.
     return told, update, sorted([*proposal.new, *proposal.replay], key=lambda pair: str(pair["id"]))
 

@@ -1,8 +1,8 @@
 """The compiled form of Apollo's passes over matrices on the CPU (`kernel.c`), called through ctypes.
 
-Invariant: the numbers are those of `step.MatrixBatch` up to float32 rounding, whatever the number of threads. If the
-library was not built (no compiler, another system) or cannot take a matrix, `suits` is false and torch does the work.
-Knows no optimizer: its input is one step.
+Invariant: the numbers are those of `step.MatrixBatch` up to float32 rounding, whatever the number of threads.
+If the library was not built (no compiler, another system) or cannot take a matrix, `suits` is false and torch
+does the work. Knows no optimizer: its input is one step.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ from corpus.errors import TrainerFault
 
 MEASURE, APPLY = 1, 2
 LARGE = 1 << 22
-"""Elements from which a matrix is divided among the threads, pass by pass: no cache would hold its gradient until the
-second pass anyway."""
+"""Elements from which a matrix is divided among the threads, pass by pass: no cache would hold its gradient
+until the second pass anyway."""
 _KINDS = (torch.float32, torch.bfloat16)
 
 
@@ -99,7 +99,7 @@ class CompiledBatch:
             step.round_master()
 
     def step(self) -> None:
-        """Measure and apply; for all but large matrices the gradient stays in a thread's cache between the passes."""
+        """Measure and apply; the gradients of small matrices stay in a cache between the passes."""
         self._passes(0, self._large, MEASURE)
         self._passes(0, self._large, APPLY)
         self._passes(self._large, len(self._matrices) - self._large, MEASURE | APPLY)

@@ -1,12 +1,12 @@
 """Apollo: an optimizer with the moments of AdamW on a random projection of each gradient.
 
-Written from arXiv 2412.05270 (Algorithm 1, section 4). The gradient G of a 2-D weight is projected on its smaller side
-to R, of rank r; Adam's moments are those of R; each channel of G is scaled as Adam would have scaled the same channel
-of R. Everything else gets AdamW.
+Written from arXiv 2412.05270 (Algorithm 1, section 4). The gradient G of a 2-D weight is projected on its
+smaller side to R, of rank r; Adam's moments are those of R; each channel of G is scaled as Adam would have
+scaled the same channel of R. Everything else gets AdamW.
 
-Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed from which
-projections are drawn, so a state that was written and read continues bit for bit. `propose` writes no weight. Knows
-neither losses nor files; the arithmetic is in `step.py` and, compiled, in `kernel.c`.
+Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed
+from which projections are drawn, so a state that was written and read continues bit for bit. `propose` writes
+no weight. Knows neither losses nor files; the arithmetic is in `step.py` and, compiled, in `kernel.c`.
 """
 
 import math
@@ -20,12 +20,11 @@ from agents.trainer.apollo import state as optimizer_state
 from agents.trainer.apollo.projection import Kind, Projection, draw, is_matrix
 from agents.trainer.apollo.rounding import derive_seed
 from agents.trainer.apollo.step import AdamWBatch, Batch, GroupHyperparams, MatrixBatch, ParamStep
-from agents.trainer.messages import DEFAULT_RANK as DEFAULT_RANK
-from agents.trainer.messages import NORM_GROWTH_LIMIT, PROJECTION_REFRESH
+from agents.trainer.messages import DEFAULT_RANK, NORM_GROWTH_LIMIT, PROJECTION_REFRESH
 from corpus.errors import TrainerFault
 
 TOGETHER_BYTES = {"cpu": 1 << 20}
-"""Bytes of float32 gradients that are computed together, by device: they are copied, which costs a CPU time."""
+"""Bytes of float32 gradients that are computed together, by device; they are copied."""
 TOGETHER_DEFAULT_BYTES = 256 << 20
 """The same on any other device."""
 
@@ -55,7 +54,7 @@ class Apollo(torch.optim.Optimizer):
         TrainerFault: Weights are neither float32 nor bfloat16, or a setting is out of range.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 (torch: settings of an optimizer are plain arguments)
         self,
         params: Iterable[torch.Tensor] | Iterable[dict[str, Any]],
         lr: float,
@@ -133,7 +132,7 @@ class Apollo(torch.optim.Optimizer):
 
     @torch.no_grad()
     def propose(self) -> torch.Tensor:
-        """Advance the moments and compute every update; returns the norm of all updates together, a scalar."""
+        """Advance the moments and compute every update; returns the norm of all together, a scalar."""
         self._batches = self._gather()
         for batch in self._batches:
             batch.measure()
@@ -160,13 +159,13 @@ class Apollo(torch.optim.Optimizer):
                 state["norm"].zero_()
 
     def projection(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Return the current projection (rank, n) of this matrix, float32; before the first step, that of the first."""
+        """Return this matrix' projection (rank, n), float32, of its last step or, before any, its first."""
         group = next(group for other, group in self._owned() if other is parameter)
         step = max(1, int(self.state[parameter].get("step", 0))) if parameter in self.state else 1
         return self._drawn(parameter, group, step).matrix.clone()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a state (see torch); moments and masters stay float32, where torch would cast them to the weights' type."""
+        """Load a state (see torch); moments and masters stay float32, where torch would cast them."""
         super().load_state_dict(state_dict)
         given = [index for group in state_dict["param_groups"] for index in group["params"]]
         for index, parameter in zip(given, self.parameters, strict=True):
@@ -203,7 +202,7 @@ class Apollo(torch.optim.Optimizer):
         return ((parameter, group) for group in self.param_groups for parameter in group["params"])
 
     def _drawn(self, parameter: torch.Tensor, group: dict[str, Any], step: int) -> Projection:
-        """Return P for this step: all matrices of this width share it, and it is redrawn every `proj_refresh` steps."""
+        """Return P for this step, which all matrices of this width share until the next refresh."""
         n, refresh = min(parameter.shape), (step - 1) // group["proj_refresh"]
         width = (group["projection"], min(group["rank"], n), n, group["seed"], parameter.device)
         projection = self._projections.get((*width, refresh))

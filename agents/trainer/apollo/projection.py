@@ -1,11 +1,11 @@
 """Random projections of gradients: the paper's Gaussian, and a count sketch that needs no matrix product.
 
-A matrix is projected on its smaller side, n elements to r. Wide (rows <= columns, also square): R = P G, with a channel
-for each column; tall: R = G P^T, with a channel for each row.
+A matrix is projected on its smaller side, n elements to r. Wide (rows <= columns, also square): R = P G, with
+a channel for each column; tall: R = G P^T, with a channel for each row.
 
-Invariant: a projection follows from its seed, n, rank and number of refreshes, and is drawn on the CPU, whatever the
-device of the weights: all matrices of one width share it, and it is drawn again instead of being stored. Both kinds
-keep lengths on average: E |P x|^2 = |x|^2. Knows no optimizer.
+Invariant: a projection follows from its seed, n, rank and number of refreshes, and is drawn on the CPU,
+whatever the device of the weights: all matrices of one width share it, and it is drawn again instead of being
+stored. Both kinds keep lengths on average: E |P x|^2 = |x|^2. Knows no optimizer.
 """
 
 import math
@@ -71,7 +71,7 @@ class Projection:
         return filled.view(-1, PANEL, self.values.shape[1]).transpose(1, 2).contiguous()
 
     def project(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Compute R of k matrices (k, rows, cols), float32: (k, rank, cols) of wide ones, (k, rows, rank) of tall ones."""
+        """Compute R of k matrices (k, rows, cols): (k, rank, cols) if wide, (k, rows, rank) if tall."""
         wide = is_wide(gradients.shape[1:])
         if self.kind == "gaussian":
             return self.values @ gradients if wide else gradients @ self.values.T

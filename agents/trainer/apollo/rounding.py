@@ -1,11 +1,12 @@
 """Repeatable randomness: the seeds of draws, and stochastic rounding from float32 to bfloat16.
 
-At the learning rates of an update most steps are far smaller than a bfloat16 unit in the last place: rounded to
-nearest they are lost, rounded at random (up with a probability equal to the distance) they survive on average.
+At the learning rates of an update most steps are far smaller than a bfloat16 unit in the last place: rounded
+to nearest they are lost, rounded at random (up with a probability equal to the distance) they survive on
+average.
 
-Invariant: a seed depends on the names of its draw alone. A rounded value depends on the value, the key and the
-element's index alone, not on the device, the number of threads or the chunk size; `kernel.c` draws the same bits.
-Knows no optimizer.
+Invariant: a seed depends on the names of its draw alone. A rounded value depends on the value, the key and
+the element's index alone, not on the device, the number of threads or the chunk size; `kernel.c` draws the
+same bits. Knows no optimizer.
 """
 
 import hashlib
@@ -25,7 +26,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def stochastic_round(values: torch.Tensor, key: int) -> torch.Tensor:
-    """Round float32 `values` of any shape to bfloat16, up or down at random; non-finite values stay as they are."""
+    """Round float32 values of any shape to bfloat16, up or down at random, except for NaN and infinity."""
     flat = values.detach().to(torch.float32).contiguous().reshape(-1)
     rounded = torch.empty(flat.shape, dtype=torch.bfloat16, device=flat.device)
     for start in range(0, flat.numel(), CHUNK):
@@ -49,8 +50,8 @@ def counter_bits(key: int, start: int, count: int, device: torch.device) -> torc
 def keys_of(key: int) -> tuple[int, int]:
     """Return the two 32-bit words of a key.
 
-    The key is hashed: keys that differ in a few low bits would otherwise give the same bits in another order, and
-    their errors would add up over the steps.
+    The key is hashed: keys that differ in a few low bits would otherwise give the same bits in another order,
+    and their errors would add up over the steps.
     """
     return derive_seed(key, "first") & _LOW, derive_seed(key, "second") & _LOW
 

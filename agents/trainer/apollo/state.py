@@ -1,7 +1,8 @@
 """Apollo's state for each parameter, and its form in a checkpoint.
 
-Invariant: a state that is exported, written, read and imported is the same to the last bit, and it carries the
-settings that it was made with. A state whose moments would mean something else here does not fit. Knows no gradient.
+Invariant: a state that is exported, written, read and imported is the same to the last bit, and it carries
+the settings that it was made with. A state whose moments would mean something else here does not fit. Knows
+no gradient.
 """
 
 import json
@@ -26,7 +27,7 @@ Owned = tuple[torch.Tensor, dict[str, Any]]
 
 
 def moment_shape(parameter: torch.Tensor, group: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return the shape of the moments: R's for a matrix, (rank, cols) or (rows, rank); else the parameter's own."""
+    """Return the shape of the moments: (rank, cols) or (rows, rank) for a matrix, else the parameter's."""
     if not is_matrix(parameter):
         return tuple(parameter.shape)
     rows, cols = parameter.shape
@@ -56,7 +57,7 @@ def nbytes(owned: Sequence[Owned]) -> int:
 def export(
     owned: Sequence[Owned], names: Sequence[str], states: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return named tensors: format, seed, settings (JSON as bytes), and "moment1.NAME" and so on for each parameter."""
+    """Return format, seed, settings (JSON as bytes), and "moment1.NAME" and so on for each parameter."""
     groups = {id(group): group for _, group in owned}.values()
     text = json.dumps([{key: group[key] for key in _RECORDED} for group in groups], sort_keys=True).encode()
     exported = {

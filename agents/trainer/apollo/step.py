@@ -2,8 +2,9 @@
 
 A step has two passes: `measure` advances the moments and computes every update, `apply` writes the weights.
 
-Invariant: nothing here waits for a GPU (no number is read back), and parameters of one shape are computed together.
-`measure` writes no weight. Knows neither seeds nor the schedule: a `ParamStep` holds one parameter's part of a step.
+Invariant: nothing here waits for a GPU (no number is read back), and parameters of one shape are computed
+together. `measure` writes no weight. Knows neither seeds nor the schedule: a `ParamStep` holds one
+parameter's part of a step.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,8 @@ class ParamStep(NamedTuple):
     parameter: torch.Tensor
     gradient: torch.Tensor
     state: dict[str, Any]
-    """moment1, moment2; for a matrix also norm (scalar, of the last update without the rate; 0: none yet); master."""
+    """moment1, moment2; for a matrix also norm (scalar, of the last update without the rate; 0: none yet);
+    master."""
     group: GroupHyperparams
     key: int
     """Key of the stochastic rounding, for a bfloat16 weight."""
@@ -156,7 +158,7 @@ class MatrixBatch:
 
 
 def _lengths(tensor: torch.Tensor, across: tuple[int, ...]) -> torch.Tensor:
-    """Return Euclidean norms across these dimensions, which stay as 1 (torch's own function takes six times as long)."""
+    """Return norms across these dimensions, which stay as 1 (torch's function takes six times as long)."""
     return tensor.square().sum(across, keepdim=True).sqrt_()
 
 

@@ -1,10 +1,10 @@
 """The trainer process: `python -m agents.trainer.process.main --run-dir DIR --checkpoints DIR --model DIR`.
 
-Attaches to the shared weights of the model server as their only writer, restores the active checkpoint if needed, and
-answers requests on the run directory's socket until a stop.
+Attaches to the shared weights of the model server as their only writer, restores the active checkpoint if
+needed, and answers requests on the run directory's socket until a stop.
 
-Invariant: the process dies with its parent; a clean end undoes a step in progress; nothing goes to standard output.
-Knows neither the ledger nor the schedule.
+Invariant: the process dies with its parent; a clean end undoes a step in progress; nothing goes to standard
+output. Knows neither the ledger nor the schedule.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def _yield_to_server(*, external: bool) -> None:
     os.nice(NICE)
     autogroup = Path("/proc/self/autogroup")
     if external and autogroup.exists() and os.getpid() != os.getpgrp():
-        # Such a kernel divides time by session first, and by niceness only within one: so take a session of our own.
+        # Such a kernel divides time by session first, and by niceness only within one: take an own session.
         os.setsid()
         autogroup.write_text(str(NICE))
 
@@ -120,7 +120,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _only_writer(mapping: Path) -> Iterator[None]:
-    """Hold the lock of the shared weights; waits for a trainer that is being killed or a server that restores."""
+    """Hold the writer's lock of the shared weights, once a dying trainer or a restoring server is done."""
     with writer_lock(mapping, wait=False) as mine:
         if mine:
             yield

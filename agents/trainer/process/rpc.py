@@ -1,8 +1,9 @@
-"""The trainer's socket, in a thread of its own: requests in, replies out, `status` and orders answered at once.
+"""The trainer's socket, in a thread of its own, which answers `status` and orders at once.
 
-Invariant: only this thread touches the ROUTER socket, and no message ends it. A known request is never carried out
-twice: its reply comes from memory, or, while it is in progress, goes to the latest client that asked. The memory is
-bounded, and replies to a client that reads nothing are dropped. Reads only the header of the shared weights.
+Invariant: only this thread touches the ROUTER socket, and no message ends it. A known request is never
+carried out twice: its reply comes from memory, or, while it is in progress, goes to the latest client that
+asked. The memory is bounded, and replies to a client that reads nothing are dropped. Reads only the header of
+the shared weights.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """The trainer's verbs, one method each, in the main thread and one request at a time.
 
-Invariant: only these methods write the shared weights. The optimizer's state after `train` stays in memory until the
-next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. Does not know the socket.
+Invariant: only these methods write the shared weights. The optimizer's state after `train` stays in memory
+until the next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. Does not know the
+socket.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +41,7 @@ class Worker:
         self._context = context
         self._check = check
         self._trained: tuple[str, dict[str, RawTensor] | None] | None = None
-        """Parent of the update in the shared weights, and the optimizer's state after it; a merge has none."""
+        """Parent of the update in the shared weights, and the optimizer's state; a merge has none."""
 
     def answer(self, request: RpcRequest, report: Report) -> Answer:
         """Carry out a request; `report` is called after every training step."""

@@ -1,12 +1,12 @@
 """Many sequences laid end to end in one pass, where attention alone separates them.
 
-Everything in a decoder except attention looks at one token at a time, so no row needs padding to the length of
-another, and a context's keys and values need no copy for each of its continuations. `attend` replaces the model's own
-attention function in such a pass. Recurrent layers look along a whole row: each of their sequences has a lane of its
-own, padded on the right, and starts from the states that the context left.
+Everything in a decoder except attention looks at one token at a time, so no row needs padding to the length
+of another, and a context's keys and values need no copy for each of its continuations. `attend` replaces the
+model's own attention function in such a pass. Recurrent layers look along a whole row: each of their
+sequences has a lane of its own, padded on the right, and starts from the states that the context left.
 
-Invariant: a token attends to the past of its own sequence and to its own piece up to itself, within the layer's
-window; pasts are read and never written, so a layer may be computed again. Knows no loss.
+Invariant: a token attends to the past of its own sequence and to its own piece up to itself, within the
+layer's window; pasts are read and never written, so a layer may be computed again. Knows no loss.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,8 @@ from agents.trainer.scoring.prefix_cache import PrefixCache, States
 from corpus.errors import TrainerFault
 
 NAME = "nightschool_packed"
-"""Name of the attention function in transformers; no mask function has this name, so transformers builds no mask."""
+"""Name of the attention function in transformers; no mask function has this name, so transformers builds no
+mask."""
 Tokens = Sequence[int]
 
 
@@ -85,7 +86,7 @@ class Packing:
                 start = len(tokens)
                 if not piece.context:
                     picked.extend(range(start, start + len(piece.tokens)))
-                # The last piece is padded to the length of the longest lane, with zeros that no result depends on.
+                # The last piece is padded to the longest lane, with zeros that no result depends on.
                 size = end - start if piece is lane[-1] else len(piece.tokens)
                 tokens.extend([*piece.tokens, *[0] * (size - len(piece.tokens))])
                 positions.extend(range(piece.first, piece.first + size))
@@ -246,7 +247,7 @@ def forward(model: Any, packing: Packing, *, recurrent: bool, checkpointing: boo
 
 
 def _recomputed(plain: Any, config: Any) -> Any:
-    """Return a layer's forward that keeps only its inputs; transformers' own checkpointing ignores the past."""
+    """Return a layer's forward that keeps only its inputs; transformers' own would ignore the past."""
 
     def packed(*inputs: Any, **named: Any) -> Any:
         with _attending(config):  # needed again when the backward pass computes the layer again

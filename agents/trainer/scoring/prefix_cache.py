@@ -1,7 +1,7 @@
 """The cache that contexts leave behind, and its form for a model of transformers.
 
-Invariant: the cache is written while contexts are read, and only read afterwards, so a layer may be computed again and
-one continuation does not affect another. Knows no tokens.
+Invariant: the cache is written while contexts are read, and only read afterwards, so a layer may be computed
+again and one continuation does not affect another. Knows no tokens.
 """
 
 from collections.abc import Sequence
@@ -25,10 +25,10 @@ class PrefixCache:
 
 
 class States(Cache):  # type: ignore[misc]
-    """The initial states of recurrent layers, for the lanes of one pass; keys and values pass through unchanged."""
+    """The initial states of recurrent layers in one pass; keys and values pass through unchanged."""
 
     def __init__(self, past: PrefixCache, lanes: Sequence[int], *, reading: bool, layers: int) -> None:
-        """`lanes`: number of the context that each lane continues; `reading`: keep the states after the last token."""
+        """`lanes`: the context that each lane continues; `reading`: keep the states after the last token."""
         super().__init__(layers=[LinearAttentionLayer() for _ in range(layers)])
         self._past, self._lanes, self._reading = past, lanes, reading
         for number, layer in enumerate(self.layers):

@@ -1,13 +1,13 @@
-"""The context-frozen pass: log-probabilities of continuations, with gradients through the continuations alone.
+"""The context-frozen pass: log-probabilities of continuations, with gradients through these alone.
 
-Each context goes through the model once, without gradients, into a cache: keys and values, and states of recurrent
-layers. All its continuations start from there, in one pass. A context that is the beginning of another one uses the
-other's cache. The last context token is held back and fed with the continuation: its logits predict the first
-continuation token, which would otherwise have no gradient.
+Each context goes through the model once, without gradients, into a cache: keys and values, and states of
+recurrent layers. All its continuations start from there, in one pass. A context that is the beginning of
+another one uses the other's cache. The last context token is held back and fed with the continuation: its
+logits predict the first continuation token, which would otherwise have no gradient.
 
 Invariant: a row's result depends on its own tokens alone, up to rounding. The cache is a constant, unless
-`context_gradient` asks for the exact gradient: then contexts and continuations share one pass with gradients. Supports
-full attention, sliding windows and gated delta layers; `check` tries a model and refuses others.
+`context_gradient` asks for the exact gradient: then contexts and continuations share one pass with gradients.
+Supports full attention, sliding windows and gated delta layers; `check` tries a model and refuses others.
 """
 
 import random
@@ -21,16 +21,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from agents.trainer.memory_estimate import HEAD_TOKENS, READ_TOKENS
-from agents.trainer.scoring.packing import ContextRead, Packing, Piece, forward
-from agents.trainer.scoring.packing import Tokens as Tokens
+from agents.trainer.scoring.packing import ContextRead, Packing, Piece, Tokens, forward
 from agents.trainer.scoring.prefix_cache import PrefixCache
 from agents.trainer.update.losses import Scores
 from corpus.errors import TrainerFault
 
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
 TOLERANCE = 1e-3
-"""Largest difference, in nats, of the log-probability of a continuation of `ANSWER` tokens in float32. Dense attention
-stays below 1e-5; gated delta layers, whose chunks of 64 tokens are cut elsewhere, below 1e-4."""
+"""Largest difference, in nats, of the log-probability of a continuation of `ANSWER` tokens in float32. Dense
+attention stays below 1e-5; gated delta layers, whose chunks of 64 tokens are cut elsewhere, below 1e-4."""
 COARSE = 0.01
 """The same in 16-bit types, as a share of the log-probability: the effect of rounding alone."""
 ANSWER = 6
@@ -88,7 +87,7 @@ def scores(
 def share_prefixes(
     rows: Sequence[tuple[int, ...]], *, equal: bool = False
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Return the rows that are no prefix of another row, and for each row the number of one that begins with it.
+    """Return the rows that are no prefix of another, and for each row the one that begins with it.
 
     `equal` lets rows share only if they are equal.
     """
@@ -103,7 +102,7 @@ def share_prefixes(
 
 
 def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
-    """Put the pieces after their contexts, all in one lane or, `apart`, with a lane and a context for each piece."""
+    """Put the pieces after their contexts, in one lane or, `apart`, in a lane for each piece."""
     lanes: list[list[Piece]] = []
     for piece in pieces:
         opened = lanes and not apart
@@ -118,7 +117,7 @@ def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> 
 
 @torch.no_grad()
 def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
-    """Run these contexts through the model and return the cache that they leave; an empty one leaves nothing."""
+    """Return the cache that these contexts leave in the model; an empty context leaves nothing."""
     past, last, one_by_one = PrefixCache(), len(model.base_model.layers) - 1, is_recurrent(model)
     device = model.get_input_embeddings().weight.device
     lane: list[Piece] = []
@@ -140,7 +139,7 @@ def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
 def _logprobs(
     model: Any, hidden: torch.Tensor, wanted: torch.Tensor, *, train: bool, checkpointing: bool
 ) -> torch.Tensor:
-    """Return the log-probability of each wanted token, (tokens,) float32 nats, from the hidden states before it."""
+    """Return the log-probability (nats, float32) of each wanted token, from the hidden states before it."""
     head = model.get_output_embeddings()
 
     def score(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -169,7 +168,7 @@ def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
 
 
 def check(model: Any) -> None:
-    """Refuse a model that the context-frozen pass would get wrong; a model's first check scores a few tokens."""
+    """Refuse a model that this pass would get wrong; a model's first check scores a few tokens."""
     if model in _passed:
         return
     config = model.config
@@ -196,9 +195,9 @@ def check(model: Any) -> None:
     allowed = TOLERANCE if exact else max(TOLERANCE, COARSE * max(map(abs, full)))
     if not worst <= allowed:
         raise TrainerFault(
-            f"{ANSWER} tokens behind a frozen context score {worst:.3g} nats apart from a full pass (rounding would "
-            f"explain {allowed:.3g}): {type(model).__name__} computes something that the trainer does not support; "
-            "train another model"
+            f"{ANSWER} tokens after a frozen context score {worst:.3g} nats apart from a full pass (rounding "
+            f"explains {allowed:.3g}): {type(model).__name__} computes something that the trainer does not "
+            "support; train another model"
         )
     _passed.add(model)
 

@@ -1,12 +1,13 @@
 """Reads and steers the residual stream of a model.
 
-Reading takes the stream at each text's last token, and the input of attention's output projection there. The forward
-pass ends at the deepest requested layer. Steering adds a direction to the stream of every token: with preventative
-steering (arXiv 2507.21509, section 5.2) an update trains on a model that is steered towards a trait, so the gradient
-need not move the weights there, and the direction is gone when the model is served.
+Reading takes the stream at each text's last token, and the input of attention's output projection there. The
+forward pass ends at the deepest requested layer. Steering adds a direction to the stream of every token: with
+preventative steering (arXiv 2507.21509, section 5.2) an update trains on a model that is steered towards a
+trait, so the gradient need not move the weights there, and the direction is gone when the model is served.
 
-Invariant: a text's result depends on its own tokens alone, up to rounding, and a pass that ends early gives what a
-whole pass gives, to the bit. Nothing is normalised, and no hook stays on the model. Does not know concepts.
+Invariant: a text's result depends on its own tokens alone, up to rounding, and a pass that ends early gives
+what a whole pass gives, to the bit. Nothing is normalised, and no hook stays on the model. Does not know
+concepts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,8 @@ import torch
 from torch import nn
 
 from agents.model.steering.wire import Direction
-from agents.trainer.scoring.prefix_scoring import Tokens, device_of
+from agents.trainer.scoring.packing import Tokens
+from agents.trainer.scoring.prefix_scoring import device_of
 from corpus.errors import TrainerFault
 
 CHUNK = 16
@@ -129,7 +131,7 @@ def _pass(
 
 
 def _projection(decoder: Any, layer: int) -> nn.Module | str:
-    """Return the layer's attention output projection, or the attention's name if its heads cannot be separated."""
+    """Return the attention's output projection, or its name if its heads cannot be separated."""
     attention = getattr(decoder.layers[layer], "self_attn", None)
     projection = getattr(attention, "o_proj", None)
     count = getattr(decoder.config, "num_attention_heads", None)
@@ -173,8 +175,8 @@ def steered(model: Any, directions: Sequence[Direction]) -> Iterator[None]:
             moved = torch.frombuffer(bytearray(direction.data), dtype=torch.float32)
             if not 0 <= direction.layer < len(layers) or moved.shape != table.shape[1:]:
                 raise TrainerFault(
-                    f"a direction of {len(moved)} values after layer {direction.layer} is another model's: this one "
-                    f"has {len(layers)} layers of {table.shape[1]}; run `nightschool readout train`"
+                    f"a direction of {len(moved)} values after layer {direction.layer} is another model's: "
+                    f"this one has {len(layers)} layers of {table.shape[1]}; run `nightschool readout train`"
                 )
             moved = moved.to(device=table.device, dtype=table.dtype)
             handles.append(layers[direction.layer].register_forward_hook(_adding(moved)))

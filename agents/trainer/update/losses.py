@@ -1,13 +1,13 @@
 """The objectives, as pure functions of the log-probabilities of continuations.
 
-SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO (arXiv 2405.14734); KTO
-(arXiv 2402.01306). Each returns the loss and metrics, with chosen and rejected answers apart, because a margin may
-grow while the chosen answer becomes less likely.
+SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO (arXiv 2405.14734);
+KTO (arXiv 2402.01306). Each returns the loss and metrics, with chosen and rejected answers apart, because a
+margin may grow while the chosen answer becomes less likely.
 
-Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's weight
-multiplies its loss, and the sum is divided by `count`, the number of examples of the whole step (None: of those
-given): examples of low trust move the weights less, and the gradients of a step's passes add up to the step's. Knows
-neither models nor tokens.
+Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's
+weight multiplies its loss, and the sum is divided by `count`, the number of examples of the whole step (None:
+of those given): examples of low trust move the weights less, and the gradients of a step's passes add up to
+the step's. Knows neither models nor tokens.
 """
 
 import math
@@ -47,7 +47,7 @@ class Loss:
 
 
 def sft(chosen: Scores, weights: torch.Tensor, *, count: int | None = None) -> Loss:
-    """Compute supervised fine-tuning: the average negative log-likelihood per token. `weights` is (n,)."""
+    """Compute SFT: the average negative log-likelihood per token. `weights` is (n,)."""
     return Loss(value=_weighted(-chosen.mean, weights, count), metrics=_means(chosen_logprob=chosen.mean))
 
 
@@ -61,7 +61,7 @@ def dpo(
     penalty: float = 0.0,
     count: int | None = None,
 ) -> Loss:
-    """Compute direct preference optimization on summed log-probabilities; with a `penalty` (DPOP's lambda), DPOP.
+    """Compute DPO on summed log-probabilities or, with a `penalty` (DPOP's lambda), DPOP.
 
     `references` is (n, 2), nats, summed: chosen and rejected under the reference weights.
     """
@@ -80,7 +80,7 @@ def dpo(
 def orpo(
     chosen: Scores, rejected: Scores, weights: torch.Tensor, *, strength: float, count: int | None = None
 ) -> Loss:
-    """Compute odds ratio preference optimization on length-averaged log-probabilities; `strength` is its lambda."""
+    """Compute ORPO on length-averaged log-probabilities; `strength` is its lambda."""
     # arXiv 2403.07691, eq. 3: log P(y|x) = 1/m sum_t log P(y_t | x, y_<t).
     chosen_mean, rejected_mean = chosen.mean, rejected.mean
     # arXiv 2403.07691, eq. 7: L_OR = -log sigmoid(log(odds(y_w|x) / odds(y_l|x))).
@@ -102,7 +102,7 @@ def simpo(
     margin: float,
     count: int | None = None,
 ) -> Loss:
-    """Compute simple preference optimization on length-averaged log-probabilities; `margin` is its gamma."""
+    """Compute SimPO on length-averaged log-probabilities; `margin` is its gamma."""
     # arXiv 2405.14734, eq. 4: r(x, y) = beta / |y| log pi(y|x).
     chosen_reward, rejected_reward = beta * chosen.mean, beta * rejected.mean
     # arXiv 2405.14734, eq. 6: L = -E[log sigmoid(r(x, y_w) - r(x, y_l) - gamma)].
@@ -113,7 +113,7 @@ def simpo(
     )
 
 
-def kto(
+def kto(  # noqa: PLR0913 (the parameters of the paper)
     chosen: Scores,
     rejected: Scores,
     references: torch.Tensor,
@@ -125,7 +125,7 @@ def kto(
     undesirable: float = 1.0,
     count: int | None = None,
 ) -> Loss:
-    """Compute Kahneman-Tversky optimization: each side of a pair is an example, and the pair's loss is their mean.
+    """Compute KTO: each side of a pair is an example, and the pair's loss is their mean.
 
     `references` is (n, 2) as for `dpo`; `reference_point` is z_0 in nats, which has no gradient: see
     `objective.reference_point`; `desirable` and `undesirable` are lambda_D and lambda_U.
@@ -142,7 +142,7 @@ def kto(
 
 
 def log_odds(log_probability: torch.Tensor) -> torch.Tensor:
-    """Compute log(p / (1 - p)) from log p in nats (arXiv 2403.07691, eq. 4), without leaving the log domain."""
+    """Compute log(p / (1 - p)) from log p in nats (arXiv 2403.07691, eq. 4), in the log domain."""
     certain = log_probability.clamp(max=CERTAIN)
     return certain - log1mexp(certain)
 

@@ -1,7 +1,8 @@
 """Whether an update fits into memory, checked before its first step.
 
-Invariant: the costs of a token are not derived from the configuration: a few tokens go through the model itself, and
-the bytes that autograd keeps of them are counted. The sums are those of `agents.trainer.memory_estimate`.
+Invariant: the costs of a token are not derived from the configuration: a few tokens go through the model
+itself, and the bytes that autograd keeps of them are counted. The sums are those of
+`agents.trainer.memory_estimate`.
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,9 @@
 """A merge: from the parent's weights and some task vectors, into the shared weights.
 
-Invariant: nothing is written before all of it is known to be finite, and then it is written under one lock. The result
-depends on the parent and the parts alone, and after any failure the shared weights are the parent's. There is no
-optimizer state: moments of the parts do not belong to merged weights. Knows neither the socket nor the ledger.
+Invariant: nothing is written before all of it is known to be finite, and then it is written under one lock.
+The result depends on the parent and the parts alone, and after any failure the shared weights are the
+parent's. There is no optimizer state: moments of the parts do not belong to merged weights. Knows neither the
+socket nor the ledger.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ def run_merge(
     density: float,
     check: Callable[[], None],
 ) -> Extent:
-    """Add the sum of the parts to the parent's weights, in the shared weights; returns how much that changed them.
+    """Make the shared weights the parent's plus the parts; returns how much that changed them.
 
     `check` is called before each tensor is computed, and raises when the merge must end.
     """

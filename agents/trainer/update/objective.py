@@ -1,14 +1,16 @@
 """From examples to the loss of the objective: which sides are scored, against which references.
 
-KTO's z_0 is the divergence of the weights from the reference, estimated on mismatched answers (arXiv 2402.01306,
-section 4.1): log(pi(y'|x) / pi_ref(y'|x)), y' the answers to another context. The paper takes y' from the next row of
-the batch; here it comes from the next example of the whole update, in a ring, that has another context. So a batch of
-one has an estimate too, the passes of a step share one estimate, and the reference side is scored once, at the start,
-while the model still is the reference. The price is one more pass without gradients in every step. If all examples of
-an update have one context there are no mismatched answers, and z_0 is 0.
+KTO's z_0 is the divergence of the weights from the reference, estimated on mismatched answers (arXiv
+2402.01306, section 4.1): log(pi(y'|x) / pi_ref(y'|x)), y' the answers to another context. The paper takes y'
+from the next row of the batch; here it comes from the next example of the whole update, in a ring, that has
+another context. So a batch of one has an estimate too, the passes of a step share one estimate, and the
+reference side is scored once, at the start, while the model still is the reference. The price is one more
+pass without gradients in every step. If all examples of an update have one context there are no mismatched
+answers, and z_0 is 0.
 
-Invariant: the loss depends on the model's weights, the examples and the settings alone; the losses of a step's passes,
-each with the step's `count` and `point`, add up to the step's loss. Knows neither optimizer nor shared weights.
+Invariant: the loss depends on the model's weights, the examples and the settings alone; the losses of a
+step's passes, each with the step's `count` and `point`, add up to the step's loss. Knows neither optimizer
+nor shared weights.
 """
 
 import math
@@ -20,6 +22,7 @@ import torch
 
 from agents.trainer.messages import Example, Settings, TrainRequest
 from agents.trainer.scoring import prefix_scoring
+from agents.trainer.scoring.packing import Tokens
 from agents.trainer.update import losses
 
 WITH_REFERENCES = ("dpo", "dpop", "kto")
@@ -109,7 +112,7 @@ def reference_point(model: Any, settings: Settings, rows: Sequence[Example]) -> 
 
 
 def with_references(model: Any, request: TrainRequest) -> Sequence[Example]:
-    """Return the examples with the references that the objective needs; the model must hold the parent's weights.
+    """Return the examples with the objective's references; the model must hold the parent's weights.
 
     An example keeps a reference that it already has.
     """
@@ -149,9 +152,9 @@ def _mismatched(model: Any, settings: Settings, examples: Sequence[Example]) -> 
 def _totals(
     model: Any,
     settings: Settings,
-    rows: Sequence[tuple[prefix_scoring.Tokens, prefix_scoring.Tokens, prefix_scoring.Tokens]],
+    rows: Sequence[tuple[Tokens, Tokens, Tokens]],
 ) -> Iterator[tuple[float, float]]:
-    """Yield log-probabilities (nats, summed) of two continuations of each context, in passes as large as in training."""
+    """Yield the summed log-probabilities (nats) of two continuations of each context."""
     size = settings.micro_batch or settings.batch_size
     for start in range(0, len(rows), size):
         contexts, first, second = (list(side) for side in zip(*rows[start : start + size], strict=True))

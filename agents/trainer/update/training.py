@@ -1,8 +1,9 @@
 """One update: from a parent checkpoint, over a fixed list of examples, into the shared weights.
 
-Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer starts from
-the parent's state and is kept nowhere else. A step that is not finite or too large is refused, and after any failure
-the shared weights are the parent's again. A dry run writes nothing. Knows neither the socket nor the ledger.
+Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer
+starts from the parent's state and is kept nowhere else. A step that is not finite or too large is refused,
+and after any failure the shared weights are the parent's again. A dry run writes nothing. Knows neither the
+socket nor the ledger.
 """
 
 import math
@@ -207,7 +208,7 @@ def _gradients(
 
 
 def passes(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
-    """Divide a step's examples into passes of this size, similar lengths together; 0: one pass, in their order."""
+    """Divide a step's examples into passes of this size, similar lengths together; 0: all in one pass."""
     if not 0 < size < len(rows):
         return [rows]
     by_length = sorted(rows, key=lambda row: len(row.context) + max(len(row.chosen), len(row.rejected)))
@@ -215,7 +216,7 @@ def passes(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
 
 
 def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
-    """Yield the examples of each step, by number: every epoch has its own order, and a last batch may be short."""
+    """Yield the numbers of each step's examples: every epoch has its own order and may end short."""
     for epoch in range(settings.epochs):
         order = sorted(range(count), key=lambda i, epoch=epoch: derive_seed(seed, "order", epoch, i))  # type: ignore[misc]
         for start in range(0, count, settings.batch_size):

@@ -1,4 +1,4 @@
-"""Rolled back and forth, a home is bit for bit what it was, and training on from there is what it was the first time.
+"""Rollbacks are exact: weights come back bit for bit, and training from there repeats the first time.
 
 On the embedded model in float32, and in bfloat16, where weights are rounded at random and kept as deltas.
 """
@@ -111,7 +111,7 @@ class School:
         )
 
     def logprobs(self) -> list[float]:
-        """Log-probabilities of fixed answers under what the mapping holds, as an update's references are read."""
+        """Log-probabilities of fixed answers under the shared weights, read as an update's references are."""
         frames = [pack_tokens(side) for row in examples(99) for side in (row.context, row.chosen)]
         totals: list[float] = self.answer("logprobs", {}, tuple(frames))["totals"]
         return totals
@@ -210,7 +210,7 @@ def test_another_seed_example_or_setting_gives_other_weights(school: School, cha
 
 
 def test_an_update_of_a_parent_whose_optimizer_state_is_gone_is_another_one(school: School) -> None:
-    """Moments, projections and rounding begin anew: only from a parent with its state is the first time repeated."""
+    """Moments, projections and rounding start fresh: only a parent with its state repeats the update."""
     parent, made = school.made[1], school.made[2]
     bare = school.store.write(school.store.load_weights(parent.id), None, {**parent.fields, "cursor": 1})
     assert made.update is not None

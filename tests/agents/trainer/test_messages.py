@@ -110,7 +110,7 @@ def test_a_memory_answers_what_it_has_seen_and_forgets_the_oldest() -> None:
 
 
 def test_a_report_with_a_number_that_is_no_number_is_refused() -> None:
-    with pytest.raises(TrainerFault, match="StepReport.metrics.loss"):
+    with pytest.raises(TrainerFault, match=r"StepReport\.metrics\.loss is 'low'"):
         load(StepReport, {"step": 1, "steps": 2, "metrics": {"loss": "low"}})
 
 

@@ -1,4 +1,5 @@
-"""Updates from their rows to a candidate: where the reference log-probabilities come from, and when to be alarmed."""
+"""Updates from their rows to a candidate: where the reference log-probabilities come from, and when to be
+alarmed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -125,9 +126,10 @@ async def told(done: int, total: int) -> None:
 def a_pair(name: str, night_id: str, checkpoint_id: str) -> Pair:
     chosen, rejected = TEXTS[name]
     return Pair(
-        id=name, behaviour="listen", messages=[{"role": "user", "content": f"When is {name}?"}], chosen=chosen,
-        rejected=rejected, chosen_from="attempt:a1", rejected_from="attempt:a2", dream_id=None, signal_id=None,
-        source="anna", trust=1.0, checkpoint_id=checkpoint_id, state="new", night_id=night_id,
+        id=name, behaviour="listen", messages=[{"role": "user", "content": f"When is {name}?"}],
+        chosen=chosen, rejected=rejected, chosen_from="attempt:a1", rejected_from="attempt:a2",
+        dream_id=None, signal_id=None, source="anna", trust=1.0, checkpoint_id=checkpoint_id,
+        state="new", night_id=night_id,
     )  # fmt: skip
 
 

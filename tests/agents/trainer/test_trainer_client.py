@@ -72,7 +72,7 @@ def test_a_result_that_was_lost_on_the_way_is_asked_for_again(place: Path) -> No
         await trainer.answer(alive, known=True, done=True)
         again = await trainer.asked()
         assert (again.id, again.verb, again.body) == (first.id, first.verb, first.body)
-        await trainer.answer(again, version=7)
+        await trainer.answer(again, written=True, version=7)
 
     assert played(place, script, lambda client: client.rollback("ab", settled=True)) == 7
 

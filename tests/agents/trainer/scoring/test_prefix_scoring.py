@@ -144,10 +144,10 @@ def test_each_context_is_read_once_however_many_share_it(tiny: Any) -> None:
 
 def test_rows_share_the_longest_row_that_begins_with_them() -> None:
     given = [(1, 2), (), (1, 2, 3), (2,), (1, 2, 3), (1, 3)]
-    kept, which = prefix_scoring.shared(given)
+    kept, which = prefix_scoring.share_prefixes(given)
     assert sorted(kept) == [(1, 2, 3), (1, 3), (2,)]
     assert all(kept[number][: len(row)] == row for row, number in zip(given, which, strict=True))
-    kept, which = prefix_scoring.shared(given, equal=True)
+    kept, which = prefix_scoring.share_prefixes(given, equal=True)
     assert sorted(kept) == sorted(set(given)) and [kept[number] for number in which] == given
 
 

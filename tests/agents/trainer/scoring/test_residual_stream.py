@@ -1,4 +1,4 @@
-"""The residual stream at the last token: of each text alone, ended early to the bit, and the heads behind it."""
+"""The residual stream at the last token: each text alone, ended early to the bit, and its heads."""
 
 import random
 from typing import Any

@@ -1,4 +1,5 @@
-"""Each loss against numbers worked out by hand and its formula written naively in float64, value and gradient."""
+"""Each loss against numbers worked out by hand and its formula written naively in float64, value and
+gradient."""
 
 import itertools
 import math

@@ -1,4 +1,5 @@
-"""Our losses against TRL's own code, which `make bench` installs in an environment of its own; skipped without it."""
+"""Our losses against TRL's own code, which `make bench` installs in an environment of its own; skipped
+without it."""
 
 import copy
 import random
@@ -26,7 +27,7 @@ def test_a_loss_and_its_gradient_are_those_of_trl(name: str) -> None:
 
 
 def examples() -> list[Example]:
-    """Contexts of one token: nothing lies before the token held back, so the frozen pass has the whole gradient."""
+    """Contexts of one token: nothing precedes the held-back token, so the pass has the whole gradient."""
     draw = random.Random(3)
     sides = [[[draw.randrange(96) for _ in range(draw.randint(1, 9))] for _ in range(2)] for _ in range(5)]
     return [

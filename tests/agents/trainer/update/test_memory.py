@@ -34,7 +34,8 @@ model = transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
 def kib(name):
-    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
 def step(rows, exact, again):
@@ -49,7 +50,7 @@ for case, (context, answer, count, exact, again) in json.loads(sys.argv[1]).item
     rows = [Example(context=[i] * context, chosen=[1] * answer, rejected=[2] * answer) for i in range(count)]
     settings = Settings(lr=1.0, batch_size=count, context_gradient=exact, activation_checkpointing=again)
     needed = memory.require_memory(model, settings, rows, 0)
-    step([Example(context=[1], chosen=[1], rejected=[1])], exact, again)  # what a first pass loads is not the update's
+    step([Example(context=[1], chosen=[1], rejected=[1])], exact, again)  # loads what any first pass loads
     model.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5")
     before = kib("VmRSS")
@@ -72,7 +73,7 @@ CASES = {
     not Path("/proc/self/clear_refs").exists(), reason="needs Linux's record of a process's peak"
 )
 def test_the_estimate_is_not_below_the_measured_peak_and_not_above_twice_of_it() -> None:
-    # Blocks go back to the system when they are freed: what is measured is what is used, not what malloc hoards.
+    # Freed blocks go back to the system, so that malloc's reserves are not measured.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     command = [sys.executable, "-c", PASS, json.dumps(CASES)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

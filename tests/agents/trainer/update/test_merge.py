@@ -1,4 +1,5 @@
-"""A merge in the running trainer: the mapping holds it, a candidate is written, and a failure leaves the parent."""
+"""A merge in the running trainer: the mapping holds it, a candidate is written, and a failure leaves the
+parent."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -36,7 +36,7 @@ def request(objective: Objective, rows: Sequence[Example]) -> TrainRequest:
 
 @pytest.fixture(scope="module")
 def models(tiny: Any) -> tuple[Any, Any]:
-    """A parent, and another model that stands for it after some training; KTO's z_0 of these two is above 0."""
+    """A parent, and another model in place of its trained self; KTO's z_0 of these two is above 0."""
     parent, trained = copy.deepcopy(tiny), copy.deepcopy(tiny)
     torch.manual_seed(5)
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""Preventative steering: the stream is moved while an update trains, and the weights then need not move that way."""
+"""Preventative steering: the stream is moved while an update trains, and the weights then need not move that
+way."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,7 +108,7 @@ def test_an_update_trains_steered_and_its_references_are_not(
     (plain, weights), (steered, moved), (_, again) = trained(), trained(direction()), trained(direction())
     assert any(not torch.equal(weights[name], moved[name]) for name in weights)
     assert all(torch.equal(moved[name], again[name]) for name in moved)
-    # Of the plain one the references are the weights themselves; the steered one is held against the same references.
+    # The plain run starts at its references; the steered run has the same references and does not.
     assert plain["margin"] == pytest.approx(0, abs=1e-4) and abs(steered["margin"]) > 1e-3
 
 
@@ -124,7 +125,7 @@ def test_log_probabilities_of_a_steered_model_come_over_the_socket(home: Home, t
 
 
 def test_it_lowers_the_drift_of_a_watched_concept_at_equal_gain(tmp_path: Path) -> None:
-    """The embedded model learns to listen, and with that reads as briefer: by a third less when steered meanwhile."""
+    """The embedded model learns to listen and reads as briefer: by a third less when it is steered."""
     model = Embedded(tmp_path, layer=preventative.LAYER)
     before, pairs = model.outcomes("listen", 200), model.pairs("listen", preventative.WORLD)
     vector = model.vectors[CONCEPTS.index("being_brief")]
