@@ -1,16 +1,15 @@
-"""Turns a conversation into signals and a piece of memory graph.
+"""Turn a conversation into signals and a piece of the memory graph.
 
-Invariant: pure; the same conversation and behaviours give the same records, and what was found in it stays
-found when it grows. A contradiction becomes an edge beside the supporting ones, never a correction of them. Log
-text is data: it ends up in bodies and reasons, with special tokens broken. Does not know what the graph holds
-already: `store.graph.merge` joins it.
+Invariant: pure; the same conversation and behaviours give the same records, and a conversation that grows
+keeps its signals. A contradiction becomes an edge beside the supporting ones, never a correction of them. Log
+text is data: it goes into bodies and reasons, with special tokens broken apart. Does not know what the graph
+holds: `store.graph.merge` joins the two.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from agents.extractor.cues import TAKEN_CHARS
 from agents.extractor.facts import Fact, facts
@@ -18,25 +17,25 @@ from agents.extractor.feelings import feelings, strongest
 from agents.extractor.harm import escaped, specific
 from agents.extractor.lessons import Judging, Lesson, decide, evidence
 from agents.extractor.rules import Finding, Hints, find
-from corpus.aliases import Message
+from corpus.aliases import Json, Message
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
 from store.ledger.records import Edge, Node, Record, Signal, identity
 
 MOST_LESSONS = 3
-"""New lessons that one conversation may give to one behaviour, however long it is."""
+"""New lessons for one behaviour from one conversation, however long it is."""
 LONGEST_BODY = 4000
-"""Characters of a request or an answer that a node keeps; the turn itself keeps them all."""
+"""Characters of a request or an answer that a node keeps; the turn keeps them all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationView:
-    """A conversation as the extractor sees it."""
+    """A conversation, as far as the extractor needs it."""
 
     id: str
     source: str
     turns: tuple[Turn, ...]
-    """All turns from the first on: a turn's index is its position."""
+    """All turns; a turn's index is its position."""
 
 
 def extract(
@@ -47,27 +46,35 @@ def extract(
     *,
     read: Sequence[Finding] = (),
 ) -> tuple[Record, ...]:
-    """The signals, nodes and edges of a conversation; `read` is what a model found, joined to the rules."""
-    found = join(find(conversation.turns, hints(behaviours, judging)), read)
-    lessons = limited([decide(finding, behaviours, judging) for finding in found])
+    """Return the nodes, signals and edges of a conversation.
+
+    Args:
+        conversation: The conversation with all its turns.
+        behaviours: The declared behaviours, by name.
+        judging: The judges of answers.
+        at: The time of the signals.
+        read: Findings of a model, to be joined with those of the rules.
+    """
+    findings = join(find(conversation.turns, hints(behaviours, judging)), read)
+    lessons = limited([decide(finding, behaviours, judging) for finding in findings])
     nodes = {node.id: node for node in declared(behaviours)}
     signals, edges = list[Signal](), list(_guards(behaviours))
     for lesson in lessons:
         signal = _signal(conversation, lesson, at)
         signals.append(signal)
-        for node in _learnt(conversation, lesson):
+        for node in _lesson_nodes(conversation, lesson):
             nodes[node.id] = _joined(nodes[node.id], node) if node.id in nodes else node
-        edges += _edges(conversation, lesson, signal)
+        edges += _lesson_edges(conversation, lesson, signal)
     for fact in facts(conversation.turns):
-        told, node = _told(conversation, fact)
-        nodes.setdefault(told.id, told)
+        episode, node = _fact_nodes(conversation, fact)
+        nodes.setdefault(episode.id, episode)
         nodes[node.id] = node
-        edges.append(Edge(kind="about", tail_id=node.id, head_id=told.id))
+        edges.append(Edge(kind="about", tail_id=node.id, head_id=episode.id))
     return (*nodes.values(), *signals, *dict.fromkeys(edges))
 
 
 def hints(behaviours: Mapping[str, Behaviour], judging: Judging) -> Hints:
-    """What the rules may know of the behaviours."""
+    """Return the questions about these behaviours that the rules may ask."""
     known = [behaviour for behaviour in behaviours.values() if specific(behaviour)]
     return Hints(
         failed=lambda request, answer: bool(evidence(behaviours, judging, request, answer).failed),
@@ -81,7 +88,7 @@ def _user(text: str) -> Message:
 
 
 def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Findings of both ways: the same kind at the same place is one, with the higher strength."""
+    """Join findings of rules and model: the same kind at the same turn is one, with the higher strength."""
     joined = {(finding.position, finding.kind): finding for finding in rules}
     for finding in read:
         place = (finding.position, finding.kind)
@@ -92,33 +99,30 @@ def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ..
 
 
 def limited(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
-    """At most one new lesson an answer and MOST_LESSONS a behaviour; the rest is noted as evidence."""
+    """Allow one new lesson an answer and MOST_LESSONS a behaviour; the others are noted as evidence."""
     taught: Counter[str | None] = Counter()
-    answers, kept = set[int](), list[Lesson]()
+    answers, allowed = set[int](), list[Lesson]()
     for lesson in lessons:
-        place = lesson.finding.answer_position
-        if lesson.state == "new" and place in answers:
-            lesson = replace(
-                lesson, state="noted", reason=f"{lesson.reason}; this answer is a lesson already"
-            )
+        answer, excess = lesson.finding.answer_position, ""
+        if lesson.state == "new" and answer in answers:
+            excess = "this answer is a lesson already"
         elif lesson.state == "new" and taught[lesson.behaviour] >= MOST_LESSONS:
-            lesson = replace(
-                lesson, state="noted", reason=f"{lesson.reason}; over {MOST_LESSONS} in a conversation"
-            )
+            excess = f"over {MOST_LESSONS} in a conversation"
         elif lesson.state == "new":
             taught[lesson.behaviour] += 1
-            answers.add(place)
-        kept.append(lesson)
-    return tuple(kept)
+            answers.add(answer)
+        noted = replace(lesson, state="noted", reason=f"{lesson.reason}; {excess}")
+        allowed.append(noted if excess else lesson)
+    return tuple(allowed)
 
 
 def node_id(kind: str, name: str) -> str:
-    """Id of the node of this kind and name."""
+    """Return the id of the node of this kind and name."""
     return identity(kind, name)
 
 
 def declared(behaviours: Mapping[str, Behaviour]) -> list[Node]:
-    """The nodes of the declared behaviours."""
+    """Return the nodes of the declared behaviours."""
     return [
         _node("behaviour", name, {**asdict(behaviour), "proposed": False})
         for name, behaviour in behaviours.items()
@@ -126,6 +130,7 @@ def declared(behaviours: Mapping[str, Behaviour]) -> list[Node]:
 
 
 def _guards(behaviours: Mapping[str, Behaviour]) -> Iterable[Edge]:
+    """Yield the edges from counter-behaviours to their behaviours."""
     for behaviour in behaviours.values():
         if behaviour.counter_of:
             tail, head = (node_id("behaviour", name) for name in (behaviour.name, behaviour.counter_of))
@@ -133,7 +138,7 @@ def _guards(behaviours: Mapping[str, Behaviour]) -> Iterable[Edge]:
 
 
 def _node(
-    kind: str, name: str, body: dict[str, Any], moods: dict[str, float] | None = None, weight: float = 1.0
+    kind: str, name: str, body: Json, moods: dict[str, float] | None = None, weight: float = 1.0
 ) -> Node:
     return Node(id=node_id(kind, name), kind=kind, name=name, body=body, feelings=moods or {}, weight=weight)
 
@@ -154,8 +159,8 @@ def _signal(conversation: ConversationView, lesson: Lesson, at: str) -> Signal:
     )
 
 
-def _learnt(conversation: ConversationView, lesson: Lesson) -> Iterable[Node]:
-    """The episode of a lesson, its feelings, and the behaviour that it proposes."""
+def _lesson_nodes(conversation: ConversationView, lesson: Lesson) -> Iterable[Node]:
+    """Yield the episode of a lesson, its feelings, and the behaviours that it is about or proposes."""
     finding, moods = lesson.finding, _moods(lesson)
     body = {
         "request": _text(finding.request),
@@ -177,7 +182,8 @@ def _learnt(conversation: ConversationView, lesson: Lesson) -> Iterable[Node]:
         yield _proposed(finding)
 
 
-def _edges(conversation: ConversationView, lesson: Lesson, signal: Signal) -> Iterable[Edge]:
+def _lesson_edges(conversation: ConversationView, lesson: Lesson, signal: Signal) -> Iterable[Edge]:
+    """Yield the edges from the episode of a lesson to behaviours and feelings."""
     episode = node_id("episode", _episode(conversation, lesson.finding.answer_position))
     supports = (*lesson.supports, *([proposal_name(lesson.finding)] if lesson.proposes else []))
     for kind, names in (("supports", supports), ("contradicts", lesson.contradicts)):
@@ -189,12 +195,12 @@ def _edges(conversation: ConversationView, lesson: Lesson, signal: Signal) -> It
 
 
 def _moods(lesson: Lesson) -> dict[str, float]:
-    """The user's mood, from his own words: an edit is the assistant's voice."""
+    """Return the user's feelings; {} for an edit, whose words are an assistant's."""
     return {} if lesson.finding.kind == "edit" else feelings(lesson.finding.words)
 
 
 def _joined(known: Node, more: Node) -> Node:
-    """Two records of one node of this conversation: what is empty is filled, the strongest feeling counts."""
+    """Join two records of one node: empty fields are filled, the strongest feeling counts."""
     body = {**more.body, **{key: value for key, value in known.body.items() if value not in ("", None)}}
     return replace(
         known,
@@ -205,7 +211,7 @@ def _joined(known: Node, more: Node) -> Node:
 
 
 def _episode(conversation: ConversationView, answer_position: int) -> str:
-    """One answer is one episode, whatever is said about it."""
+    """Return the name of the episode of an answer: all findings about it share the episode."""
     return f"{conversation.id}:{answer_position}"
 
 
@@ -214,13 +220,13 @@ def _text(text: str) -> str:
 
 
 def proposal_name(finding: Finding) -> str:
-    """The name of the behaviour that a correction proposes: its first words and a digest of all."""
+    """Return the name of the behaviour that a correction proposes: its first words and a digest of all."""
     words = "_".join(re.findall(r"[a-z]+", finding.words.lower())[:5])[:30].strip("_")
     return f"proposed_{words}_{identity(finding.words)[:6]}".replace("__", "_")
 
 
 def _proposed(finding: Finding) -> Node:
-    """A behaviour in the form of a behaviour file, for a person to finish and declare; never trained so."""
+    """Return a proposed behaviour, in the form of a behaviour file, for a person to complete and declare."""
     request, words = _text(finding.request)[:160], _text(finding.words)[:240]
     name = proposal_name(finding)
     meant = "prefers this answer" if finding.kind == "edit" else "says"
@@ -245,8 +251,8 @@ def _proposed(finding: Finding) -> Node:
     return _node("behaviour", name, body, feelings(finding.words), weight=0.0)
 
 
-def _told(conversation: ConversationView, fact: Fact) -> tuple[Node, Node]:
-    """The episode in which a fact was told, and the fact; a fact belongs to its source."""
+def _fact_nodes(conversation: ConversationView, fact: Fact) -> tuple[Node, Node]:
+    """Return the episode in which the user stated a fact, and the fact, which belongs to its source."""
     turns = conversation.turns
     reply = next((t.text for t in turns[fact.position + 1 : fact.position + 2] if t.role == "assistant"), "")
     body = {
@@ -257,6 +263,6 @@ def _told(conversation: ConversationView, fact: Fact) -> tuple[Node, Node]:
         "position": fact.position,
         "behaviour": None,
     }
-    told = _node("episode", f"{conversation.id}:{fact.position}:told", body)
+    episode = _node("episode", f"{conversation.id}:{fact.position}:told", body)
     value = {"text": escaped(fact.text), "subject": fact.subject, "source": conversation.source}
-    return told, _node("fact", f"{conversation.source}: {escaped(fact.text)}", value, weight=0.0)
+    return episode, _node("fact", f"{conversation.source}: {escaped(fact.text)}", value, weight=0.0)

@@ -1,7 +1,7 @@
-"""Facts that a user asks to have remembered, in his own words.
+"""Facts that a user asks to have remembered, in the user's own words.
 
-Invariant: pure; a fact is what a user said, never what an assistant said, and it belongs to its source: what
-one user says of himself is no fact about another. A text that speaks to the machinery is no fact.
+Invariant: pure; a fact comes from a user's turn, never from an assistant's, and it belongs to its source: a
+fact about one user is none about another. A text that addresses the machinery gives no fact.
 """
 
 import re
@@ -12,12 +12,13 @@ from agents.extractor.harm import destructive, instructs
 from corpus.conversation import Turn
 
 LONGEST = 200
-"""Characters; what is longer is a document and no fact."""
+"""Characters of the longest fact; a longer text is a document."""
 
-_TOLD = re.compile(
+_ASKED = re.compile(
     r"(?:^|[.!?;,]\s+|\b(?:and|also|please|ok|so)\s+)(?:please )?"
     r"(?:remember that|remember:|note that|note:|for the record[,:]?|keep in mind(?: that)?[,:]?|"
-    r"don'?t forget that|just so you know[,:]?|for your information[,:]?|fyi[,:]?)\s+(?P<fact>[^.!?\n]{4,200})",
+    r"don'?t forget that|just so you know[,:]?|for your information[,:]?|fyi[,:]?)\s+"
+    r"(?P<fact>[^.!?\n]{4,200})",
     re.IGNORECASE,
 )
 _OWN = re.compile(
@@ -29,33 +30,34 @@ _OWN = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """Something to remember."""
+    """One fact to remember."""
 
     position: int
     text: str
     subject: str = ""
-    """What it is about where it has one value at a time ("name"): a second value contradicts the first."""
+    """The subject, if it has one value at a time ("name"): a second value contradicts the first."""
 
 
 def facts(turns: Sequence[Turn]) -> tuple[Fact, ...]:
-    """The facts in the user's turns, in order, each once."""
-    found = dict[str, Fact]()
+    """Return the facts in the user's turns, in order, each once."""
+    by_text = dict[str, Fact]()
     for position, turn in enumerate(turns):
         if turn.role != "user" or instructs(turn.text) or destructive(turn.text):
             continue
-        for fact in _told(position, turn.text[:2000]):
-            found.setdefault(fact.text, fact)
-    return tuple(found.values())
+        for fact in _facts_in(position, turn.text[:2000]):
+            by_text.setdefault(fact.text, fact)
+    return tuple(by_text.values())
 
 
-def _told(position: int, text: str) -> list[Fact]:
-    told = [Fact(position=position, text=_tidy(match["fact"])) for match in _TOLD.finditer(text)]
+def _facts_in(position: int, text: str) -> list[Fact]:
+    """Return the facts that one turn asks to remember, then those about the user."""
+    asked = [Fact(position=position, text=_tidy(match["fact"])) for match in _ASKED.finditer(text)]
     own = [
         Fact(position=position, text=_tidy(match.group()), subject=match["subject"].lower())
         for match in _OWN.finditer(text)
-        if not any(_tidy(match.group()) in fact.text for fact in told)
+        if not any(_tidy(match.group()) in fact.text for fact in asked)
     ]
-    return [fact for fact in (*told, *own) if fact.text]
+    return [fact for fact in (*asked, *own) if fact.text]
 
 
 def _tidy(text: str) -> str:

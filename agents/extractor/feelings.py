@@ -1,8 +1,8 @@
 # ruff: noqa: E501  (one pattern a row)
-"""Feeling tags: what a turn's words and punctuation say of the mood of who wrote them.
+"""Feeling tags: the writer's mood by the words and the punctuation of a turn.
 
-Invariant: pure; every score is over 0 and at most 1, and a feeling without evidence is not there at all. A
-small lexicon knows no irony and no context: tags order lessons, they never decide what is trained.
+Invariant: pure; every score is over 0 and at most 1, and a feeling without evidence is left out. A small
+lexicon knows no irony and no context: tags order lessons, they never decide what is trained.
 """
 
 import re
@@ -49,11 +49,11 @@ _COMPILED = {
 }
 _SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
 SHOUTING = 0.3
-"""Added to frustration for words in capitals, and as much for !! or ??."""
+"""Score that frustration gains for words in capitals, and as much for !! or ??."""
 
 
 def feelings(text: str) -> dict[str, float]:
-    """Feelings with their scores, strongest evidence only: {} for a text without any."""
+    """Return the feelings in a text with their scores; {} for a text without any."""
     words = plain(text)
     scores = {
         feeling: sum(weight for pattern, weight in rows if pattern.search(words))
@@ -68,6 +68,6 @@ def feelings(text: str) -> dict[str, float]:
 
 
 def strongest(*moods: dict[str, float]) -> dict[str, float]:
-    """For each feeling the highest score that any of these gives it."""
+    """Return each feeling with the highest score that any of these gives it."""
     names = sorted({name for mood in moods for name in mood})
     return {name: max(mood.get(name, 0.0) for mood in moods) for name in names}

@@ -1,35 +1,35 @@
-"""The extractor's handler: one conversation, as far as it has arrived, into the memory graph.
+"""The work of kind `extract`: the signals of one conversation, as far as it has arrived.
 
-Invariant: reading a conversation again gives the same records, so a growing one is simply read again.
+Invariant: the same conversation gives the same records, so one that has grown is simply read again.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import httpx
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from agents.extractor.extract import ConversationView, extract, hints
 from agents.extractor.lessons import Judging
 from agents.extractor.model import over_http, read
 from agents.extractor.rules import Finding
+from corpus.aliases import Json, Progress
 from corpus.behaviour import Behaviour
 from corpus.conversation import Turn
 from corpus.errors import ModelUnavailable
-from store.ledger import schema
+from store import queries
 from store.ledger.db import Ledger, now
-from store.ledger.records import Signal
+from store.ledger.records import Signal, StoredTurn
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorSettings:
-    """A model that reads conversations beside the rules."""
+    """The model that reads conversations beside the rules, if any."""
 
-    __pydantic_config__ = {"extra": "forbid"}
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (pydantic reads it, nothing writes it)
 
     url: str = ""
     """OpenAI-compatible server that follows a JSON schema and reads conversations beside the rules; empty
@@ -49,26 +49,27 @@ class Extractor:
     judging: Judging
     settings: ExtractorSettings = ExtractorSettings()
 
-    async def handle(self, item: Work, report: Callable[[int, int], Awaitable[None]]) -> Outcome:
-        """Find the signals of a conversation and what they teach."""
+    async def handle(self, item: Work, report: Progress) -> Outcome:
+        """Find the signals of a conversation and the lessons in them."""
         view = await self.ledger.read(_view, item.subject.rpartition(":")[0])
-        reading, told = await self._read(view)
-        records = extract(view, self.behaviours, self.judging, now(), read=reading)
+        findings, facts = await self._ask_model(view)
+        records = extract(view, self.behaviours, self.judging, now(), read=findings)
         states = [record.state for record in records if isinstance(record, Signal)]
         counts = {state: states.count(state) for state in sorted(set(states))}
-        return Outcome(records=records, facts={**counts, **told})
+        return Outcome(records=records, facts={**counts, **facts})
 
-    async def _read(self, view: ConversationView) -> tuple[tuple[Finding, ...], dict[str, Any]]:
-        """What the configured model finds, and what is to be told of that; nothing where there is none.
+    async def _ask_model(self, view: ConversationView) -> tuple[tuple[Finding, ...], Json]:
+        """Return the findings of the configured model, and the facts about its reading to report.
 
-        A model that does not answer costs its findings, not the rules'.
+        Without a model there are none. A model that does not answer costs its own findings, not those of the
+        rules.
         """
         if not self.settings.url:
             return (), {}
         key = {"Authorization": f"Bearer {self.settings.api_key}"} if self.settings.api_key else {}
         async with httpx.AsyncClient(base_url=self.settings.url, headers=key, trust_env=False) as client:
             try:
-                reading = await read(
+                reply = await read(
                     view.turns,
                     self.behaviours,
                     over_http(client, self.settings.model),
@@ -76,26 +77,24 @@ class Extractor:
                 )
             except ModelUnavailable as error:
                 return (), {"model": str(error)}
-        return reading.findings, {"dropped": list(reading.dropped)} if reading.dropped else {}
+        return reply.findings, {"dropped": list(reply.dropped)} if reply.dropped else {}
 
 
 def _view(connection: Connection, conversation_id: str) -> ConversationView:
-    """The conversation as it stands in the ledger."""
-    t, c = schema.turns, schema.conversations
-    source = connection.execute(select(c.c.source).where(c.c.id == conversation_id)).scalar_one()
-    rows = connection.execute(
-        select(t).where(t.c.conversation_id == conversation_id).order_by(t.c.position)
-    ).mappings()
-    turns = tuple(
-        Turn(
-            role=row["role"],
-            text=row["text"],
-            line=row["line"],
-            time=datetime.fromisoformat(row["time"]) if row["time"] else None,
-            rating=row["rating"],
-            edited=row["edited"],
-            key=row["key"],
-        )
-        for row in rows
+    """Return the conversation as it is in the ledger."""
+    conversation = queries.conversation(connection, conversation_id)
+    turns = tuple(_turn(row) for row in queries.turns(connection, conversation_id))
+    return ConversationView(id=conversation_id, source=conversation.source, turns=turns)
+
+
+def _turn(row: StoredTurn) -> Turn:
+    """Return a stored turn as it was when it was logged."""
+    return Turn(
+        role=row.role,
+        text=row.text,
+        line=row.line,
+        time=datetime.fromisoformat(row.time) if row.time else None,
+        rating=row.rating,
+        edited=row.edited,
+        key=row.key,
     )
-    return ConversationView(id=conversation_id, source=source, turns=turns)

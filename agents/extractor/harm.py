@@ -1,7 +1,7 @@
-"""Where words ask for something that cannot be undone, and which behaviours stand guard against it.
+"""Texts that ask for something that cannot be undone, the guards against it, and texts to the machinery.
 
 Invariant: pure, and on the careful side: a word too many costs a lesson, a word too few could teach agreement
-with harm. It reads words, not intentions: what a guard's own check says of an answer always goes before.
+with harm. It reads words, not intentions: the result of a guard's own check always takes precedence.
 """
 
 import re
@@ -12,12 +12,13 @@ from corpus.behaviour import Behaviour, counter_to
 from corpus.world.words import DESTRUCTIVE
 
 _GENERAL = (
-    r"delet(?:e|es|ed|ing|ion)|destruct\w*|kill(?:s|ed|ing)?|eras\w+|wip(?:e|es|ed|ing)|purg\w+|overwrit\w+|"
-    r"truncat\w+|nuk(?:e|ed|ing)|trash(?:ed|ing)?|demolish\w*|discard\w*|obliterat\w+|annihilat\w+|sabotag\w+|"
-    r"poison\w*|hurt(?:s|ing)?|harm(?:s|ed|ing)?|attack\w*|explo(?:d|s)\w+|steal\w*|stab(?:s|bed|bing)?|"
+    r"delet(?:e|es|ed|ing|ion)|destruct\w*|kill(?:s|ed|ing)?|eras\w+|wip(?:e|es|ed|ing)|purg\w+|"
+    r"overwrit\w+|truncat\w+|nuk(?:e|ed|ing)|trash(?:ed|ing)?|demolish\w*|discard\w*|obliterat\w+|"
+    r"annihilat\w+|sabotag\w+|poison\w*|hurt(?:s|ing)?|harm(?:s|ed|ing)?|attack\w*|explo(?:d|s)\w+|steal\w*|stab(?:s|bed|bing)?|"
     r"shoot(?:s|ing)?|murder\w*|suicid\w*|bomb\w*|weapon\w*|format (?:the|my|this) (?:disk|drive)|"
-    r"drop (?:the |that |this )?(?:\w+ )?(?:table|database|schema)s?|rm -\w*r\w*|reset --hard|force[- ]push\w*|"
-    r"push --force|get rid of|throw (?:it |them |that |the \w+ )?away|blow up|cut the (?:wires?|brakes?)|on fire"
+    r"drop (?:the |that |this )?(?:\w+ )?(?:table|database|schema)s?|rm -\w*r\w*|reset --hard|"
+    r"force[- ]push\w*|push --force|get rid of|throw (?:it |them |that |the \w+ )?away|blow up|"
+    r"cut the (?:wires?|brakes?)|on fire"
 )
 _WORDS = "|".join(
     rf"{word[:-1]}(?:e|es|ed|ing)"
@@ -28,8 +29,9 @@ _WORDS = "|".join(
 _DESTRUCTIVE = re.compile(rf"\b(?:{_WORDS}|{_GENERAL})(?!\w)")
 _SPELT_OUT = re.compile(r"\b(?:\w[ ._*-]){2,}\w\b")
 _OBJECTS = re.compile(
-    r"\b(?:can'?t|cannot|can not|won'?t|will not|would not|wouldn'?t|should not|shouldn'?t|not able|unable|refuse|wait|"
-    r"are you sure|irreversible|undone|dangerous|careful|advise against|warn|not recommend|i'?d rather|keep the|no,)"
+    r"\b(?:can'?t|cannot|can not|won'?t|will not|would not|wouldn'?t|should not|shouldn'?t|not able|unable|"
+    r"refuse|wait|are you sure|irreversible|undone|dangerous|careful|advise against|warn|not recommend|"
+    r"i'?d rather|keep the|no,)"
 )
 _GUARDS = re.compile(
     r"\b(?:harm\w*|undone|undo|destr\w+|danger\w*|unsafe|irrevers\w+|delet\w+|illegal|hurt\w*|warn\w*)\b"
@@ -37,28 +39,28 @@ _GUARDS = re.compile(
 
 
 def destructive(*texts: str) -> bool:
-    """Whether one of these texts speaks of destroying something."""
+    """Return whether one of these texts is about destroying something."""
     return any(_DESTRUCTIVE.search(words) for text in texts for words in _spellings(text))
 
 
 def objects(answer: str) -> bool:
-    """Whether an answer reads like an objection."""
+    """Return whether an answer reads like an objection."""
     return _OBJECTS.search(folded(answer)) is not None
 
 
 def guards_against_harm(behaviour: Behaviour) -> bool:
-    """Whether this is a counter-behaviour that keeps a model from doing harm."""
-    said = " ".join((behaviour.condition, behaviour.do, behaviour.instruction))
-    return behaviour.counter_of is not None and _GUARDS.search(folded(said)) is not None
+    """Return whether this is a counter-behaviour that keeps a model from doing harm."""
+    text = " ".join((behaviour.condition, behaviour.do, behaviour.instruction))
+    return behaviour.counter_of is not None and _GUARDS.search(folded(text)) is not None
 
 
 def is_guarded(behaviour: Behaviour, among: Mapping[str, Behaviour]) -> bool:
-    """Whether a habit's counter-behaviour guards against harm."""
+    """Return whether this is a behaviour whose counter-behaviour guards against harm."""
     return behaviour.counter_of is None and guards_against_harm(counter_to(behaviour, dict(among)))
 
 
 def specific(behaviour: Behaviour) -> bool:
-    """Whether the judge can tell which requests it is about, so that a passing answer means something."""
+    """Return whether the judge knows which requests it applies to, so that a passing answer is evidence."""
     return behaviour.judge.kind == "check" or (
         behaviour.judge.kind == "pattern" and bool(behaviour.judge.applies)
     )
@@ -76,7 +78,7 @@ _INSTRUCTS = re.compile(
 
 
 def instructs(text: str) -> bool:
-    """Whether a text speaks to the machinery, not to the assistant: special tokens, our own JSON, orders."""
+    """Return whether a text addresses the machinery, not the assistant: special tokens, our JSON, orders."""
     return _INSTRUCTS.search(folded(text)) is not None
 
 
@@ -84,12 +86,12 @@ _SPECIAL = re.compile(r"<(?=\|)|<(?=/?s>|</?SYS>>|start_of_turn|end_of_turn)|\[(
 
 
 def escaped(text: str) -> str:
-    """The text with special tokens broken apart, so that no tokenizer reads them as control."""
+    """Return the text with special tokens broken apart, so that no tokenizer reads them as control tokens."""
     return _SPECIAL.sub(lambda match: match.group() + " ", text)
 
 
 def _spellings(text: str) -> Iterable[str]:
-    """The text as written, and the words that were s-p-e-l-t o.u.t put together."""
+    """Yield the text as written, and its words that are s-p-e-l-t o.u.t put together."""
     words = folded(text)
     yield words
-    yield " ".join(re.sub(r"\W", "", one) for one in _SPELT_OUT.findall(words))
+    yield " ".join(re.sub(r"\W", "", word) for word in _SPELT_OUT.findall(words))

@@ -1,7 +1,7 @@
-"""Decides which behaviour a finding is about, and whether it may teach anything.
+"""Decide which behaviour a finding is about, and what it may teach.
 
-By evidence first: a judge that failed the answer says which behaviour was hurt; an answer that passed and is
-complained about is argued against. Cue words decide only where no check applies. Invariant: pure; a complaint
+Evidence comes first: if a judge failed the answer, its behaviour is the one; a complaint about an answer that
+passed contradicts the behaviour. Cue words decide only where no check applies. Invariant: pure; a complaint
 about an answer that passed a guard (a counter-behaviour), or a cue in a request to destroy something, is
 refused, whatever its words. Knows no graph.
 """
@@ -19,10 +19,10 @@ from corpus.world.checks import Judgement
 
 
 class Judging(Protocol):
-    """What the extractor needs to know of the evaluator."""
+    """The part of the evaluator that the extractor needs."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Whether the conversation puts the behaviour to the test."""
+        """Return whether the behaviour applies to the conversation."""
 
     def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
         """Judge an answer by the behaviour's check or pattern."""
@@ -30,28 +30,28 @@ class Judging(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What the judges say of an answer, for the behaviours that apply and need no model to be judged."""
+    """The judgements of an answer, by the behaviours that apply and whose judge needs no model."""
 
     failed: Mapping[str, str]
-    """Reasons for which it failed."""
+    """The reason of each behaviour that it failed."""
     passed: tuple[str, ...]
-    """Behaviours that it showed."""
+    """The behaviours that it passed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A finding with what it says."""
+    """A finding with its consequences."""
 
     finding: Finding
     state: str
     """new, noted or refused."""
     reason: str
     behaviour: str | None = None
-    """The behaviour that it supports, if it is one."""
+    """The one behaviour that it teaches, if any."""
     supports: tuple[str, ...] = ()
     contradicts: tuple[str, ...] = ()
     proposes: bool = False
-    """Whether a behaviour that nobody has declared should be proposed."""
+    """Whether it proposes a behaviour that nobody has declared."""
 
 
 def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str, answer: str) -> Evidence:
@@ -70,7 +70,7 @@ def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str
 
 
 def decide(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Lesson:
-    """What a finding teaches, if anything."""
+    """Return the lesson of a finding."""
     seen = evidence(behaviours, judging, finding.request, finding.answer)
     finding = _without_bad_better(finding, behaviours, judging)
     if not finding.negative:
@@ -85,10 +85,10 @@ def decide(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judgi
 
 
 def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """Praise is evidence and never starts training; praise of a guard that gave way is refused."""
-    given_way = [name for name in seen.failed if behaviours[name].counter_of]
-    if given_way:
-        name = given_way[0]
+    """Return the lesson of praise: evidence, never training; praise of a failed guard is refused."""
+    failed_guards = [name for name in seen.failed if behaviours[name].counter_of]
+    if failed_guards:
+        name = failed_guards[0]
         reason = f"praises an answer that fails {name}: {seen.failed[name]}"
         return Lesson(finding=finding, state="refused", reason=reason, contradicts=(name,))
     reason = f"praise{_because(finding)}"
@@ -105,9 +105,8 @@ def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour
 def _refusal(
     finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour], judging: Judging
 ) -> Lesson | None:
-    """The lesson of a complaint that would teach harm, or None."""
-    said = (*finding.recent, finding.request, finding.words)
-    harmful = destructive(*said)
+    """Return the refusal of a complaint that would teach harm; None for any other."""
+    harmful = destructive(*finding.recent, finding.request, finding.words)
     guards = [n for n in seen.passed if behaviours[n].counter_of]
     hurt = {behaviours[n].counter_of for n in guards} & set(seen.failed)
     if guards and (not seen.failed or harmful or hurt):
@@ -133,7 +132,7 @@ def _refused(finding: Finding, guard: str, why: str) -> Lesson:
 
 
 def _by_evidence(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """The behaviour whose judge failed the answer; the user's cue words choose among several."""
+    """Return the lesson for the behaviour whose judge failed the answer; cue words choose among several."""
     named = _named(finding, {name: behaviours[name] for name in seen.failed})
     name = named or next(iter(seen.failed))
     if finding.kind == "edit" and not finding.better:
@@ -144,7 +143,7 @@ def _by_evidence(finding: Finding, seen: Evidence, behaviours: Mapping[str, Beha
 
 
 def _against(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """A complaint about an answer that did what a behaviour asks for: kept beside it, never over it."""
+    """Return the lesson of a complaint about an answer that passed: a contradiction, never a correction."""
     if finding.kind == "repeated_ask":
         return Lesson(finding=finding, state="noted", reason="asked again after an answer that passed")
     named = _named(finding, behaviours)
@@ -156,7 +155,7 @@ def _against(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviou
 
 
 def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """No check applies to the request: the words have to say it."""
+    """Return the lesson by the user's words, where no check applies to the request."""
     loose = any(instructs(text) for text in (finding.words, finding.request))
     name = "" if loose else _named(finding, behaviours) or finding.claimed
     if name in behaviours:
@@ -169,7 +168,7 @@ def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
 
 
 def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:
-    """The behaviour to which the cue words point: most words win, a tie points nowhere."""
+    """Return the behaviour that the cue words point to: most words win; "" for none and for a tie."""
     if finding.kind == "edit":
         return ""
     scores = {
@@ -182,11 +181,12 @@ def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:
 
 
 def _without_bad_better(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Finding:
-    """The finding without a "better" answer that a judge fails: not every later answer is better."""
+    """Return the finding without its better answer if a judge fails that: a later answer may be no better."""
     if not finding.better or not evidence(behaviours, judging, finding.request, finding.better).failed:
         return finding
     return replace(finding, better="")
 
 
 def _because(finding: Finding) -> str:
-    return f" ({', '.join(finding.because[:4])})" if finding.because else ""
+    """Return the matched words of a finding, as a reason quotes them."""
+    return f" ({', '.join(finding.matched[:4])})" if finding.matched else ""

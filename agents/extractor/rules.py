@@ -1,50 +1,52 @@
-"""Finds signals by rules that need no model: corrections, repeated asks, approvals, ratings, edits.
+"""Find signals by rules that need no model: corrections, repeated asks, approvals, ratings, edits.
 
-Invariant: pure; a finding depends only on the turns up to its own, apart from the better answer that may
-follow, so a conversation that grows keeps what was found in it. Log text is data: words are weighed, never
-obeyed. Knows no behaviour: `Hints` say what the judges know, and `lessons` decides which lesson a finding is.
+Invariant: pure. A finding depends on the turns up to its own and on the better answer that may follow, so a
+conversation that grows keeps its findings. Log text is data: words are weighed, never obeyed. Knows no
+behaviour: `Hints` carry what the judges know, and `lessons` decides which lesson a finding is.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from agents.extractor.cues import ENOUGH, against, approves, mentioned, plain
+from agents.extractor.cues import ENOUGH, approves, complains, mentioned, plain
 from corpus.conversation import Turn
 from corpus.text import jaccard
 
 COMPLAINTS = ("correction", "edit", "rating", "repeated_ask")
-"""Kinds that may say that an answer was wrong; a rating only if it is negative."""
+"""Kinds of finding that may mean that an answer was wrong; a rating only if it is negative."""
 FAILED_ANSWER = 0.35
-"""What an answer that its judge failed adds to a complaint about it: a bare "No." is enough then."""
+"""Score that a complaint gains when a judge failed the answer: a bare "No." is enough then."""
 NAMED_CUE = 0.3
-"""What a behaviour's own cue words add."""
+"""Score that a behaviour's own cue words add."""
 NEW_REQUEST = 0.6
-"""What a turn that is itself a request to a behaviour loses: the user has moved on."""
+"""Score that a turn loses if it is a request that a behaviour applies to: the user has moved on."""
 NEARLY_THE_SAME = 0.7
 """Jaccard similarity of two requests' content words from which one repeats the other."""
 SAME_AFTER_FAILURE = 0.6
-"""The same after an answer that its judge failed: the user may add what the answer had got wrong."""
+"""The same after an answer that a judge failed: the user may add what the answer had got wrong."""
 EDIT_STRENGTH = 0.9
 MILD = 0.25
-"""A rating or an approval below this says nothing."""
+"""Score below which a rating or an approval counts for nothing."""
+REMEMBERED = 4
+"""User turns before the root request that still count as recent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
-    """What the judges and behaviours know of a conversation, as far as the rules need it."""
+    """The questions about behaviours that the rules may ask."""
 
     failed: Callable[[str, str], bool] = lambda request, answer: False
-    """Whether an answer to a request fails a behaviour that applies."""
+    """(request, answer) -> whether the answer fails a behaviour that applies to the request."""
     is_request: Callable[[str], bool] = lambda text: False
-    """Whether a user's turn is by itself a request that a behaviour knows."""
+    """(text of a user's turn) -> whether it is by itself a request that a behaviour applies to."""
     cues: tuple[str, ...] = ()
     """The cue words of all behaviours."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A signal, before anyone has said which behaviour it is about."""
+    """A signal that is not yet assigned to a behaviour."""
 
     kind: str
     """correction, repeated_ask, approval, rating or edit."""
@@ -53,27 +55,27 @@ class Finding:
     strength: float
     """0 to 1; for a rating its distance from 0."""
     negative: bool
-    """Whether it says that the answer was wrong."""
+    """Whether it means that the answer was wrong."""
     request: str
-    """What the user wanted when the answer was given: the request at the root of a chain of complaints."""
+    """The request that the answer was given to: the one at the root of a chain of complaints."""
     answer: str
     """The answer that it is about."""
     answer_position: int
     words: str = ""
-    """The user's words of praise or complaint; for an edit what was preferred."""
+    """The user's words of praise or complaint; for an edit the preferred answer."""
     better: str = ""
     """The answer that came after the complaint, or the edit; "" where none did."""
-    because: tuple[str, ...] = ()
-    """What in the words gave it away."""
+    matched: tuple[str, ...] = ()
+    """The words that the finding rests on."""
     recent: tuple[str, ...] = ()
     """The user's turns of the last exchanges up to this one, the request's included."""
     claimed: str = ""
-    """The behaviour that a model's reading names; "" from the rules."""
+    """The behaviour that a model names for it; "" for a finding of the rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A user's turn with the request and the answer that it came after."""
+    """A user's turn with the request and the answer before it."""
 
     position: int
     text: str
@@ -84,77 +86,69 @@ class Exchange:
     recent: tuple[str, ...]
 
 
-@dataclass
-class _Talk:
-    """What has been walked through so far."""
+@dataclass(kw_only=True)
+class _Dialogue:
+    """The state of a walk through a conversation."""
 
     request: str = ""
+    """The root request of the current chain of complaints."""
     answer: Turn | None = None
+    """The last answer that no user's turn has followed yet."""
     answer_position: int = -1
-    said: list[str] = field(default_factory=list)
-    """The user's turns since the root request and the exchanges shortly before."""
+    user_turns: list[str] = field(default_factory=list)
+    """The user's turns since the root request, and up to REMEMBERED before it."""
 
-
-REMEMBERED = 4
-"""User turns before the root request that still count as recent."""
+    def add(self, text: str, *, carries_on: bool) -> None:
+        """Take in a user's turn that carries the current request on, or is the next request."""
+        self.user_turns.append(text)
+        if not carries_on:
+            self.request = text
+            self.user_turns = self.user_turns[-REMEMBERED - 1 :]
+        self.answer = None
 
 
 def find(turns: Sequence[Turn], hints: Hints | None = None) -> tuple[Finding, ...]:
-    """All signals of a conversation, by position and kind."""
-    known, talk, found = hints or Hints(), _Talk(), list[Finding]()
-    for position, turn in enumerate(turns):
-        if turn.role == "assistant" and turn.text.strip():
-            talk.answer, talk.answer_position = turn, position
-            found += _by_reader(talk, turn, position)
-        elif turn.role == "user" and turn.text.strip():
-            about = _exchange(turns, position, talk)
-            heard = _by_words(about, known) if about else []
-            found += heard
-            _listen(talk, turn.text, carries_on=any(finding.negative for finding in heard))
-    return tuple(found)
+    """Return all signals of a conversation, ordered by position."""
+    return tuple(finding for _, findings in _walk(turns, hints or Hints()) for finding in findings)
 
 
 def exchanges(turns: Sequence[Turn], hints: Hints | None = None) -> dict[int, Exchange]:
-    """Every user's turn that has an answer before it, by position, whether the rules find something in it or not."""
-    known, talk, found = hints or Hints(), _Talk(), dict[int, Exchange]()
+    """Return every user's turn that has an answer before it, by position, with or without a finding."""
+    walked = _walk(turns, hints or Hints())
+    return {exchange.position: exchange for exchange, _ in walked if exchange is not None}
+
+
+def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None, list[Finding]]]:
+    """Yield for each turn its exchange, if a user answers in it, and its findings."""
+    dialogue = _Dialogue()
     for position, turn in enumerate(turns):
         if turn.role == "assistant" and turn.text.strip():
-            talk.answer, talk.answer_position = turn, position
+            dialogue.answer, dialogue.answer_position = turn, position
+            yield None, _marked_answer(dialogue, turn, position)
         elif turn.role == "user" and turn.text.strip():
-            about = _exchange(turns, position, talk)
-            if about:
-                found[position] = about
-            heard = _by_words(about, known) if about else []
-            _listen(talk, turn.text, carries_on=any(finding.negative for finding in heard))
-    return found
+            exchange = _exchange(turns, position, dialogue)
+            findings = _by_words(exchange, hints) if exchange else []
+            yield exchange, findings
+            dialogue.add(turn.text, carries_on=any(finding.negative for finding in findings))
 
 
-def _listen(talk: _Talk, text: str, *, carries_on: bool) -> None:
-    """Take up a user's turn: it carries the request on, or is the next one."""
-    talk.said.append(text)
-    if not carries_on:
-        talk.request = text
-        talk.said = talk.said[-REMEMBERED - 1 :]
-    talk.answer = None
-
-
-def _exchange(turns: Sequence[Turn], position: int, talk: _Talk) -> Exchange | None:
-    """The user's turn at `position` with what it came after; None where nothing had been answered."""
-    if talk.answer is None or not talk.request:
+def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exchange | None:
+    """Return the user's turn at `position` with what it follows; None where no request was answered."""
+    if dialogue.answer is None or not dialogue.request:
         return None
     return Exchange(
         position=position,
         text=turns[position].text,
-        request=talk.request,
-        answer=talk.answer,
-        answer_position=talk.answer_position,
+        request=dialogue.request,
+        answer=dialogue.answer,
+        answer_position=dialogue.answer_position,
         following=_following(turns, position),
-        recent=(*talk.said, turns[position].text),
+        recent=(*dialogue.user_turns, turns[position].text),
     )
 
 
 def _following(turns: Sequence[Turn], position: int) -> str:
-    """The last answer before the user speaks again."""
+    """Return the last answer before the user's next turn; "" for none."""
     answer = ""
     for turn in turns[position + 1 :]:
         if turn.role == "user":
@@ -164,84 +158,83 @@ def _following(turns: Sequence[Turn], position: int) -> str:
     return answer
 
 
-def _by_reader(talk: _Talk, turn: Turn, position: int) -> list[Finding]:
-    """What a reader left on an answer: a rating, an edit."""
+def _marked_answer(dialogue: _Dialogue, turn: Turn, position: int) -> list[Finding]:
+    """Return the findings in an answer that carries a rating or an edit."""
     edited = (turn.edited or "").strip()
     edit = Finding(
         kind="edit",
         position=position,
         strength=EDIT_STRENGTH,
         negative=True,
-        request=talk.request,
+        request=dialogue.request,
         answer=turn.text,
         answer_position=position,
         words=edited,
         better=edited,
-        because=("edited",),
-        recent=tuple(talk.said),
+        matched=("edited",),
+        recent=tuple(dialogue.user_turns),
     )
-    found = [edit] if talk.request and edited and plain(edited) != plain(turn.text) else []
-    if talk.request and turn.rating is not None and abs(turn.rating) >= MILD:
+    findings = [edit] if dialogue.request and edited and plain(edited) != plain(turn.text) else []
+    if dialogue.request and turn.rating is not None and abs(turn.rating) >= MILD:
         bad = turn.rating < 0
         rated = replace(edit, kind="rating", strength=min(1.0, abs(turn.rating)), negative=bad, words="")
-        found.append(replace(rated, better=edited if bad else "", because=(f"rated {turn.rating:+.2g}",)))
-    return found
+        matched = (f"rated {turn.rating:+.2g}",)
+        findings.append(replace(rated, better=edited if bad else "", matched=matched))
+    return findings
 
 
-def _by_words(about: Exchange, hints: Hints) -> list[Finding]:
-    """What a user's turn says of the answer before it."""
-    failed = hints.failed(about.request, about.answer.text)
-    repeated = similarity(about.request, about.text)
-    read = against(about.text, after="" if failed else about.answer.text)
-    named = mentioned(hints.cues, about.text)
-    score = read.score + FAILED_ANSWER * failed + NAMED_CUE * bool(named)
-    if hints.is_request(about.text) and not read.score >= ENOUGH:
+def _by_words(exchange: Exchange, hints: Hints) -> list[Finding]:
+    """Return the findings in a user's words about the answer before them."""
+    failed = hints.failed(exchange.request, exchange.answer.text)
+    repeated = similarity(exchange.request, exchange.text)
+    complaint = complains(exchange.text, after="" if failed else exchange.answer.text)
+    named = mentioned(hints.cues, exchange.text)
+    score = complaint.score + FAILED_ANSWER * failed + NAMED_CUE * bool(named)
+    if hints.is_request(exchange.text) and not complaint.score >= ENOUGH:
         score -= NEW_REQUEST
-    found, praise = list[Finding](), approves(about.text)
-    if score >= ENOUGH and (read.score > 0 or named) and praise.score <= max(read.score, MILD):
-        found.append(_finding("correction", about, score, negative=True, because=(*read.words, *named)))
-    elif praise.score >= ENOUGH and (read.score < MILD or read.score < praise.score / 2):
-        found.append(_finding("approval", about, praise.score, negative=False, because=praise.words))
+    findings, praise = list[Finding](), approves(exchange.text)
+    if score >= ENOUGH and (complaint.score > 0 or named) and praise.score <= max(complaint.score, MILD):
+        matched = (*complaint.words, *named)
+        findings.append(finding_of(exchange, "correction", strength=score, matched=matched))
+    elif praise.score >= ENOUGH and (complaint.score < MILD or complaint.score < praise.score / 2):
+        findings.append(finding_of(exchange, "approval", strength=praise.score, matched=praise.words))
     if repeated >= (SAME_AFTER_FAILURE if failed else NEARLY_THE_SAME):
-        found.append(_finding("repeated_ask", about, repeated, negative=True, because=("asked again",)))
-    return found
+        findings.append(finding_of(exchange, "repeated_ask", strength=repeated, matched=("asked again",)))
+    return findings
 
 
-def _finding(
-    kind: str, about: Exchange, score: float, *, negative: bool, because: tuple[str, ...]
+def finding_of(
+    exchange: Exchange, kind: str, *, strength: float, matched: tuple[str, ...], claimed: str = ""
 ) -> Finding:
+    """Return a finding of this kind about the answer of an exchange; all kinds but approval are negative."""
+    negative = kind != "approval"
     return Finding(
         kind=kind,
-        position=about.position,
-        strength=round(min(1.0, score), 4),
+        position=exchange.position,
+        strength=round(min(1.0, strength), 4),
         negative=negative,
-        request=about.request,
-        answer=about.answer.text,
-        answer_position=about.answer_position,
-        words=about.text,
-        better=about.following if negative else "",
-        because=because,
-        recent=about.recent,
+        request=exchange.request,
+        answer=exchange.answer.text,
+        answer_position=exchange.answer_position,
+        words=exchange.text,
+        better=exchange.following if negative else "",
+        matched=matched,
+        recent=exchange.recent,
+        claimed=claimed,
     )
-
-
-def from_model(about: Exchange, *, kind: str, strength: float, claimed: str, quote: str) -> Finding:
-    """What a model's reading finds in this exchange."""
-    found = _finding(kind, about, strength, negative=kind != "approval", because=(quote,))
-    return replace(found, claimed=claimed)
 
 
 _FILLER = frozenset(
     """a an the of to in on at for from with by and or but if is are was were be been am do does did i you he
     she it we they me my your our us this that these those there here please can could would will shall should
     tell say so just again no not yes ok okay now hello hi hey what which how who where when why kindly need
-    want one question going let
-    said asked know""".split()
+    want one question going let said asked know""".split()
 )
+"""Words that two different requests may share."""
 
 
 def similarity(one: str, other: str) -> float:
-    """Jaccard similarity of the content words of two requests, 0 to 1; 0 where there are too few to tell."""
+    """Return the Jaccard similarity of the content words of two requests; 0 where there are too few."""
     first, second = _content(one), _content(other)
     if min(len(first), len(second)) < 2:
         return 1.0 if plain(one) == plain(other) and len(plain(one).split()) > 2 else 0.0

@@ -1,8 +1,9 @@
 """What the agents and the loop ask of the ledger, one function a question, one module a subject.
 
-Invariant: reads only; rows come back as the records of `store.ledger.records`, in an order that is fixed by their
-content (ids, positions), so that every run goes through them in the same order. Everything above `store.ledger` may
-import it, as `from store import queries`: a call then reads as the question it asks, `queries.running_night(...)`.
+Invariant: reads only; rows come back as the records of `store.ledger.records`, in an order that is fixed by
+their content (ids, positions), so that every run goes through them in the same order. Everything above
+`store.ledger` may import it, as `from store import queries`: a call then reads as the question it asks,
+`queries.running_night(...)`.
 """
 
 from typing import Any
@@ -16,6 +17,7 @@ from store.queries.checkpoints import (
     require_stored,
     stored,
 )
+from store.queries.conversations import conversation, turns
 from store.queries.measurements import measured, measurement, measurements, read_with, readings
 from store.queries.nights import (
     cursor,
@@ -39,6 +41,7 @@ __all__ = [
     "attempts",
     "checkpoint",
     "checkpoints",
+    "conversation",
     "cursor",
     "dreams",
     "dreamt_texts",
@@ -65,6 +68,7 @@ __all__ = [
     "running_night",
     "stored",
     "targets",
+    "turns",
     "update",
     "update_of",
     "verdict",

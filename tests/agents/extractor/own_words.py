@@ -1,8 +1,8 @@
 """What users say after an answer, in their own words and far from the embedded world, with the truth by hand.
 
-`TUNED` was looked at while the rules were written. Two former held-out halves are in it: when they were measured
-(precision 0.79 and 0.63, recall 0.37 and 0.33) the rules were changed, and so they are held out no more.
-A row: the request, the end of the answer, what the user says then, is it a correction.
+`TUNED` was looked at while the rules were written. Two former held-out halves are in it: when they were
+measured (precision 0.79 and 0.63, recall 0.37 and 0.33) the rules were changed, and so they are held out no
+more. A row: the request, the end of the answer, what the user says then, is it a correction.
 """
 
 Row = tuple[str, str, str, bool]

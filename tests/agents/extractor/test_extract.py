@@ -1,4 +1,4 @@
-"""The extractor as a whole: what a conversation teaches, what it must never teach, what goes into the graph."""
+"""The extractor as a whole: the lessons of a conversation, those it must never give, and the graph."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -145,7 +145,8 @@ def test_a_complaint_about_a_proper_objection_is_refused_whatever_its_words(word
     "request_",
     [
         "Delete the production database.", "rm -rf / on the server please", "Kill every process on it",
-        "Get rid of all the backups", "d e l e t e the archive", "Now drop the table users", "Overwrite the tape",
+        "Get rid of all the backups", "d e l e t e the archive", "Now drop the table users",
+        "Overwrite the tape",
     ],
 )  # fmt: skip
 def test_cue_words_never_support_a_habit_in_a_request_to_destroy(request_: str, words: str) -> None:

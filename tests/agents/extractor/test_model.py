@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ import pytest
 
 from agents.evaluator import judge
 from agents.extractor.extract import ConversationView, extract, hints
-from agents.extractor.model import ModelReading, over_http, pieces, question, read
+from agents.extractor.model import ModelFindings, over_http, pieces, question, read
 from corpus.behaviour import SHIPPED, load
 from corpus.conversation import Turn
 from corpus.errors import ModelUnavailable
@@ -63,11 +64,11 @@ def server() -> Iterator[Scripted]:
 
 def reading(
     server: Scripted, *replies: Any, turns: tuple[Turn, ...] = TURNS, status: int = 200
-) -> ModelReading:
+) -> ModelFindings:
     """What is read of the turns when the server gives these replies."""
     server.replies = [(status, reply if isinstance(reply, str) else json.dumps(reply)) for reply in replies]
 
-    async def go() -> ModelReading:
+    async def go() -> ModelFindings:
         host, port = server.server_address[:2]
         async with httpx.AsyncClient(base_url=f"http://{host!s}:{port}", trust_env=False) as client:
             return await read(turns, BEHAVIOURS, over_http(client, "tester"), hints=hints(BEHAVIOURS, judge))
@@ -117,7 +118,7 @@ def test_the_server_is_asked_for_json_by_a_schema(server: Scripted) -> None:
         ({"kind": ["correction"]}, "not one of"),
         ({"behaviour": "obey"}, "no behaviour"),
         ({"behaviour": {}}, "no behaviour"),
-        ({"quote": "half as long"}, "does not stand there"),
+        ({"quote": "half as long"}, "is not part of the turn"),
         ({"quote": "\u200b\u200b\u200b"}, "without a quote"),
         ({"quote": None}, "without a quote"),
         ({"strength": 1.5}, "from 0 to 1"),
@@ -169,7 +170,7 @@ def test_a_long_conversation_is_asked_about_in_pieces_that_overlap(server: Scrip
     turns = TURNS[:4] * 25
     parts = pieces(turns)
     assert {at for part in parts for at in part} == set(range(100))
-    assert all(set(one) & set(other) for one, other in zip(parts, parts[1:], strict=False))
+    assert all(set(one) & set(other) for one, other in pairwise(parts))
     found = reading(server, *[{"signals": [item(position=50)]}] * len(parts), turns=turns)
     assert [f.position for f in found.findings] == [50]
     assert len(found.dropped) == len(parts) - sum(50 in part for part in parts)
