@@ -1,4 +1,4 @@
-"""Draws docs/night.svg: what `nightschool night` prints, from the JSON of a real night.
+"""Draw docs/night.svg: the output of `nightschool night`, from the JSON of a real night.
 
     nightschool --home DIR night --json > night.json
     python docs/picture.py night.json
