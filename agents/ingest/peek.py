@@ -15,7 +15,7 @@ from corpus.errors import LogRefused
 from corpus.formats.detect import detect, reader
 from corpus.lines import MAX_ARRAY, RawLine
 from corpus.scrub.patterns import scrub_conversation
-from store.conversations.conversations import marks
+from store.conversations.conversations import tombstones
 
 
 def conversations_in(path: Path) -> list[Conversation]:
@@ -42,9 +42,9 @@ def conversations_in(path: Path) -> list[Conversation]:
 
 
 def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
-    """Return the numbers of the lines whose conversation has one of these marks.
+    """Return the numbers of the lines whose conversation has one of these tombstones.
 
-    They are the lines that an ingest passes over once the marks are forgotten. A file that cannot be read
+    They are the lines that an ingest passes over once these are forgotten. A file that cannot be read
     raises `LogRefused`.
     """
     read, wanted, numbers = reader(format), frozenset(wanted), list[int]()
@@ -55,7 +55,7 @@ def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
                 part = parse(line, read)
                 if not isinstance(line, RawLine) or not isinstance(part, Conversation) or not part.turns:
                     continue
-                if not wanted.isdisjoint(marks(part)):
+                if not wanted.isdisjoint(tombstones(part)):
                     numbers.append(line.number)
     except OSError as error:
         raise LogRefused(unreadable(error)) from None

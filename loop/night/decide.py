@@ -18,7 +18,7 @@ from loop.night.verdict import Decision, Limits, Paired, decide
 from store import queries
 from store.ledger.db import now
 from store.ledger.records import Verdict
-from store.nights import history, learned
+from store.nights import history
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
@@ -56,11 +56,11 @@ class Decide:
         definitions, limits = self.context.definitions, self.context.settings.verdict
         before = queries.measurements(connection, parent, definitions, night.seed)
         after = queries.measurements(connection, candidate, definitions, night.seed)
-        learnt = learned.behaviours(connection)
+        learnt = queries.learnt_behaviours(connection)
         read = readings.pair(connection, parent, candidate)
         return decide(
             [
-                _paired(behaviour, before, after, night.targets, learned.unlearnt(update), learnt)
+                _paired(behaviour, before, after, night.targets, queries.unlearnt_by(update), learnt)
                 for behaviour in self.context.behaviours.values()
             ],
             perplexity=(read[0]["perplexity"].mean, read[1]["perplexity"].mean),

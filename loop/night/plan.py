@@ -15,7 +15,6 @@ from loop.night.context import NightContext
 from loop.night.propose import count_teaching
 from store import graph, queries
 from store.ledger.records import Rate
-from store.nights import learned
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
@@ -33,7 +32,7 @@ class Plan:
         lessons = await ledger.read(graph.new_lessons, night.cursor)
         waiting = count_teaching(context, await ledger.read(queries.pairs, "new"))
         targets = sorted({context.base_behaviour(str(signal.behaviour)) for signal, _ in lessons})
-        dreamt = [*targets, *self._guards(targets, await ledger.read(learned.behaviours))]
+        dreamt = [*targets, *self._guards(targets, await ledger.read(queries.learnt_behaviours))]
         names = [side.name for name in dreamt for side in sides(name, context.behaviours)]
         rates = tuple(Rate(behaviour=name, failed=0.0, passed=0.0, temperature=T_MAX) for name in names)
         taken = Change(

@@ -27,13 +27,13 @@ def carry_out(
     found = forget.forget(connection, source, path, roll_back=roll_back)
     with capture.WRITING:
         capture.sweep(inbox)
-        emptied = sum(_blank(connection, log, found.derived.marks) for log in capture.logs(inbox))
+        emptied = sum(_blank(connection, log, found.derived.tombstones) for log in capture.logs(inbox))
     return found, emptied
 
 
-def _blank(connection: Connection, path: Path, marks: Collection[str]) -> int:
+def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> int:
     """Empty the lines of a captured log that hold it, and have it read on where it was; returns their number."""
-    numbers = lines_with(path, openai.NAME, marks)
+    numbers = lines_with(path, openai.NAME, tombstones)
     if not numbers:
         return 0
     before = _identity(path)
@@ -52,9 +52,9 @@ def _identity(path: Path) -> str:
     return opened.identity
 
 
-def captured(inbox: Path, marks: Collection[str]) -> int:
+def captured(inbox: Path, tombstones: Collection[str]) -> int:
     """How many lines of the captured logs hold it."""
-    return sum(len(lines_with(log, openai.NAME, marks)) for log in capture.logs(inbox))
+    return sum(len(lines_with(log, openai.NAME, tombstones)) for log in capture.logs(inbox))
 
 
 def holding(inbox: Path, found: forget.Forgetting, formats: Mapping[str, str]) -> list[Json]:
@@ -69,7 +69,7 @@ def holding(inbox: Path, found: forget.Forgetting, formats: Mapping[str, str]) -
         if path in ours:
             continue
         try:
-            lines, read = lines_with(Path(path), format, derived.marks), True
+            lines, read = lines_with(Path(path), format, derived.tombstones), True
         except LogRefused:
             lines, read = list(derived.places.get(path, ())) if Path(path).exists() else [], False
         if lines:

@@ -153,7 +153,7 @@ class Operations:
         formats = await ledger.read(kept.formats_of)
         files = await anyio.to_thread.run_sync(forgetting.holding, inbox, found, formats)
         if dry_run:
-            emptied = await anyio.to_thread.run_sync(forgetting.captured, inbox, found.derived.marks)
+            emptied = await anyio.to_thread.run_sync(forgetting.captured, inbox, found.derived.tombstones)
             return forgetting.told(source, found, emptied, files, dry_run=True)
         found, emptied = await ledger.write(forgetting.carry_out, inbox, source, stored, back)
         told = forgetting.told(source, found, emptied, files, dry_run=False)

@@ -1,13 +1,13 @@
-"""Conversations in the ledger: what is new is added, what is known is recognised, what grew is carried on.
+"""Conversations in the ledger: new ones are added, known ones are recognised, and grown ones are continued.
 
-Invariant: nothing reaches a row unscrubbed; the same turns twice are one conversation; every conversation that
-is new or grew has an `extract` in the work queue, committed with its turns. Ids depend on what was said and by
-whom, never on a path, so two homes that heard the same give the same ids. What goes through a turn that a user
-had removed (`forgotten`) is passed over. Knows no format and opens no file.
+Invariant: nothing reaches a row unscrubbed. The same turns twice are one conversation. Every conversation that is
+new or grew has an `extract` in the work queue, committed with its turns. Ids depend on the texts and the speaker,
+never on a path, so two homes that heard the same give the same ids. A conversation that goes through a turn that a
+user had removed (`forgotten`) is passed over. Knows no format and opens no file.
 
-Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a
-renamed or copied log is known. A conversation whose turns arrive one by one is found by its key instead. Within a
-session the words of the system turn are no part of it either: clients put the time of day there.
+Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a renamed
+or copied log is recognised. A conversation whose turns arrive one by one is recognised by its key. Within a session
+the words of the system turn are no part of the identity either: clients put the time of day there.
 """
 
 import hashlib
@@ -20,10 +20,11 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from corpus.conversation import Conversation, Turn, chain
+from corpus.errors import UnknownId
 from corpus.scrub.patterns import scrub, scrub_conversation
 from store.ledger import schema
 from store.ledger.db import now
-from store.ledger.rows import parts
+from store.ledger.rows import first_of, parts
 from store.queue.work import enqueue
 
 ID_LENGTH = 16
@@ -32,7 +33,7 @@ ID_LENGTH = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """What became of one conversation."""
+    """The outcome of adding one conversation."""
 
     conversation_id: str
     new_turns: int
@@ -40,7 +41,7 @@ class Added:
     known: bool
     """Whether the ledger had the conversation before, as it is now or shorter."""
     forgotten: bool = False
-    """Whether it was passed over, because it goes through what a user had removed."""
+    """Whether it was passed over, because it goes through a turn that a user had removed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,62 +53,97 @@ class FileState:
     format: str
     """Name of the reader."""
     identity: str
-    """Tells this file from another one that has taken its name."""
+    """Digest that differs for another file that has taken the name."""
     offset: int
     """Bytes consumed, always just after a newline."""
     line: int
     """Lines consumed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Transcript:
+    """One conversation with its turns."""
+
+    id: str
+    turns: tuple[tuple[str, str], ...]
+    """Role and text of each, in order."""
+
+
 _PASSED_OVER = Added(conversation_id="", new_turns=0, known=False, forgotten=True)
 
 
 def add(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """Add what the ledger does not have of a conversation; `path` must have been scrubbed."""
+    """Add the turns of a conversation that the ledger does not have; `path` must have been scrubbed."""
     conversation = scrub_conversation(conversation)
     if not conversation.turns:
-        raise ValueError("a conversation without turns is the reader's to refuse")
+        raise ValueError("a conversation without turns: its reader should have refused it")
     if conversation.key:
         return _add_keyed(connection, conversation, path)
     return _add_whole(connection, conversation, path)
 
 
-def marks(conversation: Conversation) -> list[str]:
-    """By what a conversation is known again after it was forgotten.
+def tombstones(conversation: Conversation) -> list[str]:
+    """Return the digests by which a conversation is recognised after it was forgotten.
 
-    The digest of each of its beginnings; where its turns arrive one by one, its key alone: the later ones too are
-    of the conversation that a user had removed.
+    They are the digest of each of its beginnings. Where its turns arrive one by one it is the digest of its key
+    alone: the later turns, too, are of the conversation that a user had removed.
     """
     if conversation.key:
-        return [key_mark(conversation.format, conversation.key)]
+        return [key_tombstone(conversation.format, conversation.key)]
     return _digests(scrub_conversation(conversation))
 
 
-def key_mark(format: str, key: str) -> str:
-    """What stands for a conversation whose turns arrive one by one."""
+def key_tombstone(format: str, key: str) -> str:
+    """Return the digest that stands for a conversation whose turns arrive one by one."""
     return hashlib.sha256(f"key\0{format}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find(connection: Connection, conversation: Conversation) -> str | None:
-    """The conversation that this one, logged whole, became or was found to be."""
+    """Return the stored conversation that this one, logged whole, is or begins."""
     return _known(connection, _digests(scrub_conversation(conversation))[-1])
 
 
 def conversation_of(connection: Connection, key: str) -> str | None:
-    """The conversation of the turn with this key."""
+    """Return the conversation of the turn with this key."""
     table = schema.turns
-    found: str | None = connection.execute(select(table.c.conversation_id).where(table.c.key == key)).scalar()
-    return found
+    query = select(table.c.conversation_id).where(table.c.key == key)
+    conversation_id: str | None = connection.execute(query).scalar()
+    return conversation_id
+
+
+def transcript(connection: Connection, wanted: str | None) -> Transcript:
+    """Return one conversation's turns.
+
+    Args:
+        connection: The ledger.
+        wanted: The conversation's id or an unambiguous prefix of it; None for the one that was heard last.
+    """
+    c, t = schema.conversations, schema.turns
+    if wanted is None:
+        last = select(t.c.conversation_id).order_by(t.c.id.desc()).limit(1)
+        ids = list(connection.execute(last).scalars())
+        problem = "no conversation has been heard yet: `nightschool ingest FILE` takes some in"
+    else:
+        prefix = c.c.id.startswith(wanted, autoescape=True)
+        ids = list(connection.execute(select(c.c.id).where(prefix).limit(2)).scalars()) if wanted else []
+        several = f"several conversations begin with {wanted!r}: give more of the id"
+        problem = several if ids else f"{wanted!r} is neither a file nor the beginning of a conversation's id"
+    if len(ids) != 1:
+        raise UnknownId(problem)
+    spoken = select(t.c.role, t.c.text).where(t.c.conversation_id == ids[0]).order_by(t.c.position)
+    return Transcript(id=ids[0], turns=tuple((row.role, row.text) for row in connection.execute(spoken)))
+
+
+# ---------------------------------------------------------------- files
 
 
 def file_state(connection: Connection, path: str) -> FileState | None:
-    """How far a file has been read; None for a file that never was."""
-    row = connection.execute(select(schema.files).where(schema.files.c.path == path)).mappings().first()
-    return FileState(**row) if row else None
+    """Return how far a file has been read; None for a file that never was."""
+    return first_of(connection, FileState, select(schema.files).where(schema.files.c.path == path))
 
 
 def formats_of(connection: Connection) -> dict[str, str]:
-    """The format of every file that was ever read, by path."""
+    """Return the format of every file that was ever read, by path."""
     table = schema.files
     rows = connection.execute(
         select(table.c.path, table.c.format).where(table.c.format != "").order_by(table.c.path)
@@ -116,7 +152,7 @@ def formats_of(connection: Connection) -> dict[str, str]:
 
 
 def save_file_state(connection: Connection, state: FileState) -> None:
-    """Remember how far a file has been read, in the transaction that holds what was read."""
+    """Save how far a file has been read, in the transaction that saves its turns."""
     table = schema.files
     values = {"format": state.format, "identity": state.identity, "offset": state.offset, "line": state.line}
     if connection.execute(table.update().where(table.c.path == state.path).values(**values)).rowcount == 0:
@@ -124,7 +160,7 @@ def save_file_state(connection: Connection, state: FileState) -> None:
 
 
 def set_aside_line(connection: Connection, path: str, line: int, reason: str) -> bool:
-    """Set a line aside with the reason (line 0: the whole file); returns whether this is news."""
+    """Quarantine a line with the reason (line 0: the whole file); returns whether this is new."""
     table, reason = schema.set_aside_lines, scrub(reason)
     place = (table.c.path == path) & (table.c.line == line)
     if connection.execute(select(table.c.reason).where(place)).scalar() == reason:
@@ -135,19 +171,22 @@ def set_aside_line(connection: Connection, path: str, line: int, reason: str) ->
 
 
 def forget_set_aside(connection: Connection, path: str) -> None:
-    """Drop what was set aside of a file: it is about to be read from its beginning."""
+    """Delete the quarantined lines of a file, which is about to be read from its beginning."""
     table = schema.set_aside_lines
     connection.execute(table.delete().where(table.c.path == path))
 
 
 def ids_of_path(connection: Connection, path: str) -> set[str]:
-    """The conversations that were first heard in this file."""
+    """Return the conversations that were first heard in this file."""
     table = schema.conversations
     return set(connection.execute(select(table.c.id).where(table.c.path == path)).scalars())
 
 
+# ---------------------------------------------------------------- rows
+
+
 def _add_whole(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """A conversation that is logged with its whole history each time."""
+    """Add a conversation that is logged with its whole history each time."""
     turns = conversation.turns
     digests = _digests(conversation)
     known = _known(connection, digests[-1])
@@ -168,11 +207,11 @@ def _add_whole(connection: Connection, conversation: Conversation, path: str) ->
 
 
 def _add_keyed(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """A part of a conversation whose turns arrive one by one, each with a key."""
+    """Add a part of a conversation whose turns arrive one by one, each with a key."""
     table = schema.conversations
     mine = (table.c.key == conversation.key) & (table.c.format == conversation.format)
     row = connection.execute(select(table.c.id, table.c.tail).where(mine)).first()
-    if row is None and _is_forgotten(connection, marks(conversation)):
+    if row is None and _is_forgotten(connection, tombstones(conversation)):
         return _PASSED_OVER
     heard = set(_known_keys(connection, row.id, conversation.turns)) if row else set()
     fresh = []
@@ -194,7 +233,7 @@ def _add_keyed(connection: Connection, conversation: Conversation, path: str) ->
 
 
 def _digests(conversation: Conversation) -> list[str]:
-    """Digest of every prefix of a conversation that is logged whole."""
+    """Return the digest of every prefix of a conversation that is logged whole."""
     if not conversation.session:
         return chain(conversation.source, conversation.turns)
     turns = (replace(turn, text="") if turn.role == "system" else turn for turn in conversation.turns)
@@ -202,44 +241,44 @@ def _digests(conversation: Conversation) -> list[str]:
 
 
 def _is_forgotten(connection: Connection, digests: list[str]) -> bool:
-    """Whether a user had a turn removed that this conversation goes through."""
+    """Return whether a user had a turn removed that this conversation goes through."""
     t = schema.forgotten
-    looks = (select(t.c.chain).where(t.c.chain.in_(part)).limit(1) for part in parts(digests))
-    return any(connection.execute(look).first() is not None for look in looks)
+    searches = (select(t.c.chain).where(t.c.chain.in_(part)).limit(1) for part in parts(digests))
+    return any(connection.execute(search).first() is not None for search in searches)
 
 
 def _known(connection: Connection, digest: str) -> str | None:
-    """The conversation that is so, or began so."""
+    """Return the stored conversation that has this prefix."""
     table = schema.turns
     same = select(table.c.conversation_id).where(table.c.chain == digest).order_by(table.c.id).limit(1)
-    found: str | None = connection.execute(same).scalar()
-    return found
+    conversation_id: str | None = connection.execute(same).scalar()
+    return conversation_id
 
 
 def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int] | None:
-    """The stored conversation that this one carries on, and how many turns it has."""
+    """Return the longest stored conversation that this one continues, and how many turns that has."""
     table = schema.conversations
     lengths = {digest: length for length, digest in enumerate(digests, start=1)}
-    found = [
+    continued = [
         (row.id, lengths[row.tail])
         for part in parts(digests)
         for row in connection.execute(select(table.c.id, table.c.tail).where(table.c.tail.in_(part)))
     ]
-    return max(found, key=lambda one: one[1], default=None)
+    return max(continued, key=lambda stored: stored[1], default=None)
 
 
 def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[str]:
-    """Which of these turns the conversation has already."""
+    """Yield the keys of these turns that the conversation has already."""
     table = schema.turns
     for part in parts([turn.key for turn in turns]):
-        there = (table.c.conversation_id == conversation_id) & table.c.key.in_(part)
-        yield from connection.execute(select(table.c.key).where(there)).scalars()
+        stored = (table.c.conversation_id == conversation_id) & table.c.key.in_(part)
+        yield from connection.execute(select(table.c.key).where(stored)).scalars()
 
 
 def _new(
     connection: Connection, conversation: Conversation, conversation_id: str, tail: str, path: str
 ) -> None:
-    """The row of a conversation that was never heard before."""
+    """Add the row of a conversation that was never heard before."""
     key = conversation.key or conversation.session
     row = {"id": conversation_id, "format": conversation.format, "key": key, "tail": tail}
     source = conversation.source or PurePath(path).name
@@ -260,7 +299,7 @@ def _append(
     digests: list[str],
     path: str,
 ) -> None:
-    """Put turns at the end of a conversation, and the work to extract what they teach in the queue."""
+    """Append turns to a conversation, and enqueue the work of extracting their lessons."""
     rows = [
         _row(turn, conversation_id=conversation_id, position=position, chain=digest, path=path)
         for position, (turn, digest) in enumerate(zip(turns, digests, strict=True), start=start)
@@ -270,19 +309,13 @@ def _append(
 
 
 def _row(turn: Turn, **place: Any) -> dict[str, Any]:
-    """One turn as a row."""
+    """Return the row of one turn."""
     time = turn.time.astimezone(UTC).isoformat(timespec="milliseconds") if turn.time else None
-    said = {
-        "role": turn.role,
-        "text": turn.text,
-        "rating": turn.rating,
-        "edited": turn.edited,
-        "key": turn.key,
-    }
-    return {**place, **said, "time": time, "line": turn.line}
+    spoken = {"role": turn.role, "text": turn.text, "rating": turn.rating, "edited": turn.edited}
+    return {**place, **spoken, "key": turn.key, "time": time, "line": turn.line}
 
 
 def _count(connection: Connection, conversation_id: str) -> int:
-    """How many turns a conversation has."""
+    """Count the turns of a conversation."""
     mine = schema.turns.c.conversation_id == conversation_id
     return int(connection.execute(select(func.count()).select_from(schema.turns).where(mine)).scalar() or 0)

@@ -1,8 +1,9 @@
-"""What was derived from some conversations: the rows that forgetting them removes, and those that it changes.
+"""Everything that was derived from some conversations: the rows that forgetting them deletes or changes.
 
-Invariant: reads only. A row belongs to what was derived when it cannot be without these conversations: what has
-other support stays, with what they gave it taken off. Where the rows cannot tell (a dream without an episode, of
-the same source) it counts as derived: forgetting rather takes too much. Knows neither files nor commands.
+Invariant: reads only. A row counts as derived when it would not exist without these conversations. A row with other
+support stays, without the share that they gave it. Where the rows cannot tell (a dream without an episode, of the
+same source), the row counts as derived: forgetting takes too much rather than too little. Knows neither files nor
+commands.
 """
 
 import re
@@ -13,20 +14,20 @@ from typing import Any
 
 from sqlalchemy import Connection, or_, select
 
-from store.conversations.conversations import key_mark
-from store.conversations.derived_nodes import Lost, lost
+from store.conversations.conversations import key_tombstone
+from store.conversations.derived_nodes import LostGraph, lost_graph
 from store.ledger import schema
-from store.ledger.records import Attempt, Pair, Signal, StoredConversation, StoredTurn, UpdatePair, values_of
+from store.ledger.records import Attempt, Pair, Signal, StoredConversation, StoredTurn, UpdatePair, extend
 from store.ledger.rows import all_of, among
 
 SHORTEST_QUOTE = 12
-"""Characters of a turn that are looked for in errors and notes; less would be found everywhere."""
+"""Characters of the shortest turn that is searched for in errors; shorter ones would match everywhere."""
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A pair that goes, as a part of an update."""
+    """A deleted pair, as a part of an update."""
 
     update_id: str
     pair_id: str
@@ -38,31 +39,31 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """Ids of the rows that go, by table, and what else follows."""
+    """Ids of the rows to delete, by table, and what else follows."""
 
     conversations: tuple[str, ...]
     turns: tuple[int, ...]
     signals: tuple[str, ...]
-    graph: Lost
+    graph: LostGraph
     dreams: tuple[str, ...]
     attempts: tuple[str, ...]
     pairs: tuple[str, ...]
     members: tuple[Member, ...]
     work: tuple[int, ...]
     errors: tuple[int, ...]
-    """Work that stays, whose error mentions what goes."""
+    """Work that stays, whose error quotes a deleted turn or names a deleted row."""
     events: tuple[int, ...]
-    marks: frozenset[str]
-    """By what an ingest knows them again: see `store.conversations.conversations.marks`."""
+    tombstones: frozenset[str]
+    """Digests by which an ingest recognises them: see `store.conversations.conversations.tombstones`."""
     alike: tuple[str, ...]
-    """Conversations that stay and begin with the same turns."""
+    """Conversations that stay although they begin with the same turns."""
     places: dict[str, tuple[int, ...]]
     """The lines from which the turns came, by file."""
     formats: dict[str, str]
     """The format of each of these files."""
 
     def counts(self) -> dict[str, int]:
-        """How many rows go, by table."""
+        """Count the rows to delete, by table, beside the conversations themselves."""
         return {
             "turns": len(self.turns),
             "signals": len(self.signals),
@@ -78,19 +79,19 @@ class Derived:
 
 
 def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
-    """Everything that was derived from these conversations."""
+    """Return everything that was derived from these conversations."""
     ids = tuple(sorted(conversation_ids))
     heard = among(connection, StoredConversation, schema.conversations, "id", ids)
     turns = among(connection, StoredTurn, schema.turns, "conversation_id", ids)
     signals = among(connection, Signal, schema.signals, "conversation_id", ids)
-    graph = lost(connection, ids, {signal.id: signal.strength for signal in signals})
+    graph = lost_graph(connection, ids, {signal.id: signal.strength for signal in signals})
     dreams = _dreams(connection, graph.nodes, {conversation.source for conversation in heard})
     attempts = tuple(row.id for row in among(connection, Attempt, schema.attempts, "dream_id", dreams))
     pairs = _pairs(connection, ids, dreams, [signal.id for signal in signals])
     named = {*ids, *(signal.id for signal in signals), *dreams, *attempts, *pairs, *graph.nodes}
     mentions = _Mentions(frozenset(named), [turn.text for turn in turns])
-    marks = _marks(heard, turns)
-    shared = _shared(connection, ids, marks)
+    tombstones = _tombstones(heard, turns)
+    shared = _shared(connection, ids, tombstones)
     formats = {conversation.id: conversation.format for conversation in heard}
     places = defaultdict[str, set[int]](set)
     for turn in turns:
@@ -108,7 +109,7 @@ def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
         work=work,
         errors=errors,
         events=_events(connection, mentions),
-        marks=frozenset(marks - shared.keys()),
+        tombstones=frozenset(tombstones - shared.keys()),
         alike=tuple(sorted(set().union(*shared.values()))),
         places={path: tuple(sorted(lines)) for path, lines in sorted(places.items())},
         formats={turn.path: formats[turn.conversation_id] for turn in turns},
@@ -119,7 +120,7 @@ def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
 
 
 def _dreams(connection: Connection, nodes: frozenset[str], sources: Collection[str]) -> tuple[str, ...]:
-    """The dreams that grew from nodes that go, and those of these sources that name no episode at all."""
+    """Return the dreams that grew from deleted nodes, and those of these sources that name no episode at all."""
     d, n = schema.dreams, schema.nodes
     episodes = set(connection.execute(select(n.c.id).where(n.c.kind == "episode")).scalars())
     query = select(d.c.id, d.c.nodes, d.c.source).order_by(d.c.id)
@@ -133,7 +134,7 @@ def _dreams(connection: Connection, nodes: frozenset[str], sources: Collection[s
 def _pairs(
     connection: Connection, ids: Iterable[str], dreams: Iterable[str], signals: Iterable[str]
 ) -> dict[str, Pair]:
-    """The pairs of these dreams and signals, and those straight from a log of these conversations, by id."""
+    """Return the pairs of these dreams and signals, and those straight from a log of these conversations."""
     p = schema.pairs
     pairs = among(connection, Pair, p, "dream_id", dreams) + among(connection, Pair, p, "signal_id", signals)
     for conversation_id in ids:
@@ -146,8 +147,9 @@ def _pairs(
 
 
 def _members(connection: Connection, pairs: Mapping[str, Pair]) -> tuple[Member, ...]:
+    """Return the parts that these pairs have in updates."""
     return tuple(
-        Member(**values_of(row), night_id=pairs[row.pair_id].night_id, behaviour=pairs[row.pair_id].behaviour)
+        extend(Member, row, night_id=pairs[row.pair_id].night_id, behaviour=pairs[row.pair_id].behaviour)
         for row in among(connection, UpdatePair, schema.update_pairs, "pair_id", pairs)
     )
 
@@ -157,26 +159,26 @@ def _members(connection: Connection, pairs: Mapping[str, Pair]) -> tuple[Member,
 
 @dataclass(frozen=True)
 class _Mentions:
-    """Whether something names what goes, by an id or in its words."""
+    """A search for the deleted rows in texts, by id and by quotation."""
 
     ids: frozenset[str]
     texts: list[str]
 
     def named(self, *values: Any) -> bool:
-        """Whether one of the ids is in these values."""
+        """Return whether one of the ids is in these values."""
         return any(
             not self.ids.isdisjoint(_WORD.findall(text)) for value in values for text in _strings(value)
         )
 
     def quoted(self, *values: Any) -> bool:
-        """Whether one of the turns is in these values, or one of the ids."""
-        said = [text for value in values for text in _strings(value)]
+        """Return whether one of the turns is in these values, or one of the ids."""
+        strings = [text for value in values for text in _strings(value)]
         quotes = [text for text in self.texts if len(text) >= SHORTEST_QUOTE]
-        return self.named(*values) or any(quote in text for text in said for quote in quotes)
+        return self.named(*values) or any(quote in text for text in strings for quote in quotes)
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every text in a JSON value."""
+    """Yield every text in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -188,7 +190,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _work(
     connection: Connection, ids: Collection[str], mentions: _Mentions
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The work on these conversations, and other work whose error mentions them."""
+    """Return the work on these conversations, and other work whose error mentions them."""
     w = schema.work
     query = select(w.c.id, w.c.kind, w.c.subject, w.c.error)
     query = query.where((w.c.kind == "extract") | w.c.error.is_not(None)).order_by(w.c.id)
@@ -199,7 +201,7 @@ def _work(
 
 
 def _events(connection: Connection, mentions: _Mentions) -> tuple[int, ...]:
-    """The events that name what goes, and the failures that quote it."""
+    """Return the events that name a deleted row, and the failures that quote one."""
     e = schema.events
     return tuple(
         row.seq
@@ -208,28 +210,29 @@ def _events(connection: Connection, mentions: _Mentions) -> tuple[int, ...]:
     )
 
 
-# ---------------------------------------------------------------- how they are known again
+# ---------------------------------------------------------------- tombstones
 
 
-def _marks(heard: Iterable[StoredConversation], turns: Iterable[StoredTurn]) -> set[str]:
-    """By what an ingest knows these conversations again.
+def _tombstones(heard: Iterable[StoredConversation], turns: Iterable[StoredTurn]) -> set[str]:
+    """Return the digests by which an ingest recognises these conversations.
 
-    The system turns at the beginning say nothing of a conversation: every other one of the same user has them.
+    Prefixes of system turns alone do not count: every other conversation of the same user has them.
     """
     by_conversation = defaultdict[str, list[StoredTurn]](list)
     for turn in sorted(turns, key=lambda turn: turn.position):
         by_conversation[turn.conversation_id].append(turn)
-    marks = {key_mark(conversation.format, conversation.key) for conversation in heard if conversation.key}
+    keyed = (conversation for conversation in heard if conversation.key)
+    tombstones = {key_tombstone(conversation.format, conversation.key) for conversation in keyed}
     for own in by_conversation.values():
         begins = next((index for index, turn in enumerate(own) if turn.role != "system"), 0)
-        marks |= {turn.chain for turn in own[begins:]}
-    return marks
+        tombstones |= {turn.chain for turn in own[begins:]}
+    return tombstones
 
 
-def _shared(connection: Connection, ids: Collection[str], marks: Iterable[str]) -> dict[str, set[str]]:
-    """The marks that turns of conversations which stay have too, with those conversations."""
+def _shared(connection: Connection, ids: Collection[str], tombstones: Iterable[str]) -> dict[str, set[str]]:
+    """Return the tombstones that conversations which stay share, each with those conversations."""
     shared = defaultdict[str, set[str]](set)
-    for turn in among(connection, StoredTurn, schema.turns, "chain", marks):
+    for turn in among(connection, StoredTurn, schema.turns, "chain", tombstones):
         if turn.conversation_id not in ids:
             shared[turn.chain].add(turn.conversation_id)
     return dict(shared)

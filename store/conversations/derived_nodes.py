@@ -1,8 +1,8 @@
-"""What forgetting some conversations takes out of the memory graph, and what it leaves of the rest.
+"""The part of the memory graph that forgetting some conversations deletes, and the rest of the nodes that it touches.
 
-Invariant: reads only. A node goes with the last edge that speaks of it; what was declared stays. Of a node that
-stays, the weight, the feelings and the words that the lost edges gave it go. Knows how the edges were counted
-(`store.graph`), not who forgets.
+Invariant: reads only. A node goes with the last edge that supports it; a declared behaviour stays. A node that stays
+loses the weight, the feelings and the words that the lost edges gave it. Knows how edges are counted (`store.graph`),
+not who forgets.
 """
 
 from collections import defaultdict
@@ -22,17 +22,23 @@ QUOTED = 160
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lost:
-    """The part of the memory graph that goes, and what that leaves of the rest."""
+class LostGraph:
+    """The part of the memory graph to delete, and the nodes that change."""
 
     nodes: frozenset[str]
     edges: tuple[Edge, ...]
     lessened: tuple[Node, ...]
-    """The nodes that stay, as they are then."""
+    """The nodes that stay, as they are afterwards."""
 
 
-def lost(connection: Connection, ids: Collection[str], strengths: Mapping[str, float]) -> Lost:
-    """What goes of the memory graph, and what is left of the nodes that it touches."""
+def lost_graph(connection: Connection, ids: Collection[str], strengths: Mapping[str, float]) -> LostGraph:
+    """Return the part of the memory graph that these conversations alone support.
+
+    Args:
+        connection: The ledger.
+        ids: The conversations.
+        strengths: The strength of each of their signals, by id.
+    """
     n = schema.nodes
     dead: dict[str, Node] = {}
     for conversation_id in ids:
@@ -51,17 +57,17 @@ def lost(connection: Connection, ids: Collection[str], strengths: Mapping[str, f
         for node in touched.values()
         if node.id not in fallen
     )
-    return Lost(nodes=frozenset({*dead, *fallen}), edges=lost_edges, lessened=lessened)
+    return LostGraph(nodes=frozenset({*dead, *fallen}), edges=lost_edges, lessened=lessened)
 
 
 def _edges_at(connection: Connection, nodes: Collection[str]) -> set[Edge]:
-    """The edges that begin or end at one of these nodes."""
+    """Return the edges that begin or end at one of these nodes."""
     ends = ("tail_id", "head_id")
     return {edge for end in ends for edge in among(connection, Edge, schema.edges, end, nodes)}
 
 
 def _left(connection: Connection, touched: Collection[str], gone: Collection[Edge]) -> dict[str, list[Edge]]:
-    """The edges that stay, by which of these nodes is at either end."""
+    """Return the edges that stay, by the node at either end."""
     left: dict[str, list[Edge]] = {node_id: [] for node_id in touched}
     for edge in sorted(_edges_at(connection, touched) - set(gone), key=_key):
         for end in {edge.tail_id, edge.head_id} & left.keys():
@@ -70,7 +76,7 @@ def _left(connection: Connection, touched: Collection[str], gone: Collection[Edg
 
 
 def _stands(node: Node, left: Iterable[Edge]) -> bool:
-    """Whether a node stays: it was declared, or something else still speaks of it."""
+    """Return whether a node stays: it was declared, or an edge that is left supports it."""
     if node.kind == "behaviour" and not node.body.get("proposed"):
         return True
     return any(edge.kind in COUNTING or edge.signal_id for edge in left)
@@ -84,13 +90,13 @@ def _less(
     strengths: Mapping[str, float],
     dead: Mapping[str, Node],
 ) -> Node:
-    """What is left of a node: without the weight, the feelings and the words that the lost edges gave it."""
-    lost = sum(
+    """Return a node without the weight, the feelings and the words that the lost edges gave it."""
+    lost_weight = sum(
         strengths.get(edge.signal_id, 1.0)
         for edge in gone
         if (end := COUNTING.get(edge.kind)) and node.id == (edge.head_id if end == "head" else edge.tail_id)
     )
-    weight = max(0.0, round(node.weight - lost, PLACES))
+    weight = max(0.0, round(node.weight - lost_weight, PLACES))
     if node.kind != "behaviour":
         return replace(node, weight=weight)
     tails = among(
@@ -105,7 +111,7 @@ def _less(
 
 
 def _reworded(body: Json, dead: Iterable[Node], alive: Iterable[Node]) -> Json:
-    """A proposed behaviour's text, with the request that goes replaced by one that stays."""
+    """Return a proposed behaviour's text, with the deleted request replaced by one that stays."""
     if not body.get("proposed") or not body.get("examples"):
         return body
     (shown, *_), lost = body["examples"], {_request(node) for node in dead}
@@ -117,10 +123,10 @@ def _reworded(body: Json, dead: Iterable[Node], alive: Iterable[Node]) -> Json:
 
 
 def _request(episode: Node) -> str:
-    """The request of an episode, as far as a proposed behaviour shows it."""
+    """Return the request of an episode, as far as a proposed behaviour shows it."""
     return str(episode.body.get("request", ""))[:QUOTED]
 
 
 def _key(edge: Edge) -> tuple[str, str, str, str]:
-    """The primary key of an edge, by which edges are put in order."""
+    """Return the primary key of an edge, by which edges are sorted."""
     return edge.kind, edge.tail_id, edge.head_id, edge.signal_id

@@ -1,21 +1,21 @@
-"""Forgetting: conversations and all that was derived from them, out of the ledger, and which weights they touched.
+"""Forgetting: conversations and everything derived from them leave the ledger.
 
-Invariant: nothing that stays names or quotes what went, except by the digests in `forgotten`, by which an ingest
-passes it over; an update keeps its row, its counts and its verdict, and an event says how many of its pairs went.
-The weights are not changed here: what they learnt is undone by a rollback. Knows no file.
+Invariant: nothing that stays names or quotes what was deleted, except the digests in `forgotten`, by which an ingest
+passes it over. An update keeps its row, its counts and its verdict; an event says how many of its pairs are gone. The
+weights do not change here: a rollback undoes what they learnt. Knows no file.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, or_, select
 
 from corpus.errors import GateRefused, UnknownId
+from corpus.json_edge import to_json
 from store import queries
 from store.conversations.derived import Derived, gather
 from store.ledger import schema
 from store.ledger.db import now
-from store.ledger.records import LostPairs, Update, insert_or_ignore, values_of
+from store.ledger.records import LostPairs, Update, insert_or_ignore
 from store.ledger.rows import all_of, delete_among
 from store.nights import history
 from store.queue.outcome import note
@@ -23,41 +23,47 @@ from store.readings import readings
 from store.task_vectors import merges
 
 SHORTEST_BEGINNING = 4
-"""Characters of a conversation's id that may stand for it: one typed by mistake must not take a stranger's away."""
+"""Characters of the shortest prefix of an id that is accepted: a slip must not delete another conversation."""
 MOST_NAMED = 5
-"""Conversations that a message names."""
+"""Conversations that a message names at most."""
 GONE = "forgotten"
-"""What stands where an error quoted what went."""
+"""The text in place of an error that quoted a deleted turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Touched:
-    """An update whose weights learnt from what goes."""
+    """An update whose weights learnt from what is forgotten."""
 
     id: str
     state: str
     checkpoint: str
     pairs: int
-    """How many of its pairs were derived from what goes, new or replayed."""
+    """How many of its pairs are deleted, new or replayed."""
     built_on: str | None
-    """For one that has none of them: the first update before it that has."""
+    """For an update without such pairs: the first update before it that has some."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting:
-    """What forgetting takes away, or has taken."""
+    """What forgetting deletes, or has deleted."""
 
     matched: str
-    """As what the name was understood: source, conversation or log."""
+    """How the name was understood: source, conversation or log."""
     derived: Derived
     updates: tuple[Touched, ...]
     """In the order of their checkpoints."""
     rollback_to: str | None
-    """The last kept checkpoint that learnt nothing of it, when one that did is kept; it has its files."""
+    """The last kept and stored checkpoint that learnt nothing of it; None where no kept one did."""
 
 
 def look(connection: Connection, wanted: str, path: str) -> Forgetting:
-    """What forgetting this would take; `path` is the name as a log file's, as it would be stored."""
+    """Return what forgetting this would delete, and change nothing.
+
+    Args:
+        connection: The ledger.
+        wanted: A source, a conversation's id or a prefix of it, or a log.
+        path: The same name as a log's path, as the ledger would store it.
+    """
     matched, ids = match(connection, wanted, path)
     derived = gather(connection, ids)
     updates = touched(connection, derived)
@@ -67,28 +73,28 @@ def look(connection: Connection, wanted: str, path: str) -> Forgetting:
 
 
 def forget(connection: Connection, wanted: str, path: str, *, roll_back: bool = False) -> Forgetting:
-    """Remove conversations and what was derived from them; first roll back, if that is wanted and of use."""
+    """Delete conversations and everything derived from them; first roll back, if that is wanted and of use."""
     if queries.running_night(connection) is not None:
         raise GateRefused(
             "a night is running, and may be learning from it: wait for it (`nightschool status`)"
         )
-    found = look(connection, wanted, path)
-    if roll_back and found.rollback_to is not None:
-        history.roll_back(connection, found.rollback_to, "rolled back to forget a conversation")
-    _remove(connection, found.derived)
-    _remember(connection, found)
-    return found
+    forgetting = look(connection, wanted, path)
+    if roll_back and forgetting.rollback_to is not None:
+        history.roll_back(connection, forgetting.rollback_to, "rolled back to forget a conversation")
+    _delete(connection, forgetting.derived)
+    _note(connection, forgetting)
+    return forgetting
 
 
 def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str]]:
-    """As what a name is understood, and the conversations that it means; a source's own name goes first."""
+    """Return how a name is understood, and the conversations that it means; the name of a source goes first."""
     c, t = schema.conversations, schema.turns
     of_source = list(connection.execute(select(c.c.id).where(c.c.source == wanted)).scalars())
     if of_source:
         return "source", of_source
     if connection.execute(select(c.c.id).where(c.c.id == wanted)).first() is not None:
         return "conversation", [wanted]
-    of_id = _beginning(connection, wanted)
+    of_id = _with_prefix(connection, wanted)
     heard = select(t.c.conversation_id).where(t.c.path == path)
     of_log = list(
         connection.execute(select(c.c.id).where(or_(c.c.path == path, c.c.id.in_(heard)))).scalars()
@@ -108,20 +114,20 @@ def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str
     )
 
 
-def _beginning(connection: Connection, wanted: str) -> list[str]:
-    """The conversations whose id begins so."""
+def _with_prefix(connection: Connection, wanted: str) -> list[str]:
+    """Return the conversations whose id has this prefix."""
     c = schema.conversations
     if len(wanted) < SHORTEST_BEGINNING:
         return []
-    begins = select(c.c.id).where(c.c.id.startswith(wanted, autoescape=True)).order_by(c.c.id)
-    return list(connection.execute(begins.limit(MOST_NAMED + 1)).scalars())
+    query = select(c.c.id).where(c.c.id.startswith(wanted, autoescape=True)).order_by(c.c.id)
+    return list(connection.execute(query.limit(MOST_NAMED + 1)).scalars())
 
 
 # ---------------------------------------------------------------- weights
 
 
 def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
-    """The updates that learnt from these pairs, and those whose weights grew from such weights."""
+    """Return the updates that learnt from these pairs, and those that trained on from such weights."""
     pairs: dict[str, int] = {}
     for member in derived.members:
         pairs[member.update_id] = pairs.get(member.update_id, 0) + 1
@@ -132,7 +138,7 @@ def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
     learnt = []
     for update in made:  # a parent comes before its children, and what was merged before the merge
         grown_from = [update.parent_id, *merges.ends(update)]
-        built_on = next((origin[one] for one in grown_from if one in origin), None)
+        built_on = next((origin[parent] for parent in grown_from if parent in origin), None)
         count = pairs.get(update.id, 0)
         checkpoint = update.checkpoint_id
         if checkpoint is None or (not count and built_on is None):
@@ -151,7 +157,7 @@ def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
 
 
 def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
-    """The last kept checkpoint before the first kept update that learnt of it, that has its files."""
+    """Return the last kept and stored checkpoint before the first kept one of these updates."""
     first = next((update for update in updates if update.state == "kept"), None)
     if first is None:
         return None
@@ -163,9 +169,9 @@ def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
 # ---------------------------------------------------------------- rows
 
 
-def _remove(connection: Connection, derived: Derived) -> None:
-    """Delete what goes, from what names it to what is named, and take it off what stays."""
-    if connection.dialect.name == "sqlite":  # what is deleted is overwritten, and not only left out
+def _delete(connection: Connection, derived: Derived) -> None:
+    """Delete the derived rows, referring rows before those that they refer to, and change the rows that stay."""
+    if connection.dialect.name == "sqlite":  # overwrite what is deleted
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     delete_among(connection, schema.update_pairs, "pair_id", derived.pairs)
     delete_among(connection, schema.pairs, "id", derived.pairs)
@@ -194,25 +200,26 @@ def _remove(connection: Connection, derived: Derived) -> None:
 
 
 def _lower_cursors(connection: Connection) -> None:
-    """No night has heard a turn that is to come: SQLite gives the ids of the newest turns out again."""
+    """Lower the nights' cursors to the newest turn: SQLite will reuse the ids of the deleted ones."""
     newest = connection.execute(select(func.max(schema.turns.c.id))).scalar() or 0
     n = schema.nights
     connection.execute(n.update().where(n.c.cursor > newest).values(cursor=newest))
 
 
-def _remember(connection: Connection, found: Forgetting) -> None:
-    """How it is known again, and what an update has lost: figures, and nothing that names it."""
-    derived, at = found.derived, now()
-    rows = [{"chain": mark, "at": at} for mark in sorted(derived.marks)]
+def _note(connection: Connection, forgetting: Forgetting) -> None:
+    """Save the tombstones, and note what each update has lost: figures, and nothing that names a deleted row."""
+    derived, at = forgetting.derived, now()
+    rows = [{"chain": tombstone, "at": at} for tombstone in sorted(derived.tombstones)]
     if rows:
         connection.execute(insert_or_ignore(connection, schema.forgotten), rows)
     for update_id in sorted({member.update_id for member in derived.members}):
-        note(connection, "forget", update_id, values_of(_lost(derived, update_id)))
-    note(connection, "forget", "", {"matched": found.matched, **counts(derived)})
+        note(connection, "forget", update_id, to_json(_lost(derived, update_id)))
+    total = {"conversations": len(derived.conversations), **derived.counts()}
+    note(connection, "forget", "", {"matched": forgetting.matched, **total})
 
 
 def _lost(derived: Derived, update_id: str) -> LostPairs:
-    """What an update has lost: see `history.set_update` for what the nights and behaviours are kept for."""
+    """Return what an update has lost; `history.set_update` needs the nights and behaviours."""
     mine = [member for member in derived.members if member.update_id == update_id]
     new = [member for member in mine if not member.replay and not member.unlearnt]
     return LostPairs(
@@ -221,8 +228,3 @@ def _lost(derived: Derived, update_id: str) -> LostPairs:
         nights=sorted({member.night_id for member in new}),
         behaviours=sorted({member.behaviour for member in new}),
     )
-
-
-def counts(derived: Derived) -> Mapping[str, int]:
-    """How many rows go, by table, and of how many conversations."""
-    return {"conversations": len(derived.conversations), **derived.counts()}

@@ -1,29 +1,31 @@
-"""The records that agents hand to the store: one frozen value for each kind of row.
+"""The ledger's records: one frozen value for each kind of row, on the way in and on the way out.
 
-Invariant: a record's fields are its table's columns, so saving one needs no translation (tested). Ids are
-content digests made by `identity`: the same work done twice gives the same rows, and `save` keeps one of them.
+Invariant: a record's fields are its table's columns (tested); the schema says what each one means. Ids are content
+digests made by `identity`: work that is done twice gives the same rows, and `save` keeps one of them.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.ledger import schema
 
+Wider = TypeVar("Wider")
+
 
 def identity(*parts: Any) -> str:
-    """A 16-character id of these JSON-able parts."""
+    """Return a 16-character id of these parts, which JSON can hold."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def seed_of(*parts: Any) -> int:
-    """The seed of a draw: a 31-bit digest of what is drawn, so that a repeat draws the same."""
+    """Return the seed of a draw: a 31-bit digest of its subject, so that a repeat draws the same."""
     return int(identity("seed", *parts), 16) >> 33
 
 
@@ -44,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredConversation(Row):
-    """A conversation as the ledger has it; its turns are rows of their own."""
+    """A conversation's row; its turns are rows of their own."""
 
     id: str
     source: str
@@ -57,7 +59,7 @@ class StoredConversation(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTurn(Row):
-    """A turn as the ledger has it."""
+    """A turn's row."""
 
     id: int
     conversation_id: str
@@ -104,7 +106,7 @@ class Node(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class Edge(Row):
-    """How two nodes hang together, and the signal that says so."""
+    """A relation between two nodes, and the signal that is its evidence."""
 
     kind: str
     tail_id: str
@@ -124,7 +126,7 @@ class Rate(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class Night(Row):
-    """One night: which turns it hears, what it means to improve, and how it ended."""
+    """One night: the turns that it hears, the behaviours that it means to improve, and its outcome."""
 
     id: str
     number: int
@@ -200,7 +202,7 @@ class Pair(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class PairInUpdate(Pair):
-    """A pair with the part that it has in one update."""
+    """A pair with its part in one update."""
 
     replay: bool
     unlearnt: bool
@@ -225,7 +227,7 @@ class Update(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePair(Row):
-    """That a pair is part of an update, new or replayed; or, of a merge, taken up or unlearnt."""
+    """The part of a pair in an update: new or replayed; in a merge, taken up or unlearnt."""
 
     update_id: str
     pair_id: str
@@ -235,7 +237,7 @@ class UpdatePair(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class LostPairs(Row):
-    """Pairs that an update has lost to one `forget`."""
+    """The pairs that an update has lost to one `forget`: the body of an event."""
 
     pairs: int
     """How many, replay included."""
@@ -272,7 +274,7 @@ class Checkpoint(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Row):
-    """How a behaviour's held-out scenarios came out, one character each."""
+    """The outcomes of a behaviour's held-out scenarios, one character each."""
 
     weights_sha256: str
     behaviour: str
@@ -284,19 +286,19 @@ class Measurement(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading(Row):
-    """A concept's score on the fixed panel, or the perplexity."""
+    """A concept's score on the probe set, or the perplexity."""
 
     weights_sha256: str
     name: str
     vectors: str
-    """Digest of the concept vectors that it was taken with; "" for the perplexity, which needs none."""
+    """Digest of the concept vectors; "" for the perplexity, which needs none."""
     mean: float
     spread: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Row):
-    """Keep, or roll back, with the reasons."""
+    """The decision on an update, `keep` or `roll back`, with the reasons."""
 
     update_id: str
     decision: str
@@ -345,21 +347,32 @@ TABLES: dict[type[Any], Table] = {
 
 
 def save(connection: Connection, records: Iterable[Record]) -> None:
-    """Add the records whose ids are not there yet, grouped by table in the order of TABLES."""
-    by_table: dict[type[Any], list[dict[str, Any]]] = {kind: [] for kind in TABLES}
+    """Add the records that are not there yet, grouped by table in the order of `TABLES`."""
+    by_table: dict[type[Any], list[Record]] = {kind: [] for kind in TABLES}
     for record in records:
-        by_table[type(record)].append(values_of(record))
+        by_table[type(record)].append(record)
     for kind, rows in by_table.items():
-        if rows:
-            connection.execute(insert_or_ignore(connection, TABLES[kind]), rows)
+        insert(connection, TABLES[kind], rows)
 
 
-def values_of(record: Any) -> dict[str, Any]:
-    """Return a record's fields by name, as its row has them."""
-    return {f.name: getattr(record, f.name) for f in fields(record)}
+def insert(connection: Connection, table: Table, records: Iterable[Any]) -> None:
+    """Add records to a table whose columns are their fields; a row that is there already is left alone."""
+    rows = [_values(record) for record in records]
+    if rows:
+        connection.execute(insert_or_ignore(connection, table), rows)
 
 
 def insert_or_ignore(connection: Connection, table: Table) -> Any:
-    """INSERT that leaves a row alone that is there already, in this database's dialect."""
+    """Return an INSERT, in this database's dialect, that leaves a row alone that is there already."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()
+
+
+def extend(kind: type[Wider], record: Any, **more: Any) -> Wider:
+    """Return a record of a kind that has the fields of this one and more."""
+    return kind(**_values(record), **more)
+
+
+def _values(record: Any) -> dict[str, Any]:
+    """Return a record's fields by name."""
+    return {f.name: getattr(record, f.name) for f in fields(record)}

@@ -16,7 +16,6 @@ from store.ledger import schema
 from store.ledger.db import now
 from store.ledger.records import Checkpoint, Night, PairInUpdate, Update, save
 from store.ledger.rows import all_of
-from store.nights import learned
 from store.queue.outcome import Change, apply, note
 from store.queue.work import enqueue, withdraw
 
@@ -209,7 +208,7 @@ def _set_pairs(
     none has learnt, or that a merge unlearnt, is set aside until `night --retry`: the next night would otherwise do
     again what somebody has just undone. lost: night and behaviour of what was forgotten of an update, kept or not.
     """
-    last = learned.kept_pairs(connection, [pair.id for pair in pairs])
+    last = queries.learnt_pairs(connection, [pair.id for pair in pairs])
     for learnt, of_pairs, of_signals in ((False, "undone", "undone"), (True, "used", "learnt")):
         these = [pair for pair in pairs if (last.get(pair.id) is False) == learnt]
         where = {"id": [pair.id for pair in these]}

@@ -11,7 +11,7 @@ from itertools import groupby
 from sqlalchemy import Connection
 
 from store import queries
-from store.ledger.records import Checkpoint, Reading, Update, values_of
+from store.ledger.records import Checkpoint, Reading, Update, extend
 from store.nights import history
 from store.nights.results import (
     BeforeAfter,
@@ -52,17 +52,19 @@ def one(connection: Connection, wanted: str, definitions: Mapping[str, str]) -> 
     update = queries.update(connection, row.update_id)
     outcomes = _by_behaviour(queries.measured(connection, row.weights_sha256))
     (readings,) = _readings(connection, row.weights_sha256)
-    return CheckpointDetails(
-        **values_of(row),
+    return extend(
+        CheckpointDetails,
+        row,
         active=row.id == queries.active(connection).id,
         children=[other.id for other in queries.checkpoints(connection) if other.parent_id == row.id],
         targets=queries.targets(connection).get(row.update_id or "", []),
         update=None if update is None else _update(connection, update),
         behaviours=[
-            MeasuredBehaviour(
+            extend(
+                MeasuredBehaviour,
+                _passed(rounds.values()),
                 name=name,
                 current=definitions.get(name) == definition,
-                **values_of(_passed(rounds.values())),
             )
             for (name, definition), rounds in outcomes.items()
         ],

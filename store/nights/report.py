@@ -12,7 +12,7 @@ from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
 from store import graph, queries
 from store.ledger import schema
-from store.ledger.records import Dream, Night, Pair, Update, values_of
+from store.ledger.records import Dream, Night, Pair, Update, extend
 from store.ledger.rows import all_of, first_of
 from store.nights.results import (
     BeforeAfter,
@@ -157,7 +157,7 @@ def status(connection: Connection) -> HomeStatus:
         set_aside=_quarantine(connection),
         last_update=None
         if update is None
-        else LastUpdate(**values_of(_update(connection, update)), state=update.state),
+        else extend(LastUpdate, _update(connection, update), state=update.state),
         last_night=None
         if night is None
         else LastNight(
@@ -201,9 +201,7 @@ def checkpoint_list(connection: Connection) -> list[CheckpointListing]:
     """Return all checkpoints, oldest first."""
     active, targets = queries.active(connection).id, queries.targets(connection)
     return [
-        CheckpointListing(
-            **values_of(row), active=row.id == active, targets=targets.get(row.update_id or "", [])
-        )
+        extend(CheckpointListing, row, active=row.id == active, targets=targets.get(row.update_id or "", []))
         for row in queries.checkpoints(connection)
     ]
 
@@ -226,8 +224,9 @@ def _why_update(connection: Connection, update: Update) -> WhyUpdate:
     """Trace an update: its pairs, and each line behind them once."""
     pairs = [_why_pair(connection, pair) for pair in queries.pairs_of(connection, update.id)]
     lines = {(line.path, line.line): line for pair in pairs for line in pair.log_lines}
-    explained = ExplainedUpdate(
-        **values_of(_update(connection, update)),
+    explained = extend(
+        ExplainedUpdate,
+        _update(connection, update),
         forgotten=sum(lost.pairs for lost in queries.lost_by(connection, update.id)),
         moves=readings.moves_of(connection, update.id),
     )

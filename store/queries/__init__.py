@@ -30,7 +30,18 @@ from store.queries.nights import (
     running_night,
 )
 from store.queries.practice import attempts, dreams, dreamt_texts, hardest_dreams, pairs, rates
-from store.queries.updates import last_trained, lost_by, pairs_of, targets, update, update_of, verdict
+from store.queries.updates import (
+    last_trained,
+    learnt_behaviours,
+    learnt_pairs,
+    lost_by,
+    pairs_of,
+    targets,
+    unlearnt_by,
+    update,
+    update_of,
+    verdict,
+)
 
 Row = Any
 """A record whose kind its reader does not name yet. Temporary."""
@@ -51,6 +62,8 @@ __all__ = [
     "kept",
     "last_night",
     "last_trained",
+    "learnt_behaviours",
+    "learnt_pairs",
     "lost_by",
     "measured",
     "measurement",
@@ -69,6 +82,7 @@ __all__ = [
     "stored",
     "targets",
     "turns",
+    "unlearnt_by",
     "update",
     "update_of",
     "verdict",

@@ -1,7 +1,9 @@
-"""Questions about updates: their pairs, their verdicts and their targets.
+"""Questions about updates: their pairs, verdicts and targets, and what those that are kept have taught.
 
-Invariant: reads only.
+Invariant: reads only. A later kept update has the last word on what is learnt; replay teaches nothing anew.
 """
+
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, select
 
@@ -53,3 +55,35 @@ def targets(connection: Connection) -> dict[str, list[str]]:
     return {
         update_id: list(names) for update_id, names in connection.execute(select(u.c.id, n.c.targets).join(n))
     }
+
+
+# ---------------------------------------------------------------- what is learnt
+
+
+def learnt_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
+    """Return those of these pairs that a kept update taught, by id: whether the last such update unlearnt them."""
+    m, u, c = schema.update_pairs, schema.updates, schema.checkpoints
+    query = (
+        select(m.c.pair_id, m.c.unlearnt)
+        .join(u, u.c.id == m.c.update_id)
+        .join(c, c.c.id == u.c.checkpoint_id)
+        .where((u.c.state == "kept") & m.c.replay.is_(False) & m.c.pair_id.in_(pair_ids))
+        .order_by(c.c.number)
+    )
+    return {pair_id: bool(unlearnt) for pair_id, unlearnt in connection.execute(query)}
+
+
+def learnt_behaviours(connection: Connection) -> set[str]:
+    """Return the behaviours that a kept update meant to improve, and no later one to unlearn."""
+    u, c = schema.updates, schema.checkpoints
+    query = select(u).join(c, c.c.id == u.c.checkpoint_id).where(u.c.state == "kept").order_by(c.c.number)
+    meant = targets(connection)
+    learnt: set[str] = set()
+    for row in all_of(connection, Update, query):
+        learnt = learnt.difference(unlearnt_by(row)).union(meant[row.id])
+    return learnt
+
+
+def unlearnt_by(update: Update) -> list[str]:
+    """Return the behaviours that an update means to take back: those that a merge's settings name."""
+    return list(update.settings.get("unlearn", ())) if update.objective == "merge" else []

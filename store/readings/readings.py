@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, func, select
 
 from store.ledger import schema
-from store.ledger.records import Node, StoredTurn, insert_or_ignore, values_of
+from store.ledger.records import Node, StoredTurn, insert
 from store.ledger.rows import all_of, among, delete_among, first_of
 from store.ledger.schema_readings import (
     attempt_readings,
@@ -81,12 +81,12 @@ def with_signals(connection: Connection) -> set[str]:
 
 def save_turns(connection: Connection, rows: Iterable[TurnReading]) -> None:
     """Add readings of turns."""
-    _save(connection, turn_readings, rows)
+    insert(connection, turn_readings, rows)
 
 
 def save_attempts(connection: Connection, rows: Iterable[AttemptReading]) -> None:
     """Add readings of attempts."""
-    _save(connection, attempt_readings, rows)
+    insert(connection, attempt_readings, rows)
 
 
 def of_conversation(connection: Connection, conversation_id: str) -> list[ConversationReading]:
@@ -191,7 +191,7 @@ def take_baseline(connection: Connection, vectors: str, night_id: str) -> Baseli
         mean=rounded(scores.mean(axis=0)),
         spread=rounded(scores.std(axis=0)),
     )
-    _save(connection, baselines, [baseline])
+    insert(connection, baselines, [baseline])
     return baseline
 
 
@@ -208,7 +208,7 @@ def last_baseline(connection: Connection, vectors: str) -> Baseline | None:
 def save_panel(connection: Connection, weights_sha256: str, vectors: str, scores: list[list[float]]) -> None:
     """Add the probe set's scores, `(n_texts, n_concepts)`."""
     reading = PanelReading(weights_sha256=weights_sha256, vectors=vectors, scores=scores)
-    _save(connection, panel_readings, [reading])
+    insert(connection, panel_readings, [reading])
 
 
 def panel(connection: Connection, weights_sha256: str, vectors: str) -> Floats | None:
@@ -221,7 +221,7 @@ def panel(connection: Connection, weights_sha256: str, vectors: str) -> Floats |
 
 def save_moves(connection: Connection, found: Moves) -> None:
     """Note where an update moved."""
-    _save(connection, moves, [found])
+    insert(connection, moves, [found])
 
 
 def moves_of(connection: Connection, update_id: str | None) -> MovedReadings | None:
@@ -236,10 +236,3 @@ def forget(connection: Connection, turn_ids: Sequence[int], attempt_ids: Sequenc
     delete_among(connection, turn_readings, "turn_id", turn_ids)
     delete_among(connection, attempt_readings, "attempt_id", attempt_ids)
     delete_among(connection, baselines, "vectors", touched)
-
-
-def _save(connection: Connection, table: Table, records: Iterable[Any]) -> None:
-    """Add the rows that are not there yet."""
-    rows = [values_of(record) for record in records]
-    if rows:
-        connection.execute(insert_or_ignore(connection, table), rows)

@@ -7,13 +7,14 @@ Invariant: rows are only added. What training did is read from the updates that 
 the prediction.
 """
 
+from dataclasses import replace
 from itertools import pairwise
 
 from sqlalchemy import Connection, select
 
 from store import queries
 from store.ledger import schema
-from store.ledger.records import insert_or_ignore, values_of
+from store.ledger.records import extend, insert
 from store.ledger.rows import all_of
 from store.ledger.schema_readings import predictions, sweeps
 from store.readings.records import JudgedAttempt, Prediction, PredictionOutcome, Sweep, TrainedUpdate
@@ -21,9 +22,8 @@ from store.readings.records import JudgedAttempt, Prediction, PredictionOutcome,
 
 def add(connection: Connection, sweep: Sweep, prediction: Prediction | None = None) -> None:
     """Add a sweep and what it predicts; rows that are there already stay as they are."""
-    connection.execute(insert_or_ignore(connection, sweeps), values_of(sweep))
-    if prediction is not None:
-        connection.execute(insert_or_ignore(connection, predictions), values_of(prediction))
+    insert(connection, sweeps, [sweep])
+    insert(connection, predictions, [] if prediction is None else [prediction])
 
 
 def attempts_of(connection: Connection, behaviour: str) -> list[JudgedAttempt]:
@@ -39,9 +39,9 @@ def attempts_of(connection: Connection, behaviour: str) -> list[JudgedAttempt]:
 
 
 def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOutcome]:
-    """Return the behaviour's predictions, oldest first, each with the updates that trained the behaviour afterwards.
+    """Return the behaviour's predictions, oldest first, each with the updates that came after it.
 
-    A prediction is for the updates that came before the next one.
+    Such updates set out to train the behaviour. A prediction is for the updates that came before the next one.
     """
     t = predictions
     rows = all_of(
@@ -49,8 +49,9 @@ def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOut
     )
     trained = _trained(connection, behaviour)
     return [
-        PredictionOutcome(
-            **values_of(row),
+        extend(
+            PredictionOutcome,
+            row,
             updates=[u for u in trained if u.at > row.at and (later is None or u.at <= later.at)],
         )
         for row, later in pairwise([*rows, None])
@@ -65,12 +66,7 @@ def of_update(connection: Connection, update_id: str) -> list[PredictionOutcome]
     rows = [
         row for name in connection.execute(query).scalar() or [] for row in predictions_of(connection, name)
     ]
-    return [
-        PredictionOutcome(**{**values_of(row), "updates": [mine]})
-        for row in rows
-        for mine in row.updates
-        if mine.id == update_id
-    ]
+    return [replace(row, updates=[mine]) for row in rows for mine in row.updates if mine.id == update_id]
 
 
 def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:

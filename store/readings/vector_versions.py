@@ -17,7 +17,7 @@ from sqlalchemy import Connection, null, select
 from store import queries
 from store.ledger import schema
 from store.ledger.db import now
-from store.ledger.records import values_of
+from store.ledger.records import insert
 from store.ledger.rows import all_of, first_of
 from store.ledger.schema_readings import vector_versions
 from store.readings.records import VectorVersion
@@ -67,7 +67,7 @@ def meet(connection: Connection, version: Version, night_id: str) -> None:
         at=now(),
     )
     connection.execute(t.update().values(data=None))
-    connection.execute(t.insert().values(values_of(row)))
+    insert(connection, t, [row])
 
 
 def last_version(connection: Connection) -> VectorVersion | None:

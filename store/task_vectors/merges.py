@@ -20,7 +20,7 @@ from store import queries
 from store.ledger import schema
 from store.ledger.db import now
 from store.ledger.records import Update, UpdatePair, save, seed_of
-from store.nights import history, learned
+from store.nights import history
 from store.queue.outcome import note
 from store.queue.work import enqueue
 from store.task_vectors.arithmetic import DENSITY, METHODS
@@ -144,7 +144,7 @@ def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], di
     targets = queries.targets(connection)
     for update_id in vector.updates:
         update = queries.update(connection, update_id)
-        unlearnt = learned.unlearnt(update) if update is not None else []
+        unlearnt = queries.unlearnt_by(update) if update is not None else []
         names |= dict.fromkeys(targets[update_id], False) | dict.fromkeys(unlearnt, True)
         own = (pair for pair in queries.pairs_of(connection, update_id) if not pair.replay)
         pairs |= {pair.id: pair.unlearnt for pair in own}

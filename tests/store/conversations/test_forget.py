@@ -519,10 +519,10 @@ def test_forgetting_the_same_twice_over_keeps_one_mark_a_turn(connection: Connec
     first: Forgetting = forget(connection, "anna", "/x")
     f = schema.forgotten
     assert (
-        set(connection.execute(select(f.c.chain)).scalars()) == first.derived.marks
-        and len(first.derived.marks) == 3
+        set(connection.execute(select(f.c.chain)).scalars()) == first.derived.tombstones
+        and len(first.derived.tombstones) == 3
     )
-    connection.execute(f.delete().where(f.c.chain == conversations.key_mark("openai", "k1")))
+    connection.execute(f.delete().where(f.c.chain == conversations.key_tombstone("openai", "k1")))
     hear(connection, said("Hello.", "Hello!", key="k1"))  # a user may take it back by hand
-    assert forget(connection, "anna", "/x").derived.marks == first.derived.marks
+    assert forget(connection, "anna", "/x").derived.tombstones == first.derived.tombstones
     nothing_hangs(connection)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from corpus.conversation import Conversation, Turn
 from corpus.errors import UnknownId
 from store.conversations import conversations
-from store.conversations.transcript import conversation
+from store.conversations.conversations import transcript
 from store.ledger.db import Ledger
 
 
@@ -32,23 +32,23 @@ def test_a_conversation_is_found_with_its_turns_in_order_by_the_beginning_of_its
 ) -> None:
     first, second = hear(connection, "Hello.", "Good day.", "Bye."), hear(connection, "Again.")
     wanted = (("user", "Hello."), ("assistant", "Good day."), ("user", "Bye."))
-    assert conversation(connection, first).turns == conversation(connection, first[:8]).turns == wanted
-    assert conversation(connection, None).id == second
+    assert transcript(connection, first).turns == transcript(connection, first[:8]).turns == wanted
+    assert transcript(connection, None).id == second
     hear(connection, "Hello.", "Good day.", "Bye.", "Until monday.")
-    assert conversation(connection, None).id == first
+    assert transcript(connection, None).id == first
 
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "%", "_"])
 def test_what_is_no_id_is_said_to_be_none(connection: Connection, wanted: str) -> None:
     hear(connection, "Hello.")
     with pytest.raises(UnknownId, match="neither a file nor"):
-        conversation(connection, wanted)
+        transcript(connection, wanted)
 
 
 def test_an_ambiguous_beginning_and_an_empty_ledger_are_told(connection: Connection) -> None:
     with pytest.raises(UnknownId, match="nightschool ingest"):
-        conversation(connection, None)
+        transcript(connection, None)
     ids = [hear(connection, f"Hello {number}.") for number in range(40)]
     twice = next(one[0] for one in ids if sum(other[0] == one[0] for other in ids) > 1)
     with pytest.raises(UnknownId, match="several conversations"):
-        conversation(connection, twice)
+        transcript(connection, twice)

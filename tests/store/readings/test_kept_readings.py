@@ -11,7 +11,7 @@ from sqlalchemy import Connection, func, select
 from store import graph
 from store.conversations.forget import forget
 from store.graph import merge
-from store.ledger.records import Attempt, save, values_of
+from store.ledger.records import Attempt, extend, save
 from store.ledger.schema_readings import attempt_readings, baselines, turn_readings, vector_versions
 from store.nights import history
 from store.readings import readings
@@ -172,6 +172,6 @@ def test_the_panel_and_the_place_of_an_update_come_back_as_they_were_kept(connec
     history.close_night(connection, night_id="n1")
     update = a_trained_night(connection)
     moved = MovedReadings(verdict="local", readings={"calm": 0.5}, parts={"layers": {}})
-    readings.save_moves(connection, Moves(update_id=update.id, **values_of(moved)))
+    readings.save_moves(connection, extend(Moves, moved, update_id=update.id))
     assert readings.moves_of(connection, update.id) == moved
     assert readings.moves_of(connection, None) is None

@@ -13,7 +13,7 @@ from store.conversations import forget
 from store.graph import merge as learn
 from store.ledger import schema
 from store.ledger.records import Checkpoint, save
-from store.nights import history, learned
+from store.nights import history
 from store.queue.outcome import Change, apply
 from store.queue.work import counts, lease
 from store.task_vectors import merges
@@ -270,7 +270,7 @@ def test_a_kept_merge_has_learnt_the_pairs_of_its_parts(connection: Connection) 
     assert set(states(connection, "pairs").values()) == {"used"} and states(connection, "signals") == {
         "s2": "learnt"
     }
-    assert learned.behaviours(connection) == {"listen", "direct"}
+    assert queries.learnt_behaviours(connection) == {"listen", "direct"}
 
 
 def test_what_a_kept_merge_unlearnt_is_set_aside_not_replayed_and_no_longer_gated(
@@ -282,7 +282,7 @@ def test_what_a_kept_merge_unlearnt_is_set_aside_not_replayed_and_no_longer_gate
     assert states(connection, "pairs") == {"p1": "undone", "p2": "undone", "p3": "used"}
     assert states(connection, "signals") == {"s2": "undone"}
     assert [row.id for row in queries.pairs(connection, "used")] == ["p3"]
-    assert learned.behaviours(connection) == {"direct"}
+    assert queries.learnt_behaviours(connection) == {"direct"}
 
 
 def test_unlearning_an_update_on_its_own_line_sets_its_pairs_aside_though_it_stays_kept(
@@ -292,7 +292,7 @@ def test_unlearning_an_update_on_its_own_line_sets_its_pairs_aside_though_it_sta
     a_night(connection, "direct", "p2")
     merged(connection, f"{first}=-1")
     assert states(connection, "updates") == {"u1": "kept", "u2": "kept", "u3": "kept"}
-    assert states(connection, "pairs") == {"p1": "undone", "p2": "used"} and learned.behaviours(
+    assert states(connection, "pairs") == {"p1": "undone", "p2": "used"} and queries.learnt_behaviours(
         connection
     ) == {"direct"}
 
@@ -302,7 +302,7 @@ def test_a_merge_that_its_verdict_undoes_leaves_the_pairs_as_they_were(connectio
     a_night(connection, "direct", "p2")
     merged(connection, f"{first}=-1", decision="roll back")
     assert states(connection, "pairs") == {"p1": "used", "p2": "used"} and active(connection) != BASE
-    assert learned.behaviours(connection) == {"listen", "direct"}
+    assert queries.learnt_behaviours(connection) == {"listen", "direct"}
 
 
 def test_rolling_a_merge_back_and_forth_restores_what_each_side_had(connection: Connection) -> None:
@@ -318,17 +318,20 @@ def test_rolling_a_merge_back_and_forth_restores_what_each_side_had(connection: 
     assert [{**s, "u3": "x", "u4": "x", "p4": "x"} for s in before] == [
         {**states(connection, table), "u3": "x", "u4": "x", "p4": "x"} for table in tables
     ]
-    assert states(connection, "pairs")["p4"] == "undone" and learned.behaviours(connection) == {
+    assert states(connection, "pairs")["p4"] == "undone" and queries.learnt_behaviours(connection) == {
         "listen",
         "direct",
     }
     assert history.roll_back(connection, unlearnt, "no, it was not") == []
     assert states(connection, "pairs") == {**after[1], "p4": "undone"}
-    assert learned.behaviours(connection) == {"direct"}
+    assert queries.learnt_behaviours(connection) == {"direct"}
     history.roll_back(connection, last, "and on")
     assert states(connection, "pairs") == {"p1": "undone", "p2": "used", "p4": "used"}
     history.roll_back(connection, BASE, "all of it")
-    assert set(states(connection, "pairs").values()) == {"undone"} and learned.behaviours(connection) == set()
+    assert (
+        set(states(connection, "pairs").values()) == {"undone"}
+        and queries.learnt_behaviours(connection) == set()
+    )
 
 
 def test_what_was_unlearnt_can_be_learnt_again_and_then_counts_again(connection: Connection) -> None:
@@ -336,10 +339,14 @@ def test_what_was_unlearnt_can_be_learnt_again_and_then_counts_again(connection:
     merged(connection, f"{first}=-1")
     apply(connection, Change(table="pairs", where={"id": "p1"}, values={"state": "new"}))  # as --retry does
     again = a_night(connection, "listen", "p1")
-    assert states(connection, "pairs") == {"p1": "used"} and learned.behaviours(connection) == {"listen"}
+    assert states(connection, "pairs") == {"p1": "used"} and queries.learnt_behaviours(connection) == {
+        "listen"
+    }
     history.roll_back(connection, history.default_target(connection), "once more without")
     assert (
-        again and states(connection, "pairs") == {"p1": "undone"} and learned.behaviours(connection) == set()
+        again
+        and states(connection, "pairs") == {"p1": "undone"}
+        and queries.learnt_behaviours(connection) == set()
     )
 
 
