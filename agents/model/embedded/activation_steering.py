@@ -1,12 +1,13 @@
 """Activation steering in the embedded server: from a request's `steer` to additions in the forward pass.
 
-    steer    {concept: strength}, as on a user's own vLLM; for many conversations also a list, one entry (or
-    null) each
+    steer    {concept: strength}, as on a user's own vLLM;
+             for many conversations also a list, with one such object or null for each
 
-`steering/directions.py` defines what names and strengths mean. Invariant: a request that cannot be steered as
-asked is refused with a sentence, never answered without steering; a replaced file of vectors counts from the
-next request on; a row that is not steered gets zeros, so its numbers keep every bit; a batch without steering
-adds nothing. Knows no route.
+Names and strengths mean what `steering/directions.py` says. Offsets are added to the residual stream.
+
+Invariant: a request that cannot be steered as asked is refused with a sentence, never answered without
+steering. A replaced file of vectors counts from the next request on. A row that is not steered gets zeros, so
+its numbers keep every bit; a batch in which no row is steered adds nothing. Knows no route.
 """
 
 from collections.abc import Mapping, Sequence

@@ -119,7 +119,7 @@ class Engine:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
 
         job = asyncio.create_task(self.users.run(work))
-        # A client that hangs up leaves a `Cancelled` that nobody awaits. asyncio logs it unless it is retrieved.
+        # A client that hangs up leaves a `Cancelled` that nobody awaits: asyncio logs it unless it is read.
         job.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while (piece := await pieces.get()) is not None:

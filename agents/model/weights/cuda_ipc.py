@@ -1,10 +1,12 @@
-"""Weights on a CUDA device, lent to other processes: IPC handles, asked for over a local socket.
+"""Weights on a CUDA device, opened by other processes: IPC handles, requested over a local socket.
 
-The parameters stay where the server allocated them. Whoever attaches asks for handles and gets an export of its own,
-because torch counts the readers of each (`torch.multiprocessing.reductions`); it opens them and has the same memory.
+The parameters stay where the server allocated them. Each process that attaches requests handles and gets an
+export of its own, because torch counts the readers of each (`torch.multiprocessing.reductions`). It opens
+them and then has the same memory.
 
-Invariant: a handle crosses the socket as JSON and is checked field by field, never pickled; the lender keeps what it
-lent for as long as its process lives. Knows no manifest: the tensors of a reply are in the lender's order.
+Invariant: a handle crosses the socket as JSON and is checked field by field, never pickled. The exporter
+keeps its tensors for as long as its process lives. Knows no manifest: the tensors of a reply are in the
+exporter's order.
 """
 
 import os
@@ -25,7 +27,7 @@ from agents.model.protocol import RpcReply, RpcRequest
 from corpus.errors import IntegrityFault
 
 SOCKET_NAME = "handles.sock"
-"""The lender's socket, beside the mapping's header."""
+"""The exporter's socket, in the folder of the shared weights."""
 PATIENCE_MS = 30_000
 """Longest wait for the handles of a whole model."""
 ADVICE = "start vLLM without --enable-sleep-mode, the cumem allocator and expandable_segments"
@@ -33,32 +35,32 @@ ADVICE = "start vLLM without --enable-sleep-mode, the cumem allocator and expand
 
 @dataclass(frozen=True, kw_only=True)
 class Handle:
-    """One lent tensor: what torch needs to open it, but for the device's number, which may differ there."""
+    """One exported tensor: all that torch needs to open it, except the device's number in its process."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """Elements, as the shape."""
+    """In elements."""
     offset: int
     """Elements from the start of its storage."""
     dtype: str
     """As in `torch.float32` without the prefix."""
     memory: Base64Bytes
-    """CUDA's name of the allocation that the storage is a part of."""
+    """CUDA's handle of the allocation that contains the storage."""
     nbytes: int
-    """Of the storage."""
+    """Bytes of the storage."""
     start: int
     """Bytes from the start of the allocation to the storage."""
     counter: Base64Bytes
     """The file in which torch counts the readers of this export."""
     counter_at: int
-    """This export's place in that file."""
+    """The position of this export in that file."""
     event: Base64Bytes
-    """What to wait for before the first read."""
+    """CUDA's handle of the event to wait for before the first read."""
     wait: bool
 
     @classmethod
     def of_arguments(cls, arguments: Sequence[Any]) -> "Handle":
-        """From what `reduce_tensor` gives for a CUDA tensor."""
+        """Make a handle of the arguments that `reduce_tensor` returns for a CUDA tensor."""
         (
             _,
             shape,
@@ -91,7 +93,7 @@ class Handle:
         )
 
     def arguments(self, device: int) -> tuple[Any, ...]:
-        """For `rebuild_cuda_tensor`; `device` is the number that the card has in this process."""
+        """Return the arguments of `rebuild_cuda_tensor`; `device` is the card's number in this process."""
         storage = (
             torch.storage.TypedStorage,
             getattr(torch, self.dtype),
@@ -108,7 +110,7 @@ _HANDLES = TypeAdapter(list[Handle])
 
 
 def require_exportable(tensors: Sequence[torch.Tensor]) -> None:
-    """Refuse with an `IntegrityFault` what cannot be lent."""
+    """Raise `IntegrityFault` for tensors that cannot be exported."""
     devices = sorted({str(tensor.device) for tensor in tensors})
     if len(devices) != 1:
         raise IntegrityFault(
@@ -120,26 +122,26 @@ def require_exportable(tensors: Sequence[torch.Tensor]) -> None:
         os.environ.get(name, "") for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
     )
     if "expandable_segments:true" in configured.lower():
-        raise IntegrityFault(f"memory of expandable_segments cannot be lent to the trainer: {ADVICE}")
+        raise IntegrityFault(f"memory of expandable_segments cannot be shared with the trainer: {ADVICE}")
     export(tensors[:1])
 
 
 def export(tensors: Sequence[torch.Tensor]) -> list[Handle]:
-    """Handles for one reader: never give the same ones to two."""
+    """Return handles for one reader; two readers must not get the same ones."""
     handles = []
     for tensor in tensors:
         if not tensor.is_cuda:
             raise IntegrityFault(f"weights on {tensor.device} have no CUDA handles")
         try:
             _, arguments = reduce_tensor(tensor.detach())  # type: ignore[no-untyped-call]
-        except RuntimeError as error:  # CUDA's own: memory that was not allocated by cudaMalloc has no handle
-            raise IntegrityFault(f"CUDA does not lend these weights ({error}): {ADVICE}") from error
+        except RuntimeError as error:  # from CUDA: memory that cudaMalloc did not allocate has no handle
+            raise IntegrityFault(f"CUDA does not export these weights ({error}): {ADVICE}") from error
         handles.append(Handle.of_arguments(arguments))
     return handles
 
 
 class IpcExporter:
-    """Answers each reader with handles of its own, from a thread that lives as long as the process."""
+    """A thread that answers each reader with handles of its own, for as long as the process lives."""
 
     def __init__(self, path: Path, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = [tensor.detach() for tensor in tensors]
@@ -149,12 +151,12 @@ class IpcExporter:
         socket.linger = 0
         socket.bind(f"ipc://{path}")
         os.chmod(path, 0o600)
-        self._thread = Thread(target=self._serve, args=(socket,), name="nightschool-lender", daemon=True)
+        self._thread = Thread(target=self._serve, args=(socket,), name="nightschool-ipc", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more."""
-        self._context.term()  # the thread's wait ends with an error, and it closes its socket
+        """Stop the thread."""
+        self._context.term()  # ends the thread's wait with an error; the thread then closes its socket
         self._thread.join()
 
     def _serve(self, socket: "zmq.Socket[bytes]") -> None:
@@ -177,36 +179,35 @@ class IpcExporter:
 
 
 def open_tensors(path: Path) -> list[torch.Tensor]:
-    """The lender's tensors, in its order, in this process; writing to them is writing to what is served."""
+    """Open the exporter's tensors, in its order; a write to them changes the served weights."""
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.connect(f"ipc://{path}")
         socket.send_multipart(protocol.pack_request(RpcRequest(id=uuid4().hex, verb="export", body={})))
         if not socket.poll(PATIENCE_MS):
-            raise IntegrityFault(f"nobody lends weights at {path}; restart vLLM")
+            raise IntegrityFault(f"no server exports weights at {path}; restart vLLM")
         reply = protocol.unpack_reply(socket.recv_multipart())
     if reply.kind == "error":
         raise protocol.error_of(reply)
     try:
         handles = _HANDLES.validate_python(reply.body["handles"])
     except (KeyError, ValidationError) as error:
-        raise IntegrityFault(
-            f"the handles of {path} are not as they should be ({error}); restart vLLM"
-        ) from error
+        raise IntegrityFault(f"the handles from {path} are malformed ({error}); restart vLLM") from error
     device = _number(str(reply.body.get("card")))
     return [rebuild_cuda_tensor(*handle.arguments(device)) for handle in handles]  # type: ignore[no-untyped-call]
 
 
 def _card(device: int) -> str:
-    """What a card is called in every process, whatever number it has there."""
+    """Return the card's id, which is the same in every process, unlike its number."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def _number(card: str) -> int:
-    """The number that this card has in this process."""
+    """Return the card's number in this process."""
     for device in range(torch.cuda.device_count()):
         if _card(device) == card:
             return device
     raise IntegrityFault(
-        f"this process does not see the GPU {card} that vLLM serves from; start it with the same CUDA_VISIBLE_DEVICES"
+        f"this process does not see the GPU {card} that vLLM serves from; "
+        "start it with the same CUDA_VISIBLE_DEVICES"
     )

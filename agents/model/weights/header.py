@@ -1,9 +1,9 @@
-"""The first page of a mapping: which weights it holds, for whoever maps them, and who may write them.
+"""The first page of the shared weights: their state, for every process that maps them, and the writer's lock.
 
-Invariant: `dirty` is set before the first write of an update and cleared only when the weights are again
-those of the active checkpoint, so whoever finds it set knows that they are not. `version` grows with every
-change of the weights; `holds` names a checkpoint only while the weights are wholly that one's. At most one process
-writes: the kernel lets go of its lock with it, however it ends. Knows no tensor.
+Invariant: `dirty` is set before the first write of an update, and cleared only when the weights are again
+those of the active checkpoint. `version` grows with every change of the weights. `holds` names a checkpoint
+only while the weights are wholly that checkpoint's. At most one process writes: the kernel releases its lock
+with it, however it ends. Knows no tensor.
 """
 
 import fcntl
@@ -16,18 +16,18 @@ from pathlib import Path
 HEADER_BYTES = 4096
 """One page in front of the tensors."""
 _MAGIC, _VERSION, _DIRTY = 0, 1, 2
-"""Numbers of the header's words (int64)."""
+"""Positions of the header's words (int64)."""
 _HOLDS = slice(64, 128)
-"""Bytes of the id of the checkpoint held, filled up with zeros."""
-_OURS = 0x4E53_4D41_5050_0001
+"""Bytes of the id of the checkpoint, padded with zeros."""
+_MAGIC_NUMBER = 0x4E53_4D41_5050_0001
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsState:
-    """What the header says at one moment."""
+    """The header's content at one moment."""
 
     version: int
-    """How often the weights have changed since the mapping was made."""
+    """Number of changes since the shared weights were created."""
     dirty: bool
     """Whether the weights may be those of no kept checkpoint."""
     holds: str
@@ -35,38 +35,40 @@ class WeightsState:
 
 
 class Header:
-    """The header of the mapping at `path`, read and written in place."""
+    """The header of the shared weights at `path`, read and written in place."""
 
     def __init__(self, path: Path) -> None:
         with open(path, "r+b") as stream:
             self._page = mmap.mmap(stream.fileno(), HEADER_BYTES)
-        self._words = memoryview(self._page).cast("q")  # native words: one is read and written whole
+        self._words = memoryview(self._page).cast("q")  # native words: each is read and written as a whole
 
-    def mark(self) -> None:
-        """Say that this is a mapping of ours, complete."""
-        self._words[_MAGIC] = _OURS
+    def mark_complete(self) -> None:
+        """Mark the file as complete shared weights of Nightschool's."""
+        self._words[_MAGIC] = _MAGIC_NUMBER
 
     @property
-    def marked(self) -> bool:
-        """Whether `mark` was called."""
-        return self._words[_MAGIC] == _OURS
+    def complete(self) -> bool:
+        """Whether `mark_complete` was called."""
+        return self._words[_MAGIC] == _MAGIC_NUMBER
 
     @property
     def state(self) -> WeightsState:
-        """All of it."""
+        """All fields at once."""
         return WeightsState(version=self.version, dirty=self.dirty, holds=self.holds)
 
     @property
     def version(self) -> int:
+        """Number of changes since the shared weights were created."""
         return self._words[_VERSION]
 
     def bump(self) -> int:
-        """Say that the weights have changed; returns the new version."""
+        """Record a change of the weights; return the new version."""
         self._words[_VERSION] += 1
         return self.version
 
     @property
     def dirty(self) -> bool:
+        """Whether the weights may be those of no kept checkpoint."""
         return bool(self._words[_DIRTY])
 
     @dirty.setter
@@ -75,7 +77,8 @@ class Header:
 
     @property
     def holds(self) -> str:
-        return self._page[_HOLDS].rstrip(b"\0").decode(errors="replace")  # it may be read while it is written
+        """Id of the checkpoint whose weights these are; "" in mid-update."""
+        return self._page[_HOLDS].rstrip(b"\0").decode(errors="replace")  # another process may be writing it
 
     @holds.setter
     def holds(self, checkpoint_id: str) -> None:
@@ -83,20 +86,20 @@ class Header:
 
 
 def read_state(path: Path) -> WeightsState | None:
-    """What the mapping at `path` says now; None while there is none."""
+    """Return the state of the shared weights at `path`; None while there are none."""
     try:
         header = Header(path)
     except FileNotFoundError:
         return None
-    return header.state if header.marked else None
+    return header.state if header.complete else None
 
 
 @contextmanager
 def writer_lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Be the writer of the mapping at `path` for a while; yields whether that could be.
+    """Hold the lock of the only writer of the shared weights at `path`; yield whether it was acquired.
 
-    The lock is on the mapping itself, so that it goes with it: a new mapping in its place has its own. With
-    `wait` it is waited for as long as it takes.
+    The lock is on the file itself, so that new shared weights in its place have their own. With `wait` it is
+    waited for as long as it takes.
     """
     with open(path, "rb") as stream:
         try:
@@ -107,4 +110,4 @@ def writer_lock(path: Path, *, wait: bool) -> Iterator[bool]:
         try:
             yield True
         finally:
-            fcntl.flock(stream, fcntl.LOCK_UN)  # not left to closing it: a forked child may have it open too
+            fcntl.flock(stream, fcntl.LOCK_UN)  # closing is not enough: a forked child may have the file open

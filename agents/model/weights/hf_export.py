@@ -1,11 +1,11 @@
-"""A checkpoint as a Hugging Face directory of its own: the model's directory with these weights in its files.
+"""A checkpoint as a Hugging Face directory of its own: the model's directory with the checkpoint's weights.
 
 Every file of weights is written under its own name, with the tensors that it had; the values are the
 checkpoint's, bit for bit. Configuration, tokenizer and the like are copied.
 
-Invariant: under the name that was asked for there is the whole directory or nothing: it is made beside it and
-renamed when all of it is on the disk. No value changes: where the model's own type would lose bits, the
-checkpoint's type is written, and the configuration says so. Knows no checkpoint store and no ledger.
+Invariant: the directory appears under its name complete, or not at all: it is written beside it and renamed
+when all of it is on disk. No value changes: a tensor whose own type would lose bits is written in the
+checkpoint's type, and the configuration says so. Knows no checkpoint store and no ledger.
 """
 
 import fcntl
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.model.describe import language_model_tensors, text_config
+from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from store.checkpoints.store import SPARE_BYTES
 from store.files.durable import sync_directory
@@ -29,9 +30,9 @@ from store.tensors.numbers import said_as, survives
 from store.tensors.raw import ITEM_BYTES, RawTensor, parse
 
 COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md", ".tiktoken", ""})
-"""Ends of the names of files that are copied: all but weights in any form, and code."""
+"""Suffixes of the files that are copied: neither weights in any form, nor code."""
 TEMPLATES = "additional_chat_templates"
-"""The one folder that is copied."""
+"""The only folder that is copied."""
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
 """Two names of one tensor where the configuration says `tie_word_embeddings`; a checkpoint has it once."""
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -40,36 +41,36 @@ _INDEX = "model.safetensors.index.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedFile:
-    """One file of weights that is to be written."""
+    """One file of weights to write."""
 
     name: str
     metadata: Any
     """The file's own `__metadata__`, if it has any."""
     tensors: dict[str, tuple[str, RawTensor]]
-    """The type to write and the values of each, by the file's names."""
+    """The type to write, and the values, by the file's names."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of its tensors."""
+        """Size of its tensors in bytes."""
         return sum(ITEM_BYTES[dtype] * prod(raw.shape) for dtype, raw in self.tensors.values())
 
 
 @dataclass(kw_only=True)
 class ExportPlan:
-    """What an export is going to write."""
+    """The files that an export writes."""
 
     model_dir: Path
     weights: list[PlannedFile] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
-    """Tensors that the checkpoint does not have: they are the model directory's own."""
+    """Tensors that the checkpoint lacks: they come from the model directory."""
     retyped: list[str] = field(default_factory=list)
-    """Tensors whose own type would lose bits."""
+    """Tensors written in the checkpoint's type, because their own would lose bits."""
 
 
 def plan_export(model_dir: Path, weights: Mapping[str, RawTensor]) -> ExportPlan:
-    """How these weights go into the files of this directory; raises `IntegrityFault` when they do not fit them.
+    """Assign the weights to the files of this directory; raise `IntegrityFault` when they do not fit.
 
-    weights: by the names of the causal language model, aliases once, as a checkpoint has them.
+    weights: by the names of the causal language model, aliases once, as in a checkpoint.
     """
     plan, left = ExportPlan(model_dir=model_dir), set(weights)
     tied = bool(text_config(model_dir).get("tie_word_embeddings"))
@@ -77,33 +78,35 @@ def plan_export(model_dir: Path, weights: Mapping[str, RawTensor]) -> ExportPlan
         _, own = parse(path)
         tensors = {}
         for name in own:
-            found = _name_in(weights, name, tied=tied)
-            left.discard(found or "")
-            tensors[name] = _choice(plan, name, own[name], weights[found] if found else None)
+            source = _checkpoint_name(weights, name, tied=tied)
+            left.discard(source or "")
+            tensors[name] = _choose(plan, name, own[name], weights[source] if source else None)
         plan.weights.append(PlannedFile(name=path.name, metadata=_metadata(path), tensors=tensors))
     if left:
         raise IntegrityFault(
-            f"the checkpoint has {', '.join(sorted(left)[:4])}, which the files in {model_dir} have not: set "
-            "model.path to the directory that this home was begun with"
+            f"the checkpoint has {', '.join(sorted(left)[:4])}, which the files in {model_dir} lack: set "
+            "model.path to the directory that this home was initialized with"
         )
     return plan
 
 
-def export(plan: ExportPlan, directory: Path) -> list[dict[str, Any]]:
-    """Write the directory; returns name, bytes and sha256 of each file.
+def export(plan: ExportPlan, directory: Path) -> list[Json]:
+    """Write the directory; return name, bytes and sha256 of each file.
 
-    Raises `UsageError` when it exists and is not empty, and `GateRefused` when there is no room for it.
+    Raises:
+        UsageError: The directory exists and is not empty.
+        GateRefused: The disk has too little space for it.
     """
-    _require_free(directory)
+    _require_free_name(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    others = _others(plan.model_dir)
-    _require_room(plan, others, directory.parent)
-    with _beside(directory) as partial:
+    others = _copied_files(plan.model_dir)
+    _require_space(plan, others, directory.parent)
+    with _partial(directory) as partial:
         written = [_write(partial / file.name, _pieces(file)) for file in plan.weights]
         for path in others:
             name = path.relative_to(plan.model_dir)
             (partial / name).parent.mkdir(exist_ok=True)
-            written.append({**_write(partial / name, [_other(plan, path)]), "name": str(name)})
+            written.append({**_write(partial / name, [_content(plan, path)]), "name": str(name)})
         for folder in {path.parent for path in partial.rglob("*")}:
             sync_directory(folder)
         os.rename(partial, directory)
@@ -111,8 +114,8 @@ def export(plan: ExportPlan, directory: Path) -> list[dict[str, Any]]:
     return written
 
 
-def _name_in(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str | None:
-    """The checkpoint's name for a tensor of a file; None where it has none."""
+def _checkpoint_name(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str | None:
+    """Return the checkpoint's name for a tensor of a file; None where the checkpoint lacks it."""
     for own in language_model_tensors({name: None}):
         if own in weights:
             return own
@@ -121,15 +124,15 @@ def _name_in(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str 
     return None
 
 
-def _choice(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | None) -> tuple[str, RawTensor]:
-    """The type and the values that a tensor of a file is written with."""
+def _choose(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | None) -> tuple[str, RawTensor]:
+    """Return the type and the values to write for a tensor of a file."""
     if wanted is None:
         plan.copied.append(name)
         return own.dtype, own
     if wanted.shape != own.shape:
         raise IntegrityFault(
-            f"{name} is {list(wanted.shape)} in the checkpoint and {list(own.shape)} in {plan.model_dir}: set "
-            "model.path to the directory that this home was begun with"
+            f"{name} is {list(wanted.shape)} in the checkpoint and {list(own.shape)} in {plan.model_dir}: "
+            "set model.path to the directory that this home was initialized with"
         )
     if survives(wanted, own.dtype):
         return own.dtype, wanted
@@ -138,14 +141,14 @@ def _choice(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | Non
 
 
 def _metadata(path: Path) -> Any:
-    """The `__metadata__` of a file of weights."""
+    """Return the `__metadata__` of a file of weights."""
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         return json.loads(stream.read(length)).get("__metadata__")
 
 
 def _pieces(file: PlannedFile) -> Iterator[bytes | memoryview]:
-    """The bytes of a file of weights: wider types first, so that all are aligned."""
+    """Yield the bytes of a file of weights; wider types come first, so that all are aligned."""
     order = sorted(file.tensors, key=lambda name: -ITEM_BYTES[file.tensors[name][0]])
     header: dict[str, Any] = {} if file.metadata is None else {"__metadata__": file.metadata}
     offset = 0
@@ -162,55 +165,54 @@ def _pieces(file: PlannedFile) -> Iterator[bytes | memoryview]:
         yield from said_as(file.tensors[name][1], file.tensors[name][0])
 
 
-def _others(model_dir: Path) -> list[Path]:
-    """The files that are copied, in the order of their names."""
-    found = [path for path in model_dir.iterdir() if path.suffix in COPIED and not path.name.startswith(".")]
-    found += (model_dir / TEMPLATES).glob("*.jinja")
+def _copied_files(model_dir: Path) -> list[Path]:
+    """Return the files that are copied, in the order of their names."""
+    paths = [path for path in model_dir.iterdir() if path.suffix in COPIED and not path.name.startswith(".")]
+    paths += (model_dir / TEMPLATES).glob("*.jinja")
     stale = (".bin.index.json", ".h5.index.json", ".msgpack.index.json")
-    return sorted(path for path in found if path.is_file() and not path.name.endswith(stale))
+    return sorted(path for path in paths if path.is_file() and not path.name.endswith(stale))
 
 
-def _other(plan: ExportPlan, path: Path) -> bytes:
-    """What a file that is copied holds; the two that tell the weights' type tell the one that is written."""
+def _content(plan: ExportPlan, path: Path) -> bytes:
+    """Return the content of a copied file, in which the weights' type is the one that is written."""
     if not plan.retyped or path.name not in ("config.json", _INDEX):
         return path.read_bytes()
-    told = json.loads(path.read_bytes())
+    content = json.loads(path.read_bytes())
     if path.name == _INDEX:
-        told["metadata"] = {
-            **told.get("metadata", {}),
-            "total_size": sum(file.nbytes for file in plan.weights),
-        }
+        size = sum(file.nbytes for file in plan.weights)
+        content["metadata"] = {**content.get("metadata", {}), "total_size": size}
     else:
-        kinds = {dtype for file in plan.weights for dtype, _ in file.tensors.values()}
-        widest = max(kinds & _DTYPES.keys(), key=lambda dtype: (ITEM_BYTES[dtype], dtype))
-        for part in (told, told.get("text_config", told)):
+        types = {dtype for file in plan.weights for dtype, _ in file.tensors.values()}
+        widest = max(types & _DTYPES.keys(), key=lambda dtype: (ITEM_BYTES[dtype], dtype))
+        for part in (content, content.get("text_config", content)):
             part.pop("torch_dtype", None)
             part["dtype"] = _DTYPES[widest]
-    return json.dumps(told, indent=2).encode()
+    return json.dumps(content, indent=2).encode()
 
 
-def _require_free(directory: Path) -> None:
+def _require_free_name(directory: Path) -> None:
     if directory.is_dir() and not any(directory.iterdir()):
         return
     if directory.is_symlink() or directory.exists():
-        raise UsageError(f"{directory} is there already and not an empty directory: give another name")
+        raise UsageError(f"{directory} exists and is not an empty directory: give another name")
 
 
-def _require_room(plan: ExportPlan, others: Iterable[Path], place: Path) -> None:
-    need = (
-        sum(file.nbytes for file in plan.weights) + sum(path.stat().st_size for path in others) + SPARE_BYTES
-    )
-    free = shutil.disk_usage(place).free
-    if free < need:
+def _require_space(plan: ExportPlan, others: Iterable[Path], place: Path) -> None:
+    size = sum(file.nbytes for file in plan.weights) + sum(path.stat().st_size for path in others)
+    needed, free = size + SPARE_BYTES, shutil.disk_usage(place).free
+    if free < needed:
         raise GateRefused(
-            f"the directory needs {need / 1e6:.0f} MB in {place} and {free / 1e6:.0f} MB are free: free some room, "
-            "or give a place on another disk"
+            f"the directory needs {needed / 1e6:.0f} MB in {place} and {free / 1e6:.0f} MB are free: "
+            "free some space, or give a place on another disk"
         )
 
 
 @contextmanager
-def _beside(directory: Path) -> Iterator[Path]:
-    """An empty directory beside this one, removed if it was not renamed; one that a killed export left is taken."""
+def _partial(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory beside this one, and remove it unless it was renamed.
+
+    The directory that a killed export left is used again.
+    """
     partial = directory.with_name(f"{directory.name}.partial")
     partial.mkdir(exist_ok=True)
     descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY)
@@ -219,7 +221,7 @@ def _beside(directory: Path) -> Iterator[Path]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise GateRefused(
-                f"another export writes {directory} now: wait for it, or give another name"
+                f"another export is writing {directory}: wait for it, or give another name"
             ) from None
         for path in partial.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -231,8 +233,8 @@ def _beside(directory: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _write(path: Path, parts: Iterable[bytes | memoryview]) -> dict[str, Any]:
-    """Write a file and have it on the disk; returns its name, bytes and sha256."""
+def _write(path: Path, parts: Iterable[bytes | memoryview]) -> Json:
+    """Write a file and sync it to disk; return its name, bytes and sha256."""
     digest, nbytes = hashlib.sha256(), 0
     with path.open("xb") as stream:
         for part in parts:

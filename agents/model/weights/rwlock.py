@@ -1,12 +1,13 @@
-"""Passes through the model and changes of the weights take turns, so that no pass reads what is half written.
+"""A readers-writer lock between processes: no forward pass reads weights that are half written.
 
-Many passes may be made at once, a change by itself. The locks are on two bytes of the mapping's first page, held
-for one pass or one change: whoever wants to change the weights closes the gate, and waits for the passes that are
-under way; the next ones wait at the gate.
+Any number of passes run at once; a change of the weights runs alone. The locks are on two bytes of the first
+page of the shared weights, and each is held for one pass or one change. A writer first locks the gate, then
+waits for the passes that are running; later passes wait at the gate.
 
-Invariant: nobody waits longer than PATIENCE_S: then a pass is made, or a change, all the same, for users are
-answered throughout. The kernel lets go of a lock with its process, however it ends. On a system without locks of an
-opening (all but Linux) nobody waits, and a pass may read what is half written. Knows no tensor.
+Invariant: nobody waits longer than PATIENCE_S. After that the pass, or the change, runs without the lock,
+because users are always answered. The kernel releases a lock with its process, however it ends. On a system
+without open file description locks (all but Linux) nobody waits, and a pass may read weights that are half
+written. Knows no tensor.
 """
 
 import fcntl
@@ -19,65 +20,65 @@ from pathlib import Path
 from time import monotonic, sleep
 
 PATIENCE_S = 2.0
-"""Many times what a pass or a change of the embedded model takes: only a process that was stopped takes longer."""
-LOOK_S = 0.0005
-"""Between two looks at a lock that another has; a pass takes a few times as long."""
-_SET: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+"""Longest wait: many times a pass or a change of the embedded model. Only a stopped process takes longer."""
+RETRY_S = 0.0005
+"""Time between two attempts at a lock that another process holds; a pass takes a few times as long."""
+_SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _GATE, _WEIGHTS = 0, 1
-"""The bytes that are locked; nobody reads or writes them for that."""
+"""The bytes that are locked; their content does not matter."""
 
 
-def _lock(kind: int, byte: int) -> bytes:
-    """A `struct flock` of 64-bit Linux: of this kind, on one byte."""
+def _flock(kind: int, byte: int) -> bytes:
+    """Return a `struct flock` of 64-bit Linux: of this kind, on one byte."""
     return struct.pack("@hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
 
 
-_SHARE = {byte: _lock(fcntl.F_RDLCK, byte) for byte in (_GATE, _WEIGHTS)}
-_OWN = {byte: _lock(fcntl.F_WRLCK, byte) for byte in (_GATE, _WEIGHTS)}
-_LEAVE = {byte: _lock(fcntl.F_UNLCK, byte) for byte in (_GATE, _WEIGHTS)}
+_SHARED = {byte: _flock(fcntl.F_RDLCK, byte) for byte in (_GATE, _WEIGHTS)}
+_EXCLUSIVE = {byte: _flock(fcntl.F_WRLCK, byte) for byte in (_GATE, _WEIGHTS)}
+_UNLOCK = {byte: _flock(fcntl.F_UNLCK, byte) for byte in (_GATE, _WEIGHTS)}
 
 
 class RWLock:
-    """The turns at the mapping at `path`; any thread may take them, one turn at a time."""
+    """The lock of the shared weights at `path`; any thread may use it, for one lock at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._mine = threading.local()
+        self._local = threading.local()
 
     @contextmanager
     def read_lock(self) -> Iterator[None]:
-        """While the model is read: beside other passes, not beside a change."""
-        at, until = self._descriptor(), monotonic() + PATIENCE_S
-        _take(at, _SHARE[_GATE], until)
-        _take(at, _SHARE[_WEIGHTS], until)
-        _leave(at, _GATE)
+        """Hold the lock for a forward pass: alongside other passes, not alongside a change."""
+        descriptor, deadline = self._descriptor(), monotonic() + PATIENCE_S
+        _acquire(descriptor, _SHARED[_GATE], deadline)
+        _acquire(descriptor, _SHARED[_WEIGHTS], deadline)
+        _release(descriptor, _GATE)
         try:
             yield
         finally:
-            _leave(at, _WEIGHTS)
+            _release(descriptor, _WEIGHTS)
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
-        """While the weights are written: alone."""
-        at, until = self._descriptor(), monotonic() + PATIENCE_S
-        _take(at, _OWN[_GATE], until)
-        _take(at, _OWN[_WEIGHTS], until)
+        """Hold the lock for a change of the weights: alone."""
+        descriptor, deadline = self._descriptor(), monotonic() + PATIENCE_S
+        _acquire(descriptor, _EXCLUSIVE[_GATE], deadline)
+        _acquire(descriptor, _EXCLUSIVE[_WEIGHTS], deadline)
         try:
             yield
         finally:
-            _leave(at, _WEIGHTS)
-            _leave(at, _GATE)
+            _release(descriptor, _WEIGHTS)
+            _release(descriptor, _GATE)
 
     def _descriptor(self) -> int:
-        """This thread's own opening of the file: a lock belongs to an opening, not to a process."""
-        opening: _Opening | None = getattr(self._mine, "opening", None)
-        if opening is None:
-            opening = self._mine.opening = _Opening(self.path)
-        return opening.descriptor
+        """Return this thread's own descriptor: these locks belong to an open file, not to a process."""
+        opened: _OpenFile | None = getattr(self._local, "opened", None)
+        if opened is None:
+            opened = self._local.opened = _OpenFile(self.path)
+        return opened.descriptor
 
 
-class _Opening:
-    """An open file, closed when its thread is gone."""
+class _OpenFile:
+    """An open file that is closed when its thread ends."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -87,18 +88,18 @@ class _Opening:
             os.close(self.descriptor)
 
 
-def _take(descriptor: int, lock: bytes, until: float) -> None:
-    """Take this lock, if it can be had until then (monotonic, s)."""
-    while _SET is not None:
+def _acquire(descriptor: int, lock: bytes, deadline: float) -> None:
+    """Acquire this lock, or give up at the deadline (monotonic, s)."""
+    while _SET_LOCK is not None:
         try:
-            fcntl.fcntl(descriptor, _SET, lock)
+            fcntl.fcntl(descriptor, _SET_LOCK, lock)
             return
         except BlockingIOError:
-            if monotonic() > until:
+            if monotonic() > deadline:
                 return
-            sleep(LOOK_S)
+            sleep(RETRY_S)
 
 
-def _leave(descriptor: int, byte: int) -> None:
-    if _SET is not None:
-        fcntl.fcntl(descriptor, _SET, _LEAVE[byte])
+def _release(descriptor: int, byte: int) -> None:
+    if _SET_LOCK is not None:
+        fcntl.fcntl(descriptor, _SET_LOCK, _UNLOCK[byte])

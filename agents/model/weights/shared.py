@@ -1,12 +1,12 @@
-"""The shared mapping: one file of memory that holds the served weights, and its manifest.
+"""The shared weights: one file of memory that holds the served weights, and its manifest.
 
-The server creates it, the trainer attaches to it and writes it in place, so an update is served the moment
-it is made. Layout: one header page, then every tensor at a multiple of 256 bytes. Of weights on a CUDA device the
-file has only the header: they stay where they are and are lent to whoever attaches (`cuda.py`), and the offsets count
-as if they had been laid out.
+The server creates it; the trainer attaches and writes it in place, so an update is served as soon as it is
+written. Layout: one header page, then every tensor at a multiple of 256 bytes. For weights on a CUDA device
+the file has only the header: the tensors stay where they are, other processes open them through `cuda_ipc`,
+and the offsets count as if they were laid out in the file.
 
-Invariant: what the header says is true (see `header.py`). The manifest's names are those of Hugging Face: a server
-that keeps several parameters in one tensor says so by entries that lie inside it. Knows no model family.
+Invariant: the header describes the weights (see `header`). The manifest uses Hugging Face's names: a server
+that keeps several parameters in one tensor lists each as an entry inside that tensor. Knows no model family.
 """
 
 import json
@@ -28,7 +28,7 @@ ALIGNMENT = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """Where one named tensor lies in the mapping."""
+    """The place of one named tensor in the shared weights."""
 
     name: str
     offset: int
@@ -39,13 +39,13 @@ class Entry:
 
 
 Naming = Callable[[tuple["Entry", ...]], tuple["Entry", ...]]
-"""What the manifest is to say, of how the tensors lie: see `vllm/families.py`."""
+"""Turns the layout of a server's tensors into the entries of the manifest: see `vllm/weights/families.py`."""
 
 
 class SharedWeights:
-    """Named tensors in a shared mapping.
+    """Named tensors in shared memory.
 
-    `tensors[name]` are views: writing to them is writing to what is served.
+    `tensors[name]` is a view: a write to it changes the served weights.
     """
 
     def __init__(
@@ -54,20 +54,24 @@ class SharedWeights:
         nbytes: int,
         entries: tuple[Entry, ...],
         model: str,
-        lent: Mapping[int, torch.Tensor] | None = None,
+        on_device: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
-        """`lent`: the tensors that are not in the file, contiguous ones, by where they would begin in it."""
+        """Map the file at `path`.
+
+        on_device: the tensors that are not in the file, contiguous, by the offsets that they would have in
+        it.
+        """
         self.path = path
         self.nbytes = nbytes
         self.entries = entries
         self.model = model
-        self._lent = lent
-        in_file = HEADER_BYTES if lent else nbytes
+        self._on_device = on_device
+        in_file = HEADER_BYTES if on_device else nbytes
         self._storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(path), True, in_file))
         self.inode = os.stat(path).st_ino
         self._header = Header(path)
         self.lock = RWLock(path)
-        """Of those who read the weights and whoever changes them."""
+        """Between forward passes and changes of the weights."""
         self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
 
     @classmethod
@@ -80,73 +84,74 @@ class SharedWeights:
         naming: Naming = lambda entries: entries,
         adopt: bool = False,
     ) -> "SharedWeights":
-        """Lay the tensors out in a new mapping at `path`, for this user alone, and write the manifest.
+        """Lay the tensors out in a new file at `path`, for this user alone, and write the manifest.
 
-        Tensors that share memory (tied weights) are laid out once and named twice. With `adopt` each tensor is
-        made a view of the mapping as soon as it is copied, so that no two copies of the model are held at once.
+        Tensors that share memory (tied weights) are laid out once and named twice. With `adopt` each tensor
+        becomes a view of the file as soon as it is copied, so that memory never holds two copies of the
+        model.
         """
-        served, nbytes = _lay_out(tensors)
-        entries = naming(served)
-        lent = _lendable(served, tensors)
-        # A new file under the old name: whoever still maps the old one must not have it cut short (SIGBUS).
-        filling = path.with_suffix(".filling")
-        filling.unlink(missing_ok=True)
-        descriptor = os.open(filling, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        os.ftruncate(descriptor, HEADER_BYTES if lent else nbytes)
+        laid_out, nbytes = _lay_out(tensors)
+        entries = naming(laid_out)
+        on_device = _on_device(laid_out, tensors)
+        # A new file under the old name: truncating the old one would kill processes that map it (SIGBUS).
+        unfinished = path.with_suffix(".filling")
+        unfinished.unlink(missing_ok=True)
+        descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        os.ftruncate(descriptor, HEADER_BYTES if on_device else nbytes)
         os.close(descriptor)
-        weights = cls(filling, nbytes, entries, model, lent)
+        weights = cls(unfinished, nbytes, entries, model, on_device)
         weights.path = weights.lock.path = path
-        if lent:
+        if on_device:
             from agents.model.weights.cuda_ipc import SOCKET_NAME, IpcExporter
 
-            IpcExporter(path.with_name(SOCKET_NAME), list(lent.values()))
-        for entry in () if lent else served:
+            IpcExporter(path.with_name(SOCKET_NAME), list(on_device.values()))
+        for entry in () if on_device else laid_out:
             view, tensor = weights._view(entry), tensors[entry.name]
             view.copy_(tensor.detach())
             if adopt:
                 tensor.data = view
-        weights._header.mark()
+        weights._header.mark_complete()
         manifest = {"nbytes": nbytes, "model": model, "entries": [asdict(entry) for entry in entries]}
-        manifest["lent"] = list(lent or ())
+        manifest["lent"] = list(on_device or ())
         temporary = path.with_suffix(".tmp")
         temporary.write_text(json.dumps(manifest))
         path.with_suffix(".json").unlink(missing_ok=True)
-        os.replace(filling, path)
+        os.replace(unfinished, path)
         os.replace(temporary, path.with_suffix(".json"))
         return weights
 
     @classmethod
     def attach(cls, path: Path) -> "SharedWeights":
-        """Map what `create` laid out at `path`."""
+        """Map the file that `create` made at `path`."""
         try:
             manifest = json.loads(path.with_suffix(".json").read_text())
         except FileNotFoundError:
-            raise IntegrityFault(f"there is no mapping at {path}; start the model server first") from None
-        places = manifest["lent"]
-        if path.stat().st_size != (HEADER_BYTES if places else manifest["nbytes"]):
+            raise IntegrityFault(
+                f"there are no shared weights at {path}; start the model server first"
+            ) from None
+        offsets, nbytes = manifest["lent"], manifest["nbytes"]
+        if path.stat().st_size != (HEADER_BYTES if offsets else nbytes):
             raise IntegrityFault(f"{path} is not as long as its manifest says; restart the service")
         entries = tuple(Entry(**{**entry, "shape": tuple(entry["shape"])}) for entry in manifest["entries"])
-        lent = _borrowed(path, places) if places else None
-        weights = cls(path, manifest["nbytes"], entries, manifest["model"], lent)
-        if not weights._header.marked:
-            raise IntegrityFault(f"{path} is no mapping of Nightschool's; restart the service")
+        on_device = _open_on_device(path, offsets) if offsets else None
+        weights = cls(path, nbytes, entries, manifest["model"], on_device)
+        if not weights._header.complete:
+            raise IntegrityFault(f"{path} does not hold shared weights of Nightschool; restart the service")
         return weights
 
     def _view(self, entry: Entry) -> torch.Tensor:
-        """The tensor where this entry says."""
+        """Return the tensor at this entry's place."""
         storage, offset = self._storage, entry.offset
-        if self._lent:
-            start = max(place for place in self._lent if place <= entry.offset)
-            whole = self._lent[start]
-            storage, offset = (
-                whole.untyped_storage(),
-                int(whole.storage_offset()) * whole.itemsize + entry.offset - start,
-            )
-        return _at(storage, getattr(torch, entry.dtype), offset, entry.shape)
+        if self._on_device:
+            start = max(place for place in self._on_device if place <= entry.offset)
+            whole = self._on_device[start]
+            storage = whole.untyped_storage()
+            offset = int(whole.storage_offset()) * whole.itemsize + entry.offset - start
+        return _tensor_at(storage, getattr(torch, entry.dtype), offset, entry.shape)
 
     @property
     def replaced(self) -> bool:
-        """Whether the server has since made another mapping at this path: then nobody serves this one."""
+        """Whether the server has since created another file at this path and serves that one."""
         try:
             return os.stat(self.path).st_ino != self.inode
         except FileNotFoundError:
@@ -154,13 +159,14 @@ class SharedWeights:
 
     @property
     def version(self) -> int:
-        """How often the weights have changed since the mapping was made."""
+        """Number of changes since the shared weights were created."""
         return self._header.version
 
     def bump(self) -> int:
-        """Say that the weights have changed; returns the new version."""
-        if (weights := next(iter(self.tensors.values()), None)) is not None and weights.is_cuda:
-            torch.cuda.synchronize(weights.device)  # they have changed when the device has done it
+        """Record a change of the weights; return the new version."""
+        weights = next(iter(self.tensors.values()), None)
+        if weights is not None and weights.is_cuda:
+            torch.cuda.synchronize(weights.device)  # the change is made only when the device has done it
         return self._header.bump()
 
     @property
@@ -183,7 +189,7 @@ class SharedWeights:
 
 
 def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], int]:
-    """An entry for each tensor, and the size of the file that holds them."""
+    """Return an entry for each tensor, and the size of the file that holds them all."""
     offset, placed, entries = HEADER_BYTES, dict[tuple[int, torch.Size, torch.dtype], int](), list[Entry]()
     for name, tensor in tensors.items():
         place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
@@ -197,29 +203,29 @@ def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], in
     return tuple(entries), offset
 
 
-def _lendable(
-    served: tuple[Entry, ...], tensors: Mapping[str, torch.Tensor]
+def _on_device(
+    laid_out: tuple[Entry, ...], tensors: Mapping[str, torch.Tensor]
 ) -> dict[int, torch.Tensor] | None:
-    """The tensors by their offsets, if they are on CUDA devices; those can only be lent."""
+    """Return tensors on a CUDA device by their offsets; None for tensors in memory."""
     if not any(tensor.is_cuda for tensor in tensors.values()):
         return None
     from agents.model.weights import cuda_ipc
 
     cuda_ipc.require_exportable(list(tensors.values()))
-    return {entry.offset: tensors[entry.name].detach() for entry in served}
+    return {entry.offset: tensors[entry.name].detach() for entry in laid_out}
 
 
-def _borrowed(path: Path, places: list[int]) -> dict[int, torch.Tensor]:
-    """What the server of this mapping lends, by its offsets."""
+def _open_on_device(path: Path, offsets: list[int]) -> dict[int, torch.Tensor]:
+    """Open the tensors that the server exports, by their offsets."""
     from agents.model.weights import cuda_ipc
 
-    return dict(zip(places, cuda_ipc.open_tensors(path.with_name(cuda_ipc.SOCKET_NAME)), strict=True))
+    return dict(zip(offsets, cuda_ipc.open_tensors(path.with_name(cuda_ipc.SOCKET_NAME)), strict=True))
 
 
-def _at(
+def _tensor_at(
     storage: torch.UntypedStorage, dtype: torch.dtype, offset: int, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """The contiguous tensor of this dtype and shape, `offset` bytes into the storage."""
+    """Return the contiguous tensor of this dtype and shape that begins `offset` bytes into the storage."""
     strides = [1]
     for length in shape[:0:-1]:
         strides.insert(0, strides[0] * length)

@@ -1,7 +1,7 @@
-"""A Hugging Face model whose parameters are views of the shared mapping: reading it reads what is served.
+"""A Hugging Face model whose parameters are views of the shared weights: it computes with the served weights.
 
-Invariant: parameters and mapping match one to one, in name, shape and tying, or nothing is built. No byte of
-a weight is copied, no remote code is run. Knows one naming, that of Hugging Face, which every manifest has.
+Invariant: parameters and entries match one to one, in name, shape and tying, or nothing is built. No byte of
+a weight is copied, and no remote code runs. Knows only Hugging Face's names, which every manifest uses.
 """
 
 import json
@@ -19,27 +19,28 @@ from corpus.errors import IntegrityFault, UnsafeModel
 
 
 def build(shared: SharedWeights, model_directory: Path) -> Any:
-    """The causal language model of `model_directory` on the mapping's weights, in evaluation mode.
+    """Build the causal language model of `model_directory` on the shared weights, in evaluation mode.
 
-    Returns a `PreTrainedModel`; tied parameters are one `Parameter` object.
+    Returns:
+        A `PreTrainedModel` in which tied parameters are one `Parameter` object.
     """
     model = _on_meta(model_directory)
     views = shared.tensors
     parameters = dict(model.named_parameters(remove_duplicate=False))
     _match(parameters, shared.entries, model_directory)
-    placed: dict[nn.Parameter, nn.Parameter] = {}
+    replacements: dict[nn.Parameter, nn.Parameter] = {}
     for name, parameter in parameters.items():
-        if parameter not in placed:
-            source = _first_name(name, parameter, parameters, views)
-            placed[parameter] = nn.Parameter(views[source])
+        if parameter not in replacements:
+            source = _served_name(name, parameter, parameters, views)
+            replacements[parameter] = nn.Parameter(views[source])
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, placed[parameter])
+        setattr(model.get_submodule(owner), leaf, replacements[parameter])
     _rebuild_buffers(model, next(iter(views.values())).device)
     return model.eval()
 
 
 def require_match(entries: Iterable[Entry], model_directory: Path) -> None:
-    """Raise `IntegrityFault`, with the differences, unless the model can be built on tensors that lie like this."""
+    """Raise `IntegrityFault`, with the differences, unless the model can be built on these entries."""
     _match(dict(_on_meta(model_directory).named_parameters(remove_duplicate=False)), entries, model_directory)
 
 
@@ -52,7 +53,7 @@ def _match(parameters: Mapping[str, nn.Parameter], entries: Iterable[Entry], mod
 
 
 def _on_meta(model_directory: Path) -> Any:
-    """The model without weights."""
+    """Return the model without memory for its weights."""
     path = model_directory / "config.json"
     try:
         if "auto_map" in json.loads(path.read_text()):
@@ -64,47 +65,47 @@ def _on_meta(model_directory: Path) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="sdpa")
 
 
-def _first_name(
+def _served_name(
     name: str,
     parameter: nn.Parameter,
     parameters: Mapping[str, nn.Parameter],
     views: Mapping[str, torch.Tensor],
 ) -> str:
-    """A name of this parameter that the mapping has; a tied one may be listed under either name."""
+    """Return the name under which this parameter is served; a tied one may be served under either name."""
     names = [name, *(other for other, tied in parameters.items() if tied is parameter)]
     return next(candidate for candidate in names if candidate in views)
 
 
 def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Entry]) -> list[str]:
-    """What keeps these from matching one to one, one line each. The type is the mapping's to choose."""
-    found = [f"{name} is served but not in the model" for name in entries.keys() - parameters.keys()]
+    """Return the differences in name, shape and tying, one line each; types may differ."""
+    differences = [f"{name} is served but not in the model" for name in entries.keys() - parameters.keys()]
     places: dict[int, nn.Parameter] = {}
     tied: dict[nn.Parameter, int] = {}
     for name, parameter in parameters.items():
         if name not in entries:
             if not any(other in entries for other, twin in parameters.items() if twin is parameter):
-                found.append(f"{name} is not served")
+                differences.append(f"{name} is not served")
             continue
         entry = entries[name]
         if entry.shape != tuple(parameter.shape):
-            found.append(f"{name} is {list(entry.shape)}, not {list(parameter.shape)}")
+            differences.append(f"{name} is {list(entry.shape)}, not {list(parameter.shape)}")
         if not prod(entry.shape):
             continue
         if places.setdefault(entry.offset, parameter) is not parameter:
-            found.append(f"{name} shares its place with another parameter")
+            differences.append(f"{name} shares its place with another parameter")
         if tied.setdefault(parameter, entry.offset) != entry.offset:
-            found.append(f"{name} is tied in the model but has a place of its own")
-    return sorted(found)
+            differences.append(f"{name} is tied in the model but has a place of its own")
+    return sorted(differences)
 
 
 def _rebuild_buffers(model: Any, device: torch.device) -> None:
-    """Compute anew what is not a weight: rotary frequencies are made from the configuration alone."""
+    """Compute the rotary frequencies from the configuration; raise `IntegrityFault` for any other buffer."""
     for name, module in list(model.named_modules()):
         if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             continue
         if not name.endswith("rotary_emb"):
             raise IntegrityFault(
-                f"{name} has buffers that no configuration gives; this model is not supported"
+                f"{name} has buffers that the configuration does not determine; this model is not supported"
             )
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, type(module)(config=module.config).to(device))

@@ -194,8 +194,8 @@ def test_every_tensor_lies_aligned_whatever_the_order_of_the_files_own(tmp_path:
     (source / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + b"\1\0\0\0\0")
     export(plan_export(source, {"a": raw(2)}), tmp_path / "out")
     whole = (tmp_path / "out" / "model.safetensors").read_bytes()
-    told = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
-    assert told["a"]["data_offsets"] == [0, 4] and told["mask"]["data_offsets"] == [4, 5]
+    header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
+    assert header["a"]["data_offsets"] == [0, 4] and header["mask"]["data_offsets"] == [4, 5]
     assert int.from_bytes(whole[:8], "little") % 8 == 0
     with safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert (file.get_tensor("a").item(), file.get_tensor("mask").item()) == (2.0, 1)
@@ -205,12 +205,12 @@ def test_every_tensor_lies_aligned_whatever_the_order_of_the_files_own(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "weights, said",
+    "weights, sentence",
     [({"a": raw(1), "z": raw(1)}, "has z, which"), ({"a": raw(1, 2)}, r"\[2\] in the checkpoint")],
 )
-def test_weights_of_another_model_are_refused(weights: Weights, said: str, tmp_path: Path) -> None:
+def test_weights_of_another_model_are_refused(weights: Weights, sentence: str, tmp_path: Path) -> None:
     source = a_directory(tmp_path / "in", {"model.safetensors": {"a": raw(1)}})
-    with pytest.raises(IntegrityFault, match=said):
+    with pytest.raises(IntegrityFault, match=sentence):
         plan_export(source, weights)
 
 
@@ -232,16 +232,15 @@ def test_a_place_that_holds_something_is_refused_and_an_empty_one_taken(
     (tmp_path / "empty").mkdir()
     export(plan, tmp_path / "empty")
     export(plan, tmp_path / "new" / "deeper")
-    assert (tmp_path / "empty" / "config.json").is_file() and (
-        tmp_path / "new" / "deeper" / "config.json"
-    ).is_file()
+    for name in ("empty", "new/deeper"):
+        assert (tmp_path / name / "config.json").is_file()
 
 
-def test_it_asks_for_room_first(
+def test_it_checks_the_free_space_first(
     plan: hf_export.ExportPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.model.weights.hf_export.SPARE_BYTES", 10**18)
-    with pytest.raises(GateRefused, match="free some room"):
+    with pytest.raises(GateRefused, match="free some space"):
         export(plan, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
@@ -266,7 +265,7 @@ def test_what_a_killed_export_left_is_taken_over_and_one_that_runs_is_not_distur
 ) -> None:
     (tmp_path / "out.partial" / "folder").mkdir(parents=True)
     (tmp_path / "out.partial" / "half.safetensors").write_text("half")
-    with hf_export._beside(tmp_path / "out") as partial:
+    with hf_export._partial(tmp_path / "out") as partial:
         (partial / "mine").write_text("mine")
         with pytest.raises(GateRefused, match="another export"):
             export(plan, tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Turns at the weights: passes beside one another, changes alone, and nobody kept waiting for good."""
+"""The lock of the weights: passes run at once, a change runs alone, and nobody waits for ever."""
 
 import os
 import signal
@@ -36,28 +36,28 @@ def shared(tmp_path: Path) -> SharedWeights:
     )
 
 
-def waits_at(path: Path) -> bool:
-    """Whether the gate is closed: somebody changes the weights, or waits to."""
+def is_gated(path: Path) -> bool:
+    """Return whether the gate is locked: a writer changes the weights, or waits to."""
     with path.open("r+b") as stream:
         try:
-            rwlock.fcntl.fcntl(stream, rwlock.fcntl.F_OFD_SETLK, rwlock._SHARE[rwlock._GATE])
+            rwlock.fcntl.fcntl(stream, rwlock.fcntl.F_OFD_SETLK, rwlock._SHARED[rwlock._GATE])
         except BlockingIOError:
             return True
         return False
 
 
-def until_closed(path: Path) -> None:
+def until_gated(path: Path) -> None:
     deadline = monotonic() + PATIENCE_S / 2
-    while not waits_at(path):
-        assert monotonic() < deadline, "nobody asks for a change"
+    while not is_gated(path):
+        assert monotonic() < deadline, "no writer waits"
 
 
-def inside(turn: Callable[[], AbstractContextManager[None]]) -> tuple[threading.Thread, list[str]]:
-    """A thread that takes this turn and notes that it was there."""
+def inside(lock: Callable[[], AbstractContextManager[None]]) -> tuple[threading.Thread, list[str]]:
+    """Start a thread that takes this lock; return it with the notes that it takes inside."""
     notes: list[str] = []
 
     def take() -> None:
-        with turn():
+        with lock():
             notes.append("there")
 
     thread = threading.Thread(target=take)
@@ -65,30 +65,27 @@ def inside(turn: Callable[[], AbstractContextManager[None]]) -> tuple[threading.
     return thread, notes
 
 
-def test_passes_are_made_beside_one_another(shared: SharedWeights) -> None:
+def test_passes_run_at_once(shared: SharedWeights) -> None:
     with shared.lock.read_lock():
         other, notes = inside(shared.lock.read_lock)
         other.join(PATIENCE_S / 2)
         assert notes == ["there"]
 
 
-def test_a_change_waits_for_the_pass_under_way_and_the_next_pass_for_the_change(
-    shared: SharedWeights,
-) -> None:
+def test_a_change_waits_for_the_running_pass_and_the_next_pass_for_the_change(shared: SharedWeights) -> None:
     path = shared.path
     with shared.lock.read_lock():
         change, changed = inside(RWLock(path).write_lock)
-        until_closed(path)
-        later, passed = inside(
-            shared.lock.read_lock
-        )  # with passes that never end together it would wait for good
+        until_gated(path)
+        # If later passes did not wait, overlapping passes would keep the change waiting for ever.
+        later, passed = inside(shared.lock.read_lock)
         assert (changed, passed) == ([], [])
     change.join()
     later.join()
-    assert (changed, passed) == (["there"], ["there"]) and not waits_at(path)
+    assert (changed, passed) == (["there"], ["there"]) and not is_gated(path)
 
 
-def test_a_restore_is_such_a_change_with_its_version(shared: SharedWeights, tmp_path: Path) -> None:
+def test_a_restore_changes_weights_and_version_under_the_lock(shared: SharedWeights, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
     made = store.write(raw_weights(shared), None, {}).id
     shared.tensors["a"].fill_(3.0)
@@ -96,26 +93,26 @@ def test_a_restore_is_such_a_change_with_its_version(shared: SharedWeights, tmp_
     with RWLock(shared.path).read_lock():
         restoring = threading.Thread(target=restore, args=(shared, store, made), kwargs={"clean": True})
         restoring.start()
-        until_closed(shared.path)
+        until_gated(shared.path)
         assert shared.version == version and torch.all(shared.tensors["a"] == 3.0)
     restoring.join()
     assert shared.version == version + 1 and shared.holds == made and torch.all(shared.tensors["a"] == 0.0)
 
 
-@pytest.mark.parametrize("turn", ["read_lock", "write_lock"])
-def test_a_process_that_dies_lets_go_and_one_that_was_stopped_is_not_waited_for_long(
-    shared: SharedWeights, turn: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("held", ["read_lock", "write_lock"])
+def test_a_dead_process_releases_the_lock_and_a_stopped_one_is_not_waited_for_long(
+    shared: SharedWeights, held: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rwlock, "PATIENCE_S", 0.1)
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(shared.path), turn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, str(shared.path), held], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert holder.stdout is not None and holder.stdout.readline() == b"mine\n"
     os.kill(holder.pid, signal.SIGSTOP)
     began = monotonic()
     with shared.lock.write_lock():
         assert monotonic() - began >= 0.1
-    if turn == "write_lock":
+    if held == "write_lock":
         with shared.lock.read_lock():
             assert monotonic() - began >= 0.2
     os.kill(holder.pid, signal.SIGKILL)
@@ -126,7 +123,7 @@ def test_a_process_that_dies_lets_go_and_one_that_was_stopped_is_not_waited_for_
         assert monotonic() - began < 5
 
 
-def test_a_thread_that_has_gone_leaves_no_open_file(shared: SharedWeights) -> None:
+def test_a_thread_that_has_ended_leaves_no_open_file(shared: SharedWeights) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         inside(shared.lock.read_lock)[0].join()
