@@ -19,8 +19,8 @@ NAMES = sorted(path.stem for path in HERE.glob("[!_]*.py"))
 DOCS = HERE.parent / "docs"
 HEAD = """# Results
 
-Each section is what the command under its title printed. The machines are shared and noisy: trust the ratios,
-which are of things timed in turn in one run, and less the milliseconds.
+Each section is the output of the command under its title. The machines are shared and noisy: trust the ratios, whose
+two sides were timed alternately in one run, more than the milliseconds.
 """
 
 
