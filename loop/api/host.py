@@ -92,7 +92,7 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
         operations, quiet = Operations(service=service), is_quiet(name, arguments)
         if name in CHECKED:
             await getattr(operations, CHECKED[name])(**arguments)
-        served = service.processes.keeps_mapping() and name in AFTER_CREW and not quiet
+        served = service.processes.has_weights() and name in AFTER_CREW and not quiet
         if name in NEEDS_CREW or served:
             tasks.start_soon(service.processes.run, name="crew")
             if name in NEEDS_CREW and not quiet:  # what waits in the queue would change the ledger
@@ -111,7 +111,7 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
         tasks.start_soon(follow, service.ledger, folders, service.worker.wake, name="follow the logs")
-        if service.processes.server.ours:
+        if service.processes.server.managed:
             await tasks.start(service.processes.run, name="crew")
         else:  # it may be down, or loading for minutes: all but the night goes on without it
             tasks.start_soon(service.processes.run, name="crew")

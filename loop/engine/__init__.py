@@ -1,5 +1,7 @@
-"""What runs: the two child processes, the worker that empties the queue, the schedule, and the users' precedence.
+"""What runs: the two child processes, the worker that empties the queue, the schedule, and the users'
+precedence.
 
-Invariant: `service.opened` holds the home's lock for as long as any of it runs; only the worker runs handlers, and
-only it catches their errors. Imported by `loop.api`, `loop.operations` and `loop.cli`; `schedule` is pure.
+Invariant: `service.opened` holds the home's lock for as long as any of it runs; only the worker runs
+handlers, and only it catches their errors. Imported by `loop.api`, `loop.operations` and `loop.cli`;
+`schedule` is pure.
 """

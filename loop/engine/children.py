@@ -1,7 +1,7 @@
-"""Processes of ours: started, watched until they are ready, ended.
+"""Child processes: started, watched until they answer, stopped.
 
-Invariant: a child that was started here is either handed to the caller or ended, also when we are told to stop
-meanwhile. Knows no model and no trainer.
+Invariant: a child that is started here is either returned to the caller or stopped, even when the caller is
+cancelled meanwhile. Knows no model and no trainer.
 """
 
 import subprocess
@@ -22,7 +22,7 @@ STOP_S = 2.0
 
 
 async def spawn(module: str, *arguments: str, logs: Path, pass_fds: tuple[int, ...] = ()) -> Process:
-    """A child of ours: it dies with us, and what it says goes to its log."""
+    """Start a module as a child that writes to a log of its own."""
     with _log(logs, module) as stream:
         return await anyio.open_process(
             [sys.executable, "-m", module, *arguments],
@@ -37,9 +37,17 @@ def _log(logs: Path, module: str) -> IO[bytes]:
     return open(logs / f"{module.split('.')[1]}.log", "ab")
 
 
-async def until(name: str, process: Process, answers: Callable[[], Awaitable[object]], logs: Path) -> None:
-    """Wait until a starting child answers; if it ends instead, or never does, say where its log is."""
-    ready = False
+async def wait_ready(name: str, process: Process, ready: Callable[[], Awaitable[object]], logs: Path) -> None:
+    """Wait until a starting child is ready; if it ends instead, or takes too long, raise with its log's
+    place.
+
+    Args:
+        name: Of the child, for messages.
+        process: The child.
+        ready: Returns once the child is ready, or False if it never will be.
+        logs: Where its log is.
+    """
+    is_ready = False
     try:
         with anyio.move_on_after(START_S):
             async with anyio.create_task_group() as tasks:
@@ -49,18 +57,18 @@ async def until(name: str, process: Process, answers: Callable[[], Awaitable[obj
                     tasks.cancel_scope.cancel()
 
                 tasks.start_soon(watch, name=f"watch the {name}'s start")
-                ready = await answers() is not False
+                is_ready = await ready() is not False
                 tasks.cancel_scope.cancel()
     finally:
-        if not ready:  # also when we are told to stop meanwhile: nobody else knows of this child yet
+        if not is_ready:  # also when this is cancelled: nobody else knows of the child yet
             with anyio.CancelScope(shield=True):
                 await stop(process)
-    if not ready:
+    if not is_ready:
         raise ModelUnavailable(f"the {name} did not start: see {logs}")
 
 
 async def stop(process: Process) -> None:
-    """End a child: asked first, killed after STOP_S."""
+    """End a child: terminate it, and kill it after STOP_S."""
     if process.returncode is None:
         process.terminate()
         with anyio.move_on_after(STOP_S):

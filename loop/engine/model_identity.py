@@ -1,6 +1,7 @@
-"""Which model this home is of: the directory that is configured, the shipped one, or the one that a vLLM serves.
+"""The model of a home: the configured directory, the shipped one, or the one that a vLLM serves.
 
-Invariant: a home is of one model for good, known by its digest. Knows no weights.
+Invariant: a home has one model for good, known by its digest. Knows no weights, and starts nothing: commands
+that only look at a home import this and not the servers.
 """
 
 from pathlib import Path
@@ -15,28 +16,35 @@ from store.home import Home
 
 
 def model_directory(settings: Settings, home: Home) -> Path | None:
-    """The Hugging Face directory; None when only a vLLM could say, and it does not."""
+    """Return the Hugging Face directory; None if only a vLLM knows it and none runs."""
     if settings.model.path:
         return Path(settings.model.path)
-    return served(ServedDirectory(home.served_dir)) if settings.model.url else MODEL_DIR
+    return served_directory(ServedDirectory(home.served_dir)) if settings.model.url else MODEL_DIR
 
 
-def served(place: ServedDirectory) -> Path | None:
-    """What the living vLLM at this place has loaded; None when it shares nothing."""
+def served_directory(place: ServedDirectory) -> Path | None:
+    """Return the directory of the model that the vLLM at this place has loaded; None if it shares nothing."""
     manifest = place.manifest() if place.is_served() else None
     return Path(manifest["model"]) if manifest else None
 
 
-def named(model: ServedModel) -> Path:
-    """The directory of a model that was served under a directory's name, or a name on the hub."""
+def named_directory(model: ServedModel) -> Path:
+    """Return the directory of a model that is served under a directory's name, or under a name on the hub."""
     try:
         return directory_of(model.root)
     except IntegrityFault as fault:
         raise ConfigError(f"{fault}, or set model.path") from fault
 
 
-def require(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:
-    """Refuse another model than the one that the home was begun with."""
+def require_model(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:
+    """Raise `ConfigError` unless this is the model that the home was initialised with.
+
+    Args:
+        model_dir: The model's Hugging Face directory.
+        wanted: Digest of the home's model.
+        cure: How to get back to it, for the message.
+        who: Who brings the other model, for the start of the message.
+    """
     if digest(model_dir) != wanted:
         raise ConfigError(
             f"{who}this home was begun with another model than {model_dir}: "

@@ -1,8 +1,10 @@
-"""The two servers of the model: the embedded one, a child of ours, and a user's own vLLM, which is nobody's child.
+"""The two servers of the model: the embedded one, a child process, and a user's own vLLM, which is nobody's
+child.
 
-Either makes the mapping that the trainer writes; the crew starts, watches and stops both in the same way.
-Invariant: after `ready` the mapping is that of the model that this home was begun with, and the server answers;
-`ended` returns once that mapping is nobody's any more. Of vLLM only its place and its HTTP are known here.
+Either makes the shared weights that the trainer writes; the process supervisor runs both in the same way.
+Invariant: after `ready` the weights are of the model that the home was initialised with, and the server
+answers; `ended` returns once nobody uses these weights any more. Of vLLM only its place and its HTTP are
+known here.
 """
 
 import os
@@ -22,58 +24,63 @@ from agents.model.vllm.served_directory import ServedDirectory
 from corpus.errors import GateRefused, IntegrityFault, ModelUnavailable, NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
-from loop.engine import children, model_identity
+from loop.engine import children
+from loop.engine.model_identity import require_model, served_directory
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home
 from store.ledger.db import Ledger
 
-LOOK_S = 0.2
-"""Between two looks at whether a vLLM is there."""
+CHECK_S = 0.2
+"""Between two checks of whether a vLLM runs."""
+WITHOUT_PLUGIN = (
+    "runs without the plugin (started before this home was configured, or NIGHTSCHOOL_HOME differs, "
+    "or the package is not installed beside it): restart it"
+)
 
 log = structlog.get_logger()
 
 
 class Server(Protocol):
-    """What the crew needs of a server."""
+    """A model server, as the process supervisor needs it."""
 
     @property
-    def mapping(self) -> Path:
-        """Directory of the mapping."""
+    def run_dir(self) -> Path:
+        """Directory of the shared weights."""
 
     @property
     def model_dir(self) -> Path:
-        """Hugging Face directory of what is served; of a vLLM, known once it has started."""
+        """Hugging Face directory of the served model; a vLLM's is known once it has started."""
 
     @property
-    def ours(self) -> bool:
-        """Whether we start it, and its death is ours to account for."""
+    def managed(self) -> bool:
+        """Whether the supervisor starts it, and counts its death."""
 
     @property
     def fault(self) -> NightschoolError | None:
-        """What a start waits for the user to mend; None while it waits for nobody."""
+        """What the user must mend before a start can end; None while it waits for nobody."""
 
-    def is_there(self) -> bool:
-        """Whether there is a mapping that should hold the active checkpoint."""
+    def has_weights(self) -> bool:
+        """Return whether there are shared weights that should hold the active checkpoint."""
 
     async def start(self) -> None:
-        """Begin, unless it runs: from now on a trainer may be started beside it."""
+        """Start it, unless it runs; after this a trainer may be started beside it."""
 
     async def ready(self) -> None:
-        """Return when there is a mapping and the server answers."""
+        """Return when the shared weights exist and the server answers."""
 
     async def ended(self) -> None:
         """Return when the server has gone."""
 
     async def stop(self) -> None:
-        """End it if it is ours; take away what a dead one has left."""
+        """Stop it if it is managed; remove what a dead one has left."""
 
 
 @dataclass(kw_only=True)
-class Embedded:
+class EmbeddedServer:
     """The embedded server."""
 
-    mapping: Path
+    run_dir: Path
     model_dir: Path
     checkpoints: Path
     token_file: Path
@@ -82,13 +89,13 @@ class Embedded:
     logs: Path
     threads: int
     ledger: Ledger
-    ours: bool = True
+    managed: bool = True
     fault: NightschoolError | None = None
     _process: Process | None = None
-    _says: int | None = None
-    """The pipe on which it says that it is ready; None when it has, or does not run."""
+    _ready_pipe: int | None = None
+    """The pipe on which it reports that it is ready; None once it has, and while it does not run."""
 
-    def is_there(self) -> bool:
+    def has_weights(self) -> bool:
         """See `Server`."""
         return self._process is not None
 
@@ -98,27 +105,35 @@ class Embedded:
             return
         active = await self.ledger.read(queries.active)
         faults = await anyio.to_thread.run_sync(CheckpointStore(self.checkpoints).verify, [active.id])
-        if faults:  # the server reads the numbers as they are: damaged ones would be served, and learnt from
+        if faults:  # the server checks no number: damaged weights would be served, and trained
             raise IntegrityFault(f"the active checkpoint is damaged, nothing is served: {faults[0].problem}")
-        self._says, told = os.pipe()
+        self._ready_pipe, writer = os.pipe()
         try:
             self._process = await children.spawn(
                 "agents.model.embedded.server",
-                *("--run-dir", str(self.mapping), "--model", str(self.model_dir)),
+                *("--run-dir", str(self.run_dir), "--model", str(self.model_dir)),
                 *("--checkpoints", str(self.checkpoints), "--holds", active.id),
                 *("--token-file", str(self.token_file), "--readout", str(self.readout)),
-                *("--threads", str(self.threads), "--ready-fd", str(told), "--parent-pid", str(os.getpid())),
+                *(
+                    "--threads",
+                    str(self.threads),
+                    "--ready-fd",
+                    str(writer),
+                    "--parent-pid",
+                    str(os.getpid()),
+                ),
                 logs=self.logs,
-                pass_fds=(told,),
+                pass_fds=(writer,),
             )
         finally:
-            os.close(told)
+            os.close(writer)
 
     async def ready(self) -> None:
         """See `Server`."""
-        if self._process is not None and self._says is not None:
-            await children.until("model server", self._process, partial(_says_ready, self._says), self.logs)
-            self._hush()
+        if self._process is not None and self._ready_pipe is not None:
+            reports = partial(_reports_ready, self._ready_pipe)
+            await children.wait_ready("model server", self._process, reports, self.logs)
+            self._close_pipe()
 
     async def ended(self) -> None:
         """See `Server`."""
@@ -127,19 +142,20 @@ class Embedded:
 
     async def stop(self) -> None:
         """See `Server`."""
-        self._hush()
+        self._close_pipe()
         if self._process is not None:
             await children.stop(self._process)
             self._process = None
 
-    def _hush(self) -> None:
-        if self._says is not None:
-            os.close(self._says)
-            self._says = None
+    def _close_pipe(self) -> None:
+        if self._ready_pipe is not None:
+            os.close(self._ready_pipe)
+            self._ready_pipe = None
 
 
-async def _says_ready(pipe: int) -> bool:
-    """Whether the child at the other end says that it is ready; False when it ends without a word."""
+async def _reports_ready(pipe: int) -> bool:
+    """Return whether the child at the other end reports that it is ready; False if it ends without a
+    report."""
     await anyio.wait_readable(pipe)
     return bool(os.read(pipe, 16))
 
@@ -151,29 +167,29 @@ class ExternalServer:
     url: str
     place: ServedDirectory
     digest: str
-    """Of the model that this home was begun with."""
+    """Of the model that this home was initialised with."""
     model: ModelClient
-    ours: bool = False
+    managed: bool = False
     fault: NightschoolError | None = None
-    _found: tuple[Path, int] | None = None
-    """The model and the inode of the mapping that was found last."""
+    _served: tuple[Path, int] | None = None
+    """The model and the inode of the weights that were shared at the last start."""
 
     def __post_init__(self) -> None:
         self.fault = ModelUnavailable(f"vLLM at {self.url} has not answered yet")
 
     @property
-    def mapping(self) -> Path:
+    def run_dir(self) -> Path:
         """See `Server`."""
         return self.place.directory
 
     @property
     def model_dir(self) -> Path:
         """See `Server`."""
-        if self._found is None:
+        if self._served is None:
             raise ModelUnavailable(f"which model vLLM at {self.url} serves is not known yet: start it")
-        return self._found[0]
+        return self._served[0]
 
-    def is_there(self) -> bool:
+    def has_weights(self) -> bool:
         """See `Server`."""
         try:
             self._find()
@@ -182,40 +198,38 @@ class ExternalServer:
         return True
 
     async def start(self) -> None:
-        """Return when a vLLM serves this home's model, shares its weights and takes our key; see `fault` till then.
+        """Return when a vLLM serves this home's model, shares its weights and accepts our key.
 
-        The boundary at which whatever is wrong with it becomes something to wait for.
+        The boundary at which any fault of the vLLM becomes something to wait for: see `fault` meanwhile.
         """
         while True:
             try:
                 if not self.place.is_served():
                     self.place.sweep()
                     raise await self._absent()
-                self._found = self._find()
+                self._served = self._find()
                 if not await self.model.health():
                     raise ModelUnavailable(
                         f"vLLM at {self.url} is still loading the model: try again in a minute"
                     )
-                await self._lets_us_in()
+                await self._require_access()
             except NightschoolError as fault:
                 if self.fault is None or str(self.fault) != str(fault):
                     log.warning("waiting for vLLM", reason=str(fault))
                 self.fault = fault
-                await anyio.sleep(LOOK_S)
+                await anyio.sleep(CHECK_S)
             else:
                 self.fault = None
                 return
 
     async def ready(self) -> None:
-        """See `Server`: it was when it had started."""
+        """See `Server`: it is ready when it has started."""
 
     async def ended(self) -> None:
-        """Return when the server has let go of its place, or has made another mapping there."""
-        found = None if self._found is None else self._found[1]
-        while True:
-            if not self.place.is_served() or self._inode() != found:
-                break
-            await anyio.sleep(LOOK_S)
+        """Return when the server has left its place, or has made other weights there."""
+        inode = None if self._served is None else self._served[1]
+        while self.place.is_served() and self._inode() == inode:
+            await anyio.sleep(CHECK_S)
         self.fault = ModelUnavailable(f"vLLM at {self.url} has gone: start it again")
 
     async def stop(self) -> None:
@@ -223,13 +237,13 @@ class ExternalServer:
         self.place.sweep()
 
     def _find(self) -> tuple[Path, int]:
-        """The model and the mapping that are shared, or what is wrong with them."""
+        """Return the model and the inode of the weights that are shared; raise what is wrong with them."""
         if refused := self.place.refused:
             raise GateRefused(f"vLLM at {self.url} serves on, untrained: {refused}")
-        model_dir, inode = model_identity.served(self.place), self._inode()
+        model_dir, inode = served_directory(self.place), self._inode()
         if model_dir is None or inode is None:
             raise ModelUnavailable(f"vLLM at {self.url} shares no weights yet: try again in a minute")
-        model_identity.require(model_dir, self.digest, "have it serve that one", f"vLLM at {self.url}: ")
+        require_model(model_dir, self.digest, "have it serve that one", f"vLLM at {self.url}: ")
         return model_dir, inode
 
     def _inode(self) -> int | None:
@@ -238,44 +252,38 @@ class ExternalServer:
         except FileNotFoundError:
             return None
 
-    async def _lets_us_in(self) -> None:
+    async def _require_access(self) -> None:
         try:
             await self.model.models()
         except ModelUnavailable as refused:
             raise ModelUnavailable(f"vLLM at {self.url}: {refused}") from refused
 
     async def _absent(self) -> ModelUnavailable:
-        """Why nobody is at the place."""
+        """Return why nobody is at the place."""
         if await self.model.health():
             return ModelUnavailable(f"vLLM at {self.url} {WITHOUT_PLUGIN}")
         return ModelUnavailable(f"vLLM at {self.url} does not answer: start it there, or set model.url")
 
 
-WITHOUT_PLUGIN = (
-    "runs without the plugin (started before this home was configured, or NIGHTSCHOOL_HOME differs, "
-    "or the package is not installed beside it): restart it"
-)
-
-
 def client(home: Home, settings: Settings, run_dir: Path) -> AbstractAsyncContextManager[ModelClient]:
-    """The way to the server that is configured."""
+    """Open a client of the configured server."""
     if settings.model.url:
         return open_client(token=settings.model.api_key, base_url=settings.model.url)
     return open_client(token=home.token(), socket=run_dir / "model.sock")
 
 
 def configured(
-    home: Home, settings: Settings, run_dir: Path, ledger: Ledger, model: ModelClient, wanted: str
+    home: Home, settings: Settings, run_dir: Path, ledger: Ledger, model: ModelClient, digest: str
 ) -> Server:
-    """The server that is configured; wanted: the digest of the model that this home was begun with."""
+    """Return the configured server. digest: of the model that this home was initialised with."""
     if settings.model.path or not settings.model.url:
-        model_identity.require(Path(settings.model.path or MODEL_DIR), wanted, "set model.path back")
+        require_model(Path(settings.model.path or MODEL_DIR), digest, "set model.path back")
     if settings.model.url:
         return ExternalServer(
-            url=settings.model.url, place=ServedDirectory(home.served_dir), digest=wanted, model=model
+            url=settings.model.url, place=ServedDirectory(home.served_dir), digest=digest, model=model
         )
-    return Embedded(
-        mapping=run_dir,
+    return EmbeddedServer(
+        run_dir=run_dir,
         model_dir=Path(settings.model.path or MODEL_DIR),
         checkpoints=home.checkpoints,
         token_file=home.token_file,

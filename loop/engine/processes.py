@@ -1,9 +1,10 @@
-"""The crew: the model server and the trainer, started in order and started again when they die.
+"""The process supervisor: starts the model server and the trainer in order, and starts them again when they
+die.
 
-Invariant: while `ready` is set both run and share one mapping; when either dies `lost` is set before anything
-else happens, so that work in flight is given up. A server's death takes the trainer with it: its mapping is
-gone. More than RESTARTS deaths in WITHIN_S seconds stop the service with a clear message; that a user's own vLLM
-went is no death of ours, and it is waited for.
+Invariant: while `ready` is set, both run and share one set of weights. When either dies, `lost` is set before
+anything else happens, so that work in flight is given up. A server's death takes the trainer with it: its
+weights are gone. More than RESTARTS deaths within WITHIN_S seconds stop the service with a clear message. A
+user's own vLLM that goes away counts as no death: the supervisor waits for it.
 """
 
 import os
@@ -20,14 +21,14 @@ from anyio.abc import Process, TaskStatus
 from agents.trainer.client import TrainerClient
 from corpus.errors import NightschoolError
 from loop.engine import children
-from loop.engine.model_servers import LOOK_S, Server
+from loop.engine.model_servers import CHECK_S, Server
 from store import queries
 from store.ledger.db import Ledger
 
 RESTARTS, WITHIN_S = 5, 60.0
 """Restart budget."""
 ABSENT_S = 5.0
-"""How long an operation waits for a vLLM that is not there before it says so."""
+"""How long an operation waits for a vLLM that does not run before it raises."""
 GONE_S = 10.0
 """How long it may take until a vLLM that broke off its answers is seen to have gone."""
 SERVER, TRAINER = "model server", "trainer"
@@ -36,13 +37,13 @@ log = structlog.get_logger()
 
 
 @dataclass
-class Budget:
+class RestartBudget:
     """How often children may die, by the monotonic clock."""
 
     deaths: deque[float] = field(default_factory=deque)
 
     def spend(self, at: float) -> float:
-        """Count a death; returns the seconds to wait before the restart."""
+        """Count a death; return the seconds to wait before the restart."""
         self.deaths.append(at)
         while self.deaths and at - self.deaths[0] > WITHIN_S:
             self.deaths.popleft()
@@ -55,7 +56,7 @@ class Budget:
 
 @dataclass(kw_only=True)
 class ProcessSupervisor:
-    """Keeps the server and the trainer of one service."""
+    """Keeps the server and the trainer of one service running."""
 
     run_dir: Path
     checkpoints: Path
@@ -65,30 +66,34 @@ class ProcessSupervisor:
     server: Server
     trainer: TrainerClient
     on_start: Callable[[int, int], None] = lambda done, total: None
-    """Called with the progress of a start: children that run, children to be started."""
+    """Called with the progress of a start: children that run, children to start."""
     running: bool = False
     """Whether both run, or are being started."""
     ready: anyio.Event = field(default_factory=anyio.Event)
+    """Set while both run; replaced when one dies."""
     lost: anyio.Event = field(default_factory=anyio.Event)
+    """Set once one of those that are ready dies; replaced when both run again."""
     dead: str = ""
     """Which one died last."""
+    _trainer_process: Process | None = None
 
     @property
     def waits(self) -> str:
-        """What the user is waited for; "" while he is not."""
+        """What the user must do before a night can run; "" while there is nothing."""
         return f"waiting for {self.server.fault}" if self.running and self.server.fault else ""
 
-    def keeps_mapping(self) -> bool:
-        """Whether there is a mapping to keep in step with the active checkpoint, or will be before the next start."""
-        return self.running if self.server.ours else self.server.is_there()
+    def has_weights(self) -> bool:
+        """Return whether shared weights must be kept in step with the active checkpoint, now or after a
+        start."""
+        return self.running if self.server.managed else self.server.has_weights()
 
     async def wait_server(self) -> None:
-        """Raise what keeps a user's vLLM from being used, if that lasts for ABSENT_S."""
+        """Return when the server can be used; raise its fault if that lasts for ABSENT_S."""
         began = monotonic()
         while self.server.fault is not None:
             if monotonic() - began > ABSENT_S:
                 raise type(self.server.fault)(str(self.server.fault))
-            await anyio.sleep(LOOK_S)
+            await anyio.sleep(CHECK_S)
 
     async def wait_ready(self) -> None:
         """Return when both run; raise as `wait_server`."""
@@ -96,65 +101,70 @@ class ProcessSupervisor:
         await self.ready.wait()
 
     async def server_went(self, lost: anyio.Event) -> bool:
-        """Whether work failed for no reason of its own: a user's vLLM went, which takes a moment to show."""
-        if self.server.ours:
+        """Return whether work failed because a user's vLLM went away, which takes a moment to show."""
+        if self.server.managed:
             return False
         with anyio.move_on_after(GONE_S):
             await lost.wait()
         return lost.is_set() and self.dead == SERVER
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Start both, say so, and keep them until cancelled."""
+        """Start both, report that they run, and keep them running until cancelled."""
         self.running = True
-        budget, said = Budget(), False
-        trainer: Process | None = None
+        budget, reported = RestartBudget(), False
         try:
             while True:
-                self.on_start(0, 2)
-                await self.server.start()
-                # The trainer loads its libraries while the server makes the mapping, then is let in.
-                trainer, let_in = await self._spawn_trainer()
-                try:
-                    await self.server.ready()
-                    self.on_start(1, 2)
-                finally:
-                    os.close(let_in)
-                if await self._answers(trainer):
+                trainer = await self._start()
+                if await self._wait_trainer(trainer):
                     self.on_start(2, 2)
                     self.lost = anyio.Event()
                     self.ready.set()
-                    if not said:  # once: a second time is an error
-                        said = True
+                    if not reported:  # once: a second time is an error
+                        reported = True
                         task_status.started()
                     self.dead = await _first({SERVER: self.server.ended, TRAINER: trainer.wait})
                     self.ready = anyio.Event()
                     self.lost.set()
                 else:
                     self.dead = SERVER
-                log.warning(
-                    "child died" if self.server.ours or self.dead == TRAINER else "vLLM went", child=self.dead
-                )
+                ours = self.server.managed or self.dead == TRAINER
+                log.warning("child died" if ours else "vLLM went away", child=self.dead)
                 await children.stop(trainer)
                 if self.dead == SERVER:
                     await self.server.stop()
-                if self.server.ours or self.dead == TRAINER:
+                if ours:
                     await anyio.sleep(budget.spend(monotonic()))
         finally:
             with anyio.CancelScope(shield=True):
                 async with anyio.create_task_group() as tasks:
-                    if trainer is not None:
-                        tasks.start_soon(children.stop, trainer, name="stop the trainer")
+                    if self._trainer_process is not None:
+                        tasks.start_soon(children.stop, self._trainer_process, name="stop the trainer")
                     tasks.start_soon(self.server.stop, name="stop the server")
 
+    async def _start(self) -> Process:
+        """Start the server and the trainer, and return the trainer once the server is ready."""
+        self.on_start(0, 2)
+        await self.server.start()
+        # The trainer loads its libraries while the server makes the weights, and attaches when the pipe is
+        # closed.
+        self._trainer_process, gate = await self._spawn_trainer()
+        try:
+            await self.server.ready()
+            self.on_start(1, 2)
+        finally:
+            os.close(gate)
+        return self._trainer_process
+
     async def _spawn_trainer(self) -> tuple[Process, int]:
-        """The trainer, and the end of a pipe: it attaches to the mapping when that is closed."""
+        """Start the trainer; return it and the end of a pipe: it attaches to the weights when that is
+        closed."""
         active = await self.ledger.read(queries.active)
-        waits, let_in = os.pipe()
+        waits, gate = os.pipe()
         try:
             process = await children.spawn(
                 "agents.trainer.process.main",
                 *("--run-dir", str(self.run_dir), "--checkpoints", str(self.checkpoints)),
-                *("--mapping", str(self.server.mapping), "--model", str(self.server.model_dir)),
+                *("--mapping", str(self.server.run_dir), "--model", str(self.server.model_dir)),
                 *("--active", active.id, "--threads", str(self.threads)),
                 *("--parent", str(os.getpid()), "--start-fd", str(waits)),
                 logs=self.logs,
@@ -162,27 +172,27 @@ class ProcessSupervisor:
             )
         finally:
             os.close(waits)
-        return process, let_in
+        return process, gate
 
-    async def _answers(self, trainer: Process) -> bool:
-        """Wait until a starting trainer answers; whether the server is still there by then."""
+    async def _wait_trainer(self, trainer: Process) -> bool:
+        """Wait until a starting trainer answers; return whether the server still runs by then."""
 
         async def answers() -> None:
-            await children.until(TRAINER, trainer, self.trainer.status, self.logs)
+            await children.wait_ready(TRAINER, trainer, self.trainer.status, self.logs)
 
         return await _first({SERVER: self.server.ended, TRAINER: answers}) == TRAINER
 
 
-async def _first(awaited: dict[str, Callable[[], Awaitable[object]]]) -> str:
-    """Name of the first of these to come to its end; the others are cancelled."""
-    first: list[str] = []
+async def _first(endings: dict[str, Callable[[], Awaitable[object]]]) -> str:
+    """Return the name of the first of these to end; cancel the others."""
+    ended: list[str] = []
     async with anyio.create_task_group() as tasks:
 
-        async def watch(name: str, ends: Callable[[], Awaitable[object]]) -> None:
-            await ends()
-            first.append(name)
+        async def watch(name: str, end: Callable[[], Awaitable[object]]) -> None:
+            await end()
+            ended.append(name)
             tasks.cancel_scope.cancel()
 
-        for name, ends in awaited.items():
-            tasks.start_soon(watch, name, ends, name=f"watch the {name}")
-    return first[0]
+        for name, end in endings.items():
+            tasks.start_soon(watch, name, end, name=f"watch the {name}")
+    return ended[0]

@@ -1,6 +1,6 @@
-"""When a night is due: windows, enough lessons, idle users, a cap a day; and when its update waits.
+"""When a night is due (windows, enough lessons, idle users, a cap a day), and when its update waits.
 
-Invariant: pure. Windows go by the wall clock, waiting times by differences that the caller measured; "no"
+Invariant: pure. Windows go by the wall clock, waiting times by differences that the caller measured. A "no"
 always has a reason that a user understands.
 """
 
@@ -12,8 +12,8 @@ from loop.config import OBSERVING
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
-    """What the schedule goes by."""
+class ScheduleFacts:
+    """What the schedule decides by."""
 
     clock: time
     """Local time of day."""
@@ -28,11 +28,11 @@ class Situation:
     idle_s: float
     """Since a user last asked."""
     nights_today: int
-    """Nights within 24 hours that had something to learn, whatever came of them."""
+    """Nights within 24 hours that had something to learn, however they ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
+class ScheduleRules:
     """What the user allows."""
 
     windows: Sequence[str]
@@ -44,31 +44,36 @@ class Rules:
     max_per_day: int
 
 
-def why_not(situation: Situation, rules: Rules) -> str:
-    """Why no night is due now; "" when one is."""
-    if situation.paused:
+def why_not(facts: ScheduleFacts, rules: ScheduleRules) -> str:
+    """Return why no night is due now; "" if one is."""
+    if facts.paused:
         return "paused: `nightschool resume` to go on"
-    if not situation.training_enabled:
+    if not facts.training_enabled:
         return OBSERVING
-    if situation.lessons < rules.min_lessons and situation.pairs < rules.min_pairs:
-        return f"{situation.lessons} new lessons, {rules.min_lessons} needed"
-    if situation.nights_today >= rules.max_per_day:
-        return f"{situation.nights_today} nights within 24 hours, {rules.max_per_day} allowed"
-    if not any(_within(window, situation.clock) for window in rules.windows):
+    if facts.lessons < rules.min_lessons and facts.pairs < rules.min_pairs:
+        return f"{facts.lessons} new lessons, {rules.min_lessons} needed"
+    if facts.nights_today >= rules.max_per_day:
+        return f"{facts.nights_today} nights within 24 hours, {rules.max_per_day} allowed"
+    if not any(_within(window, facts.clock) for window in rules.windows):
         return f"outside the sleep windows ({', '.join(rules.windows) or 'none'})"
-    if situation.since_last_lesson_s < rules.settle_s:
+    if facts.since_last_lesson_s < rules.settle_s:
         return "lessons are still arriving"
-    if situation.idle_s < rules.idle_s and situation.since_first_lesson_s < rules.max_wait_s:
-        return f"a user was active {situation.idle_s:.0f} s ago, {rules.idle_s:.0f} s of rest needed"
+    if facts.idle_s < rules.idle_s and facts.since_first_lesson_s < rules.max_wait_s:
+        return f"a user was active {facts.idle_s:.0f} s ago, {rules.idle_s:.0f} s of rest needed"
     return ""
 
 
 def why_wait(
     *, paused: bool, since_asked_s: float, yield_s: float, yielded_s: float, max_yield_s: float
 ) -> str:
-    """Why an update that is being trained should wait before its next step; "" when it should go on.
+    """Return why an update in training should wait before its next step; "" if it should go on.
 
-    paused: the home was paused since its night began. yielded_s: how long it has waited for users already.
+    Args:
+        paused: Whether the home was paused since its night began.
+        since_asked_s: Time since a user last asked.
+        yield_s: How long it waits after a user has asked.
+        yielded_s: How long it has waited for users already.
+        max_yield_s: How long it waits for users in all.
     """
     if paused:
         return "paused: `nightschool resume` to go on"
@@ -78,7 +83,7 @@ def why_wait(
 
 
 def _within(window: str, clock: time) -> bool:
-    """Whether the clock stands in the window; one that ends before it begins passes midnight."""
+    """Return whether the clock is in the window; one that ends before it begins passes midnight."""
     begin, end = (_minutes(part) for part in window.split("-"))
     minute = clock.hour * 60 + clock.minute
     return begin <= minute < end if begin <= end else minute >= begin or minute < end

@@ -1,4 +1,8 @@
-"""The facts that the schedule goes by, gathered from the ledger and the clocks; and the loop that acts on them."""
+"""The loop that begins a night when one is due, and the facts that it goes by.
+
+Invariant: a clock that jumps begins one night at most, because the next one needs new lessons. What makes a
+night due is `schedule`'s to say.
+"""
 
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -8,26 +12,25 @@ import anyio
 import structlog
 from sqlalchemy import Connection
 
-from loop.engine.schedule import Rules, Situation, why_not
+from loop.engine.schedule import ScheduleFacts, ScheduleRules, why_not
 from loop.engine.service import Service
 from loop.night.propose import count_teaching
 from store import graph, queries
 
 CHECK_S = 1.0
-"""Between two looks; a look costs two small queries."""
-
-AGAIN_S = 3600.0
-"""Until a night that could not make its update (no room on the disk, say) is tried again with nothing new."""
+"""Between two checks; each costs two small queries."""
+RETRY_S = 3600.0
+"""Until a night that could make no update (a full disk, say) is tried again with nothing new."""
 
 log = structlog.get_logger()
 
 
 async def keep_schedule(service: Service) -> None:
-    """Begin a night whenever one is due. A clock that jumps begins one at most: the next needs new lessons."""
-    last, tried, tried_at = "", None, 0.0
+    """Begin a night whenever one is due, until cancelled."""
+    logged, tried, tried_at = "", None, 0.0
     while True:
         reason = await next_update_reason(service)
-        if not reason and tried == await service.ledger.read(_heard) and monotonic() - tried_at < AGAIN_S:
+        if not reason and tried == await service.ledger.read(_inputs) and monotonic() - tried_at < RETRY_S:
             reason = "nothing new since the last night, which made no update"
         if not reason:
             night_id = await service.begin_night(seed=service.settings.seed, retry=False)
@@ -35,28 +38,27 @@ async def keep_schedule(service: Service) -> None:
             await service.worker.wait_closed(night_id)
             night = await service.ledger.read(queries.night, night_id)
             log.info("night ended", night=night_id, reasons=night.reasons)
-            tried, tried_at = await service.ledger.read(_heard), monotonic()
-        elif reason != last:
+            tried, tried_at = await service.ledger.read(_inputs), monotonic()
+        elif reason != logged:
             log.info("no night now", reason=reason)
-        last = reason
+        logged = reason
         await anyio.sleep(CHECK_S)
 
 
 async def next_update_reason(service: Service) -> str:
-    """Why no night is due now; "" when one is."""
+    """Return why no night is due now; "" if one is."""
     if service.processes.waits:
         return service.processes.waits
     night = await service.ledger.read(queries.running_night)
     if night is not None:
         waits = f"; its update waits: {service.users.waits}" if service.users.waits else ""
-        return f"night {night['id']} is running{waits}"
-    situation = await service.ledger.read(_situation, service)
-    return why_not(situation, _rules(service))
+        return f"night {night.id} is running{waits}"
+    return why_not(await service.ledger.read(_facts, service), _rules(service))
 
 
-def _rules(service: Service) -> Rules:
+def _rules(service: Service) -> ScheduleRules:
     schedule = service.settings.schedule
-    return Rules(
+    return ScheduleRules(
         windows=schedule.windows,
         idle_s=schedule.idle_minutes * 60,
         min_lessons=schedule.min_lessons,
@@ -67,10 +69,10 @@ def _rules(service: Service) -> Rules:
     )
 
 
-def _situation(connection: Connection, service: Service) -> Situation:
+def _facts(connection: Connection, service: Service) -> ScheduleFacts:
     lessons = [signal for signal, _ in graph.new_lessons(connection, queries.cursor(connection))]
-    ages = [_age(signal.at) for signal in lessons]
-    return Situation(
+    ages = [_age_s(signal.at) for signal in lessons]
+    return ScheduleFacts(
         clock=datetime.now().time(),
         paused=queries.is_paused(connection),
         training_enabled=service.settings.trains,
@@ -83,12 +85,12 @@ def _situation(connection: Connection, service: Service) -> Situation:
     )
 
 
-def _heard(connection: Connection) -> tuple[int, int]:
-    """What there is to learn from: the newest turn, and the pairs that wait."""
+def _inputs(connection: Connection) -> tuple[int, int]:
+    """Return what a night would learn from: the id of the newest turn, and the number of new pairs."""
     return queries.cursor(connection), len(queries.pairs(connection, "new"))
 
 
-def _age(at: str) -> float:
-    """Seconds since then; a time to come is a clock that was set back, and no reason to wait for it."""
+def _age_s(at: str) -> float:
+    """Return the seconds since then; infinity for a time to come, which means that the clock was set back."""
     age = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
     return age if age >= 0 else float("inf")

@@ -1,6 +1,7 @@
 """The service: everything that one process needs to do a home's work, opened and closed together.
 
-Invariant: whoever opens a `Service` holds the home until it is closed. Nothing runs before the caller starts it.
+Invariant: whoever opens a `Service` holds the home until it is closed. Nothing runs before the caller starts
+it.
 """
 
 from collections.abc import AsyncIterator
@@ -107,7 +108,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         )
         context = _context(home, settings, ledger, model, trainer, monitor)
         service = _service(home, context, server, run_dir)
-        if not server.ours:  # its users need not come through us: earlier ones went unseen
+        if not server.managed:  # its users need not come through us: earlier ones went unseen
             service.users.asked()
         yield service
 

@@ -1,10 +1,10 @@
 """The worker: takes work from the queue, has its handler do it, and commits the outcome.
 
-A turn goes one way: ingest commits it, its work row is taken, a handler returns an `Outcome`, the flow names the work
-that follows, and one transaction makes it all true. Events in memory only say "wake up".
+A turn goes one way: ingest commits it, its work row is taken, a handler returns an `Outcome`, the flow names
+the work that follows, and one transaction makes it all true. Events in memory only say "wake up".
 
-Invariant: a restart resumes from rows. Errors of a handler are caught here and nowhere else, counted on the row, and
-never stop the rest.
+Invariant: a restart resumes from rows. Errors of a handler are caught here and nowhere else, counted on the
+row, and never stop the rest.
 """
 
 import os
@@ -139,7 +139,8 @@ class Worker:
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
 
     def _may_repeat(self, item: Work) -> bool:
-        """Return whether a vLLM's end counts as no failure of the work: not if it ends whenever this is done."""
+        """Return whether a vLLM's end counts as no failure of the work: not if it ends whenever this is
+        done."""
         self._server_losses[item.id] += 1
         return self._server_losses[item.id] < work.MAX_ATTEMPTS
 

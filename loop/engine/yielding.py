@@ -1,7 +1,7 @@
 """Users come first: when one last asked, and how an update in training waits for them.
 
-Invariant: whether an update waits follows from the ledger and the clock, checked again and again, so nothing has to
-be remembered when the service or the trainer starts again. Knows no model.
+Invariant: whether an update waits follows from the ledger and the clock, checked again and again, so nothing
+has to be remembered when the service or the trainer starts again. Knows no model.
 """
 
 from contextlib import suppress

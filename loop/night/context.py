@@ -1,6 +1,7 @@
 """What the stages of a night share: the ledger, the settings, and the agents that they ask.
 
-Invariant: frozen, and of one opened home. A stage takes this context and knows nothing of the service around it.
+Invariant: frozen, and of one opened home. A stage takes this context and knows nothing of the service around
+it.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class NightContext:
     monitor: Monitor
 
     def base_behaviour(self, name: str) -> str:
-        """Return the behaviour that this one guards, or the behaviour itself if it is no counter-behaviour."""
+        """Return the behaviour that this one guards, or the behaviour itself if it is no
+        counter-behaviour."""
         return self.behaviours[name].counter_of or name
 
     def counters(self) -> set[str]:

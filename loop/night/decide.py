@@ -25,7 +25,8 @@ from store.queue.work import Work
 
 @dataclass(frozen=True)
 class Decide:
-    """Decide on the update: "keep" moves the pointer, "roll back" leaves it, "inconclusive" asks for another round.
+    """Decide on the update: "keep" moves the pointer, "roll back" leaves it, "inconclusive" asks for another
+    round.
 
     The subject is the number of the round.
     """

@@ -1,4 +1,5 @@
-"""Work of kind `locate`: where in the weights an update lies, once its candidate is on the disk and has been read.
+"""Work of kind `locate`: where in the weights an update lies, once its candidate is on the disk and has been
+read.
 
 Invariant: reads two checkpoints and the ledger, and changes no weight. A night goes on if it fails.
 """
@@ -67,7 +68,8 @@ class Locate:
         )
 
     def _parts(self, checkpoint_ids: list[str], moved: _Moved) -> dict[str, Any]:
-        """Return the parts of the change between two checkpoints, and which of them write along the directions."""
+        """Return the parts of the change between two checkpoints, and which of them write along the
+        directions."""
         counts = self.context.monitor.heads()
         heads = None if counts is None else Heads(query=counts[0], key_value=counts[1])
         before, after = (self.context.store.load_weights(name) for name in checkpoint_ids)

@@ -1,7 +1,7 @@
 """Work of kind `measure`: pass rates on the held-out scenarios, before and after an update.
 
-Invariant: a round that the ledger has is never measured again; one that it has not is measured while the shared
-weights hold exactly the checkpoint in question.
+Invariant: a round that the ledger has is never measured again; one that it has not is measured while the
+shared weights hold exactly the checkpoint in question.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ from store.queue.work import Work
 async def measure_round(
     context: NightContext, name: str, *, seed: int, round_: int, weights_sha256: str, report: Progress
 ) -> Measurement:
-    """Return one round of a behaviour: from the ledger if it is there, else measured on the served weights."""
+    """Return one round of a behaviour: from the ledger if it is there, else measured on the served
+    weights."""
     definition = context.definitions[name]
     outcomes = await context.ledger.read(queries.measurement, weights_sha256, name, definition, seed, round_)
     if outcomes is None:

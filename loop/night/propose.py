@@ -111,6 +111,7 @@ class Propose:
         )
 
     def _targets(self, night: Night, chosen: Proposal) -> list[str]:
-        """Return what the update means to improve: the night's targets, and those of pairs from earlier nights."""
+        """Return what the update means to improve: the night's targets, and those of pairs from earlier
+        nights."""
         named = {pair.behaviour for pair in chosen.new} - self.context.counters()
         return sorted(named | set(night.targets))

@@ -1,7 +1,7 @@
 """Work of kind `read`: what the concept vectors read on the probe set, before and after an update.
 
-Invariant: the readings that a verdict compares were taken with the same vectors. ConceptVectors that are due are estimated
-anew before an update, never between its two sides. Knows no file of theirs.
+Invariant: the readings that a verdict compares were taken with the same vectors. ConceptVectors that are due
+are estimated anew before an update, never between its two sides. Knows no file of theirs.
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,8 @@ class TakeReadings:
     def _is_due(self, connection: Connection, night_id: str, vectors: ConceptVectors, weights: str) -> bool:
         """Return whether to estimate the vectors anew: so many nights after the last time, on other weights.
 
-        ConceptVectors that the ledger does not know are left: a user made them since, or a night that was broken off.
+        ConceptVectors that the ledger does not know are left: a user made them since, or a night that was
+        broken off.
         """
         nights = self.context.settings.monitor.reestimate_nights
         last = vector_versions.last_version(connection)

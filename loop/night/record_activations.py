@@ -1,12 +1,13 @@
-"""Work of kind `listen`: the activations of conversations' turns and of the night's own attempts, as readings.
+"""Work of kind `listen`: the activations of conversations' turns and of the night's own attempts, as
+readings.
 
-They are read on the weights that the night begins with. The readings of an episode's turns become feelings of its
-node, which bring it forward among the episodes that are dreamt of (`store.graph.priority`), so they are read before
-anything is dreamt.
+They are read on the weights that the night begins with. The readings of an episode's turns become feelings of
+its node, which bring it forward among the episodes that are dreamt of (`store.graph.priority`), so they are
+read before anything is dreamt.
 
-Invariant: what is read follows from the ledger and the settings alone, not from how busy the machine is, so the same
-night twice reads the same. The shared weights hold the active checkpoint meanwhile. What exceeds a bound waits for
-the next night. Knows no verdict.
+Invariant: what is read follows from the ledger and the settings alone, not from how busy the machine is, so
+the same night twice reads the same. The shared weights hold the active checkpoint meanwhile. What exceeds a
+bound waits for the next night. Knows no verdict.
 """
 
 from dataclasses import dataclass
@@ -163,7 +164,8 @@ def _save_turns(
     night_id: str,
     conversations: list[str],
 ) -> None:
-    """Save readings of turns, the baseline with them, and the feelings of the episodes that they belong to."""
+    """Save readings of turns, the baseline with them, and the feelings of the episodes that they belong
+    to."""
     vector_versions.meet(connection, version, night_id)
     readings.save_turns(connection, rows)
     usual = readings.take_baseline(connection, version.digest, night_id)

@@ -33,8 +33,8 @@ class Paired:
     falls: bool = False
     """Whether it meant to unlearn it: then a fall is what it is for, and no fault."""
     gated: bool = True
-    """Whether it must not get worse: a counter-behaviour, or a behaviour that was meant or learnt before. A habit
-    that nobody has complained of yet is measured and told, but decides nothing."""
+    """Whether it must not get worse: a counter-behaviour, or a behaviour that was meant or learnt before. A
+    habit that nobody has complained of yet is measured and told, but decides nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +106,8 @@ def decide(
 ) -> Decision:
     """The verdict on one update.
 
-    perplexity: before and after, on held-out ordinary text. drift: standardised move of each concept. joint: of all
-    together; None where that is not known.
+    perplexity: before and after, on held-out ordinary text. drift: standardised move of each concept. joint:
+    of all together; None where that is not known.
     """
     tests = [_compare(item, limits) for item in paired]
     faults, open_questions = [], []
@@ -144,7 +144,8 @@ def decide(
 
 
 def _compare(item: Paired, limits: Limits) -> dict[str, object]:
-    """One behaviour's test: improved, held, unsure or worse; of one to be unlearnt: unlearnt, held or stays."""
+    """One behaviour's test: improved, held, unsure or worse; of one to be unlearnt: unlearnt, held or
+    stays."""
     outcomes = list(zip(item.before, item.after, strict=True))
     gained, lost, trials = outcomes.count(("0", "1")), outcomes.count(("1", "0")), len(outcomes)
     low, high = drop_bounds(gained, lost, trials)
@@ -176,8 +177,8 @@ def _compare(item: Paired, limits: Limits) -> dict[str, object]:
 
 
 def _fallen(passed: int, gained: int, lost: int) -> str:
-    """What became of a behaviour that was to be unlearnt, by the same test the other way round; one that passes
-    so seldom that no fall could show is gone already, and is to hold there."""
+    """What became of a behaviour that was to be unlearnt, by the same test the other way round; one that
+    passes so seldom that no fall could show is gone already, and is to hold there."""
     if mcnemar(lost, gained) < IMPROVED_P:
         return "unlearnt"
     gone = mcnemar(passed, 0) >= IMPROVED_P and mcnemar(gained, lost) >= IMPROVED_P

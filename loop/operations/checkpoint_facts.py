@@ -95,7 +95,7 @@ def model_directory(home: Home) -> Path:
     with status.ledger_of(home) as connection:
         wanted = queries.model_digest(connection)
     if wanted:
-        model_identity.require(found, wanted, "set model.path to the one that it was begun with")
+        model_identity.require_model(found, wanted, "set model.path to the one that it was begun with")
     return found
 
 

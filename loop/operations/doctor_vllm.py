@@ -75,7 +75,7 @@ def _plugin(settings: Settings, place: ServedDirectory) -> str:
 
 def _model(settings: Settings, place: ServedDirectory, digest: str) -> str:
     found = Path(_manifest(settings, place)["model"])
-    model_identity.require(found, digest, "have it serve that one", f"vLLM at {settings.model.url}: ")
+    model_identity.require_model(found, digest, "have it serve that one", f"vLLM at {settings.model.url}: ")
     return str(found)
 
 

@@ -48,7 +48,7 @@ def check(
         or any(type(layer) is not int or layer < 0 for layer in layers)
     ):
         raise UsageError(f"layers are numbers from 0, or {ALL!r}: not {layers!r}")
-    if service.processes.server.ours:
+    if service.processes.server.managed:
         _numbers(service, layers)
     texts = load(corpus or default_set(service.context.monitor.model_digest))
     texts.check(minimum)

@@ -53,7 +53,7 @@ async def roll_back(service: Service, *, target: str | None, dry_run: bool, now:
 
 async def serve(service: Service, checkpoint_id: str) -> None:
     """Have what is served hold a checkpoint that the ledger has just been pointed at."""
-    if service.processes.keeps_mapping():
+    if service.processes.has_weights():
         await service.processes.ready.wait()  # a crew that is starting may have read the old pointer
         await service.trainer.rollback(checkpoint_id, settled=True)
 

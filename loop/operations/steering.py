@@ -88,7 +88,7 @@ class Steering:
         """Refuse where the weights would move meanwhile, or where many answers cannot be steered."""
         if await self.service.ledger.read(queries.running_night) is not None:
             raise GateRefused("a night is running, and the weights move: wait for it (`nightschool status`)")
-        if not self.service.processes.server.ours:
+        if not self.service.processes.server.managed:
             raise GateRefused(
                 "a sweep needs the embedded server; on your own vLLM try single answers with `nightschool ask --steer`"
             )

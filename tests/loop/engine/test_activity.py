@@ -5,12 +5,14 @@ from typing import Any
 import pytest
 
 from agents.model.client import parse_metrics
-from loop.engine.activity import Look, user_seen
+from loop.engine.activity import MetricsSample, user_seen
 
 
-def look(**told: Any) -> Look:
+def look(**told: Any) -> MetricsSample:
     """A look at a server where nothing is going on, but for what is told."""
-    return Look(**{"busy": 0, "finished": 100, "tokens": 5000, "ours": 0, "begun": 40, "quiet": True} | told)
+    return MetricsSample(
+        **{"busy": 0, "finished": 100, "tokens": 5000, "ours": 0, "begun": 40, "quiet": True} | told
+    )
 
 
 @pytest.mark.parametrize(

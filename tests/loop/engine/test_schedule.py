@@ -6,9 +6,9 @@ from datetime import time
 import pytest
 
 from loop.config import OBSERVING
-from loop.engine.schedule import Rules, Situation, why_not, why_wait
+from loop.engine.schedule import ScheduleFacts, ScheduleRules, why_not, why_wait
 
-DUE = Situation(
+DUE = ScheduleFacts(
     clock=time(2, 30),
     paused=False,
     training_enabled=True,
@@ -19,7 +19,7 @@ DUE = Situation(
     idle_s=900.0,
     nights_today=0,
 )
-RULES = Rules(
+RULES = ScheduleRules(
     windows=["01:00-05:30"],
     idle_s=600.0,
     min_lessons=3,
