@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -291,7 +292,7 @@ def in_blocks(path: Path) -> list[list[str]]:
 def in_text(path: Path) -> list[list[str]]:
     """Return the words of each command that a page names in its text: `nightschool night` or `night --retry`."""
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
-    top = generate.command_line().commands
+    top = command_line().commands
     commands = []
     for code in re.findall(r"`([^`]+)`", " ".join(text.split())):
         words = code.removeprefix("nightschool ").split()
@@ -309,9 +310,14 @@ def _without_globals(words: list[str]) -> list[str]:
     return words
 
 
+@cache
+def command_line() -> Any:
+    return generate.command_line()
+
+
 def command_of(words: list[str]) -> tuple[Any, list[str]]:
     """Return the command that these words call, and its arguments."""
-    command, rest = generate.command_line(), list(words)
+    command, rest = command_line(), list(words)
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
     assert not hasattr(command, "commands") or not rest, f"there is no command {' '.join(words)!r}"
@@ -428,6 +434,13 @@ def defined_in(file: Path) -> set[str]:
     return names
 
 
+@cache
+def source() -> str:
+    """Return the text of all modules and of the Makefile."""
+    files = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
+    return "\n".join(file.read_text() for file in (*files, ROOT / "Makefile"))
+
+
 def leads_somewhere(dotted: str) -> bool:
     """Tell whether a dotted name of ours is a module, or a name in one."""
     parts = re.split(r"[.:]", dotted)
@@ -441,7 +454,6 @@ def leads_somewhere(dotted: str) -> bool:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_path_and_name_that_a_page_points_to_exists(path: Path) -> None:
-    source = "\n".join(file.read_text() for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
     tops = {place.name for place in ROOT.iterdir() if not place.name.startswith(".venv")}
     for code in code_in(path):
         word = code.removeprefix("python -m ").split()[0]
@@ -454,7 +466,7 @@ def test_every_path_and_name_that_a_page_points_to_exists(path: Path) -> None:
         elif re.fullmatch(r"_?[A-Z][A-Z0-9]*_[A-Z0-9_]+", word) and not word.startswith(
             ("NIGHTSCHOOL", "VLLM", "OMP")
         ):
-            known = re.search(rf"\b{word}\b", source + page("Makefile"))
+            known = re.search(rf"\b{word}\b", source())
             assert known, f"{path.name}: {word}"
     for snippet in blocks(path.read_text(), "python"):
         for module, names in re.findall(
