@@ -436,9 +436,10 @@ def defined_in(file: Path) -> set[str]:
 
 @cache
 def source() -> str:
-    """Return the text of all modules and of the Makefile."""
+    """Return the text of all modules, of the Makefile and of the systemd unit."""
     files = [file for name in PACKAGES for file in (ROOT / name).rglob("*.py")]
-    return "\n".join(file.read_text() for file in (*files, ROOT / "Makefile"))
+    files += [ROOT / "Makefile", ROOT / "loop/nightschool.service"]
+    return "\n".join(file.read_text() for file in files)
 
 
 def leads_somewhere(dotted: str) -> bool:
@@ -468,6 +469,10 @@ def test_every_path_and_name_that_a_page_points_to_exists(path: Path) -> None:
         ):
             known = re.search(rf"\b{word}\b", source())
             assert known, f"{path.name}: {word}"
+        elif re.fullmatch(r"(?:[A-Z][a-z]+)+", word) and word == code:
+            assert re.search(rf"\b{word}\b", source()), f"{path.name}: {word}"
+        elif call := re.fullmatch(r"(?:\w+\.)?(\w+)\([\w, ]*\)", code):
+            assert f"def {call[1]}(" in source(), f"{path.name}: {code}"
     for snippet in blocks(path.read_text(), "python"):
         for module, names in re.findall(
             r"^from ((?:corpus|store|agents|loop)[\w.]*) import ([\w, ]+)", snippet, re.MULTILINE
