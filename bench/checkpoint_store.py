@@ -21,7 +21,7 @@ import torch
 from bench import _table
 from bench.checkpoints import changed
 from store.checkpoints.blobs import Blobs
-from store.checkpoints.delta.elements import Array
+from store.tensors.numbers import Array
 from store.tensors.raw import RawTensor
 
 TENSORS = 16

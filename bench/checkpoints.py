@@ -33,9 +33,9 @@ from agents.trainer.apollo.optimizer import Apollo
 from bench import _table
 from bench._table import Goal
 from bench.rounding import embedded_model, losses
-from store.checkpoints.delta.elements import Array
-from store.checkpoints.delta.encode import Delta, Prints, encode, fingerprints
+from store.checkpoints.delta.encode import ChunkHashes, Delta, chunk_hashes, encode
 from store.checkpoints.delta.format import CHUNK
+from store.tensors.numbers import Array
 from store.tensors.raw import RawTensor
 
 SHARES = (0.002, 0.01, 0.05, 0.25)
@@ -152,14 +152,14 @@ def _ways(
 
 def _delta(base: Array, new: Array, live: Array, path: Path, threads: int) -> Way:
     old, now = _tensors(base), _tensors(new)
-    prints = fingerprints(old)
+    prints = chunk_hashes(old)
     digest = ""
 
     def write(to: Path) -> None:
         nonlocal digest
         with to.open("wb") as file:
             digest = encode(
-                old, now, file, base_sha256=BASE, new_sha256=BASE, base_prints=prints, threads=threads
+                old, now, file, base_sha256=BASE, new_sha256=BASE, base_hashes=prints, threads=threads
             ).sha256
             _durable(file)
 
@@ -247,7 +247,7 @@ def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]
     model = model.to(torch.bfloat16)
     optimizer = Apollo(model.parameters(), rate)
     start = {name: _raw(weight.detach().clone()) for name, weight in model.named_parameters()}
-    prints, found = fingerprints(start), []
+    prints, found = chunk_hashes(start), []
     for step in range(1, max(steps) + 1):
         optimizer.zero_grad()
         next(stream).backward()  # type: ignore[no-untyped-call]
@@ -258,8 +258,10 @@ def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]
     return found
 
 
-def _sizes(start: Mapping[str, RawTensor], now: Mapping[str, RawTensor], prints: Prints) -> dict[str, float]:
-    made = encode(start, now, io.BytesIO(), base_sha256=BASE, new_sha256=BASE, base_prints=prints)
+def _sizes(
+    start: Mapping[str, RawTensor], now: Mapping[str, RawTensor], prints: ChunkHashes
+) -> dict[str, float]:
+    made = encode(start, now, io.BytesIO(), base_sha256=BASE, new_sha256=BASE, base_hashes=prints)
     whole = sum(len(tensor.data) for tensor in now.values())
     one, other = (
         np.frombuffer(b"".join(tensor.data for tensor in those.values()), np.uint8) for those in (start, now)

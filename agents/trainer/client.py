@@ -29,7 +29,7 @@ from agents.trainer.messages import CheckpointResult, Status, StepReport, TrainR
 from agents.trainer.wire import load, pack_tokens
 from corpus.aliases import Json
 from corpus.errors import TrainerFault
-from store.task_vectors.recipe import Extent, Part
+from store.task_vectors.arithmetic import ChangeSize, Part
 
 BEAT_S = 2.0
 """Seconds between two checks for a sign of life."""
@@ -85,7 +85,7 @@ class TrainerClient:
         method: Literal["arithmetic", "ties"],
         density: float,
         request_id: str | None = None,
-    ) -> Extent:
+    ) -> ChangeSize:
         """Make the shared weights the parent's plus task vectors; returns how much that changed them.
 
         A `checkpoint` makes the result durable.
@@ -95,7 +95,7 @@ class TrainerClient:
         """
         vectors = tuple((part.start, part.end, part.weight) for part in parts)
         body = wire.MergeBody(parent=parent, method=method, density=density, parts=vectors)
-        return load(Extent, (await self._ask("merge", asdict(body), request_id=request_id)).body)
+        return load(ChangeSize, (await self._ask("merge", asdict(body), request_id=request_id)).body)
 
     async def checkpoint(
         self, parent: str | None, fields: Mapping[str, Any], *, request_id: str | None = None

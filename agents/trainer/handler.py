@@ -27,7 +27,7 @@ from store.ledger.records import Checkpoint, Pair, Step, Update
 from store.nights import history
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
-from store.task_vectors.recipe import Part
+from store.task_vectors.arithmetic import Part
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
 """Columns of a pair: its reference checkpoint, and the log-probabilities under its weights."""

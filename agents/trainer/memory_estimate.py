@@ -16,7 +16,7 @@ from pathlib import Path
 from agents.model.describe import DTYPE_BYTES
 from agents.trainer.messages import Example, Settings
 from corpus.aliases import Json
-from store.tensors.raw import Kinds
+from store.tensors.raw import TensorSpecs
 from store.tensors.raw import size as size_of
 
 MIB, GIB = 2**20, 2**30
@@ -182,7 +182,7 @@ def optimizer_state_bytes(shape: Sequence[int], rank: int, *, master: bool) -> i
     return 4 * (2 * moment + (prod(shape) if master else 0))
 
 
-def checkpoint_bytes(kinds: Kinds, settings: Settings) -> int:
+def checkpoint_bytes(specs: TensorSpecs, settings: Settings) -> int:
     """Return the most that an update's checkpoint takes on disk: the whole weights and the optimizer's state.
 
     A delta that passes half of the whole is replaced by the whole, and its file is gone before that is
@@ -190,9 +190,9 @@ def checkpoint_bytes(kinds: Kinds, settings: Settings) -> int:
     """
     states = (
         optimizer_state_bytes(shape, settings.rank, master=_has_master(settings, dtype))
-        for dtype, shape in kinds.values()
+        for dtype, shape in specs.values()
     )
-    return size_of(kinds) + sum(states)
+    return size_of(specs) + sum(states)
 
 
 def _has_master(settings: Settings, dtype: str) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from sqlalchemy import Connection
 
 from corpus.aliases import Progress
+from corpus.json_edge import to_json
 from loop.night import readings
 from loop.night.context import NightContext
 from store.queue.outcome import Outcome
@@ -20,8 +21,8 @@ from store.queue.work import Work
 from store.readings import readings as stored
 from store.readings import vector_versions
 from store.readings.records import Moves
-from store.tensors import localize
-from store.tensors.changes import Heads, changes
+from store.tensors.changes import Heads
+from store.tensors.localize import Located, locate
 
 MOVED = 8
 """Readings that are kept with the result: those that moved most."""
@@ -55,26 +56,24 @@ class Locate:
         update = await context.update(item.night_id)
         sides = [await context.checkpoint(item.night_id, when) for when in ("before", "after")]
         moved = await context.ledger.read(_most_moved, *(side["weights_sha256"] for side in sides))
-        parts = await anyio.to_thread.run_sync(self._parts, [side["id"] for side in sides], moved)
+        located = await anyio.to_thread.run_sync(self._locate, [side["id"] for side in sides], moved)
         moves = Moves(
             update_id=update["id"],
             readings=moved.readings,
-            parts=parts,
-            verdict=localize.verdict_on(parts),
+            parts=to_json(located),
+            verdict=located.verdict,
         )
         return Outcome(
             then=partial(stored.save_moves, found=moves),
             facts={"update": update["id"], "verdict": moves.verdict},
         )
 
-    def _parts(self, checkpoint_ids: list[str], moved: _Moved) -> dict[str, Any]:
-        """Return the parts of the change between two checkpoints, and which of them write along the
-        directions."""
+    def _locate(self, checkpoint_ids: list[str], moved: _Moved) -> Located:
+        """Locate the change between two checkpoints."""
         counts = self.context.monitor.heads()
         heads = None if counts is None else Heads(query=counts[0], key_value=counts[1])
         before, after = (self.context.store.load_weights(name) for name in checkpoint_ids)
-        parts = localize.parts_of(list(changes(before, after, heads)))
-        return {**parts, "along": localize.along(before, after, moved.directions, layer=moved.layer)}
+        return locate(before, after, heads, vectors=moved.directions, layer=moved.layer)
 
 
 def _most_moved(connection: Connection, parent: str, candidate: str) -> _Moved:

@@ -52,7 +52,7 @@ def refusal(context: NightContext, active_id: str) -> str:
         return OBSERVING
     try:
         settings = trainer_settings(context.settings.training)
-        context.store.has_room(checkpoint_bytes(context.store.kinds(active_id), settings))
+        context.store.require_space(checkpoint_bytes(context.store.specs(active_id), settings))
     except GateRefused as refused:
         return str(refused)
     return ""

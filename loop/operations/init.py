@@ -19,7 +19,7 @@ from store.checkpoints.store import CheckpointStore
 from store.home import Home, create, locked
 from store.ledger.db import Ledger, database_url
 from store.nights import history
-from store.tensors.raw import RawTensor, kinds_of, parse, size
+from store.tensors.raw import RawTensor, parse, size, specs_of
 
 CONVERSATIONS = Path(__file__).parents[2] / "corpus" / "conversations"
 """The bundled conversations."""
@@ -92,7 +92,7 @@ async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None
     """Checkpoint 0: the model as it comes."""
     check_model_dir(model_dir)
     weights = _weights(model_dir)
-    store.has_room(size(kinds_of(weights)))
+    store.require_space(size(specs_of(weights)))
     written = store.write(weights, None, {"cursor": 0, "seed": None, "settings": None})
     await ledger.write(history.add_base, written.id, written.weights_sha256, digest(model_dir))
 

@@ -69,8 +69,7 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
             if why:
                 raise
             continue
-        digests = [digest for digest in (manifest["weights"], manifest["optimizer"]) if digest]
-        needed[bool(why)] |= store.blobs.needed(digests)
+        needed[bool(why)] |= store.blobs.needed(manifest.blobs)
     return sum(path.stat().st_size for path in needed[False] - needed[True] if path.exists())
 
 

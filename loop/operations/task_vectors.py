@@ -14,8 +14,8 @@ from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home
 from store.task_vectors import merges
-from store.task_vectors.file import Vectors
-from store.task_vectors.recipe import Extent, Part
+from store.task_vectors.arithmetic import ChangeSize, Part
+from store.task_vectors.file import MergedTaskVector
 
 
 def added(home: Home, wanted: str, out: Path | None) -> Json:
@@ -49,13 +49,13 @@ def dry_run(home: Home, wanted: Sequence[str], method: str, density: float | Non
     }
 
 
-def _vectors(home: Home, parts: list[Part], method: str, density: float | None) -> Vectors:
+def _vectors(home: Home, parts: list[Part], method: str, density: float | None) -> MergedTaskVector:
     """Return these vectors of the home's checkpoint files."""
-    return Vectors(CheckpointStore(home.checkpoints), parts, method=method, density=density)
+    return MergedTaskVector(CheckpointStore(home.checkpoints), parts, method=method, density=density)
 
 
-def _figures(vectors: Vectors) -> Json:
+def _figures(vectors: MergedTaskVector) -> Json:
     """Return how much a vector changes, by kind of weight and in all."""
     kinds = vectors.by_kind()
-    whole = sum(kinds.values(), Extent())
+    whole = sum(kinds.values(), ChangeSize())
     return {**asdict(whole), "kinds": [{"kind": kind, **asdict(extent)} for kind, extent in kinds.items()]}

@@ -41,9 +41,9 @@ def reasons(
 ) -> dict[str, list[str]]:
     """Why each checkpoint stays, by id, oldest first; one with no reason may go.
 
-    rows: `id`, `number`, `state`, `pinned`, `pruned` and `at` (ISO 8601) of each; those pruned already are left
-    out. active, good: ids of the active checkpoint and of the last one that was kept and is whole. zone: whose
-    days they are; None is this machine's. Undone checkpoints count for no rule.
+    rows: `id`, `number`, `state`, `pinned`, `pruned` and `at` (ISO 8601) of each; those pruned already are
+    left out. active, good: ids of the active checkpoint and of the last one that was kept and is whole.
+    zone: whose days they are; None is this machine's. Undone checkpoints count for no rule.
     """
     there = sorted((row for row in rows if row["pruned"] is None), key=lambda row: row["number"])
     kept = [row for row in reversed(there) if row["state"] == "kept"]

@@ -1,11 +1,12 @@
 """Checkpoints on disk: everything that an update changes, under the digest of its content.
 
-`<id>.json` is the manifest; its id is the SHA-256 of its bytes, and it names the tensors in `blobs/` by the digest of
-what they are, however they are stored (`blobs.py`). Data is durable before the manifest that names it, and the
-manifest before the ledger's pointer.
+`<id>.json` is the manifest. Its id is the SHA-256 of its bytes, and it names the tensors in `blobs/` by the
+digest of their content, however they are stored (`blobs.py`). Data is durable before the manifest that
+names it, and the manifest before the ledger's pointer.
 
-Invariant: a file under its final name is whole, and the same content always has the same id. Whatever is read is
-hashed first. Knows no tensor library, no agent and no ledger: what the fields mean is the caller's.
+Invariant: a file under its final name is whole, and the same content always has the same id. Everything is
+verified before it is used. Knows no tensor library, no agent and no ledger; the callers know what a
+manifest's fields mean.
 """
 
 import hashlib
@@ -17,26 +18,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault, UnknownId, WriteFailed
-from store.checkpoints.blobs import DIGEST, Blobs, Stored, advice
+from store.checkpoints.blobs import DIGEST, Blobs, StoredBlob, damage
 from store.files import durable
-from store.tensors.raw import Kinds, RawTensor
+from store.tensors.raw import RawTensor, Tensors, TensorSpecs
 
-_BLOBS = ("weights", "optimizer")
-"""Manifest keys that name blobs: only the store sets them."""
 SPARE_BYTES = 64 * 1024 * 1024
-"""Room that must be left after a write, so that the ledger can still say what happened."""
+"""Bytes that must stay free after a write, so that the ledger can still record the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The manifest of one checkpoint."""
+
+    weights: str
+    """Digest of the blob of the weights."""
+    optimizer: str | None
+    """Digest of the blob of the optimizer's state; None for a checkpoint without one."""
+    parent: str | None
+    """Id of the checkpoint that it was trained from; None for the first one."""
+    fields: Json
+    """All other fields: the caller knows what they mean."""
+
+    @property
+    def blobs(self) -> list[str]:
+        """Digests of the blobs that it names."""
+        return [digest for digest in (self.weights, self.optimizer) if digest is not None]
+
+    def as_json(self) -> Json:
+        """Return all fields, as they are in the file."""
+        named = {"weights": self.weights, "optimizer": self.optimizer, "parent": self.parent}
+        return dict(sorted({**self.fields, **named}.items()))
+
+    @classmethod
+    def parse(cls, text: bytes) -> "Manifest":
+        """Parse the bytes of a manifest's file."""
+        fields: Json = json.loads(text)
+        weights, optimizer = fields.pop("weights"), fields.pop("optimizer")
+        return cls(weights=weights, optimizer=optimizer, parent=fields.pop("parent", None), fields=fields)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFiles:
-    """What `write` left on disk."""
+    """The result of `write`."""
 
     id: str
     weights_sha256: str
     optimizer_sha256: str | None
     nbytes: int
-    """Bytes of the blobs that it names, shared or not."""
+    """Bytes of its blobs on disk, shared or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,33 +88,37 @@ class CheckpointStore:
 
     def write(
         self,
-        weights: Mapping[str, RawTensor],
-        optimizer: Mapping[str, RawTensor] | None,
+        weights: Tensors,
+        optimizer: Tensors | None,
         manifest_fields: Mapping[str, Any],
     ) -> CheckpointFiles:
-        """Write a checkpoint; content that is there already is not written again, and of what fails nothing is left.
+        """Write a checkpoint; content that is stored already is not written again. A failure leaves nothing.
 
-        With a `parent` among the fields its weights may be told as what differs from an earlier one's.
-        `manifest_fields` must hold no time, uuid or path: the id is to be the same on a repeated night.
+        Args:
+            weights: The tensors of the weights.
+            optimizer: The tensors of the optimizer's state; None for a checkpoint without one.
+            manifest_fields: More fields of the manifest. A `parent` among them lets the weights be stored
+            as a
+                delta. They must have no time, uuid or path, for a repeated night must give the same id.
         """
-        if forbidden := set(_BLOBS) & manifest_fields.keys():
+        if forbidden := {"weights", "optimizer"} & manifest_fields.keys():
             raise ValueError(f"manifest fields {sorted(forbidden)} are set by the store")
         before = set(self.blobs.files())
         try:
             return self._written(weights, optimizer, {"parent": None, **manifest_fields})
         except WriteFailed:
-            with suppress(OSError):  # what stays all the same is swept at the next start
+            with suppress(OSError):  # the next start sweeps what stays
                 durable.remove(set(self.blobs.files()) - before, "orphans")
             raise
 
     def _written(
         self,
-        weights: Mapping[str, RawTensor],
-        optimizer: Mapping[str, RawTensor] | None,
+        weights: Tensors,
+        optimizer: Tensors | None,
         manifest: Mapping[str, Any],
     ) -> CheckpointFiles:
         """Write the blobs, and then the manifest."""
-        weights_sha256, nbytes = self.blobs.write(weights, near=self._near(manifest.get("parent")))
+        weights_sha256, nbytes = self.blobs.write(weights, near=self._weights_of(manifest["parent"]))
         optimizer_sha256 = None
         if optimizer is not None:
             optimizer_sha256, more = self.blobs.write(optimizer, whole=True, what="optimizer")
@@ -97,66 +132,67 @@ class CheckpointStore:
             id=checkpoint_id, weights_sha256=weights_sha256, optimizer_sha256=optimizer_sha256, nbytes=nbytes
         )
 
-    def manifest(self, checkpoint_id: str) -> dict[str, Any]:
-        """The manifest of this checkpoint, its digest checked."""
+    def manifest(self, checkpoint_id: str) -> Manifest:
+        """Return the verified manifest of a checkpoint."""
         path = self._manifest_path(checkpoint_id)
         try:
             text = path.read_bytes()
         except FileNotFoundError:
-            raise IntegrityFault(advice(path, "is missing")) from None
+            raise IntegrityFault(damage(path, "is missing")) from None
         if hashlib.sha256(text).hexdigest() != checkpoint_id:
-            raise IntegrityFault(advice(path, "does not match its digest"))
-        manifest: dict[str, Any] = json.loads(text)
-        return manifest
+            raise IntegrityFault(damage(path, "does not match its digest"))
+        return Manifest.parse(text)
 
     def load_weights(self, checkpoint_id: str) -> dict[str, RawTensor]:
-        """The weights of this checkpoint, checked; private to the caller."""
-        return self.blobs.load(self.manifest(checkpoint_id)["weights"])
+        """Return the verified weights of a checkpoint; changes of them never reach the file."""
+        return self.blobs.load(self.manifest(checkpoint_id).weights)
 
     def load_optimizer(self, checkpoint_id: str) -> dict[str, RawTensor] | None:
-        """The optimizer's state after this checkpoint, checked; None when it has none, or it was given up."""
-        return (
-            self.blobs.load(self.manifest(checkpoint_id)["optimizer"])
-            if self.has_state(checkpoint_id)
-            else None
-        )
+        """Return the verified state of the optimizer; None if the checkpoint has none, or it was dropped."""
+        digest = self._state_of(self.manifest(checkpoint_id))
+        return None if digest is None else self.blobs.load(digest)
 
     def has_state(self, checkpoint_id: str) -> bool:
-        """Whether this checkpoint has an optimizer's state that was not given up."""
-        digest = self.manifest(checkpoint_id)["optimizer"]
-        return digest is not None and not self.blobs.is_dropped(digest)
+        """Return whether a checkpoint has a state of the optimizer that was not dropped."""
+        return self._state_of(self.manifest(checkpoint_id)) is not None
 
-    def kinds(self, checkpoint_id: str) -> Kinds:
-        """Type and shape of every tensor of the weights."""
-        return self.blobs.kinds(self.manifest(checkpoint_id)["weights"])
+    def specs(self, checkpoint_id: str) -> TensorSpecs:
+        """Return the type and shape of every tensor of the weights."""
+        return self.blobs.specs(self.manifest(checkpoint_id).weights)
 
     def put_weights(
         self,
         checkpoint_id: str,
-        target: Mapping[str, RawTensor],
+        target: Tensors,
         begin: Callable[[], None],
         *,
         held_id: str = "",
     ) -> None:
-        """Write the weights into the target's buffers, which are of the same names, types and shapes.
+        """Write the weights into the target's buffers.
 
-        `begin` is called when all was found to be right, before the first byte is written. held_id: the checkpoint
-        that the target should hold now: where the two have one base, only what differs is written.
+        Args:
+            checkpoint_id: The checkpoint.
+            target: Buffers of the same names, types and shapes.
+            begin: Called once everything is verified, before the first byte is written.
+            held_id: The checkpoint that the target should hold now. If the two have one base, only the
+                differences are written.
         """
-        self.blobs.put(self.manifest(checkpoint_id)["weights"], target, begin, held=self._near(held_id))
+        self.blobs.put(self.manifest(checkpoint_id).weights, target, begin, held=self._weights_of(held_id))
 
-    def stored(self, checkpoint_id: str) -> Stored:
-        """How the weights of this checkpoint are stored."""
-        return self.blobs.stored(self.manifest(checkpoint_id)["weights"])
+    def stored(self, checkpoint_id: str) -> StoredBlob:
+        """Return how the weights of a checkpoint are stored."""
+        return self.blobs.stored(self.manifest(checkpoint_id).weights)
 
     def verify(
         self, checkpoint_ids: Iterable[str], *, sample: Callable[[str], bool] = lambda _: True
     ) -> list[Fault]:
-        """Read and hash these checkpoints; returns what is damaged or missing, [] when all is well.
+        """Verify these checkpoints; return the damaged and missing files.
 
-        sample: says of a checkpoint whether more than its manifest is looked at.
+        Args:
+            checkpoint_ids: The checkpoints; every manifest is verified.
+            sample: Returns whether the blobs of a checkpoint are verified too.
         """
-        seen: dict[str, str | None] = {}
+        problems: dict[str, str | None] = {}
         faults = []
         for checkpoint_id in checkpoint_ids:
             try:
@@ -165,38 +201,40 @@ class CheckpointStore:
                 path = self._manifest_path(checkpoint_id)
                 faults.append(Fault(checkpoint_id=checkpoint_id, path=path, problem=str(fault)))
                 continue
-            for digest in self._named(manifest) if sample(checkpoint_id) else ():
-                if digest not in seen:
-                    seen[digest] = None if self._given_up(manifest, digest) else self.blobs.problem(digest)
-                if problem := seen[digest]:
+            for digest in manifest.blobs if sample(checkpoint_id) else ():
+                if digest not in problems:
+                    dropped = digest != manifest.weights and self.blobs.is_dropped(digest)
+                    problems[digest] = None if dropped else self.blobs.problem(digest)
+                if problem := problems[digest]:
                     path = self.blobs.path(digest)
                     faults.append(Fault(checkpoint_id=checkpoint_id, path=path, problem=problem))
         return faults
 
     def drop_states(self, checkpoint_ids: Iterable[str], *, but: Iterable[str]) -> None:
-        """Give up the optimizer states of these checkpoints, but for those of `but`."""
-        kept = {self.manifest(checkpoint_id)["optimizer"] for checkpoint_id in but}
-        for digest in (
-            {self.manifest(checkpoint_id)["optimizer"] for checkpoint_id in checkpoint_ids} - kept - {None}
-        ):
-            self.blobs.drop(digest)
+        """Drop the optimizer states of these checkpoints, except for those of `but`."""
+        kept = {self.manifest(checkpoint_id).optimizer for checkpoint_id in but}
+        for digest in {self.manifest(checkpoint_id).optimizer for checkpoint_id in checkpoint_ids} - kept:
+            if digest is not None:
+                self.blobs.drop(digest)
 
     def sweep(self, keep_ids: Iterable[str]) -> list[Path]:
-        """Remove what no kept checkpoint needs, and unfinished files; returns what was removed.
+        """Remove files that none of these checkpoints needs, and unfinished ones; return the removed files.
 
-        Only while nobody writes. A damaged manifest that is to be kept raises, and nothing is removed: without it
-        nobody knows which blobs it needs.
+        Call it only while nobody writes.
+
+        Raises:
+            IntegrityFault: A manifest to keep is damaged, so that its blobs are unknown; nothing was removed.
         """
         keep: set[Path] = set()
         for checkpoint_id in keep_ids:
             keep.add(self._manifest_path(checkpoint_id))
-            keep |= self.blobs.needed(self._named(self.manifest(checkpoint_id)))
+            keep |= self.blobs.needed(self.manifest(checkpoint_id).blobs)
         orphans = [path for path in self._files() if path not in keep]
         durable.remove(orphans, "orphans")
         return orphans
 
-    def has_room(self, nbytes: int) -> None:
-        """Raise `GateRefused` unless `nbytes` can be written and some room is left."""
+    def require_space(self, nbytes: int) -> None:
+        """Raise GateRefused unless `nbytes` can be written with `SPARE_BYTES` to spare."""
         durable.make_folder(self.blobs.folder)
         free = shutil.disk_usage(self.blobs.folder).free
         if free < nbytes + SPARE_BYTES:
@@ -205,22 +243,20 @@ class CheckpointStore:
                 f"{free / 1e6:.0f} MB are free; free some room, or `nightschool checkpoints prune` old ones"
             )
 
-    def _near(self, checkpoint_id: str | None) -> str | None:
-        """Digest of this checkpoint's weights; None where there is no such checkpoint, or it is damaged."""
+    def _weights_of(self, checkpoint_id: str | None) -> str | None:
+        """Return the digest of a checkpoint's weights; None for none, an unknown or a damaged checkpoint."""
         try:
-            return str(self.manifest(checkpoint_id)["weights"]) if checkpoint_id else None
+            return self.manifest(checkpoint_id).weights if checkpoint_id else None
         except (IntegrityFault, UnknownId):
             return None
 
-    def _named(self, manifest: Mapping[str, Any]) -> list[str]:
-        """Digests of the blobs that a manifest names."""
-        return [manifest[key] for key in _BLOBS if manifest[key] is not None]
-
-    def _given_up(self, manifest: Mapping[str, Any], digest: str) -> bool:
-        return digest != manifest["weights"] and self.blobs.is_dropped(digest)
+    def _state_of(self, manifest: Manifest) -> str | None:
+        """Return the digest of the optimizer's state; None if there is none, or it was dropped."""
+        digest = manifest.optimizer
+        return None if digest is None or self.blobs.is_dropped(digest) else digest
 
     def _files(self) -> Iterator[Path]:
-        """Every file that this store may have written."""
+        """Yield every file that this store may have written."""
         for pattern in ("*.json", "*.tmp"):
             yield from sorted(self.directory.glob(pattern))
         yield from self.blobs.files()
@@ -234,5 +270,5 @@ class CheckpointStore:
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
-    """The one spelling of a manifest: sorted keys, no spaces, no NaN."""
+    """Return the canonical bytes of a manifest: sorted keys, no spaces, no NaN."""
     return json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

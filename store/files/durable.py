@@ -1,11 +1,12 @@
 """Durable files: under its final name a file is whole or does not exist.
 
-A new file is written under a temporary name, synced and renamed, and then its folder is synced. The system's own calls
-are made one by one, so that a test can record them, make any of them fail, or stop before and after each.
+A new file is written under a temporary name, synced and renamed, and then its folder is synced. The
+system's own calls are made one by one, so that a test can record them, make any of them fail, or stop
+before and after each.
 
-Invariant: after `keep` returns, the file outlives a loss of power; before, there is only a `*.tmp`. A file that cannot
-be synced counts as not written: it is removed and never synced again, for the system may have dropped its data. Knows
-nothing of what is written.
+Invariant: after `keep` returns, the file outlives a loss of power; before, there is only a `*.tmp`. A file
+that cannot be synced counts as not written: it is removed and never synced again, for the system may have
+dropped its data. Knows nothing of what is written.
 """
 
 import errno
@@ -196,5 +197,6 @@ def _explained(what: str, folder: Path) -> Iterator[None]:
     except OSError as fault:
         advice = _ADVICE.get(fault.errno or 0, "remove the cause, then try again")
         raise WriteFailed(
-            f"the {what} cannot be written in {folder} ({fault.strerror or fault}), and nothing was kept: {advice}"
+            f"the {what} cannot be written in {folder} ({fault.strerror or fault}), "
+            f"and nothing was kept: {advice}"
         ) from fault

@@ -3,11 +3,11 @@
     NS_CRASH_AT=POINT:N:FLAG        die when POINT is reached for the N-th time while the file FLAG exists
     NS_CRASH_AT=POINT:N:FLAG:all    the same, with the whole process group
 
-The process removes the file FLAG before it dies, so that of all processes with the variable one dies, once, whatever
-is started again. The variable is no setting, so its name does not have the prefix of settings.
+The process removes the file FLAG before it dies, so that of all processes with the variable one dies, once,
+whatever is started again. The variable is no setting, so its name does not have the prefix of settings.
 
-Invariant: unless the variable is set, `reach` is one comparison. The process dies of SIGKILL, so nothing is cleaned
-up. Knows nothing of what is written.
+Invariant: unless the variable is set, `reach` is one comparison. The process dies of SIGKILL, so nothing is
+cleaned up. Knows nothing of what is written.
 """
 
 import os
@@ -87,7 +87,8 @@ def _die_if_due(point: str) -> None:
     wanted, number, flag, victims = (*_armed.split(":"), "", "", "")[:4]
     if wanted not in POINTS or not number.isdigit() or not flag or victims not in ("", "all"):
         raise ConfigError(
-            f"{VARIABLE}={_armed}: write POINT:N:FLAG or POINT:N:FLAG:all; store/files/failpoints.py has the points"
+            f"{VARIABLE}={_armed}: write POINT:N:FLAG or POINT:N:FLAG:all; "
+            "store/files/failpoints.py has the points"
         )
     _reached[point] += 1
     if point != wanted or _reached[point] != int(number):

@@ -5,15 +5,15 @@ again: turns by the chain that each continues, dreams and attempts by their ids;
 that they are made of.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from corpus.conversation import Turn, chain
 from corpus.errors import IntegrityFault
 from store import queries
+from store.checkpoints.store import Manifest
 from store.ledger import schema
 from store.ledger.records import identity
 
@@ -21,7 +21,7 @@ Chosen = Callable[[str], bool]
 """Whether what has this id is looked at."""
 
 
-def audit(connection: Connection, manifest: Callable[[str], Mapping[str, Any]], chosen: Chosen) -> list[str]:
+def audit(connection: Connection, manifest: Callable[[str], Manifest], chosen: Chosen) -> list[str]:
     """What is wrong with the ledger; manifest: of a checkpoint, by its id."""
     return [
         *_database(connection),
@@ -43,7 +43,7 @@ def _database(connection: Connection) -> Iterator[str]:
         yield f"row {row} of {table} refers to a row of {parent} that is not there"
 
 
-def _checkpoints(connection: Connection, manifest: Callable[[str], Mapping[str, Any]]) -> Iterator[str]:
+def _checkpoints(connection: Connection, manifest: Callable[[str], Manifest]) -> Iterator[str]:
     """Rows against manifests: those that are damaged are told of with the files."""
     rows = {row["id"]: row for row in queries.checkpoints(connection)}
     for checkpoint_id, row in rows.items():
@@ -55,8 +55,9 @@ def _checkpoints(connection: Connection, manifest: Callable[[str], Mapping[str, 
             said = manifest(checkpoint_id)
         except IntegrityFault:
             continue
-        for column, key in (("weights_sha256", "weights"), ("parent_id", "parent")):
-            if said[key] != row[column]:
+        named = (("weights_sha256", said.weights), ("parent_id", said.parent))
+        for column, value in named:
+            if value != row[column]:
                 yield f"checkpoint {checkpoint_id[:12]}: the ledger and its manifest differ in {column}"
     active = queries.active(connection)
     if active["state"] != "kept" or active["pruned"] is not None:

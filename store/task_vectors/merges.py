@@ -1,11 +1,11 @@
 """Merges in the ledger: which updates a task vector is made of, what a merge is meant to do, how one begins.
 
-A vector is named as a user does: a checkpoint, for what its update added to its parent, or `A..B`, for what the
-updates after A and up to B added.
+A vector is named as a user does: a checkpoint, for what its update added to its parent, or `A..B`, for what
+the updates after A and up to B added.
 
-Invariant: what a merge means follows from its parts alone. What a part with a weight above 0 taught is meant to
-rise; what only parts below 0 taught is meant to fall; so it is with their pairs. A merge that was kept may be a
-part itself: what it unlearnt counts the other way round. Knows no weights.
+Invariant: what a merge means follows from its parts alone. What a part with a weight above 0 taught is
+meant to rise; what only parts below 0 taught is meant to fall; so it is with their pairs. A merge that was
+kept may be a part itself: what it unlearnt counts the other way round. Knows no weights.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,7 @@ from store.ledger.records import Update, UpdatePair, save, seed_of
 from store.nights import history
 from store.queue.outcome import note
 from store.queue.work import enqueue
-from store.task_vectors.arithmetic import DENSITY, METHODS
-from store.task_vectors.recipe import Part
+from store.task_vectors.arithmetic import DENSITY, METHODS, Part
 
 OBJECTIVE = "merge"
 """The objective of an update that is a merge."""

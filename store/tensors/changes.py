@@ -1,18 +1,19 @@
-"""What an update changed in the weights: how many values and by how much, by layer, by kind and by head.
+"""The change of weights over an update: how many values and by how much, by layer, by kind and by head.
 
-Invariant: pure NumPy over raw tensors, one piece of one tensor at a time; norms are sums of squares in float64.
-Knows no file, no ledger and no model but what the names and shapes of a causal language model tell.
+Invariant: pure NumPy over raw tensors, one piece of one tensor at a time; norms are sums of squares in
+float64. Knows no file and no ledger, and of a model only the names and shapes of its tensors.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from math import prod, sqrt
+from typing import Literal
 
 import numpy as np
 
 from store.tensors.numbers import PIECE, Array, bits, values
-from store.tensors.raw import RawTensor
+from store.tensors.raw import RawTensor, Tensors
 
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
 _KINDS = (
@@ -21,18 +22,18 @@ _KINDS = (
     (re.compile(r"\.self_attn\.([qkvo])_proj\."), "attention {}"),
     (re.compile(r"\.mlp\.(?:.*\.)?(gate|up|down)_proj\."), "mlp {}"),
 )
-"""The first that is found in a tensor's name says its kind; the input's and the output's embedding are one kind."""
+"""A tensor's kind is that of the first pattern in its name; both embeddings are one kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """How many heads the attention of a model has."""
+    """The numbers of heads in a model's attention."""
 
     query: int
     key_value: int
 
     def of(self, kind: str) -> int:
-        """How many heads share the tensors of this kind; 0 where heads have no part in it."""
+        """Return how many heads share a tensor of this kind; 0 for a kind without heads."""
         return {"attention q": self.query, "attention o": self.query}.get(
             kind, self.key_value if kind in ("attention k", "attention v") else 0
         )
@@ -40,15 +41,15 @@ class Heads:
 
 @dataclass(kw_only=True)
 class Extent:
-    """How far some values moved. Add up with `+`."""
+    """How far some values moved; extents are added with `+`."""
 
     elements: int = 0
     changed: int = 0
-    """How many of them are not the same bits."""
+    """Number of elements whose bits differ."""
     moved: float = 0.0
     """Sum of the squares of the differences."""
     before: float = 0.0
-    """Sum of the squares of what they were."""
+    """Sum of the squares of the values before."""
 
     def __add__(self, other: "Extent") -> "Extent":
         return Extent(
@@ -59,66 +60,66 @@ class Extent:
         )
 
     @property
-    def figures(self) -> dict[str, float | int | None]:
-        """elements, changed, share (0 to 1), norm (L2) of the change, and relative: that by the norm before.
+    def relative(self) -> float | None:
+        """Norm (L2) of the change over the norm before; None where the values were all zero."""
+        return sqrt(self.moved / self.before) if self.before else None
 
-        relative is None where the values were all zero.
-        """
+    @property
+    def figures(self) -> dict[str, float | int | None]:
+        """The numbers that are reported: elements, changed, share (0 to 1), norm (L2) and relative change."""
         return {
             "elements": self.elements,
             "changed": self.changed,
             "share": self.changed / max(1, self.elements),
             "norm": sqrt(self.moved),
-            "relative": sqrt(self.moved / self.before) if self.before else None,
+            "relative": self.relative,
         }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """One tensor, before and after."""
+    """The change of one tensor."""
 
     name: str
     layer: int | None
-    """None outside the layers."""
+    """None for a tensor outside the layers."""
     kind: str
     extent: Extent
     heads: list[Extent] = field(default_factory=list)
-    """Its heads' parts: rows of q, k and v, columns of o."""
+    """The extents of its heads: rows of q, k and v, columns of o."""
 
 
 def layer_of(name: str) -> int | None:
-    """The number of the layer that a tensor belongs to, if any."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
+    """Return the number of the layer that a tensor belongs to; None for a tensor outside the layers."""
+    match = _LAYER.search(name)
+    return int(match[1]) if match else None
 
 
 def kind_of(name: str) -> str:
-    """attention q, k, v or o; mlp gate, up or down; embeddings, norms, other."""
+    """Return a tensor's kind: attention q, k, v or o; mlp gate, up or down; embeddings, norms or other."""
     for pattern, kind in _KINDS:
-        if found := pattern.search(name):
-            return kind.format(*found.groups())
+        if match := pattern.search(name):
+            return kind.format(*match.groups())
     return "other"
 
 
-def changes(
-    before: Mapping[str, RawTensor], after: Mapping[str, RawTensor], heads: Heads | None = None
-) -> Iterator[Change]:
-    """The change of every tensor that both have in one shape, by name."""
+def changes(before: Tensors, after: Tensors, heads: Heads | None = None) -> Iterator[Change]:
+    """Yield the change of every tensor that both sides have in one shape, by name."""
     for name in sorted(before.keys() & after.keys()):
         if before[name].shape == after[name].shape:
             yield _change(name, before[name], after[name], heads)
 
 
-def unlike(before: Mapping[str, RawTensor], after: Mapping[str, RawTensor]) -> list[str]:
-    """The tensors that only one of the two has, or that have another shape in the other."""
+def unlike(before: Tensors, after: Tensors) -> list[str]:
+    """Return the names of the tensors that only one side has, or that have different shapes."""
     both = before.keys() & after.keys()
     return sorted({*before, *after} - {name for name in both if before[name].shape == after[name].shape})
 
 
-def summed(found: Iterable[Change], key: str) -> dict[str | int | None, Extent]:
-    """Extents added up by `layer` or by `kind`."""
+def summed(changed: Iterable[Change], key: Literal["layer", "kind"]) -> dict[str | int | None, Extent]:
+    """Add up the extents by layer or by kind."""
     sums: dict[str | int | None, Extent] = {}
-    for change in found:
+    for change in changed:
         group = getattr(change, key)
         sums[group] = sums.get(group, Extent()) + change.extent
     return sums
@@ -126,16 +127,15 @@ def summed(found: Iterable[Change], key: str) -> dict[str | int | None, Extent]:
 
 def _change(name: str, before: RawTensor, after: RawTensor, heads: Heads | None) -> Change:
     kind = kind_of(name)
-    wanted = heads.of(kind) if heads else 0
     by_row = kind != "attention o"
     rows, columns = before.shape[0] if before.shape else 1, prod(before.shape[1:])
-    split = wanted if wanted and (rows if by_row else columns) % wanted == 0 else 0
     sums = _sums(before, after, rows, columns, by_row=by_row)
-    size = rows * columns
-    parts = (
-        [_extent(size // split, part) for part in sums.reshape(3, split, -1).sum(axis=2).T] if split else []
-    )
-    whole = _extent(size, sums.sum(axis=1))
+    elements = rows * columns
+    count = heads.of(kind) if heads else 0
+    parts: list[Extent] = []
+    if count and (rows if by_row else columns) % count == 0:
+        parts = [_extent(elements // count, part) for part in sums.reshape(3, count, -1).sum(axis=2).T]
+    whole = _extent(elements, sums.sum(axis=1))
     return Change(name=name, layer=layer_of(name), kind=kind, extent=whole, heads=parts)
 
 
@@ -144,9 +144,11 @@ def _extent(elements: int, sums: Array) -> Extent:
 
 
 def _sums(before: RawTensor, after: RawTensor, rows: int, columns: int, *, by_row: bool) -> Array:
-    """How many changed, and the squares of the changes and of what was there: of each row, or of each column.
+    """Count the changed values and add up the squares of the changes and of the values before.
 
-    float64, `(3, rows)` or `(3, columns)`.
+    Returns:
+        One column for each row of the tensor, or for each of its columns; float64, `(3, rows)` or `(3,
+        columns)`.
     """
     sums = np.zeros((3, rows if by_row else columns))
     squares = "ij,ij->i" if by_row else "ij,ij->j"
@@ -160,6 +162,9 @@ def _sums(before: RawTensor, after: RawTensor, rows: int, columns: int, *, by_ro
             differs = (bits(before, *place) != bits(after, *place)).reshape(shape)
         else:
             differs = old != new
-        found = (np.count_nonzero(differs, axis=int(by_row)), np.einsum(squares, new - old, new - old))
-        sums[:, slice(top, bottom) if by_row else slice(None)] += (*found, np.einsum(squares, old, old))
+        sums[:, slice(top, bottom) if by_row else slice(None)] += (
+            np.count_nonzero(differs, axis=int(by_row)),
+            np.einsum(squares, new - old, new - old),
+            np.einsum(squares, old, old),
+        )
     return sums

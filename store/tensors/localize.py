@@ -1,94 +1,208 @@
-"""Where an update lies in the weights: is it local or spread, and does it write what was read?
+"""Where an update lies in the weights: whether it is local or spread, and along which concepts it writes.
 
-Of the squared change of all weights, how few parts hold `MOST` of it, and how large a share of the values those parts
-are: by layers, by kinds of weight, by tensors and by heads. Weights that write into the residual stream (attention's
-and the MLP's output) are also held against the vectors of the concepts whose readings moved:
+How few parts hold `MOST` of the squared change of all weights, and how large a share of the values those
+parts are: by layers, by kinds of weight, by tensors and by heads. Weights that write into the residual
+stream (the output of the attention and of the MLP) are also compared with the vectors of the concepts whose
+readings moved:
 
     times chance = |v' dW|^2 / |dW|^2 * hidden size            v: a concept's unit vector, dW: the change
 
-which is 1 for a change in any direction, and the hidden size for one that writes along the vector alone.
+This is 1 for a change in any direction, and the hidden size for one that writes along the vector alone.
 
 Invariant: pure NumPy over raw tensors, a piece at a time. Knows no file and no ledger.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from corpus.aliases import Json
-from store.tensors.changes import Change, Extent, kind_of, layer_of, summed
-from store.tensors.numbers import PIECE, values
-from store.tensors.raw import RawTensor
+from store.tensors.changes import Change, Extent, Heads, changes, kind_of, layer_of, summed
+from store.tensors.numbers import PIECE, Array, values
+from store.tensors.raw import RawTensor, Tensors
 
-Numbers = NDArray[Any]
 MOST = 0.8
-"""Share of the squared change that the parts are counted for."""
+"""Share of the squared change for which the parts are counted."""
 LOCAL, SPREAD = 0.25, 0.6
-"""An update is local whose tensors with `MOST` of the change are at most this share of the values, and spread from
-the second on; the values are those of the tensors that could have changed at all."""
+"""An update is local if the tensors with `MOST` of the change have at most the first share of the values, and
+spread from the second share on. The values are those of all tensors that could have changed."""
 TOP = 5
-"""Parts that are named."""
+"""Number of parts that are named."""
 WRITING = ("attention o", "mlp down")
 """Kinds of weight whose rows are directions of the residual stream."""
 
 
-def parts_of(found: Sequence[Change]) -> Json:
-    """By layers, kinds, tensors and heads: how many parts there are, how few hold `MOST`, and the first of them."""
-    layers, kinds = summed(found, "layer"), summed(found, "kind")
-    groups: dict[str, list[tuple[Json, Extent]]] = {
-        "layers": [({"layer": layer}, extent) for layer, extent in layers.items()],
-        "kinds": [({"kind": kind}, extent) for kind, extent in kinds.items()],
-        "tensors": [({"tensor": change.name}, change.extent) for change in found],
-        "heads": [
-            ({"layer": change.layer, "kind": change.kind, "head": number}, extent)
-            for change in found
-            for number, extent in enumerate(change.heads)
-        ],
-    }
-    return {name: _concentration(rows) for name, rows in groups.items()}
+@dataclass(frozen=True, kw_only=True)
+class LayerPart:
+    """One layer's part of a change."""
+
+    layer: int | None
+    """None for the tensors outside the layers."""
+    share: float
+    """Its share of the squared change."""
+    relative: float | None
+    """As in `Extent`."""
 
 
-def verdict_on(parts: Json) -> str:
-    """local, mixed or spread; "unchanged" where nothing moved."""
-    tensors = parts["tensors"]
-    if not tensors["hold_most"]:
-        return "unchanged"
-    share = tensors["values"]
-    return "local" if share <= LOCAL else "spread" if share >= SPREAD else "mixed"
+@dataclass(frozen=True, kw_only=True)
+class KindPart:
+    """The part of one kind of weight."""
+
+    kind: str
+    share: float
+    relative: float | None
 
 
-def along(
-    before: Mapping[str, RawTensor],
-    after: Mapping[str, RawTensor],
-    vectors: Mapping[str, Numbers],
+@dataclass(frozen=True, kw_only=True)
+class TensorPart:
+    """One tensor's part."""
+
+    tensor: str
+    share: float
+    relative: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPart:
+    """One attention head's part of one tensor."""
+
+    layer: int | None
+    kind: str
+    head: int
+    share: float
+    relative: float | None
+
+
+Part = TypeVar("Part", LayerPart, KindPart, TensorPart, HeadPart)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Concentration(Generic[Part]):
+    """How few parts of one sort hold most of a change."""
+
+    parts: int
+    """Number of all parts."""
+    hold_most: int
+    """Number of parts that hold `MOST` of the squared change, the largest first."""
+    values: float
+    """Share of the values that these are."""
+    first: list[Part]
+    """The first `TOP` of these."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Along:
+    """A weight whose change writes along a concept's vector."""
+
+    concept: str
+    tensor: str
+    times_chance: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Where an update lies."""
+
+    layers: Concentration[LayerPart]
+    kinds: Concentration[KindPart]
+    tensors: Concentration[TensorPart]
+    heads: Concentration[HeadPart]
+    along: list[Along]
+
+    @property
+    def verdict(self) -> str:
+        """`local`, `mixed` or `spread`; `unchanged` where nothing moved."""
+        if not self.tensors.hold_most:
+            return "unchanged"
+        share = self.tensors.values
+        return "local" if share <= LOCAL else "spread" if share >= SPREAD else "mixed"
+
+
+def locate(
+    before: Tensors,
+    after: Tensors,
+    heads: Heads | None = None,
     *,
+    vectors: Mapping[str, Array],
     layer: int,
-) -> list[Json]:
-    """Which weights write along these concepts' unit vectors, `(hidden_size,)`, most first: up to the layer that the
-    vectors lie after, for what comes behind it cannot be read there."""
+) -> Located:
+    """Locate the change between two versions of the weights.
+
+    Args:
+        before: The weights before the update.
+        after: The weights after it.
+        heads: The model's numbers of heads; None where they are not known.
+        vectors: Unit vectors of concepts, each `(hidden_size,)`.
+        layer: The layer after which the vectors are read.
+    """
+    changed = list(changes(before, after, heads))
+    return Located(
+        layers=_concentration(
+            LayerPart, [({"layer": number}, extent) for number, extent in summed(changed, "layer").items()]
+        ),
+        kinds=_concentration(
+            KindPart, [({"kind": kind}, extent) for kind, extent in summed(changed, "kind").items()]
+        ),
+        tensors=_concentration(TensorPart, [({"tensor": change.name}, change.extent) for change in changed]),
+        heads=_concentration(HeadPart, [part for change in changed for part in _heads(change)]),
+        along=_along_vectors(before, after, vectors, layer),
+    )
+
+
+def _heads(change: Change) -> list[tuple[Json, Extent]]:
+    return [
+        ({"layer": change.layer, "kind": change.kind, "head": number}, extent)
+        for number, extent in enumerate(change.heads)
+    ]
+
+
+def _concentration(kind: type[Part], parts: Iterable[tuple[Json, Extent]]) -> Concentration[Part]:
+    """Return how few of these parts, each with its name's fields, hold `MOST` of the squared change."""
+    ordered = sorted(parts, key=lambda part: (-part[1].moved, str(part[0])))
+    moved = sum(extent.moved for _, extent in ordered)
+    elements = sum(extent.elements for _, extent in ordered)
+    held, largest = 0.0, []
+    for name, extent in ordered:
+        if held >= MOST * moved:
+            break
+        held += extent.moved
+        largest.append((name, extent))
+    return Concentration(
+        parts=len(ordered),
+        hold_most=len(largest),
+        values=round(sum(extent.elements for _, extent in largest) / elements, 4) if elements else 0.0,
+        first=[
+            kind(**name, share=round(extent.moved / moved, 4), relative=extent.relative)
+            for name, extent in largest[:TOP]
+        ],
+    )
+
+
+def _along_vectors(before: Tensors, after: Tensors, vectors: Mapping[str, Array], layer: int) -> list[Along]:
+    """Return the weights that write most along these vectors, up to the layer where the vectors are read."""
     if not vectors:
         return []
-    names, directions = list(vectors), np.stack(list(vectors.values())).astype(np.float64)
-    rows: list[Json] = []
+    directions = np.stack(list(vectors.values())).astype(np.float64)
+    writers: list[Along] = []
     for name in sorted(before.keys() & after.keys()):
-        at = layer_of(name)
+        own_layer = layer_of(name)
         fits = before[name].shape == after[name].shape and before[name].shape[:1] == directions.shape[1:]
-        if kind_of(name) in WRITING and at is not None and at <= layer and fits:
-            found = _along(before[name], after[name], directions)
-            rows += [
-                {"concept": concept, "tensor": name, "times_chance": round(float(times), 2)}
-                for concept, times in zip(names, found, strict=True)
+        if kind_of(name) in WRITING and own_layer is not None and own_layer <= layer and fits:
+            times_chance = _times_chance(before[name], after[name], directions)
+            writers += [
+                Along(concept=concept, tensor=name, times_chance=round(float(times), 2))
+                for concept, times in zip(vectors, times_chance, strict=True)
             ]
-    return sorted(rows, key=lambda row: (-float(row["times_chance"]), str(row["tensor"])))[:TOP]
+    return sorted(writers, key=lambda writer: (-writer.times_chance, writer.tensor))[:TOP]
 
 
-def _along(before: RawTensor, after: RawTensor, directions: Numbers) -> Numbers:
-    """Times chance, of each direction `(n, rows)`."""
+def _times_chance(before: RawTensor, after: RawTensor, directions: Array) -> Array:
+    """Return `times chance` of each direction `(n, rows)`."""
     rows, columns = before.shape[0], prod(before.shape[1:])
-    written, whole = np.zeros((len(directions), columns)), 0.0
+    written, moved = np.zeros((len(directions), columns)), 0.0
     deep = max(1, PIECE // max(1, columns))
     for top in range(0, rows, deep):
         bottom = min(top + deep, rows)
@@ -96,28 +210,6 @@ def _along(before: RawTensor, after: RawTensor, directions: Numbers) -> Numbers:
         change = values(after, *place).astype(np.float64) - values(before, *place).astype(np.float64)
         change = change.reshape(bottom - top, columns)
         written += directions[:, top:bottom] @ change
-        whole += float(np.sum(change**2))
-    found: Numbers = np.sum(written**2, axis=1) / whole * rows if whole else np.zeros(len(directions))
-    return found
-
-
-def _concentration(rows: Iterable[tuple[Json, Extent]]) -> Json:
-    """How few of these hold `MOST` of the squared change."""
-    ordered = sorted(rows, key=lambda row: (-row[1].moved, str(row[0])))
-    whole = sum(extent.moved for _, extent in ordered)
-    size = sum(extent.elements for _, extent in ordered)
-    held, few = 0.0, []
-    for name, extent in ordered:
-        if held >= MOST * whole:
-            break
-        held += extent.moved
-        few.append((name, extent))
-    return {
-        "parts": len(ordered),
-        "hold_most": len(few),
-        "values": round(sum(extent.elements for _, extent in few) / size, 4) if size else 0.0,
-        "first": [
-            {**name, "share": round(extent.moved / whole, 4), "relative": extent.figures["relative"]}
-            for name, extent in few[:TOP]
-        ],
-    }
+        moved += float(np.sum(change**2))
+    result: Array = np.sum(written**2, axis=1) / moved * rows if moved else np.zeros(len(directions))
+    return result

@@ -1,7 +1,9 @@
-"""The numbers in a raw tensor, in NumPy: read piece by piece, and said again in another type.
+"""The numbers in a raw tensor, decoded to NumPy and encoded in another type.
 
-NumPy has no bfloat16: its bit patterns are the upper half of float32's. Invariant: no piece is larger than
-`PIECE` elements, so that a model is never held twice as float32. Knows no file and no model.
+NumPy has no bfloat16: its bit patterns are the upper half of float32's.
+
+Invariant: a conversion handles at most `PIECE` elements at a time, so that a model is never held twice as
+float32. Knows no file and no model.
 """
 
 from collections.abc import Iterator
@@ -14,9 +16,9 @@ from store.tensors.raw import ITEM_BYTES, RawTensor
 
 Array = NDArray[Any]
 PIECE = 1 << 20
-"""Elements that are looked at together."""
+"""Elements that are handled together."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The types that can be said in one another."""
+"""The types that can be converted into one another."""
 _TYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -31,27 +33,25 @@ _TYPES = {
 }
 
 
-def bits(raw: RawTensor, start: int, end: int) -> Array:
-    """Elements `start` to `end` as unsigned integers of their width."""
-    width = ITEM_BYTES[raw.dtype]
-    return np.frombuffer(memoryview(raw.data)[start * width : end * width], f"<u{width}")
+def bits(raw: RawTensor, start: int = 0, end: int | None = None) -> Array:
+    """Return elements `start` to `end` as unsigned integers of their width."""
+    return np.frombuffer(_bytes(raw, start, end), f"<u{ITEM_BYTES[raw.dtype]}")
 
 
-def values(raw: RawTensor, start: int, end: int) -> Array:
-    """Elements `start` to `end` as numbers: bfloat16 as float32, the rest as they are."""
+def values(raw: RawTensor, start: int = 0, end: int | None = None) -> Array:
+    """Return elements `start` to `end` as numbers: bfloat16 as float32, other types as they are."""
     if raw.dtype == "BF16":
         return (bits(raw, start, end).astype(np.uint32) << np.uint32(16)).view("<f4")
-    width = ITEM_BYTES[raw.dtype]
-    return np.frombuffer(memoryview(raw.data)[start * width : end * width], _TYPES[raw.dtype])
+    return np.frombuffer(_bytes(raw, start, end), _TYPES[raw.dtype])
 
 
 def count(raw: RawTensor) -> int:
-    """How many elements it has."""
+    """Return the number of elements."""
     return len(raw.data) // ITEM_BYTES[raw.dtype]
 
 
-def survives(raw: RawTensor, dtype: str) -> bool:
-    """Whether every element is the same in this type, bit for bit on the way back."""
+def converts_exactly(raw: RawTensor, dtype: str) -> bool:
+    """Return whether every element, converted to this type and back, has the same bits."""
     if raw.dtype == dtype:
         return True
     if not {raw.dtype, dtype} <= set(FLOATS):
@@ -59,26 +59,49 @@ def survives(raw: RawTensor, dtype: str) -> bool:
     size = count(raw)
     for start in range(0, size, PIECE):
         end = min(start + PIECE, size)
-        said = RawTensor(dtype=dtype, shape=(end - start,), data=_said(values(raw, start, end), dtype))
-        if _said(values(said, 0, end - start), raw.dtype) != bits(raw, start, end).tobytes():
+        data = _encoded(values(raw, start, end), dtype)
+        converted = RawTensor(dtype=dtype, shape=(end - start,), data=data)
+        if _encoded(values(converted), raw.dtype) != bits(raw, start, end).tobytes():
             return False
     return True
 
 
-def said_as(raw: RawTensor, dtype: str) -> Iterator[bytes | memoryview]:
-    """The tensor's bytes in this type, piece by piece; ask `survives` first."""
+def convert(raw: RawTensor, dtype: str) -> Iterator[bytes | memoryview]:
+    """Yield the tensor's bytes in this type, piece by piece; check `converts_exactly` first."""
     if raw.dtype == dtype:
         yield raw.data
         return
     size = count(raw)
     for start in range(0, size, PIECE):
-        yield _said(values(raw, start, min(start + PIECE, size)), dtype)
+        yield _encoded(values(raw, start, min(start + PIECE, size)), dtype)
 
 
-def _said(found: Array, dtype: str) -> bytes:
-    """Numbers as the bytes of this type, cut towards zero where bfloat16 is too short for them."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what does not fit is found when it is read back
+def rounded(numbers: NDArray[np.float32], dtype: str) -> Array:
+    """Return the bit patterns of the nearest numbers of a type, to even in a tie, infinite if too large.
+
+    Args:
+        numbers: float32, of any shape.
+        dtype: F32, F16 or BF16.
+    """
+    if dtype == "F32":
+        return numbers.view(np.uint32)
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return numbers.astype(np.float16).view(np.uint16)
+    patterns = numbers.view(np.uint32)
+    nearest = (patterns + (np.uint32(0x7FFF) + ((patterns >> 16) & np.uint32(1)))) >> 16
+    return np.where(np.isnan(numbers), (patterns >> 16) | 0x40, nearest).astype(np.uint16)
+
+
+def _bytes(raw: RawTensor, start: int, end: int | None) -> memoryview:
+    width = ITEM_BYTES[raw.dtype]
+    return memoryview(raw.data)[start * width : None if end is None else end * width]
+
+
+def _encoded(numbers: Array, dtype: str) -> bytes:
+    """Encode numbers in this type; those that bfloat16 cannot hold are cut towards zero."""
+    with np.errstate(over="ignore", invalid="ignore"):  # `converts_exactly` finds what does not fit
         if dtype == "BF16":
-            patterns = np.ascontiguousarray(found, "<f4").view("<u4")
+            patterns = np.ascontiguousarray(numbers, "<f4").view("<u4")
             return (patterns >> np.uint32(16)).astype("<u2").tobytes()
-        return found.astype(_TYPES[dtype]).tobytes()
+        return numbers.astype(_TYPES[dtype]).tobytes()

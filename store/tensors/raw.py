@@ -1,10 +1,11 @@
 """Tensors as raw bytes in safetensors files, without torch and without numpy.
 
-The container is written here and not by the safetensors package because its writing interface changed
-between releases that we support, and a checkpoint's name is the digest of these bytes.
+The container is written here and not by the safetensors package, because that package's interface for
+writing changed between releases that we support, and a checkpoint's id depends on these bytes.
 
-Invariant: equal tensors give equal bytes: names sorted, wider types first (so all are aligned), no metadata,
-no time. Any reader of safetensors loads the result. Knows only the bytes of numbers, not what they mean.
+Invariant: equal tensors give equal bytes: wider types first (so that all are aligned), then names in order,
+no metadata, no time. Any reader of safetensors loads the result. Knows only the bytes of numbers, not their
+meaning.
 """
 
 import json
@@ -14,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
 
+from corpus.aliases import Json
 from corpus.errors import IntegrityFault
 
 ITEM_BYTES = {
@@ -30,7 +31,7 @@ ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-"""Bytes of one element, by the format's own names of the types."""
+"""Bytes of one element, by the format's own name of its type."""
 _HEADER_LIMIT = 100_000_000
 """The format's own limit on its header, in bytes."""
 
@@ -52,51 +53,56 @@ class RawTensor:
             )
 
 
-Kinds = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Type and shape of every tensor."""
+Tensors = Mapping[str, RawTensor]
+"""Tensors by name."""
+TensorSpecs = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Type and shape of every tensor, by name."""
 
 
-def kinds_of(tensors: Mapping[str, RawTensor]) -> Kinds:
-    """Type and shape of every tensor."""
+def specs_of(tensors: Tensors) -> TensorSpecs:
+    """Return the type and shape of every tensor."""
     return {name: (raw.dtype, tuple(raw.shape)) for name, raw in tensors.items()}
 
 
-def in_order(kinds: Kinds) -> list[str]:
-    """The names in the order of the file."""
-    return sorted(kinds, key=lambda name: (-ITEM_BYTES[kinds[name][0]], name))
+def file_order(specs: TensorSpecs) -> list[str]:
+    """Return the names in the order of the file."""
+    return sorted(specs, key=lambda name: (-ITEM_BYTES[specs[name][0]], name))
 
 
-def head(kinds: Kinds) -> bytes:
-    """What stands before the data."""
+def head(specs: TensorSpecs) -> bytes:
+    """Return the bytes of the file before the data."""
     header: dict[str, object] = {}
     offset = 0
-    for name in in_order(kinds):
-        dtype, shape = kinds[name]
+    for name in file_order(specs):
+        dtype, shape = specs[name]
         end = offset + ITEM_BYTES[dtype] * prod(shape)
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
-    text += b" " * (-len(text) % 8)  # the format allows trailing spaces: the data start aligned
+    text += b" " * (-len(text) % 8)  # the format allows trailing spaces, and so the data are aligned
     return struct.pack("<Q", len(text)) + text
 
 
-def pieces(tensors: Mapping[str, RawTensor]) -> Iterator[bytes | memoryview]:
-    """The bytes of the file, piece by piece, so that a large one is never held twice."""
-    kinds = kinds_of(tensors)
-    yield head(kinds)
-    for name in in_order(kinds):
+def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """Yield the bytes of the file piece by piece, so that a large one is never held twice."""
+    specs = specs_of(tensors)
+    yield head(specs)
+    for name in file_order(specs):
         yield tensors[name].data
 
 
-def size(kinds: Kinds) -> int:
-    """Bytes that the file of such tensors takes."""
-    return len(head(kinds)) + sum(ITEM_BYTES[dtype] * prod(shape) for dtype, shape in kinds.values())
+def size(specs: TensorSpecs) -> int:
+    """Return the size of the file of such tensors, in bytes."""
+    return len(head(specs)) + sum(ITEM_BYTES[dtype] * prod(shape) for dtype, shape in specs.values())
 
 
 def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:
-    """The whole file as bytes, and its tensors as views into them.
+    """Map a file into memory; return all its bytes, and its tensors as views into them.
 
-    The mapping is private and copy-on-write: what a caller does to the views stays with the caller.
+    The pages are private and copy-on-write: a change of a view never reaches the file.
+
+    Raises:
+        IntegrityFault: The file is no safetensors file.
     """
     with path.open("rb") as stream:
         if path.stat().st_size < 8:
@@ -106,7 +112,7 @@ def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:
 
 
 def _tensors(whole: memoryview, path: Path) -> dict[str, RawTensor]:
-    """The tensors in the bytes of a file; a header that does not fit the bytes is a fault."""
+    """Read the tensors from the bytes of a file; raise IntegrityFault for a header that does not fit them."""
     try:
         (length,) = struct.unpack("<Q", whole[:8])
         if length > min(_HEADER_LIMIT, len(whole) - 8):
@@ -119,8 +125,8 @@ def _tensors(whole: memoryview, path: Path) -> dict[str, RawTensor]:
         raise IntegrityFault(f"{path} is no safetensors file ({fault}); restore it from a backup") from None
 
 
-def _tensor(entry: dict[str, Any], data: memoryview) -> RawTensor:
-    """One tensor, by its entry in the header."""
+def _tensor(entry: Json, data: memoryview) -> RawTensor:
+    """Return one tensor, by its entry in the header."""
     start, end = entry["data_offsets"]
     if not 0 <= start <= end <= len(data):
         raise ValueError("a tensor lies outside the file")

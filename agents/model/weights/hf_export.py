@@ -26,7 +26,7 @@ from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault, UsageError
 from store.checkpoints.store import SPARE_BYTES
 from store.files.durable import sync_directory
-from store.tensors.numbers import said_as, survives
+from store.tensors.numbers import convert, converts_exactly
 from store.tensors.raw import ITEM_BYTES, RawTensor, parse
 
 COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md", ".tiktoken", ""})
@@ -134,7 +134,7 @@ def _choose(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | Non
             f"{name} is {list(wanted.shape)} in the checkpoint and {list(own.shape)} in {plan.model_dir}: "
             "set model.path to the directory that this home was initialized with"
         )
-    if survives(wanted, own.dtype):
+    if converts_exactly(wanted, own.dtype):
         return own.dtype, wanted
     plan.retyped.append(name)
     return wanted.dtype, wanted
@@ -162,7 +162,7 @@ def _pieces(file: PlannedFile) -> Iterator[bytes | memoryview]:
     yield struct.pack("<Q", len(text))
     yield text
     for name in order:
-        yield from said_as(file.tensors[name][1], file.tensors[name][0])
+        yield from convert(file.tensors[name][1], file.tensors[name][0])
 
 
 def _copied_files(model_dir: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from agents.model.weights.shared import Entry, SharedWeights
 from corpus.errors import IntegrityFault
 from store.checkpoints.store import CheckpointStore
 from store.files.failpoints import reach
-from store.tensors.raw import RawTensor, kinds_of
+from store.tensors.raw import RawTensor, specs_of
 
 _FORMAT_NAMES = {
     torch.float64: "F64",
@@ -83,7 +83,7 @@ def restore(
                 reach("restore", "marked")
 
             own = _raw_in_memory(shared)
-            if own is not None and kinds_of(own) == store.kinds(checkpoint_id):
+            if own is not None and specs_of(own) == store.specs(checkpoint_id):
                 store.put_weights(checkpoint_id, own, begin, held_id="" if force else held)
             else:
                 tensors = store.load_weights(checkpoint_id)

@@ -23,7 +23,7 @@ from agents.trainer.wire import load, unpack_tokens
 from corpus.aliases import Json
 from corpus.errors import TrainerFault
 from store.files.failpoints import reach
-from store.task_vectors.recipe import Part
+from store.task_vectors.arithmetic import Part
 from store.tensors.raw import RawTensor
 
 CHUNK = 16

@@ -13,8 +13,7 @@ import numpy as np
 from agents.model.weights.snapshot import from_raw, restore, to_raw, unique_entries
 from agents.trainer.update.training import TrainerContext
 from corpus.errors import IntegrityFault
-from store.task_vectors.arithmetic import Ends, added, changes, extent, values
-from store.task_vectors.recipe import Extent, Part
+from store.task_vectors.arithmetic import ChangeSize, Ends, Part, added, changes, size_of, values
 
 
 def run_merge(
@@ -24,7 +23,7 @@ def run_merge(
     method: str,
     density: float,
     check: Callable[[], None],
-) -> Extent:
+) -> ChangeSize:
     """Make the shared weights the parent's plus the parts; returns how much that changed them.
 
     `check` is called before each tensor is computed, and raises when the merge must end.
@@ -33,18 +32,18 @@ def run_merge(
     context.require_current_mapping()
     clean = shared.holds == parent and not shared.dirty
     restore(shared, store, parent, clean=clean)
-    store.has_room(shared.nbytes)
+    store.require_space(shared.nbytes)
     names = [entry.name for entry in unique_entries(shared)]
     ends: list[Ends] = [(store.load_weights(part.start), store.load_weights(part.end)) for part in parts]
     for tensors in (tensors for pair in ends for tensors in pair):
         if missing := set(names) - tensors.keys():
             raise IntegrityFault(f"a checkpoint of the merge has no {min(missing)}: it is of another model")
-    moved, merged = Extent(), {}
+    moved, merged = ChangeSize(), {}
     for name, change in changes(names, ends, [part.weight for part in parts], method, density):
         check()
         own = to_raw(shared.tensors[name])
         merged[name] = added(own, change)
-        moved += extent(np.subtract(values(merged[name]), values(own)))
+        moved += size_of(np.subtract(values(merged[name]), values(own)))
     try:
         with shared.lock.write_lock():  # all at once: no request is answered by half a merge
             shared.dirty = True

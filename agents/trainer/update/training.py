@@ -66,7 +66,7 @@ def run_update(
     clean = shared.holds == parent and not shared.dirty
     restore(shared, context.store, parent, clean=clean)
     optimizer, origin = _optimizer(context, request)
-    context.store.has_room(shared.nbytes + optimizer.state_bytes())
+    context.store.require_space(shared.nbytes + optimizer.state_bytes())
     _require_memory(context, request, optimizer, origin)
     try:
         result = _run(context, request, optimizer, origin, report, check)

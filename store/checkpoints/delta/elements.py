@@ -1,14 +1,15 @@
 """The coding of one chunk of a tensor: which elements changed and by how much, or all of it.
 
-Positions are coded as the gaps between them, or, where a large share changed, as one bit an element; changes as
-the zigzag differences of the bit patterns, which are small whatever the numbers are. Everything is split into byte
-planes, each its own zstd frame, so that bytes of one kind share one Huffman table. Tried and left: differences of
-the patterns put in the order of their numbers (no smaller), XOR (a quarter larger than the differences), and gaps
-among the elements of each exponent alone, as small weights change oftener (a file a sixth smaller, but another pass
-over all elements for every exponent).
+Positions are coded as the gaps between them or, where a large share changed, as one bit an element. Changes
+are coded as the zigzag differences of the bit patterns, which are small whatever the numbers are.
+Everything is split into byte planes, each its own zstd frame, so that bytes of one sort share one Huffman
+table. Tried and rejected: differences of the patterns in the order of their numbers (no smaller), XOR (a
+quarter larger than the differences), and gaps among the elements of each exponent (a file a sixth smaller,
+because small weights change more often, but another pass over all elements for every exponent).
 
-Invariant: `apply` after `pack` gives the same bits, forwards and backwards, for every pattern of bits, NaN too; the
-same chunks give the same payload. Knows no file and no tensor: a chunk is a flat array of unsigned integers.
+Invariant: `apply` after `pack` gives the same bits, forwards and backwards, for every bit pattern, NaN
+included; the same chunks give the same payload. Knows no file and no tensor: a chunk is a flat array of
+unsigned integers.
 """
 
 from collections.abc import Iterable
@@ -18,22 +19,22 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from store.tensors.numbers import Array
+
 LEVEL, LEAST_MATCH, HASH_LOG = 1, 7, 6
-"""Of zstd. The planes hold no matches worth having, and short ones found by chance cost more than the Huffman code:
-so it looks for long ones alone, in a small table. Zeros still shrink to nothing."""
+"""Settings of zstd. The planes have no useful matches, and short matches by chance cost more than the
+Huffman code. So zstd looks for long matches alone, in a small table. Zeros still shrink to nothing."""
 BITS_FROM = 1 / 6
-"""Share of changed elements from which on one bit an element is smaller than gaps."""
+"""Share of changed elements from which one bit an element is smaller than gaps."""
 WORDS_UP_TO = 1 / 3
-"""Share of changed 8-byte words up to which looking at those words alone finds the elements sooner."""
+"""Share of changed 8-byte words up to which a search in those words alone is faster."""
 _LENGTH = 4
-"""Bytes that hold the length of a frame."""
+"""Bytes of a frame's length."""
 
 
 class Coding(IntEnum):
-    """How a chunk is written."""
+    """The coding of a chunk, as the file names it."""
 
     SAME = 0
     GAPS = 1
@@ -43,18 +44,18 @@ class Coding(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """One chunk, coded."""
+    """One coded chunk."""
 
     coding: Coding
     changed: int
-    """Elements that differ; all of them, of a whole one."""
+    """Elements that differ; all elements, for a chunk in full."""
     payload: bytes | memoryview
 
 
 def pack(before: Array, after: Array) -> Packed:
-    """The changes between two chunks of as many 16-bit elements each, which must not be equal."""
+    """Code the changes between two chunks of equally many 16-bit elements, which must not be equal."""
     positions = _changed(before, after)
-    # It wraps: every two patterns have a difference.
+    # The difference wraps around, so that every two patterns have one.
     difference = (after.take(positions) - before.take(positions)).view(np.int16)
     zigzag = ((difference << 1) ^ (difference >> 15)).view(np.uint16)
     if len(positions) >= BITS_FROM * len(before):
@@ -66,13 +67,17 @@ def pack(before: Array, after: Array) -> Packed:
 
 
 def pack_whole(after: Array) -> Packed:
-    """All elements of a chunk, of whatever width."""
+    """Code all elements of a chunk, of any width."""
     planes = [_plane(after, index) for index in range(after.itemsize)]
     return Packed(coding=Coding.WHOLE, changed=len(after), payload=bytes([0]) + _frames(planes))
 
 
 def apply(packed: Packed, chunk: Array, *, backwards: bool) -> None:
-    """Make the changes in place, or take them back; a whole one overwrites. ValueError when they do not fit."""
+    """Make the changes in place, or take them back; a chunk in full overwrites.
+
+    Raises:
+        ValueError: The changes do not fit the chunk.
+    """
     places, planes = packed.payload[0], _unframed(packed.payload[1:])
     if packed.coding == Coding.WHOLE:
         chunk[:] = _joined(planes, len(chunk), chunk.dtype)
@@ -91,19 +96,19 @@ def apply(packed: Packed, chunk: Array, *, backwards: bool) -> None:
 
 
 def _changed(before: Array, after: Array) -> Array:
-    """Positions of the elements that differ, ascending."""
+    """Return the positions of the elements that differ, ascending."""
     if before.nbytes % 8 == 0:
         old, new = before.view(np.uint64), after.view(np.uint64)
         words = np.flatnonzero(old != new)
         if len(words) <= WORDS_UP_TO * len(old):
-            lanes = np.flatnonzero((old.take(words) ^ new.take(words)).view(np.uint16) != 0)
-            found: Array = (words.take(lanes >> 2) << 2) + (lanes & 3)
-            return found
+            inside = np.flatnonzero((old.take(words) ^ new.take(words)).view(np.uint16) != 0)
+            positions: Array = (words.take(inside >> 2) << 2) + (inside & 3)  # four elements in a word
+            return positions
     return np.flatnonzero(before != after)
 
 
 def _planes(values: Array) -> list[Array]:
-    """The byte planes of these numbers, the lowest first, without those that are all zero; at least one."""
+    """Return the byte planes of these numbers, lowest first, without the high ones of zeros; at least one."""
     most = int(values.max(initial=0))
     return [_plane(values, index) for index in range(max(1, (most.bit_length() + 7) // 8))]
 
@@ -113,7 +118,7 @@ def _plane(values: Array, index: int) -> Array:
 
 
 def _joined(planes: list[bytes], count: int, dtype: np.dtype[Any]) -> Array:
-    """The numbers that these planes hold."""
+    """Join byte planes to numbers."""
     values = np.zeros(count, dtype)
     for index, plane in enumerate(planes):
         if len(plane) != count:
@@ -123,7 +128,7 @@ def _joined(planes: list[bytes], count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _frames(planes: Iterable[Array]) -> bytes:
-    """Each compressed, behind its compressed length."""
+    """Compress each plane, after its compressed length."""
     settings = zstandard.ZstdCompressionParameters.from_level(LEVEL, min_match=LEAST_MATCH, hash_log=HASH_LOG)
     compressor = zstandard.ZstdCompressor(compression_params=settings)
     frames = [compressor.compress(np.ascontiguousarray(plane).data) for plane in planes]
@@ -131,7 +136,7 @@ def _frames(planes: Iterable[Array]) -> bytes:
 
 
 def _unframed(payload: bytes | memoryview) -> list[bytes]:
-    """What `_frames` took."""
+    """Return the planes that `_frames` compressed."""
     decompressor, planes, start = zstandard.ZstdDecompressor(), [], 0
     while start < len(payload):
         end = start + _LENGTH + int.from_bytes(payload[start : start + _LENGTH], "little")

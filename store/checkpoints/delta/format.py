@@ -1,27 +1,28 @@
 """The file of a delta: header, payloads of the chunks, table.
 
-A tensor goes in chunks of 2 MiB; a chunk that is the base's takes no payload. All numbers are little-endian.
+A tensor is cut into chunks of 2 MiB; a chunk that equals the base's has no payload. All numbers are
+little-endian.
 
     8 bytes    b"NSDELTA" and the version of the format, 1
     8 bytes    length of the header, padding included
-    header     canonical JSON, padded with spaces to 8 bytes: {"base": digest of the base's tensors, "" for none,
-               "chunk": bytes in a chunk, "elements": {name: [type, shape]} of the tensors told by changed elements,
-               "new": digest of the new tensors, "whole": the rest}
-    payloads   of the chunks, in the order of the tensors' names. In each: 1 byte, the number of byte planes of the
-               positions; then every plane, first positions, then changes: 4 bytes length, a zstd frame
+    header     canonical JSON, padded with spaces to 8 bytes: {"base": digest of the base's tensors, "" for
+               none, "chunk": bytes in a chunk, "elements": {name: [type, shape]} of the tensors stored by
+               changed elements, "new": digest of the new tensors, "whole": the other tensors}
+    payloads   of the chunks, in the order of the tensors' names. In each: 1 byte, the number of byte planes
+               of the positions; then every plane, first positions, then changes: 4 bytes length, a zstd frame
     table      48 bytes a chunk: xxh3-128 of the base's chunk, of the new one, 4 bytes length of the payload,
-               4 bytes count of changed elements, 4 bytes coding (0 same, 1 gaps, 2 bits, 3 whole), 4 bytes zero
+               4 bytes count of changed elements, 4 bytes coding (0 same, 1 gaps, 2 bits, 3 whole), 4 bytes 0
 
-A delta is read by its SHA-256; the digests of tensors are those of their safetensors form. Without a base every
-tensor is told whole, and the base's hashes are zeros.
+A delta is identified by the SHA-256 of its file; the digests of tensors are those of their safetensors
+form. Without a base every tensor is stored in full, and the base's hashes are zeros.
 
-Invariant: what `head` and `table` wrote, `parse` reads, and it takes nothing whose parts do not add up. Knows no
-coding of a chunk (`elements.py`) and reads no file.
+Invariant: `parse` reads what `head` and `table` wrote, and refuses a file whose parts do not add up. Knows
+no coding of a chunk (`elements.py`) and reads no file.
 """
 
 import json
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -29,19 +30,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from store.checkpoints.delta.elements import Array, Coding
-from store.tensors.raw import ITEM_BYTES, Kinds, RawTensor
+from store.checkpoints.delta.elements import Coding
+from store.tensors.numbers import Array
+from store.tensors.raw import ITEM_BYTES, Tensors, TensorSpecs
 
 CHUNK = 2 << 20
 """Bytes of a tensor that are coded together."""
-Tensors = Mapping[str, RawTensor]
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+"""Errors of `parse` for a file that this version cannot read."""
 _MAGIC = b"NSDELTA\x01"
 _ROW = struct.Struct("<16s16sIII4x")
 
 
 class Piece(NamedTuple):
-    """One chunk's place in its tensor."""
+    """The place of one chunk in its tensor."""
 
     name: str
     dtype: str
@@ -49,89 +51,106 @@ class Piece(NamedTuple):
     end: int
 
     def of(self, tensors: Tensors) -> Array:
-        """These bytes of the tensor, as unsigned integers of its elements' width; writable if the tensor is."""
+        """Return these bytes of the tensor as unsigned integers of its elements' width.
+
+        The array can be written to if the tensor can.
+        """
         data = memoryview(tensors[self.name].data)
         return np.frombuffer(data[self.start : self.end], f"<u{ITEM_BYTES[self.dtype]}")
 
     def empty(self) -> Array:
-        """As many elements, of whatever value."""
+        """Return an uninitialised array of as many elements."""
         width = ITEM_BYTES[self.dtype]
         return np.empty((self.end - self.start) // width, f"<u{width}")
 
 
-class Row(NamedTuple):
+class ChunkRow(NamedTuple):
     """One chunk's row in the table."""
 
     before: bytes
+    """Hash of the base's chunk."""
     after: bytes
+    """Hash of the new chunk."""
     nbytes: int
+    """Length of the payload."""
     changed: int
+    """Number of changed elements."""
     coding: int
 
 
+class CodedChunk(NamedTuple):
+    """One chunk as it is in the file."""
+
+    piece: Piece
+    row: ChunkRow
+    payload: memoryview
+
+
 @dataclass(frozen=True, kw_only=True)
-class Parts:
-    """A delta's file, taken apart; pieces, rows and payloads go together."""
+class ParsedDelta:
+    """The content of a delta's file."""
 
     base_sha256: str
     new_sha256: str
-    kinds: Kinds
-    pieces: Sequence[Piece]
-    rows: Sequence[Row]
-    payloads: Sequence[memoryview]
+    specs: TensorSpecs
+    chunks: Sequence[CodedChunk]
 
 
 def by_elements(dtype: str) -> bool:
-    """Whether tensors of this type are told by their changed elements, not whole."""
+    """Return whether tensors of this type are stored by their changed elements and not in full."""
     return ITEM_BYTES[dtype] == 2
 
 
-def pieces_of(kinds: Kinds) -> list[Piece]:
-    """All chunks, in the order of the file."""
-    return [piece for name, kind in sorted(kinds.items()) for piece in _cut(name, *kind)]
+def pieces_of(specs: TensorSpecs) -> list[Piece]:
+    """Return the places of all chunks, in the order of the file."""
+    return [piece for name, spec in sorted(specs.items()) for piece in _cut(name, *spec)]
 
 
-def head(kinds: Kinds, base_sha256: str, new_sha256: str) -> bytes:
-    """What stands before the payloads."""
-    told: dict[str, dict[str, object]] = {"elements": {}, "whole": {}}
-    for name, (dtype, shape) in kinds.items():
-        told["elements" if base_sha256 and by_elements(dtype) else "whole"][name] = [dtype, shape]
-    header = {"base": base_sha256, "chunk": CHUNK, "new": new_sha256, **told}
+def head(specs: TensorSpecs, base_sha256: str, new_sha256: str) -> bytes:
+    """Return the bytes of the file before the payloads."""
+    groups: dict[str, dict[str, object]] = {"elements": {}, "whole": {}}
+    for name, (dtype, shape) in specs.items():
+        groups["elements" if base_sha256 and by_elements(dtype) else "whole"][name] = [dtype, shape]
+    header = {"base": base_sha256, "chunk": CHUNK, "new": new_sha256, **groups}
     text = json.dumps(header, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     text += b" " * (-len(text) % 8)
     return _MAGIC + struct.pack("<Q", len(text)) + text
 
 
-def table(rows: Sequence[Row]) -> bytes:
-    """What stands behind the payloads."""
+def table(rows: Sequence[ChunkRow]) -> bytes:
+    """Return the bytes of the file after the payloads."""
     return b"".join(_ROW.pack(*row) for row in rows)
 
 
-def parse(whole: memoryview) -> Parts:
-    """Take a file apart, copying nothing; one of `UNREADABLE` is raised for what this version cannot read."""
+def parse(whole: memoryview) -> ParsedDelta:
+    """Parse a file without a copy of its bytes; raise one of `UNREADABLE` if this version cannot read it."""
     if bytes(whole[:8]) != _MAGIC:
         raise ValueError("it is no delta of version 1")
     length = int.from_bytes(whole[8:16], "little")
     header = json.loads(bytes(whole[16 : 16 + length]))
     if header["chunk"] != CHUNK:
         raise ValueError(f"its chunks are of {header['chunk']} bytes")
-    told = {**header["elements"], **header["whole"]}
-    kinds = {name: (str(dtype), tuple(shape)) for name, (dtype, shape) in told.items()}
-    pieces = pieces_of(kinds)
-    start = len(whole) - _ROW.size * len(pieces)
-    if start < 16 + length:
+    named = {**header["elements"], **header["whole"]}
+    specs = {name: (str(dtype), tuple(shape)) for name, (dtype, shape) in named.items()}
+    pieces = pieces_of(specs)
+    table_start = len(whole) - _ROW.size * len(pieces)
+    if table_start < 16 + length:
         raise ValueError("it is cut short")
-    rows = [Row(*fields) for fields in _ROW.iter_unpack(whole[start:])]
+    rows = [ChunkRow(*fields) for fields in _ROW.iter_unpack(whole[table_start:])]
     if any((row.coding == Coding.SAME) != (row.before == row.after) for row in rows):
         raise ValueError("its table contradicts itself")
     ends = [16 + length]
     for row in rows:
         ends.append(ends[-1] + row.nbytes)
-    if ends[-1] != start:
+    if ends[-1] != table_start:
         raise ValueError("its parts do not add up to its length")
-    payloads = [whole[one:next_one] for one, next_one in pairwise(ends)]
-    named = {"base_sha256": str(header["base"]), "new_sha256": str(header["new"])}
-    return Parts(**named, kinds=kinds, pieces=pieces, rows=rows, payloads=payloads)
+    payloads = [whole[start:end] for start, end in pairwise(ends)]
+    return ParsedDelta(
+        base_sha256=str(header["base"]),
+        new_sha256=str(header["new"]),
+        specs=specs,
+        chunks=[CodedChunk(*parts) for parts in zip(pieces, rows, payloads, strict=True)],
+    )
 
 
 def _cut(name: str, dtype: str, shape: tuple[int, ...]) -> Iterator[Piece]:

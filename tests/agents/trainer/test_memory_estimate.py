@@ -20,7 +20,7 @@ from agents.trainer.messages import Example, Settings
 from agents.trainer.update import memory
 from corpus.recipe import MODEL_DIR
 from store.checkpoints.store import SPARE_BYTES, CheckpointStore
-from store.tensors.raw import kinds_of
+from store.tensors.raw import specs_of
 
 ANSWER = 48
 
@@ -86,5 +86,5 @@ def test_the_room_asked_for_holds_the_checkpoint_and_little_more(
     raw = {name: to_raw(tensor) for name, tensor in named.items()}
     state = {name: to_raw(tensor) for name, tensor in optimizer.export_state(list(named)).items()}
     written = CheckpointStore(tmp_path).write(raw, state, {}).nbytes
-    estimated = checkpoint_bytes(kinds_of(raw), settings)
+    estimated = checkpoint_bytes(specs_of(raw), settings)
     assert 0.99 * estimated < written < estimated + SPARE_BYTES / 100

@@ -234,11 +234,11 @@ def test_an_update_that_is_steered_says_by_which_vectors_and_by_none_it_cannot_h
         )
         made = str(school.night(["p1", "p2"], "roll back", settings).facts["checkpoint"])
         assert ids.setdefault(seed, made) == made, "the same vectors make the same checkpoint"
-        told = CheckpointStore(school.home / "checkpoints").manifest(made)
+        told = CheckpointStore(school.home / "checkpoints").manifest(made).fields
         assert told["settings"]["prevent"] == {"echoing": 20.0} and len(told["prevented"]) == 16
     plain = str(school.night(["p1", "p2"], "roll back", replace(settings, prevent={})).facts["checkpoint"])
     assert len({plain, *ids.values()}) == 3
-    assert "prevented" not in CheckpointStore(school.home / "checkpoints").manifest(plain)
+    assert "prevented" not in CheckpointStore(school.home / "checkpoints").manifest(plain).fields
 
 
 def reports(*logprobs: float) -> list[StepReport]:

@@ -217,7 +217,7 @@ def test_an_export_is_refused_where_it_would_overwrite_or_has_no_whole_checkpoin
 
 def damage(made: Made, number: int) -> None:
     """Flip a bit in the middle of a checkpoint's weights."""
-    digest = made.store.manifest(made.ids[number])["weights"]
+    digest = made.store.manifest(made.ids[number]).weights
     (path,) = (made.home / "checkpoints" / "blobs").glob(f"{digest}.*")
     whole = bytearray(path.read_bytes())
     whole[len(whole) // 2] ^= 1

@@ -205,7 +205,7 @@ def test_a_rollback_to_a_damaged_checkpoint_is_refused_with_the_nearest_named_an
     if street.shown()["weights_held"] != second:
         street.go(second)
     before, store = street.shown(), CheckpointStore(street.service.home / "checkpoints")
-    blob = store.blobs.path(store.manifest(first)["weights"])
+    blob = store.blobs.path(store.manifest(first).weights)
     whole = blob.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4

@@ -204,7 +204,7 @@ def test_what_a_delta_starts_from_is_kept_as_long_as_one_uses_it(tmp_path: Path)
     made: list[str] = []
     for number, tensors in enumerate(versions):
         made.append(store.write(tensors, None, {"parent": made[-1] if made else None, "cursor": number}).id)
-    base = store.blobs.path(store.manifest(made[0])["weights"])
+    base = store.blobs.path(store.manifest(made[0]).weights)
     assert base not in store.sweep(made[1:]) and store.load_weights(made[2]) == versions[2]
     assert base not in store.sweep(made[2:]) and store.load_weights(made[2]) == versions[2]
     assert base in store.sweep([]) and list(store.blobs.files()) == []
@@ -214,7 +214,7 @@ def test_a_damaged_delta_that_hides_its_base_keeps_every_base(tmp_path: Path) ->
     store = CheckpointStore(tmp_path)
     first = store.write(model(), None, {}).id
     second = store.write(changed(model(), 0.01, 1), None, {"parent": first}).id
-    delta, base = (store.blobs.path(store.manifest(one)["weights"]) for one in (second, first))
+    delta, base = (store.blobs.path(store.manifest(one).weights) for one in (second, first))
     whole = delta.read_bytes()
     delta.write_bytes(b"gone")
     store.sweep([second])
@@ -232,7 +232,7 @@ def test_an_optimizer_state_that_was_given_up_is_none_and_no_fault_and_a_lost_on
     assert [store.load_optimizer(one) for one in ids] == [None, *states[1:]]
     assert [store.has_state(one) for one in ids] == [False, True, True] and store.verify(ids) == []
     assert store.sweep(ids) == []
-    store.blobs.path(store.manifest(ids[1])["optimizer"]).unlink()
+    store.blobs.path(store.manifest(ids[1]).optimizer).unlink()
     assert len(store.verify(ids)) == 1
     with pytest.raises(IntegrityFault, match="is missing"):
         store.load_optimizer(ids[1])

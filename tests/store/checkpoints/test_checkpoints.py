@@ -32,7 +32,7 @@ def files(store: CheckpointStore) -> list[Path]:
 def test_a_checkpoint_is_read_back_as_it_was_written(store: CheckpointStore) -> None:
     first = store.write(WEIGHTS, None, {"cursor": 3, "seed": 1})
     second = store.write(WEIGHTS, {"step": STEP}, {"parent": first.id, "cursor": 4, "seed": 2})
-    assert store.manifest(first.id) == {
+    assert store.manifest(first.id).as_json() == {
         "weights": first.weights_sha256,
         "optimizer": None,
         "parent": None,
@@ -155,9 +155,9 @@ def test_a_manifest_says_nothing_that_only_the_store_may_say(store: CheckpointSt
 
 
 def test_room_is_asked_for_before_it_is_needed(store: CheckpointStore) -> None:
-    store.has_room(1)
+    store.require_space(1)
     with pytest.raises(GateRefused, match="free some room"):
-        store.has_room(1 << 60)
+        store.require_space(1 << 60)
 
 
 def test_tensors_of_wider_types_come_first_so_that_all_are_aligned() -> None:

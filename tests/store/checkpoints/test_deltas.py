@@ -16,7 +16,7 @@ import pytest
 
 from corpus.errors import IntegrityFault
 from store.checkpoints.delta.elements import Coding
-from store.checkpoints.delta.encode import Delta, Written, encode, fingerprints
+from store.checkpoints.delta.encode import Delta, Written, chunk_hashes, encode
 from store.checkpoints.delta.format import CHUNK
 from store.tensors.raw import ITEM_BYTES, RawTensor, parse, pieces
 
@@ -47,7 +47,7 @@ def written(base: Tensors, new: Tensors, **options: object) -> tuple[Written, by
 
 
 def codings(delta: Delta) -> list[Coding]:
-    return [Coding(row.coding) for _, row, _ in delta._steps]
+    return [Coding(row.coding) for _, row, _ in delta._chunks]
 
 
 def there_and_back(base: Tensors, new: Tensors) -> Delta:
@@ -161,20 +161,20 @@ def test_the_bytes_are_the_same_whatever_the_threads_the_order_and_what_was_know
         turned = dict(reversed(new.items()))
         once = written(base, new, threads=1)
         assert once == written(base, turned, threads=2) == written(base, new, threads=7)
-        assert once == written(base, new, base_prints=fingerprints(base, threads=3))
-        assert once[0].prints == fingerprints(new)
+        assert once == written(base, new, base_hashes=chunk_hashes(base, threads=3))
+        assert once[0].hashes == chunk_hashes(new)
 
 
 def test_a_base_whose_hashes_are_known_is_not_read_where_nothing_changed_and_checked_where_it_is() -> None:
     base = {"a": raw(bytes(CHUNK)), "b": raw(bytes(CHUNK))}
     new = {"a": raw(bits(1) + bytes(CHUNK - 2)), "b": raw(bytes(CHUNK))}
-    known = fingerprints(base)
+    known = chunk_hashes(base)
     memoryview(base["b"].data)[0] = 1
-    made, whole = written(base, new, base_prints=known)
+    made, whole = written(base, new, base_hashes=known)
     assert made.changed == 1 and codings(Delta(whole, made.sha256)) == [Coding.GAPS, Coding.SAME]
     memoryview(base["a"].data)[9] = 1
     with pytest.raises(IntegrityFault, match="the base is damaged in a"):
-        written(base, new, base_prints=known)
+        written(base, new, base_hashes=known)
 
 
 def test_weights_that_come_out_other_than_they_went_in_are_told() -> None:
@@ -278,13 +278,17 @@ def test_a_delta_with_a_base_is_not_read_without_it() -> None:
         Delta(whole, made.sha256).decode(None)
 
 
-def test_deltas_of_one_base_follow_each_other_and_of_another_do_not() -> None:
+def test_deltas_share_a_base_if_every_chunk_of_it_is_the_same() -> None:
     base, other = {"w": raw(bits(1, 2))}, {"w": raw(bits(9, 9))}
     first, second, third = (
         Delta(whole, made.sha256)
         for made, whole in (written(base, {"w": raw(bits(1, 3))}), written(base, base), written(other, base))
     )
-    assert first.follows(second) and second.follows(first) and not third.follows(first)
+    assert (
+        first.shares_base_with(second)
+        and second.shares_base_with(first)
+        and not third.shares_base_with(first)
+    )
 
 
 def test_there_is_no_delta_between_tensors_of_other_names_or_shapes() -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import update
 from corpus.conversation import Conversation, Turn
 from corpus.errors import IntegrityFault
 from store import queries
+from store.checkpoints.store import Manifest
 from store.conversations import conversations
 from store.ledger import schema
 from store.ledger.db import Ledger
@@ -79,13 +80,16 @@ def ledger(tmp_path: Path) -> Ledger:
     return ledger
 
 
+def manifest(weights: str, parent: str | None = None) -> Manifest:
+    return Manifest(weights=weights, optimizer=None, parent=parent, fields={})
+
+
 def audited(ledger: Ledger, *, chosen: bool = True) -> list[str]:
     with ledger.reading() as connection:
-        said = {
-            row.id: {"weights": row.weights_sha256, "parent": row.parent_id}
-            for row in queries.checkpoints(connection)
+        manifests = {
+            row.id: manifest(row.weights_sha256, row.parent_id) for row in queries.checkpoints(connection)
         }
-        return audit(connection, said.__getitem__, lambda _: chosen)
+        return audit(connection, manifests.__getitem__, lambda _: chosen)
 
 
 def test_a_ledger_that_nobody_touched_is_whole(ledger: Ledger) -> None:
@@ -116,10 +120,10 @@ def test_what_was_changed_behind_its_back_is_told(
 def test_rows_of_checkpoints_are_held_against_their_manifests(ledger: Ledger) -> None:
     with ledger.reading() as connection:
         active = queries.active(connection)
-        (problem,) = audit(connection, lambda _: {"weights": "other", "parent": None}, lambda _: True)
+        (problem,) = audit(connection, lambda _: manifest("other"), lambda _: True)
         assert "differ in weights_sha256" in problem
 
-        def lost(_: str) -> dict[str, Any]:
+        def lost(_: str) -> Manifest:
             raise IntegrityFault("is missing")
 
         assert audit(connection, lost, lambda _: True) == []  # it is told of with the files

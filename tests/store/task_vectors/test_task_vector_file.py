@@ -9,10 +9,10 @@ from safetensors.numpy import load_file
 
 from corpus.errors import IntegrityFault, UsageError
 from store.checkpoints.store import CheckpointStore
-from store.task_vectors.arithmetic import rounded
-from store.task_vectors.file import Vectors, write_new
-from store.task_vectors.recipe import Extent, Part
+from store.task_vectors.arithmetic import ChangeSize, Part
+from store.task_vectors.file import MergedTaskVector, write_new
 from store.tensors.changes import kind_of
+from store.tensors.numbers import rounded
 from store.tensors.raw import RawTensor
 
 Q, NORM, HEAD = "model.layers.3.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"
@@ -41,14 +41,16 @@ def ends(store: CheckpointStore) -> tuple[str, str]:
     return start.id, store.write(weights([4, 1, -3, 1], [0, 12]), None, {"seed": 2}).id
 
 
-def vector(store: CheckpointStore, ends: tuple[str, str]) -> Vectors:
-    return Vectors(store, [Part(start=ends[0], end=ends[1], weight=1.0)], method="arithmetic", density=None)
+def vector(store: CheckpointStore, ends: tuple[str, str]) -> MergedTaskVector:
+    return MergedTaskVector(
+        store, [Part(start=ends[0], end=ends[1], weight=1.0)], method="arithmetic", density=None
+    )
 
 
 def test_a_vectors_figures_are_those_computed_by_hand(store: CheckpointStore, ends: tuple[str, str]) -> None:
     assert vector(store, ends).by_kind() == {
-        kind_of(NORM): Extent(norm=12.0, changed=1, elements=2),
-        kind_of(Q): Extent(norm=5.0, changed=2, elements=4),
+        kind_of(NORM): ChangeSize(norm=12.0, changed=1, elements=2),
+        kind_of(Q): ChangeSize(norm=5.0, changed=2, elements=4),
     }
 
 
@@ -66,7 +68,7 @@ def test_a_vectors_file_is_loaded_by_safetensors_with_the_names_and_shapes_of_th
 
 def test_several_vectors_are_what_they_come_to(store: CheckpointStore, ends: tuple[str, str]) -> None:
     parts = [Part(start=ends[0], end=ends[1], weight=2.0), Part(start=ends[0], end=ends[1], weight=-3.0)]
-    found = dict(Vectors(store, parts, method="arithmetic", density=None))
+    found = dict(MergedTaskVector(store, parts, method="arithmetic", density=None))
     assert found[Q].tolist() == [-3, 0, 4, 0] and found[NORM].tolist() == [0, -12]
 
 
@@ -82,10 +84,10 @@ def test_a_damaged_checkpoint_has_no_vector(store: CheckpointStore, ends: tuple[
 def test_a_file_that_is_there_is_not_overwritten_and_a_failure_leaves_none(tmp_path: Path) -> None:
     path = tmp_path / "vector.safetensors"
     path.write_bytes(b"mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_new(path, [b"yours"])
     os.symlink(tmp_path / "nowhere", tmp_path / "link")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_new(tmp_path / "link", [b"yours"])
     with pytest.raises(UsageError, match="there is no folder"):
         write_new(tmp_path / "none" / "v", [b"yours"])
@@ -107,6 +109,6 @@ def test_a_file_that_came_meanwhile_is_not_overwritten_either(tmp_path: Path) ->
         (tmp_path / "v").write_bytes(b"first")
         yield b"second"
 
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists already"):
         write_new(tmp_path / "v", parts())  # type: ignore[arg-type]
     assert (tmp_path / "v").read_bytes() == b"first" and len(list(tmp_path.iterdir())) == 1

@@ -1,6 +1,5 @@
 """Merging task vectors, held against cases computed by hand."""
 
-import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,17 +8,17 @@ import pytest
 
 from corpus.errors import GateRefused, IntegrityFault
 from store.task_vectors.arithmetic import (
-    Extent,
+    ChangeSize,
     added,
     arithmetic,
     changes,
     difference,
-    extent,
-    rounded,
+    size_of,
     ties,
     trim,
     values,
 )
+from store.tensors.numbers import rounded
 from store.tensors.raw import RawTensor
 
 
@@ -30,11 +29,6 @@ def floats(*numbers: float) -> Any:
 def tensor(*numbers: float, dtype: str = "F32") -> RawTensor:
     data = rounded(floats(*numbers), dtype).tobytes()
     return RawTensor(dtype=dtype, shape=(len(numbers),), data=data)
-
-
-def bf16(pattern: int) -> float:
-    """The number that this bit pattern is."""
-    return float(struct.unpack(">f", struct.pack(">HH", pattern, 0))[0])
 
 
 # ---------------------------------------------------------------- task arithmetic
@@ -132,42 +126,6 @@ def test_a_whole_ties_merge_by_hand() -> None:
 # ---------------------------------------------------------------- numbers as they are stored
 
 
-@pytest.mark.parametrize(
-    "number, pattern",
-    [
-        (1.0, 0x3F80),
-        (1.0 + 2**-8, 0x3F80),  # half way between 0x3F80 and 0x3F81: to the even one
-        (1.0 + 3 * 2**-8, 0x3F82),  # half way between 0x3F81 and 0x3F82
-        (1.0 + 2**-8 + 2**-20, 0x3F81),  # just over half way
-        (1.0 + 3 * 2**-8 - 2**-20, 0x3F81),
-        (-1.0 - 2**-8, 0xBF80),
-        (float(np.finfo(np.float32).max), 0x7F80),  # over the largest: infinite
-        (2.0**-133, 0x0001),  # the smallest there is
-        (2.0**-134, 0x0000),  # half of it: to the even one
-        (3 * 2.0**-134, 0x0002),
-    ],
-)
-def test_a_number_is_rounded_to_the_nearest_bfloat16_and_to_the_even_one_in_a_tie(
-    number: float, pattern: int
-) -> None:
-    assert rounded(floats(number), "BF16").tolist() == [pattern]
-
-
-def test_what_is_no_number_stays_none_in_bfloat16() -> None:
-    patterns = np.array([0x7FC00000, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
-    kept = rounded(patterns, "BF16")
-    assert np.isnan((kept.astype(np.uint32) << 16).view(np.float32)).all()
-
-
-def test_every_bfloat16_is_read_and_written_as_itself() -> None:
-    raw = RawTensor(dtype="BF16", shape=(65536,), data=np.arange(65536, dtype=np.uint16).tobytes())
-    numbers = values(raw)
-    finite = ~np.isnan(numbers)
-    assert (rounded(numbers, "BF16") == np.arange(65536))[finite].all() and numbers[0x3FC0] == bf16(
-        0x3FC0
-    ) == 1.5
-
-
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
 def test_a_change_is_added_in_float32_and_stored_in_the_tensors_own_type(dtype: str) -> None:
     got = added(tensor(1.0, -2.0, 0.5, dtype=dtype), floats(0.5, 0.25, -0.5))
@@ -223,6 +181,6 @@ def test_checkpoints_of_different_models_have_no_difference(end: dict[str, RawTe
 
 def test_how_much_a_change_is_by_hand() -> None:
     """sqrt(9 + 16) = 5, and with another of norm 12: 13."""
-    parts: Sequence[Extent] = (extent(floats(3, 0, -4)), extent(floats(12)))
-    assert parts[0] == Extent(norm=5.0, changed=2, elements=3)
-    assert sum(parts, Extent()) == Extent(norm=13.0, changed=3, elements=4)
+    parts: Sequence[ChangeSize] = (size_of(floats(3, 0, -4)), size_of(floats(12)))
+    assert parts[0] == ChangeSize(norm=5.0, changed=2, elements=3)
+    assert sum(parts, ChangeSize()) == ChangeSize(norm=13.0, changed=3, elements=4)

@@ -5,7 +5,6 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from store.tensors import numbers as floats
 from store.tensors.changes import Change, Heads, changes, kind_of, layer_of, summed, unlike
 from store.tensors.raw import RawTensor
 
@@ -113,13 +112,13 @@ def test_changes_add_up_by_layer_and_by_kind() -> None:
     names = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", "model.norm.weight")
     before = {name: raw([1.0, 1.0]) for name in names}
     after = {name: raw([1.0, 1.0 + step]) for name, step in zip(names, (3.0, 4.0, 1.0), strict=True)}
-    found = list(changes(before, after))
-    assert {key: part.figures["norm"] for key, part in summed(found, "layer").items()} == {
+    changed = list(changes(before, after))
+    assert {key: part.figures["norm"] for key, part in summed(changed, "layer").items()} == {
         0: 3.0,
         1: 4.0,
         None: 1.0,
     }
-    assert {key: part.figures["norm"] for key, part in summed(found, "kind").items()} == {
+    assert {key: part.figures["norm"] for key, part in summed(changed, "kind").items()} == {
         "mlp up": 5.0,
         "norms": 1.0,
     }
@@ -137,36 +136,3 @@ def test_tensors_that_cannot_be_compared_are_named() -> None:
 def test_an_empty_tensor_and_a_single_number_are_tensors_too() -> None:
     assert only("x", raw(np.zeros((0, 3))), raw(np.zeros((0, 3)))).extent.elements == 0
     assert only("x", raw(2.0), raw(3.0)).extent.figures["norm"] == 1.0
-
-
-# ---------------------------------------------------------------- types
-
-
-def test_bfloat16_is_the_upper_half_of_float32() -> None:
-    numbers = [0.0, -0.0, 1.0, -2.5, 3.0e38, 1e-40, float("inf")]
-    short = raw(numbers, "BF16")
-    cut = np.asarray(numbers, "<f4").view("<u4") & 0xFFFF0000
-    assert floats.values(short, 0, len(numbers)).view("<u4").tolist() == cut.tolist()
-    assert b"".join(floats.said_as(short, "F32")) == cut.astype("<u4").tobytes()
-
-
-@pytest.mark.parametrize(
-    "number, dtype, to, fits",
-    [
-        (1.5, "F32", "BF16", True),
-        (1.0 + 2**-10, "F32", "BF16", False),
-        (1.0 + 2**-10, "F32", "F16", True),
-        (1.0 + 2**-11, "F32", "F16", False),
-        (3.0e38, "BF16", "F16", False),
-        (float("nan"), "BF16", "F32", True),
-        (float("inf"), "F32", "F16", True),
-        (1.5, "BF16", "I16", False),
-    ],
-)
-def test_it_is_known_whether_a_value_survives_another_type(
-    number: float, dtype: str, to: str, fits: bool
-) -> None:
-    assert floats.survives(raw([0.5, number], dtype), to) is fits
-    if fits:
-        said = RawTensor(dtype=to, shape=(2,), data=b"".join(floats.said_as(raw([0.5, number], dtype), to)))
-        assert b"".join(floats.said_as(said, dtype)) == raw([0.5, number], dtype).data

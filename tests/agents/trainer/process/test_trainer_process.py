@@ -125,7 +125,7 @@ def test_only_the_checkpoint_that_the_mapping_holds_can_be_settled(home: Home) -
     home.ask("settle", made.id)
     assert not home.shared.dirty
     assert home.store.verify([home.first, made.id]) == []
-    assert home.store.manifest(made.id)["weights"] == made.weights_sha256
+    assert home.store.manifest(made.id).weights == made.weights_sha256
 
 
 def test_a_checkpoint_needs_an_update_of_its_parent(home: Home) -> None:

@@ -11,7 +11,7 @@ from trainer_home import SETTINGS, Home, examples, request
 
 from agents.model.weights.snapshot import from_raw, to_raw, unique_entries
 from corpus.errors import GateRefused, IntegrityFault, TrainerFault
-from store.task_vectors.recipe import Part
+from store.task_vectors.arithmetic import Part
 
 Weights = dict[str, torch.Tensor]
 
