@@ -30,7 +30,7 @@ from agents.model.steering.wire import Direction
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import raw_weights
-from agents.readout.vectors import Array, concept_vectors, scores
+from agents.readout.concept_vectors import Array, concept_vectors, scores
 from agents.trainer.messages import Example, Settings, TrainRequest
 from agents.trainer.scoring import prefix_scoring
 from agents.trainer.scoring.residual_stream import read, steered

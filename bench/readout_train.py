@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import transformers
 
-from agents.readout.vectors import METHODS, concept_vectors
+from agents.readout.concept_vectors import METHODS, concept_vectors
 from agents.trainer.scoring import residual_stream as stream
 from bench import _table
 from bench._served import larger_model

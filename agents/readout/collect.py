@@ -1,16 +1,19 @@
-"""The residual stream of a concept set's texts, read once through the trainer's view of the served weights and kept.
+"""Reads the residual stream of texts through the trainer, and keeps that of a concept set.
 
     activations.safetensors   `stream`, `(n_texts, n_layers, hidden_size)` float32, and `heads_<layer>`,
-                              `(n_texts, n_heads, head_dim)` float32: the input of attention's output projection
+                              `(n_texts, n_heads, head_dim)` float32: inputs of attention's output projection
     activations.json          {corpus_sha256, model, weights_version, layers, heads, skipped}
 
-Texts are read plain, not in the chat template, whose shared ending would make all last tokens alike, at their last
-token. Invariant: an equal text is run once; what is kept is what these weights gave for these texts, or it is not
-used; weights that change meanwhile are a `GateRefused`, and nothing is kept. Knows no vector.
+Texts are read as plain text at their last token, without the chat template, whose common ending would make
+all last tokens alike.
+
+Invariant: an equal text is run once. Kept activations are used only for the weights and texts that they came
+from. If the weights change during the reading, it is a `GateRefused`, and nothing is kept. Knows no concept
+vector.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,6 +24,7 @@ from numpy.typing import NDArray
 from agents.model.client import ModelClient
 from agents.model.internals import Activations, Internals
 from agents.model.steering.concept_vectors import write_files
+from agents.readout.concept_vectors import Array
 from corpus.aliases import Progress
 from corpus.concept_sets import ConceptSet
 from corpus.errors import GateRefused, IntegrityFault
@@ -29,29 +33,29 @@ from store.tensors.raw import RawTensor, parse, pieces
 Floats = NDArray[np.float32]
 TENSORS, CARD = "activations.safetensors", "activations.json"
 PIECE = 64
-"""Texts in one request to the trainer: after each, progress is told."""
+"""Texts in one request to the trainer; progress is reported between requests."""
 KEPT_BYTES = 2**30
-"""Most that is kept on the disk: larger activations are read again when they are needed."""
+"""Most bytes that are kept on disk: larger activations are read again when they are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where activations come from, and are kept."""
+    """Where activations come from, and where they are kept."""
 
     model: ModelClient
-    """Tokenizes."""
+    """Tokenizes the texts."""
     trainer: Internals
     directory: Path
     """`readout/` of the home."""
     model_digest: str
     """Of the model's directory."""
     weights_version: str
-    """Digest of the weights that are served."""
+    """Digest of the served weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Collected:
-    """What a set's texts do to the model, in the order of the set's texts."""
+    """The activations of texts, in the order of the texts."""
 
     layers: tuple[int, ...]
     stream: Floats = field(repr=False)
@@ -59,14 +63,14 @@ class Collected:
     heads: dict[int, Floats] = field(repr=False)
     """By layer, `(n_texts, n_heads, head_dim)`."""
     skipped: dict[int, str]
-    """Layers whose heads were asked for and cannot be told apart, and what they have for attention."""
+    """By layer, the name of an attention whose heads were requested and cannot be separated."""
 
-    def of(self, layer: int) -> NDArray[np.float64]:
-        """The residual stream after this layer, `(n_texts, hidden_size)`."""
+    def of(self, layer: int) -> Array:
+        """Return the residual stream after this layer, `(n_texts, hidden_size)`."""
         return self.stream[:, self.layers.index(layer)].astype(np.float64)
 
 
-async def collected(
+async def collect(
     source: Source,
     texts: ConceptSet,
     *,
@@ -74,25 +78,25 @@ async def collected(
     heads: Sequence[int] = (),
     report: Progress | None = None,
 ) -> Collected:
-    """The activations of a set's texts in these layers, and the heads of those; kept ones, or read now and kept."""
+    """Return the activations of a set's texts in these layers; reads and keeps those that are missing."""
     known = _kept(source, texts, layers, heads)
     if known is not None:
         return known
     unique = list(dict.fromkeys(text for _, text in texts.texts))
-    found = await run(source, unique, layers=layers, heads=heads, report=report)
+    read = await read_texts(source, unique, layers=layers, heads=heads, report=report)
     place = {text: index for index, text in enumerate(unique)}
     rows = [place[text] for _, text in texts.texts]
-    whole = Collected(
-        layers=found.layers,
-        stream=found.stream[rows],
-        heads={layer: values[rows] for layer, values in found.heads.items()},
-        skipped=found.skipped,
+    collected = Collected(
+        layers=read.layers,
+        stream=read.stream[rows],
+        heads={layer: values[rows] for layer, values in read.heads.items()},
+        skipped=read.skipped,
     )
-    _keep(source, texts, whole)
-    return whole
+    _keep(source, texts, collected)
+    return collected
 
 
-async def run(
+async def read_texts(
     source: Source,
     texts: Sequence[str],
     *,
@@ -100,22 +104,13 @@ async def run(
     heads: Sequence[int] = (),
     report: Progress | None = None,
 ) -> Collected:
-    """The activations of these texts, in their order; nothing is kept."""
-    before = (await source.trainer.status()).version
+    """Return the activations of these texts, in their order; nothing is kept."""
     tokens = await source.model.tokenize_texts(list(texts))
-    order = sorted(range(len(texts)), key=lambda i: len(tokens[i]))
+    order: list[int] = []
     parts: list[Activations] = []
-    for first in range(0, len(order), PIECE):
-        if report is not None:
-            await report(first, len(order))
-        part = [tokens[i] for i in order[first : first + PIECE]]
-        parts.append(await source.trainer.activations(part, tuple(layers), tuple(heads)))
-    if report is not None:
-        await report(len(order), len(order))
-    if (await source.trainer.status()).version != before:
-        raise GateRefused(
-            "the weights changed while their activations were read: nothing was kept, ask again"
-        )
+    async for numbers, part in _pieces(source, tokens, layers, heads, report):
+        order += numbers
+        parts.append(part)
     back = np.argsort(np.array(order))
     shapes = {layer: (inputs.heads, inputs.head_dim) for layer, inputs in parts[0].heads.items()}
     return Collected(
@@ -128,38 +123,86 @@ async def run(
     )
 
 
+async def score_texts(
+    source: Source,
+    texts: Sequence[str],
+    vectors: NDArray[np.float32],
+    layer: int,
+    report: Progress | None = None,
+) -> Array:
+    """Return the scores at each text's last token, `(n_texts, n_concepts)`.
+
+    `vectors`: `(n_concepts, hidden_size)`, of this layer. If a text is longer than the model's context, its
+    end is read.
+    """
+    context = (await source.model.models()).context
+    tokens = [row[-context:] for row in await source.model.tokenize_texts(list(texts))]
+    scores = np.zeros((len(tokens), len(vectors)))
+    async for numbers, part in _pieces(source, tokens, (layer,), (), report):
+        stream = np.frombuffer(part.data, dtype=np.float32).reshape(part.texts, part.hidden)
+        scores[numbers] = stream.astype(np.float64) @ vectors.astype(np.float64).T
+    return scores
+
+
+async def _pieces(
+    source: Source,
+    tokens: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    heads: Sequence[int],
+    report: Progress | None,
+) -> AsyncIterator[tuple[list[int], Activations]]:
+    """Yield the activations of all texts, the shortest first: the numbers of some texts, and what they give.
+
+    Raises GateRefused at the end if the weights have changed.
+    """
+    before = (await source.trainer.status()).version
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    for first in range(0, len(order), PIECE):
+        if report is not None:
+            await report(first, len(order))
+        numbers = order[first : first + PIECE]
+        texts = [tokens[i] for i in numbers]
+        yield numbers, await source.trainer.activations(texts, tuple(layers), tuple(heads))
+    if report is not None:
+        await report(len(order), len(order))
+    if (await source.trainer.status()).version != before:
+        raise GateRefused("the weights changed while texts were read: nothing was kept, ask again")
+
+
 def _array(data: Sequence[bytes], shape: tuple[int, ...]) -> Floats:
-    """Frames of float32 as one array `(rows, *shape)`."""
+    """Join frames of float32 to one array `(rows, *shape)`."""
     return np.frombuffer(b"".join(data), dtype=np.float32).reshape(-1, *shape)
 
 
 def _kept(source: Source, texts: ConceptSet, layers: Sequence[int], heads: Sequence[int]) -> Collected | None:
-    """What is kept, if it is of these weights and texts and has all that is asked for."""
+    """Return the kept activations, if they are of these weights and texts and complete."""
     try:
-        about = json.loads((source.directory / CARD).read_text())
-        if {name: about.get(name) for name in _identity(source, texts)} != _identity(source, texts):
+        card = json.loads((source.directory / CARD).read_text())
+        identity = _identity(source, texts)
+        if {name: card.get(name) for name in identity} != identity:
             return None
-        skipped = {int(layer): str(name) for layer, name in about["skipped"].items()}
-        if not {*layers} <= {*about["layers"]} or not {*heads} <= {*about["heads"], *skipped}:
+        skipped = {int(layer): str(name) for layer, name in card["skipped"].items()}
+        kept_layers, kept_heads = card["layers"], card["heads"]
+        if not {*layers} <= {*kept_layers} or not {*heads} <= {*kept_heads, *skipped}:
             return None
         tensors = parse(source.directory / TENSORS)[1]
-        at = [about["layers"].index(layer) for layer in layers]
         return Collected(
             layers=tuple(layers),
-            stream=_of(tensors["stream"])[:, at],
-            heads={layer: _of(tensors[f"heads_{layer}"]) for layer in heads if layer not in skipped},
+            stream=_floats(tensors["stream"])[:, [kept_layers.index(layer) for layer in layers]],
+            heads={layer: _floats(tensors[f"heads_{layer}"]) for layer in heads if layer not in skipped},
             skipped={layer: name for layer, name in skipped.items() if layer in heads},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, IntegrityFault):
-        return None  # a cache: what cannot be read is made again
+        return None  # a cache: what cannot be read is read from the model again
 
 
-def _keep(source: Source, texts: ConceptSet, found: Collected) -> None:
-    """Keep what was read, in place of what was kept before."""
-    arrays = {"stream": found.stream, **{f"heads_{layer}": values for layer, values in found.heads.items()}}
+def _keep(source: Source, texts: ConceptSet, collected: Collected) -> None:
+    """Keep these activations in place of those that were kept before."""
+    heads = {f"heads_{layer}": values for layer, values in collected.heads.items()}
+    arrays = {"stream": collected.stream, **heads}
     card = source.directory / CARD
     source.directory.mkdir(exist_ok=True)
-    card.unlink(missing_ok=True)  # the old card must not vouch for new arrays
+    card.unlink(missing_ok=True)  # the old card must not describe new arrays
     if sum(4 * prod(values.shape) for values in arrays.values()) > KEPT_BYTES:
         (source.directory / TENSORS).unlink(missing_ok=True)
         return
@@ -169,14 +212,15 @@ def _keep(source: Source, texts: ConceptSet, found: Collected) -> None:
     }
     about = {
         **_identity(source, texts),
-        "layers": list(found.layers),
-        "heads": list(found.heads),
-        "skipped": {str(layer): name for layer, name in found.skipped.items()},
+        "layers": list(collected.layers),
+        "heads": list(collected.heads),
+        "skipped": {str(layer): name for layer, name in collected.skipped.items()},
     }
     write_files(source.directory, {TENSORS: pieces(tensors), CARD: [json.dumps(about, indent=1).encode()]})
 
 
 def _identity(source: Source, texts: ConceptSet) -> dict[str, str]:
+    """Return the fields of the card that say what the activations belong to."""
     return {
         "corpus_sha256": texts.sha256,
         "model": source.model_digest,
@@ -184,5 +228,5 @@ def _identity(source: Source, texts: ConceptSet) -> dict[str, str]:
     }
 
 
-def _of(raw: RawTensor) -> Floats:
+def _floats(raw: RawTensor) -> Floats:
     return np.frombuffer(raw.data, dtype=np.float32).reshape(raw.shape)

@@ -1,7 +1,7 @@
 """Concept vectors made from a set's texts on the weights that are served now, and kept in the home.
 
-Invariant: the file is replaced when all layers are done, or not at all. Does not say which layers or which set:
-`default_set` and `Monitor.layer` know what suits a model.
+Invariant: the files are replaced when all layers are done, or not at all. Does not choose layers or sets:
+callers do, by `default_set` and `Monitor.layer`.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import anyio.to_thread
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.model.describe import digest
 from agents.model.steering.concept_vectors import ConceptVectors, write
-from agents.readout.collect import Collected, Source, collected
-from agents.readout.vectors import Method, accuracy, concept_vectors
+from agents.readout.collect import Collected, Source, collect
+from agents.readout.concept_vectors import Method, accuracy, concept_vectors
 from corpus.aliases import Progress
 from corpus.concept_sets import ConceptSet, Name
 from corpus.errors import UsageError
@@ -21,31 +22,31 @@ from corpus.recipe import MODEL_DIR
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layer:
-    """How the vectors of one layer came out."""
+class LayerAccuracy:
+    """The accuracy of one layer's concept vectors."""
 
     layer: int
     """Its number, from 0."""
     accuracy: float
-    """Share of held-out texts whose own concept scores highest; see `vectors.accuracy`."""
+    """Share of held-out texts that score highest on their own concept: see `concept_vectors.accuracy`."""
 
 
 def default_set(model_digest: str) -> Name:
-    """The set that suits a model: the embedded model knows its world and no feelings, any other one is thought to."""
+    """Return the concept set for a model: the embedded model knows its own world only."""
     return "world" if model_digest == digest(MODEL_DIR) else "states"
 
 
-async def train(
+async def train_concept_vectors(
     source: Source,
     texts: ConceptSet,
     *,
     layers: Sequence[int],
     method: Method = "mean",
     report: Progress | None = None,
-) -> tuple[ConceptVectors, tuple[Layer, ...]]:
-    """Make the vectors of these layers, keep them in `source.directory`, and say how they came out."""
-    found = await collected(source, texts, layers=layers, report=report)
-    values, told = await anyio.to_thread.run_sync(_made, found, texts, method)
+) -> tuple[ConceptVectors, tuple[LayerAccuracy, ...]]:
+    """Make and keep the concept vectors of these layers; returns their accuracy too."""
+    collected = await collect(source, texts, layers=layers, report=report)
+    values, accuracies = await anyio.to_thread.run_sync(_estimate, collected, texts, method)
     vectors = ConceptVectors(
         concepts=texts.concepts,
         layers=tuple(layers),
@@ -55,20 +56,21 @@ async def train(
         corpus_sha256=texts.sha256,
     )
     write(source.directory, vectors)
-    return vectors, told
+    return vectors, accuracies
 
 
-def _made(
-    found: Collected, texts: ConceptSet, method: Method
-) -> tuple[np.typing.NDArray[np.float32], tuple[Layer, ...]]:
-    """The vectors, `(n_layers, n_concepts, hidden_size)`, and each layer's accuracy."""
-    values, told = [], []
-    for layer in found.layers:
-        activations = found.of(layer)
-        if not np.isfinite(activations).all():
+def _estimate(
+    collected: Collected, texts: ConceptSet, method: Method
+) -> tuple[NDArray[np.float32], tuple[LayerAccuracy, ...]]:
+    """Return the vectors, `(n_layers, n_concepts, hidden_size)`, and each layer's accuracy."""
+    values, accuracies = [], []
+    for layer in collected.layers:
+        stream = collected.of(layer)
+        if not np.isfinite(stream).all():
             raise UsageError(
                 f"the residual stream after layer {layer} is not finite: this model cannot be read there"
             )
-        values.append(concept_vectors(activations, texts.labels, texts.concepts, method).astype(np.float32))
-        told.append(Layer(layer=layer, accuracy=accuracy(activations, texts.labels, texts.concepts, method)))
-    return np.stack(values), tuple(told)
+        values.append(concept_vectors(stream, texts.labels, texts.concepts, method).astype(np.float32))
+        share = accuracy(stream, texts.labels, texts.concepts, method)
+        accuracies.append(LayerAccuracy(layer=layer, accuracy=share))
+    return np.stack(values), tuple(accuracies)

@@ -12,9 +12,9 @@ from sqlalchemy import Connection
 
 from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout import drift as drifts
+from agents.readout.concept_vectors import METHODS, Method
 from agents.readout.drift import FLOOR, Joint
 from agents.readout.monitor import Monitor
-from agents.readout.vectors import METHODS, Method
 from corpus.aliases import Progress
 from corpus.errors import NightschoolError
 from loop.night.context import NightContext
@@ -57,20 +57,20 @@ class TakeReadings:
         """
         context, monitor = self.context, self.context.monitor
         held = await context.hold(night_id, when)
-        vectors, method = await monitor.vectors(held["weights_sha256"], report), None
+        vectors, method = await monitor.concept_vectors(held["weights_sha256"], report), None
         if when == "before" and await context.ledger.read(
             self._is_due, night_id, vectors, held["weights_sha256"]
         ):
             last = await context.ledger.read(vector_versions.last_version)
             method = cast(Method, (last and last.method) or METHODS[0])
-            vectors = await monitor.again(held["weights_sha256"], vectors, method, report)
+            vectors = await monitor.reestimate(held["weights_sha256"], vectors, method, report)
         readings: tuple[Reading, ...] = ()
         panels = []
         for side in (when,) if when == "before" else (when, "before"):
             weights = (await context.checkpoint(night_id, side))["weights_sha256"]
             if not await context.ledger.read(_is_read, weights, vectors.digest):
                 await context.hold(night_id, side)
-                scores = await monitor.panel(weights, vectors)
+                scores = await monitor.score_probe_set(weights, vectors)
                 readings = (*readings, *await monitor.read(weights, vectors, scores))
                 panels.append((weights, scores))
         return Taken(readings=readings, panels=tuple(panels), version=version_of(monitor, vectors, method))
@@ -101,7 +101,7 @@ def version_of(
     monitor: Monitor, vectors: ConceptVectors, method: str | None = None
 ) -> vector_versions.Version:
     """Return the vectors as the ledger keeps them, at the layer that they are read at."""
-    layer = monitor.read_at(vectors)
+    layer = monitor.layer_of(vectors)
     return vector_versions.Version(
         digest=vectors.digest,
         weights_sha256=vectors.weights_version,

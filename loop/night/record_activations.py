@@ -16,9 +16,14 @@ from functools import partial
 from sqlalchemy import Connection
 
 from agents.model.steering.concept_vectors import ConceptVectors
-from agents.readout.ends import scores_at_ends
-from agents.readout.felt import ENOUGH, felt, refelt
-from agents.readout.turns import said_until, window_of
+from agents.readout.collect import score_texts
+from agents.readout.conversations import (
+    ENOUGH_TURNS,
+    read_feelings,
+    replace_read_feelings,
+    turn_texts,
+    window_of,
+)
 from corpus.aliases import Progress
 from loop.night.context import NightContext
 from loop.night.readings import version_of
@@ -67,7 +72,7 @@ class RecordActivations:
         turns: list[HeardTurn] = []
         texts: list[str] = []
         for heard in chosen.values():
-            upto = said_until([turn.text for turn in heard], window)
+            upto = turn_texts([turn.text for turn in heard], window)
             for turn, text in zip(heard, upto, strict=True):
                 if not turn.read and len(turns) < settings.turns:
                     turns.append(turn)
@@ -103,7 +108,7 @@ class RecordActivations:
         vectors = await self._vectors(active, report)
         window = window_of(vectors.concepts)
         texts = [
-            said_until([*(m["content"] for m in row["messages"]), row["text"]], window)[-1]
+            turn_texts([*(m["content"] for m in row["messages"]), row["text"]], window)[-1]
             for row in attempts
         ]
         scores = await self._read(active, vectors, texts, report)
@@ -124,16 +129,16 @@ class RecordActivations:
     async def _vectors(self, active: queries.Row, report: Progress) -> ConceptVectors:
         """Return the home's vectors, once the shared weights hold the active checkpoint."""
         await self.context.trainer.rollback(active["id"], settled=True)
-        return await self.context.monitor.vectors(active["weights_sha256"], report)
+        return await self.context.monitor.concept_vectors(active["weights_sha256"], report)
 
     async def _read(
         self, active: queries.Row, vectors: ConceptVectors, texts: list[str], report: Progress
     ) -> list[list[float]]:
         """Return the scores of each of these texts."""
         monitor, weights = self.context.monitor, active["weights_sha256"]
-        layer = monitor.read_at(vectors)
+        layer = monitor.layer_of(vectors)
         values = vectors.values[vectors.layers.index(layer)]
-        scores = await scores_at_ends(monitor.source(weights), texts, values, layer, report)
+        scores = await score_texts(monitor.source(weights), texts, values, layer, report)
         return [readings.rounded(row) for row in scores]
 
 
@@ -169,11 +174,11 @@ def _save_turns(
     vector_versions.meet(connection, version, night_id)
     readings.save_turns(connection, rows)
     usual = readings.take_baseline(connection, version.digest, night_id)
-    if usual is None or usual.turns < ENOUGH:
+    if usual is None or usual.turns < ENOUGH_TURNS:
         return
     for node_id, (known, scores) in readings.episodes(connection, conversations, version.digest).items():
-        read = felt(scores, version.concepts, usual.mean, usual.spread)
-        readings.set_feelings(connection, node_id, refelt(known, read))
+        read = read_feelings(scores, version.concepts, usual.mean, usual.spread)
+        readings.set_feelings(connection, node_id, replace_read_feelings(known, read))
 
 
 def _save_attempts(

@@ -16,7 +16,7 @@ import anyio.to_thread
 from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
 from agents.model.steering.directions import load_known, requested_strengths
-from agents.readout.vectors import METHODS
+from agents.readout.concept_vectors import METHODS
 from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
 from corpus.json_edge import to_json

@@ -9,9 +9,8 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection
 
-from agents.readout.train import default_set
-from agents.readout.train import train as train_vectors
-from agents.readout.vectors import METHODS
+from agents.readout.concept_vectors import METHODS
+from agents.readout.train import default_set, train_concept_vectors
 from corpus.aliases import Json
 from corpus.concept_sets import NAMES, ConceptSet, load
 from corpus.errors import GateRefused, UsageError
@@ -80,7 +79,7 @@ async def train(service: Service, **options: Any) -> Json:
     method = options.get("method", METHODS[0])
     source = monitor.source(active["weights_sha256"])
     report = service.worker.reporter("readout", "")
-    vectors, rows = await train_vectors(source, texts, layers=layers, method=method, report=report)
+    vectors, rows = await train_concept_vectors(source, texts, layers=layers, method=method, report=report)
     count = monitor.layers()
     await service.ledger.write(_save, version_of(monitor, vectors, method))
     return {

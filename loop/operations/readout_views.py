@@ -7,7 +7,7 @@ a model is loaded. Changes nothing in the ledger.
 from functools import partial
 from typing import Any
 
-from agents.readout.quality.examine import Examiner, kept, layer_of
+from agents.readout.quality.examiner import Examiner, choose_layer, stored_vectors
 from corpus.aliases import Json
 from corpus.conversation import ROLES
 from corpus.errors import UsageError
@@ -19,9 +19,9 @@ def check(service: Service, *, layer: Any = None, turns: Any = None, concepts: A
     """Raise unless there are vectors of this model, of the layer and with the concepts that are named, and `turns`,
     where they are given, are a conversation's."""
     monitor = service.context.monitor
-    vectors, _ = kept(monitor.directory, monitor.model_digest)
+    vectors, _ = stored_vectors(monitor.directory, monitor.model_digest)
     if layer is not None:
-        layer_of(vectors, layer, 0)
+        choose_layer(vectors, layer, 0)
     for name in concepts or ():
         if name not in vectors.concepts:
             raise UsageError(f"there is no concept {name!r}; there are {', '.join(vectors.concepts)}")
@@ -48,7 +48,7 @@ async def show(
 ) -> Json:
     """The readings of a conversation at the end of each turn; of the named concepts, else of all."""
     examiner, active = await _examiner(service)
-    told = await examiner.course(turns, concepts or (), layer, service.worker.reporter("readout", ""))
+    told = await examiner.timeline(turns, concepts or (), layer, service.worker.reporter("readout", ""))
     return {**told, "checkpoint": active["id"], "named": bool(concepts)}
 
 
@@ -58,7 +58,7 @@ async def _examiner(service: Service) -> tuple[Examiner, Json]:
     active = await require_settled(service)
     monitor = service.context.monitor
     source = monitor.source(active["weights_sha256"])
-    return Examiner(source=source, read_at=monitor.layer, layers=monitor.layers()), dict(active)
+    return Examiner(source=source, monitored_layer=monitor.layer, layers=monitor.layers()), dict(active)
 
 
 def _is_turn(turn: Any) -> bool:

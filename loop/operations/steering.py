@@ -14,7 +14,7 @@ from agents.model.describe import count_layers
 from agents.model.steering.concept_vectors import ConceptVectors, read
 from agents.model.steering.directions import digest, load_known, require_concept, to_directions
 from agents.model.steering.wire import check_strengths
-from agents.readout.behaviour import BehaviourReader, Tried
+from agents.readout.behaviour_vectors import BehaviourReader, JudgedAnswer
 from corpus.aliases import Json
 from corpus.behaviour import Behaviour
 from corpus.errors import GateRefused, UsageError
@@ -55,7 +55,8 @@ class Steering:
         ledger = self.service.ledger
         rows = await ledger.read(sweeps.attempts_of, name)
         tried = [
-            Tried(**{key: row[key] for key in ("dream_id", "messages", "text", "passed")}) for row in rows
+            JudgedAnswer(**{key: row[key] for key in ("dream_id", "messages", "text", "passed")})
+            for row in rows
         ]
         vectors, active = await self._extract(name, tried), await ledger.read(queries.active)
         sweep, found = await self._swept(name, name, await self._usual(vectors), seed)
@@ -121,7 +122,7 @@ class Steering:
         length = float(np.linalg.norm(stream, axis=1).mean())
         return [float(f"{share * length:.2g}") for share in SHARES]
 
-    async def _extract(self, name: str, tried: Sequence[Tried]) -> ConceptVectors:
+    async def _extract(self, name: str, tried: Sequence[JudgedAnswer]) -> ConceptVectors:
         """The behaviour's vector, unless a concept has its name and would be steered by in its place."""
         concepts = read(self._directory)
         if concepts is not None and name in concepts.concepts:

@@ -62,6 +62,11 @@ class ConceptVectors:
         """
         return 2 * (len(self.layers) - 1) // 3
 
+    def of_layer(self, layer: int) -> NDArray[np.float32]:
+        """Return the vectors of the layer with this number, `(n_concepts, hidden_size)`."""
+        row: NDArray[np.float32] = self.values[self.layers.index(layer)]
+        return row
+
     def direction(self, concept: str) -> NDArray[np.float32]:
         """The concept's unit vector at that layer, `(hidden_size,)`."""
         row: NDArray[np.float32] = self.values[self.steered, self.concepts.index(concept)]

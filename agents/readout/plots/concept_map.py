@@ -1,8 +1,10 @@
-"""The concepts on a plane: where their vectors lie to each other, coloured by cluster.
+"""The concepts on a plane: how their vectors lie to each other, coloured by cluster.
 
-The plane is that of the vectors' first two principal components; how much of their variance it holds is written on
-its axes, for what is near on it need not be near. Invariant: pure and deterministic; no name covers another name or
-a dot; a name that finds no place is left out and counted. Knows no model and no manifest.
+The plane is that of the vectors' first two principal components; the axes name the share of variance that
+they hold, since what is near on the plane need not be near.
+
+Invariant: pure and deterministic; no name covers another name or a dot, and a name without space is left out
+and counted. Knows no model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,22 +13,22 @@ from math import cos, pi, sin
 
 import numpy as np
 
+from agents.readout.concept_vectors import Numbers
 from agents.readout.plots.picture import FAINT, GRID, Box, Dot, Line, Picture, Shape, Words, length, shortened
-from agents.readout.quality.samples import Numbers
 
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9",
     "#7b3fa0", "#8c2d04", "#4d7c0f", "#e31a76", "#3f51b5", "#00838f",
 )  # fmt: skip
-"""Of the clusters, in their order; the first six are Okabe and Ito's, which the colour-blind tell apart."""
+"""Colours of the clusters; the first six are Okabe and Ito's, safe for colour-blind readers."""
 APART = "#8b949e"
-"""Of a concept in no cluster."""
+"""Colour of a concept in no cluster."""
 MARGIN, RADIUS = 40.0, 4.0
 LEGEND = 250.0
 FEW, MANY = 40, 100
-"""Numbers of concepts up to which the picture is small, or middling."""
+"""Numbers of concepts up to which the picture is small, or of medium size."""
 REACH = 30
-"""Rings around a dot in which a place for its name is looked for."""
+"""Rings around a dot in which a place for its name is searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,12 @@ class Plane:
     places: Numbers
     """`(n_concepts, 2)`."""
     shares: tuple[float, float]
-    """Of the vectors' variance, along each axis: 0 to 1."""
+    """Shares of the vectors' variance along each axis, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Area:
-    """What a name or a dot takes up."""
+    """The rectangle that a name or a dot takes up."""
 
     left: float
     top: float
@@ -49,6 +51,7 @@ class _Area:
     bottom: float
 
     def meets(self, other: "_Area") -> bool:
+        """Return whether the two areas overlap."""
         return (
             self.left < other.right
             and other.left < self.right
@@ -58,15 +61,15 @@ class _Area:
 
 
 def plane(vectors: Numbers) -> Plane:
-    """The first two principal components of the vectors, `(n_concepts, hidden_size)`, about their mean.
+    """Project the vectors, `(n_concepts, hidden_size)`, on their first two principal components.
 
-    SVD in float32. The sign of an axis is such that the concept furthest out on it has a positive place.
+    SVD in float32, about the mean. The concept furthest out on an axis has a positive place.
     """
     centred = (vectors - vectors.mean(axis=0)).astype(np.float32)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
     places = np.zeros((len(vectors), 2))
-    found = (left * sizes)[:, :2]
-    places[:, : found.shape[1]] = found
+    first_two = (left * sizes)[:, :2]
+    places[:, : first_two.shape[1]] = first_two
     places *= np.where(places[np.abs(places).argmax(axis=0), (0, 1)] < 0, -1, 1)
     squares = np.zeros(2)
     squares[: len(sizes[:2])] = sizes[:2] ** 2
@@ -77,19 +80,19 @@ def plane(vectors: Numbers) -> Plane:
 def picture(
     concepts: Sequence[str], vectors: Numbers, clusters: Mapping[str, Sequence[str]], about: str
 ) -> Picture:
-    """The map; `clusters` has the names of each one's members, `about` what is said under the title."""
-    found = plane(vectors)
+    """Draw the map; `clusters`: members of each cluster by name; `about`: the line below the title."""
+    projected = plane(vectors)
     side = 520.0 if len(concepts) <= FEW else 760.0 if len(concepts) <= MANY else 1040.0
     size = 12.0 if len(concepts) <= FEW else 11.0
     legend = LEGEND if clusters else 0.0
     width, height = side + side * 0.3 + legend + 2 * MARGIN, side + 2 * MARGIN + 60
     frame = _Area(left=MARGIN + 20, top=76, right=width - legend - MARGIN, bottom=height - MARGIN - 14)
     colours = _colours(concepts, clusters)
-    dots = _placed(found, frame)
+    dots = _placed(projected, frame)
     named, left_out = _names(concepts, dots, frame, size)
     shapes: list[Shape] = [
         *_title(len(concepts), about, left_out),
-        *_axes(found, frame, dots),
+        *_axes(projected, frame),
         *(shape for shape in named if isinstance(shape, Line)),
         *(
             Dot(x=x, y=y, radius=RADIUS, fill=colours[name])
@@ -103,28 +106,28 @@ def picture(
 
 
 def _colours(concepts: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """The colour of each concept."""
-    found = dict.fromkeys(concepts, APART)
+    """Return the colour of each concept."""
+    colours = dict.fromkeys(concepts, APART)
     for index, members in enumerate(clusters.values()):
-        found |= {name: COLOURS[index % len(COLOURS)] for name in members if name in found}
-    return found
+        colours |= {name: COLOURS[index % len(COLOURS)] for name in members if name in colours}
+    return colours
 
 
-def _placed(found: Plane, frame: _Area) -> list[tuple[float, float]]:
-    """Each concept's place in the picture; both axes have the same scale, so that distances can be compared."""
+def _placed(projected: Plane, frame: _Area) -> list[tuple[float, float]]:
+    """Return each concept's place in the picture; both axes have one scale, so distances can be compared."""
     pad = 46.0
-    low, high = found.places.min(axis=0), found.places.max(axis=0)
-    room = np.array([frame.right - frame.left - 2 * pad, frame.bottom - frame.top - 2 * pad])
-    scale = float((room / np.maximum(high - low, 1e-9)).min())
+    low, high = projected.places.min(axis=0), projected.places.max(axis=0)
+    space = np.array([frame.right - frame.left - 2 * pad, frame.bottom - frame.top - 2 * pad])
+    scale = float((space / np.maximum(high - low, 1e-9)).min())
     middle = np.array([(frame.left + frame.right) / 2, (frame.top + frame.bottom) / 2])
-    placed = middle + (found.places - (low + high) / 2) * scale * np.array([1, -1])
+    placed = middle + (projected.places - (low + high) / 2) * scale * np.array([1, -1])
     return [(float(x), float(y)) for x, y in placed]
 
 
 def _names(
     concepts: Sequence[str], dots: Sequence[tuple[float, float]], frame: _Area, size: float
 ) -> tuple[list[Shape], int]:
-    """A name beside each dot, with a line to it where it had to go further away; and how many found no place."""
+    """Draw a name beside each dot, with a line if it is far; returns the number left out too."""
     pad = RADIUS + 1
     taken = [_Area(left=x - pad, top=y - pad, right=x + pad, bottom=y + pad) for x, y in dots]
     shapes: list[Shape] = []
@@ -143,6 +146,7 @@ def _names(
 
 
 def _inside(area: _Area, frame: _Area) -> bool:
+    """Return whether the area lies in the frame, with a margin."""
     return (
         area.left >= frame.left + 4
         and area.right <= frame.right - 4
@@ -152,7 +156,7 @@ def _inside(area: _Area, frame: _Area) -> bool:
 
 
 def _around(wide: float, high: float) -> Iterator[tuple[float, float]]:
-    """Where a name's upper left corner may be from its dot: to the right, to the left, above, below, then in rings."""
+    """Yield places of a name's upper left corner from its dot: right, left, above, below, then in rings."""
     gap = RADIUS + 2
     yield gap, -high / 2
     yield -gap - wide, -high / 2
@@ -168,7 +172,7 @@ def _around(wide: float, high: float) -> Iterator[tuple[float, float]]:
 
 
 def _named(name: str, area: _Area, dot: tuple[float, float], size: float) -> list[Shape]:
-    """The name, and a line from its nearest edge to the dot if it is not right beside it."""
+    """Draw the name, and a line from its nearest edge to the dot if they are not adjacent."""
     x, y = dot
     edge_x, edge_y = min(max(x, area.left), area.right), min(max(y, area.top), area.bottom)
     low = area.bottom - size * 0.22
@@ -191,33 +195,27 @@ def _title(count: int, about: str, left_out: int) -> list[Shape]:
     ]
 
 
-def _axes(found: Plane, frame: _Area, dots: Sequence[tuple[float, float]]) -> list[Shape]:
-    """The frame, and what each axis holds."""
+def _axes(projected: Plane, frame: _Area) -> list[Shape]:
+    """Draw the frame and the label of the axes."""
     edges = (
         (frame.left, frame.top, frame.right, frame.top),
         (frame.left, frame.bottom, frame.right, frame.bottom),
         (frame.left, frame.top, frame.left, frame.bottom),
         (frame.right, frame.top, frame.right, frame.bottom),
     )
-    first, second = (f"{100 * share:.0f} % of the variance" for share in found.shares)
+    first, second = (f"{100 * share:.0f} % of the variance" for share in projected.shares)
+    middle = (frame.left + frame.right) / 2
     below = f"across: first principal component, {first}; up: second, {second} (same scale)"
     return [
         *(Line(x=a, y=b, to_x=c, to_y=d, colour=GRID) for a, b, c, d in edges),
-        Words(
-            x=(frame.left + frame.right) / 2,
-            y=frame.bottom + 22,
-            text=below,
-            size=12,
-            colour=FAINT,
-            anchor="middle",
-        ),
+        Words(x=middle, y=frame.bottom + 22, text=below, size=12, colour=FAINT, anchor="middle"),
     ]
 
 
 def _legend(
     concepts: Sequence[str], clusters: Mapping[str, Sequence[str]], colours: Mapping[str, str], x: float
 ) -> list[Shape]:
-    """Each cluster's colour and how many of its members are here."""
+    """Draw each cluster's colour and number of members."""
     if not clusters:
         return []
     shapes: list[Shape] = [Words(x=x, y=90, text="cluster", size=12, colour=FAINT)]
@@ -227,9 +225,9 @@ def _legend(
     rows += [("in no cluster", APART, apart)] if apart else []
     for index, (name, colour, count) in enumerate(rows):
         y = 112 + 20 * index
-        told = shortened(f"{name.replace('_', ' ')} ({count})", LEGEND - 40, 11.5)
+        label = shortened(f"{name.replace('_', ' ')} ({count})", LEGEND - 40, 11.5)
         shapes += [
             Box(x=x, y=y - 9, width=10, height=10, fill=colour),
-            Words(x=x + 16, y=y, text=told, size=11.5),
+            Words(x=x + 16, y=y, text=label, size=11.5),
         ]
     return shapes

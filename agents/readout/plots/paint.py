@@ -1,6 +1,6 @@
-"""A picture as a file: SVG by ourselves, PNG by Pillow.
+"""Writes a picture to a file: SVG by this package, PNG by Pillow.
 
-Invariant: the file is whole under its name or was not touched. Knows nothing of what is drawn.
+Invariant: the file is replaced whole or not at all. Does not know what a picture shows.
 """
 
 import io
@@ -14,17 +14,17 @@ from corpus.errors import UsageError
 SCALE = 2
 """Pixels of a PNG for each unit of the picture."""
 FINER = 4
-"""How many times finer a circle is drawn before it is made smaller, so that its edge is smooth; letters are so by
-themselves."""
+"""Factor by which a circle is drawn larger and then reduced, for a smooth edge; letters have smooth edges
+already."""
 ENDINGS = (".svg", ".png")
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
 """Pillow's names: left, middle or right, on the base line."""
 
 
 def check(place: Path) -> None:
-    """Refuse a place that no picture can be written to, before any work is done for it."""
+    """Refuse a place that no picture can be written to, before any work is done."""
     if place.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{place} is neither .svg nor .png: the ending says which picture is wanted")
+        raise UsageError(f"{place} is neither .svg nor .png: the ending chooses the format")
     if place.suffix.lower() == ".png" and find_spec("PIL") is None:
         raise UsageError("a PNG needs Pillow: `pip install pillow`, or name a file that ends in .svg")
     if not place.parent.is_dir():
@@ -34,7 +34,7 @@ def check(place: Path) -> None:
 
 
 def write(picture: Picture, place: Path) -> None:
-    """Write the picture in the form that the ending of its name says."""
+    """Write the picture in the format of the file's ending."""
     check(place)
     data = png(picture) if place.suffix.lower() == ".png" else svg(picture).encode()
     partial = place.with_name(f".{place.name}.tmp")
@@ -43,7 +43,7 @@ def write(picture: Picture, place: Path) -> None:
 
 
 def png(picture: Picture) -> bytes:
-    """The picture as a PNG, `SCALE` pixels a unit."""
+    """Return the picture as a PNG, with `SCALE` pixels for each unit."""
     from PIL import Image, ImageDraw
 
     canvas = Image.new("RGB", (picture.width * SCALE, picture.height * SCALE), GROUND)
@@ -60,7 +60,7 @@ def _draw(canvas: Any, draw: Any, shape: Box | Dot | Line | Words) -> None:
 
     x, y = shape.x * SCALE, shape.y * SCALE
     match shape:
-        case Box():  # Pillow's corners are both inside the box
+        case Box():  # for Pillow, both corners are inside the box
             right, bottom = x + shape.width * SCALE - 1, y + shape.height * SCALE - 1
             draw.rectangle((round(x), round(y), round(max(x, right)), round(max(y, bottom))), fill=shape.fill)
         case Dot():
@@ -76,7 +76,7 @@ def _draw(canvas: Any, draw: Any, shape: Box | Dot | Line | Words) -> None:
 
 
 def _dot(canvas: Any, x: float, y: float, radius: float, fill: str) -> None:
-    """A circle with a smooth edge: drawn finer, made smaller, and laid on as a mask."""
+    """Draw a circle with a smooth edge: large, then reduced, and applied as a mask."""
     from PIL import Image, ImageDraw
 
     left, top, side = int(x - radius) - 1, int(y - radius) - 1, int(2 * radius) + 4

@@ -1,7 +1,7 @@
 """A picture as a list of plain shapes, and the same picture as SVG.
 
-Invariant: pure and deterministic: equal pictures give equal bytes. Lengths are in units of the SVG, which a browser
-shows as pixels; y grows downwards. Knows nothing of what is drawn.
+Invariant: pure and deterministic: equal pictures give equal bytes. Lengths are in units of the SVG, which a
+browser shows as pixels; y grows downwards. Does not know what a picture shows.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 INK, FAINT, GRID, GROUND = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
 WIDE = 0.56
-"""Width of a letter, on average, as a share of the font's size: generous, so that nothing runs into another."""
+"""Average width of a letter as a share of the font's size: generous, so that texts do not overlap."""
 Anchor = Literal["start", "middle", "end"]
 
 
@@ -65,33 +65,33 @@ Shape = Box | Dot | Line | Words
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Shapes, the later ones on top, on a white ground."""
+    """Shapes on a white ground, the later ones on top."""
 
     width: int
     height: int
     title: str
-    """What it shows, for those who cannot see it."""
+    """Alternative text."""
     shapes: Sequence[Shape]
 
 
 def length(text: str, size: float) -> float:
-    """About how wide a text is."""
+    """Estimate the width of a text."""
     return WIDE * size * len(text)
 
 
 def printable(text: str) -> str:
-    """A text on one line without control characters, which no XML may hold and a terminal would obey."""
+    """Return a text on one line without control characters, which XML forbids and a terminal would obey."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def shortened(text: str, width: float, size: float) -> str:
-    """As much of a text as fits into this width."""
-    room = int(width / (WIDE * size))
-    return text if len(text) <= room else f"{text[: max(room - 3, 0)].rstrip()}..."
+    """Return as much of a text as fits into this width."""
+    letters = int(width / (WIDE * size))
+    return text if len(text) <= letters else f"{text[: max(letters - 3, 0)].rstrip()}..."
 
 
 def svg(picture: Picture) -> str:
-    """The picture as a file of its own; it asks for no font and no script."""
+    """Return the picture as an SVG document without external fonts or scripts."""
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {picture.width} {picture.height}" '
         f'width="{picture.width}" height="{picture.height}" role="img" font-family="sans-serif">'
@@ -121,6 +121,6 @@ def _element(shape: Shape) -> str:
 
 
 def mixed(low: str, high: str, share: float) -> str:
-    """A colour between two, as #rrggbb; share: 0 for the first, 1 for the second."""
+    """Mix two colours, as #rrggbb; share: 0 for the first, 1 for the second."""
     pairs = [(int(low[i : i + 2], 16), int(high[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

@@ -1,7 +1,7 @@
-"""The course of a conversation's readings over its turns, drawn as a table of heat.
+"""The timeline of a conversation's readings over its turns, drawn as a heat map.
 
-Invariant: pure; every row has the same scale, 0 is the baseline's mean, and what is drawn says in which unit. Where
-there are more turns than columns a column is the mean of neighbours, and says so. Knows no model.
+Invariant: pure; all rows have one scale, 0 is the baseline's mean, and the picture names its unit. If there
+are more turns than columns, a column is the mean of adjacent turns, and the picture says so. Knows no model.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from agents.readout.concept_vectors import Numbers
 from agents.readout.plots.picture import (
     FAINT,
     GRID,
@@ -23,21 +24,20 @@ from agents.readout.plots.picture import (
     printable,
     shortened,
 )
-from agents.readout.quality.samples import Numbers
 
 LOW, MIDDLE, HIGH = "#2166ac", "#f7f7f7", "#c4561b"
-"""Blue and orange, which also those tell apart who see no red or no green."""
+"""Blue and orange, which red-green colour-blind readers can distinguish."""
 MOST_COLUMNS = 60
 LISTED = 12
-"""Turns whose words stand under the table."""
+"""Turns whose words are printed below the table."""
 ROLES = {"user": "u", "assistant": "a", "system": "s", "tool": "t"}
 WIDTH, MARGIN, ROW, TEXT = 900, 24, 26, 12
 STEPS = 48
-"""Strips of the scale's bar."""
+"""Strips of the colour bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
+class Timeline:
     """Readings of one conversation."""
 
     name: str
@@ -47,16 +47,16 @@ class Course:
     texts: tuple[str, ...]
     """Of each turn."""
     values: Numbers
-    """`(n_turns, n_concepts)`: scores less the baseline's mean, in the baseline's standard deviations."""
+    """Scores minus the baseline's mean, in the baseline's standard deviations, `(n_turns, n_concepts)`."""
     layer: int
     window: int | None
-    """Turns that were read together for each reading, its own the last; None for all before it."""
+    """Number of turns that were read together, the last of them being the one read; None for all."""
     baseline: str
-    """What the baseline is, in words."""
+    """The baseline in words."""
 
     @property
     def together(self) -> str:
-        """What was read for each turn, in words."""
+        """The turns that were read together, in words."""
         if self.window is None:
             return "each turn read with all before it"
         return {1: "each turn read alone", 2: "each turn read with the one before it"}.get(
@@ -66,85 +66,85 @@ class Course:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """A course as it is shown: a column for each turn, or for several."""
+    """A timeline as it is shown: a column for each turn, or for several turns."""
 
     values: Numbers
     """`(n_columns, n_concepts)`."""
     heads: tuple[str, ...]
-    """Letters of the roles; "·" where a column has several."""
+    """Letters of the roles; "·" for a column of several turns."""
     first: tuple[int, ...]
     """Number of each column's first turn, from 1."""
     turns: int
-    """Turns in a column."""
+    """Number of turns in a column."""
 
 
-def columns(course: Course, most: int = MOST_COLUMNS) -> Columns:
-    """The course in at most so many columns."""
-    count = len(course.roles)
+def columns(timeline: Timeline, most: int = MOST_COLUMNS) -> Columns:
+    """Return the timeline in at most `most` columns."""
+    count = len(timeline.roles)
     turns = max(1, -(-count // most))
     starts = range(0, count, turns)
     return Columns(
-        values=np.stack([course.values[start : start + turns].mean(axis=0) for start in starts]),
-        heads=tuple(ROLES.get(course.roles[start], "?") if turns == 1 else "·" for start in starts),
+        values=np.stack([timeline.values[start : start + turns].mean(axis=0) for start in starts]),
+        heads=tuple(ROLES.get(timeline.roles[start], "?") if turns == 1 else "·" for start in starts),
         first=tuple(start + 1 for start in starts),
         turns=turns,
     )
 
 
-def chosen(course: Course, wanted: Sequence[str], most: int) -> Course:
-    """The course of some concepts, those that were named, else those that swing furthest, largest swing first."""
+def choose_concepts(timeline: Timeline, wanted: Sequence[str], most: int) -> Timeline:
+    """Return the timeline of the wanted concepts, or of those with the largest readings, largest first."""
     if wanted:
-        order = [course.concepts.index(name) for name in wanted]
+        order = [timeline.concepts.index(name) for name in wanted]
     else:
-        order = [int(i) for i in np.argsort(-np.abs(course.values).max(axis=0), kind="stable")[:most]]
-    return replace(
-        course, concepts=tuple(course.concepts[index] for index in order), values=course.values[:, order]
-    )
+        order = [int(i) for i in np.argsort(-np.abs(timeline.values).max(axis=0), kind="stable")[:most]]
+    concepts = tuple(timeline.concepts[index] for index in order)
+    return replace(timeline, concepts=concepts, values=timeline.values[:, order])
 
 
 def scale_of(values: Numbers) -> float:
-    """The end of the scale: the largest distance from 0, rounded up to a half."""
+    """Return the end of the scale: the largest distance from 0, rounded up to a half."""
     return max(0.5, float(np.ceil(np.abs(values).max() * 2) / 2))
 
 
 def colour(value: float, scale: float) -> str:
-    """The colour of a value on a scale from -scale to scale."""
+    """Return the colour of a value on a scale from -scale to scale."""
     share = min(1.0, abs(value) / scale)
     return mixed(MIDDLE, HIGH if value > 0 else LOW, share)
 
 
 def signed(value: float) -> str:
-    """A reading as it is printed: its sign, one digit after the point, and no "-0.0"."""
+    """Format a reading with its sign and one digit after the point; never "-0.0"."""
     return f"{round(float(value), 1) + 0.0:+.1f}"
 
 
-def picture(course: Course) -> Picture:
-    """The course as a picture."""
-    shown = columns(course)
-    left = MARGIN + min(240.0, max(length(name, TEXT) for name in course.concepts)) + 10
+def picture(timeline: Timeline) -> Picture:
+    """Draw the timeline."""
+    shown = columns(timeline)
+    left = MARGIN + min(240.0, max(length(name, TEXT) for name in timeline.concepts)) + 10
     cell = min(46.0, (WIDTH - MARGIN - left) / len(shown.heads))
     top = 96.0
-    shapes: list[Shape] = [*_title(course, shown), *_heads(shown, left, top, cell)]
+    shapes: list[Shape] = [*_title(timeline, shown), *_heads(shown, left, top, cell)]
     scale = scale_of(shown.values)
-    for row, name in enumerate(course.concepts):
+    for row, name in enumerate(timeline.concepts):
         y = top + row * ROW
         shapes.append(Words(x=left - 10, y=y + 17, text=shortened(name, 240, TEXT), size=TEXT, anchor="end"))
         shapes += _row(shown.values[:, row], scale, left, y, cell)
-    bottom = top + len(course.concepts) * ROW
-    shapes += _bar(scale, left, bottom + 22, course.baseline)
-    listed = _listing(course, bottom + 106)
+    bottom = top + len(timeline.concepts) * ROW
+    shapes += _bar(scale, left, bottom + 22, timeline.baseline)
+    listed = _listing(timeline, bottom + 106)
     height = bottom + 106 + 17 * len(listed)
-    return Picture(width=WIDTH, height=round(height), title=_alternative(course), shapes=[*shapes, *listed])
+    return Picture(width=WIDTH, height=round(height), title=_alternative(timeline), shapes=[*shapes, *listed])
 
 
-def _alternative(course: Course) -> str:
-    return f"Readings of {len(course.concepts)} concepts over the {len(course.roles)} turns of {course.name}"
+def _alternative(timeline: Timeline) -> str:
+    concepts, turns = len(timeline.concepts), len(timeline.roles)
+    return f"Readings of {concepts} concepts over the {turns} turns of {timeline.name}"
 
 
-def _title(course: Course, shown: Columns) -> list[Shape]:
+def _title(timeline: Timeline, shown: Columns) -> list[Shape]:
     more = "" if shown.turns == 1 else f"; each column is the mean of {shown.turns} turns"
-    about = f"layer {course.layer}, {course.together} (u: user, a: assistant){more}"
-    name = shortened(f"Readings over the turns of {course.name}", WIDTH - 2 * MARGIN, 17)
+    about = f"layer {timeline.layer}, {timeline.together} (u: user, a: assistant){more}"
+    name = shortened(f"Readings over the turns of {timeline.name}", WIDTH - 2 * MARGIN, 17)
     return [
         Words(x=MARGIN, y=34, text=name, size=17),
         Words(x=MARGIN, y=54, text=about, size=TEXT, colour=FAINT),
@@ -152,19 +152,19 @@ def _title(course: Course, shown: Columns) -> list[Shape]:
 
 
 def _heads(shown: Columns, left: float, top: float, cell: float) -> list[Shape]:
-    """Number and role over each column, as many as there is room for."""
+    """Draw number and role above each column, as many as fit."""
     step = max(1, -(-24 // int(cell)))
     shapes: list[Shape] = [Words(x=left - 10, y=top - 8, text="turn", size=11, colour=FAINT, anchor="end")]
     for index, (first, head) in enumerate(zip(shown.first, shown.heads, strict=True)):
         if index % step == 0:
-            told = str(first) if head == "·" or cell < 24 else f"{first} {head}"
+            label = str(first) if head == "·" or cell < 24 else f"{first} {head}"
             middle = left + (index + 0.5) * cell
-            shapes.append(Words(x=middle, y=top - 8, text=told, size=11, colour=FAINT, anchor="middle"))
+            shapes.append(Words(x=middle, y=top - 8, text=label, size=11, colour=FAINT, anchor="middle"))
     return shapes
 
 
 def _row(values: Numbers, scale: float, left: float, y: float, cell: float) -> list[Shape]:
-    """One concept: a cell for each column, with its number where there is room."""
+    """Draw one concept: a cell for each column, with its number if it fits."""
     shapes: list[Shape] = []
     for index, value in enumerate(values):
         x = left + index * cell
@@ -178,7 +178,7 @@ def _row(values: Numbers, scale: float, left: float, y: float, cell: float) -> l
 
 
 def _bar(scale: float, left: float, y: float, baseline: str) -> list[Shape]:
-    """What the colours mean."""
+    """Draw the colour bar."""
     width = 288.0
     strip = width / STEPS
     shapes: list[Shape] = []
@@ -187,24 +187,24 @@ def _bar(scale: float, left: float, y: float, baseline: str) -> list[Shape]:
         shapes.append(
             Box(x=left + index * strip, y=y, width=strip + 0.5, height=10, fill=colour(value, scale))
         )
-    for share, told in ((0.0, f"-{scale:g}"), (0.5, "0"), (1.0, f"+{scale:g}")):
+    for share, label in ((0.0, f"-{scale:g}"), (0.5, "0"), (1.0, f"+{scale:g}")):
         x = left + share * width
         shapes.append(Line(x=x, y=y + 10, to_x=x, to_y=y + 14, colour=FAINT))
-        shapes.append(Words(x=x, y=y + 27, text=told, size=11, colour=FAINT, anchor="middle"))
-    told = f"standard deviations from the mean of {baseline}"
-    return [*shapes, Words(x=left, y=y + 46, text=told, size=11, colour=FAINT)]
+        shapes.append(Words(x=x, y=y + 27, text=label, size=11, colour=FAINT, anchor="middle"))
+    unit = f"standard deviations from the mean of {baseline}"
+    return [*shapes, Words(x=left, y=y + 46, text=unit, size=11, colour=FAINT)]
 
 
-def _listing(course: Course, y: float) -> list[Shape]:
-    """The words of the first turns."""
+def _listing(timeline: Timeline, y: float) -> list[Shape]:
+    """Draw the words of the first turns."""
     shapes: list[Shape] = []
-    for index, (role, text) in enumerate(zip(course.roles[:LISTED], course.texts[:LISTED], strict=True)):
-        told = f"{index + 1} {ROLES.get(role, '?')}: {printable(text)}"
-        line = shortened(told, WIDTH - 2 * MARGIN, 11.5)
+    for index, (role, text) in enumerate(zip(timeline.roles[:LISTED], timeline.texts[:LISTED], strict=True)):
+        words = f"{index + 1} {ROLES.get(role, '?')}: {printable(text)}"
+        line = shortened(words, WIDTH - 2 * MARGIN, 11.5)
         shapes.append(
             Words(x=MARGIN, y=y + 17 * index, text=line, size=11.5, colour=INK if role == "user" else FAINT)
         )
-    if len(course.roles) > LISTED:
-        told = f"and {len(course.roles) - LISTED} more turns"
-        shapes.append(Words(x=MARGIN, y=y + 17 * LISTED, text=told, size=11.5, colour=FAINT))
+    if len(timeline.roles) > LISTED:
+        more = f"and {len(timeline.roles) - LISTED} more turns"
+        shapes.append(Words(x=MARGIN, y=y + 17 * LISTED, text=more, size=11.5, colour=FAINT))
     return [Line(x=MARGIN, y=y - 20, to_x=WIDTH - MARGIN, to_y=y - 20, colour=GRID), *shapes]

@@ -1,7 +1,7 @@
-"""Whether the vectors together are any good: clusters that hold together, and texts that are told apart.
+"""Whether the concept vectors together are good: clusters that hold together, and texts that are classified.
 
-Invariant: pure; nothing is scored by a vector that the scored text helped to make. Knows no manifest: clusters are
-given as numbers.
+Invariant: pure; no text is scored by a vector that was estimated with that text. Clusters are given as
+numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.readout.quality.samples import BASELINE, Numbers, Samples, unit
+from agents.readout.concept_vectors import Numbers
+from agents.readout.quality.labelled_activations import BASELINE, LabelledActivations, unit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohesion:
-    """How much nearer a cluster's members are to each other than to the rest: cosines, -1 to 1."""
+    """Cosines (-1 to 1) between a cluster's members, and between these and the rest."""
 
     within: float
     """Mean cosine of two members."""
@@ -25,17 +26,17 @@ class Cohesion:
 
     @property
     def gap(self) -> float:
-        """`within` less `between`: 0 for a cluster that is none."""
+        """`within` minus `between`: 0 for a cluster that does not hold together."""
         return self.within - self.between
 
 
 def cohesion(vectors: Numbers, clusters: Mapping[str, Sequence[int]]) -> dict[str, Cohesion]:
-    """Of each cluster with two members or more, where there is a concept outside.
+    """Return the cohesion of each cluster that has two members or more and a concept outside.
 
     vectors: `(n_concepts, hidden_size)`, unit norm; clusters: the numbers of each one's members.
     """
     cosines = vectors @ vectors.T
-    found = {}
+    cohesions = {}
     for name, members in clusters.items():
         inside = np.zeros(len(vectors), dtype=bool)
         inside[list(members)] = True
@@ -45,31 +46,31 @@ def cohesion(vectors: Numbers, clusters: Mapping[str, Sequence[int]]) -> dict[st
         block = cosines[np.ix_(inside, inside)]
         within = float((block.sum() - np.trace(block)) / (size * (size - 1)))
         between = float(cosines[np.ix_(inside, ~inside)].mean())
-        found[name] = Cohesion(within=within, between=between, members=size)
-    return found
+        cohesions[name] = Cohesion(within=within, between=between, members=size)
+    return cohesions
 
 
-def told_apart(samples: Samples) -> NDArray[np.bool_]:
-    """Leave one story out: whether each text scores highest on its own concept, `(n_texts,)`; False for a baseline.
+def classified_correctly(texts: LabelledActivations) -> NDArray[np.bool_]:
+    """Return whether each text scores highest on its own concept, `(n_texts,)`; False for a baseline.
 
-    Vectors are differences of means over all other texts; scores are taken about those texts' mean, so that a
-    concept with a long projection of what all texts share is not favoured.
+    Concept vectors are differences of means over all other texts. Scores are relative to those texts' mean,
+    so that a concept along the texts' common direction has no advantage.
     """
-    found = np.zeros(len(samples.labels), dtype=bool)
-    for text, concept in enumerate(samples.labels):
-        if concept != BASELINE and samples.counts[concept] > 1:
-            found[text] = int(_scores(samples, text, int(concept)).argmax()) == concept
-    return found
+    correct = np.zeros(len(texts.labels), dtype=bool)
+    for text, concept in enumerate(texts.labels):
+        if concept != BASELINE and texts.counts[concept] > 1:
+            correct[text] = int(_scores(texts, text, int(concept)).argmax()) == concept
+    return correct
 
 
-def _scores(samples: Samples, text: int, concept: int) -> Numbers:
-    """A text's scores, `(n_concepts,)`, by the vectors of all others."""
-    row = samples.activations[text].astype(np.float64)
-    sums, counts = samples.sums.copy(), samples.counts.copy()
+def _scores(texts: LabelledActivations, text: int, concept: int) -> Numbers:
+    """Return a text's scores, `(n_concepts,)`, with vectors of all other texts."""
+    row = texts.activations[text].astype(np.float64)
+    sums, counts = texts.sums.copy(), texts.counts.copy()
     sums[concept] -= row
     counts[concept] -= 1
-    total, number = samples.total - row, len(samples.labels) - 1
+    total, number = texts.total - row, len(texts.labels) - 1
     negatives = (total - sums) / np.maximum(number - counts, 1)[:, None]
     differences = sums / np.maximum(counts, 1)[:, None] - negatives
-    found: Numbers = unit(differences) @ (row - total / number)
-    return found
+    scores: Numbers = unit(differences) @ (row - total / number)
+    return scores

@@ -1,9 +1,13 @@
-"""The quality report as a page that a person reads: Markdown, from the report's own JSON.
+"""The quality report as a page of Markdown.
 
-Invariant: pure; every figure on the page is in the JSON. Knows no metric.
+Invariant: pure; every figure on the page is in the report's JSON. Knows no metric.
 """
 
-from corpus.aliases import Json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agents.readout.quality.attention_heads import WritingHead, WritingHeads
+from agents.readout.quality.report import ClusterReport, ConceptQuality, QualityReport
 
 NOTHING = "**That is no better than chance: these vectors say nothing.** "
 HOW = """\
@@ -11,110 +15,123 @@ HOW = """\
 
 | column | what it is |
 |---|---|
-| PC 1 | the first principal component's share of the variance of the concept's texts about the mean of all others: \
-over {clean:g} clean, under {fragmented:g} fragmented; in brackets what as many random texts stay under 19 times in \
-20. Split: the texts lie on both sides of their line; off its line: the vector is not that line |
+| PC 1 | the first principal component's share of the variance of the concept's texts about the mean of \
+all others: over {clean:g} clean, under {fragmented:g} fragmented; in brackets the share that as many random \
+texts stay under 19 times in 20. Split: the texts lie on both sides of their line; off its line: the vector \
+is not that line |
 | alignment | mean cosine of a text with the vector that was estimated without it, and the worst |
-| found again | share of the texts that score highest on their own concept when the vectors are made without them |
-| neuron | the neuron of this layer's MLP that writes most nearly along the vector: over {one_neuron:g}, it is the \
-concept; in brackets what vectors of random texts stay under |
-| R\u00b2 | share of the vector that a ridge regression (lambda {ridge_lambda:g}) on all other concepts explains, they \
-being estimated as if it did not exist: over {redundant:g} redundant; in brackets the share of a random direction |
-| heads | the attention head whose output differs most in the mean, as layer.head: the length of that difference, and \
-how far it sets the concept apart (d', in standard deviations); concentration is 1 where one head does it all |
+| found again | share of the texts that score highest on their own concept when the vectors are made \
+without them |
+| neuron | the neuron of this layer's MLP that writes most nearly along the vector: over {one_neuron:g}, it \
+is the concept; in brackets the cosine that vectors of random texts stay under |
+| R\u00b2 | share of the vector that a ridge regression (lambda {ridge_lambda:g}) on all other concepts \
+explains, these being estimated as if it did not exist: over {redundant:g} redundant; in brackets the share \
+of a random direction |
+| heads | the attention head whose output differs most in the mean, as layer.head: the length of that \
+difference, and how far it sets the concept apart (d', in standard deviations); concentration is 1 if one \
+head does it all |
 """
 
 
-def markdown(told: Json) -> str:
-    """The whole page."""
-    apart = told["leave_one_out"]
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """The concept vectors and weights that a report is about, under the names that `quality.json` has."""
+
+    layer: int
+    relative_depth: float
+    hidden_size: int
+    corpus: str
+    corpus_sha256: str
+    vectors: str
+    """Digest of the concept vectors."""
+    weights_version: str
+    """Digest of the weights that the vectors were estimated on."""
+    weights_sha256: str
+    """Digest of the weights that are served now."""
+
+
+def markdown(subject: Subject, report: QualityReport) -> str:
+    """Return the whole page."""
+    classified = report.leave_one_out
+    verdict = "" if classified.above_chance else NOTHING
     head = [
-        f"# Quality of {len(told['concepts'])} concept vectors",
+        f"# Quality of {len(report.concepts)} concept vectors",
         "",
-        f"Layer {told['layer']} ({told['relative_depth']:.0%} of the depth), {told['texts']} texts and "
-        f"{told['baselines']} baselines, weights `{told['weights_sha256'][:12]}`; vectors estimated on "
-        f"`{told['weights_version'][:12]}`.",
+        f"Layer {subject.layer} ({subject.relative_depth:.0%} of the depth), {report.texts} texts and "
+        f"{report.baselines} baselines, weights `{subject.weights_sha256[:12]}`; vectors estimated on "
+        f"`{subject.weights_version[:12]}`.",
         "",
-        f"Leaving one story out, {apart['accuracy']:.1%} of the texts are found again (by chance "
-        f"{apart['by_chance']:.1%}). {'' if apart['above_chance'] else NOTHING}{_cohesion(told['cohesion'])}",
+        f"Leaving one story out, {classified.accuracy:.1%} of the texts are found again (by chance "
+        f"{classified.by_chance:.1%}). {verdict}{_cohesion(report.cohesion)}",
         "",
     ]
-    skipped = [f"* skipped: {reason}" for reason in told["skipped"]]
-    sections = [_section(name, found) for name, found in told["concepts"].items()]
-    how = HOW.format(**told["bounds"])
-    return "\n".join([*head, *skipped, *([""] if skipped else []), *_table(told), "", how, *sections])
+    skipped = [f"* skipped: {reason}" for reason in report.skipped]
+    sections = [_section(name, concept) for name, concept in report.concepts.items()]
+    how = HOW.format(**report.bounds)
+    gap = [""] if skipped else []
+    return "\n".join([*head, *skipped, *gap, *_table(report.concepts), "", how, *sections])
 
 
-def _cohesion(told: Json) -> str:
-    if told["gap"] is None:
-        return f"No cohesion: {told['reason']}."
-    worst = min(told["clusters"].items(), key=lambda item: item[1]["gap"])
+def _cohesion(cohesion: ClusterReport) -> str:
+    if cohesion.gap is None:
+        return f"No cohesion: {cohesion.reason}."
+    name, worst = min(cohesion.clusters.items(), key=lambda item: item[1].gap)
     return (
-        f"Members of a cluster are nearer to each other than to the rest by a cosine of {told['gap']:.2f} on "
-        f"average; least in {worst[0]} ({worst[1]['gap']:.2f})."
+        f"Members of a cluster are nearer to each other than to the rest by a cosine of {cohesion.gap:.2f} "
+        f"on average; least in {name} ({worst.gap:.2f})."
     )
 
 
-def _table(told: Json) -> list[str]:
+def _table(concepts: Mapping[str, ConceptQuality]) -> list[str]:
     rows = [
         "| concept | verdict | texts | PC 1 | alignment | found again | neuron | R\u00b2 | heads |",
         "|---" * 9 + "|",
     ]
-    for name, found in told["concepts"].items():
+    for name, concept in concepts.items():
+        known, neuron = concept.alignments, concept.neuron
         cells = [
             name,
-            found["verdict"],
-            str(found["texts"]),
-            f"{found['first_pc']:.2f} ({found['first_pc_by_chance']:.2f})",
-            _alignment(found),
-            "" if found["accuracy"] is None else f"{found['accuracy']:.0%}",
-            "" if found["neuron"] is None else _neuron(found["neuron"]),
-            f"{found['r2']:.2f} ({found['r2_by_chance']:.2f})",
-            _head(found["heads"]),
+            concept.verdict,
+            str(concept.texts),
+            f"{concept.first_pc:.2f} ({concept.first_pc_by_chance:.2f})",
+            f"{sum(known) / len(known):.2f}, {min(known):.2f}" if known else "",
+            "" if concept.accuracy is None else f"{concept.accuracy:.0%}",
+            "" if neuron is None else f"{abs(neuron.cosine):.2f} ({neuron.by_chance:.2f})",
+            f"{concept.r2:.2f} ({concept.r2_by_chance:.2f})",
+            "" if concept.heads is None else _first_head(concept.heads),
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
-def _alignment(found: Json) -> str:
-    known = [one["alignment"] for one in found["alignment"] if one["alignment"] is not None]
-    return f"{sum(known) / len(known):.2f}, {min(known):.2f}" if known else ""
+def _first_head(heads: WritingHeads) -> str:
+    first = heads.top[0]
+    separation = round(first.selectivity, 1) + 0.0
+    return f"{_place(first)}: {first.norm:.2f}, d' {separation:.1f}; {heads.concentration:.2f}"
 
 
-def _neuron(found: Json) -> str:
-    return f"{abs(found['cosine']):.2f} ({found['by_chance']:.2f})"
+def _place(head: WritingHead) -> str:
+    return f"{head.layer}.{head.head}"
 
 
-def _head(found: Json | None) -> str:
-    if found is None:
-        return ""
-    first = found["top"][0]
-    apart = round(first["selectivity"], 1) + 0.0
-    return f"{_place(first)}: {first['norm']:.2f}, d' {apart:.1f}; {found['concentration']:.2f}"
-
-
-def _place(head: Json) -> str:
-    return f"{head['layer']}.{head['head']}"
-
-
-def _section(name: str, found: Json) -> str:
-    """One concept at length."""
-    lines = [f"## {name}", "", f"{found['verdict'].capitalize()}.", ""]
-    near = ", ".join(f"{one['concept']} {one['cosine']:+.2f}" for one in found["nearest"])
-    summed = ", ".join(f"{one['coefficient']:+.2f} {one['concept']}" for one in found["contributors"])
-    lines += [f"* nearest: {near or 'none'}", f"* made of: {summed or 'nothing'} (R\u00b2 {found['r2']:.2f})"]
-    if found["heads"]:
-        told = ", ".join(
-            f"{_place(one)} ({one['norm']:.2f}, {one['selectivity']:+.1f})" for one in found["heads"]["top"]
+def _section(name: str, concept: ConceptQuality) -> str:
+    """Return the section of one concept."""
+    lines = [f"## {name}", "", f"{concept.verdict.capitalize()}.", ""]
+    near = ", ".join(f"{one.concept} {one.cosine:+.2f}" for one in concept.nearest)
+    terms = ", ".join(f"{one.coefficient:+.2f} {one.concept}" for one in concept.contributors)
+    lines += [f"* nearest: {near or 'none'}", f"* made of: {terms or 'nothing'} (R\u00b2 {concept.r2:.2f})"]
+    if concept.heads:
+        heads = ", ".join(
+            f"{_place(one)} ({one.norm:.2f}, {one.selectivity:+.1f})" for one in concept.heads.top
         )
-        lines.append(f"* heads, as layer.head (length, d'): {told}")
-    for one in found["outliers"]:
+        lines.append(f"* heads, as layer.head (length, d'): {heads}")
+    for one in concept.outliers:
         lines.append(
-            f"* worst aligned: {one['text']} ({one['alignment']:+.2f}): \u201c{_quoted(one['opening'])}\u201d"
+            f"* worst aligned: {one.text} ({one.alignment:+.2f}): \u201c{_escape(one.opening)}\u201d"
         )
     return "\n".join([*lines, ""])
 
 
-def _quoted(text: str) -> str:
-    """A text's words, so that no sign of Markdown in them counts."""
+def _escape(text: str) -> str:
+    """Return the text with Markdown's special characters escaped."""
     return "".join(f"\\{letter}" if letter in "\\`*_[]<>|#" else letter for letter in text)

@@ -1,7 +1,7 @@
-"""The quality report: every metric of every concept put together, with a verdict in words.
+"""The quality report: every metric of every concept, with a verdict in words.
 
-Invariant: pure, and what it returns is JSON: a number that cannot be had is null with its reason beside it, never
-NaN. The bounds of a verdict stand in the report. Knows no model, no file and no table.
+Invariant: pure, and a report's JSON has no NaN: a number that cannot be computed is null, with its reason
+beside it. The bounds of a verdict are in the report. Knows neither models nor files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,191 +9,299 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from agents.readout.quality import groups, heads, metrics
-from agents.readout.quality.samples import BASELINE, Numbers, Samples
+from agents.readout.concept_vectors import Numbers
+from agents.readout.quality import groups, metrics
+from agents.readout.quality.attention_heads import HeadContributions, WritingHeads, writing_heads
+from agents.readout.quality.labelled_activations import BASELINE, LabelledActivations
+from agents.readout.quality.metrics import Neuron
 from corpus.aliases import Json
 
 CLEAN, FRAGMENTED = 0.7, 0.4
-"""Shares of the first principal component: above the one a concept is clean, below the other it is in pieces."""
+"""Shares of the first principal component above which a concept is clean, and below which fragmented."""
 SAME_LINE = 0.7
-"""Cosine of that component and the vector, below which they are two things."""
+"""Cosine of that component and the vector below which they are different directions."""
 ALIGNED = 0.4
-"""Mean alignment under which a concept's texts lie on both sides of their line: of two texts at this cosine, the
-first component's share is `CLEAN`."""
+"""Mean alignment below which a concept's texts lie on both sides of their line: of two texts at this cosine,
+the first component's share is `CLEAN`."""
 ONE_NEURON = 0.6
 """Cosine with one neuron above which the concept is that neuron."""
 REDUNDANT = 0.9
-"""R^2 above which the other concepts make it up."""
+"""R^2 above which the concept is a sum of the others."""
 UNSURE = 0.5
-"""R^2 of a random direction above which R^2 is no finding."""
-ASTRAY = 0.0
-"""Alignment up to which a text does not show what it is filed under."""
+"""R^2 of a random direction above which R^2 says nothing."""
+MISFILED = 0.0
+"""Alignment up to which a text does not show the concept that it is filed under."""
 OPENING = 60
-"""Letters of a text that are quoted."""
+"""Characters of a text that are quoted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a report is made of."""
+    """The input of a report."""
 
-    samples: Samples
+    texts: LabelledActivations
     vectors: Numbers
-    """`(n_concepts, hidden_size)`, unit norm, as they are kept."""
+    """The kept concept vectors, `(n_concepts, hidden_size)`, unit norm."""
     places: Sequence[str]
-    """Where each text is found, in the order of the samples."""
-    texts: Sequence[str]
+    """Place of each text in the corpus, in the order of `texts`."""
+    plain_texts: Sequence[str]
+    """Each text, in the order of `texts`."""
     down: Numbers | None
-    """`(hidden_size, neurons)`, or None where the layer has no such projection."""
-    parts: Mapping[int, heads.Parts]
-    """By layer, for those whose heads could be told apart."""
+    """The MLP's down projection, `(hidden_size, neurons)`; None if the layer has none."""
+    head_contributions: Mapping[int, HeadContributions]
+    """By layer, if its heads can be separated."""
     clusters: Mapping[str, Sequence[str]]
-    """Members of each cluster, by name; empty where the concepts stand in none."""
+    """Members of each cluster, by name; empty if the concepts have no clusters."""
     skipped: Sequence[str] = field(default=())
-    """What could not be measured, and why: layers by number and the name of what they have instead."""
+    """What could not be measured, and why."""
 
 
-def build(evidence: Evidence) -> Json:
+@dataclass(frozen=True, kw_only=True)
+class TextAlignment:
+    """One text of a concept, and how well it is aligned with the concept's other texts."""
+
+    text: str
+    """Its place in the corpus."""
+    opening: str
+    alignment: float | None
+    """Cosine; None for the only text of a concept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """Another concept with a similar vector."""
+
+    concept: str
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contributor:
+    """Another concept with its coefficient in the regression."""
+
+    concept: str
+    coefficient: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptQuality:
+    """All metrics of one concept, under the names that `quality.json` has."""
+
+    texts: int
+    first_pc: float
+    first_pc_by_chance: float
+    first_pc_cosine: float
+    alignment: tuple[TextAlignment, ...]
+    outliers: tuple[TextAlignment, ...]
+    neuron: Neuron | None
+    nearest: tuple[Neighbour, ...]
+    r2: float
+    r2_by_chance: float
+    contributors: tuple[Contributor, ...]
+    heads: WritingHeads | None
+    accuracy: float | None
+
+    @property
+    def alignments(self) -> list[float]:
+        """The known alignments of its texts."""
+        return [text.alignment for text in self.alignment if text.alignment is not None]
+
+    @property
+    def kind(self) -> str:
+        """The first words of the verdict, from the first component's share and the texts' alignment.
+
+        A concept is clean, mixed or fragmented by the share. With a high share it is "split" if its texts lie
+        on both sides of their line, and "off its line" if the vector is another direction.
+        """
+        if not self.alignments or (self.first_pc > CLEAN and self.first_pc <= self.first_pc_by_chance):
+            return "too few texts to tell"
+        if self.first_pc < FRAGMENTED:
+            return "fragmented"
+        if self.first_pc <= CLEAN:
+            return "mixed"
+        if sum(self.alignments) / len(self.alignments) < ALIGNED:
+            return "split"
+        return "clean" if self.first_pc_cosine >= SAME_LINE else "off its line"
+
+    @property
+    def verdict(self) -> str:
+        """The meaning of the metrics in words."""
+        return "; ".join([self.kind, *self._remarks()])
+
+    def _remarks(self) -> list[str]:
+        """Return the further clauses of the verdict."""
+        remarks, neuron = [], self.neuron
+        if neuron and abs(neuron.cosine) > ONE_NEURON:
+            named = f"{neuron.index}, cosine {neuron.cosine:+.2f}"
+            sure = abs(neuron.cosine) > neuron.by_chance
+            remarks.append(
+                f"one neuron ({named})" if sure else f"near a neuron, as random texts are ({named})"
+            )
+        if self.r2 > REDUNDANT and self.r2_by_chance <= UNSURE:
+            terms = ", ".join(f"{one.coefficient:+.1f} {one.concept}" for one in self.contributors[:3])
+            remarks.append(f"redundant (R\u00b2 {self.r2:.2f}: {terms})")
+        misfiled = [
+            one.text for one in self.outliers if one.alignment is not None and one.alignment <= MISFILED
+        ]
+        if misfiled:
+            remarks.append(f"does not fit its texts: {', '.join(misfiled)}")
+        return remarks
+
+    def to_json(self) -> Json:
+        """Return the metrics and the verdict as `quality.json` has them."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOneOut:
+    """The accuracy of classifying each text with vectors of all others."""
+
+    accuracy: float
+    by_chance: float
+    above_chance: bool
+    """Above by three standard errors of chance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterQuality:
+    """Cohesion of one cluster, under the names that `quality.json` has."""
+
+    within: float
+    between: float
+    gap: float
+    members: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterReport:
+    """Cohesion of all clusters."""
+
+    clusters: dict[str, ClusterQuality]
+    gap: float | None
+    """Mean over the clusters; None without clusters."""
+    reason: str
+    """Why there is no gap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualityReport:
     """The part of `quality.json` that the texts and the weights give."""
-    samples = evidence.samples
-    hits = groups.told_apart(samples)
-    concepts = _concepts(evidence, hits)
-    shown = samples.labels != BASELINE
-    return {
-        "texts": int(shown.sum()),
-        "baselines": int((~shown).sum()),
-        "bounds": {
+
+    texts: int
+    baselines: int
+    bounds: dict[str, float]
+    leave_one_out: LeaveOneOut
+    cohesion: ClusterReport
+    skipped: tuple[str, ...]
+    concepts: dict[str, ConceptQuality]
+
+    def to_json(self) -> Json:
+        """Return the report as `quality.json` has it."""
+        concepts = {name: concept.to_json() for name, concept in self.concepts.items()}
+        return {**asdict(self), "concepts": concepts}
+
+
+def build(evidence: Evidence) -> QualityReport:
+    """Compute all metrics."""
+    texts = evidence.texts
+    correct = groups.classified_correctly(texts)
+    concepts = _concepts(evidence, correct)
+    shown = texts.labels != BASELINE
+    return QualityReport(
+        texts=int(shown.sum()),
+        baselines=int((~shown).sum()),
+        bounds={
             "clean": CLEAN,
             "fragmented": FRAGMENTED,
             "one_neuron": ONE_NEURON,
             "redundant": REDUNDANT,
             "ridge_lambda": metrics.LAMBDA,
         },
-        "leave_one_out": _left_out(float(hits[shown].mean()), int(shown.sum()), len(samples.concepts)),
-        "cohesion": _cohesion(evidence),
-        "skipped": [*evidence.skipped, *_says_nothing(concepts, samples.activations.shape[1])],
-        "concepts": concepts,
-    }
+        leave_one_out=_leave_one_out(float(correct[shown].mean()), int(shown.sum()), len(texts.concepts)),
+        cohesion=_cohesion(evidence),
+        skipped=(*evidence.skipped, *_uninformative(concepts, texts.activations.shape[1])),
+        concepts=concepts,
+    )
 
 
-def _left_out(accuracy: float, texts: int, concepts: int) -> Json:
-    """The accuracy of leaving one story out, and whether it is above chance by three standard errors of chance."""
+def _leave_one_out(accuracy: float, texts: int, concepts: int) -> LeaveOneOut:
     chance = 1 / concepts
     error = (chance * (1 - chance) / texts) ** 0.5
-    return {"accuracy": accuracy, "by_chance": chance, "above_chance": bool(accuracy > chance + 3 * error)}
+    return LeaveOneOut(accuracy=accuracy, by_chance=chance, above_chance=bool(accuracy > chance + 3 * error))
 
 
-def _cohesion(evidence: Evidence) -> Json:
-    """Of each cluster, and the mean over all pairs within and between clusters."""
-    number = {name: index for index, name in enumerate(evidence.samples.concepts)}
+def _cohesion(evidence: Evidence) -> ClusterReport:
+    """Compute the cohesion of each cluster, and the mean over all clusters."""
+    number = {name: index for index, name in enumerate(evidence.texts.concepts)}
     members = {
-        name: [number[one] for one in ones if one in number] for name, ones in evidence.clusters.items()
+        name: [number[member] for member in cluster if member in number]
+        for name, cluster in evidence.clusters.items()
     }
-    found = groups.cohesion(evidence.vectors, members)
-    if not found:
-        return {"clusters": {}, "gap": None, "reason": "these concepts stand in no clusters"}
-    told = {
-        name: {"within": one.within, "between": one.between, "gap": one.gap, "members": one.members}
-        for name, one in found.items()
+    cohesions = groups.cohesion(evidence.vectors, members)
+    if not cohesions:
+        return ClusterReport(clusters={}, gap=None, reason="these concepts stand in no clusters")
+    clusters = {
+        name: ClusterQuality(within=one.within, between=one.between, gap=one.gap, members=one.members)
+        for name, one in cohesions.items()
     }
-    return {"clusters": told, "gap": float(np.mean([one.gap for one in found.values()])), "reason": ""}
+    gap = float(np.mean([one.gap for one in cohesions.values()]))
+    return ClusterReport(clusters=clusters, gap=gap, reason="")
 
 
-def _concepts(evidence: Evidence, hits: Numbers) -> dict[str, Json]:
-    """What is known of each concept, under the names of the metrics."""
-    samples, vectors, names = evidence.samples, evidence.vectors, evidence.samples.concepts
-    by_chance = metrics.drawn(samples)
-    spreads = metrics.first_pc(samples, vectors, by_chance)
-    aligned = metrics.alignment(samples)
-    worst = metrics.outliers(samples, aligned)
-    neurons = None if evidence.down is None else metrics.neuron(samples, vectors, evidence.down, by_chance)
-    near = metrics.nearest(vectors)
-    redundant = metrics.redundancy(samples, vectors)
+def _concepts(evidence: Evidence, correct: Numbers) -> dict[str, ConceptQuality]:
+    """Compute the metrics of each concept."""
+    texts, vectors, names = evidence.texts, evidence.vectors, evidence.texts.concepts
+    by_chance = metrics.draw_random_texts(texts)
+    components = metrics.first_components(texts, vectors, by_chance)
+    aligned = metrics.alignment(texts)
+    worst = metrics.outliers(texts, aligned)
+    neurons = (
+        None if evidence.down is None else metrics.nearest_neurons(texts, vectors, evidence.down, by_chance)
+    )
+    near = metrics.nearest_concepts(vectors)
+    redundant = metrics.redundancy(texts, vectors)
 
-    def text(index: int) -> Json:
+    def text(index: int) -> TextAlignment:
         value = aligned[index]
-        opening = evidence.texts[index][:OPENING]
-        place = {"text": evidence.places[index], "opening": opening}
-        return {**place, "alignment": None if np.isnan(value) else float(value)}
+        return TextAlignment(
+            text=evidence.places[index],
+            opening=evidence.plain_texts[index][:OPENING],
+            alignment=None if np.isnan(value) else float(value),
+        )
 
-    told = {}
+    qualities = {}
     for index, name in enumerate(names):
-        mine = samples.of(index)
-        found = {
-            "texts": len(mine),
-            "first_pc": spreads[index].share,
-            "first_pc_by_chance": spreads[index].by_chance,
-            "first_pc_cosine": spreads[index].cosine,
-            "alignment": [text(int(one)) for one in mine],
-            "outliers": [text(one.index) for one in worst[index]],
-            "neuron": None if neurons is None else asdict(neurons[index]),
-            "nearest": [{"concept": names[one.index], "cosine": one.value} for one in near[index]],
-            "r2": redundant[index].r2,
-            "r2_by_chance": redundant[index].by_chance,
-            "contributors": [
-                {"concept": names[one.index], "coefficient": one.value}
+        mine = texts.of(index)
+        qualities[name] = ConceptQuality(
+            texts=len(mine),
+            first_pc=components[index].share,
+            first_pc_by_chance=components[index].by_chance,
+            first_pc_cosine=components[index].cosine,
+            alignment=tuple(text(int(number)) for number in mine),
+            outliers=tuple(text(ranked.index) for ranked in worst[index]),
+            neuron=None if neurons is None else neurons[index],
+            nearest=tuple(Neighbour(concept=names[one.index], cosine=one.value) for one in near[index]),
+            r2=redundant[index].r2,
+            r2_by_chance=redundant[index].by_chance,
+            contributors=tuple(
+                Contributor(concept=names[one.index], coefficient=one.value)
                 for one in redundant[index].contributors
-            ],
-            "heads": _heads(evidence.parts, index),
-            "accuracy": float(hits[mine].mean()) if len(mine) else None,
-        }
-        told[name] = {**found, "verdict": verdict(found)}
-    return told
+            ),
+            heads=_heads(evidence.head_contributions, index),
+            accuracy=float(correct[mine].mean()) if len(mine) else None,
+        )
+    return qualities
 
 
-def _says_nothing(concepts: Mapping[str, Json], hidden: int) -> list[str]:
-    """Why R^2 is no finding, where the other concepts explain most of whatever there is."""
-    most = max(found["r2_by_chance"] for found in concepts.values())
+def _heads(contributions: Mapping[int, HeadContributions], concept: int) -> WritingHeads | None:
+    """Return the heads that write a concept; None if no layer's heads can be separated."""
+    return writing_heads(contributions, concept) if contributions else None
+
+
+def _uninformative(concepts: Mapping[str, ConceptQuality], hidden: int) -> list[str]:
+    """Return why R^2 says nothing, if the other concepts explain most of any direction."""
+    most = max(concept.r2_by_chance for concept in concepts.values())
     if most <= UNSURE:
         return []
-    return [
-        f"R\u00b2: {len(concepts) - 1} other concepts explain {most:.2f} of any direction of {hidden} dimensions"
-    ]
-
-
-def _heads(parts: Mapping[int, heads.Parts], concept: int) -> Json | None:
-    """The heads that write a concept; None where no layer's could be told apart."""
-    if not parts:
-        return None
-    found = heads.writers(dict(parts), concept)
-    top = [
-        {"layer": one.layer, "head": one.head, "norm": one.norm, "selectivity": one.selectivity}
-        for one in found.top
-    ]
-    return {"top": top, "concentration": found.concentration, "count": found.count}
-
-
-def verdict(found: Json) -> str:
-    """What the numbers of one concept come to, in words; `kind` alone is its first word or two."""
-    return "; ".join([kind(found), *_remarks(found)])
-
-
-def kind(found: Json) -> str:
-    """Whether its texts lie the same way from all others: clean, mixed or fragmented, by the first component's share;
-    where that is high, `split` if they lie on both sides of the line and `off its line` if the vector is another."""
-    share, chance = found["first_pc"], found["first_pc_by_chance"]
-    aligned = [one["alignment"] for one in found["alignment"] if one["alignment"] is not None]
-    if not aligned or (share > CLEAN and share <= chance):
-        return "too few texts to tell"
-    if share < FRAGMENTED:
-        return "fragmented"
-    if share <= CLEAN:
-        return "mixed"
-    if sum(aligned) / len(aligned) < ALIGNED:
-        return "split"
-    return "clean" if found["first_pc_cosine"] >= SAME_LINE else "off its line"
-
-
-def _remarks(found: Json) -> list[str]:
-    """What else is to be said: each a clause of its own."""
-    remarks, neuron = [], found["neuron"]
-    if neuron and abs(neuron["cosine"]) > ONE_NEURON:
-        named = f"{neuron['index']}, cosine {neuron['cosine']:+.2f}"
-        sure = abs(neuron["cosine"]) > neuron["by_chance"]
-        remarks.append(f"one neuron ({named})" if sure else f"near a neuron, as random texts are ({named})")
-    if found["r2"] > REDUNDANT and found["r2_by_chance"] <= UNSURE:
-        summed = ", ".join(f"{one['coefficient']:+.1f} {one['concept']}" for one in found["contributors"][:3])
-        remarks.append(f"redundant (R\u00b2 {found['r2']:.2f}: {summed})")
-    astray = [one["text"] for one in found["outliers"] if one["alignment"] <= ASTRAY]
-    if astray:
-        remarks.append(f"does not fit its texts: {', '.join(astray)}")
-    return remarks
+    others = len(concepts) - 1
+    return [f"R\u00b2: {others} other concepts explain {most:.2f} of any direction of {hidden} dimensions"]

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from agents.readout.plots import concept_map, paint, timeline
 from agents.readout.plots.picture import printable
-from agents.readout.plots.timeline import Course
-from agents.readout.quality.examine import clusters_of, kept, layer_of
+from agents.readout.plots.timeline import Timeline
+from agents.readout.quality.examiner import choose_layer, clusters_of, stored_vectors
 from corpus.aliases import Json
 from loop.cli.show.console import out
 from store.home import Home
@@ -30,12 +30,12 @@ LISTED = 12
 """Turns whose words are printed."""
 
 
-def course_of(told: Json) -> Course:
+def timeline_of(told: Json) -> Timeline:
     """The readings in a command's JSON, those of the concepts that were named, else of those that swing most."""
     import numpy as np
 
     names = tuple(told["concepts"])
-    whole = Course(
+    whole = Timeline(
         name=told["conversation"],
         concepts=names,
         roles=tuple(turn["role"] for turn in told["turns"]),
@@ -45,19 +45,19 @@ def course_of(told: Json) -> Course:
         window=told["window"],
         baseline=f"the {told['baseline']['texts']} texts behind the vectors",
     )
-    return timeline.chosen(whole, names if told["named"] else (), MOST_CONCEPTS)
+    return timeline.choose_concepts(whole, names if told["named"] else (), MOST_CONCEPTS)
 
 
 def draw(told: Json, place: Path) -> None:
     """Write the picture of a conversation's readings."""
-    paint.write(timeline.picture(course_of(told)), place)
+    paint.write(timeline.picture(timeline_of(told)), place)
 
 
 def draw_map(home: Home, place: Path, layer: int | None) -> Json:
     """Write the map of the concepts in a home."""
     paint.check(place)
-    vectors, texts = kept(home.path / "readout")
-    chosen = layer_of(vectors, layer, vectors.layers[len(vectors.layers) // 2])
+    vectors, texts = stored_vectors(home.path / "readout")
+    chosen = choose_layer(vectors, layer, vectors.layers[len(vectors.layers) // 2])
     about = f"vectors of layer {chosen}, estimated on the weights {vectors.weights_version[:12]}"
     values = vectors.values[vectors.layers.index(chosen)]
     paint.write(concept_map.picture(vectors.concepts, values, clusters_of(texts), about), place)
@@ -66,7 +66,7 @@ def draw_map(home: Home, place: Path, layer: int | None) -> Json:
 
 def shown(told: Json) -> None:
     """The table, and what was said."""
-    found = course_of(told)
+    found = timeline_of(told)
     columns = timeline.columns(found, MOST_COLUMNS)
     scale = timeline.scale_of(columns.values)
     wide = 2 if len(columns.heads) <= DOUBLE else 1
@@ -93,7 +93,7 @@ def shown(told: Json) -> None:
         _line(f"drawn to {told['written']}", whole=True)
 
 
-def _turns(found: Course) -> None:
+def _turns(found: Timeline) -> None:
     """The words of the first turns."""
     for number, (role, text) in enumerate(
         zip(found.roles[:LISTED], found.texts[:LISTED], strict=True), start=1

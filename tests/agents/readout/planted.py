@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from agents.readout.quality.samples import Numbers, Samples, samples, unit
+from agents.readout.concept_vectors import Numbers
+from agents.readout.quality.labelled_activations import LabelledActivations, label_activations, unit
 
 HIDDEN = 128
 NAMES = ("calm", "tense", "proud", "bored", "amused", "bitter")
@@ -23,7 +24,7 @@ def texts(
     per_concept: int = 12,
     baselines: int = 6,
     seed: int = 2,
-) -> Samples:
+) -> LabelledActivations:
     """Texts of each concept along its row, in noise of length about 1, around what all of them share."""
     rng = np.random.default_rng(seed)
     rows = directions() if rows is None else rows
@@ -32,20 +33,20 @@ def texts(
     place = np.repeat(np.arange(count), per_concept)
     planted = np.concatenate([strength * rows[place], np.zeros((baselines, hidden))])
     noise = rng.normal(size=planted.shape) / np.sqrt(hidden)
-    return samples(10 * rng.normal(size=hidden) + planted + noise, labels, NAMES[:count])
+    return label_activations(10 * rng.normal(size=hidden) + planted + noise, labels, NAMES[:count])
 
 
-def noise(**choices: int) -> Samples:
+def noise(**choices: int) -> LabelledActivations:
     """The same with nothing planted."""
     return texts(strength=0.0, **choices)
 
 
-def vectors(of: Samples) -> Numbers:
+def vectors(of: LabelledActivations) -> Numbers:
     """Difference of means at unit norm, `(n_concepts, hidden)`."""
     return unit(of.differences)
 
 
-def mislabelled(of: Samples, text: int, concept: int) -> Samples:
+def mislabelled(of: LabelledActivations, text: int, concept: int) -> LabelledActivations:
     """The same texts with one under another concept's name."""
     labels = of.labels.copy()
     labels[text] = concept

@@ -1,16 +1,18 @@
-"""A behaviour's vector: a planted direction is found, and what says nothing is left out."""
+"""A behaviour's vector: a planted direction is found, and dreams without a contrast are left out."""
 
 import numpy as np
 import pytest
 
-from agents.readout.behaviour import MINIMUM, Tried, direction, require, telling
+from agents.readout.behaviour_vectors import MINIMUM, JudgedAnswer, contrasting, direction, require
 from corpus.errors import GateRefused
 
 HIDDEN = 32
 
 
-def tried(dream: str, *passed: bool) -> list[Tried]:
-    return [Tried(dream_id=dream, messages=[], text=str(n), passed=one) for n, one in enumerate(passed)]
+def answers(dream: str, *passed: bool) -> list[JudgedAnswer]:
+    return [
+        JudgedAnswer(dream_id=dream, messages=[], text=str(n), passed=one) for n, one in enumerate(passed)
+    ]
 
 
 def test_a_planted_direction_is_found_whatever_the_requests_are_like() -> None:
@@ -18,7 +20,7 @@ def test_a_planted_direction_is_found_whatever_the_requests_are_like() -> None:
     planted = rng.normal(size=HIDDEN)
     planted /= np.linalg.norm(planted)
     dreams = [name for name in "abcdefghij" for _ in range(4)]
-    # The harder a request, the rarer it is passed, and the further off it lies: a plain mean would find the requests.
+    # The harder a request, the rarer it is passed and the further away it lies: a plain mean finds requests.
     passed = [n % 4 < (1 if n < 20 else 3) for n in range(len(dreams))]
     requests = {
         name: rng.normal(size=HIDDEN) + (30.0 * np.eye(HIDDEN)[0] if name < "f" else 0.0)
@@ -34,13 +36,13 @@ def test_a_planted_direction_is_found_whatever_the_requests_are_like() -> None:
     assert direction(stream, dreams, [not one for one in passed]) @ planted < -0.99
 
 
-def test_dreams_whose_answers_are_all_of_one_kind_say_nothing() -> None:
-    mixed = tried("a", True, False)
-    assert telling([*mixed, *tried("b", True, True), *tried("c", False)]) == mixed
+def test_dreams_whose_answers_are_all_of_one_kind_are_left_out() -> None:
+    mixed = answers("a", True, False)
+    assert contrasting([*mixed, *answers("b", True, True), *answers("c", False)]) == mixed
 
 
 def test_too_few_dreams_are_refused_with_how_many_are_missing_and_what_to_run() -> None:
-    enough = [one for n in range(MINIMUM) for one in tried(str(n), True, False)]
+    enough = [one for n in range(MINIMUM) for one in answers(str(n), True, False)]
     assert require("listen", enough) == enough
     with pytest.raises(GateRefused, match=r"8 dreams .* there are 7: 1 are missing. `nightschool night`"):
         require("listen", enough[:-1])

@@ -1,4 +1,4 @@
-"""A set's texts, read once on these weights and kept: nothing else is ever taken for what these weights gave."""
+"""A set's texts are read once on the same weights and kept, and never used for other weights or texts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from read_here import Here, shipped, source
 
 from agents.readout import collect
-from agents.readout.collect import CARD, TENSORS, Collected, collected, run
+from agents.readout.collect import CARD, TENSORS, Collected
 from agents.trainer.scoring import residual_stream
 from corpus import concept_sets
 from corpus.concept_sets import ConceptSet
@@ -27,7 +27,7 @@ def some(count: int = 20) -> ConceptSet:
 def read(
     place: Path, here: Here, texts: ConceptSet, layers: list[int], heads: list[int], **more: str
 ) -> Collected:
-    return anyio.run(lambda: collected(source(place, here, **more), texts, layers=layers, heads=heads))
+    return anyio.run(lambda: collect.collect(source(place, here, **more), texts, layers=layers, heads=heads))
 
 
 def test_each_unique_text_is_run_once_and_stands_wherever_it_is_meant(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_texts_go_out_by_length_in_pieces_and_progress_counts_them(
         told.append((done, total))
 
     texts = [text for _, text in some().texts[:-1]]
-    pieces = anyio.run(lambda: run(source(tmp_path, here), texts, layers=[2], report=report))
+    pieces = anyio.run(lambda: collect.read_texts(source(tmp_path, here), texts, layers=[2], report=report))
     assert told == [(0, 20), (8, 20), (16, 20), (20, 20)]
     lengths = [len(tokens) for tokens in here.asked]
     assert lengths == sorted(lengths) != [len(shipped()[1](text)["input_ids"]) for text in texts]
     monkeypatch.setattr(collect, "PIECE", 64)
-    whole = anyio.run(lambda: run(source(tmp_path, here), texts, layers=[2]))
+    whole = anyio.run(lambda: collect.read_texts(source(tmp_path, here), texts, layers=[2]))
     assert np.allclose(pieces.stream, whole.stream, atol=1e-4) and not (tmp_path / "readout").exists()
 
 

@@ -1,16 +1,16 @@
-"""How far readings moved together: on planted panels whose distance is known."""
+"""How far readings moved together: on planted probe sets whose distance is known."""
 
 import numpy as np
 import pytest
 
-from agents.readout.drift import joint, shrunk
+from agents.readout.drift import joint, shrunk_correlation
 
 
 def standard(values: np.ndarray) -> np.ndarray:
     return (values - values.mean(axis=0)) / values.std(axis=0)
 
 
-def test_independent_concepts_that_each_move_by_one_spread_are_one_apart() -> None:
+def test_independent_concepts_that_each_move_by_one_deviation_are_one_apart() -> None:
     before = np.random.default_rng(0).normal(size=(4000, 6)) * [1, 5, 0.1, 3, 2, 7] + 4
     found = joint(before, before + before.std(axis=0), list("abcdef"))
     assert found.distance == pytest.approx(1.0, abs=0.03)
@@ -22,9 +22,10 @@ def test_concepts_that_always_go_together_count_once_and_against_each_other_coun
     rng = np.random.default_rng(1)
     one = rng.normal(size=2000)
     before = np.stack([one + 0.2 * rng.normal(size=2000), one + 0.2 * rng.normal(size=2000)], axis=1)
-    spread = before.std(axis=0)
+    deviation = before.std(axis=0)
     same, apart = (
-        joint(before, before + 0.3 * spread * np.array(signs), "ab").distance for signs in ([1, 1], [1, -1])
+        joint(before, before + 0.3 * deviation * np.array(signs), "ab").distance
+        for signs in ([1, 1], [1, -1])
     )
     # eigenvalues of their correlation r: 1 + r along the diagonal, 1 - r across it
     r = np.corrcoef(before.T)[0, 1]
@@ -52,14 +53,17 @@ def test_the_correlation_is_shrunk_as_ledoit_and_wolf_say() -> None:
     n, p = rows.shape
     sample = rows.T @ rows / n
     mean = np.trace(sample) / p
-    spread = ((sample - mean * np.eye(p)) ** 2).sum() / p
-    error = min(spread, sum(((np.outer(row, row) - sample) ** 2).sum() / p for row in rows) / n**2)
-    wanted = error / spread * mean * np.eye(p) + (spread - error) / spread * sample
-    assert np.allclose(shrunk(rows), wanted) and 0 < error < spread
-    assert np.linalg.eigvalsh(shrunk(standard(np.random.default_rng(5).normal(size=(10, 30))))).min() > 0
+    deviation = ((sample - mean * np.eye(p)) ** 2).sum() / p
+    error = min(deviation, sum(((np.outer(row, row) - sample) ** 2).sum() / p for row in rows) / n**2)
+    wanted = error / deviation * mean * np.eye(p) + (deviation - error) / deviation * sample
+    assert np.allclose(shrunk_correlation(rows), wanted) and 0 < error < deviation
+    assert (
+        np.linalg.eigvalsh(shrunk_correlation(standard(np.random.default_rng(5).normal(size=(10, 30))))).min()
+        > 0
+    )
 
 
-def test_a_concept_that_the_panel_does_not_stir_counts_by_its_own_move() -> None:
+def test_a_concept_that_the_probe_set_does_not_move_counts_by_its_own_move() -> None:
     before = np.random.default_rng(6).normal(size=(50, 3))
     before[:, 1] = 2.0
     after = before.copy()

@@ -1,4 +1,5 @@
-"""The monitor: it reads with the vectors that the home has, makes them where there are none, and refuses others'."""
+"""The monitor: it reads with the vectors that the home has, makes them where there are none, and refuses
+others'."""
 
 import json
 from dataclasses import replace
@@ -12,9 +13,9 @@ from read_here import LAYERS, Here, monitor, source
 
 from agents.model.describe import digest
 from agents.model.steering.concept_vectors import CARD, ConceptVectors, read, write
+from agents.readout.concept_vectors import accuracy
 from agents.readout.monitor import DEPTH
-from agents.readout.train import default_set, train
-from agents.readout.vectors import accuracy
+from agents.readout.train import default_set, train_concept_vectors
 from corpus import concept_sets
 from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
@@ -29,7 +30,7 @@ CURE = "delete it to have the vectors made anew"
 def readings(place: Path, here: Here) -> tuple[Reading, ...]:
     async def take() -> tuple[Reading, ...]:
         looking = monitor(place, here, EMBEDDED)
-        return await looking.read(WEIGHTS, await looking.vectors(WEIGHTS))
+        return await looking.read(WEIGHTS, await looking.concept_vectors(WEIGHTS))
 
     return anyio.run(take)
 
@@ -57,7 +58,7 @@ def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_pa
     }
     (tmp_path / "other").mkdir()
     again, _ = anyio.run(
-        lambda: train(
+        lambda: train_concept_vectors(
             source(tmp_path / "other", Here(), model_digest=EMBEDDED), concept_sets.of_world(), layers=[2]
         )
     )
@@ -115,7 +116,9 @@ def test_held_out_texts_of_the_world_are_told_apart_far_beyond_chance(
     tmp_path: Path, method: Any, least: float
 ) -> None:
     world = concept_sets.of_world()
-    vectors, told = anyio.run(lambda: train(source(tmp_path, Here()), world, layers=[1, 2], method=method))
+    vectors, told = anyio.run(
+        lambda: train_concept_vectors(source(tmp_path, Here()), world, layers=[1, 2], method=method)
+    )
     assert [row.layer for row in told] == [1, 2] and told[1].accuracy > least > 4 / len(CONCEPTS)
     assert np.linalg.norm(vectors.values, axis=-1) == pytest.approx(np.ones((2, len(CONCEPTS))), abs=1e-5)
     noise = np.random.default_rng(0).normal(size=(len(world.texts), 128))

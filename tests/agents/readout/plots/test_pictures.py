@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from agents.readout.concept_vectors import Numbers
 from agents.readout.plots import concept_map, paint, timeline
 from agents.readout.plots.picture import Box, Dot, Picture, Words, length, svg
-from agents.readout.plots.timeline import Course
-from agents.readout.quality.samples import Numbers, unit
+from agents.readout.plots.timeline import Timeline
+from agents.readout.quality.labelled_activations import unit
 from corpus.errors import UsageError
 from corpus.states import CLUSTERS, STATES
 
 
-def readings(turns: int, concepts: int = 3) -> Course:
+def readings(turns: int, concepts: int = 3) -> Timeline:
     rng = np.random.default_rng(turns)
-    return Course(
+    return Timeline(
         name="conversation 0123456789abcdef",
         concepts=tuple(f"concept_{index}" for index in range(concepts)),
         roles=tuple(("user", "assistant")[turn % 2] for turn in range(turns)),
@@ -108,8 +109,10 @@ def test_more_turns_than_columns_are_shown_as_the_means_of_neighbours_and_the_pi
 def test_the_concepts_that_swing_furthest_are_chosen_or_those_that_were_named_in_their_order() -> None:
     given = readings(6, concepts=5)
     swings = np.abs(given.values).max(axis=0)
-    assert timeline.chosen(given, (), 2).concepts == tuple(f"concept_{i}" for i in np.argsort(-swings)[:2])
-    named = timeline.chosen(given, ("concept_3", "concept_0"), 1)
+    assert timeline.choose_concepts(given, (), 2).concepts == tuple(
+        f"concept_{i}" for i in np.argsort(-swings)[:2]
+    )
+    named = timeline.choose_concepts(given, ("concept_3", "concept_0"), 1)
     assert named.concepts == ("concept_3", "concept_0") and np.array_equal(
         named.values, given.values[:, [3, 0]]
     )

@@ -1,12 +1,13 @@
-"""Clusters and the accuracy of leaving one story out: what was planted is found, and chance is told as chance."""
+"""Clusters and the accuracy of leaving one story out: what was planted is found, and chance is told as
+chance."""
 
 import numpy as np
 import pytest
 from planted import NAMES, directions, mislabelled, noise, texts, vectors
 
-from agents.readout.quality.groups import cohesion, told_apart
-from agents.readout.quality.samples import unit
-from agents.readout.vectors import concept_vectors, scores
+from agents.readout.concept_vectors import concept_vectors, scores
+from agents.readout.quality.groups import classified_correctly, cohesion
+from agents.readout.quality.labelled_activations import unit
 
 CLUSTERS = {"warm": (0, 1, 2), "cold": (3, 4, 5)}
 
@@ -40,17 +41,17 @@ def test_leaving_one_story_out_is_as_accurate_as_when_it_is_computed_anew_for_ea
             made = concept_vectors(rest, labels[:text] + labels[text + 1 :], NAMES)
             best = scores(found.activations[text : text + 1] - rest.mean(axis=0), made).argmax()
             hits.append(concept >= 0 and best == concept)
-        assert list(told_apart(found)) == hits
+        assert list(classified_correctly(found)) == hits
 
 
 def test_planted_stories_are_told_apart_noise_is_not_and_a_baseline_is_never_counted() -> None:
     found = texts()
-    hits = told_apart(found)
+    hits = classified_correctly(found)
     assert hits[found.labels >= 0].all() and not hits[found.labels < 0].any()
-    by_chance = [told_apart(noise(seed=seed))[:72].mean() for seed in (2, 3, 4)]
+    by_chance = [classified_correctly(noise(seed=seed))[:72].mean() for seed in (2, 3, 4)]
     assert np.mean(by_chance) < 0.35  # chance is 1/6
 
 
 def test_a_mislabelled_story_is_not_recognised_as_what_it_is_called() -> None:
-    hits = told_apart(mislabelled(texts(), text=3, concept=4))
+    hits = classified_correctly(mislabelled(texts(), text=3, concept=4))
     assert not hits[3] and hits[np.r_[0:3, 4:72]].all()

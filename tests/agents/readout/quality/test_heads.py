@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from planted import HIDDEN, NAMES, noise, vectors
 
-from agents.readout.quality.heads import Parts, parts, writers
-from agents.readout.quality.samples import Numbers, Samples, samples
+from agents.readout.concept_vectors import Numbers
+from agents.readout.quality.attention_heads import HeadContributions, head_contributions, writing_heads
+from agents.readout.quality.labelled_activations import LabelledActivations, label_activations
 
 HEADS, WIDTH = 8, 16
 
 
-def layer(written_by: int | None, *, seed: int = 7) -> tuple[Numbers, Numbers, Samples]:
+def layer(written_by: int | None, *, seed: int = 7) -> tuple[Numbers, Numbers, LabelledActivations]:
     """Inputs and weight of an output projection, and the stream after it, where one head writes concept 0."""
     rng = np.random.default_rng(seed)
     plain = noise(per_concept=12)
@@ -19,7 +20,11 @@ def layer(written_by: int | None, *, seed: int = 7) -> tuple[Numbers, Numbers, S
     if written_by is not None:
         inputs[plain.labels == 0, written_by, 4] += 12.0
     stream = plain.activations + inputs.reshape(len(inputs), -1) @ weight.T
-    return inputs, weight, samples(stream, [None if c < 0 else NAMES[c] for c in plain.labels], NAMES)
+    return (
+        inputs,
+        weight,
+        label_activations(stream, [None if c < 0 else NAMES[c] for c in plain.labels], NAMES),
+    )
 
 
 def test_the_parts_of_all_heads_add_up_to_what_attention_writes() -> None:
@@ -28,16 +33,17 @@ def test_the_parts_of_all_heads_add_up_to_what_attention_writes() -> None:
     whole = inputs.reshape(len(inputs), -1) @ weight.T
     assert sum(one.reshape(len(one), -1) @ weight.T for one in only) == pytest.approx(whole)
     by_hand = [
-        samples(one.reshape(len(one), -1) @ weight.T, _labels(found), NAMES).differences for one in only
+        label_activations(one.reshape(len(one), -1) @ weight.T, _labels(found), NAMES).differences
+        for one in only
     ]
-    assert parts(inputs, weight, found, vectors(found)).norm == pytest.approx(
+    assert head_contributions(inputs, weight, found, vectors(found)).norm == pytest.approx(
         np.stack([np.linalg.norm(one, axis=1) for one in by_hand], axis=1), rel=1e-3
     )
 
 
 def test_a_planted_head_is_first_with_its_length_and_sets_the_concept_apart() -> None:
     inputs, weight, found = layer(3)
-    told = writers({5: parts(inputs, weight, found, vectors(found))}, concept=0)
+    told = writing_heads({5: head_contributions(inputs, weight, found, vectors(found))}, concept=0)
     first = told.top[0]
     assert (first.layer, first.head) == (5, 3) and told.count == HEADS
     assert first.norm == pytest.approx(12 * np.linalg.norm(weight[:, 3 * WIDTH + 4]), rel=0.15)
@@ -48,9 +54,9 @@ def test_a_planted_head_is_first_with_its_length_and_sets_the_concept_apart() ->
 @pytest.mark.parametrize("seed", [7, 8, 9])
 def test_noise_has_no_head_that_stands_out(seed: int) -> None:
     inputs, weight, found = layer(None, seed=seed)
-    layers = {0: parts(inputs, weight, found, vectors(found))}
+    layers = {0: head_contributions(inputs, weight, found, vectors(found))}
     for concept in range(len(NAMES)):
-        told = writers(layers, concept)
+        told = writing_heads(layers, concept)
         assert told.concentration < 2 / HEADS and max(abs(head.selectivity) for head in told.top) < 1.5
 
 
@@ -58,19 +64,19 @@ def test_selectivity_is_not_inflated_by_a_vector_that_was_made_of_the_same_texts
     """In many dimensions a vector of two texts of noise would set these two apart by itself."""
     inputs, weight, found = layer(None)
     few = np.concatenate([found.of(concept)[:2] for concept in range(6)])
-    small = samples(found.activations[few], [NAMES[found.labels[text]] for text in few], NAMES)
-    told = parts(inputs[few], weight, small, vectors(small))
+    small = label_activations(found.activations[few], [NAMES[found.labels[text]] for text in few], NAMES)
+    told = head_contributions(inputs[few], weight, small, vectors(small))
     assert abs(told.selectivity.mean()) < 0.4
 
 
 def test_the_heads_of_several_layers_are_ranked_together_and_ten_are_named() -> None:
     rng = np.random.default_rng(0)
-    layers = {n: Parts(norm=rng.random((1, 8)), selectivity=rng.random((1, 8))) for n in (0, 1)}
+    layers = {n: HeadContributions(norm=rng.random((1, 8)), selectivity=rng.random((1, 8))) for n in (0, 1)}
     layers[1].norm[0, 2] = 50.0
-    told = writers(layers, 0)
+    told = writing_heads(layers, 0)
     assert len(told.top) == 10 and told.count == 16 and (told.top[0].layer, told.top[0].head) == (1, 2)
     assert list(told.top) == sorted(told.top, key=lambda head: -head.norm)
 
 
-def _labels(found: Samples) -> list[str | None]:
+def _labels(found: LabelledActivations) -> list[str | None]:
     return [None if concept < 0 else NAMES[concept] for concept in found.labels]

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from agents.model.weights.snapshot import to_raw
-from agents.readout.quality.projections import DOWN, OUT, floats, projection
+from agents.readout.quality.examiner import DOWN, OUT, find_projection, to_float32
 from store.tensors.raw import RawTensor
 
 
@@ -16,22 +16,22 @@ def tensors(*names: str) -> dict[str, RawTensor]:
 @pytest.mark.parametrize("before", ["model.", "model.language_model.", ""])
 def test_a_projection_is_found_by_its_layer_and_not_by_the_beginning_of_a_number(before: str) -> None:
     found = tensors(f"{before}layers.1.{DOWN}", f"{before}layers.11.{DOWN}", f"model.visual.layers.1.{DOWN}")
-    wanted = projection(found, 1, DOWN)
+    wanted = find_projection(found, 1, DOWN)
     assert not isinstance(wanted, str) and wanted.shape == (2, 3) and not wanted.any()
-    assert projection(found, 11, DOWN)[0, 0] == 1.0
+    assert find_projection(found, 11, DOWN)[0, 0] == 1.0
 
 
 def test_a_layer_with_another_attention_or_many_experts_is_told_by_name() -> None:
     found = tensors("model.layers.3.linear_attn.out_proj.weight", "model.layers.3.mlp.experts.down_proj")
-    assert projection(found, 3, OUT) == "layer 3 has linear_attn and mlp, without self_attn.o_proj"
-    assert "without mlp.down_proj" in projection(found, 3, DOWN)
-    assert projection({}, 0, OUT) == "layer 0 has nothing, without self_attn.o_proj"
+    assert find_projection(found, 3, OUT) == "layer 3 has linear_attn and mlp, without self_attn.o_proj"
+    assert "without mlp.down_proj" in find_projection(found, 3, DOWN)
+    assert find_projection({}, 0, OUT) == "layer 0 has nothing, without self_attn.o_proj"
 
 
 def test_a_layer_that_writes_through_a_norm_is_left_out_by_name() -> None:
     found = tensors(f"model.layers.0.{DOWN}", "model.layers.0.post_feedforward_layernorm.weight")
     assert (
-        projection(found, 0, DOWN)
+        find_projection(found, 0, DOWN)
         == "layer 0 writes through post_feedforward_layernorm: mlp.down_proj left out"
     )
 
@@ -39,4 +39,4 @@ def test_a_layer_that_writes_through_a_norm_is_left_out_by_name() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
 def test_numbers_of_every_type_are_read_as_torch_reads_them(dtype: torch.dtype) -> None:
     values = torch.tensor([[1.5, -2.25, 3e-5], [0.0, 1e4, -1.0]]).to(dtype)
-    assert np.array_equal(floats(to_raw(values)), values.to(torch.float32).numpy())
+    assert np.array_equal(to_float32(to_raw(values)), values.to(torch.float32).numpy())

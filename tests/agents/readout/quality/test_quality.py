@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 from planted import HIDDEN, NAMES, directions, mislabelled, noise, texts, vectors
 
+from agents.readout.concept_vectors import concept_vectors
 from agents.readout.quality import metrics
-from agents.readout.quality.samples import Samples, samples, unit
-from agents.readout.vectors import concept_vectors
+from agents.readout.quality.labelled_activations import LabelledActivations, label_activations, unit
 
 SEEDS = (2, 3, 4)
 
 
-def spreads(found: Samples) -> list[metrics.Spread]:
-    return metrics.first_pc(found, vectors(found), metrics.drawn(found))
+def components(found: LabelledActivations) -> list[metrics.FirstComponent]:
+    return metrics.first_components(found, vectors(found), metrics.draw_random_texts(found))
 
 
 def test_the_vectors_are_those_that_the_readout_is_trained_with() -> None:
@@ -23,15 +23,15 @@ def test_the_vectors_are_those_that_the_readout_is_trained_with() -> None:
 
 def test_a_planted_direction_is_clean_and_is_the_vector() -> None:
     found = texts()
-    for spread in spreads(found):
-        assert spread.share > 0.7 and spread.cosine > 0.99 and spread.share > spread.by_chance
+    for component in components(found):
+        assert component.share > 0.7 and component.cosine > 0.99 and component.share > component.by_chance
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_noise_is_fragmented_and_as_random_texts_are(seed: int) -> None:
     found = noise(seed=seed)
-    over = [spread.share > spread.by_chance for spread in spreads(found)]
-    assert sum(over) <= 1 and all(spread.share < 0.4 for spread in spreads(found))
+    over = [component.share > component.by_chance for component in components(found)]
+    assert sum(over) <= 1 and all(component.share < 0.4 for component in components(found))
 
 
 def test_a_stream_that_is_wide_in_one_direction_makes_chance_as_high_as_it_makes_noise() -> None:
@@ -40,13 +40,13 @@ def test_a_stream_that_is_wide_in_one_direction_makes_chance_as_high_as_it_makes
     found.activations[:] += np.outer(
         np.random.default_rng(1).normal(size=len(found.labels)), 9 * directions()[0]
     )
-    for spread in spreads(samples(found.activations, _labels(found), NAMES)):
-        assert spread.share > 0.7 and spread.by_chance > 0.95
+    for component in components(label_activations(found.activations, _labels(found), NAMES)):
+        assert component.share > 0.7 and component.by_chance > 0.95
 
 
 def test_two_texts_of_noise_are_not_called_clean() -> None:
     found = noise(per_concept=2)
-    assert all(0.5 <= spread.share < 0.7 for spread in spreads(found))
+    assert all(0.5 <= component.share < 0.7 for component in components(found))
 
 
 def test_a_concept_of_two_unlike_kinds_of_text_is_not_clean() -> None:
@@ -54,7 +54,7 @@ def test_a_concept_of_two_unlike_kinds_of_text_is_not_clean() -> None:
     found = texts(rows[:6])
     half = found.of(0)[::2]
     found.activations[half] += 3 * (rows[6] - rows[0])
-    first, *others = spreads(samples(found.activations, _labels(found), NAMES))
+    first, *others = components(label_activations(found.activations, _labels(found), NAMES))
     assert first.share < 0.65 < 0.7 < min(other.share for other in others)
 
 
@@ -63,9 +63,9 @@ def test_texts_that_lie_along_another_line_than_the_vector_are_told_by_the_cosin
     found = noise()
     mine = found.of(0)
     found.activations[mine] += np.outer(np.where(np.arange(len(mine)) % 2, 5.0, -5.0), directions()[0])
-    changed = samples(found.activations, _labels(found), NAMES)
-    spread = spreads(changed)[0]
-    assert spread.share > 0.7 and spread.cosine < 0.5
+    changed = label_activations(found.activations, _labels(found), NAMES)
+    component = components(changed)[0]
+    assert component.share > 0.7 and component.cosine < 0.5
 
 
 def test_a_mislabelled_story_is_the_worst_outlier() -> None:
@@ -100,7 +100,7 @@ def test_a_concept_that_one_neuron_writes_is_found_with_its_sign_and_others_are_
     found = texts()
     down = np.random.default_rng(5).normal(size=(HIDDEN, 384))
     down[:, 200] = -7 * (vectors(found)[2] + 0.3 * directions(7)[6])
-    best = metrics.neuron(found, vectors(found), down, metrics.drawn(found))
+    best = metrics.nearest_neurons(found, vectors(found), down, metrics.draw_random_texts(found))
     assert best[2].index == 200 and best[2].cosine < -0.9 and best[2].by_chance < 0.8
     assert all(abs(one.cosine) < 0.6 for index, one in enumerate(best) if index != 2)
 
@@ -110,17 +110,17 @@ def test_where_a_neuron_writes_along_what_all_texts_vary_in_chance_says_so() -> 
     found.activations[:] += np.outer(
         np.random.default_rng(1).normal(size=len(found.labels)), 9 * directions()[0]
     )
-    wide = samples(found.activations, _labels(found), NAMES)
+    wide = label_activations(found.activations, _labels(found), NAMES)
     down = np.random.default_rng(5).normal(size=(HIDDEN, 384))
     down[:, 3] = directions()[0]
-    for one in metrics.neuron(wide, vectors(wide), down, metrics.drawn(wide)):
+    for one in metrics.nearest_neurons(wide, vectors(wide), down, metrics.draw_random_texts(wide)):
         assert one.by_chance > 0.9
 
 
 def test_the_nearest_concept_of_a_planted_pair_is_its_twin_and_none_is_its_own() -> None:
     rows = directions()
     rows[1] = unit(rows[0] + 0.3 * rows[1])
-    found = metrics.nearest(vectors(texts(rows)))
+    found = metrics.nearest_concepts(vectors(texts(rows)))
     assert found[0][0].index == 1 and found[1][0].index == 0 and found[0][0].value > 0.8
     assert all(len(row) == 5 and index not in [one.index for one in row] for index, row in enumerate(found))
     assert all(list(row) == sorted(row, key=lambda one: -one.value) for row in found)
@@ -162,7 +162,7 @@ def test_the_regression_is_a_ridge_with_its_penalty() -> None:
     found = texts()
     told = metrics.redundancy(found, vectors(found))[0]
     kept = np.flatnonzero(found.labels != 0)
-    rest = samples(found.activations[kept], [_labels(found)[text] for text in kept], NAMES)
+    rest = label_activations(found.activations[kept], [_labels(found)[text] for text in kept], NAMES)
     basis = vectors(rest)[1:].T
     solved = np.linalg.solve(basis.T @ basis + metrics.LAMBDA * np.eye(5), basis.T @ vectors(found)[0])
     coefficients = {one.index: one.value for one in told.contributors}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from agents.readout.vectors import METHODS, Array, Method, accuracy, concept_vectors, scores
+from agents.readout.concept_vectors import METHODS, Array, Method, accuracy, concept_vectors, scores
 from corpus.errors import UsageError
 
 CONCEPTS = ("agreeing", "asking", "guessing")
@@ -11,7 +11,7 @@ HIDDEN = 64
 
 
 def planted(strength: float, *, per_concept: int = 24, seed: int = 1) -> tuple[Array, list[str], Array]:
-    """Activations with a direction for each concept, their labels, and the directions `(n_concepts, hidden)`."""
+    """Activations with a direction for each concept, labels, and the directions `(n_concepts, hidden)`."""
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(rng.normal(size=(HIDDEN, len(CONCEPTS))))[0].T
     labels = [concept for concept in CONCEPTS for _ in range(per_concept)]
@@ -67,7 +67,7 @@ def test_texts_of_no_concept_are_negatives_of_every_one() -> None:
 
 
 def test_the_component_is_the_positives_own_and_not_the_difference_of_means() -> None:
-    """Positives that lie far out on either side of a line: the mean hardly moves, the component is the line."""
+    """Positives far out on either side of a line: the mean hardly moves, the component is the line."""
     activations = np.array([[9.0, 1.0], [-8.0, 1.0], [0.0, -1.0], [0.0, -1.0]])
     labels = ["a", "a", None, None]
     mean, component = (concept_vectors(activations, labels, ("a",), method)[0] for method in ("mean", "pca"))
@@ -75,7 +75,7 @@ def test_the_component_is_the_positives_own_and_not_the_difference_of_means() ->
 
 
 def test_the_probe_leaves_out_what_varies_within_the_concept() -> None:
-    """Two values that tell the concept, one of them drowned in what all texts vary in: the probe takes the other."""
+    """Two values show the concept, one of them drowned in common variation: the probe uses the other."""
     rng = np.random.default_rng(5)
     noise = 10 * rng.normal(size=200)
     shows = np.arange(200) % 2 == 0
