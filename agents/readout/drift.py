@@ -19,9 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.readout.concept_vectors import Numbers
-
-FLOOR = 1e-6
-"""Smallest standard deviation that a move is divided by."""
+from store.ledger.records import LEAST_SPREAD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +49,11 @@ def shrunk_correlation(standardised: Numbers) -> Numbers:
 
 def joint(before: Numbers, after: Numbers, concepts: Sequence[str]) -> Joint:
     """Return the joint distance between two readings of the probe set, each `(n_texts, k)`."""
-    deviation = np.maximum(before.std(axis=0), FLOOR)
+    deviation = np.maximum(before.std(axis=0), LEAST_SPREAD)
     delta = (after.mean(axis=0) - before.mean(axis=0)) / deviation
     correlation = shrunk_correlation((before - before.mean(axis=0)) / deviation)
     # A concept with one score for all texts has nothing to correlate: only its own move counts.
-    correlation[np.diag_indices_from(correlation)] = np.maximum(np.diag(correlation), FLOOR)
+    correlation[np.diag_indices_from(correlation)] = np.maximum(np.diag(correlation), LEAST_SPREAD)
     shares = delta * np.linalg.solve(correlation, delta) / len(delta)
     order = np.argsort(-shares, kind="stable")
     return Joint(

@@ -38,8 +38,7 @@ def _log(logs: Path, module: str) -> IO[bytes]:
 
 
 async def wait_ready(name: str, process: Process, ready: Callable[[], Awaitable[object]], logs: Path) -> None:
-    """Wait until a starting child is ready; if it ends instead, or takes too long, raise with its log's
-    place.
+    """Wait until a starting child is ready; raise if it ends instead, or takes too long.
 
     Args:
         name: Of the child, for messages.

@@ -1,7 +1,7 @@
-"""The two servers of the model: the embedded one, a child process, and a user's own vLLM, which is nobody's
-child.
+"""The two servers of the model: the embedded one, and a user's own vLLM.
 
-Either makes the shared weights that the trainer writes; the process supervisor runs both in the same way.
+The embedded one is a child process, the vLLM is nobody's. Either makes the shared weights that the trainer
+writes; the process supervisor runs both in the same way.
 Invariant: after `ready` the weights are of the model that the home was initialised with, and the server
 answers; `ended` returns once nobody uses these weights any more. Of vLLM only its place and its HTTP are
 known here.
@@ -154,8 +154,7 @@ class EmbeddedServer:
 
 
 async def _reports_ready(pipe: int) -> bool:
-    """Return whether the child at the other end reports that it is ready; False if it ends without a
-    report."""
+    """Return whether the child at the other end of the pipe reports that it is ready before it ends."""
     await anyio.wait_readable(pipe)
     return bool(os.read(pipe, 16))
 

@@ -1,5 +1,4 @@
-"""The process supervisor: starts the model server and the trainer in order, and starts them again when they
-die.
+"""The process supervisor: starts the model server and the trainer, and restarts them when they die.
 
 Invariant: while `ready` is set, both run and share one set of weights. When either dies, `lost` is set before
 anything else happens, so that work in flight is given up. A server's death takes the trainer with it: its
@@ -49,7 +48,8 @@ class RestartBudget:
             self.deaths.popleft()
         if len(self.deaths) > RESTARTS:
             raise NightschoolError(
-                f"a child process died {len(self.deaths)} times within {WITHIN_S:.0f} s: see logs/ in the home"
+                f"a child process died {len(self.deaths)} times within {WITHIN_S:.0f} s: "
+                "see logs/ in the home"
             )
         return float(0.1 * 2 ** (len(self.deaths) - 1))
 
@@ -83,8 +83,7 @@ class ProcessSupervisor:
         return f"waiting for {self.server.fault}" if self.running and self.server.fault else ""
 
     def has_weights(self) -> bool:
-        """Return whether shared weights must be kept in step with the active checkpoint, now or after a
-        start."""
+        """Return whether there are shared weights to keep at the active checkpoint, or are about to be."""
         return self.running if self.server.managed else self.server.has_weights()
 
     async def wait_server(self) -> None:
@@ -156,8 +155,7 @@ class ProcessSupervisor:
         return self._trainer_process
 
     async def _spawn_trainer(self) -> tuple[Process, int]:
-        """Start the trainer; return it and the end of a pipe: it attaches to the weights when that is
-        closed."""
+        """Start the trainer; return it with a pipe: it attaches to the weights when that is closed."""
         active = await self.ledger.read(queries.active)
         waits, gate = os.pipe()
         try:

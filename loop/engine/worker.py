@@ -139,8 +139,7 @@ class Worker:
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
 
     def _may_repeat(self, item: Work) -> bool:
-        """Return whether a vLLM's end counts as no failure of the work: not if it ends whenever this is
-        done."""
+        """Return whether to repeat work under which a vLLM ended: not if it always ends under this work."""
         self._server_losses[item.id] += 1
         return self._server_losses[item.id] < work.MAX_ATTEMPTS
 

@@ -35,8 +35,7 @@ class NightContext:
     monitor: Monitor
 
     def base_behaviour(self, name: str) -> str:
-        """Return the behaviour that this one guards, or the behaviour itself if it is no
-        counter-behaviour."""
+        """Return the behaviour that a counter-behaviour belongs to; any other behaviour is its own."""
         return self.behaviours[name].counter_of or name
 
     def counters(self) -> set[str]:

@@ -17,7 +17,7 @@ from loop.night.context import NightContext
 from loop.night.verdict import Decision, Limits, Paired, decide
 from store import queries
 from store.ledger.db import now
-from store.ledger.records import Verdict
+from store.ledger.records import Update, Verdict
 from store.nights import history
 from store.queue.outcome import Outcome
 from store.queue.work import Work
@@ -25,10 +25,9 @@ from store.queue.work import Work
 
 @dataclass(frozen=True)
 class Decide:
-    """Decide on the update: "keep" moves the pointer, "roll back" leaves it, "inconclusive" asks for another
-    round.
+    """Decide on the update; the subject is the number of the round.
 
-    The subject is the number of the round.
+    "keep" moves the pointer, "roll back" leaves it, "inconclusive" asks for another round.
     """
 
     context: NightContext
@@ -50,7 +49,7 @@ class Decide:
         carry_out = partial(history.carry_out, update=update, decision=made.decision, reasons=made.reasons)
         return Outcome(decision=made.decision, records=(verdict,), then=carry_out, facts=facts)
 
-    def _decision(self, connection: Connection, item: Work, update: queries.Row) -> Decision:
+    def _decision(self, connection: Connection, item: Work, update: Update) -> Decision:
         night = queries.night(connection, item.night_id)
         parent = queries.checkpoint(connection, update.parent_id).weights_sha256
         candidate = queries.checkpoint(connection, update.checkpoint_id or "").weights_sha256

@@ -80,30 +80,37 @@ KINDS: dict[str, Kind] = {
 """Every kind of work, as the ledger names it."""
 NIGHT_KINDS = tuple(kind for kind, entry in KINDS.items() if entry.by_night)
 DECIDING = tuple(kind for kind, entry in KINDS.items() if entry.decides)
+_CLOSE = ("settle", "night")
 
 
 def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
     """Return the work that follows this outcome."""
-    if item.kind == "plan":
-        if outcome.decision == "nothing":
-            return [("listen", "turns"), ("settle", "night")]
-        lessons = [(kind, name) for name in outcome.names for kind in ("dream", "attempt", "pair")]
-        return [("listen", "turns"), *lessons, ("listen", "attempts"), ("propose", "update")]
-    if item.kind == "propose":
-        if outcome.decision == "nothing":
-            return [("settle", "night")]
-        return [*_before(outcome.names), ("train", "update")]
-    if item.kind in ("train", "merge"):
-        if outcome.decision == "refused":
-            return [("settle", "night")]
-        return [*_measure("after", 0, outcome.names), ("read", "after"), ("locate", "update"), ("rule", "0")]
-    if item.kind == "rule":
-        if outcome.decision != "inconclusive":
-            return [("settle", "night")]
-        round_ = int(item.subject) + 1
-        again = [*_measure("before", round_, outcome.names), *_measure("after", round_, outcome.names)]
-        return [*again, ("rule", str(round_))]
-    return []
+    match item.kind, outcome.decision:
+        case "plan", "nothing":
+            work = [("listen", "turns"), _CLOSE]
+        case "plan", _:
+            lessons = [(kind, name) for name in outcome.names for kind in ("dream", "attempt", "pair")]
+            work = [("listen", "turns"), *lessons, ("listen", "attempts"), ("propose", "update")]
+        case ("propose", "nothing") | ("train" | "merge", "refused"):
+            work = [_CLOSE]
+        case "propose", _:
+            work = [*_before(outcome.names), ("train", "update")]
+        case "train" | "merge", _:
+            work = [
+                *_measure("after", 0, outcome.names),
+                ("read", "after"),
+                ("locate", "update"),
+                ("rule", "0"),
+            ]
+        case "rule", "inconclusive":
+            round_ = int(item.subject) + 1
+            again = [*_measure("before", round_, outcome.names), *_measure("after", round_, outcome.names)]
+            work = [*again, ("rule", str(round_))]
+        case "rule", _:
+            work = [_CLOSE]
+        case _:
+            work = []
+    return work
 
 
 def merging(names: Sequence[str]) -> list[FollowUp]:
@@ -113,7 +120,7 @@ def merging(names: Sequence[str]) -> list[FollowUp]:
 
 def follow_failure(item: Work) -> list[FollowUp]:
     """Return the work that follows when this work is quarantined."""
-    return [("settle", "night")] if item.kind in DECIDING else []
+    return [_CLOSE] if item.kind in DECIDING else []
 
 
 def _before(names: Sequence[str]) -> list[FollowUp]:

@@ -1,7 +1,7 @@
-"""Work of kind `locate`: where in the weights an update lies, once its candidate is on the disk and has been
-read.
+"""Work of kind `locate`: where in the weights an update lies.
 
-Invariant: reads two checkpoints and the ledger, and changes no weight. A night goes on if it fails.
+Invariant: runs once the candidate is on the disk and has been read; reads two checkpoints and the ledger, and
+changes no weight. A night goes on if it fails.
 """
 
 from dataclasses import dataclass
@@ -55,17 +55,17 @@ class Locate:
             return Outcome(facts={"reason": "monitor.locate is false"})
         update = await context.update(item.night_id)
         sides = [await context.checkpoint(item.night_id, when) for when in ("before", "after")]
-        moved = await context.ledger.read(_most_moved, *(side["weights_sha256"] for side in sides))
-        located = await anyio.to_thread.run_sync(self._locate, [side["id"] for side in sides], moved)
+        moved = await context.ledger.read(_most_moved, *(side.weights_sha256 for side in sides))
+        located = await anyio.to_thread.run_sync(self._locate, [side.id for side in sides], moved)
         moves = Moves(
-            update_id=update["id"],
+            update_id=update.id,
             readings=moved.readings,
             parts=to_json(located),
             verdict=located.verdict,
         )
         return Outcome(
             then=partial(stored.save_moves, found=moves),
-            facts={"update": update["id"], "verdict": moves.verdict},
+            facts={"update": update.id, "verdict": moves.verdict},
         )
 
     def _locate(self, checkpoint_ids: list[str], moved: _Moved) -> Located:
@@ -79,13 +79,13 @@ class Locate:
 def _most_moved(connection: Connection, parent: str, candidate: str) -> _Moved:
     vectors = vector_versions.together(connection, parent, candidate)
     last = vector_versions.last_version(connection)
-    if not vectors or last is None or last["digest"] != vectors:
+    if not vectors or last is None or last.data is None or last.digest != vectors:
         return _Moved(readings={}, directions={}, layer=0)
     moves = readings.drift(*readings.pair(connection, parent, candidate))
     order = sorted(moves, key=lambda name: (-abs(moves[name]), name))
-    values = np.frombuffer(last["data"], dtype=np.float32).reshape(len(last["concepts"]), -1)
+    values = np.frombuffer(last.data, dtype=np.float32).reshape(len(last.concepts), -1)
     return _Moved(
         readings={name: round(moves[name], 3) for name in order[:MOVED]},
-        directions={name: values[last["concepts"].index(name)] for name in order[:ALONG]},
-        layer=int(last["layer"]),
+        directions={name: values[last.concepts.index(name)] for name in order[:ALONG]},
+        layer=int(last.layer),
     )

@@ -17,8 +17,7 @@ from store.queue.work import Work
 async def measure_round(
     context: NightContext, name: str, *, seed: int, round_: int, weights_sha256: str, report: Progress
 ) -> Measurement:
-    """Return one round of a behaviour: from the ledger if it is there, else measured on the served
-    weights."""
+    """Return one round of a behaviour, from the ledger or measured on the served weights."""
     definition = context.definitions[name]
     outcomes = await context.ledger.read(queries.measurement, weights_sha256, name, definition, seed, round_)
     if outcomes is None:

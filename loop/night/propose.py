@@ -111,7 +111,6 @@ class Propose:
         )
 
     def _targets(self, night: Night, chosen: Proposal) -> list[str]:
-        """Return what the update means to improve: the night's targets, and those of pairs from earlier
-        nights."""
+        """Return the night's targets and those of the pairs that earlier nights left."""
         named = {pair.behaviour for pair in chosen.new} - self.context.counters()
         return sorted(named | set(night.targets))

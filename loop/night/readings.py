@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from agents.model.steering.concept_vectors import ConceptVectors
 from agents.readout import drift as drifts
 from agents.readout.concept_vectors import METHODS, Method
-from agents.readout.drift import FLOOR, Joint
+from agents.readout.drift import Joint
 from agents.readout.monitor import Monitor
 from corpus.aliases import Progress
 from corpus.errors import NightschoolError
@@ -57,17 +57,17 @@ class TakeReadings:
         """
         context, monitor = self.context, self.context.monitor
         held = await context.hold(night_id, when)
-        vectors, method = await monitor.concept_vectors(held["weights_sha256"], report), None
+        vectors, method = await monitor.concept_vectors(held.weights_sha256, report), None
         if when == "before" and await context.ledger.read(
-            self._is_due, night_id, vectors, held["weights_sha256"]
+            self._is_due, night_id, vectors, held.weights_sha256
         ):
             last = await context.ledger.read(vector_versions.last_version)
             method = cast(Method, (last and last.method) or METHODS[0])
-            vectors = await monitor.reestimate(held["weights_sha256"], vectors, method, report)
+            vectors = await monitor.reestimate(held.weights_sha256, vectors, method, report)
         readings: tuple[Reading, ...] = ()
         panels = []
         for side in (when,) if when == "before" else (when, "before"):
-            weights = (await context.checkpoint(night_id, side))["weights_sha256"]
+            weights = (await context.checkpoint(night_id, side)).weights_sha256
             if not await context.ledger.read(_is_read, weights, vectors.digest):
                 await context.hold(night_id, side)
                 scores = await monitor.score_probe_set(weights, vectors)
@@ -83,7 +83,7 @@ class TakeReadings:
         """
         nights = self.context.settings.monitor.reestimate_nights
         last = vector_versions.last_version(connection)
-        if not nights or last is None or last["digest"] != vectors.digest:
+        if not nights or last is None or last.digest != vectors.digest:
             return False
         if vectors.weights_version == weights:
             return False
@@ -121,7 +121,7 @@ def _is_read(connection: Connection, weights: str, vectors: str) -> bool:
 
 def pair(
     connection: Connection, parent: str, candidate: str
-) -> tuple[dict[str, queries.Row], dict[str, queries.Row]]:
+) -> tuple[dict[str, Reading], dict[str, Reading]]:
     """Return the readings of both weights, taken with the same vectors."""
     vectors = vector_versions.together(connection, parent, candidate)
     if not vectors:
@@ -131,20 +131,16 @@ def pair(
     return queries.readings(connection, parent, vectors), queries.readings(connection, candidate, vectors)
 
 
-def drift(before: dict[str, queries.Row], after: dict[str, queries.Row]) -> dict[str, float]:
+def drift(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str, float]:
     """Return each concept's move, in standard deviations of its readings over the probe set before."""
-    return {
-        name: (after[name]["mean"] - row["mean"]) / max(row["spread"], FLOOR)
-        for name, row in before.items()
-        if name != "perplexity"
-    }
+    return {name: row.move_to(after[name]) for name, row in before.items() if name != "perplexity"}
 
 
 def joint(connection: Connection, parent: str, candidate: str) -> Joint | None:
     """Return how far the readings moved together; None where the scores of the probe set were not kept."""
     vectors = vector_versions.together(connection, parent, candidate)
     sides = [stored.panel(connection, weights, vectors) for weights in (parent, candidate)]
-    concepts = {row["digest"]: row["concepts"] for row in vector_versions.versions(connection)}
+    concepts = {row.digest: row.concepts for row in vector_versions.versions(connection)}
     if sides[0] is None or sides[1] is None or vectors not in concepts:
         return None
     return drifts.joint(sides[0], sides[1], concepts[vectors])

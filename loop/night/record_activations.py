@@ -1,5 +1,4 @@
-"""Work of kind `listen`: the activations of conversations' turns and of the night's own attempts, as
-readings.
+"""Work of kind `listen`: the activations of turns and of the night's own attempts, kept as readings.
 
 They are read on the weights that the night begins with. The readings of an episode's turns become feelings of
 its node, which bring it forward among the episodes that are dreamt of (`store.graph.priority`), so they are
@@ -28,7 +27,7 @@ from corpus.aliases import Progress
 from loop.night.context import NightContext
 from loop.night.readings import version_of
 from store import queries
-from store.ledger.records import seed_of
+from store.ledger.records import Checkpoint, Night, seed_of
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 from store.readings import readings, vector_versions
@@ -50,7 +49,7 @@ class RecordActivations:
         if not context.settings.monitor.enabled:
             return Outcome(facts={"reason": "monitor.enabled is false"})
         night = await context.ledger.read(queries.night, item.night_id)
-        if not night["targets"] and not context.monitor.has_vectors:
+        if not night.targets and not context.monitor.has_vectors:
             # Nothing will be trained, so there is no reason to make vectors.
             reason = "there are no concept vectors yet: the first update's night makes them"
             return Outcome(facts={"reason": reason})
@@ -59,11 +58,11 @@ class RecordActivations:
             return await self._turns(night, active, report)
         return await self._attempts(night, active, report)
 
-    async def _turns(self, night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
+    async def _turns(self, night: Night, active: Checkpoint, report: Progress) -> Outcome:
         """Read the turns that no night has read, within the bounds."""
         settings = self.context.settings.monitor
         chosen, waiting = await self.context.ledger.read(
-            chosen_turns, night["cursor"], settings.turns, settings.share
+            chosen_turns, night.cursor, settings.turns, settings.share
         )
         if not chosen:
             return Outcome(facts={"turns": 0, "waiting": waiting})
@@ -78,13 +77,13 @@ class RecordActivations:
                     turns.append(turn)
                     texts.append(text)
         scores = await self._read(active, vectors, texts, report)
-        weights = active["weights_sha256"]
+        weights = active.weights_sha256
         rows = [
             TurnReading(
                 turn_id=turn.id,
                 vectors=vectors.digest,
                 weights_sha256=weights,
-                night_id=night["id"],
+                night_id=night.id,
                 scores=of_turn,
             )
             for turn, of_turn in zip(turns, scores, strict=True)
@@ -93,29 +92,28 @@ class RecordActivations:
             _save_turns,
             rows=rows,
             version=version_of(self.context.monitor, vectors),
-            night_id=night["id"],
+            night_id=night.id,
             conversations=sorted(chosen),
         )
         return Outcome(then=then, facts={"turns": len(rows), "waiting": waiting})
 
-    async def _attempts(self, night: queries.Row, active: queries.Row, report: Progress) -> Outcome:
+    async def _attempts(self, night: Night, active: Checkpoint, report: Progress) -> Outcome:
         """Read some of the attempts that the night has made."""
         attempts = await self.context.ledger.read(
-            readings.attempts_to_read, night["id"], self.context.settings.monitor.attempts
+            readings.attempts_to_read, night.id, self.context.settings.monitor.attempts
         )
         if not attempts:
             return Outcome(facts={"attempts": 0})
         vectors = await self._vectors(active, report)
         window = window_of(vectors.concepts)
         texts = [
-            turn_texts([*(m["content"] for m in row["messages"]), row["text"]], window)[-1]
-            for row in attempts
+            turn_texts([*(m["content"] for m in row.messages), row.text], window)[-1] for row in attempts
         ]
         scores = await self._read(active, vectors, texts, report)
-        weights = active["weights_sha256"]
+        weights = active.weights_sha256
         rows = [
             AttemptReading(
-                attempt_id=attempt["id"],
+                attempt_id=attempt.id,
                 vectors=vectors.digest,
                 weights_sha256=weights,
                 scores=of_attempt,
@@ -123,19 +121,19 @@ class RecordActivations:
             for attempt, of_attempt in zip(attempts, scores, strict=True)
         ]
         version = version_of(self.context.monitor, vectors)
-        then = partial(_save_attempts, rows=rows, version=version, night_id=night["id"])
+        then = partial(_save_attempts, rows=rows, version=version, night_id=night.id)
         return Outcome(then=then, facts={"attempts": len(rows)})
 
-    async def _vectors(self, active: queries.Row, report: Progress) -> ConceptVectors:
+    async def _vectors(self, active: Checkpoint, report: Progress) -> ConceptVectors:
         """Return the home's vectors, once the shared weights hold the active checkpoint."""
-        await self.context.trainer.rollback(active["id"], settled=True)
-        return await self.context.monitor.concept_vectors(active["weights_sha256"], report)
+        await self.context.trainer.rollback(active.id, settled=True)
+        return await self.context.monitor.concept_vectors(active.weights_sha256, report)
 
     async def _read(
-        self, active: queries.Row, vectors: ConceptVectors, texts: list[str], report: Progress
+        self, active: Checkpoint, vectors: ConceptVectors, texts: list[str], report: Progress
     ) -> list[list[float]]:
         """Return the scores of each of these texts."""
-        monitor, weights = self.context.monitor, active["weights_sha256"]
+        monitor, weights = self.context.monitor, active.weights_sha256
         layer = monitor.layer_of(vectors)
         values = vectors.values[vectors.layers.index(layer)]
         scores = await score_texts(monitor.source(weights), texts, values, layer, report)
@@ -169,8 +167,7 @@ def _save_turns(
     night_id: str,
     conversations: list[str],
 ) -> None:
-    """Save readings of turns, the baseline with them, and the feelings of the episodes that they belong
-    to."""
+    """Save readings of turns, a new baseline, and the feelings of the episodes that the turns belong to."""
     vector_versions.meet(connection, version, night_id)
     readings.save_turns(connection, rows)
     usual = readings.take_baseline(connection, version.digest, night_id)

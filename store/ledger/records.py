@@ -284,6 +284,10 @@ class Measurement(Row):
     outcomes: str
 
 
+LEAST_SPREAD = 1e-6
+"""Smallest standard deviation that a move is divided by: a concept may read the same on every text."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reading(Row):
     """A concept's score on the probe set, or the perplexity."""
@@ -294,6 +298,10 @@ class Reading(Row):
     """Digest of the concept vectors; "" for the perplexity, which needs none."""
     mean: float
     spread: float
+
+    def move_to(self, after: "Reading") -> float:
+        """Return how far the mean moves from this reading to a later one, in this one's standard deviations."""
+        return (after.mean - self.mean) / max(self.spread, LEAST_SPREAD)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,8 +34,6 @@ from store.readings import vector_versions
 
 Outcomes = dict[tuple[str, str, int, int], str]
 """By behaviour, definition, seed and round: one character a scenario."""
-SPREAD_FLOOR = 1e-6
-"""The least standard deviation that a reading's move is divided by."""
 
 # ---------------------------------------------------------------- one checkpoint
 
@@ -209,7 +207,7 @@ def _moves(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> list[
             name=name,
             before=before[name].mean,
             after=after[name].mean,
-            move=(after[name].mean - before[name].mean) / max(before[name].spread, SPREAD_FLOOR),
+            move=before[name].move_to(after[name]),
         )
         for name in sorted((before.keys() & after.keys()) - {"perplexity"})
     ]

@@ -194,7 +194,7 @@ def test_of_very_many_readings_beyond_the_bound_the_furthest_are_named_and_the_r
     assert (
         found.reasons[0].startswith("the reading of 'concept 19' moved by +21.0") and len(found.reasons) == 9
     )
-    assert found.reasons[-1] == "and 12 more readings moved by over 1.5 spreads"
+    assert found.reasons[-1] == "and 12 more readings moved by over 1.5 standard deviations"
 
 
 def test_every_fault_is_named_not_only_the_first() -> None:
