@@ -54,7 +54,7 @@ def shown(home: Home, wanted: str) -> Json:
     if told["pruned"]:
         return told
     try:
-        told |= {"manifest": store.manifest(told["id"]).as_json(), "form": form(store, told["id"])}
+        told |= {"manifest": store.manifest(told["id"]).fields, "form": form(store, told["id"])}
     except IntegrityFault as fault:
         told["problem"] = str(fault)
     return told

@@ -96,13 +96,13 @@ class Operations:
     ) -> Json:
         """Add task vectors, each `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, as a night with a verdict."""
         service, began, seed = self.service, monotonic(), self._seed(seed)
-        recipe = await service.ledger.read(merges.recipe, vectors, method, density)
+        plan = await service.ledger.read(merges.plan, vectors, method, density)
         active = await service.ledger.read(queries.active)
         if reason := refusal(service.context, active["id"]):
             raise GateRefused(reason)
-        await anyio.to_thread.run_sync(self._readable, [active["id"], *recipe.checkpoints()])
+        await anyio.to_thread.run_sync(self._readable, [active["id"], *plan.checkpoints()])
         await service.processes.wait_server()
-        begin = partial(merges.begin, recipe=recipe, parent_id=active["id"], seed=seed)
+        begin = partial(merges.begin, plan=plan, parent_id=active["id"], seed=seed)
         night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
         service.worker.wake()
         return await self._ended(night_id, began)

@@ -43,7 +43,7 @@ def _good(store: CheckpointStore, kept: list[queries.Row]) -> str | None:
 def _reasons(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
     """Why each checkpoint stays."""
     active = queries.active(connection)["id"]
-    return reasons([dict(row) for row in queries.checkpoints(connection)], policy, active=active, good=good)
+    return reasons(queries.checkpoints(connection), policy, active=active, good=good)
 
 
 def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from corpus.aliases import Json
+from corpus.json_edge import to_json
 from loop.config import OBSERVING, load_settings
 from loop.operations.status import ledger_of
 from store import queries
@@ -21,35 +22,40 @@ from store.task_vectors.file import MergedTaskVector
 def added(home: Home, wanted: str, out: Path | None) -> Json:
     """Report what an update, or a range of them, added to the weights; write it to `out` where one is given."""
     with ledger_of(home) as connection:
-        found = merges.find(connection, wanted)
-    part = Part(start=found.start, end=found.end, weight=1.0)
-    vectors = _vectors(home, [part], "arithmetic", None)
-    result: Json = {"from": found.start, "to": found.end, "updates": list(found.updates), **_figures(vectors)}
+        vector = merges.task_vector(connection, wanted)
+    part = Part(start=vector.start, end=vector.end, weight=1.0)
+    merged = _merged(home, [part], "arithmetic", None)
+    result: Json = {
+        "from": vector.start,
+        "to": vector.end,
+        "updates": list(vector.updates),
+        **_figures(merged),
+    }
     result["out"] = None if out is None else str(out)
     if out is not None:
-        vectors.write(out.absolute())
+        merged.write(out.absolute())
     return result
 
 
 def dry_run(home: Home, wanted: Sequence[str], method: str, density: float | None) -> Json:
     """Report what a merge of these task vectors would be, from the files alone."""
     with ledger_of(home) as connection:
-        recipe = merges.recipe(connection, wanted, method, density)
+        plan = merges.plan(connection, wanted, method, density)
         active = queries.active(connection)["id"]
-    vectors = _vectors(home, recipe.parts(), recipe.method, recipe.density)
+    merged = _merged(home, plan.parts(), method, plan.settings.density)
     trains = load_settings(home.config_file).trains
     return {
         "dry_run": True,
         "checkpoint": active,
-        **recipe.settings(),
-        "rise": list(recipe.rise),
-        "pairs": {"learnt": list(recipe.pairs.values()).count(False), "unlearnt": sum(recipe.pairs.values())},
+        **to_json(plan.settings),
+        "rise": list(plan.improve),
+        "pairs": {"learnt": list(plan.pairs.values()).count(False), "unlearnt": sum(plan.pairs.values())},
         "reasons": [] if trains else [f"the merge would be refused: {OBSERVING}"],
-        **_figures(vectors),
+        **_figures(merged),
     }
 
 
-def _vectors(home: Home, parts: list[Part], method: str, density: float | None) -> MergedTaskVector:
+def _merged(home: Home, parts: list[Part], method: str, density: float | None) -> MergedTaskVector:
     """Return these vectors of the home's checkpoint files."""
     return MergedTaskVector(CheckpointStore(home.checkpoints), parts, method=method, density=density)
 

@@ -1,27 +1,25 @@
-"""Which checkpoints a policy keeps, and why: what `checkpoints prune` goes by.
+"""The policy of `checkpoints prune`: which checkpoints stay, and why.
 
-Invariant: pure. The active checkpoint, what is pinned, what has no verdict yet and the last good one stay
-whatever the policy says. Knows no file and no ledger, only rows.
+Invariant: pure. The active checkpoint, pinned ones, those without a verdict and the last good one stay
+under every policy. Knows no file and no ledger, only the ledger's records.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime, tzinfo
-from typing import Any
 
 from corpus.errors import UsageError
-
-Row = Mapping[str, Any]
+from store.ledger.records import Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How many checkpoints are to stay; at least one of the two."""
+    """How many checkpoints stay; at least one of the rules is not 0."""
 
     keep_last: int = 0
-    """The newest ones that were kept by their verdict."""
+    """Number of the newest kept checkpoints that stay."""
     keep_daily: int = 0
-    """The last kept one of each day, for so many days that have one."""
+    """Number of days whose last kept checkpoint stays; days without one do not count."""
 
     def __post_init__(self) -> None:
         for name, value in self.rules.items():
@@ -33,40 +31,50 @@ class Policy:
     @property
     def rules(self) -> dict[str, int]:
         """The two numbers by name."""
-        return {"keep_last": self.keep_last, "keep_daily": self.keep_daily}
+        return asdict(self)
 
 
 def reasons(
-    rows: Sequence[Row], policy: Policy, *, active: str, good: str | None, zone: tzinfo | None = None
+    checkpoints: Iterable[Checkpoint],
+    policy: Policy,
+    *,
+    active: str,
+    good: str | None,
+    zone: tzinfo | None = None,
 ) -> dict[str, list[str]]:
-    """Why each checkpoint stays, by id, oldest first; one with no reason may go.
+    """Return why each checkpoint stays, by id, oldest first; one without a reason may be pruned.
 
-    rows: `id`, `number`, `state`, `pinned`, `pruned` and `at` (ISO 8601) of each; those pruned already are
-    left out. active, good: ids of the active checkpoint and of the last one that was kept and is whole.
-    zone: whose days they are; None is this machine's. Undone checkpoints count for no rule.
+    Pruned checkpoints are left out. Undone ones count for no rule.
+
+    Args:
+        checkpoints: All checkpoints.
+        policy: The rules.
+        active: Id of the active checkpoint.
+        good: Id of the last kept checkpoint whose files are undamaged.
+        zone: The time zone in which days begin and end; None for this machine's.
     """
-    there = sorted((row for row in rows if row["pruned"] is None), key=lambda row: row["number"])
-    kept = [row for row in reversed(there) if row["state"] == "kept"]
-    last = {row["id"] for row in kept[: policy.keep_last]}
+    stored = sorted((row for row in checkpoints if row.pruned is None), key=lambda row: row.number)
+    kept = [row for row in reversed(stored) if row.state == "kept"]
+    last = {row.id for row in kept[: policy.keep_last]}
     daily = _daily(kept, policy.keep_daily, zone)
-    found: dict[str, list[str]] = {}
-    for row in there:
-        of_this = {
-            "active": row["id"] == active,
-            "pinned": bool(row["pinned"]),
-            "waits for its verdict": row["state"] == "candidate",
-            "last good one": row["id"] in (good, kept[0]["id"] if kept else None),
-            "last": row["id"] in last,
-            "daily": row["id"] in daily,
+    why: dict[str, list[str]] = {}
+    for row in stored:
+        rules = {
+            "active": row.id == active,
+            "pinned": row.pinned,
+            "waits for its verdict": row.state == "candidate",
+            "last good one": row.id in (good, kept[0].id if kept else None),
+            "last": row.id in last,
+            "daily": row.id in daily,
         }
-        found[row["id"]] = [why for why, holds in of_this.items() if holds]
-    return found
+        why[row.id] = [reason for reason, holds in rules.items() if holds]
+    return why
 
 
-def _daily(kept: Iterable[Row], days: int, zone: tzinfo | None) -> set[str]:
-    """Of these checkpoints, newest first, the last of each of the newest `days` days."""
+def _daily(kept: Sequence[Checkpoint], days: int, zone: tzinfo | None) -> set[str]:
+    """Return the last of each of the newest `days` days among these checkpoints, newest first."""
     last_of: dict[str, str] = {}
     for row in kept:
-        day = datetime.fromisoformat(row["at"]).astimezone(zone).date().isoformat()
-        last_of.setdefault(day, row["id"])
+        day = datetime.fromisoformat(row.at).astimezone(zone).date().isoformat()
+        last_of.setdefault(day, row.id)
     return {last_of[day] for day in sorted(last_of, reverse=True)[:days]}

@@ -39,24 +39,12 @@ class Manifest:
     parent: str | None
     """Id of the checkpoint that it was trained from; None for the first one."""
     fields: Json
-    """All other fields: the caller knows what they mean."""
+    """All fields, as they are in the file; the caller knows what the others mean."""
 
     @property
     def blobs(self) -> list[str]:
         """Digests of the blobs that it names."""
         return [digest for digest in (self.weights, self.optimizer) if digest is not None]
-
-    def as_json(self) -> Json:
-        """Return all fields, as they are in the file."""
-        named = {"weights": self.weights, "optimizer": self.optimizer, "parent": self.parent}
-        return dict(sorted({**self.fields, **named}.items()))
-
-    @classmethod
-    def parse(cls, text: bytes) -> "Manifest":
-        """Parse the bytes of a manifest's file."""
-        fields: Json = json.loads(text)
-        weights, optimizer = fields.pop("weights"), fields.pop("optimizer")
-        return cls(weights=weights, optimizer=optimizer, parent=fields.pop("parent", None), fields=fields)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +129,9 @@ class CheckpointStore:
             raise IntegrityFault(damage(path, "is missing")) from None
         if hashlib.sha256(text).hexdigest() != checkpoint_id:
             raise IntegrityFault(damage(path, "does not match its digest"))
-        return Manifest.parse(text)
+        fields: Json = json.loads(text)
+        named = {name: fields[name] for name in ("weights", "optimizer", "parent")}
+        return Manifest(**named, fields=fields)
 
     def load_weights(self, checkpoint_id: str) -> dict[str, RawTensor]:
         """Return the verified weights of a checkpoint; changes of them never reach the file."""

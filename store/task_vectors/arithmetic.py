@@ -4,8 +4,8 @@ A task vector is the difference of two checkpoints, tau = theta_to - theta_from 
 2212.04089, section 2). There are two ways to merge vectors, each with a weight for every vector, which may
 be negative:
 
-    arithmetic   theta + sum_t w_t tau_t              (arXiv 2212.04089, section 2: addition, negation, scaling)
-    ties         theta + the TIES mean of w_t tau_t   (Yadav et al. 2023, arXiv 2306.01708, algorithm 1)
+    arithmetic   theta + sum_t w_t tau_t            (arXiv 2212.04089, section 2: addition, negation, scaling)
+    ties         theta + the TIES mean of w_t tau_t (Yadav et al. 2023, arXiv 2306.01708, algorithm 1)
 
 Invariant: pure, and one tensor at a time. Arithmetic is in float32, in the order of the vectors; a result
 is rounded to the nearest value of the stored type, to even in a tie. An element that no vector moves keeps
@@ -79,7 +79,7 @@ def arithmetic(vectors: Sequence[Floats], weights: Sequence[float]) -> Floats:
 
 
 def trim(vector: Floats, density: float) -> Floats:
-    """Set all but the largest elements to 0 (arXiv 2306.01708, algorithm 1, step 1, for each tensor by itself).
+    """Set all but the largest elements to 0 (arXiv 2306.01708, algorithm 1, step 1, tensor by tensor).
 
     The number that stays is density * n, rounded to the nearest whole number, halves up, at least 1. Of
     elements of equal magnitude at the edge the first stay.

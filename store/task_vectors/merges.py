@@ -1,21 +1,22 @@
-"""Merges in the ledger: which updates a task vector is made of, what a merge is meant to do, how one begins.
+"""Merges in the ledger: the updates of a task vector, the purpose of a merge, and the beginning of its night.
 
-A vector is named as a user does: a checkpoint, for what its update added to its parent, or `A..B`, for what
-the updates after A and up to B added.
+A task vector is named as the user names it: a checkpoint, for what its update added to its parent, or
+`A..B`, for what the updates after A and up to B added.
 
-Invariant: what a merge means follows from its parts alone. What a part with a weight above 0 taught is
-meant to rise; what only parts below 0 taught is meant to fall; so it is with their pairs. A merge that was
-kept may be a part itself: what it unlearnt counts the other way round. Knows no weights.
+Invariant: the purpose of a merge follows from its parts alone. Behaviours that a part with a weight above 0
+taught are meant to improve; those that only parts below 0 taught are meant to be unlearnt; the same holds
+for their pairs. A merge that was kept may be a part itself: what it unlearnt counts the other way round.
+Knows no weights.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 from sqlalchemy import Connection, func, select
 
 from corpus.errors import GateRefused, UsageError
+from corpus.json_edge import to_json
 from store import queries
 from store.ledger import schema
 from store.ledger.db import now
@@ -30,55 +31,65 @@ OBJECTIVE = "merge"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vector:
-    """What some updates added."""
+class TaskVector:
+    """The change that some updates made."""
 
     start: str
-    """Id of the checkpoint that it begins at."""
+    """Id of the checkpoint where it begins."""
     end: str
+    """Id of the checkpoint where it ends."""
     updates: tuple[str, ...]
-    """Oldest first."""
+    """Ids of the updates, oldest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """A merge, worked out."""
+class WeightedVector(TaskVector):
+    """A task vector with its weight in a merge."""
+
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeSettings:
+    """The settings of a merge, as the ledger and the checkpoint's manifest store them."""
 
     method: str
     density: float | None
-    """Of TIES; None for task arithmetic."""
-    vectors: tuple[tuple[Vector, float], ...]
-    """With their weights."""
-    rise: tuple[str, ...]
-    """Behaviours that it is meant to improve."""
-    fall: tuple[str, ...]
+    """The density of TIES; None for task arithmetic."""
+    parts: tuple[WeightedVector, ...]
+    unlearn: tuple[str, ...]
     """Behaviours that it is meant to unlearn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergePlan:
+    """A merge and its purpose."""
+
+    settings: MergeSettings
+    improve: tuple[str, ...]
+    """Behaviours that it is meant to improve."""
     pairs: dict[str, bool]
-    """Ids of its parts' pairs: whether it unlearns them."""
+    """Ids of its parts' pairs, each with whether the merge unlearns it."""
 
     def parts(self) -> list[Part]:
-        """As the arithmetic has it."""
-        return [Part(start=v.start, end=v.end, weight=weight) for v, weight in self.vectors]
+        """Return its parts for the arithmetic."""
+        return [Part(start=v.start, end=v.end, weight=v.weight) for v in self.settings.parts]
 
     def checkpoints(self) -> list[str]:
-        """Ids of those whose weights it needs."""
-        return [checkpoint_id for vector, _ in self.vectors for checkpoint_id in (vector.start, vector.end)]
-
-    def settings(self) -> dict[str, Any]:
-        """As the ledger and the checkpoint's manifest have it."""
-        parts = [
-            {**asdict(vector), "updates": list(vector.updates), "weight": w} for vector, w in self.vectors
-        ]
-        return {"method": self.method, "density": self.density, "parts": parts, "unlearn": list(self.fall)}
+        """Return the ids of the checkpoints whose weights it needs."""
+        return [checkpoint_id for v in self.settings.parts for checkpoint_id in (v.start, v.end)]
 
 
-def find(connection: Connection, wanted: str) -> Vector:
-    """The vector that is named so; its checkpoints' files must not have been pruned."""
+def task_vector(connection: Connection, wanted: str) -> TaskVector:
+    """Return the task vector of this name; the files of its checkpoints must not have been pruned."""
     first, dots, last = wanted.partition("..")
     end = queries.checkpoint(connection, last if dots else first)
     start_id = queries.checkpoint(connection, first).id if dots else end.parent_id
     if start_id is None:
-        raise UsageError(f"{wanted!r} is checkpoint 0, the base: no update made it, so it added nothing")
+        raise UsageError(
+            f"{wanted!r} is checkpoint 0, the base: no update made it, so it added nothing; "
+            "name a later checkpoint (`nightschool checkpoints list`)"
+        )
     line = history.ancestry(connection, end.id)
     if start_id not in line[1:]:
         raise UsageError(
@@ -88,11 +99,11 @@ def find(connection: Connection, wanted: str) -> Vector:
     for checkpoint_id in (start_id, end.id):
         queries.require_stored(connection, queries.checkpoint(connection, checkpoint_id))
     updates = tuple(row.update_id for row in reversed(between) if row.update_id is not None)
-    return Vector(start=start_id, end=end.id, updates=updates)
+    return TaskVector(start=start_id, end=end.id, updates=updates)
 
 
-def recipe(connection: Connection, vectors: Sequence[str], method: str, density: float | None) -> Recipe:
-    """The merge of these vectors, each `VECTOR` or `VECTOR=WEIGHT`."""
+def plan(connection: Connection, vectors: Sequence[str], method: str, density: float | None) -> MergePlan:
+    """Plan the merge of these vectors, each `VECTOR` or `VECTOR=WEIGHT`."""
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}; there are {' and '.join(METHODS)}")
     if not vectors:
@@ -104,40 +115,39 @@ def recipe(connection: Connection, vectors: Sequence[str], method: str, density:
     density = DENSITY if method == "ties" and density is None else density
     if density is not None and not 0 < density <= 1:
         raise UsageError(f"a density is a share over 0 and up to 1, not {density:g}")
-    found = [(find(connection, name), weight) for name, weight in map(_weighted, vectors)]
-    meant: dict[str, bool] = {}
+    parts = [_weighted(connection, name) for name in vectors]
+    behaviours: dict[str, bool] = {}
     pairs: dict[str, bool] = {}
-    for vector, weight in found:
-        for whole, part in zip((meant, pairs), _taught(connection, vector), strict=True):
-            for name, away in part.items():
-                away = away == (weight > 0)  # what an update unlearnt, turned round, is taught
-                whole[name] = whole.get(name, True) and away
-    return Recipe(
-        method=method,
-        density=density,
-        vectors=tuple(found),
-        rise=tuple(sorted(name for name, away in meant.items() if not away)),
-        fall=tuple(sorted(name for name, away in meant.items() if away)),
+    for part in parts:
+        for merged, taught in zip((behaviours, pairs), _taught(connection, part), strict=True):
+            for name, unlearnt in taught.items():
+                # With a weight below 0, what an update taught is unlearnt, and what it unlearnt is taught.
+                merged[name] = merged.get(name, True) and unlearnt == (part.weight > 0)
+    unlearn = tuple(sorted(name for name, unlearnt in behaviours.items() if unlearnt))
+    return MergePlan(
+        settings=MergeSettings(method=method, density=density, parts=tuple(parts), unlearn=unlearn),
+        improve=tuple(sorted(behaviours.keys() - set(unlearn))),
         pairs=pairs,
     )
 
 
-def _weighted(text: str) -> tuple[str, float]:
-    """A vector's name, and its weight."""
-    name, equals, said = text.partition("=")
+def _weighted(connection: Connection, text: str) -> WeightedVector:
+    """Parse `VECTOR` or `VECTOR=WEIGHT`."""
+    name, equals, number = text.partition("=")
     try:
-        weight = float(said) if equals else 1.0
+        weight = float(number) if equals else 1.0
     except ValueError:
         weight = 0.0
     if not isfinite(weight) or not weight:
         raise UsageError(
             f"{text!r}: a weight is a number other than 0, as in {name[:12]}=0.5 or {name[:12]}=-1"
         )
-    return name, weight
+    vector = task_vector(connection, name)
+    return WeightedVector(start=vector.start, end=vector.end, updates=vector.updates, weight=weight)
 
 
-def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Behaviours and pairs that a vector's updates were about: whether they were unlearnt. The last one counts."""
+def _taught(connection: Connection, vector: TaskVector) -> tuple[dict[str, bool], dict[str, bool]]:
+    """Return the behaviours and pairs of a vector's updates, each with whether the last one unlearnt it."""
     names: dict[str, bool] = {}
     pairs: dict[str, bool] = {}
     targets = queries.targets(connection)
@@ -151,30 +161,39 @@ def _taught(connection: Connection, vector: Vector) -> tuple[dict[str, bool], di
 
 
 def ends(update: Update) -> list[str]:
-    """Ids of the checkpoints whose vectors a merge was made of; none of another update's."""
+    """Return the ids of the checkpoints whose vectors a merge is made of; none for another update."""
     return [part["end"] for part in update.settings["parts"]] if update.objective == OBJECTIVE else []
 
 
 def begin(
-    connection: Connection, *, recipe: Recipe, parent_id: str, seed: int, work: Sequence[tuple[str, str]]
+    connection: Connection, *, plan: MergePlan, parent_id: str, seed: int, work: Sequence[tuple[str, str]]
 ) -> str:
-    """Begin the night of a merge onto the active checkpoint, as far as its update; returns its id.
+    """Begin the night of a merge onto the active checkpoint, with its planned update; return the night's id.
 
-    work: (kind, subject) of what the night begins with. The same merge that was broken off goes on instead.
+    If the same merge was interrupted, its night continues instead.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        plan: The merge.
+        parent_id: The checkpoint that was active when the user asked.
+        seed: The seed of the night.
+        work: Kind and subject of each piece of work that the night begins with.
     """
-    settings = recipe.settings()
+    settings = to_json(plan.settings)
     running = queries.running_night(connection)
     if running is not None:
-        of = queries.update_of(connection, running.id)
-        if of is not None and (of.objective, of.settings) == (OBJECTIVE, settings):
+        update = queries.update_of(connection, running.id)
+        if update is not None and (update.objective, update.settings) == (OBJECTIVE, settings):
             return running.id
         raise GateRefused(
-            "a night is running, or was broken off: `nightschool night` goes on with it; merge after it"
+            "a night is running, or was interrupted: `nightschool night` continues it; merge after it"
         )
     if queries.active(connection).id != parent_id:
-        raise GateRefused("another checkpoint has become the active one meanwhile: look again, then merge")
-    heard = int(connection.execute(select(func.max(schema.nights.c.cursor))).scalar() or 0)
-    night_id = history.add_night(connection, seed=seed, cursor=heard, targets=recipe.rise)
+        raise GateRefused(
+            "another checkpoint has become active meanwhile: look at it (`nightschool status`), then merge"
+        )
+    cursor = int(connection.execute(select(func.max(schema.nights.c.cursor))).scalar() or 0)
+    night_id = history.add_night(connection, seed=seed, cursor=cursor, targets=plan.improve)
     update = Update(
         id=f"u{night_id[1:]}",
         night_id=night_id,
@@ -185,8 +204,8 @@ def begin(
         at=now(),
     )
     members = [
-        UpdatePair(update_id=update.id, pair_id=pair_id, replay=False, unlearnt=away)
-        for pair_id, away in sorted(recipe.pairs.items())
+        UpdatePair(update_id=update.id, pair_id=pair_id, replay=False, unlearnt=unlearnt)
+        for pair_id, unlearnt in sorted(plan.pairs.items())
     ]
     save(connection, [update, *members])
     for kind, subject in work:

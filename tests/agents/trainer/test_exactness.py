@@ -133,7 +133,7 @@ def differs(school: School, made: Made) -> list[str]:
         name for name, tensor in school.shared.tensors.items() if not torch.equal(tensor, made.weights[name])
     ]
     manifest = school.store.manifest(made.id)
-    found += [key for key, value in made.fields.items() if manifest.as_json()[key] != value]
+    found += [key for key, value in made.fields.items() if manifest.fields[key] != value]
     if school.store.load_optimizer(made.id) != made.optimizer:
         found.append("optimizer")
     if (school.shared.holds, school.shared.dirty) != (made.id, False):

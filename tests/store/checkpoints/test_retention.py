@@ -6,25 +6,31 @@ import pytest
 
 from corpus.errors import UsageError
 from store.checkpoints.retention import Policy, reasons
+from store.ledger.records import Checkpoint
 
-Rows = list[dict[str, object]]
+Rows = list[Checkpoint]
 
 
-def rows(*said: str) -> Rows:
-    """One row for each "state day hour": kept, undone or candidate; `+` after the state pins it, `-` prunes it."""
-    found: Rows = []
-    for number, text in enumerate(said):
+def rows(*states: str) -> Rows:
+    """Make one row for each "state day hour": kept, undone or candidate; `+` pins it, `-` prunes it."""
+    made: Rows = []
+    for number, text in enumerate(states):
         state, day, hour = text.split()
         at = f"2026-03-{day}T{hour}:00:00.000+00:00"
-        pruned = at if state.endswith("-") else None
-        row = {
-            "id": f"c{number}",
-            "number": number,
-            "state": state.rstrip("+-"),
-            "pinned": state.endswith("+"),
-        }
-        found.append({**row, "pruned": pruned, "at": at})
-    return found
+        made.append(
+            Checkpoint(
+                id=f"c{number}",
+                parent_id=None,
+                number=number,
+                weights_sha256="",
+                update_id=None,
+                state=state.rstrip("+-"),
+                at=at,
+                pinned=state.endswith("+"),
+                pruned=at if state.endswith("-") else None,
+            )
+        )
+    return made
 
 
 def stay(

@@ -8,6 +8,7 @@ from night import AT, BASE, a_lesson, a_pair, a_trained_night, active, decide, n
 from sqlalchemy import Connection
 
 from corpus.errors import GateRefused, UnknownId, UsageError
+from corpus.json_edge import to_json
 from store import queries
 from store.conversations import forget
 from store.graph import merge as learn
@@ -17,7 +18,7 @@ from store.nights import history
 from store.queue.outcome import Change, apply
 from store.queue.work import counts, lease
 from store.task_vectors import merges
-from store.task_vectors.merges import Recipe
+from store.task_vectors.merges import MergePlan
 
 WORK = [("measure", "before/0/listen"), ("merge", "update")]
 
@@ -50,16 +51,16 @@ def two_apart(connection: Connection) -> tuple[str, str]:
     return first, second
 
 
-def recipe(
+def planned(
     connection: Connection, *vectors: str, method: str = "arithmetic", density: float | None = None
-) -> Recipe:
-    return merges.recipe(connection, vectors, method, density)
+) -> MergePlan:
+    return merges.plan(connection, vectors, method, density)
 
 
 def merged(connection: Connection, *vectors: str, decision: str = "keep") -> str:
     """A merge of these vectors, as far as its verdict; returns the id of its update."""
-    of = recipe(connection, *vectors)
-    night_id = merges.begin(connection, recipe=of, parent_id=active(connection), seed=1, work=WORK)
+    of = planned(connection, *vectors)
+    night_id = merges.begin(connection, plan=of, parent_id=active(connection), seed=1, work=WORK)
     update = queries.update_of(connection, night_id)
     assert update is not None
     number = int(night_id[1:])
@@ -89,7 +90,10 @@ def test_a_checkpoint_is_what_its_update_added_and_a_range_what_all_between_did(
 ) -> None:
     first = a_night(connection, "listen", "p1")
     second = a_night(connection, "direct", "p2")
-    one, both = merges.find(connection, second[:12]), merges.find(connection, f"{BASE[:12]}..{second}")
+    one, both = (
+        merges.task_vector(connection, second[:12]),
+        merges.task_vector(connection, f"{BASE[:12]}..{second}"),
+    )
     assert (one.start, one.end, one.updates) == (first, second, ("u2",))
     assert (both.start, both.end, both.updates) == (BASE, second, ("u1", "u2"))
 
@@ -97,16 +101,16 @@ def test_a_checkpoint_is_what_its_update_added_and_a_range_what_all_between_did(
 @pytest.mark.parametrize("name", [BASE[:12], f"{BASE}..{BASE}"])
 def test_the_base_added_nothing(connection: Connection, name: str) -> None:
     with pytest.raises(UsageError):
-        merges.find(connection, name)
+        merges.task_vector(connection, name)
 
 
 def test_a_range_goes_from_a_checkpoint_to_one_that_grew_from_it(connection: Connection) -> None:
     first, second = two_apart(connection)
     for name in (f"{first}..{BASE}", f"{first}..{second}"):
         with pytest.raises(UsageError, match="not where the second grew from"):
-            merges.find(connection, name)
+            merges.task_vector(connection, name)
     with pytest.raises(UnknownId):
-        merges.find(connection, f"{first}..")
+        merges.task_vector(connection, f"{first}..")
 
 
 def test_a_vector_of_pruned_checkpoints_is_refused(connection: Connection) -> None:
@@ -115,31 +119,35 @@ def test_a_vector_of_pruned_checkpoints_is_refused(connection: Connection) -> No
     apply(connection, Change(table="checkpoints", where={"id": first}, values={"pruned": AT}))
     for name in (first, second, f"{first}..{second}"):
         with pytest.raises(GateRefused, match="was pruned"):
-            merges.find(connection, name)
-    assert merges.find(connection, f"{BASE}..{second}").updates == ("u1", "u2")
+            merges.task_vector(connection, name)
+    assert merges.task_vector(connection, f"{BASE}..{second}").updates == ("u1", "u2")
 
 
-# ---------------------------------------------------------------- recipes
+# ---------------------------------------------------------------- plans
 
 
 def test_what_parts_above_zero_taught_is_to_rise_and_what_only_parts_below_taught_to_fall(
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
-    both = recipe(connection, first, f"{second}=0.5")
-    assert (both.rise, both.fall) == (("direct", "listen"), ())
+    both = planned(connection, first, f"{second}=0.5")
+    assert (both.improve, both.settings.unlearn) == (("direct", "listen"), ())
     assert both.pairs == {"p1": False, "p2": False, "p3": False}
-    apart = recipe(connection, f"{first}=-1", second)
-    assert (apart.rise, apart.fall) == (("direct",), ("listen",))
+    apart = planned(connection, f"{first}=-1", second)
+    assert (apart.improve, apart.settings.unlearn) == (("direct",), ("listen",))
     assert apart.pairs == {"p1": True, "p2": True, "p3": False}
-    contrary = recipe(connection, first, f"{first}=-0.5")
-    assert (contrary.rise, contrary.fall, contrary.pairs) == (("listen",), (), {"p1": False, "p2": False})
+    contrary = planned(connection, first, f"{first}=-0.5")
+    assert (contrary.improve, contrary.settings.unlearn, contrary.pairs) == (
+        ("listen",),
+        (),
+        {"p1": False, "p2": False},
+    )
 
 
 def test_replay_is_no_part_of_what_an_update_taught(connection: Connection) -> None:
     a_night(connection, "listen", "p1")
     second = a_night(connection, "direct", "p2", replay=("p1",))
-    assert recipe(connection, second).pairs == {"p2": False}
+    assert planned(connection, second).pairs == {"p2": False}
 
 
 def test_a_merge_is_a_vector_too_and_what_it_unlearnt_is_taught_by_taking_it_away(
@@ -149,17 +157,21 @@ def test_a_merge_is_a_vector_too_and_what_it_unlearnt_is_taught_by_taking_it_awa
     merged(connection, first, second)
     merged(connection, f"{first}=-1")
     forgetting = active(connection)
-    assert recipe(connection, forgetting).fall == ("listen",)
-    again = recipe(connection, f"{forgetting}=-1")
-    assert (again.rise, again.fall, again.pairs) == (("listen",), (), {"p1": False, "p2": False})
-    whole = recipe(connection, f"{BASE}..{forgetting}")  # taught and unlearnt again: the last one counts
-    assert (whole.rise, whole.fall) == (("direct",), ("listen",))
+    assert planned(connection, forgetting).settings.unlearn == ("listen",)
+    again = planned(connection, f"{forgetting}=-1")
+    assert (again.improve, again.settings.unlearn, again.pairs) == (
+        ("listen",),
+        (),
+        {"p1": False, "p2": False},
+    )
+    whole = planned(connection, f"{BASE}..{forgetting}")  # taught and unlearnt again: the last one counts
+    assert (whole.improve, whole.settings.unlearn) == (("direct",), ("listen",))
     assert whole.pairs == {"p1": True, "p2": True, "p3": False}
 
 
-def test_a_recipe_says_how_the_weights_were_made(connection: Connection) -> None:
+def test_the_settings_of_a_merge_say_how_its_weights_were_made(connection: Connection) -> None:
     first, second = two_apart(connection)
-    settings = recipe(connection, f"{first[:12]}=2", f"{second}=-0.5", method="ties").settings()
+    settings = to_json(planned(connection, f"{first[:12]}=2", f"{second}=-0.5", method="ties").settings)
     assert settings == {
         "method": "ties",
         "density": 0.2,
@@ -169,7 +181,7 @@ def test_a_recipe_says_how_the_weights_were_made(connection: Connection) -> None
         ],
         "unlearn": ["direct"],
     }
-    assert recipe(connection, first).settings()["density"] is None
+    assert planned(connection, first).settings.density is None
 
 
 @pytest.mark.parametrize(
@@ -188,12 +200,12 @@ def test_a_recipe_says_how_the_weights_were_made(connection: Connection) -> None
         (["{}"], "ties", float("nan"), "over 0 and up to 1"),
     ],
 )
-def test_a_recipe_that_is_none_is_refused_in_words(
+def test_a_merge_that_cannot_be_planned_is_refused_with_the_cure(
     connection: Connection, vectors: list[str], method: str, density: float | None, said: str
 ) -> None:
     first = a_night(connection, "listen", "p1")
     with pytest.raises(UsageError, match=said):
-        recipe(connection, *(name.format(first[:12]) for name in vectors), method=method, density=density)
+        planned(connection, *(name.format(first[:12]) for name in vectors), method=method, density=density)
 
 
 # ---------------------------------------------------------------- the night of a merge
@@ -201,7 +213,7 @@ def test_a_recipe_that_is_none_is_refused_in_words(
 
 def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(connection: Connection) -> None:
     first, second = two_apart(connection)
-    of = recipe(connection, first, f"{second}=-1")
+    of = planned(connection, first, f"{second}=-1")
     heard = queries.last_night(connection)
     connection.execute(
         schema.turns.insert().values(
@@ -216,7 +228,7 @@ def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(co
         )
     )
     waiting = counts(connection, "ready")
-    night_id = merges.begin(connection, recipe=of, parent_id=BASE, seed=5, work=WORK)
+    night_id = merges.begin(connection, plan=of, parent_id=BASE, seed=5, work=WORK)
     night, update = queries.night(connection, night_id), queries.update_of(connection, night_id)
     assert update is not None and heard is not None
     assert (night.id, night["seed"], night["targets"], night.state) == ("n3", 5, ["listen"], "running")
@@ -227,7 +239,7 @@ def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(co
         "planned",
         BASE,
     )
-    assert update["settings"] == of.settings()
+    assert update["settings"] == to_json(of.settings)
     members = [(row.id, row.replay, row["unlearnt"]) for row in queries.pairs_of(connection, "u3")]
     assert members == [("p1", False, False), ("p2", False, False), ("p3", False, True)]
     assert counts(connection, "ready") == {**waiting, "measure": 1, "merge": 1}
@@ -237,24 +249,24 @@ def test_a_merge_that_was_broken_off_goes_on_and_another_one_is_refused_meanwhil
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
-    of = recipe(connection, first)
-    night_id = merges.begin(connection, recipe=of, parent_id=BASE, seed=5, work=WORK)
-    assert merges.begin(connection, recipe=of, parent_id=BASE, seed=5, work=WORK) == night_id
+    of = planned(connection, first)
+    night_id = merges.begin(connection, plan=of, parent_id=BASE, seed=5, work=WORK)
+    assert merges.begin(connection, plan=of, parent_id=BASE, seed=5, work=WORK) == night_id
     with pytest.raises(GateRefused, match="a night is running"):
-        merges.begin(connection, recipe=recipe(connection, second), parent_id=BASE, seed=5, work=WORK)
+        merges.begin(connection, plan=planned(connection, second), parent_id=BASE, seed=5, work=WORK)
 
 
 def test_a_merge_is_refused_while_a_night_runs_and_when_the_active_checkpoint_has_changed(
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
-    of = recipe(connection, second)
+    of = planned(connection, second)
     history.roll_back(connection, first, "meanwhile")
     with pytest.raises(GateRefused, match="active one meanwhile"):
-        merges.begin(connection, recipe=of, parent_id=BASE, seed=5, work=WORK)
+        merges.begin(connection, plan=of, parent_id=BASE, seed=5, work=WORK)
     history.begin_night(connection, seed=1, retry=False)
     with pytest.raises(GateRefused, match="a night is running"):
-        merges.begin(connection, recipe=of, parent_id=first, seed=5, work=WORK)
+        merges.begin(connection, plan=of, parent_id=first, seed=5, work=WORK)
     while (item := lease(connection, "test")) is not None:
         assert item.kind != "merge"
 
@@ -364,8 +376,8 @@ def test_a_lesson_stays_learnt_while_one_of_its_pairs_is(connection: Connection)
 
 def test_a_merge_that_could_not_be_finished_undoes_nothing_that_is_kept(connection: Connection) -> None:
     first = a_night(connection, "listen", "p1")
-    of = recipe(connection, f"{first}=-1")
-    night_id = merges.begin(connection, recipe=of, parent_id=first, seed=1, work=WORK)
+    of = planned(connection, f"{first}=-1")
+    night_id = merges.begin(connection, plan=of, parent_id=first, seed=1, work=WORK)
     history.close_night(connection, night_id=night_id)
     assert states(connection, "updates") == {"u1": "kept", "u2": "undone"}
     assert states(connection, "pairs") == {"p1": "used"} and active(connection) == first

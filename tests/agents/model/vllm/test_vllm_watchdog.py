@@ -86,7 +86,7 @@ class ServedHome:
         self.shared.bump()
 
     def damage(self, checkpoint_id: str) -> None:
-        blob = self.store.blobs.path(self.store.manifest(checkpoint_id)["weights"])
+        blob = self.store.blobs.path(self.store.manifest(checkpoint_id).weights)
         blob.write_bytes(blob.read_bytes()[:-1] + b"\xff")
 
 
@@ -228,7 +228,7 @@ def test_half_an_update_gives_way_to_the_newest_whole_checkpoint_when_the_active
 
 
 def blob_of(served: ServedHome, checkpoint_id: str) -> str:
-    return served.store.blobs.path(served.store.manifest(checkpoint_id)["weights"]).name
+    return served.store.blobs.path(served.store.manifest(checkpoint_id).weights).name
 
 
 def test_the_watch_goes_on_when_the_home_was_away(
