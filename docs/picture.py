@@ -3,8 +3,8 @@
     nightschool --home DIR night --json > night.json
     python docs/picture.py night.json
 
-Invariant: the words and the figures are those of `loop.cli.show.night`; nothing is drawn that the command does not print.
-The picture carries its own dark ground and no outside font, so it reads the same on any page.
+Invariant: words and figures are those of `loop.cli.show.night`; nothing is drawn that the command does not print. The
+picture carries its own dark ground and no outside font, so it reads the same on any page.
 """
 
 import io
