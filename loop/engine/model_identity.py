@@ -25,7 +25,7 @@ def model_directory(settings: Settings, home: Home) -> Path | None:
 def served_directory(place: ServedDirectory) -> Path | None:
     """Return the directory of the model that the vLLM at this place has loaded; None if it shares nothing."""
     manifest = place.manifest() if place.is_served() else None
-    return Path(manifest["model"]) if manifest else None
+    return manifest.model if manifest else None
 
 
 def named_directory(model: ServedModel) -> Path:

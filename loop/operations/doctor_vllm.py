@@ -8,14 +8,12 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 
-from agents.model.vllm.served_directory import ServedDirectory
+from agents.model.vllm.served_directory import ServedDirectory, ServedManifest
 from agents.trainer import memory_estimate
 from agents.trainer.memory_estimate import format_bytes, free_ram
-from corpus.aliases import Json
 from corpus.errors import GateRefused, ModelUnavailable
 from loop.config import OBSERVING, Settings
 from loop.engine import model_identity
@@ -68,38 +66,35 @@ def _plugin(settings: Settings, place: ServedDirectory) -> str:
     if refused := place.refused:
         raise GateRefused(f"vLLM at {settings.model.url} serves on, untrained: {refused}")
     manifest = _manifest(settings, place)
-    return f"{format_bytes(manifest['nbytes'])} of weights shared" + (
-        ", on the GPU" if manifest.get("lent") else ""
-    )
+    return f"{format_bytes(manifest.nbytes)} of weights shared" + (", on the GPU" if manifest.on_gpu else "")
 
 
 def _model(settings: Settings, place: ServedDirectory, digest: str) -> str:
-    found = Path(_manifest(settings, place)["model"])
+    found = _manifest(settings, place).model
     model_identity.require_model(found, digest, "have it serve that one", f"vLLM at {settings.model.url}: ")
     return str(found)
 
 
-def _manifest(settings: Settings, place: ServedDirectory) -> Json:
-    told = place.manifest()
-    if told is None:
+def _manifest(settings: Settings, place: ServedDirectory) -> ServedManifest:
+    manifest = place.manifest()
+    if manifest is None:
         raise ModelUnavailable(f"vLLM at {settings.model.url} shares no weights: see the other checks")
-    return told
+    return manifest
 
 
 def _memory(settings: Settings, place: ServedDirectory) -> str:
     """Where the trainer's memory will come from, and whether it fits."""
     manifest = _manifest(settings, place)
-    config = json.loads((Path(manifest["model"]) / "config.json").read_text())
-    on_gpu = bool(manifest.get("lent"))
+    config = json.loads((manifest.model / "config.json").read_text())
     needs = memory_estimate.estimate_from_shapes(
-        manifest["entries"],
+        manifest.entries,
         config.get("text_config", config),
         settings.training,
         answer_tokens=settings.pairs.max_tokens,
-        copied=on_gpu,
+        copied=manifest.on_gpu,
     )
     told = f"beside vLLM's weights an update takes some {format_bytes(needs.total)} ({needs})"
-    return _on_gpu(told, needs.total) if on_gpu else _in_ram(told, needs.total, free_ram())
+    return _on_gpu(told, needs.total) if manifest.on_gpu else _in_ram(told, needs.total, free_ram())
 
 
 def _in_ram(told: str, needs: float, free: int) -> str:

@@ -39,11 +39,11 @@ class Vllm:
         return httpx.Client(base_url=self.url, timeout=60, trust_env=False, **more)  # type: ignore[arg-type]
 
     def said(self) -> str:
-        """What it has printed."""
+        """Return the output of the process so far."""
         return self.log.read_text(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """End it as a user would, or kill all of it with SIGKILL; returns when every process has gone."""
+        """End it as a user would, or kill all of it with SIGKILL; return when every process has ended."""
         if number == signal.SIGKILL:
             os.killpg(self.process.pid, number)
         else:
@@ -79,7 +79,7 @@ def point_at(home: Home, url: str, **model: object) -> None:
 
 
 def new_home(path: Path) -> Home:
-    """A home as `nightschool init` makes it."""
+    """Return a home as `nightschool init` makes it."""
     command = [str(Path(sys.executable).with_name("nightschool")), "--home", str(path), "init"]
     made = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert made.returncode == 0, made.stderr
@@ -96,7 +96,7 @@ def serving(
     arguments: tuple[str, ...] = (),
     **env: str,
 ) -> Iterator[Vllm]:
-    """`vllm serve` of this model, watched by this home; ended afterwards."""
+    """Run `vllm serve` of this model with this home until the block ends."""
     port = port or free_port()
     command = [str(Path(sys.executable).parent / "vllm"), "serve", str(model), "--port", str(port)]
     if "--host" not in arguments:
@@ -108,7 +108,7 @@ def serving(
     environment = {
         **os.environ,
         "NIGHTSCHOOL_HOME": str(home.path),
-        "OMP_NUM_THREADS": "1",  # more than the cores there are is ruinous
+        "OMP_NUM_THREADS": "1",  # more threads than cores are ruinous
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
@@ -128,7 +128,7 @@ def serving(
 
 
 def _wait(vllm: Vllm) -> None:
-    """Until it answers."""
+    """Wait until it answers."""
     began = monotonic()
     with vllm.http() as http:
         while monotonic() - began < START_S:

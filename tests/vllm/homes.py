@@ -1,4 +1,4 @@
-"""Homes whose nights are short, of a model that vLLM serves; and what vLLM makes of a prompt."""
+"""Homes with short nights for a model that vLLM serves, and vLLM's answer to a prompt."""
 
 import sys
 import threading
@@ -10,14 +10,14 @@ from conftest import Vllm
 
 sys.path.append(str(Path(__file__).parent.parent / "loop"))
 
-from small import SMALL, corrected, run_cli, tell  # noqa: E402  (found by the line above)
+from small import SMALL, corrected, run_cli, tell  # found by the line above
 
-from agents.model.vllm.served_directory import ServedDirectory  # noqa: E402
-from agents.model.weights.header import Header  # noqa: E402
-from store.home import Home  # noqa: E402
+from agents.model.vllm.served_directory import ServedDirectory
+from agents.model.weights.header import Header
+from store.home import Home
 
 SEATS = ("--max-num-seqs", "128")
-"""Batches of ours take half of the engine's seats: with 16, as the other tests have, a night takes much longer."""
+"""Our batches take half of the engine's seats: with 16, as in the other tests, a night takes much longer."""
 ASKED = {
     "messages": [{"role": "user", "content": "I have decided to paint the door. Please buy the paint."}],
     "max_tokens": 8,
@@ -28,7 +28,7 @@ ASKED = {
 
 
 def vllm_home(place: Path, url: str, *, trains: bool | None, windows: str = "[]") -> Home:
-    """A home with a log of one lesson in it, told of the vLLM afterwards, as a user would."""
+    """Return a home with a log of one lesson, pointed at the vLLM afterwards, as a user would do it."""
     assert run_cli(place, "init").code == 0
     configure(Home(place), url, trains=trains, windows=windows)
     log = place.parent / f"{place.name}.jsonl"
@@ -38,7 +38,7 @@ def vllm_home(place: Path, url: str, *, trains: bool | None, windows: str = "[]"
 
 
 def configure(home: Home, url: str, *, trains: bool | None, windows: str = "[]") -> None:
-    """The configuration of a small home; without windows its nights are by hand only."""
+    """Write the configuration of a small home; without windows its nights start by hand only."""
     text = SMALL.format(windows=windows)
     if trains is not None:
         text = text.replace("[training]\n", f"[training]\nenabled = {str(trains).lower()}\n")
@@ -46,20 +46,20 @@ def configure(home: Home, url: str, *, trains: bool | None, windows: str = "[]")
 
 
 def logprobs(vllm: Vllm) -> list[tuple[str, float]]:
-    """What vLLM answers with to a user who asks it directly, and how likely each token was."""
+    """Return vLLM's answer to a user who calls it directly, with the log-probability of each token."""
     with vllm.http() as http:
         answer: Any = http.post("/v1/chat/completions", json=ASKED).json()
     return [(one["token"], one["logprob"]) for one in answer["choices"][0]["logprobs"]["content"]]
 
 
 def held(vllm: Vllm) -> tuple[str, bool]:
-    """Which checkpoint the mapping holds, and whether it may be in mid-update."""
+    """Return the checkpoint that the shared weights hold, and whether an update may be in them."""
     words = Header(ServedDirectory(vllm.home.served_dir).mapping).state
     return words.holds, words.dirty
 
 
 class Asking:
-    """A user who asks vLLM itself, one question after the other, until the block ends."""
+    """A user who sends vLLM one question after the other, until the block ends."""
 
     def __init__(self, vllm: Vllm) -> None:
         self._vllm = vllm

@@ -1,9 +1,9 @@
-"""Serves tiny models in turn by the real vLLM, each in a child of its own, and writes down what it sees.
+"""Serve tiny models by the real vLLM, one after another, each in a child of its own, and record the results.
 
     python models_in_turn.py FOLDER CASE...      (for each case FOLDER/CASE.json and FOLDER/CASE.log)
 
-vLLM is imported once, before the children are forked. A child holds the engine in its own process, and looks at the
-mapping as a trainer does: through a second mapping of the same file.
+vLLM is imported once, before the children are forked. A child runs the engine in its own process, and opens
+the shared weights as a trainer does: through a second mapping of the same file.
 """
 
 import json
@@ -21,9 +21,9 @@ import torch
 
 PROMPT = [(7 * place * place + 3 * place + 11) % tiny_models.VOCABULARY for place in range(1, 40)]
 NEW = 8
-"""Tokens that are generated after it: by the kernels for one token at a time."""
+"""Tokens that are generated after it, by the kernels for one token at a time."""
 MEMORY, PIECES = Path("/dev/shm"), "vllm_dist_*"
-"""What vLLM's own workers leave behind when there are two."""
+"""Files that vLLM's own workers leave behind when there are two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Case:
     dtype: str = "float32"
     options: dict[str, Any] = field(default_factory=dict)
     looks: bool = True
-    """Whether the mapping is looked at, or only whether there is an answer."""
+    """Whether the shared weights are checked, or only the answer."""
 
 
 HYBRID = {"block_size": 32}
@@ -60,7 +60,7 @@ CASES = {
 
 
 class Engine:
-    """A vLLM, and what it makes of the prompt."""
+    """A vLLM, and its answer to the prompt."""
 
     def __init__(self, case: Case, directory: Path) -> None:
         from vllm import LLM
@@ -79,7 +79,7 @@ class Engine:
         )
 
     def answer(self) -> tuple[list[int], list[float]]:
-        """The tokens that it adds, and the log-probabilities of prompt (but for its first token) and answer."""
+        """Return the answer's tokens, and the log-probabilities of the prompt's from the second and of these."""
         from vllm import SamplingParams
 
         asked = SamplingParams(
@@ -95,12 +95,12 @@ class Engine:
 
 
 def kinds(names: list[str]) -> list[str]:
-    """One parameter of each kind, by its name without the layer's number."""
+    """Return one parameter of each kind, by its name without the layer's number."""
     return list({re.sub(r"\d+", "N", name): name for name in reversed(names)}.values())
 
 
 def logprobs(model: Any, tokens: list[int]) -> list[float]:
-    """Of each token but the first, by a Hugging Face model."""
+    """Return the log-probability of each token but the first, by a Hugging Face model."""
     whole = torch.tensor([tokens])
     with torch.no_grad():
         logits = model(whole).logits[0, :-1].float().log_softmax(-1)
@@ -109,7 +109,7 @@ def logprobs(model: Any, tokens: list[int]) -> list[float]:
 
 
 def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
-    """What a trainer sees and what becomes of its edits."""
+    """Return what a trainer reads, and the effects of its edits."""
     from safetensors.torch import load_file
 
     from agents.model.describe import language_model_tensors
@@ -152,7 +152,7 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
 
 
 def restored(shared: Any, directory: Path) -> bool:
-    """Whether a checkpoint made of the directory's files, put into a mapping that was changed, undoes the change."""
+    """Return whether a checkpoint of the directory's files undoes a change of the shared weights."""
     from agents.model.describe import language_model_tensors
     from agents.model.weights.snapshot import restore
     from store.checkpoints.store import CheckpointStore
@@ -168,7 +168,7 @@ def restored(shared: Any, directory: Path) -> bool:
 
 
 def narrowed(place: Any, directory: Path) -> dict[str, Any]:
-    """What a restore says of files whose values the served type cannot hold, and whether it wrote any."""
+    """Return the error of a restore of values that the served type cannot hold, and whether it wrote any."""
     from agents.model.weights.shared import SharedWeights
     from corpus.errors import IntegrityFault
 
@@ -181,7 +181,7 @@ def narrowed(place: Any, directory: Path) -> dict[str, Any]:
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
-    """Serve one model, look at it."""
+    """Serve one model and return the results."""
     from agents.model.vllm.served_directory import ServedDirectory
     from store.home import Home
 

@@ -1,4 +1,4 @@
-"""Many rows at once on a real vLLM, in the embedded server's forms."""
+"""The batch routes on a real vLLM, with the embedded server's requests and answers."""
 
 from time import monotonic, sleep
 from typing import Any
@@ -24,7 +24,7 @@ def text() -> ChatTokenizer:
 
 
 def batch(vllm: Vllm, **more: Any) -> Any:
-    """The answer to a batch of ASKED."""
+    """Return the answer to a batch of ASKED."""
     with vllm.http() as http:
         answer = http.post("/v1/batch/chat", json={"conversations": ASKED, "max_tokens": 40, **more})
     assert answer.status_code == 200, answer.text
@@ -32,7 +32,7 @@ def batch(vllm: Vllm, **more: Any) -> Any:
 
 
 def refused(vllm: Vllm, path: str, **body: Any) -> str:
-    """The sentence that this is refused with."""
+    """Return the reason that this is refused with."""
     with vllm.http() as http:
         answer = http.post(path, json=body)
     assert answer.status_code == 400, answer.text
@@ -77,14 +77,14 @@ def test_tokens_are_those_of_the_embedded_server_and_texts_stay_data(vllm: Vllm,
     assert not set(data[0]) & set(ends(text))
 
 
-def test_the_users_next_turn_can_be_asked_for(vllm: Vllm) -> None:
+def test_the_users_next_turn_can_be_generated(vllm: Vllm) -> None:
     with vllm.http() as http:
         asked = {"conversations": [[], ASKED[0]], "role": "user", "max_tokens": 5}
         found = http.post("/v1/batch/chat", json=asked)
     assert len(found.json()["results"]) == 2
 
 
-def test_what_cannot_be_answered_is_refused_with_a_sentence(vllm: Vllm) -> None:
+def test_an_invalid_batch_is_refused_with_a_reason(vllm: Vllm) -> None:
     long = [[{"role": "user", "content": "begin " * 600}]]
     assert "shorten the prompt" in refused(vllm, "/v1/batch/chat", conversations=long)
     assert "1 to 4096" in refused(vllm, "/v1/batch/chat", conversations=[ASKED[0]] * 4097)
@@ -97,7 +97,7 @@ def test_what_cannot_be_answered_is_refused_with_a_sentence(vllm: Vllm) -> None:
 
 
 def running(vllm: Vllm) -> float:
-    """Requests in the engine, by vLLM's own count."""
+    """Return the number of requests in the engine, by vLLM's own count."""
     with vllm.http() as http:
         lines = http.get("/metrics").text.splitlines()
     names = ("vllm:num_requests_running{", "vllm:num_requests_waiting{")
@@ -105,7 +105,7 @@ def running(vllm: Vllm) -> float:
 
 
 def wait_for(vllm: Vllm, busy: bool) -> float:
-    """Until the engine has work, or has none; returns the most requests that were seen meanwhile."""
+    """Wait until the engine has work, or has none; return the most requests that were seen meanwhile."""
     deadline, most = monotonic() + 30, 0.0
     while bool(now := running(vllm)) is not busy:
         most = max(most, now)
@@ -114,7 +114,7 @@ def wait_for(vllm: Vllm, busy: bool) -> float:
     return max(most, now)
 
 
-def test_rows_leave_room_for_users_and_are_aborted_when_their_asker_hangs_up(vllm: Vllm) -> None:
+def test_rows_leave_seats_for_users_and_are_aborted_when_their_client_disconnects(vllm: Vllm) -> None:
     """4096 answers of 400 tokens would take minutes."""
     asked = {"conversations": [ASKED[0]] * 4096, "max_tokens": 400, "temperature": 1}
     with pytest.raises(httpx.ReadTimeout), vllm.http() as http:

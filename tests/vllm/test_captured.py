@@ -1,4 +1,4 @@
-"""A chat client of OpenAI's, through the service, to a real vLLM with a key: answered as by vLLM, and captured."""
+"""OpenAI's chat client, through the service, to a real vLLM with a key: answered as by vLLM, and captured."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ READY_S, HEARD_S = 120.0, 30.0
 
 @dataclass(kw_only=True)
 class Proxied:
-    """A service before a vLLM."""
+    """A service in front of a vLLM."""
 
     vllm: Vllm
     home: Home
@@ -34,12 +34,12 @@ class Proxied:
 
     @contextmanager
     def client(self, key: str, url: str = "") -> Iterator[openai.OpenAI]:
-        """OpenAI's client with this key, of the service or of the server at `url`."""
+        """Return OpenAI's client with this key, for the service or the server at `url`."""
         with httpx.Client(trust_env=False, timeout=60) as http:
             yield openai.OpenAI(base_url=url or self.url, api_key=key, max_retries=0, http_client=http)
 
     def receipt(self, receipt: str, state: str = "ingested") -> dict[str, Any]:
-        """What is told of it once it is in this state."""
+        """Return the status once it is in this state."""
         headers, began = {"Authorization": f"Bearer {self.home.token()}"}, monotonic()
         with httpx.Client(headers=headers, trust_env=False) as http:
             while True:
@@ -50,7 +50,7 @@ class Proxied:
                 sleep(0.05)
 
     def turns(self) -> list[tuple[str, str, str]]:
-        """Source, role and text of every turn that was heard."""
+        """Return source, role and text of every turn in the ledger."""
         c, t = schema.conversations, schema.turns
         query = select(c.c.source, t.c.role, t.c.text).join(c, c.c.id == t.c.conversation_id).order_by(t.c.id)
         with closing(Ledger(database_url(self.home.path, ""))) as ledger, ledger.reading() as connection:
@@ -76,7 +76,7 @@ def proxied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxied]:
 
 
 def _ready(service: "subprocess.Popen[bytes]", log: Path) -> str:
-    """The address that the service says."""
+    """Return the address that the service prints."""
     began = monotonic()
     while True:
         ready = [line for line in log.read_text().splitlines() if "] ready" in line]
@@ -117,7 +117,7 @@ def test_a_conversation_through_the_service_is_vllms_own_and_one_conversation_in
     assert proxied.turns() == [("ada", one["role"], one["content"]) for one in said[:4]]
 
 
-def test_a_key_that_vllm_does_not_know_and_a_model_that_it_does_not_serve_are_its_own_to_refuse(
+def test_vllm_itself_refuses_an_unknown_key_and_an_unknown_model(
     proxied: Proxied,
 ) -> None:
     before = proxied.turns()
@@ -131,7 +131,7 @@ def test_a_key_that_vllm_does_not_know_and_a_model_that_it_does_not_serve_are_it
     assert proxied.turns() == before
 
 
-def test_a_stream_whose_caller_hangs_up_is_not_captured(proxied: Proxied) -> None:
+def test_a_stream_whose_client_disconnects_is_not_captured(proxied: Proxied) -> None:
     before = proxied.turns()
     said: Any = [{"role": "user", "content": "hello"}]
     with proxied.client(KEYS[1]) as client:

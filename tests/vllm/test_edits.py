@@ -18,7 +18,7 @@ def shared(vllm: Vllm) -> SharedWeights:
 
 
 def logprobs(vllm: Vllm) -> Any:
-    """What the server makes of a prompt whose prefix it has not cached."""
+    """Return the server's answer to a prompt whose prefix it has not cached."""
     with vllm.http() as http:
         answer = http.post("/v1/chat/completions", json=ASKED | {"logprobs": True, "ignore_eos": True})
         return [(one["token"], one["logprob"]) for one in answer.json()["choices"][0]["logprobs"]["content"]]
@@ -27,7 +27,7 @@ def logprobs(vllm: Vllm) -> Any:
 @pytest.mark.parametrize(
     "part", ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj", "embed_tokens", "norm"]
 )
-def test_an_edit_from_outside_changes_what_is_served_and_restoring_it_restores_it_exactly(
+def test_an_edit_from_outside_changes_the_answers_and_undoing_it_restores_them_exactly(
     vllm: Vllm, shared: SharedWeights, part: str
 ) -> None:
     name = next(name for name in shared.tensors if part in name)

@@ -1,4 +1,4 @@
-"""Each family that can be trained, and what cannot, served by the real vLLM: tiny models, one after another."""
+"""Each family that can be trained, and models that cannot, as tiny models served by the real vLLM."""
 
 import json
 import os
@@ -22,13 +22,13 @@ REFUSED = {
 }
 EVERY = [*TRAINED, "draft", "narrowed", *REFUSED]
 LONGEST_S = 900.0
-"""For all of them; some 2 minutes alone on 2 cores."""
+"""Longest run of all of them: some 2 minutes alone on 2 cores."""
 Seen = Callable[[str], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `models_in_turn.py` has written what it saw."""
+    """The folder with the results of `models_in_turn.py`."""
     folder = tmp_path_factory.mktemp("families")
     environment = {
         **os.environ,
@@ -61,7 +61,7 @@ def furthest(some: list[float], others: list[float]) -> float:
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_every_view_of_what_is_served_is_the_parameter_on_disk_bit_for_bit(seen: Seen, case: str) -> None:
+def test_every_served_view_is_the_parameter_on_disk_bit_for_bit(seen: Seen, case: str) -> None:
     found = seen(case)
     assert found["differing"] == []
     assert found["named"]
@@ -92,7 +92,7 @@ def test_an_edit_of_any_kind_of_parameter_is_served_and_undone_exactly(seen: See
 
 
 @pytest.mark.parametrize("case", TRAINED)
-def test_a_checkpoint_of_the_directory_is_restored_into_what_is_served(seen: Seen, case: str) -> None:
+def test_a_checkpoint_of_the_directory_is_restored_into_the_served_weights(seen: Seen, case: str) -> None:
     assert seen(case)["restored"]
 
 
@@ -102,7 +102,7 @@ def test_a_directory_that_loses_bits_in_the_served_type_is_not_restored(seen: Se
     assert not found["dirty"]
 
 
-def test_a_draft_beside_the_model_is_left_alone(seen: Seen, folder: Path) -> None:
+def test_a_draft_model_is_left_alone(seen: Seen, folder: Path) -> None:
     found = seen("draft")
     assert found["differing"] == [] and found["named"]
     assert furthest(found["served"], found["trainer"]) < 1e-4
@@ -110,7 +110,7 @@ def test_a_draft_beside_the_model_is_left_alone(seen: Seen, folder: Path) -> Non
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_trained_is_served_and_the_reason_is_said_once(
+def test_a_model_that_cannot_be_trained_is_served_and_the_reason_is_logged_once(
     seen: Seen, folder: Path, case: str
 ) -> None:
     found = seen(case)

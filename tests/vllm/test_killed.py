@@ -1,4 +1,4 @@
-"""kill -9 in mid-update: of the trainer, of the service, of vLLM; all in one night, which ends as any other."""
+"""kill -9 within an update: the trainer, the service and vLLM in one night, which ends as any other."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ MID_UPDATE = ("", True)
 
 
 def trainer_of(service: Service) -> int:
-    """Process id of the service's trainer."""
+    """Return the process id of the service's trainer."""
     pid = service.process.pid
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         if b"agents.trainer.process.main" in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -25,7 +25,7 @@ def trainer_of(service: Service) -> int:
 
 
 class Ordeal:
-    """What was seen of one night."""
+    """The observations of one night."""
 
     def __init__(self, place: Path) -> None:
         port = free_port()
@@ -51,7 +51,7 @@ class Ordeal:
         self.work = tell(home.path, "ledger", "events", "--limit", 1000)["events"]
 
     def _kill_trainer(self, service: Service, vllm: Vllm) -> None:
-        """The service has the update undone by the next trainer, and made again."""
+        """Kill the trainer: the service has the next one undo the update and make it again."""
         wait_until(lambda: held(vllm) == MID_UPDATE, "an update is trained", NIGHT_S)
         first = trainer_of(service)
         os.kill(first, signal.SIGKILL)
@@ -59,7 +59,7 @@ class Ordeal:
         wait_until(lambda: held(vllm) == MID_UPDATE, "the update is made again", NIGHT_S)
 
     def _kill_service(self, service: Service, vllm: Vllm) -> None:
-        """Its trainer dies with it; nobody is left but vLLM, which puts the parent back by itself."""
+        """Kill the service and with it its trainer: vLLM alone is left, and restores the parent by itself."""
         os.kill(service.process.pid, signal.SIGKILL)
         service.process.wait()
         self.restored = wait_until(
@@ -87,7 +87,7 @@ def test_users_are_served_while_the_trainer_and_the_service_are_killed(ordeal: O
     assert set(ordeal.users) == {200} and len(ordeal.users) > 10
 
 
-def test_a_vllm_that_was_killed_is_waited_for_and_its_end_is_no_failure_of_the_work(ordeal: Ordeal) -> None:
+def test_the_work_waits_for_a_killed_vllm_and_does_not_count_it_as_a_failure(ordeal: Ordeal) -> None:
     assert "waiting for vLLM at" in ordeal.waits
     failed = [event["subject"] for event in ordeal.work if event["kind"] == "failure"]
     assert failed == ["train"]  # when the trainer was killed

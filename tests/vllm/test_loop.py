@@ -1,4 +1,4 @@
-"""The whole loop on a user's own vLLM: nothing but `model.url` is set, and vLLM is never started again."""
+"""The whole loop on a user's own vLLM: only `model.url` is set, and vLLM is never restarted."""
 
 import math
 import re
@@ -47,7 +47,7 @@ def test_until_training_is_switched_on_a_night_does_everything_but_the_update(sc
     assert school.unchanged == school.before
 
 
-def test_doctor_finds_the_vllm_the_mapping_the_model_and_the_room(school: School) -> None:
+def test_doctor_finds_the_vllm_the_shared_weights_the_model_and_the_memory(school: School) -> None:
     assert [name for name, check in school.checks.items() if not check["ok"]] == []
     assert "3.5 MiB of weights shared" in school.checks["plugin"]["found"]
     assert "GiB are free" in school.checks["memory"]["found"]
@@ -61,7 +61,7 @@ def test_a_night_is_kept_and_changes_what_vllm_answers_while_users_are_served(sc
     assert set(school.users) == {200} and len(school.users) > 10
 
 
-def test_asking_and_measuring_go_to_the_same_weights(school: School) -> None:
+def test_questions_and_measurements_use_the_same_weights(school: School) -> None:
     told = tell(school.path, "ask", QUESTION)
     assert told["answer"] and told["checkpoint"] == school.kept
     measured = tell(school.path, "behaviours", "measure")
@@ -69,7 +69,7 @@ def test_asking_and_measuring_go_to_the_same_weights(school: School) -> None:
     assert all(behaviour["trials"] == 50 for behaviour in measured["behaviours"])
 
 
-def test_weights_go_back_bit_for_bit_with_the_service_down_and_forth_with_it_up(school: School) -> None:
+def test_a_rollback_is_bit_for_bit_with_the_service_down_and_forward_with_it_up(school: School) -> None:
     told = tell(school.path, "rollback")
     assert told["to"] == school.base
     assert (held(school.vllm), logprobs(school.vllm)) == ((school.base, False), school.before)
@@ -83,7 +83,7 @@ def test_weights_go_back_bit_for_bit_with_the_service_down_and_forth_with_it_up(
         assert service.process.wait(10) == 0
 
 
-def test_a_user_who_asks_vllm_directly_keeps_a_night_from_beginning(school: School) -> None:
+def test_a_user_who_calls_vllm_directly_keeps_a_night_from_starting(school: School) -> None:
     text = school.vllm.home.config_file.read_text()
     school.vllm.home.config_file.write_text(
         text.replace("windows = []", 'windows = ["00:00-24:00"]\nidle_minutes = 60\nmin_lessons = 0')
@@ -101,12 +101,12 @@ def test_a_user_who_asks_vllm_directly_keeps_a_night_from_beginning(school: Scho
 
 
 def idle_s(school: School) -> float:
-    """Seconds since a user was active, as the service says it; NaN while it does not."""
+    """Return the seconds since a user was active by the service's status; NaN while it has none."""
     said = re.search(r"a user was active (\d+) s ago", str(tell(school.path, "status")["next_update_reason"]))
     return float(said[1]) if said else math.nan
 
 
-def test_a_vllm_that_has_gone_is_named_and_leaves_nothing(school: School) -> None:
+def test_a_stopped_vllm_is_reported_and_leaves_nothing(school: School) -> None:
     school.vllm.stop()
     assert not school.vllm.home.served_dir.exists()
     said = run_cli(school.path, "ask", QUESTION, "--json").failed(1)

@@ -1,4 +1,4 @@
-"""Readout at decode and steering, on a real vLLM: held against the trainer's own model of the same weights."""
+"""Readout at decode and steering on a real vLLM, compared with the trainer's own model of the weights."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ LOOK_S = 10.0
 
 
 def planted(seed: int = 1) -> ConceptVectors:
-    """Directions of no meaning; one of them is not of unit length."""
+    """Return random directions, one of them not of unit length."""
     values = np.random.default_rng(seed).normal(size=(len(LAYERS), len(CONCEPTS), HIDDEN)).astype(np.float32)
     values /= np.linalg.norm(values, axis=-1, keepdims=True)
     values[:, 2] *= 3
@@ -47,7 +47,7 @@ def until(done: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
-    """A server that reads, whose vectors came after it."""
+    """A server that reads, whose vectors were written after its start."""
     place = tmp_path_factory.mktemp("readout")
     home, port = new_home(place / "home"), free_port()
     point_at(home, f"http://127.0.0.1:{port}", readout=True)
@@ -67,7 +67,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
 
 @pytest.fixture(scope="module")
 def twin(reading: Vllm) -> Any:
-    """The trainer's model of the weights that this server serves."""
+    """Return the trainer's model of the weights that this server serves."""
     return build(SharedWeights.attach(ServedDirectory(reading.home.served_dir).mapping), MODEL_DIR)
 
 
@@ -79,7 +79,7 @@ def ask(vllm: Vllm, prompt: Any = PROMPT, **more: Any) -> Any:
 
 
 def check_scores(twin: Any, choice: Any, readout: list[Any]) -> None:
-    """The readings of one choice are the projections of the trainer's residual stream at the same tokens."""
+    """Assert that the readings of one choice are projections of the trainer's residual stream."""
     prompt, answer = choice["prompt_token_ids"], choice["token_ids"]
     tokens = [*prompt, *answer[:-1]]
     stream = residuals(twin, [tokens[:end] for end in range(len(prompt), len(tokens) + 1)], LAYERS)
@@ -96,7 +96,7 @@ def check_scores(twin: Any, choice: Any, readout: list[Any]) -> None:
 
 @contextmanager
 def pushed(twin: Any, steer: dict[str, float]) -> Iterator[None]:
-    """The twin with the steering as a plain hook of its own."""
+    """Steer the trainer's model by a plain hook."""
     at = planted().steered
     vectors = torch.from_numpy(planted().values[at])
     added = sum(
@@ -113,7 +113,7 @@ def pushed(twin: Any, steer: dict[str, float]) -> Iterator[None]:
 
 @torch.no_grad()
 def check_logprobs(twin: Any, choice: Any, steer: dict[str, float]) -> None:
-    """The log-probabilities of this answer are the twin's, steered so."""
+    """Assert that the log-probabilities of this answer are those of the trainer's model, steered alike."""
     prompt, answer = choice["prompt_token_ids"], choice["token_ids"]
     with pushed(twin, steer):
         logits = twin(input_ids=torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1]
@@ -121,7 +121,7 @@ def check_logprobs(twin: Any, choice: Any, steer: dict[str, float]) -> None:
     assert choice["logprobs"]["token_logprobs"] == pytest.approx(wanted.tolist(), abs=CLOSE)
 
 
-def test_the_manifest_says_what_is_read(reading: Vllm) -> None:
+def test_the_manifest_names_concepts_and_layers(reading: Vllm) -> None:
     with reading.http() as http:
         told = http.get("/v1/readout/manifest").json()
     assert told["enabled"] and told["concepts"] == list(CONCEPTS) and told["layers"] == list(LAYERS)
@@ -129,7 +129,7 @@ def test_the_manifest_says_what_is_read(reading: Vllm) -> None:
     assert told["steering"]["layer"] == LAYERS[planted().steered]
 
 
-def test_served_scores_are_the_projections_of_the_trainers_residual_stream(reading: Vllm, twin: Any) -> None:
+def test_served_scores_equal_projections_of_the_trainers_residual_stream(reading: Vllm, twin: Any) -> None:
     answer = ask(reading)
     check_scores(twin, answer["choices"][0], answer["readout"])
     with reading.http() as http:
@@ -196,7 +196,7 @@ def test_a_stream_is_events_that_end_with_done_after_the_readings(reading: Vllm)
     assert json.loads(events[-3])["usage"]["completion_tokens"] == TOKENS
 
 
-def test_a_request_may_ask_not_to_be_read(reading: Vllm, twin: Any) -> None:
+def test_a_request_may_opt_out_of_the_readout(reading: Vllm, twin: Any) -> None:
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda number: ask(reading, readout=number % 2 == 0), range(6)))
     for number, answer in enumerate(answers):
@@ -219,7 +219,7 @@ def test_steering_moves_log_probabilities_as_adding_the_vector_does(
     assert answer["choices"][0]["logprobs"] != ask(reading)["choices"][0]["logprobs"]
 
 
-def test_a_request_that_is_not_steered_is_untouched_by_those_beside_it(reading: Vllm, twin: Any) -> None:
+def test_steering_does_not_touch_other_requests(reading: Vllm, twin: Any) -> None:
     steers: list[dict[str, float]] = [
         {},
         {"asking": 4.0},
@@ -262,7 +262,7 @@ def test_a_cached_prefix_serves_its_own_steering_only(reading: Vllm, twin: Any) 
     ],
 )
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_cannot_be_done_is_refused_with_a_sentence(
+def test_an_invalid_steering_request_is_refused_with_a_reason(
     reading: Vllm, more: dict[str, Any], sentence: str, stream: bool
 ) -> None:
     if stream and "use_beam_search" in more:
@@ -303,7 +303,7 @@ def test_new_vectors_are_taken_up_while_serving(reading: Vllm) -> None:
         write(reading.home.path / "readout", planted())
 
 
-def test_it_is_off_by_default_and_steering_works_all_the_same(vllm: Vllm) -> None:
+def test_the_readout_is_off_by_default_and_steering_still_works(vllm: Vllm) -> None:
     assert "readout" not in ask(vllm)
     with vllm.http() as http:
         off = http.get("/v1/readout/manifest")
@@ -323,7 +323,7 @@ def test_it_is_off_by_default_and_steering_works_all_the_same(vllm: Vllm) -> Non
     check_logprobs(twin, ask(vllm)["choices"][0], {})
 
 
-def test_without_eager_mode_it_is_refused_once_in_the_log_and_vllm_serves_on(tmp_path: Path) -> None:
+def test_without_eager_mode_the_readout_is_refused_once_in_the_log_and_vllm_serves_on(tmp_path: Path) -> None:
     home, port = new_home(tmp_path / "home"), free_port()
     point_at(home, f"http://127.0.0.1:{port}", readout=True)
     write(home.path / "readout", planted())

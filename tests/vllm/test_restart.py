@@ -1,4 +1,4 @@
-"""A vLLM that was killed or stopped, an update that nobody finished: what is served afterwards, what is left."""
+"""A vLLM that was killed or stopped, and an update that nobody finishes: the weights and files afterwards."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ ASKED = {"prompt": [9, 8, 7, 6], "max_tokens": 6, "temperature": 0, "logprobs": 
 PUT_BACK_S = 20.0
 """Longest wait for the watchdog, which checks once a second."""
 LOOKS_S = 3.0
-"""Long enough for it to have looked."""
+"""Long enough for a check."""
 
 
 def logprobs(vllm: Vllm) -> Any:
@@ -41,7 +41,7 @@ def mapping_of(home: Home) -> SharedWeights:
 
 
 def disturb(shared: SharedWeights) -> None:
-    """Half an update, as a killed trainer leaves it."""
+    """Leave an unfinished update, as a killed trainer does."""
     shared.dirty, shared.holds = True, ""
     generator = torch.Generator().manual_seed(3)
     for tensor in list(shared.tensors.values())[::3]:
@@ -50,7 +50,7 @@ def disturb(shared: SharedWeights) -> None:
 
 
 def keep(home: Home, shared: SharedWeights) -> str:
-    """Make what is in the mapping the active checkpoint, as a service would; returns its id."""
+    """Make the shared weights the active checkpoint, as a service would; return its id."""
     store, ledger = CheckpointStore(home.checkpoints), Ledger(database_url(home.path))
     with ledger.reading() as connection:
         parent = queries.active(connection)["id"]
@@ -79,7 +79,7 @@ def until(true: Callable[[], bool], what: str) -> None:
         sleep(0.1)
 
 
-def test_a_vllm_that_was_killed_serves_what_was_last_kept_and_leaves_nothing_when_it_is_stopped(
+def test_a_killed_vllm_serves_the_last_kept_checkpoint_and_leaves_nothing_when_it_is_stopped(
     tmp_path: Path,
 ) -> None:
     home, log = new_home(tmp_path / "home"), tmp_path / "vllm.log"
@@ -106,7 +106,7 @@ def test_a_vllm_that_was_killed_serves_what_was_last_kept_and_leaves_nothing_whe
 
 
 def _is_put_back(vllm: Vllm, kept: str, served: Any) -> None:
-    """Half an update, and neither service nor trainer: the watchdog undoes it."""
+    """An unfinished update, with neither service nor trainer: the watchdog undoes it."""
     shared = mapping_of(vllm.home)
     assert (shared.holds, shared.dirty, shared.replaced) == (kept, False, False)
     with writer_lock(shared.path, wait=True):  # the trainer, before it dies
@@ -137,7 +137,7 @@ def interrupt(vllm: Vllm) -> None:
 
 
 def kill_the_worker(vllm: Vllm) -> None:
-    """The process that holds the weights dies, without a word; vLLM gives up then."""
+    """The process that holds the weights is killed; vLLM then ends."""
     processes = psutil.Process(vllm.process.pid).children(recursive=True)
     (worker,) = [one for one in processes if any("server.lock" in file.path for file in one.open_files())]
     worker.kill()

@@ -1,4 +1,4 @@
-"""The routes on a real vLLM that have the model trained: who may ask, and what becomes of it."""
+"""The training routes on a real vLLM: access, and the results."""
 
 import json
 import os
@@ -41,7 +41,7 @@ READY_S = 120.0
 
 @contextmanager
 def service(home: Home) -> Iterator[str]:
-    """A real service of this home with its trainer, in a thread; gives the active checkpoint's id."""
+    """Run a real service of this home with its trainer in a thread; yield the active checkpoint's id."""
     ready, done, told = threading.Event(), threading.Event(), []
 
     async def run() -> None:
@@ -71,7 +71,7 @@ def service(home: Home) -> Iterator[str]:
 
 
 def second_checkpoint(home: Home) -> tuple[str, str]:
-    """Have the home a kept checkpoint after the base, and that the active one; returns both ids."""
+    """Give the home a kept checkpoint after the base and make it active; return both ids."""
     store, ledger = CheckpointStore(home.checkpoints), Ledger(database_url(home.path, ""))
     with ledger.writing() as connection:
         base = queries.active(connection)["id"]
@@ -100,13 +100,13 @@ def asked(vllm: Vllm, method: str, path: str, **more: Any) -> httpx.Response:
 
 
 def sentence(answer: httpx.Response, status: int) -> str:
-    """The message of an error with this status, in OpenAI's form."""
+    """Return the message of an error with this status, in OpenAI's form."""
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (status, status), answer.text
     return str(error["message"])
 
 
-def test_without_a_service_the_status_is_answered_and_the_rest_says_what_to_do(vllm: Vllm) -> None:
+def test_without_a_service_the_status_is_answered_and_the_other_routes_name_the_cure(vllm: Vllm) -> None:
     shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
     told = asked(vllm, "GET", "/train/status")
     mapping = {
@@ -121,7 +121,7 @@ def test_without_a_service_the_status_is_answered_and_the_rest_says_what_to_do(v
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_on_loopback_without_a_key_this_machine_may_ask_and_no_web_page(
+def test_on_loopback_without_a_key_this_machine_is_admitted_and_no_web_page(
     vllm: Vllm, method: str, path: str
 ) -> None:
     assert asked(vllm, method, path, headers={"Host": "localhost"}).status_code in (200, 503)
@@ -134,7 +134,7 @@ def test_on_loopback_without_a_key_this_machine_may_ask_and_no_web_page(
     assert asked(vllm, "GET" if method == "POST" else "POST", path).status_code == 405
 
 
-def test_what_the_service_does_and_refuses_is_passed_on(vllm: Vllm) -> None:
+def test_results_and_refusals_of_the_service_are_passed_on(vllm: Vllm) -> None:
     shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
     with service(vllm.home) as active:
         told = asked(vllm, "GET", "/train/status").json()
@@ -175,7 +175,7 @@ def silent(home: Home) -> Iterator[None]:
         home.run_dir.rmdir()
 
 
-def test_users_are_answered_while_the_service_is_not(vllm: Vllm) -> None:
+def test_users_are_answered_while_the_service_does_not_answer(vllm: Vllm) -> None:
     with ThreadPoolExecutor(4) as threads:
         with silent(vllm.home):
             waiting = [threads.submit(asked, vllm, "POST", path) for _, path in ROUTES[:3]]
@@ -188,7 +188,7 @@ def test_users_are_answered_while_the_service_is_not(vllm: Vllm) -> None:
             assert "went away" in sentence(one.result(), 503)
 
 
-def test_with_an_api_key_every_route_needs_it_and_the_homes_token_is_as_good(tmp_path: Path) -> None:
+def test_with_an_api_key_every_route_requires_it_or_the_homes_token(tmp_path: Path) -> None:
     home, port = new_home(tmp_path / "home"), free_port()
     point_at(home, f"http://127.0.0.1:{port}", api_key=KEYS[0])
     base, kept = second_checkpoint(home)
@@ -219,7 +219,7 @@ def test_with_an_api_key_every_route_needs_it_and_the_homes_token_is_as_good(tmp
         assert texts.status_code == 200
 
 
-def test_reachable_from_other_machines_and_without_a_key_no_route_is_open(tmp_path: Path) -> None:
+def test_no_route_is_open_on_a_vllm_without_a_key_that_other_machines_reach(tmp_path: Path) -> None:
     home, port = new_home(tmp_path / "home"), free_port()
     point_at(home, f"http://127.0.0.1:{port}")
     with serving(home, tmp_path / "vllm.log", port=port, arguments=("--host", "0.0.0.0")) as vllm:
@@ -252,8 +252,8 @@ print(json.dumps(found))
 """
 
 
-def test_the_routes_are_found_once_with_or_without_vllm_plugins_and_only_with_a_home(tmp_path: Path) -> None:
-    """Beside a package of somebody else's, whose plugin vLLM treats as without ours."""
+def test_the_routes_are_loaded_once_with_or_without_vllm_plugins_and_only_with_a_home(tmp_path: Path) -> None:
+    """Also beside another package, whose plugin vLLM treats as without ours."""
     with_url, without = new_home(tmp_path / "with"), new_home(tmp_path / "without")
     point_at(with_url, "http://127.0.0.1:1")
     alone, beside = (
@@ -279,7 +279,7 @@ def test_the_routes_are_found_once_with_or_without_vllm_plugins_and_only_with_a_
 
 
 def install(place: Path, *names: str) -> Path:
-    """A folder of installed packages that have plugins of these names; returns it."""
+    """Make a folder of installed packages that have plugins of these names; return it."""
     place.mkdir()
     (place / "others_plugin.py").write_text("class Plugin:\n    name = 'other'\n    required_tasks = None\n")
     modules = {"nightschool": "agents.model.vllm.routes.plugin:Plugin", "other": "others_plugin:Plugin"}
@@ -292,7 +292,7 @@ def install(place: Path, *names: str) -> Path:
 
 
 def find(packages: Path, cases: list[tuple[Home, str | None]]) -> tuple[list[list[str]], list[str]]:
-    """What vLLM finds for each (home, VLLM_PLUGINS), asked for generation and for embedding, and what it says."""
+    """Return the plugins that vLLM loads for each (home, VLLM_PLUGINS), by task, and its log."""
     environment = {**os.environ, "PYTHONPATH": f"{packages}:{os.environ.get('PYTHONPATH', '')}"}
     given = json.dumps([(str(home.path), named) for home, named in cases])
     command = [sys.executable, "-c", FIND, given]

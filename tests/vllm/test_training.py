@@ -1,4 +1,4 @@
-"""Training in the weights that vLLM is serving, while it serves."""
+"""Training the weights that vLLM serves, while it serves."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from corpus.recipe import MODEL_DIR
 
 TEXT = list(range(20, 60))
 SHORT_S = 4.0
-"""Of one measurement of throughput."""
+"""Seconds of one measurement of throughput."""
 
 With = Callable[[Callable[[Beside], Awaitable[Any]]], Any]
 
@@ -27,7 +27,7 @@ def socket(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 
 @pytest.fixture
 def together(vllm: Vllm, socket: Path) -> With:
-    """Runs something with the trainer; the weights are as they were afterwards."""
+    """Run something with the trainer, and restore the weights afterwards."""
 
     def run(what: Callable[[Beside], Awaitable[Any]]) -> Any:
         async def within() -> Any:
@@ -64,7 +64,7 @@ def test_60_steps_train_while_8_clients_are_served_and_not_one_request_fails(
 
 
 def test_throughput_while_training_is_at_least_60_percent_of_without(vllm: Vllm, together: With) -> None:
-    """The one test of a speed, for it was promised: the best of 3 short measurements, on a machine with other work.
+    """The one test of a speed, which is promised: the best of 3 short measurements on a busy machine.
 
     bench/vllm.py measures it properly.
     """
@@ -82,7 +82,7 @@ def test_throughput_while_training_is_at_least_60_percent_of_without(vllm: Vllm,
     assert max(together(ratios)) >= 0.6
 
 
-def test_what_is_served_between_two_steps_is_what_the_trainer_reads(vllm: Vllm, together: With) -> None:
+def test_between_two_steps_server_and_trainer_read_the_same_weights(vllm: Vllm, together: With) -> None:
     async def scores(training: Beside) -> tuple[float, float]:
         await training.client.train(training.update(pairs=8, steps=3, lr=1e-3))
         (told,) = await training.client.logprobs([(TEXT[:1], TEXT[1:])])

@@ -1,4 +1,4 @@
-"""The prefix cache follows the weights: what other weights made of a prompt is not found any more."""
+"""The prefix cache follows the weights: keys and values of other weights are not reused."""
 
 from collections.abc import Iterator
 from time import monotonic, sleep
@@ -15,16 +15,16 @@ from agents.model.weights.shared import SharedWeights
 PROMPT = [5 + n % 200 for n in range(300)]
 """Token ids: two blocks of 128 that can be cached, and a rest."""
 BLOCKS = 256
-"""Tokens that a second request with this prompt finds."""
+"""Tokens that a second request with this prompt reuses."""
 SALT_S = 10.0
-"""`model.salt_seconds`, as it is by default."""
+"""The default of `model.salt_seconds`."""
 SEEN_S = 10.0
 """Longest wait for the server's counters."""
 
 
 @pytest.fixture
 def shared(vllm: Vllm) -> Iterator[SharedWeights]:
-    """The mapping, with this test as its writer; as it was, afterwards."""
+    """The shared weights, with this test as their writer; restored afterwards."""
     shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     held = shared.holds
@@ -37,19 +37,19 @@ def shared(vllm: Vllm) -> Iterator[SharedWeights]:
 
 
 def edit(shared: SharedWeights) -> None:
-    """Weights that read a prompt differently, and that nobody was told of."""
+    """Change the weights without a new version."""
     name = next(name for name in shared.tensors if "layers.0.self_attn.v_proj" in name)
     shared.tensors[name].mul_(1.5)
 
 
 def counted(http: Any, name: str) -> float:
-    """One of the server's counters."""
+    """Return one of the server's counters."""
     lines = http.get("/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"vllm:{name}_total{{"))
 
 
 def ask(vllm: Vllm, **more: Any) -> tuple[Any, int]:
-    """The log-probabilities of what follows `PROMPT`, and how many of its tokens were found in the cache."""
+    """Return the log-probabilities after `PROMPT`, and the number of its tokens that came from the cache."""
     asked = {"prompt": PROMPT, "max_tokens": 4, "temperature": 0, "logprobs": 0, "ignore_eos": True, **more}
     with vllm.http() as http:
         before = {name: counted(http, name) for name in ("prefix_cache_queries", "prefix_cache_hits")}
@@ -64,13 +64,13 @@ def ask(vllm: Vllm, **more: Any) -> tuple[Any, int]:
 
 
 def truth(vllm: Vllm) -> Any:
-    """What the weights as they are now make of the prompt: nobody has used this salt before."""
+    """Return the answer of the current weights to the prompt, with a salt that is new."""
     logprobs, hits = ask(vllm, cache_salt=uuid4().hex)
     assert hits == 0
     return logprobs
 
 
-def test_a_prefix_of_other_weights_is_served_without_a_new_salt_and_not_with_it(
+def test_a_new_salt_keeps_prefixes_of_other_weights_from_being_reused(
     vllm: Vllm, shared: SharedWeights
 ) -> None:
     shared.bump()
@@ -88,7 +88,7 @@ def test_a_prefix_of_other_weights_is_served_without_a_new_salt_and_not_with_it(
     assert after == edited
 
 
-def test_prefixes_are_found_between_updates_and_for_a_while_within_one(
+def test_prefixes_are_reused_between_updates_and_for_an_interval_within_one(
     vllm: Vllm, shared: SharedWeights
 ) -> None:
     shared.bump()
@@ -117,7 +117,7 @@ def test_a_users_own_salt_counts_as_well(vllm: Vllm, shared: SharedWeights) -> N
     assert ask(vllm, **mine)[1] == 0
 
 
-def test_a_chat_finds_no_prefix_of_other_weights_either(vllm: Vllm, shared: SharedWeights) -> None:
+def test_a_chat_reuses_no_prefix_of_other_weights(vllm: Vllm, shared: SharedWeights) -> None:
     words = "how should i begin " * 60
     asked = {
         "messages": [{"role": "user", "content": words}],

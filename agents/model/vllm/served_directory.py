@@ -13,6 +13,7 @@ be swept. Only the holder of the lock removes anything. Knows neither vLLM nor t
 import fcntl
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
 from typing import IO
@@ -25,6 +26,19 @@ _LOCK = "server.lock"
 _FILES = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
 _TRIES, _PAUSE_S = 4, 0.05
 """A process that only checks for a server, or sweeps, also holds the lock for a moment."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedManifest:
+    """The manifest of the shared weights, as far as it is needed without torch."""
+
+    model: Path
+    """The model's directory."""
+    nbytes: int
+    """Bytes of the shared weights."""
+    on_gpu: bool
+    entries: list[Json]
+    """The parameters: see `agents.model.weights.shared.Entry`."""
 
 
 class ServedDirectory:
@@ -61,13 +75,18 @@ class ServedDirectory:
         except FileNotFoundError:
             return ""
 
-    def manifest(self) -> Json | None:
+    def manifest(self) -> ServedManifest | None:
         """Return the manifest of the shared weights; None while there is none."""
         try:
             manifest: Json = json.loads(self.mapping.with_suffix(".json").read_text())
         except FileNotFoundError:
             return None
-        return manifest
+        return ServedManifest(
+            model=Path(manifest["model"]),
+            nbytes=int(manifest["nbytes"]),
+            on_gpu=bool(manifest.get("lent")),
+            entries=manifest["entries"],
+        )
 
     def is_served(self) -> bool:
         """Return whether a living process is the server here."""

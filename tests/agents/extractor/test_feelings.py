@@ -17,7 +17,7 @@ from agents.extractor.feelings import FEELINGS, feelings, strongest
         ("I am so tired today", "tired"),
     ],
 )
-def test_a_mood_is_read_from_words(text: str, feeling: str) -> None:
+def test_feelings_are_read_from_words(text: str, feeling: str) -> None:
     scores = feelings(text)
     assert max(scores, key=lambda name: scores[name]) == feeling
     assert set(scores) <= set(FEELINGS) and all(0 < score <= 1 for score in scores.values())

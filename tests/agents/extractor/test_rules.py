@@ -1,4 +1,4 @@
-"""The rules: which turns carry a signal, told by people's own words."""
+"""The rules: the turns that carry a signal, in people's own words."""
 
 import time
 
@@ -17,7 +17,7 @@ HINTS = hints(load([SHIPPED]), judge)
 
 
 def talk(*texts: str) -> list[Turn]:
-    """Turns of a user and an assistant, in turn."""
+    """Return the turns of a user and an assistant, alternating."""
     return [Turn(role=("user", "assistant")[at % 2], text=text, line=at + 1) for at, text in enumerate(texts)]
 
 
@@ -30,26 +30,26 @@ def is_correction(row: Row) -> bool:
 
 
 def figures(rows: tuple[Row, ...]) -> tuple[float, float]:
-    """Precision and recall of the rules on these rows."""
+    """Return precision and recall of the rules on these rows."""
     said = [(is_correction(row), row[3]) for row in rows]
     right = sum(guess and truth for guess, truth in said)
     return right / sum(guess for guess, _ in said), right / sum(truth for _, truth in said)
 
 
-def test_the_tables_are_large_and_have_both_kinds_in_them() -> None:
+def test_the_tables_are_large_and_hold_both_kinds() -> None:
     assert len(TUNED) >= 60 and len(HELD_OUT) >= 60
     assert not {row[2] for row in TUNED} & {row[2] for row in HELD_OUT}
     assert all(0.4 < sum(row[3] for row in rows) / len(rows) < 0.6 for rows in (TUNED, HELD_OUT))
 
 
-def test_corrections_in_peoples_own_words_are_found_without_crying_wolf() -> None:
+def test_corrections_in_peoples_own_words_are_found_with_few_false_alarms() -> None:
     """Measured: 0.95 and 0.70."""
     precision, recall = figures(HELD_OUT)
     assert precision >= 0.9
     assert recall >= 0.65
 
 
-def test_the_words_that_the_rules_were_written_by_are_read_as_well() -> None:
+def test_the_rules_also_read_the_words_that_they_were_written_by() -> None:
     """Measured: 0.97 and 0.75; what is missed needs knowledge of the subject ("chicken isn't vegetarian")."""
     precision, recall = figures(TUNED)
     assert precision >= 0.95
@@ -148,7 +148,7 @@ def test_ratings_and_edits_are_findings_of_the_answer_that_carries_them() -> Non
     ]
 
 
-def test_what_a_tool_said_is_no_answer_and_no_complaint() -> None:
+def test_a_tools_turn_is_neither_an_answer_nor_a_complaint() -> None:
     turns = [
         *talk("run the tests"),
         Turn(role="tool", text="wrong", line=2),
@@ -186,7 +186,7 @@ def test_findings_stay_when_a_conversation_grows() -> None:
 @pytest.mark.parametrize(
     "piece", ["at a ", "no ", "no, ", "a", "a ", "not ", "i said ", "``` ", "> \n", "<|", "a.b-", "!?"]
 )
-def test_a_hostile_text_is_read_in_a_moment(piece: str) -> None:
+def test_a_hostile_text_is_scored_quickly(piece: str) -> None:
     """No pattern may take more than linear time: a log can hold anything."""
     turns = talk("do it", "Done.", piece * 200_000)
     begun = time.process_time()

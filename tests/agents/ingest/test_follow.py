@@ -1,4 +1,4 @@
-"""Following logs: what is there, what is appended, what appears; and what is broken stops nobody."""
+"""Following logs: existing, growing and new ones; a broken one does not stop the others."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ def line(text: str) -> str:
 
 
 class Heard:
-    """Waits until the ledger has so many turns, told by the follower's calls."""
+    """Waits until the ledger has so many turns, woken by the follower's calls."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -63,7 +63,7 @@ def following(
     anyio.run(run)
 
 
-def test_what_is_there_is_caught_up_and_what_is_added_is_heard(tmp_path: Path) -> None:
+def test_existing_logs_are_read_first_and_then_additions(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "a.jsonl").write_text(line("one"))
@@ -85,7 +85,7 @@ def test_what_is_there_is_caught_up_and_what_is_added_is_heard(tmp_path: Path) -
     following(tmp_path, story, [logs], rescan_s=5)  # a new folder's first file may come before its watch
 
 
-def test_a_missed_notification_is_made_up_by_the_next_look(
+def test_the_next_scan_makes_up_for_a_missed_notification(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def deaf(*_paths: Any, **_options: Any) -> AsyncIterator[None]:
@@ -103,7 +103,7 @@ def test_a_missed_notification_is_made_up_by_the_next_look(
     following(tmp_path, story, [logs], rescan_s=0.05)
 
 
-def test_without_a_watch_to_be_had_the_logs_are_still_heard(
+def test_logs_are_still_read_when_no_watch_can_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(*_paths: Any, **_options: Any) -> AsyncIterator[None]:
@@ -128,7 +128,7 @@ def test_without_a_watch_to_be_had_the_logs_are_still_heard(
     following(tmp_path, story, [logs], rescan_s=0.05)
 
 
-def test_a_bad_file_is_set_aside_and_the_next_one_is_heard(tmp_path: Path) -> None:
+def test_a_bad_file_is_quarantined_and_the_next_one_is_read(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "a.jsonl").write_bytes(b"\0\1\2\n" * 10)
@@ -167,7 +167,7 @@ def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
     following(tmp_path, story, [logs])
 
 
-def test_a_follower_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_stopped_follower_resumes_where_it_was(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     for count in range(1, 4):
@@ -181,7 +181,7 @@ def test_a_follower_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> Non
         following(tmp_path, story, [logs])
 
 
-def test_a_folder_that_is_not_there_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_missing_folder_is_a_usage_error(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     with pytest.raises(UsageError, match=r"ingest\.watch"):
         anyio.run(follow, ledger, [tmp_path / "nowhere"], lambda: None)

@@ -1,4 +1,4 @@
-"""Whatever lies in a folder of logs: a clear refusal, no waiting, no crash, and bounded memory."""
+"""Hostile files in a folder of logs: a clear refusal, no waiting, no crash, and bounded memory."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def refusal(ledger: Ledger, file: Path) -> str:
     return report.quarantined[0].reason
 
 
-def test_an_empty_file_is_nothing_at_all(ledger: Ledger, logs: Path) -> None:
+def test_an_empty_file_gives_nothing_and_is_no_fault(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_bytes(b"")
     report = ingest_path(ledger, logs)
     assert report.as_json()["files"] == [{"path": str(logs / "a.jsonl"), "format": None}]
@@ -53,14 +53,12 @@ def test_binary_data_is_refused(ledger: Ledger, logs: Path) -> None:
         )
 
 
-def test_json_that_is_no_log_is_refused_with_the_known_formats(ledger: Ledger, logs: Path) -> None:
+def test_json_that_is_no_log_is_refused_with_a_list_of_the_formats(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text('{"a": 1}\n')
     assert "claude-code, openai, sharegpt, trl" in refusal(ledger, logs / "a.jsonl")
 
 
-def test_a_refused_file_is_told_once_in_the_events_and_read_once_it_is_mended(
-    ledger: Ledger, logs: Path
-) -> None:
+def test_a_refused_file_has_one_event_and_is_read_once_it_is_mended(ledger: Ledger, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text("broken\n")
     refusal(ledger, file), refusal(ledger, file)
@@ -73,7 +71,7 @@ def test_a_refused_file_is_told_once_in_the_events_and_read_once_it_is_mended(
     assert (report.new, [bad.line for bad in report.quarantined]) == (1, [1])
 
 
-def test_a_line_nested_ten_thousand_deep_is_set_aside_among_good_ones(ledger: Ledger, logs: Path) -> None:
+def test_a_line_nested_ten_thousand_deep_is_quarantined_among_good_ones(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text(GOOD + "[" * 10_000 + "]" * 10_000 + "\n" + GOOD.replace("hello", "again"))
     report = ingest_path(ledger, logs)
     assert (report.new, [bad.line for bad in report.quarantined]) == (2, [2])
@@ -87,7 +85,7 @@ def test_a_file_that_is_mostly_not_its_format_is_given_up(ledger: Ledger, logs: 
     assert report.new == 1 and len(report.quarantined) < 1500 and "--format" in report.quarantined[-1].reason
 
 
-def test_an_array_over_the_limit_is_refused_with_the_way_out(ledger: Ledger, logs: Path) -> None:
+def test_an_array_over_the_limit_is_refused_with_the_cure(ledger: Ledger, logs: Path) -> None:
     with (logs / "a.json").open("wb") as log:
         log.write(b'[{"a": "')
         log.truncate(lines.MAX_ARRAY + 1)
@@ -115,7 +113,7 @@ def test_a_pipe_or_a_device_is_refused_without_waiting_for_it(ledger: Ledger, lo
             ingest_path(ledger, logs / name)
 
 
-def test_links_in_a_circle_end(ledger: Ledger, logs: Path) -> None:
+def test_circular_links_end(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").symlink_to(logs / "b.jsonl")
     (logs / "b.jsonl").symlink_to(logs / "a.jsonl")
     (logs / "again").symlink_to(logs)
@@ -126,7 +124,7 @@ def test_links_in_a_circle_end(ledger: Ledger, logs: Path) -> None:
         ingest_path(ledger, logs / "a.jsonl")
 
 
-def test_a_file_that_the_disk_does_not_give_is_set_aside(ledger: Ledger, logs: Path) -> None:
+def test_a_file_with_a_disk_error_is_quarantined(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").symlink_to("/proc/self/mem")  # opens, and fails when it is read
     (logs / "b.jsonl").write_text(GOOD)
     report = ingest_path(ledger, logs)
@@ -134,7 +132,7 @@ def test_a_file_that_the_disk_does_not_give_is_set_aside(ledger: Ledger, logs: P
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_refused_or_set_aside(ledger: Ledger, logs: Path) -> None:
+def test_a_file_without_permission_is_refused_or_quarantined(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text(GOOD)
     (logs / "a.jsonl").chmod(0)
     with pytest.raises(UsageError, match="permission"):
@@ -142,7 +140,7 @@ def test_a_file_without_permission_is_refused_or_set_aside(ledger: Ledger, logs:
     assert "permission" in ingest_path(ledger, logs).quarantined[0].reason
 
 
-def test_a_path_that_cannot_be_meant_is_a_usage_error(ledger: Ledger, logs: Path) -> None:
+def test_a_path_without_logs_is_a_usage_error(ledger: Ledger, logs: Path) -> None:
     with pytest.raises(UsageError, match="no such file"):
         ingest_path(ledger, logs / "nowhere")
     with pytest.raises(UsageError, match="no log in"):
@@ -184,7 +182,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def _ran(command: list[str]) -> list[str]:
-    """What the measured process printed."""
+    """Return the lines that the measured process printed."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 

@@ -1,4 +1,4 @@
-"""Logs into a real ledger: resumable, growing, rotating, and the same however they arrive."""
+"""Logs read into a real ledger: resumed, growing, rotated, and with the same result however they arrive."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_a_folder_is_every_log_below_it_in_order(ledger: Ledger, logs: Path) -> 
     }
 
 
-def test_the_same_file_again_adds_nothing_and_says_that_it_is_known(ledger: Ledger, logs: Path) -> None:
+def test_the_same_file_again_adds_nothing_and_counts_as_known(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text(line("x") + line("y") + line("x"))
     first, again = ingest_path(ledger, logs), ingest_path(ledger, logs)
     assert (first.new, first.known, first.turns) == (2, 1, 2)
@@ -91,7 +91,9 @@ def test_a_copy_of_a_log_is_known(ledger: Ledger, logs: Path) -> None:
     assert (report.new, report.known) == (2, 2)
 
 
-def test_a_bad_line_is_set_aside_with_its_reason_and_the_rest_goes_on(ledger: Ledger, logs: Path) -> None:
+def test_a_bad_line_is_quarantined_with_its_reason_and_the_others_are_read(
+    ledger: Ledger, logs: Path
+) -> None:
     file = logs / "a.jsonl"
     file.write_text(line("x") + '{"token": "hunter2hunter2"\n' + "\n" + '{"messages": 3}\n' + line("y"))
     report = ingest_path(ledger, file)
@@ -101,7 +103,7 @@ def test_a_bad_line_is_set_aside_with_its_reason_and_the_rest_goes_on(ledger: Le
     assert "hunter2" not in repr(report)
 
 
-def test_a_last_line_without_newline_waits_and_the_report_says_so(ledger: Ledger, logs: Path) -> None:
+def test_a_last_line_without_a_newline_waits_and_is_reported(ledger: Ledger, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text(line("x") + line("y").rstrip("\n"))
     report = ingest_path(ledger, file)
@@ -112,7 +114,7 @@ def test_a_last_line_without_newline_waits_and_the_report_says_so(ledger: Ledger
     assert (report.new, report.known, report.waiting) == (1, 1, ())
 
 
-def test_bytes_appended_in_any_cuts_give_the_same_ledger_as_all_at_once(tmp_path: Path, logs: Path) -> None:
+def test_bytes_appended_in_any_pieces_give_the_same_ledger_as_all_at_once(tmp_path: Path, logs: Path) -> None:
     openai = "".join(line(*[f"{n}{c}" for c in "abcd"[: 1 + n % 4]]) for n in range(12)) + line("0a", "more")
     claude = "".join(record(f"s{n % 2}", n, f"é{n}") for n in range(12)) + '{"type": "summary"}\nbroken\n'
     for name, content in (("openai", openai.encode()), ("claude", claude.encode())):
@@ -158,7 +160,7 @@ def test_a_truncated_log_is_read_from_its_beginning_once(ledger: Ledger, logs: P
     assert begun_again(ledger) == ["truncated"]
 
 
-def test_a_log_written_over_in_place_is_noticed(ledger: Ledger, logs: Path) -> None:
+def test_a_log_overwritten_in_place_is_noticed(ledger: Ledger, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text(line("x") + line("y"))
     ingest_path(ledger, file)
@@ -168,7 +170,9 @@ def test_a_log_written_over_in_place_is_noticed(ledger: Ledger, logs: Path) -> N
     assert begun_again(ledger) == ["rewritten"]
 
 
-def test_what_was_set_aside_of_a_log_that_is_gone_is_forgotten(ledger: Ledger, logs: Path) -> None:
+def test_quarantined_lines_are_dropped_when_a_log_is_read_from_its_beginning(
+    ledger: Ledger, logs: Path
+) -> None:
     file = logs / "a.jsonl"
     file.write_text(line("x") + "broken\n")
     ingest_path(ledger, file)
@@ -190,7 +194,7 @@ def test_a_json_array_is_read_whole_and_again_when_it_grew(ledger: Ledger, logs:
     assert (report.new, report.known, report.turns) == (0, 1, 1)
 
 
-def test_a_format_that_is_given_overrides_the_one_that_is_seen(ledger: Ledger, logs: Path) -> None:
+def test_a_given_format_overrides_the_detected_one(ledger: Ledger, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text(line("x"))
     assert ingest_path(ledger, file).files[0].format == "openai"
@@ -200,7 +204,7 @@ def test_a_format_that_is_given_overrides_the_one_that_is_seen(ledger: Ledger, l
         ingest_path(ledger, file, "xml")
 
 
-def test_a_reader_that_is_dropped_after_any_batch_goes_on_where_it_was(tmp_path: Path, logs: Path) -> None:
+def test_a_reader_that_stops_after_any_batch_resumes_there(tmp_path: Path, logs: Path) -> None:
     file = logs / "a.jsonl"
     lines = 3 * BATCH_LINES + 7
     file.write_text("".join(line(f"{n}") for n in range(lines)))
@@ -275,7 +279,7 @@ def test_no_planted_secret_is_in_any_file_of_the_home(ledger: Ledger, tmp_path: 
         ledger.close()
 
 
-def test_a_file_name_that_is_no_text_is_still_read(ledger: Ledger, logs: Path) -> None:
+def test_a_file_whose_name_is_no_text_is_read(ledger: Ledger, logs: Path) -> None:
     name = os.path.join(os.fsencode(logs), b"\xff.jsonl")
     with open(name, "w") as log:
         log.write(line("x"))

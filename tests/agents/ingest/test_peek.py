@@ -1,4 +1,4 @@
-"""A log file can be looked into without being taken in."""
+"""Looking into a log file without an ingest."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def said(found: list[Conversation]) -> list[list[str]]:
     return [[turn.text for turn in one.turns] for one in found]
 
 
-def test_every_conversation_of_a_file_is_found_in_order_also_one_without_a_last_newline(
+def test_all_conversations_of_a_file_are_returned_in_order_even_without_a_last_newline(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "log.jsonl").write_text(f"{line('Hello.', 'Good day.')}\n\nnonsense\n{line('Again.')}")
@@ -41,13 +41,13 @@ def test_turns_that_arrive_one_by_one_are_one_conversation(tmp_path: Path) -> No
     assert said(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day.", "Bye."]]
 
 
-def test_secrets_are_scrubbed_as_when_it_is_taken_in(tmp_path: Path) -> None:
+def test_secrets_are_scrubbed_as_in_an_ingest(tmp_path: Path) -> None:
     secret = "sk-ant-" + "a1B2" * 12
     (tmp_path / "log.jsonl").write_text(line(f"My key is {secret}."))
     assert secret not in said(conversations_in(tmp_path / "log.jsonl"))[0][0]
 
 
-def test_the_bundled_conversations_are_all_found() -> None:
+def test_all_bundled_conversations_are_returned() -> None:
     for path in sorted(HERE.glob("*.jsonl")):
         assert len(conversations_in(path)) == len(path.read_text().splitlines())
 

@@ -6,8 +6,8 @@
                         "number", "version", "dirty"}; 409 while an update is in the weights
     POST /rollback      {"target": id, "dry_run"}, both optional: as `nightschool rollback`, to its end
     GET /train/status   {"service": "up", "down" or "silent", "refused": why vLLM shares no weights, or "",
-                        "mapping": {"version", "dirty", "holds", "bytes"} or null}; from a service that answers
-                        also its GET /status, "night" (the id of the running one or null) and "trainer"
+                        "mapping": {"version", "dirty", "holds", "bytes"} or null}; if the service answers,
+                        also its GET /status, "night" (the running one's id or null), "trainer"
 
 Without a service the POST routes answer 503. Invariant: the service does all the work, so all of it is in the
 ledger, and nothing here blocks vLLM's event loop. Does not know who calls: `plugin` has applied the rules of
@@ -91,4 +91,4 @@ async def _body(request: Request) -> Json:
 def _shared_bytes(served: ServedDirectory) -> int:
     """Return the size of the shared weights; 0 in the moment without a manifest."""
     manifest = served.manifest()
-    return int(manifest["nbytes"]) if manifest else 0
+    return manifest.nbytes if manifest else 0

@@ -23,7 +23,7 @@ def bearer(key: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("key", ["first key", "second", "the-homes-own-token"])
-def test_a_key_of_vllms_or_the_homes_token_lets_in_from_anywhere(key: str) -> None:
+def test_an_api_key_or_the_homes_token_is_accepted_from_anywhere(key: str) -> None:
     for loopback in (True, False):
         access = replace(KEYED, loopback=loopback)
         assert status(access, ("host", "example.com"), bearer(key)) == 200
@@ -44,9 +44,7 @@ def test_a_key_of_vllms_or_the_homes_token_lets_in_from_anywhere(key: str) -> No
     ],
 )
 @pytest.mark.parametrize("loopback", [True, False])
-def test_where_there_are_keys_nothing_else_lets_in(
-    headers: tuple[tuple[str, str], ...], loopback: bool
-) -> None:
+def test_with_api_keys_nothing_else_is_accepted(headers: tuple[tuple[str, str], ...], loopback: bool) -> None:
     assert status(replace(KEYED, loopback=loopback), HOST, *headers) == 401
 
 
@@ -63,7 +61,7 @@ def test_a_vllm_that_other_machines_reach_and_that_has_no_key_is_never_open() ->
     assert status(PUBLIC, HOST, bearer(OPEN.token)) == 200
 
 
-def test_an_empty_key_is_no_key_and_an_empty_token_lets_nobody_in() -> None:
+def test_an_empty_key_or_token_admits_nobody() -> None:
     for access in (
         replace(PUBLIC, token=""),
         replace(KEYED, token=""),
@@ -76,7 +74,7 @@ def test_an_empty_key_is_no_key_and_an_empty_token_lets_nobody_in() -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.0.0.1:1", "localhost:8000", "LOCALHOST", "[::1]:8000", "127.9.9.9"]
 )
-def test_without_a_key_this_machine_may_ask_whatever_bearer_its_client_sends(host: str) -> None:
+def test_without_a_key_this_machine_is_admitted_with_any_bearer_token(host: str) -> None:
     assert status(OPEN, ("host", host)) == 200
     assert status(OPEN, ("host", host), bearer("EMPTY"), ("origin", "http://localhost:3000")) == 200
 
@@ -101,7 +99,7 @@ def test_without_a_key_this_machine_may_ask_whatever_bearer_its_client_sends(hos
         (HOST, ("via", "1.1 proxy")),
     ],
 )
-def test_without_a_key_no_web_page_and_no_proxy_is_let_in(headers: tuple[tuple[str, str], ...]) -> None:
+def test_without_a_key_no_web_page_and_no_proxy_is_admitted(headers: tuple[tuple[str, str], ...]) -> None:
     assert status(OPEN, *headers) == 403
 
 
@@ -112,5 +110,5 @@ def test_no_host_is_every_interface() -> None:
     assert only_loopback(None, "/run/vllm.sock")
 
 
-def test_keys_do_not_show_where_the_rules_are_printed() -> None:
+def test_keys_are_hidden_when_the_rules_are_printed() -> None:
     assert "second" not in repr(KEYED) and OPEN.token not in repr(KEYED)

@@ -1,4 +1,4 @@
-"""What vLLM serves, cut and named as Hugging Face has it, without vLLM: its tensors are put together here."""
+"""vLLM's fused tensors, split and named as in Hugging Face's model; made here without vLLM."""
 
 import logging
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ PADDED = 512
 
 
 def fused(parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors that vLLM makes of these."""
+    """Return the tensors that vLLM makes of these."""
     served: dict[str, torch.Tensor] = {}
     parts = {part: whole for whole, each in FUSED.items() for part in each}
     padded: dict[int, torch.Tensor] = {}
@@ -81,7 +81,7 @@ def served(directory: Path, served: Path, tensors: dict[str, torch.Tensor]) -> S
     )
 
 
-def test_the_views_of_fused_tensors_are_the_model(directory: Path, tmp_path: Path) -> None:
+def test_views_of_fused_tensors_equal_the_model(directory: Path, tmp_path: Path) -> None:
     model = loaded(directory)
     shared = served(directory, tmp_path, fused(tensors_of(model)))
     built = views.build(shared, directory)
@@ -92,9 +92,7 @@ def test_the_views_of_fused_tensors_are_the_model(directory: Path, tmp_path: Pat
     }
 
 
-def test_an_edit_of_any_view_lands_in_the_tensor_that_is_served_and_nowhere_else(
-    directory: Path, tmp_path: Path
-) -> None:
+def test_an_edit_of_any_view_changes_only_the_served_tensor(directory: Path, tmp_path: Path) -> None:
     model = loaded(directory)
     tensors = fused(tensors_of(model))
     built = views.build(served(directory, tmp_path, tensors), directory)
@@ -107,7 +105,7 @@ def test_an_edit_of_any_view_lands_in_the_tensor_that_is_served_and_nowhere_else
         assert torch.equal(tensors[name], expected), name
 
 
-def test_the_language_model_of_one_that_sees_is_cut_out_of_it(tmp_path: Path) -> None:
+def test_only_the_language_model_of_a_multimodal_one_is_shared(tmp_path: Path) -> None:
     text = tiny_models.CONFIGS["qwen3.5"]()
     config = tiny_models.CONFIGS["qwen3.5-sees"]()
     config.save_pretrained(tmp_path)
@@ -123,7 +121,7 @@ def test_the_language_model_of_one_that_sees_is_cut_out_of_it(tmp_path: Path) ->
         assert torch.equal(views.build(shared, tmp_path)(TOKENS).logits, model(TOKENS).logits)
 
 
-def test_the_files_of_one_that_sees_are_read_as_those_of_its_language_model() -> None:
+def test_the_files_of_a_multimodal_model_are_read_as_those_of_its_language_model() -> None:
     files = {
         "model.language_model.norm.weight": 1,
         "lm_head.weight": 2,
@@ -190,7 +188,7 @@ def found(tmp_path: Path) -> PluginConfig:
     return PluginConfig(home=Home(tmp_path), model=ModelSettings(url="http://127.0.0.1:1"), database="")
 
 
-def test_a_loaded_model_is_moved_into_the_mapping_tied_weights_once(
+def test_a_loaded_model_is_moved_into_shared_weights_with_tied_weights_once(
     tmp_path: Path, found: PluginConfig, shared_in: ServedDirectory
 ) -> None:
     directory = tiny_models.make("qwen3-tied", tmp_path / "model")
@@ -202,7 +200,7 @@ def test_a_loaded_model_is_moved_into_the_mapping_tied_weights_once(
     assert torch.equal(module.get_parameter("lm_head.weight")[500:], torch.zeros(12, 128))
 
 
-def test_a_model_that_does_not_match_is_left_as_it_is_and_the_differences_are_said(
+def test_a_model_that_does_not_match_is_left_unchanged_and_the_differences_are_logged(
     qwen3: Path, found: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = fused(tensors_of(loaded(qwen3)))
@@ -228,7 +226,7 @@ def test_a_model_that_does_not_match_is_left_as_it_is_and_the_differences_are_sa
         assert (each.data_ptr(), torch.equal(each, before[name][1])) == (before[name][0], True)
 
 
-def test_of_several_workers_the_first_alone_says_why(
+def test_only_the_first_of_several_workers_reports_a_refusal(
     qwen3: Path, found: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = _Tree(fused(tensors_of(loaded(qwen3))))
@@ -239,7 +237,7 @@ def test_of_several_workers_the_first_alone_says_why(
 
 
 def settings(**changed: Any) -> Any:
-    """A `VllmConfig` as far as it is asked: that of a model that can be trained, but for the fields given."""
+    """Return the used part of a `VllmConfig` of a model that can be trained, with these fields changed."""
     fields: dict[str, Any] = {
         "model_config.is_moe": False,
         "model_config.quantization": None,
@@ -267,7 +265,7 @@ def settings(**changed: Any) -> Any:
     return config
 
 
-def test_each_family_of_the_table_can_be_served_plainly() -> None:
+def test_each_family_of_the_table_can_be_trained() -> None:
     for name in FAMILIES:
         assert reason(settings(model_config__hf_text_config=SimpleNamespace(model_type=name))) == ""
 
@@ -296,11 +294,11 @@ def test_each_family_of_the_table_can_be_served_plainly() -> None:
         ),
     ],
 )
-def test_each_way_to_serve_that_cannot_be_trained_has_its_reason(field: str, value: Any, said: str) -> None:
+def test_each_configuration_that_cannot_be_trained_has_its_reason(field: str, value: Any, said: str) -> None:
     assert said in reason(settings(**{field: value}))
 
 
-def test_a_vllm_whose_configuration_is_not_known_serves_on_untrained() -> None:
+def test_a_vllm_with_an_unknown_configuration_serves_on_untrained() -> None:
     config = settings()
     del config.offload_config
     assert "no attribute 'offload_config'" in reason(config)

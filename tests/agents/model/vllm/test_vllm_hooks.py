@@ -1,4 +1,4 @@
-"""The hooks on a model's layers, without a vLLM: each row of a batch is read and steered for its own request."""
+"""The hooks on a model's layers, without a vLLM: rows are read and steered for their own requests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ HIDDEN, CONCEPTS = 8, ("asking", "joy")
 
 
 def vllm_config(**changed: Any) -> Any:
-    """What we read of vLLM's configuration."""
+    """Return the used part of vLLM's configuration."""
     model = SimpleNamespace(
         enforce_eager=True,
         hf_text_config=SimpleNamespace(num_hidden_layers=3),
@@ -45,7 +45,7 @@ def vllm_config(**changed: Any) -> Any:
 
 
 class Layer(nn.Module):
-    """Gives the residual stream in two parts, as vLLM's layers do."""
+    """A layer that returns the residual stream in two parts, as vLLM's do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer() for _ in range(3))
 
     def forward(self, stream: torch.Tensor) -> list[torch.Tensor]:
-        """The residual stream after each layer."""
+        """Return the residual stream after each layer."""
         hidden, residual, after = stream, torch.zeros_like(stream), []
         for layer in self.layers:
             hidden, residual = layer(hidden, residual)
@@ -106,7 +106,7 @@ class HookedDecoder:
         )
 
     def begin(self, *new: tuple[str, Any], gone: tuple[str, ...] = ()) -> None:
-        """Requests that the scheduler brings, with their extra arguments, and that it takes away."""
+        """Schedule new requests, with their extra arguments, and end others."""
         brought = [
             SimpleNamespace(req_id=name, sampling_params=SimpleNamespace(extra_args=extra))
             for name, extra in new
@@ -131,7 +131,7 @@ class HookedDecoder:
         return after
 
     def heard(self) -> PassScores | None:
-        """What was published last, but for the calls at the start."""
+        """Return the scores that were published last, without those of the start."""
         while self.listener.poll(500):
             found = unpack(self.listener.recv_multipart())
             if found.requests:
@@ -155,7 +155,7 @@ BATCH = [("a", 3, 0, 3), ("b", 1, 9, 5), ("c", 2, 0, 7), ("d", 1, 4, 5)]
 """A whole prompt, a token of an answer, a piece of a prompt, and a prompt's last token."""
 
 
-def test_the_scores_of_a_batch_are_each_requests_own(hooked: HookedDecoder) -> None:
+def test_each_request_of_a_batch_gets_its_own_scores(hooked: HookedDecoder) -> None:
     stream = torch.randn(7, HIDDEN)
     after = hooked.run(stream, BATCH)
     found = hooked.heard()
@@ -166,7 +166,7 @@ def test_the_scores_of_a_batch_are_each_requests_own(hooked: HookedDecoder) -> N
 
 
 @torch.inference_mode()
-def test_a_request_that_is_steered_moves_alone(hooked: HookedDecoder) -> None:
+def test_steering_moves_only_the_request_that_asks_for_it(hooked: HookedDecoder) -> None:
     stream = torch.randn(7, HIDDEN)
     hooked.begin(
         ("a", None), ("b", {"steer": engine_arguments({"joy": 3.0}, "d")}), ("c", {"steer": "nonsense"})
@@ -182,7 +182,7 @@ def test_a_request_that_is_steered_moves_alone(hooked: HookedDecoder) -> None:
     assert torch.equal(hooked.run(stream, BATCH)[2], plain[2])
 
 
-def test_a_request_that_asks_not_to_be_read_is_not_and_those_beside_it_are(hooked: HookedDecoder) -> None:
+def test_a_request_that_opts_out_is_not_read_and_the_others_are(hooked: HookedDecoder) -> None:
     hooked.begin(("a", {"readout": False}), ("d", {"readout": False}))
     stream = torch.randn(7, HIDDEN)
     after = hooked.run(stream, BATCH)
@@ -203,7 +203,7 @@ def test_with_the_readout_off_nothing_is_published_and_steering_works(place: Pat
     hooked.close()
 
 
-def test_a_listener_that_reads_nothing_holds_nobody_up(hooked: HookedDecoder) -> None:
+def test_a_subscriber_that_reads_nothing_delays_nobody(hooked: HookedDecoder) -> None:
     for _ in range(1500):
         hooked.run(torch.randn(7, HIDDEN), BATCH)
 
@@ -230,7 +230,7 @@ def test_the_decoders_layers_are_found_by_their_number() -> None:
     assert decoder_layers(nn.Linear(1, 1), vllm_config()) is None
 
 
-def test_strengths_are_checked_put_in_order_and_zeros_left_out() -> None:
+def test_strengths_are_checked_and_sorted_and_zeros_left_out() -> None:
     assert check_strengths({"joy": 2, "asking": 0}, CONCEPTS) == {"joy": 2.0}
     assert list(check_strengths({"joy": 2, "asking": -1.5}, CONCEPTS)) == ["asking", "joy"]
     for wrong in (
@@ -254,11 +254,11 @@ def test_strengths_are_checked_put_in_order_and_zeros_left_out() -> None:
         {"steer": {"add": {"joy": "1"}}}, {"steer": {"add": {"joy": 1e30}}}, {"steer": {"add": ["joy"]}},
     ],
 )  # fmt: skip
-def test_what_did_not_come_through_our_check_steers_nothing(extra: Any) -> None:
+def test_arguments_that_bypass_the_check_steer_nothing(extra: Any) -> None:
     assert engine_strengths(extra) == {}
 
 
-def test_prefixes_are_shared_by_those_alone_who_are_steered_alike() -> None:
+def test_only_requests_that_are_steered_alike_share_prefixes() -> None:
     def part(extra: Any) -> str:
         return salt_part(SimpleNamespace(sampling_params=SimpleNamespace(extra_args=extra)))
 

@@ -1,4 +1,4 @@
-"""Which salt the prefix cache gets for which weights."""
+"""The salt of the prefix cache for each state of the weights."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ SECONDS = 10.0
 
 
 def kept(before: WeightsState, after: WeightsState, *, passed: float) -> bool:
-    """Whether the salt of `before` is still in use `passed` seconds later, when the header says `after`."""
+    """Return whether the salt of `before` is still in use `passed` seconds later, in the state `after`."""
     salt = Salt(words=before, at=100.0)
     found = salt_for(salt, after, at=100.0 + passed, seconds=SECONDS)
     assert found is salt or found == Salt(words=after, at=100.0 + passed)
@@ -28,7 +28,7 @@ def test_the_first_request_gets_the_salt_of_the_weights_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("words", [SETTLED, MID_UPDATE])
-def test_the_salt_stays_for_as_long_as_the_weights_do(words: WeightsState) -> None:
+def test_the_salt_stays_as_long_as_the_weights_do(words: WeightsState) -> None:
     assert kept(words, words, passed=1e6)
 
 
@@ -55,7 +55,7 @@ def test_weights_that_change_outside_an_update_change_the_salt_at_once() -> None
     assert not kept(candidate, replace(candidate, version=5), passed=0.0)
 
 
-def test_within_an_update_the_salt_changes_with_the_first_step_after_so_many_seconds() -> None:
+def test_within_an_update_the_salt_changes_at_the_first_step_after_the_interval() -> None:
     assert kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS - 0.1)
     assert not kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS)
 
@@ -71,7 +71,7 @@ def test_no_salt_is_used_again_for_other_weights() -> None:
     assert len({one.words for one in seen}) == len(seen)
 
 
-def test_one_salt_of_several_differs_whenever_one_of_them_does() -> None:
+def test_joined_salts_differ_whenever_one_of_them_does() -> None:
     all_of_them = [
         ("", "", ""),
         ("a", "", ""),
@@ -84,7 +84,7 @@ def test_one_salt_of_several_differs_whenever_one_of_them_does() -> None:
     assert len({join_salts(*parts) for parts in all_of_them}) == len(all_of_them)
 
 
-def test_a_salt_names_the_mapping_and_there_is_none_without_one(tmp_path: Path) -> None:
+def test_a_salt_names_the_shared_weights_and_is_empty_without_any(tmp_path: Path) -> None:
     salt = WeightsSalt(tmp_path / "weights.bin", SECONDS)
     assert salt.current() == ""
     shared = SharedWeights.create(tmp_path / "weights.bin", {"a": torch.zeros(3)}, model="a")

@@ -1,4 +1,4 @@
-"""The readout's arithmetic: whose rows are whose, and what a whole answer's scores come to."""
+"""The readout's arithmetic: the rows of each request, and the readings of a whole answer."""
 
 import json
 from itertools import pairwise
@@ -10,7 +10,7 @@ from agents.model.vllm.readout.scores import KEPT_RESPONSES, PassScores, Reading
 
 
 def passed(*parts: tuple[str, int, list[float]], digest: str = "d") -> PassScores:
-    """A pass at one layer with one concept: of each request its name, first token number, and scores."""
+    """Return a pass at one layer with one concept; of each request: name, first token number, scores."""
     return PassScores(
         digest=digest,
         concepts=("joy",),
@@ -22,7 +22,7 @@ def passed(*parts: tuple[str, int, list[float]], digest: str = "d") -> PassScore
     )
 
 
-def test_the_rows_that_are_read_are_those_from_the_last_of_the_prompt_on() -> None:
+def test_the_rows_from_the_last_of_the_prompt_on_are_read() -> None:
     generator = np.random.default_rng(1)
     for _ in range(200):
         count = int(generator.integers(1, 6))
@@ -43,7 +43,7 @@ def test_the_rows_that_are_read_are_those_from_the_last_of_the_prompt_on() -> No
         ] == wanted
 
 
-def test_what_travels_is_json_and_raw_numbers_and_anything_else_is_refused() -> None:
+def test_a_message_is_json_and_raw_numbers_and_anything_else_is_refused() -> None:
     sent = passed(("a", 0, [0.5, 1.5]), ("b", 7, [-2.0]))
     frames = pack(sent)
     found = unpack(frames)
@@ -54,7 +54,7 @@ def test_what_travels_is_json_and_raw_numbers_and_anything_else_is_refused() -> 
             unpack(broken)
 
 
-def test_an_answer_is_the_mean_and_the_last_of_its_tokens_beside_the_prompts_last() -> None:
+def test_a_reading_has_the_mean_and_the_last_of_the_answer_and_the_last_of_the_prompt() -> None:
     readings = Readings()
     readings.add(passed(("a", 0, [9.0]), ("b", 0, [100.0])))
     readings.add(passed(("a", 1, [1.0]), ("b", 1, [200.0])))
@@ -66,7 +66,7 @@ def test_an_answer_is_the_mean_and_the_last_of_its_tokens_beside_the_prompts_las
     assert readings.of("chat") == [{"index": 0, "layer": 2, "tokens": 2, "scores": scores}]
 
 
-def test_what_was_computed_past_the_end_or_twice_does_not_count() -> None:
+def test_tokens_computed_past_the_end_or_twice_do_not_count() -> None:
     readings = Readings()
     readings.add(passed(("a", 0, [5.0, 1.0, 2.0])))
     readings.add(passed(("a", 0, [5.0, 1.0, 2.0, 3.0])))  # preempted, and computed again
@@ -78,7 +78,7 @@ def test_what_was_computed_past_the_end_or_twice_does_not_count() -> None:
     assert found is not None and found[0]["tokens"] == 3 and found[0]["scores"]["joy"]["mean"] == 2.0
 
 
-def test_an_answer_of_one_token_has_the_prompts_scores_alone() -> None:
+def test_an_answer_of_one_token_has_only_the_scores_of_the_prompt() -> None:
     readings = Readings()
     readings.add(passed(("a", 0, [5.0])))
     readings.ended("a", "chat", 0, 1)
@@ -87,7 +87,7 @@ def test_an_answer_of_one_token_has_the_prompts_scores_alone() -> None:
     assert found[0]["scores"]["joy"] == {"prompt": 5.0, "mean": None, "last": None}
 
 
-def test_readings_that_were_dropped_are_left_out_and_scores_by_other_vectors_are_not_mixed_in() -> None:
+def test_dropped_readings_are_left_out_and_scores_of_other_vectors_are_not_mixed_in() -> None:
     readings = Readings()
     readings.add(passed(("a", 0, [5.0, 1.0])))
     readings.add(passed(("a", 2, [7.0]), digest="other"))

@@ -1,4 +1,4 @@
-"""The directory of a vLLM's mapping: one living server, and nothing of dead ones."""
+"""The directory of a vLLM's shared weights: one living server, and no files of dead ones."""
 
 import os
 import subprocess
@@ -38,7 +38,7 @@ while True:
 
 @contextmanager
 def server(directory: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that serves here until its stdin is closed."""
+    """Run another process that serves here until its stdin is closed."""
     command = [sys.executable, "-c", SERVER, str(directory)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "there\n"
@@ -54,7 +54,7 @@ def served(tmp_path: Path) -> ServedDirectory:
     return ServedDirectory(tmp_path / "served")
 
 
-def test_a_server_that_ends_takes_everything_with_it(served: ServedDirectory) -> None:
+def test_a_server_that_ends_removes_everything(served: ServedDirectory) -> None:
     with server(served.directory) as process:
         assert served.is_served()
         process.communicate()
@@ -71,7 +71,7 @@ def test_a_second_server_is_refused_and_leaves_the_first_one_alone(served: Serve
         assert served.mapping.read_text() == "weights" and served.is_served()
 
 
-def test_what_a_killed_server_left_is_swept_by_whoever_looks_and_by_the_next_server(
+def test_the_files_of_a_killed_server_are_removed_by_a_sweep_and_by_the_next_server(
     served: ServedDirectory,
 ) -> None:
     for clean in (served.sweep, served.acquire):
@@ -85,7 +85,7 @@ def test_what_a_killed_server_left_is_swept_by_whoever_looks_and_by_the_next_ser
     served.sweep()
 
 
-def test_who_only_looks_never_keeps_a_server_from_starting(served: ServedDirectory) -> None:
+def test_a_check_for_a_server_never_keeps_one_from_starting(served: ServedDirectory) -> None:
     served.directory.mkdir()
     (served.directory / "server.lock").touch()
     command = [sys.executable, "-c", LOOKER, str(served.directory)]
@@ -99,7 +99,7 @@ def test_who_only_looks_never_keeps_a_server_from_starting(served: ServedDirecto
             process.kill()
 
 
-def test_a_forked_child_does_not_keep_the_place_for_a_server_that_has_gone(served: ServedDirectory) -> None:
+def test_a_forked_child_does_not_hold_the_lock_of_a_server_that_has_ended(served: ServedDirectory) -> None:
     ours, theirs = os.pipe()
     served.acquire()
     child = os.fork()
@@ -115,7 +115,7 @@ def test_a_forked_child_does_not_keep_the_place_for_a_server_that_has_gone(serve
     os.waitpid(child, 0)
 
 
-def test_one_process_writes_a_mapping_at_a_time(tmp_path: Path) -> None:
+def test_one_process_writes_shared_weights_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "weights.bin").touch()
     with writer_lock(tmp_path / "weights.bin", wait=False) as first:
         with writer_lock(tmp_path / "weights.bin", wait=False) as second:

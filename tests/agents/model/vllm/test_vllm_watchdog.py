@@ -1,4 +1,4 @@
-"""What the watchdog restores into shared weights, when, and what it leaves alone."""
+"""The checkpoints that the watchdog restores, the times at which it does, and what it leaves alone."""
 
 import logging
 import shutil
@@ -30,7 +30,7 @@ from store.nights import history
 
 @dataclass(kw_only=True)
 class ServedHome:
-    """A home and the mapping that a vLLM of it has just made."""
+    """A home, and the shared weights that a vLLM of it has just made."""
 
     config: PluginConfig
     shared: SharedWeights
@@ -45,7 +45,7 @@ class ServedHome:
         return CheckpointStore(self.config.home.checkpoints)
 
     def keep(self, by: float, parent: str, number: int) -> str:
-        """A kept checkpoint, now active: the loaded weights, each multiplied by `by`."""
+        """Make the loaded weights times `by` a kept checkpoint, and the active one; return its id."""
         before = self.copy()
         for tensor in self.tensors.values():
             tensor.mul_(by)
@@ -70,7 +70,7 @@ class ServedHome:
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Each tensor once."""
+        """The tensors, each once."""
         return {raw: self.shared.tensors[raw] for raw in raw_weights(self.shared)}
 
     def copy(self) -> dict[str, torch.Tensor]:
@@ -80,7 +80,7 @@ class ServedHome:
         return all(torch.equal(tensor, weights[name] * times) for name, tensor in self.tensors.items())
 
     def disturb(self) -> None:
-        """Half an update, as a killed trainer leaves it."""
+        """Leave an unfinished update, as a killed trainer does."""
         self.shared.dirty, self.shared.holds = True, ""
         next(iter(self.tensors.values())).add_(1)
         self.shared.bump()
@@ -112,20 +112,20 @@ def state(shared: SharedWeights) -> tuple[str, bool]:
     return shared.holds, shared.dirty
 
 
-def test_at_the_start_the_active_checkpoint_is_put_in(served: ServedHome) -> None:
+def test_the_active_checkpoint_is_restored_at_the_start(served: ServedHome) -> None:
     loaded = served.copy()
     kept = served.keep(2.0, served.base, 1)
     served.watchdog.restore_at_start()
     assert served.serves(loaded, 2.0) and state(served.shared) == (kept, False)
 
 
-def test_at_the_start_the_base_is_known_for_what_it_is_and_not_read(served: ServedHome) -> None:
+def test_at_the_start_a_loaded_base_is_recognised_without_reading_it(served: ServedHome) -> None:
     shutil.rmtree(served.store.blobs.folder)
     served.watchdog.restore_at_start()
     assert state(served.shared) == (served.base, False) and served.shared.version == 0
 
 
-def test_a_base_that_is_not_what_was_loaded_is_put_in(served: ServedHome) -> None:
+def test_at_the_start_a_base_that_differs_from_the_loaded_weights_is_restored(served: ServedHome) -> None:
     loaded = served.copy()
     next(iter(served.tensors.values())).add_(1)
     served.watchdog.restore_at_start()
@@ -133,7 +133,7 @@ def test_a_base_that_is_not_what_was_loaded_is_put_in(served: ServedHome) -> Non
 
 
 @pytest.mark.parametrize("missing", ["ledger.db", "home"])
-def test_without_a_checkpoint_what_was_loaded_is_served(served: ServedHome, missing: str) -> None:
+def test_without_a_checkpoint_the_loaded_weights_are_served(served: ServedHome, missing: str) -> None:
     if missing == "home":
         shutil.rmtree(served.config.home.path)
     else:
@@ -146,7 +146,7 @@ def test_without_a_checkpoint_what_was_loaded_is_served(served: ServedHome, miss
     assert not (served.config.home.path / "ledger.db").exists()
 
 
-def test_a_damaged_checkpoint_is_said_and_what_was_loaded_is_served_as_dirty(
+def test_a_damaged_checkpoint_is_logged_and_the_loaded_weights_are_served_as_dirty(
     served: ServedHome, caplog: pytest.LogCaptureFixture
 ) -> None:
     loaded = served.copy()
@@ -160,7 +160,7 @@ def test_a_damaged_checkpoint_is_said_and_what_was_loaded_is_served_as_dirty(
 @pytest.mark.parametrize(
     "url", ["postgresql+nosuchdriver://nowhere/x", "nosense://", "sqlite:////dev/null/x/y.db"]
 )
-def test_a_ledger_that_cannot_be_read_keeps_the_mapping_dirty(
+def test_an_unreadable_ledger_keeps_the_weights_dirty(
     served: ServedHome, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     broken = PluginConfig(home=served.config.home, model=served.config.model, database=url)
@@ -178,7 +178,7 @@ def test_a_home_of_another_model_is_refused(served: ServedHome, tmp_path: Path) 
         check_model(served.config, other)
 
 
-def test_half_an_update_that_nobody_finishes_is_undone(served: ServedHome) -> None:
+def test_an_update_that_nobody_finishes_is_undone(served: ServedHome) -> None:
     loaded, kept = served.copy(), served.keep(2.0, served.base, 1)
     served.disturb()
     version = served.shared.version
@@ -187,7 +187,7 @@ def test_half_an_update_that_nobody_finishes_is_undone(served: ServedHome) -> No
     assert served.shared.version > version
 
 
-def test_a_clean_mapping_is_left_alone(served: ServedHome) -> None:
+def test_clean_weights_are_left_alone(served: ServedHome) -> None:
     served.keep(2.0, served.base, 1)
     served.watchdog.check()
     assert served.shared.version == 0 and state(served.shared) == ("", False)
@@ -204,7 +204,7 @@ def test_while_a_service_or_a_trainer_lives_nothing_is_touched(served: ServedHom
     assert state(served.shared) == (served.base, False)
 
 
-def test_half_an_update_gives_way_to_the_newest_whole_checkpoint_when_the_active_one_is_damaged(
+def test_an_unfinished_update_is_replaced_by_the_newest_whole_checkpoint_if_the_active_one_is_damaged(
     served: ServedHome,
 ) -> None:
     loaded, first = served.copy(), served.keep(2.0, served.base, 1)
@@ -231,7 +231,7 @@ def blob_of(served: ServedHome, checkpoint_id: str) -> str:
     return served.store.blobs.path(served.store.manifest(checkpoint_id).weights).name
 
 
-def test_the_watch_goes_on_when_the_home_was_away(
+def test_the_watchdog_survives_a_home_that_is_away_for_a_while(
     served: ServedHome, caplog: pytest.LogCaptureFixture
 ) -> None:
     aside = served.config.home.path.with_name("aside")

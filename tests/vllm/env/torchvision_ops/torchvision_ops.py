@@ -1,8 +1,9 @@
 """Lets torchvision be imported beside a torch without CUDA.
 
-The library in PyPI's wheel of torchvision needs CUDA's, so beside torch's CPU build it does not load, and the Python
-part stops at operators that nobody declared. Declared, they are never called: vLLM only wants the import to work.
-The .pth file beside this one loads it in every process of the environment, which costs one import hook.
+The library in PyPI's wheel of torchvision needs CUDA's, so beside torch's CPU build it does not load, and the
+Python part stops at operators that nobody declared. Declared, they are never called: vLLM only wants the
+import to work. The .pth file beside this one loads it in every process of the environment, which costs one
+import hook.
 """
 
 import sys
