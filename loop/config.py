@@ -41,7 +41,7 @@ BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSettings:
-    """What is heard by itself."""
+    """The logs that are followed."""
 
     __pydantic_config__ = _FORBID
 
@@ -51,7 +51,7 @@ class IngestSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """When a night may begin by itself."""
+    """When a night begins by itself, and how its update yields to users."""
 
     __pydantic_config__ = _FORBID
 
@@ -82,7 +82,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What is kept of earlier nights."""
+    """How much of earlier nights is kept."""
 
     __pydantic_config__ = _FORBID
 
@@ -113,7 +113,7 @@ class VerdictSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorSettings:
-    """What is read of the model's inner states beside the fixed panel."""
+    """Readings beside those on the probe set."""
 
     __pydantic_config__ = _FORBID
 
@@ -145,7 +145,7 @@ class HttpSettings:
 
 
 class Settings(BaseSettings):
-    """Everything that can be set."""
+    """The configuration of a home."""
 
     model_config = SettingsConfigDict(
         env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True
@@ -169,7 +169,7 @@ class Settings(BaseSettings):
 
     @property
     def trains(self) -> bool:
-        """Whether updates are made: the weights of a user's own vLLM are left alone until he says otherwise."""
+        """Whether updates are made: on a user's own vLLM only if `training.enabled` is true."""
         return not self.model.url if self.training.enabled is None else self.training.enabled
 
     @classmethod
@@ -181,7 +181,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment before the file."""
+        """Put the environment before the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
@@ -214,7 +214,7 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON-able values, without the passwords in them."""
+    """Return the settings as JSON, without the passwords in them."""
     value = settings.model_dump(mode="json")
     for table in (value["extractor"], value["model"]):
         if table["api_key"]:
@@ -225,7 +225,7 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 
 def _refuse_unknown_variables() -> None:
-    """A misspelt variable would otherwise be passed over in silence."""
+    """Raise `ConfigError` for a misspelt variable, which pydantic would ignore."""
     for name in os.environ:
         section, *keys = name.upper().removeprefix("NIGHTSCHOOL_").split("__")
         if not name.upper().startswith("NIGHTSCHOOL_") or name == "NIGHTSCHOOL_HOME":

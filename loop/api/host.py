@@ -1,7 +1,7 @@
-"""How the operations come about: through the service that holds the home, or by holding it for one command.
+"""Carries out operations: through the service that holds the home, or by holding it for one command.
 
 Invariant: either way an operation means the same; a command that does the work itself holds the home's lock
-meanwhile, and answers other commands on the same socket as a service would.
+meanwhile, and answers other commands on the same socket, as a service would.
 """
 
 import json
@@ -30,7 +30,7 @@ from loop.operations.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Operatio
 from store.home import Home, is_held
 
 PATIENCE_S = 15.0
-"""How long a command waits for the socket of a service that holds the home but is still starting."""
+"""How long a command waits for the socket of a service that holds the home and is still starting."""
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
 
 
 async def _ask_service(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
-    """Have the running service do it, and pass its progress on."""
+    """Have the running service carry it out, and pass its progress on."""
     transport = httpx.AsyncHTTPTransport(uds=str(home.control_socket))
     headers = {"Authorization": f"Bearer {home.token()}"}
     async with httpx.AsyncClient(
@@ -62,13 +62,13 @@ async def _ask_service(home: Home, name: str, arguments: Json, listener: Listene
         try:
             async with client.stream("POST", f"/do/{name}", json=arguments) as response:
                 async for line in response.aiter_lines():
-                    told = json.loads(line)
-                    if "progress" in told:
-                        listener(*told["progress"])
-                    elif "error" in told:
-                        raise _raised(told["error"])
+                    message = json.loads(line)
+                    if "progress" in message:
+                        listener(*message["progress"])
+                    elif "error" in message:
+                        raise _as_error(message["error"])
                     else:
-                        result: Json = told["result"]
+                        result: Json = message["result"]
                         return result
         except httpx.TransportError as error:
             raise NightschoolError(
@@ -78,8 +78,8 @@ async def _ask_service(home: Home, name: str, arguments: Json, listener: Listene
     raise NightschoolError(f"the service ended its answer to {name} half-way: see its log")
 
 
-def _raised(error: Any) -> NightschoolError:
-    """An error of the service, as an error of this process."""
+def _as_error(error: Any) -> NightschoolError:
+    """Return an error of the service as an error of this process."""
     fault = NightschoolError(error["message"])
     fault.exit_code = error["exit_code"]
     return fault
@@ -87,15 +87,15 @@ def _raised(error: Any) -> NightschoolError:
 
 @asynccontextmanager
 async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Operations]:
-    """Hold the home for one command; with its crew, and doing the work in its ledger, where it needs them."""
+    """Hold the home for one command; run its processes and its worker too, where the command needs them."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         operations, quiet = Operations(service=service), is_quiet(name, arguments)
         if name in CHECKED:
             await getattr(operations, CHECKED[name])(**arguments)
         served = service.processes.has_weights() and name in AFTER_CREW and not quiet
         if name in NEEDS_CREW or served:
-            tasks.start_soon(service.processes.run, name="crew")
-            if name in NEEDS_CREW and not quiet:  # what waits in the queue would change the ledger
+            tasks.start_soon(service.processes.run, name="processes")
+            if name in NEEDS_CREW and not quiet:  # the work in the queue would change the ledger
                 tasks.start_soon(service.worker.run, name="work")
                 tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)
@@ -105,16 +105,16 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
 
 
 async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> None:
-    """The service, in the foreground, until SIGTERM or SIGINT."""
+    """Run the service in the foreground, until SIGTERM or SIGINT."""
     settings = load_settings(home.config_file)
     async with opened(home, settings) as service, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
         tasks.start_soon(follow, service.ledger, folders, service.worker.wake, name="follow the logs")
         if service.processes.server.managed:
-            await tasks.start(service.processes.run, name="crew")
-        else:  # it may be down, or loading for minutes: all but the night goes on without it
-            tasks.start_soon(service.processes.run, name="crew")
+            await tasks.start(service.processes.run, name="processes")
+        else:  # it may be down, or load for minutes: everything but the night goes on
+            tasks.start_soon(service.processes.run, name="processes")
             tasks.start_soon(watch_users, service, name="watch for users")
         tasks.start_soon(service.worker.run, name="work")
         tasks.start_soon(keep_schedule, service, name="schedule")
@@ -125,7 +125,7 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    """End the service when it is told to."""
+    """Stop the service on a signal."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             log.info("stopping", signal=signal.Signals(number).name)

@@ -1,12 +1,12 @@
 """The service's HTTP: the operations for the command line, and the served model for users.
 
-    POST /do/{operation}         a JSON object of arguments; answers JSON lines: progress, then result or error
-    GET  /status                 where the home stands
-    POST /v1/chat/completions    passed on to the served model and captured (GET /v1/models: passed on)
-    GET  /receipts/{receipt}     what became of a captured answer
+    POST /do/{operation}         a JSON object of arguments; answers JSON lines: progress, then result or
+    error GET  /status                 the state of the home POST /v1/chat/completions    passed on to the
+    served model and captured (GET /v1/models: passed on) GET  /receipts/{receipt}     the state of a captured
+    answer
 
-Served on the home's unix socket and on loopback, behind the guard (token, Host, Origin). Invariant: a caller
-that goes away does not stop what it began; the ledger says how it ended.
+Served on the home's unix socket and on loopback, behind a check of token, Host and Origin. Invariant: a
+caller that leaves does not stop what it began; the ledger says how it ended.
 """
 
 import inspect
@@ -49,7 +49,7 @@ class Routes:
         self._capture = capture
 
     def app(self) -> Starlette:
-        """The ASGI application; wrap it in the guard."""
+        """Return the ASGI application; wrap it in `AuthMiddleware`."""
         proxy = Proxy(self._service, self._capture)
         return Starlette(
             routes=[
@@ -62,7 +62,7 @@ class Routes:
         )
 
     async def _do(self, request: Request) -> Response:
-        """Begin an operation and stream its progress and its end."""
+        """Start an operation; stream its progress and its end."""
         name = request.path_params["operation"]
         try:
             arguments = json.loads(await request.body() or b"{}")
@@ -77,32 +77,32 @@ class Routes:
     async def _lines(self, name: str, arguments: Json) -> AsyncIterator[bytes]:
         send, receive = anyio.create_memory_object_stream[Json](100_000)
 
-        def say(line: Json) -> None:
-            with suppress(anyio.BrokenResourceError):  # the caller has gone; what it began goes on
+        def emit(line: Json) -> None:
+            with suppress(anyio.BrokenResourceError):  # the caller has left; the operation goes on
                 send.send_nowait(line)
 
-        def listen(kind: str, subject: str, done: int, total: int) -> None:
-            say({"progress": [kind, subject, done, total]})
+        def on_progress(kind: str, subject: str, done: int, total: int) -> None:
+            emit({"progress": [kind, subject, done, total]})
 
         async def perform() -> None:
             with send:
                 try:
-                    say({"result": await self._perform(name, arguments)})
+                    emit({"result": await self._perform(name, arguments)})
                 except Exception as error:  # the boundary: an operation that fails must not end the service
                     if not isinstance(error, NightschoolError):
                         log.exception("operation failed", operation=name)
-                    say(_error(error))
+                    emit(_error(error))
                 finally:
-                    self._service.worker.listeners.remove(listen)
+                    self._service.worker.listeners.remove(on_progress)
 
-        self._service.worker.listeners.append(listen)
+        self._service.worker.listeners.append(on_progress)
         self._tasks.start_soon(perform, name=f"do {name}")
         with receive:
             async for line in receive:
                 yield json.dumps(line).encode() + b"\n"
 
     async def _perform(self, name: str, arguments: Json) -> Json:
-        """Carry out one operation, if these are its arguments."""
+        """Carry out one operation, if it takes these arguments."""
         operation = getattr(self._operations, name)
         try:
             inspect.signature(operation).bind(**arguments)
@@ -117,22 +117,32 @@ class Routes:
         return JSONResponse({**status, "next_update_reason": reason})
 
     async def _receipt(self, request: Request) -> Response:
-        told = await self._capture.told(request.path_params["receipt"])
-        if told is None:
+        state = await self._capture.state_of(request.path_params["receipt"])
+        if state is None:
             return JSONResponse(
                 _error(UsageError("this is no receipt: give one from X-Nightschool-Receipt")), 404
             )
-        return JSONResponse(told)
+        return JSONResponse(state)
 
 
 def _error(error: Exception) -> Json:
-    """An error as the other side raises it again."""
+    """Return an error as JSON, for the other side to raise again."""
     code = error.exit_code if isinstance(error, NightschoolError) else NightschoolError.exit_code
     return {"error": {"message": str(error), "exit_code": code}}
 
 
 async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: int | None) -> int:
-    """Begin to listen on the unix socket and, unless port is None, on loopback; returns the port (0: none)."""
+    """Start to listen on the unix socket and, unless `port` is None, on loopback.
+
+    Args:
+        operations: The operations to serve.
+        tasks: The task group that the servers run in.
+        place: Path of the unix socket.
+        port: Of loopback; 0 takes any free one.
+
+    Returns:
+        The port; 0 for none.
+    """
     service = operations.service
     capture = Capture(service.home.inbox, service.ledger)
     tasks.start_soon(capture.run, name="capture")

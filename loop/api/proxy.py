@@ -1,8 +1,8 @@
-"""Users' requests, passed on to the served model; what is said is captured on the way.
+"""The proxy: passes users' requests on to the served model, and captures the conversations.
 
-Invariant: body and answer go through byte for byte and as they come, and every chat answer carries a receipt; a
-caller that goes away takes the request to the model server with it. The caller's own credential goes on to the
-model server, and ours only where the guard has seen the home's token. Does not know what an answer says.
+Invariant: body and answer go through byte for byte and as they come, and every chat answer carries a receipt.
+A caller that leaves ends the request to the model server. The caller's own credential goes on to the model
+server; ours only for a caller that gave the home's token. Knows nothing of an answer's content.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ RECEIPT = b"x-nightschool-receipt"
 TURN_TYPE = "X-Turn-Type"
 SESSION = "X-Session-Id"
 MAX_RAW = 64 * 2**20
-"""Bytes of an answer that are kept to be captured: some 200,000 chunks of a stream."""
+"""Largest answer that is captured, in bytes: some 200,000 chunks of a stream."""
 PATHS = frozenset({"/v1/chat/completions", "/v1/models"})
-"""What is passed on."""
+"""The paths that are passed on."""
 
 _HOP_BY_HOP = frozenset(
-    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding "
-    "upgrade".split()
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    "transfer-encoding upgrade".split()
 )
 """Headers about one connection, not about the message (RFC 9110, 7.6.1)."""
 _NOT_SENT = _HOP_BY_HOP | frozenset(
     "host content-length accept-encoding expect cookie origin referer".split()
 )
-"""What the model server is not told: ours to say, or of the browser's concern with us."""
+"""Headers that the model server does not get: they are of the connection to us, or ours to set."""
 _NOT_RETURNED = _HOP_BY_HOP | {"date", RECEIPT.decode()}
 
 Headers = list[tuple[bytes, bytes]]
@@ -54,16 +54,15 @@ class Proxy:
         self._salt = service.home.token().encode()
 
     async def models(self, request: Request) -> "ProxiedResponse":
-        """What is served."""
+        """Pass on a request for the served models."""
         return ProxiedResponse(self._service, self._capture, request)
 
     async def chat(self, request: Request) -> "ProxiedResponse":
-        """A turn of a conversation, or side traffic beside it."""
+        """Pass on a turn of a conversation, or side traffic."""
         body = await request.body()
         main = all(kind.strip().lower() == "main" for kind in request.headers.getlist(TURN_TYPE))
-        if (
-            main and request.scope[AUTHENTICATED]
-        ):  # others may not be let in; those who are show in the model server's metrics
+        if main and request.scope[AUTHENTICATED]:
+            # Others may be refused; those who are not show in the model server's metrics.
             self._service.users.asked()
         taking: ChatRequest | Refusal = Refusal(word="side")
         if main:
@@ -74,13 +73,13 @@ class Proxy:
         return ProxiedResponse(self._service, self._capture, request, body=body, taking=taking, source=source)
 
     def _caller(self, request: Request) -> str:
-        """A name for who holds this credential, which does not give it away."""
+        """Return a name for the holder of this credential that does not reveal it."""
         given = request.headers.get("authorization", "").encode()
         return f"caller-{hmac.new(self._salt, given, hashlib.sha256).hexdigest()[:12]}"
 
 
 class ProxiedResponse:
-    """One request on its way to the model server, and its answer on the way back: an ASGI application."""
+    """One request and its answer, as an ASGI application."""
 
     def __init__(
         self,
@@ -92,7 +91,17 @@ class ProxiedResponse:
         taking: ChatRequest | Refusal | None = None,
         source: str = "",
     ) -> None:
-        """`taking` is what is captured with the answer, why nothing is, or None for what is no conversation."""
+        """Prepare to pass a request on.
+
+        Args:
+            service: The running service.
+            capture: Where exchanges are captured.
+            request: The user's request.
+            body: Its body.
+            taking: What to capture with the answer, or why to capture nothing; None where it is no
+            conversation.
+            source: Who asks, where the request does not say.
+        """
         self._model = service.model
         self._capture = capture
         self._request = request
@@ -113,10 +122,10 @@ class ProxiedResponse:
                 tasks.cancel_scope.cancel()
         finally:
             if self._receipt:
-                self._settle()
+                self._finish()
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ask the model server, and hand back what it says."""
+        """Pass the request on and return the answer."""
         asking, own = self._request, self._request.scope[AUTHENTICATED]
         headers = _kept(asking.headers.raw, _NOT_SENT | {"authorization"} if own else _NOT_SENT)
         headers.append((b"accept-encoding", b"identity"))
@@ -124,9 +133,10 @@ class ProxiedResponse:
         try:
             answer = await self._model.pass_on(asking.method, target, self._body, headers)
         except ModelUnavailable as error:
-            told = {"message": str(error), "type": "server_error", "param": None, "code": 503}
-            more = {name.decode(): value.decode() for name, value in self._slip(503)}
-            await JSONResponse({"error": told}, 503, more)(scope, receive, send)
+            fault = {"message": str(error), "type": "server_error", "param": None, "code": 503}
+            headers = self._receipt_header(503)
+            more = {name.decode(): value.decode() for name, value in headers}
+            await JSONResponse({"error": fault}, 503, more)(scope, receive, send)
             return
         try:
             await self._return(answer, send)
@@ -135,9 +145,9 @@ class ProxiedResponse:
                 await answer.aclose()
 
     async def _return(self, answer: httpx.Response, send: Send) -> None:
-        """Hand the answer back as it comes."""
+        """Return the answer as it comes."""
         status = answer.status_code
-        headers = [*_kept(answer.headers.raw, _NOT_RETURNED), *self._slip(status)]
+        headers = [*_kept(answer.headers.raw, _NOT_RETURNED), *self._receipt_header(status)]
         self._streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
         await send({"type": "http.response.start", "status": status, "headers": headers})
         try:
@@ -147,12 +157,12 @@ class ProxiedResponse:
                 if self._receipt and self._size <= MAX_RAW:
                     self._pieces.append(chunk)
         except httpx.TransportError:
-            return  # without an end: uvicorn closes the connection, and the caller knows that it broke off
+            return  # no end: uvicorn closes the connection, so the caller sees that it broke off
         self._whole = True
         await send({"type": "http.response.body", "body": b""})
 
-    def _slip(self, status: int) -> Headers:
-        """The header that says what is captured of an answer with this status."""
+    def _receipt_header(self, status: int) -> Headers:
+        """Return the receipt of an answer with this status, or why there is none."""
         taking = self._taking
         if taking is None:
             return []
@@ -163,11 +173,11 @@ class ProxiedResponse:
         self._receipt = self._capture.begin()
         return [(RECEIPT, self._receipt.encode())]
 
-    def _settle(self) -> None:
-        """Have the exchange captured, or say why it is not."""
+    def _finish(self) -> None:
+        """Have the exchange captured, or note why it is not."""
         if self._size > MAX_RAW:
             self._capture.refuse(self._receipt, "long")
-        elif not (self._whole or self._streamed):  # a stream says by itself whether it came to its end
+        elif not (self._whole or self._streamed):  # a stream shows by itself whether it ended
             self._capture.refuse(self._receipt, "broken")
         elif isinstance(self._taking, ChatRequest):
             self._capture.take(
@@ -184,15 +194,15 @@ class ProxiedResponse:
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    """End the passage when the caller hangs up."""
+    """End the exchange when the caller hangs up."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
 def _kept(headers: Iterable[tuple[bytes, bytes]], without: frozenset[str]) -> Headers:
-    """The headers that go on: all but these and those that belong to the connection."""
-    told = [(name.lower(), value) for name, value in headers]
-    named = [value.decode("latin-1") for name, value in told if name == b"connection"]
+    """Return the headers that go on: all but these and those that belong to the connection."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    named = [value.decode("latin-1") for name, value in lowered if name == b"connection"]
     dropped = without | {word.strip().lower() for value in named for word in value.split(",")}
-    return [(name, value) for name, value in told if name.decode("latin-1") not in dropped]
+    return [(name, value) for name, value in lowered if name.decode("latin-1") not in dropped]

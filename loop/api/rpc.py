@@ -1,4 +1,4 @@
-"""The service's ZMQ socket: what the routes on a user's own vLLM pass on, carried out as the service's operations.
+"""The service's ZMQ socket: requests of the routes on a user's own vLLM, carried out as operations.
 
     train       {seed, retry}          begins a night, or names the one that runs: {"night": id}, at once
                 {..., "dry_run": true} what a night would train on
@@ -6,12 +6,12 @@
     rollback    {target, dry_run}      as the command of that name, at its end
     status      {}                     as GET /status, and what the trainer is doing
 
-Frames are those of `agents/model/protocol.py`; the socket lies in the run directory, which only this user can enter.
-Invariant: whatever arrives gets one result or error and ends nothing; an asker who leaves does not stop what he began.
-Does not know who asks: vLLM's plugin has checked that.
+Frames are those of `agents/model/protocol.py`; the socket is in the run directory, which only this user can
+enter. Invariant: every message gets one result or error, and none ends the service; a caller that leaves does
+not stop what it began. Does not know who asks: vLLM's plugin has checked that.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +20,7 @@ import structlog
 import zmq
 import zmq.asyncio
 from anyio.abc import TaskGroup, TaskStatus
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from agents.model import protocol
 from agents.model.protocol import RpcReply, RpcRequest
@@ -32,16 +33,39 @@ from store import queries
 from store.nights import report
 
 PENDING = 64
-"""Requests that may be worked on at once; one more is told that the service is busy."""
+"""Requests that are worked on at once; one more is refused, because the service is busy."""
 TRAINER_S = 2.0
-"""Longest wait for the trainer's word in a status."""
-_ARGUMENTS: dict[str, dict[str, tuple[type, ...]]] = {
-    "train": {"seed": (int, type(None)), "retry": (bool,), "dry_run": (bool,)},
-    "checkpoint": {},
-    "rollback": {"target": (str, type(None)), "dry_run": (bool,)},
-    "status": {},
+"""Longest wait for the trainer's part of a status."""
+
+
+class Arguments(BaseModel):
+    """The arguments of a verb that takes none; the base of the others."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class TrainArguments(Arguments):
+    """The arguments of `train`."""
+
+    seed: int | None = Field(None, description="a whole number or null")
+    retry: bool = Field(False, description="true or false")
+    dry_run: bool = Field(False, description="true or false")
+
+
+class RollbackArguments(Arguments):
+    """The arguments of `rollback`."""
+
+    target: str | None = Field(None, description="an id or null")
+    dry_run: bool = Field(False, description="true or false")
+
+
+ARGUMENTS: dict[str, type[Arguments]] = {
+    "train": TrainArguments,
+    "checkpoint": Arguments,
+    "rollback": RollbackArguments,
+    "status": Arguments,
 }
-"""What each verb takes, and of which types."""
+"""By verb."""
 
 log = structlog.get_logger()
 
@@ -57,9 +81,9 @@ async def serve_rpc(
         router.bind(protocol.address(operations.service.home.run_dir, protocol.SERVICE_SOCKET_NAME))
         task_status.started()
         async with anyio.create_task_group() as tasks:
-            door = RpcServer(operations, router, tasks)
+            server = RpcServer(operations, router, tasks)
             while True:
-                door.receive(await router.recv_multipart())
+                server.receive(await router.recv_multipart())
     finally:
         context.destroy(linger=0)
 
@@ -81,31 +105,30 @@ class RpcServer:
         }
 
     def receive(self, message: Sequence[bytes]) -> None:
-        """Begin to answer a message: the asker's address, then the frames of a request."""
-        asker, *frames = message
+        """Begin to answer a message: the caller's address, then the frames of a request."""
+        caller, *frames = message
         self._pending += 1
-        self._tasks.start_soon(self._answer, asker, frames, name="answer a route")
+        self._tasks.start_soon(self._answer, caller, frames, name="answer a route")
 
-    async def _answer(self, asker: bytes, frames: Sequence[bytes]) -> None:
+    async def _answer(self, caller: bytes, frames: Sequence[bytes]) -> None:
         try:
             request = protocol.unpack_request(frames, self._verbs.keys())
-            reply = RpcReply(id=request.id, kind="result", body=await self._done(request))
+            reply = RpcReply(id=request.id, kind="result", body=await self._perform(request))
         except Exception as error:  # the boundary: no message may end the service
             if not isinstance(error, NightschoolError):
                 log.exception("a request of vLLM's routes failed")
             reply = protocol.error_reply(protocol.request_id(frames) or "unknown", error)
         finally:
             self._pending -= 1
-        await self._router.send_multipart([asker, *protocol.pack_reply(reply)])
+        await self._router.send_multipart([caller, *protocol.pack_reply(reply)])
 
-    async def _done(self, request: RpcRequest) -> Json:
-        """The result of a request whose arguments are as they should be."""
+    async def _perform(self, request: RpcRequest) -> Json:
+        """Return the result of a request, once its arguments are checked."""
         if self._pending > PENDING:
             raise TrainerFault(
                 f"the service is busy: {PENDING} requests wait; ask again when some are answered"
             )
-        check_arguments(request.verb, request.body)
-        return await self._verbs[request.verb](**request.body)
+        return await self._verbs[request.verb](**check_arguments(request.verb, request.body))
 
     async def _train(self, *, dry_run: bool = False, **more: Any) -> Json:
         if dry_run:
@@ -133,24 +156,22 @@ class RpcServer:
         }
 
     async def _trainer(self) -> Json | None:
-        """What the trainer is doing; None while it does not run, or does not say."""
+        """Return what the trainer is doing; None while it does not run, or does not answer in time."""
         if self._service.processes.ready.is_set():
             with anyio.move_on_after(TRAINER_S):
                 try:
                     return asdict(await self._service.trainer.status())
                 except TrainerFault as fault:
-                    log.warning("the trainer does not say what it does", error=str(fault))
+                    log.warning("the trainer reports no status", error=str(fault))
         return None
 
 
-def check_arguments(verb: str, body: Any) -> None:
-    """Refuse what this verb does not take."""
-    takes = _ARGUMENTS[verb]
-    for name, value in body.items():
-        if name not in takes or type(value) not in takes[name]:
-            what = ", ".join(f"{known} ({' or '.join(map(_word, types))})" for known, types in takes.items())
-            raise UsageError(f"{verb} takes {what or 'nothing'}, not {name!r} as it was given")
-
-
-def _word(kind: type) -> str:
-    return {int: "a whole number", bool: "true or false", str: "an id"}.get(kind, "null")
+def check_arguments(verb: str, body: Mapping[str, Any]) -> Json:
+    """Return the arguments that a body gives; raise `UsageError` for what the verb does not take."""
+    kind = ARGUMENTS[verb]
+    try:
+        return kind.model_validate(body).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        takes = ", ".join(f"{name} ({field.description})" for name, field in kind.model_fields.items())
+        name = error.errors()[0]["loc"][0]
+        raise UsageError(f"{verb} takes {takes or 'nothing'}, not {name!r} as it was given") from error

@@ -1,10 +1,11 @@
 """One exchange with the served model, as a line of a log: pure.
 
-A chat client repeats the whole history at each request, so a request's messages and the answer to them are the
-conversation as it stands; ingest recognises the beginning that it knows.
+A chat client repeats the whole history in each request, so a request's messages and the answer to them are
+the conversation so far; ingest recognises the beginning that it knows.
 
-Invariant: only a whole answer becomes a line, and a line is one that `corpus.formats.openai` reads, made of the
-words alone: pictures and the like are named, not kept. Every refusal is one of REASONS. Knows no file, no HTTP.
+Invariant: only a whole answer becomes a line. A line is one that `corpus.formats.openai` reads, and holds
+words
+alone: pictures and the like are named, not kept. Every refusal is one of REASONS. Knows no file and no HTTP.
 """
 
 import json
@@ -31,12 +32,12 @@ REASONS = {
     "text": "its text cannot be stored",
     "disk": "it could not be written to the disk; see the service's log",
 }
-"""Why an exchange is not captured: a word, and the sentence that goes with it."""
+"""Why an exchange is not captured: a word, and its sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """This exchange is not captured."""
+    """The reason why an exchange is not captured."""
 
     word: str
     """One of REASONS."""
@@ -44,15 +45,15 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """What a request says."""
+    """The conversation in a request."""
 
     turns: tuple[Turn, ...]
     user: str
-    """Who asks, in the request's own words; "" where it does not say."""
+    """Who asks, if the request says so; else ""."""
 
 
 def parse_request(body: bytes) -> ChatRequest | Refusal:
-    """The conversation that a request for an answer carries."""
+    """Return the conversation in a request's body, or why it is not captured."""
     request = _object(body)
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -69,7 +70,7 @@ def parse_request(body: bytes) -> ChatRequest | Refusal:
 
 
 def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
-    """The answer in a response's body, if it is whole."""
+    """Return the answer in a response's body, or why it is not captured."""
     choice = _assembled(raw) if streamed else _choice(_object(raw))
     if choice is None or choice.get("finish_reason") in (None, "abort", "error"):
         return Refusal(word="broken")
@@ -81,10 +82,19 @@ def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
 def as_line(
     request: ChatRequest, answer: Turn, *, receipt: str, source: str, session: str, at: datetime
 ) -> bytes | Refusal:
-    """The line of the log, its newline included; `source` is used where the request names no user."""
-    said = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
+    """Return the line of the log, with its newline, or why there is none.
+
+    Args:
+        request: The conversation up to the answer.
+        answer: The answer.
+        receipt: Identifies the exchange.
+        source: Who asked, where the request names no user.
+        session: The client's name for the conversation; "" for none.
+        at: When the answer ended.
+    """
+    last = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
     head = {"user": request.user or source, **({"session": session} if session else {})}
-    value = {**head, "messages": [*map(_message, request.turns), said]}
+    value = {**head, "messages": [*map(_message, request.turns), last]}
     try:
         line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -93,14 +103,14 @@ def as_line(
 
 
 def _message(turn: Turn) -> dict[str, Any]:
-    """A turn as a message of the log."""
+    """Return a turn as a message of the log."""
     time = turn.time.isoformat() if turn.time else None
     more = {"timestamp": time, "rating": turn.rating, "edited": turn.edited}
     return {"role": turn.role, "content": turn.text, **{k: v for k, v in more.items() if v is not None}}
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    """The JSON object in these bytes; an empty one where there is none."""
+    """Return the JSON object in these bytes; an empty one if there is none."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -109,7 +119,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The one choice of a response, or of a chunk; None where there is none, or an error beside it."""
+    """Return the one choice of a response or chunk; None if there is not exactly one, or an error."""
     choices = value.get("choices")
     if value.get("error") or not isinstance(choices, list) or len(choices) != 1:
         return None
@@ -118,7 +128,7 @@ def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _assembled(raw: bytes) -> dict[str, Any] | None:
-    """The choice that a stream's chunks add up to; None unless it went to its end without an error."""
+    """Return the choice that a stream's chunks add up to; None unless it ended without an error."""
     texts: list[str] = []
     calls: dict[int, dict[str, str]] = {}
     reason = None
@@ -130,7 +140,7 @@ def _assembled(raw: bytes) -> dict[str, Any] | None:
         if chunk.get("choices") == []:  # the last one of some servers: usage alone
             continue
         choice = _choice(chunk)
-        if choice is None:  # vLLM says an error in mid-stream so, and [DONE] after it
+        if choice is None:  # vLLM reports an error in mid-stream so, and [DONE] after it
             return None
         reason = choice.get("finish_reason") or reason
         delta = choice.get("delta")
@@ -141,7 +151,7 @@ def _assembled(raw: bytes) -> dict[str, Any] | None:
 
 
 def _add_calls(calls: dict[int, dict[str, str]], deltas: Any) -> None:
-    """Put the pieces of tool calls where they belong."""
+    """Add the pieces of tool calls to their calls."""
     for piece in deltas if isinstance(deltas, list) else []:
         function = piece.get("function") if isinstance(piece, dict) else None
         if isinstance(function, dict) and isinstance(index := piece.get("index", 0), int):
@@ -151,7 +161,7 @@ def _add_calls(calls: dict[int, dict[str, str]], deltas: Any) -> None:
 
 
 def _events(raw: bytes) -> Iterator[bytes]:
-    """The data of each server-sent event that has ended."""
+    """Yield the data of each server-sent event that has ended."""
     lines: list[bytes] = []
     for line in raw.replace(b"\r\n", b"\n").split(b"\n"):
         if line.startswith(b"data:"):

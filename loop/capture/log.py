@@ -1,10 +1,10 @@
-"""Captured exchanges into the inbox, where they are followed like any other log; and what became of each.
+"""The captured logs: exchanges as lines in the inbox, which ingest follows; and the state of each receipt.
 
-    HOME/inbox/captured-YYYY-MM-DD.jsonl   a line an exchange, by the day (UTC) on which it began, mode 0600
+    HOME/inbox/captured-YYYY-MM-DD.jsonl   one line an exchange, by the day (UTC) on which it began, mode 0600
 
-Invariant: one writer, whole lines only; a line counts as captured once it is on the disk, and what a crash left
-of one does not reach into the next. A disk that is full or slow costs the capture, never the answer. What is
-captured holds the words as they were said: secrets go when ingest reads it. Does not know who may ask.
+Invariant: one writer, whole lines only. A line counts as captured once it is on the disk, and a line that a
+crash cut off never runs into the next. A disk that is full or slow costs the capture, never the answer. A
+line holds the words unchanged: secrets are removed when ingest reads it. Does not know who may ask.
 """
 
 import math
@@ -24,21 +24,22 @@ import anyio.to_thread
 import structlog
 
 from agents.ingest.files import stored_path
+from corpus.conversation import Conversation
 from corpus.errors import WriteFailed
 from corpus.formats import openai
-from corpus.lines import BadLine, RawLine, decode
+from corpus.lines import RawLine, decode
 from loop.capture.exchange import REASONS, ChatRequest, Refusal, as_line, parse_response
 from store.conversations import conversations as kept
 from store.files import durable
 from store.ledger.db import Ledger
 
 MAX_HELD = 256 * 2**20
-"""Bytes of exchanges that wait for the disk; what comes beyond is not captured."""
-MAX_FATES = 10_000
-"""Receipts whose fate is remembered in memory: those that are under way, and those that came to nothing."""
+"""Bytes of exchanges that may wait for the disk; more are not captured."""
+MAX_STATES = 10_000
+"""Receipts that are remembered in memory: those of exchanges under way, and those that were not captured."""
 
 WRITING = threading.Lock()
-"""Held while a captured log is written: whoever writes one anew must not lose a line that comes meanwhile."""
+"""Held while a captured log is written, so that rewriting one loses no line that arrives meanwhile."""
 
 _RECEIPT = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]{16}", re.ASCII)
 
@@ -47,7 +48,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request and its answer, as they went through."""
+    """A request and its answer, as they were passed on."""
 
     receipt: str
     request: ChatRequest
@@ -61,7 +62,7 @@ class Exchange:
     """When it ended."""
 
     def line(self) -> bytes | Refusal:
-        """The line of the log."""
+        """Return the line of the log, or why there is none."""
         answer = parse_response(self.raw, streamed=self.streamed)
         if isinstance(answer, Refusal):
             return answer
@@ -71,27 +72,27 @@ class Exchange:
 
 
 class Capture:
-    """The one writer of the captured logs; `run` must run somewhere."""
+    """The one writer of the captured logs; `run` must be running."""
 
     def __init__(self, inbox: Path, ledger: Ledger) -> None:
         self._inbox = inbox
         self._ledger = ledger
         self._held = 0
-        self._fates: OrderedDict[str, str] = OrderedDict()
+        self._states: OrderedDict[str, str] = OrderedDict()
         self._send, self._receive = anyio.create_memory_object_stream[Exchange](math.inf)
 
     def begin(self) -> str:
-        """The receipt of an exchange that begins."""
+        """Return a receipt for an exchange that begins."""
         receipt = f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(8)}"
         self._remember(receipt, "")
         return receipt
 
     def refuse(self, receipt: str, word: str) -> None:
-        """Say that an exchange is not captured, and why: one of REASONS."""
+        """Note that an exchange is not captured, and why: one of REASONS."""
         self._remember(receipt, word)
 
     def take(self, exchange: Exchange) -> None:
-        """Capture an exchange, soon."""
+        """Queue an exchange to be written."""
         if self._held + len(exchange.raw) > MAX_HELD:
             self.refuse(exchange.receipt, "disk")
             return
@@ -102,41 +103,41 @@ class Capture:
             self.refuse(exchange.receipt, "disk")
 
     async def run(self) -> None:
-        """Write what is taken, until cancelled; then what is left of it."""
+        """Write queued exchanges until cancelled; then write those that are left."""
         with self._send, self._receive:
             try:
                 while True:
-                    await self._write([await self._receive.receive(), *self._waiting()])
+                    await self._write([await self._receive.receive(), *self._queued()])
             finally:
                 with anyio.CancelScope(shield=True):
-                    await self._write(list(self._waiting()))
+                    await self._write(list(self._queued()))
 
-    async def told(self, receipt: str) -> dict[str, Any] | None:
-        """What became of an exchange; None for what is no receipt."""
-        found = _RECEIPT.fullmatch(receipt)
-        if not found:
+    async def state_of(self, receipt: str) -> dict[str, Any] | None:
+        """Return the state of an exchange, as JSON; None if this is no receipt."""
+        match = _RECEIPT.fullmatch(receipt)
+        if not match:
             return None
         state, conversation, reason = await anyio.to_thread.run_sync(
-            self._look, receipt, "-".join(found.groups())
+            self._find_state, receipt, "-".join(match.groups())
         )
         return {"receipt": receipt, "state": state, "conversation": conversation, "reason": reason}
 
-    def _waiting(self) -> Iterable[Exchange]:
-        """What has been taken and not yet been written."""
+    def _queued(self) -> Iterable[Exchange]:
+        """Yield the exchanges that are queued."""
         while self._receive.statistics().current_buffer_used:
             yield self._receive.receive_nowait()
 
     async def _write(self, exchanges: list[Exchange]) -> None:
-        """Write these, in a thread, and note what came of each."""
-        for receipt, word in (await anyio.to_thread.run_sync(self._written, exchanges)).items():
+        """Write these in a thread, and note those that were refused."""
+        for receipt, word in (await anyio.to_thread.run_sync(self._append, exchanges)).items():
             if word:
                 self.refuse(receipt, word)
             else:
-                self._fates.pop(receipt, None)
+                self._states.pop(receipt, None)
         self._held -= sum(len(exchange.raw) for exchange in exchanges)
 
-    def _written(self, exchanges: list[Exchange]) -> dict[str, str]:
-        """Append the lines of these; the word of each refusal, "" for what is on the disk."""
+    def _append(self, exchanges: list[Exchange]) -> dict[str, str]:
+        """Append the lines of these; return the word of each refusal, "" for what is on the disk."""
         words: dict[str, str] = {}
         files: dict[Path, dict[str, bytes]] = {}
         for exchange in exchanges:
@@ -155,8 +156,8 @@ class Capture:
                 words |= dict.fromkeys(lines, "disk")
         return words
 
-    def _look(self, receipt: str, day: str) -> tuple[str, str | None, str]:
-        """State, conversation and reason."""
+    def _find_state(self, receipt: str, day: str) -> tuple[str, str | None, str]:
+        """Return an exchange's state, its conversation and the reason."""
         place = self._file(day)
         line = _find(place, receipt)
         with self._ledger.reading() as connection:
@@ -166,13 +167,13 @@ class Capture:
                 state = kept.file_state(connection, stored_path(place))
                 if state is None or state.line < line.number:
                     return "captured", None, "its line is in the inbox; the service reads it next"
-                said = openai.read(decode(line), line.number)
-                conversation_id = (
-                    None if said is None or isinstance(said, BadLine) else kept.find(connection, said)
-                )
+                conversation = openai.read(decode(line), line.number)
+                conversation_id = None
+                if isinstance(conversation, Conversation):
+                    conversation_id = kept.find(connection, conversation)
         if conversation_id is not None:
             return "ingested", conversation_id, ""
-        word = self._fates.get(receipt)
+        word = self._states.get(receipt)
         if word == "":
             return "pending", None, "the answer is under way, or its line to the disk"
         return (
@@ -185,27 +186,27 @@ class Capture:
         return self._inbox / f"captured-{day}.jsonl"
 
     def _remember(self, receipt: str, word: str) -> None:
-        self._fates[receipt] = word
-        if len(self._fates) > MAX_FATES:
-            self._fates.popitem(last=False)
+        self._states[receipt] = word
+        if len(self._states) > MAX_STATES:
+            self._states.popitem(last=False)
 
 
 def append(path: Path, lines: bytes) -> None:
-    """Put whole lines at the end of a file, durably; of what cannot be written nothing stays."""
+    """Append whole lines to a captured log, durably, or nothing at all."""
     with WRITING:
         durable.append(path, lines, "captured log")
 
 
 def logs(inbox: Path) -> list[Path]:
-    """The captured logs, oldest first."""
+    """Return the captured logs, oldest first."""
     return sorted(inbox.glob("captured-*.jsonl"))
 
 
 def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
-    """Empty these lines of a captured log; returns the number of each and the bytes that went with it.
+    """Empty these lines of a captured log; return the number of each and the bytes that were removed.
 
-    The newlines stay: the ledger names lines by their numbers. The file is replaced whole, by one that is on the
-    disk. The caller holds WRITING.
+    The newlines stay, because the ledger names lines by their numbers. The file is replaced by a new one that
+    is on the disk. The caller holds WRITING.
     """
     cut = list[tuple[int, int]]()
     with path.open("rb") as old, durable.new_file(path.parent, "log") as new:
@@ -218,12 +219,12 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
 
 
 def sweep(inbox: Path) -> None:
-    """Remove what a crash left of a captured log that was being written anew."""
+    """Remove the temporary files that a crash left while a captured log was rewritten."""
     durable.remove(durable.leftovers(inbox), "orphans")
 
 
 def _find(path: Path, receipt: str) -> RawLine | None:
-    """The line with this receipt."""
+    """Return the line with this receipt."""
     mark = f'"receipt": "{receipt}"'.encode()
     try:
         with path.open("rb") as stream:

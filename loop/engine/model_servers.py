@@ -227,7 +227,9 @@ class ExternalServer:
     async def ended(self) -> None:
         """Return when the server has left its place, or has made other weights there."""
         inode = None if self._served is None else self._served[1]
-        while self.place.is_served() and self._inode() == inode:
+        while True:
+            if not self.place.is_served() or self._inode() != inode:
+                break
             await anyio.sleep(CHECK_S)
         self.fault = ModelUnavailable(f"vLLM at {self.url} has gone: start it again")
 
