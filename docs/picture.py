@@ -3,8 +3,8 @@
     nightschool --home DIR night --json > night.json
     python docs/picture.py night.json
 
-Invariant: words and figures are those of `loop.cli.show.night`; nothing is drawn that the command does not print. The
-picture carries its own dark ground and no outside font, so it reads the same on any page.
+Invariant: words and figures come from `loop.cli.show.night`; nothing is drawn that the command does not print.
+The picture has its own dark ground and no outside font, so it looks the same on any page.
 """
 
 import io
@@ -41,11 +41,11 @@ FORMAT = """\
 """
 
 
-def draw(told: dict[str, object]) -> str:
-    """The picture of one night."""
+def draw(result: dict[str, object]) -> str:
+    """Return the picture of one night as SVG."""
     night.out = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
     night.out.print("$ nightschool night", style="dim")
-    night.night(told)
+    night.night(result)
     code = FORMAT.replace(
         "{label}", "What a night prints: pass rates before and after, the verdict, the checkpoint"
     )

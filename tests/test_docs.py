@@ -134,8 +134,9 @@ def ledger_file(tmp_path: Path) -> Path:
                 ),
                 Pair(
                     id="p1", behaviour="ask", messages=messages, chosen="For which day?",
-                    rejected="Sure, for friday.", chosen_from="attempt:a1", rejected_from="attempt:a2", dream_id="d1", signal_id=None,
-                    source="ada", trust=1.0, checkpoint_id="base", state="new", night_id=night_id,
+                    rejected="Sure, for friday.", chosen_from="attempt:a1", rejected_from="attempt:a2",
+                    dream_id="d1", signal_id=None, source="ada", trust=1.0, checkpoint_id="base",
+                    state="new", night_id=night_id,
                 ),
                 update,
                 UpdatePair(update_id="u1", pair_id="p1", replay=False),
