@@ -1,9 +1,11 @@
-"""A home: the folder that holds everything Nightschool knows, and the lock on it.
+"""A home: the folder with everything that Nightschool stores, and the lock on it.
 
     config.toml  token  ledger.db  checkpoints/  behaviours/  inbox/  readout/  logs/  service.lock
 
-Sockets and the shared mapping live in a run directory in memory, named after the home, so that a restart
-finds and sweeps what a killed service left. Invariant: whoever changes a home holds its lock.
+Sockets and the shared weights are in a run directory in memory. It is named after the home, so that a
+restart finds and sweeps what a killed service left.
+
+Invariant: a process that changes a home holds its lock.
 """
 
 import fcntl
@@ -38,35 +40,39 @@ idle_minutes = 0
 watch = []
 """
 LOCK_TRIES, LOCK_PAUSE_S = 4, 0.05
-"""A command that only looks whether a home is held holds it for a moment itself."""
+"""Attempts to take the lock: a command that only checks for a holder takes it for a moment itself."""
 _FOLDERS = ("checkpoints", "behaviours", "inbox", "logs")
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where things are."""
+    """The paths of one home."""
 
     path: Path
 
     @property
     def config_file(self) -> Path:
+        """The configuration."""
         return self.path / "config.toml"
 
     @property
     def token_file(self) -> Path:
+        """The file of the bearer token, which only its user may read."""
         return self.path / "token"
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoint files."""
         return self.path / "checkpoints"
 
     @property
     def inbox(self) -> Path:
+        """The folder whose logs are always read."""
         return self.path / "inbox"
 
     @property
     def run_dir(self) -> Path:
-        """Sockets and the mapping: in memory, with a short path (a socket's name may have 107 bytes)."""
+        """The folder of sockets and shared weights: in memory, with a short path (a socket's has 107 bytes)."""
         memory = Path("/dev/shm")
         base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
         digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]
@@ -74,25 +80,25 @@ class Home:
 
     @property
     def served_dir(self) -> Path:
-        """Where a user's own vLLM keeps the mapping: beside the run directory, for it outlives a service."""
+        """The folder of the shared weights of a user's own vLLM, which outlives a service."""
         return self.run_dir.with_name(f"{self.run_dir.name}-served")
 
     @property
     def control_socket(self) -> Path:
-        """Where a running service listens."""
+        """The socket of a running service."""
         return self.run_dir / "service.sock"
 
     def token(self) -> str:
-        """The bearer token of this home."""
+        """Read the bearer token."""
         return self.token_file.read_text().strip()
 
     def behaviours(self) -> dict[str, Behaviour]:
-        """The shipped behaviours and those that the user declared."""
+        """Load the shipped behaviours and those that the user declared."""
         return load([SHIPPED, self.path / "behaviours"])
 
 
 def default_path() -> Path:
-    """The platform's place for a program's data."""
+    """Return the platform's path for a program's data."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "nightschool"
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
@@ -100,38 +106,41 @@ def default_path() -> Path:
 
 
 def locate(option: Path | None) -> Home:
-    """The home that was asked for: --home, else NIGHTSCHOOL_HOME, else the platform's place."""
+    """Return the home that the user named: by --home, else by NIGHTSCHOOL_HOME, else the platform's path."""
     return Home(Path(option or os.environ.get("NIGHTSCHOOL_HOME") or default_path()).expanduser().absolute())
 
 
 def find(option: Path | None) -> Home:
-    """The home that was asked for, which must be there."""
+    """Return the home that the user named; raise NoHome if it does not exist."""
     home = locate(option)
     if not home.config_file.is_file() or not home.token_file.is_file():
-        raise NoHome(f"there is no Nightschool home at {home.path}: run `nightschool init` first")
+        raise NoHome(
+            f"there is no Nightschool home at {home.path}: run `nightschool init` first, "
+            "or name another one (--home, NIGHTSCHOOL_HOME)"
+        )
     return home
 
 
 def create(option: Path | None, more: str = "") -> Home:
-    """Make the folders, the token and the configuration, with `more` at its end; what is there already stays."""
+    """Make the folders, the token and the configuration, with `more` at its end; existing ones stay."""
     home = locate(option)
     make_folder(home.path, 0o700)
-    for folder in _FOLDERS:
-        make_folder(home.path / folder, 0o700)
-    if not home.token_file.exists() or not home.token_file.read_text().strip():  # killed while it was written
+    for name in _FOLDERS:
+        make_folder(home.path / name, 0o700)
+    if not home.token_file.exists() or not home.token_file.read_text().strip():  # its writer was killed
         with open(os.open(home.token_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
             stream.write(secrets.token_urlsafe(32) + "\n")
     if not home.config_file.exists():
         home.config_file.write_text(CONFIG + more)
-    for place in (home.path, home.path.parent):  # whoever made some of it may have died before it was to last
-        with suppress(PermissionError):  # a parent that may be entered and not read
-            sync_directory(place)
+    for folder in (home.path, home.path.parent):  # an earlier init may have died before it synced them
+        with suppress(PermissionError):  # a parent may be open to enter and not to read
+            sync_directory(folder)
     return home
 
 
 @contextmanager
 def locked(home: Home) -> Iterator[None]:
-    """Hold the home: one service, or one command without a service, at a time. Dies with the process."""
+    """Hold the home, for one service or one command without a service; the lock ends with the process."""
     with open(home.path / "service.lock", "a") as stream:
         for _ in range(LOCK_TRIES):
             if _take(stream):
@@ -142,7 +151,7 @@ def locked(home: Home) -> Iterator[None]:
 
 
 def _take(stream: IO[str]) -> bool:
-    """Try to lock an open file."""
+    """Try to lock an open file; return whether it is locked."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,14 +160,14 @@ def _take(stream: IO[str]) -> bool:
 
 
 def is_held(home: Home) -> bool:
-    """Whether somebody holds the home now."""
+    """Return whether a process holds the home now."""
     with open(home.path / "service.lock", "a") as stream:
         return not _take(stream)
 
 
 @contextmanager
 def run_directory(home: Home) -> Iterator[Path]:
-    """The run directory, swept of what a killed service left, and removed at the end; for the holder only."""
+    """Make an empty run directory, and remove it at the end; only for the process that holds the home."""
     directory = home.run_dir
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700)

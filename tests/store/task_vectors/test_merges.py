@@ -262,7 +262,7 @@ def test_a_merge_is_refused_while_a_night_runs_and_when_the_active_checkpoint_ha
     first, second = two_apart(connection)
     of = planned(connection, second)
     history.roll_back(connection, first, "meanwhile")
-    with pytest.raises(GateRefused, match="active one meanwhile"):
+    with pytest.raises(GateRefused, match="has become active meanwhile"):
         merges.begin(connection, plan=of, parent_id=BASE, seed=5, work=WORK)
     history.begin_night(connection, seed=1, retry=False)
     with pytest.raises(GateRefused, match="a night is running"):
