@@ -211,7 +211,7 @@ async def beside(home: Home, place: Path) -> AsyncIterator[Beside]:
         raise IntegrityFault(f"this vLLM cannot be trained: {reason}")
     async with TrainerClient(place) as client:
         first = await client.checkpoint(None, {"cursor": 0})
-        found = Beside(client, SharedWeights.attach(ServedDirectory(home.served_dir).mapping), first.id)
+        found = Beside(client, SharedWeights.attach(ServedDirectory(home.served_dir).weights_file), first.id)
         await found.restored()
         try:
             yield found

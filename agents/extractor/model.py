@@ -116,7 +116,7 @@ def pieces(turns: Sequence[Turn]) -> list[dict[int, Turn]]:
 
 
 def checked(
-    reply: str, exchanges: Mapping[int, Exchange], behaviours: set[str]
+    reply: str, by_position: Mapping[int, Exchange], behaviours: set[str]
 ) -> tuple[list[Finding], list[str]]:
     """Return the findings of a reply, and the reasons why the rest of it is dropped."""
     try:
@@ -127,7 +127,7 @@ def checked(
         return [], ["the reply was not the JSON that was asked for"]
     findings, dropped = list[Finding](), list[str]()
     for item in items[:MOST_ITEMS]:
-        result = _finding(item, exchanges, behaviours)
+        result = _finding(item, by_position, behaviours)
         if isinstance(result, Finding):
             findings.append(result)
         else:
@@ -137,13 +137,13 @@ def checked(
     return findings, dropped
 
 
-def _finding(item: object, exchanges: Mapping[int, Exchange], behaviours: set[str]) -> Finding | str:
+def _finding(item: object, by_position: Mapping[int, Exchange], behaviours: set[str]) -> Finding | str:
     """Return the finding of an item of a reply, or the reason why it cannot be accepted."""
     if not isinstance(item, dict):
         return "an item is no object"
     position, kind, quote = (item.get(key) for key in ("position", "kind", "quote"))
     strength, behaviour = item.get("strength"), item.get("behaviour")
-    if not isinstance(position, int) or isinstance(position, bool) or position not in exchanges:
+    if not isinstance(position, int) or isinstance(position, bool) or position not in by_position:
         return f"position {position!r:.40} is no user's turn after an answer"
     if kind not in KINDS:
         return f"turn {position}: kind {kind!r:.40} is not one of {', '.join(KINDS)}"
@@ -153,7 +153,7 @@ def _finding(item: object, exchanges: Mapping[int, Exchange], behaviours: set[st
         return f"turn {position}: strength {strength!r:.40} is not from 0 to 1"
     if not isinstance(quote, str) or len(folded(quote)) < SHORTEST_QUOTE:
         return f"turn {position}: without a quote"
-    exchange = exchanges[position]
+    exchange = by_position[position]
     if folded(quote) not in folded(exchange.text):
         return f"turn {position}: its quote is not part of the turn"
     return finding_of(exchange, kind, strength=float(strength), matched=(quote,), claimed=behaviour or "")

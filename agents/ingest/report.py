@@ -1,4 +1,4 @@
-"""What an ingest did: values that add up.
+"""The report of an ingest: values that add up.
 
 Invariant: a report names only what is committed, and every reason in it is scrubbed.
 """

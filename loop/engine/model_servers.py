@@ -249,7 +249,7 @@ class ExternalServer:
 
     def _inode(self) -> int | None:
         try:
-            return os.stat(self.place.mapping).st_ino
+            return os.stat(self.place.weights_file).st_ino
         except FileNotFoundError:
             return None
 

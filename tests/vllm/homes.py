@@ -54,8 +54,8 @@ def logprobs(vllm: Vllm) -> list[tuple[str, float]]:
 
 def held(vllm: Vllm) -> tuple[str, bool]:
     """Return the checkpoint that the shared weights hold, and whether an update may be in them."""
-    words = Header(ServedDirectory(vllm.home.served_dir).mapping).state
-    return words.holds, words.dirty
+    state = Header(ServedDirectory(vllm.home.served_dir).weights_file).state
+    return state.holds, state.dirty
 
 
 class Asking:

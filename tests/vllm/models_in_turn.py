@@ -79,7 +79,10 @@ class Engine:
         )
 
     def answer(self) -> tuple[list[int], list[float]]:
-        """Return the answer's tokens, and the log-probabilities of the prompt's from the second and of these."""
+        """Return the answer's tokens, and the log-probabilities of the prompt's and its own tokens.
+
+        The first token of the prompt has none.
+        """
         from vllm import SamplingParams
 
         asked = SamplingParams(
@@ -117,7 +120,7 @@ def look(engine: Engine, directory: Path, served_dir: Path) -> dict[str, Any]:
     from agents.model.weights import views
     from agents.model.weights.shared import SharedWeights
 
-    shared = SharedWeights.attach(ServedDirectory(served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(served_dir).weights_file)
     on_disk = language_model_tensors(load_file(directory / "model.safetensors"))
     model = views.build(shared, directory)
     tokens, served = engine.answer()
@@ -172,7 +175,7 @@ def narrowed(place: Any, directory: Path) -> dict[str, Any]:
     from agents.model.weights.shared import SharedWeights
     from corpus.errors import IntegrityFault
 
-    shared = SharedWeights.attach(place.mapping)
+    shared = SharedWeights.attach(place.weights_file)
     try:
         restored(shared, directory)
     except IntegrityFault as fault:
@@ -197,7 +200,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
     place = ServedDirectory(home.served_dir)
     if name == "narrowed":
         return narrowed(place, directory)
-    return {"tokens": engine.answer()[0], "refused": place.refused, "shared": place.mapping.exists()}
+    return {"tokens": engine.answer()[0], "refused": place.refused, "shared": place.weights_file.exists()}
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -40,7 +40,7 @@ def refused(vllm: Vllm, path: str, **body: Any) -> str:
 
 
 def test_a_batch_is_answered_in_the_embedded_servers_form(vllm: Vllm, text: ChatTokenizer) -> None:
-    version = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping).version
+    version = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).weights_file).version
     found = batch(vllm, temperature=[0, 1.0, 0.5], seeds=[1, 2**63, 2**64 - 1])
     assert found.keys() == {"results", "model", "weights_version", "weights_version_end"}
     assert (found["weights_version"], found["weights_version_end"]) == (version, version)

@@ -14,7 +14,7 @@ ASKED = {"messages": [{"role": "user", "content": "How should I begin?"}], "max_
 
 @pytest.fixture
 def shared(vllm: Vllm) -> SharedWeights:
-    return SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
+    return SharedWeights.attach(ServedDirectory(vllm.home.served_dir).weights_file)
 
 
 def logprobs(vllm: Vllm) -> Any:

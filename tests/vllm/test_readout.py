@@ -68,7 +68,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
 @pytest.fixture(scope="module")
 def twin(reading: Vllm) -> Any:
     """Return the trainer's model of the weights that this server serves."""
-    return build(SharedWeights.attach(ServedDirectory(reading.home.served_dir).mapping), MODEL_DIR)
+    return build(SharedWeights.attach(ServedDirectory(reading.home.served_dir).weights_file), MODEL_DIR)
 
 
 def ask(vllm: Vllm, prompt: Any = PROMPT, **more: Any) -> Any:
@@ -316,7 +316,7 @@ def test_the_readout_is_off_by_default_and_steering_still_works(vllm: Vllm) -> N
                 http.post("/v1/completions", json={"prompt": "hi", "steer": {"joy": 1}}).status_code == 200
             )
         )
-    twin = build(SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping), MODEL_DIR)
+    twin = build(SharedWeights.attach(ServedDirectory(vllm.home.served_dir).weights_file), MODEL_DIR)
     steered = ask(vllm, steer={"joy": 3.0})
     assert "readout" not in steered
     check_logprobs(twin, steered["choices"][0], {"joy": 3.0})

@@ -37,7 +37,7 @@ def logprobs(vllm: Vllm) -> Any:
 
 
 def mapping_of(home: Home) -> SharedWeights:
-    return SharedWeights.attach(ServedDirectory(home.served_dir).mapping)
+    return SharedWeights.attach(ServedDirectory(home.served_dir).weights_file)
 
 
 def disturb(shared: SharedWeights) -> None:

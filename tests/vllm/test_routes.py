@@ -107,7 +107,7 @@ def sentence(answer: httpx.Response, status: int) -> str:
 
 
 def test_without_a_service_the_status_is_answered_and_the_other_routes_name_the_cure(vllm: Vllm) -> None:
-    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).weights_file)
     told = asked(vllm, "GET", "/train/status")
     mapping = {
         "version": shared.version,
@@ -135,7 +135,7 @@ def test_on_loopback_without_a_key_this_machine_is_admitted_and_no_web_page(
 
 
 def test_results_and_refusals_of_the_service_are_passed_on(vllm: Vllm) -> None:
-    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).weights_file)
     with service(vllm.home) as active:
         told = asked(vllm, "GET", "/train/status").json()
         assert (told["service"], told["checkpoint"], told["trainer"]["doing"]) == ("up", active, "idle")

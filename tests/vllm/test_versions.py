@@ -25,7 +25,7 @@ SEEN_S = 10.0
 @pytest.fixture
 def shared(vllm: Vllm) -> Iterator[SharedWeights]:
     """The shared weights, with this test as their writer; restored afterwards."""
-    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).mapping)
+    shared = SharedWeights.attach(ServedDirectory(vllm.home.served_dir).weights_file)
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
     held = shared.holds
     with writer_lock(shared.path, wait=True):

@@ -42,21 +42,21 @@ def add_part(part: SaltPart) -> None:
 class Salt:
     """The salt in use."""
 
-    words: WeightsState
+    state: WeightsState
     """The header when the salt was made."""
     at: float
     """When it was made, in seconds by the monotonic clock."""
 
 
-def salt_for(before: Salt | None, words: WeightsState, *, at: float, seconds: float) -> Salt:
-    """Return the salt for a request that comes at `at`, when the header holds `words`; pure."""
+def salt_for(before: Salt | None, state: WeightsState, *, at: float, seconds: float) -> Salt:
+    """Return the salt for a request that comes at `at`, when the header holds `state`; pure."""
     if before is not None:
-        same_state = (words.dirty, words.holds) == (before.words.dirty, before.words.holds)
-        in_update = words.dirty and not words.holds
-        unchanged = words.version == before.words.version
+        same_state = (state.dirty, state.holds) == (before.state.dirty, before.state.holds)
+        in_update = state.dirty and not state.holds
+        unchanged = state.version == before.state.version
         if same_state and (unchanged or (in_update and at - before.at < seconds)):
             return before
-    return Salt(words=words, at=at)
+    return Salt(state=state, at=at)
 
 
 def join_salts(*parts: str) -> str | None:
@@ -67,8 +67,8 @@ def join_salts(*parts: str) -> str | None:
 class WeightsSalt:
     """The current salt of one home's shared weights."""
 
-    def __init__(self, mapping: Path, seconds: float) -> None:
-        self._mapping = mapping
+    def __init__(self, weights_file: Path, seconds: float) -> None:
+        self._weights_file = weights_file
         self._seconds = seconds
         self._header: Header | None = None
         self._name = ""
@@ -78,13 +78,13 @@ class WeightsSalt:
         """Return the salt; "" while no weights are shared."""
         if self._header is None:
             try:
-                self._name = str(self._mapping.with_suffix(".json").stat().st_mtime_ns)
-                self._header = Header(self._mapping)
+                self._name = str(self._weights_file.with_suffix(".json").stat().st_mtime_ns)
+                self._header = Header(self._weights_file)
             except FileNotFoundError:
                 return ""
         self._salt = salt_for(self._salt, self._header.state, at=monotonic(), seconds=self._seconds)
-        words = self._salt.words
-        return f"{self._name}.{words.version}.{int(words.dirty)}.{words.holds}"
+        state = self._salt.state
+        return f"{self._name}.{state.version}.{int(state.dirty)}.{state.holds}"
 
 
 def install(config: PluginConfig) -> None:
@@ -94,7 +94,7 @@ def install(config: PluginConfig) -> None:
     if hasattr(Request, _MARK):
         return
     setattr(Request, _MARK, True)
-    salt = WeightsSalt(ServedDirectory(config.home.served_dir).mapping, config.model.salt_seconds)
+    salt = WeightsSalt(ServedDirectory(config.home.served_dir).weights_file, config.model.salt_seconds)
     receive = Request.from_engine_core_request
 
     def from_engine_core_request(request: Any, *more: Any, **named: Any) -> Any:

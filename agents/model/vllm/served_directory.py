@@ -21,9 +21,9 @@ from typing import IO
 from corpus.aliases import Json
 from corpus.errors import HomeLocked
 
-MAPPING = "weights.bin"
+WEIGHTS_FILE = "weights.bin"
 _LOCK = "server.lock"
-_FILES = (MAPPING, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
+_FILES = (WEIGHTS_FILE, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
 _TRIES, _PAUSE_S = 4, 0.05
 """A process that only checks for a server, or sweeps, also holds the lock for a moment."""
 
@@ -46,7 +46,7 @@ class ServedDirectory:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.mapping = directory / MAPPING
+        self.weights_file = directory / WEIGHTS_FILE
         self._lock: IO[str] | None = None
 
     def acquire(self) -> None:
@@ -78,7 +78,7 @@ class ServedDirectory:
     def manifest(self) -> ServedManifest | None:
         """Return the manifest of the shared weights; None while there is none."""
         try:
-            manifest: Json = json.loads(self.mapping.with_suffix(".json").read_text())
+            manifest: Json = json.loads(self.weights_file.with_suffix(".json").read_text())
         except FileNotFoundError:
             return None
         return ServedManifest(

@@ -67,7 +67,7 @@ class Town:
 
     def held(self) -> tuple[str, bool]:
         """Which checkpoint is served, and whether it may be in mid-update."""
-        words = Header(self.place.mapping).state
+        words = Header(self.place.weights_file).state
         return words.holds, words.dirty
 
 
@@ -122,7 +122,7 @@ def test_a_server_that_shares_nothing_is_named_with_the_reason(
 
 def test_a_server_of_another_model_is_refused(alone: Town) -> None:
     alone.serve()
-    manifest = alone.place.mapping.with_suffix(".json")
+    manifest = alone.place.weights_file.with_suffix(".json")
     other = alone.home.path.with_name("other")
     other.mkdir()
     (other / "config.json").write_text("{}")

@@ -58,7 +58,7 @@ class BatchRoutes:
     """The served model's names, its own first."""
     text: ChatTokenizer | None
     """None for a tokenizer that cannot be used here."""
-    mapping: Path
+    weights_file: Path
     seats: asyncio.Semaphore
 
     async def chat(self, request: Request) -> Response:
@@ -91,8 +91,8 @@ class BatchRoutes:
 
     def _version(self) -> int:
         """Return the version of the served weights; 0 where none are shared."""
-        words = read_state(self.mapping)
-        return words.version if words else 0
+        state = read_state(self.weights_file)
+        return state.version if state else 0
 
     def _prepared(self, raw: bytes) -> list[_Row]:
         """Check a request and return its rows; runs in a thread."""
@@ -207,14 +207,14 @@ async def _until_gone(request: Request) -> None:
         pass
 
 
-async def batch_routes(engine: Any, args: Any, mapping: Path) -> BatchRoutes:
+async def batch_routes(engine: Any, args: Any, weights_file: Path) -> BatchRoutes:
     """Return the handlers for this engine; `args` are the arguments that vLLM was started with."""
     named = args.served_model_name or [args.model]
     return BatchRoutes(
         engine=engine,
         names=tuple([named] if isinstance(named, str) else named),
         text=await asyncio.to_thread(_chat_text, engine.renderer.tokenizer, args),
-        mapping=mapping,
+        weights_file=weights_file,
         seats=asyncio.Semaphore(max(1, engine.vllm_config.scheduler_config.max_num_seqs // 2)),
     )
 

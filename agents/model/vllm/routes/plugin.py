@@ -96,7 +96,7 @@ class Plugin:
         home = self._config.home
         served = ServedDirectory(home.served_dir)
         self._started = _Started(
-            batch=await batch_routes(engine_client, args, served.mapping),
+            batch=await batch_routes(engine_client, args, served.weights_file),
             training=TrainingRoutes(served, ServiceClient(home)),
             access=Access(keys=_keys(args), token=_token(home), loopback=only_loopback(args.host, args.uds)),
         )

@@ -49,14 +49,14 @@ class TrainingRoutes:
         """Handle `POST /checkpoint`."""
         body = await _body(request)
         active = await self._service.ask("checkpoint", body, seconds=WAIT_S)
-        words = read_state(self._served.mapping)
-        if words is None:
+        state = read_state(self._served.weights_file)
+        if state is None:
             raise GateRefused(f"vLLM shares no weights, so it serves no checkpoint: {self._served.refused}")
-        if words.dirty or words.holds != active["checkpoint"]:
+        if state.dirty or state.holds != active["checkpoint"]:
             raise GateRefused(
                 "an update is in the weights, not yet kept or undone: try again when it has ended"
             )
-        return JSONResponse({**active, "version": words.version, "dirty": words.dirty})
+        return JSONResponse({**active, "version": state.version, "dirty": state.dirty})
 
     async def rollback(self, request: Request) -> Response:
         """Handle `POST /rollback`."""
@@ -74,11 +74,11 @@ class TrainingRoutes:
 
     def _own(self) -> Json:
         """Return the fields that need no service."""
-        words = read_state(self._served.mapping)
+        state = read_state(self._served.weights_file)
         mapping = None
-        if words is not None:
+        if state is not None:
             size = _shared_bytes(self._served)
-            mapping = {"version": words.version, "dirty": words.dirty, "holds": words.holds, "bytes": size}
+            mapping = {"version": state.version, "dirty": state.dirty, "holds": state.holds, "bytes": size}
         return {"mapping": mapping, "refused": self._served.refused}
 
 

@@ -75,7 +75,7 @@ def _share(
         return entries
 
     return SharedWeights.create(
-        directory.mapping,
+        directory.weights_file,
         {
             name: parameter
             for name, parameter in model.named_parameters(remove_duplicate=False)

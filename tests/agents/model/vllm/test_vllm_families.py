@@ -221,7 +221,7 @@ def test_a_model_that_does_not_match_is_left_unchanged_and_the_differences_are_l
         assert difference in shared_in.refused
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     assert caplog.records[0].getMessage() == f"nightschool: {shared_in.refused}. Serving on, untrained."
-    assert not shared_in.mapping.exists() and not shared_in.mapping.with_suffix(".json").exists()
+    assert not shared_in.weights_file.exists() and not shared_in.weights_file.with_suffix(".json").exists()
     for name, each in module.named_parameters():
         assert (each.data_ptr(), torch.equal(each, before[name][1])) == (before[name][0], True)
 

@@ -17,19 +17,19 @@ SECONDS = 10.0
 
 def kept(before: WeightsState, after: WeightsState, *, passed: float) -> bool:
     """Return whether the salt of `before` is still in use `passed` seconds later, in the state `after`."""
-    salt = Salt(words=before, at=100.0)
+    salt = Salt(state=before, at=100.0)
     found = salt_for(salt, after, at=100.0 + passed, seconds=SECONDS)
-    assert found is salt or found == Salt(words=after, at=100.0 + passed)
+    assert found is salt or found == Salt(state=after, at=100.0 + passed)
     return found is salt
 
 
 def test_the_first_request_gets_the_salt_of_the_weights_as_they_are() -> None:
-    assert salt_for(None, SETTLED, at=7.0, seconds=SECONDS) == Salt(words=SETTLED, at=7.0)
+    assert salt_for(None, SETTLED, at=7.0, seconds=SECONDS) == Salt(state=SETTLED, at=7.0)
 
 
-@pytest.mark.parametrize("words", [SETTLED, MID_UPDATE])
-def test_the_salt_stays_as_long_as_the_weights_do(words: WeightsState) -> None:
-    assert kept(words, words, passed=1e6)
+@pytest.mark.parametrize("state", [SETTLED, MID_UPDATE])
+def test_the_salt_stays_as_long_as_the_weights_do(state: WeightsState) -> None:
+    assert kept(state, state, passed=1e6)
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_no_salt_is_used_again_for_other_weights() -> None:
     salt, seen = None, list[Salt]()
     for version in range(1, 200):
         in_update = bool(version // 7 % 2)
-        words = WeightsState(version=version, dirty=in_update, holds="" if in_update else "ab" * 32)
-        salt = salt_for(salt, words, at=version * 3.0, seconds=SECONDS)
+        state = WeightsState(version=version, dirty=in_update, holds="" if in_update else "ab" * 32)
+        salt = salt_for(salt, state, at=version * 3.0, seconds=SECONDS)
         if not seen or salt is not seen[-1]:
             seen.append(salt)
-    assert len({one.words for one in seen}) == len(seen)
+    assert len({one.state for one in seen}) == len(seen)
 
 
 def test_joined_salts_differ_whenever_one_of_them_does() -> None:

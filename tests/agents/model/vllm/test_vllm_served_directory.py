@@ -19,7 +19,7 @@ from pathlib import Path
 from agents.model.vllm.served_directory import ServedDirectory
 served = ServedDirectory(Path(sys.argv[1]))
 served.acquire()
-served.mapping.write_text("weights")
+served.weights_file.write_text("weights")
 print("there", flush=True)
 sys.stdin.read()
 served.release()
@@ -68,7 +68,7 @@ def test_a_second_server_is_refused_and_leaves_the_first_one_alone(served: Serve
             served.acquire()
         served.release()
         served.sweep()
-        assert served.mapping.read_text() == "weights" and served.is_served()
+        assert served.weights_file.read_text() == "weights" and served.is_served()
 
 
 def test_the_files_of_a_killed_server_are_removed_by_a_sweep_and_by_the_next_server(
@@ -77,9 +77,9 @@ def test_the_files_of_a_killed_server_are_removed_by_a_sweep_and_by_the_next_ser
     for clean in (served.sweep, served.acquire):
         with server(served.directory) as process:
             process.kill()
-        assert served.mapping.exists() and not served.is_served()
+        assert served.weights_file.exists() and not served.is_served()
         clean()
-        assert not served.mapping.exists()
+        assert not served.weights_file.exists()
     served.release()
     assert not served.directory.exists()
     served.sweep()
