@@ -29,7 +29,6 @@ from agents.trainer.messages import CheckpointResult, Status, StepReport, TrainR
 from agents.trainer.wire import load, pack_tokens
 from corpus.aliases import Json
 from corpus.errors import TrainerFault
-from store.task_vectors.arithmetic import ChangeSize, Part
 
 BEAT_S = 2.0
 """Seconds between two checks for a sign of life."""
@@ -80,12 +79,12 @@ class TrainerClient:
     async def merge(
         self,
         parent: str,
-        parts: Sequence[Part],
+        parts: Sequence[wire.MergePart],
         *,
         method: Literal["arithmetic", "ties"],
         density: float,
         request_id: str | None = None,
-    ) -> ChangeSize:
+    ) -> wire.MergeResult:
         """Make the shared weights the parent's plus task vectors; returns how much that changed them.
 
         A `checkpoint` makes the result durable.
@@ -93,9 +92,8 @@ class TrainerClient:
         Raises:
             GateRefused: the result is not finite, and the parent's weights are restored.
         """
-        vectors = tuple((part.start, part.end, part.weight) for part in parts)
-        body = wire.MergeBody(parent=parent, method=method, density=density, parts=vectors)
-        return load(ChangeSize, (await self._ask("merge", asdict(body), request_id=request_id)).body)
+        body = wire.MergeBody(parent=parent, method=method, density=density, parts=tuple(parts))
+        return load(wire.MergeResult, (await self._ask("merge", asdict(body), request_id=request_id)).body)
 
     async def checkpoint(
         self, parent: str | None, fields: Mapping[str, Any], *, request_id: str | None = None

@@ -27,7 +27,6 @@ from store.ledger.records import Checkpoint, Pair, Step, Update
 from store.nights import history
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
-from store.task_vectors.arithmetic import Part
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
 """Columns of a pair: its reference checkpoint, and the log-probabilities under its weights."""
@@ -101,7 +100,7 @@ class TrainHandler:
         """Add the update's task vectors to its parent, and write the candidate."""
         update = await self._planned(item)
         settings = update.settings
-        parts = [Part(start=p["start"], end=p["end"], weight=p["weight"]) for p in settings["parts"]]
+        parts = [(part["start"], part["end"], part["weight"]) for part in settings["parts"]]
         await self.trainer.rollback(update.parent_id, settled=False)
         try:
             extent = await self.trainer.merge(

@@ -191,4 +191,4 @@ class Status(Checked):
     holds: str
     """Id of the checkpoint in the shared weights; "" in mid-update."""
     replaced: bool
-    """The server has made a new mapping: restart the trainer."""
+    """The server has made new shared weights: restart the trainer."""

@@ -22,6 +22,8 @@ from agents.trainer.messages import Checked, Example, Objective, Settings, Train
 from corpus.aliases import Json
 from corpus.errors import TrainerFault
 
+MergePart = tuple[str, str, float]
+"""Start checkpoint, end checkpoint and weight of one task vector."""
 REPORTED_PROBLEMS = 3
 """Most problems of one body that an error names."""
 Record = TypeVar("Record")
@@ -49,8 +51,18 @@ class MergeBody(Checked):
     parent: str
     method: Literal["arithmetic", "ties"]
     density: float
-    parts: tuple[tuple[str, str, float], ...]
-    """Start checkpoint, end checkpoint and weight of each task vector."""
+    parts: tuple[MergePart, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeResult(Checked):
+    """The size of the change that a merge made."""
+
+    norm: float
+    """Euclidean."""
+    changed: int
+    """Number of elements that differ."""
+    elements: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, required=True, help="Hugging Face directory of the served model"
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of a computation")
-    parser.add_argument("--active", help="checkpoint to restore first if the mapping is dirty")
+    parser.add_argument("--active", help="checkpoint to restore first if the shared weights are dirty")
     parser.add_argument("--start-fd", type=int, help="load everything, then wait until this pipe is closed")
     parser.add_argument("--parent", type=int, help="process id that must still be the parent")
     return parser
@@ -131,9 +131,9 @@ def _only_writer(mapping: Path) -> Iterator[None]:
 
 
 def _need_mapping(directory: Path) -> None:
-    """Fail clearly when the model server has not made a mapping."""
+    """Raise IntegrityFault if the model server has not made the shared weights."""
     if not (directory / "weights.json").exists():
-        raise IntegrityFault(f"there is no mapping in {directory}; start the model server first")
+        raise IntegrityFault(f"there are no shared weights in {directory}; start the model server first")
 
 
 def _work(server: "RpcServer", work: "CurrentWork", worker: "Worker") -> None:

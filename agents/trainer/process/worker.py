@@ -93,10 +93,12 @@ class Worker:
         state = None
         if body.parent is None:
             if shared.dirty:
-                raise TrainerFault("the mapping is in mid-update; roll back before making a first checkpoint")
+                raise TrainerFault(
+                    "the shared weights are in mid-update; roll back before making a first checkpoint"
+                )
         elif self._trained is None or self._trained[0] != body.parent:
             raise TrainerFault(
-                f"no update of {body.parent[:12]} is in the mapping; train before `checkpoint`"
+                f"no update of {body.parent[:12]} is in the shared weights; train before `checkpoint`"
             )
         else:
             state = self._trained[1]
@@ -119,7 +121,9 @@ class Worker:
         self._context.require_current_mapping()
         if shared.holds != body.checkpoint:
             held = shared.holds[:12] or "an update that is no checkpoint yet"
-            raise TrainerFault(f"the mapping holds {held}, not {body.checkpoint[:12]}; roll back to it first")
+            raise TrainerFault(
+                f"the shared weights hold {held}, not {body.checkpoint[:12]}; roll back to it first"
+            )
         shared.dirty = False
         return asdict(wire.SettleResult(version=shared.version)), []
 

@@ -50,7 +50,7 @@ class TrainerContext:
     def require_current_mapping(self) -> None:
         """Raise TrainerFault if the server has replaced the shared weights since they were attached."""
         if self.shared.replaced:
-            raise TrainerFault("the server has made a new mapping; restart the trainer")
+            raise TrainerFault("the server has made new shared weights; restart the trainer")
 
 
 def run_update(
@@ -85,7 +85,7 @@ def dry_run(context: TrainerContext, request: TrainRequest, report: Report, chec
     shared = context.shared
     if shared.replaced or shared.dirty or shared.holds != request.parent:
         raise TrainerFault(
-            f"the mapping does not hold {request.parent[:12]} undisturbed, and a dry run changes nothing; "
+            f"the shared weights are not {request.parent[:12]}'s undisturbed, and a dry run changes nothing; "
             "wait until the night has ended"
         )
     prefix_scoring.check(context.model)

@@ -69,8 +69,8 @@ class Here:
 
 
 def source(place: Path, here: Here, **more: str) -> Source:
-    told = {"model_digest": "m" * 64, "weights_version": "w" * 64, **more}
-    return Source(model=here, trainer=here, directory=place / "readout", **told)  # type: ignore[arg-type]
+    choices = {"model_digest": "m" * 64, "weights_version": "w" * 64, **more}
+    return Source(model=here, trainer=here, directory=place / "readout", **choices)  # type: ignore[arg-type]
 
 
 def monitor(place: Path, here: Here, digest: str, layers: int = LAYERS) -> Monitor:

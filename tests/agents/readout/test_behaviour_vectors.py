@@ -28,8 +28,8 @@ def test_a_planted_direction_is_found_whatever_the_requests_are_like() -> None:
     }
     stream = np.stack([requests[d] + 4.0 * p * planted for d, p in zip(dreams, passed, strict=True)])
     stream += 0.1 * rng.normal(size=stream.shape)
-    found = direction(stream, dreams, passed)
-    assert np.linalg.norm(found) == pytest.approx(1.0) and found @ planted > 0.99
+    estimated = direction(stream, dreams, passed)
+    assert np.linalg.norm(estimated) == pytest.approx(1.0) and estimated @ planted > 0.99
     good = np.array(passed)
     plain = stream[good].mean(axis=0) - stream[~good].mean(axis=0)
     assert abs(plain @ planted) / np.linalg.norm(plain) < 0.5

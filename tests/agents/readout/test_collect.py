@@ -30,35 +30,35 @@ def read(
     return anyio.run(lambda: collect.collect(source(place, here, **more), texts, layers=layers, heads=heads))
 
 
-def test_each_unique_text_is_run_once_and_stands_wherever_it_is_meant(tmp_path: Path) -> None:
+def test_each_unique_text_is_run_once_and_used_for_all_its_places(tmp_path: Path) -> None:
     here, texts = Here(), some()
-    found = read(tmp_path, here, texts, [1, 3], [2])
+    collected = read(tmp_path, here, texts, [1, 3], [2])
     unique = {text for _, text in texts.texts}
     assert len(here.asked) == len(unique) == len(texts.texts) - 1 and len(set(here.asked)) == len(unique)
-    assert found.stream.shape == (21, 2, 128) and found.heads[2].shape == (21, 4, 32)
-    assert np.array_equal(found.stream[0], found.stream[-1]) and np.array_equal(
-        found.heads[2][0], found.heads[2][-1]
+    assert collected.stream.shape == (21, 2, 128) and collected.heads[2].shape == (21, 4, 32)
+    assert np.array_equal(collected.stream[0], collected.stream[-1]) and np.array_equal(
+        collected.heads[2][0], collected.heads[2][-1]
     )
     model, tokenizer = shipped()
     for i, (_, text) in enumerate(texts.texts):
         alone = residual_stream.read(model, [tokenizer(text)["input_ids"]], [3, 1], [2])
-        assert np.allclose(found.of(3)[i], alone.stream[0, 0].numpy(), atol=1e-4)
-        assert np.allclose(found.of(1)[i], alone.stream[0, 1].numpy(), atol=1e-4)
-        assert np.allclose(found.heads[2][i], alone.heads[2][0].numpy(), atol=1e-4)
+        assert np.allclose(collected.of(3)[i], alone.stream[0, 0].numpy(), atol=1e-4)
+        assert np.allclose(collected.of(1)[i], alone.stream[0, 1].numpy(), atol=1e-4)
+        assert np.allclose(collected.heads[2][i], alone.heads[2][0].numpy(), atol=1e-4)
 
 
 def test_texts_go_out_by_length_in_pieces_and_progress_counts_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect, "PIECE", 8)
-    here, told = Here(), list[tuple[int, int]]()
+    here, progress = Here(), list[tuple[int, int]]()
 
     async def report(done: int, total: int) -> None:
-        told.append((done, total))
+        progress.append((done, total))
 
     texts = [text for _, text in some().texts[:-1]]
     pieces = anyio.run(lambda: collect.read_texts(source(tmp_path, here), texts, layers=[2], report=report))
-    assert told == [(0, 20), (8, 20), (16, 20), (20, 20)]
+    assert progress == [(0, 20), (8, 20), (16, 20), (20, 20)]
     lengths = [len(tokens) for tokens in here.asked]
     assert lengths == sorted(lengths) != [len(shipped()[1](text)["input_ids"]) for text in texts]
     monkeypatch.setattr(collect, "PIECE", 64)
@@ -66,7 +66,7 @@ def test_texts_go_out_by_length_in_pieces_and_progress_counts_them(
     assert np.allclose(pieces.stream, whole.stream, atol=1e-4) and not (tmp_path / "readout").exists()
 
 
-def test_what_is_kept_is_used_for_the_same_weights_and_texts_and_for_nothing_else(tmp_path: Path) -> None:
+def test_kept_activations_are_used_for_the_same_weights_and_texts_only(tmp_path: Path) -> None:
     here, texts = Here(), some()
     first = read(tmp_path, here, texts, [1, 3], [2])
     runs = len(here.asked)
@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes) -> None:
     assert len(here.asked) == 9
 
 
-def test_weights_that_change_meanwhile_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_weights_that_change_during_the_reading_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     here = Here()
     here.changes = True
     with pytest.raises(GateRefused, match="the weights changed"):
@@ -108,7 +108,9 @@ def test_weights_that_change_meanwhile_are_refused_and_nothing_is_kept(tmp_path:
     assert not (tmp_path / "readout").exists()
 
 
-def test_more_than_the_disk_should_hold_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activations_over_the_size_limit_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, texts = Here(), some(3)
     read(tmp_path, here, texts, [1], [])
     monkeypatch.setattr(collect, "KEPT_BYTES", 10)

@@ -24,9 +24,9 @@ def planted(strength: float, *, per_concept: int = 24, seed: int = 1) -> tuple[A
 @pytest.mark.parametrize("method", METHODS)
 def test_a_planted_direction_is_found(method: Method) -> None:
     activations, labels, directions = planted(3.0)
-    found = concept_vectors(activations, labels, CONCEPTS, method)
-    assert found.shape == (3, HIDDEN) and np.linalg.norm(found, axis=1) == pytest.approx(np.ones(3))
-    for index, vector in enumerate(found):
+    estimated = concept_vectors(activations, labels, CONCEPTS, method)
+    assert estimated.shape == (3, HIDDEN) and np.linalg.norm(estimated, axis=1) == pytest.approx(np.ones(3))
+    for index, vector in enumerate(estimated):
         others = directions[[i for i in range(3) if i != index]].mean(axis=0)
         wanted = directions[index] - others
         assert vector @ wanted / np.linalg.norm(wanted) > 0.98
@@ -34,18 +34,18 @@ def test_a_planted_direction_is_found(method: Method) -> None:
 
 def test_vectors_are_the_difference_of_means_computed_by_hand() -> None:
     activations = np.array([[3.0, 0.0], [5.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
-    found = concept_vectors(activations, ["a", "a", "b", "b"], ("a", "b"))
+    estimated = concept_vectors(activations, ["a", "a", "b", "b"], ("a", "b"))
     direction = np.array([4.0, -2.0]) / np.sqrt(20)
-    assert found == pytest.approx(np.stack([direction, -direction]))
+    assert estimated == pytest.approx(np.stack([direction, -direction]))
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_shift_of_all_texts_and_the_order_of_texts_change_no_vector(method: Method) -> None:
     activations, labels, _ = planted(1.0)
-    found = concept_vectors(activations, labels, CONCEPTS, method)
+    estimated = concept_vectors(activations, labels, CONCEPTS, method)
     order = np.random.default_rng(2).permutation(len(labels))
     shuffled = concept_vectors(activations[order] + 100.0, [labels[i] for i in order], CONCEPTS, method)
-    assert shuffled == pytest.approx(found, abs=1e-9)
+    assert shuffled == pytest.approx(estimated, abs=1e-9)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -55,15 +55,15 @@ def test_a_vector_points_to_where_most_of_its_texts_lie(method: Method, places: 
     direction = np.ones(16) / 4
     mine = np.outer(places, direction) + 0.1 * rng.normal(size=(4, 16))
     activations = np.concatenate([mine, 0.1 * rng.normal(size=(4, 16))])
-    (found,) = concept_vectors(activations, [*"aaaa", *[None] * 4], ("a",), method)
-    assert found @ direction > 0.5
+    (estimated,) = concept_vectors(activations, [*"aaaa", *[None] * 4], ("a",), method)
+    assert estimated @ direction > 0.5
 
 
 def test_texts_of_no_concept_are_negatives_of_every_one() -> None:
     activations = np.array([[3.0, 0.0], [5.0, 0.0], [0.0, 1.0], [0.0, 3.0], [0.0, -5.0], [1.0, -7.0]])
-    found = concept_vectors(activations, ["a", "a", "b", "b", None, None], ("a", "b"))
-    assert found[0] == pytest.approx(np.array([3.75, 2.0]) / np.hypot(3.75, 2.0))
-    assert found[1] == pytest.approx(np.array([-2.25, 5.0]) / np.hypot(2.25, 5.0))
+    estimated = concept_vectors(activations, ["a", "a", "b", "b", None, None], ("a", "b"))
+    assert estimated[0] == pytest.approx(np.array([3.75, 2.0]) / np.hypot(3.75, 2.0))
+    assert estimated[1] == pytest.approx(np.array([-2.25, 5.0]) / np.hypot(2.25, 5.0))
 
 
 def test_the_component_is_the_positives_own_and_not_the_difference_of_means() -> None:
@@ -93,7 +93,7 @@ def test_the_probe_leaves_out_what_varies_within_the_concept() -> None:
         (["c", "c", "c"], "needs texts that show it and texts that do not"),
     ],
 )
-def test_a_concept_without_texts_or_without_others_is_refused(
+def test_a_concept_without_positives_or_negatives_is_refused(
     method: Method, labels: list[str], fault: str
 ) -> None:
     with pytest.raises(UsageError, match=fault):
@@ -116,7 +116,7 @@ def test_a_score_is_the_projection_and_moves_as_far_as_the_text_moves() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_accuracy_is_high_where_concepts_are_planted_and_chance_where_none_is(method: Method) -> None:
+def test_accuracy_is_high_for_planted_concepts_and_chance_for_noise(method: Method) -> None:
     strong, labels, _ = planted(3.0)
     assert accuracy(strong, labels, CONCEPTS, method) == 1.0
     for seed in (1, 2, 3):

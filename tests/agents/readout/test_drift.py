@@ -12,9 +12,9 @@ def standard(values: np.ndarray) -> np.ndarray:
 
 def test_independent_concepts_that_each_move_by_one_deviation_are_one_apart() -> None:
     before = np.random.default_rng(0).normal(size=(4000, 6)) * [1, 5, 0.1, 3, 2, 7] + 4
-    found = joint(before, before + before.std(axis=0), list("abcdef"))
-    assert found.distance == pytest.approx(1.0, abs=0.03)
-    assert sum(found.parts.values()) == pytest.approx(found.distance**2)
+    result = joint(before, before + before.std(axis=0), list("abcdef"))
+    assert result.distance == pytest.approx(1.0, abs=0.03)
+    assert sum(result.parts.values()) == pytest.approx(result.distance**2)
     assert joint(before, before, list("abcdef")).distance == 0.0
 
 

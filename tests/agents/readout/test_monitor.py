@@ -42,7 +42,7 @@ def planted(*, layers: tuple[int, ...] = (2,), hidden: int = 128, **more: Any) -
     )
 
 
-def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_path: Path) -> None:
+def test_a_home_without_vectors_gets_those_that_readout_train_makes(tmp_path: Path) -> None:
     here = Here()
     first = readings(tmp_path, here)
     kept = read(tmp_path / "readout", model=EMBEDDED)
@@ -67,17 +67,17 @@ def test_a_home_without_vectors_has_them_made_as_readout_train_makes_them(tmp_pa
     assert readings(tmp_path, here) == first and len(here.asked) == texts + len(probe_texts())
 
 
-def test_vectors_that_the_user_chose_are_read_with_at_the_nearest_layer(tmp_path: Path) -> None:
+def test_the_users_own_vectors_are_read_at_the_nearest_layer(tmp_path: Path) -> None:
     chosen = planted(layers=(0, 1, 3))
     write(tmp_path / "readout", chosen)
-    found = {reading.name: reading for reading in readings(tmp_path, Here())}
-    assert set(found) == {"joy", "gloom", "perplexity"}
+    by_name = {reading.name: reading for reading in readings(tmp_path, Here())}
+    assert set(by_name) == {"joy", "gloom", "perplexity"}
     looking = monitor(tmp_path, Here(), EMBEDDED)
     only = replace(
         chosen, layers=(1,), values=chosen.values[1:2].copy()
     )  # 1 and 3 are as near to 2: the first
     wanted = {reading.name: reading.mean for reading in anyio.run(looking.read, WEIGHTS, only)}
-    assert {name: reading.mean for name, reading in found.items()} == pytest.approx(wanted)
+    assert {name: reading.mean for name, reading in by_name.items()} == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_vectors_of_another_model_are_refused_with_the_cure(tmp_path: Path, othe
         readings(tmp_path, Here())
 
 
-def test_vectors_from_before_the_card_named_its_model_are_read_with(tmp_path: Path) -> None:
+def test_vectors_whose_card_names_no_model_are_read(tmp_path: Path) -> None:
     write(tmp_path / "readout", planted())
     card = tmp_path / "readout" / CARD
     about = json.loads(card.read_text())
@@ -102,24 +102,24 @@ def test_vectors_from_before_the_card_named_its_model_are_read_with(tmp_path: Pa
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4, 28, 64])
-def test_the_layer_that_is_read_is_past_the_middle_and_is_there(tmp_path: Path, layers: int) -> None:
+def test_the_monitored_layer_is_past_the_middle_and_exists(tmp_path: Path, layers: int) -> None:
     layer = monitor(tmp_path, Here(), EMBEDDED, layers).layer
     assert 0 <= layer < layers and abs(layer - DEPTH * layers) <= 1
 
 
-def test_the_embedded_model_has_a_set_of_its_own_and_any_other_the_states() -> None:
+def test_the_embedded_model_has_its_own_set_and_other_models_have_the_states() -> None:
     assert (default_set(EMBEDDED), default_set("0" * 64)) == ("world", "states")
 
 
 @pytest.mark.parametrize(("method", "least"), [("mean", 0.6), ("pca", 0.5), ("ridge", 0.85)])
-def test_held_out_texts_of_the_world_are_told_apart_far_beyond_chance(
+def test_held_out_texts_of_the_world_are_classified_far_above_chance(
     tmp_path: Path, method: Any, least: float
 ) -> None:
     world = concept_sets.of_world()
-    vectors, told = anyio.run(
+    vectors, accuracies = anyio.run(
         lambda: train_concept_vectors(source(tmp_path, Here()), world, layers=[1, 2], method=method)
     )
-    assert [row.layer for row in told] == [1, 2] and told[1].accuracy > least > 4 / len(CONCEPTS)
+    assert [row.layer for row in accuracies] == [1, 2] and accuracies[1].accuracy > least > 4 / len(CONCEPTS)
     assert np.linalg.norm(vectors.values, axis=-1) == pytest.approx(np.ones((2, len(CONCEPTS))), abs=1e-5)
     noise = np.random.default_rng(0).normal(size=(len(world.texts), 128))
     assert accuracy(noise, world.labels, world.concepts, method) < 0.25

@@ -129,16 +129,16 @@ def school(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def differs(school: School, made: Made) -> list[str]:
     """What in mapping and files is not as it was when this checkpoint was made."""
-    found = [
+    differences = [
         name for name, tensor in school.shared.tensors.items() if not torch.equal(tensor, made.weights[name])
     ]
     manifest = school.store.manifest(made.id)
-    found += [key for key, value in made.fields.items() if manifest.fields[key] != value]
+    differences += [key for key, value in made.fields.items() if manifest.fields[key] != value]
     if school.store.load_optimizer(made.id) != made.optimizer:
-        found.append("optimizer")
+        differences.append("optimizer")
     if (school.shared.holds, school.shared.dirty) != (made.id, False):
-        found.append("header")
-    return found
+        differences.append("header")
+    return differences
 
 
 def test_hundreds_of_random_rollbacks_back_and_forth_are_exact(school: School) -> None:
@@ -182,7 +182,7 @@ def ancestors(school: School, made: Made) -> list[str]:
     return line
 
 
-def test_training_on_from_a_rollback_gives_the_checkpoint_of_the_first_time(school: School) -> None:
+def test_training_after_a_rollback_gives_the_same_checkpoint_as_the_first_time(school: School) -> None:
     draw = random.Random(5)
     for made in school.made[1:]:
         assert made.update is not None
@@ -209,7 +209,7 @@ def test_another_seed_example_or_setting_gives_other_weights(school: School, cha
     school.back_to(school.made[0])
 
 
-def test_an_update_of_a_parent_whose_optimizer_state_is_gone_is_another_one(school: School) -> None:
+def test_a_parent_without_its_optimizer_state_gives_another_update(school: School) -> None:
     """Moments, projections and rounding start fresh: only a parent with its state repeats the update."""
     parent, made = school.made[1], school.made[2]
     bare = school.store.write(school.store.load_weights(parent.id), None, {**parent.fields, "cursor": 1})

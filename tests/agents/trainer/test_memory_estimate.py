@@ -69,7 +69,7 @@ def test_weights_on_a_gpu_are_copied_for_a_checkpoint_and_tied_ones_counted_once
 
 
 @pytest.mark.parametrize("more", [{}, {"rank": 4}, {"master_weights": True}], ids=str)
-def test_the_room_asked_for_holds_the_checkpoint_and_little_more(
+def test_the_disk_estimate_covers_the_checkpoint_and_little_more(
     tmp_path: Path, more: dict[str, object]
 ) -> None:
     settings = Settings(lr=1e-3, **more)  # type: ignore[arg-type]

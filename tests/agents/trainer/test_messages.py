@@ -38,7 +38,7 @@ def test_a_train_request_arrives_as_it_was_sent() -> None:
     assert unpack_train(arrived.body, arrived.frames) == REQUEST
 
 
-def test_what_an_update_is_steered_by_travels_with_it() -> None:
+def test_the_directions_of_an_update_travel_with_it() -> None:
     steered = replace(
         REQUEST,
         settings=replace(REQUEST.settings, prevent={"echoing": 20.0}),
@@ -69,7 +69,7 @@ def test_what_an_update_is_steered_by_travels_with_it() -> None:
         ({"settings": {}}, "needs the field settings.lr"),
     ],
 )
-def test_a_request_that_is_amiss_is_refused_by_name(change: dict[str, Any], complaint: str) -> None:
+def test_a_wrong_field_is_refused_by_name(change: dict[str, Any], complaint: str) -> None:
     body, frames = pack_train(REQUEST)
     with pytest.raises(TrainerFault, match=complaint):
         unpack_train({**over_the_wire(body, frames).body, **change}, frames)
@@ -93,14 +93,14 @@ def test_tokens_travel_as_int32() -> None:
 def test_an_error_arrives_as_its_own_class() -> None:
     for fault in (StepRefused("too large"), IntegrityFault("damaged"), TrainerFault("no")):
         reply = protocol.unpack_reply(protocol.pack_reply(error_reply("1", fault)))
-        found = error_of(reply)
-        assert type(found) is type(fault) and str(found) == str(fault)
+        actual = error_of(reply)
+        assert type(actual) is type(fault) and str(actual) == str(fault)
     foreign = error_of(error_reply("1", ZeroDivisionError("by zero")))
     assert type(foreign) is TrainerFault and "ZeroDivisionError" in str(foreign)
     assert type(error_of(RpcReply(id="1", kind="error", body={"error": "annotations"}))) is TrainerFault
 
 
-def test_a_memory_answers_what_it_has_seen_and_forgets_the_oldest() -> None:
+def test_a_reply_cache_answers_known_requests_and_forgets_the_oldest() -> None:
     memory = ReplyCache(size=2)
     for name in ("a", "b", "c"):
         memory.keep(name, name.encode(), [name.encode()])
@@ -109,7 +109,7 @@ def test_a_memory_answers_what_it_has_seen_and_forgets_the_oldest() -> None:
         memory.recall("c", b"other")
 
 
-def test_a_report_with_a_number_that_is_no_number_is_refused() -> None:
+def test_a_report_with_a_metric_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(TrainerFault, match=r"StepReport\.metrics\.loss is 'low'"):
         load(StepReport, {"step": 1, "steps": 2, "metrics": {"loss": "low"}})
 

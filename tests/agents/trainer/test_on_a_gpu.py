@@ -34,7 +34,7 @@ def test_rounding_draws_the_same_bits_on_a_gpu() -> None:
     assert torch.equal(stochastic_round(values.cuda(), key=9).cpu(), stochastic_round(values, key=9))
 
 
-def test_a_step_waits_for_nothing() -> None:
+def test_a_step_does_not_wait_for_the_device() -> None:
     weights = [
         torch.nn.Parameter(torch.randn(96, 200, device="cuda", dtype=torch.bfloat16)) for _ in range(3)
     ]
@@ -53,10 +53,10 @@ def test_the_frozen_pass_on_a_gpu_gives_the_log_probabilities_of_the_cpu(tiny: A
     contexts, continuations = [[1, 2, 3], [4, 5]], [[[6, 7], [8]], [[9], [10, 11, 12]]]
     expected = prefix_scoring.scores(tiny, contexts, continuations, train=False)
     try:
-        found = prefix_scoring.scores(tiny.cuda(), contexts, continuations, train=False)
+        actual = prefix_scoring.scores(tiny.cuda(), contexts, continuations, train=False)
     finally:
         tiny.cpu()
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(actual, expected, strict=True):
         assert torch.allclose(ours.total.cpu(), theirs.total, atol=1e-3)
 
 

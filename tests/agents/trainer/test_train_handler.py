@@ -96,7 +96,7 @@ class School:
 
     async def _train(self, model: ModelClient, item: Work) -> Outcome:
         async with TrainerClient(self.home / "run", beat=0.2) as trainer:
-            student = TrainHandler(
+            handler = TrainHandler(
                 ledger=self.ledger,
                 model=model,
                 trainer=trainer,
@@ -104,7 +104,7 @@ class School:
                 readout=self.home / "readout",
             )
             with anyio.fail_after(90):
-                return await student.handle(item, told)
+                return await handler.handle(item, no_report)
 
     def pinned(self) -> dict[str, tuple[str | None, float | None, float | None]]:
         """Reference id and log-probabilities by pair."""
@@ -119,7 +119,7 @@ class School:
             return str(queries.active(connection)["id"])
 
 
-async def told(done: int, total: int) -> None:
+async def no_report(done: int, total: int) -> None:
     """A report of progress that goes nowhere."""
 
 
@@ -154,7 +154,7 @@ def school(running: School, tmp_path: Path) -> Iterator[School]:
     running.ledger.close()
 
 
-def test_references_are_those_of_the_parent_and_after_a_rollback_again_those_of_the_first_time(
+def test_references_are_the_parents_and_the_same_again_after_a_rollback(
     school: School,
 ) -> None:
     first = school.night(["p1", "p2"], "keep")
@@ -193,7 +193,7 @@ def test_references_are_those_of_the_parent_and_after_a_rollback_again_those_of_
     assert {name: again[name] for name in ("p1", "p2")} == {name: at_base[name] for name in ("p1", "p2")}
 
 
-def test_an_update_made_again_after_rollbacks_comes_to_the_same_checkpoint_and_references(
+def test_an_update_repeated_after_rollbacks_gives_the_same_checkpoint_and_references(
     school: School,
 ) -> None:
     """The rows of an update are all that it depends on, not what was pinned to its pairs since."""
@@ -221,7 +221,7 @@ def test_a_refused_update_leaves_its_references_for_the_next(school: School) -> 
     assert school.pinned() == before
 
 
-def test_an_update_that_is_steered_says_by_which_vectors_and_by_none_it_cannot_have(school: School) -> None:
+def test_a_steered_update_records_its_vectors_and_unknown_vectors_are_refused(school: School) -> None:
     settings = Settings(lr=1e-3, batch_size=2, prevent={"echoing": 20.0})
     missing = school.night(["p1", "p2"], "", settings)
     assert missing.decision == "refused" and "`nightschool readout train`" in str(missing.facts["reason"])
@@ -234,8 +234,8 @@ def test_an_update_that_is_steered_says_by_which_vectors_and_by_none_it_cannot_h
         )
         made = str(school.night(["p1", "p2"], "roll back", settings).facts["checkpoint"])
         assert ids.setdefault(seed, made) == made, "the same vectors make the same checkpoint"
-        told = CheckpointStore(school.home / "checkpoints").manifest(made).fields
-        assert told["settings"]["prevent"] == {"echoing": 20.0} and len(told["prevented"]) == 16
+        fields = CheckpointStore(school.home / "checkpoints").manifest(made).fields
+        assert fields["settings"]["prevent"] == {"echoing": 20.0} and len(fields["prevented"]) == 16
     plain = str(school.night(["p1", "p2"], "roll back", replace(settings, prevent={})).facts["checkpoint"])
     assert len({plain, *ids.values()}) == 3
     assert "prevented" not in CheckpointStore(school.home / "checkpoints").manifest(plain).fields
@@ -249,8 +249,8 @@ def reports(*logprobs: float) -> list[StepReport]:
 
 
 def test_a_falling_chosen_log_probability_raises_an_alarm_whatever_the_margin_does() -> None:
-    found = alarms(reports(-1.0, -1.2, -1.5, -1.9, -2.5))
-    assert found == {"alarm": "chosen log-probability fell from -1.10 to -2.20 nats a token"}
+    actual = alarms(reports(-1.0, -1.2, -1.5, -1.9, -2.5))
+    assert actual == {"alarm": "chosen log-probability fell from -1.10 to -2.20 nats a token"}
 
 
 @pytest.mark.parametrize(

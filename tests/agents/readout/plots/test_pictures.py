@@ -51,15 +51,15 @@ Area = tuple[str, float, float, float, float]
 
 def areas(picture: Picture) -> list[Area]:
     """Each line of words with its left, upper, right and lower edge."""
-    found = []
+    lines = []
     for shape in picture.shapes:
         if isinstance(shape, Words):
             wide = length(shape.text, shape.size) * 0.95
             left = shape.x - {"start": 0, "middle": wide / 2, "end": wide}[shape.anchor]
-            found.append(
+            lines.append(
                 (shape.text, left, shape.y - shape.size * 0.7, left + wide, shape.y + shape.size * 0.2)
             )
-    return found
+    return lines
 
 
 def meet(one: Area, two: Area) -> bool:
@@ -75,11 +75,11 @@ def overlapping(picture: Picture) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("turns", [1, 2, 10, 24, 60, 61, 500])
-def test_a_course_has_its_title_unit_and_legend_and_no_words_over_each_other(turns: int) -> None:
+def test_a_timeline_has_title_unit_and_legend_and_no_overlapping_words(turns: int) -> None:
     drawn = timeline.picture(readings(turns))
-    said = texts_of(drawn)
-    assert said[0] == "Readings over the turns of conversation 0123456789abcdef"
-    assert any("standard deviations from the mean of the 240 texts" in text for text in said)
+    words = texts_of(drawn)
+    assert words[0] == "Readings over the turns of conversation 0123456789abcdef"
+    assert any("standard deviations from the mean of the 240 texts" in text for text in words)
     assert not overlapping(drawn)
     for _, left, top, right, bottom in areas(drawn):
         assert 0 <= left and right <= drawn.width and 0 <= top and bottom <= drawn.height
@@ -97,7 +97,7 @@ def test_a_cell_has_the_number_and_the_colour_of_its_reading() -> None:
     assert timeline.colour(-2.0, 1.0) == timeline.LOW and timeline.colour(1.0, 1.0) == timeline.HIGH
 
 
-def test_more_turns_than_columns_are_shown_as_the_means_of_neighbours_and_the_picture_says_so() -> None:
+def test_more_turns_than_columns_are_shown_as_labelled_means_of_adjacent_turns() -> None:
     given = readings(125)
     shown = timeline.columns(given)
     assert shown.turns == 3 and shown.first[:3] == (1, 4, 7) and len(shown.heads) == 42
@@ -106,7 +106,7 @@ def test_more_turns_than_columns_are_shown_as_the_means_of_neighbours_and_the_pi
     assert any("each column is the mean of 3 turns" in text for text in texts_of(timeline.picture(given)))
 
 
-def test_the_concepts_that_swing_furthest_are_chosen_or_those_that_were_named_in_their_order() -> None:
+def test_the_concepts_with_the_largest_readings_are_chosen_or_the_named_ones_in_order() -> None:
     given = readings(6, concepts=5)
     swings = np.abs(given.values).max(axis=0)
     assert timeline.choose_concepts(given, (), 2).concepts == tuple(
@@ -120,8 +120,8 @@ def test_the_concepts_that_swing_furthest_are_chosen_or_those_that_were_named_in
 
 def test_the_map_of_all_states_names_each_once_where_no_name_covers_another_or_a_dot() -> None:
     drawn = concept_map.picture(STATES, of_states(), CLUSTERS, "layer 5")
-    said = texts_of(drawn)
-    assert all(said.count(state) == 1 for state in STATES) and not overlapping(drawn)
+    words = texts_of(drawn)
+    assert all(words.count(state) == 1 for state in STATES) and not overlapping(drawn)
     dots: list[Area] = [
         (
             shape.fill,
@@ -150,9 +150,9 @@ def test_the_plane_is_the_one_of_the_largest_spread_and_keeps_distances_in_it() 
     rng = np.random.default_rng(1)
     axes = np.linalg.qr(rng.normal(size=(30, 2)))[0].T
     flat = rng.normal(size=(12, 2)) * (3, 1)
-    found = concept_map.plane(flat @ axes + 5.0)
-    assert sum(found.shares) == pytest.approx(1.0, abs=1e-5) and found.shares[0] > found.shares[1]
-    apart = np.linalg.norm(found.places[:, None] - found.places[None], axis=2)
+    projected = concept_map.plane(flat @ axes + 5.0)
+    assert sum(projected.shares) == pytest.approx(1.0, abs=1e-5) and projected.shares[0] > projected.shares[1]
+    apart = np.linalg.norm(projected.places[:, None] - projected.places[None], axis=2)
     assert apart == pytest.approx(np.linalg.norm(flat[:, None] - flat[None], axis=2), abs=1e-4)
 
 

@@ -27,56 +27,60 @@ def layer(written_by: int | None, *, seed: int = 7) -> tuple[Numbers, Numbers, L
     )
 
 
-def test_the_parts_of_all_heads_add_up_to_what_attention_writes() -> None:
-    inputs, weight, found = layer(3)
+def test_the_contributions_of_all_heads_add_up_to_the_attention() -> None:
+    inputs, weight, labelled = layer(3)
     only = [np.where(np.arange(HEADS)[None, :, None] == head, inputs, 0) for head in range(HEADS)]
     whole = inputs.reshape(len(inputs), -1) @ weight.T
     assert sum(one.reshape(len(one), -1) @ weight.T for one in only) == pytest.approx(whole)
     by_hand = [
-        label_activations(one.reshape(len(one), -1) @ weight.T, _labels(found), NAMES).differences
+        label_activations(one.reshape(len(one), -1) @ weight.T, _labels(labelled), NAMES).differences
         for one in only
     ]
-    assert head_contributions(inputs, weight, found, vectors(found)).norm == pytest.approx(
+    assert head_contributions(inputs, weight, labelled, vectors(labelled)).norm == pytest.approx(
         np.stack([np.linalg.norm(one, axis=1) for one in by_hand], axis=1), rel=1e-3
     )
 
 
 def test_a_planted_head_is_first_with_its_length_and_sets_the_concept_apart() -> None:
-    inputs, weight, found = layer(3)
-    told = writing_heads({5: head_contributions(inputs, weight, found, vectors(found))}, concept=0)
-    first = told.top[0]
-    assert (first.layer, first.head) == (5, 3) and told.count == HEADS
+    inputs, weight, labelled = layer(3)
+    result = writing_heads({5: head_contributions(inputs, weight, labelled, vectors(labelled))}, concept=0)
+    first = result.top[0]
+    assert (first.layer, first.head) == (5, 3) and result.count == HEADS
     assert first.norm == pytest.approx(12 * np.linalg.norm(weight[:, 3 * WIDTH + 4]), rel=0.15)
-    assert first.selectivity > 5 > max(abs(other.selectivity) for other in told.top[1:])
-    assert told.concentration > 0.7
+    assert first.selectivity > 5 > max(abs(other.selectivity) for other in result.top[1:])
+    assert result.concentration > 0.7
 
 
 @pytest.mark.parametrize("seed", [7, 8, 9])
 def test_noise_has_no_head_that_stands_out(seed: int) -> None:
-    inputs, weight, found = layer(None, seed=seed)
-    layers = {0: head_contributions(inputs, weight, found, vectors(found))}
+    inputs, weight, labelled = layer(None, seed=seed)
+    layers = {0: head_contributions(inputs, weight, labelled, vectors(labelled))}
     for concept in range(len(NAMES)):
-        told = writing_heads(layers, concept)
-        assert told.concentration < 2 / HEADS and max(abs(head.selectivity) for head in told.top) < 1.5
+        result = writing_heads(layers, concept)
+        assert result.concentration < 2 / HEADS and max(abs(head.selectivity) for head in result.top) < 1.5
 
 
 def test_selectivity_is_not_inflated_by_a_vector_that_was_made_of_the_same_texts() -> None:
     """In many dimensions a vector of two texts of noise would set these two apart by itself."""
-    inputs, weight, found = layer(None)
-    few = np.concatenate([found.of(concept)[:2] for concept in range(6)])
-    small = label_activations(found.activations[few], [NAMES[found.labels[text]] for text in few], NAMES)
-    told = head_contributions(inputs[few], weight, small, vectors(small))
-    assert abs(told.selectivity.mean()) < 0.4
+    inputs, weight, labelled = layer(None)
+    few = np.concatenate([labelled.of(concept)[:2] for concept in range(6)])
+    small = label_activations(
+        labelled.activations[few], [NAMES[labelled.labels[text]] for text in few], NAMES
+    )
+    result = head_contributions(inputs[few], weight, small, vectors(small))
+    assert abs(result.selectivity.mean()) < 0.4
 
 
 def test_the_heads_of_several_layers_are_ranked_together_and_ten_are_named() -> None:
     rng = np.random.default_rng(0)
     layers = {n: HeadContributions(norm=rng.random((1, 8)), selectivity=rng.random((1, 8))) for n in (0, 1)}
     layers[1].norm[0, 2] = 50.0
-    told = writing_heads(layers, 0)
-    assert len(told.top) == 10 and told.count == 16 and (told.top[0].layer, told.top[0].head) == (1, 2)
-    assert list(told.top) == sorted(told.top, key=lambda head: -head.norm)
+    result = writing_heads(layers, 0)
+    assert (
+        len(result.top) == 10 and result.count == 16 and (result.top[0].layer, result.top[0].head) == (1, 2)
+    )
+    assert list(result.top) == sorted(result.top, key=lambda head: -head.norm)
 
 
-def _labels(found: LabelledActivations) -> list[str | None]:
-    return [None if concept < 0 else NAMES[concept] for concept in found.labels]
+def _labels(labelled: LabelledActivations) -> list[str | None]:
+    return [None if concept < 0 else NAMES[concept] for concept in labelled.labels]

@@ -15,23 +15,25 @@ def tensors(*names: str) -> dict[str, RawTensor]:
 
 @pytest.mark.parametrize("before", ["model.", "model.language_model.", ""])
 def test_a_projection_is_found_by_its_layer_and_not_by_the_beginning_of_a_number(before: str) -> None:
-    found = tensors(f"{before}layers.1.{DOWN}", f"{before}layers.11.{DOWN}", f"model.visual.layers.1.{DOWN}")
-    wanted = find_projection(found, 1, DOWN)
+    checkpoint = tensors(
+        f"{before}layers.1.{DOWN}", f"{before}layers.11.{DOWN}", f"model.visual.layers.1.{DOWN}"
+    )
+    wanted = find_projection(checkpoint, 1, DOWN)
     assert not isinstance(wanted, str) and wanted.shape == (2, 3) and not wanted.any()
-    assert find_projection(found, 11, DOWN)[0, 0] == 1.0
+    assert find_projection(checkpoint, 11, DOWN)[0, 0] == 1.0
 
 
-def test_a_layer_with_another_attention_or_many_experts_is_told_by_name() -> None:
-    found = tensors("model.layers.3.linear_attn.out_proj.weight", "model.layers.3.mlp.experts.down_proj")
-    assert find_projection(found, 3, OUT) == "layer 3 has linear_attn and mlp, without self_attn.o_proj"
-    assert "without mlp.down_proj" in find_projection(found, 3, DOWN)
+def test_a_layer_with_another_attention_or_many_experts_is_named() -> None:
+    checkpoint = tensors("model.layers.3.linear_attn.out_proj.weight", "model.layers.3.mlp.experts.down_proj")
+    assert find_projection(checkpoint, 3, OUT) == "layer 3 has linear_attn and mlp, without self_attn.o_proj"
+    assert "without mlp.down_proj" in find_projection(checkpoint, 3, DOWN)
     assert find_projection({}, 0, OUT) == "layer 0 has nothing, without self_attn.o_proj"
 
 
 def test_a_layer_that_writes_through_a_norm_is_left_out_by_name() -> None:
-    found = tensors(f"model.layers.0.{DOWN}", "model.layers.0.post_feedforward_layernorm.weight")
+    checkpoint = tensors(f"model.layers.0.{DOWN}", "model.layers.0.post_feedforward_layernorm.weight")
     assert (
-        find_projection(found, 0, DOWN)
+        find_projection(checkpoint, 0, DOWN)
         == "layer 0 writes through post_feedforward_layernorm: mlp.down_proj left out"
     )
 

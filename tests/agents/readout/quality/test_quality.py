@@ -11,59 +11,59 @@ from agents.readout.quality.labelled_activations import LabelledActivations, lab
 SEEDS = (2, 3, 4)
 
 
-def components(found: LabelledActivations) -> list[metrics.FirstComponent]:
-    return metrics.first_components(found, vectors(found), metrics.draw_random_texts(found))
+def components(labelled: LabelledActivations) -> list[metrics.FirstComponent]:
+    return metrics.first_components(labelled, vectors(labelled), metrics.draw_random_texts(labelled))
 
 
 def test_the_vectors_are_those_that_the_readout_is_trained_with() -> None:
-    found = texts(baselines=0)
-    labels = [NAMES[concept] for concept in found.labels]
-    assert vectors(found) == pytest.approx(concept_vectors(found.activations, labels, NAMES))
+    labelled = texts(baselines=0)
+    labels = [NAMES[concept] for concept in labelled.labels]
+    assert vectors(labelled) == pytest.approx(concept_vectors(labelled.activations, labels, NAMES))
 
 
 def test_a_planted_direction_is_clean_and_is_the_vector() -> None:
-    found = texts()
-    for component in components(found):
+    labelled = texts()
+    for component in components(labelled):
         assert component.share > 0.7 and component.cosine > 0.99 and component.share > component.by_chance
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_noise_is_fragmented_and_as_random_texts_are(seed: int) -> None:
-    found = noise(seed=seed)
-    over = [component.share > component.by_chance for component in components(found)]
-    assert sum(over) <= 1 and all(component.share < 0.4 for component in components(found))
+    labelled = noise(seed=seed)
+    over = [component.share > component.by_chance for component in components(labelled)]
+    assert sum(over) <= 1 and all(component.share < 0.4 for component in components(labelled))
 
 
 def test_a_stream_that_is_wide_in_one_direction_makes_chance_as_high_as_it_makes_noise() -> None:
     """As the residual streams of real models are: everything lies along it, whatever the texts say."""
-    found = noise(per_concept=3)
-    found.activations[:] += np.outer(
-        np.random.default_rng(1).normal(size=len(found.labels)), 9 * directions()[0]
+    labelled = noise(per_concept=3)
+    labelled.activations[:] += np.outer(
+        np.random.default_rng(1).normal(size=len(labelled.labels)), 9 * directions()[0]
     )
-    for component in components(label_activations(found.activations, _labels(found), NAMES)):
+    for component in components(label_activations(labelled.activations, _labels(labelled), NAMES)):
         assert component.share > 0.7 and component.by_chance > 0.95
 
 
 def test_two_texts_of_noise_are_not_called_clean() -> None:
-    found = noise(per_concept=2)
-    assert all(0.5 <= component.share < 0.7 for component in components(found))
+    labelled = noise(per_concept=2)
+    assert all(0.5 <= component.share < 0.7 for component in components(labelled))
 
 
 def test_a_concept_of_two_unlike_kinds_of_text_is_not_clean() -> None:
     rows = directions(7)
-    found = texts(rows[:6])
-    half = found.of(0)[::2]
-    found.activations[half] += 3 * (rows[6] - rows[0])
-    first, *others = components(label_activations(found.activations, _labels(found), NAMES))
+    labelled = texts(rows[:6])
+    half = labelled.of(0)[::2]
+    labelled.activations[half] += 3 * (rows[6] - rows[0])
+    first, *others = components(label_activations(labelled.activations, _labels(labelled), NAMES))
     assert first.share < 0.65 < 0.7 < min(other.share for other in others)
 
 
-def test_texts_that_lie_along_another_line_than_the_vector_are_told_by_the_cosine() -> None:
+def test_the_cosine_shows_texts_along_another_line_than_the_vector() -> None:
     """One direction explains them, but they lie on both of its sides: it is not what their mean is."""
-    found = noise()
-    mine = found.of(0)
-    found.activations[mine] += np.outer(np.where(np.arange(len(mine)) % 2, 5.0, -5.0), directions()[0])
-    changed = label_activations(found.activations, _labels(found), NAMES)
+    labelled = noise()
+    mine = labelled.of(0)
+    labelled.activations[mine] += np.outer(np.where(np.arange(len(mine)) % 2, 5.0, -5.0), directions()[0])
+    changed = label_activations(labelled.activations, _labels(labelled), NAMES)
     component = components(changed)[0]
     assert component.share > 0.7 and component.cosine < 0.5
 
@@ -78,39 +78,39 @@ def test_a_mislabelled_story_is_the_worst_outlier() -> None:
 
 def test_stories_of_noise_are_not_aligned_though_the_vector_was_made_of_them() -> None:
     for per_concept in (2, 12):
-        found = noise(per_concept=per_concept)
-        aligned = metrics.alignment(found)
-        shown = found.labels >= 0
+        labelled = noise(per_concept=per_concept)
+        aligned = metrics.alignment(labelled)
+        shown = labelled.labels >= 0
         assert np.isnan(aligned[~shown]).all() and abs(np.mean(aligned[shown])) < 0.1
-        itself = (unit(found.offsets(0)) * vectors(found)[0]).sum(axis=1)
+        itself = (unit(labelled.offsets(0)) * vectors(labelled)[0]).sum(axis=1)
         assert itself.mean() > 0.25  # as it would seem with the vector that they made
 
 
-def test_alignment_is_the_cosine_with_the_vector_made_anew_without_the_story() -> None:
-    found = texts()
-    rest = np.delete(np.arange(len(found.labels)), 5)
-    negatives = found.activations[found.labels != 0].mean(axis=0)
-    vector = found.activations[rest][found.labels[rest] == 0].mean(axis=0) - negatives
-    offset = found.activations[5] - negatives
+def test_alignment_is_the_cosine_with_the_vector_computed_without_the_story() -> None:
+    labelled = texts()
+    rest = np.delete(np.arange(len(labelled.labels)), 5)
+    negatives = labelled.activations[labelled.labels != 0].mean(axis=0)
+    vector = labelled.activations[rest][labelled.labels[rest] == 0].mean(axis=0) - negatives
+    offset = labelled.activations[5] - negatives
     by_hand = vector @ offset / np.linalg.norm(vector) / np.linalg.norm(offset)
-    assert metrics.alignment(found)[5] == pytest.approx(by_hand)
+    assert metrics.alignment(labelled)[5] == pytest.approx(by_hand)
 
 
 def test_a_concept_that_one_neuron_writes_is_found_with_its_sign_and_others_are_not() -> None:
-    found = texts()
+    labelled = texts()
     down = np.random.default_rng(5).normal(size=(HIDDEN, 384))
-    down[:, 200] = -7 * (vectors(found)[2] + 0.3 * directions(7)[6])
-    best = metrics.nearest_neurons(found, vectors(found), down, metrics.draw_random_texts(found))
+    down[:, 200] = -7 * (vectors(labelled)[2] + 0.3 * directions(7)[6])
+    best = metrics.nearest_neurons(labelled, vectors(labelled), down, metrics.draw_random_texts(labelled))
     assert best[2].index == 200 and best[2].cosine < -0.9 and best[2].by_chance < 0.8
     assert all(abs(one.cosine) < 0.6 for index, one in enumerate(best) if index != 2)
 
 
-def test_where_a_neuron_writes_along_what_all_texts_vary_in_chance_says_so() -> None:
-    found = noise()
-    found.activations[:] += np.outer(
-        np.random.default_rng(1).normal(size=len(found.labels)), 9 * directions()[0]
+def test_chance_is_high_for_a_neuron_that_writes_along_common_variation() -> None:
+    labelled = noise()
+    labelled.activations[:] += np.outer(
+        np.random.default_rng(1).normal(size=len(labelled.labels)), 9 * directions()[0]
     )
-    wide = label_activations(found.activations, _labels(found), NAMES)
+    wide = label_activations(labelled.activations, _labels(labelled), NAMES)
     down = np.random.default_rng(5).normal(size=(HIDDEN, 384))
     down[:, 3] = directions()[0]
     for one in metrics.nearest_neurons(wide, vectors(wide), down, metrics.draw_random_texts(wide)):
@@ -120,56 +120,58 @@ def test_where_a_neuron_writes_along_what_all_texts_vary_in_chance_says_so() -> 
 def test_the_nearest_concept_of_a_planted_pair_is_its_twin_and_none_is_its_own() -> None:
     rows = directions()
     rows[1] = unit(rows[0] + 0.3 * rows[1])
-    found = metrics.nearest_concepts(vectors(texts(rows)))
-    assert found[0][0].index == 1 and found[1][0].index == 0 and found[0][0].value > 0.8
-    assert all(len(row) == 5 and index not in [one.index for one in row] for index, row in enumerate(found))
-    assert all(list(row) == sorted(row, key=lambda one: -one.value) for row in found)
+    neighbours = metrics.nearest_concepts(vectors(texts(rows)))
+    assert neighbours[0][0].index == 1 and neighbours[1][0].index == 0 and neighbours[0][0].value > 0.8
+    assert all(
+        len(row) == 5 and index not in [one.index for one in row] for index, row in enumerate(neighbours)
+    )
+    assert all(list(row) == sorted(row, key=lambda one: -one.value) for row in neighbours)
 
 
 def test_a_planted_pair_is_redundant_and_names_each_other() -> None:
     rows = directions()
     rows[1] = rows[0]
-    found = texts(rows, strength=6.0)
-    told = metrics.redundancy(found, vectors(found))
+    labelled = texts(rows, strength=6.0)
+    result = metrics.redundancy(labelled, vectors(labelled))
     for one, twin in ((0, 1), (1, 0)):
-        assert told[one].r2 > 0.9
-        assert told[one].contributors[0].index == twin and told[one].contributors[0].value > 0.5
-    assert all(redundancy.r2 < 0.5 for redundancy in told[2:])
+        assert result[one].r2 > 0.9
+        assert result[one].contributors[0].index == twin and result[one].contributors[0].value > 0.5
+    assert all(redundancy.r2 < 0.5 for redundancy in result[2:])
 
 
 def test_the_opposite_of_a_concept_is_made_of_it_with_a_negative_sign() -> None:
     """And of what both stand apart from: the penalty on so many terms keeps R^2 a little lower."""
     rows = directions()
     rows[1] = -rows[0]
-    found = texts(rows, strength=9.0)
-    told = metrics.redundancy(found, vectors(found))[1]
-    assert told.r2 > 0.8 and told.contributors[0].index == 0 and told.contributors[0].value < -0.5
+    labelled = texts(rows, strength=9.0)
+    result = metrics.redundancy(labelled, vectors(labelled))[1]
+    assert result.r2 > 0.8 and result.contributors[0].index == 0 and result.contributors[0].value < -0.5
 
 
 @pytest.mark.parametrize("strength", [0.0, 3.0])
-def test_concepts_that_have_nothing_in_common_are_not_redundant_though_their_vectors_sum_to_nothing(
+def test_unrelated_concepts_are_not_redundant_though_their_vectors_sum_to_nothing(
     strength: float,
 ) -> None:
-    found = texts(strength=strength, baselines=0)
-    differences = vectors(found)
+    labelled = texts(strength=strength, baselines=0)
+    differences = vectors(labelled)
     fit = np.linalg.lstsq(differences[1:].T, differences[0], rcond=None)[0]
     assert fit @ differences[1:] == pytest.approx(differences[0])  # what a plain regression would find
-    for redundancy in metrics.redundancy(found, differences):
+    for redundancy in metrics.redundancy(labelled, differences):
         assert redundancy.r2 < 0.3 and redundancy.by_chance == pytest.approx(4 / HIDDEN, rel=0.1)
 
 
 def test_the_regression_is_a_ridge_with_its_penalty() -> None:
-    found = texts()
-    told = metrics.redundancy(found, vectors(found))[0]
-    kept = np.flatnonzero(found.labels != 0)
-    rest = label_activations(found.activations[kept], [_labels(found)[text] for text in kept], NAMES)
+    labelled = texts()
+    result = metrics.redundancy(labelled, vectors(labelled))[0]
+    kept = np.flatnonzero(labelled.labels != 0)
+    rest = label_activations(labelled.activations[kept], [_labels(labelled)[text] for text in kept], NAMES)
     basis = vectors(rest)[1:].T
-    solved = np.linalg.solve(basis.T @ basis + metrics.LAMBDA * np.eye(5), basis.T @ vectors(found)[0])
-    coefficients = {one.index: one.value for one in told.contributors}
+    solved = np.linalg.solve(basis.T @ basis + metrics.LAMBDA * np.eye(5), basis.T @ vectors(labelled)[0])
+    coefficients = {one.index: one.value for one in result.contributors}
     assert [coefficients[index] for index in range(1, 6)] == pytest.approx(solved, abs=1e-5)
-    residual = vectors(found)[0] - basis @ solved
-    assert told.r2 == pytest.approx(1 - residual @ residual, abs=1e-5)
+    residual = vectors(labelled)[0] - basis @ solved
+    assert result.r2 == pytest.approx(1 - residual @ residual, abs=1e-5)
 
 
-def _labels(found: object) -> list[str | None]:
-    return [None if concept < 0 else NAMES[concept] for concept in found.labels]  # type: ignore[attr-defined]
+def _labels(labelled: object) -> list[str | None]:
+    return [None if concept < 0 else NAMES[concept] for concept in labelled.labels]  # type: ignore[attr-defined]

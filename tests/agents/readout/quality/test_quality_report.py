@@ -62,7 +62,7 @@ def test_planted_concepts_are_clean_and_noise_is_fragmented_without_further_rema
     assert {concept.verdict for concept in report.build(evidence(texts())).concepts.values()} == {"clean"}
 
 
-def test_a_planted_pair_a_planted_neuron_and_a_mislabelled_story_are_said_in_words() -> None:
+def test_a_planted_pair_a_planted_neuron_and_a_mislabelled_story_are_in_the_verdict() -> None:
     rows = directions()
     rows[1] = rows[0]
     given = evidence(texts(rows, strength=6.0))
@@ -76,9 +76,11 @@ def test_a_planted_pair_a_planted_neuron_and_a_mislabelled_story_are_said_in_wor
 
 
 def test_a_story_that_points_the_other_way_is_named_in_the_verdict() -> None:
-    found = texts()
-    found.activations[3] = 2 * found.activations[found.labels != 0].mean(axis=0) - found.activations[3]
-    quality = report.build(evidence(replace(found))).concepts["calm"]
+    labelled = texts()
+    labelled.activations[3] = (
+        2 * labelled.activations[labelled.labels != 0].mean(axis=0) - labelled.activations[3]
+    )
+    quality = report.build(evidence(replace(labelled))).concepts["calm"]
     assert quality.verdict.endswith("does not fit its texts: stories/3.txt")
 
 
@@ -91,7 +93,7 @@ def along_one_line(per_concept: int) -> LabelledActivations:
     return replace(made)
 
 
-def test_a_neuron_that_random_texts_are_as_near_to_is_not_said_to_be_the_concept() -> None:
+def test_a_neuron_that_is_as_near_to_random_texts_is_not_called_the_concept() -> None:
     given = evidence(along_one_line(2))
     assert given.down is not None
     given.down[:, 3] = directions()[0]
@@ -125,7 +127,7 @@ def test_a_report_on_noise_says_that_the_vectors_say_nothing() -> None:
         assert ("say nothing" in page.markdown(SUBJECT, quality)) is not above
 
 
-def test_where_the_others_explain_any_direction_nothing_is_called_redundant() -> None:
+def test_nothing_is_called_redundant_if_the_others_explain_any_direction() -> None:
     made = noise(per_concept=4)
     narrow = replace(made, activations=made.activations[:, :7])
     quality = report.build(

@@ -66,11 +66,11 @@ def test_a_matrix_is_updated_as_algorithm_1_says(
     gradients = [torch.randn(shape) * size for size in (1.0, 3.0, 0.5, 0.7, 2.0)]
     own: dict[str, Any] = {"scale": scale, "projection": projection, "compiled": compiled}
     optimizer = Apollo([weight], rank=rank, proj_refresh=2, seed=9, **own, **settings)
-    found, projections = [], []
+    actual, projections = [], []
     for gradient in gradients:
         weight.grad = gradient.clone()
         optimizer.step()
-        found.append(weight.detach().numpy().copy())
+        actual.append(weight.detach().numpy().copy())
         projections.append(optimizer.projection(weight).numpy())
     assert np.array_equal(projections[0], projections[1]) and not np.array_equal(
         projections[1], projections[2]
@@ -78,11 +78,11 @@ def test_a_matrix_is_updated_as_algorithm_1_says(
     upright = shape[0] <= shape[1]  # the smaller side first; a square is projected on dimension 0
     turned = [g.numpy() if upright else g.numpy().T for g in gradients]
     expected = by_hand(start if upright else start.T, turned, projections, scale=scale, **settings)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(actual, expected, strict=True):
         assert np.allclose(ours if upright else ours.T, theirs, atol=1e-5)
 
 
-def test_everything_that_is_no_matrix_gets_adamw() -> None:
+def test_parameters_that_are_not_matrices_get_adamw() -> None:
     torch.manual_seed(0)
     start = [torch.randn(5), torch.randn(2, 3, 4), torch.randn(())]
     ours, theirs = ([torch.nn.Parameter(t.clone()) for t in start] for _ in range(2))
@@ -138,7 +138,7 @@ def test_one_gradient_of_zeros_does_not_freeze_a_matrix(compiled: bool) -> None:
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
-def test_the_limiter_tells_its_divisor_and_can_be_reset(compiled: bool) -> None:
+def test_the_limiter_reports_its_divisor_and_can_be_reset(compiled: bool) -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(6, 8))
     optimizer = Apollo([weight], 1.0, rank=4, betas=(0.0, 0.0), compiled=compiled)
@@ -225,8 +225,8 @@ def test_a_state_written_to_a_checkpoint_and_read_back_continues_bit_for_bit(
     assert second.fits(names, loaded)
     second.import_state(names, loaded)
     run(second, gradients[5:])
-    for expected, found in zip(whole.parameters, second.parameters, strict=True):
-        assert torch.equal(expected, found)
+    for expected, actual in zip(whole.parameters, second.parameters, strict=True):
+        assert torch.equal(expected, actual)
     exported = second.export_state(names)
     assert all(torch.equal(t, exported[name]) for name, t in whole.export_state(names).items())
 

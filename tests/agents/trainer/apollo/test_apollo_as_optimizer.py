@@ -49,7 +49,7 @@ def test_a_state_dict_continues_bit_for_bit(dtype: torch.dtype, master: bool) ->
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
-def test_a_copy_goes_on_as_the_original_does() -> None:
+def test_a_copy_continues_as_the_original_does() -> None:
     first = made(proj_refresh=2)
     step(first, 0)
     second = copy.deepcopy(first)
@@ -58,7 +58,7 @@ def test_a_copy_goes_on_as_the_original_does() -> None:
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
 
 
-def test_a_schedule_of_torchs_own_sets_the_rate() -> None:
+def test_a_scheduler_of_torch_sets_the_rate() -> None:
     optimizer = made()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.0 if epoch else 1.0)
     step(optimizer, 0)
@@ -68,7 +68,7 @@ def test_a_schedule_of_torchs_own_sets_the_rate() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, weights(optimizer), strict=True))
 
 
-def test_groups_have_settings_of_their_own() -> None:
+def test_parameter_groups_have_their_own_settings() -> None:
     one, two = (torch.nn.Parameter(torch.ones(6, 9)) for _ in range(2))
     optimizer = Apollo([{"params": [one], "rank": 2, "projection": "sketch"}], 0.01)
     optimizer.add_param_group({"params": [two], "lr": 0.0})
@@ -92,7 +92,7 @@ def test_a_closure_is_called_with_gradients_and_its_loss_returned() -> None:
     assert float(weight.detach().sum()) < 12
 
 
-def test_settings_that_no_step_can_be_made_with_are_refused() -> None:
+def test_settings_that_allow_no_step_are_refused() -> None:
     for wrong in (
         {"rank": 0},
         {"lr": -1.0},
@@ -153,7 +153,7 @@ def test_state_takes_a_fraction_of_adamws_and_no_projection_is_kept() -> None:
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_a_step_that_was_made_holds_no_gradient(compiled: bool) -> None:
+def test_an_applied_step_holds_no_gradient(compiled: bool) -> None:
     weights = [torch.nn.Parameter(torch.ones(shape)) for shape in SHAPES]
     optimizer = Apollo(weights, 0.1, compiled=compiled)
     for stepping in (optimizer.step, lambda: (optimizer.propose(), optimizer.apply())):

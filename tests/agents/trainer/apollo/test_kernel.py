@@ -48,8 +48,8 @@ def test_the_compiled_passes_give_the_numbers_of_those_in_torch(rank: int, proje
     ours, mine = trained(True, torch.float32, rank=rank, projection=projection)
     plain, theirs = trained(False, torch.float32, rank=rank, projection=projection)
     names = [str(shape) for shape in SHAPES]
-    for found, expected in zip(ours, plain, strict=True):
-        assert torch.allclose(found, expected, rtol=1e-6, atol=1e-6)
+    for actual, expected in zip(ours, plain, strict=True):
+        assert torch.allclose(actual, expected, rtol=1e-6, atol=1e-6)
     other = theirs.export_state(names)
     for name, tensor in mine.export_state(names).items():
         assert torch.allclose(
@@ -64,10 +64,10 @@ def test_the_compiled_passes_give_the_numbers_of_those_in_torch(rank: int, proje
 def test_bfloat16_weights_are_rounded_by_the_same_bits(master: bool) -> None:
     ours, _ = trained(True, torch.bfloat16, master_weights=master)
     plain, _ = trained(False, torch.bfloat16, master_weights=master)
-    for found, expected in zip(ours, plain, strict=True):
-        same = (found == expected).float().mean()
+    for actual, expected in zip(ours, plain, strict=True):
+        same = (actual == expected).float().mean()
         # A value that float32 rounds otherwise may fall on the other side of its random number.
-        assert float(same) > 0.999 and torch.allclose(found.float(), expected.float(), atol=2e-3)
+        assert float(same) > 0.999 and torch.allclose(actual.float(), expected.float(), atol=2e-3)
 
 
 @built
@@ -101,7 +101,7 @@ def test_no_result_depends_on_the_number_of_threads(
 
 
 @built
-def test_a_gradient_that_is_not_finite_is_told_and_not_remembered() -> None:
+def test_a_gradient_that_is_not_finite_is_reported_and_not_stored() -> None:
     weight = torch.nn.Parameter(torch.ones(20, 30))
     optimizer = Apollo([weight], 0.1, rank=4)
     weight.grad = torch.ones(20, 30)
@@ -113,7 +113,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_not_remembered() -> None:
 
 
 @built
-def test_what_does_not_lie_in_one_piece_is_left_to_torch() -> None:
+def test_tensors_that_are_not_contiguous_are_left_to_torch() -> None:
     torch.manual_seed(0)
     whole = torch.randn(20, 60)
     cut, plain = torch.nn.Parameter(whole[:, ::2]), torch.nn.Parameter(whole[:, ::2].clone())

@@ -10,7 +10,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_value_is_rounded_up_as_often_as_it_is_near_the_upper_neighbour(sign: int) -> None:
+def test_the_chance_of_rounding_up_is_the_distance_from_the_lower_neighbour(sign: int) -> None:
     unit = 2.0**-7  # the distance of bfloat16 numbers from 1 on
     values = torch.full((100_000,), sign * (1 + 0.3 * unit))
     rounded = stochastic_round(values, key=1).to(torch.float32)
@@ -18,12 +18,12 @@ def test_a_value_is_rounded_up_as_often_as_it_is_near_the_upper_neighbour(sign: 
     assert float((rounded.abs() > 1).float().mean()) == pytest.approx(0.3, abs=0.01)
 
 
-def test_what_bfloat16_can_hold_is_left_as_it_is() -> None:
+def test_values_that_bfloat16_can_hold_are_unchanged() -> None:
     values = torch.randn(1000).to(torch.bfloat16)
     special = torch.tensor([0.0, -0.0, float("inf"), -float("inf")], dtype=torch.bfloat16)
     for exact in (values, special):
-        found = stochastic_round(exact.to(torch.float32), key=5)
-        assert torch.equal(found.view(torch.int16), exact.view(torch.int16))
+        actual = stochastic_round(exact.to(torch.float32), key=5)
+        assert torch.equal(actual.view(torch.int16), exact.view(torch.int16))
     assert bool(stochastic_round(torch.tensor([float("nan")]), key=5).isnan().all())
 
 
@@ -65,7 +65,7 @@ def test_each_bit_is_set_half_the_time() -> None:
         assert float(((bits >> place) & 1).float().mean()) == pytest.approx(0.5, abs=0.012)
 
 
-def test_along_200_recorded_gradients_stochastic_rounding_goes_where_float32_goes() -> None:
+def test_along_200_recorded_gradients_stochastic_rounding_follows_float32() -> None:
     from bench.rounding import compared, recorded
 
     torch.manual_seed(0)
@@ -73,8 +73,8 @@ def test_along_200_recorded_gradients_stochastic_rounding_goes_where_float32_goe
     inputs, wanted = torch.randn(64, 256), torch.randn(64, 256)
     start = [weight.detach().to(torch.bfloat16) for weight in model.parameters()]
     losses = ((model(inputs) - wanted).square().mean() for _ in range(200))
-    found = compared(start, recorded(model, losses, 1e-5, 200), 1e-5)
-    assert found["stochastic"][0] == pytest.approx(1, abs=0.02)
-    assert found["nearest"][0] < 0.3
-    assert found["master weights"] == pytest.approx((1, 0), abs=0.01)
-    assert found["stochastic"][1] > 10 * found["master weights"][1]  # what the master weights are for
+    actual = compared(start, recorded(model, losses, 1e-5, 200), 1e-5)
+    assert actual["stochastic"][0] == pytest.approx(1, abs=0.02)
+    assert actual["nearest"][0] < 0.3
+    assert actual["master weights"] == pytest.approx((1, 0), abs=0.01)
+    assert actual["stochastic"][1] > 10 * actual["master weights"][1]  # what the master weights are for

@@ -71,7 +71,7 @@ def test_a_malformed_request_is_answered_with_an_error(
     assert reply.id == ("a" if b'"id": "a"' in frames[0] and complaint != "no JSON" else "unknown")
 
 
-def test_ten_thousand_malformed_messages_are_answered_one_by_one_and_leave_no_trace(
+def test_each_of_ten_thousand_malformed_messages_is_answered_and_leaves_no_trace(
     home: Home, socket: "zmq.Socket[bytes]"
 ) -> None:
     pid, before, sent, middle = home.ask("status").pid, home.weights(), 0, 0
@@ -92,7 +92,7 @@ def test_ten_thousand_malformed_messages_are_answered_one_by_one_and_leave_no_tr
     assert home.ask("train", request(home.first)).steps == 3
 
 
-def test_a_frame_over_the_limit_is_never_taken_in_and_a_client_of_ours_does_not_send_it(
+def test_a_frame_over_the_limit_is_neither_received_nor_sent_by_our_client(
     home: Home, socket: "zmq.Socket[bytes]"
 ) -> None:
     pid = home.ask("status").pid
@@ -110,9 +110,7 @@ def test_a_frame_over_the_limit_is_never_taken_in_and_a_client_of_ours_does_not_
         home.ask("logprobs", [([1], [2] * (protocol.FRAME_BYTES // 4 + 1))])
 
 
-def test_a_client_that_reads_nothing_keeps_nobody_else_waiting(
-    home: Home, socket: "zmq.Socket[bytes]"
-) -> None:
+def test_a_client_that_reads_nothing_does_not_delay_others(home: Home, socket: "zmq.Socket[bytes]") -> None:
     status = protocol.pack_request(RpcRequest(id="s", verb="status", body={}))
     for _ in range(20_000):  # many more than fit between us: the rest of the answers is dropped
         assert socket.poll(20_000, zmq.POLLOUT), "the trainer waits for a client that reads nothing"

@@ -61,9 +61,9 @@ def processor_seconds(pid: int) -> float:
 async def paused(client: TrainerClient) -> Status:
     """Pause the update; its status once it waits."""
     assert await client.pause()
-    while not (told := await client.status()).paused:
+    while not (status := await client.status()).paused:
         pass
-    return told
+    return status
 
 
 def test_a_paused_update_waits_between_two_steps_and_ends_as_one_that_never_waited(home: Home) -> None:
@@ -73,16 +73,16 @@ def test_a_paused_update_waits_between_two_steps_and_ends_as_one_that_never_wait
     home.ask("rollback", home.first, settled=True)
 
     async def wait_and_go_on(client: TrainerClient) -> None:
-        told = await paused(client)
-        assert told.doing == "train" and told.dirty and 1 <= told.step < told.steps == 60
+        status = await paused(client)
+        assert status.doing == "train" and status.dirty and 1 <= status.step < status.steps == 60
         held, used, until = (
             home.weights(),
-            processor_seconds(told.pid),
+            processor_seconds(status.pid),
             monotonic() + 4 * PATIENCE["patience"],
         )
         while monotonic() < until:  # the one who waits for the update keeps seeing signs of life
-            assert await client.status() == told
-        assert home.serves(held) and processor_seconds(told.pid) - used < 0.1  # it waits, and does not spin
+            assert await client.status() == status
+        assert home.serves(held) and processor_seconds(status.pid) - used < 0.1  # it waits, and does not spin
         assert await client.resume()
 
     steps = during(home, update, wait_and_go_on, **PATIENCE)
@@ -108,7 +108,7 @@ def test_a_cancelled_update_is_undone_bit_for_bit_whether_it_runs_or_waits(home:
             home.ask("checkpoint", home.first, {})
 
 
-def test_an_order_is_for_the_update_in_hand_and_for_no_later_one(home: Home) -> None:
+def test_an_order_is_for_the_current_update_and_for_no_later_one(home: Home) -> None:
     async def orders(client: TrainerClient) -> list[bool]:
         return [await client.pause(), await client.resume(), await client.cancel("too early")]
 
@@ -173,7 +173,7 @@ def test_a_trainer_is_stopped_while_its_update_waits(
     assert home.serves(before) and home.shared.holds == home.first and not home.shared.dirty
 
 
-def test_one_request_too_many_is_told_that_the_trainer_is_busy_and_the_rest_is_answered(home: Home) -> None:
+def test_one_request_too_many_is_refused_as_busy_and_the_others_are_answered(home: Home) -> None:
     from agents.trainer.process.rpc import PENDING
 
     asked = [protocol.RpcRequest(id=f"r{i}", verb="logprobs", body={}) for i in range(PENDING)]

@@ -110,13 +110,13 @@ def test_status_is_answered_while_an_update_runs(home: Home) -> None:
     assert seen[0].doing == "train" and seen[0].step >= 1 and seen[0].steps == 60 and seen[0].dirty
 
 
-def test_the_trainer_leaves_the_processor_to_others(home: Home) -> None:
+def test_the_trainer_yields_the_processor_to_others(home: Home) -> None:
     pid = home.ask("status").pid
     assert os.getpriority(os.PRIO_PROCESS, pid) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
     assert os.getsid(pid) == os.getsid(0)
 
 
-def test_only_the_checkpoint_that_the_mapping_holds_can_be_settled(home: Home) -> None:
+def test_only_the_checkpoint_in_the_shared_weights_can_be_settled(home: Home) -> None:
     home.ask("train", request(home.first))
     with pytest.raises(TrainerFault, match="an update that is no checkpoint yet"):
         home.ask("settle", home.first)
@@ -136,7 +136,7 @@ def test_a_checkpoint_needs_an_update_of_its_parent(home: Home) -> None:
         home.ask("checkpoint", None, FIRST)
 
 
-def test_the_optimizer_continues_from_the_parent_and_starts_anew_at_another_rank(home: Home) -> None:
+def test_the_optimizer_continues_from_the_parent_and_starts_fresh_at_another_rank(home: Home) -> None:
     home.ask("train", request(home.first))
     second = home.ask("checkpoint", home.first, {"cursor": 1})
     assert home.ask("train", request(second.id)).optimizer == "continued"
@@ -145,7 +145,7 @@ def test_the_optimizer_continues_from_the_parent_and_starts_anew_at_another_rank
 
 def test_logprobs_and_activations_match_a_plain_forward_pass(home: Home, tiny: Any) -> None:
     items = [(row.context, row.chosen) for row in examples(20)]
-    found = home.ask("logprobs", items)
+    actual = home.ask("logprobs", items)
     texts = [[*context, *chosen] for context, chosen in items]
     activations = home.ask("activations", texts, [1, 0])
     for i, (context, chosen) in enumerate(items):
@@ -153,25 +153,25 @@ def test_logprobs_and_activations_match_a_plain_forward_pass(home: Home, tiny: A
             output = tiny(torch.tensor([texts[i]]), output_hidden_states=True)
         each = torch.log_softmax(output.logits[0], -1)
         total = sum(float(each[len(context) - 1 + j, token]) for j, token in enumerate(chosen))
-        assert found[i].tokens == len(chosen) and found[i].total == pytest.approx(total, abs=1e-4)
+        assert actual[i].tokens == len(chosen) and actual[i].total == pytest.approx(total, abs=1e-4)
         expected = output.hidden_states[1][0, -1]  # after layer 0
         assert torch.allclose(torch.tensor(activations.vector(i, 0)), expected, atol=1e-5)
 
 
-def test_activations_come_with_the_heads_that_were_asked_for(home: Home, tiny: Any) -> None:
+def test_activations_include_the_requested_heads(home: Home, tiny: Any) -> None:
     texts = [[5, 6, 7], [8], [9, 10]]
-    found = home.ask("activations", texts, [1], heads=[1, 0])
+    actual = home.ask("activations", texts, [1], heads=[1, 0])
     wanted = stream.read(tiny, texts, [1], [1, 0])
-    assert (found.texts, found.layers, found.skipped) == (3, (1,), {})
-    for layer, heads in found.heads.items():
+    assert (actual.texts, actual.layers, actual.skipped) == (3, (1,), {})
+    for layer, heads in actual.heads.items():
         values = torch.frombuffer(bytearray(heads.data), dtype=torch.float32).view(
             3, heads.heads, heads.head_dim
         )
         assert torch.allclose(values, wanted.heads[layer], atol=1e-5)
-    assert set(found.heads) == {0, 1}
+    assert set(actual.heads) == {0, 1}
 
 
-def test_a_trainer_that_is_not_there_is_a_fault_and_not_a_wait(
+def test_a_missing_trainer_is_an_error_and_not_a_wait(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     nowhere = tmp_path_factory.mktemp("nobody")
@@ -244,7 +244,7 @@ def test_a_night_in_other_processes_with_a_kill_and_a_stop_ends_with_the_same_ch
     assert all(torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
 
 
-def test_a_trainer_without_a_mapping_says_so(
+def test_a_trainer_without_shared_weights_ends_with_the_reason(
     tmp_path_factory: pytest.TempPathFactory, start: Callable[..., Any]
 ) -> None:
     home = tmp_path_factory.mktemp("empty")
@@ -253,7 +253,7 @@ def test_a_trainer_without_a_mapping_says_so(
     assert child.wait(60) == 12
 
 
-def test_a_trainer_waits_until_the_one_before_it_has_let_go_of_the_mapping(
+def test_a_trainer_waits_until_the_previous_one_releases_the_shared_weights(
     make_home: Callable[[], Path], start: Callable[..., Any]
 ) -> None:
     home = Home(make_home())

@@ -28,8 +28,8 @@ def full(model: Any, context: list[int], continuation: list[int]) -> torch.Tenso
 
 @pytest.mark.parametrize("contexts", [CONTEXTS, [[token] for token in range(7)]])
 def test_batched_and_cached_log_probabilities_are_those_of_full_passes(tiny: Any, contexts: Any) -> None:
-    found = prefix_scoring.scores(tiny, contexts, [CHOSEN, REJECTED], train=False)
-    for scored, side in zip(found, (CHOSEN, REJECTED), strict=True):
+    actual = prefix_scoring.scores(tiny, contexts, [CHOSEN, REJECTED], train=False)
+    for scored, side in zip(actual, (CHOSEN, REJECTED), strict=True):
         with torch.no_grad():
             expected = [float(full(tiny, c, r)) for c, r in zip(contexts, side, strict=True)]
         assert scored.total.tolist() == pytest.approx(expected, abs=1e-4)
@@ -40,7 +40,7 @@ def test_gradients_are_those_of_a_full_pass_whose_past_keys_and_values_are_const
     parameters = [p for p in tiny.parameters()]
     scored = prefix_scoring.scores(tiny, CONTEXTS, [CHOSEN, REJECTED], train=True)
     (scored[0].total.sum() - 0.5 * scored[1].total.sum()).backward()
-    found = [p.grad.clone() for p in parameters]
+    actual = [p.grad.clone() for p in parameters]
     tiny.zero_grad()
 
     held_back = 0
@@ -57,7 +57,7 @@ def test_gradients_are_those_of_a_full_pass_whose_past_keys_and_values_are_const
     finally:
         for hook in hooks:
             hook.remove()
-    for name, expected, ours in zip(dict(tiny.named_parameters()), parameters, found, strict=True):
+    for name, expected, ours in zip(dict(tiny.named_parameters()), parameters, actual, strict=True):
         scale = float(expected.grad.abs().max())
         assert torch.allclose(ours, expected.grad, atol=1e-5 * max(1.0, scale)), name
     tiny.zero_grad()
@@ -66,15 +66,15 @@ def test_gradients_are_those_of_a_full_pass_whose_past_keys_and_values_are_const
 def gradients(model: Any, loss: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
     """The gradient of this loss, by name of the parameter; the model's own are left empty."""
     loss().backward()  # type: ignore[no-untyped-call]
-    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    actual = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
-    return found
+    return actual
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     for name, gradient in expected.items():
         scale = max(1.0, float(gradient.abs().max()))
-        assert torch.allclose(found[name], gradient, atol=1e-5 * scale), name
+        assert torch.allclose(actual[name], gradient, atol=1e-5 * scale), name
 
 
 LONG = rows(1, 12, 9)[0] * 3
@@ -116,7 +116,7 @@ def test_activation_checkpointing_changes_no_gradient_and_keeps_the_past(tiny: A
     assert all("forward" not in vars(layer) for layer in tiny.model.layers)
 
 
-def test_contexts_that_begin_another_context_score_and_train_as_they_do_alone(tiny: Any) -> None:
+def test_contexts_that_are_prefixes_of_others_score_and_train_as_they_do_alone(tiny: Any) -> None:
     together = prefix_scoring.scores(tiny, PREFIXES, [CHOSEN, REJECTED], train=False)
     gradient = gradients(tiny, lambda: margin(tiny, PREFIXES))
     summed = {name: torch.zeros_like(g) for name, g in gradient.items()}
@@ -169,8 +169,8 @@ def test_a_model_in_training_mode_is_scored_without_dropout(tiny: Any) -> None:
     for layer in tiny.model.layers:
         layer.self_attn.attention_dropout = 0.5
     tiny.train()
-    found = prefix_scoring.scores(tiny, CONTEXTS, [CHOSEN], train=False)[0].total
-    assert torch.equal(found, expected) and not tiny.training
+    actual = prefix_scoring.scores(tiny, CONTEXTS, [CHOSEN], train=False)[0].total
+    assert torch.equal(actual, expected) and not tiny.training
 
 
 def test_the_first_token_of_the_answer_is_trained(tiny: Any) -> None:

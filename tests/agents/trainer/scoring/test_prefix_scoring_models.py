@@ -110,14 +110,14 @@ def full_loss(model: Any) -> torch.Tensor:
 
 def gradients(model: Any, value: torch.Tensor) -> dict[str, torch.Tensor]:
     value.backward()  # type: ignore[no-untyped-call]
-    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    actual = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
-    return found
+    return actual
 
 
-def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_close(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     for name, gradient in expected.items():
-        ours = found.get(name, torch.zeros_like(gradient))  # an expert that no continuation reached
+        ours = actual.get(name, torch.zeros_like(gradient))  # an expert that no continuation reached
         assert torch.allclose(ours, gradient, atol=1e-5 * max(1.0, float(gradient.abs().max()))), name
 
 
@@ -129,8 +129,8 @@ def test_values_and_gradients_are_those_of_full_passes(kind: str) -> None:
     assert float(loss(model).detach()) == pytest.approx(float(expected.detach()), abs=1e-3)
     exact = gradients(model, expected)
     for checkpointing in (False, True):
-        found = gradients(model, loss(model, context_gradient=True, checkpointing=checkpointing))
-        assert_close(found, exact)
+        actual = gradients(model, loss(model, context_gradient=True, checkpointing=checkpointing))
+        assert_close(actual, exact)
     plain, again = (gradients(model, loss(model, checkpointing=on)) for on in (False, True))
     assert_close(again, plain)
 
@@ -153,7 +153,7 @@ def test_the_gradient_through_gated_delta_layers_is_that_of_a_constant_state() -
     model = model_of(RIGHT["gated delta layers"]())
     config = model.config
     context, answer = FIRST[:66], SIDES[0][1]
-    found = gradients(model, prefix_scoring.scores(model, [context], [[answer]], train=True)[0].total.sum())
+    actual = gradients(model, prefix_scoring.scores(model, [context], [[answer]], train=True)[0].total.sum())
     # Independently: transformers' own cache, filled without gradients, and one token of context held back.
     cache = transformers.DynamicCache(config=config)
     with torch.no_grad():
@@ -168,4 +168,4 @@ def test_the_gradient_through_gated_delta_layers_is_that_of_a_constant_state() -
     fed = torch.tensor([[context[-1], *answer[:-1]]])
     logits = model(fed, past_key_values=cache, use_cache=True).logits[0]
     expected = torch.log_softmax(logits, -1).gather(-1, torch.tensor(answer)[:, None]).sum()
-    assert_close(found, gradients(model, expected))
+    assert_close(actual, gradients(model, expected))

@@ -19,19 +19,19 @@ def texts(count: int = 40, seed: int = 1) -> list[list[int]]:
     return [[draw.randrange(96) for _ in range(draw.randint(1, 30))] for _ in range(count)]
 
 
-def test_residuals_are_those_of_each_text_alone_in_the_order_that_was_asked(tiny: Any) -> None:
-    found = residual_stream.residuals(tiny, texts(), [1, 0])
-    assert found.shape == (40, 2, 64) and found.dtype == torch.float32
+def test_residuals_are_those_of_each_text_alone_in_the_requested_order(tiny: Any) -> None:
+    actual = residual_stream.residuals(tiny, texts(), [1, 0])
+    assert actual.shape == (40, 2, 64) and actual.dtype == torch.float32
     for i, text in enumerate(texts()):
         alone = residual_stream.residuals(tiny, [text], [0, 1])
-        assert torch.allclose(found[i, 1], alone[0, 0], atol=1e-5)
-        assert torch.allclose(found[i, 0], alone[0, 1], atol=1e-5)
+        assert torch.allclose(actual[i, 1], alone[0, 0], atol=1e-5)
+        assert torch.allclose(actual[i, 0], alone[0, 1], atol=1e-5)
         with torch.no_grad():
             final = tiny.model(torch.tensor([text])).last_hidden_state[0, -1]
-        assert torch.allclose(tiny.model.norm(found[i, 0]), final, atol=1e-4)
+        assert torch.allclose(tiny.model.norm(actual[i, 0]), final, atol=1e-4)
 
 
-def test_a_layer_or_a_text_that_is_not_there_is_refused(tiny: Any) -> None:
+def test_a_missing_layer_or_an_empty_text_is_refused(tiny: Any) -> None:
     for layers, heads, rows in (
         ([2], [], texts()),
         ([0], [2], texts()),
@@ -43,7 +43,7 @@ def test_a_layer_or_a_text_that_is_not_there_is_refused(tiny: Any) -> None:
     assert residual_stream.residuals(tiny, [], [0, 1]).shape == (0, 2, 64)
 
 
-def test_a_pass_ends_at_the_deepest_layer_and_gives_what_a_whole_one_gives_to_the_bit(tiny: Any) -> None:
+def test_a_pass_ends_at_the_deepest_layer_with_the_bits_of_a_whole_pass(tiny: Any) -> None:
     whole = residual_stream.read(tiny, texts(), [0, 1], [0])
     before = [
         len(layer._forward_hooks) for layer in tiny.model.layers
@@ -63,7 +63,7 @@ def test_a_pass_ends_at_the_deepest_layer_and_gives_what_a_whole_one_gives_to_th
     assert [len(layer._forward_hooks) for layer in tiny.model.layers] == before
 
 
-def test_texts_of_like_length_are_passed_together(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_of_similar_length_share_a_pass(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, int]] = []
     watch = tiny.model.register_forward_pre_hook(
         lambda module, given, named: shapes.append(tuple(named["input_ids"].shape)), with_kwargs=True
@@ -90,11 +90,11 @@ def test_heads_are_what_the_output_projection_takes_and_adds_up_to_what_attentio
     )
     try:
         for text in texts(5):
-            found = residual_stream.read(tiny, [text], [1], [1])
-            assert found.heads[1].shape == (1, HEADS, HEAD_SIZE) and not found.skipped
+            actual = residual_stream.read(tiny, [text], [1], [1])
+            assert actual.heads[1].shape == (1, HEADS, HEAD_SIZE) and not actual.skipped
             parts = tiny.model.layers[1].self_attn.o_proj.weight.view(64, HEADS, HEAD_SIZE)
             assert torch.allclose(
-                torch.einsum("hnd,nd->h", parts, found.heads[1][0]), attention.pop(), atol=1e-5
+                torch.einsum("hnd,nd->h", parts, actual.heads[1][0]), attention.pop(), atol=1e-5
             )
     finally:
         watch.remove()
@@ -109,8 +109,8 @@ def test_a_layer_whose_attention_has_another_layout_is_skipped_by_name() -> None
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     rows = texts(5)
-    found = residual_stream.read(model, rows, [0], [3, 0])
-    assert found.skipped == {0: "Qwen3_5GatedDeltaNet"} and list(found.heads) == [3]
-    assert found.heads[3].shape == (5, 4, 16) and found.stream.shape == (5, 1, 32)
+    actual = residual_stream.read(model, rows, [0], [3, 0])
+    assert actual.skipped == {0: "Qwen3_5GatedDeltaNet"} and list(actual.heads) == [3]
+    assert actual.heads[3].shape == (5, 4, 16) and actual.stream.shape == (5, 1, 32)
     for i, row in enumerate(rows):
-        assert torch.allclose(residual_stream.residuals(model, [row], [0])[0], found.stream[i], atol=1e-5)
+        assert torch.allclose(residual_stream.residuals(model, [row], [0])[0], actual.stream[i], atol=1e-5)

@@ -123,7 +123,7 @@ BY_HAND: dict[str, tuple[Loss, float]] = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_one_example_gives_the_number_worked_out_by_hand(name: str) -> None:
+def test_one_example_gives_the_value_computed_by_hand(name: str) -> None:
     loss, expected = BY_HAND[name]
     assert float(loss.value) == pytest.approx(expected, rel=1e-6)
 
@@ -145,8 +145,8 @@ def test_the_loss_and_its_gradient_are_those_of_the_paper(name: str) -> None:
             shifted[0][at][i] += step
             shifted[1][at][i] -= step
             slope = (whole(*shifted[0]) - whole(*shifted[1])) / (2 * step)
-            found = 0.0 if tensor.grad is None else float(tensor.grad[i])
-            assert found == pytest.approx(slope, rel=1e-3, abs=1e-6)
+            actual = 0.0 if tensor.grad is None else float(tensor.grad[i])
+            assert actual == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NAIVE)
@@ -160,12 +160,12 @@ def test_the_gradients_of_a_steps_parts_add_up_to_the_steps(name: str) -> None:
     total.backward()
     assert float(total.detach()) == pytest.approx(float(loss.value.detach()), rel=1e-6)
     for key in ("chosen",) if name == "sft" else ("chosen", "rejected"):
-        found = torch.cat([part[key].grad for part in parts if part[key].grad is not None])
-        assert torch.allclose(found, whole[key].grad, rtol=1e-6, atol=0)  # type: ignore[arg-type]
+        actual = torch.cat([part[key].grad for part in parts if part[key].grad is not None])
+        assert torch.allclose(actual, whole[key].grad, rtol=1e-6, atol=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", NAIVE)
-def test_a_distrusted_example_moves_the_loss_less_and_takes_nothing_from_the_others(name: str) -> None:
+def test_an_example_of_low_trust_counts_less_and_does_not_change_the_others(name: str) -> None:
     full, half, none = (given(grad=True) for _ in range(3))
     for g, weight in ((full, 1.0), (half, 0.5), (none, 0.0)):
         g["weights"] = torch.tensor([1.0, weight, 1.0])
@@ -202,28 +202,28 @@ def test_certain_and_impossible_answers_give_neither_nan_nor_infinity(name: str)
         assert gradient is not None and bool(torch.isfinite(gradient).all()) and bool((gradient != 0).any())
 
 
-def test_rewards_and_log_probabilities_are_told_apart() -> None:
+def test_rewards_and_log_probabilities_are_separate_metrics() -> None:
     chosen = Scores(total=torch.tensor([-4.0, -6.0]), tokens=torch.tensor([2, 2]))
     rejected = Scores(total=torch.tensor([-8.0, -2.0]), tokens=torch.tensor([4, 1]))
     references = torch.tensor([[-5.0, 0.0], [-5.0, 0.0]])
-    found = losses.dpo(chosen, rejected, references, torch.tensor([1.0, 0.5]), beta=0.5).metrics
+    actual = losses.dpo(chosen, rejected, references, torch.tensor([1.0, 0.5]), beta=0.5).metrics
     expected = {
         "chosen_logprob": -2.5,
         "rejected_logprob": -2.0,
         "chosen_reward": 0.0,
         "rejected_reward": -2.5,
     }
-    assert dict(found) == pytest.approx({**expected, "margin": 2.5, "accuracy": 1.0})
-    found = losses.simpo(chosen, rejected, torch.ones(2), beta=2.0, margin=1.0).metrics
+    assert dict(actual) == pytest.approx({**expected, "margin": 2.5, "accuracy": 1.0})
+    actual = losses.simpo(chosen, rejected, torch.ones(2), beta=2.0, margin=1.0).metrics
     expected = {
         "chosen_logprob": -2.5,
         "rejected_logprob": -2.0,
         "chosen_reward": -5.0,
         "rejected_reward": -4.0,
     }
-    assert dict(found) == pytest.approx({**expected, "margin": -1.0, "accuracy": 0.0})
-    found = losses.kto(chosen, rejected, references, torch.ones(2), beta=0.5, reference_point=-3.0).metrics
-    assert found["reference_point"] == 0.0 and found["margin"] == pytest.approx(2.5)
+    assert dict(actual) == pytest.approx({**expected, "margin": -1.0, "accuracy": 0.0})
+    actual = losses.kto(chosen, rejected, references, torch.ones(2), beta=0.5, reference_point=-3.0).metrics
+    assert actual["reference_point"] == 0.0 and actual["margin"] == pytest.approx(2.5)
 
 
 def test_dpop_is_dpo_while_the_chosen_answer_is_likelier_than_under_the_reference() -> None:
@@ -233,7 +233,7 @@ def test_dpop_is_dpo_while_the_chosen_answer_is_likelier_than_under_the_referenc
         assert torch.equal(with_penalty, without) is same
 
 
-def test_a_reference_point_below_nothing_is_nothing() -> None:
+def test_a_negative_reference_point_counts_as_zero() -> None:
     sides = side(-4.0, 3), side(-5.0, 2), refer(-3.0, -4.5), ONE
     values = [losses.kto(*sides, beta=0.3, reference_point=z).value for z in (-7.0, 0.0, 7.0)]
     assert torch.equal(values[0], values[1]) and not torch.equal(values[1], values[2])
@@ -241,10 +241,10 @@ def test_a_reference_point_below_nothing_is_nothing() -> None:
 
 def test_log1mexp_is_exact_at_both_ends() -> None:
     x = torch.tensor([-1e-6, -0.01, -0.693, -0.694, -5.0, -40.0], requires_grad=True)
-    found = losses.log1mexp(x)
+    actual = losses.log1mexp(x)
     expected = [math.log(-math.expm1(float(v))) for v in x.detach()]
-    assert found.tolist() == pytest.approx(expected, rel=1e-5)
-    found.sum().backward()
+    assert actual.tolist() == pytest.approx(expected, rel=1e-5)
+    actual.sum().backward()
     assert x.grad is not None and bool(torch.isfinite(x.grad).all())
 
 

@@ -38,16 +38,16 @@ def examples() -> list[Example]:
 def batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
     """Contexts with answers as TRL's collators lay them out."""
     longest = max(len(context) + len(answer) for context, answer in rows)
-    found = {
+    actual = {
         key: torch.zeros(len(rows), longest, dtype=torch.long) for key in ("input_ids", "attention_mask")
     }
-    found["completion_mask"] = found["attention_mask"].clone()
+    actual["completion_mask"] = actual["attention_mask"].clone()
     for i, (context, answer) in enumerate(rows):
         whole = [*context, *answer]
-        found["input_ids"][i, : len(whole)] = torch.tensor(whole)
-        found["attention_mask"][i, : len(whole)] = 1
-        found["completion_mask"][i, len(context) : len(whole)] = 1
-    return found
+        actual["input_ids"][i, : len(whole)] = torch.tensor(whole)
+        actual["attention_mask"][i, : len(whole)] = 1
+        actual["completion_mask"][i, len(context) : len(whole)] = 1
+    return actual
 
 
 def dpo(common: dict[str, Any], rows: Sequence[Example]) -> Any:
@@ -87,7 +87,7 @@ def test_an_objective_on_a_model_has_the_value_and_the_gradient_of_trls_trainer(
     rows = with_references(parent, request)
     ours = loss_of(model, objective, settings, rows, train=True)
     ours.value.backward()
-    found = torch.cat([p.grad.flatten() for p in model.parameters()])
+    actual = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     for patched in (parent, model):
         add_fused_lm_head(patched, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
@@ -101,4 +101,4 @@ def test_an_objective_on_a_model_has_the_value_and_the_gradient_of_trls_trainer(
         assert ours.metrics["reference_point"] == pytest.approx(trainer._metrics["eval"]["kl"][0], abs=1e-4)
         assert ours.metrics["reference_point"] > 0.01
     assert float(ours.value.detach()) == pytest.approx(float(loss.detach()), abs=1e-5)
-    assert float((found - expected).norm()) < 1e-4 * float(expected.norm())
+    assert float((actual - expected).norm()) < 1e-4 * float(expected.norm())

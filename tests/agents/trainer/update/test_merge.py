@@ -10,8 +10,8 @@ import torch
 from trainer_home import SETTINGS, Home, examples, request
 
 from agents.model.weights.snapshot import from_raw, to_raw, unique_entries
+from agents.trainer.wire import MergePart
 from corpus.errors import GateRefused, IntegrityFault, TrainerFault
-from store.task_vectors.arithmetic import Part
 
 Weights = dict[str, torch.Tensor]
 
@@ -26,13 +26,13 @@ class Two:
     def weights(self, checkpoint_id: str) -> Weights:
         return {name: from_raw(raw) for name, raw in self.home.store.load_weights(checkpoint_id).items()}
 
-    def parts(self, *weights: float) -> list[Part]:
+    def parts(self, *weights: float) -> list[MergePart]:
         first = self.home.first
-        return [
-            Part(start=first, end=end, weight=weight) for end, weight in zip(self.ids, weights, strict=False)
-        ]
+        return [(first, end, weight) for end, weight in zip(self.ids, weights, strict=False)]
 
-    def merge(self, parent: str, parts: list[Part], method: str = "arithmetic", density: float = 1.0) -> Any:
+    def merge(
+        self, parent: str, parts: list[MergePart], method: str = "arithmetic", density: float = 1.0
+    ) -> Any:
         return self.home.ask("merge", parent, parts, method=method, density=density)
 
 
@@ -64,7 +64,7 @@ def test_a_merge_adds_the_vectors_to_the_parent_and_is_dirty_until_it_is_settled
     assert (moved.changed, moved.elements) == (int(total.count_nonzero()), total.numel())
 
 
-def test_a_merge_by_ties_is_the_one_computed_apart(two: Two) -> None:
+def test_a_merge_by_ties_equals_a_separate_computation(two: Two) -> None:
     home = two.home
     base, (one, other) = two.weights(home.first), (two.weights(end) for end in two.ids)
     two.merge(home.first, two.parts(1.0, 1.0), "ties", 0.3)
@@ -81,7 +81,7 @@ def test_a_merge_by_ties_is_the_one_computed_apart(two: Two) -> None:
         assert torch.equal(served[name] != start, (mean != 0).reshape(start.shape)), name
 
 
-def test_the_candidate_of_a_merge_has_no_optimizers_state_and_training_on_it_begins_a_fresh_one(
+def test_a_merges_candidate_has_no_optimizer_state_and_training_on_it_starts_fresh(
     two: Two,
 ) -> None:
     home = two.home
@@ -97,21 +97,21 @@ def test_the_candidate_of_a_merge_has_no_optimizers_state_and_training_on_it_beg
     assert home.ask("train", request(two.ids[0])).optimizer == "continued"
 
 
-def test_a_merge_starts_from_the_parent_whatever_the_mapping_holds(two: Two) -> None:
+def test_a_merge_starts_from_the_parent_whatever_the_shared_weights_hold(two: Two) -> None:
     home = two.home
     two.merge(home.first, two.parts(2.0))
     once = home.weights()
     home.ask("train", request(two.ids[1]))
     two.merge(home.first, two.parts(2.0))
     assert home.serves(once)
-    two.merge(two.ids[0], [Part(start=home.first, end=two.ids[0], weight=-1.0)])
+    two.merge(two.ids[0], [(home.first, two.ids[0], -1.0)])
     served = home.weights()
     assert all(
         torch.allclose(tensor, served[name], atol=1e-6) for name, tensor in two.weights(home.first).items()
     )
 
 
-def test_a_merge_that_is_not_finite_is_refused_and_the_parent_is_back(two: Two) -> None:
+def test_a_merge_that_is_not_finite_is_refused_and_the_parent_restored(two: Two) -> None:
     """Also when the last tensor alone overflows: nothing has been written."""
     home, before, version = two.home, two.home.weights(), two.home.shared.version
     end = dict(home.store.load_weights(two.ids[0]))
@@ -120,7 +120,7 @@ def test_a_merge_that_is_not_finite_is_refused_and_the_parent_is_back(two: Two) 
     huge = home.store.write(end, None, {"seed": 4}).id
     for weight, end_id in ((2.0, huge), (1e300, two.ids[0])):
         with pytest.raises(GateRefused, match="not finite; nothing was kept"):
-            two.merge(home.first, [Part(start=home.first, end=end_id, weight=weight)])
+            two.merge(home.first, [(home.first, end_id, weight)])
         assert home.shared.version == version
         assert home.serves(before) and home.shared.holds == home.first and not home.shared.dirty
     with pytest.raises(TrainerFault, match="no update of"):
@@ -130,11 +130,11 @@ def test_a_merge_that_is_not_finite_is_refused_and_the_parent_is_back(two: Two) 
 def test_a_merge_of_a_damaged_or_missing_checkpoint_changes_nothing(two: Two) -> None:
     home, before, version = two.home, two.home.weights(), two.home.shared.version
     with pytest.raises(IntegrityFault):
-        two.merge(home.first, [Part(start=home.first, end="0" * 64, weight=1.0)])
+        two.merge(home.first, [(home.first, "0" * 64, 1.0)])
     other = {"another.weight": to_raw(torch.ones(3))}
     stranger = home.store.write(other, None, {"seed": 3}).id
     with pytest.raises(IntegrityFault, match="of another model"):
-        two.merge(home.first, [Part(start=home.first, end=stranger, weight=1.0)])
+        two.merge(home.first, [(home.first, stranger, 1.0)])
     assert home.serves(before) and home.shared.version == version and not home.shared.dirty
 
 
@@ -162,5 +162,5 @@ def test_a_malformed_merge_is_refused(two: Two, body: dict[str, Any]) -> None:
     assert home.shared.holds == home.first and not home.shared.dirty
 
 
-def test_nothing_was_left_of_a_merge_in_the_log(two: Two) -> None:
+def test_merges_leave_no_error_in_the_log(two: Two) -> None:
     assert "Traceback" not in Path(two.home.log).read_text()

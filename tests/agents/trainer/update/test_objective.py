@@ -64,9 +64,9 @@ def test_the_parts_of_a_step_add_up_to_the_step(models: tuple[Any, Any], objecti
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
     expected = gradient([slice(0, 5)])
-    found = gradient([slice(0, 2), slice(2, 5)], count=5, point=reference_point(model, SETTINGS, rows))
+    actual = gradient([slice(0, 2), slice(2, 5)], count=5, point=reference_point(model, SETTINGS, rows))
     assert float(expected.norm()) > 0
-    assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
+    assert float((actual - expected).norm()) < 1e-5 * float(expected.norm())
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -76,20 +76,20 @@ def test_some_steps_down_the_gradient_lower_the_loss_and_raise_the_chosen_answer
     model = copy.deepcopy(tiny)
     rows = with_references(model, request(objective, examples()))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02)
-    found = []
+    actual = []
     for _ in range(8):
         optimizer.zero_grad()
-        found.append(loss_of(model, objective, SETTINGS, rows, train=True))
-        found[-1].value.backward()
+        actual.append(loss_of(model, objective, SETTINGS, rows, train=True))
+        actual[-1].value.backward()
         optimizer.step()
-    first, last = found[0], found[-1]
+    first, last = actual[0], actual[-1]
     assert float(last.value.detach()) < float(first.value.detach()) - 1e-3
     watched = "chosen_logprob" if objective == "sft" else "margin"
     assert last.metrics[watched] > first.metrics[watched] + 1e-2
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_objective_has_references_exactly_where_it_is_held_against_the_parent(
+def test_an_objective_has_references_exactly_if_it_compares_with_the_parent(
     models: tuple[Any, Any], objective: Objective
 ) -> None:
     parent, _ = models
@@ -105,7 +105,7 @@ def test_an_objective_has_references_exactly_where_it_is_held_against_the_parent
     assert metrics["margin"] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_reference_that_is_there_already_is_not_computed_anew(models: tuple[Any, Any]) -> None:
+def test_a_known_reference_is_not_computed_again(models: tuple[Any, Any]) -> None:
     first, *others = examples()
     pinned = replace(first, reference_chosen=-1.5, reference_rejected=-2.5)
     rows = with_references(models[0], request("dpo", [pinned, *others]))
@@ -120,14 +120,14 @@ def test_ktos_reference_point_is_the_divergence_on_the_next_examples_answers(mod
         for answer in (other.chosen, other.rejected):
             ratios.append(total(model, row.context, answer) - total(parent, row.context, answer))
     expected = sum(ratios) / len(ratios)
-    found = reference_point(model, SETTINGS, rows)
-    assert found == pytest.approx(max(0.0, expected), abs=1e-4)
+    actual = reference_point(model, SETTINGS, rows)
+    assert actual == pytest.approx(max(0.0, expected), abs=1e-4)
     swapped = with_references(model, request("kto", examples()))  # the other way round it is below 0
     other_way = reference_point(parent, SETTINGS, swapped)
     assert other_way == pytest.approx(max(0.0, -expected), abs=1e-4)
-    assert found > 0.01 and other_way == 0
+    assert actual > 0.01 and other_way == 0
     assert loss_of(model, "kto", SETTINGS, rows, train=False).metrics["reference_point"] == pytest.approx(
-        found
+        actual
     )
 
 
@@ -135,15 +135,15 @@ def test_mismatched_answers_are_those_to_another_context(models: tuple[Any, Any]
     one, two, three = examples(3)
     twin = replace(two, context=one.context)
     rows = with_references(models[0], request("kto", [one, twin, three]))
-    found = [row.others for row in rows if isinstance(row, Mismatched)]
-    assert found == [
+    actual = [row.others for row in rows if isinstance(row, Mismatched)]
+    assert actual == [
         (three.chosen, three.rejected),
         (three.chosen, three.rejected),
         (one.chosen, one.rejected),
     ]
 
 
-def test_an_example_without_another_context_beside_it_has_a_reference_point_of_nothing(
+def test_examples_of_one_context_have_a_reference_point_of_zero(
     models: tuple[Any, Any],
 ) -> None:
     parent, model = models
@@ -173,9 +173,7 @@ OWN: dict[Objective, set[str]] = {
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_objective_goes_by_its_own_settings_and_no_others(
-    models: tuple[Any, Any], objective: Objective
-) -> None:
+def test_an_objective_depends_on_its_own_settings_only(models: tuple[Any, Any], objective: Objective) -> None:
     parent, model = models
     rows = with_references(parent, request(objective, examples()))
 
@@ -184,4 +182,6 @@ def test_an_objective_goes_by_its_own_settings_and_no_others(
 
     names = set().union(*OWN.values())
     changed = {name: value(replace(SETTINGS, **{name: 2 * getattr(SETTINGS, name)})) for name in names}
-    assert {name for name, found in changed.items() if abs(found - value(SETTINGS)) > 1e-6} == OWN[objective]
+    assert {name for name, actual in changed.items() if abs(actual - value(SETTINGS)) > 1e-6} == OWN[
+        objective
+    ]

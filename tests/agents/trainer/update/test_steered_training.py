@@ -64,26 +64,26 @@ def test_contexts_and_continuations_are_moved_alike_and_nothing_stays(
         (again,) = prefix_scoring.scores(tiny, contexts, sides, train=True, checkpointing=True)
     (after,) = prefix_scoring.scores(tiny, contexts, sides, train=False)
     wanted = torch.tensor([plainly(tiny, c, a, moved) for c, a in zip(contexts, sides[0], strict=True)])
-    for found in (moved_scores, exact, again):
-        torch.testing.assert_close(found.total.detach(), wanted, atol=1e-3, rtol=0)
+    for actual in (moved_scores, exact, again):
+        torch.testing.assert_close(actual.total.detach(), wanted, atol=1e-3, rtol=0)
     assert torch.equal(before.total, after.total) and not torch.allclose(before.total, wanted, atol=1e-2)
 
 
 def test_gradients_with_checkpointing_are_those_without(tiny: Any) -> None:
-    found = []
+    actual = []
     for checkpointing in (False, True):
         tiny.zero_grad(set_to_none=True)
         settings = replace(SETTINGS, activation_checkpointing=checkpointing)
         tiny.requires_grad_(True)
         with steered(tiny, [direction()]):
             loss_of(tiny, "orpo", settings, examples(), train=True).value.backward()
-        found.append([parameter.grad.clone() for parameter in tiny.parameters()])
+        actual.append([parameter.grad.clone() for parameter in tiny.parameters()])
         tiny.zero_grad(set_to_none=True)
-    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*found, strict=True))
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*actual, strict=True))
 
 
 @pytest.mark.parametrize("wrong", [direction(layer=2), Direction(layer=0, data=bytes(4 * 128))])
-def test_another_models_direction_is_refused_with_a_sentence(tiny: Any, wrong: Direction) -> None:
+def test_another_models_direction_is_refused_with_the_reason(tiny: Any, wrong: Direction) -> None:
     before = [
         len(layer._forward_hooks) for layer in tiny.base_model.layers
     ]  # transformers' own, if it ran before
@@ -145,6 +145,8 @@ def test_it_lowers_the_drift_of_a_watched_concept_at_equal_gain(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_so_it_does_on_the_pairs_of_a_night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_lowers_the_drift_on_the_pairs_of_a_night_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("sys.argv", ["preventative", "--seeds", "2"])
     assert preventative.main() == 0

@@ -49,16 +49,16 @@ def without_speed(step: StepReport) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("objective", ["orpo", "dpo", "sft"])
-def test_a_dry_run_tells_of_every_step_and_changes_no_byte(bench: TrainerContext, objective: str) -> None:
+def test_a_dry_run_reports_every_step_and_changes_no_byte(bench: TrainerContext, objective: str) -> None:
     dry = request(bench.shared.holds, objective=objective, dry_run=True, settings=replace(SETTINGS, epochs=2))
-    before, told = on_disk(bench), []
-    result = dry_run(bench, dry, told.append, go_on)
+    before, reported = on_disk(bench), []
+    result = dry_run(bench, dry, reported.append, go_on)
     assert on_disk(bench) == before  # the mapping is a file: weights, version, dirty flag and what it holds
     assert all(parameter.grad is None for parameter in bench.model.parameters())
-    assert list(result.reports) == told and [step.step for step in told] == [1, 2, 3, 4, 5, 6]
-    assert all(step.metrics["grad_norm"] > 0 and step.metrics["update_ratio"] > 0 for step in told)
+    assert list(result.reports) == reported and [step.step for step in reported] == [1, 2, 3, 4, 5, 6]
+    assert all(step.metrics["grad_norm"] > 0 and step.metrics["update_ratio"] > 0 for step in reported)
     # Every step is at the parent's weights: the second pass over the same examples finds the same loss.
-    losses = [step.metrics["loss"] * size for step, size in zip(told, (4, 4, 2, 4, 4, 2), strict=True)]
+    losses = [step.metrics["loss"] * size for step, size in zip(reported, (4, 4, 2, 4, 4, 2), strict=True)]
     assert sum(losses[:3]) == pytest.approx(sum(losses[3:]), rel=1e-5)
 
 
@@ -108,14 +108,14 @@ def test_a_step_in_several_passes_is_the_whole_step_up_to_rounding(
         assert torch.allclose(tensor, others[name], atol=1e-5), name
 
 
-def test_the_passes_of_a_step_have_like_lengths_and_leave_no_example_out() -> None:
+def test_the_passes_of_a_step_have_similar_lengths_and_leave_no_example_out() -> None:
     rows = examples()
     assert passes(rows, 0) == passes(rows, 10) == [rows]
-    found = passes(rows, 4)
-    assert [len(part) for part in found] == [4, 4, 2]
-    lengths = [len(row.context) + max(len(row.chosen), len(row.rejected)) for part in found for row in part]
+    actual = passes(rows, 4)
+    assert [len(part) for part in actual] == [4, 4, 2]
+    lengths = [len(row.context) + max(len(row.chosen), len(row.rejected)) for part in actual for row in part]
     assert lengths == sorted(lengths) and lengths[0] < lengths[-1]
-    assert sorted(row.context for part in found for row in part) == sorted(row.context for row in rows)
+    assert sorted(row.context for part in actual for row in part) == sorted(row.context for row in rows)
 
 
 def test_an_update_that_is_cancelled_between_two_passes_leaves_the_parents_weights(
