@@ -3,7 +3,7 @@
     nightschool --home DIR night --json > night.json
     python docs/picture.py night.json
 
-Invariant: words and figures come from `loop.cli.show.night`; nothing is drawn that the command does not print.
+Invariant: words and figures come from `loop.cli.show.night`; the picture shows only what is printed.
 The picture has its own dark ground and no outside font, so it looks the same on any page.
 """
 
