@@ -188,7 +188,8 @@ async def proxying(place: Path, *, key: str = KEY, capture: bool = True) -> Asyn
             "model": replace(own.settings.model, url=url, api_key=key),
             "http": replace(own.settings.http, capture=capture),
         }
-        service = replace(own, settings=own.settings.model_copy(update=tables), model=model)
+        settings = own.settings.model_copy(update=tables)
+        service = replace(own, context=replace(own.context, settings=settings, model=model))
         tasks.start_soon(follow, service.ledger, [home.inbox], service.worker.wake)
         port = await serve(Operations(service=service), tasks, place=home.control_socket, port=0)
         async with httpx.AsyncClient(
