@@ -2,8 +2,9 @@
 
     python tests/loop/chaos.py [--kills 25] [--seed S]        (`make chaos`)
 
-Every draw comes from the seed, which is printed. What a home comes to is compared, row by row, with the home of
-a night that nobody disturbed: exactly-once effect means that the ledgers are equal but for times and processes.
+Every draw comes from the seed, which is printed. What a home comes to is compared, row by row, with the home
+of a night that nobody disturbed: exactly-once effect means that the ledgers are equal but for times and
+processes.
 """
 
 import argparse
@@ -237,7 +238,7 @@ class Place:
 
 def _texts(rows: Iterable[sqlite3.Row]) -> Iterator[str]:
     for row in rows:
-        told = {name: row[name] for name in row.keys() if name not in PASSING}  # noqa: SIM118
+        told = {name: row[name] for name in row.keys() if name not in PASSING}
         yield json.dumps(told, default=bytes.hex)
 
 
@@ -311,8 +312,8 @@ def kill_until_done(
 def kill_nights(place: Place, draw: random.Random, kills: int, works: int, say: Say) -> Json:
     """Run a night that is killed so often, over its whole length, and let it end; its report.
 
-    works: pieces of work of the whole night. A kill falls on the lease or on the outcome of a drawn piece of work,
-    or, where two draws come close, on the start of the next attempt.
+    works: pieces of work of the whole night. A kill falls on the lease or on the outcome of a drawn piece of
+    work, or, where two draws come close, on the start of the next attempt.
     """
     done = place.works_done()
     for target in sorted(draw.choices(range(done, works), k=kills)):
@@ -328,8 +329,8 @@ def kill_nights(place: Place, draw: random.Random, kills: int, works: int, say: 
 def kill_services(place: Place, draw: random.Random, kills: int, works: int, say: Say) -> None:
     """Run a service that is killed so often, until an update is kept; then end it cleanly.
 
-    The counts are rough: a service also commits what it hears and what it looks for, so a kill may not come to pass
-    before the update is kept. Then there is nothing left to disturb.
+    The counts are rough: a service also commits what it hears and what it looks for, so a kill may not come
+    to pass before the update is kept. Then there is nothing left to disturb.
     """
     for target in sorted(draw.choices(range(works), k=kills)):
         done = place.works_done()
@@ -352,7 +353,10 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
 
 def is_taught(place: Place) -> bool:
     """Whether the home has ended a night with a kept update."""
-    kept = "SELECT 1 FROM updates u JOIN nights n ON n.id = u.night_id WHERE u.state = 'kept' AND n.state = 'done'"
+    kept = (
+        "SELECT 1 FROM updates u JOIN nights n ON n.id = u.night_id "
+        "WHERE u.state = 'kept' AND n.state = 'done'"
+    )
     return bool(place.ask(kept))
 
 
@@ -391,7 +395,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**6))
     options = parser.parse_args()
     say(
-        f"seed {options.seed}: make chaos CHAOS_SEED={options.seed} CHAOS_KILLS={options.kills} does the same again"
+        f"seed {options.seed}: make chaos CHAOS_SEED={options.seed} CHAOS_KILLS={options.kills} "
+        "does the same again"
     )
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         wrong = list(_chaos(Path(name), random.Random(options.seed), options.kills))

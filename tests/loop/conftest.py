@@ -19,7 +19,8 @@ Command = Callable[..., Ran]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """The command line's own entry point, in this process: as `run_cli`, for the many cases that start nothing."""
+    """The command line's own entry point, in this process: as `run_cli`, for the many cases that start
+    nothing."""
     from loop.cli.app import main
 
     for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
@@ -81,7 +82,8 @@ def short_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
 
 @pytest.fixture(scope="session")
 def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy it."""
+    """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy
+    it."""
     folder = tmp_path_factory.mktemp("at-update")
     with watched(prepared(folder)) as place:
         flag = folder / "flag"

@@ -1,8 +1,9 @@
 """The command line, with a death sentence: `killable.py K MOMENT VICTIMS COUNT -- ARGUMENTS...`.
 
-At the K-th ledger commit of this process, SIGKILL comes just before the commit is durable (MOMENT `before`) or
-just after (`after`), to the whole process group (VICTIMS `all`) or to this process alone (`service`). K = 0 never
-kills. The number of commits made goes to the file COUNT at a normal end. The product knows nothing of this.
+At the K-th ledger commit of this process, SIGKILL comes just before the commit is durable (MOMENT `before`)
+or just after (`after`), to the whole process group (VICTIMS `all`) or to this process alone (`service`). K =
+0 never kills. The number of commits made goes to the file COUNT at a normal end. The product knows nothing of
+this.
 """
 
 import os

@@ -1,9 +1,11 @@
-"""What a loss of power leaves: the file operations of a night, recorded, and every state of the disk that may follow.
+"""What a loss of power leaves: the file operations of a night, recorded, and every state of the disk that may
+follow.
 
-Recorded are the calls of `os` on the files of checkpoints, and the ledger's commits, each with what it makes the ledger
-say. A commit is one durable step: SQLite with synchronous=FULL is trusted with that, and with nothing else. Of the
-file system only what POSIX promises is believed: written data are there after fsync of the file, a name after fsync of
-its folder; before that each may be there or not, whatever the other does, and data may be cut or zeros.
+Recorded are the calls of `os` on the files of checkpoints, and the ledger's commits, each with what it makes
+the ledger say. A commit is one durable step: SQLite with synchronous=FULL is trusted with that, and with
+nothing else. Of the file system only what POSIX promises is believed: written data are there after fsync of
+the file, a name after fsync of its folder; before that each may be there or not, whatever the other does, and
+data may be cut or zeros.
 """
 
 import base64
@@ -84,9 +86,8 @@ def record(to: Path) -> Callable[[], None]:
         real["mkdir"](path, *rest, **options)
         log.add("mkdir", path=os.fspath(path))
 
-    for name, wrapped in (("open", open_), ("write", write), ("fsync", fsync), ("replace", replace), ("unlink", unlink),
-                          ("mkdir", mkdir)):  # fmt: skip
-        setattr(os, name, wrapped)
+    for wrapped in (open_, write, fsync, replace, unlink, mkdir):
+        setattr(os, wrapped.__name__.rstrip("_"), wrapped)
     stop = _record_commits(log)
 
     def end() -> None:
@@ -109,9 +110,9 @@ def _record_commits(log: _Log) -> Callable[[], None]:
         rows = (
             queries.checkpoints(connection) if connection.dialect.has_table(connection, "checkpoints") else []
         )
-        active = queries.active(connection)["id"] if rows else ""
+        active = queries.active(connection).id if rows else ""
         connection.dialect.do_commit(connection.connection)
-        log.add("commit", active=active, named=[row["id"] for row in rows if row["pruned"] is None])
+        log.add("commit", active=active, named=[row.id for row in rows if row.pruned is None])
 
     event.listen(Engine, "commit", on_commit)
     return lambda: event.remove(Engine, "commit", on_commit)
@@ -308,7 +309,8 @@ class Replay:
     def look(
         self, operations: Sequence[Json], home: Path, *, to_the_end: bool = True, disk: Disk | None = None
     ) -> "Replay":
-        """Go through all prefixes, and through all that may be lost at each; or up to the first that is wrong.
+        """Go through all prefixes, and through all that may be lost at each; or up to the first that is
+        wrong.
 
         disk: what was there before.
         """
@@ -337,7 +339,8 @@ class Replay:
         return self._seen[key]
 
     def _faults(self, said: Json) -> str:
-        """Every checkpoint that the ledger names is whole, the active one first; and still is once it is swept."""
+        """Every checkpoint that the ledger names is whole, the active one first; and still is once it is
+        swept."""
         (store,) = [CheckpointStore(place) for place in self.folder.glob(f"*/{PART}")] or [None]
         if store is None:
             return "the folder of the checkpoints is gone" if said["named"] else ""

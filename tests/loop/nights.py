@@ -58,25 +58,25 @@ def _night(made: Made, ledger: Ledger, number: int, *, kept: bool) -> None:
     with ledger.writing() as connection:
         parent = queries.active(connection)
         night_id = history.begin_night(connection, seed=number, retry=False)
-        fields = {"parent": parent["id"], "cursor": number, "seed": number, "settings": {"lr": 0.1}}
-        weights = changed(made.store.load_weights(parent["id"]), number)
+        fields = {"parent": parent.id, "cursor": number, "seed": number, "settings": {"lr": 0.1}}
+        weights = changed(made.store.load_weights(parent.id), number)
         written = made.store.write(weights, None, fields)
         at = f"{DAYS[number - 1]}:00.000+00:00"
         candidate = Checkpoint(
-            id=written.id, parent_id=parent["id"], number=number, weights_sha256=written.weights_sha256,
+            id=written.id, parent_id=parent.id, number=number, weights_sha256=written.weights_sha256,
             update_id=f"u{number}", state="candidate", at=at,
         )  # fmt: skip
         update = Update(
             id=f"u{number}", night_id=night_id, objective="orpo", settings={"lr": 0.1}, seed=number,
-            parent_id=parent["id"], checkpoint_id=written.id, steps=3, state="trained", at=at,
+            parent_id=parent.id, checkpoint_id=written.id, steps=3, state="trained", at=at,
         )  # fmt: skip
         save(connection, [candidate])
-        pairs = [_pair(f"p{number}{letter}", parent["id"], night_id) for letter in "ab"]
+        pairs = [_pair(f"p{number}{letter}", parent.id, night_id) for letter in "ab"]
         replay = [UpdatePair(update_id=update.id, pair_id=f"p{n}a", replay=True) for n in range(1, number)]
         new = [UpdatePair(update_id=update.id, pair_id=pair.id, replay=False) for pair in pairs]
         save(connection, [*pairs, update, *new, *replay])
         for weights_sha256, outcomes in (
-            (parent["weights_sha256"], "0011"),
+            (parent.weights_sha256, "0011"),
             (written.weights_sha256, "0111"),
         ):
             save(connection, _measured(weights_sha256, number, outcomes))
@@ -91,8 +91,9 @@ def _night(made: Made, ledger: Ledger, number: int, *, kept: bool) -> None:
 def _pair(name: str, checkpoint_id: str, night_id: str) -> Pair:
     behaviour = "listen" if name.endswith("a") else "push_back"
     return Pair(
-        id=name, behaviour=behaviour, messages=[{"role": "user", "content": "asked"}], chosen="good", rejected="bad",
-        chosen_from="attempt:1", rejected_from="attempt:2", dream_id=None, signal_id=None, source="anna", trust=1.0,
+        id=name, behaviour=behaviour, messages=[{"role": "user", "content": "asked"}],
+        chosen="good", rejected="bad", chosen_from="attempt:1", rejected_from="attempt:2",
+        dream_id=None, signal_id=None, source="anna", trust=1.0,
         checkpoint_id=checkpoint_id, state="new", night_id=night_id,
     )  # fmt: skip
 

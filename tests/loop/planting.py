@@ -1,7 +1,8 @@
 """An update that keeps every answer and moves an inner state: planted in the weights of one that was kept.
 
-A direction is added to the residual stream after a layer and taken off again after the next, by two rank-one changes
-of the MLPs' output; of all directions along a concept's vector it is the one that the layer between sees least.
+A direction is added to the residual stream after a layer and taken off again after the next, by two rank-one
+changes of the MLPs' output; of all directions along a concept's vector it is the one that the layer between
+sees least.
 """
 
 from typing import Any
@@ -44,7 +45,8 @@ def _model(weights: dict[str, RawTensor]) -> Any:
 
 
 def _constants(model: Any) -> dict[int, Numbers]:
-    """For both layers the direction of the MLP's inside on which every token lies at about 1: a bias that is none."""
+    """For both layers the direction of the MLP's inside on which every token lies at about 1: a bias that is
+    none."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     inside: dict[int, list[Numbers]] = {LAYER: [], LAYER + 1: []}
 

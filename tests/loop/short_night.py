@@ -1,10 +1,12 @@
-"""Nights without their talk, in processes that are forked from one that has loaded everything: some tenths of a second.
+"""Nights without their talk, in processes that are forked from one that has loaded everything: some tenths of
+a second.
 
     python tests/loop/short_night.py        (reads orders, a JSON object a line, and answers each with one)
 
-What is durable is the real thing: the trainer's verbs on a mapping of a tiny model, the checkpoint files, the ledger,
-and the order in which a night goes through them. What the model says, and how it is judged, is left out. Whatever was
-begun in a home is gone on with, as a service would, so that a home can be crashed anywhere and taken up again.
+What is durable is the real thing: the trainer's verbs on a mapping of a tiny model, the checkpoint files, the
+ledger, and the order in which a night goes through them. What the model says, and how it is judged, is left
+out. Whatever was begun in a home is gone on with, as a service would, so that a home can be crashed anywhere
+and taken up again.
 """
 
 import itertools
@@ -57,7 +59,8 @@ DIM = 32
 def model_files(folder: Path) -> None:
     """The configuration of a tiny Qwen3 in bfloat16, whose checkpoints are deltas."""
     Qwen3Config(
-        architectures=["Qwen3ForCausalLM"], vocab_size=48, hidden_size=DIM, intermediate_size=DIM, num_hidden_layers=1,
+        architectures=["Qwen3ForCausalLM"], vocab_size=48, hidden_size=DIM, intermediate_size=DIM,
+        num_hidden_layers=1,
         num_attention_heads=2, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True, dtype="bfloat16",
     ).save_pretrained(folder)  # fmt: skip
 
@@ -106,7 +109,7 @@ class ShortHome:
         """What a service and its trainer do at their start, or a trainer alone."""
         if service:
             anyio.run(gc.sweep, self.store, self.ledger)
-        self.active = self._read(queries.active)["id"]
+        self.active = self._read(queries.active).id
         mapping = self.home.path / "run" / "weights.bin"  # it outlives us, as that of a vLLM
         if not mapping.with_suffix(".json").exists():
             mapping.parent.mkdir(exist_ok=True)
@@ -119,17 +122,18 @@ class ShortHome:
         )
 
     def nights(self) -> None:
-        """All nights that are left to do; then the first update again, whose state was given up, for nobody."""
+        """All nights that are left to do; then the first update again, whose state was given up, for
+        nobody."""
         while (night := self._read(queries.running_night)) or len(self._kept()) <= NIGHTS:
             self._night(
-                str(night["id"]) if night else self._write(partial(history.begin_night, seed=1, retry=False))
+                str(night.id) if night else self._write(partial(history.begin_night, seed=1, retry=False))
             )
         self._forget()
         (self.home.path / "readout").mkdir(exist_ok=True)
         write_files(self.home.path / "readout", {"a": [b"tensors"], "b": [b"card"]})
         base = self._kept()[0]
         self._trained(base, 1)
-        self._ask("rollback", {"checkpoint": self._read(queries.active)["id"], "settled": True})
+        self._ask("rollback", {"checkpoint": self._read(queries.active).id, "settled": True})
 
     def _forget(self) -> None:
         """Empty a line of a captured log, as `forget` does."""
@@ -145,18 +149,18 @@ class ShortHome:
         if update is None:
             self._write(save, [Update(
                 id=f"u{number}", night_id=night_id, objective="orpo", settings={}, seed=7,
-                parent_id=self._read(queries.active)["id"], at=now(),
+                parent_id=self._read(queries.active).id, at=now(),
             )])  # fmt: skip
             update = self._read(queries.update_of, night_id)
-        if update["state"] == "planned":
-            files = self._trained(update["parent_id"], number)
+        if update.state == "planned":
+            files = self._trained(update.parent_id, number)
             self._write(self._record, update, files)
             update = self._read(queries.update_of, night_id)
-        if update["state"] == "trained":
-            self._ask("rollback", {"checkpoint": update["parent_id"], "settled": False})  # as for measuring
-            self._ask("rollback", {"checkpoint": update["checkpoint_id"], "settled": False})
+        if update.state == "trained":
+            self._ask("rollback", {"checkpoint": update.parent_id, "settled": False})  # as for measuring
+            self._ask("rollback", {"checkpoint": update.checkpoint_id, "settled": False})
             self._write(partial(history.carry_out, update=update, decision="keep", reasons=["better"]))
-        self._ask("rollback", {"checkpoint": self._read(queries.active)["id"], "settled": True})
+        self._ask("rollback", {"checkpoint": self._read(queries.active).id, "settled": True})
         anyio.run(gc.give_up_states, self.store, self.ledger, STATES)
         self._write(partial(history.close_night, night_id=night_id))
 
@@ -179,15 +183,15 @@ class ShortHome:
         """One transaction, as the trainer's work ends."""
         number = len(queries.checkpoints(connection))
         row = Checkpoint(
-            id=files["id"], parent_id=update["parent_id"], number=number, weights_sha256=files["weights_sha256"],
-            update_id=update["id"], state="candidate", at=now(),
+            id=files["id"], parent_id=update.parent_id, number=number,
+            weights_sha256=files["weights_sha256"], update_id=update.id, state="candidate", at=now(),
         )  # fmt: skip
         save(connection, [row])
         values = {"state": "trained", "checkpoint_id": files["id"]}
-        apply(connection, Change(table="updates", where={"id": update["id"]}, values=values))
+        apply(connection, Change(table="updates", where={"id": update.id}, values=values))
 
     def _kept(self) -> list[str]:
-        return [row["id"] for row in self._read(queries.checkpoints) if row["state"] == "kept"]
+        return [row.id for row in self._read(queries.checkpoints) if row.state == "kept"]
 
     def _ask(self, verb: str, body: Json, frames: Any = ()) -> Json:
         return self.worker.answer(RpcRequest(id=verb, verb=verb, body=body, frames=frames), lambda _: None)[0]
@@ -203,9 +207,9 @@ class ShortHome:
 
 def found(home: ShortHome) -> Json:
     """What a home has come to."""
-    known = [row["id"] for row in home._read(queries.checkpoints)]
+    known = [row.id for row in home._read(queries.checkpoints)]
     return {
-        "active": home._read(queries.active)["id"],
+        "active": home._read(queries.active).id,
         "holds": home.shared.holds,
         "dirty": home.shared.dirty,
         "files": sorted(_files(home)),
@@ -239,8 +243,8 @@ def carry_out(order: Json) -> Json:
             return refused(home, order["refusals"])
         home.nights()
     return {
-        **found(home), "seconds": ready - began, "restored_in": ready - opened, "recovered": recovered == ([], True),
-        "left": left, "counts": counts,
+        **found(home), "seconds": ready - began, "restored_in": ready - opened,
+        "recovered": recovered == ([], True), "left": left, "counts": counts,
     }  # fmt: skip
 
 
@@ -257,9 +261,11 @@ def _counting() -> Json:
 
 
 def refused(home: ShortHome, refusals: list[Json]) -> Json:
-    """Have the system refuse an update's checkpoint in each of these ways; what came of it, one after the other.
+    """Have the system refuse an update's checkpoint in each of these ways; what came of it, one after the
+    other.
 
-    The update is the next one. A refusal with a `call` is of each of the calls that there are, one after the other.
+    The update is the next one. A refusal with a `call` is of each of the calls that there are, one after the
+    other.
     """
     parent = home.active
     before = _files(home)
@@ -276,7 +282,8 @@ def refused(home: ShortHome, refusals: list[Json]) -> Json:
             else:
                 break
             told.append({
-                **refusal, "number": number, "error": kind, "message": message, "left": sorted(_files(home) - before),
+                **refusal, "number": number, "error": kind, "message": message,
+                "left": sorted(_files(home) - before),
                 "gone": sorted(before - _files(home)), "faults": len(home.store.verify([parent])),
                 "loads": len(home.store.load_weights(parent)),
             })  # fmt: skip
@@ -298,7 +305,8 @@ def _files(home: ShortHome) -> set[str]:
 
 @contextmanager
 def _refusing(refusal: Json, number: int) -> Iterator[None]:
-    """Have the system refuse files over `limit` bytes, or the call with this number, from 1, with `errno`, once."""
+    """Have the system refuse files over `limit` bytes, or the call with this number, from 1, with `errno`,
+    once."""
     if "limit" in refusal:
         resource.setrlimit(resource.RLIMIT_FSIZE, (refusal["limit"], resource.RLIM_INFINITY))
         try:

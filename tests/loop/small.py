@@ -1,4 +1,5 @@
-"""Small homes that learn in some seconds, and the real command line and service on them, in processes of their own."""
+"""Small homes that learn in some seconds, and the real command line and service on them, in processes of
+their own."""
 
 import json
 import os
@@ -66,7 +67,8 @@ class Ran:
         return value
 
     def failed(self, code: int) -> str:
-        """The message of a command that was to fail with --json, in JSON as on stderr, without a traceback."""
+        """The message of a command that was to fail with --json, in JSON as on stderr, without a
+        traceback."""
         told = self.told
         assert (self.code, told["exit_code"]) == (code, code), self
         assert "Traceback" not in self.err and set(told) == {"error", "exit_code"}

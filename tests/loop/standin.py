@@ -1,9 +1,10 @@
-"""A server that is nobody's child, as vLLM is: the embedded routes on a TCP port, over a mapping at vLLM's place.
+"""A server that is nobody's child, as vLLM is: the embedded routes on a TCP port, over a mapping at vLLM's
+place.
 
     standin.py HOME PORT shares|refuses|alone
 
-`shares` its weights as the plugin does, `refuses` to, or knows `alone` nothing of any home. It counts requests under
-vLLM's names. The product knows nothing of this; the real vLLM is in tests/vllm.
+`shares` its weights as the plugin does, `refuses` to, or knows `alone` nothing of any home. It counts
+requests under vLLM's names. The product knows nothing of this; the real vLLM is in tests/vllm.
 """
 
 import sys
@@ -45,7 +46,8 @@ class Counting:
     async def metrics(self, _: Request) -> Response:
         labels = '{engine="0",model_name="a model"}'
         return PlainTextResponse(
-            f"vllm:num_requests_running{labels} {self.busy}.0\nvllm:request_success_total{labels} {self.finished}.0\n"
+            f"vllm:num_requests_running{labels} {self.busy}.0\n"
+            f"vllm:request_success_total{labels} {self.finished}.0\n"
         )
 
 

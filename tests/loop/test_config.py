@@ -35,12 +35,13 @@ def refused(path: Path) -> str:
     return str(refusal.value)
 
 
-def test_the_file_that_init_writes_says_what_is_the_default_anyway(write: Write) -> None:
+def test_the_file_that_init_writes_holds_the_defaults(write: Write) -> None:
     assert effective(write(CONFIG)) == effective(write("")) == Settings().model_dump()
 
 
 def test_what_a_file_sets_is_set_and_the_rest_stays(write: Write) -> None:
-    text = 'seed = 7\n[schedule]\nwindows = ["22:00-04:00", "13:00-14:00"]\n[training]\nobjective = "dpo"\nlr = 1e-4\n'
+    schedule = '[schedule]\nwindows = ["22:00-04:00", "13:00-14:00"]\n'
+    text = f'seed = 7\n{schedule}[training]\nobjective = "dpo"\nlr = 1e-4\n'
     settings = load_settings(write(text))
     assert (settings.seed, settings.training.objective, settings.training.lr) == (7, "dpo", 1e-4)
     assert settings.schedule.windows == ("22:00-04:00", "13:00-14:00")
@@ -123,14 +124,14 @@ def test_an_unknown_key_is_refused_by_name(write: Write, text: str, place: str) 
         ("[http]\nport = 65536", "http.port"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_name(write: Write, text: str, place: str) -> None:
+def test_an_impossible_value_is_refused_by_name(write: Write, text: str, place: str) -> None:
     path = write(text)
     message = refused(path)
     assert message.startswith(f"{path}: ") and place in message
 
 
 @pytest.mark.parametrize("content", [b"seed = ", b"[schedule", b"\xff\xfe", b"seed = 1\nseed = 2", b"\0"])
-def test_what_is_no_toml_is_refused_with_the_file(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_toml_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "config.toml"
     path.write_bytes(content)
     assert refused(path).startswith(f"{path}: ")
@@ -150,7 +151,7 @@ def test_what_is_no_toml_is_refused_with_the_file(tmp_path: Path, content: bytes
         ("NIGHTSCHOOL_TRAINING__LR", "-1", "lr must be above 0"),
     ],
 )
-def test_a_variable_that_is_no_setting_or_has_no_possible_value_is_refused(
+def test_a_variable_that_is_no_setting_or_has_an_impossible_value_is_refused(
     write: Write, monkeypatch: pytest.MonkeyPatch, name: str, value: str, named: str
 ) -> None:
     monkeypatch.setenv(name, value)

@@ -84,7 +84,7 @@ def raw(home: Home, *messages: list[bytes]) -> list[RpcReply]:
     return anyio.run(ask)
 
 
-def test_status_says_where_the_home_stands_and_why_no_night_is_due(home: Home) -> None:
+def test_status_shows_the_state_of_the_home_and_why_no_night_is_due(home: Home) -> None:
     told = asked(home, "status")
     assert told["trainer"] is None and told["night"] is None and told["next_update_reason"]
     assert told["checkpoint"] and told["last_night"] is None
@@ -124,7 +124,7 @@ def test_a_night_is_begun_and_not_waited_for_and_is_not_begun_twice(tmp_path: Pa
             service = ServiceClient(home)
             assert await service.ask("train", {"seed": 7}, seconds=ASK_S) == {"night": "n1"}
             night = await operations.service.ledger.read(queries.running_night)
-            assert (night["id"], night["seed"], night["retry"]) == ("n1", 7, False)
+            assert (night.id, night.seed, night.retry) == ("n1", 7, False)
             assert await service.ask("train", {"retry": True}, seconds=ASK_S) == {"night": "n1"}
             assert (await service.ask("status", {}, seconds=ASK_S))["night"] == "n1"
 
@@ -146,14 +146,14 @@ def test_a_night_is_begun_and_not_waited_for_and_is_not_begun_twice(tmp_path: Pa
         ("status", {"verbose": True}),
     ],
 )
-def test_what_a_verb_does_not_take_is_refused_with_a_sentence(
+def test_arguments_that_a_verb_does_not_take_are_refused_with_a_sentence(
     home: Home, verb: str, body: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError):
         asked(home, verb, **body)
 
 
-def test_whatever_arrives_is_answered_and_the_next_request_too(home: Home) -> None:
+def test_a_malformed_message_is_answered_and_so_is_the_next_request(home: Home) -> None:
     good = protocol.pack_request(RpcRequest(id="good", verb="status", body={}))
     no_json, no_verb, pause, headless = (
         [b"\xff"],
@@ -167,7 +167,7 @@ def test_whatever_arrives_is_answered_and_the_next_request_too(home: Home) -> No
     assert all(isinstance(protocol.error_of(reply), TrainerFault) for reply in replies[:-1])
 
 
-def test_an_asker_who_leaves_does_not_stop_what_he_began(tmp_path: Path) -> None:
+def test_a_caller_that_leaves_does_not_stop_what_it_began(tmp_path: Path) -> None:
     home = Home(small_home(tmp_path / "home"))
 
     async def ask() -> Any:
@@ -187,7 +187,7 @@ async def begun(operations: Operations) -> str:
     """The id of the night that runs, once one does."""
     for _ in range(2000):
         if night := await operations.service.ledger.read(queries.running_night):
-            return str(night["id"])
+            return str(night.id)
         await anyio.sleep(0.01)
     raise AssertionError("no night was begun")
 
@@ -207,7 +207,7 @@ async def unanswered(home: Home, ask: Callable[[ServiceClient], Awaitable[Any]])
         home.run_dir.rmdir()
 
 
-def test_no_service_a_dead_one_and_a_silent_one_are_said_to_be_away(tmp_path: Path) -> None:
+def test_an_absent_a_dead_and_a_silent_service_are_reported_as_away(tmp_path: Path) -> None:
     home = Home(tmp_path)
 
     async def ask(service: ServiceClient) -> NightschoolError:

@@ -1,4 +1,5 @@
-"""The proxy: what goes through it goes through unchanged, and what is said becomes a log that is learnt from."""
+"""The proxy: what goes through it goes through unchanged, and what is said becomes a log that is learnt
+from."""
 
 import json
 import resource
@@ -324,7 +325,7 @@ async def test_side_traffic_is_answered_and_never_captured(proxied: Proxied, kin
     "fields, word",
     [({"n": 2}, "choices"), ({"steer": {"joy": 1}}, "steered"), ({"messages": []}, "request")],
 )
-async def test_what_cannot_be_learnt_from_is_passed_on_and_the_receipt_says_why_it_is_none(
+async def test_an_exchange_that_cannot_be_captured_is_passed_on_and_its_header_says_why(
     proxied: Proxied, fields: dict[str, Any], word: str
 ) -> None:
     proxied.upstream.answers.append(plain())
@@ -334,7 +335,7 @@ async def test_what_cannot_be_learnt_from_is_passed_on_and_the_receipt_says_why_
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found", "429 Too Many Requests", "500 Oops"])
-async def test_an_error_of_the_model_server_is_handed_back_and_not_captured(
+async def test_an_error_of_the_model_server_is_returned_and_not_captured(
     proxied: Proxied, status: str
 ) -> None:
     proxied.upstream.answers.append(plain("no", status=status, more="Retry-After: 7\r\n"))
@@ -343,7 +344,7 @@ async def test_an_error_of_the_model_server_is_handed_back_and_not_captured(
     assert got.headers["x-nightschool-receipt"] == "none; error" and not proxied.lines()
 
 
-async def test_a_model_server_that_is_not_there_is_said_in_words(proxied: Proxied) -> None:
+async def test_an_absent_model_server_is_reported_with_a_message(proxied: Proxied) -> None:
     async def hang_up(_stream: SocketStream) -> None:
         return None
 
@@ -453,7 +454,7 @@ async def test_each_caller_is_a_source_of_their_own_that_does_not_give_the_crede
     )
 
 
-async def test_nobody_asks_without_a_credential_or_from_another_page_or_anything_but_the_model(
+async def test_without_a_credential_from_another_page_or_for_another_path_a_caller_is_refused(
     proxied: Proxied,
 ) -> None:
     for headers in ({"Authorization": ""}, {"Origin": "http://evil.example"}, {"Host": "evil.example"}):
@@ -464,7 +465,7 @@ async def test_nobody_asks_without_a_credential_or_from_another_page_or_anything
     assert not proxied.upstream.heads
 
 
-async def test_before_a_model_server_without_a_key_only_the_homes_token_opens(
+async def test_a_model_server_without_a_key_is_reached_only_with_the_homes_token(
     blank: Path, tmp_path: Path
 ) -> None:
     async with proxying(copytree(blank, tmp_path / "home"), key="") as proxied:
@@ -488,7 +489,7 @@ async def test_many_at_once_do_not_mix_their_lines_and_the_file_is_the_owners_al
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_secret_that_was_said_does_not_reach_the_ledger(proxied: Proxied) -> None:
+async def test_a_secret_in_a_conversation_does_not_reach_the_ledger(proxied: Proxied) -> None:
     proxied.upstream.answers.append(plain())
     got = await proxied.ask({"role": "user", "content": "Use sk-abcdefghij0123456789 for it."})
     await proxied.became(got.headers["x-nightschool-receipt"], "ingested")
@@ -510,7 +511,7 @@ def line(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("before", [b"", line("first")])
-async def test_what_a_writer_that_was_killed_in_mid_line_left_does_not_reach_into_the_next_line(
+async def test_a_line_that_a_killed_writer_left_unfinished_does_not_run_into_the_next(
     proxied: Proxied, before: bytes
 ) -> None:
     place = proxied.service.home.inbox / "captured-2026-11-24.jsonl"

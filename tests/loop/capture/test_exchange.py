@@ -75,7 +75,9 @@ def test_the_requests_messages_and_the_answer_are_one_conversation_of_the_user_t
         ({"metadata": {"user_id": "ada"}}, "ada"),
     ],
 )
-def test_who_asks_is_whom_the_request_names_or_else_whose_credential_it_is(fields: Any, source: str) -> None:
+def test_the_source_is_the_user_that_the_request_names_or_else_the_credential(
+    fields: Any, source: str
+) -> None:
     assert captured(request(**fields), answer()).source == source
 
 
@@ -93,9 +95,7 @@ def test_the_pieces_of_a_stream_make_the_answer(newline: str) -> None:
     assert texts(captured(request(), raw, streamed=True))[1] == ("assistant", "For which day?")
 
 
-def test_the_pieces_of_tool_calls_make_the_calls_and_are_told_as_in_the_history_that_the_client_repeats() -> (
-    None
-):
+def test_streamed_tool_calls_are_written_as_the_client_repeats_them_in_its_history() -> None:
     first = {"index": 0, "id": "c1", "function": {"name": "book", "arguments": ""}}
     calls = [
         [first],
@@ -123,7 +123,7 @@ def test_the_pieces_of_tool_calls_make_the_calls_and_are_told_as_in_the_history_
         (b"\xff\n\n", "broken"),
     ],
 )
-def test_a_stream_that_did_not_come_to_its_end_is_not_captured(raw: bytes, word: str) -> None:
+def test_a_stream_that_did_not_end_is_not_captured(raw: bytes, word: str) -> None:
     assert parse_response(raw, streamed=True) == Refusal(word=word)
 
 
@@ -141,7 +141,7 @@ def test_a_stream_that_did_not_come_to_its_end_is_not_captured(raw: bytes, word:
         (answer(message={"role": "assistant", "content": 7}), "empty"),
     ],
 )
-def test_what_is_no_whole_answer_is_not_captured(raw: bytes, word: str) -> None:
+def test_an_answer_that_is_not_whole_is_not_captured(raw: bytes, word: str) -> None:
     assert parse_response(raw, streamed=False) == Refusal(word=word)
 
 
@@ -160,7 +160,7 @@ def test_what_is_no_whole_answer_is_not_captured(raw: bytes, word: str) -> None:
         (request(steer={"joy": 2.0}), "steered"),
     ],
 )
-def test_a_request_that_gives_no_conversation_of_the_models_own_is_refused_with_a_word(
+def test_a_request_without_a_conversation_of_the_models_own_is_refused_with_a_reason(
     body: bytes, word: str
 ) -> None:
     assert parse_request(body) == Refusal(word=word)
@@ -181,7 +181,7 @@ def test_a_caller_cannot_give_turns_the_receipt_of_another() -> None:
     assert [turn.key for turn in heard.turns] == ["", "r"]
 
 
-def test_what_cannot_be_stored_or_is_too_long_is_refused() -> None:
+def test_text_that_cannot_be_stored_or_is_too_long_is_refused() -> None:
     half = {"role": "assistant", "content": "\ud83d"}
     long = {"role": "user", "content": "x" * 2**24}
     for ask, raw, word in (

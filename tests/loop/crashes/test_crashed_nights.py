@@ -19,7 +19,8 @@ RECOVERED_S = 5.0
 BY_TRAINER = ("weights", "optimizer", "manifest", "update", "candidate", "restore")
 """Files and moments whose points the trainer comes by, in a process of its own."""
 NOT_IN_A_NIGHT = ("folder", "mark", "states", "stale", "log", "vectors")
-"""A first night gives nothing up and forgets nothing; folders are `init`'s, and vectors come before its update."""
+"""A first night gives nothing up and forgets nothing; folders are `init`'s, and vectors come before its
+update."""
 RECORDING = Path(__file__).parents[1] / "recording"
 STATES = 1000
 """So many states have to be looked at."""
@@ -35,7 +36,8 @@ class Calm:
 
 
 def served_s(place: Place, **more: str) -> tuple[float, int]:
-    """Run the night that was begun to its end: the seconds until the active checkpoint was served, its exit code."""
+    """Run the night that was begun to its end: the seconds until the active checkpoint was served, its exit
+    code."""
     active, mapping = place.active(), Home(place.path).run_dir / "weights.bin"
     before = mapping.stat().st_ino if mapping.exists() else 0
     began, command = monotonic(), place.start("--json", "night", **more)
@@ -108,7 +110,8 @@ def test_a_night_whose_trainer_cannot_write_ends_with_the_reason_and_the_parent_
     parent = place.active()
     before = sorted(path.name for path in (place.path / "checkpoints").rglob("*.*"))
     (base,) = (place.path / "checkpoints" / "blobs").glob("*.*")
-    # Files of the mapping's size and of the weights' are let through, and the optimizer's state, which is larger, not.
+    # Files of the mapping's size and of the weights' are let through, and the optimizer's state, which is
+    # larger, not.
     code = place.start("--json", "night", limit=base.stat().st_size * 5 // 4).ended(NIGHT_S)
     assert code == 0
     assert place.ask("SELECT state FROM nights") == [("done",)]

@@ -1,4 +1,5 @@
-"""A process dies before and after every durable step; the next one finds a home that is whole, and ends the night."""
+"""A process dies before and after every durable step; the next one finds a home that is whole, and ends the
+night."""
 
 import os
 import random
@@ -15,7 +16,8 @@ from store.files.failpoints import POINTS, VARIABLE
 
 Night = Callable[..., Json]
 RECOVERED_S = 5.0
-"""What is promised: from the start of the next process, its libraries loaded, until it serves the active checkpoint."""
+"""What is promised: from the start of the next process, its libraries loaded, until it serves the active
+checkpoint."""
 OF_FIRST_UPDATE = 3
 """Which weights those of the first update are: after the orphan's and the base's."""
 SEED = int(os.environ.get("CHAOS_SEED", "1"))
@@ -48,7 +50,7 @@ def recovers(short_night: Night, home: Path, calm: Json) -> Json:
     return after
 
 
-def test_a_short_night_comes_by_every_point(calm: Json) -> None:
+def test_a_short_night_reaches_every_failpoint(calm: Json) -> None:
     assert [point for point, count in calm["counts"].items() if not count] == []
 
 
@@ -88,7 +90,7 @@ def reach(sentence: str) -> int:
     return subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL).returncode
 
 
-def test_a_process_dies_once_where_it_was_told_to_and_one_that_was_told_nothing_never(tmp_path: Path) -> None:
+def test_a_process_dies_once_at_its_failpoint_and_never_without_one(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     flag.touch()
     assert reach("") == 0

@@ -1,4 +1,5 @@
-"""The disk takes no more, at whatever moment: nothing is lost, nothing is left behind, and it is said what to do."""
+"""The disk takes no more, at whatever moment: nothing is lost, nothing is left behind, and it is said what to
+do."""
 
 import errno
 import json
@@ -31,7 +32,7 @@ LIMITS = (0, 1, 100, 1000, 3000, 4000, 8000)
 """Bytes that a file may have: fewer than the optimizer's state of a short night takes."""
 
 
-def test_whichever_call_the_system_refuses_the_parent_loads_and_nothing_is_left_and_the_next_try_is_as_the_first(
+def test_after_any_refused_call_the_parent_loads_nothing_is_left_and_the_next_try_succeeds(
     short_night: Night, tmp_path: Path
 ) -> None:
     calm = short_night(home=tmp_path / "calm")
@@ -99,7 +100,7 @@ def limited(home: Path, limit: int, *arguments: str) -> Ran:
     return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
 
 
-def test_an_init_that_cannot_write_its_checkpoint_says_so_and_is_done_when_it_is_asked_for_again(
+def test_an_init_that_cannot_write_its_checkpoint_says_so_and_succeeds_when_repeated(
     tmp_path: Path,
 ) -> None:
     told = limited(tmp_path / "home", 1_000_000, "init", "--json").failed(1)
@@ -154,7 +155,7 @@ def test_a_ledger_that_is_full_keeps_what_it_had_and_goes_on_when_there_is_room(
     ledger.close()
 
 
-def test_a_command_whose_ledger_is_full_says_so_and_is_done_when_it_is_asked_for_again(
+def test_a_command_whose_ledger_is_full_says_so_and_succeeds_when_repeated(
     at_update: Place, tmp_path: Path
 ) -> None:
     place = at_update.copy(tmp_path / "home")

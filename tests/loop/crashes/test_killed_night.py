@@ -97,7 +97,7 @@ def test_a_night_killed_at_four_commits_ends_as_if_nobody_had_disturbed_it(
     assert faults(place) == []
 
 
-def test_what_a_killed_init_or_ingest_began_is_done_once_when_it_is_asked_for_again(
+def test_a_killed_init_or_ingest_is_done_exactly_once_when_repeated(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
     init, ingest = (command.commits for command in undisturbed.before.running)
@@ -219,9 +219,7 @@ def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_is
 
 
 @pytest.mark.parametrize("module", [SERVER, TRAINER])
-def test_a_service_told_to_stop_while_its_children_start_leaves_nothing_behind(
-    place: Place, module: str
-) -> None:
+def test_a_service_stopped_while_its_children_start_leaves_nothing_behind(place: Place, module: str) -> None:
     service = place.start("run")
     service.until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
     service.stop()

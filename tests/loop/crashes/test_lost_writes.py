@@ -1,4 +1,5 @@
-"""Power is lost after every single file operation of some nights: the ledger never points at what is not there."""
+"""Power is lost after every single file operation of some nights: the ledger never points at what is not
+there."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -122,7 +123,8 @@ def test_a_home_that_is_written_in_the_wrong_order_is_found_out(
 def test_what_a_process_left_that_died_is_made_durable_by_the_next_one_before_it_is_named(
     short_night: Night, tmp_path: Path, point: str
 ) -> None:
-    """The home, the folder of checkpoints, the optimizer's state: found by the next one, which has not made them."""
+    """The home, the folder of checkpoints, the optimizer's state: found by the next one, which has not made
+    them."""
     flag, log = tmp_path / "flag", tmp_path / "log"
     flag.touch()
     died = short_night(home=tmp_path / "home", record=log, crash=f"{point}:{flag}")

@@ -60,12 +60,12 @@ def test_a_user_is_seen_when(then: dict[str, Any], now: dict[str, Any]) -> None:
         pytest.param({}, {"finished": 3, "tokens": 9}, id="the server has started again"),
     ],
 )
-def test_nobody_is_seen_when(then: dict[str, Any], now: dict[str, Any]) -> None:
+def test_no_user_is_seen_when(then: dict[str, Any], now: dict[str, Any]) -> None:
     base = look()
     assert not user_seen(base, look(**then), look(**now))
 
 
-def test_a_first_look_tells_nothing() -> None:
+def test_a_first_sample_shows_no_user() -> None:
     assert not user_seen(None, None, look(busy=1, finished=5))
 
 
@@ -75,7 +75,8 @@ def test_metrics_are_read_with_their_labels_and_added_up() -> None:
             "# HELP vllm:request_success_total Count of successfully processed requests.",
             "# TYPE vllm:request_success_total counter",
             'vllm:request_success_total{engine="0",finished_reason="stop",model_name="a \\"}\\" in it"} 3.0',
-            'vllm:request_success_total{engine="0",finished_reason="length",model_name="/m"} 1.2e+02 1700000000',
+            'vllm:request_success_total{engine="0",finished_reason="length",model_name="/m"} '
+            "1.2e+02 1700000000",
             'vllm:num_requests_running{engine="0"} 2',
             "nightschool_weights_version 17",
             "a_gauge NaN",

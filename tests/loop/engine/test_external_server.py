@@ -1,4 +1,5 @@
-"""The service beside a server that comes and goes as it likes (a stand-in: see tests/vllm for the real vLLM)."""
+"""The service beside a server that comes and goes as it likes (a stand-in: see tests/vllm for the real
+vLLM)."""
 
 import json
 import signal
@@ -98,7 +99,7 @@ def alone(town: Town) -> Iterator[Town]:
         town.end()
 
 
-def test_a_command_says_within_seconds_what_to_do_about_a_server_that_is_not_there(alone: Town) -> None:
+def test_a_command_says_within_seconds_how_to_start_an_absent_server(alone: Town) -> None:
     for command in (("ask", "Hello?"), ("night",), ("behaviours", "measure")):
         said = run_cli(alone.home.path, *command, "--json").failed(1)
         assert f"vLLM at {alone.url} does not answer: start it" in said
@@ -130,7 +131,7 @@ def test_a_server_of_another_model_is_refused(alone: Town) -> None:
     assert "was begun with another model" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(2)
 
 
-def test_a_home_is_begun_with_the_model_that_is_served(alone: Town, tmp_path: Path) -> None:
+def test_init_takes_the_model_that_is_served(alone: Town, tmp_path: Path) -> None:
     place = tmp_path / "new"
     said = run_cli(place, "init", "--url", alone.url, "--json").failed(1)
     assert f"Start vLLM at {alone.url}" in said and "--model DIR" in said

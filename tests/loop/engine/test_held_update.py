@@ -1,4 +1,5 @@
-"""An update that waits, is cancelled, or is only computed: through the real command line and a real service."""
+"""An update that waits, is cancelled, or is only computed: through the real command line and a real
+service."""
 
 import json
 import signal

@@ -35,7 +35,7 @@ def at(hour: int, minute: int, *windows: str) -> bool:
     return why_not(replace(DUE, clock=time(hour, minute)), replace(RULES, windows=windows)) == ""
 
 
-def test_a_night_is_due_when_nothing_speaks_against_it() -> None:
+def test_a_night_is_due_when_no_rule_forbids_it() -> None:
     assert why_not(DUE, RULES) == ""
 
 
@@ -51,9 +51,7 @@ def test_a_night_is_due_when_nothing_speaks_against_it() -> None:
         ({"idle_s": 30.0}, "a user was active 30 s ago, 600 s of rest needed"),
     ],
 )
-def test_each_thing_that_speaks_against_it_is_a_reason_of_its_own(
-    change: dict[str, object], reason: str
-) -> None:
+def test_each_rule_that_forbids_a_night_gives_its_own_reason(change: dict[str, object], reason: str) -> None:
     assert why_not(replace(DUE, **change), RULES) == reason  # type: ignore[arg-type]
 
 
@@ -92,16 +90,16 @@ def test_a_lesson_that_has_waited_too_long_is_learnt_although_a_user_is_active_b
     assert why_not(replace(busy, clock=time(12, 0)), RULES).startswith("outside the sleep windows")
 
 
-def test_no_rest_is_needed_where_none_is_asked_for() -> None:
+def test_users_need_not_be_idle_unless_the_configuration_says_so() -> None:
     assert why_not(replace(DUE, idle_s=0.0), replace(RULES, idle_s=0.0)) == ""
 
 
-def test_enough_pairs_that_wait_are_as_good_as_lessons() -> None:
+def test_enough_waiting_pairs_make_a_night_due_without_new_lessons() -> None:
     assert why_not(replace(DUE, lessons=0, pairs=24), RULES) == ""
     assert why_not(replace(DUE, lessons=0, pairs=23), RULES) == "0 new lessons, 3 needed"
 
 
-def test_the_cap_of_a_day_holds_even_for_what_has_waited_too_long() -> None:
+def test_the_daily_cap_holds_even_for_a_lesson_that_has_waited_too_long() -> None:
     waited = replace(DUE, nights_today=2, since_first_lesson_s=1e6)
     assert why_not(waited, RULES) == "2 nights within 24 hours, 2 allowed"
 
@@ -126,5 +124,5 @@ def test_an_update_waits_while_paused_and_so_long_at_most_for_users(
     assert told == why
 
 
-def test_an_update_does_not_wait_for_users_unless_it_is_told_to() -> None:
+def test_an_update_does_not_wait_for_users_unless_the_configuration_says_so() -> None:
     assert why_wait(paused=False, since_asked_s=0.0, yield_s=0.0, yielded_s=0.0, max_yield_s=1800.0) == ""

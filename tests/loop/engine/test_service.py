@@ -42,7 +42,8 @@ class User(threading.Thread):
 
 
 class Day:
-    """A service that has followed a folder, learnt from a file that grew in it, and been asked all the while."""
+    """A service that has followed a folder, learnt from a file that grew in it, and been asked all the
+    while."""
 
     def __init__(self, service: Service, watched: Path) -> None:
         self.service, self.watched = service, watched
@@ -118,12 +119,12 @@ def test_a_user_was_answered_throughout(day: Day) -> None:
     assert all(texts)
 
 
-def test_a_user_is_told_which_weights_answered_and_was_answered_while_they_changed(day: Day) -> None:
+def test_an_answer_names_its_weights_and_users_are_answered_while_these_change(day: Day) -> None:
     versions = [json.loads(text)["weights_version"] for _, text in day.answers]
     assert versions == sorted(versions) and len(set(versions)) > 2
 
 
-def test_nothing_new_is_learnt_while_nothing_new_is_said(day: Day) -> None:
+def test_no_night_begins_while_no_new_turn_arrives(day: Day) -> None:
     told = tell(day.service.home, "status")
     assert told.pop("service") == "up" and told == day.status()
     assert told["next_update_reason"] == "0 new lessons, 1 needed"
@@ -150,7 +151,7 @@ def test_nothing_new_is_learnt_while_nothing_new_is_said(day: Day) -> None:
         ({"Origin": "{own}"}, 200),
     ],
 )
-def test_only_who_has_the_token_and_comes_from_this_machine_is_let_in(
+def test_only_a_local_caller_with_the_token_is_admitted(
     day: Day, headers: dict[str, str], status: int
 ) -> None:
     given = {name: value.format(token=day.token, own=day.own) for name, value in headers.items()}
@@ -165,7 +166,7 @@ def test_only_who_has_the_token_and_comes_from_this_machine_is_let_in(
     assert not day.status()["next_update_reason"].startswith("paused")
 
 
-def test_another_sites_page_is_told_nothing_even_when_it_only_asks_first(day: Day) -> None:
+def test_a_page_of_another_site_is_refused_even_its_preflight(day: Day) -> None:
     with day.http(Origin="http://evil.example") as http:
         answer = http.request(
             "OPTIONS", f"{day.own}/do/night", headers={"Access-Control-Request-Method": "POST"}
@@ -174,7 +175,7 @@ def test_another_sites_page_is_told_nothing_even_when_it_only_asks_first(day: Da
     assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 
 
-def test_what_is_no_operation_is_refused_in_words(day: Day) -> None:
+def test_an_unknown_operation_is_refused_with_a_message(day: Day) -> None:
     wrong = (("no_such", b"{}"), ("__init__", b"{}"), ("_whole", b"{}"), ("night", b"[1]"), ("ask", b"{"))
     with day.http(Authorization=f"Bearer {day.token}") as http:
         for path, body in wrong:
@@ -212,7 +213,7 @@ def test_a_question_goes_through_the_running_service(day: Day) -> None:
     assert told["answer"] and told["checkpoint"] == day.status()["checkpoint"]
 
 
-def test_pausing_is_told_and_taken_back(day: Day) -> None:
+def test_a_pause_is_reported_and_a_resume_ends_it(day: Day) -> None:
     assert tell(day.service.home, "pause") == {"paused": True}
     assert day.status()["next_update_reason"] == "paused: `nightschool resume` to go on"
     assert tell(day.service.home, "resume") == {"paused": False}
@@ -238,7 +239,7 @@ def test_a_rollback_through_the_running_service_serves_the_old_weights_at_once(d
     assert after["last_update"]["state"] == "undone"
 
 
-def test_what_was_undone_is_not_learnt_again_by_itself(day: Day) -> None:
+def test_an_undone_update_is_not_trained_again_by_itself(day: Day) -> None:
     told = day.status()
     assert told["next_update_reason"] == "0 new lessons, 1 needed" and told["last_night"]["id"] == "n1"
 
@@ -262,7 +263,7 @@ def test_sigterm_ends_the_service_cleanly_within_5_seconds_and_leaves_nothing(da
     assert told["service"] == "down" and told["checkpoint"] == day.before["checkpoint"]
 
 
-def test_a_folder_that_is_not_there_stops_the_start_with_the_cure(tmp_path: Path) -> None:
+def test_a_watched_folder_that_does_not_exist_stops_the_start_with_the_cure(tmp_path: Path) -> None:
     home = small_home(tmp_path / "home")
     message = run_cli(home, "run", "--watch", tmp_path / "nowhere", "--json").failed(2)
     assert str(tmp_path / "nowhere") in message and "make the folder" in message

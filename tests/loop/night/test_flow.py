@@ -75,7 +75,7 @@ def test_a_whole_night_does_its_work_in_order_and_each_piece_once(tmp_path: Path
     ]  # fmt: skip
 
 
-def test_a_merge_is_measured_before_and_after_and_ruled_on_as_any_update(tmp_path: Path) -> None:
+def test_a_merge_is_measured_before_and_after_and_decided_on_like_any_update(tmp_path: Path) -> None:
     assert walk(tmp_path, a_good_night, flow.merging(("act", "ask"))) == [
         ("measure", "before/0/act"), ("measure", "before/0/ask"), ("read", "before"),
         ("merge", "update"),
@@ -89,7 +89,9 @@ def test_a_merge_is_measured_before_and_after_and_ruled_on_as_any_update(tmp_pat
 
 
 @pytest.mark.parametrize("outcome", [None, Outcome(decision="refused")])
-def test_a_merge_that_fails_or_is_refused_is_settled_at_once(tmp_path: Path, outcome: Outcome | None) -> None:
+def test_a_merge_that_fails_or_is_refused_ends_its_night_at_once(
+    tmp_path: Path, outcome: Outcome | None
+) -> None:
     done = walk(
         tmp_path, lambda item: outcome if item.kind == "merge" else a_good_night(item), flow.merging(("act",))
     )
@@ -99,7 +101,7 @@ def test_a_merge_that_fails_or_is_refused_is_settled_at_once(tmp_path: Path, out
 @pytest.mark.parametrize(
     "kind, decision", [("plan", "nothing"), ("propose", "nothing"), ("train", "refused")]
 )
-def test_a_night_that_comes_to_nothing_is_settled_at_once(tmp_path: Path, kind: str, decision: str) -> None:
+def test_a_night_that_comes_to_nothing_is_closed_at_once(tmp_path: Path, kind: str, decision: str) -> None:
     done = walk(
         tmp_path, lambda item: Outcome(decision=decision) if item.kind == kind else a_good_night(item)
     )
@@ -108,7 +110,7 @@ def test_a_night_that_comes_to_nothing_is_settled_at_once(tmp_path: Path, kind: 
 
 
 @pytest.mark.parametrize("decision", ["keep", "roll back"])
-def test_a_verdict_is_followed_by_settling_alone(tmp_path: Path, decision: str) -> None:
+def test_only_settle_follows_a_verdict(tmp_path: Path, decision: str) -> None:
     done = walk(
         tmp_path, lambda item: Outcome(decision=decision) if item.kind == "rule" else a_good_night(item)
     )
@@ -116,14 +118,14 @@ def test_a_verdict_is_followed_by_settling_alone(tmp_path: Path, decision: str) 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in flow.DECIDING if kind != "merge"])
-def test_a_night_whose_deciding_work_fails_for_good_is_settled(tmp_path: Path, kind: str) -> None:
+def test_a_night_whose_deciding_work_fails_for_good_is_closed(tmp_path: Path, kind: str) -> None:
     done = walk(tmp_path, lambda item: None if item.kind == kind else a_good_night(item))
     assert done[-1] == ("settle", "night")
     assert kind not in [of for of, _ in done]
 
 
 @pytest.mark.parametrize("kind", sorted(set(flow.NIGHT_KINDS) - {"settle", "merge"}))
-def test_whatever_fails_the_night_ends_by_settling_exactly_once(tmp_path: Path, kind: str) -> None:
+def test_whatever_fails_a_night_settles_exactly_once(tmp_path: Path, kind: str) -> None:
     done = walk(tmp_path, lambda item: None if item.kind == kind else a_good_night(item))
     assert done[-1] == ("settle", "night") and Counter(done)["settle", "night"] == 1
 
@@ -138,7 +140,7 @@ def test_every_single_piece_of_work_may_fail_and_the_night_still_ends(tmp_path: 
         assert done[-1] == ("settle", "night") and failing not in done
 
 
-def test_work_is_tried_three_times_and_then_set_aside_with_its_error(tmp_path: Path) -> None:
+def test_work_is_tried_three_times_and_then_quarantined_with_its_error(tmp_path: Path) -> None:
     tried: Counter[str] = Counter()
 
     def decide(item: Work) -> Outcome | None:

@@ -1,4 +1,5 @@
-"""The drift gate on real weights: it refuses an update whose answers are as good as those of one that was kept."""
+"""The drift gate on real weights: it refuses an update whose answers are as good as those of one that was
+kept."""
 
 import json
 import sqlite3
@@ -102,27 +103,28 @@ class Plant:
 async def _plant(service: Service, spreads: float) -> Plant:
     """The kept weights, with the watched reading moved by so many spreads."""
     kept = await service.ledger.read(queries.active)
-    parent = await service.ledger.read(queries.checkpoint, kept["parent_id"])
+    parent = await service.ledger.read(queries.checkpoint, kept.parent_id)
     vectors = read(service.home.path / "readout")
     assert vectors is not None
-    before = await service.ledger.read(readings.panel, parent["weights_sha256"], vectors.digest)
+    before = await service.ledger.read(readings.panel, parent.weights_sha256, vectors.digest)
     assert before is not None
     at = vectors.concepts.index(WATCHED)
-    weights = dict(service.store.load_weights(kept["id"]))
+    weights = dict(service.store.load_weights(kept.id))
     moved = planted(weights, vectors.values[0, at].astype(np.float64), spreads * before[:, at].std())
-    files = service.store.write(moved, None, {"parent": parent["id"], "planted": str(spreads)})
+    files = service.store.write(moved, None, {"parent": parent.id, "planted": str(spreads)})
     number = len(await service.ledger.read(queries.checkpoints))
     return Plant(
         night_id=f"n{number}",
         number=number,
-        parent_id=parent["id"],
+        parent_id=parent.id,
         checkpoint_id=files.id,
         weights_sha256=files.weights_sha256,
     )
 
 
 def _as_trained(connection: Connection, *, service: Service, plant: Plant) -> None:
-    """The rows of a night whose update has just been trained, with the targets and the seed of the first night."""
+    """The rows of a night whose update has just been trained, with the targets and the seed of the first
+    night."""
     first = queries.night(connection, "n1")
     row = {
         **first,
@@ -170,14 +172,14 @@ async def _ruled(service: Service, night_id: str) -> Ruled:
     )
     update = await service.ledger.read(queries.update_of, night_id)
     assert update is not None
-    verdict = await service.ledger.read(queries.verdict, update["id"])
+    verdict = await service.ledger.read(queries.verdict, update.id)
     assert verdict is not None
     return Ruled(
-        reasons=update["reasons"],
-        state=update["state"],
-        tests=verdict["tests"],
+        reasons=update.reasons,
+        state=update.state,
+        tests=verdict.tests,
         without_drift=again.decision,
-        moves=await service.ledger.read(readings.moves_of, update["id"]),
+        moves=await service.ledger.read(readings.moves_of, update.id),
         active=(await service.ledger.read(queries.active))["id"],
     )
 
@@ -214,7 +216,7 @@ def test_an_update_that_pass_rates_alone_would_keep_is_refused_for_what_it_does_
     assert f"'{WATCHED}'" in " ".join(found.reasons)
 
 
-def test_it_is_told_where_the_planted_update_lies(nights: dict[float, Ruled]) -> None:
+def test_the_place_of_the_planted_update_is_reported(nights: dict[float, Ruled]) -> None:
     honest, moved = nights[0.0].moves, nights[FAR].moves
     assert honest is not None and moved is not None
     assert max(moved["readings"], key=lambda name: abs(moved["readings"][name])) == WATCHED
@@ -223,7 +225,7 @@ def test_it_is_told_where_the_planted_update_lies(nights: dict[float, Ruled]) ->
     assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest["parts"]["along"])
 
 
-def test_the_commands_tell_what_was_read_and_where_each_update_lies(
+def test_the_commands_show_what_was_read_and_where_each_update_lies(
     home: Path, nights: dict[float, Ruled], command: Command
 ) -> None:
     told = command("--home", home, "--json", "readout", "drift").told

@@ -52,8 +52,8 @@ def test_conversations_with_a_signal_come_first_and_the_rest_waits(ledger: Ledge
         assert len(everyone) == TALKS and left == 0
         last = max(everyone)
         signal = Signal(
-            id="s", kind="correction", conversation_id=last, position=1, source="ada", behaviour=None, strength=1.0,
-            state="noted", reason="", at=now(),
+            id="s", kind="correction", conversation_id=last, position=1, source="ada", behaviour=None,
+            strength=1.0, state="noted", reason="", at=now(),
         )  # fmt: skip
         graph.merge(connection, [signal])
         some, left = choose(connection, 3 * LENGTH)

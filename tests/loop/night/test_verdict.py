@@ -54,14 +54,15 @@ def test_the_exact_mcnemar_test_agrees_with_counting_every_way_that_the_coins_fa
 
 
 def test_the_bounds_of_a_drop_are_those_computed_by_hand() -> None:
-    """10 lost and 2 gained of 98: b = 10.5, c = 2.5, n = 100, d = 0.08, se = sqrt(13 - 0.64) / 100 = 0.035157."""
+    """10 lost and 2 gained of 98: b = 10.5, c = 2.5, n = 100, d = 0.08, se = sqrt(13 - 0.64) / 100 =
+    0.035157."""
     low, high = drop_bounds(2, 10, 98)
     assert low == pytest.approx(0.08 - 1.6449 * 0.0351568, abs=1e-6)
     assert high == pytest.approx(0.08 + 1.6449 * 0.0351568, abs=1e-6)
     assert drop_bounds(10, 2, 98) == pytest.approx((-high, -low))
 
 
-def test_nothing_measured_bounds_nothing() -> None:
+def test_no_measurement_gives_no_bound() -> None:
     low, high = drop_bounds(0, 0, 0)
     assert low == pytest.approx(-1.6449 / 2) and high == pytest.approx(1.6449 / 2)
 
@@ -90,11 +91,12 @@ def test_the_interval_without_trials_is_everything() -> None:
     assert interval(0, 0) == (0.0, 1.0)
 
 
-def test_every_test_is_told_with_its_figures() -> None:
+def test_every_test_is_reported_with_its_figures() -> None:
     (told, *_) = ruling(paired("thorough", (90, 3, 5, 2))).tests
     error = sqrt(9 - 4 / 102) / 102
     assert told == {
-        "behaviour": "thorough", "meant": False, "before": 95, "after": 93, "trials": 100, "gained": 3, "lost": 5,
+        "behaviour": "thorough", "meant": False, "before": 95, "after": 93, "trials": 100,
+        "gained": 3, "lost": 5,
         "p": round(mcnemar(3, 5), 6), "drop_at_most": round(2 / 102 + 1.6449 * error, 4), "outcome": "unsure",
     }  # fmt: skip
 
@@ -108,7 +110,7 @@ def test_an_update_that_improves_what_it_meant_to_and_holds_the_rest_is_kept() -
     assert found.reasons == ["improved: listen; nothing taught or guarded is worse"]
 
 
-def test_an_update_that_harms_a_guard_is_rolled_back_whatever_it_improved() -> None:
+def test_an_update_that_harms_a_counter_behaviour_is_rolled_back_whatever_it_improved() -> None:
     for last in (False, True):
         found = ruling(IMPROVED, HELD, WORSE, last_round=last)
         assert (found.decision, found.reasons) == ("roll back", ["act fell from 95 to 85 of 100"])
@@ -143,7 +145,7 @@ def test_what_improved_without_being_meant_does_not_keep_an_update() -> None:
     assert ruling(paired("direct", (10, 70, 0, 20)), HELD, last_round=True).decision == "roll back"
 
 
-def test_a_habit_that_nobody_complained_of_is_told_and_decides_nothing() -> None:
+def test_a_behaviour_that_nobody_has_taught_is_reported_and_decides_nothing() -> None:
     found = ruling(IMPROVED, paired("brief", (0, 0, 60, 40), gated=False))
     assert found.decision == "keep"
     assert [test.get("outcome") for test in found.tests[:2]] == ["improved", "not gated"]
@@ -207,7 +209,7 @@ def test_outcomes_of_unequal_length_are_refused() -> None:
         ruling(Paired(behaviour="listen", before="10", after="1", meant=True))
 
 
-def test_no_update_is_ever_kept_without_a_gain_that_was_meant_and_every_guard_held() -> None:
+def test_no_update_is_kept_without_a_gain_that_was_meant_and_every_counter_behaviour_held() -> None:
     rng, kept = random.Random(9), 0
     for _ in range(2000):
         items = []

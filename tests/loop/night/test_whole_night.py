@@ -60,7 +60,8 @@ def the_log() -> str:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Iterator[Story]:
-    """A night without a service, an undoing, and then, with one: a measurement, a night for nothing, a retry."""
+    """A night without a service, an undoing, and then, with one: a measurement, a night for nothing, a
+    retry."""
     folder = tmp_path_factory.mktemp("night")
     log = folder / "office.jsonl"
     log.write_text(the_log())
@@ -106,7 +107,7 @@ def holding(home: Path, text: str) -> list[str]:
 # ---------------------------------------------------------------- the night
 
 
-def test_an_ingest_tells_what_it_read_and_sets_bad_lines_aside(story: Story) -> None:
+def test_an_ingest_reports_what_it_read_and_quarantines_bad_lines(story: Story) -> None:
     told = story.told["ingest"]
     assert {"files", "conversations", "turns", "set_aside"} <= set(told)
     assert told["files"] == [{"path": str(story.log), "format": "openai"}]
@@ -118,7 +119,7 @@ def test_an_ingest_tells_what_it_read_and_sets_bad_lines_aside(story: Story) -> 
     assert all(line["reason"] for line in told["set_aside"])
 
 
-def test_a_night_tells_exactly_what_is_documented(story: Story) -> None:
+def test_a_night_reports_exactly_what_is_documented(story: Story) -> None:
     told = story.told["night"]
     assert set(told) == {
         "conversations", "turns", "signals", "nodes", "dreams", "pairs", "seconds", "reasons", "updates",
@@ -231,7 +232,7 @@ def test_a_planted_secret_is_in_no_file_of_the_home(story: Story) -> None:
     assert holding(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
 
 
-def test_the_old_branch_can_be_gone_to_when_the_base_of_both_was_pruned(story: Story) -> None:
+def test_a_rollback_to_the_old_branch_works_after_the_common_base_was_pruned(story: Story) -> None:
     rows = tell(story.home, "checkpoints", "list")["checkpoints"]
     assert [(row["number"], row["state"], row["active"]) for row in rows] == [
         (0, "kept", False), (1, "kept", False), (2, "kept", True),
@@ -251,7 +252,7 @@ def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Sto
     assert left == {night, retry} and story.told["prune"]["reachable"] == [night]
 
 
-def test_a_diff_over_a_night_tells_what_the_night_told_and_what_moved(
+def test_a_diff_over_a_night_shows_what_the_night_reported_and_what_moved(
     story: Story, kept: Path, command: Command
 ) -> None:
     told = command("--home", kept, "--json", "checkpoints", "diff", "base").told
@@ -308,7 +309,7 @@ def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_withou
     ]  # fmt: skip
 
 
-def test_without_a_rollback_the_weights_stay_and_the_commands_to_bring_them_back_are_told(
+def test_without_a_rollback_the_weights_stay_and_the_commands_to_restore_them_are_given(
     story: Story, kept: Path, command: Command
 ) -> None:
     told = command("--home", kept, "--json", "forget", "user 2").told
@@ -361,7 +362,7 @@ def test_weights_that_are_damaged_are_never_served(story: Story, kept: Path) -> 
         (("ledger", "nonsense"), 2, "there is no list"),
     ],
 )
-def test_an_id_that_is_none_is_refused_in_words(
+def test_an_unknown_id_is_refused_with_a_message(
     kept: Path, arguments: tuple[str, ...], code: int, said: str, command: Command
 ) -> None:
     assert said in command("--home", kept, *arguments, "--json").failed(code)
