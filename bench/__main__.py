@@ -2,9 +2,9 @@
 
     python -m bench [NAME ...] [--write]        (`make bench`, `make bench BENCHES=optimizer`)
 
-Invariant: a section of RESULTS.md is the output of one run of one bench, with its command; nothing is typed in by
-hand. A page of docs/ that has a place for a bench's tables gets them too; a bench that could measure nothing here
-leaves what is there. Ends with 1 when a bench missed a goal or failed.
+Invariant: a section of RESULTS.md is the output of one run of one bench, with its command; nothing is typed
+in by hand. A page of docs/ that has a place for a bench's tables gets them too; a bench that could measure
+nothing here leaves what is there. Ends with 1 when a bench missed a goal or failed.
 """
 
 import argparse
@@ -17,11 +17,12 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 NAMES = sorted(path.stem for path in HERE.glob("[!_]*.py"))
 DOCS = HERE.parent / "docs"
-HEAD = """# Results
-
-Each section is the output of the command under its title. The machines are shared and noisy: trust the ratios, whose
-two sides were timed alternately in one run, more than the milliseconds.
-"""
+HEAD = (
+    "# Results\n\n"
+    "Each section is the output of the command under its title. "
+    "The machines are shared and noisy: trust the ratios, whose\n"
+    "two sides were timed alternately in one run, more than the milliseconds.\n"
+)
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
-"""What benches of steering share: the embedded model in this process, its pass rates, its readings, one update of it.
+"""Shared parts of the benches of steering: the embedded model, its pass rates, its readings, one update.
 
-Invariant: what is trained goes through the trainer's own update on a mapping of its own; every run starts from the
-shipped weights. Knows no ledger and no service.
+Invariant: what is trained goes through the trainer's own update on a mapping of its own; every run starts
+from the shipped weights. Knows no ledger and no service.
 """
 
 import json
@@ -106,7 +106,8 @@ class Embedded:
     def pairs(self, name: str, dreams: int, each: int = 6) -> list[Example]:
         """Pairs of the model's own answers to requests that are not held out, as a night makes them.
 
-        Rejected: its first answer that failed; chosen: its first that passed, else the one that the world would give.
+        Rejected: its first answer that failed; chosen: its first that passed, else the one that the world
+        would give.
         """
         rng, kind = random.Random(f"pairs {name}"), KIND_OF[self.behaviours[name].judge.check]
         made: list[Example] = []

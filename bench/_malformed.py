@@ -1,7 +1,7 @@
 """Messages that no client of ours sends, drawn from a seed: what the trainer has to survive.
 
-Invariant: the same seed gives the same messages. None is a valid `stop`, and none names a checkpoint that there
-is, so whatever of them is understood all the same changes nothing. Knows no socket.
+Invariant: the same seed gives the same messages. None is a valid `stop`, and none names a checkpoint that
+there is, so whatever of them is understood all the same changes nothing. Knows no socket.
 """
 
 import json

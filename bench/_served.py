@@ -1,8 +1,8 @@
-"""What bench/vllm.py and tests/vllm/test_training.py share: clients that ask a vLLM all the time, a trainer beside it.
+"""Parts that bench/vllm.py and tests/vllm/test_training.py share: clients of a vLLM, and a trainer.
 
-Invariant: whatever is not a whole answer counts as an error, and nothing is asked again. The trainer is the product's
-own process and client, on the mapping that the vLLM serves; afterwards the weights are those from before. Knows no
-service: it gives the trainer's orders itself.
+Invariant: whatever is not a whole answer counts as an error, and nothing is asked again. The trainer is the
+product's own process and client, on the mapping that the vLLM serves; afterwards the weights are those from
+before. Knows no service: it gives the trainer's orders itself.
 """
 
 import json

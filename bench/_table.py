@@ -1,7 +1,7 @@
 """What every bench shares: the machine's line, fair timing, a table, the goals, and `--json`.
 
-Invariant: what is compared is timed in turn, in one process and one run, and the median is told, wall time beside
-process CPU time; these machines are shared and noisy. Knows no bench.
+Invariant: what is compared is timed in turn, in one process and one run, and the median is told, wall time
+beside process CPU time; these machines are shared and noisy. Knows no bench.
 """
 
 import argparse

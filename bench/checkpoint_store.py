@@ -1,11 +1,13 @@
-"""What a night's checkpoint costs the store, and a rollback: time, disk and memory, with every digest that it takes.
+"""The cost of a night's checkpoint and of a rollback in the store: time, disk and memory, digests included.
 
-    python -m bench.checkpoint_store [--size 512] [--shares 0.002 0.01 0.05] [--repeats 5] [--folder DIR] [--json]
+    python -m bench.checkpoint_store [--size 512] [--shares 0.002 0.01 0.05] [--repeats 5] [--folder DIR]
+    [--json]
 
-bfloat16 weights of which a share was changed, as in `bench.checkpoints`. `write` hashes the whole (SHA-256, which
-names it), codes the change and makes it durable; `whole` is the same for a checkpoint that is stored whole. A rollback
-in place undoes the change in the live weights; from the files it writes all of them. `verify` decodes and hashes all.
-Extra memory is the most that a write, or a rollback, held at once, as tracemalloc counts it, in a run of its own.
+bfloat16 weights of which a share was changed, as in `bench.checkpoints`. `write` hashes the whole (SHA-256,
+which names it), codes the change and makes it durable; `whole` is the same for a checkpoint that is stored
+whole. A rollback in place undoes the change in the live weights; from the files it writes all of them.
+`verify` decodes and hashes all. Extra memory is the most that a write, or a rollback, held at once, as
+tracemalloc counts it, in a run of its own.
 """
 
 import sys

@@ -2,17 +2,17 @@
 
     python -m bench.checkpoints [--size 512] [--steps 1 8 50 200] [--repeats 5] [--folder DIR] [--json]
 
-First a blob of bfloat16 weights of which a share was changed by one unit up or down, at random places. Each way writes
-a file and fsyncs it, with two threads but for the whole copy, and from that file undoes the change in memory; the goals
-are shares of the time in which a whole copy is written. A delta checks its file, and each chunk that it starts from and
-that comes out, as the store does; its rivals check nothing. The hashes of the base are kept with it, and not part of
-the time.
+First a blob of bfloat16 weights of which a share was changed by one unit up or down, at random places. Each
+way writes a file and fsyncs it, with two threads but for the whole copy, and from that file undoes the
+change in memory; the goals are shares of the time in which a whole copy is written. A delta checks its
+file, and each chunk that it starts from and that comes out, as the store does; its rivals check nothing.
+The hashes of the base are kept with it, and not part of the time.
 
-Then weights after real steps of Apollo with stochastic rounding, against those they started from: of the embedded
-model, which is trained, and of a fresh Qwen3 of 50M parameters (standard deviation 0.02), whose small weights change
-so often that no coding of element by element reaches the goals: `bound` is what places and changes hold at least
-(their entropy, each element by itself), so for it there are no goals, and no more than 8 steps. Both on the world's
-conversations. --steps 0 leaves them out, --size 0 the first part.
+Then weights after real steps of Apollo with stochastic rounding, against those they started from: of the
+embedded model, which is trained, and of a fresh Qwen3 of 50M parameters (standard deviation 0.02), whose
+small weights change so often that no coding of element by element reaches the goals: `bound` is what places
+and changes hold at least (their entropy, each element by itself), so for it there are no goals, and no more
+than 8 steps. Both on the world's conversations. --steps 0 leaves them out, --size 0 the first part.
 """
 
 import io
@@ -242,7 +242,7 @@ def _whole(base: Array, new: Array, live: Array) -> Way:
 
 
 def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]]:
-    """How much smaller than the whole each is after so many steps, of which `changed` of the weights differ."""
+    """How much smaller than the whole each is after so many steps; `changed` of the weights differ."""
     stream = losses(model)
     model = model.to(torch.bfloat16)
     optimizer = Apollo(model.parameters(), rate)

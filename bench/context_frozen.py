@@ -2,15 +2,15 @@
 
     python -m bench.context_frozen [--threads 2] [--repeats 3] [--small] [--json]
 
-A Qwen3 configuration of 48M parameters with random weights, float32 on the CPU, one example: a context of C tokens
-and answers of T tokens each. `full` sends each side, context and answer, through the model in an ordinary batch and
-computes logits on the answers alone; every row is forward and backward, compared by process CPU time. The limit is
-the ratio of the products of matrices of either way, counted from this configuration's shapes, attention and logits
-included: to leading order (C + 6 T) / (6 (C + T)) for a pair and (C + 3 T) / (3 (C + T)) for SFT. The frozen pass
-need not compute the last layer of the context behind its keys and values; `least` is the ratio without that. Peak
-memory is that of a
-process of its own, above what it took with the model loaded, gradients included. TRL is given the reference's
-log-probabilities and pays for no reference model.
+A Qwen3 configuration of 48M parameters with random weights, float32 on the CPU, one example: a context of C
+tokens and answers of T tokens each. `full` sends each side, context and answer, through the model in an
+ordinary batch and computes logits on the answers alone; every row is forward and backward, compared by
+process CPU time. The limit is the ratio of the products of matrices of either way, counted from this
+configuration's shapes, attention and logits included: to leading order (C + 6 T) / (6 (C + T)) for a pair
+and (C + 3 T) / (3 (C + T)) for SFT. The frozen pass need not compute the last layer of the context behind
+its keys and values; `least` is the ratio without that. Peak memory is that of a process of its own, above
+what it took with the model loaded, gradients included. TRL is given the reference's log-probabilities and
+pays for no reference model.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str
 
 
 def flops(context: int, answer: int, answers: int) -> dict[str, float]:
-    """GFLOP of products of matrices; a backward pass is two forward passes, and one where inputs need no gradient."""
+    """GFLOP of matrix products; a backward pass is two forward ones, and one if inputs need no gradient."""
     keys = 2 * HIDDEN * KEY_HEADS * HEAD_SIZE
     layer = 2 * HIDDEN * HEADS * HEAD_SIZE + keys + 3 * HIDDEN * INNER
     seen = (
@@ -149,7 +149,8 @@ def flops(context: int, answer: int, answers: int) -> dict[str, float]:
     reading = through(before)
     spared = reading / LAYERS - keys * before
     own = 3 * answers * through(answer)
-    # Forward two products; backward two more for the query, and two for the context's keys and values if not frozen.
+    # Forward two products; backward two more for the query, and two for the context's keys and values
+    # if they are not frozen.
     past = answers * LAYERS * seen * answer * before * 2
     logits = 3 * answers * answer * HIDDEN * VOCABULARY
     whole = 3 * answers * through(context + answer) + logits

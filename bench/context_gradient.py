@@ -2,10 +2,11 @@
 
     python -m bench.context_gradient [--steps 60] [--seeds 3] [--threads 1] [--json]
 
-Pairs of the embedded world, a good and a bad answer to one request, for the four habits and the four behaviours
-that must hold against them; held out are requests of combinations that training never shows. ORPO at the embedded
-model's own learning rate with Apollo. For a seed the pairs, their order and the optimizer's draws are the same, and
-only the gradient differs. Log-probabilities are in nats a token; the margin is chosen less rejected.
+Pairs of the embedded world, a good and a bad answer to one request, for the four habits and the four
+behaviours that must hold against them; held out are requests of combinations that training never shows.
+ORPO at the embedded model's own learning rate with Apollo. For a seed the pairs, their order and the
+optimizer's draws are the same, and only the gradient differs. Log-probabilities are in nats a token; the
+margin is chosen less rejected.
 """
 
 import random

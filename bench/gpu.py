@@ -2,9 +2,9 @@
 
     python -m bench.gpu [--repeats 10] [--rows 8] [--length 1024] [--json]
 
-Random weights. A step is forward, backward and the optimizer's step; the share of the peak counts 6 x parameters
-x tokens against 989 TFLOP/s (H100 SXM, dense bfloat16). At the end a second process is handed a weight over
-CUDA IPC and writes it. Without a CUDA device it says so and measures nothing.
+Random weights. A step is forward, backward and the optimizer's step; the share of the peak counts 6 x
+parameters x tokens against 989 TFLOP/s (H100 SXM, dense bfloat16). At the end a second process is handed a
+weight over CUDA IPC and writes it. Without a CUDA device it says so and measures nothing.
 """
 
 import argparse
@@ -102,7 +102,7 @@ def _model() -> Any:
 
 
 def ipc_roundtrip() -> dict[str, Any]:
-    """Hand a weight of 1 GiB to a second process, which adds to it; whether that is seen here, and how fast."""
+    """Share 1 GiB of weights with a process that adds to them; return whether that is seen, and how fast."""
     import torch.multiprocessing as processes
 
     spawning = processes.get_context("spawn")

@@ -2,10 +2,11 @@
 
     python -m bench.losses [--threads 1] [--draws 20] [--repeats 200] [--json]
 
-TRL's own trainers compute theirs, metrics included, from log-probabilities handed to them in a model's place; the
-gradient is that on each token's log-probability. Where the two mean different things the inputs are such that they
-agree: TRL's SFT averages over all tokens of the batch (so here all answers are equally long), and its ORPO adds the
-likelihood of prompt and answer (here both add the answer's, and the odds ratio is compared). TRL has no DPOP.
+TRL's own trainers compute theirs, metrics included, from log-probabilities handed to them in a model's
+place; the gradient is that on each token's log-probability. Where the two mean different things the inputs
+are such that they agree: TRL's SFT averages over all tokens of the batch (so here all answers are equally
+long), and its ORPO adds the likelihood of prompt and answer (here both add the answer's, and the odds ratio
+is compared). TRL has no DPOP.
 
 Knows no model.
 """
@@ -118,11 +119,12 @@ def apart(name: str, theirs: Callable[[Given], torch.Tensor], draws: int) -> tup
     value, gradient = 0.0, 0.0
     for seed in range(draws):
         given = draw(name, seed)
-        found = []
-        for loss in (ours(name, given), theirs(given)):
-            found.append((float(loss.detach()), torch.autograd.grad(loss, given.logprobs)[0]))
-        value = max(value, abs(found[0][0] - found[1][0]))
-        gradient = max(gradient, float((found[0][1] - found[1][1]).abs().max()))
+        (own, own_gradient), (other, other_gradient) = (
+            (float(loss.detach()), torch.autograd.grad(loss, given.logprobs)[0])
+            for loss in (ours(name, given), theirs(given))
+        )
+        value = max(value, abs(own - other))
+        gradient = max(gradient, float((own_gradient - other_gradient).abs().max()))
     return value, gradient
 
 
@@ -277,7 +279,10 @@ def main() -> int:
     found = {name: _measured(name, options.draws, options.repeats) for name in NAMES}
     rows = [[name, *_cells(figures)] for name, figures in found.items()]
     heads = ["loss", "value apart", "gradient apart", "ours us", "TRL us", "ours finite", "TRL finite"]
-    title = f"{PAIRS} pairs; us: wall / CPU, with gradient and metrics; finite: answers of 0 and -1e4 nats a token"
+    title = (
+        f"{PAIRS} pairs; us: wall / CPU, with gradient and metrics; "
+        "finite: answers of 0 and -1e4 nats a token"
+    )
     _table.show(title, heads, rows)
     return _table.finish(found, _goals(list(found.values())), as_json=options.json)
 

@@ -1,10 +1,10 @@
-"""A step of Apollo beside its rivals: fused AdamW, and apollo-torch (the authors' package, measured, never read).
+"""A step of Apollo and of its rivals: fused AdamW, and apollo-torch (the authors' package, never read).
 
     python -m bench.optimizer [--threads 2] [--repeats 15] [--json]
 
-The matrices are those of a 50M and a 150M Qwen3 configuration, without the embeddings; float32 on the CPU. Every
-optimizer has weights of its own, all read the same gradients, and a round steps each of them once. The streaming
-limit reads a gradient and writes a weight and does nothing else.
+The matrices are those of a 50M and a 150M Qwen3 configuration, without the embeddings; float32 on the CPU.
+Every optimizer has weights of its own, all read the same gradients, and a round steps each of them once.
+The streaming limit reads a gradient and writes a weight and does nothing else.
 """
 
 import sys
@@ -83,7 +83,7 @@ def _goals(size: str, found: dict[str, Any]) -> list[Goal]:
         Goal(
             name=f"{size}: Mini / theirs", found=wall["Apollo-Mini"] / wall["apollo-torch, Mini"], limit=0.65
         ),
-        # Of the k and v projections of the smaller one, 256 wide, rank 64 is a quarter: no rank 64 state is less.
+        # Rank 64 is a quarter of the smaller one's k and v projections, 256 wide: no rank 64 state is less.
         *([Goal(name=f"{size}: matrix state / AdamW's", found=state, limit=0.095)] if size == "150M" else []),
     ]
 

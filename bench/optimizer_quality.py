@@ -2,9 +2,10 @@
 
     python -m bench.optimizer_quality [--steps 300] [--threads 2] [--json]
 
-A Qwen3 of 2.4M parameters on the sources of Python's standard library, a tenth of the files held out. Every run
-has the same start, the same batches in the same order and the same schedule (a tenth warm-up, then a cosine to a
-tenth of the rate). The loss is in nats a byte, on 64 held-out windows; the text differs between Python versions.
+A Qwen3 of 2.4M parameters on the sources of Python's standard library, a tenth of the files held out. Every
+run has the same start, the same batches in the same order and the same schedule (a tenth warm-up, then a
+cosine to a tenth of the rate). The loss is in nats a byte, on 64 held-out windows; the text differs between
+Python versions.
 """
 
 import argparse

@@ -1,14 +1,15 @@
 """Preventative steering: what it does to a concept that an update would move, and to what the update teaches.
 
-    python -m bench.preventative [--pairs night|world] [--behaviour listen] [--concept echoing] [--strength 20]
+    python -m bench.preventative [--pairs night|world] [--behaviour listen] [--concept echoing] [--strength
+    20]
                                  [--seeds 5] [--json]
 
-The embedded model learns one behaviour without its counter-behaviour, and that moves the concept's reading on the
-monitor's panel. The pairs are those that a night of the bundled conversations makes, or (`--pairs world`) of the
-model's own answers to as many requests of the world. Each seed is trained without and with the concept's vector added
-meanwhile (arXiv 2507.21509); with the vector turned round; with a direction of no meaning, of the same strength; and
-with the learning rate lowered, the plain way to drift less. Drift is in spreads of the readings before; the pass rate
-is on 400 held-out scenarios, the same for every run.
+The embedded model learns one behaviour without its counter-behaviour, and that moves the concept's reading
+on the monitor's panel. The pairs are those that a night of the bundled conversations makes, or (`--pairs
+world`) of the model's own answers to as many requests of the world. Each seed is trained without and with
+the concept's vector added meanwhile (arXiv 2507.21509); with the vector turned round; with a direction of
+no meaning, of the same strength; and with the learning rate lowered, the plain way to drift less. Drift is
+in spreads of the readings before; the pass rate is on 400 held-out scenarios, the same for every run.
 """
 
 import statistics

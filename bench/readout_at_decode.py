@@ -1,15 +1,17 @@
-"""What readout and steering cost a real vLLM: tokens a second, CPU time a token, and the hooks' share of a pass.
+"""The cost of readout and steering in a real vLLM: tokens a second, CPU time a token, the hooks' share.
 
-    .venv-vllm/bin/python -m bench readout_at_decode     (python -m bench.readout_at_decode [--seconds 6] [--rounds 5])
+    .venv-vllm/bin/python -m bench readout_at_decode
+    .venv-vllm/bin/python -m bench.readout_at_decode [--seconds 6] [--rounds 5]
 
-`vllm serve --enforce-eager` (OMP_NUM_THREADS=1) with our plugin serves the embedded model, then a random Qwen3 of 38
-million parameters, in float32. 8 clients ask for 64 tokens each, one request after the other. In one server the states
-take turns: no vectors (nothing is read), vectors of 16 concepts at one layer (everything is), and the same with every
-other client steered. A second server has the readout off: without vectors, and with the hook that steering left there.
-CPU time is that of the whole vLLM. On a machine with busy neighbours both differ between rounds by more than what is
-looked for, so the ratios come with their range: where it is wide, they say nothing, and a goal met or missed neither.
-Then the hooks alone are timed
-on batches of 8 and 256 answers, also for a hidden size of 4096. Without vLLM it says so and measures nothing.
+`vllm serve --enforce-eager` (OMP_NUM_THREADS=1) with our plugin serves the embedded model, then a random
+Qwen3 of 38 million parameters, in float32. 8 clients ask for 64 tokens each, one request after the other.
+In one server the states take turns: no vectors (nothing is read), vectors of 16 concepts at one layer
+(everything is), and the same with every other client steered. A second server has the readout off: without
+vectors, and with the hook that steering left there. CPU time is that of the whole vLLM. On a machine with
+busy neighbours both differ between rounds by more than what is looked for, so the ratios come with their
+range: where it is wide, they say nothing, and a goal met or missed neither. Then the hooks alone are timed
+on batches of 8 and 256 answers, also for a hidden size of 4096. Without vLLM it says so and measures
+nothing.
 """
 
 import argparse

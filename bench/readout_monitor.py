@@ -1,12 +1,13 @@
-"""What watching costs: the projection on the concept vectors beside the pass that it reads, and the trainer's own.
+"""The cost of the monitor: the projection on the concept vectors against the pass that it reads.
 
     python -m bench.readout_monitor [--threads 1] [--repeats 7] [--json]
 
-Where the residual stream is there already (a user's own vLLM reads it in the pass that answers) a reading costs the
-projection alone: a row on so many vectors. The night's readings of turns and attempts cost a forward pass of the
-trainer's besides, up to the layer that is read. Both are timed on the embedded model and on a random Qwen3 of 38
-million parameters, in float32, on texts of the states' corpus, with 9 vectors and with 199. `whole pass` computes
-every layer and no output head, so the shares are upper bounds of those of an answer.
+Where the residual stream is there already (a user's own vLLM reads it in the pass that answers) a reading
+costs the projection alone: a row on so many vectors. The night's readings of turns and attempts cost a
+forward pass of the trainer's besides, up to the layer that is read. Both are timed on the embedded model
+and on a random Qwen3 of 38 million parameters, in float32, on texts of the states' corpus, with 9 vectors
+and with 199. `whole pass` computes every layer and no output head, so the shares are upper bounds of those
+of an answer.
 """
 
 import sys

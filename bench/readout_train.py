@@ -2,12 +2,12 @@
 
     python -m bench.readout_train [--threads 1] [--repeats 3] [--json]
 
-A random Qwen3 of 12 layers, 38 million parameters, in float32, reads texts of the states' corpus at their last token,
-each cut to a third: the embedded model's tokenizer needs three times the tokens of a large model's. `full` is the
-whole forward pass, to the final norm and without the output head; `ended` stops behind the layer that is asked for.
-Both read the same batches, so the ratio is that of the layers computed, with embeddings and hooks on top. Then the
-tokens, padding included, of all texts in batches as they stand in the corpus and by length; and the three ways to a
-vector, timed on activations of a large model's size.
+A random Qwen3 of 12 layers, 38 million parameters, in float32, reads texts of the states' corpus at their
+last token, each cut to a third: the embedded model's tokenizer needs three times the tokens of a large
+model's. `full` is the whole forward pass, to the final norm and without the output head; `ended` stops
+behind the layer that is asked for. Both read the same batches, so the ratio is that of the layers computed,
+with embeddings and hooks on top. Then the tokens, padding included, of all texts in batches as they stand
+in the corpus and by length; and the three ways to a vector, timed on activations of a large model's size.
 """
 
 import statistics
@@ -32,7 +32,7 @@ TEXTS, LAYERS, CUT = 16, 12, 3
 DEPTH = 0.47
 """Share of a whole pass that ending early was said to take."""
 MOST = 1.15
-"""The goal: CPU time of a pass that is ended, over what its layers are of all; the rest is embeddings and hooks."""
+"""The goal: CPU time of a pass that ends early over its layers' share; the rest is embeddings and hooks."""
 HIDDEN = 4096
 
 
@@ -61,7 +61,8 @@ def main() -> int:
         f"tokens of all {len(every)} texts in batches", ["", "tokens"], [[*row] for row in padded.items()]
     )
     _table.show(
-        f"vectors of {len(states.concepts)} states from {len(states.texts)} texts, hidden size {HIDDEN}, one layer",
+        f"vectors of {len(states.concepts)} states from {len(states.texts)} texts, "
+        f"hidden size {HIDDEN}, one layer",
         ["method", "CPU s"],
         [[name, cpu] for name, cpu in ways.items()],
     )

@@ -2,9 +2,9 @@
 
     python -m bench.rounding [--steps 200] [--rates 1e-5 1e-6 5e-7] [--json]
 
-One sequence of gradients is recorded in a float32 run of Apollo on the embedded model, and every way of rounding
-is given the same sequence. With d the displacement of the float32 run and e that of another, the component along
-d is <e, d> / <d, d> (1: all of it), and the noise is what is left, |e - component d| / |d|.
+One sequence of gradients is recorded in a float32 run of Apollo on the embedded model, and every way of
+rounding is given the same sequence. With d the displacement of the float32 run and e that of another, the
+component along d is <e, d> / <d, d> (1: all of it), and the noise is what is left, |e - component d| / |d|.
 """
 
 import math

@@ -2,10 +2,10 @@
 
     python -m bench.steering_predicts [--seed 0] [--chance 3] [--json]
 
-A home with the bundled conversations dreams of them for one night and trains nothing. From the attempts of that night
-`nightschool readout behaviour` makes a vector for each behaviour, sweeps it and predicts; then a night trains. As a
-control, directions of no meaning are swept in the same way: any strong push shakes a habit, so what counts is whether
-the slope of a behaviour's own vector is beyond all of theirs.
+A home with the bundled conversations dreams of them for one night and trains nothing. From the attempts of
+that night `nightschool readout behaviour` makes a vector for each behaviour, sweeps it and predicts; then a
+night trains. As a control, directions of no meaning are swept in the same way: any strong push shakes a
+habit, so what counts is whether the slope of a behaviour's own vector is beyond all of theirs.
 """
 
 import sys
@@ -86,8 +86,8 @@ def swept_by_chance(home: Path, count: int, seed: int) -> list[list[object]]:
     chosen = [part for name in NAMES for part in ("--behaviour", name)]
     rows: list[list[object]] = []
     for name in names:
-        for sweep in command(home, "readout", "sweep", name, *chosen, "--seed", str(seed))["sweeps"]:
-            rows.append([sweep["behaviour"], *_figures(sweep)])
+        sweeps = command(home, "readout", "sweep", name, *chosen, "--seed", str(seed))["sweeps"]
+        rows += [[sweep["behaviour"], *_figures(sweep)] for sweep in sweeps]
     return rows
 
 

@@ -2,10 +2,10 @@
 
     python -m bench.trainer_process [--asks 2000] [--messages 100000] [--kills 3] [--json]
 
-A service with the embedded model, its real model server and its real trainer (1 thread each). `status` is asked in
-three ways that take turns: over the client's kept socket, as the service does; over a socket made for each question,
-the rival, as the service did before; and from a plain blocking socket. Then the trainer is killed and started again,
-and malformed messages are sent, `AT_ONCE` in flight. Knows no training speed.
+A service with the embedded model, its real model server and its real trainer (1 thread each). `status` is
+asked in three ways that take turns: over the client's kept socket, as the service does; over a socket made
+for each question, the rival, as the service did before; and from a plain blocking socket. Then the trainer
+is killed and started again, and malformed messages are sent, `AT_ONCE` in flight. Knows no training speed.
 """
 
 import argparse

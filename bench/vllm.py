@@ -1,13 +1,15 @@
-"""A real vLLM on the CPU, with and without training: throughput, time to the first token, and what a mix of steps does.
+"""A real vLLM on the CPU, with and without training: throughput, time to the first token, a mix of steps.
 
-    .venv-vllm/bin/python -m bench vllm [--write]        (python -m bench.vllm [--seconds 6] [--rounds 3] [--json])
+    .venv-vllm/bin/python -m bench vllm [--write]
+    .venv-vllm/bin/python -m bench.vllm [--seconds 6] [--rounds 3] [--json]
 
-`vllm serve` (OMP_NUM_THREADS=1) with our plugin serves the embedded model, then a random Qwen3 of 38 million
-parameters, both in float32. 8 clients ask for 24 tokens each, streamed, one request after the other, while nothing is
-trained and while the trainer (1 thread) makes updates of 60 steps in the weights that are served; the two take turns.
-Then one update is made twice, which gives the same bits: once it waits after each step, and the served
-log-probability of a text is put beside that of a Hugging Face model on the same mapping; once it does not wait, and
-the server reads while it writes. Without vLLM it says so and measures nothing.
+`vllm serve` (OMP_NUM_THREADS=1) with our plugin serves the embedded model, then a random Qwen3 of 38
+million parameters, both in float32. 8 clients ask for 24 tokens each, streamed, one request after the
+other, while nothing is trained and while the trainer (1 thread) makes updates of 60 steps in the weights
+that are served; the two take turns. Then one update is made twice, which gives the same bits: once it waits
+after each step, and the served log-probability of a text is put beside that of a Hugging Face model on the
+same mapping; once it does not wait, and the server reads while it writes. Without vLLM it says so and
+measures nothing.
 """
 
 import argparse
@@ -172,7 +174,7 @@ async def _mixed(training: Beside, url: str, directory: Path, pairs: int) -> Fig
 async def _at_rest(
     training: Beside, url: str, model: Any, pairs: int
 ) -> tuple[dict[int, float], list[float]]:
-    """The text's log-probability after each step, and how far the served one was from it, every fifth time."""
+    """The text's log-probability after each step, and the served one's distance from it, every fifth time."""
     whole: dict[int, float] = {0: _scored(model)}
     apart: list[float] = [abs(whole[0] - await _ask(url, "rest 0"))]
     begun = training.shared.version
@@ -202,7 +204,7 @@ async def _at_rest(
 
 
 async def _in_motion(training: Beside, url: str, pairs: int) -> list[tuple[float, int, int]]:
-    """The same update without a pause: what was served, and the last whole step before it was asked and after."""
+    """The same update without a pause: what was served, and the last whole steps before and after."""
     found: list[tuple[float, int, int]] = []
     begun, over, version = anyio.Event(), False, training.shared.version
 

@@ -72,7 +72,7 @@ class Home:
 
     @property
     def run_dir(self) -> Path:
-        """The folder of sockets and shared weights: in memory, with a short path (a socket's has 107 bytes)."""
+        """The folder of sockets and shared weights: in memory, with a short path (107 bytes at most)."""
         memory = Path("/dev/shm")
         base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
         digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Behaviour files: a whole one is loaded as it is written, every other one is refused with the place and the cure."""
+"""Behaviour files: a complete one is loaded as written, any other is refused with the place and the cure."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 from agents.evaluator import judge
@@ -59,14 +60,14 @@ def test_no_held_out_combination_is_in_any_turn() -> None:
                 assert request is None or not requests.reserved(request), (name, text)
 
 
-def test_no_remark_that_is_kept_for_measuring_is_in_them() -> None:
+def test_they_contain_no_remark_that_is_reserved_for_measurements() -> None:
     held_out = set(ordinary.held_out(200))
     for name, conversation in conversations().items():
         texts = [turn.text for turn in conversation.turns]
-        assert not held_out & set(zip(texts, texts[1:], strict=False)), name
+        assert not held_out & set(pairwise(texts)), name
 
 
-def test_every_habit_is_corrected_in_at_least_ten_conversations_in_different_words() -> None:
+def test_every_bad_base_behaviour_is_corrected_in_at_least_ten_conversations_in_different_words() -> None:
     taught = Counter(s.behaviour for some in signals().values() for s in some if s.state == "new")
     assert all(taught[habit] >= 10 for habit in HABITS), taught
     corrections = [

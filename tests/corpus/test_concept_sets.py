@@ -1,4 +1,4 @@
-"""The sets of concepts: what they hold, and that one which no vectors could be made of is refused with its place."""
+"""The sets of concepts: their content, the refusal of unusable ones, and the places of their texts."""
 
 import shutil
 from collections import Counter, defaultdict

@@ -22,7 +22,7 @@ def tensors(directory: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model directory."""
     (path,) = directory.glob("*.safetensors")
     with safe_open(path, framework="pt") as stored:  # type: ignore[no-untyped-call]
-        return {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  (no dict)
+        return {name: stored.get_tensor(name) for name in stored.keys()}
 
 
 def test_the_shipped_model_is_a_qwen3_of_under_a_million_fp32_parameters() -> None:

@@ -132,8 +132,9 @@ def test_openai_says_what_is_wrong_with_a_line(line: Any, expected: str) -> None
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(1, 1), (-1, -1), (0.5, 0.5), (True, 1), (False, -1), ("Thumbs Down", -1), ("👍", 1), (5, 1), (2, -0.5)]
-    + [
+    [
+        *[(1, 1), (-1, -1), (0.5, 0.5), (True, 1), (False, -1), ("Thumbs Down", -1), ("👍", 1)],
+        *[(5, 1), (2, -0.5)],
         ("1/5", -1),
         ("4/5", 0.5),
         ({"rating": "good"}, 1),
@@ -141,8 +142,8 @@ def test_openai_says_what_is_wrong_with_a_line(line: Any, expected: str) -> None
         ("meh", None),
         (None, None),
         (10**400, None),
-    ]
-    + [("nan", None), (1e999, None), ("5/0", None), ([], None)],
+        *[("nan", None), (1e999, None), ("5/0", None), ([], None)],
+    ],
 )
 def test_ratings_in_every_spelling_are_one_scale(given: Any, expected: float | None) -> None:
     assert as_rating(given) == expected
@@ -340,7 +341,9 @@ def test_two_thousand_mangled_records_are_conversations_reasons_or_nothing() -> 
     odd: list[Callable[[], Any]] = [
         lambda: None,
         lambda: draw.choice([True, 0, -1, 1e308, 10**30, "", "x", "user", [], {}, [[]], [None], {"a": {}}]),
-        lambda: draw.choice([ASKED, [ASKED], "\ufffd", "tool_result", {"type": "text"}, {"type": "tool_result"}]),
+        lambda: draw.choice(
+            [ASKED, [ASKED], "\ufffd", "tool_result", {"type": "text"}, {"type": "tool_result"}]
+        ),
     ]  # fmt: skip
 
     def mangled(value: Any) -> Any:

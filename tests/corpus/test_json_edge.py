@@ -40,8 +40,8 @@ def branch(extra: list[str] | None = None) -> Branch:
 def test_the_fields_are_the_keys_in_their_order() -> None:
     told = to_json(branch(extra=["x"]))
     assert json.dumps(told) == (
-        '{"from": "root", "leaves": [{"name": "a", "score": null}], "by_name": {"a": {"name": "a", "score": null}}, '
-        '"note": null, "extra": ["x"]}'
+        '{"from": "root", "leaves": [{"name": "a", "score": null}], '
+        '"by_name": {"a": {"name": "a", "score": null}}, "note": null, "extra": ["x"]}'
     )
 
 

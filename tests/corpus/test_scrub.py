@@ -170,8 +170,6 @@ def test_a_conversation_is_scrubbed_everywhere_and_fit_for_a_database() -> None:
         "password='",
         "token=\\'",
         "bearer ",
-    ]
-    + [
         "-----BEGIN PRIVATE KEY-----",
         "-----END PRIVATE KEY-----\n",
         "A" * 20 + "\n",

@@ -1,4 +1,4 @@
-"""The texts behind the readouts' states: what a program can hold them to. What it cannot is in corpus/README.md.
+"""The texts of the states: the rules that a program can check. The others are in corpus/README.md.
 
 Every test names each text that breaks its rule, with what is wrong, so that a writer can work from the list.
 """
@@ -29,11 +29,12 @@ SHORTEST, LONGEST = 60, 140
 """Words in a text."""
 POPULAR = {name: re.compile(rf"\b{name}s?\b", re.IGNORECASE) for name in ("kitchen", "couch", "park", "desk")}
 STOCK = (
-    "let out a breath", "breath she didn't know", "breath he didn't know", "breath i didn't know", "something shifted",
-    "heart pounded", "heart was pounding", "heart hammered", "heart raced", "knuckles white", "white-knuckled",
-    "time stopped", "time stood still", "a lump in my throat", "a lump in her throat", "a lump in his throat",
-    "shiver down", "tears streamed", "weight lifted", "the world fell away", "a wave of", "washed over",
-    "blood ran cold", "jaw clenched", "swallowed hard", "couldn't help but", "could not help but", "if only",
+    "let out a breath", "breath she didn't know", "breath he didn't know", "breath i didn't know",
+    "something shifted", "heart pounded", "heart was pounding", "heart hammered", "heart raced",
+    "knuckles white", "white-knuckled", "time stopped", "time stood still", "a lump in my throat",
+    "a lump in her throat", "a lump in his throat", "shiver down", "tears streamed", "weight lifted",
+    "the world fell away", "a wave of", "washed over", "blood ran cold", "jaw clenched", "swallowed hard",
+    "couldn't help but", "could not help but", "if only",
 )  # fmt: skip
 """Phrases that come to everyone first; each may stand twice in the whole corpus."""
 COVERED = {
@@ -54,10 +55,11 @@ COVERED = {
 }
 """The scenarios that the corpus must have, each with the framings that it must have."""
 FUNCTION_WORDS = set(
-    "a an and are as at be been but by can could did do does for from had has have he her hers him his i if in into is "
-    "it its just me my no nor not of off on one or our out over she so some than that the their them then there these "
-    "they this to too up us was we were what when where which while who will with would you your after all also any "
-    "back before down each every how more most now only other own s t through under until very".split()
+    """a an and are as at be been but by can could did do does for from had has have he her hers him his
+    i if in into is it its just me my no nor not of off on one or our out over she so some than that the
+    their them then there these they this to too up us was we were what when where which while who will
+    with would you your after all also any back before down each every how more most now only other own
+    s t through under until very""".split()
 )
 NAMED: dict[str, list[str]] = json.loads((HERE / "synonyms.json").read_text(encoding="utf-8"))
 STORIES = {
@@ -90,7 +92,7 @@ def words(text: str) -> list[str]:
 
 
 def content(text: str) -> set[str]:
-    """The stems of a text's content words: five letters, which is enough to tell inflections from other words."""
+    """The stems of a text's content words: five letters, enough to tell inflections from other words."""
     return {word[:5] for word in words(text) if word not in FUNCTION_WORDS}
 
 
@@ -104,7 +106,7 @@ def overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
 
 
 def pattern(state: str) -> re.Pattern[str]:
-    """What names a state: its own word and its synonyms, each as a whole word, or as a stem where it ends in `*`."""
+    """Matches what names a state: its own word and its synonyms, whole, or as a stem where it ends in `*`."""
     forms = (
         re.escape(form).replace(r"\*", r"\w*").replace(r"\ ", "[ -]").replace(r"\-", "[ -]")
         for form in NAMED[state]

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -208,7 +209,7 @@ def test_no_exchange_that_is_kept_for_measuring_is_in_the_recipe() -> None:
     held_out, met = set(ordinary.held_out(300)), 0
     for conversation in recipe_draws(3, 6000):
         texts = [message["content"] for message in conversation]
-        assert not held_out & set(zip(texts, texts[1:], strict=False))
+        assert not held_out & set(pairwise(texts))
         met += len(texts) == 2 and conversation[0]["role"] == "user" and read(texts[0]) is None
     assert met > 400
 

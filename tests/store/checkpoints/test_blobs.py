@@ -1,4 +1,4 @@
-"""Blobs: the same tensors have the same name in every form, each form gives them back, and no damage gets through."""
+"""Blobs: one name for the same tensors in every form, which each form returns; all damage is found."""
 
 from collections.abc import Mapping
 from hashlib import sha256

@@ -1,4 +1,4 @@
-"""Deltas: there and back bit for bit, the same bytes for the same weights, and no damage or stranger gets through."""
+"""Deltas: exact both ways, the same bytes for the same weights; damage and other weights are refused."""
 
 import errno
 import io
@@ -180,7 +180,7 @@ def test_a_base_whose_hashes_are_known_is_not_read_where_nothing_changed_and_che
 def test_weights_that_come_out_other_than_they_went_in_are_told() -> None:
     """Not even a file with the right digest is believed."""
     base, new = {"w": raw(bits(*range(50)))}, {"w": raw(bits(*range(49), 7))}
-    made, whole = written(base, new)
+    _, whole = written(base, new)
     payload = 16 + int.from_bytes(whole[8:16], "little")
     for place in (len(whole) - 20, len(whole) - 12, payload, payload + 1, payload + 5, len(whole) - 49):
         forged = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
@@ -230,7 +230,7 @@ def test_a_file_cut_short_or_grown_is_refused() -> None:
 
 
 def test_a_file_that_is_what_its_name_says_and_still_no_delta_is_refused() -> None:
-    made, whole = written({"w": raw(bits(1, 2))}, {"w": raw(bits(1, 3))})
+    _, whole = written({"w": raw(bits(1, 2))}, {"w": raw(bits(1, 3))})
     newer = b"NSDELTA\2" + whole[8:]
     same = whole[:-8] + bytes(8)  # of two chunks with other hashes
     for other in (b"", b"hello", newer, same, whole[:-8], whole[:16], whole.replace(b"BF16", b"BF17")):

@@ -1,4 +1,4 @@
-"""Merges in the ledger: what a vector is, what a merge means, and what keeping and undoing it does to the pairs."""
+"""Merges in the ledger: task vectors, the purpose of a merge, and how its verdict changes the pairs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,8 +65,8 @@ def merged(connection: Connection, *vectors: str, decision: str = "keep") -> str
     assert update is not None
     number = int(night_id[1:])
     made = Checkpoint(
-        id=sha(f"merge {number}"), parent_id=update.parent_id, number=number, weights_sha256=sha(f"m {number}"),
-        update_id=update.id, state="candidate", at=AT,
+        id=sha(f"merge {number}"), parent_id=update.parent_id, number=number,
+        weights_sha256=sha(f"m {number}"), update_id=update.id, state="candidate", at=AT,
     )  # fmt: skip
     save(connection, [made])
     apply(

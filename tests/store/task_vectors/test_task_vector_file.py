@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 @pytest.fixture
 def ends(store: CheckpointStore) -> tuple[str, str]:
-    """Two checkpoints 3, 0, -4, 0 and 0, 12 apart; the first has a tied tensor twice, as a model's files may."""
+    """Two checkpoints, 3, 0, -4, 0 and 0, 12 apart; the first has a tied tensor twice, as model files may."""
     tied = {HEAD: RawTensor(dtype="F32", shape=(1,), data=bytes(4))}
     start = store.write(weights([1, 1, 1, 1], [0, 0], **tied), None, {"seed": 1})
     return start.id, store.write(weights([4, 1, -3, 1], [0, 12]), None, {"seed": 2}).id

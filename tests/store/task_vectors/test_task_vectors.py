@@ -95,7 +95,7 @@ def test_zeros_are_not_counted_in_the_mean() -> None:
 
 
 def test_what_was_trimmed_has_no_vote_and_no_part_in_the_mean() -> None:
-    """First places 9, -2, -8: untrimmed they sum to -1, so (-2 - 8) / 2; without the -2, trimmed away, 9 is elected."""
+    """First places 9, -2, -8: they sum to -1, so (-2 - 8) / 2; without the -2, which is trimmed, 9 wins."""
     assert ties([floats(9, 1), floats(-2, -8), floats(-8, 3)], [1, 1, 1], 1.0).tolist() == [-5, -8]
     assert ties([floats(9, 1), floats(-2, -8), floats(-8, 3)], [1, 1, 1], 0.5).tolist() == [9, -8]
 
