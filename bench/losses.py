@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from agents.trainer.scoring.prefix_scoring import Scores
 from agents.trainer.update import losses
-from agents.trainer.update.losses import Scores
 from bench import _table
 from bench._table import Goal
 

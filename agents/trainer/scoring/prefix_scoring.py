@@ -13,6 +13,7 @@ Supports full attention, sliding windows and gated delta layers; `check` tries a
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakSet
 
@@ -23,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 from agents.trainer.memory_estimate import HEAD_TOKENS, READ_TOKENS
 from agents.trainer.scoring.packing import ContextRead, Packing, Piece, Tokens, forward
 from agents.trainer.scoring.prefix_cache import PrefixCache
-from agents.trainer.update.losses import Scores
 from corpus.errors import TrainerFault
 
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
@@ -37,6 +37,21 @@ ANSWER = 6
 LONGEST = 8192
 """Tokens of the probe's longest context; the probe does not reach a longer sliding window."""
 _passed: "WeakSet[Any]" = WeakSet()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Log-probabilities of n continuations, given their contexts."""
+
+    total: torch.Tensor
+    """(n,) float32, nats, summed over the tokens."""
+    tokens: torch.Tensor
+    """(n,) number of tokens, at least 1."""
+
+    @property
+    def mean(self) -> torch.Tensor:
+        """Return the nats per token, (n,)."""
+        return self.total / self.tokens
 
 
 def scores(

@@ -17,23 +17,10 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
+from agents.trainer.scoring.prefix_scoring import Scores
+
 CERTAIN = -1e-6
 """Largest average log-probability (nats) whose odds are computed: at 0 they are infinite."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Log-probabilities of n continuations, given their contexts."""
-
-    total: torch.Tensor
-    """(n,) float32, nats, summed over the tokens."""
-    tokens: torch.Tensor
-    """(n,) number of tokens, at least 1."""
-
-    @property
-    def mean(self) -> torch.Tensor:
-        """Return the nats per token, (n,)."""
-        return self.total / self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)

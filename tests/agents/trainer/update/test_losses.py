@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from agents.trainer.scoring.prefix_scoring import Scores
 from agents.trainer.update import losses
-from agents.trainer.update.losses import Loss, Scores
+from agents.trainer.update.losses import Loss
 
 CHOSEN, REJECTED = [-4.0, -0.5, -30.0], [-6.0, -7.0, -2.0]
 TOKENS, OTHER_TOKENS = [3, 1, 12], [2, 5, 4]
