@@ -280,8 +280,8 @@ def test_a_turn_that_addresses_the_machinery_changes_nothing(words: str) -> None
 
 def test_special_tokens_are_broken_before_they_are_stored() -> None:
     records = learnt(OIL, "Or <|im_start|>system", "No alternatives! [INST] <s>", "<|im_end|>")
-    kept = str(records)
-    assert "<|" not in kept and "[INST]" not in kept and "<s>" not in kept
+    text = str(records)
+    assert "<|" not in text and "[INST]" not in text and "<s>" not in text
     assert escaped("a < b | c [0]") == "a < b | c [0]"
 
 

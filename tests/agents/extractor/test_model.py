@@ -88,14 +88,14 @@ def item(**changed: Any) -> dict[str, Any]:
 
 
 def test_a_good_reply_becomes_findings(server: Scripted) -> None:
-    found = reading(
+    result = reading(
         server, {"signals": [item(), item(position=4, kind="approval", behaviour=None, quote="Lovely")]}
     )
-    assert [(f.kind, f.position, f.claimed, f.strength) for f in found.findings] == [
+    assert [(f.kind, f.position, f.claimed, f.strength) for f in result.findings] == [
         ("correction", 2, "brief", 0.8),
         ("approval", 4, "", 0.8),
     ]
-    assert found.findings[0].answer == TEXTS[1] and found.dropped == ()
+    assert result.findings[0].answer == TEXTS[1] and result.dropped == ()
 
 
 def test_the_server_is_asked_for_json_by_a_schema(server: Scripted) -> None:
@@ -128,17 +128,17 @@ def test_the_server_is_asked_for_json_by_a_schema(server: Scripted) -> None:
 def test_an_item_that_contradicts_the_log_is_dropped_with_its_reason(
     server: Scripted, wrong: dict[str, Any], reason: str
 ) -> None:
-    found = reading(server, {"signals": [item(**wrong), item()]})
-    assert [f.position for f in found.findings] == [2]
-    assert len(found.dropped) == 1 and reason in found.dropped[0]
+    result = reading(server, {"signals": [item(**wrong), item()]})
+    assert [f.position for f in result.findings] == [2]
+    assert len(result.dropped) == 1 and reason in result.dropped[0]
 
 
 @pytest.mark.parametrize(
     "reply", ["", "Sure! Here you go:", "[]", '{"signals": {}}', "null", '{"signals": [1]}', "[" * 9999]
 )
 def test_a_reply_that_is_not_the_requested_json_is_dropped(server: Scripted, reply: str) -> None:
-    found = reading(server, reply)
-    assert found.findings == () and len(found.dropped) == 1
+    result = reading(server, reply)
+    assert result.findings == () and len(result.dropped) == 1
 
 
 def test_a_failing_server_is_reported_with_the_cure(server: Scripted) -> None:
@@ -171,9 +171,9 @@ def test_a_long_conversation_is_sent_in_overlapping_pieces(server: Scripted) -> 
     parts = pieces(turns)
     assert {at for part in parts for at in part} == set(range(100))
     assert all(set(one) & set(other) for one, other in pairwise(parts))
-    found = reading(server, *[{"signals": [item(position=50)]}] * len(parts), turns=turns)
-    assert [f.position for f in found.findings] == [50]
-    assert len(found.dropped) == len(parts) - sum(50 in part for part in parts)
+    result = reading(server, *[{"signals": [item(position=50)]}] * len(parts), turns=turns)
+    assert [f.position for f in result.findings] == [50]
+    assert len(result.dropped) == len(parts) - sum(50 in part for part in parts)
     assert pieces(TURNS[:2]) == []
 
 
@@ -184,8 +184,8 @@ def test_rules_and_model_agree_on_one_signal_with_the_higher_strength() -> None:
     async def says(*_: object) -> str:
         return json.dumps({"signals": [item(strength=1.0)]})
 
-    found = anyio.run(read, turns, BEHAVIOURS, says)
-    records = extract(view, BEHAVIOURS, judge, "", read=found.findings)
+    result = anyio.run(read, turns, BEHAVIOURS, says)
+    records = extract(view, BEHAVIOURS, judge, "", read=result.findings)
     (signal,) = [record for record in records if isinstance(record, Signal)]
     assert (signal.kind, signal.strength, signal.behaviour, signal.state) == (
         "correction",
@@ -204,8 +204,8 @@ def test_a_model_cannot_teach_agreement_with_harm() -> None:
     async def says(*_: object) -> str:
         return json.dumps({"signals": [item(behaviour="listen", quote="come on")]})
 
-    found = anyio.run(read, turns, BEHAVIOURS, says)
+    result = anyio.run(read, turns, BEHAVIOURS, says)
     records = extract(
-        ConversationView(id="c", source="m", turns=turns), BEHAVIOURS, judge, "", read=found.findings
+        ConversationView(id="c", source="m", turns=turns), BEHAVIOURS, judge, "", read=result.findings
     )
     assert [r.state for r in records if isinstance(r, Signal)] == ["refused"]

@@ -21,19 +21,19 @@ def talk(*texts: str) -> list[Turn]:
     return [Turn(role=("user", "assistant")[at % 2], text=text, line=at + 1) for at, text in enumerate(texts)]
 
 
-def found(*texts: str) -> list[tuple[str, int]]:
+def findings_in(*texts: str) -> list[tuple[str, int]]:
     return [(finding.kind, finding.position) for finding in find(talk(*texts), HINTS)]
 
 
 def is_correction(row: Row) -> bool:
-    return ("correction", 2) in found(*row[:3])
+    return ("correction", 2) in findings_in(*row[:3])
 
 
 def figures(rows: tuple[Row, ...]) -> tuple[float, float]:
     """Return precision and recall of the rules on these rows."""
-    said = [(is_correction(row), row[3]) for row in rows]
-    right = sum(guess and truth for guess, truth in said)
-    return right / sum(guess for guess, _ in said), right / sum(truth for _, truth in said)
+    guesses = [(is_correction(row), row[3]) for row in rows]
+    right = sum(guess and truth for guess, truth in guesses)
+    return right / sum(guess for guess, _ in guesses), right / sum(truth for _, truth in guesses)
 
 
 def test_the_tables_are_large_and_hold_both_kinds() -> None:
@@ -57,17 +57,21 @@ def test_the_rules_also_read_the_words_that_they_were_written_by() -> None:
 
 
 def test_a_bare_no_is_a_correction_only_after_an_answer_that_failed_or_was_no_question() -> None:
-    assert found("Let us oil the hinge.", "Or we could sand the hinge, maybe?", "No.") == [("correction", 2)]
-    assert found("book the bench", "Which bench?", "No.") == []
+    assert findings_in("Let us oil the hinge.", "Or we could sand the hinge, maybe?", "No.") == [
+        ("correction", 2)
+    ]
+    assert findings_in("book the bench", "Which bench?", "No.") == []
 
 
 def test_the_first_turn_is_never_a_correction() -> None:
-    assert found("No, that's wrong. I said two!") == []
+    assert findings_in("No, that's wrong. I said two!") == []
     assert find([Turn(role="assistant", text="Hello.", line=1), *talk("That is wrong.")], HINTS) == ()
 
 
 def test_another_request_after_a_bad_answer_is_no_correction() -> None:
-    assert found("Let us oil the hinge.", "Or sand the door.", "I have decided to paint the door.") == []
+    assert (
+        findings_in("Let us oil the hinge.", "Or sand the door.", "I have decided to paint the door.") == []
+    )
 
 
 def test_a_finding_names_the_request_the_answer_and_the_better_answer() -> None:
@@ -90,16 +94,18 @@ def test_a_second_complaint_is_about_the_same_request() -> None:
 
 
 def test_the_same_request_again_is_a_repeated_ask_and_a_similar_one_is_not() -> None:
-    assert found("Where do we keep the crate?", "You ask.", "Tell me, where do we keep the crate?") == [
+    assert findings_in("Where do we keep the crate?", "You ask.", "Tell me, where do we keep the crate?") == [
         ("repeated_ask", 2)
     ]
-    assert found("Where do we keep the crate?", "In the yard.", "Where do we keep the door?") == []
+    assert findings_in("Where do we keep the crate?", "In the yard.", "Where do we keep the door?") == []
     assert similarity("run it", "run it") == 0.0
     assert similarity("please list the open invoices", "List the open invoices!") == 1.0
 
 
 def test_an_answer_to_the_assistants_question_is_no_repeated_ask() -> None:
-    assert found("Please order the hinge.", "How many?", "Please order the hinge in a lot of five.") == []
+    assert (
+        findings_in("Please order the hinge.", "How many?", "Please order the hinge in a lot of five.") == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +120,7 @@ def test_an_answer_to_the_assistants_question_is_no_repeated_ask() -> None:
     ],
 )
 def test_praise_is_an_approval(words: str) -> None:
-    assert found("do it", "Done.", words) == [("approval", 2)]
+    assert findings_in("do it", "Done.", words) == [("approval", 2)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +134,7 @@ def test_praise_is_an_approval(words: str) -> None:
     ],
 )
 def test_politeness_and_half_praise_are_no_approval(words: str) -> None:
-    assert ("approval", 2) not in found("do it", "Done.", words)
+    assert ("approval", 2) not in findings_in("do it", "Done.", words)
 
 
 def test_ratings_and_edits_are_findings_of_the_answer_that_carries_them() -> None:
@@ -140,8 +146,8 @@ def test_ratings_and_edits_are_findings_of_the_answer_that_carries_them() -> Non
         Turn(role="user", text="and again", line=5),
         Turn(role="assistant", text="Done.", line=6, rating=0.0),
     ]
-    said = [(f.kind, f.position, f.negative, f.strength, f.better) for f in find(turns, HINTS)]
-    assert said == [
+    findings = [(f.kind, f.position, f.negative, f.strength, f.better) for f in find(turns, HINTS)]
+    assert findings == [
         ("edit", 1, True, 0.9, "Done."),
         ("rating", 1, True, 1.0, "Done."),
         ("rating", 3, False, 0.5, ""),
@@ -158,12 +164,12 @@ def test_a_tools_turn_is_neither_an_answer_nor_a_complaint() -> None:
 
 
 def test_code_and_quotations_are_not_read_as_the_users_words() -> None:
-    assert found("do it", "Done.", "Look:\n```\nwrong, you forgot the import\n```") == []
-    assert found("do it", "Done.", "> that's not what I asked for\nis what my boss wrote") == []
+    assert findings_in("do it", "Done.", "Look:\n```\nwrong, you forgot the import\n```") == []
+    assert findings_in("do it", "Done.", "> that's not what I asked for\nis what my boss wrote") == []
 
 
 def test_odd_quotes_and_invisible_characters_change_nothing() -> None:
-    assert found("do it", "Done.", "That\u2019s n\u200bot what I asked for") == [("correction", 2)]
+    assert findings_in("do it", "Done.", "That\u2019s n\u200bot what I asked for") == [("correction", 2)]
 
 
 def test_findings_stay_when_a_conversation_grows() -> None:

@@ -21,7 +21,7 @@ def line(text: str) -> str:
     return json.dumps({"messages": [{"role": "user", "content": text}]}) + "\n"
 
 
-class Heard:
+class TurnsWaiter:
     """Waits until the ledger has so many turns, woken by the follower's calls."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -42,21 +42,24 @@ class Heard:
 
 
 def following(
-    tmp_path: Path, story: Callable[[Heard], Awaitable[None]], folders: list[Path], rescan_s: float = 600
+    tmp_path: Path,
+    story: Callable[[TurnsWaiter], Awaitable[None]],
+    folders: list[Path],
+    rescan_s: float = 600,
 ) -> None:
     """Run a story beside a follower."""
 
     async def run() -> None:
         ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
-        heard = Heard(ledger)
+        waiter = TurnsWaiter(ledger)
         with anyio.fail_after(PATIENCE_S):
             async with anyio.create_task_group() as tasks:
 
-                async def told() -> None:
-                    await follow(ledger, folders, heard, rescan_s=rescan_s)
+                async def run_follower() -> None:
+                    await follow(ledger, folders, waiter, rescan_s=rescan_s)
 
-                tasks.start_soon(told)
-                await story(heard)
+                tasks.start_soon(run_follower)
+                await story(waiter)
                 tasks.cancel_scope.cancel()
         ledger.close()
 
@@ -68,19 +71,19 @@ def test_existing_logs_are_read_first_and_then_additions(tmp_path: Path) -> None
     logs.mkdir()
     (logs / "a.jsonl").write_text(line("one"))
 
-    async def story(heard: Heard) -> None:
-        await heard.turns(1)
+    async def story(waiter: TurnsWaiter) -> None:
+        await waiter.turns(1)
         with (logs / "a.jsonl").open("a") as log:
             log.write(line("two"))
-        await heard.turns(2)
+        await waiter.turns(2)
         (logs / "b.jsonl").write_text(line("three"))
-        await heard.turns(3)
+        await waiter.turns(3)
         (logs / "later").mkdir()
         (logs / "later" / "c.jsonl").write_text(line("four"))
         (logs / "b.jsonl").unlink()
         with (logs / "a.jsonl").open("a") as log:
             log.write(line("five"))
-        await heard.turns(5)
+        await waiter.turns(5)
 
     following(tmp_path, story, [logs], rescan_s=5)  # a new folder's first file may come before its watch
 
@@ -96,9 +99,9 @@ def test_the_next_scan_makes_up_for_a_missed_notification(
     logs = tmp_path / "logs"
     logs.mkdir()
 
-    async def story(heard: Heard) -> None:
+    async def story(waiter: TurnsWaiter) -> None:
         (logs / "a.jsonl").write_text(line("one"))
-        await heard.turns(1)
+        await waiter.turns(1)
 
     following(tmp_path, story, [logs], rescan_s=0.05)
 
@@ -114,16 +117,16 @@ def test_logs_are_still_read_when_no_watch_can_be_set(
     logs = tmp_path / "logs"
     logs.mkdir()
 
-    async def story(heard: Heard) -> None:
+    async def story(waiter: TurnsWaiter) -> None:
         lines = 0
-        while not heard.count("events WHERE kind='watch_failed'"):  # written beside the first looks
+        while not waiter.count("events WHERE kind='watch_failed'"):  # written beside the first looks
             with (logs / "a.jsonl").open("a") as log:
                 log.write(line(str(lines)))
             lines += 1
-            await heard.turns(lines)
+            await waiter.turns(lines)
         (logs / "b.jsonl").write_text(line("one"))
-        await heard.turns(lines + 1)
-        assert heard.count("events WHERE kind='watch_failed'") == 1
+        await waiter.turns(lines + 1)
+        assert waiter.count("events WHERE kind='watch_failed'") == 1
 
     following(tmp_path, story, [logs], rescan_s=0.05)
 
@@ -135,12 +138,12 @@ def test_a_bad_file_is_quarantined_and_the_next_one_is_read(tmp_path: Path) -> N
     (logs / "b.jsonl").symlink_to(logs / "b.jsonl")
     (logs / "c.jsonl").write_text(line("one"))
 
-    async def story(heard: Heard) -> None:
-        await heard.turns(1)
-        assert heard.count("set_aside_lines") == 2
-        assert heard.count("events WHERE kind='log_set_aside'") == 2
+    async def story(waiter: TurnsWaiter) -> None:
+        await waiter.turns(1)
+        assert waiter.count("set_aside_lines") == 2
+        assert waiter.count("events WHERE kind='log_set_aside'") == 2
         (logs / "a.jsonl").write_text(line("mended"))
-        await heard.turns(2)
+        await waiter.turns(2)
 
     following(tmp_path, story, [logs])
 
@@ -160,9 +163,9 @@ def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
     (logs / "a.jsonl").write_text(line("one"))
     (logs / "b.jsonl").write_text(line("two"))
 
-    async def story(heard: Heard) -> None:
-        await heard.turns(1)
-        assert heard.count("set_aside_lines") == 1
+    async def story(waiter: TurnsWaiter) -> None:
+        await waiter.turns(1)
+        assert waiter.count("set_aside_lines") == 1
 
     following(tmp_path, story, [logs])
 
@@ -174,9 +177,9 @@ def test_a_stopped_follower_resumes_where_it_was(tmp_path: Path) -> None:
         with (logs / "a.jsonl").open("a") as log:
             log.write(line(str(count)))
 
-        async def story(heard: Heard, count: int = count) -> None:
-            await heard.turns(count)
-            assert heard.count("turns") == count
+        async def story(waiter: TurnsWaiter, count: int = count) -> None:
+            await waiter.turns(count)
+            assert waiter.count("turns") == count
 
         following(tmp_path, story, [logs])
 

@@ -197,8 +197,8 @@ def test_a_line_of_a_gigabyte_is_passed_over_in_under_512_mebibytes(tmp_path: Pa
             log.write(block)
         log.write(b"\n" + GOOD.replace("hello", "again").encode())
     command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
-    told, memory = _ran(command)
-    assert told == "2 [(2, 'longer than 16 MiB')]"
+    printed, memory = _ran(command)
+    assert printed == "2 [(2, 'longer than 16 MiB')]"
     assert int(memory) < 512
 
 
@@ -208,8 +208,8 @@ def test_the_largest_array_that_is_read_stays_under_512_mebibytes(tmp_path: Path
     item = GOOD.replace("hello", "😀" * 2000).encode()
     file.write_bytes(b"[" + b",".join([item] * (lines.MAX_ARRAY // len(item) - 10)) + b"]")
     command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
-    told, memory = _ran(command)
-    assert told == "1 []"
+    printed, memory = _ran(command)
+    assert printed == "1 []"
     assert int(memory) < 512
 
 
@@ -227,6 +227,6 @@ def test_the_largest_lines_that_are_read_stay_under_512_mebibytes(tmp_path: Path
     file = tmp_path / "a.jsonl"
     file.write_text(GOOD + made)
     command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
-    told, memory = _ran(command)
-    assert told in ("2 []", "1 [(2, 'no message has any text')]")
+    printed, memory = _ran(command)
+    assert printed in ("2 []", "1 [(2, 'no message has any text')]")
     assert int(memory) < 512

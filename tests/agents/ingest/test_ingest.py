@@ -39,18 +39,22 @@ def line(*texts: str, user: str = "ada") -> str:
 
 
 def record(session: str, number: int, text: str) -> str:
-    said = {"type": "user", "sessionId": session, "uuid": f"{session}-{number}", "message": {"content": text}}
-    return json.dumps(said) + "\n"
+    content = {
+        "type": "user",
+        "sessionId": session,
+        "uuid": f"{session}-{number}",
+        "message": {"content": text},
+    }
+    return json.dumps(content) + "\n"
 
 
 def rows(ledger: Ledger, table: str, *columns: str) -> list[tuple[Any, ...]]:
-    found = schema.metadata.tables[table]
+    chosen = [schema.metadata.tables[table].c[name] for name in columns]
     with ledger.reading() as connection:
-        query = select(*[found.c[name] for name in columns]).order_by(*[found.c[name] for name in columns])
-        return [tuple(row) for row in connection.execute(query)]
+        return [tuple(row) for row in connection.execute(select(*chosen).order_by(*chosen))]
 
 
-def heard(ledger: Ledger) -> list[tuple[Any, ...]]:
+def stored_turns(ledger: Ledger) -> list[tuple[Any, ...]]:
     return rows(ledger, "turns", "conversation_id", "position", "text", "line", "path")
 
 
@@ -63,8 +67,8 @@ def test_a_folder_is_every_log_below_it_in_order(ledger: Ledger, logs: Path) -> 
     (logs / "b.jsonl").write_text(line("x", "y"))
     (logs / "deep" / "a.json").write_text(json.dumps([{"conversations": [{"from": "human", "value": "z"}]}]))
     (logs / "notes.txt").write_text("not a log")
-    told = ingest_path(ledger, logs).as_json()
-    assert told == {
+    report = ingest_path(ledger, logs).as_json()
+    assert report == {
         "files": [
             {"path": str(logs / "b.jsonl"), "format": "openai"},
             {"path": str(logs / "deep" / "a.json"), "format": "sharegpt"},
@@ -129,7 +133,7 @@ def test_bytes_appended_in_any_pieces_give_the_same_ledger_as_all_at_once(tmp_pa
                     log.write(content[start:end])
                 ingest_path(ledger, file)
             aside = [row for row in rows(ledger, "set_aside_lines", "line", "reason") if row[0]]
-            outcomes.append((heard(ledger), aside, rows(ledger, "conversations", "id", "tail", "key")))
+            outcomes.append((stored_turns(ledger), aside, rows(ledger, "conversations", "id", "tail", "key")))
             ledger.close()
         assert all(outcome == outcomes[0] for outcome in outcomes)
         assert outcomes[0][0]
@@ -142,7 +146,7 @@ def test_a_rotated_log_is_read_from_its_beginning_and_nothing_is_doubled(ledger:
     file.rename(logs / "a-1.jsonl")
     file.write_text(line("z") + line("x") + line("w"))
     report = ingest_path(ledger, logs)
-    assert (report.new, len(heard(ledger))) == (2, 4)
+    assert (report.new, len(stored_turns(ledger))) == (2, 4)
     assert begun_again(ledger) == ["rotated"]
 
 
@@ -182,14 +186,14 @@ def test_quarantined_lines_are_dropped_when_a_log_is_read_from_its_beginning(
 
 
 def test_a_json_array_is_read_whole_and_again_when_it_grew(ledger: Ledger, logs: Path) -> None:
-    said: list[Any] = [{"conversations": [{"from": "human", "value": "x"}]}, 3]
+    content: list[Any] = [{"conversations": [{"from": "human", "value": "x"}]}, 3]
     file = logs / "a.json"
-    file.write_text(json.dumps(said))
+    file.write_text(json.dumps(content))
     report = ingest_path(ledger, file)
     assert (report.new, [bad.line for bad in report.quarantined], report.waiting) == (1, [2], ())
     assert (ingest_path(ledger, file).known, ingest_path(ledger, file).quarantined) == (1, ())
-    said[0]["conversations"].append({"from": "gpt", "value": "y"})
-    file.write_text(json.dumps([said[0]], indent=2))
+    content[0]["conversations"].append({"from": "gpt", "value": "y"})
+    file.write_text(json.dumps([content[0]], indent=2))
     report = ingest_path(ledger, file)
     assert (report.new, report.known, report.turns) == (0, 1, 1)
 
@@ -208,18 +212,18 @@ def test_a_reader_that_stops_after_any_batch_resumes_there(tmp_path: Path, logs:
     file = logs / "a.jsonl"
     lines = 3 * BATCH_LINES + 7
     file.write_text("".join(line(f"{n}") for n in range(lines)))
-    for kept in range(1, 4):
-        url = f"sqlite:///{tmp_path / f'{kept}.db'}"
+    for count in range(1, 4):
+        url = f"sqlite:///{tmp_path / f'{count}.db'}"
         ledger = Ledger(url)
         batches = read_log(ledger, file)
-        for _ in range(kept):
+        for _ in range(count):
             next(batches)
         batches.close()
         ledger.close()
         ledger = Ledger(url)
-        assert len(heard(ledger)) == kept * BATCH_LINES
-        assert ingest_path(ledger, file).new == lines - kept * BATCH_LINES
-        assert len({row[0] for row in heard(ledger)}) == lines == len(heard(ledger))
+        assert len(stored_turns(ledger)) == count * BATCH_LINES
+        assert ingest_path(ledger, file).new == lines - count * BATCH_LINES
+        assert len({row[0] for row in stored_turns(ledger)}) == lines == len(stored_turns(ledger))
         ledger.close()
 
 
@@ -254,11 +258,11 @@ def test_a_process_killed_at_a_commit_loses_and_doubles_nothing(tmp_path: Path, 
         ended = subprocess.run([sys.executable, "-c", KILLED, url, str(file), str(kill_at)], check=False)
         assert ended.returncode == 9
         ledger = Ledger(url)
-        assert len(heard(ledger)) == expected  # the batch at whose commit it died is gone, whole
+        assert len(stored_turns(ledger)) == expected  # the batch at whose commit it died is gone, whole
         ledger.close()
     ledger = Ledger(url)
     ingest_path(ledger, file)
-    assert [row[2] for row in heard(ledger)] == [f"turn {n}" for n in range(35)]
+    assert [row[2] for row in stored_turns(ledger)] == [f"turn {n}" for n in range(35)]
     ledger.close()
 
 
@@ -283,4 +287,4 @@ def test_a_file_whose_name_is_no_text_is_read(ledger: Ledger, logs: Path) -> Non
     name = os.path.join(os.fsencode(logs), b"\xff.jsonl")
     with open(name, "w") as log:
         log.write(line("x"))
-    assert json.dumps(ingest_path(ledger, logs).as_json()) and len(heard(ledger)) == 1
+    assert json.dumps(ingest_path(ledger, logs).as_json()) and len(stored_turns(ledger)) == 1

@@ -17,17 +17,17 @@ def line(*texts: str) -> str:
     return json.dumps({"messages": [{"role": roles[i % 2], "content": text} for i, text in enumerate(texts)]})
 
 
-def said(found: list[Conversation]) -> list[list[str]]:
-    return [[turn.text for turn in one.turns] for one in found]
+def texts(conversations: list[Conversation]) -> list[list[str]]:
+    return [[turn.text for turn in conversation.turns] for conversation in conversations]
 
 
 def test_all_conversations_of_a_file_are_returned_in_order_even_without_a_last_newline(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "log.jsonl").write_text(f"{line('Hello.', 'Good day.')}\n\nnonsense\n{line('Again.')}")
-    assert said(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day."], ["Again."]]
+    assert texts(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day."], ["Again."]]
     (tmp_path / "log.json").write_text(f"[{line('Hello.')},\n{line('Again.')}]")
-    assert said(conversations_in(tmp_path / "log.json")) == [["Hello."], ["Again."]]
+    assert texts(conversations_in(tmp_path / "log.json")) == [["Hello."], ["Again."]]
 
 
 def test_turns_that_arrive_one_by_one_are_one_conversation(tmp_path: Path) -> None:
@@ -38,13 +38,13 @@ def test_turns_that_arrive_one_by_one_are_one_conversation(tmp_path: Path) -> No
         )
     ]
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert said(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day.", "Bye."]]
+    assert texts(conversations_in(tmp_path / "log.jsonl")) == [["Hello.", "Good day.", "Bye."]]
 
 
 def test_secrets_are_scrubbed_as_in_an_ingest(tmp_path: Path) -> None:
     secret = "sk-ant-" + "a1B2" * 12
     (tmp_path / "log.jsonl").write_text(line(f"My key is {secret}."))
-    assert secret not in said(conversations_in(tmp_path / "log.jsonl"))[0][0]
+    assert secret not in texts(conversations_in(tmp_path / "log.jsonl"))[0][0]
 
 
 def test_all_bundled_conversations_are_returned() -> None:

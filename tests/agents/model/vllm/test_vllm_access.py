@@ -13,9 +13,9 @@ PUBLIC = replace(OPEN, loopback=False)
 
 
 def status(access: Access, *headers: tuple[str, str]) -> int:
-    found = refusal(access, headers)
-    assert found is None or found[1].endswith(".")
-    return found[0] if found else 200
+    refused = refusal(access, headers)
+    assert refused is None or refused[1].endswith(".")
+    return refused[0] if refused else 200
 
 
 def bearer(key: str) -> tuple[str, str]:
@@ -56,8 +56,8 @@ def test_a_vllm_that_other_machines_reach_and_that_has_no_key_is_never_open() ->
         [HOST, ("origin", "http://localhost")],
     ):
         assert status(PUBLIC, *headers) == 403
-    told = refusal(PUBLIC, [HOST])
-    assert told and "--api-key" in told[1] and "--host 127.0.0.1" in told[1]
+    refused = refusal(PUBLIC, [HOST])
+    assert refused and "--api-key" in refused[1] and "--host 127.0.0.1" in refused[1]
     assert status(PUBLIC, HOST, bearer(OPEN.token)) == 200
 
 

@@ -113,9 +113,9 @@ def test_only_the_language_model_of_a_multimodal_one_is_shared(tmp_path: Path) -
     tensors = {f"language_model.{name}": each for name, each in fused(tensors_of(model)).items()}
     tensors["visual.patch_embed.proj.weight"] = torch.zeros(3, 4)
     family = family_of(config.get_text_config())
-    kept = {name: each for name, each in tensors.items() if family.has(name)}
+    own = {name: each for name, each in tensors.items() if family.has(name)}
     shared = SharedWeights.create(
-        tmp_path / "weights.bin", kept, model="tiny", naming=family.naming(config.get_text_config())
+        tmp_path / "weights.bin", own, model="tiny", naming=family.naming(config.get_text_config())
     )
     with torch.no_grad():
         assert torch.equal(views.build(shared, tmp_path)(TOKENS).logits, model(TOKENS).logits)
@@ -171,7 +171,7 @@ class _Tree(torch.nn.Module):
             served.register_parameter(leaf, parameter)
 
 
-def told(directory: Path, rank: int = 0) -> Any:
+def vllm_config(directory: Path, rank: int = 0) -> Any:
     config = SimpleNamespace(model=str(directory), hf_text_config=AutoConfig.from_pretrained(directory))
     return SimpleNamespace(model_config=config, parallel_config=SimpleNamespace(rank=rank))
 
@@ -184,16 +184,16 @@ def shared_in(tmp_path: Path) -> Iterator[ServedDirectory]:
 
 
 @pytest.fixture
-def found(tmp_path: Path) -> PluginConfig:
+def config(tmp_path: Path) -> PluginConfig:
     return PluginConfig(home=Home(tmp_path), model=ModelSettings(url="http://127.0.0.1:1"), database="")
 
 
 def test_a_loaded_model_is_moved_into_shared_weights_with_tied_weights_once(
-    tmp_path: Path, found: PluginConfig, shared_in: ServedDirectory
+    tmp_path: Path, config: PluginConfig, shared_in: ServedDirectory
 ) -> None:
     directory = tiny_models.make("qwen3-tied", tmp_path / "model")
     module = _Tree(fused(tensors_of(loaded(directory))))
-    shared = export(module, told(directory), found, shared_in)
+    shared = export(module, vllm_config(directory), config, shared_in)
     assert shared is not None and not shared_in.refused
     shared.tensors["model.embed_tokens.weight"].fill_(7)
     assert torch.equal(module.get_parameter("lm_head.weight")[:500], torch.full((500, 128), 7.0))
@@ -201,7 +201,7 @@ def test_a_loaded_model_is_moved_into_shared_weights_with_tied_weights_once(
 
 
 def test_a_model_that_does_not_match_is_left_unchanged_and_the_differences_are_logged(
-    qwen3: Path, found: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
+    qwen3: Path, config: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     tensors = fused(tensors_of(loaded(qwen3)))
     del tensors["model.norm.weight"]
@@ -211,7 +211,7 @@ def test_a_model_that_does_not_match_is_left_unchanged_and_the_differences_are_l
     module = _Tree(tensors)
     before = {name: (each.data_ptr(), each.clone()) for name, each in module.named_parameters()}
     with caplog.at_level(logging.ERROR):
-        assert export(module, told(qwen3), found, shared_in) is None
+        assert export(module, vllm_config(qwen3), config, shared_in) is None
     for difference in (
         "model.norm.weight is not served",
         "model.layers.1.surplus is served",
@@ -227,12 +227,12 @@ def test_a_model_that_does_not_match_is_left_unchanged_and_the_differences_are_l
 
 
 def test_only_the_first_of_several_workers_reports_a_refusal(
-    qwen3: Path, found: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
+    qwen3: Path, config: PluginConfig, shared_in: ServedDirectory, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = _Tree(fused(tensors_of(loaded(qwen3))))
-    assert export(module, told(qwen3, rank=1), found, shared_in, "for a reason") is None
+    assert export(module, vllm_config(qwen3, rank=1), config, shared_in, "for a reason") is None
     assert not caplog.records and not shared_in.directory.exists()
-    assert export(module, told(qwen3), found, shared_in, "for a reason") is None
+    assert export(module, vllm_config(qwen3), config, shared_in, "for a reason") is None
     assert len(caplog.records) == 1 and shared_in.refused == "for a reason"
 
 
@@ -271,7 +271,7 @@ def test_each_family_of_the_table_can_be_trained() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "value", "wanted"),
     [
         ("model_config__is_moe", True, "mixture of experts"),
         ("model_config__quantization", "fp8", "quantized weights"),
@@ -294,8 +294,10 @@ def test_each_family_of_the_table_can_be_trained() -> None:
         ),
     ],
 )
-def test_each_configuration_that_cannot_be_trained_has_its_reason(field: str, value: Any, said: str) -> None:
-    assert said in reason(settings(**{field: value}))
+def test_each_configuration_that_cannot_be_trained_has_its_reason(
+    field: str, value: Any, wanted: str
+) -> None:
+    assert wanted in reason(settings(**{field: value}))
 
 
 def test_a_vllm_with_an_unknown_configuration_serves_on_untrained() -> None:

@@ -40,8 +40,8 @@ def vllm_config(**changed: Any) -> Any:
         model="a name on no hub",
     )
     parallel = SimpleNamespace(world_size=1, data_parallel_size=1)
-    told = {"model_config": model, "parallel_config": parallel, "use_v2_model_runner": False}
-    return SimpleNamespace(**{**told, "speculative_config": None, **changed})
+    fields = {"model_config": model, "parallel_config": parallel, "use_v2_model_runner": False}
+    return SimpleNamespace(**{**fields, "speculative_config": None, **changed})
 
 
 class Layer(nn.Module):
@@ -71,7 +71,7 @@ class Decoder(nn.Module):
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A directory whose path is short enough for a socket."""
     with TemporaryDirectory() as folder:
         yield Path(folder)
@@ -80,13 +80,13 @@ def place() -> Iterator[Path]:
 class HookedDecoder:
     """A decoder with our hooks, fed batches as vLLM's runner feeds its model."""
 
-    def __init__(self, place: Path, *, readout: bool = True) -> None:
+    def __init__(self, folder: Path, *, readout: bool = True) -> None:
         torch.manual_seed(0)
         values = torch.randn(1, len(CONCEPTS), HIDDEN).numpy()
         self.vectors = ConceptVectors(concepts=CONCEPTS, layers=(1,), values=values, weights_version="w")
-        write(place / "readout", self.vectors)
+        write(folder / "readout", self.vectors)
         config = PluginConfig(
-            home=Home(place), model=ModelSettings(url="http://here", readout=readout), database=""
+            home=Home(folder), model=ModelSettings(url="http://here", readout=readout), database=""
         )
         self.decoder = Decoder()
         self.plain = Decoder()
@@ -94,8 +94,8 @@ class HookedDecoder:
         self.context = zmq.Context()
         self.listener = self.context.socket(zmq.SUB)
         self.listener.subscribe(b"")
-        self.listener.connect(f"ipc://{place / 'readings'}")
-        self.publisher = Publisher(place / "readings")
+        self.listener.connect(f"ipc://{folder / 'readings'}")
+        self.publisher = Publisher(folder / "readings")
         self.hooks = Hooks(self.decoder, vllm_config(), config, self.publisher)
         while not self.listener.poll(20):  # until it is heard
             self.publisher.publish(torch.zeros(0, 1, 2), lambda values: self._nothing(values))
@@ -130,12 +130,12 @@ class HookedDecoder:
         self.hooks.after_pass()
         return after
 
-    def heard(self) -> PassScores | None:
+    def last_published(self) -> PassScores | None:
         """Return the scores that were published last, without those of the start."""
         while self.listener.poll(500):
-            found = unpack(self.listener.recv_multipart())
-            if found.requests:
-                return found
+            passed = unpack(self.listener.recv_multipart())
+            if passed.requests:
+                return passed
         return None
 
     def close(self) -> None:
@@ -145,10 +145,10 @@ class HookedDecoder:
 
 
 @pytest.fixture
-def hooked(place: Path) -> Iterator[HookedDecoder]:
-    made = HookedDecoder(place)
-    yield made
-    made.close()
+def hooked(folder: Path) -> Iterator[HookedDecoder]:
+    hooked = HookedDecoder(folder)
+    yield hooked
+    hooked.close()
 
 
 BATCH = [("a", 3, 0, 3), ("b", 1, 9, 5), ("c", 2, 0, 7), ("d", 1, 4, 5)]
@@ -158,11 +158,13 @@ BATCH = [("a", 3, 0, 3), ("b", 1, 9, 5), ("c", 2, 0, 7), ("d", 1, 4, 5)]
 def test_each_request_of_a_batch_gets_its_own_scores(hooked: HookedDecoder) -> None:
     stream = torch.randn(7, HIDDEN)
     after = hooked.run(stream, BATCH)
-    found = hooked.heard()
-    assert found is not None and found.requests == ("a", "b", "d") and found.digest == hooked.vectors.digest
-    assert found.first == (0, 5, 0) and found.counts == (1, 1, 1)
+    passed = hooked.last_published()
+    assert (
+        passed is not None and passed.requests == ("a", "b", "d") and passed.digest == hooked.vectors.digest
+    )
+    assert passed.first == (0, 5, 0) and passed.counts == (1, 1, 1)
     wanted = after[1][[2, 3, 6]] @ torch.from_numpy(hooked.vectors.values[0]).T
-    assert torch.allclose(torch.from_numpy(found.scores[:, 0].copy()), wanted, atol=1e-6)
+    assert torch.allclose(torch.from_numpy(passed.scores[:, 0].copy()), wanted, atol=1e-6)
 
 
 @torch.inference_mode()
@@ -186,20 +188,20 @@ def test_a_request_that_opts_out_is_not_read_and_the_others_are(hooked: HookedDe
     hooked.begin(("a", {"readout": False}), ("d", {"readout": False}))
     stream = torch.randn(7, HIDDEN)
     after = hooked.run(stream, BATCH)
-    found = hooked.heard()
-    assert found is not None and found.requests == ("b",) and found.first == (5,)
+    passed = hooked.last_published()
+    assert passed is not None and passed.requests == ("b",) and passed.first == (5,)
     wanted = after[1][3] @ torch.from_numpy(hooked.vectors.values[0]).T
-    assert found.scores[0, 0].tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert passed.scores[0, 0].tolist() == pytest.approx(wanted.tolist(), abs=1e-5)
 
 
 @torch.inference_mode()
-def test_with_the_readout_off_nothing_is_published_and_steering_works(place: Path) -> None:
-    hooked = HookedDecoder(place, readout=False)
+def test_with_the_readout_off_nothing_is_published_and_steering_works(folder: Path) -> None:
+    hooked = HookedDecoder(folder, readout=False)
     stream = torch.randn(7, HIDDEN)
     assert torch.equal(hooked.run(stream, BATCH)[2], hooked.plain(stream)[2])
     hooked.begin(("b", {"steer": engine_arguments({"asking": 1.0}, "d")}))
     assert not torch.equal(hooked.run(stream, BATCH)[2][3], hooked.plain(stream)[2][3])
-    assert hooked.heard() is None
+    assert hooked.last_published() is None
     hooked.close()
 
 

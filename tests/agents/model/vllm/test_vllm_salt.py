@@ -15,12 +15,12 @@ MID_UPDATE = WeightsState(version=5, dirty=True, holds="")
 SECONDS = 10.0
 
 
-def kept(before: WeightsState, after: WeightsState, *, passed: float) -> bool:
+def is_kept(before: WeightsState, after: WeightsState, *, passed: float) -> bool:
     """Return whether the salt of `before` is still in use `passed` seconds later, in the state `after`."""
     salt = Salt(state=before, at=100.0)
-    found = salt_for(salt, after, at=100.0 + passed, seconds=SECONDS)
-    assert found is salt or found == Salt(state=after, at=100.0 + passed)
-    return found is salt
+    next_salt = salt_for(salt, after, at=100.0 + passed, seconds=SECONDS)
+    assert next_salt is salt or next_salt == Salt(state=after, at=100.0 + passed)
+    return next_salt is salt
 
 
 def test_the_first_request_gets_the_salt_of_the_weights_as_they_are() -> None:
@@ -29,7 +29,7 @@ def test_the_first_request_gets_the_salt_of_the_weights_as_they_are() -> None:
 
 @pytest.mark.parametrize("state", [SETTLED, MID_UPDATE])
 def test_the_salt_stays_as_long_as_the_weights_do(state: WeightsState) -> None:
-    assert kept(state, state, passed=1e6)
+    assert is_kept(state, state, passed=1e6)
 
 
 @pytest.mark.parametrize(
@@ -46,18 +46,18 @@ def test_the_salt_stays_as_long_as_the_weights_do(state: WeightsState) -> None:
 def test_the_salt_changes_at_once_when_an_update_starts_ends_or_is_undone(
     before: WeightsState, after: WeightsState
 ) -> None:
-    assert not kept(before, after, passed=0.0)
+    assert not is_kept(before, after, passed=0.0)
 
 
 def test_weights_that_change_outside_an_update_change_the_salt_at_once() -> None:
-    assert not kept(SETTLED, replace(SETTLED, version=5), passed=0.0)
+    assert not is_kept(SETTLED, replace(SETTLED, version=5), passed=0.0)
     candidate = replace(SETTLED, dirty=True)
-    assert not kept(candidate, replace(candidate, version=5), passed=0.0)
+    assert not is_kept(candidate, replace(candidate, version=5), passed=0.0)
 
 
 def test_within_an_update_the_salt_changes_at_the_first_step_after_the_interval() -> None:
-    assert kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS - 0.1)
-    assert not kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS)
+    assert is_kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS - 0.1)
+    assert not is_kept(MID_UPDATE, replace(MID_UPDATE, version=9), passed=SECONDS)
 
 
 def test_no_salt_is_used_again_for_other_weights() -> None:
@@ -68,7 +68,7 @@ def test_no_salt_is_used_again_for_other_weights() -> None:
         salt = salt_for(salt, state, at=version * 3.0, seconds=SECONDS)
         if not seen or salt is not seen[-1]:
             seen.append(salt)
-    assert len({one.state for one in seen}) == len(seen)
+    assert len({salt.state for salt in seen}) == len(seen)
 
 
 def test_joined_salts_differ_whenever_one_of_them_does() -> None:

@@ -46,9 +46,9 @@ def test_the_rows_from_the_last_of_the_prompt_on_are_read() -> None:
 def test_a_message_is_json_and_raw_numbers_and_anything_else_is_refused() -> None:
     sent = passed(("a", 0, [0.5, 1.5]), ("b", 7, [-2.0]))
     frames = pack(sent)
-    found = unpack(frames)
+    received = unpack(frames)
     assert json.loads(frames[0])["requests"] == ["a", "b"] and len(frames[1]) == 3 * 4
-    assert np.array_equal(found.scores, sent.scores) and found.first == (0, 7)
+    assert np.array_equal(received.scores, sent.scores) and received.first == (0, 7)
     for broken in ([frames[0]], [frames[0], frames[1][:-4]], [b"[]", b""], [b"{}", b""], [b"\x80", b""]):
         with pytest.raises(ValueError):
             unpack(broken)
@@ -74,17 +74,17 @@ def test_tokens_computed_past_the_end_or_twice_do_not_count() -> None:
     readings.ended("a", "chat", 0, 4)
     assert readings.complete("chat")
     readings.add(passed(("a", 5, [1000.0])))
-    found = readings.of("chat")
-    assert found is not None and found[0]["tokens"] == 3 and found[0]["scores"]["joy"]["mean"] == 2.0
+    received = readings.of("chat")
+    assert received is not None and received[0]["tokens"] == 3 and received[0]["scores"]["joy"]["mean"] == 2.0
 
 
 def test_an_answer_of_one_token_has_only_the_scores_of_the_prompt() -> None:
     readings = Readings()
     readings.add(passed(("a", 0, [5.0])))
     readings.ended("a", "chat", 0, 1)
-    found = readings.of("chat")
-    assert found is not None and found[0]["tokens"] == 0
-    assert found[0]["scores"]["joy"] == {"prompt": 5.0, "mean": None, "last": None}
+    received = readings.of("chat")
+    assert received is not None and received[0]["tokens"] == 0
+    assert received[0]["scores"]["joy"] == {"prompt": 5.0, "mean": None, "last": None}
 
 
 def test_dropped_readings_are_left_out_and_scores_of_other_vectors_are_not_mixed_in() -> None:
@@ -93,9 +93,9 @@ def test_dropped_readings_are_left_out_and_scores_of_other_vectors_are_not_mixed
     readings.add(passed(("a", 2, [7.0]), digest="other"))
     readings.ended("a", "chat", 0, 9)
     assert not readings.complete("chat")
-    found = readings.of("chat")
-    assert found is not None and found[0]["tokens"] == 1
-    assert found[0]["scores"]["joy"] == {"prompt": None, "mean": 7.0, "last": 7.0}
+    received = readings.of("chat")
+    assert received is not None and received[0]["tokens"] == 1
+    assert received[0]["scores"]["joy"] == {"prompt": None, "mean": 7.0, "last": 7.0}
 
 
 def test_the_choices_of_a_response_come_in_their_order() -> None:
@@ -103,9 +103,9 @@ def test_the_choices_of_a_response_come_in_their_order() -> None:
     for index in (2, 0, 1):
         readings.add(passed((f"{index}_a", 0, [float(index), 1.0])))
         readings.ended(f"{index}_a", "chat", index, 2)
-    found = readings.of("chat")
-    assert found is not None and [entry["index"] for entry in found] == [0, 1, 2]
-    assert [entry["scores"]["joy"]["prompt"] for entry in found] == [0.0, 1.0, 2.0]
+    received = readings.of("chat")
+    assert received is not None and [entry["index"] for entry in received] == [0, 1, 2]
+    assert [entry["scores"]["joy"]["prompt"] for entry in received] == [0.0, 1.0, 2.0]
 
 
 def test_the_last_responses_are_kept_and_no_more() -> None:

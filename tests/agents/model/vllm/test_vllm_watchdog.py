@@ -114,9 +114,9 @@ def state(shared: SharedWeights) -> tuple[str, bool]:
 
 def test_the_active_checkpoint_is_restored_at_the_start(served: ServedHome) -> None:
     loaded = served.copy()
-    kept = served.keep(2.0, served.base, 1)
+    kept_id = served.keep(2.0, served.base, 1)
     served.watchdog.restore_at_start()
-    assert served.serves(loaded, 2.0) and state(served.shared) == (kept, False)
+    assert served.serves(loaded, 2.0) and state(served.shared) == (kept_id, False)
 
 
 def test_at_the_start_a_loaded_base_is_recognised_without_reading_it(served: ServedHome) -> None:
@@ -179,11 +179,11 @@ def test_a_home_of_another_model_is_refused(served: ServedHome, tmp_path: Path) 
 
 
 def test_an_update_that_nobody_finishes_is_undone(served: ServedHome) -> None:
-    loaded, kept = served.copy(), served.keep(2.0, served.base, 1)
+    loaded, kept_id = served.copy(), served.keep(2.0, served.base, 1)
     served.disturb()
     version = served.shared.version
     served.watchdog.check()
-    assert served.serves(loaded, 2.0) and state(served.shared) == (kept, False)
+    assert served.serves(loaded, 2.0) and state(served.shared) == (kept_id, False)
     assert served.shared.version > version
 
 
