@@ -1,4 +1,6 @@
-"""The stored data: home, ledger, work queue, queries, memory graph, checkpoint files and task vectors.
+"""Everything that is kept: the ledger and what is in it, the memory graph, checkpoint files, and the home.
 
-Invariant: imports `corpus` alone of ours, and no torch. Knows no agent. `agents` and `loop` import it.
+Invariant: knows no agent and no torch model; `agents` and `loop` may import it. Its folders import one way:
+files < tensors < checkpoints; ledger < queries < graph < queue < readings < nights < task_vectors <
+conversations.
 """

@@ -1,8 +1,8 @@
-"""The memory graph: what was learnt, how it hangs together, and where it came from.
+"""The memory graph: what was learnt, how it is connected, and where it came from.
 
-Invariant: `merge` only adds. Merging the same extraction again changes nothing (an edge counts once), a
-signal that was taken up keeps its state, and a node's text is filled where it was empty, never replaced. Reads
-come in an order that is fixed by content. Knows how records join, not how they are found.
+Invariant: `merge` only adds. Merging the same extraction again changes nothing: an edge counts once, a signal
+that a night has taken up keeps its state, and a node's text is filled where it was empty, never replaced.
+Reads come in an order that is fixed by content. Knows how records join, not how they are extracted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,23 +13,25 @@ from sqlalchemy import Connection, Select, func, select
 
 from store.ledger import schema
 from store.ledger.records import Edge, Node, Signal, save
+from store.ledger.rows import all_of, first_of
 
 COUNTING = {"supports": "head", "shows": "head", "about": "tail"}
 """Edges that add weight to a node, and at which end: the behaviour or feeling that they lead to, or the fact
 that they come from."""
 URGENT = ("frustrated", "worried", "tired")
-"""Feelings in a turn's words that bring an episode forward."""
+"""Feelings in a turn's words that raise an episode's priority."""
 READ = "read:"
-"""How a feeling's name begins that was read off the residual stream, not off the words."""
+"""Prefix of a feeling that was read in the residual stream, not in the words."""
 READ_LIFT = 0.5
-"""How much of such a feeling counts: whatever moved the model most, pleasant or not, and less than what was said."""
+"""How much of such a feeling counts: whatever moved the model most, pleasant or not, and less than what was
+said."""
 PLACES = 6
-"""Decimals of a weight: sums in another order must not differ in the last bits."""
+"""Decimals of a weight: a sum must not depend on its order in the last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """A behaviour's node with what speaks for it and against it."""
+class KnownBehaviour:
+    """A behaviour's node, with the number of signals for it and against it."""
 
     node: Node
     supports: int
@@ -39,10 +41,10 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A line of a log, and the signal by which it came into the graph."""
+    """A line of a log, and the signal by which it entered the graph."""
 
     signal_id: str
-    """"" where a fact was told without a signal."""
+    """Empty where a fact was stated without a signal."""
     kind: str
     source: str
     conversation_id: str
@@ -56,7 +58,7 @@ class Origin:
 
 
 def merge(connection: Connection, records: Iterable[Signal | Node | Edge]) -> None:
-    """Join an extraction to the graph."""
+    """Merge an extraction into the graph."""
     records = list(records)
     signals = [record for record in records if isinstance(record, Signal)]
     edges = [record for record in records if isinstance(record, Edge)]
@@ -70,7 +72,7 @@ def merge(connection: Connection, records: Iterable[Signal | Node | Edge]) -> No
 
 
 def _merge_node(connection: Connection, node: Node) -> None:
-    """Add a node, or join it to the one of its kind and name."""
+    """Add a node, or merge it into the one of its kind and name."""
     known = get(connection, node.id)
     if known is None:
         save(connection, [node])
@@ -84,21 +86,21 @@ def _merge_node(connection: Connection, node: Node) -> None:
     weight = max(known.weight, node.weight) if node.kind == "episode" else known.weight
     if (body, feelings, weight) != (known.body, known.feelings, known.weight):
         t = schema.nodes
-        joined = t.update().where(t.c.id == node.id).values(body=body, feelings=feelings, weight=weight)
-        connection.execute(joined)
+        merged = t.update().where(t.c.id == node.id).values(body=body, feelings=feelings, weight=weight)
+        connection.execute(merged)
 
 
 def _fresh(connection: Connection, edges: Iterable[Edge]) -> list[Edge]:
-    """The edges that are not there yet, each once."""
+    """Return the edges that are not in the graph yet, each once."""
     t = schema.edges
     wanted = dict.fromkeys(edges)
     tails = sorted({edge.tail_id for edge in wanted})
-    there = {_edge(row) for row in _rows(connection, select(t).where(t.c.tail_id.in_(tails)))}
-    return [edge for edge in wanted if edge not in there]
+    known = set(all_of(connection, Edge, select(t).where(t.c.tail_id.in_(tails))))
+    return [edge for edge in wanted if edge not in known]
 
 
 def _weigh(connection: Connection, fresh: Iterable[Edge], strengths: Mapping[str, float]) -> None:
-    """Each new edge adds its signal's strength to the node that it supports."""
+    """Add the strength of each new edge's signal to the node that the edge supports."""
     t = schema.nodes
     order = sorted(fresh, key=lambda edge: (edge.kind, edge.tail_id, edge.head_id, edge.signal_id))
     for edge in order:
@@ -110,45 +112,40 @@ def _weigh(connection: Connection, fresh: Iterable[Edge], strengths: Mapping[str
 
 
 def _contradict(connection: Connection, nodes: Iterable[Node]) -> None:
-    """Two values of what has one value at a time contradict each other; both stay."""
+    """Connect facts that give one subject different values, as contradictions; both stay."""
     new = [node for node in nodes if node.kind == "fact" and node.body.get("subject")]
     if not new:
         return
-    known = [
-        _node(row) for row in _rows(connection, select(schema.nodes).where(schema.nodes.c.kind == "fact"))
-    ]
-    found = [
+    known = all_of(connection, Node, select(schema.nodes).where(schema.nodes.c.kind == "fact"))
+    contradictions = [
         Edge(kind="contradicts", tail_id=max(one.id, other.id), head_id=min(one.id, other.id))
         for one in new
         for other in known
         if one.id != other.id and all(one.body[key] == other.body.get(key) for key in ("subject", "source"))
     ]
-    save(connection, _fresh(connection, found))
+    save(connection, _fresh(connection, contradictions))
 
 
 # ---------------------------------------------------------------- reads
 
 
 def get(connection: Connection, node_id: str) -> Node | None:
-    """One node."""
-    rows = _rows(connection, select(schema.nodes).where(schema.nodes.c.id == node_id))
-    return _node(rows[0]) if rows else None
+    """Return one node; None where there is none of this id."""
+    return first_of(connection, Node, select(schema.nodes).where(schema.nodes.c.id == node_id))
 
 
-def behaviours(connection: Connection) -> list[Standing]:
-    """All behaviour nodes by name, with the signals for and against each."""
+def behaviours(connection: Connection) -> list[KnownBehaviour]:
+    """Return all behaviour nodes, by name."""
     n, e = schema.nodes, schema.edges
     counted = (
         select(e.c.head_id, e.c.kind, func.count(e.c.signal_id.distinct()).label("signals"))
         .where(e.c.kind.in_(("supports", "contradicts")))
         .group_by(e.c.head_id, e.c.kind)
     )
-    counts = {(row["head_id"], row["kind"]): int(row["signals"]) for row in _rows(connection, counted)}
-    nodes = [
-        _node(row) for row in _rows(connection, select(n).where(n.c.kind == "behaviour").order_by(n.c.name))
-    ]
+    counts = {(row.head_id, row.kind): int(row.signals) for row in connection.execute(counted)}
+    nodes = all_of(connection, Node, select(n).where(n.c.kind == "behaviour").order_by(n.c.name))
     return [
-        Standing(
+        KnownBehaviour(
             node=node,
             supports=counts.get((node.id, "supports"), 0),
             contradictions=counts.get((node.id, "contradicts"), 0),
@@ -159,7 +156,7 @@ def behaviours(connection: Connection) -> list[Standing]:
 
 
 def episodes(connection: Connection, behaviour: str) -> list[Node]:
-    """The episodes that support a behaviour, most pressing first; none by a refused signal."""
+    """Return the episodes that support a behaviour, highest priority first, but for refused signals."""
     n, e, s = schema.nodes, schema.edges, schema.signals
     query = (
         select(e.c.tail_id)
@@ -170,22 +167,25 @@ def episodes(connection: Connection, behaviour: str) -> list[Node]:
         .where((n.c.kind == "behaviour") & (n.c.name == behaviour))
     )
     ids = list(connection.execute(query).scalars())
-    nodes = [_node(row) for row in _rows(connection, select(n).where(n.c.id.in_(ids)))]
+    nodes = all_of(connection, Node, select(n).where(n.c.id.in_(ids)))
     return sorted(nodes, key=lambda node: (-priority(node), node.id))
 
 
 def priority(node: Node) -> float:
-    """How pressing an episode is: its weight, and up to as much again for how people felt, or half as much for what
-    was read of it; the stronger of the two counts."""
-    said = [score for name, score in node.feelings.items() if name in URGENT]
+    """Return how pressing an episode is: its weight, raised by the strongest feeling about it.
+
+    A feeling in a user's words adds up to the same weight again, one that was read in the model up to half of
+    it.
+    """
+    spoken = [score for name, score in node.feelings.items() if name in URGENT]
     read = [READ_LIFT * score for name, score in node.feelings.items() if name.startswith(READ)]
-    return round(node.weight * (1 + max([*said, *read], default=0.0)), PLACES)
+    return round(node.weight * (1 + max([*spoken, *read], default=0.0)), PLACES)
 
 
 def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]]:
-    """Signals that no night has taken up, in turns up to the cursor, by id, each with its episode.
+    """Return the signals up to the cursor that no night has taken up, by id, each with its episode.
 
-    A lesson is taken up once: when its night made too few pairs for an update, those pairs wait for more.
+    A lesson is taken up once: when its night makes too few pairs for an update, those pairs wait for more.
     """
     s, t = schema.signals, schema.turns
     here = (t.c.conversation_id == s.c.conversation_id) & (t.c.position == s.c.position)
@@ -200,47 +200,42 @@ def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]
 
 
 def lessons_of(connection: Connection, night_id: str) -> list[tuple[Signal, Node]]:
-    """The signals that a night has taken up, by id, each with its episode."""
+    """Return the signals that a night has taken up, by id, each with its episode."""
     s = schema.signals
-    return _with_episodes(
-        connection, select(s).where((s.c.night_id == night_id) & s.c.behaviour.is_not(None))
-    )
+    taken_up = select(s).where((s.c.night_id == night_id) & s.c.behaviour.is_not(None))
+    return _with_episodes(connection, taken_up)
 
 
 def provenance(connection: Connection, node_id: str) -> list[Origin]:
-    """The log lines that a node came from, in the order of their turns."""
+    """Return the log lines that a node came from, in the order of their turns."""
     e, s = schema.edges, schema.signals
-    touching = _rows(connection, select(e).where((e.c.tail_id == node_id) | (e.c.head_id == node_id)))
-    told = [node_id, *sorted(row["head_id"] for row in touching if row["kind"] == "about")]
+    at_node = select(e).where((e.c.tail_id == node_id) | (e.c.head_id == node_id))
+    edges = all_of(connection, Edge, at_node)
     places = dict[tuple[str, int], tuple[str, str]]()
-    for end in told:
+    for end in [node_id, *sorted(edge.head_id for edge in edges if edge.kind == "about")]:
         node = get(connection, end)
         if node is not None and node.kind == "episode":
             places[node.body["conversation_id"], node.body["position"]] = ("", "told")
-    ids = sorted({row["signal_id"] for row in touching if row["signal_id"]})
-    for row in _rows(connection, select(s).where(s.c.id.in_(ids)).order_by(s.c.id)):
-        places[row["conversation_id"], row["position"]] = (row["id"], row["kind"])
+    ids = sorted({edge.signal_id for edge in edges if edge.signal_id})
+    for signal in all_of(connection, Signal, select(s).where(s.c.id.in_(ids)).order_by(s.c.id)):
+        places[signal.conversation_id, signal.position] = (signal.id, signal.kind)
     return _origins(connection, places)
 
 
 def origins_of_signal(connection: Connection, signal_id: str) -> list[Origin]:
-    """The log line that carries a signal."""
+    """Return the log line that carries a signal; none where there is no such signal."""
     s = schema.signals
-    rows = _rows(connection, select(s).where(s.c.id == signal_id))
-    return _origins(connection, {(r["conversation_id"], r["position"]): (r["id"], r["kind"]) for r in rows})
-
-
-def source_of(connection: Connection, node_id: str) -> str:
-    """Whose log a node came from: the source with the most lines, "" for what was declared."""
-    found = [origin.source for origin in provenance(connection, node_id)]
-    return min(found, key=lambda source: (-found.count(source), source), default="")
+    signal = first_of(connection, Signal, select(s).where(s.c.id == signal_id))
+    if signal is None:
+        return []
+    return _origins(connection, {(signal.conversation_id, signal.position): (signal.id, signal.kind)})
 
 
 # ---------------------------------------------------------------- rows
 
 
 def _origins(connection: Connection, places: Mapping[tuple[str, int], tuple[str, str]]) -> list[Origin]:
-    """The turns at these places (conversation, position), each with its (signal, kind)."""
+    """Return the turns at these places (conversation, position), each with its (signal, kind)."""
     t, c = schema.turns, schema.conversations
     query = (
         select(t, c.c.source)
@@ -252,37 +247,26 @@ def _origins(connection: Connection, places: Mapping[tuple[str, int], tuple[str,
         Origin(
             signal_id=places[place][0],
             kind=places[place][1],
-            source=row["source"],
-            conversation_id=row["conversation_id"],
-            position=row["position"],
-            path=row["path"],
-            line=row["line"],
-            text=row["text"],
+            source=row.source,
+            conversation_id=row.conversation_id,
+            position=row.position,
+            path=row.path,
+            line=row.line,
+            text=row.text,
         )
-        for row in _rows(connection, query)
-        if (place := (row["conversation_id"], row["position"])) in places
+        for row in connection.execute(query)
+        if (place := (row.conversation_id, row.position)) in places
     ]
 
 
 def _with_episodes(connection: Connection, query: Select[Any]) -> list[tuple[Signal, Node]]:
-    """These signals by id, each with the episode by which it supports its behaviour."""
+    """Return these signals by id, each with the episode by which it supports its behaviour."""
     e, n = schema.edges, schema.nodes
-    found = list[tuple[Signal, Node]]()
-    for row in _rows(connection, query.order_by(schema.signals.c.id)):
-        supporting = (e.c.signal_id == row["id"]) & (e.c.kind == "supports") & (n.c.kind == "episode")
-        of_signal = select(n).join(e, e.c.tail_id == n.c.id).where(supporting).order_by(n.c.id).limit(1)
-        for episode in _rows(connection, of_signal):
-            found.append((Signal(**row), _node(episode)))
-    return found
-
-
-def _node(row: Mapping[str, Any]) -> Node:
-    return Node(**row)
-
-
-def _edge(row: Mapping[str, Any]) -> Edge:
-    return Edge(**row)
-
-
-def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
-    return [dict(row) for row in connection.execute(query).mappings()]
+    lessons = list[tuple[Signal, Node]]()
+    for signal in all_of(connection, Signal, query.order_by(schema.signals.c.id)):
+        supporting = (e.c.signal_id == signal.id) & (e.c.kind == "supports") & (n.c.kind == "episode")
+        of_signal = select(n).join(e, e.c.tail_id == n.c.id).where(supporting).order_by(n.c.id)
+        episode = first_of(connection, Node, of_signal.limit(1))
+        if episode is not None:
+            lessons.append((signal, episode))
+    return lessons

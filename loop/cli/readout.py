@@ -187,7 +187,7 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
     """
     from agents.ingest.peek import conversations_in
     from corpus.json_edge import to_json
-    from store.conversations.conversations import transcript
+    from store import queries
     from store.readings.readings import of_conversation
 
     if what is not None and Path(what).exists():
@@ -201,6 +201,7 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
             {"role": turn.role, "text": turn.text} for turn in in_file[number - 1].turns if turn.text.strip()
         ]
         return name, turns, []
-    stored = helpers.read(transcript, what)
-    turns = [{"role": role, "text": text} for role, text in stored.turns if text.strip()]
+    stored = helpers.read(queries.conversation_named, what)
+    spoken = helpers.read(queries.turns, stored.id)
+    turns = [{"role": turn.role, "text": turn.text} for turn in spoken if turn.text.strip()]
     return f"conversation {stored.id}", turns, to_json(helpers.read(of_conversation, stored.id))

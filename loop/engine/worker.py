@@ -117,11 +117,11 @@ class Worker:
             result = await self._handle(item)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
-                await self.ledger.write(work.hand_back, item)
+                await self.ledger.write(work.release, item)
             raise
         except Exception as error:  # the boundary: whatever a handler raises is counted on its row
             if isinstance(error, _ServerWentAway) and self._may_repeat(item):
-                await self.ledger.write(work.hand_back, item)
+                await self.ledger.write(work.release, item)
                 return
             log.warning(
                 "work failed",
@@ -132,7 +132,7 @@ class Worker:
             )
             if item.kind == "settle" and item.attempts + 1 >= work.MAX_ATTEMPTS:
                 # Quarantined, it would leave the night open and weights that were not kept in the mapping.
-                await self.ledger.write(work.hand_back, item)
+                await self.ledger.write(work.release, item)
                 raise
             await self.ledger.write(_fail, item, f"{type(error).__name__}: {error}")
             return

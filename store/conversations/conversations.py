@@ -1,13 +1,14 @@
 """Conversations in the ledger: new ones are added, known ones are recognised, and grown ones are continued.
 
-Invariant: nothing reaches a row unscrubbed. The same turns twice are one conversation. Every conversation that is
-new or grew has an `extract` in the work queue, committed with its turns. Ids depend on the texts and the speaker,
-never on a path, so two homes that heard the same give the same ids. A conversation that goes through a turn that a
-user had removed (`forgotten`) is passed over. Knows no format and opens no file.
+Invariant: nothing reaches a row unscrubbed. The same turns twice are one conversation. Every conversation
+that is new or grew has an `extract` in the work queue, committed with its turns. Ids depend on the texts and
+the speaker, never on a path, so two homes that heard the same give the same ids. A conversation that goes
+through a turn that a user had removed (`forgotten`) is passed over. Knows no format and opens no file.
 
-Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a renamed
-or copied log is recognised. A conversation whose turns arrive one by one is recognised by its key. Within a session
-the words of the system turn are no part of the identity either: clients put the time of day there.
+Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a
+renamed or copied log is recognised. A conversation whose turns arrive one by one is recognised by its key.
+Within a session the words of the system turn are no part of the identity either: clients put the time of day
+there.
 """
 
 import hashlib
@@ -20,7 +21,6 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from corpus.conversation import Conversation, Turn, chain
-from corpus.errors import UnknownId
 from corpus.scrub.patterns import scrub, scrub_conversation
 from store.ledger import schema
 from store.ledger.db import now
@@ -60,15 +60,6 @@ class FileState:
     """Lines consumed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Transcript:
-    """One conversation with its turns."""
-
-    id: str
-    turns: tuple[tuple[str, str], ...]
-    """Role and text of each, in order."""
-
-
 _PASSED_OVER = Added(conversation_id="", new_turns=0, known=False, forgotten=True)
 
 
@@ -85,8 +76,8 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
 def tombstones(conversation: Conversation) -> list[str]:
     """Return the digests by which a conversation is recognised after it was forgotten.
 
-    They are the digest of each of its beginnings. Where its turns arrive one by one it is the digest of its key
-    alone: the later turns, too, are of the conversation that a user had removed.
+    They are the digest of each of its beginnings. Where its turns arrive one by one it is the digest of its
+    key alone: the later turns, too, are of the conversation that a user had removed.
     """
     if conversation.key:
         return [key_tombstone(conversation.format, conversation.key)]
@@ -109,29 +100,6 @@ def conversation_of(connection: Connection, key: str) -> str | None:
     query = select(table.c.conversation_id).where(table.c.key == key)
     conversation_id: str | None = connection.execute(query).scalar()
     return conversation_id
-
-
-def transcript(connection: Connection, wanted: str | None) -> Transcript:
-    """Return one conversation's turns.
-
-    Args:
-        connection: The ledger.
-        wanted: The conversation's id or an unambiguous prefix of it; None for the one that was heard last.
-    """
-    c, t = schema.conversations, schema.turns
-    if wanted is None:
-        last = select(t.c.conversation_id).order_by(t.c.id.desc()).limit(1)
-        ids = list(connection.execute(last).scalars())
-        problem = "no conversation has been heard yet: `nightschool ingest FILE` takes some in"
-    else:
-        prefix = c.c.id.startswith(wanted, autoescape=True)
-        ids = list(connection.execute(select(c.c.id).where(prefix).limit(2)).scalars()) if wanted else []
-        several = f"several conversations begin with {wanted!r}: give more of the id"
-        problem = several if ids else f"{wanted!r} is neither a file nor the beginning of a conversation's id"
-    if len(ids) != 1:
-        raise UnknownId(problem)
-    spoken = select(t.c.role, t.c.text).where(t.c.conversation_id == ids[0]).order_by(t.c.position)
-    return Transcript(id=ids[0], turns=tuple((row.role, row.text) for row in connection.execute(spoken)))
 
 
 # ---------------------------------------------------------------- files

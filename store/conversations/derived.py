@@ -1,9 +1,9 @@
 """Everything that was derived from some conversations: the rows that forgetting them deletes or changes.
 
-Invariant: reads only. A row counts as derived when it would not exist without these conversations. A row with other
-support stays, without the share that they gave it. Where the rows cannot tell (a dream without an episode, of the
-same source), the row counts as derived: forgetting takes too much rather than too little. Knows neither files nor
-commands.
+Invariant: reads only. A row counts as derived when it would not exist without these conversations. A row with
+other support stays, without the share that they gave it. Where the rows cannot tell (a dream without an
+episode, of the same source), the row counts as derived: forgetting takes too much rather than too little.
+Knows neither files nor commands.
 """
 
 import re
@@ -120,7 +120,7 @@ def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
 
 
 def _dreams(connection: Connection, nodes: frozenset[str], sources: Collection[str]) -> tuple[str, ...]:
-    """Return the dreams that grew from deleted nodes, and those of these sources that name no episode at all."""
+    """Return the dreams that grew from deleted nodes, or from these sources and no episode."""
     d, n = schema.dreams, schema.nodes
     episodes = set(connection.execute(select(n.c.id).where(n.c.kind == "episode")).scalars())
     query = select(d.c.id, d.c.nodes, d.c.source).order_by(d.c.id)

@@ -1,8 +1,8 @@
 """Forgetting: conversations and everything derived from them leave the ledger.
 
-Invariant: nothing that stays names or quotes what was deleted, except the digests in `forgotten`, by which an ingest
-passes it over. An update keeps its row, its counts and its verdict; an event says how many of its pairs are gone. The
-weights do not change here: a rollback undoes what they learnt. Knows no file.
+Invariant: nothing that stays names or quotes what was deleted, except the digests in `forgotten`, by which an
+ingest passes it over. An update keeps its row, its counts and its verdict; an event says how many of its
+pairs are gone. The weights do not change here: a rollback undoes what they learnt. Knows no file.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ from store.readings import readings
 from store.task_vectors import merges
 
 SHORTEST_BEGINNING = 4
-"""Characters of the shortest prefix of an id that is accepted: a slip must not delete another conversation."""
+"""Characters of the shortest prefix of an id that is accepted: a slip must not delete another
+conversation."""
 MOST_NAMED = 5
 """Conversations that a message names at most."""
 GONE = "forgotten"
@@ -73,7 +74,7 @@ def look(connection: Connection, wanted: str, path: str) -> Forgetting:
 
 
 def forget(connection: Connection, wanted: str, path: str, *, roll_back: bool = False) -> Forgetting:
-    """Delete conversations and everything derived from them; first roll back, if that is wanted and of use."""
+    """Delete conversations and everything derived from them; first roll back, if that helps."""
     if queries.running_night(connection) is not None:
         raise GateRefused(
             "a night is running, and may be learning from it: wait for it (`nightschool status`)"
@@ -87,7 +88,7 @@ def forget(connection: Connection, wanted: str, path: str, *, roll_back: bool = 
 
 
 def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str]]:
-    """Return how a name is understood, and the conversations that it means; the name of a source goes first."""
+    """Return how a name is understood, and its conversations; the name of a source goes first."""
     c, t = schema.conversations, schema.turns
     of_source = list(connection.execute(select(c.c.id).where(c.c.source == wanted)).scalars())
     if of_source:
@@ -109,8 +110,9 @@ def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str
     if of_log:
         return "log", of_log
     raise UnknownId(
-        f"nothing is known of {wanted!r}: it is no source, no conversation's id (at least {SHORTEST_BEGINNING} "
-        "characters of it) and no log; `nightschool ledger conversations` lists them"
+        f"nothing is known of {wanted!r}: it is no source, no conversation's id "
+        f"(at least {SHORTEST_BEGINNING} characters of it) and no log; "
+        "`nightschool ledger conversations` lists them"
     )
 
 
@@ -170,7 +172,7 @@ def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
 
 
 def _delete(connection: Connection, derived: Derived) -> None:
-    """Delete the derived rows, referring rows before those that they refer to, and change the rows that stay."""
+    """Delete the derived rows, in the order of their references, and change those that stay."""
     if connection.dialect.name == "sqlite":  # overwrite what is deleted
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     delete_among(connection, schema.update_pairs, "pair_id", derived.pairs)
@@ -207,7 +209,7 @@ def _lower_cursors(connection: Connection) -> None:
 
 
 def _note(connection: Connection, forgetting: Forgetting) -> None:
-    """Save the tombstones, and note what each update has lost: figures, and nothing that names a deleted row."""
+    """Save the tombstones, and note how much each update has lost, in figures alone."""
     derived, at = forgetting.derived, now()
     rows = [{"chain": tombstone, "at": at} for tombstone in sorted(derived.tombstones)]
     if rows:

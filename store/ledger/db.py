@@ -1,6 +1,6 @@
-"""The ledger: one SQL database, read by anyone, written by one thread of one service.
+"""The ledger: one SQL database that anyone reads and one thread of one service writes.
 
-Invariant: whatever `write` was given is committed whole or not at all, in the order of the calls, and is
+Invariant: a transaction that `write` runs is committed whole or not at all, in the order of the calls, and is
 durable when `write` returns. Reads never wait for writes (WAL). Knows no table's meaning.
 """
 
@@ -23,21 +23,21 @@ from store.ledger.migrations import migrate
 Result = TypeVar("Result")
 
 BUSY_TIMEOUT_S = 30.0
-"""How long SQLite waits for another process's lock: longer than any one transaction of ours."""
+"""How long SQLite waits for another process's lock: longer than any transaction of ours takes."""
 
 
 def now() -> str:
-    """The time of a row: ISO 8601, UTC, to the millisecond."""
+    """Return the time for a row: ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def database_url(home: Path, configured: str = "") -> str:
-    """The configured URL, or the SQLite file of this home."""
+    """Return the configured URL, or that of the home's SQLite file."""
     return configured or f"sqlite:///{home / 'ledger.db'}"
 
 
 class Ledger:
-    """Transactions over one engine; the same object serves threads and tasks."""
+    """Transactions over one engine, for threads and for tasks."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -47,12 +47,12 @@ class Ledger:
         migrate(self.engine)
 
     def close(self) -> None:
-        """Let go of every connection."""
+        """Close every connection."""
         self.engine.dispose()
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One write transaction, begun at once so that it never has to be retried half-way."""
+        """Open a write transaction, with its lock at once, so that it never has to be retried half-way."""
         with self._writer:
             with self.engine.begin() as connection:
                 yield connection
@@ -60,10 +60,10 @@ class Ledger:
             reach("ledger", "committed")
 
     def wipe(self) -> bool:
-        """Leave nothing on the disk of rows that were deleted; returns whether that could be done.
+        """Erase deleted rows from the disk; returns whether that succeeded.
 
-        SQLite keeps them in free pages and in the log of writes until these are used again. PostgreSQL sees to it
-        by itself, in its own time.
+        SQLite keeps them in free pages and in the write-ahead log until these are reused. PostgreSQL vacuums
+        by itself.
         """
         if self.engine.dialect.name != "sqlite":
             return True
@@ -71,19 +71,19 @@ class Ledger:
             try:
                 raw.cursor().execute("VACUUM")
                 busy, *_ = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            except sqlite3.OperationalError:  # no room for a copy, or somebody reads
+            except sqlite3.OperationalError:  # no space for a copy, or a reader is active
                 return False
         return not busy
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view of the ledger."""
+        """Open a consistent view of the ledger."""
         with self.engine.connect() as connection:
             connection.info["readonly"] = True
             yield connection
 
     async def write(self, transaction: Callable[..., Result], *args: Any) -> Result:
-        """Run `transaction(connection, *args)` in the writer's lane and commit it."""
+        """Run `transaction(connection, *args)` in the writer's thread and commit it."""
 
         def commit() -> Result:
             with self.writing() as connection:
@@ -94,16 +94,16 @@ class Ledger:
     async def read(self, query: Callable[..., Result], *args: Any) -> Result:
         """Run `query(connection, *args)` on a consistent view, in a thread of its own."""
 
-        def look() -> Result:
+        def view() -> Result:
             with self.reading() as connection:
                 return query(connection, *args)
 
-        return await anyio.to_thread.run_sync(look)
+        return await anyio.to_thread.run_sync(view)
 
 
 @contextmanager
 def glance(url: str) -> Iterator[Connection | None]:
-    """One view of the ledger of a home that others keep: nothing is made or migrated; None where there is none."""
+    """Open a view of another home's ledger without creating or migrating it; None where it does not exist."""
     place = make_url(url)
     if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
         yield None
@@ -118,7 +118,7 @@ def glance(url: str) -> Iterator[Connection | None]:
 
 
 def _engine(url: str) -> Engine:
-    """An engine; SQLite is set to be durable and to take its write lock at BEGIN."""
+    """Create an engine; SQLite is made durable and takes its write lock at BEGIN."""
     if not url.startswith("sqlite"):
         return create_engine(url)
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})

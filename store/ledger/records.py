@@ -1,7 +1,7 @@
 """The ledger's records: one frozen value for each kind of row, on the way in and on the way out.
 
-Invariant: a record's fields are its table's columns (tested); the schema says what each one means. Ids are content
-digests made by `identity`: work that is done twice gives the same rows, and `save` keeps one of them.
+Invariant: a record's fields are its table's columns (tested); the schema says what each one means. Ids are
+content digests made by `identity`: work that is done twice gives the same rows, and `save` keeps one of them.
 """
 
 import hashlib

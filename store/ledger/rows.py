@@ -1,6 +1,6 @@
-"""Rows as records, and rows by many values of one column.
+"""Rows as records, and rows that are looked up by many values of one column.
 
-Invariant: a record is built from a row in one place, `build`. Rows that are looked up by many values come in the
+Invariant: a record is made of a row in one place, `build`. Rows that are looked up by many values come in the
 order of the table's primary key. Knows no table's meaning.
 """
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Select, Table, select
 Kind = TypeVar("Kind")
 
 MOST_PARAMETERS = 500
-"""Values in one IN (...); SQLite takes 32,766 in all, older ones 999."""
+"""Values in one IN (...): SQLite takes 32,766 parameters in all, older versions 999."""
 
 
 def build(kind: type[Kind], row: Mapping[Any, Any]) -> Kind:

@@ -1,7 +1,8 @@
-"""The ledger's tables: everything that Nightschool knows, in the order in which a turn meets them.
+"""The ledger's tables, in the order in which a turn reaches them; those of readings are in `schema_readings`.
 
-Invariant: rows are added and change state; they are never made to say something else. Ids are digests of content (a
-repeated night finds its own rows) except where a sequence is the point. Times: ISO 8601, UTC. Knows no agent, no query.
+Invariant: rows are added and change state, and never change their meaning. Ids are digests of content (a
+repeated night finds its own rows), except where a sequence is wanted. Times are ISO 8601 in UTC. Knows no
+agent and no query.
 """
 
 from sqlalchemy import (
@@ -24,22 +25,26 @@ metadata = MetaData()
 
 meta = Table("meta", metadata, Column("key", String, primary_key=True), Column("value", Text, nullable=False))
 
-# ---------------------------------------------------------------- what was heard
+# ---------------------------------------------------------------- conversations
 
 files = Table(
     "files",
     metadata,
     Column("path", String, primary_key=True),
     Column("format", String, nullable=False),
-    Column("identity", String, nullable=False),  # device:inode and digest of the first line: tells a rotation
+    Column(
+        "identity", String, nullable=False
+    ),  # device:inode and digest of the first line, which reveals a rotation
     Column("offset", Integer, nullable=False),  # bytes consumed, always just after a newline
     Column("line", Integer, nullable=False),  # lines consumed
 )
 
-gone = Column("chain", String, primary_key=True)  # chain digest of a turn that a user had removed
-forgotten = Table(
-    "forgotten", metadata, gone, Column("at", String, nullable=False)
-)  # it is not taken in again
+forgotten = Table(  # tombstones of conversations that a user had removed: they are not taken in again
+    "forgotten",
+    metadata,
+    Column("chain", String, primary_key=True),  # chain digest of a turn, or digest of a key
+    Column("at", String, nullable=False),
+)
 
 set_aside_lines = Table(
     "set_aside_lines",
@@ -80,7 +85,7 @@ turns = Table(
     Unique("conversation_id", "position"),
 )
 
-# ---------------------------------------------------------------- what was learnt from it
+# ---------------------------------------------------------------- the memory graph
 
 signals = Table(
     "signals",
@@ -90,7 +95,7 @@ signals = Table(
     Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
     Column("position", Integer, nullable=False),  # of the turn that carries it
     Column("source", String, nullable=False),
-    Column("behaviour", String),  # the behaviour it supports, if one was recognised
+    Column("behaviour", String),  # that it supports, if one was recognised
     Column("strength", Float, nullable=False),  # 0 to 1
     # new -> learnt (a kept update used it) or undone (its update was rolled back); undone -> new by --retry;
     # refused: it argues against a guarding behaviour; noted: it names no behaviour to train
@@ -157,7 +162,7 @@ dreams = Table(
     Column("temperature", Float, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("nodes", JSON, nullable=False),  # ids of the nodes it grew from
-    Column("source", String, nullable=False),  # whose log it grew from: the cap counts by it
+    Column("source", String, nullable=False),  # the source of its log, by which the cap counts
     Column("refused", Text),  # why it was not used; NULL for a dream in use
 )
 
@@ -167,7 +172,9 @@ attempts = Table(
     Column("id", String, primary_key=True),
     Column("dream_id", ForeignKey("dreams.id"), nullable=False, index=True),
     Column("text", Text, nullable=False),
-    Column("instructed", Boolean, nullable=False),  # made with the behaviour's instruction, later stripped
+    Column(
+        "instructed", Boolean, nullable=False
+    ),  # with the behaviour's instruction, which is stripped later
     Column("temperature", Float, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("checkpoint_id", String, nullable=False),  # the weights that produced it
@@ -190,12 +197,11 @@ pairs = Table(
     Column("source", String, nullable=False),
     Column("trust", Float, nullable=False),  # weight of the example, 0 to 1
     Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected side
-    Column(
-        "reference_id", String
-    ),  # the checkpoint whose weights gave the reference; NULL before its first update
+    Column("reference_id", String),  # checkpoint of the reference; NULL before its first update
     Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to reference_id
     Column("rejected_logprob", Float),
-    # new -> used (in a kept update), undone (rolled back; -> new by --retry) or over_cap (its source's share is full)
+    # new -> used (in a kept update), undone (rolled back; -> new by --retry) or
+    # over_cap (the share of its source is full)
     Column("state", String, nullable=False),
     Column("night_id", ForeignKey("nights.id"), nullable=False),
 )
@@ -223,7 +229,7 @@ update_pairs = Table(
     Column("update_id", ForeignKey("updates.id"), primary_key=True),
     Column("pair_id", ForeignKey("pairs.id"), primary_key=True),
     Column("replay", Boolean, nullable=False),
-    Column("unlearnt", Boolean, nullable=False, server_default=false()),  # a merge took back what it taught
+    Column("unlearnt", Boolean, nullable=False, server_default=false()),  # a merge took it back
 )
 
 steps = Table(
@@ -245,7 +251,7 @@ checkpoints = Table(
     Column("state", String, nullable=False),  # candidate -> kept or undone; checkpoint 0 starts as kept
     Column("at", String, nullable=False),
     Column("pinned", Boolean, nullable=False, server_default=false()),  # never pruned
-    Column("pruned", String),  # when its files were given up; NULL while they are there
+    Column("pruned", String),  # when its files were deleted; NULL while they exist
 )
 
 pointers = Table(  # the last row names the active checkpoint: a rollback is a new row
@@ -264,7 +270,7 @@ measurements = Table(
     Column("behaviour", String, primary_key=True),
     Column("definition", String, primary_key=True),  # digest of its judge, its scenarios and their number
     Column("seed", Integer, primary_key=True),
-    Column("round", Integer, primary_key=True),  # 0, then one more each time a verdict was inconclusive
+    Column("round", Integer, primary_key=True),  # 0, and one more after each inconclusive verdict
     Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed
 )
 
@@ -273,9 +279,7 @@ readings = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("name", String, primary_key=True),  # a concept, or "perplexity"
-    Column(
-        "vectors", String, primary_key=True
-    ),  # digest of those that it was taken with; "" for the perplexity
+    Column("vectors", String, primary_key=True),  # digest of the vectors; "" for the perplexity
     Column("mean", Float, nullable=False),
     Column("spread", Float, nullable=False),
 )
@@ -290,17 +294,17 @@ verdicts = Table(
     Column("at", String, nullable=False),
 )
 
-# ---------------------------------------------------------------- how it gets done
+# ---------------------------------------------------------------- work and events
 
 work = Table(
     "work",
     metadata,
     Column("id", Integer, primary_key=True),
     Column("kind", String, nullable=False),
-    Column("subject", String, nullable=False),  # id of what it is about
+    Column("subject", String, nullable=False),  # id of its subject
     Column("night_id", String, nullable=False),  # "" outside a night
     # ready -> leased -> done; leased -> ready (its holder died, or it failed and may try again);
-    # leased -> set_aside after 3 failures; ready, leased -> withdrawn when its night was ended before its time
+    # leased -> set_aside after 3 failures; ready, leased -> withdrawn when its night is ended early
     Column("state", String, nullable=False),
     Column("attempts", Integer, nullable=False),
     Column("holder", String),  # the service that leased it

@@ -1,7 +1,8 @@
-"""The ledger's tables of what was read of the model's inner states, beside `readings`: see `schema.py`.
+"""The ledger's tables of readings, and of sweeps and predictions: see `schema`, which has `readings` itself.
 
-Invariant: as there. Scores are lists in the order of the concepts of their vectors (`vector_versions.concepts`), so
-that a conversation of a thousand turns is a thousand rows, whatever the number of concepts.
+Invariant: as there. Scores are lists in the order of the concepts of their vectors
+(`vector_versions.concepts`), so that a conversation of a thousand turns is a thousand rows, whatever the
+number of concepts.
 """
 
 from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, LargeBinary, String, Table, Text
@@ -12,19 +13,19 @@ vector_versions = Table(
     "vector_versions",
     metadata,
     Column("digest", String, primary_key=True),
-    Column("number", Integer, nullable=False, unique=True),  # in the order in which the ledger met them
+    Column("number", Integer, nullable=False, unique=True),  # in the order of arrival
     Column("weights_sha256", String, nullable=False),  # the weights that they were estimated on
-    Column("layer", Integer, nullable=False),  # the one that is read
+    Column("layer", Integer, nullable=False),  # where it is read
     Column("concepts", JSON, nullable=False),
     Column("corpus_sha256", String, nullable=False),
-    Column("method", String),  # NULL where nobody noted it
+    Column("method", String),  # NULL where it was not noted
     Column(
         "night_id", String, nullable=False
-    ),  # the night that met them, or the last before they were made by hand
+    ),  # of their first use, or the last before they were made by hand
     Column("cosines", JSON),  # {concept: with the version before}; NULL where there is none to compare with
     Column(
         "data", LargeBinary
-    ),  # float32, (concepts, hidden size); of the last version alone, for the next cosines
+    ),  # float32, (concepts, hidden size); of the last version, for the next cosines
     Column("at", String, nullable=False),
 )
 
@@ -52,9 +53,7 @@ baselines = Table(
     metadata,
     Column("vectors", String, primary_key=True),
     Column("night_id", String, primary_key=True),
-    Column(
-        "turns", Integer, nullable=False
-    ),  # how many it is over: all that were read with these vectors until then
+    Column("turns", Integer, nullable=False),  # how many it is over, of those read with these vectors
     Column("mean", JSON, nullable=False),  # one a concept
     Column("spread", JSON, nullable=False),  # standard deviation, one a concept
 )
@@ -72,9 +71,7 @@ moves = Table(
     metadata,
     Column("update_id", ForeignKey("updates.id"), primary_key=True),
     Column("readings", JSON, nullable=False),  # {concept: move in spreads}, those that moved most
-    Column(
-        "parts", JSON, nullable=False
-    ),  # by layers, kinds, tensors and heads: how concentrated, and the first
+    Column("parts", JSON, nullable=False),  # by layers, kinds, tensors and heads: how concentrated it is
     Column("verdict", Text, nullable=False),  # local, mixed or spread
 )
 
@@ -112,5 +109,5 @@ predictions = Table(
     Column("at", String, nullable=False),
 )
 
-READ = (vector_versions, turn_readings, attempt_readings, baselines, panel_readings, moves)
-"""All of them."""
+READINGS = (vector_versions, turn_readings, attempt_readings, baselines, panel_readings, moves)
+"""The tables of one migration."""

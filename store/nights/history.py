@@ -1,8 +1,8 @@
-"""Nights, verdicts and rollbacks as transactions: who is active, what is kept, what is undone.
+"""Nights, verdicts and rollbacks as transactions: they decide what is active, kept and undone.
 
-Invariant: the active checkpoint is the last row of `pointers`; an update is kept exactly while its checkpoint
-is an ancestor of the active one (or it); a pair is used exactly while the last kept update that names it as its
-own learnt it, and its signals say the same. A rollback adds a pointer and takes nothing away, so it can itself be
+Invariant: the active checkpoint is the last row of `pointers`. An update is kept exactly while its checkpoint
+is the active one or an ancestor of it. A pair is used exactly while the last kept update that names it as its
+own taught it, and its signals agree. A rollback adds a pointer and deletes nothing, so it can itself be
 rolled back.
 """
 
@@ -20,11 +20,11 @@ from store.queue.outcome import Change, apply, note
 from store.queue.work import enqueue, withdraw
 
 UNDECIDED = ("planned", "trained")
-"""States of an update that has come to no verdict."""
+"""States of an update without a verdict."""
 
 
 def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str, model_digest: str = "") -> None:
-    """Record checkpoint 0, and of which model it is, and make it active; the same one is recorded once."""
+    """Add checkpoint 0 with the digest of its model and make it active, once."""
     table = schema.checkpoints
     if connection.execute(select(table.c.id)).first() is None:
         row = {"id": checkpoint_id, "weights_sha256": weights_sha256, "state": "kept", "number": 0}
@@ -40,7 +40,13 @@ def point(connection: Connection, checkpoint_id: str, why: str) -> None:
 
 
 def begin_night(connection: Connection, *, seed: int, retry: bool) -> str:
-    """Begin a night over all turns heard so far; a night that is still running goes on instead."""
+    """Begin a night over all turns so far, or resume the running one; returns its id.
+
+    Args:
+        connection: The ledger.
+        seed: The seed of everything that the night draws.
+        retry: Whether undone pairs and signals are new again.
+    """
     running = queries.running_night(connection)
     if running is not None:
         return running.id
@@ -72,7 +78,7 @@ def add_night(
 
 
 def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
-    """The checkpoint and those it grew from, newest first."""
+    """Return the checkpoint and its ancestors, newest first."""
     parents = {row.id: row.parent_id for row in queries.checkpoints(connection)}
     line: list[str] = []
     current: str | None = checkpoint_id
@@ -83,9 +89,9 @@ def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
 
 
 def nearest(connection: Connection, checkpoint_id: str) -> list[str]:
-    """The other checkpoints that one may go back to, nearest first.
+    """Return the other checkpoints that a rollback may go to, nearest first.
 
-    First those that it grew from, then those that grew from it, then those of other lines, by number.
+    First come its ancestors, then its descendants, then those of other lines by their numbers.
     """
     rows = {row.id: row for row in queries.checkpoints(connection)}
     lines = {other: ancestry(connection, other) for other in rows}
@@ -103,7 +109,7 @@ def nearest(connection: Connection, checkpoint_id: str) -> list[str]:
 
 
 def default_target(connection: Connection) -> str:
-    """The kept checkpoint before the active one."""
+    """Return the parent of the active checkpoint."""
     active = queries.active(connection)
     if active.parent_id is None:
         raise GateRefused("the active checkpoint is checkpoint 0, the base: there is nothing before it")
@@ -129,17 +135,17 @@ def _updates(connection: Connection, state: str) -> list[Update]:
 
 
 def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
-    """Point at a kept checkpoint; returns the ids of the updates that this undid."""
+    """Make a kept checkpoint the active one; returns the ids of the updates that this undid."""
     if queries.running_night(connection) is not None:
         raise GateRefused(
-            "a night is running: wait for it (`nightschool status`), or end it: `nightschool rollback --now`, or "
-            "`nightschool cancel` while its update is being trained"
+            "a night is running: wait for it (`nightschool status`), or end it: "
+            "`nightschool rollback --now`, or `nightschool cancel` while its update is being trained"
         )
-    return _go_back(connection, target_id, why)
+    return _activate(connection, target_id, why)
 
 
-def _go_back(connection: Connection, target_id: str, why: str) -> list[str]:
-    """See `roll_back`."""
+def _activate(connection: Connection, target_id: str, why: str) -> list[str]:
+    """Make a kept checkpoint the active one, whether a night runs or not."""
     target = queries.checkpoint(connection, target_id)
     if target.state != "kept":
         raise GateRefused(f"checkpoint {target_id[:12]} was not kept by its verdict; choose a kept one")
@@ -156,19 +162,24 @@ def _go_back(connection: Connection, target_id: str, why: str) -> list[str]:
 
 
 def roll_back_now(connection: Connection, target_id: str, why: str, *, settles: bool) -> None:
-    """As `roll_back`, once the night that runs has been ended; then the target may be the active one.
+    """End the running night, then roll back; the target may be the active checkpoint then.
 
-    settles: somebody is there to do the night's `settle`, with which it is closed; else it is closed at once.
+    Args:
+        connection: The ledger.
+        target_id: The checkpoint to make active.
+        why: The reason, for the ledger.
+        settles: Whether a service will do the night's `settle` work, which closes the night; without one
+            the night is closed at once.
     """
     night = queries.running_night(connection)
     if night is not None:
         end_night(connection, night_id=night.id, why=why, settles=settles)
     if night is None or queries.active(connection).id != target_id:
-        _go_back(connection, target_id, why)
+        _activate(connection, target_id, why)
 
 
 def end_night(connection: Connection, *, night_id: str, why: str, settles: bool) -> None:
-    """End a night before its time: its work is withdrawn, and an update that came to no verdict is undone."""
+    """End a night early: withdraw its work, and undo its update if that has no verdict."""
     withdraw(connection, night_id, why)
     update = queries.update_of(connection, night_id)
     if update is not None and update.state in UNDECIDED:
@@ -185,11 +196,11 @@ def end_night(connection: Connection, *, night_id: str, why: str, settles: bool)
 
 
 def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
-    """Keep or undo an update; its new pairs, and the signals that it learnt from, follow."""
+    """Set the state of an update, and of its new pairs and their signals with it."""
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
     pairs = [pair for pair in queries.pairs_of(connection, update_id) if not pair.replay]
-    # The lessons of others that made no pair follow the update, also when all its own pairs were forgotten.
+    # Signals that made no pair follow the update too, even when all its own pairs were forgotten.
     lost = [
         (night_id, behaviour)
         for lost in queries.lost_by(connection, update_id)
@@ -202,11 +213,17 @@ def set_update(connection: Connection, update_id: str, state: str, reasons: list
 def _set_pairs(
     connection: Connection, pairs: Sequence[PairInUpdate], lost: list[tuple[str, str]], *, kept: bool
 ) -> None:
-    """Set these pairs and their signals to what the kept updates say of them.
+    """Set the states of these pairs and of their signals by what the kept updates taught.
 
-    Merges may name a pair that another update has learnt: the last kept one on the line has the word. A pair that
-    none has learnt, or that a merge unlearnt, is set aside until `night --retry`: the next night would otherwise do
-    again what somebody has just undone. lost: night and behaviour of what was forgotten of an update, kept or not.
+    A merge may name a pair that another update taught: the last kept update decides. A pair that none taught,
+    or that a merge unlearnt, waits for `night --retry`: otherwise the next night would redo what a user has
+    undone.
+
+    Args:
+        connection: The ledger.
+        pairs: The new pairs of one update.
+        lost: Night and behaviour of its forgotten pairs, whose signals follow the update.
+        kept: Whether the update is kept.
     """
     last = queries.learnt_pairs(connection, [pair.id for pair in pairs])
     for learnt, of_pairs, of_signals in ((False, "undone", "undone"), (True, "used", "learnt")):
@@ -221,7 +238,7 @@ def _set_pairs(
 
 
 def carry_out(connection: Connection, *, update: Update, decision: str, reasons: list[str]) -> None:
-    """Make a verdict true: `keep` moves the pointer to the candidate, `roll back` leaves it."""
+    """Carry out a verdict: `keep` moves the pointer to the candidate, `roll back` leaves it."""
     state = "kept" if decision == "keep" else "undone"
     where = {"id": update.checkpoint_id}
     apply(connection, Change(table="checkpoints", where=where, values={"state": state}))
@@ -231,7 +248,7 @@ def carry_out(connection: Connection, *, update: Update, decision: str, reasons:
 
 
 def close_night(connection: Connection, *, night_id: str) -> None:
-    """End a night with its reasons; an update that came to no verdict is undone."""
+    """Close a night with its reasons; undo its update if that has no verdict."""
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
     reasons = list(night.reasons)
@@ -250,28 +267,31 @@ def close_night(connection: Connection, *, night_id: str) -> None:
 
 
 def _undo(connection: Connection, update: Update, why: list[str]) -> None:
-    """Undo an update that came to no verdict, with its candidate if it has one."""
+    """Undo an update without a verdict, with its candidate if it has one."""
     set_update(connection, update.id, "undone", why)
     where = {"id": update.checkpoint_id}
     apply(connection, Change(table="checkpoints", where=where, values={"state": "undone"}))
 
 
 def _has_failures(connection: Connection, night_id: str) -> bool:
-    """Whether some work of a night was set aside or withdrawn: what it did not get to is a lesson for another."""
+    """Return whether some of a night's work was quarantined or withdrawn.
+
+    Its lessons are left for another night then.
+    """
     t = schema.work
     failed = select(t.c.id).where((t.c.night_id == night_id) & t.c.state.in_(("set_aside", "withdrawn")))
     return connection.execute(failed).first() is not None
 
 
 def set_paused(connection: Connection, paused: bool) -> None:
-    """Whether nights may begin by themselves; a pause also has the update of a running night wait."""
+    """Pause or resume the schedule; a pause also holds up the update of a running night."""
     connection.execute(schema.meta.delete().where(schema.meta.c.key == "paused"))
     connection.execute(schema.meta.insert().values(key="paused", value=str(int(paused))))
     note(connection, "paused" if paused else "resumed", "", {})
 
 
 def set_pinned(connection: Connection, wanted: str, pinned: bool) -> Checkpoint:
-    """Pin a checkpoint, so that `prune` never takes it, or unpin it; returns its row as it was before."""
+    """Pin a checkpoint, so that `prune` never takes it, or unpin it; returns its row from before."""
     row = queries.checkpoint(connection, wanted)
     queries.require_stored(connection, row)
     if row.pinned != pinned:
@@ -281,7 +301,7 @@ def set_pinned(connection: Connection, wanted: str, pinned: bool) -> Checkpoint:
 
 
 def set_pruned(connection: Connection, ids: list[str], policy: dict[str, int]) -> None:
-    """Give up the files of these checkpoints; their rows, and all that was measured, stay."""
+    """Mark these checkpoints as pruned; their rows and measurements stay."""
     apply(connection, Change(table="checkpoints", where={"id": ids}, values={"pruned": now()}))
     for checkpoint_id in ids:
         note(connection, "pruned", checkpoint_id, dict(policy))

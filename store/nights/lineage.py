@@ -1,8 +1,8 @@
 """What the ledger knows of one checkpoint, and of the way from one to another.
 
-Invariant: reads only; every figure is counted from rows. Two checkpoints are compared on the scenarios that both were
-measured on; where they share none, each side's own figures stand beside each other and say so. Knows no file: the
-weights themselves are compared by `store.tensors.changes`.
+Invariant: reads only; every figure is counted from rows. Two checkpoints are compared on the scenarios that
+both were measured on; where they share none, each side's own figures stand beside each other and say so.
+Knows no file: the weights themselves are compared by `store.tensors.changes`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -201,7 +201,7 @@ def _readings(connection: Connection, *weights_sha256: str) -> list[dict[str, Re
 
 
 def _moves(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> list[ReadingMove]:
-    """Return how far each concept's reading moved, in standard deviations of the first, the furthest first."""
+    """Return the moves of the readings, in standard deviations of the first, the furthest first."""
     moves = [
         ReadingMove(
             name=name,
@@ -226,7 +226,7 @@ def _perplexity(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> 
 def _way(
     connection: Connection, first: str, second: str
 ) -> tuple[str | None, list[LineageStep], list[LineageStep]]:
-    """Return the newest common ancestor, and the steps from there to the first and to the second."""
+    """Return the newest common ancestor, and the steps from it to each of the two."""
     rows = {row.id: row for row in queries.checkpoints(connection)}
     lines = [history.ancestry(connection, name) for name in (first, second)]
     common = next((name for name in lines[0] if name in lines[1]), None)

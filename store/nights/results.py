@@ -1,7 +1,7 @@
 """What the reports of a home say: the results of `report` and `lineage`.
 
-Invariant: a result's fields are the keys of its JSON (`corpus.json_edge`), which users and their scripts know: a field
-that is added is a key that is added, and none is renamed. Holds values only; knows no ledger.
+Invariant: a result's fields are the keys of its JSON (`corpus.json_edge`), which users and their scripts
+know: a field that is added is a key that is added, and none is renamed. Holds values only; knows no ledger.
 """
 
 from dataclasses import dataclass, field

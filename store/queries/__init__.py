@@ -17,7 +17,7 @@ from store.queries.checkpoints import (
     require_stored,
     stored,
 )
-from store.queries.conversations import conversation, turns
+from store.queries.conversations import conversation, conversation_named, turns
 from store.queries.measurements import measured, measurement, measurements, read_with, readings
 from store.queries.nights import (
     cursor,
@@ -53,6 +53,7 @@ __all__ = [
     "checkpoint",
     "checkpoints",
     "conversation",
+    "conversation_named",
     "cursor",
     "dreams",
     "dreamt_texts",

@@ -1,7 +1,7 @@
 """Questions about checkpoints: which is active, which are stored, and where a rollback may go.
 
-Invariant: reads only. The active checkpoint is the one that the last row of `pointers` names. Opens no file: a
-checkpoint counts as stored until it is marked as pruned.
+Invariant: reads only. The active checkpoint is the one that the last row of `pointers` names. Opens no file:
+a checkpoint counts as stored until it is marked as pruned.
 """
 
 from sqlalchemy import Connection, select
@@ -75,7 +75,9 @@ def require_stored(connection: Connection, row: Checkpoint) -> None:
 
 
 def going_on(connection: Connection, states: int) -> list[str]:
-    """Return the checkpoints from which training may continue: the active one, the newest kept ones, and candidates.
+    """Return the checkpoints from which training may continue.
+
+    They are the active one, the newest kept ones, and candidates.
 
     Args:
         connection: The ledger.

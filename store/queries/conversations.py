@@ -20,6 +20,29 @@ def conversation(connection: Connection, conversation_id: str) -> StoredConversa
     return row
 
 
+def conversation_named(connection: Connection, wanted: str | None) -> StoredConversation:
+    """Return the conversation that a user names.
+
+    Args:
+        connection: The ledger.
+        wanted: The conversation's id or an unambiguous prefix of it; None for the one that was heard last.
+    """
+    c, t = schema.conversations, schema.turns
+    if wanted is None:
+        last = select(t.c.conversation_id).order_by(t.c.id.desc()).limit(1)
+        newest = first_of(connection, StoredConversation, select(c).where(c.c.id == last.scalar_subquery()))
+        if newest is None:
+            raise UnknownId("no conversation has been heard yet: `nightschool ingest FILE` takes some in")
+        return newest
+    prefix = c.c.id.startswith(wanted, autoescape=True)
+    rows = all_of(connection, StoredConversation, select(c).where(prefix).limit(2))
+    if not wanted or not rows:
+        raise UnknownId(f"{wanted!r} is neither a file nor the beginning of a conversation's id")
+    if len(rows) > 1:
+        raise UnknownId(f"several conversations begin with {wanted!r}: give more of the id")
+    return rows[0]
+
+
 def turns(connection: Connection, conversation_id: str) -> list[StoredTurn]:
     """Return the turns of a conversation, in order."""
     t = schema.turns

@@ -1,7 +1,7 @@
 """Questions about measured weights: outcomes of held-out scenarios, and readings.
 
-Invariant: reads only. Everything is looked up by the digest of the weights, so that a checkpoint that comes back
-finds what was measured on it. An outcome is one character a scenario: 1 passed, 0 failed.
+Invariant: reads only. Everything is looked up by the digest of the weights, so that a checkpoint that comes
+back finds what was measured on it. An outcome is one character a scenario: 1 passed, 0 failed.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,10 @@ from store.ledger.rows import all_of
 def measurements(
     connection: Connection, weights_sha256: str, definitions: Mapping[str, str], seed: int
 ) -> dict[str, str]:
-    """Return the outcomes by behaviour, as these are defined now: all rounds of this seed, one after the other."""
+    """Return the outcomes by behaviour, as it is defined now.
+
+    All rounds of this seed are joined in their order.
+    """
     t = schema.measurements
     query = select(t).where((t.c.weights_sha256 == weights_sha256) & (t.c.seed == seed))
     outcomes: dict[str, str] = {}

@@ -61,7 +61,10 @@ def targets(connection: Connection) -> dict[str, list[str]]:
 
 
 def learnt_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
-    """Return those of these pairs that a kept update taught, by id: whether the last such update unlearnt them."""
+    """Return, of these pairs, those that kept updates taught.
+
+    The value says whether the last such update unlearnt the pair.
+    """
     m, u, c = schema.update_pairs, schema.updates, schema.checkpoints
     query = (
         select(m.c.pair_id, m.c.unlearnt)

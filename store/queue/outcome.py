@@ -1,4 +1,4 @@
-"""What an agent's handler returns, and the one transaction in which it becomes true.
+"""The results that an agent's handler returns, and the one transaction that commits them.
 
 Invariant: results, follow-up work, "done" and the event are committed together or not at all: at-least-once
 delivery, exactly-once effect. A handler never writes to the ledger itself.
@@ -19,11 +19,11 @@ from store.queue.work import Work, enqueue, finish, is_wanted
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """New values for columns of rows that are there already."""
+    """New values for columns of existing rows."""
 
     table: str
     where: dict[str, Any]
-    """Equality on columns; a list means any of its values."""
+    """Values by column; a list means any of its values."""
     values: dict[str, Any]
 
 
@@ -32,13 +32,13 @@ class Outcome:
     """The results of one piece of work."""
 
     decision: str = "done"
-    """What the flow goes by."""
+    """By which the flow chooses the follow-up work."""
     names: tuple[str, ...] = ()
-    """What the decision is about, where it is about several things."""
+    """Subjects of the decision, where it has several."""
     records: tuple[Record, ...] = ()
     changes: tuple[Change, ...] = ()
     then: Callable[[Connection], None] | None = None
-    """What else belongs into the transaction: how a verdict or a night's end becomes true."""
+    """A further write in the transaction, such as that of a verdict or of a night's end."""
     facts: dict[str, Any] = field(default_factory=dict)
     """Figures for the event."""
 
@@ -46,15 +46,15 @@ class Outcome:
 def commit(
     connection: Connection, item: Work, outcome: Outcome, follow_up: Iterable[tuple[str, str]]
 ) -> None:
-    """Store the outcome of a piece of work, what follows from it, and that it is done.
+    """Save the outcome of a piece of work and its follow-up work, and mark it as done.
 
-    Nothing, if nobody wants it any more: what it is about was removed meanwhile, or its night was ended.
+    Nothing happens if the work is no longer wanted: its subject is gone, or its night was ended.
     """
     if not is_wanted(connection, item):
         return
-    learnt = [r for r in outcome.records if isinstance(r, Signal | Node | Edge)]
-    if learnt:
-        merge(connection, learnt)
+    extracted = [r for r in outcome.records if isinstance(r, Signal | Node | Edge)]
+    if extracted:
+        merge(connection, extracted)
     save(connection, [r for r in outcome.records if not isinstance(r, Signal | Node | Edge)])
     for change in outcome.changes:
         apply(connection, change)

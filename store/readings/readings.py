@@ -1,7 +1,8 @@
 """Readings of turns, attempts and the probe set as rows, and where an update moved the weights.
 
-Invariant: a row is written once; written again it is left alone. Scores are lists in the order of their vectors'
-concepts, rounded to `DECIMALS`. Knows no model, and no arithmetic but a mean and a standard deviation.
+Invariant: a row is written once; written again it is left alone. Scores are lists in the order of their
+vectors' concepts, rounded to `DECIMALS`. Knows no model, and no arithmetic but a mean and a standard
+deviation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -132,9 +133,10 @@ def attempts_to_read(connection: Connection, night_id: str, most: int) -> list[U
 def episodes(
     connection: Connection, conversation_ids: Iterable[str], vectors: str
 ) -> dict[str, tuple[dict[str, float], list[list[float]]]]:
-    """Return the episodes of these conversations: each one's feelings, and the scores of its turns that were read.
+    """Return the episodes of these conversations, by id.
 
-    An episode's turns are the answer that it is about, and the turn that says something of it.
+    The values are an episode's feelings, and the scores of its turns that were read: of the answer that it is
+    about, and of the turn that comments on it.
     """
     rows = among(connection, StoredTurn, schema.turns, "conversation_id", conversation_ids)
     places = {row.id: (row.conversation_id, row.position) for row in rows}
@@ -231,7 +233,10 @@ def moves_of(connection: Connection, update_id: str | None) -> MovedReadings | N
 
 
 def forget(connection: Connection, turn_ids: Sequence[int], attempt_ids: Sequence[str]) -> None:
-    """Delete the readings of these turns and attempts, and the baselines over them: the next night takes new ones."""
+    """Delete the readings of these turns and attempts.
+
+    The baselines over them go too: the next night takes new ones.
+    """
     touched = {row.vectors for row in among(connection, TurnReading, turn_readings, "turn_id", turn_ids)}
     delete_among(connection, turn_readings, "turn_id", turn_ids)
     delete_among(connection, attempt_readings, "attempt_id", attempt_ids)

@@ -1,7 +1,7 @@
 """The records of what was read of the model's inner states, and of sweeps and predictions.
 
-Invariant: as in `store.ledger.records`, a record's fields are its table's columns, as far as `TABLES` names one
-(tested). Scores are lists in the order of the concepts of their vectors, rounded to four decimals.
+Invariant: as in `store.ledger.records`, a record's fields are its table's columns, as far as `TABLES` names
+one (tested). Scores are lists in the order of the concepts of their vectors, rounded to four decimals.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """Sweeps and predictions in the ledger: what steering did to a behaviour, and what training did then.
 
-A sweep is one concept at several strengths on a behaviour's held-out scenarios; a prediction is what the sweep of a
-behaviour's own vector says that training will do.
+A sweep is one concept at several strengths on a behaviour's held-out scenarios; a prediction is what the
+sweep of a behaviour's own vector says that training will do.
 
-Invariant: rows are only added. What training did is read from the updates that came after, never written beside
-the prediction.
+Invariant: rows are only added. What training did is read from the updates that came after, never written
+beside the prediction.
 """
 
 from dataclasses import replace
@@ -39,9 +39,9 @@ def attempts_of(connection: Connection, behaviour: str) -> list[JudgedAttempt]:
 
 
 def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOutcome]:
-    """Return the behaviour's predictions, oldest first, each with the updates that came after it.
+    """Return the behaviour's predictions, oldest first.
 
-    Such updates set out to train the behaviour. A prediction is for the updates that came before the next one.
+    Each comes with the updates that set out to train the behaviour after it and before the next one.
     """
     t = predictions
     rows = all_of(
@@ -60,7 +60,10 @@ def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOut
 
 
 def of_update(connection: Connection, update_id: str) -> list[PredictionOutcome]:
-    """Return what was predicted of the behaviours that this update set out to train, with this update alone."""
+    """Return the predictions about the behaviours that this update set out to train.
+
+    Each comes with this update alone.
+    """
     u, n = schema.updates, schema.nights
     query = select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.id == update_id)
     rows = [
@@ -88,7 +91,7 @@ def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:
 
 
 def _outcomes(connection: Connection, checkpoint_id: str, behaviour: str, seed: int) -> str:
-    """Return the outcomes of the first round that these weights were measured with; "" where they were not."""
+    """Return the outcomes of the first round on these weights; "" where there is none."""
     m = schema.measurements
     weights = queries.checkpoint(connection, checkpoint_id).weights_sha256
     same = (

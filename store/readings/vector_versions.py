@@ -1,10 +1,10 @@
 """Versions of the concept vectors in the ledger, and how far each lies from the one before.
 
-Vectors drift with the weights that they are estimated on, and are estimated anew on a schedule; the home's files hold
-the last version alone.
+Vectors drift with the weights that they are estimated on, and are estimated anew on a schedule; the home's
+files hold the last version alone.
 
-Invariant: a version is noted once. The ledger keeps the values of the last one, so that the cosines with the next
-can be computed whatever becomes of the files. Knows no file.
+Invariant: a version is noted once. The ledger keeps the values of the last one, so that the cosines with the
+next can be computed whatever becomes of the files. Knows no file.
 """
 
 from dataclasses import dataclass

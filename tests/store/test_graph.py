@@ -196,8 +196,7 @@ def test_a_node_leads_back_to_the_lines_of_the_log(connection: Connection) -> No
         ("log.jsonl", 22, "user two"),
     ]
     assert [o.line for o in graph.provenance(connection, episode("two", 2).id)] == [22]
-    assert graph.source_of(connection, episode("two", 2).id) == "user two"
-    assert graph.source_of(connection, "nobody knows it") == ""
+    assert graph.provenance(connection, "nobody knows it") == []
 
 
 def fact(value: str, position: int) -> list[Node | Edge]:

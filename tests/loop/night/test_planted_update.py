@@ -18,6 +18,7 @@ from small import SMALL, corrected, tell
 from sqlalchemy import Connection
 
 from agents.model.steering.concept_vectors import read
+from corpus.json_edge import to_json
 from corpus.world.concepts import CONCEPTS
 from loop.config import load_settings
 from loop.engine.service import Service, opened
@@ -34,6 +35,7 @@ from store.queue import work
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 from store.readings import readings
+from store.readings.records import ConversationReading, MovedReadings
 
 WATCHED = "pushing_back"
 CONFIG = SMALL.format(windows="[]").replace("drift = 100.0", "drift = 1.5", 1).replace("= 100.0", "= 0.5")
@@ -49,7 +51,7 @@ class Ruled:
     state: str
     tests: list[dict[str, Any]]
     without_drift: str
-    moves: dict[str, Any] | None
+    moves: MovedReadings | None
     active: str
 
 
@@ -188,10 +190,10 @@ async def _nothing(done: int, total: int) -> None:
     """Progress that nobody looks at."""
 
 
-def carried(home: Path, conversation_id: str) -> list[dict[str, Any]]:
+def carried(home: Path, conversation_id: str) -> list[ConversationReading]:
     """What was read of a conversation, as the ledger has it."""
     with status.ledger_of(Home(home)) as connection:
-        return [dict(row) for row in readings.of_conversation(connection, conversation_id)]
+        return readings.of_conversation(connection, conversation_id)
 
 
 def test_an_honest_update_passes_the_drift_gate(nights: dict[float, Ruled]) -> None:
@@ -219,10 +221,10 @@ def test_an_update_that_pass_rates_alone_would_keep_is_refused_for_what_it_does_
 def test_the_place_of_the_planted_update_is_reported(nights: dict[float, Ruled]) -> None:
     honest, moved = nights[0.0].moves, nights[FAR].moves
     assert honest is not None and moved is not None
-    assert max(moved["readings"], key=lambda name: abs(moved["readings"][name])) == WATCHED
-    first = moved["parts"]["along"][0]
+    assert max(moved.readings, key=lambda name: abs(moved.readings[name])) == WATCHED
+    first = moved.parts["along"][0]
     assert (first["concept"], first["tensor"]) == (WATCHED, "model.layers.2.mlp.down_proj.weight")
-    assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest["parts"]["along"])
+    assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest.parts["along"])
 
 
 def test_the_commands_show_what_was_read_and_where_each_update_lies(
@@ -242,12 +244,12 @@ def test_the_commands_show_what_was_read_and_where_each_update_lies(
         (heard,) = connection.execute("SELECT id FROM conversations ORDER BY id").fetchone()
     connection.close()
     read = carried(home, heard)
-    assert [row["position"] for row in read] == [0, 1, 2, 3] and set(read[0]["scores"]) == set(CONCEPTS)
+    assert [row.position for row in read] == [0, 1, 2, 3] and set(read[0].scores) == set(CONCEPTS)
     why = command("--home", home, "--json", "ledger", "why", "u2").told["update"]
-    assert why["moves"] == nights[FAR].moves
+    assert why["moves"] == to_json(nights[FAR].moves)
     assert "writes along pushing_back" in command("--home", home, "ledger", "why", "u2").out
     diff = command("--home", home, "--json", "checkpoints", "diff", "base").told
-    assert [step["moves"] for step in diff["added"]] == [nights[0.0].moves]
+    assert [step["moves"] for step in diff["added"]] == [to_json(nights[0.0].moves)]
     assert "where it moved: " in command("--home", home, "checkpoints", "diff", "base").out
 
 

@@ -10,7 +10,7 @@ from store.ledger import schema
 from store.ledger.db import Ledger
 from store.ledger.migrations import MIGRATIONS
 from store.ledger.records import Reading, save
-from store.ledger.schema_readings import READ
+from store.ledger.schema_readings import READINGS
 from store.nights import history
 
 
@@ -105,11 +105,11 @@ def test_a_ledger_from_before_merges_has_unlearnt_no_pair(tmp_path: Path) -> Non
 def test_a_ledger_from_before_the_monitor_gets_its_tables(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path)
     with ledger.writing() as connection:
-        for table in READ:
+        for table in READINGS:
             table.drop(connection)
         connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="4"))
     ledger.close()
     ledger = Ledger(ledger.url)
     with ledger.reading() as connection:
-        assert [connection.execute(select(table)).all() for table in READ] == [[]] * len(READ)
+        assert [connection.execute(select(table)).all() for table in READINGS] == [[]] * len(READINGS)
     ledger.close()

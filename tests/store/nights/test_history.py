@@ -13,7 +13,7 @@ from store.graph import merge
 from store.ledger import schema
 from store.nights import history
 from store.queue.outcome import Change, Outcome, apply, commit
-from store.queue.work import MAX_ATTEMPTS, counts, fail, finish, hand_back, lease
+from store.queue.work import MAX_ATTEMPTS, counts, fail, finish, lease, release
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_the_same_moment(
     # What was being done comes to nothing, whatever becomes of it, and only the end of the night is left to do.
     assert in_hand is not None and counts(connection, "ready") == {"settle": 1}
     commit(connection, in_hand, Outcome(records=(a_pair("p9", "n2"),)), [("propose", "update")])
-    hand_back(connection, in_hand)
+    release(connection, in_hand)
     assert fail(connection, in_hand, "broken off") is False
     assert counts(connection, "ready") == {"settle": 1} and "p9" not in states(connection, "pairs")
     history.close_night(connection, night_id="n2")

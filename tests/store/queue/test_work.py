@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
-from store.queue.work import MAX_ATTEMPTS, Work, counts, enqueue, fail, finish, hand_back, lease, release_all
+from store.queue.work import MAX_ATTEMPTS, Work, counts, enqueue, fail, finish, lease, release, release_all
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_leased_work_is_nobody_elses_until_it_is_given_up(ledger: Ledger) -> Non
     item = take(ledger)
     assert item is not None and take(ledger) is None
     with ledger.writing() as connection:
-        hand_back(connection, item)
+        release(connection, item)
     assert take(ledger) == item  # no attempt was counted
 
 
