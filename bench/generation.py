@@ -18,7 +18,7 @@ import transformers
 from agents.model.embedded.chat import ChatTokenizer
 from agents.model.embedded.forward import TransformersForward, forward_for
 from agents.model.embedded.sampling import GenerationRequest, Sampler
-from agents.model.embedded.server import keep_memory
+from agents.model.process import keep_freed_memory
 from bench import _table
 from corpus.recipe import MODEL_DIR
 from corpus.world.requests import KINDS, draw, write
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    keep_memory()
+    keep_freed_memory()
     torch.set_num_threads(options.threads)
     transformers.utils.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)

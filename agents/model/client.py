@@ -1,8 +1,8 @@
-"""The service's way to the served model: OpenAI-compatible HTTP and our extensions to it.
+"""The service's client of the served model: OpenAI-compatible HTTP, and our extensions to it.
 
 Invariant: a batch is cut into pieces of BATCH_ROWS in the order given, so the same prompts and seeds always
-form the same pieces and get the same answers. Every failure is a `ModelUnavailable` that says what to do.
-Knows neither torch nor the tokenizer: both live with the server.
+form the same pieces and get the same answers. Every failure is a `ModelUnavailable` with its cure. Knows
+neither torch nor the tokenizer: both are the server's.
 """
 
 import re
@@ -16,25 +16,23 @@ from typing import Any
 import httpx
 
 from agents.model.requests import BATCH_ROWS
+from corpus.aliases import Json, Message
 from corpus.errors import ModelUnavailable
 
 TOKENIZE_ROWS = 1024
-"""Texts tokenized in one request."""
+"""Texts in one request for tokens."""
 TIMEOUT_SECONDS = 120.0
-"""Longest wait for one piece: two minutes is forty times what the embedded model needs."""
+"""Longest wait for one piece: forty times what the embedded model needs."""
 
 _SAMPLE = re.compile(r'([\w:]+)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(\S+)')
 """A line of Prometheus' text format: name, labels, value; a time may follow."""
 
-Message = Mapping[str, str]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """What to answer, and how."""
+    """A conversation to answer, and how to sample the answer."""
 
     messages: Sequence[Message]
-    """Each with `role` and `content`."""
     seed: int
     """From 0 to 2**64 - 1."""
     temperature: float
@@ -47,46 +45,46 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
-    """All that was generated, the closing token included; () where the server does not say."""
+    """All generated tokens, with the one that ended the answer; () where the server does not list them."""
     finish_reason: str
     """`stop` or `length`."""
     weights_version: int
     """Version of the weights when the answer began."""
     weights_version_end: int
-    """Version when it ended; another one than at the start means that an update ran in between."""
+    """Version when it ended. If it differs from the one at the start, the weights changed in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """What is being served."""
+    """The server's description of its model."""
 
     name: str
     root: str
-    """What the server was told to load; "" where it does not say."""
+    """The model that the server was started with; "" where it does not say."""
     context: int
     """Most tokens of prompt and answer together."""
     end_token_ids: tuple[int, ...]
     """Tokens that end an answer."""
     weights_version: int
     weights_held: str
-    """Id of the checkpoint that the mapping holds; "" in mid-update."""
+    """Id of the checkpoint that the shared weights hold; "" in mid-update."""
     weights_dirty: bool
 
 
 class ModelClient:
-    """Asks the served model. Make one with `open_client`."""
+    """The client; make one with `open_client`."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
-        self.begun = 0
-        """Answers that we have asked for, ever; users' own requests, which are passed on, are not counted."""
+        self.started = 0
+        """Answers that this client has requested so far; users' forwarded requests do not count."""
         self.in_flight = 0
-        """Of these, the ones that have not come."""
+        """Those of them that have not arrived yet."""
 
     @contextmanager
     def _counted(self, rows: int) -> Iterator[None]:
-        """While so many answers are asked for."""
-        self.begun += rows
+        """Count this many answers as started, and as in flight meanwhile."""
+        self.started += rows
         self.in_flight += rows
         try:
             yield
@@ -104,42 +102,47 @@ class ModelClient:
         json_schema: Mapping[str, Any] | None = None,
         steer: Mapping[str, float] | None = None,
     ) -> Completion:
-        """One answer, at once even while a batch runs; with `json_schema`, in that form where the server can.
+        """Return one answer, at once even while a batch runs.
 
-        `steer`: concepts and strengths that the answer is steered by.
+        Args:
+            messages: The conversation.
+            temperature: 0 takes the most likely token each time.
+            max_tokens: Most tokens of the answer; None leaves it to the server.
+            seed: From 0 to 2**64 - 1; None lets the server draw one.
+            stop: Strings that end the answer.
+            json_schema: The form of the answer, where the server supports it.
+            steer: Strengths by concept that the answer is steered by.
         """
-        body: dict[str, Any] = {
-            "messages": list(map(dict, messages)),
-            "temperature": temperature,
-            "stop": list(stop),
-        }
-        more: dict[str, Any] = {
+        body: Json = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
+        optional: Json = {
             "max_tokens": max_tokens,
             "seed": seed,
             "steer": dict(steer) if steer else None,
         }
         if json_schema is not None:
-            form = {"name": "answer", "schema": json_schema}
-            more["response_format"] = {"type": "json_schema", "json_schema": form}
-        body |= {key: value for key, value in more.items() if value is not None}
+            schema = {"name": "answer", "schema": json_schema}
+            optional["response_format"] = {"type": "json_schema", "json_schema": schema}
+        body |= {key: value for key, value in optional.items() if value is not None}
         try:
             with self._counted(1):
-                found = await self._post("/v1/chat/completions", body)
+                answer = await self._post("/v1/chat/completions", body)
         except ModelUnavailable as refused:
             if "response_format" not in body or "response_format" not in str(refused):
                 raise
-            del body["response_format"]  # a server that knows no forms: the caller checks the answer anyway
+            del body[
+                "response_format"
+            ]  # this server supports no schemas; the caller checks the answer anyway
             with self._counted(1):
-                found = await self._post("/v1/chat/completions", body)
-        choice = found["choices"][0]
-        return _completion({**choice, "text": choice["message"]["content"] or ""}, found)
+                answer = await self._post("/v1/chat/completions", body)
+        choice = answer["choices"][0]
+        return _completion({**choice, "text": choice["message"]["content"] or ""}, answer)
 
     async def batch_chat(
         self, prompts: Sequence[Prompt], *, role: str = "assistant", steer: Mapping[str, float] | None = None
     ) -> list[Completion]:
-        """Answers to many prompts, in their order; with role `user`, the user's next turns instead.
+        """Return the answers to many prompts, in order; with role `user`, the user's next turns instead.
 
-        `steer`: concepts and strengths that all of them are steered by.
+        steer: strengths by concept that all of them are steered by.
         """
         completions: list[Completion] = []
         for first in range(0, len(prompts), BATCH_ROWS):
@@ -153,23 +156,23 @@ class ModelClient:
                 **({"steer": dict(steer)} if steer else {}),
             }
             with self._counted(len(piece)):
-                found = await self._post("/v1/batch/chat", body)
-            completions += [_completion(one, found) for one in found["results"]]
+                answer = await self._post("/v1/batch/chat", body)
+            completions += [_completion(result, answer) for result in answer["results"]]
         return completions
 
     async def tokenize(
         self, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool = True
     ) -> list[list[int]]:
-        """Tokens of each conversation, by the model's chat template."""
+        """Return the tokens of each conversation, by the model's chat template."""
         plain = [list(map(dict, messages)) for messages in conversations]
         return await self._tokens("conversations", plain, {"add_generation_prompt": add_generation_prompt})
 
     async def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokens of each text, taken as data: none becomes a control token."""
+        """Return the tokens of each text as data: none becomes a control token."""
         return await self._tokens("texts", texts, {})
 
-    async def models(self) -> ServedModel:
-        """What is being served."""
+    async def served_model(self) -> ServedModel:
+        """Return the server's description of its model."""
         card = (await self._request("GET", "/v1/models"))["data"][0]
         return ServedModel(
             name=card["id"],
@@ -182,22 +185,23 @@ class ModelClient:
         )
 
     async def health(self) -> bool:
-        """Whether the server answers."""
+        """Return whether the server answers."""
         try:
             return (await self._http.get("/health")).status_code == 200
         except httpx.TransportError:
             return False
 
     async def metrics(self) -> dict[str, float]:
-        """The server's numbers, by name; those that differ in their labels only are added up."""
+        """Return the server's metrics by name, added up over their labels."""
         return parse_metrics((await self._send("GET", "/metrics", None)).text)
 
-    async def pass_on(
+    async def forward(
         self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
     ) -> httpx.Response:
-        """A user's own request, as it is; the answer's body is read, and closed, by the caller.
+        """Forward a user's own request as it is; the caller reads and closes the body of the response.
 
-        Without an Authorization among the headers it goes out under ours. No time limit: the user has one.
+        Without an Authorization header the request carries ours. Reading has no time limit: the user's client
+        has one.
         """
         timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
         request = self._http.build_request(method, path, content=body, headers=list(headers), timeout=timeout)
@@ -205,11 +209,12 @@ class ModelClient:
             return await self._http.send(request, stream=True)
         except httpx.TransportError as error:
             raise ModelUnavailable(
-                f"the model server cannot be reached ({error or type(error).__name__}); try again in some seconds"
+                f"the model server cannot be reached ({error or type(error).__name__}); "
+                "try again in some seconds"
             ) from error
 
     async def _tokens(self, name: str, rows: Sequence[object], more: Mapping[str, object]) -> list[list[int]]:
-        """Tokenize rows in pieces."""
+        """Return the tokens of rows, requested in pieces."""
         tokens: list[list[int]] = []
         for first in range(0, len(rows), TOKENIZE_ROWS):
             piece = list(rows[first : first + TOKENIZE_ROWS])
@@ -220,7 +225,7 @@ class ModelClient:
         return await self._request("POST", path, body)
 
     async def _request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
-        """The JSON of an answer."""
+        """Return the JSON of a successful response."""
         response = await self._send(method, path, body)
         try:
             return response.json()
@@ -228,7 +233,7 @@ class ModelClient:
             raise ModelUnavailable(f"the model server's answer to {path} is not JSON; restart it") from error
 
     async def _send(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
-        """A good answer, or `ModelUnavailable`."""
+        """Return a successful response; raise `ModelUnavailable` for any other."""
         try:
             response = await self._http.request(method, path, json=body)
         except httpx.TimeoutException as error:
@@ -241,50 +246,50 @@ class ModelClient:
             ) from error
         if response.is_success:
             return response
-        raise ModelUnavailable(_complaint(path, response))
+        raise ModelUnavailable(_refusal(path, response))
 
 
 @asynccontextmanager
 async def open_client(
     *, token: str, socket: Path | None = None, base_url: str = "http://nightschool"
 ) -> AsyncIterator[ModelClient]:
-    """A client of the server at this unix socket, or at `base_url`; with "" for a token it shows none."""
+    """Open a client of the server at this unix socket, or at `base_url`; with token "" it sends none."""
     transport = None if socket is None else httpx.AsyncHTTPTransport(uds=str(socket))
     async with httpx.AsyncClient(
         transport=transport,
         base_url=base_url,
         headers={"Authorization": f"Bearer {token}"} if token else {},
         timeout=TIMEOUT_SECONDS,
-        limits=httpx.Limits(max_connections=None),  # users' streams must not keep our own requests waiting
-        # The environment's proxies would carry the token off this machine.
+        limits=httpx.Limits(max_connections=None),  # users' streams must not block our own requests
+        # A proxy from the environment would carry the token off this machine.
         trust_env=False,
     ) as http:
         yield ModelClient(http)
 
 
-def _completion(one: Mapping[str, Any], found: Mapping[str, Any]) -> Completion:
-    """A completion from one result and the answer around it."""
-    version = found.get("weights_version", 0)
+def _completion(result: Json, answer: Json) -> Completion:
+    """Return the completion of one result in the server's answer."""
+    version: int = answer.get("weights_version", 0)
     return Completion(
-        text=one["text"],
-        token_ids=tuple(one.get("token_ids") or ()),
-        finish_reason=one["finish_reason"],
+        text=result["text"],
+        token_ids=tuple(result.get("token_ids") or ()),
+        finish_reason=result["finish_reason"],
         weights_version=version,
-        weights_version_end=found.get("weights_version_end", version),
+        weights_version_end=answer.get("weights_version_end", version),
     )
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """The values in Prometheus' text format by name, added up over their labels."""
-    found: dict[str, float] = defaultdict(float)
+    """Return the values in Prometheus' text format by name, added up over their labels."""
+    values: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
         if sample := _SAMPLE.match(line):
-            found[sample[1]] += float(sample[2])
-    return dict(found)
+            values[sample[1]] += float(sample[2])
+    return dict(values)
 
 
-def _complaint(path: str, response: httpx.Response) -> str:
-    """The server's own sentence about a request it refused."""
+def _refusal(path: str, response: httpx.Response) -> str:
+    """Return the server's own sentence about a request that it refused."""
     try:
         sentence = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,14 +1,14 @@
-"""The door of every HTTP server of ours: who may ask, from where, and how much.
+"""The middleware of all our HTTP servers: it checks who may send a request, from where, and how much.
 
-A pure ASGI middleware. A bearer token alone does not keep a web page from asking a server on the same
-machine to do something (the browser sends the request first and checks later), and a Host check alone let a
-cross-site request through when tried; so token, Host and Origin are all checked.
+It is pure ASGI. A bearer token alone does not keep a web page from sending requests to a server on the same
+machine (the browser sends first and checks later), and a Host check alone let a cross-site request through
+when tried. So token, Host and Origin are all checked.
 
-Some paths may be another server's to guard: there a credential that is not the token is let through, marked as
-such, for the app to carry on. Host and Origin are checked all the same, and some credential must be there.
+On some paths another server checks the credentials. There a credential that is not our token passes, marked
+as such, for the app to forward. Host and Origin are checked all the same, and some credential must be given.
 
-Invariant: the app behind it sees no request that failed a check, and no body longer than the limit. Knows no
-routes but `/health`, which it answers itself, saying nothing but that something listens here.
+Invariant: the app behind it sees no request that failed a check, and no body over the limit. Knows no route
+but `/health`, which it answers itself: it says only that a server listens here.
 """
 
 import hmac
@@ -25,17 +25,17 @@ Send = Callable[[AsgiMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""The names by which a machine calls itself."""
+"""The loopback names of a machine."""
 SOCKET_HOST = "nightschool"
-"""The Host that our clients give over a unix socket, which has no name of its own."""
+"""The Host that our clients send over a unix socket, which has no name of its own."""
 AUTHENTICATED = "nightschool.own"
-"""In the scope of a request: whether it gave the token, rather than a credential for another server."""
+"""Key in a request's scope: whether it gave our token, and not another server's credential."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Some 4,000 conversations of 4 kB: far more than one batch, far less than the machine's memory."""
+"""Longest body: some 4,000 conversations of 4 kB, far more than one batch and far less than memory."""
 
 
 class AuthMiddleware:
-    """Lets a request through to `app` when it may come in."""
+    """Middleware that passes a request to `app` if it passes the checks."""
 
     def __init__(
         self,
@@ -46,9 +46,14 @@ class AuthMiddleware:
         max_body_bytes: int = MAX_BODY_BYTES,
         external_auth_paths: frozenset[str] = frozenset(),
     ) -> None:
-        """`port` is the TCP port served on loopback; None for a unix socket, which no web page can reach.
+        """Protect `app`.
 
-        `external_auth_paths` are the paths whose requests the app passes on to a server that checks credentials itself.
+        Args:
+            app: The application.
+            token: The bearer token of a request.
+            port: The TCP port on loopback; None for a unix socket, which no web page can reach.
+            max_body_bytes: Longest body of a request.
+            external_auth_paths: Paths that the app forwards to a server that checks credentials itself.
         """
         if len(token) < 16:
             raise ConfigError("a bearer token of fewer than 16 characters can be guessed; make a longer one")
@@ -61,7 +66,7 @@ class AuthMiddleware:
         self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the request, then hand it on."""
+        """Check the request, then pass it to the app."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
@@ -71,10 +76,10 @@ class AuthMiddleware:
         elif _asks_health(scope):
             await _reply(send, 200, {"status": "ok"})
         else:
-            await self._pass_on(scope, receive, send)
+            await self._call_app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Status and sentence for a request that may not come in."""
+        """Return status and sentence for a request that fails a check."""
         hosts = _values(scope, b"host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return 403, "This Host is not served here; use 127.0.0.1 or the unix socket."
@@ -101,11 +106,11 @@ class AuthMiddleware:
         return None
 
     def _too_large(self) -> str:
-        """The sentence for a body over the limit."""
+        """Return the sentence for a body over the limit."""
         return f"The body is longer than {self._max_body_bytes} bytes; send less at once."
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app, counting the body: a chunked one declares no length."""
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app and count the body, as a chunked one declares no length."""
         seen, started, refused = 0, False, False
 
         async def counted() -> AsgiMessage:
@@ -120,7 +125,7 @@ class AuthMiddleware:
         async def watched(message: AsgiMessage) -> None:
             nonlocal started
             if refused and not started:
-                # The app's own words about our exception; the caller gets ours below.
+                # This is the app's response to our exception; the client gets ours below.
                 return
             started = True
             await send(message)
@@ -138,22 +143,22 @@ class _TooLarge(Exception):
 
 
 def _asks_health(scope: Scope) -> bool:
-    """Whether this is the one request that needs no token."""
+    """Return whether this is the only request that needs no token."""
     return scope["path"] == "/health" and scope["method"] in ("GET", "HEAD")
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:
-    """All values of a header."""
+    """Return all values of a header."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
 async def _answer(send: Send, status: int, sentence: str) -> None:
-    """Answer with an error in OpenAI's form."""
+    """Send an error in OpenAI's form."""
     await _reply(send, status, {"error": {"message": sentence, "type": "access_error", "code": status}})
 
 
 async def _reply(send: Send, status: int, value: object) -> None:
-    """Answer with JSON."""
+    """Send JSON."""
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:

@@ -1,12 +1,13 @@
-"""How requests and replies are framed on the socket: a JSON header, then raw frames. Never pickle.
+"""The frames of a request and a reply on a ZMQ socket: a JSON header, then raw frames. Never pickle.
 
     request  {"v": 1, "id": ..., "verb": ..., "body": {...}}  + raw frames
     reply    {"v": 1, "id": ..., "kind": "result" | "progress" | "error", "body": {...}}  + raw frames
 
-Invariant: a header that is not exactly this is refused with a `TrainerFault` and never half understood, whatever
-its bytes are; every request gets exactly one result or error. Knows no socket and no verb's body.
+Used on three sockets: the trainer's, the service's, which the model server's routes call, and that of CUDA
+handles.
 
-Spoken at two sockets: the trainer's, and the service's, which the model server's routes ask.
+Invariant: a header that is not exactly this raises `TrainerFault`, whatever its bytes are; every request gets
+exactly one result or error. Knows no socket and no verb's body.
 """
 
 import json
@@ -14,40 +15,41 @@ import reprlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from corpus import errors
 from corpus.errors import NightschoolError, TrainerFault
 
 VERSION = 1
-"""Grows with every change that an older side would misread."""
+"""Incremented with every change that an older peer would misread."""
 CONTROL_VERBS = frozenset({"pause", "resume", "cancel"})
-"""Verbs about the update in hand, answered at once: `{"training": whether there was one}`."""
+"""Verbs that control the running update, answered at once with `{"training": whether there is one}`."""
 VERBS: Set[str] = CONTROL_VERBS | frozenset(
     ("train", "merge", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop")
 )
 SOCKET_NAME = "trainer.sock"
 """The file of the trainer's socket in the run directory."""
 SERVICE_SOCKET_NAME = "service.zmq"
-"""The file of the service's."""
+"""The file of the service's socket in the run directory."""
 LONGEST_PATH = 103
-"""Bytes that a unix socket's path may take on every system that we know (macOS has the least)."""
-REMEMBERED = 64
-"""Results kept to answer repeated requests."""
+"""Longest path of a unix socket in bytes, on macOS, which allows the least."""
+MAX_REPLIES = 64
+"""Replies in a `ReplyCache`."""
 FRAME_BYTES = 16 * 2**20
-"""Largest frame that the trainer takes: a text of 4 million tokens, or a header for some 200,000 pairs. ZMQ
-closes the connection of whoever sends a larger one before it is in memory."""
-ID_CHARACTERS = 200
+"""Largest frame: a text of 4 million tokens, or a header for some 200,000 pairs. ZMQ closes a connection that
+sends a larger one before it is in memory."""
+MAX_ID_CHARACTERS = 200
 """Longest request id."""
-MESSAGE_CHARACTERS = 2000
-"""Longest error message: what it quotes was written by somebody else."""
+MAX_MESSAGE_CHARACTERS = 2000
+"""Longest error message: it may quote text of any length."""
 
 ReplyKind = Literal["result", "progress", "error"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RpcRequest:
-    """One request, checked."""
+    """One checked request."""
 
     id: str
     verb: str
@@ -57,7 +59,7 @@ class RpcRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RpcReply:
-    """One reply, checked."""
+    """One checked reply."""
 
     id: str
     kind: ReplyKind
@@ -65,8 +67,8 @@ class RpcReply:
     frames: Sequence[bytes] = ()
 
 
-def address(run_directory: Any, name: str = SOCKET_NAME) -> str:
-    """Where the trainer of this run directory listens, or with another socket's name whoever has that."""
+def address(run_directory: Path, name: str = SOCKET_NAME) -> str:
+    """Return the ZMQ address of a socket in this run directory, by default the trainer's."""
     path = str(run_directory / name)
     if len(path.encode()) > LONGEST_PATH:
         raise TrainerFault(f"{path} is too long for a unix socket; use a shorter run directory")
@@ -74,7 +76,7 @@ def address(run_directory: Any, name: str = SOCKET_NAME) -> str:
 
 
 def pack_request(request: RpcRequest) -> list[bytes]:
-    """The frames of a request."""
+    """Return the frames of a request."""
     frames = [_pack({"id": request.id, "verb": request.verb, "body": request.body}), *request.frames]
     if (largest := max(map(len, frames))) > FRAME_BYTES:
         raise TrainerFault(
@@ -84,7 +86,7 @@ def pack_request(request: RpcRequest) -> list[bytes]:
 
 
 def unpack_request(frames: Sequence[bytes], verbs: Set[str] = VERBS) -> RpcRequest:
-    """The request in these frames; `verbs` are those that this side knows, the trainer's unless given."""
+    """Return the request in these frames, whose verb must be one of `verbs`."""
     header = _unpack(frames, {"v", "id", "verb", "body"})
     if not isinstance(header["verb"], str) or header["verb"] not in verbs:
         raise TrainerFault(f"there is no verb {reprlib.repr(header['verb'])} here")
@@ -92,12 +94,12 @@ def unpack_request(frames: Sequence[bytes], verbs: Set[str] = VERBS) -> RpcReque
 
 
 def pack_reply(reply: RpcReply) -> list[bytes]:
-    """The frames of a reply."""
+    """Return the frames of a reply."""
     return [_pack({"id": reply.id, "kind": reply.kind, "body": reply.body}), *reply.frames]
 
 
 def unpack_reply(frames: Sequence[bytes]) -> RpcReply:
-    """The reply in these frames."""
+    """Return the reply in these frames."""
     header = _unpack(frames, {"v", "id", "kind", "body"})
     if header["kind"] not in ("result", "progress", "error"):
         raise TrainerFault(f"the other side sent a reply of an unknown kind {reprlib.repr(header['kind'])}")
@@ -105,7 +107,7 @@ def unpack_reply(frames: Sequence[bytes]) -> RpcReply:
 
 
 def request_id(frames: Sequence[bytes]) -> str:
-    """The id of a request that may otherwise be malformed, so that the fault finds its asker; "" if none."""
+    """Return the id of a possibly malformed request, so that the error reaches its sender; "" if none."""
     try:
         identity = _json(frames)["id"]
     except (TrainerFault, KeyError, TypeError):
@@ -114,14 +116,16 @@ def request_id(frames: Sequence[bytes]) -> str:
 
 
 def error_reply(identity: str, fault: Exception) -> RpcReply:
-    """The reply that says what went wrong; the class travels by name."""
+    """Return the reply for an error; its class crosses the socket by name."""
     name = type(fault).__name__ if isinstance(fault, NightschoolError) else "TrainerFault"
     message = str(fault) if isinstance(fault, NightschoolError) else f"{type(fault).__name__}: {fault}"
-    return RpcReply(id=identity, kind="error", body={"error": name, "message": message[:MESSAGE_CHARACTERS]})
+    return RpcReply(
+        id=identity, kind="error", body={"error": name, "message": message[:MAX_MESSAGE_CHARACTERS]}
+    )
 
 
 def error_of(reply: RpcReply) -> NightschoolError:
-    """The error that a reply of kind "error" stands for."""
+    """Return the exception for a reply of kind "error"."""
     kind = getattr(errors, str(reply.body.get("error")), TrainerFault)
     if not (isinstance(kind, type) and issubclass(kind, NightschoolError)):
         kind = TrainerFault
@@ -129,27 +133,27 @@ def error_of(reply: RpcReply) -> NightschoolError:
 
 
 class ReplyCache:
-    """The last results by request id, so that a repeated request is answered and not repeated."""
+    """The last replies by request id, so that a repeated request is answered without doing its work again."""
 
-    def __init__(self, size: int = REMEMBERED) -> None:
+    def __init__(self, size: int = MAX_REPLIES) -> None:
         self._size = size
         self._replies: OrderedDict[str, tuple[bytes, Sequence[bytes]]] = OrderedDict()
 
     def keep(self, identity: str, digest: bytes, frames: Sequence[bytes]) -> None:
-        """Remember the reply to the request with this id and content digest."""
+        """Store the reply to the request with this id and content digest."""
         self._replies[identity] = (digest, frames)
         while len(self._replies) > self._size:
             self._replies.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything: the mapping holds something else now, and old results would mislead."""
+        """Forget all replies: the shared weights have changed, so they are no longer true."""
         self._replies.clear()
 
     def __contains__(self, identity: object) -> bool:
         return identity in self._replies
 
     def recall(self, identity: str, digest: bytes) -> Sequence[bytes] | None:
-        """The reply given before, or None; another request under the same id is a fault."""
+        """Return the reply given before, or None; raise `TrainerFault` if the id was another request's."""
         if identity not in self._replies:
             return None
         before, frames = self._replies[identity]
@@ -163,7 +167,7 @@ def _pack(header: dict[str, Any]) -> bytes:
 
 
 def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
-    """The header of these frames, its fields checked."""
+    """Return the header of these frames, with its fields checked."""
     header = _json(frames)
     if not isinstance(header, dict) or header.keys() != keys:
         raise TrainerFault(f"the header must have exactly the fields {', '.join(sorted(keys))}")
@@ -172,28 +176,31 @@ def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
             f"the header has version {reprlib.repr(header['v'])}, not {VERSION}; restart the service"
         )
     if not _is_id(header["id"]) or not isinstance(header["body"], dict):
-        raise TrainerFault(f"the id must be 1 to {ID_CHARACTERS} plain characters, the body an object")
+        raise TrainerFault(f"the id must be 1 to {MAX_ID_CHARACTERS} plain characters, the body an object")
     return header
 
 
 def _json(frames: Sequence[bytes]) -> Any:
-    """The first frame, decoded."""
+    """Return the first frame, decoded."""
     try:
         return json.loads(frames[0], parse_constant=_refuse_constant)
     except (
         ValueError,
         IndexError,
         RecursionError,
-    ):  # not JSON, a number without end, no frame, nested without end
-        raise TrainerFault("the header is no JSON; this side speaks another protocol") from None
+    ):  # not JSON or an endless number; no frame; endless nesting
+        raise TrainerFault("the header is not JSON; this side speaks another protocol") from None
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _is_id(value: Any) -> bool:
-    """Whether this may name a request: it goes into frames and logs as it is."""
+    """Return whether this may be a request's id, which goes into frames and logs as it is."""
     return (
-        isinstance(value, str) and 0 < len(value) <= ID_CHARACTERS and value.isascii() and value.isprintable()
+        isinstance(value, str)
+        and 0 < len(value) <= MAX_ID_CHARACTERS
+        and value.isascii()
+        and value.isprintable()
     )

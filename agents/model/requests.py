@@ -1,8 +1,12 @@
-"""What a request to the embedded server asks, read from its JSON and checked.
+"""The fields of a request to the embedded server, read from its JSON and checked.
 
-Invariant: whatever a user can send either comes out as a value that can be answered or raises `UsageError`
-with a sentence that says what to change; nothing here or behind it has to guess. Knows no tokenizer and no
-model: it is told how many tokens there are, and how many fit. The routes on a user's own vLLM read theirs here too.
+Invariant: whatever a client sends either becomes a value that can be answered or raises `UsageError` with a
+sentence that says what to change; no later code has to guess. Knows neither tokenizer nor model: their
+numbers are arguments. The routes on a user's own vLLM use it too.
+
+It checks by hand, not by pydantic: each sentence names the cure and the OpenAI field, one field's meaning
+depends on others (lists by row, `max_completion_tokens`), and unknown fields of OpenAI's are allowed at their
+neutral values.
 """
 
 import json
@@ -12,23 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from corpus.aliases import Message
+from corpus.aliases import Json, Message
 from corpus.errors import UsageError
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 """The roles a message may have."""
 BATCH_ROWS = 128
-"""Rows generated together, by client and server alike: 64 gives a tenth less a second, 256 little more."""
+"""Rows generated together, by client and server alike: 64 rows are a tenth slower, 256 little faster."""
 MAX_ROWS = 4096
-"""Answers that one request may ask for."""
+"""Largest number of rows in one request."""
 MAX_N = 128
-"""Choices that one chat request may ask for."""
+"""Largest number of choices in one chat request."""
 MAX_TEMPERATURE = 10.0
-"""Beyond this every model says noise."""
+"""Highest temperature: above it every model produces noise."""
 MAX_STOPS = 16
-"""Stop strings; each is searched for at every token."""
+"""Most stop strings: each is searched for at every token."""
 DEFAULT_MAX_TOKENS = 256
-"""Tokens of a chat answer when the request names no limit."""
+"""Tokens of a chat answer when the request sets no limit."""
 SEED_SPACE = 2**64
 """The number of seeds: the sampler takes keys of 64 bits."""
 NEUTRAL: dict[str, tuple[object, ...]] = {
@@ -43,25 +47,23 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "tools": ([],),
     "top_logprobs": (0,),
 }
-"""Settings of OpenAI's that this server does not have, and the values at which leaving them out is right."""
-
-Body = dict[str, Any]
+"""OpenAI's settings that this server lacks, with the values at which ignoring them is correct."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How to sample."""
+    """The sampling settings of one row."""
 
     temperature: float
     top_p: float
     max_tokens: int | None
-    """None: as many as fit, up to the server's default."""
+    """None means as many as fit, up to the server's default."""
     stop: tuple[str, ...]
     seed: int
 
 
-def parse_body(raw: bytes) -> Body:
-    """The JSON object of a request."""
+def parse_body(raw: bytes) -> Json:
+    """Return the JSON object of a request."""
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -74,8 +76,8 @@ def parse_body(raw: bytes) -> Body:
     return body
 
 
-def sampling_settings(body: Body, *, default_max_tokens: int | None) -> SamplingSettings:
-    """The sampling settings of a request."""
+def sampling_settings(body: Json, *, default_max_tokens: int | None) -> SamplingSettings:
+    """Return the sampling settings of a request."""
     limit = body.get("max_completion_tokens")
     limit = body.get("max_tokens") if limit is None else limit
     return SamplingSettings(
@@ -87,8 +89,8 @@ def sampling_settings(body: Body, *, default_max_tokens: int | None) -> Sampling
     )
 
 
-def sampling_settings_each(body: Body, count: int) -> list[SamplingSettings]:
-    """The settings of each of `count` rows: `temperature` and `max_tokens` may be lists, one value a row."""
+def sampling_settings_each(body: Json, count: int) -> list[SamplingSettings]:
+    """Return the settings of `count` rows; `temperature` and `max_tokens` may be lists of one value a row."""
     whole = {name: body[name] for name in body if not isinstance(body[name], list) or name == "stop"}
     first = sampling_settings(whole, default_max_tokens=None)
     rows = [{**whole} for _ in range(count)]
@@ -106,14 +108,14 @@ def sampling_settings_each(body: Body, count: int) -> list[SamplingSettings]:
     ]
 
 
-def answer_limit(tokens: Sequence[int], wanted: int | None, *, context: int, vocab_size: int) -> int:
-    """How many tokens the answer to this prompt may have; `context`: most tokens of both together."""
+def answer_limit(tokens: Sequence[int], requested: int | None, *, context: int, vocab_size: int) -> int:
+    """Return the most tokens of the answer to this prompt; `context`: most tokens of both together."""
     if not tokens:
         raise UsageError("the prompt is empty; send at least one token")
     if not all(0 <= token < vocab_size for token in tokens):
         raise UsageError(f"a prompt's tokens must be from 0 to {vocab_size - 1}")
     left = context - len(tokens)
-    limit = min(DEFAULT_MAX_TOKENS, left) if wanted is None else wanted
+    limit = min(DEFAULT_MAX_TOKENS, left) if requested is None else requested
     if left < max(limit, 1):
         raise UsageError(
             f"the prompt has {len(tokens)} tokens and the answer may have {max(limit, 1)}, but this "
@@ -122,13 +124,13 @@ def answer_limit(tokens: Sequence[int], wanted: int | None, *, context: int, voc
     return limit
 
 
-def choices(body: Body) -> int:
-    """How many answers to each prompt."""
+def choices(body: Json) -> int:
+    """Return the number of answers to each prompt."""
     return 1 if body.get("n") is None else _whole(body["n"], "n", 1, MAX_N)
 
 
-def seeds(body: Body, first: int, count: int) -> list[int]:
-    """One seed a row: those given, or the first one and its successors."""
+def seeds(body: Json, first: int, count: int) -> list[int]:
+    """Return one seed a row: those of the request, or the first one and its successors."""
     given = body.get("seeds")
     if given is None:
         return [(first + row) % SEED_SPACE for row in range(count)]
@@ -137,8 +139,8 @@ def seeds(body: Body, first: int, count: int) -> list[int]:
     return [_seed(seed, "seeds") for seed in given]
 
 
-def flag(body: Body, name: str, default: bool = False) -> bool:
-    """A true or false."""
+def flag(body: Json, name: str, default: bool = False) -> bool:
+    """Return a Boolean field."""
     value = body.get(name)
     if value is None:
         return default
@@ -148,52 +150,52 @@ def flag(body: Body, name: str, default: bool = False) -> bool:
 
 
 def messages(value: object, *, may_be_empty: bool = False) -> list[Message]:
-    """A checked list of messages."""
+    """Return a checked list of messages."""
     if not isinstance(value, list) or not (value or may_be_empty):
         raise UsageError("messages must be a list of at least one {role, content}")
-    return [_message(one) for one in value]
+    return [_message(message) for message in value]
 
 
-def conversations(body: Body, *, may_be_empty: bool = False) -> list[list[Message]]:
-    """A checked list of conversations."""
+def conversations(body: Json, *, may_be_empty: bool = False) -> list[list[Message]]:
+    """Return a checked list of conversations."""
     value = body.get("conversations")
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"conversations must be a list of 1 to {MAX_ROWS} lists of messages")
-    return [messages(one, may_be_empty=may_be_empty) for one in value]
+    return [messages(conversation, may_be_empty=may_be_empty) for conversation in value]
 
 
-def role(body: Body) -> str:
-    """Who speaks next."""
+def role(body: Json) -> str:
+    """Return the role of the next turn."""
     value: object = body.get("role", "assistant")
     if value not in ("assistant", "user"):
         raise UsageError("role, who speaks next, must be assistant or user")
     return str(value)
 
 
-def prompts(body: Body) -> list[str | list[int]]:
-    """The prompts of a completion request: one or many, as text or as tokens."""
+def prompts(body: Json) -> list[str | list[int]]:
+    """Return the prompts of a completion request: one or several, as text or as tokens."""
     value = body.get("prompt")
     if isinstance(value, str) or (isinstance(value, list) and value and _all_whole(value)):
         value = [value]
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"prompt must be text, tokens, or a list of 1 to {MAX_ROWS} of one of these")
-    if all(isinstance(one, str) for one in value):
-        return [text(one, "prompt") for one in value]
-    if all(isinstance(one, list) and one and _all_whole(one) for one in value):
-        return [list(one) for one in value]
+    if all(isinstance(prompt, str) for prompt in value):
+        return [text(prompt, "prompt") for prompt in value]
+    if all(isinstance(prompt, list) and prompt and _all_whole(prompt) for prompt in value):
+        return [list(prompt) for prompt in value]
     raise UsageError("prompt must be text, tokens (whole numbers), or a list of either, not a mixture")
 
 
-def texts(body: Body, name: str) -> list[str]:
-    """A list of texts."""
+def texts(body: Json, name: str) -> list[str]:
+    """Return a list of texts."""
     value = body.get(name)
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"{name} must be a list of 1 to {MAX_ROWS} texts")
-    return [text(one, name) for one in value]
+    return [text(each, name) for each in value]
 
 
 def text(value: object, name: str) -> str:
-    """Text that has a UTF-8 form: JSON can carry halves of characters, and no tokenizer takes those."""
+    """Return text that has a UTF-8 form: JSON can carry lone surrogates, which no tokenizer accepts."""
     if not isinstance(value, str):
         raise UsageError(f"{name} must be text")
     try:
@@ -204,40 +206,40 @@ def text(value: object, name: str) -> str:
 
 
 def _message(value: object) -> Message:
-    """A checked message."""
+    """Return a checked message."""
     if not isinstance(value, dict):
         raise UsageError("each message must be an object with role and content")
-    speaker = value.get("role")
-    if not isinstance(speaker, str) or speaker not in ROLES:
+    role = value.get("role")
+    if not isinstance(role, str) or role not in ROLES:
         raise UsageError(f"a message's role must be one of {', '.join(sorted(ROLES))}")
     if value.get("tool_calls"):
         raise UsageError("tool_calls are not supported here; send their text as content")
     content = value.get("content")
     if isinstance(content, list):
         content = "".join(_text_part(part) for part in content)
-    return {"role": speaker, "content": text(content, "a message's content")}
+    return {"role": role, "content": text(content, "a message's content")}
 
 
 def _text_part(part: object) -> str:
-    """The text of one part of a message's content."""
+    """Return the text of one part of a message's content."""
     if not isinstance(part, dict) or part.get("type") != "text":
         raise UsageError("a message's content may only have parts of type text")
     return text(part.get("text"), "a content part")
 
 
-def _number(body: Body, name: str, default: float, least: float, most: float) -> float:
-    """A finite number within bounds."""
+def _number(body: Json, name: str, default: float, least: float, most: float) -> float:
+    """Return a finite number within bounds."""
     value = body.get(name)
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        # A comparison with NaN is false, so it is refused here too.
+        # NaN is refused too: a comparison with it is false.
         raise UsageError(f"{name} must be a number from {least:g} to {most:g}")
     return float(value)
 
 
-def _top_p(body: Body) -> float:
-    """The share of probability to sample from."""
+def _top_p(body: Json) -> float:
+    """Return the share of probability to sample from."""
     value = _number(body, "top_p", 1.0, 0.0, 1.0)
     if not value > 0 or not math.isfinite(value):
         raise UsageError("top_p must be more than 0 and at most 1")
@@ -245,27 +247,27 @@ def _top_p(body: Body) -> float:
 
 
 def _whole(value: Any, name: str, least: int, most: int) -> int:
-    """A whole number within bounds."""
+    """Return a whole number within bounds."""
     if type(value) is not int or not least <= value <= most:
         raise UsageError(f"{name} must be a whole number from {least} to {most}")
     return int(value)
 
 
 def _seed(value: object, name: str) -> int:
-    """A seed: any 64-bit number, signed or not."""
+    """Return a seed: any 64-bit number, signed or not."""
     return _whole(value, name, -SEED_SPACE // 2, SEED_SPACE - 1) % SEED_SPACE
 
 
 def _stop(value: object) -> tuple[str, ...]:
-    """The stop strings."""
+    """Return the stop strings."""
     given = [value] if isinstance(value, str) else value
     if given is None:
         return ()
     if not isinstance(given, list) or len(given) > MAX_STOPS or not all(given):
         raise UsageError(f"stop must be a text or a list of at most {MAX_STOPS} texts, none empty")
-    return tuple(text(one, "stop") for one in given)
+    return tuple(text(part, "stop") for part in given)
 
 
 def _all_whole(value: Sequence[object]) -> bool:
-    """Whether these are all whole numbers."""
-    return all(isinstance(one, int) and not isinstance(one, bool) for one in value)
+    """Return whether these are all whole numbers."""
+    return all(isinstance(item, int) and not isinstance(item, bool) for item in value)

@@ -1,7 +1,8 @@
-"""Refuses a model directory that would run code when loaded.
+"""The refusal of model directories that would run code when loaded.
 
-Invariant: whatever passes can be loaded with safetensors and plain JSON alone: no remote code
-(`trust_remote_code` is never on), no pickle. Does not know whether the model is any good, or whose it is.
+Invariant: an accepted directory can be loaded with safetensors and plain JSON alone, without remote code
+(`trust_remote_code` is never on) and without pickle. Does not know whether the model is any good, or whose it
+is.
 """
 
 import json
@@ -21,15 +22,15 @@ CONFIG_FILES = (
 )
 """Files in which transformers looks for `auto_map`."""
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-"""Names under which weights are kept as pickles."""
+"""Suffixes of weights that are stored as pickles."""
 MAX_HEADER_BYTES = 100_000_000
-"""The safetensors format's own bound on its header."""
+"""Largest header that the safetensors format allows."""
 
 
 def check_model_dir(path: Path) -> None:
     """Raise `UnsafeModel` unless the directory holds weights and configuration that are only data."""
     if not path.is_dir():
-        raise UnsafeModel(f"{path} is no directory; give one with config.json and *.safetensors")
+        raise UnsafeModel(f"{path} is not a directory; give one with config.json and *.safetensors")
     if not (path / "config.json").is_file():
         raise UnsafeModel(f"{path} has no config.json; give a Hugging Face model directory")
     for name in CONFIG_FILES:
@@ -55,7 +56,7 @@ def _check_config(path: Path) -> None:
 
 
 def _names_code(value: Any) -> bool:
-    """Whether `auto_map` (or `custom_pipelines`) is a key anywhere inside."""
+    """Return whether `auto_map` or `custom_pipelines` is a key at any depth."""
     if isinstance(value, dict):
         return bool({"auto_map", "custom_pipelines"} & value.keys()) or any(
             _names_code(part) for part in value.values()
@@ -64,7 +65,7 @@ def _names_code(value: Any) -> bool:
 
 
 def _check_names(path: Path) -> None:
-    """Refuse Python files, and pickles that stand in for safetensors."""
+    """Refuse Python files, and pickles in place of safetensors."""
     files = sorted(file for file in path.rglob("*") if file.is_file() or file.is_symlink())
     code = [file.name for file in files if file.suffix == ".py"]
     if code:
@@ -83,25 +84,25 @@ def _check_names(path: Path) -> None:
 
 
 def check_safetensors(path: Path) -> None:
-    """Raise `UnsafeModel` unless the file is laid out as safetensors, whatever its name says."""
+    """Raise `UnsafeModel` unless the file's content is safetensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         if len(start) < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise UnsafeModel(f"{path} is not safetensors: {_disguise(start)}")
+            raise UnsafeModel(f"{path} is not safetensors: {_actual_format(start)}")
         raw = file.read(length)
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise UnsafeModel(f"{path} is not safetensors: its header is not JSON; download it again") from error
     if not isinstance(header, dict):
-        raise UnsafeModel(f"{path} is not safetensors: its header is no object; download it again")
+        raise UnsafeModel(f"{path} is not safetensors: its header is not an object; download it again")
     _check_offsets(path, header, size - 8 - length)
 
 
-def _disguise(start: bytes) -> str:
-    """What a file that begins like this really is, and what to do."""
+def _actual_format(start: bytes) -> str:
+    """Return the format of a file with these first bytes, and the cure."""
     if start[:2] == b"PK":
         return "it is a zip file as torch.save writes, renamed; convert it"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -109,13 +110,13 @@ def _disguise(start: bytes) -> str:
     return "its header length is impossible; download it again"
 
 
-def _check_offsets(path: Path, header: dict[str, Any], room: int) -> None:
-    """Every tensor must lie inside the file."""
+def _check_offsets(path: Path, header: dict[str, Any], size: int) -> None:
+    """Refuse a file in which a tensor lies past the end."""
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(end) is int for end in offsets):
             raise UnsafeModel(f"{path} is not safetensors: {name!r} has no offsets; download it again")
-        if not 0 <= offsets[0] <= offsets[1] <= room:
+        if not 0 <= offsets[0] <= offsets[1] <= size:
             raise UnsafeModel(f"{path} is cut short: {name!r} lies past its end; download it again")

@@ -1,6 +1,7 @@
-"""The `[model]` table of a home's configuration: which model is served, and by whom.
+"""The `[model]` table of a home's configuration: the served model, and its server.
 
-Invariant: values only. Read by the service with everything else, and by the vLLM plugin by itself.
+Invariant: values only. A module of its own, because the vLLM plugin reads this table without the rest of the
+configuration, and must not import the loop.
 """
 
 from dataclasses import dataclass

@@ -135,7 +135,7 @@ async def score_texts(
     `vectors`: `(n_concepts, hidden_size)`, of this layer. If a text is longer than the model's context, its
     end is read.
     """
-    context = (await source.model.models()).context
+    context = (await source.model.served_model()).context
     tokens = [row[-context:] for row in await source.model.tokenize_texts(list(texts))]
     scores = np.zeros((len(tokens), len(vectors)))
     async for numbers, part in _pieces(source, tokens, (layer,), (), report):

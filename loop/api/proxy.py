@@ -131,7 +131,7 @@ class ProxiedResponse:
         headers.append((b"accept-encoding", b"identity"))
         target = f"{asking.url.path}?{asking.url.query}".removesuffix("?")
         try:
-            answer = await self._model.pass_on(asking.method, target, self._body, headers)
+            answer = await self._model.forward(asking.method, target, self._body, headers)
         except ModelUnavailable as error:
             fault = {"message": str(error), "type": "server_error", "param": None, "code": 503}
             headers = self._receipt_header(503)

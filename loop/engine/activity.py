@@ -75,14 +75,14 @@ async def watch_users(service: Service) -> None:
 
 async def _sample(service: Service) -> MetricsSample:
     model = service.model
-    in_flight, begun = model.in_flight, model.begun
+    in_flight, begun = model.in_flight, model.started
     metrics = await model.metrics()
     return MetricsSample(
         busy=metrics.get("vllm:num_requests_running", 0.0) + metrics.get("vllm:num_requests_waiting", 0.0),
         finished=metrics.get("vllm:request_success_total", 0.0),
         tokens=metrics.get("vllm:prompt_tokens_total", 0.0)
         + metrics.get("vllm:generation_tokens_total", 0.0),
-        ours=in_flight + model.begun - begun,
-        begun=model.begun,
-        quiet=in_flight == 0 and model.begun == begun,
+        ours=in_flight + model.started - begun,
+        begun=model.started,
+        quiet=in_flight == 0 and model.started == begun,
     )

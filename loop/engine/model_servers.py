@@ -255,7 +255,7 @@ class ExternalServer:
 
     async def _require_access(self) -> None:
         try:
-            await self.model.models()
+            await self.model.served_model()
         except ModelUnavailable as refused:
             raise ModelUnavailable(f"vLLM at {self.url}: {refused}") from refused
 

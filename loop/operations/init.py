@@ -80,7 +80,7 @@ async def _model(settings: Settings, home: Home) -> Path:
     url = settings.model.url
     async with open_client(token=settings.model.api_key, base_url=url) as client:
         try:
-            return model_identity.named_directory(await client.models())
+            return model_identity.named_directory(await client.served_model())
         except ModelUnavailable as error:
             raise ModelUnavailable(
                 f"which model this home is to be of cannot be asked: {error}. Start vLLM at {url} and run "

@@ -12,7 +12,6 @@ parameter lies in the shared weights. Does not know who writes there, nor what a
 
 import argparse
 import asyncio
-import ctypes
 import logging
 import os
 import signal
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from agents.model.http_auth import AuthMiddleware
-from agents.model.parent import die_with_parent
+from agents.model.process import die_with_parent, keep_freed_memory
 from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, NightschoolError
 
@@ -41,8 +40,6 @@ MAX_SOCKET_PATH = 107
 """Longest path of a unix socket on Linux, in bytes."""
 BACKLOG = 128
 """Connections that may wait to be accepted."""
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
-"""Parameters of glibc's mallopt."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -56,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Before torch is loaded: it reads these once, and each of our threads takes its default from them.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    keep_memory()
+    keep_freed_memory()
     try:
         _serve(options)
     except NightschoolError as error:
@@ -83,15 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--parent-pid", type=int, help="stop at once unless this is the parent")
     return parser
-
-
-def keep_memory() -> None:
-    """Have malloc keep freed memory: new pages from the kernel cost a sixth of a batch's time."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
-        mallopt(_M_TRIM_THRESHOLD, 1024 * 1024 * 1024)
-        mallopt(_M_TOP_PAD, 64 * 1024 * 1024)
 
 
 def _serve(options: argparse.Namespace) -> None:

@@ -1,13 +1,14 @@
-"""The two files of a home's concept vectors: written by `readout train` or the first night, read by the
-monitor, by the reports and by a user's own vLLM.
+"""The two files of a home's concept vectors.
+
+`readout train` or the first night writes them; the monitor, the reports and a user's own vLLM read them.
 
     readout.safetensors   `layer_<number>.vectors`, `(n_concepts, hidden_size)` float32, one tensor a layer
     readout.json          {concepts, layers, hidden_size, dtype, model, weights_version, corpus_sha256}
 
-Invariant: what is read fits together, is finite and is of the model and corpus that the reader names, or an
-`IntegrityFault` says what does not. Both files are replaced whole, the card last; a card of an older version
-may lack `model` and `corpus_sha256`, which then nobody can hold it to. Knows neither torch nor what a concept
-is.
+Invariant: vectors that are read fit together, are finite, and are of the model and corpus that the reader
+names, or an `IntegrityFault` says why not. Both files are replaced whole, readout.json last. One of an older
+version may lack `model` and `corpus_sha256`, and is then not checked against them. Knows neither torch nor
+the meaning of a concept.
 """
 
 import hashlib
@@ -29,7 +30,7 @@ from store.tensors.raw import RawTensor, parse, pieces
 TENSORS, CARD = "readout.safetensors", "readout.json"
 CURE = "delete it to have the vectors made anew"
 LOOK_SECONDS = 1.0
-"""How often a `ConceptVectorsWatcher` looks at the files at most: a look is a system call."""
+"""Shortest time between two looks of a `ConceptVectorsWatcher` at the files: a look is a system call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class ConceptVectors:
 
     concepts: tuple[str, ...]
     layers: tuple[int, ...]
-    """Numbers of the layers, from 0: the residual stream after each is what the vectors lie in."""
+    """Numbers of the layers, from 0; the vectors lie in the residual stream after each."""
     values: NDArray[np.float32]
     """`(n_layers, n_concepts, hidden_size)`."""
     weights_version: str
@@ -50,15 +51,15 @@ class ConceptVectors:
 
     @property
     def hidden_size(self) -> int:
+        """Values of one vector."""
         return int(self.values.shape[2])
 
     @property
     def steered(self) -> int:
-        """Number in `layers` of the one after which the stream is steered: two thirds of the way, the first
-        of two.
+        """Position in `layers` of the steered layer: two thirds of the way, or the first of two.
 
-        With all of a model's layers in the file that is past its middle, where what is done is decided but
-        not said.
+        When all of a model's layers are in the file, this is past its middle, where the model has decided
+        what to do but not yet what to say.
         """
         return 2 * (len(self.layers) - 1) // 3
 
@@ -68,19 +69,19 @@ class ConceptVectors:
         return row
 
     def direction(self, concept: str) -> NDArray[np.float32]:
-        """The concept's unit vector at that layer, `(hidden_size,)`."""
+        """Return the concept's unit vector at the steered layer, `(hidden_size,)`."""
         row: NDArray[np.float32] = self.values[self.steered, self.concepts.index(concept)]
         return np.asarray(row / max(float(np.linalg.norm(row)), 1e-12), dtype=np.float32)
 
     @cached_property
     def digest(self) -> str:
-        """Names these vectors: 16 hexadecimal digits of the SHA-256 of names, layers and values."""
+        """The id of these vectors: 16 hexadecimal digits of the SHA-256 of names, layers and values."""
         head = json.dumps([self.concepts, self.layers]).encode()
         return hashlib.sha256(head + self.values.tobytes()).hexdigest()[:16]
 
 
 def write(directory: Path, vectors: ConceptVectors) -> None:
-    """Write both files, each replaced at once."""
+    """Write both files, each replaced atomically."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {
         f"layer_{layer}.vectors": RawTensor(
@@ -88,7 +89,7 @@ def write(directory: Path, vectors: ConceptVectors) -> None:
         )
         for layer, values in zip(vectors.layers, vectors.values, strict=True)
     }
-    about = {
+    card = {
         "concepts": list(vectors.concepts),
         "layers": list(vectors.layers),
         "hidden_size": vectors.hidden_size,
@@ -97,11 +98,11 @@ def write(directory: Path, vectors: ConceptVectors) -> None:
         "weights_version": vectors.weights_version,
         "corpus_sha256": vectors.corpus_sha256,
     }
-    write_files(directory, {TENSORS: pieces(tensors), CARD: [json.dumps(about, indent=1).encode()]})
+    write_files(directory, {TENSORS: pieces(tensors), CARD: [json.dumps(card, indent=1).encode()]})
 
 
 def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
-    """Replace each of these files of the directory, one after the other, by these bytes."""
+    """Replace these files of the directory by these bytes, one after the other."""
     remove(leftovers(directory), "orphans")
     for name, parts in files.items():
         with new_file(directory, "vectors") as made:
@@ -113,42 +114,42 @@ def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview
 def read(
     directory: Path, *, model: str = "", hidden_size: int = 0, corpus_sha256: str = ""
 ) -> ConceptVectors | None:
-    """The vectors that are kept here, or None where there are none.
+    """Return the vectors in this directory, or None where there are none.
 
-    Raises `IntegrityFault` where the two files do not fit together, or are of another model, residual stream
-    or corpus than the reader names.
+    Raises:
+        IntegrityFault: The two files do not fit together, or are of another model, residual stream or
+            corpus than the arguments name.
     """
-    card = directory / CARD
+    path = directory / CARD
     try:
-        about = json.loads(card.read_text())
-        found = _fitted(about, parse(directory / TENSORS)[1])
-        if model and found.model not in ("", model):
+        vectors = _parsed(json.loads(path.read_text()), parse(directory / TENSORS)[1])
+        if model and vectors.model not in ("", model):
             raise ValueError("they are another model's")
-        if hidden_size and found.hidden_size != hidden_size:
+        if hidden_size and vectors.hidden_size != hidden_size:
             raise ValueError(
-                f"they have {found.hidden_size} values and the residual stream has {hidden_size}"
+                f"they have {vectors.hidden_size} values and the residual stream has {hidden_size}"
             )
-        if corpus_sha256 and found.corpus_sha256 not in ("", corpus_sha256):
+        if corpus_sha256 and vectors.corpus_sha256 not in ("", corpus_sha256):
             raise ValueError("they were made from other texts")
-        return found
+        return vectors
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as fault:
         raise IntegrityFault(
-            f"{card} and {TENSORS} cannot be used together here ({fault}): {CURE}"
+            f"{path} and {TENSORS} cannot be used together here ({fault}): {CURE}"
         ) from fault
 
 
-def _fitted(about: Any, tensors: dict[str, RawTensor]) -> ConceptVectors:
-    """The vectors, each of the shape that the card says."""
-    concepts, layers = tuple(about["concepts"]), tuple(about["layers"])
+def _parsed(card: Any, tensors: dict[str, RawTensor]) -> ConceptVectors:
+    """Return the vectors, each of the shape that the card gives."""
+    concepts, layers = tuple(card["concepts"]), tuple(card["layers"])
     if not concepts or not layers or len({*concepts}) < len(concepts) or len({*layers}) < len(layers):
         raise ValueError("it names no concept, no layer, or one of them twice")
     values = []
     for layer in layers:
         raw = tensors[f"layer_{layer}.vectors"]
-        shape = (len(concepts), about.get("hidden_size", raw.shape[-1]))
-        if raw.dtype != "F32" or about.get("dtype", "float32") != "float32" or raw.shape != shape:
+        shape = (len(concepts), card.get("hidden_size", raw.shape[-1]))
+        if raw.dtype != "F32" or card.get("dtype", "float32") != "float32" or raw.shape != shape:
             raise ValueError(
                 f"layer {layer} has {raw.dtype} vectors of shape {raw.shape} for {len(concepts)} concepts"
             )
@@ -156,35 +157,42 @@ def _fitted(about: Any, tensors: dict[str, RawTensor]) -> ConceptVectors:
     stacked = np.stack(values)
     if not np.isfinite(stacked).all():
         raise ValueError("a vector is not finite")
-    told = {name: str(about.get(name, "")) for name in ("weights_version", "model", "corpus_sha256")}
-    return ConceptVectors(concepts=concepts, layers=layers, values=stacked, **told)
+    digests = {name: str(card.get(name, "")) for name in ("weights_version", "model", "corpus_sha256")}
+    return ConceptVectors(concepts=concepts, layers=layers, values=stacked, **digests)
 
 
 class ConceptVectorsWatcher:
-    """The vectors of a home, read anew when their files change."""
+    """The vectors of a home, read again when their files change."""
 
     def __init__(
         self, directory: Path, *, hidden_size: int, layers: int, model: str = "", every: float = LOOK_SECONDS
     ) -> None:
-        """`hidden_size`, `layers` (how many there are) and `model` (its digest; "" where it is not known) are
-        those of the served model; `every`: seconds."""
+        """Watch the files of a directory.
+
+        Args:
+            directory: The folder of the files.
+            hidden_size: Width of the served model's residual stream.
+            layers: Number of the served model's layers.
+            model: Digest of the served model; "" where it is not known.
+            every: Shortest time between two looks, in seconds.
+        """
         self._directory, self._model, self._every = directory, model, every
         self._hidden_size, self._layers = hidden_size, layers
         self._looked = -every
-        self._seen: object = None
+        self._stamps: object = None
         self.vectors: ConceptVectors | None = None
         self.reason = ""
         """Why there are none."""
 
     def look(self) -> bool:
-        """Read the files if they have changed since the last look; says whether they had."""
+        """Read the files if they have changed since the last look; return whether they had."""
         if monotonic() - self._looked < self._every:
             return False
         self._looked = monotonic()
-        seen = [_stamp(self._directory / name) for name in (TENSORS, CARD)]
-        if seen == self._seen:
+        stamps = [_stamp(self._directory / name) for name in (TENSORS, CARD)]
+        if stamps == self._stamps:
             return False
-        self._seen = seen
+        self._stamps = stamps
         try:
             self.vectors = read(self._directory, model=self._model)
             self.reason = self._mismatch()
@@ -195,29 +203,30 @@ class ConceptVectorsWatcher:
         return True
 
     def _mismatch(self) -> str:
-        """What keeps these vectors from being the served model's."""
-        if self.vectors is None:
+        """Return why these vectors cannot be the served model's, "" when they can."""
+        place, vectors = f"the concept vectors in {self._directory}", self.vectors
+        if vectors is None:
             return (
                 f"there are no concept vectors in {self._directory} yet: the first night makes them, or "
                 "`nightschool readout train`"
             )
-        if self.vectors.hidden_size != self._hidden_size:
+        if vectors.hidden_size != self._hidden_size:
             return (
-                f"the concept vectors in {self._directory} have {self.vectors.hidden_size} values and the served "
-                f"model's residual stream {self._hidden_size}: they are another model's, delete them"
+                f"{place} have {vectors.hidden_size} values and the served model's residual stream "
+                f"{self._hidden_size}: they are another model's, delete them"
             )
-        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in self.vectors.layers):
+        if not all(isinstance(layer, int) and 0 <= layer < self._layers for layer in vectors.layers):
             return (
-                f"the concept vectors in {self._directory} are of layers {list(self.vectors.layers)} and the served "
-                f"model has {self._layers}: they are another model's, delete them"
+                f"{place} are of layers {list(vectors.layers)} and the served model has {self._layers}: "
+                "they are another model's, delete them"
             )
         return ""
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes with a file that is replaced."""
+    """Return values that change when a file is replaced; None where there is none."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except FileNotFoundError:
         return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size

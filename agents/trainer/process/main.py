@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agents.model.parent import die_with_parent
+from agents.model.process import die_with_parent
 from agents.model.weights.header import writer_lock
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 

@@ -64,7 +64,7 @@ async def test_chat_and_tokens_and_the_served_model(client: ModelClient, server:
     assert opened.count(2) == 1
     assert await client.tokenize_texts([]) == []
     assert len(await client.tokenize_texts(["a"] * 1030)) == 1030
-    served = await client.models()
+    served = await client.served_model()
     assert (served.name, served.context, served.end_token_ids) == ("tiny", 512, (2,))
     assert await client.health()
 
@@ -95,11 +95,11 @@ async def test_a_wrong_token_says_which_file_holds_the_right_one(server: Any) ->
     async with open_client(token="wrong", socket=server.socket) as client:
         assert await client.health()
         with pytest.raises(ModelUnavailable, match="401.*the file token in the home"):
-            await client.models()
+            await client.served_model()
 
 
 async def test_no_server_is_said_so(tmp_path: Path) -> None:
     async with open_client(token=TOKEN, socket=tmp_path / "none.sock") as client:
         assert not await client.health()
         with pytest.raises(ModelUnavailable, match="start the service"):
-            await client.models()
+            await client.served_model()

@@ -66,7 +66,7 @@ def test_a_pickle_renamed_to_safetensors_is_called_what_it_is(copy: Path) -> Non
         (b"", "header length is impossible"),
         (b"\xff" * 16, "header length is impossible"),
         ((4).to_bytes(8, "little") + b"oops", "header is not JSON"),
-        ((4).to_bytes(8, "little") + b"[42]", "header is no object"),
+        ((4).to_bytes(8, "little") + b"[42]", "header is not an object"),
         ((8).to_bytes(8, "little") + b'{"a": 1}', "'a' has no offsets"),
         ((32).to_bytes(8, "little") + b'{"a": {"data_offsets": [0, 64]}}', "lies past its end"),
         ((32).to_bytes(8, "little") + b'{"a": {"data_offsets": [8, -1]}}', "lies past its end"),
@@ -88,5 +88,5 @@ def test_a_directory_without_weights_or_configuration_is_refused(copy: Path) -> 
     (copy / "config.json").unlink()
     with pytest.raises(UnsafeModel, match="no config.json"):
         check_model_dir(copy)
-    with pytest.raises(UnsafeModel, match="is no directory"):
+    with pytest.raises(UnsafeModel, match="is not a directory"):
         check_model_dir(copy / "missing")

@@ -25,7 +25,7 @@ from starlette.responses import Response
 
 from agents.model import requests
 from agents.model.embedded.chat import ChatTokenizer
-from agents.model.requests import SEED_SPACE, Body
+from agents.model.requests import SEED_SPACE
 from agents.model.weights.header import read_state
 from corpus.aliases import Json
 from corpus.errors import ModelUnavailable, UnknownId, UsageError
@@ -130,7 +130,7 @@ class BatchRoutes:
         )
         return _Row(tokens=tokens, params=params, stop=chosen.stop)
 
-    def _check_name(self, body: Body) -> None:
+    def _check_name(self, body: Json) -> None:
         """Refuse a request for another model."""
         if body.get("model") not in (None, "", ALIAS, *self.names):
             raise UnknownId(

@@ -43,7 +43,7 @@ for line in sys.stdin:
 
 CHILD = """
 import os, signal, subprocess, sys
-command = "from agents.model.parent import die_with_parent; import os, signal;"
+command = "from agents.model.process import die_with_parent; import os, signal;"
 command += "die_with_parent(int({!r})); os.write(1, b'x'); signal.pause()".format(str(os.getpid()))
 subprocess.Popen([sys.executable, "-c", command])
 signal.pause()
@@ -172,7 +172,7 @@ async def test_a_server_of_other_weights_says_what_it_holds_and_ends_in_mid_batc
     with other.http() as http, server.http() as usual:
         assert said(http)["choices"] != said(usual)["choices"]
     async with open_client(token=TOKEN, socket=other.socket) as client:
-        served = await client.models()
+        served = await client.served_model()
         assert (served.weights_held, served.weights_dirty) == (written.id, False)
         long = Prompt(messages=HELLO["messages"], seed=1, temperature=5.0, max_tokens=400)
         batch = asyncio.create_task(client.batch_chat([long] * 1000))
@@ -216,10 +216,10 @@ def test_a_child_dies_with_its_parent_however_that_dies() -> None:
 
 
 def test_a_child_whose_parent_has_gone_does_not_start() -> None:
-    command = "from agents.model.parent import die_with_parent; die_with_parent(1 << 22)"
+    command = "from agents.model.process import die_with_parent; die_with_parent(1 << 22)"
     ended = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1
-    assert "the parent has gone" in ended.stderr
+    assert "the parent process has ended" in ended.stderr
 
 
 def test_the_client_needs_no_torch() -> None:
@@ -228,7 +228,7 @@ def test_the_client_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-def test_a_stream_that_nobody_reads_on_leaves_the_lane_free_and_the_log_empty(server: Any) -> None:
+def test_a_stream_that_nobody_reads_on_leaves_its_thread_free_and_the_log_empty(server: Any) -> None:
     with server.http() as http:
         body = HELLO | {"stream": True, "max_tokens": 450, "temperature": 5.0}
         with http.stream("POST", "/v1/chat/completions", json=body) as answer:

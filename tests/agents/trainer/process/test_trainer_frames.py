@@ -43,11 +43,11 @@ def resident(pid: int) -> int:
 @pytest.mark.parametrize(
     "frames, complaint",
     [
-        ([b"not json"], "no JSON"),
-        ([b""], "no JSON"),
-        ([b"[" * 100_000], "no JSON"),
-        ([b'{"v": NaN, "id": "a", "verb": "status", "body": {}}'], "no JSON"),
-        ([b'{"v": 1, "id": "a", "verb": "status", "body": {"x": %s}}' % (b"9" * 5000)], "no JSON"),
+        ([b"not json"], "not JSON"),
+        ([b""], "not JSON"),
+        ([b"[" * 100_000], "not JSON"),
+        ([b'{"v": NaN, "id": "a", "verb": "status", "body": {}}'], "not JSON"),
+        ([b'{"v": 1, "id": "a", "verb": "status", "body": {"x": %s}}' % (b"9" * 5000)], "not JSON"),
         ([b'{"v": 2, "id": "a", "verb": "status", "body": {}}'], "version 2"),
         ([b'{"v": true, "id": "a", "verb": "status", "body": {}}'], "version True"),
         ([b'{"v": 1, "id": "a", "verb": "explode", "body": {}}'], "no verb"),
@@ -68,7 +68,7 @@ def test_a_malformed_request_is_answered_with_an_error(
     socket.send_multipart(frames)
     reply = answer(socket)
     assert reply.kind == "error" and complaint in reply.body["message"]
-    assert reply.id == ("a" if b'"id": "a"' in frames[0] and complaint != "no JSON" else "unknown")
+    assert reply.id == ("a" if b'"id": "a"' in frames[0] and complaint != "not JSON" else "unknown")
 
 
 def test_each_of_ten_thousand_malformed_messages_is_answered_and_leaves_no_trace(
