@@ -155,7 +155,7 @@ class Embedded:
         run_update(self.bench, request, lambda _: None, lambda: None)
 
     def drift(self) -> dict[str, float]:
-        """How far each concept's reading has moved over the panel, in spreads of the readings before."""
+        """Return each concept's move over the probe set, in standard deviations of the readings before."""
         after = scores(self.stream(probe_texts()), self.vectors)
         moved = (after.mean(axis=0) - self._before.mean(axis=0)) / self._before.std(axis=0)
         return dict(zip(CONCEPTS, moved.tolist(), strict=True))
@@ -195,8 +195,8 @@ def command(home: Path, *arguments: str) -> dict[str, Any]:
         "--json",
     ]
     done = subprocess.run(call, capture_output=True, text=True, env=plain, check=True)
-    told: dict[str, Any] = json.loads(done.stdout)
-    return told
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def observed(home: Path, seed: int) -> Path:

@@ -50,7 +50,7 @@ RAW = (
     b'"\\ud800"',
     b"1 1",
 )
-"""What Python's own writer of JSON would not write."""
+"""JSON that Python's own writer does not write."""
 
 
 def messages(count: int, seed: int) -> Iterator[list[bytes]]:

@@ -40,7 +40,7 @@ WORDS = (3, 256)
 
 @dataclass(kw_only=True)
 class Load:
-    """What the clients got."""
+    """The answers that the clients got."""
 
     answers: int = 0
     tokens: int = 0
@@ -69,7 +69,7 @@ async def asked(url: str, *, during: Callable[[], bool], clients: int = CLIENTS)
 
 
 def for_seconds(seconds: float) -> Callable[[], bool]:
-    """Whether so long has not yet passed."""
+    """Return whether the time has not passed yet."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() < end
 
@@ -130,7 +130,7 @@ def larger_model(directory: Path) -> Path:
 
 
 class Beside:
-    """The trainer beside a vLLM, and the weights that both have."""
+    """A trainer alongside a vLLM, and the weights that both have."""
 
     def __init__(self, client: TrainerClient, shared: SharedWeights, parent: str) -> None:
         self.client = client
@@ -156,7 +156,7 @@ class Beside:
         await self.client.rollback(self.parent, settled=True)
 
     async def load_while_training(self, url: str, update: TrainRequest, seconds: float) -> tuple[Load, int]:
-        """What the clients got while the update was made, over and over, and how many steps that were."""
+        """Return what the clients got while the update was made again and again, and the number of steps."""
         made, done, begun = 0, False, anyio.Event()
 
         def step(report: StepReport) -> None:

@@ -1,7 +1,7 @@
-"""What every bench shares: the machine's line, fair timing, a table, the goals, and `--json`.
+"""The parts that every bench shares: the machine's line, fair timing, a table, the goals, and `--json`.
 
-Invariant: what is compared is timed in turn, in one process and one run, and the median is told, wall time
-beside process CPU time; these machines are shared and noisy. Knows no bench.
+Invariant: rivals are timed in turn, in one process and one run, and the median is reported, as wall time
+and as process CPU time; these machines are shared and noisy. Knows no bench.
 """
 
 import argparse
@@ -30,7 +30,7 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Goal:
-    """What a bench must reach."""
+    """A figure that a bench must reach."""
 
     name: str
     found: float
@@ -40,12 +40,12 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether it is reached."""
+        """Return whether it is reached."""
         return self.found >= self.limit if self.at_least else self.found <= self.limit
 
 
 def parser(description: str | None, *, threads: int = 2) -> argparse.ArgumentParser:
-    """The options that every bench has."""
+    """Make the parser with the options that every bench has."""
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,7 @@ def parser(description: str | None, *, threads: int = 2) -> argparse.ArgumentPar
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return the machine and the versions that the figures are measured with."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -107,16 +107,16 @@ def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 def finish(result: Mapping[str, Any], goals: Sequence[Goal], *, as_json: bool) -> int:
     """Print the goals, the machine and, if asked, everything as one JSON line; returns the exit code."""
-    told = machine()
+    details = machine()
     if goals:
         rows = [
             [g.name, g.found, ("at least " if g.at_least else "at most ") + _text(g.limit), _met(g)]
             for g in goals
         ]
         show("goals", ["goal", "found", "limit", ""], rows)
-    _say("\n" + ", ".join(f"{key}: {value}" for key, value in told.items()))
+    _say("\n" + ", ".join(f"{key}: {value}" for key, value in details.items()))
     if as_json:
-        whole = {**result, "goals": [{**asdict(g), "met": g.met} for g in goals], "machine": told}
+        whole = {**result, "goals": [{**asdict(g), "met": g.met} for g in goals], "machine": details}
         _say(json.dumps(whole))
     return 0 if all(goal.met for goal in goals) else 1
 

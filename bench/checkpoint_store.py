@@ -89,7 +89,7 @@ def _measure(share: float, blobs: Blobs, options: Any) -> dict[str, float]:
 
 
 def _peak(run: Callable[[], None]) -> float:
-    """MiB that were held at once beside what was there before."""
+    """Return the most MiB that were allocated at once, above those before."""
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,4 +1,4 @@
-"""Deltas beside a whole copy, 4 KiB blocks and XOR with zstd: how small, how soon written, how soon undone.
+"""Deltas against a whole copy, 4 KiB blocks and XOR with zstd: size, time to write, time to undo.
 
     python -m bench.checkpoints [--size 512] [--steps 1 8 50 200] [--repeats 5] [--folder DIR] [--json]
 
@@ -242,7 +242,7 @@ def _whole(base: Array, new: Array, live: Array) -> Way:
 
 
 def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]]:
-    """How much smaller than the whole each is after so many steps; `changed` of the weights differ."""
+    """Return how much smaller than the whole each is after so many steps; `changed` of the weights differ."""
     stream = losses(model)
     model = model.to(torch.bfloat16)
     optimizer = Apollo(model.parameters(), rate)

@@ -1,4 +1,4 @@
-"""What freezing the context saves: the frozen pass beside full passes, TRL's DPO, and its own limit.
+"""The savings of a frozen context: the frozen pass against full passes, TRL's DPO, and its own limit.
 
     python -m bench.context_frozen [--threads 2] [--repeats 3] [--small] [--json]
 

@@ -1,4 +1,4 @@
-"""What freezing the context does to learning: the embedded model trained with either gradient, seed by seed.
+"""The effect of a frozen context on learning: the embedded model with either gradient, seed by seed.
 
     python -m bench.context_gradient [--steps 60] [--seeds 3] [--threads 1] [--json]
 
@@ -100,7 +100,7 @@ def trained(shown: Sequence[Pair], held_out: Sequence[Pair], seed: int, *, exact
 
 
 def judged(made: Any, held_out: Sequence[Pair]) -> dict[str, float]:
-    """How the held-out pairs stand."""
+    """Return the figures of the held-out pairs."""
     contexts, chosen, rejected = zip(*held_out, strict=True)
     good, bad = (side.mean for side in prefix_scoring.scores(made, contexts, [chosen, rejected], train=False))
     return {

@@ -1,4 +1,4 @@
-"""How many answers a second the embedded model gives on one thread, by batch size, beside transformers' own.
+"""Answers a second of the embedded model on one thread, by batch size, against transformers' own.
 
     python -m bench.generation [--rows 1024] [--repeats 3] [--threads 1] [--json]
 

@@ -1,4 +1,4 @@
-"""The trainer on a GPU: a step of a 1B-parameter bfloat16 Qwen3, Apollo beside fused AdamW, and IPC views.
+"""The trainer on a GPU: a step of a 1B-parameter bfloat16 Qwen3, Apollo against fused AdamW, and IPC views.
 
     python -m bench.gpu [--repeats 10] [--rows 8] [--length 1024] [--json]
 

@@ -1,4 +1,4 @@
-"""Our losses beside TRL's on the same random log-probabilities: how far apart they are, and what each costs.
+"""Our losses against TRL's on the same random log-probabilities: their differences and their costs.
 
     python -m bench.losses [--threads 1] [--draws 20] [--repeats 200] [--json]
 
@@ -81,7 +81,7 @@ def certain() -> Given:
 
 
 def finite(loss: Callable[[Given], torch.Tensor]) -> bool:
-    """Whether value and gradient are finite where answers are certain or impossible."""
+    """Return whether value and gradient are finite where answers are certain or impossible."""
     given = certain()
     value = loss(given)
     return bool(torch.isfinite(value)) and bool(

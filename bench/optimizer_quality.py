@@ -1,4 +1,4 @@
-"""Where a byte-level language model ends under each optimizer, at the best of five learning rates each.
+"""The final loss of a byte-level language model under each optimizer, at the best of five learning rates.
 
     python -m bench.optimizer_quality [--steps 300] [--threads 2] [--json]
 

@@ -5,7 +5,7 @@
                                  [--seeds 5] [--json]
 
 The embedded model learns one behaviour without its counter-behaviour, and that moves the concept's reading
-on the monitor's panel. The pairs are those that a night of the bundled conversations makes, or (`--pairs
+on the monitor's probe set. The pairs are those that a night of the bundled conversations makes, or (`--pairs
 world`) of the model's own answers to as many requests of the world. Each seed is trained without and with
 the concept's vector added meanwhile (arXiv 2507.21509); with the vector turned round; with a direction of
 no meaning, of the same strength; and with the learning rate lowered, the plain way to drift less. Drift is
@@ -112,7 +112,7 @@ def _rate(runs: Sequence[dict[str, Any]]) -> float:
 
 
 def _flips(plain: Sequence[dict[str, Any]], steered: Sequence[dict[str, Any]], way: tuple[str, str]) -> int:
-    """How often a scenario went this way, over all seeds."""
+    """Count the scenarios that went this way, over all seeds."""
     return sum(
         list(zip(one["outcomes"], two["outcomes"], strict=True)).count(way)
         for one, two in zip(plain, steered, strict=True)

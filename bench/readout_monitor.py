@@ -30,7 +30,7 @@ from corpus.recipe import MODEL_DIR
 TEXTS = 32
 CONCEPTS = (9, 199)
 OF = {"embedded, 0.92 M": 9, "random Qwen3, 38 M": 199}
-"""How many concepts a model's set has: the embedded model knows its world alone. The goal is of these."""
+"""Number of concepts in a model's set, for which the goal holds; the embedded model knows its world alone."""
 MOST = 0.01
 """The goal: CPU time of a projection of every token, over that of the whole pass."""
 TIMES = 50

@@ -1,4 +1,4 @@
-"""What ending the forward pass early saves when concept vectors are made, and what batches by length save.
+"""The savings of an early end of the forward pass, and of batches by length, for concept vectors.
 
     python -m bench.readout_train [--threads 1] [--repeats 3] [--json]
 

@@ -1,4 +1,4 @@
-"""How far bfloat16 weights follow the float32 run: stochastic rounding beside nearest, and master weights.
+"""bfloat16 weights against the float32 run: stochastic rounding, rounding to nearest, master weights.
 
     python -m bench.rounding [--steps 200] [--rates 1e-5 1e-6 5e-7] [--json]
 

@@ -1,4 +1,4 @@
-"""Whether steering foretells training: sweeps of behaviours' own vectors, beside what a night then did.
+"""Steering as a prediction of training: sweeps of behaviours' own vectors, and the result of a night.
 
     python -m bench.steering_predicts [--seed 0] [--chance 3] [--json]
 

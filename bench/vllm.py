@@ -156,7 +156,7 @@ def _told(loads: Sequence[Load]) -> Figures:
 
 
 async def _mixed(training: Beside, url: str, directory: Path, pairs: int) -> Figures:
-    """How far what is served lies from whole steps, in nats a token of the text."""
+    """Distance of the served weights from whole steps, in nats a token of the text."""
     model = views.build(training.shared, directory)
     whole, at_rest = await _at_rest(training, url, model, pairs)
     served = await _in_motion(training, url, pairs)
