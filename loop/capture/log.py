@@ -53,7 +53,7 @@ class Exchange:
     receipt: str
     request: ChatRequest
     source: str
-    """Who asked, where the request does not say."""
+    """The caller's name, for a request that names no user."""
     session: str
     raw: bytes
     """The body of the answer."""

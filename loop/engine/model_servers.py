@@ -1,6 +1,6 @@
 """The two servers of the model: the embedded one, and a user's own vLLM.
 
-The embedded one is a child process, the vLLM is nobody's. Either makes the shared weights that the trainer
+The embedded one is a child process of ours, the vLLM is not. Either makes the shared weights that the trainer
 writes; the process supervisor runs both in the same way.
 Invariant: after `ready` the weights are of the model that the home was initialised with, and the server
 answers; `ended` returns once nobody uses these weights any more. Of vLLM only its place and its HTTP are
@@ -58,7 +58,7 @@ class Server(Protocol):
 
     @property
     def fault(self) -> NightschoolError | None:
-        """What the user must mend before a start can end; None while it waits for nobody."""
+        """The fault that the user must mend before a start can end; None while there is none."""
 
     def has_weights(self) -> bool:
         """Return whether there are shared weights that should hold the active checkpoint."""
@@ -238,7 +238,7 @@ class ExternalServer:
         self.place.sweep()
 
     def _find(self) -> tuple[Path, int]:
-        """Return the model and the inode of the weights that are shared; raise what is wrong with them."""
+        """Return the model and the inode of the shared weights; raise their fault if there is one."""
         if refused := self.place.refused:
             raise GateRefused(f"vLLM at {self.url} serves on, untrained: {refused}")
         model_dir, inode = served_directory(self.place), self._inode()
@@ -260,7 +260,7 @@ class ExternalServer:
             raise ModelUnavailable(f"vLLM at {self.url}: {refused}") from refused
 
     async def _absent(self) -> ModelUnavailable:
-        """Return why nobody is at the place."""
+        """Return the reason why no server is at the place."""
         if await self.model.health():
             return ModelUnavailable(f"vLLM at {self.url} {WITHOUT_PLUGIN}")
         return ModelUnavailable(f"vLLM at {self.url} does not answer: start it there, or set model.url")

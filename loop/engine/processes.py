@@ -79,7 +79,7 @@ class ProcessSupervisor:
 
     @property
     def waits(self) -> str:
-        """What the user must do before a night can run; "" while there is nothing."""
+        """The fault that the user must mend before a night can run; "" while there is none."""
         return f"waiting for {self.server.fault}" if self.running and self.server.fault else ""
 
     def has_weights(self) -> bool:

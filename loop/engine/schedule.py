@@ -13,7 +13,7 @@ from loop.config import OBSERVING
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFacts:
-    """What the schedule decides by."""
+    """The facts that the schedule decides by."""
 
     clock: time
     """Local time of day."""
@@ -33,7 +33,7 @@ class ScheduleFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleRules:
-    """What the user allows."""
+    """The user's rules for when a night may begin."""
 
     windows: Sequence[str]
     idle_s: float

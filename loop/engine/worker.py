@@ -52,7 +52,7 @@ class Worker:
     running: bool = False
     """Whether `run` runs here."""
     _current: tuple[Work, anyio.CancelScope] | None = None
-    """The work in hand, and what breaks it off."""
+    """The work in hand, and the scope that cancels it."""
     _server_losses: Counter[int] = field(default_factory=Counter)
     """By work: how often a vLLM went away under it."""
     _wake: anyio.Event = field(default_factory=anyio.Event)
@@ -107,7 +107,7 @@ class Worker:
         item, scope = self._current
         if item.night_id == night_id and item.kind != "settle":
             scope.cancel()
-            if self.processes.ready.is_set():  # the trainer would go on with an update that nobody waits for
+            if self.processes.ready.is_set():  # the trainer would go on with the update
                 with suppress(TrainerFault):
                     await self.trainer.cancel(why)
 
@@ -131,7 +131,7 @@ class Worker:
                 exc_info=not isinstance(error, NightschoolError),  # no traceback of what is raised on purpose
             )
             if item.kind == "settle" and item.attempts + 1 >= work.MAX_ATTEMPTS:
-                # Quarantined, it would leave the night open and weights that were not kept in the mapping.
+                # Quarantined, it would leave the night open and an undone candidate in the shared weights.
                 await self.ledger.write(work.release, item)
                 raise
             await self.ledger.write(_fail, item, f"{type(error).__name__}: {error}")

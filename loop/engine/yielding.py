@@ -54,7 +54,7 @@ class Users:
                     max_yield_s=self.schedule.max_yield_minutes * 60,
                 )
                 if bool(why) != bool(self.waits):
-                    with suppress(TrainerFault):  # it has died: whoever waits for the update will learn of it
+                    with suppress(TrainerFault):  # it has died, which ends the update anyway
                         training = await (self.trainer.pause() if why else self.trainer.resume())
                         self.waits = why if training else ""
                 elif why:

@@ -1,4 +1,4 @@
-"""What the stages of a night share: the ledger, the settings, and the agents that they ask.
+"""The context of a night's stages: the ledger, the settings, and the agents that the stages ask.
 
 Invariant: frozen, and of one opened home. A stage takes this context and knows nothing of the service around
 it.

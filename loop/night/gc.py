@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 async def sweep(store: CheckpointStore, ledger: Ledger) -> None:
-    """Remove the files that no checkpoint needs; only while nobody writes."""
+    """Remove the files that no checkpoint needs; call it only while no checkpoint is written."""
     try:
         await anyio.to_thread.run_sync(store.sweep, await ledger.read(queries.stored))
     except IntegrityFault as fault:

@@ -67,7 +67,7 @@ class JointMove(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A decision and what it rests on."""
+    """A decision with its reasons and tests."""
 
     decision: str
     """keep, roll back or inconclusive."""
@@ -246,7 +246,7 @@ def _compare_unlearnt(passed: int, gained: int, lost: int) -> str:
 def _health(
     perplexity: tuple[float, float], drift: Mapping[str, float], joint: JointMove | None, limits: Limits
 ) -> tuple[list[Json], list[str]]:
-    """Return the tests that may speak against an update whatever its pass rates, and the faults found."""
+    """Return the tests that are independent of pass rates, and the faults that they show."""
     before, after = perplexity
     ratio = after / before if before > 0 else float("inf")
     tests: list[Json] = [
