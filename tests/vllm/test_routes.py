@@ -185,7 +185,7 @@ def test_users_are_answered_while_the_service_does_not_answer(vllm: Vllm) -> Non
             assert not any(one.done() for one in waiting)
             assert status.result().json()["service"] == "silent"
         for one in waiting:
-            assert "went away" in sentence(one.result(), 503)
+            assert "has stopped" in sentence(one.result(), 503)
 
 
 def test_with_an_api_key_every_route_requires_it_or_the_homes_token(tmp_path: Path) -> None:
