@@ -101,7 +101,7 @@ class Propose:
     def _update(self, night: Night, parent_id: str) -> Update:
         training = self.context.settings.training
         return Update(
-            id=f"u{night['number']}",
+            id=f"u{night.number}",
             night_id=night.id,
             objective=training.objective,
             settings=asdict(trainer_settings(training)),

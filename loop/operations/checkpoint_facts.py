@@ -106,11 +106,11 @@ def exported(home: Home, wanted: str, directory: Path) -> Json:
         queries.require_stored(connection, row)
     model_dir = model_directory(home)
     check_model_dir(model_dir)
-    plan = plan_export(model_dir, CheckpointStore(home.checkpoints).load_weights(row["id"]))
+    plan = plan_export(model_dir, CheckpointStore(home.checkpoints).load_weights(row.id))
     files = export(plan, directory)
     return {
-        "checkpoint": row["id"],
-        "weights_sha256": row["weights_sha256"],
+        "checkpoint": row.id,
+        "weights_sha256": row.weights_sha256,
         "directory": str(directory),
         "model": str(model_dir),
         "files": files,

@@ -48,16 +48,14 @@ def _at_hand(
 ) -> tuple[Json, Update, list[Any]]:
     """What is told whatever the steps will be; the update that they would be; its pairs."""
     last = queries.last_night(connection)
-    night_id = f"n{last['number'] + 1 if last else 1}"
+    night_id = f"n{last.number + 1 if last else 1}"
     lessons = graph.new_lessons(connection, queries.cursor(connection))
     pairs = [*queries.pairs(connection, "new"), *(queries.pairs(connection, "undone") if retry else [])]
     used = queries.pairs(connection, "used")
     drawn = seed_of(seed, "replay", night_id)
-    proposal = propose(
-        service.context, sorted(pairs, key=lambda p: str(p["id"])), used, minimum=1, seed=drawn
-    )
+    proposal = propose(service.context, sorted(pairs, key=lambda p: str(p.id)), used, minimum=1, seed=drawn)
     of, proposal, reasons = _or_the_last_kept(connection, proposal)
-    active = queries.active(connection)["id"]
+    active = queries.active(connection).id
     told = {
         "dry_run": True,
         "checkpoint": active,
@@ -92,13 +90,13 @@ def _or_the_last_kept(connection: Connection, proposal: Proposal) -> tuple[str, 
     kept = queries.last_trained(connection)
     if kept is None:
         return "nothing", proposal, ["there are no new pairs, and no kept update whose pairs could stand in"]
-    rows = queries.pairs_of(connection, kept["id"])
+    rows = queries.pairs_of(connection, kept.id)
     again = Proposal(
-        new=[row for row in rows if not row["replay"]],
-        replay=[row for row in rows if row["replay"]],
+        new=[row for row in rows if not row.replay],
+        replay=[row for row in rows if row.replay],
     )
     return (
-        f"update {kept['id']}",
+        f"update {kept.id}",
         again,
-        [f"there are no new pairs: these are the ones of update {kept['id']}"],
+        [f"there are no new pairs: these are the ones of update {kept.id}"],
     )

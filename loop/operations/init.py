@@ -52,7 +52,7 @@ async def init(
             heard = await ledger.read(queries.cursor)
         finally:
             ledger.close()
-    return {"home": str(home.path), "checkpoint": active["id"], "turns": heard}
+    return {"home": str(home.path), "checkpoint": active.id, "turns": heard}
 
 
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:

@@ -80,7 +80,7 @@ class Operations:
             [{"role": "user", "content": text}], max_tokens=200, steer=steer
         )
         active = await self.service.ledger.read(queries.active)
-        return {"answer": reply.text, "checkpoint": active["id"], "weights_sha256": active["weights_sha256"]}
+        return {"answer": reply.text, "checkpoint": active.id, "weights_sha256": active.weights_sha256}
 
     async def rollback(self, *, target: str | None = None, dry_run: bool = False, now: bool = False) -> Json:
         """Point at an earlier kept checkpoint and serve it; with `now` a night that runs is ended first."""
@@ -98,11 +98,11 @@ class Operations:
         service, began, seed = self.service, monotonic(), self._seed(seed)
         plan = await service.ledger.read(merges.plan, vectors, method, density)
         active = await service.ledger.read(queries.active)
-        if reason := refusal(service.context, active["id"]):
+        if reason := refusal(service.context, active.id):
             raise GateRefused(reason)
-        await anyio.to_thread.run_sync(self._readable, [active["id"], *plan.checkpoints()])
+        await anyio.to_thread.run_sync(self._readable, [active.id, *plan.checkpoints()])
         await service.processes.wait_server()
-        begin = partial(merges.begin, plan=plan, parent_id=active["id"], seed=seed)
+        begin = partial(merges.begin, plan=plan, parent_id=active.id, seed=seed)
         night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
         service.worker.wake()
         return await self._ended(night_id, began)
@@ -132,10 +132,10 @@ class Operations:
     async def _set_pinned(self, target: str, pinned: bool) -> Json:
         row = await self.service.ledger.write(history.set_pinned, target, pinned)
         return {
-            "checkpoint": row["id"],
-            "number": row["number"],
+            "checkpoint": row.id,
+            "number": row.number,
             "pinned": pinned,
-            "changed": row["pinned"] != pinned,
+            "changed": row.pinned != pinned,
         }
 
     async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Json:
@@ -169,7 +169,7 @@ class Operations:
             raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
         await service.processes.wait_ready()
         active = await service.ledger.read(queries.active)
-        weights = active["weights_sha256"]
+        weights = active.weights_sha256
         measured = []
         for behaviour in report.ordered(service.behaviours):
             reporter = service.worker.reporter("measure", behaviour.name)
@@ -213,11 +213,11 @@ class Operations:
             raise GateRefused("no update is being trained: nothing was changed (see `nightschool status`)")
         await service.worker.wait_closed(cancelled)
         update = await service.ledger.read(queries.update_of, cancelled)
-        if update is None or update["state"] != "refused":
+        if update is None or update.state != "refused":
             raise GateRefused(
                 "the update was trained before it could be cancelled: `nightschool status` says what became of it"
             )
-        return {"night": cancelled, "update": update["id"], "reasons": update["reasons"]}
+        return {"night": cancelled, "update": update.id, "reasons": update.reasons}
 
     async def readout_train(
         self,

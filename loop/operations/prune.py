@@ -18,6 +18,7 @@ from loop.night import gc
 from store import queries
 from store.checkpoints.retention import Policy, reasons
 from store.checkpoints.store import CheckpointStore
+from store.ledger.records import Checkpoint
 from store.nights import history
 
 
@@ -35,14 +36,14 @@ async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Json:
     return _told(rows, stay, await ledger.read(queries.active), dry_run=dry_run, freed=freed)
 
 
-def _good(store: CheckpointStore, kept: list[queries.Row]) -> str | None:
+def _good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
     """The last of these checkpoints whose files are whole."""
-    return next((row["id"] for row in reversed(kept) if not store.verify([row["id"]])), None)
+    return next((row.id for row in reversed(kept) if not store.verify([row.id])), None)
 
 
 def _reasons(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
     """Why each checkpoint stays."""
-    active = queries.active(connection)["id"]
+    active = queries.active(connection).id
     return reasons(queries.checkpoints(connection), policy, active=active, good=good)
 
 
@@ -74,19 +75,19 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
 
 
 def _told(
-    rows: list[queries.Row], stay: dict[str, list[str]], active: queries.Row, *, dry_run: bool, freed: int
+    rows: list[Checkpoint], stay: dict[str, list[str]], active: Checkpoint, *, dry_run: bool, freed: int
 ) -> Json:
     """What is told of a prune."""
 
-    def named(row: queries.Row) -> Json:
-        return {key: row[key] for key in ("id", "number", "state", "at")}
+    def named(row: Checkpoint) -> Json:
+        return {key: getattr(row, key) for key in ("id", "number", "state", "at")}
 
-    there = [row for row in rows if row["id"] in stay]
-    kept = [{**named(row), "reasons": stay[row["id"]]} for row in there if stay[row["id"]]]
+    there = [row for row in rows if row.id in stay]
+    kept = [{**named(row), "reasons": stay[row.id]} for row in there if stay[row.id]]
     return {
         "dry_run": dry_run,
-        "pruned": [named(row) for row in there if not stay[row["id"]]],
+        "pruned": [named(row) for row in there if not stay[row.id]],
         "kept": kept,
-        "reachable": [row["id"] for row in kept if row["state"] == "kept" and row["id"] != active["id"]],
+        "reachable": [row["id"] for row in kept if row["state"] == "kept" and row["id"] != active.id],
         "freed_bytes": freed,
     }

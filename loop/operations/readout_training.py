@@ -17,6 +17,7 @@ from corpus.errors import GateRefused, UsageError
 from loop.engine.service import Service
 from loop.night.readings import version_of
 from store import queries
+from store.ledger.records import Checkpoint
 from store.readings import vector_versions
 
 ALL: Literal["all"] = "all"
@@ -77,7 +78,7 @@ async def train(service: Service, **options: Any) -> Json:
     monitor, layers = service.context.monitor, _numbers(service, options.get("layers"))
     active = await require_settled(service)
     method = options.get("method", METHODS[0])
-    source = monitor.source(active["weights_sha256"])
+    source = monitor.source(active.weights_sha256)
     report = service.worker.reporter("readout", "")
     vectors, rows = await train_concept_vectors(source, texts, layers=layers, method=method, report=report)
     count = monitor.layers()
@@ -99,7 +100,7 @@ async def train(service: Service, **options: Any) -> Json:
         "chance": round(1 / len(vectors.concepts), 4),
         "hidden_size": vectors.hidden_size,
         "model": vectors.model,
-        "checkpoint": active["id"],
+        "checkpoint": active.id,
         "weights_version": vectors.weights_version,
         "directory": str(source.directory),
         "seconds": round(monotonic() - began, 1),
@@ -109,18 +110,18 @@ async def train(service: Service, **options: Any) -> Json:
 def _save(connection: Connection, version: vector_versions.Version) -> None:
     """Save vectors that were made by hand."""
     last = queries.last_night(connection)
-    vector_versions.meet(connection, version, last["id"] if last else "")
+    vector_versions.meet(connection, version, last.id if last else "")
 
 
-async def require_settled(service: Service) -> queries.Row:
+async def require_settled(service: Service) -> Checkpoint:
     """Return the active checkpoint, if it is what is served and no night is about to change that."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused(
             "a night is running and reads with the vectors that there are: wait for it (`nightschool status`)"
         )
     active, status = await service.ledger.read(queries.active), await service.trainer.status()
-    if status.dirty or status.holds != active["id"]:
+    if status.dirty or status.holds != active.id:
         raise GateRefused(
-            f"{active['id'][:12]}, the active checkpoint, is not in place yet: ask again in a moment"
+            f"{active.id[:12]}, the active checkpoint, is not in place yet: ask again in a moment"
         )
     return active

@@ -13,6 +13,7 @@ from corpus.conversation import ROLES
 from corpus.errors import UsageError
 from loop.engine.service import Service
 from loop.operations.readout_training import require_settled
+from store.ledger.records import Checkpoint
 
 
 def check(service: Service, *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
@@ -34,9 +35,9 @@ def check(service: Service, *, layer: Any = None, turns: Any = None, concepts: A
 async def report(service: Service, *, layer: int | None = None) -> Json:
     """The quality report of one layer's vectors, also written to the home's `readout` folder."""
     examiner, active = await _examiner(service)
-    load = partial(service.store.load_weights, active["id"])
+    load = partial(service.store.load_weights, active.id)
     told = await examiner.report(load, layer, service.worker.reporter("readout", ""))
-    return {**told, "checkpoint": active["id"]}
+    return {**told, "checkpoint": active.id}
 
 
 async def show(
@@ -49,16 +50,16 @@ async def show(
     """The readings of a conversation at the end of each turn; of the named concepts, else of all."""
     examiner, active = await _examiner(service)
     told = await examiner.timeline(turns, concepts or (), layer, service.worker.reporter("readout", ""))
-    return {**told, "checkpoint": active["id"], "named": bool(concepts)}
+    return {**told, "checkpoint": active.id, "named": bool(concepts)}
 
 
-async def _examiner(service: Service) -> tuple[Examiner, Json]:
+async def _examiner(service: Service) -> tuple[Examiner, Checkpoint]:
     """What looks at the active weights, once they are served, and the row of their checkpoint."""
     await service.processes.wait_ready()
     active = await require_settled(service)
     monitor = service.context.monitor
-    source = monitor.source(active["weights_sha256"])
-    return Examiner(source=source, monitored_layer=monitor.layer, layers=monitor.layers()), dict(active)
+    source = monitor.source(active.weights_sha256)
+    return Examiner(source=source, monitored_layer=monitor.layer, layers=monitor.layers()), active
 
 
 def _is_turn(turn: Any) -> bool:

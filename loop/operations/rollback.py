@@ -15,6 +15,7 @@ from corpus.errors import IntegrityFault
 from loop.engine.service import Service
 from store import queries
 from store.checkpoints.store import CheckpointStore
+from store.ledger.records import Checkpoint, Night
 from store.nights import history
 
 BY_HAND = "rolled back by hand"
@@ -27,27 +28,27 @@ async def roll_back(service: Service, *, target: str | None, dry_run: bool, now:
     """Point at an earlier kept checkpoint and serve it; with `now` a night that runs is ended first."""
     night = await service.ledger.read(queries.running_night) if now else None
     found = await service.ledger.read(_target, target, night)
-    others = await service.ledger.read(history.nearest, found["id"])
-    await anyio.to_thread.run_sync(_need_whole, service.store, found["id"], others)
+    others = await service.ledger.read(history.nearest, found.id)
+    await anyio.to_thread.run_sync(_need_whole, service.store, found.id, others)
     active = await service.ledger.read(queries.active)
-    undone = [row["id"] for row in await service.ledger.read(history.undone_by, found["id"])]
-    restored = [row["id"] for row in await service.ledger.read(history.restored_by, found["id"])]
+    undone = [row.id for row in await service.ledger.read(history.undone_by, found.id)]
+    restored = [row.id for row in await service.ledger.read(history.restored_by, found.id)]
     told = {
-        "from": active["id"],
-        "to": found["id"],
-        "weights_sha256": found["weights_sha256"],
+        "from": active.id,
+        "to": found.id,
+        "weights_sha256": found.weights_sha256,
         "undone": undone,
         "restored": restored,
         "dry_run": dry_run,
     }
     if now:
-        told["night"] = None if night is None else night["id"]
+        told["night"] = None if night is None else night.id
     if not dry_run:
         if night is None:
-            await service.ledger.write(history.roll_back, found["id"], BY_HAND)
+            await service.ledger.write(history.roll_back, found.id, BY_HAND)
         else:
-            await _end(service, night["id"], found["id"])
-        await serve(service, found["id"])
+            await _end(service, night.id, found.id)
+        await serve(service, found.id)
     return told
 
 
@@ -64,19 +65,19 @@ async def _end(service: Service, night_id: str, target_id: str) -> None:
         partial(history.roll_back_now, settles=service.worker.running), target_id, BY_HAND
     )
     service.worker.wake()
-    while (await service.ledger.read(queries.night, night_id))["state"] != "done":
+    while (await service.ledger.read(queries.night, night_id)).state != "done":
         await service.worker.drop(
             night_id, BY_HAND
         )  # again until it has ended: a piece of work may just have been taken
         await anyio.sleep(LOOK_S)
 
 
-def _target(connection: Any, wanted: str | None, night: queries.Row | None) -> queries.Row:
+def _target(connection: Any, wanted: str | None, night: Night | None) -> Checkpoint:
     """The checkpoint to go back to: the one that was named, else the kept one before the active.
 
     From the base there is none before it, but a night that is to be ended is something to go back from.
     """
-    if wanted is None and night is not None and (active := queries.active(connection))["parent_id"] is None:
+    if wanted is None and night is not None and (active := queries.active(connection)).parent_id is None:
         return active
     if wanted is None:  # "" is a mistake, such as an empty variable in a script, and no checkpoint's id
         wanted = history.default_target(connection)

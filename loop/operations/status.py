@@ -132,12 +132,12 @@ def _token(home: Home) -> str:
 
 def _ledger(home: Home) -> str:
     with ledger_of(home) as connection:
-        return f"{queries.cursor(connection)} turns, active {queries.active(connection)['id'][:12]}"
+        return f"{queries.cursor(connection)} turns, active {queries.active(connection).id[:12]}"
 
 
 def _checkpoints(home: Home) -> str:
     with ledger_of(home) as connection:
-        active = queries.active(connection)["id"]
+        active = queries.active(connection).id
     faults = CheckpointStore(home.checkpoints).verify([active])
     if faults:
         raise NightschoolError(faults[0].problem)

@@ -55,16 +55,16 @@ class Steering:
         ledger = self.service.ledger
         rows = await ledger.read(sweeps.attempts_of, name)
         tried = [
-            JudgedAnswer(**{key: row[key] for key in ("dream_id", "messages", "text", "passed")})
+            JudgedAnswer(dream_id=row.dream_id, messages=row.messages, text=row.text, passed=row.passed)
             for row in rows
         ]
         vectors, active = await self._extract(name, tried), await ledger.read(queries.active)
         sweep, found = await self._swept(name, name, await self._usual(vectors), seed)
         prediction = Prediction(
-            id="f" + identity(sweep.id, active["id"]),
+            id="f" + identity(sweep.id, active.id),
             behaviour=name,
             sweep_id=sweep.id,
-            checkpoint_id=active["id"],
+            checkpoint_id=active.id,
             said=sweep.verdict,
             reason="; ".join(sweep.reasons),
             at=now(),
@@ -137,7 +137,7 @@ class Steering:
         )
         active = await self.service.ledger.read(queries.active)
         layers = count_layers(self.service.processes.server.model_dir)
-        return await reader.extract(name, tried, layers=layers, weights_sha256=active["weights_sha256"])
+        return await reader.extract(name, tried, layers=layers, weights_sha256=active.weights_sha256)
 
     async def _swept(
         self, concept: str, name: str, strengths: Sequence[float], seed: int
@@ -147,18 +147,18 @@ class Steering:
         active = await service.ledger.read(queries.active)
         definition = service.context.definitions[name]
         for strength in sorted({0.0, *strengths}):
-            swept.append(await self._at(concept, name, strength, seed, active["weights_sha256"]))
+            swept.append(await self._at(concept, name, strength, seed, active.weights_sha256))
         found = judged(swept)
         moved = to_directions({concept: 1.0}, self._directory)
         figures = [[one.strength, one.outcomes] for one in swept]
         sweep = Sweep(
-            id="s" + identity(digest(moved), name, definition, active["weights_sha256"], seed, figures),
+            id="s" + identity(digest(moved), name, definition, active.weights_sha256, seed, figures),
             concept=concept,
             vectors=digest(moved),
             layer=moved[0].layer,
             behaviour=name,
             definition=definition,
-            weights_sha256=active["weights_sha256"],
+            weights_sha256=active.weights_sha256,
             seed=seed,
             strengths=[one.strength for one in swept],
             outcomes=[one.outcomes for one in swept],

@@ -41,7 +41,7 @@ def dry_run(home: Home, wanted: Sequence[str], method: str, density: float | Non
     """Report what a merge of these task vectors would be, from the files alone."""
     with ledger_of(home) as connection:
         plan = merges.plan(connection, wanted, method, density)
-        active = queries.active(connection)["id"]
+        active = queries.active(connection).id
     merged = _merged(home, plan.parts(), method, plan.settings.density)
     trains = load_settings(home.config_file).trains
     return {

@@ -34,7 +34,7 @@ def verify(home: Home, part: float) -> dict[str, Any]:
     with ledger_of(home) as connection:
         rows = queries.checkpoints(connection)
         there = queries.stored(connection)
-        looked_at = {row for row in there if draw.random() < part} | {queries.active(connection)["id"]}
+        looked_at = {row for row in there if draw.random() < part} | {queries.active(connection).id}
         found = audit(connection, store.manifest, lambda _: draw.random() < part)
     faults = store.verify(there, sample=looked_at.__contains__)
     if faults:  # a service may have pruned meanwhile: that is no damage

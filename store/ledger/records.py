@@ -29,23 +29,8 @@ def seed_of(*parts: Any) -> int:
     return int(identity("seed", *parts), 16) >> 33
 
 
-class Row:
-    """A record that is still read by string keys. Temporary: it goes once every caller reads attributes."""
-
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, key)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return a field by its name."""
-        return getattr(self, key, default)
-
-    def keys(self) -> list[str]:
-        """Return the names of the fields."""
-        return [f.name for f in fields(self)]  # type: ignore[arg-type]
-
-
 @dataclass(frozen=True, kw_only=True)
-class StoredConversation(Row):
+class StoredConversation:
     """A conversation's row; its turns are rows of their own."""
 
     id: str
@@ -58,7 +43,7 @@ class StoredConversation(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StoredTurn(Row):
+class StoredTurn:
     """A turn's row."""
 
     id: int
@@ -76,7 +61,7 @@ class StoredTurn(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signal(Row):
+class Signal:
     """A place in a conversation that carries a lesson."""
 
     id: str
@@ -93,7 +78,7 @@ class Signal(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node(Row):
+class Node:
     """Something learnt: a behaviour, an episode, a fact or a feeling."""
 
     id: str
@@ -105,7 +90,7 @@ class Node(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edge(Row):
+class Edge:
     """A relation between two nodes, and the signal that is its evidence."""
 
     kind: str
@@ -115,7 +100,7 @@ class Edge(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rate(Row):
+class Rate:
     """A behaviour's discounted failures and passes, and the temperature of its next dreams."""
 
     behaviour: str
@@ -125,7 +110,7 @@ class Rate(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Night(Row):
+class Night:
     """One night: the turns that it hears, the behaviours that it means to improve, and its outcome."""
 
     id: str
@@ -141,7 +126,7 @@ class Night(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dream(Row):
+class Dream:
     """A generated scenario that puts one behaviour to the test."""
 
     id: str
@@ -163,7 +148,7 @@ class HardDream(Dream):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt(Row):
+class Attempt:
     """The served model's own answer to a dream, judged."""
 
     id: str
@@ -178,7 +163,7 @@ class Attempt(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair(Row):
+class Pair:
     """A context with a better and a worse answer."""
 
     id: str
@@ -209,7 +194,7 @@ class PairInUpdate(Pair):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Update(Row):
+class Update:
     """One scheduled training run."""
 
     id: str
@@ -226,7 +211,7 @@ class Update(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpdatePair(Row):
+class UpdatePair:
     """The part of a pair in an update: new or replayed; in a merge, taken up or unlearnt."""
 
     update_id: str
@@ -236,7 +221,7 @@ class UpdatePair(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LostPairs(Row):
+class LostPairs:
     """The pairs that an update has lost to one `forget`: the body of an event."""
 
     pairs: int
@@ -249,7 +234,7 @@ class LostPairs(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step(Row):
+class Step:
     """The metrics of one training step."""
 
     update_id: str
@@ -258,7 +243,7 @@ class Step(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint(Row):
+class Checkpoint:
     """A version of everything that an update changes."""
 
     id: str
@@ -273,7 +258,7 @@ class Checkpoint(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement(Row):
+class Measurement:
     """The outcomes of a behaviour's held-out scenarios, one character each."""
 
     weights_sha256: str
@@ -289,7 +274,7 @@ LEAST_SPREAD = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading(Row):
+class Reading:
     """A concept's score on the probe set, or the perplexity."""
 
     weights_sha256: str
@@ -305,7 +290,7 @@ class Reading(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict(Row):
+class Verdict:
     """The decision on an update, `keep` or `roll back`, with the reasons."""
 
     update_id: str

@@ -6,8 +6,6 @@ their content (ids, positions), so that every run goes through them in the same 
 `queries.running_night(...)`.
 """
 
-from typing import Any
-
 from store.queries.checkpoints import (
     active,
     checkpoint,
@@ -43,11 +41,7 @@ from store.queries.updates import (
     verdict,
 )
 
-Row = Any
-"""A record whose kind its reader does not name yet. Temporary."""
-
 __all__ = [
-    "Row",
     "active",
     "attempts",
     "checkpoint",

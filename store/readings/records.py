@@ -11,13 +11,12 @@ from sqlalchemy import Table
 
 from corpus.aliases import Json, Message
 from store.ledger import schema_readings as schema
-from store.ledger.records import Row
 
 # ---------------------------------------------------------------- concept vectors
 
 
 @dataclass(frozen=True, kw_only=True)
-class VectorVersion(Row):
+class VectorVersion:
     """One version of the concept vectors."""
 
     digest: str
@@ -38,7 +37,7 @@ class VectorVersion(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TurnReading(Row):
+class TurnReading:
     """The scores of one turn."""
 
     turn_id: int
@@ -49,7 +48,7 @@ class TurnReading(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttemptReading(Row):
+class AttemptReading:
     """The scores of one attempt."""
 
     attempt_id: str
@@ -59,7 +58,7 @@ class AttemptReading(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline(Row):
+class Baseline:
     """Each concept's mean score and standard deviation over the turns that were read with these vectors."""
 
     vectors: str
@@ -82,7 +81,7 @@ class HeardTurn:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnreadAttempt(Row):
+class UnreadAttempt:
     """An attempt that was not read yet, with its dream's messages."""
 
     id: str
@@ -91,7 +90,7 @@ class UnreadAttempt(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversationReading(Row):
+class ConversationReading:
     """The reading of one turn of a conversation."""
 
     position: int
@@ -106,7 +105,7 @@ class ConversationReading(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PanelReading(Row):
+class PanelReading:
     """The scores of the probe set's texts on one checkpoint's weights."""
 
     weights_sha256: str
@@ -116,7 +115,7 @@ class PanelReading(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MovedReadings(Row):
+class MovedReadings:
     """Where an update changed the weights, against the readings that it moved."""
 
     verdict: str
@@ -137,7 +136,7 @@ class Moves(MovedReadings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Row):
+class Sweep:
     """One concept at several strengths on one behaviour."""
 
     id: str
@@ -158,7 +157,7 @@ class Sweep(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prediction(Row):
+class Prediction:
     """What a behaviour's own vector says of training it."""
 
     id: str
@@ -171,7 +170,7 @@ class Prediction(Row):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedUpdate(Row):
+class TrainedUpdate:
     """An update that set out to train a behaviour, with the outcomes of its first round on both sides."""
 
     id: str
@@ -189,7 +188,7 @@ class PredictionOutcome(Prediction):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedAttempt(Row):
+class JudgedAttempt:
     """An attempt with its verdict and its dream's messages."""
 
     id: str

@@ -179,7 +179,7 @@ class ShortHome:
     def _checkpoint(self, parent: str, number: int) -> Json:
         return self._ask("checkpoint", {"parent": parent, "fields": {"cursor": number, "seed": 7}})
 
-    def _record(self, connection: Any, update: queries.Row, files: Json) -> None:
+    def _record(self, connection: Any, update: Any, files: Json) -> None:
         """One transaction, as the trainer's work ends."""
         number = len(queries.checkpoints(connection))
         row = Checkpoint(

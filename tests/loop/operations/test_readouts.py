@@ -130,10 +130,10 @@ class Night:
             vectors=self._vectors, read=self._read, panel=self._panel, read_at=lambda _: 2, again=self._again
         )
 
-    async def checkpoint(self, night_id: str, when: str) -> queries.Row:
+    async def checkpoint(self, night_id: str, when: str) -> Any:
         return {"weights_sha256": when}
 
-    async def hold(self, night_id: str, when: str) -> queries.Row:
+    async def hold(self, night_id: str, when: str) -> Any:
         self.held = when
         return await self.checkpoint(night_id, when)
 
