@@ -82,7 +82,7 @@ async def measured(place: Path, options: argparse.Namespace) -> Figures:
     home = Home(place)
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         await tasks.start(service.processes.run)
-        parent = (await service.ledger.read(queries.active))["id"]
+        parent = (await service.ledger.read(queries.active)).id
         figures: Figures = {}
         figures["idle"] = await _asked(service, options.asks)
         figures["training"] = await _while_training(service, parent, options.asks)

@@ -45,7 +45,7 @@ def home_of_nights(place: Path, decisions: str) -> Made:
     ledger = made.ledger()
     try:
         with ledger.reading() as connection:
-            made.ids.append(queries.active(connection)["id"])
+            made.ids.append(queries.active(connection).id)
         for number, decision in enumerate(decisions, start=1):
             _night(made, ledger, number, kept=decision == "k")
     finally:

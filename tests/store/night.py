@@ -120,7 +120,7 @@ def active(connection: Connection) -> str:
     """Id of the active checkpoint."""
     from store import queries
 
-    return str(queries.active(connection)["id"])
+    return str(queries.active(connection).id)
 
 
 def decide(connection: Connection, update: Update, decision: str, reasons: list[str] | None = None) -> None:

@@ -53,7 +53,7 @@ def keep(home: Home, shared: SharedWeights) -> str:
     """Make the shared weights the active checkpoint, as a service would; return its id."""
     store, ledger = CheckpointStore(home.checkpoints), Ledger(database_url(home.path))
     with ledger.reading() as connection:
-        parent = queries.active(connection)["id"]
+        parent = queries.active(connection).id
     written = store.write(raw_weights(shared), None, {"parent": parent})
     row = Checkpoint(
         id=written.id,
@@ -87,7 +87,7 @@ def test_a_killed_vllm_serves_the_last_kept_checkpoint_and_leaves_nothing_when_i
     with serving(home, log) as first:
         shared, base = mapping_of(home), logprobs(first)
         with Ledger(database_url(home.path)).reading() as connection:
-            assert (shared.holds, shared.dirty) == (queries.active(connection)["id"], False)
+            assert (shared.holds, shared.dirty) == (queries.active(connection).id, False)
         with locked(home):
             disturb(shared)
             kept = keep(home, shared)

@@ -52,7 +52,7 @@ def service(home: Home) -> Iterator[str]:
             await tasks.start(serve_rpc, Operations(service=open_service))
             with anyio.fail_after(READY_S):
                 await tasks.start(open_service.processes.run)
-            told.append((await open_service.ledger.read(queries.active))["id"])
+            told.append((await open_service.ledger.read(queries.active)).id)
             ready.set()
             await anyio.to_thread.run_sync(done.wait)
             tasks.cancel_scope.cancel()
@@ -74,7 +74,7 @@ def second_checkpoint(home: Home) -> tuple[str, str]:
     """Give the home a kept checkpoint after the base and make it active; return both ids."""
     store, ledger = CheckpointStore(home.checkpoints), Ledger(database_url(home.path, ""))
     with ledger.writing() as connection:
-        base = queries.active(connection)["id"]
+        base = queries.active(connection).id
         weights = store.load_weights(base)
         name = min(weights)
         weights[name] = replace(weights[name], data=bytes(len(weights[name].data)))

@@ -65,7 +65,7 @@ class School:
         """A night whose update trains on these pairs, from the active checkpoint; returns what came of it."""
         with self.ledger.writing() as connection:
             night_id = history.begin_night(connection, seed=1, retry=False)
-            parent = str(queries.active(connection)["id"])
+            parent = str(queries.active(connection).id)
             update = Update(
                 id=f"u{night_id}", night_id=night_id, objective="dpo", settings=asdict(settings), seed=1,
                 parent_id=parent, at="2026-01-01T00:00:00.000+00:00",
@@ -83,7 +83,7 @@ class School:
             commit(connection, item, outcome, [])
             row = queries.update_of(connection, night_id)
             assert row is not None
-            if row["state"] == "trained":
+            if row.state == "trained":
                 history.carry_out(connection, update=row, decision=decision, reasons=[decision])
             history.close_night(connection, night_id=night_id)
         return outcome
@@ -116,7 +116,7 @@ class School:
     def active(self) -> str:
         """Id of the active checkpoint."""
         with self.ledger.reading() as connection:
-            return str(queries.active(connection)["id"])
+            return str(queries.active(connection).id)
 
 
 async def no_report(done: int, total: int) -> None:

@@ -191,7 +191,7 @@ async def killed_night(home: Home) -> Killed:
         seen = Killed(service=service, trainer=pid, lost=service.processes.lost)
         service.worker.listeners.append(seen.listen)
         with anyio.fail_after(240):
-            parent = (await service.ledger.read(queries.active))["id"]
+            parent = (await service.ledger.read(queries.active)).id
             night_id = await service.begin_night(seed=0, retry=False)
             await seen.dead.wait()
             await seen.lost.wait()

@@ -28,7 +28,6 @@ from loop.operations import status
 from store import queries
 from store.graph import READ
 from store.home import Home
-from store.ledger import schema
 from store.ledger.db import now
 from store.ledger.records import Checkpoint, Update, save
 from store.queue import work
@@ -128,15 +127,8 @@ def _as_trained(connection: Connection, *, service: Service, plant: Plant) -> No
     """The rows of a night whose update has just been trained, with the targets and the seed of the first
     night."""
     first = queries.night(connection, "n1")
-    row = {
-        **first,
-        "id": plant.night_id,
-        "number": plant.number,
-        "state": "running",
-        "reasons": [],
-        "finished": None,
-    }
-    connection.execute(schema.nights.insert().values(row))
+    night = replace(first, id=plant.night_id, number=plant.number, state="running", reasons=[], finished=None)
+    save(connection, [night])
     update_id = f"u{plant.number}"
     checkpoint = Checkpoint(
         id=plant.checkpoint_id,
@@ -182,7 +174,7 @@ async def _ruled(service: Service, night_id: str) -> Ruled:
         tests=verdict.tests,
         without_drift=again.decision,
         moves=await service.ledger.read(readings.moves_of, update.id),
-        active=(await service.ledger.read(queries.active))["id"],
+        active=(await service.ledger.read(queries.active)).id,
     )
 
 

@@ -131,7 +131,7 @@ def with_relatives(home: Path) -> list[str]:
     store, draw = CheckpointStore(home / "checkpoints"), np.random.default_rng(3)
     ledger = Ledger(database_url(home))
     with ledger.reading() as connection:
-        line = [str(queries.active(connection)["id"])]
+        line = [str(queries.active(connection).id)]
     for number in (1, 2):
         weights = {}
         for name, raw in store.load_weights(line[0]).items():

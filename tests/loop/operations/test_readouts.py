@@ -20,7 +20,6 @@ from corpus.errors import GateRefused, NightschoolError
 from corpus.world.concepts import CONCEPTS
 from loop.night import readings
 from loop.operations.readout_training import require_settled
-from store import queries
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import Reading, save
@@ -107,7 +106,7 @@ def test_vectors_are_made_on_the_active_weights_alone(
 
     service: Any = SimpleNamespace(ledger=ledger, trainer=SimpleNamespace(status=status))
     try:
-        assert anyio.run(require_settled, service)["weights_sha256"] == "weights" and not fault
+        assert anyio.run(require_settled, service).weights_sha256 == "weights" and not fault
     except GateRefused as refused:
         assert fault and fault in str(refused)
     ledger.close()
@@ -184,11 +183,11 @@ def test_readings_are_taken_once_and_those_of_the_parent_again_when_the_vectors_
     assert night.take("after") == ["after", "before"]
     with night.ledger.reading() as connection:
         pair = readings.pair(connection, "before", "after")
-        assert {row["vectors"] for side in pair for name, row in side.items() if name == "joy"} <= {
+        assert {row.vectors for side in pair for name, row in side.items() if name == "joy"} <= {
             vectors(1).digest,
             vectors(2).digest,
         }
-        assert len({side["joy"]["vectors"] for side in pair}) == 1 and set(readings.drift(*pair)) == {"joy"}
+        assert len({side["joy"].vectors for side in pair}) == 1 and set(readings.drift(*pair)) == {"joy"}
         assert len(connection.execute(schema.readings.select()).all()) == 6
     night.ledger.close()
 
@@ -207,10 +206,10 @@ def test_vectors_are_estimated_anew_on_a_schedule_before_an_update_and_never_bet
             history.close_night(connection, night_id=begun)
     with night.ledger.reading() as connection:
         first, second = versions.versions(connection)
-        assert (first["digest"], second["digest"]) == (vectors(1).digest, night.found.digest)
+        assert (first.digest, second.digest) == (vectors(1).digest, night.found.digest)
         one, other = vectors(1).values[0, 0], night.found.values[0, 0]
         cosine = float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
-        assert first["cosines"] is None and second["cosines"] == {"joy": pytest.approx(cosine, abs=1e-4)}
+        assert first.cosines is None and second.cosines == {"joy": pytest.approx(cosine, abs=1e-4)}
         assert versions.together(connection, "before", "after") == night.found.digest
         joint = readings.joint(connection, "before", "after")
         assert joint is not None and joint.distance == pytest.approx(1 / np.arange(3).std())

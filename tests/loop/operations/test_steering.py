@@ -22,7 +22,7 @@ def dreamt(home: Path) -> None:
     """A night that dreamt of `listen` and `direct`, of the latter too little, and trained nothing."""
     ledger, rng = Ledger(database_url(home)), random.Random(3)
     with ledger.writing() as connection:
-        night, base = history.begin_night(connection, seed=0, retry=False), queries.active(connection)["id"]
+        night, base = history.begin_night(connection, seed=0, retry=False), queries.active(connection).id
         for behaviour, kind, count in (("listen", "decision", DREAMS), ("direct", "question", 8 - MISSING)):
             for number in range(count):
                 while reserved(request := draw(kind, rng)):

@@ -396,7 +396,7 @@ def test_a_rollback_with_it_sets_the_pairs_and_lessons_of_the_others_aside_for_a
 ) -> None:
     four_nights(connection)
     found = forget(connection, "anna", "/x", roll_back=True)
-    assert found.rollback_to == queries.active(connection)["id"] == BASE
+    assert found.rollback_to == queries.active(connection).id == BASE
     assert states(connection, "updates") == dict.fromkeys(("u1", "u2", "u3", "u4"), "undone")
     assert states(connection, "pairs") == dict.fromkeys(("p-his", "p-2", "p-3", "p-4"), "undone")
     assert list(states(connection, "signals").values()) == ["undone"]

@@ -129,7 +129,7 @@ def test_rows_of_checkpoints_are_held_against_their_manifests(ledger: Ledger) ->
         assert audit(connection, lost, lambda _: True) == []  # it is told of with the files
     with ledger.writing() as connection:
         connection.execute(update(schema.checkpoints).values(pruned="2026"))
-    assert audited(ledger) == [f"the active checkpoint {active['id'][:12]} is pruned"]
+    assert audited(ledger) == [f"the active checkpoint {active.id[:12]} is pruned"]
     with ledger.writing() as connection:
         connection.execute(update(schema.checkpoints).values(pruned=None, parent_id="gone"))
     assert any("which is not in the ledger" in problem for problem in audited(ledger))

@@ -51,15 +51,15 @@ def test_the_base_is_recorded_once(connection: Connection) -> None:
 
 def test_a_night_begins_with_all_turns_heard_and_one_piece_of_work(connection: Connection) -> None:
     night = queries.night(connection, history.begin_night(connection, seed=5, retry=False))
-    assert (night.id, night.number, night["seed"], night.state) == ("n1", 1, 5, "running")
-    assert night["cursor"] == queries.cursor(connection) == 6
+    assert (night.id, night.number, night.seed, night.state) == ("n1", 1, 5, "running")
+    assert night.cursor == queries.cursor(connection) == 6
     assert counts(connection, "ready") == {"plan": 1}
 
 
 def test_a_night_that_runs_goes_on_and_no_second_one_begins(connection: Connection) -> None:
     assert history.begin_night(connection, seed=5, retry=False) == "n1"
     assert history.begin_night(connection, seed=6, retry=True) == "n1"
-    assert queries.night(connection, "n1")["seed"] == 5 and counts(connection, "ready") == {"plan": 1}
+    assert queries.night(connection, "n1").seed == 5 and counts(connection, "ready") == {"plan": 1}
     history.close_night(connection, night_id="n1")
     assert history.begin_night(connection, seed=6, retry=False) == "n2"
 

@@ -67,7 +67,7 @@ def test_results_follow_up_done_and_the_event_are_there_together(ledger: Ledger)
         assert counts(connection, "ready") == {"dream": 1, "settle": 1}
         assert states(connection, "pairs") == {"p1": "new"} and queries.dreamt_texts(connection) == ["d1"]
         assert [signal.id for signal, _ in graph.new_lessons(connection, 99)] == ["s2"]
-        assert queries.night(connection, "n1")["targets"] == ["listen"]
+        assert queries.night(connection, "n1").targets == ["listen"]
         assert events(connection, "plan") == [("n1", {"subject": "night", "decision": "dream", "dreams": 1})]
 
 
@@ -139,7 +139,7 @@ def test_a_change_sees_the_records_of_its_own_outcome(ledger: Ledger) -> None:
     item = take(ledger)
     with ledger.writing() as connection:
         commit(connection, item, Outcome(records=(rate,), changes=(warmer,)), [])
-        assert queries.rates(connection)["listen"]["temperature"] == 1.1
+        assert queries.rates(connection)["listen"].temperature == 1.1
 
 
 def test_work_outside_a_night_is_told_under_its_subject(ledger: Ledger) -> None:

@@ -231,16 +231,16 @@ def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(co
     night_id = merges.begin(connection, plan=of, parent_id=BASE, seed=5, work=WORK)
     night, update = queries.night(connection, night_id), queries.update_of(connection, night_id)
     assert update is not None and heard is not None
-    assert (night.id, night["seed"], night["targets"], night.state) == ("n3", 5, ["listen"], "running")
-    assert night["cursor"] == heard["cursor"] < queries.cursor(connection)
-    assert (update.id, update["objective"], update.state, update.parent_id) == (
+    assert (night.id, night.seed, night.targets, night.state) == ("n3", 5, ["listen"], "running")
+    assert night.cursor == heard.cursor < queries.cursor(connection)
+    assert (update.id, update.objective, update.state, update.parent_id) == (
         "u3",
         "merge",
         "planned",
         BASE,
     )
-    assert update["settings"] == to_json(of.settings)
-    members = [(row.id, row.replay, row["unlearnt"]) for row in queries.pairs_of(connection, "u3")]
+    assert update.settings == to_json(of.settings)
+    members = [(row.id, row.replay, row.unlearnt) for row in queries.pairs_of(connection, "u3")]
     assert members == [("p1", False, False), ("p2", False, False), ("p3", False, True)]
     assert counts(connection, "ready") == {**waiting, "measure": 1, "merge": 1}
 
