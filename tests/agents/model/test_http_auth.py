@@ -95,9 +95,7 @@ async def says_whose(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ours" if scope[AUTHENTICATED] else b"another's"})
 
 
-async def test_where_another_server_guards_its_credentials_are_let_through_and_told_apart_from_the_token() -> (
-    None
-):
+async def test_where_another_server_checks_credentials_its_own_pass_and_are_marked_as_such() -> None:
     guard = AuthMiddleware(says_whose, token=TOKEN, port=8123, external_auth_paths=frozenset({"/v1/models"}))
     async with client(guard, token="another-servers-key") as http:
         assert (await http.get("/v1/models")).text == "another's"

@@ -94,7 +94,7 @@ async def test_a_refusal_carries_the_servers_own_sentence(client: ModelClient) -
 async def test_a_wrong_token_says_which_file_holds_the_right_one(server: Any) -> None:
     async with open_client(token="wrong", socket=server.socket) as client:
         assert await client.health()
-        with pytest.raises(ModelUnavailable, match="401.*the file token in the home"):
+        with pytest.raises(ModelUnavailable, match=r"401.*the file token in the home"):
             await client.served_model()
 
 

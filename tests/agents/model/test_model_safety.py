@@ -50,7 +50,7 @@ def test_a_pickle_beside_safetensors_is_left_unread_and_accepted(copy: Path) -> 
 
 def test_a_torch_file_renamed_to_safetensors_is_called_what_it_is(copy: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, copy / "model.safetensors")
-    with pytest.raises(UnsafeModel, match="zip file as torch.save writes"):
+    with pytest.raises(UnsafeModel, match=r"zip file as torch.save writes"):
         check_model_dir(copy)
 
 
@@ -83,10 +83,10 @@ def test_a_malformed_safetensors_file_is_refused_with_the_reason(
 
 def test_a_directory_without_weights_or_configuration_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
-    with pytest.raises(UnsafeModel, match="no .*safetensors"):
+    with pytest.raises(UnsafeModel, match=r"no .*safetensors"):
         check_model_dir(copy)
     (copy / "config.json").unlink()
-    with pytest.raises(UnsafeModel, match="no config.json"):
+    with pytest.raises(UnsafeModel, match=r"no config.json"):
         check_model_dir(copy)
     with pytest.raises(UnsafeModel, match="is not a directory"):
         check_model_dir(copy / "missing")

@@ -148,7 +148,7 @@ def test_another_process_writes_the_served_weights_and_restores_them_exactly(ser
         writer.stdin.close()
 
 
-def test_every_parameter_is_served_from_the_mapping_and_tied_ones_stay_tied(
+def test_every_parameter_is_served_from_shared_memory_and_tied_ones_stay_tied(
     server: Any, model_dir: Path
 ) -> None:
     shared = SharedWeights.attach(server.run_dir / "weights.bin")

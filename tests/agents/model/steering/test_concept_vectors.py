@@ -1,4 +1,5 @@
-"""The two files of the concept vectors: what is written is read, and what does not fit is refused with a reason."""
+"""The two files of the concept vectors: what is written is read, and what does not fit is refused with a
+reason."""
 
 import json
 from dataclasses import replace

@@ -42,28 +42,28 @@ def test_a_handle_that_is_not_as_it_should_be_is_refused(change: dict[str, objec
 
 
 @pytest.fixture
-def lender(tmp_path: Path) -> Iterator[Path]:
-    """A lender of weights that have no handles, for they are on the CPU."""
+def exporter(tmp_path: Path) -> Iterator[Path]:
+    """Serve weights without handles, because they are on the CPU; return the socket."""
     path = tmp_path / cuda_ipc.SOCKET_NAME
     lending = cuda_ipc.IpcExporter(path, [torch.zeros(3)])
     yield path
     lending.close()
 
 
-def test_a_lender_that_cannot_lend_says_so_and_goes_on_answering(lender: Path) -> None:
+def test_an_exporter_that_cannot_export_says_so_and_goes_on_answering(exporter: Path) -> None:
     for _ in range(2):
         with pytest.raises(IntegrityFault, match="weights on cpu have no CUDA handles"):
-            cuda_ipc.open_tensors(lender)
-    assert lender.stat().st_mode & 0o077 == 0
+            cuda_ipc.open_tensors(exporter)
+    assert exporter.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(
     "frames", [[b"\xff"], [b"{}"], protocol.pack_request(RpcRequest(id="1", verb="train", body={}))]
 )
-def test_a_lender_answers_nonsense_with_an_error(lender: Path, frames: list[bytes]) -> None:
+def test_an_exporter_answers_nonsense_with_an_error(exporter: Path, frames: list[bytes]) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
-        socket.connect(f"ipc://{lender}")
+        socket.connect(f"ipc://{exporter}")
         socket.send_multipart(frames)
         assert socket.poll(10_000)
         assert isinstance(protocol.error_of(protocol.unpack_reply(socket.recv_multipart())), TrainerFault)

@@ -1,4 +1,4 @@
-"""The first page of a mapping, as processes read it that hold no weights."""
+"""The header of shared weights, as processes without the weights read it."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from agents.model.weights.header import WeightsState, read_state
 from agents.model.weights.shared import SharedWeights
 
 
-def test_a_mappings_header_is_read_as_its_writer_set_it(tmp_path: Path) -> None:
+def test_a_header_is_read_as_its_writer_set_it(tmp_path: Path) -> None:
     place = tmp_path / "weights.bin"
     assert read_state(place) is None
     shared = SharedWeights.create(place, {"a": torch.zeros(3)}, model="m")

@@ -1,4 +1,5 @@
-"""A checkpoint as a Hugging Face directory: what transformers loads, equal bit for bit, whole or not there."""
+"""A checkpoint as a Hugging Face directory: what transformers loads, equal bit for bit, whole or not
+there."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The mapping, the model on its views, and snapshots of it."""
+"""The shared weights, the model on their views, and snapshots of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +39,7 @@ def test_the_model_on_views_reads_what_is_served_and_follows_it(
     assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
 
-def test_a_mapping_that_lists_a_tied_tensor_once_is_enough(
+def test_weights_that_list_a_tied_tensor_once_are_enough(
     tmp_path: Path, model_directory: Path, tiny: Any
 ) -> None:
     once = dict(tiny.named_parameters())
@@ -71,9 +71,7 @@ def test_a_model_directory_that_would_run_code_is_refused(tmp_path: Path, shared
         views.build(shared, tmp_path)
 
 
-def test_a_new_mapping_in_the_same_place_leaves_the_old_one_readable(
-    home: Path, shared: SharedWeights
-) -> None:
+def test_new_weights_in_the_same_place_leave_the_old_ones_readable(home: Path, shared: SharedWeights) -> None:
     before = shared.tensors["model.norm.weight"].clone()
     assert not shared.replaced
     SharedWeights.create(home / "run" / "weights.bin", {"other": torch.zeros(3)}, model="other")
@@ -89,7 +87,7 @@ def test_the_header_is_seen_by_everyone_who_maps_it(home: Path, shared: SharedWe
     assert other.holds == ""
 
 
-def test_a_missing_or_cut_mapping_is_a_fault(tmp_path: Path, home: Path) -> None:
+def test_missing_or_truncated_weights_are_a_fault(tmp_path: Path, home: Path) -> None:
     with pytest.raises(IntegrityFault, match="start the model server"):
         SharedWeights.attach(tmp_path / "weights.bin")
     path = home / "run" / "weights.bin"
@@ -150,7 +148,7 @@ def test_a_checkpoint_is_restored_into_a_narrower_type_only_if_no_value_changes(
     assert shared.tensors["a"].tolist() == [0.5, -3.0]
     for lossy in (torch.tensor([0.1, -3.0]), torch.tensor([1 + 2**-10, 1.0]).half(), torch.tensor([1, 2])):
         other = store.write({"a": to_raw(lossy)}, None, {})
-        with pytest.raises(IntegrityFault, match="of which bfloat16 would lose bits.*--dtype float32"):
+        with pytest.raises(IntegrityFault, match=r"of which bfloat16 would lose bits.*--dtype float32"):
             restore(shared, store, other.id, clean=True)
     assert shared.tensors["a"].tolist() == [0.5, -3.0] and not shared.dirty
 
