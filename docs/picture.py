@@ -15,7 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
+from corpus.json_edge import from_json
 from loop.cli.show import night
+from loop.operations.results.nights import NightResult
 
 PICTURE = Path(__file__).parent / "night.svg"
 COLUMNS = 90
@@ -41,11 +43,11 @@ FORMAT = """\
 """
 
 
-def draw(result: dict[str, object]) -> str:
+def draw(report: NightResult) -> str:
     """Return the picture of one night as SVG."""
     night.out = Console(record=True, width=COLUMNS, file=io.StringIO(), highlight=False)
     night.out.print("$ nightschool night", style="dim")
-    night.night(result)
+    night.night(report)
     code = FORMAT.replace(
         "{label}", "What a night prints: pass rates before and after, the verdict, the checkpoint"
     )
@@ -53,4 +55,4 @@ def draw(result: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(draw(json.loads(Path(sys.argv[1]).read_text())))
+    PICTURE.write_text(draw(from_json(NightResult, json.loads(Path(sys.argv[1]).read_text()))))

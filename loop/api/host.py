@@ -19,6 +19,7 @@ import structlog
 from agents.ingest.follow import follow
 from corpus.aliases import Json
 from corpus.errors import HomeLocked, NightschoolError
+from corpus.json_edge import from_json
 from loop.api.http import serve
 from loop.api.rpc import serve_rpc
 from loop.config import load_settings
@@ -26,7 +27,14 @@ from loop.engine.activity import watch_users
 from loop.engine.scheduler import keep_schedule
 from loop.engine.service import opened
 from loop.engine.worker import Listener
-from loop.operations.operations import AFTER_CREW, CHECKED, NEEDS_CREW, Operations, is_quiet
+from loop.operations.operations import (
+    CHECKED,
+    NEEDS_PROCESSES,
+    PROCESSES_WHERE_UP,
+    Operations,
+    is_quiet,
+    result_kind,
+)
 from store.home import Home, is_held
 
 PATIENCE_S = 15.0
@@ -35,12 +43,12 @@ PATIENCE_S = 15.0
 log = structlog.get_logger()
 
 
-async def perform(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
-    """Carry out one operation."""
+async def perform(home: Home, name: str, arguments: Json, listener: Listener) -> Any:
+    """Carry out one operation and return its record."""
     began = monotonic()
     while is_held(home):
         if home.control_socket.exists():
-            return await _ask_service(home, name, arguments, listener)
+            return from_json(result_kind(name), await _ask_service(home, name, arguments, listener))
         if monotonic() - began > PATIENCE_S:
             raise HomeLocked(
                 f"another command holds {home.path} and does not answer: try again when it has ended"
@@ -48,8 +56,7 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
         await anyio.sleep(0.1)
     async with _hosted(home, name, arguments) as operations:
         operations.service.worker.listeners.append(listener)
-        result: Json = await getattr(operations, name)(**arguments)
-        return result
+        return await getattr(operations, name)(**arguments)
 
 
 async def _ask_service(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
@@ -92,10 +99,10 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
         operations, quiet = Operations(service=service), is_quiet(name, arguments)
         if name in CHECKED:
             await getattr(operations, CHECKED[name])(**arguments)
-        served = service.processes.has_weights() and name in AFTER_CREW and not quiet
-        if name in NEEDS_CREW or served:
+        served = service.processes.has_weights() and name in PROCESSES_WHERE_UP and not quiet
+        if name in NEEDS_PROCESSES or served:
             tasks.start_soon(service.processes.run, name="processes")
-            if name in NEEDS_CREW and not quiet:  # the work in the queue would change the ledger
+            if name in NEEDS_PROCESSES and not quiet:  # the work in the queue would change the ledger
                 tasks.start_soon(service.worker.run, name="work")
                 tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)

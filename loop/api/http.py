@@ -34,6 +34,7 @@ from loop.api.proxy import PATHS, Proxy
 from loop.capture.log import Capture
 from loop.engine.scheduler import next_update_reason
 from loop.operations.operations import NAMES, Operations
+from loop.operations.results.home import ServiceStatus
 from store.nights import report
 
 log = structlog.get_logger()
@@ -108,13 +109,13 @@ class Routes:
             inspect.signature(operation).bind(**arguments)
         except TypeError as error:
             raise UsageError(f"{name}: {error}") from error
-        result: Json = await operation(**arguments)
+        result: Json = to_json(await operation(**arguments))
         return result
 
     async def _status(self, _request: Request) -> Response:
-        status = to_json(await self._service.ledger.read(report.status))
+        status = await self._service.ledger.read(report.status)
         reason = await next_update_reason(self._service)
-        return JSONResponse({**status, "next_update_reason": reason})
+        return JSONResponse(to_json(ServiceStatus(**vars(status), next_update_reason=reason)))
 
     async def _receipt(self, request: Request) -> Response:
         state = await self._capture.state_of(request.path_params["receipt"])

@@ -29,6 +29,7 @@ from corpus.errors import IntegrityFault, NightschoolError, TrainerFault, UsageE
 from corpus.json_edge import to_json
 from loop.engine.scheduler import next_update_reason
 from loop.operations.operations import Operations
+from loop.operations.results.nights import DryRun, NightBegun, NightResult
 from store import queries
 from store.nights import report
 
@@ -97,7 +98,7 @@ class RpcServer:
         self._router = router
         self._tasks = tasks
         self._pending = 0
-        self._verbs: dict[str, Callable[..., Awaitable[Json]]] = {
+        self._verbs: dict[str, Callable[..., Awaitable[Any]]] = {
             "train": self._train,
             "checkpoint": self._checkpoint,
             "rollback": operations.rollback,
@@ -128,9 +129,11 @@ class RpcServer:
             raise TrainerFault(
                 f"the service is busy: {PENDING} requests wait; ask again when some are answered"
             )
-        return await self._verbs[request.verb](**check_arguments(request.verb, request.body))
+        arguments = check_arguments(request.verb, request.body)
+        result: Json = to_json(await self._verbs[request.verb](**arguments))
+        return result
 
-    async def _train(self, *, dry_run: bool = False, **more: Any) -> Json:
+    async def _train(self, *, dry_run: bool = False, **more: Any) -> NightBegun | NightResult | DryRun:
         if dry_run:
             return await self._operations.night(dry_run=True, **more)
         return await self._operations.begin(**more)

@@ -14,13 +14,21 @@ behaviours = typer.Typer(help="What is taught, and how well it holds.", no_args_
 def behaviours_list() -> None:
     """List the behaviours of this home, each with its counter-behaviour."""
     from loop.cli.show import home as show_home
+    from loop.operations.results.home import BehaviourList, DeclaredBehaviour
     from store import home
     from store.nights import report
 
-    in_order = report.ordered(home.find(options.home).behaviours())
-    keys = ("name", "counter_of", "condition", "do", "required_rate")
-    result = {"behaviours": [{key: getattr(b, key) for key in keys} for b in in_order]}
-    helpers.show(result, show_home.behaviours)
+    rows = [
+        DeclaredBehaviour(
+            name=behaviour.name,
+            counter_of=behaviour.counter_of,
+            condition=behaviour.condition,
+            do=behaviour.do,
+            required_rate=behaviour.required_rate,
+        )
+        for behaviour in report.ordered(home.find(options.home).behaviours())
+    ]
+    helpers.show(BehaviourList(behaviours=rows), show_home.behaviours)
 
 
 @behaviours.command("validate")
@@ -38,5 +46,6 @@ def behaviours_validate(file: Path) -> None:
 def behaviours_measure(seed: Seed = None) -> None:
     """Measure the pass rates of the active weights on the held-out scenarios."""
     from loop.cli.show import home as show_home
+    from loop.operations.operations import Operations
 
-    helpers.show(helpers.perform("measure", seed=seed), show_home.measured)
+    helpers.show(helpers.perform(Operations.measure, seed=seed), show_home.measured)

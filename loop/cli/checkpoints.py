@@ -19,20 +19,20 @@ Id = Annotated[str, typer.Argument(help="a checkpoint: its id, the first letters
 def checkpoints_list() -> None:
     """List all checkpoints, and say which one is active."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoint_facts
+    from loop.operations import checkpoints as facts
     from store import home
 
-    helpers.show(checkpoint_facts.listed(home.find(options.home)), show_checkpoints.listed)
+    helpers.show(facts.listed(home.find(options.home)), show_checkpoints.listed)
 
 
 @checkpoints.command("show")
 def checkpoints_show(id: Id) -> None:
     """Show everything about one checkpoint."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoint_facts
+    from loop.operations import checkpoints as facts
     from store import home
 
-    helpers.show(checkpoint_facts.shown(home.find(options.home), id), show_checkpoints.shown)
+    helpers.show(facts.shown(home.find(options.home), id), show_checkpoints.shown)
 
 
 @checkpoints.command("diff")
@@ -44,10 +44,10 @@ def checkpoints_diff(
 ) -> None:
     """Show what changed from A to B: pass rates, readings, weights by layer, kind and head, and the pairs behind it."""
     from loop.cli.show import diff
-    from loop.operations import checkpoint_facts
+    from loop.operations import checkpoints as facts
     from store import home
 
-    helpers.show(checkpoint_facts.difference(home.find(options.home), (a, b)), diff.shown)
+    helpers.show(facts.difference(home.find(options.home), (a, b)), diff.shown)
 
 
 @checkpoints.command("export")
@@ -56,11 +56,11 @@ def checkpoints_export(
 ) -> None:
     """Write a Hugging Face directory that transformers and vLLM load, equal bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoint_facts
+    from loop.operations import checkpoints as facts
     from store import home
 
     place = directory.expanduser().absolute()
-    helpers.show(checkpoint_facts.exported(home.find(options.home), id, place), show_checkpoints.exported)
+    helpers.show(facts.exported(home.find(options.home), id, place), show_checkpoints.exported)
 
 
 @checkpoints.command("prune")
@@ -75,10 +75,11 @@ def checkpoints_prune(
 ) -> None:
     """Delete the files of checkpoints that no rule keeps; never the active, a pinned or the last good one."""
     from loop.cli.show import checkpoints as show_checkpoints
+    from loop.operations.operations import Operations
     from store.checkpoints.retention import Policy
 
     Policy(keep_last=keep_last, keep_daily=keep_daily)  # refuses an empty policy before anything starts
-    result = helpers.perform("prune", keep_last=keep_last, keep_daily=keep_daily, dry_run=dry_run)
+    result = helpers.perform(Operations.prune, keep_last=keep_last, keep_daily=keep_daily, dry_run=dry_run)
     helpers.show(result, show_checkpoints.pruned)
 
 
@@ -86,16 +87,18 @@ def checkpoints_prune(
 def checkpoints_pin(id: Id) -> None:
     """Protect this checkpoint from `prune`."""
     from loop.cli.show import checkpoints as show_checkpoints
+    from loop.operations.operations import Operations
 
-    helpers.show(helpers.perform("pin", target=id), show_checkpoints.pinned)
+    helpers.show(helpers.perform(Operations.pin, target=id), show_checkpoints.pinned)
 
 
 @checkpoints.command("unpin")
 def checkpoints_unpin(id: Id) -> None:
     """Let `prune` delete this checkpoint's files again."""
     from loop.cli.show import checkpoints as show_checkpoints
+    from loop.operations.operations import Operations
 
-    helpers.show(helpers.perform("unpin", target=id), show_checkpoints.pinned)
+    helpers.show(helpers.perform(Operations.unpin, target=id), show_checkpoints.pinned)
 
 
 @checkpoints.command("verify")
@@ -106,12 +109,12 @@ def checkpoints_verify(
 ) -> None:
     """Hash ledger and files again; exit 12 when something is damaged."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import verify
+    from loop.operations import checkpoints as facts
     from store import home
 
-    result = verify.verify(home.find(options.home), verify.share(sample))
+    result = facts.verify(home.find(options.home), facts.share(sample))
     helpers.show(result, show_checkpoints.verified)
-    if result["damaged"] or result["ledger"]:
+    if result.damaged or result.ledger:
         raise typer.Exit(IntegrityFault.exit_code)
 
 
@@ -145,16 +148,15 @@ def checkpoints_merge(
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.cli.show import night as show_night
     from loop.operations import task_vectors
+    from loop.operations.operations import Operations
     from store import home
 
     if dry_run:
-        result = task_vectors.dry_run(home.find(options.home), vectors, method, density)
-        helpers.show(result, show_checkpoints.merge_dry_run)
+        plan = task_vectors.dry_run(home.find(options.home), vectors, method, density)
+        helpers.show(plan, show_checkpoints.merge_dry_run)
     else:
-        helpers.show(
-            helpers.perform("merge", vectors=vectors, method=method, density=density, seed=seed),
-            show_night.night,
-        )
+        result = helpers.perform(Operations.merge, vectors=vectors, method=method, density=density, seed=seed)
+        helpers.show(result, show_night.night)
 
 
 @commands.command()
@@ -169,6 +171,7 @@ def rollback(
 ) -> None:
     """Take the weights back to an earlier night, bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
+    from loop.operations.operations import Operations
 
-    result = helpers.perform("rollback", target=id, dry_run=dry_run, now=now)
+    result = helpers.perform(Operations.rollback, target=id, dry_run=dry_run, now=now)
     helpers.show(result, show_checkpoints.rolled_back)

@@ -6,15 +6,22 @@ before a command runs.
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Concatenate, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
 import typer
 
-from corpus.aliases import Json
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from loop.operations.operations import Operations
+
+Arguments = ParamSpec("Arguments")
+Values = TypeVarTuple("Values")
+Result = TypeVar("Result")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what would happen, and change nothing.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")]
@@ -31,16 +38,22 @@ class GlobalOptions:
 options = GlobalOptions()
 
 
-def show(value: Json, text: Callable[[Json], None]) -> None:
+def show(result: Result, text: Callable[[Result], None]) -> None:
     """Print a result, as JSON or as a person reads it."""
     if options.json:
-        sys.stdout.write(json.dumps(value, ensure_ascii=False, default=str) + "\n")
+        from corpus.json_edge import to_json
+
+        sys.stdout.write(json.dumps(to_json(result), ensure_ascii=False, default=str) + "\n")
     else:
-        text(value)
+        text(result)
 
 
-def perform(name: str, **arguments: Any) -> Json:
-    """Run an operation, with progress on stderr."""
+def perform(
+    operation: "Callable[Concatenate[Operations, Arguments], Awaitable[Result]]",
+    *_: Arguments.args,
+    **arguments: Arguments.kwargs,
+) -> Result:
+    """Run an operation with these keyword arguments, with progress on stderr."""
     import anyio
 
     from loop.api import host
@@ -50,10 +63,11 @@ def perform(name: str, **arguments: Any) -> Json:
     at_home = home.find(options.home)
     set_up_logs()
     with progress() as listener:
-        return anyio.run(partial(host.perform, at_home, name, arguments, listener))
+        result: Result = anyio.run(partial(host.perform, at_home, operation.__name__, arguments, listener))
+    return result
 
 
-def read(query: Callable[..., Any], *arguments: Any) -> Any:
+def read(query: "Callable[[Connection, Unpack[Values]], Result]", *arguments: *Values) -> Result:
     """Run a query on the ledger, whether a service runs or not."""
     from loop.operations import status
     from store import home

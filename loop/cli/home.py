@@ -1,6 +1,7 @@
 """The commands around a home: make it, look at it, read logs into it, remove what they taught."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -42,10 +43,11 @@ def ingest(
 ) -> None:
     """Read conversation logs: files, or folders of them."""
     from loop.cli.show import ledger as show_ledger
+    from loop.operations.operations import Operations
 
-    result = helpers.perform("ingest", paths=[str(path.absolute()) for path in paths], format=format)
+    result = helpers.perform(Operations.ingest, paths=[str(path.absolute()) for path in paths], format=format)
     helpers.show(result, show_ledger.ingested)
-    if result["set_aside"]:
+    if result.set_aside:
         raise typer.Exit(3)
 
 
@@ -63,20 +65,23 @@ def forget(
     """Remove conversations and all that was learnt from them; name the updates that they touched."""
     from loop.cli.show import ledger as show_ledger
     from loop.cli.show import night as show_night
+    from loop.operations.operations import Operations
+    from loop.operations.results.nights import NightResult
 
     result = helpers.perform(
-        "forget",
+        Operations.forget,
         source=source,
         path=str(Path(source).absolute()),
         dry_run=dry_run,
         rollback=rollback or retrain,
     )
-    again = retrain and result["rolled_back"]
-    if again:
-        result = {**result, "commands": [], "night": helpers.perform("night", retry=True)}
+    if retrain and result.rolled_back:
+        night = helpers.perform(Operations.night, retry=True)
+        assert isinstance(night, NightResult)
+        result = replace(result, commands=[], night=night)
     helpers.show(result, show_ledger.forgotten)
-    if again and not options.json:
-        show_night.night(result["night"])
+    if result.night is not None and not options.json:
+        show_night.night(result.night)
 
 
 @commands.command()
@@ -97,23 +102,17 @@ def ledger(
     limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
 ) -> None:
     """List rows of the ledger; `why ID` traces an update or a pair back to the log lines."""
-    from corpus.json_edge import to_json
     from loop.cli.show import ledger as show_ledger
-    from loop.operations import sweep
+    from loop.operations.status import why
     from store.nights import report
 
     if what == "why":
         if id is None:
             raise UsageError("ledger why needs the id of an update or a pair")
-        found = helpers.read(report.why, id)
-        result = to_json(found)
-        if "predictions" in result:
-            result["predictions"] = [sweep.compared(row) for row in found.predictions]
-        helpers.show(result, show_ledger.why)
+        helpers.show(helpers.read(why, id), show_ledger.why)
     elif what in report.LISTS:
-        helpers.show(
-            {what: helpers.read(report.listing, what, limit).as_json()}, partial(show_ledger.rows, what)
-        )
+        rows = helpers.read(report.listing, what, limit)
+        helpers.show({what: rows.as_json()}, lambda _: show_ledger.rows(what, rows))
     else:
         raise UsageError(f"there is no list {what!r}; there are {', '.join(report.LISTS)} and why ID")
 
@@ -122,11 +121,11 @@ def ledger(
 def doctor() -> None:
     """Check everything that a night needs, and say how to fix what is wrong."""
     from loop.cli.show import home as show_home
-    from loop.operations.status import doctor as examine
+    from loop.operations.doctor import doctor as check_home
 
-    result = examine(options.home)
+    result = check_home(options.home)
     helpers.show(result, show_home.doctor)
-    if not all(check["ok"] for check in result["checks"]):
+    if not all(check.ok for check in result.checks):
         raise typer.Exit(1)
 
 

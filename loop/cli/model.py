@@ -22,8 +22,11 @@ def ask(
     ] = None,
 ) -> None:
     """Ask the served model."""
-    more = {"steer": steering(steer)} if steer else {}
-    helpers.show(helpers.perform("ask", text=text, **more), lambda result: typer.echo(result["answer"]))
+    from loop.operations.operations import Operations
+
+    strengths = steering(steer) if steer else None
+    result = helpers.perform(Operations.ask, text=text, steer=strengths)
+    helpers.show(result, lambda answer: typer.echo(answer.answer))
 
 
 @model.command("build")

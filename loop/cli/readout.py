@@ -1,15 +1,17 @@
 """The commands around readouts: concept vectors, their quality, a conversation's readings, and steering by them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from corpus.aliases import Json
 from corpus.errors import UsageError
 from loop.cli import helpers
 from loop.cli.helpers import Seed, options
 from loop.cli.model import finite
+
+if TYPE_CHECKING:
+    from store.readings.records import ConversationReading
 
 readout = typer.Typer(
     help="Concept vectors: what the model is doing, read off its residual stream.", no_args_is_help=True
@@ -43,9 +45,10 @@ def readout_train(
 ) -> None:
     """Estimate the concept vectors on the active weights, and store them in the home."""
     from loop.cli.show import readout as show_readout
+    from loop.operations.operations import Operations
 
     result = helpers.perform(
-        "readout_train", layers=_layers(layers), method=method, corpus=corpus, minimum=minimum
+        Operations.readout_train, layers=_layers(layers), method=method, corpus=corpus, minimum=minimum
     )
     helpers.show(result, show_readout.trained)
 
@@ -54,17 +57,18 @@ def readout_train(
 def readout_drift() -> None:
     """Show what every update did to the readings, and how far the vectors have drifted with the weights."""
     from loop.cli.show import readout as show_readout
-    from loop.operations.readout_history import history
+    from loop.operations.readout_drift import drift
 
-    helpers.show(helpers.read(history), show_readout.drifted)
+    helpers.show(helpers.read(drift), show_readout.drifted)
 
 
 @readout.command("report")
 def readout_report(layer: Layer = None) -> None:
     """Test how good each concept's vector is; write quality.json and quality.md to the home's readout folder."""
     from loop.cli.show import readout as show_readout
+    from loop.operations.operations import Operations
 
-    helpers.show(helpers.perform("readout_report", layer=layer), show_readout.quality)
+    helpers.show(helpers.perform(Operations.readout_report, layer=layer), show_readout.quality)
 
 
 @readout.command("show")
@@ -83,18 +87,20 @@ def readout_show(
     """Show the readings of a conversation over its turns."""
     from agents.readout.plots import paint
     from loop.cli.show import timeline
+    from loop.operations.operations import Operations
+    from loop.operations.results.readouts import ConversationReadings
 
     if out is not None:
         paint.check(out)
     wanted = [name.strip() for name in concepts.split(",") if name.strip()]
     name, turns, as_heard = _conversation(what, number)
-    result = helpers.perform("readout_show", turns=turns, concepts=wanted, layer=layer)
-    result = {
-        "conversation": name,
-        **result,
-        "as_heard": as_heard,
-        "written": None if out is None else str(out),
-    }
+    readings = helpers.perform(Operations.readout_show, turns=turns, concepts=wanted, layer=layer)
+    result = ConversationReadings(
+        conversation=name,
+        **vars(readings),
+        as_heard=as_heard,
+        written=None if out is None else str(out),
+    )
     if out is not None:
         timeline.draw(result, out)
     helpers.show(result, timeline.shown)
@@ -112,7 +118,7 @@ def readout_map(
     result = timeline.draw_map(home.find(options.home), out, layer)
     helpers.show(
         result,
-        lambda value: typer.echo(f"drew {value['concepts']} concepts of layer {value['layer']}: {out}"),
+        lambda drawn: typer.echo(f"drew {drawn.concepts} concepts of layer {drawn.layer}: {out}"),
     )
 
 
@@ -133,9 +139,10 @@ def readout_sweep(
 ) -> None:
     """Measure the pass rate at several strengths of steering: is this the right direction, before any training?"""
     from loop.cli.show import readout as show_readout
+    from loop.operations.operations import Operations
 
     result = helpers.perform(
-        "readout_sweep",
+        Operations.readout_sweep,
         concept=concept,
         behaviours=behaviour or [],
         strengths=_strengths(strengths),
@@ -151,8 +158,9 @@ def readout_behaviour(
 ) -> None:
     """Estimate a behaviour's own vector from its dreams, steer by it, and compare with what training did later."""
     from loop.cli.show import readout as show_readout
+    from loop.operations.operations import Operations
 
-    result = helpers.perform("readout_behaviour", behaviour=name, seed=seed)
+    result = helpers.perform(Operations.readout_behaviour, behaviour=name, seed=seed)
     helpers.show(result, show_readout.behaviour)
 
 
@@ -180,13 +188,14 @@ def _strengths(option: str) -> list[float] | None:
         ) from fault
 
 
-def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, str]], list[Json]]:
+def _conversation(
+    what: str | None, number: int
+) -> "tuple[str, list[dict[str, str]], list[ConversationReading]]":
     """Return a conversation's name, its turns, and the readings that nights took of it.
 
     It comes out of the file of this name where there is one, else out of the ledger.
     """
     from agents.ingest.peek import conversations_in
-    from corpus.json_edge import to_json
     from store import queries
     from store.readings.readings import of_conversation
 
@@ -204,4 +213,4 @@ def _conversation(what: str | None, number: int) -> tuple[str, list[dict[str, st
     stored = helpers.read(queries.conversation_named, what)
     spoken = helpers.read(queries.turns, stored.id)
     turns = [{"role": turn.role, "text": turn.text} for turn in spoken if turn.text.strip()]
-    return f"conversation {stored.id}", turns, to_json(helpers.read(of_conversation, stored.id))
+    return f"conversation {stored.id}", turns, helpers.read(of_conversation, stored.id)

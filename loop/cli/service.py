@@ -42,16 +42,19 @@ def night(
 ) -> None:
     """Run one whole night now: lessons, dreams, pairs, an update, the verdict."""
     from loop.cli.show import night as show_night
+    from loop.operations.operations import Operations
 
-    result = helpers.perform("night", seed=seed, retry=retry, dry_run=dry_run)
-    helpers.show(result, show_night.dry_run if dry_run else show_night.night)
+    result = helpers.perform(Operations.night, seed=seed, retry=retry, dry_run=dry_run)
+    helpers.show(result, show_night.night_or_dry_run)
 
 
 @commands.command()
 def pause() -> None:
     """Start no night on schedule, and hold an update that is being trained, until `resume`."""
+    from loop.operations.operations import Operations
+
     helpers.show(
-        helpers.perform("pause"),
+        helpers.perform(Operations.pause),
         lambda _: typer.echo("paused: no night starts by itself, and an update that is being trained waits"),
     )
 
@@ -59,12 +62,15 @@ def pause() -> None:
 @commands.command()
 def resume() -> None:
     """Let nights start on schedule again, and let an update that waits go on."""
-    helpers.show(helpers.perform("resume"), lambda _: typer.echo("resumed"))
+    from loop.operations.operations import Operations
+
+    helpers.show(helpers.perform(Operations.resume), lambda _: typer.echo("resumed"))
 
 
 @commands.command()
 def cancel() -> None:
     """End the update that is being trained; the weights are as before it."""
     from loop.cli.show import night as show_night
+    from loop.operations.operations import Operations
 
-    helpers.show(helpers.perform("cancel"), show_night.cancelled)
+    helpers.show(helpers.perform(Operations.cancel), show_night.cancelled)

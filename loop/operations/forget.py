@@ -1,48 +1,47 @@
-"""`forget` beyond the ledger: the captured logs, the user's own logs, and what is told at the end.
+"""`forget` beyond the ledger: the captured logs, the user's own logs, and the report at the end.
 
 Invariant: a captured log is changed in the transaction that changes the ledger; a crash in between leaves the ledger
 as it was, and the same command does it all again. A log that is not ours is named and never touched.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from sqlalchemy import Connection
 
 from agents.ingest.files import open_log, stored_path
 from agents.ingest.peek import lines_with
-from corpus.aliases import Json
 from corpus.errors import LogRefused
 from corpus.formats import openai
 from loop.capture import log as capture
-from store.conversations import conversations as kept
-from store.conversations import forget
+from loop.operations.results.home import Forgotten, LogWithForgotten
+from store.conversations import conversations, forget
 
 
-def carry_out(
+def forget_everywhere(
     connection: Connection, inbox: Path, source: str, path: str, roll_back: bool
 ) -> tuple[forget.Forgetting, int]:
-    """Forget it, in the ledger and in the captured logs; returns the lines that went from these as well."""
-    found = forget.forget(connection, source, path, roll_back=roll_back)
+    """Remove it from the ledger and from the captured logs; also return the number of lines that these lost."""
+    forgetting = forget.forget(connection, source, path, roll_back=roll_back)
     with capture.WRITING:
         capture.sweep(inbox)
-        emptied = sum(_blank(connection, log, found.derived.tombstones) for log in capture.logs(inbox))
-    return found, emptied
+        emptied = sum(_blank(connection, log, forgetting.derived.tombstones) for log in capture.logs(inbox))
+    return forgetting, emptied
 
 
 def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> int:
-    """Empty the lines of a captured log that hold it, and have it read on where it was; returns their number."""
+    """Empty the lines of a captured log that hold it, and let reading go on where it was; return their number."""
     numbers = lines_with(path, openai.NAME, tombstones)
     if not numbers:
         return 0
     before = _identity(path)
     cut = capture.blank(path, numbers)
-    state = kept.file_state(connection, stored_path(path))
+    state = conversations.file_state(connection, stored_path(path))
     if state is not None and state.identity == before:
         behind = sum(size for number, size in cut if number <= state.line)
-        now = replace(state, identity=_identity(path), offset=state.offset - behind)
-        kept.save_file_state(connection, now)
+        state = replace(state, identity=_identity(path), offset=state.offset - behind)
+        conversations.save_file_state(connection, state)
     return len(cut)
 
 
@@ -52,19 +51,23 @@ def _identity(path: Path) -> str:
     return opened.identity
 
 
-def captured(inbox: Path, tombstones: Collection[str]) -> int:
-    """How many lines of the captured logs hold it."""
+def count_captured(inbox: Path, tombstones: Collection[str]) -> int:
+    """Count the lines of the captured logs that hold it."""
     return sum(len(lines_with(log, openai.NAME, tombstones)) for log in capture.logs(inbox))
 
 
-def holding(inbox: Path, found: forget.Forgetting, formats: Mapping[str, str]) -> list[Json]:
-    """The logs of the user that hold it, each with the lines; one that is gone holds nothing.
+def logs_with(
+    inbox: Path, forgetting: forget.Forgetting, formats: Mapping[str, str]
+) -> list[LogWithForgotten]:
+    """Return the user's own logs that hold it, each with the lines; a log that is gone holds nothing.
 
-    formats: of every log that was ever read, by path. Of one that cannot be read now these are the lines by which it
-    was heard.
+    Args:
+        inbox: The folder of the captured logs, which are not the user's.
+        forgetting: What is forgotten.
+        formats: The format of every log that was ever read, by path.
     """
-    derived, ours = found.derived, {stored_path(log) for log in capture.logs(inbox)}
-    told = []
+    derived, ours = forgetting.derived, {stored_path(log) for log in capture.logs(inbox)}
+    logs = []
     for path, format in sorted({**derived.formats, **formats}.items()):
         if path in ours:
             continue
@@ -73,29 +76,38 @@ def holding(inbox: Path, found: forget.Forgetting, formats: Mapping[str, str]) -
         except LogRefused:
             lines, read = list(derived.places.get(path, ())) if Path(path).exists() else [], False
         if lines:
-            told.append({"path": path, "lines": lines, "read": read})
-    return told
+            logs.append(LogWithForgotten(path=path, lines=lines, read=read))
+    return logs
 
 
-def told(source: str, found: forget.Forgetting, emptied: int, files: list[Json], *, dry_run: bool) -> Json:
-    """What is told of it; the caller adds what became of the weights."""
-    return {
-        "source": source,
-        "matched": found.matched,
-        "conversations": list(found.derived.conversations),
-        "alike": list(found.derived.alike),
-        "removed": {**found.derived.counts(), "captured_lines": emptied},
-        "updates": [asdict(update) for update in found.updates],
-        "rollback_to": found.rollback_to,
-        "rolled_back": False,
-        "commands": commands(found),
-        "files": files,
-        "dry_run": dry_run,
-    }
+def report(
+    source: str,
+    forgetting: forget.Forgetting,
+    emptied: int,
+    files: list[LogWithForgotten],
+    *,
+    dry_run: bool,
+    rolled_back: bool = False,
+) -> Forgotten:
+    """Put the report together; the caller adds whether the ledger's file was written anew."""
+    commands = _commands(forgetting)
+    return Forgotten(
+        source=source,
+        matched=forgetting.matched,
+        conversations=list(forgetting.derived.conversations),
+        alike=list(forgetting.derived.alike),
+        removed={**forgetting.derived.counts(), "captured_lines": emptied},
+        updates=list(forgetting.updates),
+        rollback_to=forgetting.rollback_to,
+        rolled_back=rolled_back,
+        commands=commands[1:] if rolled_back else commands,
+        files=files,
+        dry_run=dry_run,
+    )
 
 
-def commands(found: forget.Forgetting) -> list[str]:
-    """How the weights are brought back to before it, and taught again without it."""
-    if found.rollback_to is None:
+def _commands(forgetting: forget.Forgetting) -> list[str]:
+    """Return how to take the weights back to before it, and to teach them again without it."""
+    if forgetting.rollback_to is None:
         return []
-    return [f"nightschool rollback {found.rollback_to[:12]}", "nightschool night --retry"]
+    return [f"nightschool rollback {forgetting.rollback_to[:12]}", "nightschool night --retry"]

@@ -1,11 +1,10 @@
-"""`init`: a home with checkpoint 0, and with the bundled conversations when asked for.
+"""`init`: make a home with checkpoint 0, and with the bundled conversations where they are wanted.
 
-Invariant: done twice it changes nothing; the base weights are durable before the ledger names them.
+Invariant: a second `init` changes nothing; the base weights are durable before the ledger names them.
 """
 
 import json
 from pathlib import Path
-from typing import Any
 
 from agents.ingest.read import ingest_paths
 from agents.model.client import open_client
@@ -14,6 +13,7 @@ from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, ModelUnavailable, UsageError
 from loop.config import Settings, load_settings
 from loop.engine import model_identity
+from loop.operations.results.home import HomeMade
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home, create, locked
@@ -36,10 +36,8 @@ enabled = false
 """What `init --url` adds to the configuration."""
 
 
-async def init(
-    option: Path | None, *, demo: bool, url: str = "", model: Path | None = None
-) -> dict[str, Any]:
-    """Make a home, of the model that is named, or that is served at the url; returns what it holds."""
+async def init(option: Path | None, *, demo: bool, url: str = "", model: Path | None = None) -> HomeMade:
+    """Make a home of the named model, or of the model that is served at the URL."""
     home, settings = _home(option, url, model)
     with locked(home):
         ledger = Ledger(database_url(home.path, settings.database))
@@ -49,21 +47,21 @@ async def init(
             if demo:
                 await ingest_paths(ledger, [CONVERSATIONS], None)
             active = await ledger.read(queries.active)
-            heard = await ledger.read(queries.cursor)
+            turns = await ledger.read(queries.cursor)
         finally:
             ledger.close()
-    return {"home": str(home.path), "checkpoint": active.id, "turns": heard}
+    return HomeMade(home=str(home.path), checkpoint=active.id, turns=turns)
 
 
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
-    """The home and its configuration, which a first `init` writes."""
+    """Return the home and its configuration, which a first `init` writes."""
     path = "" if model is None else str(model.expanduser().absolute())
-    more = (
-        VLLM.format(url=json.dumps(url), path=f"path = {json.dumps(path)}\n" if path else "") if url else ""
-    )
-    if path and not url:
-        more = f"\n[model]\npath = {json.dumps(path)}\n"
-    home = create(option, more)
+    setting = f"path = {json.dumps(path)}\n" if path else ""
+    if url:
+        sections = VLLM.format(url=json.dumps(url), path=setting)
+    else:
+        sections = f"\n[model]\n{setting}" if setting else ""
+    home = create(option, sections)
     settings = load_settings(home.config_file)
     if (url and settings.model.url != url) or (path and settings.model.path != path):
         raise UsageError(
@@ -73,23 +71,23 @@ def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Sett
 
 
 async def _model(settings: Settings, home: Home) -> Path:
-    """The directory of the model that the home is of."""
-    found = model_identity.model_directory(settings, home)
-    if found is not None:
-        return found
+    """Return the directory of the home's model."""
+    directory = model_identity.model_directory(settings, home)
+    if directory is not None:
+        return directory
     url = settings.model.url
     async with open_client(token=settings.model.api_key, base_url=url) as client:
         try:
             return model_identity.named_directory(await client.served_model())
         except ModelUnavailable as error:
             raise ModelUnavailable(
-                f"which model this home is to be of cannot be asked: {error}. Start vLLM at {url} and run "
-                "`nightschool init` again, or say which with `init --model DIR` (model.path)"
+                f"the model for this home is not known: {error}. Start vLLM at {url} and run `nightschool init` "
+                "again, or name the model with `init --model DIR` (model.path)"
             ) from error
 
 
 async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None:
-    """Checkpoint 0: the model as it comes."""
+    """Write checkpoint 0: the model as it comes."""
     check_model_dir(model_dir)
     weights = _weights(model_dir)
     store.require_space(size(specs_of(weights)))
@@ -98,7 +96,7 @@ async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None
 
 
 def _weights(model_dir: Path) -> dict[str, RawTensor]:
-    """The tensors of a Hugging Face directory, by name."""
+    """Read the tensors of a Hugging Face directory, by name."""
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{model_dir} has no safetensors: model.path must be a Hugging Face directory")

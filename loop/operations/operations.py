@@ -1,14 +1,14 @@
-"""What a user can have done to a home: the same whether a service holds it or the command does the work itself.
+"""The operations on a home: the same whether a service holds it or a command does the work itself.
 
-Invariant: every operation takes and returns JSON-able values, so that the command line and the service's HTTP
-carry the same thing. Knows neither.
+Invariant: an operation takes values that JSON can carry and returns a record of `results/`; its annotation is how the
+command line reads the service's answer back. Knows neither the command line nor HTTP.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, get_type_hints
 
 import anyio
 import anyio.to_thread
@@ -19,29 +19,40 @@ from agents.model.steering.directions import load_known, requested_strengths
 from agents.readout.concept_vectors import METHODS
 from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
-from corpus.json_edge import to_json
 from loop.config import MAX_SEED
 from loop.engine.service import Service
 from loop.night import flow
 from loop.night.measure import measure_round
 from loop.night.propose import refusal
 from loop.operations import forget as forgetting
-from loop.operations import readout_training, readout_views
-from loop.operations import rollback as going_back
-from loop.operations.dry_run import rehearse
+from loop.operations import readouts
+from loop.operations import rollback as rolling_back
+from loop.operations.dry_run import dry_run as compute_steps
 from loop.operations.prune import prune
+from loop.operations.readouts import TrainOptions
+from loop.operations.results.checkpoints import ImmediateRollback, Pin, Prune, Rollback
+from loop.operations.results.home import ConversationCount, Forgotten, Ingested, Pause, ReadFile, SetAsideLine
+from loop.operations.results.nights import (
+    Answer,
+    CancelledUpdate,
+    DryRun,
+    Measured,
+    NightBegun,
+    NightResult,
+    PassRate,
+)
+from loop.operations.results.readouts import BehaviourVector, Readings, Sweeps, TrainedVectors
 from loop.operations.steering import Steering
 from store import queries
 from store.checkpoints.retention import Policy
-from store.conversations import conversations as kept
-from store.conversations import forget
+from store.conversations import conversations, forget
 from store.ledger.records import save
 from store.nights import history, report
 from store.queue import work
 from store.task_vectors import merges
 
-CHECK_S = 0.05
-"""Between two looks at an update that is to end."""
+POLL_S = 0.05
+"""Between two looks at whether an update has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,29 +61,39 @@ class Operations:
 
     service: Service
 
-    async def night(self, *, seed: int | None = None, retry: bool = False, dry_run: bool = False) -> Json:
-        """One cycle now, to its end; or what it would train on, with nothing changed."""
+    async def night(
+        self, *, seed: int | None = None, retry: bool = False, dry_run: bool = False
+    ) -> NightResult | DryRun:
+        """Run one night now, to its end; or compute the steps that it would train, with nothing changed."""
         if dry_run:
-            return await rehearse(self.service, seed=self._seed(seed), retry=retry)
+            return await compute_steps(self.service, seed=self._seed(seed), retry=retry)
         began = monotonic()
-        return await self._ended((await self.begin(seed=seed, retry=retry))["night"], began)
+        return await self._ended((await self.begin(seed=seed, retry=retry)).night, began)
 
-    async def begin(self, *, seed: int | None = None, retry: bool = False) -> Json:
-        """Begin a cycle now, or name the one that is running; its end is not waited for."""
+    async def begin(self, *, seed: int | None = None, retry: bool = False) -> NightBegun:
+        """Begin a night now, or name the one that is running, without waiting for its end."""
         await self.service.processes.wait_server()
-        return {"night": await self.service.begin_night(seed=self._seed(seed), retry=retry)}
+        return NightBegun(night=await self.service.begin_night(seed=self._seed(seed), retry=retry))
 
-    async def ingest(self, *, paths: list[str], format: str | None = None) -> Json:
+    async def ingest(self, *, paths: list[str], format: str | None = None) -> Ingested:
         """Read logs into the ledger."""
-        told = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
+        report = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
         self.service.worker.wake()
-        return dict(told.as_json())
+        return Ingested(
+            files=[ReadFile(path=file.path, format=file.format) for file in report.files],
+            conversations=ConversationCount(new=report.new, known=report.known),
+            turns=report.turns,
+            forgotten=report.forgotten,
+            set_aside=[
+                SetAsideLine(path=line.path, line=line.line, reason=line.reason)
+                for line in report.quarantined
+            ],
+            waiting=list(report.waiting),
+        )
 
-    async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Json:
-        """One question to the served model, steered by these concepts, each with its strength."""
-        if (
-            steer is not None
-        ):  # here rather than by the server, so that it is told for a mistake of the user's
+    async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Answer:
+        """Ask the served model one question, steered by these concepts, each with its strength."""
+        if steer is not None:  # here rather than by the server, so that it counts as a mistake of the user's
             steer = requested_strengths(steer, load_known(self.service.context.monitor.directory))
         await self.service.processes.wait_ready()
         self.service.users.asked()
@@ -80,11 +101,13 @@ class Operations:
             [{"role": "user", "content": text}], max_tokens=200, steer=steer
         )
         active = await self.service.ledger.read(queries.active)
-        return {"answer": reply.text, "checkpoint": active.id, "weights_sha256": active.weights_sha256}
+        return Answer(answer=reply.text, checkpoint=active.id, weights_sha256=active.weights_sha256)
 
-    async def rollback(self, *, target: str | None = None, dry_run: bool = False, now: bool = False) -> Json:
-        """Point at an earlier kept checkpoint and serve it; with `now` a night that runs is ended first."""
-        return await going_back.roll_back(self.service, target=target, dry_run=dry_run, now=now)
+    async def rollback(
+        self, *, target: str | None = None, dry_run: bool = False, now: bool = False
+    ) -> ImmediateRollback | Rollback:
+        """Point at an earlier kept checkpoint and serve it; with `now`, first end a night that runs."""
+        return await rolling_back.roll_back(self.service, target=target, dry_run=dry_run, now=now)
 
     async def merge(
         self,
@@ -93,122 +116,131 @@ class Operations:
         method: str = "arithmetic",
         density: float | None = None,
         seed: int | None = None,
-    ) -> Json:
+    ) -> NightResult:
         """Add task vectors, each `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, as a night with a verdict."""
         service, began, seed = self.service, monotonic(), self._seed(seed)
         plan = await service.ledger.read(merges.plan, vectors, method, density)
         active = await service.ledger.read(queries.active)
         if reason := refusal(service.context, active.id):
             raise GateRefused(reason)
-        await anyio.to_thread.run_sync(self._readable, [active.id, *plan.checkpoints()])
+        await anyio.to_thread.run_sync(self._require_readable, [active.id, *plan.checkpoints()])
         await service.processes.wait_server()
         begin = partial(merges.begin, plan=plan, parent_id=active.id, seed=seed)
         night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
         service.worker.wake()
         return await self._ended(night_id, began)
 
-    async def _ended(self, night_id: str, began: float) -> Json:
-        """What a night came to, at its end."""
+    async def _ended(self, night_id: str, began: float) -> NightResult:
+        """Wait for a night's end and report it."""
         service = self.service
         await service.worker.wait_closed(night_id)
-        told = await service.ledger.read(
+        night = await service.ledger.read(
             report.night_report, night_id, service.behaviours, service.context.definitions
         )
-        return {**to_json(told), "seconds": round(monotonic() - began, 1)}
+        return NightResult(**vars(night), seconds=round(monotonic() - began, 1))
 
-    def _readable(self, checkpoint_ids: list[str]) -> None:
-        """Refuse when the weights of one of these are damaged."""
+    def _require_readable(self, checkpoint_ids: list[str]) -> None:
+        """Refuse when the weights of one of these checkpoints are damaged."""
         for checkpoint_id in sorted(set(checkpoint_ids)):
             self.service.store.load_weights(checkpoint_id)
 
-    async def pin(self, *, target: str) -> Json:
-        """Have `prune` never take a checkpoint."""
+    async def pin(self, *, target: str) -> Pin:
+        """Protect a checkpoint from `prune`."""
         return await self._set_pinned(target, True)
 
-    async def unpin(self, *, target: str) -> Json:
-        """Let `prune` take a checkpoint again."""
+    async def unpin(self, *, target: str) -> Pin:
+        """Let `prune` delete a checkpoint's files again."""
         return await self._set_pinned(target, False)
 
-    async def _set_pinned(self, target: str, pinned: bool) -> Json:
+    async def _set_pinned(self, target: str, pinned: bool) -> Pin:
         row = await self.service.ledger.write(history.set_pinned, target, pinned)
-        return {
-            "checkpoint": row.id,
-            "number": row.number,
-            "pinned": pinned,
-            "changed": row.pinned != pinned,
-        }
+        return Pin(checkpoint=row.id, number=row.number, pinned=pinned, changed=row.pinned != pinned)
 
-    async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Json:
-        """Give up the files of the checkpoints that no rule keeps."""
+    async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Prune:
+        """Delete the files of the checkpoints that no rule keeps."""
         policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
         return await prune(self.service, policy, dry_run=dry_run)
 
-    async def forget(self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False) -> Json:
+    async def forget(
+        self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False
+    ) -> Forgotten:
         """Remove conversations and all that was derived from them, and name the updates that learnt from it."""
         ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
-        found = await ledger.read(forget.look, source, stored)
-        back = rollback and found.rollback_to is not None
-        if back:  # what cannot be rolled back is said before anything is gone
-            await self.rollback(target=found.rollback_to, dry_run=True)
-        formats = await ledger.read(kept.formats_of)
-        files = await anyio.to_thread.run_sync(forgetting.holding, inbox, found, formats)
+        in_ledger = await ledger.read(forget.look, source, stored)
+        target = in_ledger.rollback_to if rollback else None
+        if target is not None:  # a rollback that is impossible is refused before anything is gone
+            await self.rollback(target=target, dry_run=True)
+        formats = await ledger.read(conversations.formats_of)
+        files = await anyio.to_thread.run_sync(forgetting.logs_with, inbox, in_ledger, formats)
         if dry_run:
-            emptied = await anyio.to_thread.run_sync(forgetting.captured, inbox, found.derived.tombstones)
-            return forgetting.told(source, found, emptied, files, dry_run=True)
-        found, emptied = await ledger.write(forgetting.carry_out, inbox, source, stored, back)
-        told = forgetting.told(source, found, emptied, files, dry_run=False)
-        if back and found.rollback_to is not None:
-            await going_back.serve(self.service, found.rollback_to)
-            told |= {"rolled_back": True, "commands": told["commands"][1:]}
-        return {**told, "wiped": await anyio.to_thread.run_sync(ledger.wipe)}
+            tombstones = in_ledger.derived.tombstones
+            lines = await anyio.to_thread.run_sync(forgetting.count_captured, inbox, tombstones)
+            return forgetting.report(source, in_ledger, lines, files, dry_run=True)
+        gone, lines = await ledger.write(
+            forgetting.forget_everywhere, inbox, source, stored, target is not None
+        )
+        rolled_back = rollback and gone.rollback_to is not None
+        if gone.rollback_to is not None and rolled_back:
+            await rolling_back.serve(self.service, gone.rollback_to)
+        result = forgetting.report(source, gone, lines, files, dry_run=False, rolled_back=rolled_back)
+        return replace(result, wiped=await anyio.to_thread.run_sync(ledger.wipe))
 
-    async def measure(self, *, seed: int | None = None) -> Json:
-        """Pass rates of the active weights on the held-out scenarios."""
+    async def measure(self, *, seed: int | None = None) -> Measured:
+        """Measure the pass rates of the active weights on the held-out scenarios."""
         service, seed = self.service, self._seed(seed)
         if await service.ledger.read(queries.running_night) is not None:
             raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
         await service.processes.wait_ready()
-        active = await service.ledger.read(queries.active)
-        weights = active.weights_sha256
-        measured = []
+        weights = (await service.ledger.read(queries.active)).weights_sha256
+        rates = []
         for behaviour in report.ordered(service.behaviours):
-            reporter = service.worker.reporter("measure", behaviour.name)
             row = await measure_round(
                 service.context,
                 behaviour.name,
                 seed=seed,
                 round_=0,
                 weights_sha256=weights,
-                report=reporter,
+                report=service.worker.reporter("measure", behaviour.name),
             )
             await service.ledger.write(save, (row,))
-            figures = {"passed": row.outcomes.count("1"), "trials": len(row.outcomes)}
-            measured.append({"name": behaviour.name, "counter_of": behaviour.counter_of, **figures})
-        return {"weights_sha256": weights, "behaviours": measured}
+            rates.append(
+                PassRate(
+                    name=behaviour.name,
+                    counter_of=behaviour.counter_of,
+                    passed=row.outcomes.count("1"),
+                    trials=len(row.outcomes),
+                )
+            )
+        return Measured(weights_sha256=weights, behaviours=rates)
 
     def _seed(self, wanted: int | None) -> int:
-        """The seed that was given, else that of the configuration."""
+        """Return the seed that was given, else that of the configuration."""
         seed = self.service.settings.seed if wanted is None else wanted
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise UsageError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
         return seed
 
-    async def pause(self) -> Json:
-        """No night begins by itself, and an update that is being trained waits, until `resume`."""
+    async def pause(self) -> Pause:
+        """Start no night on schedule, and hold an update that is being trained, until `resume`."""
         return await self._set_paused(True)
 
-    async def resume(self) -> Json:
-        """Nights may begin by themselves again, and an update that waits goes on."""
+    async def resume(self) -> Pause:
+        """Let nights start on schedule again, and let an update that waits go on."""
         return await self._set_paused(False)
 
-    async def cancel(self) -> Json:
+    async def _set_paused(self, paused: bool) -> Pause:
+        await self.service.ledger.write(history.set_paused, paused)
+        self.service.worker.wake()
+        return Pause(paused=paused)
+
+    async def cancel(self) -> CancelledUpdate:
         """End the update that is being trained, with the weights undone, and its night."""
         service, cancelled = self.service, None
         while night_id := await service.ledger.read(work.leased, "train"):
-            # Again until the work has ended: its pairs may still be made ready, or the trainer be started again.
+            # Again until the work has ended: its pairs may still be prepared, or the trainer be started again.
             if service.processes.ready.is_set() and await service.trainer.cancel("cancelled by hand"):
                 cancelled = night_id
-            await anyio.sleep(CHECK_S)
+            await anyio.sleep(POLL_S)
         if cancelled is None:
             raise GateRefused("no update is being trained: nothing was changed (see `nightschool status`)")
         await service.worker.wait_closed(cancelled)
@@ -217,7 +249,7 @@ class Operations:
             raise GateRefused(
                 "the update was trained before it could be cancelled: `nightschool status` says what became of it"
             )
-        return {"night": cancelled, "update": update.id, "reasons": update.reasons}
+        return CancelledUpdate(night=cancelled, update=update.id, reasons=update.reasons)
 
     async def readout_train(
         self,
@@ -226,31 +258,30 @@ class Operations:
         method: str = METHODS[0],
         corpus: str | None = None,
         minimum: int | None = None,
-    ) -> Json:
-        """Estimate the concept vectors on the active weights and keep them in the home: see `readout_training.check`."""
-        return await readout_training.train(
-            self.service, layers=layers, method=method, corpus=corpus, minimum=minimum
-        )
+    ) -> TrainedVectors:
+        """Estimate the concept vectors on the active weights and store them in the home."""
+        options = TrainOptions.parse(layers=layers, method=method, corpus=corpus, minimum=minimum)
+        return await readouts.train(self.service, options)
 
-    async def readout_check(self, **asked: Any) -> None:
-        """What of `readout_train` can be refused before a model is loaded."""
-        readout_training.check(self.service, **asked)
+    async def check_training(self, **options: Any) -> None:
+        """Refuse what of `readout_train` can be refused before a model is loaded."""
+        readouts.check_training(self.service, TrainOptions.parse(**options))
 
     async def readout_report(self, *, layer: int | None = None) -> Json:
-        """Whether each concept's vector is any good, on the active weights."""
-        await self.look_check(layer=layer)
-        return await readout_views.report(self.service, layer=layer)
+        """Report the quality of each concept's vector on the active weights."""
+        await self.check_looking(layer=layer)
+        return await readouts.quality(self.service, layer=layer)
 
     async def readout_show(
         self, *, turns: list[dict[str, str]], concepts: list[str] | None = None, layer: int | None = None
-    ) -> Json:
-        """The readings of a conversation over its turns, on the active weights."""
-        await self.look_check(turns=turns, concepts=concepts, layer=layer)
-        return await readout_views.show(self.service, turns=turns, concepts=concepts, layer=layer)
+    ) -> Readings:
+        """Report a conversation's readings over its turns, on the active weights."""
+        await self.check_looking(turns=turns, concepts=concepts, layer=layer)
+        return await readouts.readings(self.service, turns=turns, concepts=concepts or (), layer=layer)
 
-    async def look_check(self, **asked: Any) -> None:
-        """What of `readout_report` and `readout_show` can be refused before a model is loaded."""
-        readout_views.check(self.service, **asked)
+    async def check_looking(self, **options: Any) -> None:
+        """Refuse what of `readout_report` and `readout_show` can be refused before a model is loaded."""
+        readouts.check_looking(self.service, **options)
 
     async def readout_sweep(
         self,
@@ -259,24 +290,17 @@ class Operations:
         behaviours: list[str],
         strengths: list[float] | None = None,
         seed: int | None = None,
-    ) -> Json:
-        """A concept at several strengths against the pass rates of these behaviours, or of those it belongs to."""
-        found = await Steering(service=self.service).sweep(
-            concept, behaviours, strengths, seed=self._seed(seed)
-        )
-        return {"concept": concept, "sweeps": found}
+    ) -> Sweeps:
+        """Try a concept at several strengths on these behaviours, or on the one that it belongs to."""
+        steering = Steering(service=self.service)
+        return await steering.sweep(concept, behaviours, strengths, seed=self._seed(seed))
 
-    async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> Json:
-        """A behaviour's vector, what steering by it does, and what was predicted of training it."""
+    async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> BehaviourVector:
+        """Estimate a behaviour's vector, steer by it, and record what that predicts of training it."""
         return await Steering(service=self.service).behaviour(behaviour, seed=self._seed(seed))
 
-    async def _set_paused(self, paused: bool) -> Json:
-        await self.service.ledger.write(history.set_paused, paused)
-        self.service.worker.wake()
-        return {"paused": paused}
 
-
-NEEDS_CREW = (
+NEEDS_PROCESSES = (
     "night",
     "merge",
     "ask",
@@ -288,15 +312,35 @@ NEEDS_CREW = (
     "readout_behaviour",
 )
 """Operations that need the model server and the trainer; the others only need the ledger."""
-CHECKED = {"readout_train": "readout_check", "readout_report": "look_check", "readout_show": "look_check"}
-"""Operations that are looked over before a model is loaded for them."""
-AFTER_CREW = ("rollback", "forget")
-"""Operations that need them where a vLLM is up, for it serves on what was taken back."""
+CHECKED = {
+    "readout_train": "check_training",
+    "readout_report": "check_looking",
+    "readout_show": "check_looking",
+}
+"""Operations whose arguments are checked before a model is loaded for them, and by which method."""
+PROCESSES_WHERE_UP = ("rollback", "forget")
+"""Operations that need them where a vLLM is up: it goes on serving the weights that were rolled back."""
 
-NAMES = (*NEEDS_CREW, "ingest", "rollback", "forget", "pause", "resume", "cancel", "pin", "unpin", "prune")
-"""The operations that the command line and the HTTP may name."""
+NAMES = (
+    *NEEDS_PROCESSES,
+    "ingest",
+    "rollback",
+    "forget",
+    "pause",
+    "resume",
+    "cancel",
+    "pin",
+    "unpin",
+    "prune",
+)
+"""The operations that the command line and HTTP may name."""
 
 
 def is_quiet(name: str, arguments: Json) -> bool:
-    """Whether this operation leaves the weights alone: a dry run, or forgetting without a rollback."""
+    """Return whether this operation leaves the weights alone: a dry run, or `forget` without a rollback."""
     return bool(arguments.get("dry_run")) or (name == "forget" and not arguments.get("rollback"))
+
+
+def result_kind(name: str) -> Any:
+    """Return the record, or the union of records, that the operation of this name returns."""
+    return get_type_hints(getattr(Operations, name))["return"]

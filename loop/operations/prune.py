@@ -1,8 +1,8 @@
-"""`checkpoints prune`: the files of checkpoints that no rule keeps are given up, their rows are not.
+"""`checkpoints prune`: delete the files of checkpoints that no rule keeps; their rows stay.
 
-Invariant: one transaction marks them pruned, and only then their files go: a crash in between leaves files that
-no unpruned row names, which the next start sweeps. Nothing goes while a night runs, or when what would remain
-cannot be told. Which ones stay is `store/checkpoints/retention.py`'s to say.
+Invariant: one transaction marks them pruned, and only then their files go. A crash in between leaves files that no
+unpruned row names, which the next start sweeps. Nothing goes while a night runs, or when the files that the others
+need are not known. `store/checkpoints/retention.py` decides which checkpoints stay.
 """
 
 from functools import partial
@@ -11,10 +11,10 @@ from pathlib import Path
 import anyio.to_thread
 from sqlalchemy import Connection
 
-from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault
 from loop.engine.service import Service
 from loop.night import gc
+from loop.operations.results.checkpoints import Prune, PrunedCheckpoint, RetainedCheckpoint
 from store import queries
 from store.checkpoints.retention import Policy, reasons
 from store.checkpoints.store import CheckpointStore
@@ -22,33 +22,33 @@ from store.ledger.records import Checkpoint
 from store.nights import history
 
 
-async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Json:
-    """Prune by this policy; returns what went, what stays and why, and the bytes that were (or would be) freed."""
+async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Prune:
+    """Prune by this policy; report what went, what stays and why, and the bytes that were (or would be) freed."""
     async with service.files:
         store, ledger = service.store, service.ledger
-        good = await anyio.to_thread.run_sync(_good, store, await ledger.read(queries.kept))
+        good = await anyio.to_thread.run_sync(_last_good, store, await ledger.read(queries.kept))
         rows = await ledger.read(queries.checkpoints)
         stay = await ledger.read(partial(_reasons, policy=policy, good=good))
         freed = _freed(store, stay)
         if not dry_run:
             stay = await ledger.write(partial(_mark, policy=policy, good=good))
             await gc.sweep(store, ledger)
-    return _told(rows, stay, await ledger.read(queries.active), dry_run=dry_run, freed=freed)
+    return _report(rows, stay, await ledger.read(queries.active), dry_run=dry_run, freed=freed)
 
 
-def _good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
-    """The last of these checkpoints whose files are whole."""
+def _last_good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
+    """Return the last of these checkpoints whose files are whole."""
     return next((row.id for row in reversed(kept) if not store.verify([row.id])), None)
 
 
 def _reasons(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
-    """Why each checkpoint stays."""
+    """Return why each checkpoint stays."""
     active = queries.active(connection).id
     return reasons(queries.checkpoints(connection), policy, active=active, good=good)
 
 
 def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
-    """Mark as pruned what does not stay; returns why each stays, as it is in this transaction."""
+    """Mark as pruned what does not stay; return why each stays, as of this transaction."""
     if queries.running_night(connection) is not None:
         raise GateRefused("a night is running: wait for it (`nightschool status`), then prune")
     stay = _reasons(connection, policy=policy, good=good)
@@ -58,9 +58,10 @@ def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[s
 
 
 def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
-    """Bytes of the files that only those need that do not stay: a base stays with what starts from it.
+    """Add up the files that only pruned checkpoints need: a base stays with what starts from it.
 
-    A damaged manifest of one that stays raises: without it nobody knows which files it needs.
+    Raises:
+        IntegrityFault: The manifest of one that stays is damaged, so nobody knows which files it needs.
     """
     needed: dict[bool, set[Path]] = {True: set(), False: set()}
     for checkpoint_id, why in stay.items():
@@ -74,20 +75,20 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
     return sum(path.stat().st_size for path in needed[False] - needed[True] if path.exists())
 
 
-def _told(
+def _report(
     rows: list[Checkpoint], stay: dict[str, list[str]], active: Checkpoint, *, dry_run: bool, freed: int
-) -> Json:
-    """What is told of a prune."""
-
-    def named(row: Checkpoint) -> Json:
-        return {key: getattr(row, key) for key in ("id", "number", "state", "at")}
-
+) -> Prune:
+    """Put the report of a prune together."""
     there = [row for row in rows if row.id in stay]
-    kept = [{**named(row), "reasons": stay[row.id]} for row in there if stay[row.id]]
-    return {
-        "dry_run": dry_run,
-        "pruned": [named(row) for row in there if not stay[row.id]],
-        "kept": kept,
-        "reachable": [row["id"] for row in kept if row["state"] == "kept" and row["id"] != active.id],
-        "freed_bytes": freed,
-    }
+    kept = [
+        RetainedCheckpoint(id=row.id, number=row.number, state=row.state, at=row.at, reasons=stay[row.id])
+        for row in there
+        if stay[row.id]
+    ]
+    pruned = [
+        PrunedCheckpoint(id=row.id, number=row.number, state=row.state, at=row.at)
+        for row in there
+        if not stay[row.id]
+    ]
+    reachable = [row.id for row in kept if row.state == "kept" and row.id != active.id]
+    return Prune(dry_run=dry_run, pruned=pruned, kept=kept, reachable=reachable, freed_bytes=freed)

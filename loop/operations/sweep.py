@@ -1,158 +1,168 @@
-"""What a sweep says: whether steering by a concept raises a behaviour's pass rate, from outcomes at several strengths.
+"""The verdict on a sweep: does steering by a concept raise a behaviour's pass rate?
 
-Each strength is held against strength 0 on the same scenarios and seeds by an exact McNemar test, two-sided, at 0.05
-shared out among the strengths (Bonferroni). A strength at which ordinary text becomes much less likely has broken the
-model: it is told and decides nothing. Invariant: pure: the same outcomes give the same verdict; nothing is called an
-effect that chance explains.
+Each strength is compared with strength 0 on the same scenarios and seeds by an exact McNemar test, two-sided, at 0.05
+divided by the number of strengths (Bonferroni). A strength at which ordinary text becomes much less likely has broken
+the model: it is reported and decides nothing.
+
+Invariant: pure: the same outcomes give the same verdict. What chance explains is never called an effect.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 from loop.night.verdict import interval, mcnemar
-from store.readings.records import PredictionOutcome
+from loop.operations.results.readouts import PredictionCheck, StrengthResult, UpdateOutcome
+from store.nights.results import PassCount
+from store.readings.records import PredictionOutcome, TrainedUpdate
 
 LEVEL = 0.05
-"""Chance, over all strengths together, of calling nothing an effect."""
+"""Chance, over all strengths together, of calling an effect what is none."""
 BROKEN = 1.5
-"""Ratio of the perplexity on ordinary text to that at strength 0, over which the model counts as broken."""
+"""Ratio of the perplexity on ordinary text to that at strength 0, above which the model counts as broken."""
 RAISES, LOWERS, NOTHING, UNCLEAR = "raises", "lowers", "no effect", "unclear"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Swept:
-    """A behaviour at one strength."""
+class Trial:
+    """A behaviour's outcomes at one strength."""
 
     strength: float
     """In units of the residual stream."""
     outcomes: str
     """One character a scenario: 1 passed, 0 failed."""
     perplexity: float
-    """On ordinary text, steered so."""
+    """On ordinary text, steered at this strength."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a sweep says."""
+class Judgement:
+    """The verdict on a sweep, with the figures behind it."""
 
     verdict: str
-    """raises, lowers, no effect or unclear: of the pass rate, with growing strength."""
+    """raises, lowers, no effect or unclear: what growing strength does to the pass rate."""
     slope: float
     """Of the pass rate in each unit of strength: least squares over the strengths that did not break the model."""
     reasons: list[str]
-    rows: list[dict[str, Any]]
-    """One a strength: rate, interval, flips against strength 0, p, perplexity, whether it broke the model."""
+    rows: list[StrengthResult]
+    """By strength."""
 
 
-def judged(swept: Sequence[Swept]) -> Found:
-    """The verdict on these strengths, 0 among them, on the same scenarios in the same order."""
-    zero = next(one for one in swept if one.strength == 0)
-    rows = [_row(one, zero) for one in sorted(swept, key=lambda one: one.strength)]
-    tried = [row for row in rows if row["strength"] and not row["broken"]]
-    level = LEVEL / max(1, len(tried))
-    effects = [row for row in tried if row["p"] < level]
-    # Of each side the surest strength speaks: with more of it, what helped may begin to harm.
-    best = [min(side, key=lambda row: float(row["p"])) for side in _sides(effects)]
-    signs = {_sign(row) for row in best}
+def judge(trials: Sequence[Trial]) -> Judgement:
+    """Judge trials on the same scenarios in the same order, strength 0 among them."""
+    zero = next(trial for trial in trials if trial.strength == 0)
+    rows = [_compare(trial, zero) for trial in sorted(trials, key=lambda trial: trial.strength)]
+    tested = [row for row in rows if row.strength and not row.broken]
+    level = LEVEL / max(1, len(tested))
+    effects = [row for row in tested if row.p < level]
+    # Each side speaks by its surest strength: beyond that one, what helped may begin to harm.
+    surest = [min(side, key=lambda row: row.p) for side in _sides(effects)]
+    signs = {_sign(row) for row in surest}
     verdict = NOTHING if not signs else UNCLEAR if len(signs) > 1 else RAISES if signs == {1} else LOWERS
-    reasons = [_said(row, rows) for row in best] or [_nothing(tried, rows)]
-    if broken := [f"{row['strength']:+g}" for row in rows if row["broken"]]:
+    reasons = [_describe(row, rows) for row in surest] or [_no_effect(tested, rows)]
+    if broken := [f"{row.strength:+g}" for row in rows if row.broken]:
         reasons.append(f"strengths that broke the model, and decide nothing: {', '.join(broken)}")
-    return Found(
-        verdict=verdict, slope=_slope([row for row in rows if not row["broken"]]), reasons=reasons, rows=rows
-    )
+    slope = _slope([row for row in rows if not row.broken])
+    return Judgement(verdict=verdict, slope=slope, reasons=reasons, rows=rows)
 
 
-def came_true(said: str, before: str, after: str) -> str:
-    """What training did to a behaviour beside what was said of it: yes, no or open.
+def came_true(predicted: str, before: str, after: str) -> Literal["yes", "no", "open"]:
+    """Compare a prediction with what training did to the behaviour.
 
-    `before` and `after` are outcomes on the same scenarios; "" where they were not measured.
+    Args:
+        predicted: The verdict that was predicted.
+        before: Outcomes before the update; "" where they were not measured.
+        after: Outcomes after it, on the same scenarios.
     """
     if not before or not after:
         return "open"
-    row = _row(
-        Swept(strength=1.0, outcomes=after, perplexity=1.0),
-        Swept(strength=0.0, outcomes=before, perplexity=1.0),
+    row = _compare(
+        Trial(strength=1.0, outcomes=after, perplexity=1.0),
+        Trial(strength=0.0, outcomes=before, perplexity=1.0),
     )
-    did = NOTHING if row["p"] >= LEVEL else RAISES if row["gained"] > row["lost"] else LOWERS
-    return "yes" if did == said else "no"
+    effect = NOTHING if row.p >= LEVEL else RAISES if row.gained > row.lost else LOWERS
+    return "yes" if effect == predicted else "no"
 
 
-def compared(prediction: PredictionOutcome) -> dict[str, Any]:
-    """Return a prediction with pass rates instead of outcomes, and whether it came true."""
-    updates = [
-        {
-            "id": update.id,
-            "state": update.state,
-            "before": _pass_count(update.before),
-            "after": _pass_count(update.after),
-            "came_true": came_true(prediction.said, update.before, update.after),
-        }
-        for update in prediction.updates
-    ]
-    keys = ("id", "behaviour", "said", "reason", "sweep_id", "checkpoint_id", "at")
-    return {**{key: getattr(prediction, key) for key in keys}, "updates": updates}
+def check_prediction(prediction: PredictionOutcome) -> PredictionCheck:
+    """Return a prediction with pass rates in place of outcomes, and whether it came true."""
+    return PredictionCheck(
+        id=prediction.id,
+        behaviour=prediction.behaviour,
+        said=prediction.said,
+        reason=prediction.reason,
+        sweep_id=prediction.sweep_id,
+        checkpoint_id=prediction.checkpoint_id,
+        at=prediction.at,
+        updates=[_check_update(prediction.said, update) for update in prediction.updates],
+    )
 
 
-def _pass_count(outcomes: str) -> dict[str, int] | None:
-    """Return how many scenarios were passed, of how many; None where none was measured."""
-    return {"passed": outcomes.count("1"), "trials": len(outcomes)} if outcomes else None
+def _check_update(predicted: str, update: TrainedUpdate) -> UpdateOutcome:
+    return UpdateOutcome(
+        id=update.id,
+        state=update.state,
+        before=_count(update.before),
+        after=_count(update.after),
+        came_true=came_true(predicted, update.before, update.after),
+    )
 
 
-def _row(one: Swept, zero: Swept) -> dict[str, Any]:
-    count = min(len(one.outcomes), len(zero.outcomes))
-    flips = list(zip(zero.outcomes[:count], one.outcomes[:count], strict=True))
+def _count(outcomes: str) -> PassCount | None:
+    return PassCount(passed=outcomes.count("1"), trials=len(outcomes)) if outcomes else None
+
+
+def _compare(trial: Trial, zero: Trial) -> StrengthResult:
+    """Compare a trial with the one at strength 0."""
+    count = min(len(trial.outcomes), len(zero.outcomes))
+    flips = list(zip(zero.outcomes[:count], trial.outcomes[:count], strict=True))
     gained, lost = flips.count(("0", "1")), flips.count(("1", "0"))
-    passed, ratio = one.outcomes.count("1"), one.perplexity / zero.perplexity
-    low, high = interval(passed, len(one.outcomes))
-    return {
-        "strength": one.strength,
-        "passed": passed,
-        "trials": len(one.outcomes),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "gained": gained,
-        "lost": lost,
-        "p": float(f"{min(1.0, 2 * mcnemar(max(gained, lost), min(gained, lost))):.3g}"),
-        "perplexity": round(one.perplexity, 4),
-        "broken": not ratio <= BROKEN,  # also when it is not a number
-    }
+    passed, ratio = trial.outcomes.count("1"), trial.perplexity / zero.perplexity
+    low, high = interval(passed, len(trial.outcomes))
+    p = min(1.0, 2 * mcnemar(max(gained, lost), min(gained, lost)))
+    return StrengthResult(
+        strength=trial.strength,
+        passed=passed,
+        trials=len(trial.outcomes),
+        low=round(low, 4),
+        high=round(high, 4),
+        gained=gained,
+        lost=lost,
+        p=float(f"{p:.3g}"),
+        perplexity=round(trial.perplexity, 4),
+        broken=not ratio <= BROKEN,  # also when it is not a number
+    )
 
 
-def _sides(rows: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """The rows of negative and of positive strength, those that there are."""
-    sides = [[row for row in rows if row["strength"] < 0], [row for row in rows if row["strength"] > 0]]
+def _sides(rows: Sequence[StrengthResult]) -> list[list[StrengthResult]]:
+    """Return the rows of negative and those of positive strength, where there are any."""
+    sides = [[row for row in rows if row.strength < 0], [row for row in rows if row.strength > 0]]
     return [side for side in sides if side]
 
 
-def _sign(row: dict[str, Any]) -> int:
-    """1 where the pass rate grows with the strength."""
-    return 1 if (row["gained"] > row["lost"]) == (row["strength"] > 0) else -1
+def _sign(row: StrengthResult) -> int:
+    """Return 1 where the pass rate grows with the strength, else -1."""
+    return 1 if (row.gained > row.lost) == (row.strength > 0) else -1
 
 
-def _said(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
-    zero = next(one for one in rows if not one["strength"])
+def _describe(row: StrengthResult, rows: Sequence[StrengthResult]) -> str:
+    zero = next(other for other in rows if not other.strength)
     return (
-        f"strength {row['strength']:+g}: {row['passed']} of {row['trials']} instead of {zero['passed']} "
-        f"(p {row['p']:.2g})"
+        f"strength {row.strength:+g}: {row.passed} of {row.trials} instead of {zero.passed} (p {row.p:.2g})"
     )
 
 
-def _nothing(tried: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
-    if not tried:
+def _no_effect(tested: Sequence[StrengthResult], rows: Sequence[StrengthResult]) -> str:
+    if not tested:
         return "every strength broke the model: try smaller ones"
-    return "no strength changed the pass rate beyond chance: " + _said(
-        min(tried, key=lambda row: row["p"]), rows
-    )
+    surest = min(tested, key=lambda row: row.p)
+    return f"no strength changed the pass rate beyond chance: {_describe(surest, rows)}"
 
 
-def _slope(rows: Sequence[dict[str, Any]]) -> float:
-    """Least squares of the pass rate on the strength; 0 for a single strength."""
-    points = [(row["strength"], row["passed"] / row["trials"]) for row in rows if row["trials"]]
-    count = len(points)
-    mean_x, mean_y = (
-        sum(part) / max(1, count) for part in (zip(*points, strict=True) if points else ((), ()))
-    )
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return sum((x - mean_x) * (y - mean_y) for x, y in points) / spread if spread else 0.0
+def _slope(rows: Sequence[StrengthResult]) -> float:
+    """Return the least-squares slope of the pass rate on the strength; 0 for a single strength."""
+    points = [(row.strength, row.passed / row.trials) for row in rows if row.trials]
+    count = max(1, len(points))
+    mean_x, mean_y = sum(x for x, _ in points) / count, sum(y for _, y in points) / count
+    squares = sum((x - mean_x) ** 2 for x, _ in points)
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / squares if squares else 0.0

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Select, Table, func, select
 
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
+from corpus.json_edge import from_json
 from store import graph, queries
 from store.ledger import schema
 from store.ledger.records import Dream, Night, Pair, Update, extend
@@ -35,6 +36,7 @@ from store.nights.results import (
 )
 from store.queue import work
 from store.readings import readings, sweeps
+from store.task_vectors.merges import MergeSettings
 
 SHOWN_FAILURES = 10
 """Pieces of quarantined work that the status names."""
@@ -100,7 +102,7 @@ def _update(connection: Connection, update: Update) -> UpdateSummary:
         verdict=update.state if verdict is None else verdict.decision,
         checkpoint=update.checkpoint_id,
         reasons=update.reasons,
-        recipe=update.settings if update.objective == "merge" else None,
+        recipe=from_json(MergeSettings, update.settings) if update.objective == "merge" else None,
     )
 
 

@@ -13,6 +13,7 @@ from corpus.aliases import Json, Message
 from corpus.json_edge import ABSENT
 from store.ledger.records import Checkpoint
 from store.readings.records import MovedReadings, PredictionOutcome
+from store.task_vectors.merges import MergeSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class UpdateSummary:
     """The decision; before there is one, the update's state."""
     checkpoint: str | None
     reasons: list[str]
-    recipe: Json | None = field(default=None, metadata=ABSENT)
+    recipe: MergeSettings | None = field(default=None, metadata=ABSENT)
     """Of a merge alone."""
 
 
@@ -281,6 +282,8 @@ class MeasuredBehaviour:
     """One behaviour as it was measured on a checkpoint."""
 
     name: str
+    counter_of: str | None = None
+    """The behaviour that it guards; the ledger does not know."""
     current: bool
     """Whether the behaviour is still defined as it was then."""
     passed: int
@@ -325,6 +328,8 @@ class ComparedBehaviour:
     """One behaviour that was measured on both of two checkpoints."""
 
     name: str
+    counter_of: str | None = None
+    """The behaviour that it guards; the ledger does not know."""
     current: bool
     """Whether the behaviour is still defined as it was then."""
     same_scenarios: bool

@@ -39,6 +39,20 @@ class Heads:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The numbers that are reported of an extent."""
+
+    elements: int
+    changed: int
+    share: float
+    """Of the elements that changed, 0 to 1."""
+    norm: float
+    """Euclidean, of the change."""
+    relative: float | None
+    """The norm of the change over the norm before; None where the values were all zero."""
+
+
 @dataclass(kw_only=True)
 class Extent:
     """How far some values moved; extents are added with `+`."""
@@ -65,15 +79,15 @@ class Extent:
         return sqrt(self.moved / self.before) if self.before else None
 
     @property
-    def figures(self) -> dict[str, float | int | None]:
-        """The numbers that are reported: elements, changed, share (0 to 1), norm (L2) and relative change."""
-        return {
-            "elements": self.elements,
-            "changed": self.changed,
-            "share": self.changed / max(1, self.elements),
-            "norm": sqrt(self.moved),
-            "relative": self.relative,
-        }
+    def figures(self) -> Figures:
+        """The numbers that are reported."""
+        return Figures(
+            elements=self.elements,
+            changed=self.changed,
+            share=self.changed / max(1, self.elements),
+            norm=sqrt(self.moved),
+            relative=self.relative,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,12 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from corpus.aliases import Json
 from loop.night.verdict import interval
 
 if TYPE_CHECKING:
@@ -35,11 +34,10 @@ err = Console(stderr=True, highlight=False)
 
 
 def set_up_logs() -> None:
-    """Logs go to stderr, one line each."""
+    """Send logs to stderr, one line each."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    logging.getLogger("asyncio").setLevel(
-        logging.ERROR
-    )  # it warns of every piece sent to an asker that has gone
+    # asyncio would warn of every piece of an answer whose reader has gone.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -48,15 +46,21 @@ def set_up_logs() -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=lambda *_: structlog.PrintLogger(
-            sys.stderr
-        ),  # looked up anew: it may have been replaced
+        # Looked up for each logger, because stderr may have been replaced.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+    )
+
+
+def ready(home: "Home", port: int) -> None:
+    """Log that the service is ready, and where."""
+    structlog.get_logger().info(
+        "ready", home=str(home.path), url=f"http://127.0.0.1:{port}/v1", token_file=str(home.token_file)
     )
 
 
 @contextmanager
 def progress() -> Iterator["Listener"]:
-    """A bar for each stage, on stderr: gone when it is done, a line where stderr is no terminal."""
+    """Show a bar for each stage on stderr; where stderr is no terminal, the bars are printed once, at the end."""
     columns = (
         TextColumn("{task.description:28}"),
         BarColumn(bar_width=30),
@@ -79,23 +83,36 @@ def progress() -> Iterator["Listener"]:
 
 
 def _brief(subject: str) -> str:
-    """A subject as a person reads it: `after/0/listen` is "listen, after"."""
+    """Format a subject of work for a person: `after/0/listen` is "listen, after"."""
     parts = subject.split("/")
     if len(parts) == 3 and parts[0] in ("before", "after"):
         return f"{parts[2]}, {parts[0]}" + (f" ({int(parts[1]) + 1})" if parts[1] != "0" else "")
     return "" if subject in ("update", "night") else subject
 
 
-def ready(home: "Home", port: int) -> None:
-    """The line that says that the service is ready."""
-    structlog.get_logger().info(
-        "ready", home=str(home.path), url=f"http://127.0.0.1:{port}/v1", token_file=str(home.token_file)
-    )
+class Passes(Protocol):
+    """Whatever counts how many scenarios were passed."""
+
+    @property
+    def passed(self) -> int: ...
+
+    @property
+    def trials(self) -> int: ...
 
 
-def rate(side: Json | None) -> str:
-    """k/n with its 95 % interval."""
-    if side is None:
+def rate(count: Passes | None) -> str:
+    """Format a pass rate as k/n with its 95 % interval."""
+    if count is None:
         return "not measured"
-    low, high = interval(side["passed"], side["trials"])
-    return f"{side['passed']:>3}/{side['trials']}  {100 * low:.0f}-{100 * high:.0f} %"
+    low, high = interval(count.passed, count.trials)
+    return f"{count.passed:>3}/{count.trials}  {100 * low:.0f}-{100 * high:.0f} %"
+
+
+def points(before: Passes, after: Passes) -> str:
+    """Format the change of a pass rate in percentage points."""
+    return f"{100 * (after.passed / after.trials - before.passed / before.trials):+.0f} points"
+
+
+def behaviour_name(name: str, counter_of: str | None) -> str:
+    """Format a behaviour's name in a table, a counter-behaviour below the one that it guards."""
+    return f"  guards: {name}" if counter_of else name

@@ -2,59 +2,61 @@
 
 from rich.table import Table
 
-from corpus.aliases import Json
-from loop.cli.show.console import out, rate
+from loop.cli.show.console import behaviour_name, out, rate
+from loop.operations.results.home import BehaviourList, DoctorReport, HomeMade, StatusReport
+from loop.operations.results.nights import Measured
+from store.nights.results import LastUpdate
 
 
-def made(told: Json) -> None:
-    out.print(f"home        {told['home']}")
-    out.print(f"checkpoint  {told['checkpoint'][:12]} (the base)")
-    out.print(f"turns       {told['turns']}")
+def made(home: HomeMade) -> None:
+    """Print what `init` made, and the next command."""
+    out.print(f"home        {home.home}")
+    out.print(f"checkpoint  {home.checkpoint[:12]} (the base)")
+    out.print(f"turns       {home.turns}")
     out.print("next        nightschool night     (one night now)   or   nightschool run   (the service)")
 
 
-def status(told: Json) -> None:
-    rows = {
-        "service": told["service"],
-        "checkpoint": told["checkpoint"][:12],
-        "weights": told["weights_sha256"][:12],
-        "weights version": told["weights_version"],
-        "heard": f"{told['conversations']} conversations, {told['turns']} turns",
-        "queue": ", ".join(f"{count} {kind}" for kind, count in told["queue"].items()) or "empty",
-        "set aside": f"{told['set_aside']['lines']} lines, {len(told['set_aside']['work'])} pieces of work",
-        "last update": _last(told["last_update"]),
-        "next update": told["next_update_reason"] or "due now",
+def status(report: StatusReport) -> None:
+    """Print the state of a home, one line a fact."""
+    quarantine = report.set_aside
+    lines = {
+        "service": report.service,
+        "checkpoint": report.checkpoint[:12],
+        "weights": report.weights_sha256[:12],
+        "weights version": report.weights_version,
+        "heard": f"{report.conversations} conversations, {report.turns} turns",
+        "queue": ", ".join(f"{count} {kind}" for kind, count in report.queue.items()) or "empty",
+        "set aside": f"{quarantine.lines} lines, {len(quarantine.work)} pieces of work",
+        "last update": _last(report.last_update),
+        "next update": report.next_update_reason or "due now",
     }
-    for name, value in rows.items():
+    for name, value in lines.items():
         out.print(f"{name:16}{value}", markup=False)
-    for failed in told["set_aside"]["work"]:
-        out.print(f"  {failed['kind']} {failed['subject']}: {failed['error']}", markup=False)
+    for failed in quarantine.work:
+        out.print(f"  {failed.kind} {failed.subject}: {failed.error}", markup=False)
 
 
-def _last(update: Json | None) -> str:
-    return (
-        "none yet"
-        if update is None
-        else f"{update['id']}: {update['state']} ({'; '.join(update['reasons'])})"
-    )
+def _last(update: LastUpdate | None) -> str:
+    return "none yet" if update is None else f"{update.id}: {update.state} ({'; '.join(update.reasons)})"
 
 
-def doctor(told: Json) -> None:
-    for check in told["checks"]:
-        out.print(f"{'ok ' if check['ok'] else 'BAD'}  {check['check']:14} {check['found']}", markup=False)
+def doctor(report: DoctorReport) -> None:
+    """Print one line a check."""
+    for check in report.checks:
+        out.print(f"{'ok ' if check.ok else 'BAD'}  {check.check:14} {check.found}", markup=False)
 
 
-def behaviours(told: Json) -> None:
+def behaviours(report: BehaviourList) -> None:
+    """Print a table of the behaviours."""
     table = Table("name", "guards", "when", "do", "required")
-    for row in told["behaviours"]:
-        table.add_row(
-            row["name"], row["counter_of"] or "", row["condition"], row["do"], f"{row['required_rate']:.0%}"
-        )
+    for row in report.behaviours:
+        table.add_row(row.name, row.counter_of or "", row.condition, row.do, f"{row.required_rate:.0%}")
     out.print(table)
 
 
-def measured(told: Json) -> None:
-    table = Table("behaviour", "passed", title=f"weights {told['weights_sha256'][:12]}")
-    for row in told["behaviours"]:
-        table.add_row(f"  guards: {row['name']}" if row["counter_of"] else row["name"], rate(row))
+def measured(report: Measured) -> None:
+    """Print a table of the behaviours' pass rates."""
+    table = Table("behaviour", "passed", title=f"weights {report.weights_sha256[:12]}")
+    for row in report.behaviours:
+        table.add_row(behaviour_name(row.name, row.counter_of), rate(row))
     out.print(table)

@@ -1,47 +1,49 @@
 """The output of the commands on the ledger: logs that were read, its rows, their origins, and what was forgotten."""
 
-from typing import Any
-
 from rich.table import Table
 
-from corpus.aliases import Json
 from loop.cli.show import readout
 from loop.cli.show.console import err, out
+from loop.operations.results.home import Forgotten, Ingested, UpdateOrigins
+from store.nights.results import Listing, WhyPair
 
 MOST_LINES = 10
 """Lines of a log that are named."""
+MOST_PAIRS = 3
+"""Pairs of an update that are printed."""
 
 
-def ingested(told: Json) -> None:
-    for file in told["files"]:
-        out.print(f"{file['path']} ({file['format']})")
-    found = told["conversations"]
-    out.print(f"{found['new']} new conversations, {found['known']} known, {told['turns']} new turns")
-    if told["forgotten"]:
+def ingested(report: Ingested) -> None:
+    """Print what was read; on stderr, what could not be."""
+    for file in report.files:
+        out.print(f"{file.path} ({file.format})")
+    count = report.conversations
+    out.print(f"{count.new} new conversations, {count.known} known, {report.turns} new turns")
+    if report.forgotten:
         out.print(
-            f"{told['forgotten']} passed over: they go through what was forgotten (`nightschool forget`)"
+            f"{report.forgotten} passed over: they go through what was forgotten (`nightschool forget`)"
         )
-    for line in told["set_aside"]:
-        err.print(f"set aside: {line['path']}:{line['line']}: {line['reason']}", markup=False)
+    for line in report.set_aside:
+        err.print(f"set aside: {line.path}:{line.line}: {line.reason}", markup=False)
 
 
-def rows(what: str, told: Json) -> None:
-    found = told[what]
-    if not found:
-        out.print(f"no {what} yet")
+def rows(name: str, listing: Listing) -> None:
+    """Print a table of rows, each value cut short."""
+    if not listing.rows:
+        out.print(f"no {name} yet")
         return
     table = Table()
-    for name in found[0]:
-        table.add_column(name, no_wrap=name in ("id", "seq", "subject"), overflow="fold")
-    for row in found:
-        table.add_row(*(_cell(value) for value in row.values()))
+    for column in listing.columns:
+        table.add_column(column, no_wrap=column in ("id", "seq", "subject"), overflow="fold")
+    for row in listing.rows:
+        table.add_row(*map(_cell, row))
     out.print(table)
 
 
-def _cell(value: Any) -> str:
-    """A value short enough for a table; --json shows it whole."""
+def _cell(value: object) -> str:
+    """Format a value short enough for a table; --json has the whole of it."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
-        value = value[-1]["content"]
+        value = value[-1]["content"]  # of a context, the last message
     if isinstance(value, list):
         value = "; ".join(map(str, value))
     if isinstance(value, dict):
@@ -50,71 +52,77 @@ def _cell(value: Any) -> str:
     return (text[:60] + "...") if len(text) > 63 else text
 
 
-def why(told: Json) -> None:
-    pairs = told.get("pairs", [told])
-    if "update" in told:
-        out.print(
-            f"update {told['update']['id']}: {told['update']['verdict']}, {len(pairs)} pairs, from these log lines:"
-        )
-        readout.located(told["update"]["moves"])
-    for pair in pairs[:3] if "update" in told else pairs:
-        out.print(f"pair {pair['id']} ({pair['behaviour']}, {pair['state']})", markup=False)
-        out.print(f"  asked     {pair['messages'][-1]['content']}", markup=False)
-        out.print(f"  chosen    {pair['chosen']}   [{pair['chosen_from']}]", markup=False)
-        out.print(f"  rejected  {pair['rejected']}   [{pair['rejected_from']}]", markup=False)
-    for line in told["log_lines"]:
-        out.print(f"  {line['path']}:{line['line']}  {line['source']}: {line['text']}", markup=False)
-    if not told["log_lines"]:
+def why(origins: UpdateOrigins | WhyPair) -> None:
+    """Print where an update or a pair came from."""
+    if isinstance(origins, WhyPair):
+        _pair(origins)
+    else:
+        update = origins.update
+        out.print(f"update {update.id}: {update.verdict}, {len(origins.pairs)} pairs, from these log lines:")
+        readout.located(update.moves)
+        for pair in origins.pairs[:MOST_PAIRS]:
+            _pair(pair)
+    for line in origins.log_lines:
+        out.print(f"  {line.path}:{line.line}  {line.source}: {line.text}", markup=False)
+    if not origins.log_lines:
         out.print("  it grew from the behaviour's own declared examples alone")
-    if told.get("predictions"):
-        readout.foretold(told["predictions"])
+    if isinstance(origins, UpdateOrigins) and origins.predictions:
+        readout.predictions(origins.predictions)
 
 
-def forgotten(told: Json) -> None:
-    verb = "would be" if told["dry_run"] else "were"
-    what = {"source": "a source", "conversation": "a conversation's id", "log": "a log"}[told["matched"]]
+def _pair(pair: WhyPair) -> None:
+    out.print(f"pair {pair.id} ({pair.behaviour}, {pair.state})", markup=False)
+    out.print(f"  asked     {pair.messages[-1]['content']}", markup=False)
+    out.print(f"  chosen    {pair.chosen}   [{pair.chosen_from}]", markup=False)
+    out.print(f"  rejected  {pair.rejected}   [{pair.rejected_from}]", markup=False)
+
+
+def forgotten(report: Forgotten) -> None:
+    """Print what was removed, which weights learnt from it, and which logs still hold it."""
+    verb = "would be" if report.dry_run else "were"
+    kind = {"source": "a source", "conversation": "a conversation's id", "log": "a log"}[report.matched]
     out.print(
-        f"{told['source']} is {what}: {len(told['conversations'])} conversations {verb} forgotten",
+        f"{report.source} is {kind}: {len(report.conversations)} conversations {verb} forgotten",
         markup=False,
     )
-    removed = {name.replace("_", " "): count for name, count in told["removed"].items() if count}
-    out.print("removed: " + ", ".join(f"{count} {name}" for name, count in removed.items()))
-    if told["alike"]:
-        out.print(f"these begin with the same turns, and stay: {', '.join(told['alike'])}")
-    _updates(told)
-    for file in told["files"]:
-        shown = ", ".join(map(str, file["lines"][:MOST_LINES])) + (
-            ", ..." if file["lines"][MOST_LINES:] else ""
-        )
-        why = "" if file["read"] else " (it cannot be read: these are the lines that were heard)"
+    counts = (f"{count} {name.replace('_', ' ')}" for name, count in report.removed.items() if count)
+    out.print(f"removed: {', '.join(counts)}")
+    if report.alike:
+        out.print(f"these begin with the same turns, and stay: {', '.join(report.alike)}")
+    _updates(report)
+    for file in report.files:
+        lines = ", ".join(map(str, file.lines[:MOST_LINES])) + (", ..." if file.lines[MOST_LINES:] else "")
+        why = "" if file.read else " (it cannot be read: these are the lines that were heard)"
         out.print(
-            f"it is still in {file['path']}, lines {shown}{why}: Nightschool leaves your logs alone",
+            f"it is still in {file.path}, lines {lines}{why}: Nightschool leaves your logs alone",
             markup=False,
         )
-    if told.get("wiped") is False:
-        err.print("the ledger's file could not be written anew (is the disk full, or the ledger being read?)")
+    if report.wiped is False:
+        err.print("the ledger's file could not be rewritten (is the disk full, or the ledger being read?)")
         err.print(
-            "deleted rows are overwritten in it, older copies may be left: run `sqlite3 ledger.db VACUUM` later"
+            "deleted rows are overwritten in it, but older copies may be left: run `sqlite3 ledger.db VACUUM` "
+            "later"
         )
 
 
-def _updates(told: Json) -> None:
-    if not told["updates"]:
+def _updates(report: Forgotten) -> None:
+    """Print which updates learnt from it, and how to have weights that did not."""
+    if not report.updates:
         out.print("no weights learnt from it")
         return
     table = Table("update", "state", "checkpoint", "pairs of it", title="these weights learnt from it")
-    for row in told["updates"]:
-        learnt = str(row["pairs"]) if row["pairs"] else f"built on {row['built_on']}"
-        table.add_row(row["id"], row["state"], row["checkpoint"][:12], learnt)
+    for row in report.updates:
+        learnt = str(row.pairs) if row.pairs else f"built on {row.built_on}"
+        table.add_row(row.id, row.state, row.checkpoint[:12], learnt)
     out.print(table)
-    if told["rolled_back"]:
-        out.print(f"the weights went back to {told['rollback_to'][:12]}, from before it")
-    if told["commands"]:
-        out.print("to have the weights without it:")
-        for command in told["commands"]:
+    if report.rolled_back and report.rollback_to:
+        out.print(f"the weights went back to {report.rollback_to[:12]}, from before it")
+    if report.commands:
+        out.print("to have weights without it:")
+        for command in report.commands:
             out.print(f"  {command}")
-    elif told["rollback_to"] is None and any(row["state"] == "kept" for row in told["updates"]):
+    elif report.rollback_to is None and any(row.state == "kept" for row in report.updates):
         out.print(
-            "no kept checkpoint from before it has its files any more: there is nothing to roll back to"
+            "there is nothing to roll back to: no kept checkpoint from before it has its files any more"
         )
-    out.print("their checkpoint files are still there: `nightschool checkpoints prune` takes files away")
+    out.print("their checkpoint files are still there: `nightschool checkpoints prune` deletes files")

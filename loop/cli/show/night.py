@@ -2,8 +2,9 @@
 
 from rich.table import Table
 
-from corpus.aliases import Json
-from loop.cli.show.console import out, rate
+from loop.cli.show.console import behaviour_name, out, points, rate
+from loop.operations.results.nights import CancelledUpdate, DryRun, NightResult
+from store.nights.results import BehaviourRates, UpdateSummary
 
 _STEP = {
     "loss": "loss",
@@ -13,72 +14,75 @@ _STEP = {
     "gradient norm": "grad_norm",
     "update/weights": "update_ratio",
 }
-"""What is shown of a step: heading to metric."""
+"""The columns of a step: heading to metric."""
 
 
-def night(told: Json) -> None:
+def night_or_dry_run(result: NightResult | DryRun) -> None:
+    """Print a night at its end, or the steps of a dry run."""
+    if isinstance(result, DryRun):
+        dry_run(result)
+    else:
+        night(result)
+
+
+def night(report: NightResult) -> None:
+    """Print a night at its end."""
     out.print(
-        f"heard {told['conversations']} conversations ({told['turns']} turns), found {told['signals']} signals; "
-        f"{told['dreams']} dreams, {told['pairs']} pairs, {told['seconds']:.0f} s"
+        f"heard {report.conversations} conversations ({report.turns} turns), found {report.signals} signals; "
+        f"{report.dreams} dreams, {report.pairs} pairs, {report.seconds:.0f} s"
     )
-    if told["behaviours"]:
-        _before_after(told["behaviours"])
-    if told["retention"] and told["retention"]["after"]:
-        before, after = told["retention"]["before"], told["retention"]["after"]
+    if report.behaviours:
+        _rates(report.behaviours)
+    if report.retention and report.retention.before and report.retention.after:
+        before, after = report.retention.before, report.retention.after
         out.print(f"perplexity on ordinary text  {before:.3f} -> {after:.3f} ({after / before:.2f}x)")
-    for update in told["updates"]:
-        out.print(f"update {update['id']}: {_made_of(update)}")
-        out.print(f"verdict     {update['verdict']}: {'; '.join(update['reasons'])}")
-        out.print(f"checkpoint  {update['checkpoint']}")
-    if not told["updates"]:
-        out.print(f"nothing happened: {'; '.join(told['reasons'])}")
-    why = f" | ledger why {told['updates'][0]['id']}" if told["updates"] else ""
+    for update in report.updates:
+        out.print(f"update {update.id}: {_made_of(update)}")
+        out.print(f"verdict     {update.verdict}: {'; '.join(update.reasons)}")
+        out.print(f"checkpoint  {update.checkpoint}")
+    if not report.updates:
+        out.print(f"nothing happened: {'; '.join(report.reasons)}")
+    why = f" | ledger why {report.updates[0].id}" if report.updates else ""
     out.print(f"look further: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
 
 
-def _made_of(update: Json) -> str:
-    """Steps over pairs, or what was merged."""
-    if "recipe" not in update:
-        return f"{update['steps']} steps over {update['pairs']} pairs ({update['objective']})"
-    recipe = update["recipe"]
-    parts = ", ".join(f"{p['weight']:g} x {' + '.join(p['updates'])}" for p in recipe["parts"])
-    return f"merge of {parts} ({recipe['method']}" + (
-        f", density {recipe['density']:g})" if recipe["density"] else ")"
-    )
+def _made_of(update: UpdateSummary) -> str:
+    """Format what an update was made of: steps over pairs, or the parts of a merge."""
+    if update.recipe is None:
+        return f"{update.steps} steps over {update.pairs} pairs ({update.objective})"
+    recipe = update.recipe
+    parts = ", ".join(f"{part.weight:g} x {' + '.join(part.updates)}" for part in recipe.parts)
+    density = f", density {recipe.density:g}" if recipe.density else ""
+    return f"merge of {parts} ({recipe.method}{density})"
 
 
-def dry_run(told: Json) -> None:
-    """A dry run: one line a step."""
-    waiting = f"{told['conversations']} conversations to read, {told['lessons']} lessons"
-    out.print(f"waiting: {waiting}" + (f" for {', '.join(told['targets'])}" if told["targets"] else ""))
-    for reason in told["reasons"]:
-        out.print(reason, markup=False)
-    if told["steps"]:
-        table = Table(
-            "step", *_STEP, title=f"{told['pairs']} pairs and {told['replay']} of replay, {told['objective']}"
-        )
-        for step in told["steps"]:
-            cells = (f"{step[name]:.4g}" if name in step else "" for name in _STEP.values())
-            table.add_row(f"{step['step']}/{step['steps']}", *cells)
-        out.print(table)
-    out.print("a dry run at the weights of checkpoint " + told["checkpoint"][:12] + ": nothing was changed")
-
-
-def _before_after(rows: list[Json]) -> None:
+def _rates(rows: list[BehaviourRates]) -> None:
     table = Table(
         "behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios"
     )
     for row in rows:
-        name = f"  guards: {row['name']}" if row["counter_of"] else row["name"]
-        before, after = row["before"], row["after"]
-        change = ""
-        if before and after:
-            points = 100 * (after["passed"] / after["trials"] - before["passed"] / before["trials"])
-            change = f"{points:+.0f} points"
-        table.add_row(name, rate(before), rate(after), change)
+        change = points(row.before, row.after) if row.before and row.after else ""
+        table.add_row(behaviour_name(row.name, row.counter_of), rate(row.before), rate(row.after), change)
     out.print(table)
 
 
-def cancelled(told: Json) -> None:
-    out.print(f"update {told['update']} of night {told['night']}: {'; '.join(told['reasons'])}")
-    out.print("its pairs are set aside: `nightschool night --retry` would take them up again")
+def dry_run(report: DryRun) -> None:
+    """Print the steps that a night would train, one a line."""
+    waiting = f"{report.conversations} conversations to read, {report.lessons} lessons"
+    out.print(f"waiting: {waiting}" + (f" for {', '.join(report.targets)}" if report.targets else ""))
+    for reason in report.reasons:
+        out.print(reason, markup=False)
+    if report.steps:
+        title = f"{report.pairs} pairs and {report.replay} of replay, {report.objective}"
+        table = Table("step", *_STEP, title=title)
+        for step in report.steps:
+            cells = (f"{step[name]:.4g}" if name in step else "" for name in _STEP.values())
+            table.add_row(f"{step['step']:g}/{step['steps']:g}", *cells)
+        out.print(table)
+    out.print(f"a dry run at the weights of checkpoint {report.checkpoint[:12]}: nothing was changed")
+
+
+def cancelled(report: CancelledUpdate) -> None:
+    """Print which update was ended."""
+    out.print(f"update {report.update} of night {report.night}: {'; '.join(report.reasons)}")
+    out.print("its pairs are set aside: `nightschool night --retry` would learn from them again")

@@ -13,6 +13,7 @@ from conftest import Command
 from small import Service, corrected, run_cli, small_home, tell
 
 from corpus.aliases import Json
+from corpus.json_edge import to_json
 from loop.operations.status import status
 from store.home import Home
 
@@ -69,13 +70,13 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     ingested = run_cli(story.home, "ingest", log, "--json")
     assert ingested.code == 3, ingested
     story.told["ingest"] = ingested.told
-    story.told["status 0"] = status(story.home)  # as the command has it, without its start
+    story.told["status 0"] = to_json(status(story.home))  # as the command has it, without its start
     story.do("night", "night", "--seed", SEED)
     story.do("status 1", "status")
     shutil.copytree(story.home, folder / "kept")
     story.do("dry", "rollback", "--dry-run")
     story.do("rollback", "rollback")
-    story.told["status 2"] = status(story.home)
+    story.told["status 2"] = to_json(status(story.home))
     with closing(sqlite3.connect(story.home / "ledger.db")) as ledger, ledger:
         ledger.execute("DELETE FROM measurements")  # or the next measurement would only be read from here
     service = start_service(story.home)
@@ -85,7 +86,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     story.do("nothing", "night", "--seed", SEED)
     story.do("retry", "night", "--retry", "--seed", SEED)
     story.do("prune", "checkpoints", "prune", "--keep-last", 1)
-    story.told["status 3"] = status(story.home)
+    story.told["status 3"] = to_json(status(story.home))
     story.told["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
     service.process.terminate()
     assert service.process.wait(30) == 0, service.said()
@@ -315,7 +316,7 @@ def test_without_a_rollback_the_weights_stay_and_the_commands_to_restore_them_ar
     told = command("--home", kept, "--json", "forget", "user 2").told
     base = story.told["status 0"]["checkpoint"]
     assert told["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
-    assert status(kept)["checkpoint"] == story.told["status 1"]["checkpoint"]
+    assert status(kept).checkpoint == story.told["status 1"]["checkpoint"]
     copy = Path(shutil.copy(story.log, kept / "copy.jsonl"))
     ran = command("--home", kept, "--json", "ingest", copy)
     assert ran.told["conversations"] == {"new": 0, "known": 11} and ran.told["forgotten"] == 2

@@ -19,7 +19,7 @@ from agents.model.steering.concept_vectors import ConceptVectors, read
 from corpus.errors import GateRefused, NightschoolError
 from corpus.world.concepts import CONCEPTS
 from loop.night import readings
-from loop.operations.readout_training import require_settled
+from loop.operations.readouts import require_settled
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import Reading, save

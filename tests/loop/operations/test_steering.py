@@ -123,7 +123,7 @@ def test_an_answer_is_steered_by_a_concept_and_a_strength(served: Service, liste
         (("ask", "hello", "--steer", "listen=nan"), 2, "CONCEPT=STRENGTH"),
         (("readout", "sweep", "anger"), 2, "there is no concept 'anger'"),
         (("readout", "sweep", "listen", "--behaviour", "anger"), 2, "there is no behaviour 'anger'"),
-        (("readout", "sweep", "listen", "--strengths", "much"), 2, "numbers with commas"),
+        (("readout", "sweep", "listen", "--strengths", "much"), 2, "numbers separated by commas"),
         (("readout", "sweep", "listen", "--strengths", "1e9"), 2, "the most that is allowed"),
         (("readout", "behaviour", "anger"), 2, "there is no behaviour 'anger'"),
         (("readout", "behaviour", "direct"), 13, f"{MISSING} are missing. `nightschool night`"),

@@ -4,19 +4,19 @@ import random
 
 import pytest
 
-from loop.operations.sweep import BROKEN, LOWERS, NOTHING, RAISES, UNCLEAR, Swept, came_true, judged
+from loop.operations.sweep import BROKEN, LOWERS, NOTHING, RAISES, UNCLEAR, Trial, came_true, judge
 
 STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 
 
-def swept(
+def trials_at(
     *rates: float, perplexities: tuple[float, ...] = (1.2,) * 5, trials: int = 400, seed: int = 1
-) -> list[Swept]:
+) -> list[Trial]:
     """Scenarios, each with its own difficulty: it passes where the rate is above it."""
     rng = random.Random(seed)
     hard = [rng.random() for _ in range(trials)]
     return [
-        Swept(strength=strength, outcomes="".join("01"[rate > one] for one in hard), perplexity=perplexity)
+        Trial(strength=strength, outcomes="".join("01"[rate > one] for one in hard), perplexity=perplexity)
         for strength, rate, perplexity in zip(STRENGTHS, rates, perplexities, strict=True)
     ]
 
@@ -33,9 +33,9 @@ def swept(
     ],
 )
 def test_a_planted_effect_is_found_and_named(rates: tuple[float, ...], verdict: str) -> None:
-    found = judged(swept(*rates))
+    found = judge(trials_at(*rates))
     assert found.verdict == verdict and found.reasons
-    assert [row["strength"] for row in found.rows] == list(STRENGTHS)
+    assert [row.strength for row in found.rows] == list(STRENGTHS)
     if verdict in (RAISES, LOWERS):
         assert (found.slope > 0) == (verdict == RAISES)
 
@@ -46,27 +46,27 @@ def test_answers_that_differ_by_chance_alone_are_no_effect() -> None:
         rng = random.Random(seed)
         outcomes = ["".join("01"[rng.random() < 0.1] for _ in range(100)) for _ in STRENGTHS]
         rows = [
-            Swept(strength=s, outcomes=o, perplexity=1.2) for s, o in zip(STRENGTHS, outcomes, strict=True)
+            Trial(strength=s, outcomes=o, perplexity=1.2) for s, o in zip(STRENGTHS, outcomes, strict=True)
         ]
-        said.append(judged(rows).verdict)
+        said.append(judge(rows).verdict)
     assert said.count(NOTHING) >= 0.95 * len(said)
 
 
 def test_a_strength_that_broke_the_model_is_told_and_decides_nothing() -> None:
     broken = (1.2, 1.2, 1.2, 1.2, 1.2 * BROKEN + 0.01)
-    found = judged(swept(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=broken))
-    assert found.verdict == NOTHING and found.rows[-1]["broken"] and "+2" in found.reasons[-1]
+    found = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=broken))
+    assert found.verdict == NOTHING and found.rows[-1].broken and "+2" in found.reasons[-1]
     assert found.slope == pytest.approx(0.0)
-    whole = judged(swept(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=(*broken[:-1], 1.2 * BROKEN)))
+    whole = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=(*broken[:-1], 1.2 * BROKEN)))
     assert whole.verdict == RAISES
-    unknown = judged(swept(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=(*broken[:-1], float("nan"))))
+    unknown = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=(*broken[:-1], float("nan"))))
     assert unknown.verdict == NOTHING
-    every = judged(swept(0.9, 0.9, 0.1, 0.9, 0.9, perplexities=(9.0, 9.0, 1.2, 9.0, 9.0)))
+    every = judge(trials_at(0.9, 0.9, 0.1, 0.9, 0.9, perplexities=(9.0, 9.0, 1.2, 9.0, 9.0)))
     assert every.verdict == NOTHING and "smaller ones" in every.reasons[0]
 
 
 def test_the_slope_is_in_rate_per_unit_of_strength() -> None:
-    assert judged(swept(0.1, 0.2, 0.3, 0.4, 0.5, trials=10_000)).slope == pytest.approx(0.1, abs=0.01)
+    assert judge(trials_at(0.1, 0.2, 0.3, 0.4, 0.5, trials=10_000)).slope == pytest.approx(0.1, abs=0.01)
 
 
 @pytest.mark.parametrize(

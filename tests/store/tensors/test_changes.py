@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from store.tensors.changes import Change, Heads, changes, kind_of, layer_of, summed, unlike
+from store.tensors.changes import Change, Figures, Heads, changes, kind_of, layer_of, summed, unlike
 from store.tensors.raw import RawTensor
 
 LAYER = "model.layers.7."
@@ -27,16 +27,16 @@ def only(name: str, before: RawTensor, after: RawTensor, heads: Heads | None = N
 def test_a_change_is_counted_and_measured(dtype: str) -> None:
     before, after = raw([[3.0, 4.0], [0.0, 0.0]], dtype), raw([[3.0, 1.0], [4.0, 0.0]], dtype)
     told = only("x", before, after).extent.figures
-    assert told == {"elements": 4, "changed": 2, "share": 0.5, "norm": 5.0, "relative": 1.0}
+    assert told == Figures(elements=4, changed=2, share=0.5, norm=5.0, relative=1.0)
 
 
 def test_a_sign_of_zero_is_a_change_of_bits_that_moves_nothing() -> None:
     told = only("x", raw([0.0, 1.0]), raw([-0.0, 1.0])).extent.figures
-    assert (told["changed"], told["norm"], told["relative"]) == (1, 0.0, 0.0)
+    assert (told.changed, told.norm, told.relative) == (1, 0.0, 0.0)
 
 
 def test_what_was_all_zero_has_no_relative_change() -> None:
-    assert only("x", raw([0.0]), raw([2.0])).extent.figures["relative"] is None
+    assert only("x", raw([0.0]), raw([2.0])).extent.figures.relative is None
 
 
 def test_the_same_values_in_another_type_are_no_change() -> None:
@@ -48,15 +48,15 @@ def test_heads_are_rows_of_q_and_k_and_columns_of_o() -> None:
     zero, moved = np.ones((4, 6)), np.ones((4, 6))
     moved[3, 1] += 2.0
     q = only(f"{LAYER}self_attn.q_proj.weight", raw(zero), raw(moved), TWO_HEADS)
-    assert [head.figures["norm"] for head in q.heads] == [0.0, 2.0]
-    assert [head.figures["relative"] for head in q.heads] == pytest.approx([0.0, 2.0 / sqrt(12)])
+    assert [head.figures.norm for head in q.heads] == [0.0, 2.0]
+    assert [head.figures.relative for head in q.heads] == pytest.approx([0.0, 2.0 / sqrt(12)])
     assert [head.elements for head in q.heads] == [12, 12]
     o = only(f"{LAYER}self_attn.o_proj.weight", raw(zero), raw(moved), TWO_HEADS)
-    assert [head.figures["norm"] for head in o.heads] == [2.0, 0.0]
+    assert [head.figures.norm for head in o.heads] == [2.0, 0.0]
     k = only(f"{LAYER}self_attn.k_proj.weight", raw(zero), raw(moved), TWO_HEADS)
-    assert [head.figures["norm"] for head in k.heads] == [2.0]
+    assert [head.figures.norm for head in k.heads] == [2.0]
     bias = only(f"{LAYER}self_attn.q_proj.bias", raw([1.0, 1.0]), raw([1.0, 4.0]), TWO_HEADS)
-    assert [head.figures["norm"] for head in bias.heads] == [0.0, 3.0]
+    assert [head.figures.norm for head in bias.heads] == [0.0, 3.0]
 
 
 @pytest.mark.parametrize("name", ["self_attn.o_proj.bias", "mlp.up_proj.weight", "self_attn.q_norm.weight"])
@@ -66,7 +66,7 @@ def test_what_belongs_to_no_head_has_none(name: str) -> None:
 
 def test_a_tensor_that_the_heads_do_not_divide_is_told_as_a_whole() -> None:
     odd = only(f"{LAYER}self_attn.q_proj.weight", raw(np.ones((3, 2))), raw(np.zeros((3, 2))), TWO_HEADS)
-    assert odd.heads == [] and odd.extent.figures["norm"] == sqrt(6)
+    assert odd.heads == [] and odd.extent.figures.norm == sqrt(6)
 
 
 @pytest.mark.parametrize("kind", ["q_proj", "o_proj", "other"])
@@ -77,14 +77,12 @@ def test_piece_by_piece_it_comes_to_the_same(kind: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("store.tensors.changes.PIECE", 7)
     found = only(f"{LAYER}self_attn.{kind}.weight", raw(before), raw(after), TWO_HEADS)
     assert found.extent.changed == np.count_nonzero(before != after)
-    assert found.extent.figures["norm"] == pytest.approx(
-        np.linalg.norm(after - before.astype("f8")), rel=1e-12
-    )
+    assert found.extent.figures.norm == pytest.approx(np.linalg.norm(after - before.astype("f8")), rel=1e-12)
     for number, head in enumerate(found.heads):
         part = (
             np.s_[:, 5 * number : 5 * number + 5] if kind == "o_proj" else np.s_[6 * number : 6 * number + 6]
         )
-        assert head.figures["norm"] == pytest.approx(
+        assert head.figures.norm == pytest.approx(
             np.linalg.norm((after - before)[part].astype("f8")), rel=1e-6
         )
 
@@ -113,12 +111,12 @@ def test_changes_add_up_by_layer_and_by_kind() -> None:
     before = {name: raw([1.0, 1.0]) for name in names}
     after = {name: raw([1.0, 1.0 + step]) for name, step in zip(names, (3.0, 4.0, 1.0), strict=True)}
     changed = list(changes(before, after))
-    assert {key: part.figures["norm"] for key, part in summed(changed, "layer").items()} == {
+    assert {key: part.figures.norm for key, part in summed(changed, "layer").items()} == {
         0: 3.0,
         1: 4.0,
         None: 1.0,
     }
-    assert {key: part.figures["norm"] for key, part in summed(changed, "kind").items()} == {
+    assert {key: part.figures.norm for key, part in summed(changed, "kind").items()} == {
         "mlp up": 5.0,
         "norms": 1.0,
     }
@@ -135,4 +133,4 @@ def test_tensors_that_cannot_be_compared_are_named() -> None:
 
 def test_an_empty_tensor_and_a_single_number_are_tensors_too() -> None:
     assert only("x", raw(np.zeros((0, 3))), raw(np.zeros((0, 3)))).extent.elements == 0
-    assert only("x", raw(2.0), raw(3.0)).extent.figures["norm"] == 1.0
+    assert only("x", raw(2.0), raw(3.0)).extent.figures.norm == 1.0

@@ -1,0 +1,303 @@
+"""Results of readouts and of steering."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from store.nights.results import PassCount
+from store.readings.records import ConversationReading
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerAccuracy:
+    """How the vectors of one layer came out."""
+
+    layer: int
+    depth: float
+    """0 to 1."""
+    accuracy: float
+    """Share of held-out texts whose own concept scores highest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedVectors:
+    """Concept vectors that were estimated by hand."""
+
+    concepts: list[str]
+    corpus: str
+    corpus_sha256: str
+    method: str
+    texts: int
+    layers: list[LayerAccuracy]
+    chance: float
+    hidden_size: int
+    model: str
+    checkpoint: str
+    weights_version: str
+    directory: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAlignment:
+    """How far one text lies along its concept's line."""
+
+    alignment: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronMatch:
+    """The neuron that is nearest to a concept's vector."""
+
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptQuality:
+    """How good one concept's vector is."""
+
+    texts: int
+    first_pc: float
+    """Share of the texts' variance in its first principal component."""
+    alignment: list[TextAlignment]
+    accuracy: float | None
+    neuron: NeuronMatch | None
+    r2: float
+    """How much of it the other concepts explain."""
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOneOut:
+    """The accuracy of leaving one story out."""
+
+    accuracy: float
+    by_chance: float
+    above_chance: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohesion:
+    """How much nearer the members of a cluster lie to each other than to the rest."""
+
+    gap: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QualitySummary:
+    """The part of a quality report that is printed; `agents/readout/quality/report.py` builds the whole."""
+
+    layer: int
+    relative_depth: float
+    weights_version: str
+    """The weights that the vectors were estimated on."""
+    weights_sha256: str
+    """The weights that are served."""
+    leave_one_out: LeaveOneOut
+    cohesion: Cohesion
+    skipped: list[str]
+    concepts: dict[str, ConceptQuality]
+    written: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateDrift:
+    """How far the readings moved in one update."""
+
+    update: str
+    night: str
+    state: str
+    vectors: str | None
+    """None, and no moves, where the two sides were not read with the same vectors."""
+    moves: dict[str, float]
+    """By concept, in standard deviations over the probe set before."""
+    joint: float | None
+    """How far all moved together."""
+    parts: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorsDrift:
+    """One version of the concept vectors, and how far it lies from the one before."""
+
+    number: int
+    digest: str
+    weights_sha256: str
+    layer: int
+    method: str | None
+    night_id: str
+    at: str
+    cosines: dict[str, float] | None
+    concepts: int
+    mean_cosine: float | None
+    furthest: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsualReading:
+    """A concept's readings over the turns of users."""
+
+    mean: float
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsualReadings:
+    """The readings over the turns of users, by concept."""
+
+    vectors: str
+    night: str
+    turns: int
+    concepts: dict[str, UsualReading]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drift:
+    """What updates did to the readings, and how far the vectors drifted."""
+
+    updates: list[UpdateDrift]
+    versions: list[VectorsDrift]
+    baseline: UsualReadings | None
+    turns_read: int
+    attempts_read: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadingBaseline:
+    """What a conversation's readings are counted from."""
+
+    texts: int
+    mean: dict[str, float]
+    spread: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnReadings:
+    """The readings at the end of one turn."""
+
+    turn: int
+    role: str
+    text: str
+    scores: dict[str, float]
+    readings: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """The readings of a conversation over its turns."""
+
+    layer: int
+    concepts: list[str]
+    weights_sha256: str
+    window: int
+    baseline: ReadingBaseline
+    turns: list[TurnReadings]
+    checkpoint: str
+    named: bool
+    """Whether the user named the concepts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AtConversation:
+    conversation: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConversationReadings(Readings, _AtConversation):
+    """The readings of a conversation that has a name."""
+
+    as_heard: list[ConversationReading]
+    """What nights have read of it."""
+    written: str | None
+    """The picture's file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptMap:
+    """A map of the concepts that was drawn."""
+
+    layer: int
+    concepts: int
+    written: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthResult:
+    """A behaviour's pass rate at one strength of steering."""
+
+    strength: float
+    passed: int
+    trials: int
+    low: float
+    """Of the rate's 95 % interval, as is `high`."""
+    high: float
+    gained: int
+    """Scenarios that failed at strength 0 and pass here."""
+    lost: int
+    p: float
+    """Of the exact McNemar test against strength 0."""
+    perplexity: float
+    """On ordinary text, steered so."""
+    broken: bool
+    """Whether this strength broke the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepResult:
+    """One concept at several strengths on one behaviour."""
+
+    id: str
+    concept: str
+    layer: int
+    behaviour: str
+    weights_sha256: str
+    verdict: str
+    slope: float
+    reasons: list[str]
+    strengths: list[StrengthResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweeps:
+    """One concept on several behaviours."""
+
+    concept: str
+    sweeps: list[SweepResult]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateOutcome:
+    """An update beside a prediction."""
+
+    id: str
+    state: str
+    before: PassCount | None
+    after: PassCount | None
+    came_true: Literal["yes", "no", "open"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionCheck:
+    """A prediction with the updates that trained the behaviour afterwards."""
+
+    id: str
+    behaviour: str
+    said: str
+    """The verdict that it predicts."""
+    reason: str
+    sweep_id: str
+    checkpoint_id: str
+    at: str
+    updates: list[UpdateOutcome]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourVector:
+    """A behaviour's own vector, and what steering by it does."""
+
+    behaviour: str
+    attempts: int
+    dreams: int
+    layer: int
+    sweep: SweepResult
+    prediction: str
+    predictions: list[PredictionCheck]
