@@ -161,7 +161,7 @@ class ShortHome:
             self._ask("rollback", {"checkpoint": update.checkpoint_id, "settled": False})
             self._write(partial(history.carry_out, update=update, decision="keep", reasons=["better"]))
         self._ask("rollback", {"checkpoint": self._read(queries.active).id, "settled": True})
-        anyio.run(gc.give_up_states, self.store, self.ledger, STATES)
+        anyio.run(gc.drop_states, self.store, self.ledger, STATES)
         self._write(partial(history.close_night, night_id=night_id))
 
     def _trained(self, parent: str, number: int) -> Json:
