@@ -1,6 +1,6 @@
-"""The command line's entry point: all commands, and the boundary at which errors become messages and exit codes.
+"""The entry point of the command line: all commands, and where errors become messages and exit codes.
 
-Invariant: no traceback for anything that a user can cause; with --json, an error is one object on stdout as well.
+Invariant: no traceback for anything that a user can cause; with --json, an error is one object on stdout too.
 """
 
 import json
