@@ -126,11 +126,15 @@ class Night:
         self.settings = SimpleNamespace(monitor=SimpleNamespace(reestimate_nights=2))
         self.again: list[str] = []
         self.monitor = SimpleNamespace(
-            vectors=self._vectors, read=self._read, panel=self._panel, read_at=lambda _: 2, again=self._again
+            concept_vectors=self._vectors,
+            read=self._read,
+            score_probe_set=self._panel,
+            layer_of=lambda _: 2,
+            reestimate=self._again,
         )
 
     async def checkpoint(self, night_id: str, when: str) -> Any:
-        return {"weights_sha256": when}
+        return SimpleNamespace(weights_sha256=when)
 
     async def hold(self, night_id: str, when: str) -> Any:
         self.held = when
