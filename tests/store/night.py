@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
+from store import queries
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import (
@@ -54,8 +55,9 @@ def new_ledger(place: Path, *, turns: int = 6) -> Ledger:
 def a_signal(position: int, **more: object) -> Signal:
     """A correction of `listen` in the conversation."""
     values = {
-        "id": f"s{position}", "kind": "correction", "conversation_id": "c1", "position": position, "source": "anna",
-        "behaviour": "listen", "strength": 0.8, "state": "new", "reason": "said so", "at": AT,
+        "id": f"s{position}", "kind": "correction", "conversation_id": "c1", "position": position,
+        "source": "anna", "behaviour": "listen", "strength": 0.8, "state": "new",
+        "reason": "said so", "at": AT,
     }  # fmt: skip
     return Signal(**{**values, **more})  # type: ignore[arg-type]
 
@@ -73,8 +75,8 @@ def a_lesson(position: int) -> list[Record]:
 def a_dream(name: str, night_id: str, **more: object) -> Dream:
     """A dream of `listen`."""
     values = {
-        "id": name, "night_id": night_id, "behaviour": "listen", "messages": [{"role": "user", "content": name}],
-        "temperature": 1.0, "seed": 1, "nodes": ["e2"], "source": "anna",
+        "id": name, "night_id": night_id, "behaviour": "listen", "temperature": 1.0, "seed": 1,
+        "messages": [{"role": "user", "content": name}], "nodes": ["e2"], "source": "anna",
     }  # fmt: skip
     return Dream(**{**values, **more})  # type: ignore[arg-type]
 
@@ -82,9 +84,11 @@ def a_dream(name: str, night_id: str, **more: object) -> Dream:
 def a_pair(name: str, night_id: str, **more: object) -> Pair:
     """A new pair of `listen`."""
     values = {
-        "id": name, "behaviour": "listen", "messages": [{"role": "user", "content": "asked"}], "chosen": "good",
-        "rejected": "bad", "chosen_from": "attempt:a1", "rejected_from": "attempt:a2", "dream_id": None,
-        "signal_id": None, "source": "anna", "trust": 1.0, "checkpoint_id": BASE, "state": "new", "night_id": night_id,
+        "id": name, "night_id": night_id, "behaviour": "listen", "state": "new", "source": "anna",
+        "trust": 1.0, "messages": [{"role": "user", "content": "asked"}],
+        "chosen": "good", "rejected": "bad",
+        "chosen_from": "attempt:a1", "rejected_from": "attempt:a2",
+        "dream_id": None, "signal_id": None, "checkpoint_id": BASE,
     }  # fmt: skip
     return Pair(**{**values, **more})  # type: ignore[arg-type]
 
@@ -95,38 +99,32 @@ def a_trained_night(
     """Begin a night, take up the lessons, and go as far as a trained update that waits for its verdict."""
     night_id = history.begin_night(connection, seed=seed, retry=False)
     number = int(night_id[1:])
-    apply(
-        connection,
-        Change(table="signals", where={"state": "new", "night_id": None}, values={"night_id": night_id}),
-    )
+    new = {"state": "new", "night_id": None}
+    apply(connection, Change(table="signals", where=new, values={"night_id": night_id}))
     save(connection, [a_pair(p.id, night_id) if p.night_id == "?" else p for p in pairs])
     parent = history.ancestry(connection, active(connection))[0]
-    made = Checkpoint(
-        id=sha(f"checkpoint {number}"), parent_id=parent, number=number, weights_sha256=sha(f"weights {number}"),
-        update_id=f"u{number}", state="candidate", at=AT,
+    candidate = Checkpoint(
+        id=sha(f"checkpoint {number}"), parent_id=parent, number=number, update_id=f"u{number}",
+        weights_sha256=sha(f"weights {number}"), state="candidate", at=AT,
     )  # fmt: skip
     update = Update(
         id=f"u{number}", night_id=night_id, objective="orpo", settings={}, seed=seed, parent_id=parent,
-        checkpoint_id=made.id, steps=4, state="trained", at=AT,
+        checkpoint_id=candidate.id, steps=4, state="trained", at=AT,
     )  # fmt: skip
     members = [UpdatePair(update_id=update.id, pair_id=pair.id, replay=False) for pair in pairs]
     members += [UpdatePair(update_id=update.id, pair_id=name, replay=True) for name in replay]
-    save(connection, [made])  # before the update that names it
+    save(connection, [candidate])  # before the update that names it
     save(connection, [update, *members])
     return update
 
 
 def active(connection: Connection) -> str:
     """Id of the active checkpoint."""
-    from store import queries
-
     return str(queries.active(connection).id)
 
 
 def decide(connection: Connection, update: Update, decision: str, reasons: list[str] | None = None) -> None:
     """Make a verdict true and close the night."""
-    from store import queries
-
     row = queries.update_of(connection, update.night_id)
     assert row is not None
     history.carry_out(connection, update=row, decision=decision, reasons=reasons or [decision])
@@ -136,6 +134,4 @@ def decide(connection: Connection, update: Update, decision: str, reasons: list[
 def states(connection: Connection, table: str) -> dict[str, str]:
     """State by id."""
     columns = schema.metadata.tables[table].c
-    from sqlalchemy import select
-
     return {row_id: state for row_id, state in connection.execute(select(columns.id, columns.state))}

@@ -12,7 +12,8 @@ from small import NIGHTSCHOOL, environment, run_cli
 
 from store.home import Home, locked
 
-LINE = '{"messages": [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "Hello."}]}\n'
+GREETING = [{"role": "user", "content": "Good morning."}, {"role": "assistant", "content": "Hello."}]
+LINE = json.dumps({"messages": GREETING}) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,8 @@ def test_without_a_terminal_nothing_is_coloured(home: Path, command: Command) ->
 
 
 COMMANDS = (
-    "run", "night", "ingest x", "status", "pause", "resume", "ledger updates", "ledger why u1", "checkpoints list",
-    "checkpoints verify", "rollback", "forget x", "ledger conversations", "ask x",
+    "run", "night", "ingest x", "status", "pause", "resume", "rollback", "forget x", "ask x",
+    "ledger updates", "ledger why u1", "ledger conversations", "checkpoints list", "checkpoints verify",
     "behaviours list", "behaviours measure", "doctor", "config",
     "readout report", "readout show", "readout show x", "readout map --out x.svg",
 )  # fmt: skip

@@ -113,7 +113,7 @@ def test_show_tells_family_update_verdict_rates_form_and_manifest(made: Made, do
 def test_diff_finds_the_head_that_moved_the_layers_the_kinds_and_the_pairs(made: Made, do: Do) -> None:
     told = do("diff", made.ids[4][:12])  # to the active one
     weights = told["weights"]
-    name, rows = HEAD
+    name, _ = HEAD
     first = weights["heads"][0]
     assert (first["tensor"], first["layer"], first["kind"], first["head"]) == (name, 1, "attention q", 2)
     assert first["share"] == 1.0 and first["norm"] == pytest.approx(0.25 * 5 * (32 * 128) ** 0.5, rel=1e-4)

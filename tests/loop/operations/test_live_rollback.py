@@ -1,4 +1,4 @@
-"""Rollbacks while users ask all the time: nobody fails, and an answer of one version is that version's, bit for bit."""
+"""Rollbacks under load: no request fails, and every answer is exactly that of the version it names."""
 
 import json
 import random
@@ -225,7 +225,7 @@ def test_a_rollback_to_a_damaged_checkpoint_is_refused_with_the_nearest_named_an
 
 
 def asked_in_mid_change(street: Street) -> tuple[float, int, set[str]]:
-    """Somebody asks while the weights are half written: how long that took (s), and the answers in it and after it."""
+    """Ask during a half-finished write; return its seconds, the answers within it, and all texts."""
     run_dir, asked = Home(street.service.home).run_dir, "nightschool_user_requests_running 1"
     shared = SharedWeights.attach(run_dir / "weights.bin")
     weights, user = shared.tensors["model.norm.weight"], User(street.connect, QUESTIONS[0])

@@ -1,4 +1,4 @@
-"""Two behaviours of the embedded model, taught apart, merged, and one of them taken away again: the real commands."""
+"""Merge two behaviours that were trained apart, then unlearn one of them, with the real commands."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Quality, readings and pictures from the real command line, beside a running service, on the embedded model."""
+"""The commands for quality reports, readings and pictures, beside a service of the embedded model."""
 
 import json
 import shutil

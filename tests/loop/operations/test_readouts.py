@@ -1,4 +1,4 @@
-"""`readout train`, on real homes: with the service down and up, and what it refuses before a model is loaded."""
+"""`readout train` on real homes, with and without a service, and its refusals."""
 
 import json
 import re

@@ -30,17 +30,18 @@ def dreamt(home: Path) -> None:
                 name = f"d{behaviour}{number}"
                 messages = [{"role": "user", "content": write(request, rng)}]
                 dream = Dream(
-                    id=name, night_id=night, behaviour=behaviour, messages=messages, temperature=1.0, seed=number,
-                    nodes=[], source="ada",
+                    id=name, night_id=night, behaviour=behaviour, messages=messages, temperature=1.0,
+                    seed=number, nodes=[], source="ada",
                 )  # fmt: skip
-                tried = [
+                attempts = [
                     Attempt(
                         id=f"a{name}{say.__name__}", dream_id=name, text=say(request, rng), instructed=False,
-                        temperature=1.0, seed=1, checkpoint_id=base, passed=say is answers.good, reason="planted",
+                        temperature=1.0, seed=1, checkpoint_id=base,
+                        passed=say is answers.good, reason="planted",
                     )
                     for say in (answers.good, answers.bad)
                 ]  # fmt: skip
-                save(connection, [dream, *tried])
+                save(connection, [dream, *attempts])
         history.close_night(connection, night_id=night)
     ledger.close()
 

@@ -1,4 +1,4 @@
-"""Has every Python process that finds this folder on its path record its file operations: see `lost_writes.py`."""
+"""Record the file operations of every Python process that has this folder on its path."""
 
 import os
 import sys

@@ -59,16 +59,12 @@ def hear(connection: Connection, conversation: Conversation, path: str = ANNA) -
 
 
 def a_lesson(conversation_id: str, source: str, request: str, **more: Any) -> list[Record]:
-    """A correction at the third turn: it supports `listen` and what it proposes, shows a mood, and tells a fact."""
+    """Return a correction at the third turn, with its episode, a proposed behaviour, a feeling and a fact."""
     signal = a_signal(2, id=f"s-{conversation_id}", conversation_id=conversation_id, source=source, **more)
     episode, told, fact = (f"{kind}-{conversation_id}" for kind in ("e", "told", "fact"))
     place = {"conversation_id": conversation_id, "position": 2, "source": source, "request": request}
-    proposal = {
-        "proposed": True,
-        "condition": f"the user asks for: {request}",
-        "examples": [request],
-        "do": "please",
-    }
+    condition = f"the user asks for: {request}"
+    proposal = {"proposed": True, "condition": condition, "examples": [request], "do": "please"}
     moods = {"tired": 0.9 if source == "anna" else 0.2}
     return [
         Node(id=LISTEN, kind="behaviour", name="listen", body={"proposed": False}, feelings=moods),
@@ -96,8 +92,8 @@ def learn(
 def dreamt(connection: Connection, name: str, night_id: str, **more: Any) -> list[Any]:
     """A dream with an attempt, and the pair made of it."""
     attempt = Attempt(
-        id=f"a-{name}", dream_id=f"d-{name}", text=name, instructed=False, temperature=1.0, seed=1, checkpoint_id=BASE,
-        passed=False, reason="",
+        id=f"a-{name}", dream_id=f"d-{name}", text=name, instructed=False, temperature=1.0, seed=1,
+        checkpoint_id=BASE, passed=False, reason="",
     )  # fmt: skip
     save(connection, [a_dream(f"d-{name}", night_id, **more), attempt])
     return [a_pair(f"p-{name}", night_id, dream_id=f"d-{name}", source=str(more.get("source", "anna")))]
@@ -172,15 +168,8 @@ def test_what_is_unknown_or_means_more_than_one_thing_is_refused_in_words(connec
             forget(connection, wanted, "/x")
         assert "nightschool ledger conversations" in str(refused.value)
     c = schema.conversations
-    twin = {
-        "id": f"{anna[:8]}ffffffff",
-        "tail": "other",
-        "source": "x",
-        "format": "openai",
-        "key": "",
-        "at": AT,
-    }
-    connection.execute(c.insert().values(**twin, path="/other"))
+    twin = {"id": f"{anna[:8]}ffffffff", "tail": "other", "source": "x", "format": "openai", "key": ""}
+    connection.execute(c.insert().values(**twin, at=AT, path="/other"))
     for wanted, path in ((anna[:8], "/x"), (boris[:5], ANNA)):
         with pytest.raises(UnknownId, match="means more than one thing"):
             forget(connection, wanted, path)
@@ -200,13 +189,11 @@ def test_a_conversation_goes_with_all_that_was_derived_from_it_and_nothing_else_
     anna = hear(connection, said(SECRET, "Fine, at dawn.", "No: say please."))
     learn(connection, anna, "anna", strength=0.8)
     found = forget(connection, "anna", "/x")
-    assert (
-        everything_but(connection, "forgotten", "events") == before
-    )  # weights, feelings and texts of nodes too
-    assert found.derived.counts() == {
-        "turns": 3, "signals": 1, "nodes": 3, "edges": 4, "dreams": 0, "attempts": 0, "pairs": 0, "update_pairs": 0,
-        "work": 1, "events": 0,
-    }  # fmt: skip
+    # Weights, feelings and texts of nodes are as before, too.
+    assert everything_but(connection, "forgotten", "events") == before
+    removed = {"turns": 3, "signals": 1, "nodes": 3, "edges": 4, "work": 1}
+    nothing = dict.fromkeys(("dreams", "attempts", "pairs", "update_pairs", "events"), 0)
+    assert found.derived.counts() == {**removed, **nothing}
     assert found.updates == () and found.rollback_to is None
     assert rows_with(connection, SECRET, anna, "anna") == []
     nothing_hangs(connection)
@@ -226,9 +213,8 @@ def test_a_node_with_other_support_stays_with_the_words_of_the_others_only(conne
     assert listen.weight == 1.5 and listen.feelings == {"tired": 0.2}
     forget(connection, boris, "/x")
     left = {node.node.name for node in graph.behaviours(connection)}
-    assert (
-        left == {"listen"} and graph.get(connection, "tired") is None
-    )  # declared: nobody has to speak for it
+    assert left == {"listen"}  # a declared behaviour needs no support
+    assert graph.get(connection, "tired") is None
     assert graph.get(connection, LISTEN) == Node(
         id=LISTEN, kind="behaviour", name="listen", body={"proposed": False}, feelings={}, weight=1.0
     )
@@ -285,16 +271,8 @@ def test_what_tells_of_it_in_events_and_errors_goes_as_well(connection: Connecti
         note(connection, "extract", f"{conversation_id}:3", {"subject": f"{conversation_id}:3", "new": 1})
     note(connection, "failure", "dream", {"subject": "listen", "error": f"ValueError: {SECRET!r}"})
     note(connection, "failure", "dream", {"subject": "listen", "error": "ValueError: too long"})
-    connection.execute(
-        schema.work.insert().values(
-            kind="dream",
-            subject="listen",
-            night_id="n1",
-            state="set_aside",
-            attempts=3,
-            error=f"ValueError: {SECRET}",
-        )
-    )
+    row = {"kind": "dream", "subject": "listen", "night_id": "n1", "state": "set_aside", "attempts": 3}
+    connection.execute(schema.work.insert().values(**row, error=f"ValueError: {SECRET}"))
     found = forget(connection, anna, "/x")
     assert found.derived.counts()["events"] == 2 and found.derived.counts()["work"] == 1
     assert rows_with(connection, SECRET, anna) == []
@@ -323,7 +301,7 @@ def test_nothing_of_it_is_left_in_the_files_of_the_ledger(ledger: Ledger, tmp_pa
 
 
 def four_nights(connection: Connection) -> tuple[str, str]:
-    """Anna is new in the first update and replayed in the third; the second and the last are Boris's alone."""
+    """Make four kept updates: Anna's pair is new in the first and replayed in the third, Boris is in all."""
     anna, boris = two_people(connection)
     first = a_trained_night(connection)
     mine = dreamt(connection, "mine", "n1", nodes=[f"e-{anna}"])
@@ -355,7 +333,7 @@ def made(number: int) -> str:
 def test_the_updates_that_learnt_from_it_are_named_and_those_that_are_built_on_them(
     connection: Connection,
 ) -> None:
-    anna, boris = four_nights(connection)
+    four_nights(connection)
     found = look(connection, "anna", "/x")
     assert found.updates == (
         Touched(id="u1", state="kept", checkpoint=made(1), pairs=1, built_on=None),
@@ -372,14 +350,13 @@ def test_what_was_undone_is_named_too_but_there_is_nothing_to_roll_back(connecti
     four_nights(connection)
     history.roll_back(connection, BASE, "by hand")
     found = forget(connection, "anna", "/x")
-    assert [(update.id, update.state) for update in found.updates] == [
-        (f"u{n}", "undone") for n in (1, 2, 3, 4)
-    ]
+    undone = [(f"u{n}", "undone") for n in (1, 2, 3, 4)]
+    assert [(update.id, update.state) for update in found.updates] == undone
     assert found.rollback_to is None
 
 
 def test_the_way_back_leads_past_checkpoints_whose_files_were_given_up(connection: Connection) -> None:
-    anna, boris = two_people(connection)
+    anna, _ = two_people(connection)
     decide(connection, a_trained_night(connection, a_pair("p-0", "?", source="boris")), "keep")
     update = a_trained_night(connection, a_pair("p-1", "n2", signal_id=f"s-{anna}"))
     decide(connection, update, "keep")
@@ -444,7 +421,7 @@ def test_nothing_is_forgotten_while_a_night_may_be_learning_from_it(connection: 
 
 def test_a_night_after_it_hears_what_is_said_after_it(connection: Connection) -> None:
     """SQLite gives the ids of the newest turns out again, and they are the nights' cursors."""
-    _, boris = two_people(connection)
+    two_people(connection)
     anna = hear(connection, said("Hello.", "Hello.", "Bye."))
     night = history.begin_night(connection, seed=1, retry=False)
     history.close_night(connection, night_id=night)
@@ -480,9 +457,8 @@ def test_what_was_forgotten_is_passed_over_also_shorter_longer_or_answered_other
     hear(connection, said(SECRET, "Fine.", "Thanks."))
     forget(connection, "anna", "/x")
     assert again(connection, SECRET) and again(connection, SECRET, "Fine.")
-    assert again(connection, SECRET, "Fine.", "Thanks.") and again(
-        connection, f" {SECRET} ", "Fine.", "Thanks.", "!"
-    )
+    assert again(connection, SECRET, "Fine.", "Thanks.")
+    assert again(connection, f" {SECRET} ", "Fine.", "Thanks.", "!")
     assert again(connection, SECRET, "Another answer.")
     assert rows_with(connection, SECRET) == []
     assert not again(connection, "Something else.")
@@ -518,10 +494,8 @@ def test_forgetting_the_same_twice_over_keeps_one_mark_a_turn(connection: Connec
     hear(connection, said("Hello.", "Hello!", key="k1"))
     first: Forgetting = forget(connection, "anna", "/x")
     f = schema.forgotten
-    assert (
-        set(connection.execute(select(f.c.chain)).scalars()) == first.derived.tombstones
-        and len(first.derived.tombstones) == 3
-    )
+    assert set(connection.execute(select(f.c.chain)).scalars()) == first.derived.tombstones
+    assert len(first.derived.tombstones) == 3
     connection.execute(f.delete().where(f.c.chain == conversations.key_tombstone("openai", "k1")))
     hear(connection, said("Hello.", "Hello!", key="k1"))  # a user may take it back by hand
     assert forget(connection, "anna", "/x").derived.tombstones == first.derived.tombstones

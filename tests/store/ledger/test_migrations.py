@@ -69,7 +69,8 @@ def test_readings_from_before_they_named_their_vectors_are_kept_beside_new_ones(
     ledger = new_ledger(tmp_path)
     with ledger.writing() as connection:
         connection.exec_driver_sql("DROP TABLE readings")
-        columns = "weights_sha256 VARCHAR NOT NULL, name VARCHAR NOT NULL, mean FLOAT NOT NULL, spread FLOAT NOT NULL"
+        types = {"weights_sha256": "VARCHAR", "name": "VARCHAR", "mean": "FLOAT", "spread": "FLOAT"}
+        columns = ", ".join(f"{column} {kind} NOT NULL" for column, kind in types.items())
         connection.exec_driver_sql(f"CREATE TABLE readings ({columns}, PRIMARY KEY (weights_sha256, name))")
         for row in (("w", "asking", 1.0, 0.5), ("w", "perplexity", 1.2, 0.0)):
             connection.exec_driver_sql("INSERT INTO readings VALUES (?, ?, ?, ?)", row)

@@ -1,4 +1,4 @@
-"""The ledger is held against its own digests and against the manifests: what was changed behind its back is told."""
+"""The ledger's audit finds every row that its own digests or the manifests contradict."""
 
 import sqlite3
 from contextlib import closing

@@ -256,7 +256,7 @@ def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_the_same_moment(
     assert states(connection, "updates") == {"u1": "undone", "u2": "undone"}
     assert states(connection, "checkpoints")[str(update.checkpoint_id)] == "undone"
     assert states(connection, "pairs") == {"p1": "undone", "p2": "undone"}
-    # What was being done comes to nothing, whatever becomes of it, and only the end of the night is left to do.
+    # Work in progress has no effect, however it ends; only the end of the night is left to do.
     assert in_hand is not None and counts(connection, "ready") == {"settle": 1}
     commit(connection, in_hand, Outcome(records=(a_pair("p9", "n2"),)), [("propose", "update")])
     release(connection, in_hand)

@@ -1,4 +1,4 @@
-"""What was read, as rows: a row a turn, what is usual, the episodes that it belongs to, and what forgetting takes."""
+"""Readings in the ledger: a row for each turn, their statistics, their episodes, and their removal."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,9 +151,8 @@ def test_versions_are_met_once_and_tell_how_far_they_lie_from_the_one_before(con
     versions.meet(connection, version("four", [[1.0, 0.0]], ("cross",), layer=3), "n1")
     versions.meet(connection, version("five", [[1.0, 0.0, 0.0]], ("cross",), layer=3), "n1")
     found = [(row.digest, row.cosines) for row in versions.versions(connection)]
-    assert found == [
-        ("one", None), ("two", {"calm": 0.6, "cross": -1.0}), ("three", {"cross": 0.0}), ("four", None), ("five", None),
-    ]  # fmt: skip
+    two, three = {"calm": 0.6, "cross": -1.0}, {"cross": 0.0}
+    assert found == [("one", None), ("two", two), ("three", three), ("four", None), ("five", None)]
     kept = connection.execute(
         select(vector_versions.c.digest).where(vector_versions.c.data.is_not(None))
     ).scalars()

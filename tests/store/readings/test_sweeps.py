@@ -17,8 +17,8 @@ from store.readings.records import Prediction, Sweep
 
 def a_sweep(name: str, behaviour: str = "listen") -> Sweep:
     return Sweep(
-        id=name, concept=behaviour, vectors="v" * 16, layer=1, behaviour=behaviour, definition="d", slope=0.01,
-        weights_sha256=sha("base weights"), seed=0, strengths=[0.0, 4.0], outcomes=["0011", "0111"],
+        id=name, concept=behaviour, vectors="v" * 16, layer=1, behaviour=behaviour, definition="d", seed=0,
+        weights_sha256=sha("base weights"), strengths=[0.0, 4.0], outcomes=["0011", "0111"], slope=0.01,
         perplexities=[1.2, 1.3], verdict="raises", reasons=["because"], at="2026-01-01T00:00:00.000+00:00",
     )  # fmt: skip
 
@@ -80,10 +80,11 @@ def test_a_prediction_stands_beside_the_updates_that_came_after_it_and_before_th
             for checkpoint_id in (row.parent_id, row.checkpoint_id)
         ]
         for weights, outcomes in zip(sides, ("0001", "0111"), strict=True):
-            save(connection, [
-                Measurement(weights_sha256=weights, behaviour="listen", definition="d", seed=night.seed, round=0,
-                            outcomes=outcomes)
-            ])  # fmt: skip
+            measurement = Measurement(
+                weights_sha256=weights, behaviour="listen", definition="d", seed=night.seed,
+                round=0, outcomes=outcomes,
+            )  # fmt: skip
+            save(connection, [measurement])
         history.carry_out(connection, update=row, decision=decision, reasons=["so"])
         sweeps.add(connection, a_sweep("s1"), a_prediction("f1", "1999-01-01"))
         sweeps.add(connection, a_sweep("s1"), a_prediction("f2", "2000-01-01"))

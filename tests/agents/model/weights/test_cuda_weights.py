@@ -17,11 +17,12 @@ from agents.model.weights import cuda_ipc
 from agents.model.weights.shared import HEADER_BYTES, Entry, SharedWeights
 from corpus.errors import IntegrityFault, TrainerFault
 
+DEVICE = 3
 ARGUMENTS = (
-    torch.Tensor, torch.Size([6, 4]), (4, 1), 8, torch.storage.TypedStorage, torch.bfloat16, 3, bytes(range(66)), 4096,
-    512, False, b"/torch_77_abc", 5, bytes(range(128, 192)), True,
-)  # fmt: skip
-"""As `reduce_tensor` gives them for a CUDA tensor, on device 3, with made-up handles."""
+    *(torch.Tensor, torch.Size([6, 4]), (4, 1), 8, torch.storage.TypedStorage, torch.bfloat16),
+    *(DEVICE, bytes(range(66)), 4096, 512, False, b"/torch_77_abc", 5, bytes(range(128, 192)), True),
+)
+"""The arguments that `reduce_tensor` returns for a CUDA tensor, with invented handles."""
 
 
 def needs_gpu(test: object) -> object:
