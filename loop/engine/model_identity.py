@@ -47,6 +47,6 @@ def require_model(model_dir: Path, wanted: str, cure: str, who: str = "") -> Non
     """
     if digest(model_dir) != wanted:
         raise ConfigError(
-            f"{who}this home was begun with another model than {model_dir}: "
+            f"{who}this home was initialised with another model than {model_dir}: "
             f"{cure}, or make a new home for the new model"
         )

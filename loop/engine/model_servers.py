@@ -240,7 +240,7 @@ class ExternalServer:
     def _find(self) -> tuple[Path, int]:
         """Return the model and the inode of the shared weights; raise their fault if there is one."""
         if refused := self.place.refused:
-            raise GateRefused(f"vLLM at {self.url} serves on, untrained: {refused}")
+            raise GateRefused(f"vLLM at {self.url} serves its model, but cannot share its weights: {refused}")
         model_dir, inode = served_directory(self.place), self._inode()
         if model_dir is None or inode is None:
             raise ModelUnavailable(f"vLLM at {self.url} shares no weights yet: try again in a minute")

@@ -1,9 +1,13 @@
-"""`doctor`: checks of everything that a night needs, each with what to do where it fails.
+"""`doctor`: check everything that a night needs, and say how to fix what is wrong.
 
-Invariant: reads only, whether a service runs or not. A check that fails ends no other.
+Invariant: changes nothing, whether a service runs or not, and loads no model. A check that fails does not stop
+the others. The memory of an update is an estimate from the shapes of the shared weights: the trainer measures
+again before every update, and its result counts.
 """
 
+import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,22 +15,60 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import httpx
+
 from agents.model.safety import check_model_dir
-from corpus.errors import ConfigError, NightschoolError
-from loop.config import load_settings
+from agents.model.vllm.served_directory import ServedDirectory, ServedManifest
+from agents.trainer import memory_estimate
+from agents.trainer.memory_estimate import format_bytes, free_ram
+from corpus.errors import ConfigError, GateRefused, ModelUnavailable, NightschoolError
+from loop.config import OBSERVING, Settings, load_settings
 from loop.engine import model_identity
-from loop.operations import doctor_vllm
+from loop.engine.model_servers import WITHOUT_PLUGIN
 from loop.operations.results.home import Check, DoctorReport
 from loop.operations.status import ledger_of
 from store import queries
 from store.checkpoints.store import SPARE_BYTES, CheckpointStore
 from store.home import Home, find, is_held
 
+Checks = dict[str, Callable[[], str]]
+"""Checks by name. Each returns its finding, or raises an error that says what to do."""
+
+ANSWER_S = 5.0
+"""How long vLLM and nvidia-smi may take to answer."""
+RESERVE = 0.04
+"""Share of a GPU's memory that the driver, kernels and fragmentation take."""
+SMALLER = "try training.micro_batch = 1, training.activation_checkpointing = true, or a lower training.rank"
+
 
 def doctor(option: Path | None) -> DoctorReport:
     """Run every check on the home."""
     home = find(option)
-    checks: dict[str, Callable[[], str]] = {
+    checks = _home_checks(home)
+    with suppress(ConfigError):  # the configuration check reports it
+        settings = load_settings(home.config_file)
+        if settings.model.url:
+            checks |= _vllm_checks(home, settings)
+    return DoctorReport(
+        home=str(home.path),
+        service="up" if is_held(home) else "down",
+        checks=[_run(name, check) for name, check in checks.items()],
+    )
+
+
+def _run(name: str, check: Callable[[], str]) -> Check:
+    """Run one check; the message of an error is its finding."""
+    try:
+        return Check(check=name, ok=True, found=check())
+    except (NightschoolError, OSError) as error:
+        return Check(check=name, ok=False, found=str(error))
+
+
+# ---------------------------------------------------------------- the home
+
+
+def _home_checks(home: Home) -> Checks:
+    return {
         "configuration": lambda: f"{load_settings(home.config_file).training.objective} training",
         "behaviours": lambda: f"{len(home.behaviours())} behaviours",
         "model": lambda: _model(home),
@@ -37,23 +79,6 @@ def doctor(option: Path | None) -> DoctorReport:
         "python": lambda: f"{sys.version.split()[0]}, torch {version('torch')}",
         "kernel": _kernel,
     }
-    with suppress(ConfigError):  # which the first check reports
-        settings = load_settings(home.config_file)
-        if settings.model.url:
-            checks |= doctor_vllm.checks(home, settings, lambda: _digest(home))
-    return DoctorReport(
-        home=str(home.path),
-        service="up" if is_held(home) else "down",
-        checks=[_run(name, check) for name, check in checks.items()],
-    )
-
-
-def _run(name: str, check: Callable[[], str]) -> Check:
-    """Run one check; an error's message says what to do."""
-    try:
-        return Check(check=name, ok=True, found=check())
-    except (NightschoolError, OSError) as error:
-        return Check(check=name, ok=False, found=str(error))
 
 
 def _model(home: Home) -> str:
@@ -64,40 +89,150 @@ def _model(home: Home) -> str:
     return str(path)
 
 
-def _digest(home: Home) -> str:
-    with ledger_of(home) as connection:
-        return queries.model_digest(connection)
-
-
-def _kernel() -> str:
-    if find_spec("agents.trainer.apollo._kernel") is not None:
-        return "built"
-    return "not built: torch does its work at half the speed; install again with a C compiler to build it"
-
-
 def _token(home: Home) -> str:
     if home.token_file.stat().st_mode & 0o077:
-        raise NightschoolError(f"others can read {home.token_file}: run chmod 600 on it")
-    return "readable by this user alone"
+        raise NightschoolError(f"others can read {home.token_file}: run `chmod 600` on it")
+    return "readable by this user only"
 
 
 def _ledger(home: Home) -> str:
     with ledger_of(home) as connection:
-        return f"{queries.cursor(connection)} turns, active {queries.active(connection).id[:12]}"
+        return f"{queries.cursor(connection)} turns, active checkpoint {queries.active(connection).id[:12]}"
 
 
 def _checkpoints(home: Home) -> str:
     with ledger_of(home) as connection:
         active = queries.active(connection).id
     if faults := CheckpointStore(home.checkpoints).verify([active]):
-        raise NightschoolError(faults[0].problem)
-    return "the active one is whole"
+        raise NightschoolError(f"the active checkpoint is damaged: {faults[0].problem}")
+    return "the active checkpoint is intact"
 
 
 def _disk(home: Home) -> str:
     free = shutil.disk_usage(home.path).free
     if free < 4 * SPARE_BYTES:
-        raise NightschoolError(
-            f"{free / 1e6:.0f} MB are free in {home.path}: free some disk space before a night"
+        raise NightschoolError(f"{free / 1e6:.0f} MB are free in {home.path}: free some space before a night")
+    return f"{free / 1e9:.1f} GB free on the disk"
+
+
+def _kernel() -> str:
+    if find_spec("agents.trainer.apollo._kernel") is not None:
+        return "built"
+    return "not built: torch does its work at half the speed; to build it, install again with a C compiler present"
+
+
+# ---------------------------------------------------------------- the user's own vLLM
+
+
+def _vllm_checks(home: Home, settings: Settings) -> Checks:
+    served = ServedDirectory(home.served_dir)
+    return {
+        "vllm": lambda: _server(settings),
+        "plugin": lambda: _plugin(settings, served),
+        "served model": lambda: _served_model(home, settings, served),
+        "training": lambda: "on" if settings.trains else OBSERVING,
+        "memory": lambda: _memory(settings, served),
+    }
+
+
+def _server(settings: Settings) -> str:
+    """Check that vLLM answers, and accepts the configured key."""
+    url, key = settings.model.url, settings.model.api_key
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    with httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S, trust_env=False) as http:
+        try:
+            models, release = http.get("/v1/models"), http.get("/version")
+        except httpx.TransportError as error:
+            raise ModelUnavailable(
+                f"vLLM at {url} does not answer ({type(error).__name__}): start it there, or set model.url"
+            ) from error
+    if models.status_code == 401:
+        raise ModelUnavailable(
+            f"vLLM at {url} refuses the key: set model.api_key to the one that it was started with"
         )
-    return f"{free / 1e9:.1f} GB free"
+    if not models.is_success:
+        raise ModelUnavailable(f"vLLM at {url} answers {models.status_code} to /v1/models: is it a vLLM?")
+    number = release.json().get("version", "?") if release.is_success else "?"
+    return f"version {number} at {url}" + (", with a key" if key else "")
+
+
+def _plugin(settings: Settings, served: ServedDirectory) -> str:
+    """Check that vLLM shares its weights."""
+    if not served.is_served():
+        raise ModelUnavailable(f"vLLM at {settings.model.url} is not up, or {WITHOUT_PLUGIN}")
+    if refused := served.refused:
+        raise GateRefused(
+            f"vLLM at {settings.model.url} serves its model, but cannot share its weights: {refused}"
+        )
+    manifest = _manifest(settings, served)
+    return f"{format_bytes(manifest.nbytes)} of weights shared" + (", on the GPU" if manifest.on_gpu else "")
+
+
+def _served_model(home: Home, settings: Settings, served: ServedDirectory) -> str:
+    """Check that vLLM serves the home's model."""
+    with ledger_of(home) as connection:
+        wanted = queries.model_digest(connection)
+    model_dir = _manifest(settings, served).model
+    who = f"vLLM at {settings.model.url}: "
+    model_identity.require_model(model_dir, wanted, "have it serve that model", who)
+    return str(model_dir)
+
+
+def _manifest(settings: Settings, served: ServedDirectory) -> ServedManifest:
+    manifest = served.manifest()
+    if manifest is None:
+        raise ModelUnavailable(f"vLLM at {settings.model.url} shares no weights: see the other checks")
+    return manifest
+
+
+def _memory(settings: Settings, served: ServedDirectory) -> str:
+    """Check that an update fits in the memory that vLLM leaves free."""
+    manifest = _manifest(settings, served)
+    config = json.loads((manifest.model / "config.json").read_text())
+    needs = memory_estimate.estimate_from_shapes(
+        manifest.entries,
+        config.get("text_config", config),
+        settings.training,
+        answer_tokens=settings.pairs.max_tokens,
+        copied=manifest.on_gpu,
+    )
+    need = f"an update needs about {format_bytes(needs.total)} beside vLLM's weights ({needs})"
+    return _on_gpu(need, needs.total) if manifest.on_gpu else _in_ram(need, needs.total, free_ram())
+
+
+def _in_ram(need: str, nbytes: float, free: int) -> str:
+    finding = f"{need}; {format_bytes(free)} are free in RAM"
+    if nbytes > free:
+        raise GateRefused(f"{finding}: give vLLM's cache less (--kv-cache-memory-bytes), or {SMALLER}")
+    return finding
+
+
+def _on_gpu(need: str, nbytes: float) -> str:
+    gpus = _gpu_memory()
+    if not gpus:
+        return f"{need}, on the GPU; nvidia-smi does not say how much is free there"
+    free, total = max(gpus)
+    share = 1 - nbytes / total - RESERVE
+    if share <= 0:
+        raise GateRefused(f"{need}; the GPU has {format_bytes(total)} in all: {SMALLER}")
+    finding = f"{need}; {format_bytes(free)} are free of the GPU's {format_bytes(total)}"
+    advice = f"start vLLM with --gpu-memory-utilization {share:.2f} or less"
+    if nbytes > free:
+        raise GateRefused(f"{finding}: {advice}, or {SMALLER}")
+    return f"{finding} ({advice})"
+
+
+def _gpu_memory() -> list[tuple[int, int]]:
+    """Return the free and the total bytes of each GPU; [] where nvidia-smi is missing or fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = [program, "--query-gpu=memory.free,memory.total", "--format=csv,noheader,nounits"]
+    ran = subprocess.run(query, capture_output=True, text=True, timeout=ANSWER_S, check=False)
+    lines = ran.stdout.splitlines() if ran.returncode == 0 else []
+    figures = [
+        [int(mebibytes) * 2**20 for mebibytes in line.split(",")]
+        for line in lines
+        if line.replace(",", "").strip()
+    ]
+    return [(free, total) for free, total in figures]

@@ -41,7 +41,7 @@ from loop.operations.results.nights import (
     NightResult,
     PassRate,
 )
-from loop.operations.results.readouts import BehaviourVector, Readings, Sweeps, TrainedVectors
+from loop.operations.results.readouts import BehaviourVector, Readings, Sweeps, TrainedVectors, VectorQuality
 from loop.operations.steering import Steering
 from store import queries
 from store.checkpoints.retention import Policy
@@ -267,7 +267,7 @@ class Operations:
         """Refuse what of `readout_train` can be refused before a model is loaded."""
         readouts.check_training(self.service, TrainOptions.parse(**options))
 
-    async def readout_report(self, *, layer: int | None = None) -> Json:
+    async def readout_report(self, *, layer: int | None = None) -> VectorQuality:
         """Report the quality of each concept's vector on the active weights."""
         await self.check_looking(layer=layer)
         return await readouts.quality(self.service, layer=layer)

@@ -15,14 +15,13 @@ from sqlalchemy import Connection
 from agents.readout.concept_vectors import METHODS, Method
 from agents.readout.quality.examiner import Examiner, choose_layer, stored_vectors
 from agents.readout.train import default_set, train_concept_vectors
-from corpus.aliases import Json
 from corpus.concept_sets import NAMES, ConceptSet, Name, load
 from corpus.conversation import ROLES
 from corpus.errors import GateRefused, UsageError
 from corpus.json_edge import from_json
 from loop.engine.service import Service
 from loop.night.readings import version_of
-from loop.operations.results.readouts import LayerAccuracy, Readings, TrainedVectors
+from loop.operations.results.readouts import LayerAccuracy, Readings, TrainedVectors, VectorQuality
 from store import queries
 from store.ledger.records import Checkpoint
 from store.readings import vector_versions
@@ -162,12 +161,12 @@ def _is_turn(turn: Any) -> bool:
     return role in ROLES and isinstance(text, str) and bool(text.strip())
 
 
-async def quality(service: Service, *, layer: int | None = None) -> Json:
+async def quality(service: Service, *, layer: int | None = None) -> VectorQuality:
     """Report the quality of one layer's vectors; write it to the home's `readout` folder as well."""
     examiner, active = await _examiner(service)
     load = partial(service.store.load_weights, active.id)
     report = await examiner.report(load, layer, service.worker.reporter("readout", ""))
-    return {**report, "checkpoint": active.id}
+    return VectorQuality(**vars(report), checkpoint=active.id)
 
 
 async def readings(

@@ -230,7 +230,7 @@ class CheckpointStore:
         if free < nbytes + SPARE_BYTES:
             raise GateRefused(
                 f"a checkpoint needs {(nbytes + SPARE_BYTES) / 1e6:.0f} MB in {self.directory} and "
-                f"{free / 1e6:.0f} MB are free; free some room, or `nightschool checkpoints prune` old ones"
+                f"{free / 1e6:.0f} MB are free; free some space, or `nightschool checkpoints prune` old ones"
             )
 
     def _weights_of(self, checkpoint_id: str | None) -> str | None:

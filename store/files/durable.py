@@ -23,7 +23,7 @@ from store.files.failpoints import reach
 
 _TEMPORARY = re.compile(r"[0-9a-f]{16}\.tmp")
 _ADVICE = {
-    errno.ENOSPC: "free some room, or `nightschool checkpoints prune` old ones, then try again",
+    errno.ENOSPC: "free some space, or `nightschool checkpoints prune` old ones, then try again",
     errno.EDQUOT: "free some of your quota, or `nightschool checkpoints prune` old ones, then try again",
     errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), then try again",
     errno.EIO: "the disk fails: see the system's log, and move the home to another one",

@@ -85,7 +85,7 @@ def plan_export(model_dir: Path, weights: Mapping[str, RawTensor]) -> ExportPlan
     if left:
         raise IntegrityFault(
             f"the checkpoint has {', '.join(sorted(left)[:4])}, which the files in {model_dir} lack: set "
-            "model.path to the directory that this home was initialized with"
+            "model.path to the directory that this home was initialised with"
         )
     return plan
 
@@ -132,7 +132,7 @@ def _choose(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | Non
     if wanted.shape != own.shape:
         raise IntegrityFault(
             f"{name} is {list(wanted.shape)} in the checkpoint and {list(own.shape)} in {plan.model_dir}: "
-            "set model.path to the directory that this home was initialized with"
+            "set model.path to the directory that this home was initialised with"
         )
     if converts_exactly(wanted, own.dtype):
         return own.dtype, wanted

@@ -7,7 +7,7 @@ its own pages, in the home's `readout` folder. Knows no ledger.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import anyio.to_thread
@@ -20,11 +20,13 @@ from agents.readout.conversations import WINDOW, turn_texts
 from agents.readout.quality import page, report
 from agents.readout.quality.attention_heads import HeadContributions, head_contributions
 from agents.readout.quality.labelled_activations import label_activations
+from agents.readout.quality.page import WrittenReport
 from agents.readout.quality.report import Evidence
 from corpus import concept_sets, states
 from corpus.aliases import Json, Progress
 from corpus.concept_sets import ConceptSet, text_places
 from corpus.errors import IntegrityFault, UsageError
+from corpus.json_edge import to_json
 from store.tensors.numbers import count, values
 from store.tensors.raw import RawTensor
 
@@ -51,8 +53,10 @@ class Examiner:
     layers: int
     """Number of the model's layers."""
 
-    async def report(self, load: LoadTensors, layer: int | None, progress: Progress | None = None) -> Json:
-        """Report the quality of every concept's vector of one layer, as JSON and as a page.
+    async def report(
+        self, load: LoadTensors, layer: int | None, progress: Progress | None = None
+    ) -> WrittenReport:
+        """Report the quality of every concept's vector of one layer; write it as JSON and as a page.
 
         `layer`: its number; None for the one nearest to the monitored layer.
         """
@@ -70,10 +74,10 @@ class Examiner:
             weights_sha256=self.source.weights_version,
         )
         quality = await anyio.to_thread.run_sync(report.build, evidence)
-        result = asdict(subject) | quality.to_json()
-        self._write(QUALITY, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False))
+        quality_json = to_json(subject) | to_json(quality)
+        self._write(QUALITY, json.dumps(quality_json, indent=1, ensure_ascii=False, allow_nan=False))
         self._write(PAGE, page.markdown(subject, quality))
-        return result | {"written": str(self.source.directory / PAGE)}
+        return WrittenReport(**vars(subject), **vars(quality), written=str(self.source.directory / PAGE))
 
     async def timeline(
         self,

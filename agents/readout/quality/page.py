@@ -50,6 +50,13 @@ class Subject:
     """Digest of the weights that are served now."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WrittenReport(QualityReport, Subject):
+    """A quality report in the order of `quality.json`, with the file of its page."""
+
+    written: str
+
+
 def markdown(subject: Subject, report: QualityReport) -> str:
     """Return the whole page."""
     classified = report.leave_one_out

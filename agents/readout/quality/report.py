@@ -5,7 +5,7 @@ beside it. The bounds of a verdict are in the report. Knows neither models nor f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from agents.readout.quality import groups, metrics
 from agents.readout.quality.attention_heads import HeadContributions, WritingHeads, writing_heads
 from agents.readout.quality.labelled_activations import BASELINE, LabelledActivations
 from agents.readout.quality.metrics import Neuron
-from corpus.aliases import Json
 
 CLEAN, FRAGMENTED = 0.7, 0.4
 """Shares of the first principal component above which a concept is clean, and below which fragmented."""
@@ -84,7 +83,7 @@ class Contributor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConceptQuality:
+class ConceptMetrics:
     """All metrics of one concept, under the names that `quality.json` has."""
 
     texts: int
@@ -123,9 +122,8 @@ class ConceptQuality:
             return "split"
         return "clean" if self.first_pc_cosine >= SAME_LINE else "off its line"
 
-    @property
-    def verdict(self) -> str:
-        """The meaning of the metrics in words."""
+    def judge(self) -> str:
+        """Return the meaning of the metrics in words."""
         return "; ".join([self.kind, *self._remarks()])
 
     def _remarks(self) -> list[str]:
@@ -147,9 +145,12 @@ class ConceptQuality:
             remarks.append(f"does not fit its texts: {', '.join(misfiled)}")
         return remarks
 
-    def to_json(self) -> Json:
-        """Return the metrics and the verdict as `quality.json` has them."""
-        return {**asdict(self), "verdict": self.verdict}
+
+@dataclass(frozen=True, kw_only=True)
+class ConceptQuality(ConceptMetrics):
+    """All metrics of one concept, and what they mean."""
+
+    verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,11 +195,6 @@ class QualityReport:
     cohesion: ClusterReport
     skipped: tuple[str, ...]
     concepts: dict[str, ConceptQuality]
-
-    def to_json(self) -> Json:
-        """Return the report as `quality.json` has it."""
-        concepts = {name: concept.to_json() for name, concept in self.concepts.items()}
-        return {**asdict(self), "concepts": concepts}
 
 
 def build(evidence: Evidence) -> QualityReport:
@@ -272,7 +268,7 @@ def _concepts(evidence: Evidence, correct: Numbers) -> dict[str, ConceptQuality]
     qualities = {}
     for index, name in enumerate(names):
         mine = texts.of(index)
-        qualities[name] = ConceptQuality(
+        concept = ConceptMetrics(
             texts=len(mine),
             first_pc=components[index].share,
             first_pc_by_chance=components[index].by_chance,
@@ -290,6 +286,7 @@ def _concepts(evidence: Evidence, correct: Numbers) -> dict[str, ConceptQuality]
             heads=_heads(evidence.head_contributions, index),
             accuracy=float(correct[mine].mean()) if len(mine) else None,
         )
+        qualities[name] = ConceptQuality(**vars(concept), verdict=concept.judge())
     return qualities
 
 

@@ -2,18 +2,17 @@
 
 from rich.table import Table
 
-from corpus.aliases import Json
 from corpus.json_edge import from_json
 from loop.cli.show.console import out
 from loop.operations.results.readouts import (
     BehaviourVector,
     Drift,
     PredictionCheck,
-    QualitySummary,
     SweepResult,
     Sweeps,
     TrainedVectors,
     UpdateDrift,
+    VectorQuality,
     VectorsDrift,
 )
 from store.nights.results import PassCount
@@ -49,12 +48,11 @@ def trained(report: TrainedVectors) -> None:
     out.print(f"written to  {report.directory}, in {report.seconds:.0f} s", markup=False)
 
 
-def quality(report: Json) -> None:
+def quality(report: VectorQuality) -> None:
     """Print one line a concept, and where the whole report is."""
-    summary: QualitySummary = from_json(QualitySummary, report)
     table = Table("concept", "texts", "PC 1", "aligned", "found", "neuron", "R²", "verdict")
-    for name, concept in summary.concepts.items():
-        aligned = [text.alignment for text in concept.alignment if text.alignment is not None]
+    for name, concept in report.concepts.items():
+        aligned = concept.alignments
         table.add_row(
             name,
             str(concept.texts),
@@ -66,25 +64,25 @@ def quality(report: Json) -> None:
             concept.verdict,
         )
     out.print(table)
-    left_out = summary.leave_one_out
+    left_out = report.leave_one_out
     out.print(
-        f"layer {summary.layer} ({summary.relative_depth:.0%} of the depth); leaving one story out, "
+        f"layer {report.layer} ({report.relative_depth:.0%} of the depth); leaving one story out, "
         f"{left_out.accuracy:.1%} are found again (by chance {left_out.by_chance:.1%})"
     )
     if not left_out.above_chance:
         out.print("that is no better than chance: these vectors say nothing", style="bold")
-    if summary.cohesion.gap is not None:
+    if report.cohesion.gap is not None:
         out.print(
-            f"members of a cluster are nearer to each other than to the rest by {summary.cohesion.gap:.2f}"
+            f"members of a cluster are nearer to each other than to the rest by {report.cohesion.gap:.2f}"
         )
-    for reason in summary.skipped:
+    for reason in report.skipped:
         out.print(f"skipped: {reason}", markup=False)
-    if summary.weights_version != summary.weights_sha256:
+    if report.weights_version != report.weights_sha256:
         out.print(
             "the vectors were estimated on other weights than those that are served: "
             "`nightschool readout train` renews them"
         )
-    out.print(f"written: {summary.written}", markup=False, soft_wrap=True)
+    out.print(f"written: {report.written}", markup=False, soft_wrap=True)
 
 
 # ---------------------------------------------------------------- drift

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from agents.readout.quality.page import WrittenReport
 from store.nights.results import PassCount
 from store.readings.records import ConversationReading
 
@@ -38,65 +39,10 @@ class TrainedVectors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextAlignment:
-    """How far one text lies along its concept's line."""
+class VectorQuality(WrittenReport):
+    """The quality of the concept vectors on the weights of a checkpoint."""
 
-    alignment: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeuronMatch:
-    """The neuron that is nearest to a concept's vector."""
-
-    cosine: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConceptQuality:
-    """How good one concept's vector is."""
-
-    texts: int
-    first_pc: float
-    """Share of the texts' variance in its first principal component."""
-    alignment: list[TextAlignment]
-    accuracy: float | None
-    neuron: NeuronMatch | None
-    r2: float
-    """How much of it the other concepts explain."""
-    verdict: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaveOneOut:
-    """The accuracy of leaving one story out."""
-
-    accuracy: float
-    by_chance: float
-    above_chance: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cohesion:
-    """How much nearer the members of a cluster lie to each other than to the rest."""
-
-    gap: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class QualitySummary:
-    """The part of a quality report that is printed; `agents/readout/quality/report.py` builds the whole."""
-
-    layer: int
-    relative_depth: float
-    weights_version: str
-    """The weights that the vectors were estimated on."""
-    weights_sha256: str
-    """The weights that are served."""
-    leave_one_out: LeaveOneOut
-    cohesion: Cohesion
-    skipped: list[str]
-    concepts: dict[str, ConceptQuality]
-    written: str
+    checkpoint: str
 
 
 @dataclass(frozen=True, kw_only=True)

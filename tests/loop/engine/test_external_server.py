@@ -128,7 +128,9 @@ def test_a_server_of_another_model_is_refused(alone: Town) -> None:
     other.mkdir()
     (other / "config.json").write_text("{}")
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": str(other)}))
-    assert "was begun with another model" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(2)
+    assert "was initialised with another model" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(
+        2
+    )
 
 
 def test_init_takes_the_model_that_is_served(alone: Town, tmp_path: Path) -> None:

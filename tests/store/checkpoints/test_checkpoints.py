@@ -156,7 +156,7 @@ def test_a_manifest_says_nothing_that_only_the_store_may_say(store: CheckpointSt
 
 def test_room_is_asked_for_before_it_is_needed(store: CheckpointStore) -> None:
     store.require_space(1)
-    with pytest.raises(GateRefused, match="free some room"):
+    with pytest.raises(GateRefused, match="free some space"):
         store.require_space(1 << 60)
 
 

@@ -11,6 +11,7 @@ from agents.readout.quality import page, report
 from agents.readout.quality.attention_heads import head_contributions
 from agents.readout.quality.labelled_activations import LabelledActivations
 from agents.readout.quality.report import Evidence
+from corpus.json_edge import to_json
 
 SUBJECT = page.Subject(
     layer=2,
@@ -41,7 +42,7 @@ def evidence(of: LabelledActivations) -> Evidence:
 
 
 def test_a_report_is_json_with_every_metric_of_every_concept() -> None:
-    written = json.loads(json.dumps(report.build(evidence(texts())).to_json(), allow_nan=False))
+    written = json.loads(json.dumps(to_json(report.build(evidence(texts()))), allow_nan=False))
     assert tuple(written["concepts"]) == NAMES
     assert all(concept.keys() >= METRICS for concept in written["concepts"].values())
     calm = written["concepts"]["calm"]
@@ -109,7 +110,7 @@ def test_texts_that_lie_along_a_line_as_random_ones_do_are_not_called_clean(
     quality = report.build(evidence(made))
     kinds = [concept.kind for concept in quality.concepts.values()]
     assert "clean" not in kinds and "too few texts to tell" in kinds
-    json.dumps(quality.to_json(), allow_nan=False)
+    json.dumps(to_json(quality), allow_nan=False)
 
 
 def test_two_texts_on_either_side_of_a_line_are_split() -> None:
