@@ -1,4 +1,4 @@
-"""A ledger with a short history: what the tests of the store share."""
+"""Builders of a ledger with a short history, shared by the tests of the store."""
 
 from pathlib import Path
 
@@ -28,12 +28,12 @@ BASE = "0" * 64
 
 
 def sha(name: str) -> str:
-    """A digest for a name, such as a checkpoint's id."""
+    """Return a digest for a name, such as a checkpoint's id."""
     return identity(name) * 4
 
 
 def new_ledger(place: Path, *, turns: int = 6) -> Ledger:
-    """A ledger with checkpoint 0 and one conversation."""
+    """Create a ledger with checkpoint 0 and one conversation."""
     ledger = Ledger(database_url(place))
     with ledger.writing() as connection:
         history.add_base(connection, BASE, sha("base weights"))
@@ -53,7 +53,7 @@ def new_ledger(place: Path, *, turns: int = 6) -> Ledger:
 
 
 def a_signal(position: int, **more: object) -> Signal:
-    """A correction of `listen` in the conversation."""
+    """Return a correction of `listen` in the conversation."""
     values = {
         "id": f"s{position}", "kind": "correction", "conversation_id": "c1", "position": position,
         "source": "anna", "behaviour": "listen", "strength": 0.8, "state": "new",
@@ -63,7 +63,7 @@ def a_signal(position: int, **more: object) -> Signal:
 
 
 def a_lesson(position: int) -> list[Record]:
-    """A signal with its episode and behaviour, joined in the graph."""
+    """Return a signal with its episode and behaviour, joined in the graph."""
     behaviour = Node(id=identity("behaviour", "listen"), kind="behaviour", name="listen", body={})
     body = {"conversation_id": "c1", "position": position, "request": "paint the door", "source": "anna"}
     episode = Node(id=f"e{position}", kind="episode", name=f"c1:{position}", body=body)
@@ -73,7 +73,7 @@ def a_lesson(position: int) -> list[Record]:
 
 
 def a_dream(name: str, night_id: str, **more: object) -> Dream:
-    """A dream of `listen`."""
+    """Return a dream of `listen`."""
     values = {
         "id": name, "night_id": night_id, "behaviour": "listen", "temperature": 1.0, "seed": 1,
         "messages": [{"role": "user", "content": name}], "nodes": ["e2"], "source": "anna",
@@ -82,7 +82,7 @@ def a_dream(name: str, night_id: str, **more: object) -> Dream:
 
 
 def a_pair(name: str, night_id: str, **more: object) -> Pair:
-    """A new pair of `listen`."""
+    """Return a new pair of `listen`."""
     values = {
         "id": name, "night_id": night_id, "behaviour": "listen", "state": "new", "source": "anna",
         "trust": 1.0, "messages": [{"role": "user", "content": "asked"}],
@@ -96,7 +96,7 @@ def a_pair(name: str, night_id: str, **more: object) -> Pair:
 def a_trained_night(
     connection: Connection, *pairs: Pair, replay: tuple[str, ...] = (), seed: int = 1
 ) -> Update:
-    """Begin a night, take up the lessons, and go as far as a trained update that waits for its verdict."""
+    """Begin a night, take up the lessons, and add a trained update that waits for its verdict."""
     night_id = history.begin_night(connection, seed=seed, retry=False)
     number = int(night_id[1:])
     new = {"state": "new", "night_id": None}
@@ -119,12 +119,12 @@ def a_trained_night(
 
 
 def active(connection: Connection) -> str:
-    """Id of the active checkpoint."""
+    """Return the id of the active checkpoint."""
     return str(queries.active(connection).id)
 
 
 def decide(connection: Connection, update: Update, decision: str, reasons: list[str] | None = None) -> None:
-    """Make a verdict true and close the night."""
+    """Carry out a verdict and close the night."""
     row = queries.update_of(connection, update.night_id)
     assert row is not None
     history.carry_out(connection, update=row, decision=decision, reasons=reasons or [decision])
@@ -132,6 +132,6 @@ def decide(connection: Connection, update: Update, decision: str, reasons: list[
 
 
 def states(connection: Connection, table: str) -> dict[str, str]:
-    """State by id."""
+    """Return the state of every row by its id."""
     columns = schema.metadata.tables[table].c
     return {row_id: state for row_id, state in connection.execute(select(columns.id, columns.state))}

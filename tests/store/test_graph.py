@@ -1,4 +1,4 @@
-"""The memory graph in a real ledger: merging, reading, provenance."""
+"""The memory graph in a real ledger: merging, reading and provenance."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,20 +67,20 @@ def episode(conversation: str = "one", position: int = 2, **more: object) -> Nod
 
 
 def extraction(conversation: str = "one", position: int = 2, **more: object) -> list[Signal | Node | Edge]:
-    """What the extractor hands over: a behaviour, an episode, a feeling, a signal and their edges."""
+    """Return the records of an extraction: a behaviour, an episode, a feeling, a signal and their edges."""
     listen, feeling = node("behaviour", "listen"), node("feeling", "frustrated", weight=0.0)
-    said, told = signal(conversation, position), episode(conversation, position, **more)
+    lesson, scene = signal(conversation, position), episode(conversation, position, **more)
     return [
-        Edge(kind="supports", tail_id=told.id, head_id=listen.id, signal_id=said.id),
-        Edge(kind="shows", tail_id=told.id, head_id=feeling.id, signal_id=said.id),
-        said, told, feeling, listen,
+        Edge(kind="supports", tail_id=scene.id, head_id=listen.id, signal_id=lesson.id),
+        Edge(kind="shows", tail_id=scene.id, head_id=feeling.id, signal_id=lesson.id),
+        lesson, scene, feeling, listen,
     ]  # fmt: skip
 
 
 def weight(connection: Connection, kind: str, name: str) -> float:
-    found = graph.get(connection, identity(kind, name))
-    assert found is not None
-    return found.weight
+    stored = graph.get(connection, identity(kind, name))
+    assert stored is not None
+    return stored.weight
 
 
 def everything(connection: Connection) -> list[object]:
@@ -112,17 +112,17 @@ def test_the_strongest_feeling_is_kept(connection: Connection) -> None:
         graph.merge(
             connection, [node("behaviour", "listen", feelings={"tired": score, f"at {score}": score})]
         )
-    found = graph.get(connection, identity("behaviour", "listen"))
-    assert found is not None
-    assert found.feelings == {"tired": 0.9, "at 0.4": 0.4, "at 0.9": 0.9, "at 0.2": 0.2}
+    behaviour = graph.get(connection, identity("behaviour", "listen"))
+    assert behaviour is not None
+    assert behaviour.feelings == {"tired": 0.9, "at 0.4": 0.4, "at 0.9": 0.9, "at 0.2": 0.2}
 
 
 def test_a_body_is_filled_where_it_was_empty_and_never_overwritten(connection: Connection) -> None:
     graph.merge(connection, [episode(better="", answer="first")])
     graph.merge(connection, [episode(better="came later", answer="second")])
-    found = graph.get(connection, episode().id)
-    assert found is not None
-    assert (found.body["better"], found.body["answer"]) == ("came later", "first")
+    stored = graph.get(connection, episode().id)
+    assert stored is not None
+    assert (stored.body["better"], stored.body["answer"]) == ("came later", "first")
 
 
 def test_a_learnt_or_undone_signal_is_not_made_new_by_another_extraction(connection: Connection) -> None:
@@ -134,19 +134,19 @@ def test_a_learnt_or_undone_signal_is_not_made_new_by_another_extraction(connect
         assert graph.new_lessons(connection, 99) == []
 
 
-def test_new_lessons_end_at_the_cursor_and_come_by_id(connection: Connection) -> None:
+def test_new_lessons_end_at_the_cursor_and_are_ordered_by_id(connection: Connection) -> None:
     for conversation, position in (("one", 1), ("one", 3), ("two", 2)):
         graph.merge(connection, extraction(conversation, position))
-    found = graph.new_lessons(connection, 99)
-    assert [said.id for said, _ in found] == sorted(said.id for said, _ in found)
-    assert {(told.body["conversation_id"], told.body["position"]) for _, told in found} == {
+    lessons = graph.new_lessons(connection, 99)
+    assert [lesson.id for lesson, _ in lessons] == sorted(lesson.id for lesson, _ in lessons)
+    assert {(scene.body["conversation_id"], scene.body["position"]) for _, scene in lessons} == {
         ("one", 1), ("one", 3), ("two", 2),
     }  # fmt: skip
-    assert [said.position for said, _ in graph.new_lessons(connection, 2)] == [1]
+    assert [lesson.position for lesson, _ in graph.new_lessons(connection, 2)] == [1]
     assert graph.new_lessons(connection, 1) == []
 
 
-def test_a_signal_without_a_behaviour_or_refused_is_no_lesson(connection: Connection) -> None:
+def test_a_refused_signal_or_one_without_a_behaviour_is_not_a_lesson(connection: Connection) -> None:
     refused = signal(position=1, state="refused")
     graph.merge(connection, [refused, signal(position=3, state="noted"), node("behaviour", "listen")])
     assert graph.new_lessons(connection, 99) == []
@@ -156,38 +156,38 @@ def test_lessons_of_a_night_are_those_that_it_took_up(connection: Connection) ->
     graph.merge(connection, extraction("one", 1))
     graph.merge(connection, extraction("two", 2))
     apply(connection, Change(table="signals", where={"id": signal("two", 2).id}, values={"night_id": "n1"}))
-    assert [told.name for _, told in graph.lessons_of(connection, "n1")] == ["two:2"]
+    assert [scene.name for _, scene in graph.lessons_of(connection, "n1")] == ["two:2"]
 
 
-def test_the_most_pressing_episode_comes_first(connection: Connection) -> None:
+def test_the_episode_with_the_strongest_feeling_comes_first(connection: Connection) -> None:
     calm, cross = extraction("one", 1), extraction("two", 2)
-    told = next(r for r in cross if isinstance(r, Node) and r.kind == "episode")
-    upset = node("episode", told.name, body=told.body, weight=told.weight, feelings={"frustrated": 0.6})
+    scene = next(r for r in cross if isinstance(r, Node) and r.kind == "episode")
+    upset = node("episode", scene.name, body=scene.body, weight=scene.weight, feelings={"frustrated": 0.6})
     graph.merge(connection, calm)
-    graph.merge(connection, [upset if record is told else record for record in cross])
-    assert [found.name for found in graph.episodes(connection, "listen")] == ["two:2", "one:1"]
+    graph.merge(connection, [upset if record is scene else record for record in cross])
+    assert [scene.name for scene in graph.episodes(connection, "listen")] == ["two:2", "one:1"]
     assert graph.episodes(connection, "brief") == []
 
 
-def test_the_episode_of_a_refused_signal_seeds_nothing(connection: Connection) -> None:
+def test_the_episode_of_a_refused_signal_seeds_no_dream(connection: Connection) -> None:
     records = [signal(state="refused") if isinstance(r, Signal) else r for r in extraction()]
     graph.merge(connection, records)
     assert graph.episodes(connection, "listen") == []
 
 
-def test_contradictions_stand_beside_what_they_contradict(connection: Connection) -> None:
+def test_a_contradiction_is_stored_without_changing_the_behaviour(connection: Connection) -> None:
     graph.merge(connection, extraction("one", 1))
-    told, said = episode("two", 2), signal("two", 2, state="noted")
+    scene, objection = episode("two", 2), signal("two", 2, state="noted")
     against = Edge(
-        kind="contradicts", tail_id=told.id, head_id=identity("behaviour", "listen"), signal_id=said.id
+        kind="contradicts", tail_id=scene.id, head_id=identity("behaviour", "listen"), signal_id=objection.id
     )
-    graph.merge(connection, [told, said, against])
+    graph.merge(connection, [scene, objection, against])
     (standing,) = graph.behaviours(connection)
     assert (standing.supports, standing.contradictions, standing.proposed) == (1, 1, False)
     assert weight(connection, "behaviour", "listen") == 1.8
 
 
-def test_a_node_leads_back_to_the_lines_of_the_log(connection: Connection) -> None:
+def test_a_node_is_traced_to_the_lines_of_the_log(connection: Connection) -> None:
     graph.merge(connection, extraction("one", 1))
     graph.merge(connection, extraction("two", 2))
     origins = graph.provenance(connection, identity("behaviour", "listen"))
@@ -200,17 +200,17 @@ def test_a_node_leads_back_to_the_lines_of_the_log(connection: Connection) -> No
 
 
 def fact(value: str, position: int) -> list[Node | Edge]:
-    told = node(
+    statement = node(
         "episode",
         f"one:{position}:told",
         body={"conversation_id": "one", "position": position, "source": "u"},
     )
     body = {"text": f"my name is {value}", "subject": "name", "source": "user one"}
     known = node("fact", f"user one: my name is {value}", body=body, weight=0.0)
-    return [told, known, Edge(kind="about", tail_id=known.id, head_id=told.id)]
+    return [statement, known, Edge(kind="about", tail_id=known.id, head_id=statement.id)]
 
 
-def test_a_fact_that_contradicts_another_stands_beside_it(connection: Connection) -> None:
+def test_contradicting_facts_are_both_stored(connection: Connection) -> None:
     graph.merge(connection, fact("anna", 1))
     graph.merge(connection, fact("emma", 3))
     graph.merge(connection, fact("emma", 3))
@@ -221,7 +221,7 @@ def test_a_fact_that_contradicts_another_stands_beside_it(connection: Connection
     ]
 
 
-def test_a_proposed_behaviour_that_a_person_declares_is_a_declared_one(connection: Connection) -> None:
+def test_a_proposed_behaviour_becomes_declared_when_a_user_declares_it(connection: Connection) -> None:
     graph.merge(connection, [node("behaviour", "polite", body={"proposed": True, "do": "say please"})])
     assert [standing.proposed for standing in graph.behaviours(connection)] == [True]
     graph.merge(connection, [node("behaviour", "polite", body={"proposed": False, "do": "be polite"})])

@@ -1,4 +1,4 @@
-"""A home: made once, held by one, its token for its user alone."""
+"""A home: created once, held by one process, with a token that only its user can read."""
 
 import os
 import subprocess
@@ -27,14 +27,14 @@ def home(tmp_path: Path) -> Home:
 
 
 def holder(home: Home) -> "subprocess.Popen[str]":
-    """Another process that holds the home until its stdin is closed."""
+    """Run another process that holds the home until its stdin is closed."""
     command = [sys.executable, "-c", HOLD, str(home.path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process
 
 
-def test_the_token_is_long_and_readable_by_its_user_alone_whatever_the_umask(tmp_path: Path) -> None:
+def test_the_token_is_long_and_readable_only_by_its_user_whatever_the_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         home = create(tmp_path / "home")
@@ -46,14 +46,14 @@ def test_the_token_is_long_and_readable_by_its_user_alone_whatever_the_umask(tmp
     assert create(tmp_path / "another").token() != home.token()
 
 
-def test_making_a_home_twice_changes_nothing(home: Home) -> None:
+def test_creating_a_home_twice_changes_nothing(home: Home) -> None:
     home.config_file.write_text("seed = 9\n")
     before = {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()}
     assert create(home.path) == home
     assert {path: path.read_bytes() for path in home.path.rglob("*") if path.is_file()} == before
 
 
-def test_there_is_no_home_in_an_empty_folder_a_file_or_nowhere(tmp_path: Path) -> None:
+def test_an_empty_folder_a_file_and_a_missing_path_are_not_homes(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for place in (tmp_path, file, tmp_path / "nowhere"):
@@ -62,7 +62,7 @@ def test_there_is_no_home_in_an_empty_folder_a_file_or_nowhere(tmp_path: Path) -
         assert refusal.value.exit_code == 10 and str(place) in str(refusal.value)
 
 
-def test_a_home_without_its_token_is_none(home: Home) -> None:
+def test_a_folder_without_the_token_is_not_a_home(home: Home) -> None:
     home.token_file.unlink()
     with pytest.raises(NoHome):
         find(home.path)
@@ -103,7 +103,7 @@ def test_the_lock_dies_with_a_killed_process(home: Home) -> None:
     assert not is_held(home)
 
 
-def test_the_run_directory_is_private_swept_and_gone_at_the_end(home: Home) -> None:
+def test_the_run_directory_is_private_and_is_swept_and_removed_at_the_end(home: Home) -> None:
     left = home.run_dir
     left.mkdir(mode=0o755)
     (left / "service.sock").write_text("left by a killed service")
@@ -114,7 +114,7 @@ def test_the_run_directory_is_private_swept_and_gone_at_the_end(home: Home) -> N
     assert not left.exists()
 
 
-def test_the_socket_has_a_name_short_enough_however_deep_the_home_lies(tmp_path: Path) -> None:
+def test_the_socket_path_is_short_enough_however_deep_the_home_is(tmp_path: Path) -> None:
     deep = Home(tmp_path.joinpath(*["a-rather-long-folder-name"] * 12))
     assert len(str(deep.control_socket)) < 107
     assert deep.run_dir != Home(tmp_path).run_dir

@@ -1,4 +1,4 @@
-"""Blobs: one name for the same tensors in every form, which each form returns; all damage is found."""
+"""Blobs: tensors have one name in every stored form, every form returns them, and all damage is found."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -17,7 +17,7 @@ SIZE = 60_000
 
 
 def begun() -> None:
-    """Nothing has to be done before the first byte."""
+    """Do nothing before the first byte."""
 
 
 def bf16(values: np.ndarray) -> RawTensor:
@@ -27,7 +27,7 @@ def bf16(values: np.ndarray) -> RawTensor:
 
 
 def model(seed: int = 0) -> dict[str, RawTensor]:
-    """A bfloat16 matrix, and a float32 vector as hybrids have them."""
+    """Return a bfloat16 matrix and a float32 vector, as hybrid models have them."""
     draw = np.random.default_rng(seed)
     patterns = (0.02 * draw.standard_normal(SIZE, np.float32)).view(np.uint32) >> 16
     a_log = RawTensor(dtype="F32", shape=(4,), data=memoryview(bytearray(draw.bytes(16))))
@@ -35,7 +35,7 @@ def model(seed: int = 0) -> dict[str, RawTensor]:
 
 
 def changed(tensors: Tensors, share: float, seed: int) -> dict[str, RawTensor]:
-    """The same with this share of the matrix one unit up."""
+    """Return the tensors with this share of the matrix moved up by one unit."""
     patterns = np.frombuffer(tensors["w"].data, "<u2").copy()
     patterns[np.random.default_rng(seed).random(SIZE) < share] += 1
     return {**tensors, "w": bf16(patterns)}
@@ -55,26 +55,26 @@ def blobs(tmp_path: Path) -> Blobs:
 
 @pytest.fixture
 def line(blobs: Blobs) -> list[tuple[str, Tensors]]:
-    """A base and what became of it, little by little and then much: digests and tensors."""
+    """Return digests and tensors of a base and its successors: two small changes, then a large one."""
     versions = [model()]
     versions += [changed(versions[-1], 0.01, seed) for seed in (1, 2)]
     versions.append(model(7))
-    made: list[tuple[str, Tensors]] = []
+    written: list[tuple[str, Tensors]] = []
     for tensors in versions:
-        made.append((blobs.write(tensors, near=made[-1][0] if made else None)[0], tensors))
-    return made
+        written.append((blobs.write(tensors, near=written[-1][0] if written else None)[0], tensors))
+    return written
 
 
-def test_little_changes_are_stored_as_deltas_of_one_base_and_large_ones_become_a_new_base(
+def test_small_changes_are_stored_as_deltas_of_one_base_and_large_ones_become_a_new_base(
     blobs: Blobs, line: list[tuple[str, Tensors]]
 ) -> None:
     stored = [blobs.stored(digest) for digest, _ in line]
-    assert [one.form for one in stored] == ["whole", "delta", "delta", "whole"]
-    assert [one.base for one in stored] == [None, line[0][0], line[0][0], None]
+    assert [entry.form for entry in stored] == ["whole", "delta", "delta", "whole"]
+    assert [entry.base for entry in stored] == [None, line[0][0], line[0][0], None]
     assert max(stored[1].nbytes, stored[2].nbytes) < stored[0].nbytes / 20
 
 
-def test_a_delta_that_passes_half_of_the_whole_becomes_a_new_base(blobs: Blobs) -> None:
+def test_a_delta_larger_than_half_of_the_whole_becomes_a_new_base(blobs: Blobs) -> None:
     base = model()
     near = blobs.write(base)[0]
     forms = [blobs.stored(blobs.write(changed(base, share, 1), near=near)[0]).form for share in (0.2, 0.99)]
@@ -85,7 +85,7 @@ def test_a_delta_that_passes_half_of_the_whole_becomes_a_new_base(blobs: Blobs) 
     assert forms == ["delta", "delta", "whole"]
 
 
-def test_every_form_has_the_name_of_its_safetensors_form_and_gives_the_tensors_back(
+def test_every_form_has_the_name_of_its_safetensors_form_and_returns_the_tensors(
     blobs: Blobs, line: list[tuple[str, Tensors]]
 ) -> None:
     fp32 = {"w": RawTensor(dtype="F32", shape=(50, 20), data=np.random.default_rng(0).bytes(4000))}
@@ -98,24 +98,24 @@ def test_every_form_has_the_name_of_its_safetensors_form_and_gives_the_tensors_b
     assert elsewhere.write(line[1][1])[0] == line[1][0] and elsewhere.stored(line[1][0]).form == "whole"
 
 
-def test_zeros_that_are_packed_take_next_to_nothing(blobs: Blobs) -> None:
+def test_packed_zeros_take_almost_no_space(blobs: Blobs) -> None:
     digest, nbytes = blobs.write({"w": RawTensor(dtype="F32", shape=(1 << 20,), data=bytes(4 << 20))})
     assert blobs.stored(digest).form == "packed" and nbytes == blobs.stored(digest).nbytes < 4000
 
 
 @pytest.mark.parametrize("start", [0, 1, 2, 3])
 @pytest.mark.parametrize("goal", [0, 1, 2, 3])
-@pytest.mark.parametrize("told", ["truth", "nothing", "a lie"])
-def test_tensors_are_put_in_place_whatever_is_there(
-    blobs: Blobs, line: list[tuple[str, Tensors]], start: int, goal: int, told: str
+@pytest.mark.parametrize("hint", ["truth", "nothing", "a lie"])
+def test_tensors_are_put_in_place_whatever_the_memory_holds(
+    blobs: Blobs, line: list[tuple[str, Tensors]], start: int, goal: int, hint: str
 ) -> None:
     live, dirty = copied(line[start][1]), []
-    held = {"truth": line[start][0], "nothing": None, "a lie": line[(start + 1) % 4][0]}[told]
+    held = {"truth": line[start][0], "nothing": None, "a lie": line[(start + 1) % 4][0]}[hint]
     blobs.put(line[goal][0], live, lambda: dirty.append(True), held=held)
     assert live == line[goal][1] and dirty
 
 
-def test_nothing_is_put_and_nothing_begun_when_the_file_or_its_base_is_damaged(
+def test_nothing_is_put_or_begun_when_the_file_or_its_base_is_damaged(
     blobs: Blobs, line: list[tuple[str, Tensors]]
 ) -> None:
     for damaged, goal in ((1, 1), (0, 1), (3, 3)):
@@ -131,7 +131,7 @@ def test_nothing_is_put_and_nothing_begun_when_the_file_or_its_base_is_damaged(
         path.write_bytes(whole)
 
 
-def test_one_damaged_checkpoint_in_place_does_not_keep_another_from_being_put(
+def test_a_damaged_checkpoint_in_place_does_not_prevent_putting_another(
     blobs: Blobs, line: list[tuple[str, Tensors]]
 ) -> None:
     live = copied(line[2][1])
@@ -140,13 +140,13 @@ def test_one_damaged_checkpoint_in_place_does_not_keep_another_from_being_put(
     assert live == line[1][1]
 
 
-def test_a_blob_under_anothers_name_is_refused(blobs: Blobs, line: list[tuple[str, Tensors]]) -> None:
+def test_a_blob_under_the_name_of_another_is_refused(blobs: Blobs, line: list[tuple[str, Tensors]]) -> None:
     blobs.path(line[1][0]).write_bytes(blobs.path(line[2][0]).read_bytes())
     with pytest.raises(IntegrityFault, match="another blob's"):
         blobs.load(line[1][0])
 
 
-def test_nothing_new_depends_on_a_damaged_base(blobs: Blobs) -> None:
+def test_no_new_delta_depends_on_a_damaged_base(blobs: Blobs) -> None:
     base = model()
     near = blobs.write(base)[0]
     path = blobs.path(near)
@@ -158,7 +158,7 @@ def test_nothing_new_depends_on_a_damaged_base(blobs: Blobs) -> None:
     assert fresh.stored(fresh.write(changed(base, 0.01, 2), near=near)[0]).form == "whole"
 
 
-def test_a_damaged_base_is_mended_as_a_base_even_where_a_delta_of_another_would_do(
+def test_a_damaged_base_is_repaired_as_a_base_even_where_a_delta_would_suffice(
     blobs: Blobs, line: list[tuple[str, Tensors]]
 ) -> None:
     path = blobs.path(line[0][0])
@@ -171,7 +171,7 @@ def test_a_damaged_base_is_mended_as_a_base_even_where_a_delta_of_another_would_
 
 
 def test_one_byte_flipped_at_a_thousand_places_is_found_a_thousand_times(tmp_path: Path) -> None:
-    """Of manifests, a base, deltas, packed weights and optimizer states, all that two homes have."""
+    """Flip bytes of manifests, a base, deltas, packed weights and optimizer states of two homes."""
     store = CheckpointStore(tmp_path / "checkpoints")
     state = {"step": RawTensor(dtype="I64", shape=(), data=bytes(range(8)))}
     base = {"w": bf16(np.arange(3000) % 700), "a": RawTensor(dtype="F32", shape=(3,), data=bytes(range(12)))}
@@ -198,15 +198,15 @@ def test_one_byte_flipped_at_a_thousand_places_is_found_a_thousand_times(tmp_pat
     assert found == 1000 and len(files) == 7
 
 
-def test_what_a_delta_starts_from_is_kept_as_long_as_one_uses_it(tmp_path: Path) -> None:
+def test_a_base_is_kept_as_long_as_a_delta_uses_it(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     versions = [model(), changed(model(), 0.01, 1), changed(model(), 0.01, 2)]
-    made: list[str] = []
+    ids: list[str] = []
     for number, tensors in enumerate(versions):
-        made.append(store.write(tensors, None, {"parent": made[-1] if made else None, "cursor": number}).id)
-    base = store.blobs.path(store.manifest(made[0]).weights)
-    assert base not in store.sweep(made[1:]) and store.load_weights(made[2]) == versions[2]
-    assert base not in store.sweep(made[2:]) and store.load_weights(made[2]) == versions[2]
+        ids.append(store.write(tensors, None, {"parent": ids[-1] if ids else None, "cursor": number}).id)
+    base = store.blobs.path(store.manifest(ids[0]).weights)
+    assert base not in store.sweep(ids[1:]) and store.load_weights(ids[2]) == versions[2]
+    assert base not in store.sweep(ids[2:]) and store.load_weights(ids[2]) == versions[2]
     assert base in store.sweep([]) and list(store.blobs.files()) == []
 
 
@@ -222,15 +222,16 @@ def test_a_damaged_delta_that_hides_its_base_keeps_every_base(tmp_path: Path) ->
     assert base.exists() and store.verify([second]) == []
 
 
-def test_an_optimizer_state_that_was_given_up_is_none_and_no_fault_and_a_lost_one_is_a_fault(
+def test_a_dropped_optimizer_state_is_none_and_a_lost_one_is_a_fault(
     tmp_path: Path,
 ) -> None:
     store = CheckpointStore(tmp_path)
     states = [{"step": RawTensor(dtype="I64", shape=(), data=bytes([n] * 8))} for n in range(3)]
     ids = [store.write(model(), state, {"cursor": n}).id for n, state in enumerate(states)]
     store.drop_states(ids, but=ids[1:])
-    assert [store.load_optimizer(one) for one in ids] == [None, *states[1:]]
-    assert [store.has_state(one) for one in ids] == [False, True, True] and store.verify(ids) == []
+    assert [store.load_optimizer(checkpoint_id) for checkpoint_id in ids] == [None, *states[1:]]
+    assert [store.has_state(checkpoint_id) for checkpoint_id in ids] == [False, True, True]
+    assert store.verify(ids) == []
     assert store.sweep(ids) == []
     store.blobs.path(store.manifest(ids[1]).optimizer).unlink()
     assert len(store.verify(ids)) == 1
@@ -240,7 +241,7 @@ def test_an_optimizer_state_that_was_given_up_is_none_and_no_fault_and_a_lost_on
     assert store.load_optimizer(ids[0]) == states[0]
 
 
-def test_weights_that_change_while_they_are_written_are_not_kept(
+def test_weights_that_change_during_the_write_are_not_kept(
     blobs: Blobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = model()

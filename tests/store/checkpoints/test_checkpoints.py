@@ -1,4 +1,4 @@
-"""Checkpoint files: one name for one content, and no damage goes unseen."""
+"""Checkpoint files: the same content has the same name, and all damage is found."""
 
 import json
 import os
@@ -46,11 +46,11 @@ def test_a_checkpoint_is_read_back_as_it_was_written(store: CheckpointStore) -> 
 
 
 def test_every_file_is_named_by_the_digest_of_its_bytes(store: CheckpointStore) -> None:
-    made = store.write(WEIGHTS, {"step": STEP}, {"cursor": 3})
+    checkpoint = store.write(WEIGHTS, {"step": STEP}, {"cursor": 3})
     assert {path.name.partition(".")[0] for path in files(store)} == {
-        made.id,
-        made.weights_sha256,
-        made.optimizer_sha256,
+        checkpoint.id,
+        checkpoint.weights_sha256,
+        checkpoint.optimizer_sha256,
     }
     assert all(sha256(path.read_bytes()).hexdigest() == path.stem for path in files(store))
 
@@ -68,53 +68,53 @@ def test_the_same_content_has_the_same_id_and_is_kept_once(store: CheckpointStor
 def test_the_files_are_safetensors_that_any_reader_loads(store: CheckpointStore) -> None:
     from safetensors import deserialize
 
-    made = store.write(WEIGHTS, None, {})
-    blob = (store.blobs.folder / f"{made.weights_sha256}.safetensors").read_bytes()
-    found = {name: (e["dtype"], tuple(e["shape"]), bytes(e["data"])) for name, e in deserialize(blob)}
-    assert found == {name: (raw.dtype, raw.shape, bytes(raw.data)) for name, raw in WEIGHTS.items()}
+    checkpoint = store.write(WEIGHTS, None, {})
+    blob = (store.blobs.folder / f"{checkpoint.weights_sha256}.safetensors").read_bytes()
+    loaded = {name: (e["dtype"], tuple(e["shape"]), bytes(e["data"])) for name, e in deserialize(blob)}
+    assert loaded == {name: (raw.dtype, raw.shape, bytes(raw.data)) for name, raw in WEIGHTS.items()}
 
 
 def test_a_byte_flipped_anywhere_is_found_and_named(store: CheckpointStore) -> None:
-    made = store.write(WEIGHTS, {"step": STEP}, {"cursor": 3})
+    checkpoint = store.write(WEIGHTS, {"step": STEP}, {"cursor": 3})
     for path in files(store):
         whole = path.read_bytes()
         for place in range(len(whole)):
             path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-            (fault,) = store.verify([made.id])
-            assert fault.path == path and fault.checkpoint_id == made.id and str(path) in fault.problem
+            (fault,) = store.verify([checkpoint.id])
+            assert fault.path == path and fault.checkpoint_id == checkpoint.id and str(path) in fault.problem
         path.write_bytes(whole[:-1])
-        assert [fault.path for fault in store.verify([made.id])] == [path]
+        assert [fault.path for fault in store.verify([checkpoint.id])] == [path]
         path.write_bytes(b"")
-        assert [fault.path for fault in store.verify([made.id])] == [path]
+        assert [fault.path for fault in store.verify([checkpoint.id])] == [path]
         path.unlink()
-        assert "is missing" in store.verify([made.id])[0].problem
+        assert "is missing" in store.verify([checkpoint.id])[0].problem
         path.write_bytes(whole)
-    assert store.verify([made.id]) == []
+    assert store.verify([checkpoint.id]) == []
 
 
-def test_damaged_weights_are_never_handed_out(store: CheckpointStore) -> None:
-    made = store.write(WEIGHTS, None, {})
-    path = store.blobs.folder / f"{made.weights_sha256}.safetensors"
+def test_damaged_weights_are_never_returned(store: CheckpointStore) -> None:
+    checkpoint = store.write(WEIGHTS, None, {})
+    path = store.blobs.folder / f"{checkpoint.weights_sha256}.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"!")
     with pytest.raises(IntegrityFault, match="roll back to another checkpoint") as fault:
-        store.load_weights(made.id)
+        store.load_weights(checkpoint.id)
     assert str(path) in str(fault.value) and fault.value.exit_code == 12
 
 
-def test_writing_the_same_checkpoint_again_heals_a_damaged_file(store: CheckpointStore) -> None:
-    made = store.write(WEIGHTS, None, {})
-    path = store.blobs.folder / f"{made.weights_sha256}.safetensors"
+def test_writing_the_same_checkpoint_again_repairs_a_damaged_file(store: CheckpointStore) -> None:
+    checkpoint = store.write(WEIGHTS, None, {})
+    path = store.blobs.folder / f"{checkpoint.weights_sha256}.safetensors"
     path.write_bytes(b"gone")
     store.write(WEIGHTS, None, {})
-    assert store.verify([made.id]) == []
+    assert store.verify([checkpoint.id]) == []
 
 
-def test_what_a_reader_does_to_loaded_bytes_stays_with_the_reader(store: CheckpointStore) -> None:
-    made = store.write(WEIGHTS, None, {})
-    loaded = store.load_weights(made.id)["a"].data
+def test_a_reader_that_changes_loaded_bytes_does_not_change_the_checkpoint(store: CheckpointStore) -> None:
+    checkpoint = store.write(WEIGHTS, None, {})
+    loaded = store.load_weights(checkpoint.id)["a"].data
     assert isinstance(loaded, memoryview)
     loaded[:4] = b"\0\0\0\0"
-    assert store.verify([made.id]) == []
+    assert store.verify([checkpoint.id]) == []
 
 
 def test_a_sweep_removes_orphans_and_unfinished_files_and_nothing_else(store: CheckpointStore) -> None:
@@ -134,27 +134,27 @@ def test_a_sweep_removes_orphans_and_unfinished_files_and_nothing_else(store: Ch
 
 
 def test_nothing_is_swept_while_a_kept_manifest_is_damaged(store: CheckpointStore) -> None:
-    made = store.write(WEIGHTS, None, {})
-    (store.directory / f"{made.id}.json").write_text("{}")
+    checkpoint = store.write(WEIGHTS, None, {})
+    (store.directory / f"{checkpoint.id}.json").write_text("{}")
     with pytest.raises(IntegrityFault):
-        store.sweep([made.id])
-    assert (store.blobs.folder / f"{made.weights_sha256}.safetensors").exists()
+        store.sweep([checkpoint.id])
+    assert (store.blobs.folder / f"{checkpoint.weights_sha256}.safetensors").exists()
 
 
-def test_a_name_that_is_no_id_reaches_no_path(store: CheckpointStore) -> None:
+def test_a_name_that_is_not_an_id_reaches_no_path(store: CheckpointStore) -> None:
     for name in ("../../etc/passwd", "", "A" * 64, "0" * 63):
         with pytest.raises(UnknownId):
             store.manifest(name)
 
 
-def test_a_manifest_says_nothing_that_only_the_store_may_say(store: CheckpointStore) -> None:
+def test_a_manifest_cannot_set_the_fields_of_the_store(store: CheckpointStore) -> None:
     with pytest.raises(ValueError, match="weights"):
         store.write(WEIGHTS, None, {"weights": "0" * 64})
     with pytest.raises(ValueError):
         store.write(WEIGHTS, None, {"lr": float("nan")})
 
 
-def test_room_is_asked_for_before_it_is_needed(store: CheckpointStore) -> None:
+def test_free_space_is_checked_before_it_is_needed(store: CheckpointStore) -> None:
     store.require_space(1)
     with pytest.raises(GateRefused, match="free some space"):
         store.require_space(1 << 60)

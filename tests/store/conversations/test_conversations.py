@@ -1,4 +1,4 @@
-"""Conversations in a real ledger: new, known and grown, with their work, and never with a secret."""
+"""Conversations in a real ledger: new, known and grown ones, their work, and never a secret."""
 
 import random
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def test_the_same_conversation_twice_is_one_conversation_whatever_file_it_came_f
     assert len(work(ledger)) == 1
 
 
-def test_a_log_without_a_user_is_known_under_another_file_name(ledger: Ledger) -> None:
+def test_a_log_without_a_user_is_recognised_under_another_file_name(ledger: Ledger) -> None:
     first = put(ledger, talk("a", "b", source=""), "/logs/app.jsonl")
     assert (
         put(ledger, talk("a", "b", source=""), "/logs/app-2025.jsonl").conversation_id
@@ -86,12 +86,12 @@ def test_a_log_without_a_user_is_known_under_another_file_name(ledger: Ledger) -
         assert connection.execute(select(schema.conversations.c.source)).scalars().all() == ["app.jsonl"]
 
 
-def test_two_users_who_say_the_same_have_two_conversations(ledger: Ledger) -> None:
+def test_two_users_with_the_same_words_have_two_conversations(ledger: Ledger) -> None:
     ids = {put(ledger, talk("a", source=user)).conversation_id for user in ("ada", "bob", "")}
     assert len(ids) == 3
 
 
-def test_a_longer_version_carries_the_known_conversation_on(ledger: Ledger) -> None:
+def test_a_longer_version_continues_the_known_conversation(ledger: Ledger) -> None:
     first = put(ledger, talk("a", "b"))
     grown = put(ledger, talk("a", "b", "c"))
     assert grown == Added(conversation_id=first.conversation_id, new_turns=1, known=True)
@@ -107,10 +107,10 @@ def test_a_shorter_version_of_a_known_conversation_is_known(ledger: Ledger) -> N
 
 
 def test_another_answer_to_the_same_question_is_another_conversation(ledger: Ledger) -> None:
-    one, two = put(ledger, talk("a", "b", "c")), put(ledger, talk("a", "b", "d"))
-    assert one.conversation_id != two.conversation_id and two.new_turns == 3
+    first, second = put(ledger, talk("a", "b", "c")), put(ledger, talk("a", "b", "d"))
+    assert first.conversation_id != second.conversation_id and second.new_turns == 3
     assert put(ledger, talk("a", "b", "d", "e")) == Added(
-        conversation_id=two.conversation_id, new_turns=1, known=True
+        conversation_id=second.conversation_id, new_turns=1, known=True
     )
 
 
@@ -122,29 +122,29 @@ def test_spaces_around_a_turn_do_not_make_another_conversation(ledger: Ledger) -
     assert texts(ledger, first.conversation_id) == ["a", "\n\nb ", "c"]
 
 
-def test_within_a_session_another_system_turn_is_the_same_conversation_and_elsewhere_it_is_not(
+def test_another_system_turn_is_the_same_conversation_only_within_a_session(
     ledger: Ledger,
 ) -> None:
-    def told(time: str, *said: str, session: str = "s1") -> Conversation:
+    def at_time(time: str, *texts: str, session: str = "s1") -> Conversation:
         system = Turn(role="system", text=f"It is {time}.", line=1)
-        return replace(talk(), turns=(system, *talk(*said).turns), session=session)
+        return replace(talk(), turns=(system, *talk(*texts).turns), session=session)
 
-    first = put(ledger, told("12:01", "a", "b"))
-    grown = put(ledger, told("12:02", "a", "b", "c"))
+    first = put(ledger, at_time("12:01", "a", "b"))
+    grown = put(ledger, at_time("12:02", "a", "b", "c"))
     assert grown == Added(conversation_id=first.conversation_id, new_turns=1, known=True)
     assert texts(ledger, first.conversation_id) == ["It is 12:01.", "a", "b", "c"]
-    for other in (told("12:01", "a", "b", session="s2"), told("12:01", "a", "b", session="")):
+    for other in (at_time("12:01", "a", "b", session="s2"), at_time("12:01", "a", "b", session="")):
         assert not put(ledger, other).known
-    assert not put(ledger, told("12:02", "a", "b", session="")).known
+    assert not put(ledger, at_time("12:02", "a", "b", session="")).known
 
 
-def test_a_conversation_is_found_by_how_it_began_and_by_the_key_of_a_turn(ledger: Ledger) -> None:
+def test_a_conversation_is_found_by_its_first_turns_and_by_the_key_of_a_turn(ledger: Ledger) -> None:
     keyed = talk("a", "b")
     keyed = replace(keyed, turns=(keyed.turns[0], replace(keyed.turns[1], key="r1")))
     there = put(ledger, keyed).conversation_id
     put(ledger, talk("a", "b", "c"))
     with ledger.reading() as connection:
-        assert [find(connection, talk(*said)) for said in ("a", "ab", "abc", "x")] == [
+        assert [find(connection, talk(*texts)) for texts in ("a", "ab", "abc", "x")] == [
             there,
             there,
             there,
@@ -159,39 +159,39 @@ def test_a_very_long_conversation_is_recognised(ledger: Ledger) -> None:
     assert put(ledger, talk(*long, "more")).conversation_id == first.conversation_id
 
 
-def test_turns_that_arrive_one_by_one_give_the_same_conversation_however_they_are_cut(tmp_path: Path) -> None:
-    said = [str(n) for n in range(12)]
+def test_turns_that_arrive_in_any_pieces_give_the_same_conversation(tmp_path: Path) -> None:
+    words = [str(n) for n in range(12)]
     rows = set()
     for round in range(4):
         draw, ledger = random.Random(round), Ledger(f"sqlite:///{tmp_path / f'{round}.db'}")
         start = 0
-        while start < len(said):
+        while start < len(words):
             end = start + draw.randint(1, 12 if round else 1)
-            put(ledger, talk(*said[max(0, start - 2) : end], key="s1"))  # the last two again
+            put(ledger, talk(*words[max(0, start - 2) : end], key="s1"))  # the last two again
             start = end
         with ledger.reading() as connection:
             row = connection.execute(select(schema.conversations.c.id, schema.conversations.c.tail)).one()
-        assert texts(ledger, row.id) == said
+        assert texts(ledger, row.id) == words
         rows.add(row.id)
         ledger.close()
     assert len(rows) == 1
 
 
 def test_two_sessions_that_begin_alike_are_two_conversations(ledger: Ledger) -> None:
-    one, two = put(ledger, talk("hi", source="", key="s1")), put(ledger, talk("hi", source="", key="s2"))
-    assert one.conversation_id != two.conversation_id
+    first, second = put(ledger, talk("hi", source="", key="s1")), put(ledger, talk("hi", source="", key="s2"))
+    assert first.conversation_id != second.conversation_id
     assert put(ledger, talk("hi", source="", key="s1")).new_turns == 0
 
 
-def test_two_homes_that_heard_the_same_give_the_same_ids(tmp_path: Path) -> None:
+def test_two_homes_give_the_same_conversations_the_same_ids(tmp_path: Path) -> None:
     ids = []
     for home in ("one", "two"):
         (tmp_path / home).mkdir()
         ledger = Ledger(f"sqlite:///{tmp_path / home / 'ledger.db'}")
         ids.append(
             [
-                put(ledger, talk(*said, key=key), f"/{home}/x").conversation_id
-                for said, key in (("ab", ""), ("cd", "s"))
+                put(ledger, talk(*words, key=key), f"/{home}/x").conversation_id
+                for words, key in (("ab", ""), ("cd", "s"))
             ]
         )
         ledger.close()
@@ -206,7 +206,7 @@ def test_a_transaction_that_fails_leaves_neither_turns_nor_work(ledger: Ledger) 
     assert put(ledger, talk("a")).known is False
 
 
-def test_everything_about_a_turn_is_kept(ledger: Ledger) -> None:
+def test_every_field_of_a_turn_is_stored(ledger: Ledger) -> None:
     moment = datetime(2025, 6, 1, 12, tzinfo=UTC)
     turn = Turn(role="assistant", text="x", line=9, time=moment, rating=-0.5, edited="y")
     put(ledger, Conversation(source="ada", format="trl", turns=(turn,)))
@@ -216,7 +216,7 @@ def test_everything_about_a_turn_is_kept(ledger: Ledger) -> None:
     assert datetime.fromisoformat(row["time"]) == moment
 
 
-def test_no_secret_and_nothing_unstorable_reaches_the_file(tmp_path: Path) -> None:
+def test_secrets_and_unstorable_characters_never_reach_the_file(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     secret = "hunter2hunter2"
     turn = Turn(
@@ -233,7 +233,7 @@ def test_no_secret_and_nothing_unstorable_reaches_the_file(tmp_path: Path) -> No
     assert secret.encode() not in (tmp_path / "ledger.db").read_bytes()
 
 
-def test_the_state_of_a_file_and_what_was_set_aside_are_remembered_and_forgotten(ledger: Ledger) -> None:
+def test_the_state_of_a_file_and_its_quarantined_lines_are_stored_and_removed(ledger: Ledger) -> None:
     state = FileState(path="/a", format="openai", identity="1", offset=5, line=1)
     with ledger.writing() as connection:
         assert file_state(connection, "/a") is None

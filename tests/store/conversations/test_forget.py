@@ -1,4 +1,4 @@
-"""Forgetting: what goes with a conversation, what stays, and that it does not come back."""
+"""Forgetting: what is removed with a conversation, what stays, and that it does not come back."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,10 +42,10 @@ def connection(ledger: Ledger) -> Iterator[Connection]:
         yield writing
 
 
-def said(
+def talk(
     *texts: str, source: str = "anna", key: str = "", system: str = "", session: str = ""
 ) -> Conversation:
-    """What this user and the assistant said, turn by turn."""
+    """Return a conversation of this user and the assistant, turn by turn."""
     turns = [Turn(role="system", text=system, line=1)] if system else []
     for number, text in enumerate(texts):
         role = ("user", "assistant")[number % 2]
@@ -54,14 +54,14 @@ def said(
 
 
 def hear(connection: Connection, conversation: Conversation, path: str = ANNA) -> str:
-    """Take a conversation in; returns its id, "" when it is passed over."""
+    """Store a conversation; return its id, or "" where it is passed over."""
     return conversations.add(connection, conversation, path).conversation_id
 
 
 def a_lesson(conversation_id: str, source: str, request: str, **more: Any) -> list[Record]:
     """Return a correction at the third turn, with its episode, a proposed behaviour, a feeling and a fact."""
     signal = a_signal(2, id=f"s-{conversation_id}", conversation_id=conversation_id, source=source, **more)
-    episode, told, fact = (f"{kind}-{conversation_id}" for kind in ("e", "told", "fact"))
+    episode, statement, fact = (f"{kind}-{conversation_id}" for kind in ("e", "told", "fact"))
     place = {"conversation_id": conversation_id, "position": 2, "source": source, "request": request}
     condition = f"the user asks for: {request}"
     proposal = {"proposed": True, "condition": condition, "examples": [request], "do": "please"}
@@ -71,26 +71,26 @@ def a_lesson(conversation_id: str, source: str, request: str, **more: Any) -> li
         Node(id=PROPOSED, kind="behaviour", name="proposed_say_please", body=proposal, weight=0.0),
         Node(id="tired", kind="feeling", name="tired", body={}, weight=0.0),
         Node(id=episode, kind="episode", name=f"{conversation_id}:1", body=place, feelings=moods),
-        Node(id=told, kind="episode", name=f"{conversation_id}:2:told", body=place),
+        Node(id=statement, kind="episode", name=f"{conversation_id}:2:told", body=place),
         Node(id=fact, kind="fact", name=f"{source}: {request}", body={"text": request}, weight=0.0),
         signal,
         Edge(kind="supports", tail_id=episode, head_id=LISTEN, signal_id=signal.id),
         Edge(kind="supports", tail_id=episode, head_id=PROPOSED, signal_id=signal.id),
         Edge(kind="shows", tail_id=episode, head_id="tired", signal_id=signal.id),
-        Edge(kind="about", tail_id=fact, head_id=told),
+        Edge(kind="about", tail_id=fact, head_id=statement),
     ]  # fmt: skip
 
 
 def learn(
     connection: Connection, conversation_id: str, source: str, request: str = SECRET, **more: Any
 ) -> str:
-    """The lesson in the graph, its extraction done; returns the episode."""
+    """Merge the lesson into the graph; return its episode."""
     graph.merge(connection, a_lesson(conversation_id, source, request, **more))  # type: ignore[arg-type]
     return f"e-{conversation_id}"
 
 
 def dreamt(connection: Connection, name: str, night_id: str, **more: Any) -> list[Any]:
-    """A dream with an attempt, and the pair made of it."""
+    """Save a dream with an attempt; return the pair made of it."""
     attempt = Attempt(
         id=f"a-{name}", dream_id=f"d-{name}", text=name, instructed=False, temperature=1.0, seed=1,
         checkpoint_id=BASE, passed=False, reason="",
@@ -100,16 +100,16 @@ def dreamt(connection: Connection, name: str, night_id: str, **more: Any) -> lis
 
 
 def two_people(connection: Connection) -> tuple[str, str]:
-    """Anna and Boris each taught the same."""
-    anna = hear(connection, said(SECRET, "Fine, at dawn.", "No: say please."))
-    boris = hear(connection, said("Water the palm.", "Now.", "No: say please.", source="boris"), BORIS)
+    """Have Anna and Boris each teach the same behaviour."""
+    anna = hear(connection, talk(SECRET, "Fine, at dawn.", "No: say please."))
+    boris = hear(connection, talk("Water the palm.", "Now.", "No: say please.", source="boris"), BORIS)
     learn(connection, anna, "anna")
     learn(connection, boris, "boris", "Water the palm.", strength=0.5)
     return anna, boris
 
 
 def a_night_of_both(connection: Connection, *more: Any, replay: tuple[str, ...] = ()) -> str:
-    """A night with a pair of each that was kept, and these; returns its update."""
+    """Make a kept night that also trains on these pairs; return its update."""
     number = len(connection.execute(select(schema.nights.c.id)).all()) + 1
     night_id = f"n{number}"
     update = a_trained_night(connection, *more, replay=replay)
@@ -118,24 +118,24 @@ def a_night_of_both(connection: Connection, *more: Any, replay: tuple[str, ...] 
     return update.id
 
 
-def nothing_hangs(connection: Connection) -> None:
+def assert_references_hold(connection: Connection) -> None:
     assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
 
 
 def rows_with(connection: Connection, *words: str) -> list[str]:
-    """The tables in which one of these words is; the digests of what was forgotten say nothing."""
-    found = []
+    """Return the tables that hold one of these words; the tombstones hold only digests."""
+    tables = []
     for name, table in schema.metadata.tables.items():
         if name == "forgotten":
             continue
         rows = connection.execute(select(table)).all()
         if any(word in repr(tuple(row)) for row in rows for word in words):
-            found.append(name)
-    return found
+            tables.append(name)
+    return tables
 
 
 def everything_but(connection: Connection, *names: str) -> dict[str, list[Any]]:
-    """Every row of the other tables."""
+    """Return every row of the other tables."""
     tables = schema.metadata.tables.items()
     return {
         name: list(connection.execute(select(table)).all()) for name, table in tables if name not in names
@@ -145,9 +145,11 @@ def everything_but(connection: Connection, *names: str) -> dict[str, list[Any]]:
 # ---------------------------------------------------------------- what is meant
 
 
-def test_a_name_is_a_source_or_a_conversation_or_a_log_and_is_told_as_what(connection: Connection) -> None:
+def test_a_name_matches_a_source_a_conversation_or_a_log_and_the_result_says_which(
+    connection: Connection,
+) -> None:
     anna, boris = two_people(connection)
-    more = hear(connection, said("Hello.", source="boris"), ANNA)
+    more = hear(connection, talk("Hello.", source="boris"), ANNA)
     for wanted, path, matched, ids in (
         ("anna", "/x", "source", {anna}),
         ("boris", "/x", "source", {boris, more}),
@@ -155,13 +157,13 @@ def test_a_name_is_a_source_or_a_conversation_or_a_log_and_is_told_as_what(conne
         (boris[:4], "/x", "conversation", {boris}),
         ("anna.jsonl", ANNA, "log", {anna, more}),
     ):
-        found = look(connection, wanted, path)
-        assert (found.matched, set(found.derived.conversations)) == (matched, ids), wanted
-    hear(connection, said("Good evening.", source=boris[:6]))
+        forgotten = look(connection, wanted, path)
+        assert (forgotten.matched, set(forgotten.derived.conversations)) == (matched, ids), wanted
+    hear(connection, talk("Good evening.", source=boris[:6]))
     assert look(connection, boris[:6], "/x").matched == "source"
 
 
-def test_what_is_unknown_or_means_more_than_one_thing_is_refused_in_words(connection: Connection) -> None:
+def test_an_unknown_or_ambiguous_name_is_refused_with_the_reason(connection: Connection) -> None:
     anna, boris = two_people(connection)
     for wanted in ("nobody", "", "%", "____", anna[:3]):
         with pytest.raises(UnknownId, match="nothing is known of") as refused:
@@ -180,28 +182,28 @@ def test_what_is_unknown_or_means_more_than_one_thing_is_refused_in_words(connec
 # ---------------------------------------------------------------- what goes
 
 
-def test_a_conversation_goes_with_all_that_was_derived_from_it_and_nothing_else_does(
+def test_a_conversation_is_removed_with_everything_derived_from_it_and_nothing_else(
     connection: Connection,
 ) -> None:
-    boris = hear(connection, said("Water the palm.", "Now.", "No: say please.", source="boris"), BORIS)
+    boris = hear(connection, talk("Water the palm.", "Now.", "No: say please.", source="boris"), BORIS)
     learn(connection, boris, "boris", "Water the palm.", strength=0.5)
     before = everything_but(connection, "forgotten", "events")
-    anna = hear(connection, said(SECRET, "Fine, at dawn.", "No: say please."))
+    anna = hear(connection, talk(SECRET, "Fine, at dawn.", "No: say please."))
     learn(connection, anna, "anna", strength=0.8)
-    found = forget(connection, "anna", "/x")
+    forgotten = forget(connection, "anna", "/x")
     # Weights, feelings and texts of nodes are as before, too.
     assert everything_but(connection, "forgotten", "events") == before
     removed = {"turns": 3, "signals": 1, "nodes": 3, "edges": 4, "work": 1}
     nothing = dict.fromkeys(("dreams", "attempts", "pairs", "update_pairs", "events"), 0)
-    assert found.derived.counts() == {**removed, **nothing}
-    assert found.updates == () and found.rollback_to is None
+    assert forgotten.derived.counts() == {**removed, **nothing}
+    assert forgotten.updates == () and forgotten.rollback_to is None
     assert rows_with(connection, SECRET, anna, "anna") == []
-    nothing_hangs(connection)
+    assert_references_hold(connection)
     with pytest.raises(UnknownId, match="nothing is known of"):
         forget(connection, "anna", "/x")
 
 
-def test_a_node_with_other_support_stays_with_the_words_of_the_others_only(connection: Connection) -> None:
+def test_a_node_with_other_support_stays_and_loses_the_forgotten_words(connection: Connection) -> None:
     anna, boris = two_people(connection)
     before = graph.get(connection, PROPOSED), graph.get(connection, LISTEN), graph.get(connection, "tired")
     assert all(before) and SECRET in str(before[0])
@@ -218,18 +220,18 @@ def test_a_node_with_other_support_stays_with_the_words_of_the_others_only(conne
     assert graph.get(connection, LISTEN) == Node(
         id=LISTEN, kind="behaviour", name="listen", body={"proposed": False}, feelings={}, weight=1.0
     )
-    nothing_hangs(connection)
+    assert_references_hold(connection)
 
 
-def test_a_fact_that_was_told_twice_stays_until_the_second_telling_goes(connection: Connection) -> None:
-    first = hear(connection, said(SECRET, "Noted.", "Yes."))
-    second = hear(connection, said("Again.", "Yes?", SECRET))
+def test_a_fact_stated_twice_stays_until_the_second_statement_is_forgotten(connection: Connection) -> None:
+    first = hear(connection, talk(SECRET, "Noted.", "Yes."))
+    second = hear(connection, talk("Again.", "Yes?", SECRET))
     learn(connection, first, "anna")
-    told = Node(
+    statement = Node(
         id="again", kind="episode", name=f"{second}:2:told", body={"conversation_id": second, "position": 2}
     )
     fact = f"fact-{first}"
-    graph.merge(connection, [told, Edge(kind="about", tail_id=fact, head_id=told.id)])
+    graph.merge(connection, [statement, Edge(kind="about", tail_id=fact, head_id=statement.id)])
     forget(connection, first, "/x")
     left = graph.get(connection, fact)
     assert left is not None and left.weight == 1.0
@@ -237,9 +239,9 @@ def test_a_fact_that_was_told_twice_stays_until_the_second_telling_goes(connecti
     assert connection.execute(select(schema.nodes.c.kind)).scalars().all() == ["behaviour"]
 
 
-def test_dreams_attempts_and_pairs_go_with_what_they_grew_from(connection: Connection) -> None:
+def test_dreams_attempts_and_pairs_are_removed_with_their_origin(connection: Connection) -> None:
     anna, boris = two_people(connection)
-    later = hear(connection, said("Sweep the hall.", "Done.", "No: say please."))
+    later = hear(connection, talk("Sweep the hall.", "Done.", "No: say please."))
     mine, his, hers = f"e-{anna}", f"e-{boris}", learn(connection, later, "anna", "Sweep the hall.")
     night = history.begin_night(connection, seed=1, retry=False)
     pairs = [
@@ -255,17 +257,17 @@ def test_dreams_attempts_and_pairs_go_with_what_they_grew_from(connection: Conne
     ]
     save(connection, pairs)
     history.close_night(connection, night_id=night)
-    found = forget(connection, anna, "/x")
-    assert found.derived.dreams == ("d-lost", "d-mine", "d-mixed")
-    assert found.derived.pairs == ("p-log", "p-lost", "p-mine", "p-mixed", "p-place")
+    forgotten = forget(connection, anna, "/x")
+    assert forgotten.derived.dreams == ("d-lost", "d-mine", "d-mixed")
+    assert forgotten.derived.pairs == ("p-log", "p-lost", "p-mine", "p-mixed", "p-place")
     assert set(states(connection, "pairs")) == {"p-hers", "p-his", "p-declared", "p-other"}
     for table in (schema.dreams.c.id, schema.attempts.c.dream_id):
         assert set(connection.execute(select(table)).scalars()) == {"d-hers", "d-his", "d-declared"}
     assert set(states(connection, "signals")) == {f"s-{boris}", f"s-{later}"}
-    nothing_hangs(connection)
+    assert_references_hold(connection)
 
 
-def test_what_tells_of_it_in_events_and_errors_goes_as_well(connection: Connection) -> None:
+def test_events_and_errors_that_quote_it_are_removed(connection: Connection) -> None:
     anna, boris = two_people(connection)
     for conversation_id in (anna, boris):
         note(connection, "extract", f"{conversation_id}:3", {"subject": f"{conversation_id}:3", "new": 1})
@@ -273,8 +275,8 @@ def test_what_tells_of_it_in_events_and_errors_goes_as_well(connection: Connecti
     note(connection, "failure", "dream", {"subject": "listen", "error": "ValueError: too long"})
     row = {"kind": "dream", "subject": "listen", "night_id": "n1", "state": "set_aside", "attempts": 3}
     connection.execute(schema.work.insert().values(**row, error=f"ValueError: {SECRET}"))
-    found = forget(connection, anna, "/x")
-    assert found.derived.counts()["events"] == 2 and found.derived.counts()["work"] == 1
+    forgotten = forget(connection, anna, "/x")
+    assert forgotten.derived.counts()["events"] == 2 and forgotten.derived.counts()["work"] == 1
     assert rows_with(connection, SECRET, anna) == []
     w, e = schema.work, schema.events
     assert connection.execute(select(w.c.error).where(w.c.kind == "dream")).scalar() == "forgotten"
@@ -284,7 +286,7 @@ def test_what_tells_of_it_in_events_and_errors_goes_as_well(connection: Connecti
     ]
 
 
-def test_nothing_of_it_is_left_in_the_files_of_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
+def test_the_files_of_the_ledger_no_longer_contain_it(ledger: Ledger, tmp_path: Path) -> None:
     with ledger.writing() as connection:
         two_people(connection)
     with ledger.engine.connect():  # as in a service, whose connections keep the log of writes there
@@ -326,66 +328,66 @@ def join(connection: Connection, update_id: str, pair_id: str) -> None:
     )
 
 
-def made(number: int) -> str:
+def checkpoint_of(number: int) -> str:
     return sha(f"checkpoint {number}")
 
 
-def test_the_updates_that_learnt_from_it_are_named_and_those_that_are_built_on_them(
+def test_the_updates_that_learnt_from_it_and_those_built_on_them_are_named(
     connection: Connection,
 ) -> None:
     four_nights(connection)
-    found = look(connection, "anna", "/x")
-    assert found.updates == (
-        Touched(id="u1", state="kept", checkpoint=made(1), pairs=1, built_on=None),
-        Touched(id="u2", state="kept", checkpoint=made(2), pairs=0, built_on="u1"),
-        Touched(id="u3", state="kept", checkpoint=made(3), pairs=1, built_on=None),
-        Touched(id="u4", state="kept", checkpoint=made(4), pairs=0, built_on="u1"),
+    forgotten = look(connection, "anna", "/x")
+    assert forgotten.updates == (
+        Touched(id="u1", state="kept", checkpoint=checkpoint_of(1), pairs=1, built_on=None),
+        Touched(id="u2", state="kept", checkpoint=checkpoint_of(2), pairs=0, built_on="u1"),
+        Touched(id="u3", state="kept", checkpoint=checkpoint_of(3), pairs=1, built_on=None),
+        Touched(id="u4", state="kept", checkpoint=checkpoint_of(4), pairs=0, built_on="u1"),
     )
-    assert found.rollback_to == BASE
-    assert forget(connection, "anna", "/x") == found
-    nothing_hangs(connection)
+    assert forgotten.rollback_to == BASE
+    assert forget(connection, "anna", "/x") == forgotten
+    assert_references_hold(connection)
 
 
-def test_what_was_undone_is_named_too_but_there_is_nothing_to_roll_back(connection: Connection) -> None:
+def test_undone_updates_are_named_and_need_no_rollback(connection: Connection) -> None:
     four_nights(connection)
     history.roll_back(connection, BASE, "by hand")
-    found = forget(connection, "anna", "/x")
+    forgotten = forget(connection, "anna", "/x")
     undone = [(f"u{n}", "undone") for n in (1, 2, 3, 4)]
-    assert [(update.id, update.state) for update in found.updates] == undone
-    assert found.rollback_to is None
+    assert [(update.id, update.state) for update in forgotten.updates] == undone
+    assert forgotten.rollback_to is None
 
 
-def test_the_way_back_leads_past_checkpoints_whose_files_were_given_up(connection: Connection) -> None:
+def test_the_rollback_target_is_never_a_pruned_checkpoint(connection: Connection) -> None:
     anna, _ = two_people(connection)
     decide(connection, a_trained_night(connection, a_pair("p-0", "?", source="boris")), "keep")
     update = a_trained_night(connection, a_pair("p-1", "n2", signal_id=f"s-{anna}"))
     decide(connection, update, "keep")
-    assert look(connection, "anna", "/x").rollback_to == made(1)
+    assert look(connection, "anna", "/x").rollback_to == checkpoint_of(1)
     c = schema.checkpoints
-    connection.execute(c.update().where(c.c.id == made(1)).values(pruned=AT))
+    connection.execute(c.update().where(c.c.id == checkpoint_of(1)).values(pruned=AT))
     assert look(connection, "anna", "/x").rollback_to == BASE
     connection.execute(c.update().where(c.c.id == BASE).values(pruned=AT))
     assert look(connection, "anna", "/x").rollback_to is None
 
 
-def test_a_rollback_with_it_sets_the_pairs_and_lessons_of_the_others_aside_for_a_retry(
+def test_with_a_rollback_the_pairs_and_lessons_of_others_wait_for_a_retry(
     connection: Connection,
 ) -> None:
     four_nights(connection)
-    found = forget(connection, "anna", "/x", roll_back=True)
-    assert found.rollback_to == queries.active(connection).id == BASE
+    forgotten = forget(connection, "anna", "/x", roll_back=True)
+    assert forgotten.rollback_to == queries.active(connection).id == BASE
     assert states(connection, "updates") == dict.fromkeys(("u1", "u2", "u3", "u4"), "undone")
     assert states(connection, "pairs") == dict.fromkeys(("p-his", "p-2", "p-3", "p-4"), "undone")
     assert list(states(connection, "signals").values()) == ["undone"]
     history.begin_night(connection, seed=1, retry=True)
     assert set(states(connection, "pairs").values()) == {"new"}
-    nothing_hangs(connection)
+    assert_references_hold(connection)
 
 
-def test_a_rollback_later_undoes_the_lessons_of_others_that_were_learnt_beside_it(
+def test_a_later_rollback_undoes_the_lessons_of_others_from_the_same_update(
     connection: Connection,
 ) -> None:
-    """Boris's lesson made no pair: it was learnt by Anna's, of the same behaviour in the same night."""
+    """Boris's lesson made no pair: Anna's pair of the same behaviour and night taught it."""
     anna, boris = two_people(connection)
     update = a_trained_night(connection, a_pair("p-1", "n1", signal_id=f"s-{anna}"))
     decide(connection, update, "keep")
@@ -395,7 +397,7 @@ def test_a_rollback_later_undoes_the_lessons_of_others_that_were_learnt_beside_i
     assert states(connection, "signals") == {f"s-{boris}": "undone"}
 
 
-def test_an_update_keeps_its_row_and_why_says_how_many_of_its_pairs_were_forgotten(
+def test_an_update_keeps_its_row_and_why_counts_its_forgotten_pairs(
     connection: Connection,
 ) -> None:
     four_nights(connection)
@@ -411,7 +413,7 @@ def test_an_update_keeps_its_row_and_why_says_how_many_of_its_pairs_were_forgott
         report.why(connection, "p-mine")
 
 
-def test_nothing_is_forgotten_while_a_night_may_be_learning_from_it(connection: Connection) -> None:
+def test_nothing_is_forgotten_while_a_night_runs(connection: Connection) -> None:
     anna, _ = two_people(connection)
     history.begin_night(connection, seed=1, retry=False)
     with pytest.raises(GateRefused, match="a night is running"):
@@ -419,19 +421,19 @@ def test_nothing_is_forgotten_while_a_night_may_be_learning_from_it(connection: 
     assert SECRET in str(connection.execute(select(schema.turns.c.text)).all())
 
 
-def test_a_night_after_it_hears_what_is_said_after_it(connection: Connection) -> None:
-    """SQLite gives the ids of the newest turns out again, and they are the nights' cursors."""
+def test_a_night_after_a_forget_reads_the_turns_that_follow_it(connection: Connection) -> None:
+    """SQLite reuses the ids of the newest turns, and the cursors of nights are such ids."""
     two_people(connection)
-    anna = hear(connection, said("Hello.", "Hello.", "Bye."))
+    anna = hear(connection, talk("Hello.", "Hello.", "Bye."))
     night = history.begin_night(connection, seed=1, retry=False)
     history.close_night(connection, night_id=night)
     forget(connection, anna, "/x")
-    hear(connection, said("Good evening.", source="carla"))
+    hear(connection, talk("Good evening.", source="carla"))
     night = history.begin_night(connection, seed=1, retry=False)
     assert report.night_report(connection, night, {}, {}).turns == 1
 
 
-def test_work_on_it_that_ends_after_it_comes_to_nothing(connection: Connection) -> None:
+def test_work_that_ends_after_its_conversation_was_forgotten_has_no_effect(connection: Connection) -> None:
     anna, _ = two_people(connection)
     item = lease(connection, "me")
     assert item == Work(id=1, kind="extract", subject=f"{anna}:3", night_id="", attempts=0)
@@ -447,14 +449,14 @@ def test_work_on_it_that_ends_after_it_comes_to_nothing(connection: Connection) 
 
 
 def again(connection: Connection, *texts: str, **more: str) -> bool:
-    """Whether this is passed over."""
-    return conversations.add(connection, said(*texts, **more), ANNA).forgotten
+    """Return whether this conversation is passed over."""
+    return conversations.add(connection, talk(*texts, **more), ANNA).forgotten
 
 
-def test_what_was_forgotten_is_passed_over_also_shorter_longer_or_answered_otherwise(
+def test_a_forgotten_conversation_is_passed_over_in_every_length_and_with_other_answers(
     connection: Connection,
 ) -> None:
-    hear(connection, said(SECRET, "Fine.", "Thanks."))
+    hear(connection, talk(SECRET, "Fine.", "Thanks."))
     forget(connection, "anna", "/x")
     assert again(connection, SECRET) and again(connection, SECRET, "Fine.")
     assert again(connection, SECRET, "Fine.", "Thanks.")
@@ -465,12 +467,12 @@ def test_what_was_forgotten_is_passed_over_also_shorter_longer_or_answered_other
     assert not again(connection, SECRET, source="boris")  # his own words, in his own log
 
 
-def test_other_conversations_that_begin_alike_are_not_passed_over(connection: Connection) -> None:
+def test_other_conversations_with_the_same_beginning_are_not_passed_over(connection: Connection) -> None:
     system = "You are a gardener."
-    kept = hear(connection, said("Hello.", "Hello!", "Water the palm.", system=system))
-    gone = hear(connection, said("Hello.", "Hello!", SECRET, system=system))
-    found = forget(connection, gone, "/x")
-    assert found.derived.alike == (kept,)
+    other = hear(connection, talk("Hello.", "Hello!", "Water the palm.", system=system))
+    secret = hear(connection, talk("Hello.", "Hello!", SECRET, system=system))
+    forgotten = forget(connection, secret, "/x")
+    assert forgotten.derived.alike == (other,)
     assert again(connection, "Hello.", "Hello!", SECRET, "And now?", system=system)
     assert not again(connection, "Hello.", "Hello!", "Water the palm.", "Done.", system=system)
     assert not again(connection, "Hello.", "Hello!", "Sweep the hall.", system=system)
@@ -479,24 +481,24 @@ def test_other_conversations_that_begin_alike_are_not_passed_over(connection: Co
     assert not again(connection, "Good evening.", system=system)  # the prompt of all is no conversation
 
 
-def test_a_conversation_whose_turns_arrive_one_by_one_is_passed_over_as_a_whole(
+def test_a_forgotten_conversation_is_passed_over_turn_by_turn(
     connection: Connection,
 ) -> None:
-    hear(connection, said(SECRET, "Fine.", key="k1"))
-    hear(connection, said("Hello.", "Hello!", key="k2"))
+    hear(connection, talk(SECRET, "Fine.", key="k1"))
+    hear(connection, talk("Hello.", "Hello!", key="k2"))
     forget(connection, "anna", "/x")
     assert again(connection, SECRET, "Fine.", key="k1") and again(connection, "And now?", key="k1")
     assert not again(connection, SECRET, key="k3")
     assert rows_with(connection, "And now?") == []
 
 
-def test_forgetting_the_same_twice_over_keeps_one_mark_a_turn(connection: Connection) -> None:
-    hear(connection, said("Hello.", "Hello!", key="k1"))
+def test_forgetting_the_same_twice_keeps_one_tombstone_for_each_turn(connection: Connection) -> None:
+    hear(connection, talk("Hello.", "Hello!", key="k1"))
     first: Forgetting = forget(connection, "anna", "/x")
     f = schema.forgotten
     assert set(connection.execute(select(f.c.chain)).scalars()) == first.derived.tombstones
     assert len(first.derived.tombstones) == 3
     connection.execute(f.delete().where(f.c.chain == conversations.key_tombstone("openai", "k1")))
-    hear(connection, said("Hello.", "Hello!", key="k1"))  # a user may take it back by hand
+    hear(connection, talk("Hello.", "Hello!", key="k1"))  # a user may take it back by hand
     assert forget(connection, "anna", "/x").derived.tombstones == first.derived.tombstones
-    nothing_hangs(connection)
+    assert_references_hold(connection)

@@ -89,7 +89,7 @@ def test_readings_from_before_they_named_their_vectors_are_kept_beside_new_ones(
     ledger.close()
 
 
-def test_a_ledger_from_before_merges_has_unlearnt_no_pair(tmp_path: Path) -> None:
+def test_a_ledger_from_before_merges_has_no_unlearnt_pair(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path)
     with ledger.writing() as connection:
         decide(connection, a_trained_night(connection, a_pair("p1", "?")), "keep")

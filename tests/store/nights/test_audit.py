@@ -36,7 +36,7 @@ def ledger(tmp_path: Path) -> Ledger:
         text = "Please wax the shelf."
         dream_id = "d" + identity(night, "decide", 5, text)
         messages = [{"role": "user", "content": text}]
-        made = [
+        attempts = [
             Attempt(
                 id="a" + identity(dream_id, instructed, 9, active, answer),
                 dream_id=dream_id,
@@ -64,10 +64,10 @@ def ledger(tmp_path: Path) -> Ledger:
             id="p1",
             behaviour="decide",
             messages=messages,
-            chosen=made[1].text,
-            rejected=made[0].text,
-            chosen_from=f"instructed:{made[1].id}",
-            rejected_from=f"attempt:{made[0].id}",
+            chosen=attempts[1].text,
+            rejected=attempts[0].text,
+            chosen_from=f"instructed:{attempts[1].id}",
+            rejected_from=f"attempt:{attempts[0].id}",
             dream_id=dream_id,
             signal_id=None,
             source="ada",
@@ -76,7 +76,7 @@ def ledger(tmp_path: Path) -> Ledger:
             state="new",
             night_id=night,
         )
-        save(connection, [dream, *made, pair])
+        save(connection, [dream, *attempts, pair])
     return ledger
 
 
@@ -92,12 +92,12 @@ def audited(ledger: Ledger, *, chosen: bool = True) -> list[str]:
         return audit(connection, manifests.__getitem__, lambda _: chosen)
 
 
-def test_a_ledger_that_nobody_touched_is_whole(ledger: Ledger) -> None:
+def test_an_untouched_ledger_has_no_faults(ledger: Ledger) -> None:
     assert audited(ledger) == []
 
 
 @pytest.mark.parametrize(
-    ("table", "values", "told"),
+    ("table", "values", "problem"),
     [
         ("turns", {"text": "Wax the dog."}, "is not the one that was heard"),
         ("dreams", {"seed": 6}, "is not the one that was dreamt"),
@@ -107,17 +107,17 @@ def test_a_ledger_that_nobody_touched_is_whole(ledger: Ledger) -> None:
         ("pairs", {"rejected": "I did."}, "has another rejected answer"),
     ],
 )
-def test_what_was_changed_behind_its_back_is_told(
-    ledger: Ledger, table: str, values: dict[str, Any], told: str
+def test_a_row_changed_outside_the_service_is_reported(
+    ledger: Ledger, table: str, values: dict[str, Any], problem: str
 ) -> None:
     with ledger.writing() as connection:
         connection.execute(update(schema.metadata.tables[table]).values(values))
-    assert any(told in problem for problem in audited(ledger))
+    assert any(problem in found for found in audited(ledger))
     if table != "pairs":
-        assert not any(told in problem for problem in audited(ledger, chosen=False))
+        assert not any(problem in found for found in audited(ledger, chosen=False))
 
 
-def test_rows_of_checkpoints_are_held_against_their_manifests(ledger: Ledger) -> None:
+def test_checkpoint_rows_are_compared_with_their_manifests(ledger: Ledger) -> None:
     with ledger.reading() as connection:
         active = queries.active(connection)
         (problem,) = audit(connection, lambda _: manifest("other"), lambda _: True)
@@ -135,7 +135,7 @@ def test_rows_of_checkpoints_are_held_against_their_manifests(ledger: Ledger) ->
     assert any("which is not in the ledger" in problem for problem in audited(ledger))
 
 
-def test_a_row_whose_parent_has_gone_is_told(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_row_whose_parent_is_missing_is_reported(ledger: Ledger, tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection, connection:  # which asks for no keys
         connection.execute("DELETE FROM dreams")
     assert any("refers to a row of dreams that is not there" in problem for problem in audited(ledger))

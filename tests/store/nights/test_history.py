@@ -1,4 +1,4 @@
-"""Nights, verdicts and rollbacks: who is active, what is kept, what is undone."""
+"""Nights, verdicts and rollbacks: the active checkpoint, and what is kept or undone."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,14 +49,14 @@ def test_the_base_is_recorded_once(connection: Connection) -> None:
     assert active(connection) == BASE and pointers(connection) == [BASE]
 
 
-def test_a_night_begins_with_all_turns_heard_and_one_piece_of_work(connection: Connection) -> None:
+def test_a_night_begins_at_the_newest_turn_with_one_piece_of_work(connection: Connection) -> None:
     night = queries.night(connection, history.begin_night(connection, seed=5, retry=False))
     assert (night.id, night.number, night.seed, night.state) == ("n1", 1, 5, "running")
     assert night.cursor == queries.cursor(connection) == 6
     assert counts(connection, "ready") == {"plan": 1}
 
 
-def test_a_night_that_runs_goes_on_and_no_second_one_begins(connection: Connection) -> None:
+def test_a_running_night_continues_and_no_second_one_begins(connection: Connection) -> None:
     assert history.begin_night(connection, seed=5, retry=False) == "n1"
     assert history.begin_night(connection, seed=6, retry=True) == "n1"
     assert queries.night(connection, "n1").seed == 5 and counts(connection, "ready") == {"plan": 1}
@@ -64,7 +64,7 @@ def test_a_night_that_runs_goes_on_and_no_second_one_begins(connection: Connecti
     assert history.begin_night(connection, seed=6, retry=False) == "n2"
 
 
-def test_there_is_no_night_that_was_not_begun(connection: Connection) -> None:
+def test_an_unknown_night_is_refused(connection: Connection) -> None:
     with pytest.raises(UnknownId, match="there is no night n7"):
         queries.night(connection, "n7")
 
@@ -74,17 +74,16 @@ def test_there_is_no_night_that_was_not_begun(connection: Connection) -> None:
 
 def test_a_kept_update_moves_the_pointer_and_uses_up_its_pairs_and_signals(connection: Connection) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
-    made = a_kept_night(connection, "p1", "p2")
-    assert active(connection) == made and pointers(connection) == [BASE, made]
-    assert states(connection, "checkpoints")[made] == "kept" and states(connection, "updates") == {
-        "u1": "kept"
-    }
+    checkpoint_id = a_kept_night(connection, "p1", "p2")
+    assert active(connection) == checkpoint_id and pointers(connection) == [BASE, checkpoint_id]
+    assert states(connection, "checkpoints")[checkpoint_id] == "kept"
+    assert states(connection, "updates") == {"u1": "kept"}
     assert states(connection, "pairs") == {"p1": "used", "p2": "used"}
     assert states(connection, "signals") == {"s2": "learnt"}
     assert graph.new_lessons(connection, 99) == [] and queries.night(connection, "n1").reasons == ["keep"]
 
 
-def test_an_update_that_its_verdict_undoes_leaves_the_pointer_and_sets_its_pairs_aside(
+def test_an_update_that_its_verdict_undoes_leaves_the_pointer_and_marks_its_pairs_undone(
     connection: Connection,
 ) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
@@ -118,17 +117,17 @@ def test_a_pair_that_was_replayed_stays_used_when_the_update_is_undone(connectio
 
 
 def test_an_ended_night_is_not_ended_again_by_the_next(connection: Connection) -> None:
-    made = a_kept_night(connection, "p1")
+    checkpoint_id = a_kept_night(connection, "p1")
     history.begin_night(connection, seed=1, retry=False)
     history.close_night(connection, night_id="n2")
-    assert active(connection) == made and states(connection, "updates") == {"u1": "kept"}
+    assert active(connection) == checkpoint_id and states(connection, "updates") == {"u1": "kept"}
     assert queries.night(connection, "n2").reasons == []
 
 
 # ---------------------------------------------------------------- rollbacks
 
 
-def test_a_rollback_is_a_new_pointer_and_takes_nothing_away(connection: Connection) -> None:
+def test_a_rollback_adds_a_pointer_and_removes_nothing(connection: Connection) -> None:
     first, second = a_kept_night(connection, "p1"), a_kept_night(connection, "p2")
     assert history.default_target(connection) == first
     assert history.roll_back(connection, first, "by hand") == ["u2"]
@@ -149,7 +148,7 @@ def test_a_rollback_over_two_nights_undoes_both_with_their_signals(connection: C
     assert states(connection, "signals") == {"s2": "undone", "s4": "undone"}
 
 
-def test_a_rollback_over_an_update_and_one_that_replayed_its_pairs_undoes_both(
+def test_a_rollback_over_an_update_and_a_replay_of_its_pairs_undoes_both(
     connection: Connection,
 ) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
@@ -160,7 +159,7 @@ def test_a_rollback_over_an_update_and_one_that_replayed_its_pairs_undoes_both(
     assert states(connection, "signals") == {"s2": "undone"}
 
 
-def test_what_was_rolled_back_can_be_rolled_forward_and_then_counts_again(connection: Connection) -> None:
+def test_an_undone_update_can_be_rolled_forward_and_counts_again(connection: Connection) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
     first, second = a_kept_night(connection, "p1"), a_kept_night(connection, "p2")
     before = [states(connection, table) for table in ("updates", "pairs", "signals")]
@@ -170,7 +169,7 @@ def test_what_was_rolled_back_can_be_rolled_forward_and_then_counts_again(connec
     assert [states(connection, table) for table in ("updates", "pairs", "signals")] == before
 
 
-def test_rolling_forward_half_way_keeps_half(connection: Connection) -> None:
+def test_rolling_forward_to_the_first_update_keeps_only_that_update(connection: Connection) -> None:
     first, _ = a_kept_night(connection, "p1"), a_kept_night(connection, "p2")
     history.roll_back(connection, BASE, "by hand")
     history.roll_back(connection, first, "not so far")
@@ -178,7 +177,9 @@ def test_rolling_forward_half_way_keeps_half(connection: Connection) -> None:
     assert states(connection, "pairs") == {"p1": "used", "p2": "undone"}
 
 
-def test_a_night_after_a_rollback_grows_a_branch_and_each_side_can_be_gone_to(connection: Connection) -> None:
+def test_a_night_after_a_rollback_starts_a_branch_and_either_branch_can_be_activated(
+    connection: Connection,
+) -> None:
     first = a_kept_night(connection, "p1")
     history.roll_back(connection, BASE, "by hand")
     second = a_kept_night(connection, "p2")
@@ -199,7 +200,7 @@ def test_undone_pairs_and_signals_are_not_new_until_a_retry(connection: Connecti
     assert new_pairs(connection) == ["p1"] and states(connection, "signals") == {"s2": "new"}
 
 
-def test_a_retry_learns_from_the_pairs_that_are_there_and_not_a_second_time_from_the_lesson(
+def test_a_retry_learns_from_the_existing_pairs_and_not_again_from_the_lesson(
     connection: Connection,
 ) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
@@ -218,7 +219,7 @@ def test_a_retry_learns_from_the_pairs_that_are_there_and_not_a_second_time_from
     assert states(connection, "pairs") == {"p1": "used"} and states(connection, "signals") == {"s2": "learnt"}
 
 
-def test_the_lessons_of_a_night_that_failed_are_lessons_for_the_next(connection: Connection) -> None:
+def test_the_lessons_of_a_failed_night_are_new_for_the_next(connection: Connection) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
     night_id = history.begin_night(connection, seed=1, retry=False)
     taken = Change(table="signals", where={"id": "s2"}, values={"night_id": night_id})
@@ -243,7 +244,7 @@ def test_a_rollback_is_refused_while_a_night_runs(connection: Connection) -> Non
     assert refusal.value.exit_code == 13
 
 
-def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_the_same_moment(
+def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_one_transaction(
     connection: Connection,
 ) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
@@ -266,7 +267,7 @@ def test_a_rollback_now_ends_the_night_and_undoes_its_update_in_the_same_moment(
     assert queries.night(connection, "n2").reasons == ["by hand"]
 
 
-def test_a_rollback_now_may_only_end_the_night_whose_lessons_are_then_for_another(
+def test_a_rollback_now_may_only_end_the_night_and_leaves_its_lessons_for_the_next(
     connection: Connection,
 ) -> None:
     merge(connection, a_lesson(2))  # type: ignore[arg-type]
@@ -282,7 +283,7 @@ def test_a_rollback_now_may_only_end_the_night_whose_lessons_are_then_for_anothe
     assert [signal.id for signal, _ in graph.new_lessons(connection, 99)] == ["s2"]
 
 
-def test_nobody_rolls_back_to_what_was_not_kept_to_where_they_are_or_to_nothing(
+def test_a_rollback_to_an_unkept_the_active_or_an_unknown_checkpoint_is_refused(
     connection: Connection,
 ) -> None:
     with pytest.raises(GateRefused, match="there is nothing before it"):
@@ -298,7 +299,7 @@ def test_nobody_rolls_back_to_what_was_not_kept_to_where_they_are_or_to_nothing(
     assert pointers(connection) == [BASE]
 
 
-def test_the_nearest_checkpoint_is_one_that_it_grew_from_then_one_that_grew_from_it(
+def test_the_nearest_checkpoint_is_an_ancestor_or_else_a_descendant(
     connection: Connection,
 ) -> None:
     first, second, third = (a_kept_night(connection, name) for name in ("p1", "p2", "p3"))
@@ -313,27 +314,27 @@ def test_the_nearest_checkpoint_is_one_that_it_grew_from_then_one_that_grew_from
     assert history.nearest(connection, second) == [BASE, third, aside]
 
 
-def test_a_checkpoint_may_be_named_by_its_beginning_unless_several_begin_so(connection: Connection) -> None:
-    made = a_kept_night(connection, "p1")
-    assert queries.checkpoint(connection, made[:12]).id == made
+def test_a_checkpoint_may_be_named_by_an_unambiguous_prefix(connection: Connection) -> None:
+    checkpoint_id = a_kept_night(connection, "p1")
+    assert queries.checkpoint(connection, checkpoint_id[:12]).id == checkpoint_id
     for wanted in ("", "%", "_" * 64, "no such"):
         with pytest.raises(UnknownId):
             queries.checkpoint(connection, wanted)
 
 
 def test_every_change_of_the_pointer_is_an_event(connection: Connection) -> None:
-    made = a_kept_night(connection, "p1")
+    checkpoint_id = a_kept_night(connection, "p1")
     history.roll_back(connection, BASE, "by hand")
     e = schema.events
-    told = connection.execute(
+    changes = connection.execute(
         select(e.c.subject, e.c.body).where(e.c.kind == "pointer").order_by(e.c.seq)
     ).all()
-    assert [(subject, body["why"]) for subject, body in told] == [
-        (BASE, "base"), (made, "update u1 was kept"), (BASE, "by hand"),
+    assert [(subject, body["why"]) for subject, body in changes] == [
+        (BASE, "base"), (checkpoint_id, "update u1 was kept"), (BASE, "by hand"),
     ]  # fmt: skip
 
 
-def test_pausing_is_remembered_until_it_is_taken_back(connection: Connection) -> None:
+def test_a_pause_lasts_until_it_is_ended(connection: Connection) -> None:
     assert not queries.is_paused(connection)
     for paused in (True, True, False, False, True):
         history.set_paused(connection, paused)

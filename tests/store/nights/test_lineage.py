@@ -1,4 +1,4 @@
-"""What the ledger tells of one checkpoint, and of the way between two."""
+"""The ledger's view of one checkpoint, and of the difference between two."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,7 +33,7 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 def a_night(
     connection: Connection, number: int, *, replay: tuple[str, ...] = (), decision: str = "keep"
 ) -> str:
-    """A night with a pair of each of two behaviours; returns its checkpoint."""
+    """Run a night with a pair of each of two behaviours; return its checkpoint."""
     pairs = [a_pair(f"p{number}", "?"), a_pair(f"q{number}", "?", behaviour="ask")]
     update = a_trained_night(connection, *pairs, replay=replay)
     # `a_pair` of night "?" is made anew by the night, as `listen`: the second is put right here
@@ -44,10 +44,10 @@ def a_night(
 
 
 def measured(
-    connection: Connection, weights: str, outcomes: str, *, seed: int = 0, round_: int = 0, as_: str = "now"
+    connection: Connection, weights: str, outcomes: str, seed: int = 0, round_: int = 0, of: str = "now"
 ) -> None:
     row = Measurement(
-        weights_sha256=weights, behaviour="listen", definition=as_, seed=seed, round=round_, outcomes=outcomes
+        weights_sha256=weights, behaviour="listen", definition=of, seed=seed, round=round_, outcomes=outcomes
     )
     save(connection, [row])
 
@@ -59,7 +59,7 @@ def rates(connection: Connection, *wanted: str) -> list[ComparedBehaviour]:
 # ---------------------------------------------------------------- pass rates
 
 
-def test_pass_rates_are_compared_on_the_scenarios_that_both_were_measured_on(connection: Connection) -> None:
+def test_pass_rates_are_compared_on_the_common_scenarios(connection: Connection) -> None:
     a_night(connection, 1)
     for weights, outcomes in ((sha("base weights"), "0011"), (sha("weights 1"), "0110")):
         measured(connection, weights, outcomes)
@@ -77,7 +77,7 @@ def test_pass_rates_are_compared_on_the_scenarios_that_both_were_measured_on(con
     )
 
 
-def test_a_round_that_is_longer_on_one_side_counts_as_far_as_both_go(connection: Connection) -> None:
+def test_a_longer_round_of_one_side_counts_only_for_the_common_scenarios(connection: Connection) -> None:
     a_night(connection, 1)
     measured(connection, sha("base weights"), "01")
     measured(connection, sha("weights 1"), "1111")
@@ -85,7 +85,7 @@ def test_a_round_that_is_longer_on_one_side_counts_as_far_as_both_go(connection:
     assert (row.before, row.after) == (PassCount(passed=1, trials=2), PassCount(passed=2, trials=2))
 
 
-def test_without_a_scenario_in_common_it_says_so_and_counts_nothing_as_turned(connection: Connection) -> None:
+def test_without_a_common_scenario_no_change_is_counted_and_the_diff_says_so(connection: Connection) -> None:
     a_night(connection, 1)
     measured(connection, sha("base weights"), "01", seed=1)
     measured(connection, sha("weights 1"), "1110", seed=2)
@@ -96,10 +96,10 @@ def test_without_a_scenario_in_common_it_says_so_and_counts_nothing_as_turned(co
 
 def test_two_definitions_of_a_behaviour_are_never_compared_with_each_other(connection: Connection) -> None:
     a_night(connection, 1)
-    measured(connection, sha("base weights"), "00", as_="then")
-    measured(connection, sha("weights 1"), "11", as_="now")
+    measured(connection, sha("base weights"), "00", of="then")
+    measured(connection, sha("weights 1"), "11", of="now")
     assert rates(connection) == []
-    measured(connection, sha("weights 1"), "01", as_="then")
+    measured(connection, sha("weights 1"), "01", of="then")
     (row,) = rates(connection)
     assert (row.current, row.after) == (False, PassCount(passed=1, trials=2))
 
@@ -107,7 +107,7 @@ def test_two_definitions_of_a_behaviour_are_never_compared_with_each_other(conne
 # ---------------------------------------------------------------- readings
 
 
-def test_a_reading_moves_in_spreads_of_where_it_was(connection: Connection) -> None:
+def test_a_reading_moves_in_standard_deviations_of_the_earlier_checkpoint(connection: Connection) -> None:
     a_night(connection, 1)
     for weights, calm, proud, perplexity in (
         (sha("base weights"), 0.5, 0.1, 1.2),
@@ -115,22 +115,22 @@ def test_a_reading_moves_in_spreads_of_where_it_was(connection: Connection) -> N
     ):
         for name, mean in (("calm", calm), ("proud", proud), ("perplexity", perplexity)):
             save(connection, [Reading(weights_sha256=weights, name=name, vectors="v", mean=mean, spread=0.2)])
-    told = lineage.between(connection, ("base", "active"), {})
-    moves = [(row.name, round(row.move, 6)) for row in told.readings]
+    diff = lineage.between(connection, ("base", "active"), {})
+    moves = [(row.name, round(row.move, 6)) for row in diff.readings]
     assert moves == [("proud", 2.0), ("calm", -0.5)]
-    assert told.perplexity == BeforeAfter(before=1.2, after=1.5)
+    assert diff.perplexity == BeforeAfter(before=1.2, after=1.5)
 
 
 # ---------------------------------------------------------------- the way
 
 
-def test_the_way_forward_names_the_updates_and_their_pairs_with_replay_apart(connection: Connection) -> None:
+def test_a_diff_forward_lists_the_updates_and_their_pairs_with_replay_apart(connection: Connection) -> None:
     first = a_night(connection, 1)
     second = a_night(connection, 2, replay=("p1",))
-    told = lineage.between(connection, ("base", second), {})
-    assert told.common == BASE and told.removed == []
-    assert [(step.update, step.checkpoint) for step in told.added] == [("u1", first), ("u2", second)]
-    assert told.added[1].pairs == UpdatePairs(
+    diff = lineage.between(connection, ("base", second), {})
+    assert diff.common == BASE and diff.removed == []
+    assert [(step.update, step.checkpoint) for step in diff.added] == [("u1", first), ("u2", second)]
+    assert diff.added[1].pairs == UpdatePairs(
         new=["p2", "q2"],
         replay=["p1"],
         behaviours=[PairCount(name="ask", new=1, replay=0), PairCount(name="listen", new=1, replay=1)],
@@ -139,38 +139,38 @@ def test_the_way_forward_names_the_updates_and_their_pairs_with_replay_apart(con
     assert back.added == [] and [step.update for step in back.removed] == ["u1", "u2"]
 
 
-def test_between_two_branches_the_way_leads_over_what_both_grew_from(connection: Connection) -> None:
+def test_a_diff_of_two_branches_goes_through_their_common_ancestor(connection: Connection) -> None:
     trunk = a_night(connection, 1)
     left = a_night(connection, 2)
     history.roll_back(connection, trunk, "by hand")
     right = a_night(connection, 3)
-    told = lineage.between(connection, (left, right), {})
-    assert told.common == trunk
-    assert [step.update for step in told.removed] == ["u2"]
-    assert [step.update for step in told.added] == ["u3"]
+    diff = lineage.between(connection, (left, right), {})
+    assert diff.common == trunk
+    assert [step.update for step in diff.removed] == ["u2"]
+    assert [step.update for step in diff.added] == ["u3"]
     assert lineage.between(connection, (left, left), {}).added == []
 
 
 # ---------------------------------------------------------------- one checkpoint
 
 
-def test_one_checkpoint_tells_its_family_its_update_and_its_verdict(connection: Connection) -> None:
+def test_a_checkpoint_has_its_parent_children_update_and_verdict(connection: Connection) -> None:
     first = a_night(connection, 1)
     second = a_night(connection, 2, decision="roll back")
     measured(connection, sha("weights 1"), "0111", seed=1)
     measured(connection, sha("weights 1"), "11", seed=1, round_=1)
-    told = lineage.one(connection, first[:8], {"listen": "now"})
-    assert (told.id, told.parent_id, told.children, told.active) == (first, BASE, [second], True)
-    assert told.update is not None
-    assert told.update.id == "u1" and told.update.pairs.new == ["p1", "q1"]
-    assert told.behaviours == [MeasuredBehaviour(name="listen", current=True, passed=5, trials=6)]
+    details = lineage.one(connection, first[:8], {"listen": "now"})
+    assert (details.id, details.parent_id, details.children, details.active) == (first, BASE, [second], True)
+    assert details.update is not None
+    assert details.update.id == "u1" and details.update.pairs.new == ["p1", "q1"]
+    assert details.behaviours == [MeasuredBehaviour(name="listen", current=True, passed=5, trials=6)]
     assert lineage.one(connection, "base", {}).update is None
 
 
 # ---------------------------------------------------------------- names, pins, prunes
 
 
-def test_active_and_base_are_names_and_everything_else_is_the_beginning_of_an_id(
+def test_active_and_base_are_names_and_anything_else_is_the_prefix_of_an_id(
     connection: Connection,
 ) -> None:
     first = a_night(connection, 1)
@@ -183,7 +183,7 @@ def test_active_and_base_are_names_and_everything_else_is_the_beginning_of_an_id
                 queries.checkpoint(connection, none)
 
 
-def test_a_pin_is_set_once_and_noted_once(connection: Connection) -> None:
+def test_a_pin_is_set_and_recorded_once(connection: Connection) -> None:
     assert history.set_pinned(connection, "base", True).pinned is False
     assert history.set_pinned(connection, "base", True).pinned is True
     assert history.set_pinned(connection, "base", False).pinned is True
@@ -192,7 +192,7 @@ def test_a_pin_is_set_once_and_noted_once(connection: Connection) -> None:
 
 
 def noted(connection: Connection) -> list[tuple[str, str]]:
-    """Kind and subject of every event, oldest first."""
+    """Return kind and subject of every event, oldest first."""
     from sqlalchemy import select
 
     from store.ledger.schema import events
@@ -201,7 +201,7 @@ def noted(connection: Connection) -> list[tuple[str, str]]:
     return [(kind, subject) for kind, subject in rows]
 
 
-def test_what_was_pruned_keeps_its_row_and_is_refused_with_the_nearest_one_named(
+def test_a_pruned_checkpoint_keeps_its_row_and_is_refused_with_the_nearest_named(
     connection: Connection,
 ) -> None:
     first, second, third = (a_night(connection, number) for number in (1, 2, 3))

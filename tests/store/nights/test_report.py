@@ -1,4 +1,4 @@
-"""What a user is told: counted from rows, and walked back to the log's own lines."""
+"""Reports for a user: counted from rows, and traced to the lines of the log."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,49 +79,49 @@ def a_night_from_a_log(connection: Connection) -> str:
     return night_id
 
 
-def lines(told: WhyUpdate | WhyPair) -> list[tuple[str, int]]:
-    return [(line.path, line.line) for line in told.log_lines]
+def lines(why: WhyUpdate | WhyPair) -> list[tuple[str, int]]:
+    return [(line.path, line.line) for line in why.log_lines]
 
 
 # ---------------------------------------------------------------- why
 
 
-def test_why_walks_a_dreamt_pair_back_to_the_line_of_the_log(connection: Connection) -> None:
+def test_why_traces_a_dreamt_pair_to_the_line_of_the_log(connection: Connection) -> None:
     a_night_from_a_log(connection)
-    told = report.why(connection, "p1")
-    assert lines(told) == [("/logs/a.jsonl", 102)]
-    assert isinstance(told, WhyPair) and told.dream is not None
-    assert told.log_lines[0] == LogLine(
+    why = report.why(connection, "p1")
+    assert lines(why) == [("/logs/a.jsonl", 102)]
+    assert isinstance(why, WhyPair) and why.dream is not None
+    assert why.log_lines[0] == LogLine(
         path="/logs/a.jsonl", line=102, kind="correction", source="anna", text="turn 2"
     )
-    assert told.dream.id == "d1" and (told.chosen, told.rejected) == ("good", "bad")
+    assert why.dream.id == "d1" and (why.chosen, why.rejected) == ("good", "bad")
 
 
-def test_why_walks_a_pair_that_stood_in_a_log_back_to_its_own_line(connection: Connection) -> None:
+def test_why_traces_a_pair_from_a_log_to_its_own_line(connection: Connection) -> None:
     a_night_from_a_log(connection)
-    told = report.why(connection, "p2")
-    assert lines(told) == [("/logs/a.jsonl", 104)]
-    assert isinstance(told, WhyPair) and told.dream is None
+    why = report.why(connection, "p2")
+    assert lines(why) == [("/logs/a.jsonl", 104)]
+    assert isinstance(why, WhyPair) and why.dream is None
 
 
-def test_a_pair_from_declared_examples_came_about_through_all_lessons_of_its_night(
+def test_a_pair_from_declared_examples_is_traced_to_all_lessons_of_its_night(
     connection: Connection,
 ) -> None:
     a_night_from_a_log(connection)
     assert lines(report.why(connection, "p3")) == [("/logs/a.jsonl", 102), ("/logs/a.jsonl", 104)]
 
 
-def test_why_of_an_update_names_every_line_once_in_order(connection: Connection) -> None:
+def test_why_of_an_update_lists_every_line_once_in_order(connection: Connection) -> None:
     a_night_from_a_log(connection)
-    told = report.why(connection, "u1")
-    assert isinstance(told, WhyUpdate)
-    assert [pair.id for pair in told.pairs] == ["p1", "p2", "p3"]
-    assert lines(told) == [("/logs/a.jsonl", 102), ("/logs/a.jsonl", 104)]
-    assert told.update.id == "u1" and told.update.pairs == 3
+    why = report.why(connection, "u1")
+    assert isinstance(why, WhyUpdate)
+    assert [pair.id for pair in why.pairs] == ["p1", "p2", "p3"]
+    assert lines(why) == [("/logs/a.jsonl", 102), ("/logs/a.jsonl", 104)]
+    assert why.update.id == "u1" and why.update.pairs == 3
 
 
 @pytest.mark.parametrize("wanted", ["", "u9", "s2", "' OR 1=1 --", "%"])
-def test_why_of_what_is_not_there_says_where_the_ids_are(connection: Connection, wanted: str) -> None:
+def test_why_of_an_unknown_id_says_where_to_find_the_ids(connection: Connection, wanted: str) -> None:
     a_night_from_a_log(connection)
     with pytest.raises(UnknownId, match="`nightschool ledger updates` lists them"):
         report.why(connection, wanted)
@@ -130,36 +130,37 @@ def test_why_of_what_is_not_there_says_where_the_ids_are(connection: Connection,
 # ---------------------------------------------------------------- a night
 
 
-def test_a_nights_report_counts_what_the_rows_say(connection: Connection) -> None:
-    told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
+def test_a_nights_report_counts_its_rows(connection: Connection) -> None:
+    night = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
     counted = {
-        key: getattr(told, key) for key in ("conversations", "turns", "signals", "dreams", "pairs", "reasons")
+        key: getattr(night, key)
+        for key in ("conversations", "turns", "signals", "dreams", "pairs", "reasons")
     }
     counts = {"conversations": 1, "turns": 6, "signals": 2, "dreams": 2, "pairs": 3}
     assert counted == {**counts, "reasons": ["improved: listen"]}
-    (update,) = told.updates
+    (update,) = night.updates
     assert (update.id, update.steps, update.pairs, update.verdict) == ("u1", 4, 3, "keep")
-    assert update.checkpoint == sha("checkpoint 1") and told.retention == BeforeAfter(before=1.2, after=1.25)
+    assert update.checkpoint == sha("checkpoint 1") and night.retention == BeforeAfter(before=1.2, after=1.25)
 
 
-def test_before_and_after_are_those_of_the_first_round(connection: Connection) -> None:
-    told = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
-    found = {row.name: row for row in told.behaviours}
-    assert found["listen"].before == PassCount(passed=1, trials=4)
-    assert found["listen"].after == PassCount(passed=4, trials=4)
-    assert found["push_back"].counter_of == "listen" and found["listen"].counter_of is None
-    assert found["brief"].before is None
+def test_before_and_after_are_the_pass_counts_of_the_first_round(connection: Connection) -> None:
+    night = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
+    behaviours = {row.name: row for row in night.behaviours}
+    assert behaviours["listen"].before == PassCount(passed=1, trials=4)
+    assert behaviours["listen"].after == PassCount(passed=4, trials=4)
+    assert behaviours["push_back"].counter_of == "listen" and behaviours["listen"].counter_of is None
+    assert behaviours["brief"].before is None
 
 
-def test_a_night_hears_only_what_was_not_heard_before(connection: Connection) -> None:
+def test_a_night_reads_only_turns_that_no_earlier_night_read(connection: Connection) -> None:
     a_night_from_a_log(connection)
     night_id = history.begin_night(connection, seed=3, retry=False)
-    told = report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)
-    assert (told.conversations, told.turns, told.signals, told.pairs) == (0, 0, 0, 0)
-    assert told.updates == told.behaviours == [] and told.retention is None
+    night = report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)
+    assert (night.conversations, night.turns, night.signals, night.pairs) == (0, 0, 0, 0)
+    assert night.updates == night.behaviours == [] and night.retention is None
 
 
-def test_each_behaviour_is_told_with_its_counter_behaviour_after_it() -> None:
+def test_each_behaviour_is_listed_before_its_counter_behaviour() -> None:
     names = [behaviour.name for behaviour in report.ordered(BEHAVIOURS)]
     assert names == ["ask", "act", "brief", "thorough", "direct", "read_back", "listen", "push_back"]
 
@@ -167,18 +168,18 @@ def test_each_behaviour_is_told_with_its_counter_behaviour_after_it() -> None:
 # ---------------------------------------------------------------- status and lists
 
 
-def test_the_status_of_a_new_home_is_the_base_and_nothing_else(connection: Connection) -> None:
-    told = report.status(connection)
-    assert (told.checkpoint, told.weights_sha256, told.weights_version) == (
+def test_the_status_of_a_new_home_has_only_the_base(connection: Connection) -> None:
+    status = report.status(connection)
+    assert (status.checkpoint, status.weights_sha256, status.weights_version) == (
         BASE,
         sha("base weights"),
         1,
     )
-    assert told.queue == {} and told.set_aside == Quarantine(lines=0, work=[])
-    assert told.last_update is None and told.last_night is None
+    assert status.queue == {} and status.set_aside == Quarantine(lines=0, work=[])
+    assert status.last_update is None and status.last_night is None
 
 
-def test_the_status_tells_of_the_queue_and_of_what_was_set_aside(connection: Connection) -> None:
+def test_the_status_counts_queued_and_quarantined_work(connection: Connection) -> None:
     enqueue(connection, "extract", "bad")
     for _ in range(3):
         item = lease(connection, "test")
@@ -187,9 +188,9 @@ def test_the_status_tells_of_the_queue_and_of_what_was_set_aside(connection: Con
     for subject in ("a", "b"):
         enqueue(connection, "extract", subject)
     connection.execute(schema.set_aside_lines.insert().values(path="/x", line=3, reason="no JSON", at="now"))
-    told = report.status(connection)
-    assert told.queue == {"extract": 2}
-    assert told.set_aside == Quarantine(
+    status = report.status(connection)
+    assert status.queue == {"extract": 2}
+    assert status.set_aside == Quarantine(
         lines=1, work=[FailedWork(kind="extract", subject="bad", error="boom")]
     )
 
@@ -198,9 +199,13 @@ def test_the_weights_version_grows_with_every_change_of_the_weights(connection: 
     a_night_from_a_log(connection)
     assert report.status(connection).weights_version == 2
     history.roll_back(connection, BASE, "by hand")
-    told = report.status(connection)
-    assert (told.weights_version, told.weights_sha256) == (3, sha("base weights"))
-    assert told.last_update is not None and told.last_update.id == "u1" and told.last_update.state == "undone"
+    status = report.status(connection)
+    assert (status.weights_version, status.weights_sha256) == (3, sha("base weights"))
+    assert (
+        status.last_update is not None
+        and status.last_update.id == "u1"
+        and status.last_update.state == "undone"
+    )
 
 
 def test_the_list_of_checkpoints_marks_the_active_one(connection: Connection) -> None:
@@ -213,7 +218,7 @@ def test_the_list_of_checkpoints_marks_the_active_one(connection: Connection) ->
 
 
 @pytest.mark.parametrize("name", sorted(report.LISTS))
-def test_every_list_gives_its_newest_rows_in_full(connection: Connection, name: str) -> None:
+def test_every_list_returns_its_newest_rows_in_full(connection: Connection, name: str) -> None:
     a_night_from_a_log(connection)
     every = report.listing(connection, name, 100)
     assert every.rows and every.columns == report.LISTS[name][1]
@@ -222,8 +227,8 @@ def test_every_list_gives_its_newest_rows_in_full(connection: Connection, name: 
     assert every.as_json()[0] == dict(zip(every.columns, every.rows[0], strict=True))
 
 
-def test_a_verdict_by_hand_is_told_in_place_of_none(connection: Connection) -> None:
-    """An update that came to no verdict is told by its state."""
+def test_an_update_without_a_verdict_is_listed_as_decided_by_hand(connection: Connection) -> None:
+    """An update without a verdict is listed with its state."""
     night_id = a_night_from_a_log(connection)
     connection.execute(schema.verdicts.delete())
     apply(connection, Change(table="updates", where={"id": "u1"}, values={"state": "refused"}))

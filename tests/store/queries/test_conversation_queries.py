@@ -1,4 +1,4 @@
-"""A conversation is found by its id or a prefix of it; without one, the last that was heard is."""
+"""A conversation is found by its id or a prefix of it; without either, the newest is found."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +23,8 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 
 def hear(connection: Connection, *texts: str, source: str = "ada") -> str:
     turns = tuple(Turn(role=("user", "assistant")[i % 2], text=text, line=1) for i, text in enumerate(texts))
-    heard = Conversation(source=source, format="openai", turns=turns)
-    return conversations.add(connection, heard, "/logs/a.jsonl").conversation_id
+    conversation = Conversation(source=source, format="openai", turns=turns)
+    return conversations.add(connection, conversation, "/logs/a.jsonl").conversation_id
 
 
 def test_a_conversation_is_found_with_its_turns_in_order_by_a_prefix_of_its_id(
@@ -41,7 +41,7 @@ def test_a_conversation_is_found_with_its_turns_in_order_by_a_prefix_of_its_id(
 
 
 @pytest.mark.parametrize("wanted", ["", "nonsense", "%", "_"])
-def test_a_name_that_is_no_id_is_refused(connection: Connection, wanted: str) -> None:
+def test_a_name_that_is_not_an_id_is_refused(connection: Connection, wanted: str) -> None:
     hear(connection, "Hello.")
     with pytest.raises(UnknownId, match="neither a file nor"):
         queries.conversation_named(connection, wanted)
@@ -51,6 +51,6 @@ def test_an_ambiguous_prefix_and_an_empty_ledger_are_refused(connection: Connect
     with pytest.raises(UnknownId, match="nightschool ingest"):
         queries.conversation_named(connection, None)
     ids = [hear(connection, f"Hello {number}.") for number in range(40)]
-    shared = next(one[0] for one in ids if sum(other[0] == one[0] for other in ids) > 1)
+    shared = next(first[0] for first in ids if sum(other[0] == first[0] for other in ids) > 1)
     with pytest.raises(UnknownId, match="several conversations"):
         queries.conversation_named(connection, shared)

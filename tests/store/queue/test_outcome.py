@@ -1,4 +1,4 @@
-"""What a handler returns becomes true in one transaction, or not at all."""
+"""A handler's outcome is committed in one transaction or not at all."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def take(ledger: Ledger) -> Work:
 
 
 def rows(ledger: Ledger) -> dict[str, list[Any]]:
-    """The whole ledger, table by table."""
+    """Return every row of the ledger, by table."""
     with ledger.reading() as connection:
         return {
             t.name: [tuple(r) for r in connection.execute(select(t))] for t in schema.metadata.sorted_tables
@@ -47,8 +47,8 @@ def events(connection: Connection, kind: str) -> list[tuple[str, dict[str, Any]]
     return [(s, b) for s, b in connection.execute(select(e.c.subject, e.c.body).where(e.c.kind == kind))]
 
 
-def whole(then: Callable[[Connection], None] | None = None) -> Outcome:
-    """An outcome with something of every kind in it."""
+def full_outcome(then: Callable[[Connection], None] | None = None) -> Outcome:
+    """Return an outcome with something of every kind."""
     return Outcome(
         decision="dream",
         records=(*a_lesson(2), a_dream("d1", "n1"), a_pair("p1", "n1")),
@@ -58,10 +58,10 @@ def whole(then: Callable[[Connection], None] | None = None) -> Outcome:
     )
 
 
-def test_results_follow_up_done_and_the_event_are_there_together(ledger: Ledger) -> None:
+def test_results_follow_up_work_state_and_event_are_committed_together(ledger: Ledger) -> None:
     item = take(ledger)
     with ledger.writing() as connection:
-        commit(connection, item, whole(), [("dream", "listen"), ("settle", "night")])
+        commit(connection, item, full_outcome(), [("dream", "listen"), ("settle", "night")])
     with ledger.reading() as connection:
         assert counts(connection, "done") == {"plan": 1}
         assert counts(connection, "ready") == {"dream": 1, "settle": 1}
@@ -80,10 +80,10 @@ def test_an_outcome_whose_last_part_fails_leaves_nothing_behind(ledger: Ledger) 
 
     before = rows(ledger)
     with pytest.raises(RuntimeError, match="could not be moved"), ledger.writing() as connection:
-        commit(connection, item, whole(then), [("dream", "listen")])
+        commit(connection, item, full_outcome(then), [("dream", "listen")])
     assert rows(ledger) == before
     with ledger.writing() as connection:
-        commit(connection, item, whole(), [("dream", "listen")])  # and it can be done after all
+        commit(connection, item, full_outcome(), [("dream", "listen")])  # and it can be done after all
     assert rows(ledger) != before
 
 
@@ -91,7 +91,7 @@ def test_an_outcome_whose_last_part_fails_leaves_nothing_behind(ledger: Ledger) 
 def test_a_part_that_the_database_refuses_leaves_nothing_behind(ledger: Ledger, part: str) -> None:
     item, before = take(ledger), rows(ledger)
     before = rows(ledger)
-    outcome, follow_up = whole(), [("dream", "listen")]
+    outcome, follow_up = full_outcome(), [("dream", "listen")]
     if part == "records":
         outcome = Outcome(records=(*a_lesson(2), a_pair("p1", "no such night")))
     elif part == "changes":
@@ -106,18 +106,18 @@ def test_a_part_that_the_database_refuses_leaves_nothing_behind(ledger: Ledger, 
 
 
 def test_an_outcome_committed_twice_counts_once(ledger: Ledger) -> None:
-    """A service that dies after its commit and before it knows does the work again."""
+    """A service that dies between its commit and its own note of it repeats the work."""
     item = take(ledger)
     for _ in range(2):
         with ledger.writing() as connection:
-            commit(connection, item, whole(), [("dream", "listen")])
-    found = rows(ledger)
-    assert [len(found[name]) for name in ("signals", "dreams", "pairs", "edges")] == [1, 1, 1, 1]
+            commit(connection, item, full_outcome(), [("dream", "listen")])
+    tables = rows(ledger)
+    assert [len(tables[name]) for name in ("signals", "dreams", "pairs", "edges")] == [1, 1, 1, 1]
     with ledger.reading() as connection:
         assert counts(connection, "ready") == {"dream": 1}
 
 
-def test_a_change_reaches_the_rows_that_it_names_and_no_other(ledger: Ledger) -> None:
+def test_a_change_affects_only_the_rows_that_it_names(ledger: Ledger) -> None:
     with ledger.writing() as connection:
         save(connection, [a_signal(1), a_signal(2), a_signal(3, state="refused"), a_signal(4, night_id="n1")])
         apply(
@@ -142,7 +142,7 @@ def test_a_change_sees_the_records_of_its_own_outcome(ledger: Ledger) -> None:
         assert queries.rates(connection)["listen"].temperature == 1.1
 
 
-def test_work_outside_a_night_is_told_under_its_subject(ledger: Ledger) -> None:
+def test_work_outside_a_night_is_recorded_under_its_subject(ledger: Ledger) -> None:
     take(ledger)
     with ledger.writing() as connection:
         enqueue(connection, "extract", "c1:4")

@@ -41,7 +41,7 @@ def test_work_is_leased_in_the_order_in_which_it_was_queued(ledger: Ledger) -> N
     assert [item.kind for item in iter(lambda: take(ledger), None)] == ["c", "a", "b"]
 
 
-def test_leased_work_is_nobody_elses_until_it_is_given_up(ledger: Ledger) -> None:
+def test_leased_work_is_not_leased_again_until_it_is_released(ledger: Ledger) -> None:
     put(ledger, "a")
     item = take(ledger)
     assert item is not None and take(ledger) is None
@@ -50,14 +50,14 @@ def test_leased_work_is_nobody_elses_until_it_is_given_up(ledger: Ledger) -> Non
     assert take(ledger) == item  # no attempt was counted
 
 
-def test_the_same_work_is_there_once_for_each_night(ledger: Ledger) -> None:
+def test_the_same_work_is_queued_once_for_each_night(ledger: Ledger) -> None:
     with ledger.writing() as connection:
         for night in ("n1", "n1", "n2"):
             enqueue(connection, "dream", "listen", night)
         assert counts(connection, "ready") == {"dream": 2}
 
 
-def test_work_that_was_done_is_not_queued_again(ledger: Ledger) -> None:
+def test_finished_work_is_not_queued_again(ledger: Ledger) -> None:
     put(ledger, "a")
     item = take(ledger)
     assert item is not None
@@ -67,7 +67,7 @@ def test_work_that_was_done_is_not_queued_again(ledger: Ledger) -> None:
     assert take(ledger) is None and row(ledger, "a")["state"] == "done"
 
 
-def test_work_that_fails_is_tried_again_and_the_third_time_set_aside_with_its_error(ledger: Ledger) -> None:
+def test_work_is_retried_and_quarantined_with_its_error_at_the_third_failure(ledger: Ledger) -> None:
     put(ledger, "bad", "good")
     for attempt in range(1, MAX_ATTEMPTS + 1):
         item = take(ledger)
@@ -80,7 +80,7 @@ def test_work_that_fails_is_tried_again_and_the_third_time_set_aside_with_its_er
     assert row(ledger, "bad")["state"] == "set_aside"
 
 
-def test_an_error_is_forgotten_when_the_work_succeeds(ledger: Ledger) -> None:
+def test_an_error_is_cleared_when_the_work_succeeds(ledger: Ledger) -> None:
     put(ledger, "a")
     item = take(ledger)
     assert item is not None
@@ -93,7 +93,7 @@ def test_an_error_is_forgotten_when_the_work_succeeds(ledger: Ledger) -> None:
     assert (row(ledger, "a")["state"], row(ledger, "a")["error"]) == ("done", None)
 
 
-def test_what_a_dead_service_had_leased_is_ready_again_and_nothing_else_changes(ledger: Ledger) -> None:
+def test_the_leases_of_a_dead_service_are_released_and_nothing_else_changes(ledger: Ledger) -> None:
     put(ledger, "leased", "failed", "done", "ready")
     taken = {item.kind: item for _ in range(3) if (item := take(ledger))}
     with ledger.writing() as connection:
@@ -107,7 +107,7 @@ def test_what_a_dead_service_had_leased_is_ready_again_and_nothing_else_changes(
     assert row(ledger, "leased")["attempts"] == 0
 
 
-def test_the_queue_outlives_the_process_that_filled_it(tmp_path: Path) -> None:
+def test_the_queue_survives_the_process_that_filled_it(tmp_path: Path) -> None:
     first = Ledger(database_url(tmp_path))
     put(first, "a")
     first.close()

@@ -48,9 +48,9 @@ def a_reading(attempt_id: str) -> AttemptReading:
     return AttemptReading(attempt_id=attempt_id, vectors="v", weights_sha256="w", scores=[0.5])
 
 
-def listened(connection: Connection, upto: int, night_id: str = "n1", vectors: str = "v") -> None:
-    """The first turns read, each with its number as both scores."""
-    heard = readings.heard(connection, ["c1"], 10**9)["c1"]
+def record_readings(connection: Connection, upto: int, night_id: str = "n1", vectors: str = "v") -> None:
+    """Record the first turns, each with its number as both scores."""
+    turns = readings.heard(connection, ["c1"], 10**9)["c1"]
     rows = [
         TurnReading(
             turn_id=turn.id,
@@ -59,48 +59,48 @@ def listened(connection: Connection, upto: int, night_id: str = "n1", vectors: s
             night_id=night_id,
             scores=readings.rounded(np.array([turn.position, -turn.position])),
         )
-        for turn in heard
+        for turn in turns
         if not turn.read and turn.position < upto
     ]
     readings.save_turns(connection, rows)
 
 
-def test_a_turn_is_one_row_whatever_the_number_of_concepts_and_comes_back_by_name(
+def test_a_turn_is_one_row_with_its_scores_by_concept(
     connection: Connection,
 ) -> None:
     versions.meet(connection, version("v", [[1.0, 0.0], [0.0, 1.0]]), "n1")
     assert readings.waiting(connection, 10**9) == {"c1": TURNS}
     assert readings.waiting(connection, 2) == {"c1": 2}
-    listened(connection, 4)
-    listened(connection, 4)  # done again after a crash
+    record_readings(connection, 4)
+    record_readings(connection, 4)  # done again after a crash
     assert connection.execute(select(func.count()).select_from(turn_readings)).scalar() == 4
     assert readings.waiting(connection, 10**9) == {"c1": 2} and readings.read_turns(connection) == 4
     assert [turn.read for turn in readings.heard(connection, ["c1"], 10**9)["c1"]] == [True] * 4 + [False] * 2
-    found = readings.of_conversation(connection, "c1")
-    assert [row.position for row in found] == [0, 1, 2, 3]
-    assert found[3].scores == {"calm": 3.0, "cross": -3.0} and found[3].layer == 2
+    rows = readings.of_conversation(connection, "c1")
+    assert [row.position for row in rows] == [0, 1, 2, 3]
+    assert rows[3].scores == {"calm": 3.0, "cross": -3.0} and rows[3].layer == 2
 
 
-def test_what_is_usual_is_over_all_turns_so_far_and_noted_with_the_night(connection: Connection) -> None:
+def test_the_baseline_covers_all_turns_so_far_and_is_stored_with_the_night(connection: Connection) -> None:
     assert readings.take_baseline(connection, "v", "n1") is None
-    listened(connection, 4)
-    found = readings.take_baseline(connection, "v", "n1")
-    assert found is not None and (found.turns, found.mean) == (4, [1.5, -1.5])
-    assert found.spread == pytest.approx([np.arange(4).std()] * 2, abs=1e-4)
+    record_readings(connection, 4)
+    baseline = readings.take_baseline(connection, "v", "n1")
+    assert baseline is not None and (baseline.turns, baseline.mean) == (4, [1.5, -1.5])
+    assert baseline.spread == pytest.approx([np.arange(4).std()] * 2, abs=1e-4)
     assert (
-        readings.last_baseline(connection, "v") == found
+        readings.last_baseline(connection, "v") == baseline
         and readings.last_baseline(connection, "other") is None
     )
 
 
-def test_an_episode_is_felt_by_its_answer_and_by_what_was_said_of_it_and_comes_forward(
+def test_an_episodes_feelings_come_from_its_answer_and_the_turn_after_and_raise_its_rank(
     connection: Connection,
 ) -> None:
     merge(connection, a_lesson(1))  # type: ignore[arg-type]
     merge(connection, a_lesson(3))  # type: ignore[arg-type]
-    listened(connection, TURNS)
-    found = readings.episodes(connection, ["c1"], "v")
-    assert found == {"e1": ({}, [[1.0, -1.0]]), "e3": ({}, [[3.0, -3.0]])}
+    record_readings(connection, TURNS)
+    episodes = readings.episodes(connection, ["c1"], "v")
+    assert episodes == {"e1": ({}, [[1.0, -1.0]]), "e3": ({}, [[3.0, -3.0]])}
     assert readings.episodes(connection, ["c1"], "other") == {}
     before = graph.episodes(connection, "listen")
     readings.set_feelings(connection, before[1].id, {"frustrated": 0.2, "read:calm": 0.8})
@@ -113,7 +113,7 @@ def test_an_episode_is_felt_by_its_answer_and_by_what_was_said_of_it_and_comes_f
     )  # the stronger counts, once
 
 
-def test_a_nights_attempts_are_read_once_by_their_ids(connection: Connection) -> None:
+def test_the_attempts_of_a_night_are_read_once_each(connection: Connection) -> None:
     save(connection, [a_dream("d1", "n1")])
     same = {"dream_id": "d1", "instructed": False, "temperature": 1.0, "seed": 1, "checkpoint_id": BASE}
     save(connection, [Attempt(id=f"a{n}", text=f"t{n}", passed=True, reason="", **same) for n in range(3)])  # type: ignore[arg-type]
@@ -123,8 +123,8 @@ def test_a_nights_attempts_are_read_once_by_their_ids(connection: Connection) ->
     assert readings.attempts_to_read(connection, "n2", 9) == []
 
 
-def test_what_was_read_of_what_is_forgotten_goes_with_it(connection: Connection) -> None:
-    listened(connection, TURNS)
+def test_readings_are_removed_with_what_is_forgotten(connection: Connection) -> None:
+    record_readings(connection, TURNS)
     readings.take_baseline(connection, "v", "n1")
     history.close_night(connection, night_id="n1")
     save(connection, [a_dream("d1", "n1", source="anna")])
@@ -143,29 +143,33 @@ def test_what_was_read_of_what_is_forgotten_goes_with_it(connection: Connection)
         assert connection.execute(select(table)).all() == [], table.name
 
 
-def test_versions_are_met_once_and_tell_how_far_they_lie_from_the_one_before(connection: Connection) -> None:
+def test_vector_versions_are_stored_once_with_their_cosines_to_the_previous_version(
+    connection: Connection,
+) -> None:
     versions.meet(connection, version("one", [[1.0, 0.0], [0.0, 1.0]]), "n1")
     for _ in range(2):
         versions.meet(connection, version("two", [[3.0, 4.0], [0.0, -2.0]]), "n1")
     versions.meet(connection, version("three", [[1.0, 0.0]], ("cross",)), "n1")
     versions.meet(connection, version("four", [[1.0, 0.0]], ("cross",), layer=3), "n1")
     versions.meet(connection, version("five", [[1.0, 0.0, 0.0]], ("cross",), layer=3), "n1")
-    found = [(row.digest, row.cosines) for row in versions.versions(connection)]
+    cosines = [(row.digest, row.cosines) for row in versions.versions(connection)]
     two, three = {"calm": 0.6, "cross": -1.0}, {"cross": 0.0}
-    assert found == [("one", None), ("two", two), ("three", three), ("four", None), ("five", None)]
-    kept = connection.execute(
+    assert cosines == [("one", None), ("two", two), ("three", three), ("four", None), ("five", None)]
+    stored = connection.execute(
         select(vector_versions.c.digest).where(vector_versions.c.data.is_not(None))
     ).scalars()
-    assert list(kept) == ["five"]
+    assert list(stored) == ["five"]
 
 
-def test_the_panel_and_the_place_of_an_update_come_back_as_they_were_kept(connection: Connection) -> None:
+def test_the_probe_set_and_the_location_of_an_update_are_read_as_they_were_stored(
+    connection: Connection,
+) -> None:
     scores = np.array([[0.12345, 2.0], [-1.0, 0.0]])
     readings.save_panel(connection, "w", "v", readings.rounded(scores))
-    found = readings.panel(connection, "w", "v")
+    panel = readings.panel(connection, "w", "v")
     assert (
-        found is not None
-        and np.allclose(found, scores, atol=1e-4)
+        panel is not None
+        and np.allclose(panel, scores, atol=1e-4)
         and readings.panel(connection, "w", "x") is None
     )
     history.close_night(connection, night_id="n1")

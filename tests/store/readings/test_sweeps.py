@@ -1,4 +1,4 @@
-"""Sweeps and predictions in the ledger, beside what training then did."""
+"""Sweeps and predictions in the ledger, with the effect of the training that followed."""
 
 from pathlib import Path
 
@@ -29,19 +29,19 @@ def a_prediction(name: str, at: str, behaviour: str = "listen", said: str = "rai
     )
 
 
-def test_a_sweep_and_its_prediction_are_kept_once(tmp_path: Path) -> None:
+def test_a_sweep_and_its_prediction_are_stored_once(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path)
     with ledger.writing() as connection:
         for _ in range(2):
             sweeps.add(connection, a_sweep("s1"), a_prediction("f1", "2026-01-02"))
-        [kept] = connection.execute(schema_readings.sweeps.select()).mappings().all()
-        assert kept["outcomes"] == ["0011", "0111"] and kept["verdict"] == "raises"
+        [sweep] = connection.execute(schema_readings.sweeps.select()).mappings().all()
+        assert sweep["outcomes"] == ["0011", "0111"] and sweep["verdict"] == "raises"
         [prediction] = sweeps.predictions_of(connection, "listen")
         assert prediction.said == "raises" and prediction.updates == []
     ledger.close()
 
 
-def test_attempts_are_those_at_a_behaviours_dreams_in_use(tmp_path: Path) -> None:
+def test_attempts_are_those_of_a_behaviours_dreams_in_use(tmp_path: Path) -> None:
     ledger = new_ledger(tmp_path)
     with ledger.writing() as connection:
         night = history.begin_night(connection, seed=0, retry=False)
@@ -58,14 +58,14 @@ def test_attempts_are_those_at_a_behaviours_dreams_in_use(tmp_path: Path) -> Non
             for dream in dreams
         ]  # fmt: skip
         save(connection, [*dreams, *attempts])
-        [found] = sweeps.attempts_of(connection, "listen")
-    assert (found.dream_id, found.text, found.passed) == ("d1", "Yes.", True)
-    assert found.messages == [{"role": "user", "content": "d1"}]
+        [attempt] = sweeps.attempts_of(connection, "listen")
+    assert (attempt.dream_id, attempt.text, attempt.passed) == ("d1", "Yes.", True)
+    assert attempt.messages == [{"role": "user", "content": "d1"}]
     ledger.close()
 
 
 @pytest.mark.parametrize("decision", ["keep", "roll back"])
-def test_a_prediction_stands_beside_the_updates_that_came_after_it_and_before_the_next(
+def test_a_prediction_has_the_updates_between_it_and_the_next_prediction(
     tmp_path: Path, decision: str
 ) -> None:
     ledger = new_ledger(tmp_path)
@@ -96,10 +96,12 @@ def test_a_prediction_stands_beside_the_updates_that_came_after_it_and_before_th
         assert sweeps.predictions_of(connection, "ask")[0].updates == []
         assert connection.execute(schema.updates.select()).rowcount != 0
     ledger.close()
-    assert [(one.id, [update.id for update in one.updates]) for one in predictions] == [
+    assert [(prediction.id, [update.id for update in prediction.updates]) for prediction in predictions] == [
         ("f1", []), ("f2", [update.id]), ("f3", [])
     ]  # fmt: skip
-    [found] = predictions[1].updates
-    assert (found.before, found.after) == ("0001", "0111")
-    assert found.state == {"keep": "kept", "roll back": "undone"}[decision]
-    assert [one.id for one in why.predictions] == ["f2"] and why.predictions[0].updates == [found]
+    [effect] = predictions[1].updates
+    assert (effect.before, effect.after) == ("0001", "0111")
+    assert effect.state == {"keep": "kept", "roll back": "undone"}[decision]
+    assert [prediction.id for prediction in why.predictions] == ["f2"] and why.predictions[0].updates == [
+        effect
+    ]

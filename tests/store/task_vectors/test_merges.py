@@ -32,7 +32,7 @@ def connection(tmp_path: Path) -> Iterator[Connection]:
 
 
 def a_night(connection: Connection, target: str, *names: str, replay: tuple[str, ...] = ()) -> str:
-    """A kept night that taught this behaviour with these pairs; returns its checkpoint."""
+    """Run a kept night that taught this behaviour with these pairs; return its checkpoint."""
     pairs = [a_pair(name, "?") for name in names]
     update = a_trained_night(connection, *pairs, replay=replay)
     apply(connection, Change(table="nights", where={"id": update.night_id}, values={"targets": [target]}))
@@ -42,7 +42,7 @@ def a_night(connection: Connection, target: str, *names: str, replay: tuple[str,
 
 
 def two_apart(connection: Connection) -> tuple[str, str]:
-    """`listen` and `direct`, each taught from the base; the base is active."""
+    """Teach `listen` and `direct`, each from the base, and activate the base."""
     learn(connection, a_lesson(2))  # type: ignore[arg-type]
     first = a_night(connection, "listen", "p1", "p2")
     history.roll_back(connection, BASE, "apart")
@@ -58,21 +58,23 @@ def planned(
 
 
 def merged(connection: Connection, *vectors: str, decision: str = "keep") -> str:
-    """A merge of these vectors, as far as its verdict; returns the id of its update."""
+    """Merge these vectors up to the verdict; return the id of the update."""
     of = planned(connection, *vectors)
     night_id = merges.begin(connection, plan=of, parent_id=active(connection), seed=1, work=WORK)
     update = queries.update_of(connection, night_id)
     assert update is not None
     number = int(night_id[1:])
-    made = Checkpoint(
+    candidate = Checkpoint(
         id=sha(f"merge {number}"), parent_id=update.parent_id, number=number,
         weights_sha256=sha(f"m {number}"), update_id=update.id, state="candidate", at=AT,
     )  # fmt: skip
-    save(connection, [made])
+    save(connection, [candidate])
     apply(
         connection,
         Change(
-            table="updates", where={"id": update.id}, values={"state": "trained", "checkpoint_id": made.id}
+            table="updates",
+            where={"id": update.id},
+            values={"state": "trained", "checkpoint_id": candidate.id},
         ),
     )
     row = queries.update_of(connection, night_id)
@@ -85,26 +87,26 @@ def merged(connection: Connection, *vectors: str, decision: str = "keep") -> str
 # ---------------------------------------------------------------- vectors
 
 
-def test_a_checkpoint_is_what_its_update_added_and_a_range_what_all_between_did(
+def test_a_checkpoint_names_the_vector_of_its_update_and_a_range_the_sum_of_its_updates(
     connection: Connection,
 ) -> None:
     first = a_night(connection, "listen", "p1")
     second = a_night(connection, "direct", "p2")
-    one, both = (
+    single, span = (
         merges.task_vector(connection, second[:12]),
         merges.task_vector(connection, f"{BASE[:12]}..{second}"),
     )
-    assert (one.start, one.end, one.updates) == (first, second, ("u2",))
-    assert (both.start, both.end, both.updates) == (BASE, second, ("u1", "u2"))
+    assert (single.start, single.end, single.updates) == (first, second, ("u2",))
+    assert (span.start, span.end, span.updates) == (BASE, second, ("u1", "u2"))
 
 
 @pytest.mark.parametrize("name", [BASE[:12], f"{BASE}..{BASE}"])
-def test_the_base_added_nothing(connection: Connection, name: str) -> None:
+def test_the_base_has_no_task_vector(connection: Connection, name: str) -> None:
     with pytest.raises(UsageError):
         merges.task_vector(connection, name)
 
 
-def test_a_range_goes_from_a_checkpoint_to_one_that_grew_from_it(connection: Connection) -> None:
+def test_a_range_goes_from_a_checkpoint_to_a_descendant(connection: Connection) -> None:
     first, second = two_apart(connection)
     for name in (f"{first}..{BASE}", f"{first}..{second}"):
         with pytest.raises(UsageError, match="not where the second grew from"):
@@ -126,7 +128,7 @@ def test_a_vector_of_pruned_checkpoints_is_refused(connection: Connection) -> No
 # ---------------------------------------------------------------- plans
 
 
-def test_what_parts_above_zero_taught_is_to_rise_and_what_only_parts_below_taught_to_fall(
+def test_behaviours_of_positive_parts_are_to_rise_and_those_of_only_negative_parts_to_fall(
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
@@ -144,13 +146,13 @@ def test_what_parts_above_zero_taught_is_to_rise_and_what_only_parts_below_taugh
     )
 
 
-def test_replay_is_no_part_of_what_an_update_taught(connection: Connection) -> None:
+def test_replay_is_not_counted_as_taught_by_an_update(connection: Connection) -> None:
     a_night(connection, "listen", "p1")
     second = a_night(connection, "direct", "p2", replay=("p1",))
     assert planned(connection, second).pairs == {"p2": False}
 
 
-def test_a_merge_is_a_vector_too_and_what_it_unlearnt_is_taught_by_taking_it_away(
+def test_subtracting_a_merge_teaches_what_the_merge_unlearnt(
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
@@ -169,7 +171,7 @@ def test_a_merge_is_a_vector_too_and_what_it_unlearnt_is_taught_by_taking_it_awa
     assert whole.pairs == {"p1": True, "p2": True, "p3": False}
 
 
-def test_the_settings_of_a_merge_say_how_its_weights_were_made(connection: Connection) -> None:
+def test_the_settings_of_a_merge_record_how_its_weights_were_made(connection: Connection) -> None:
     first, second = two_apart(connection)
     settings = to_json(planned(connection, f"{first[:12]}=2", f"{second}=-0.5", method="ties").settings)
     assert settings == {
@@ -185,7 +187,7 @@ def test_the_settings_of_a_merge_say_how_its_weights_were_made(connection: Conne
 
 
 @pytest.mark.parametrize(
-    "vectors, method, density, said",
+    "vectors, method, density, message",
     [
         (["{}=0"], "arithmetic", None, "a weight is a number other than 0"),
         (["{}="], "arithmetic", None, "a weight is a number other than 0"),
@@ -201,17 +203,17 @@ def test_the_settings_of_a_merge_say_how_its_weights_were_made(connection: Conne
     ],
 )
 def test_a_merge_that_cannot_be_planned_is_refused_with_the_cure(
-    connection: Connection, vectors: list[str], method: str, density: float | None, said: str
+    connection: Connection, vectors: list[str], method: str, density: float | None, message: str
 ) -> None:
     first = a_night(connection, "listen", "p1")
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         planned(connection, *(name.format(first[:12]) for name in vectors), method=method, density=density)
 
 
 # ---------------------------------------------------------------- the night of a merge
 
 
-def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(connection: Connection) -> None:
+def test_a_merge_is_a_night_without_new_turns_and_with_a_planned_update(connection: Connection) -> None:
     first, second = two_apart(connection)
     of = planned(connection, first, f"{second}=-1")
     heard = queries.last_night(connection)
@@ -245,7 +247,7 @@ def test_a_merge_is_a_night_that_hears_nothing_with_an_update_that_is_planned(co
     assert counts(connection, "ready") == {**waiting, "measure": 1, "merge": 1}
 
 
-def test_a_merge_that_was_broken_off_goes_on_and_another_one_is_refused_meanwhile(
+def test_an_interrupted_merge_continues_and_another_one_is_refused_meanwhile(
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
@@ -285,7 +287,7 @@ def test_a_kept_merge_has_learnt_the_pairs_of_its_parts(connection: Connection) 
     assert queries.learnt_behaviours(connection) == {"listen", "direct"}
 
 
-def test_what_a_kept_merge_unlearnt_is_set_aside_not_replayed_and_no_longer_gated(
+def test_pairs_that_a_kept_merge_unlearnt_are_undone_not_replayed_and_no_longer_gated(
     connection: Connection,
 ) -> None:
     first, second = two_apart(connection)
@@ -297,7 +299,7 @@ def test_what_a_kept_merge_unlearnt_is_set_aside_not_replayed_and_no_longer_gate
     assert queries.learnt_behaviours(connection) == {"direct"}
 
 
-def test_unlearning_an_update_on_its_own_line_sets_its_pairs_aside_though_it_stays_kept(
+def test_unlearning_an_ancestor_update_undoes_its_pairs_though_it_stays_kept(
     connection: Connection,
 ) -> None:
     first = a_night(connection, "listen", "p1")
@@ -346,7 +348,7 @@ def test_rolling_a_merge_back_and_forth_restores_what_each_side_had(connection: 
     )
 
 
-def test_what_was_unlearnt_can_be_learnt_again_and_then_counts_again(connection: Connection) -> None:
+def test_an_unlearnt_pair_can_be_learnt_again_and_counts_again(connection: Connection) -> None:
     first = a_night(connection, "listen", "p1")
     merged(connection, f"{first}=-1")
     apply(connection, Change(table="pairs", where={"id": "p1"}, values={"state": "new"}))  # as --retry does
@@ -362,7 +364,7 @@ def test_what_was_unlearnt_can_be_learnt_again_and_then_counts_again(connection:
     )
 
 
-def test_a_lesson_stays_learnt_while_one_of_its_pairs_is(connection: Connection) -> None:
+def test_a_lesson_stays_learnt_while_one_of_its_pairs_is_learnt(connection: Connection) -> None:
     learn(connection, a_lesson(2))  # type: ignore[arg-type]
     first = a_night(connection, "listen", "p1", "p2")
     history.roll_back(connection, BASE, "once more")
@@ -374,7 +376,7 @@ def test_a_lesson_stays_learnt_while_one_of_its_pairs_is(connection: Connection)
     assert states(connection, "signals") == {"s2": "learnt"}
 
 
-def test_a_merge_that_could_not_be_finished_undoes_nothing_that_is_kept(connection: Connection) -> None:
+def test_a_failed_merge_undoes_nothing_that_is_kept(connection: Connection) -> None:
     first = a_night(connection, "listen", "p1")
     of = planned(connection, f"{first}=-1")
     night_id = merges.begin(connection, plan=of, parent_id=first, seed=1, work=WORK)
@@ -383,7 +385,7 @@ def test_a_merge_that_could_not_be_finished_undoes_nothing_that_is_kept(connecti
     assert states(connection, "pairs") == {"p1": "used"} and active(connection) == first
 
 
-def test_a_merge_counts_among_the_updates_of_a_day_and_is_no_update_to_rehearse(
+def test_a_merge_counts_as_an_update_of_the_day_and_is_never_dry_run(
     connection: Connection,
 ) -> None:
     from datetime import UTC, datetime
@@ -395,7 +397,7 @@ def test_a_merge_counts_among_the_updates_of_a_day_and_is_no_update_to_rehearse(
     assert trained is not None and trained.id == "u1"
 
 
-def test_to_forget_names_the_merges_of_what_learnt_from_it_also_where_only_replay_did(
+def test_forget_names_the_merges_of_updates_that_learnt_from_it_even_by_replay(
     connection: Connection,
 ) -> None:
     learn(connection, a_lesson(2))  # type: ignore[arg-type]
@@ -409,8 +411,8 @@ def test_to_forget_names_the_merges_of_what_learnt_from_it_also_where_only_repla
     merged(connection, f"{first}=-1", third)
     history.roll_back(connection, BASE, "apart")
     merged(connection, third)
-    found = forget.look(connection, "anna", "/no/log")
-    assert [(update.id, update.pairs, update.built_on) for update in found.updates] == [
+    forgetting = forget.look(connection, "anna", "/no/log")
+    assert [(update.id, update.pairs, update.built_on) for update in forgetting.updates] == [
         ("u1", 1, None), ("u2", 1, None), ("u4", 0, "u1"), ("u5", 1, None),
     ]  # fmt: skip
     forget.forget(connection, "anna", "/no/log")

@@ -1,4 +1,4 @@
-"""A task vector of checkpoint files: its figures by kind of weight, and the file that holds it."""
+"""A task vector between checkpoint files: its norms by kind of weight, and the file that holds it."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ Q, NORM, HEAD = "model.layers.3.self_attn.q_proj.weight", "model.norm.weight", "
 
 
 def weights(q: list[float], norm: list[float], **more: RawTensor) -> dict[str, RawTensor]:
-    """bfloat16 queries (2, 2) and a float32 norm."""
+    """Return bfloat16 queries (2, 2) and a float32 norm."""
     patterns = rounded(np.array(q, np.float32), "BF16")
     return {
         Q: RawTensor(dtype="BF16", shape=(2, 2), data=patterns.tobytes()),
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 @pytest.fixture
 def ends(store: CheckpointStore) -> tuple[str, str]:
-    """Two checkpoints, 3, 0, -4, 0 and 0, 12 apart; the first has a tied tensor twice, as model files may."""
+    """Return two checkpoints that differ by (3, 0, -4, 0) and (0, 12); the first has a tied tensor twice."""
     tied = {HEAD: RawTensor(dtype="F32", shape=(1,), data=bytes(4))}
     start = store.write(weights([1, 1, 1, 1], [0, 0], **tied), None, {"seed": 1})
     return start.id, store.write(weights([4, 1, -3, 1], [0, 12]), None, {"seed": 2}).id
@@ -66,10 +66,10 @@ def test_a_vectors_file_is_loaded_by_safetensors_with_the_names_and_shapes_of_th
     }
 
 
-def test_several_vectors_are_what_they_come_to(store: CheckpointStore, ends: tuple[str, str]) -> None:
+def test_merged_vectors_have_the_computed_tensors(store: CheckpointStore, ends: tuple[str, str]) -> None:
     parts = [Part(start=ends[0], end=ends[1], weight=2.0), Part(start=ends[0], end=ends[1], weight=-3.0)]
-    found = dict(MergedTaskVector(store, parts, method="arithmetic", density=None))
-    assert found[Q].tolist() == [-3, 0, 4, 0] and found[NORM].tolist() == [0, -12]
+    tensors = dict(MergedTaskVector(store, parts, method="arithmetic", density=None))
+    assert tensors[Q].tolist() == [-3, 0, 4, 0] and tensors[NORM].tolist() == [0, -12]
 
 
 def test_a_damaged_checkpoint_has_no_vector(store: CheckpointStore, ends: tuple[str, str]) -> None:
@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_has_no_vector(store: CheckpointStore, ends: tuple[
         vector(store, ends)
 
 
-def test_a_file_that_is_there_is_not_overwritten_and_a_failure_leaves_none(tmp_path: Path) -> None:
+def test_an_existing_file_is_not_overwritten_and_a_failure_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "vector.safetensors"
     path.write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists already"):
@@ -104,7 +104,7 @@ def test_a_file_that_is_there_is_not_overwritten_and_a_failure_leaves_none(tmp_p
     )
 
 
-def test_a_file_that_came_meanwhile_is_not_overwritten_either(tmp_path: Path) -> None:
+def test_a_file_created_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
     def parts() -> object:
         (tmp_path / "v").write_bytes(b"first")
         yield b"second"

@@ -1,4 +1,4 @@
-"""Merging task vectors, held against cases computed by hand."""
+"""Task vector merging against cases computed by hand."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def test_task_arithmetic_adds_the_weighted_vectors() -> None:
     assert arithmetic([floats(2, -4, 0), floats(1, 1, 3)], [0.5, 2.0]).tolist() == [3, 0, 6]
 
 
-def test_a_weight_below_zero_takes_a_vector_away() -> None:
+def test_a_negative_weight_subtracts_a_vector() -> None:
     """(5, 5) - (2, -3) = (3, 8)."""
     assert arithmetic([floats(5, 5), floats(2, -3)], [1.0, -1.0]).tolist() == [3, 8]
 
@@ -48,7 +48,7 @@ def test_a_weight_below_zero_takes_a_vector_away() -> None:
 
 
 @pytest.mark.parametrize(
-    "density, kept",
+    "density, trimmed",
     [
         (1.0, [1, -5, 3, -2, 4]),
         (0.6, [0, -5, 3, 0, 4]),  # 3 of 5
@@ -58,25 +58,23 @@ def test_a_weight_below_zero_takes_a_vector_away() -> None:
         (0.001, [0, -5, 0, 0, 0]),  # at least one
     ],
 )
-def test_trimming_keeps_the_share_that_is_largest_in_magnitude(density: float, kept: list[float]) -> None:
-    assert trim(floats(1, -5, 3, -2, 4), density).tolist() == kept
+def test_trimming_keeps_the_share_that_is_largest_in_magnitude(density: float, trimmed: list[float]) -> None:
+    assert trim(floats(1, -5, 3, -2, 4), density).tolist() == trimmed
 
 
-def test_of_equals_at_the_edge_the_first_are_kept_and_their_number_is_exact() -> None:
+def test_of_equal_magnitudes_at_the_threshold_the_first_are_kept_and_the_count_is_exact() -> None:
     assert trim(floats(2, -1, 1, 1, -1), 0.6).tolist() == [2, -1, 1, 0, 0]
     assert trim(floats(0, 0, 0, 7), 0.5).tolist() == [0, 0, 0, 7]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 100, 1001])
 @pytest.mark.parametrize("density", [0.01, 0.2, 0.5, 0.9])
-def test_trimming_keeps_as_many_as_it_says_and_none_that_is_smaller_than_one_it_drops(
-    size: int, density: float
-) -> None:
+def test_trimming_keeps_the_stated_number_and_drops_nothing_larger(size: int, density: float) -> None:
     vector = np.random.default_rng(size).integers(-9, 10, size).astype(np.float32) + np.float32(0.5)
-    kept = trim(vector, density)
-    assert np.count_nonzero(kept) == max(1, int(density * size + 0.5))
-    dropped = np.abs(vector[kept == 0])
-    assert dropped.max(initial=0) <= np.abs(kept[kept != 0]).min()
+    trimmed = trim(vector, density)
+    assert np.count_nonzero(trimmed) == max(1, int(density * size + 0.5))
+    dropped = np.abs(vector[trimmed == 0])
+    assert dropped.max(initial=0) <= np.abs(trimmed[trimmed != 0]).min()
 
 
 def test_the_sign_is_elected_by_summed_magnitude_and_the_outvoted_are_not_in_the_mean() -> None:
@@ -94,25 +92,25 @@ def test_zeros_are_not_counted_in_the_mean() -> None:
     assert ties([floats(4, 0), floats(0, 0), floats(2, 0)], [1, 1, 1], 1.0).tolist() == [3, 0]
 
 
-def test_what_was_trimmed_has_no_vote_and_no_part_in_the_mean() -> None:
+def test_trimmed_elements_have_no_vote_and_no_part_in_the_mean() -> None:
     """First places 9, -2, -8: they sum to -1, so (-2 - 8) / 2; without the -2, which is trimmed, 9 wins."""
     assert ties([floats(9, 1), floats(-2, -8), floats(-8, 3)], [1, 1, 1], 1.0).tolist() == [-5, -8]
     assert ties([floats(9, 1), floats(-2, -8), floats(-8, 3)], [1, 1, 1], 0.5).tolist() == [9, -8]
 
 
-def test_weights_enter_before_the_election_and_are_in_the_mean_with_their_size() -> None:
+def test_weights_are_applied_before_the_election_and_scale_the_mean() -> None:
     """(3, 1) of weights 1 and 4 against -2 of weight 2: 3 + 4 > 4, so plus, and (3 + 4) / 2 = 3.5."""
     assert ties([floats(3), floats(1), floats(-2)], [1, 4, 2], 1.0).tolist() == [3.5]
     assert ties([floats(3), floats(1), floats(-2)], [1, 1, 3], 1.0).tolist() == [-6]
 
 
-def test_a_weight_below_zero_votes_for_the_opposite() -> None:
+def test_a_negative_weight_votes_for_the_opposite_sign() -> None:
     """5 * -1 = -5 against 2: minus, and -5. With 2 * -1 against 5: plus, and 5: it has been outvoted."""
     assert ties([floats(5, 2), floats(2, 5)], [-1, 1], 1.0).tolist() == [-5, 5]
     assert ties([floats(4, -6)], [-0.5], 1.0).tolist() == [-2, 3]
 
 
-def test_a_whole_ties_merge_by_hand() -> None:
+def test_a_complete_ties_merge_computed_by_hand() -> None:
     """Density 0.5 of 4: two of each are kept.
 
     (4, -3, 1, 0) -> (4, -3, 0, 0);  (-1, -5, 2, 0) -> (0, -5, 2, 0), times 2: (0, -10, 4, 0);
@@ -150,7 +148,7 @@ def test_weights_that_would_not_be_finite_are_refused(start: float, change: floa
         added(tensor(start), floats(change))
 
 
-def test_a_type_that_is_no_weight_is_refused() -> None:
+def test_a_type_that_is_not_a_weight_type_is_refused() -> None:
     with pytest.raises(GateRefused, match="I64 cannot be merged"):
         added(RawTensor(dtype="I64", shape=(1,), data=bytes(8)), floats(1))
 
@@ -158,7 +156,7 @@ def test_a_type_that_is_no_weight_is_refused() -> None:
 # ---------------------------------------------------------------- whole weights
 
 
-def test_a_vector_added_to_where_it_began_leads_to_where_it_ended_bit_for_bit_in_bfloat16() -> None:
+def test_a_vector_added_to_its_start_gives_its_end_bit_for_bit_in_bfloat16() -> None:
     draw = np.random.default_rng(3)
     start = tensor(*draw.normal(size=500), dtype="BF16")
     end = tensor(*(values(start) + draw.normal(size=500) * 0.01), dtype="BF16")
@@ -179,7 +177,7 @@ def test_checkpoints_of_different_models_have_no_difference(end: dict[str, RawTe
         difference("w", end, {"w": tensor(1, 2)})
 
 
-def test_how_much_a_change_is_by_hand() -> None:
+def test_the_norm_of_a_change_computed_by_hand() -> None:
     """sqrt(9 + 16) = 5, and with another of norm 12: 13."""
     parts: Sequence[ChangeSize] = (size_of(floats(3, 0, -4)), size_of(floats(12)))
     assert parts[0] == ChangeSize(norm=5.0, changed=2, elements=3)

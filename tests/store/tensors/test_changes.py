@@ -1,4 +1,4 @@
-"""What changed in the weights, against numbers that were worked out by hand or by plain NumPy."""
+"""Changes of weights, against numbers worked out by hand or by plain NumPy."""
 
 from math import sqrt
 
@@ -26,16 +26,16 @@ def only(name: str, before: RawTensor, after: RawTensor, heads: Heads | None = N
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_a_change_is_counted_and_measured(dtype: str) -> None:
     before, after = raw([[3.0, 4.0], [0.0, 0.0]], dtype), raw([[3.0, 1.0], [4.0, 0.0]], dtype)
-    told = only("x", before, after).extent.figures
-    assert told == Figures(elements=4, changed=2, share=0.5, norm=5.0, relative=1.0)
+    figures = only("x", before, after).extent.figures
+    assert figures == Figures(elements=4, changed=2, share=0.5, norm=5.0, relative=1.0)
 
 
-def test_a_sign_of_zero_is_a_change_of_bits_that_moves_nothing() -> None:
-    told = only("x", raw([0.0, 1.0]), raw([-0.0, 1.0])).extent.figures
-    assert (told.changed, told.norm, told.relative) == (1, 0.0, 0.0)
+def test_a_changed_sign_of_zero_counts_as_changed_with_norm_zero() -> None:
+    figures = only("x", raw([0.0, 1.0]), raw([-0.0, 1.0])).extent.figures
+    assert (figures.changed, figures.norm, figures.relative) == (1, 0.0, 0.0)
 
 
-def test_what_was_all_zero_has_no_relative_change() -> None:
+def test_a_tensor_of_zeros_has_no_relative_change() -> None:
     assert only("x", raw([0.0]), raw([2.0])).extent.figures.relative is None
 
 
@@ -60,25 +60,25 @@ def test_heads_are_rows_of_q_and_k_and_columns_of_o() -> None:
 
 
 @pytest.mark.parametrize("name", ["self_attn.o_proj.bias", "mlp.up_proj.weight", "self_attn.q_norm.weight"])
-def test_what_belongs_to_no_head_has_none(name: str) -> None:
+def test_tensors_without_heads_have_no_head_changes(name: str) -> None:
     assert only(f"{LAYER}{name}", raw([1.0, 1.0]), raw([1.0, 2.0]), TWO_HEADS).heads == []
 
 
-def test_a_tensor_that_the_heads_do_not_divide_is_told_as_a_whole() -> None:
+def test_a_tensor_that_the_heads_do_not_divide_is_reported_as_a_whole() -> None:
     odd = only(f"{LAYER}self_attn.q_proj.weight", raw(np.ones((3, 2))), raw(np.zeros((3, 2))), TWO_HEADS)
     assert odd.heads == [] and odd.extent.figures.norm == sqrt(6)
 
 
 @pytest.mark.parametrize("kind", ["q_proj", "o_proj", "other"])
-def test_piece_by_piece_it_comes_to_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_give_the_same_result_as_the_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(1)
     before = rng.standard_normal((12, 10)).astype("f4")
     after = np.where(rng.random((12, 10)) < 0.3, before * 1.5, before).astype("f4")
     monkeypatch.setattr("store.tensors.changes.PIECE", 7)
-    found = only(f"{LAYER}self_attn.{kind}.weight", raw(before), raw(after), TWO_HEADS)
-    assert found.extent.changed == np.count_nonzero(before != after)
-    assert found.extent.figures.norm == pytest.approx(np.linalg.norm(after - before.astype("f8")), rel=1e-12)
-    for number, head in enumerate(found.heads):
+    change = only(f"{LAYER}self_attn.{kind}.weight", raw(before), raw(after), TWO_HEADS)
+    assert change.extent.changed == np.count_nonzero(before != after)
+    assert change.extent.figures.norm == pytest.approx(np.linalg.norm(after - before.astype("f8")), rel=1e-12)
+    for number, head in enumerate(change.heads):
         part = (
             np.s_[:, 5 * number : 5 * number + 5] if kind == "o_proj" else np.s_[6 * number : 6 * number + 6]
         )
@@ -102,7 +102,7 @@ def test_piece_by_piece_it_comes_to_the_same(kind: str, monkeypatch: pytest.Monk
         ("lm_head.weight", "embeddings", None),
     ],
 )
-def test_a_name_tells_layer_and_kind(name: str, kind: str, layer: int | None) -> None:
+def test_layer_and_kind_are_parsed_from_the_name(name: str, kind: str, layer: int | None) -> None:
     assert (kind_of(name), layer_of(name)) == (kind, layer)
 
 
@@ -131,6 +131,6 @@ def test_tensors_that_cannot_be_compared_are_named() -> None:
     assert [change.name for change in changes(before, after)] == ["a"]
 
 
-def test_an_empty_tensor_and_a_single_number_are_tensors_too() -> None:
+def test_empty_and_scalar_tensors_are_measured() -> None:
     assert only("x", raw(np.zeros((0, 3))), raw(np.zeros((0, 3)))).extent.elements == 0
     assert only("x", raw(2.0), raw(3.0)).extent.figures.norm == 1.0

@@ -1,4 +1,4 @@
-"""Where an update lies, on planted changes: local or spread, and along which vector."""
+"""The location of an update, on planted changes: local or spread, and along which vector."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def ones() -> Weights:
     return {name: np.ones(shape) for name, shape in NAMES.items()}
 
 
-def found(after: Weights, heads: Heads | None = None) -> Located:
+def located_from_ones(after: Weights, heads: Heads | None = None) -> Located:
     return locate(raw(ones()), raw(after), heads, vectors={}, layer=1)
 
 
@@ -36,7 +36,7 @@ def test_a_change_of_one_projection_is_local_and_names_it() -> None:
     after = ones()
     after["model.layers.1.self_attn.q_proj.weight"][4:] += 0.5  # the second of its two heads
     after["model.layers.0.mlp.down_proj.weight"] += 0.01
-    located = found(after, Heads(query=2, key_value=2))
+    located = located_from_ones(after, Heads(query=2, key_value=2))
     assert located.verdict == "local"
     assert (located.tensors.hold_most, located.tensors.parts) == (1, len(NAMES))
     assert located.tensors.first[0].tensor == "model.layers.1.self_attn.q_proj.weight"
@@ -48,14 +48,14 @@ def test_a_change_of_one_projection_is_local_and_names_it() -> None:
 
 def test_a_change_of_all_weights_alike_is_spread_and_none_is_unchanged() -> None:
     after = {name: value + 0.01 for name, value in ones().items()}
-    located = found(after)
+    located = located_from_ones(after)
     assert located.verdict == "spread" and located.tensors.values >= 0.8
     assert located.heads == Concentration[HeadPart](parts=0, hold_most=0, values=0.0, first=[])
-    nothing = found(ones())
+    nothing = located_from_ones(ones())
     assert nothing.verdict == "unchanged" and nothing.layers.first == []
 
 
-def test_weights_that_write_along_a_concept_are_found_up_to_the_layer_that_is_read() -> None:
+def test_weights_that_write_along_a_concept_are_found_up_to_the_monitored_layer() -> None:
     rng = np.random.default_rng(0)
     vectors = {"calm": np.eye(HIDDEN)[2], "cross": np.eye(HIDDEN)[5]}
     after = ones()
@@ -70,4 +70,4 @@ def test_weights_that_write_along_a_concept_are_found_up_to_the_layer_that_is_re
     others = [writer for writer in along if writer.tensor == "model.layers.0.self_attn.o_proj.weight"]
     assert others and all(writer.times_chance < 3 for writer in others)
     assert not any("layers.2" in writer.tensor for writer in along)
-    assert found(after).along == []
+    assert located_from_ones(after).along == []

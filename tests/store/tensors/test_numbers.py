@@ -1,4 +1,4 @@
-"""The numbers in raw tensors: bfloat16 against its definition, and conversions there and back."""
+"""The numbers in raw tensors: bfloat16 against its definition, and conversions in both directions."""
 
 import struct
 
@@ -37,7 +37,7 @@ def test_bfloat16_is_the_upper_half_of_float32() -> None:
         (1.5, "BF16", "I16", False),
     ],
 )
-def test_a_conversion_is_exact_if_the_way_back_gives_the_same_bits(
+def test_a_conversion_is_exact_if_its_inverse_gives_the_same_bits(
     number: float, dtype: str, to: str, fits: bool
 ) -> None:
     assert converts_exactly(raw([0.5, number], dtype), to) is fits
@@ -67,13 +67,13 @@ def test_a_number_is_rounded_to_the_nearest_bfloat16_and_to_the_even_one_in_a_ti
     assert rounded(np.array([number], np.float32), "BF16").tolist() == [pattern]
 
 
-def test_what_is_no_number_stays_none_in_bfloat16() -> None:
+def test_nan_stays_nan_in_bfloat16() -> None:
     patterns = np.array([0x7FC00000, 0x7F800001, 0xFFFFFFFF], np.uint32).view(np.float32)
-    kept = rounded(patterns, "BF16")
-    assert np.isnan((kept.astype(np.uint32) << 16).view(np.float32)).all()
+    values = rounded(patterns, "BF16")
+    assert np.isnan((values.astype(np.uint32) << 16).view(np.float32)).all()
 
 
-def test_every_bfloat16_is_read_and_written_as_itself() -> None:
+def test_every_bfloat16_makes_the_round_trip() -> None:
     data = np.arange(65536, dtype=np.uint16).tobytes()
     numbers = values(RawTensor(dtype="BF16", shape=(65536,), data=data))
     finite = ~np.isnan(numbers)
