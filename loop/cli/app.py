@@ -1,6 +1,7 @@
-"""The entry point of the command line: all commands, and where errors become messages and exit codes.
+"""The entry point of the command line: assembles the commands, and turns errors into messages and exit codes.
 
-Invariant: no traceback for anything that a user can cause; with --json, an error is one object on stdout too.
+Invariant: nothing that a user can cause ends in a traceback. With --json, an error is one object on stdout
+too.
 """
 
 import json
@@ -17,12 +18,15 @@ from loop.cli import behaviours, checkpoints, home, model, readout, service
 from loop.cli.helpers import options
 
 INTERRUPTED = 130
-"""Exit code after ctrl-C, as a shell has it."""
+"""Exit code after ctrl-C, as in a shell."""
 
 app = typer.Typer(
     name="nightschool",
-    help="Continual learning beside the model you serve: lessons by day, a measured update by night.",
-    epilog="--home DIR and --json may stand anywhere. Without --home: NIGHTSCHOOL_HOME, else the data directory.",
+    help="Continual learning beside the model that you serve: lessons by day, a measured update by night.",
+    epilog=(
+        "--home DIR and --json may stand anywhere in a command line. "
+        "Without --home: NIGHTSCHOOL_HOME, else ~/.local/share/nightschool."
+    ),
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,43 +50,45 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _globals(
-    home: Annotated[Path | None, typer.Option(help="The home to use.", metavar="DIR")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    home: Annotated[Path | None, typer.Option(help="Use this home.", metavar="DIR")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, and nothing else, to stdout.")
+    ] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", callback=_version)] = False,
 ) -> None:
     options.home, options.json = home, as_json
 
 
-def _anywhere(arguments: list[str]) -> list[str]:
-    """Return the arguments with --home and --json moved to the front, as far as a `--`."""
+def _move_globals_first(arguments: list[str]) -> list[str]:
+    """Return the arguments with --home and --json in front; what follows a `--` stays."""
     front, rest = [], list(arguments)
     end = rest.index("--") if "--" in rest else len(rest)
     index = 0
     while index < end:
         if rest[index] == "--home":
-            take = 2
+            count = 2
         elif rest[index] == "--json" or rest[index].startswith("--home="):
-            take = 1
+            count = 1
         else:
             index += 1
             continue
-        front += rest[index : index + take]
-        del rest[index : index + take]
-        end -= take
+        front += rest[index : index + count]
+        del rest[index : index + count]
+        end -= count
     return front + rest
 
 
 def main() -> None:
-    """Run the command that the process's arguments name, and exit with its code."""
+    """Run the command that the arguments name, and exit with its code."""
     options.home, options.json = None, "--json" in sys.argv
-    os.umask(0o077)  # logs, and what is learnt from them, are for this user alone
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # a terminated command cleans up as after ctrl-C
+    os.umask(0o077)  # logs, and what is learnt from them, are private to this user
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after ctrl-C
     try:
-        code = app(_anywhere(sys.argv[1:]), standalone_mode=False) or 0  # an Exit comes back as its code
-    except typer.Exit as left:
-        code = left.exit_code
+        code = (
+            app(_move_globals_first(sys.argv[1:]), standalone_mode=False) or 0
+        )  # an Exit is returned as its code
+    except typer.Exit as early:
+        code = early.exit_code
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except (Exception, BaseExceptionGroup) as error:
@@ -91,12 +97,12 @@ def main() -> None:
 
 
 def _report(error: BaseException) -> int:
-    """Print what went wrong and what to do; returns the exit code."""
+    """Print what went wrong and what to do; return the exit code."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if hasattr(error, "format_message"):  # click's own, which typer raises under several names
+    if hasattr(error, "format_message"):  # an error of click's, which typer raises under several names
         message, code = str(error.format_message()), UsageError.exit_code
     elif isinstance(error, NightschoolError):
         message, code = str(error), error.exit_code

@@ -1,13 +1,16 @@
-"""The commands around behaviours: list them, check a file of them, measure their pass rates."""
+"""The commands on behaviours: list them, check a file that declares one, measure their pass rates."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from loop.cli import helpers
 from loop.cli.helpers import Seed, options
 
-behaviours = typer.Typer(help="What is taught, and how well it holds.", no_args_is_help=True)
+behaviours = typer.Typer(
+    help="Behaviours: what nights teach, and how well the model has learnt it.", no_args_is_help=True
+)
 
 
 @behaviours.command("list")
@@ -32,7 +35,9 @@ def behaviours_list() -> None:
 
 
 @behaviours.command("validate")
-def behaviours_validate(file: Path) -> None:
+def behaviours_validate(
+    file: Annotated[Path, typer.Argument(help="a TOML file that declares a behaviour")],
+) -> None:
     """Check a behaviour file."""
     from corpus.behaviour import load_file
 

@@ -1,4 +1,4 @@
-"""The commands around checkpoints: list, compare, export, prune, verify, add task vectors, and roll back."""
+"""The commands on checkpoints: list, compare, export, prune, verify, merge task vectors, and roll back."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,14 +10,16 @@ from loop.cli import helpers
 from loop.cli.helpers import DryRun, Seed, options
 
 commands = typer.Typer()
-checkpoints = typer.Typer(help="The versions of the weights.", no_args_is_help=True)
+checkpoints = typer.Typer(help="Checkpoints: the versions of the weights.", no_args_is_help=True)
 
-Id = Annotated[str, typer.Argument(help="a checkpoint: its id, the first letters of it, active or base")]
+Id = Annotated[
+    str, typer.Argument(help="a checkpoint: its id or the first characters of it, active, or base")
+]
 
 
 @checkpoints.command("list")
 def checkpoints_list() -> None:
-    """List all checkpoints, and say which one is active."""
+    """List all checkpoints, and mark the active one."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as facts
     from store import home
@@ -27,7 +29,7 @@ def checkpoints_list() -> None:
 
 @checkpoints.command("show")
 def checkpoints_show(id: Id) -> None:
-    """Show everything about one checkpoint."""
+    """Show everything that is known about one checkpoint."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as facts
     from store import home
@@ -37,12 +39,10 @@ def checkpoints_show(id: Id) -> None:
 
 @checkpoints.command("diff")
 def checkpoints_diff(
-    a: Annotated[str, typer.Argument(help="from this checkpoint ...", metavar="A")],
-    b: Annotated[
-        str, typer.Argument(help="... to this one; default: the active one", metavar="B")
-    ] = "active",
+    a: Annotated[str, typer.Argument(help="the checkpoint to compare from", metavar="A")],
+    b: Annotated[str, typer.Argument(help="the checkpoint to compare to", metavar="B")] = "active",
 ) -> None:
-    """Show what changed from A to B: pass rates, readings, weights by layer, kind and head, and the pairs behind it."""
+    """Show what changed from A to B: pass rates, readings, weights (by layer, kind and head), and pairs."""
     from loop.cli.show import diff
     from loop.operations import checkpoints as facts
     from store import home
@@ -54,7 +54,7 @@ def checkpoints_diff(
 def checkpoints_export(
     id: Id, directory: Annotated[Path, typer.Argument(help="a new or empty directory", metavar="DIR")]
 ) -> None:
-    """Write a Hugging Face directory that transformers and vLLM load, equal bit for bit."""
+    """Write a checkpoint as a Hugging Face directory, which transformers and vLLM load bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as facts
     from store import home
@@ -66,14 +66,19 @@ def checkpoints_export(
 @checkpoints.command("prune")
 def checkpoints_prune(
     keep_last: Annotated[
-        int, typer.Option(min=0, help="Keep the newest N of those that the verdict kept.", metavar="N")
+        int, typer.Option(min=0, help="Keep the newest N checkpoints that a verdict kept.", metavar="N")
     ] = 0,
     keep_daily: Annotated[
-        int, typer.Option(min=0, help="Keep the last of each day, for N days.", metavar="N")
+        int,
+        typer.Option(
+            min=0,
+            help="Keep the last kept checkpoint of each of the newest N days that have one.",
+            metavar="N",
+        ),
     ] = 0,
     dry_run: DryRun = False,
 ) -> None:
-    """Delete the files of checkpoints that no rule keeps; never the active, a pinned or the last good one."""
+    """Delete the files of checkpoints that no rule keeps; the active, pinned and last good ones stay."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
     from store.checkpoints.retention import Policy
@@ -85,7 +90,7 @@ def checkpoints_prune(
 
 @checkpoints.command("pin")
 def checkpoints_pin(id: Id) -> None:
-    """Protect this checkpoint from `prune`."""
+    """Protect a checkpoint from `prune`."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
 
@@ -94,7 +99,7 @@ def checkpoints_pin(id: Id) -> None:
 
 @checkpoints.command("unpin")
 def checkpoints_unpin(id: Id) -> None:
-    """Let `prune` delete this checkpoint's files again."""
+    """Remove the protection that `pin` gave a checkpoint."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
 
@@ -104,10 +109,10 @@ def checkpoints_unpin(id: Id) -> None:
 @checkpoints.command("verify")
 def checkpoints_verify(
     sample: Annotated[
-        str, typer.Option(help="Check only this part, drawn anew each time: 0.1 or 10%.", metavar="P")
+        str, typer.Option(help="Check only this share, drawn at random: 0.1 or 10%.", metavar="P")
     ] = "1",
 ) -> None:
-    """Hash ledger and files again; exit 12 when something is damaged."""
+    """Hash the ledger and all files again; exit with 12 if anything is damaged."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as facts
     from store import home
@@ -120,10 +125,12 @@ def checkpoints_verify(
 
 @checkpoints.command("vector")
 def checkpoints_vector(
-    id: Annotated[str, typer.Argument(help="a checkpoint, or A..B: what the updates after A up to B added")],
-    out: Annotated[Path | None, typer.Option(help="Write it there, as float32 safetensors.")] = None,
+    id: Annotated[str, typer.Argument(help="a checkpoint, or A..B for all updates after A up to B")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write the task vector to this file, as float32 safetensors.")
+    ] = None,
 ) -> None:
-    """Show what an update, or a range of updates, added to the weights."""
+    """Show a task vector: what an update, or a range of updates, added to the weights."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import task_vectors
     from store import home
@@ -135,16 +142,18 @@ def checkpoints_vector(
 def checkpoints_merge(
     vectors: Annotated[
         list[str],
-        typer.Argument(metavar="VECTOR[=WEIGHT]...", help="as in `vector`; a weight below 0 unlearns"),
+        typer.Argument(
+            metavar="VECTOR[=WEIGHT]...", help="a task vector, as for `vector`; a weight below 0 unlearns it"
+        ),
     ],
-    method: Annotated[str, typer.Option(help="arithmetic or ties.")] = "arithmetic",
+    method: Annotated[str, typer.Option(help="Method of the merge: arithmetic or ties.")] = "arithmetic",
     density: Annotated[
-        float | None, typer.Option(help="Share of each tensor that ties keeps.", show_default="0.2")
+        float | None, typer.Option(help="Share of each tensor's values that ties keeps.", show_default="0.2")
     ] = None,
     seed: Seed = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Add task vectors to the active checkpoint: a night without training, with the verdict of any other."""
+    """Add task vectors to the active checkpoint: a night without training, but with a verdict."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.cli.show import night as show_night
     from loop.operations import task_vectors
@@ -162,14 +171,14 @@ def checkpoints_merge(
 @commands.command()
 def rollback(
     id: Annotated[
-        str | None, typer.Argument(help="a kept checkpoint; default: the one before the active")
+        str | None, typer.Argument(help="a kept checkpoint; default: the kept one before the active")
     ] = None,
     dry_run: DryRun = False,
     now: Annotated[
-        bool, typer.Option("--now", help="End a night that is running, its update undone.")
+        bool, typer.Option("--now", help="If a night is running, end it and undo its update.")
     ] = False,
 ) -> None:
-    """Take the weights back to an earlier night, bit for bit."""
+    """Take the weights back to an earlier checkpoint, bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
 

@@ -1,7 +1,7 @@
-"""The parts that every command shares: the global options, running an operation, printing its result.
+"""What every command shares: the global options, and how an operation is run and its result printed.
 
-Invariant: with --json, stdout gets one object and nothing else; progress and logs go to stderr. Imports nothing heavy
-before a command runs.
+Invariant: with --json, stdout gets one object and nothing else; progress and logs go to stderr. Nothing heavy
+is imported before a command runs.
 """
 
 import json
@@ -24,7 +24,9 @@ Values = TypeVarTuple("Values")
 Result = TypeVar("Result")
 
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Report what would happen, and change nothing.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every draw; default: `seed` in the configuration.")]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of all random draws; default: `seed` in the configuration.")
+]
 
 
 @dataclass
@@ -39,7 +41,7 @@ options = GlobalOptions()
 
 
 def show(result: Result, text: Callable[[Result], None]) -> None:
-    """Print a result, as JSON or as a person reads it."""
+    """Print a result, as JSON with --json, else as text."""
     if options.json:
         from corpus.json_edge import to_json
 
@@ -58,12 +60,12 @@ def perform(
 
     from loop.api import host
     from loop.cli.show.console import progress, set_up_logs
-    from store import home
+    from store.home import find
 
-    at_home = home.find(options.home)
+    home = find(options.home)
     set_up_logs()
     with progress() as listener:
-        result: Result = anyio.run(partial(host.perform, at_home, operation.__name__, arguments, listener))
+        result: Result = anyio.run(partial(host.perform, home, operation.__name__, arguments, listener))
     return result
 
 

@@ -1,4 +1,4 @@
-"""The commands around a home: make it, look at it, read logs into it, remove what they taught."""
+"""The commands on a home: make it, look at it, read logs into it, forget what they taught."""
 
 import json
 from dataclasses import replace
@@ -21,10 +21,12 @@ def init(
     url: Annotated[str, typer.Option(help="Address of your own vLLM, such as http://127.0.0.1:8000.")] = "",
     model: Annotated[
         Path | None,
-        typer.Option(help="Hugging Face directory of the model; default: the model that is served."),
+        typer.Option(
+            help="Hugging Face directory of the model; default: the embedded model, or the one at --url."
+        ),
     ] = None,
 ) -> None:
-    """Make a home, with the model as checkpoint 0: the embedded model, or your vLLM's."""
+    """Make a home whose checkpoint 0 is the embedded model, or the model that your vLLM serves."""
     import anyio
 
     from loop.cli.show import home as show_home
@@ -38,10 +40,12 @@ def init(
 
 @commands.command()
 def ingest(
-    paths: list[Path],
-    format: Annotated[str | None, typer.Option(help="openai, sharegpt, claude-code or trl.")] = None,
+    paths: Annotated[list[Path], typer.Argument(help="log files, or folders of them")],
+    format: Annotated[
+        str | None, typer.Option(help="openai, sharegpt, claude-code or trl; default: recognised by content.")
+    ] = None,
 ) -> None:
-    """Read conversation logs: files, or folders of them."""
+    """Read conversation logs into the ledger."""
     from loop.cli.show import ledger as show_ledger
     from loop.operations.operations import Operations
 
@@ -56,13 +60,14 @@ def forget(
     source: Annotated[str, typer.Argument(help="a source's name, a conversation's id, or a log file")],
     dry_run: DryRun = False,
     rollback: Annotated[
-        bool, typer.Option("--rollback", help="Also take the weights back to before it.")
+        bool, typer.Option("--rollback", help="Also roll back to the last kept checkpoint from before them.")
     ] = False,
     retrain: Annotated[
-        bool, typer.Option("--retrain", help="As --rollback, then run a night that learns the rest again.")
+        bool,
+        typer.Option("--retrain", help="As --rollback, and then run a night that learns the rest again."),
     ] = False,
 ) -> None:
-    """Remove conversations and all that was learnt from them; name the updates that they touched."""
+    """Remove conversations and all that was derived from them; name the updates that learnt from them."""
     from loop.cli.show import ledger as show_ledger
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
@@ -86,7 +91,7 @@ def forget(
 
 @commands.command()
 def status() -> None:
-    """Report the state of the home; works with the service down."""
+    """Show the state of the home, whether a service runs or not."""
     from loop.cli.show import home as show_home
     from loop.operations.status import status as status_of
 
@@ -98,17 +103,19 @@ def ledger(
     what: Annotated[
         str, typer.Argument(help="conversations, updates, pairs, dreams, signals, events or why")
     ],
-    id: Annotated[str | None, typer.Argument(help="for why: an update or a pair")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many of the newest rows.")] = 20,
+    id: Annotated[str | None, typer.Argument(help="an update or a pair, for `why`")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List this many of the newest rows.")] = 20,
 ) -> None:
-    """List rows of the ledger; `why ID` traces an update or a pair back to the log lines."""
+    """List rows of the ledger; `why ID` traces an update or a pair back to the log lines it came from."""
     from loop.cli.show import ledger as show_ledger
     from loop.operations.status import why
     from store.nights import report
 
     if what == "why":
         if id is None:
-            raise UsageError("ledger why needs the id of an update or a pair")
+            raise UsageError(
+                "`ledger why` needs the id of an update or a pair: see `ledger updates`, `ledger pairs`"
+            )
         helpers.show(helpers.read(why, id), show_ledger.why)
     elif what in report.LISTS:
         rows = helpers.read(report.listing, what, limit)
@@ -131,7 +138,7 @@ def doctor() -> None:
 
 @commands.command()
 def config() -> None:
-    """Print the effective configuration."""
+    """Print the configuration that is in effect."""
     from loop.config import load_settings, shown
     from store import home
 

@@ -1,4 +1,4 @@
-"""The commands around the served model: ask it, and build the embedded one."""
+"""The commands on models: ask the served one, and build the embedded one."""
 
 from math import isfinite
 from pathlib import Path
@@ -15,25 +15,27 @@ model = typer.Typer(help="The embedded model.", no_args_is_help=True)
 
 @commands.command()
 def ask(
-    text: str,
+    text: Annotated[str, typer.Argument(help="the question")],
     steer: Annotated[
         list[str] | None,
-        typer.Option(metavar="CONCEPT=STRENGTH", help="Steer by a concept; may be repeated."),
+        typer.Option(metavar="CONCEPT=STRENGTH", help="Steer the answer by a concept; may be repeated."),
     ] = None,
 ) -> None:
-    """Ask the served model."""
+    """Ask the served model one question."""
     from loop.operations.operations import Operations
 
-    strengths = steering(steer) if steer else None
+    strengths = parse_steering(steer) if steer else None
     result = helpers.perform(Operations.ask, text=text, steer=strengths)
     helpers.show(result, lambda answer: typer.echo(answer.answer))
 
 
 @model.command("build")
 def model_build(
-    out: Annotated[Path, typer.Argument(help="a folder for config, tokenizer and safetensors")],
-    seed: int = 0,
-    steps: Annotated[int | None, typer.Option(help="Training steps; default: the recipe's.")] = None,
+    out: Annotated[Path, typer.Argument(help="the folder to write config, tokenizer and weights to")],
+    seed: Annotated[int, typer.Option(help="Seed of the training.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Number of training steps; default: the recipe's.")
+    ] = None,
 ) -> None:
     """Train the embedded model from its recipe: a few minutes on 2 cores."""
     from corpus import recipe
@@ -47,27 +49,27 @@ def model_build(
     helpers.show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
 
 
-def steering(options: list[str]) -> dict[str, float]:
-    """Return the strength of each concept that a `--steer CONCEPT=STRENGTH` names."""
+def parse_steering(options: list[str]) -> dict[str, float]:
+    """Parse `--steer CONCEPT=STRENGTH` options into the strength of each concept."""
     strengths: dict[str, float] = {}
     for option in options:
         concept, equals, strength = option.rpartition("=")
         try:
             if not equals or not concept or concept in strengths:
                 raise ValueError
-            strengths[concept] = finite(strength)
+            strengths[concept] = parse_finite(strength)
         except ValueError as fault:
             raise UsageError(
-                f"--steer takes CONCEPT=STRENGTH, each concept once, such as asking=4: not {option!r}"
+                f"--steer takes CONCEPT=STRENGTH, such as asking=4, and each concept once: not {option!r}"
             ) from fault
     return strengths
 
 
-def finite(text: str) -> float:
+def parse_finite(text: str) -> float:
     """Parse a finite number.
 
     Raises:
-        ValueError: The text is no number, or not a finite one.
+        ValueError: The text is not a finite number.
     """
     if not isfinite(number := float(text)):
         raise ValueError(text)

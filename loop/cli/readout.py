@@ -1,4 +1,4 @@
-"""The commands around readouts: concept vectors, their quality, a conversation's readings, and steering by them."""
+"""The commands on readouts: concept vectors, their quality, readings of conversations, and steering."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +8,7 @@ import typer
 from corpus.errors import UsageError
 from loop.cli import helpers
 from loop.cli.helpers import Seed, options
-from loop.cli.model import finite
+from loop.cli.model import parse_finite
 
 if TYPE_CHECKING:
     from store.readings.records import ConversationReading
@@ -19,10 +19,8 @@ readout = typer.Typer(
 
 ALL = "all"
 
-Out = Annotated[Path | None, typer.Option("--out", help="Also draw it, to a file that ends in .svg or .png.")]
-Layer = Annotated[
-    int | None, typer.Option(help="Number of the layer, from 0; default: the one that is monitored.")
-]
+Out = Annotated[Path | None, typer.Option("--out", help="Also draw the readings, to this .svg or .png file.")]
+Layer = Annotated[int | None, typer.Option(help="Number of the layer, from 0; default: the monitored one.")]
 
 
 @readout.command("train")
@@ -30,17 +28,23 @@ def readout_train(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="Numbers of layers, from 0, separated by commas, or all; default: the one that is monitored."
+            help="Numbers of layers, from 0, separated by commas, or all; default: the monitored one."
         ),
     ] = None,
-    method: Annotated[str, typer.Option(help="mean (difference of means), pca or ridge.")] = "mean",
+    method: Annotated[
+        str, typer.Option(help="Method of estimation: mean (difference of means), pca or ridge.")
+    ] = "mean",
     corpus: Annotated[
         str | None,
-        typer.Option(help="world or states; default: world for the embedded model, states for any other."),
+        typer.Option(
+            help="Texts to use: world or states; default: world for the embedded model, states for any other."
+        ),
     ] = None,
     minimum: Annotated[
         int | None,
-        typer.Option(min=1, help="Fewest texts of a concept; default: 12 of the world, 2 of a state."),
+        typer.Option(
+            min=1, help="Fewest texts that each concept must have; default: 12 for world, 2 for states."
+        ),
     ] = None,
 ) -> None:
     """Estimate the concept vectors on the active weights, and store them in the home."""
@@ -64,7 +68,7 @@ def readout_drift() -> None:
 
 @readout.command("report")
 def readout_report(layer: Layer = None) -> None:
-    """Test how good each concept's vector is; write quality.json and quality.md to the home's readout folder."""
+    """Test each concept's vector; write quality.json and quality.md to the home's readout folder."""
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 
@@ -75,16 +79,19 @@ def readout_report(layer: Layer = None) -> None:
 def readout_show(
     what: Annotated[
         str | None,
-        typer.Argument(metavar="[CONVERSATION_ID | FILE]", help="default: the conversation read last"),
+        typer.Argument(
+            metavar="[CONVERSATION_ID | FILE]",
+            help="a conversation's id, or a log file; default: the conversation read last",
+        ),
     ] = None,
     concepts: Annotated[
-        str, typer.Option(help="Names, separated by commas; default: those that move most.")
+        str, typer.Option(help="Names of concepts, separated by commas; default: those that move most.")
     ] = "",
     out: Out = None,
     layer: Layer = None,
-    number: Annotated[int, typer.Option(min=1, help="Which conversation of a file.")] = 1,
+    number: Annotated[int, typer.Option(min=1, help="Number of the conversation in a log file.")] = 1,
 ) -> None:
-    """Show the readings of a conversation over its turns."""
+    """Show a conversation's readings, turn by turn."""
     from agents.readout.plots import paint
     from loop.cli.show import timeline
     from loop.operations.operations import Operations
@@ -108,10 +115,10 @@ def readout_show(
 
 @readout.command("map")
 def readout_map(
-    out: Annotated[Path, typer.Option("--out", help="The picture: a file that ends in .svg or .png.")],
+    out: Annotated[Path, typer.Option("--out", help="Draw the map to this .svg or .png file.")],
     layer: Layer = None,
 ) -> None:
-    """Draw how the concepts lie to each other: their vectors on a plane, coloured by cluster."""
+    """Draw a map of the concepts: their vectors projected on a plane, coloured by cluster."""
     from loop.cli.show import timeline
     from store import home
 
@@ -127,17 +134,19 @@ def readout_sweep(
     concept: Annotated[str, typer.Argument(help="a concept, or a behaviour that has a vector")],
     behaviour: Annotated[
         list[str] | None,
-        typer.Option(help="Whose pass rate; may be repeated. Default: the one it belongs to."),
+        typer.Option(
+            help="Behaviour to measure; may be repeated; default: the one that the concept belongs to."
+        ),
     ] = None,
     strengths: Annotated[
         str,
         typer.Option(
-            help="Separated by commas, such as -4,-2,2,4; default: shares of the residual stream's length."
+            help="Strengths, separated by commas, such as -4,-2,2,4; default: suited to the residual stream."
         ),
     ] = "",
     seed: Seed = None,
 ) -> None:
-    """Measure the pass rate at several strengths of steering: is this the right direction, before any training?"""
+    """Measure pass rates at several strengths of steering, to test a direction before any training."""
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 
@@ -156,7 +165,7 @@ def readout_behaviour(
     name: Annotated[str, typer.Argument(help="a behaviour that has dreams")],
     seed: Seed = None,
 ) -> None:
-    """Estimate a behaviour's own vector from its dreams, steer by it, and compare with what training did later."""
+    """Estimate a behaviour's vector from its dreams, steer by it, and compare with later training."""
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 
@@ -165,7 +174,7 @@ def readout_behaviour(
 
 
 def _layers(option: str | None) -> list[int] | str | None:
-    """Return the layers that an option names; None where it is not given."""
+    """Parse --layers; None if it is not given."""
     if option is None or option.strip() == ALL:
         return option and ALL
     try:
@@ -177,11 +186,11 @@ def _layers(option: str | None) -> list[int] | str | None:
 
 
 def _strengths(option: str) -> list[float] | None:
-    """Return the strengths that an option names; None where it names none."""
+    """Parse --strengths; None if it is empty."""
     if not option.strip():
         return None
     try:
-        return [finite(part) for part in option.split(",")]
+        return [parse_finite(part) for part in option.split(",")]
     except ValueError as fault:
         raise UsageError(
             f"--strengths takes numbers separated by commas, such as -4,-2,2,4: not {option!r}"
@@ -193,7 +202,7 @@ def _conversation(
 ) -> "tuple[str, list[dict[str, str]], list[ConversationReading]]":
     """Return a conversation's name, its turns, and the readings that nights took of it.
 
-    It comes out of the file of this name where there is one, else out of the ledger.
+    The conversation comes from the file of this name if there is one, else from the ledger.
     """
     from agents.ingest.peek import conversations_in
     from store import queries
@@ -211,6 +220,6 @@ def _conversation(
         ]
         return name, turns, []
     stored = helpers.read(queries.conversation_named, what)
-    spoken = helpers.read(queries.turns, stored.id)
-    turns = [{"role": turn.role, "text": turn.text} for turn in spoken if turn.text.strip()]
+    stored_turns = helpers.read(queries.turns, stored.id)
+    turns = [{"role": turn.role, "text": turn.text} for turn in stored_turns if turn.text.strip()]
     return f"conversation {stored.id}", turns, helpers.read(of_conversation, stored.id)

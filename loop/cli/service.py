@@ -1,4 +1,4 @@
-"""The commands that run the loop: the service, a night, and what a user may do while one runs."""
+"""The commands that run the loop: the service, a night, and the control of a night that runs."""
 
 from functools import partial
 from typing import Annotated
@@ -17,16 +17,16 @@ def run(
         list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")
     ] = None,
 ) -> None:
-    """Run the service in the foreground: follow logs, answer users, learn on schedule."""
+    """Run the service in the foreground: follow logs, answer users, run nights on schedule."""
     import anyio
 
     from loop.api import host
     from loop.cli.show.console import ready, set_up_logs
-    from store import home
+    from store.home import find
 
-    at_home = home.find(options.home)
+    home = find(options.home)
     set_up_logs()
-    anyio.run(partial(host.run, at_home, watch or [], partial(ready, at_home)))
+    anyio.run(partial(host.run, home, watch or [], partial(ready, home)))
 
 
 @commands.command()
@@ -37,10 +37,12 @@ def night(
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option("--dry-run", help="Compute the steps of the pairs at hand, and change nothing."),
+        typer.Option(
+            "--dry-run", help="Compute the training steps for the pairs at hand, and change nothing."
+        ),
     ] = False,
 ) -> None:
-    """Run one whole night now: lessons, dreams, pairs, an update, the verdict."""
+    """Run one whole night now: lessons, dreams, pairs, an update and its verdict."""
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
 
@@ -50,18 +52,20 @@ def night(
 
 @commands.command()
 def pause() -> None:
-    """Start no night on schedule, and hold an update that is being trained, until `resume`."""
+    """Suspend nights on schedule, and an update that is being trained, until `resume`."""
     from loop.operations.operations import Operations
 
     helpers.show(
         helpers.perform(Operations.pause),
-        lambda _: typer.echo("paused: no night starts by itself, and an update that is being trained waits"),
+        lambda _: typer.echo(
+            "paused: no night starts on schedule, and an update that is being trained waits"
+        ),
     )
 
 
 @commands.command()
 def resume() -> None:
-    """Let nights start on schedule again, and let an update that waits go on."""
+    """Resume nights on schedule, and an update that waits."""
     from loop.operations.operations import Operations
 
     helpers.show(helpers.perform(Operations.resume), lambda _: typer.echo("resumed"))
@@ -69,7 +73,7 @@ def resume() -> None:
 
 @commands.command()
 def cancel() -> None:
-    """End the update that is being trained; the weights are as before it."""
+    """Cancel the update that is being trained, and restore the weights from before it."""
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
 

@@ -1,4 +1,4 @@
-"""The output of the commands on checkpoints and task vectors: tables on stdout, faults on stderr."""
+"""The output of the commands on checkpoints and task vectors: tables on stdout, damage on stderr."""
 
 from datetime import datetime
 
@@ -25,7 +25,7 @@ from loop.operations.results.checkpoints import (
 from store.nights.results import MakingUpdate, UpdatePairs
 
 SHORT = 12
-"""Characters of an id that are printed where the whole is not needed."""
+"""Characters of an id that are printed; --json has the whole id."""
 
 
 def listed(report: CheckpointList) -> None:
@@ -53,7 +53,7 @@ def _size(row: ListedCheckpoint) -> str:
 
 
 def _local(at: str) -> str:
-    """Format a time of the ledger by this machine's clock."""
+    """Format a time of the ledger in this machine's time zone."""
     return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
@@ -67,22 +67,21 @@ def shown(report: CheckpointReport) -> None:
         "parent": (report.parent_id or "none: this is the base")[:24],
         "children": ", ".join(child[:SHORT] for child in report.children) or "none",
         "weights": report.weights_sha256,
-        "on the disk": _on_disk(report),
+        "on disk": _on_disk(report),
     }
-    for name, value in (report.manifest or {}).items():
-        if name not in ("parent", "weights", "optimizer"):
-            lines[name] = value
-    _lines(lines)
+    manifest = report.manifest or {}
+    own_lines = {"parent", "weights", "optimizer"}
+    _lines(lines | {name: value for name, value in manifest.items() if name not in own_lines})
     if report.update:
         _update(report.update, report.targets)
     if report.behaviours:
         table = Table("behaviour", "passed", "")
         for row in report.behaviours:
-            note = "" if row.current else "as it was defined then"
+            note = "" if row.current else "as defined at that time"
             table.add_row(behaviour_name(row.name, row.counter_of), rate(row), note)
         out.print(table)
     if report.readings:
-        table = Table("reading", "mean", "spread")
+        table = Table("reading", "mean", "standard deviation")
         for reading in report.readings:
             table.add_row(reading.name, f"{reading.mean:.4f}", f"{reading.spread:.4f}")
         out.print(table)
@@ -95,13 +94,13 @@ def _lines(values: dict[str, str]) -> None:
 
 def _on_disk(report: CheckpointReport) -> str:
     if report.pruned:
-        return "nothing: it was pruned"
+        return "nothing: pruned"
     form = report.form
     if form is None:
         return report.problem or "damaged: see `nightschool checkpoints verify`"
     base = f" against {form.base[:SHORT]}" if form.base else ""
     state = "with" if form.optimizer else "without"
-    return f"{form.kind}{base}, {format_bytes(form.nbytes)}, {state} the optimizer's state"
+    return f"{form.kind}{base}, {format_bytes(form.nbytes)}, {state} optimizer state"
 
 
 def _update(update: MakingUpdate, targets: list[str]) -> None:
@@ -119,7 +118,7 @@ def _update(update: MakingUpdate, targets: list[str]) -> None:
 
 
 def pair_counts(pairs: UpdatePairs) -> str:
-    """Format how many pairs each behaviour has, replay after a plus."""
+    """Format the number of pairs of each behaviour: new ones, and replay after a plus."""
     return ", ".join(
         f"{row.name} {row.new}" + (f" + {row.replay}" if row.replay else "") for row in pairs.behaviours
     )
@@ -130,54 +129,56 @@ def exported(report: Export) -> None:
     for file in report.files:
         out.print(f"{file.sha256[:SHORT]}  {format_bytes(file.bytes):>10}  {file.name}", markup=False)
     if copied := len(report.copied_tensors):
-        out.print(f"{copied} tensors that are not trained are those of {report.model}")
+        out.print(f"{copied} tensors that are not trained were copied from {report.model}")
     if retyped := len(report.retyped_tensors):
-        out.print(f"{retyped} tensors have the type of the checkpoint: the model's own would lose bits")
+        out.print(
+            f"{retyped} tensors have the checkpoint's type, because the model's own type would lose bits"
+        )
     out.print(
-        f"checkpoint {report.checkpoint[:SHORT]} is in {report.directory}", markup=False, soft_wrap=True
+        f"checkpoint {report.checkpoint[:SHORT]} was written to {report.directory}",
+        markup=False,
+        soft_wrap=True,
     )
     out.print(f"weights {report.weights_sha256}")
 
 
 def pruned(report: Prune) -> None:
-    """Print what was deleted, what stays and why."""
-    would = "would go" if report.dry_run else "gone"
+    """Print which checkpoints were pruned, which stay, and why."""
+    outcome = "would be pruned" if report.dry_run else "pruned"
     table = Table("number", "id", "state", "at", "stays because it is")
     rows: list[PrunedCheckpoint] = [*report.kept, *report.pruned]
     for row in sorted(rows, key=lambda row: row.number):
-        why = ", ".join(row.reasons) if isinstance(row, RetainedCheckpoint) else f"[red]{would}[/red]"
+        why = ", ".join(row.reasons) if isinstance(row, RetainedCheckpoint) else f"[red]{outcome}[/red]"
         table.add_row(str(row.number), row.id[:SHORT], row.state, _local(row.at), why)
     out.print(table)
-    about = "about " if report.dry_run else ""
-    out.print(
-        f"{len(report.pruned)} {would}, {len(report.kept)} stay; {about}{format_bytes(report.freed_bytes)} freed"
-    )
-    targets = ", ".join(name[:SHORT] for name in report.reachable) or "nowhere: only the active one is left"
-    out.print(f"a rollback can go to {targets}")
+    freed = f"{'about ' if report.dry_run else ''}{format_bytes(report.freed_bytes)} freed"
+    out.print(f"{len(report.pruned)} {outcome}, {len(report.kept)} stay; {freed}")
+    targets = ", ".join(name[:SHORT] for name in report.reachable)
+    out.print(f"rollback targets: {targets or 'none, only the active checkpoint is left'}")
 
 
 def pinned(report: Pin) -> None:
-    """Print whether a checkpoint is pinned now."""
+    """Print whether a checkpoint is now pinned."""
     state, already = "pinned" if report.pinned else "not pinned", "" if report.changed else " already"
     out.print(f"checkpoint {report.number} ({report.checkpoint[:SHORT]}) is {state}{already}")
 
 
 def verified(report: Verification) -> None:
-    """Print what was hashed; on stderr, what is damaged."""
+    """Print what was hashed, and on stderr what is damaged."""
     for fault in report.damaged:
         err.print(f"{fault.path}: {fault.problem}", markup=False)
     for problem in report.ledger:
         err.print(f"ledger: {problem}", markup=False)
-    part = "" if report.sample == 1 else f" ({report.hashed} of them hashed, a part of {report.sample:.0%})"
-    gone = f", {report.pruned} pruned" if report.pruned else ""
+    part = "" if report.sample == 1 else f" ({report.hashed} of them hashed, a sample of {report.sample:.0%})"
+    pruned_count = f", {report.pruned} pruned" if report.pruned else ""
     out.print(
-        f"{report.checkpoints} checkpoints{part}{gone}: {len(report.damaged)} damaged files, "
+        f"{report.checkpoints} checkpoints{part}{pruned_count}: {len(report.damaged)} damaged files, "
         f"{len(report.ledger)} faults in the ledger"
     )
 
 
 def rolled_back(report: Rollback) -> None:
-    """Print which way the pointer went, and what that undoes."""
+    """Print from where to where the pointer moved, and what that undoes."""
     verb = "would go" if report.dry_run else "went"
     out.print(
         f"{verb} from {report.from_[:SHORT]} to {report.to[:SHORT]} (weights {report.weights_sha256[:SHORT]})"
@@ -185,10 +186,10 @@ def rolled_back(report: Rollback) -> None:
     if isinstance(report, ImmediateRollback) and report.night:
         out.print(f"{'would end' if report.dry_run else 'ended'}: night {report.night}")
     if report.restored:
-        out.print(f"taken up again: {', '.join(report.restored)}")
+        out.print(f"in effect again: {', '.join(report.restored)}")
     if report.undone:
         out.print(
-            f"undone: {', '.join(report.undone)}; `nightschool night --retry` would learn from its pairs again"
+            f"undone: {', '.join(report.undone)}; `nightschool night --retry` learns from the pairs again"
         )
 
 
@@ -198,14 +199,14 @@ def rolled_back(report: Rollback) -> None:
 def vector(report: TaskVectorReport) -> None:
     """Print how much a task vector changes."""
     updates = ", ".join(report.updates)
-    out.print(f"from {report.from_[:SHORT]} to {report.to[:SHORT]}: what {updates} added")
+    out.print(f"from {report.from_[:SHORT]} to {report.to[:SHORT]}: added by {updates}")
     _sizes(report)
     if report.out:
         out.print(f"written to {report.out}", markup=False)
 
 
 def merge_dry_run(report: MergeDryRun) -> None:
-    """Print what a merge would be."""
+    """Print the task vectors of a merge, and its size."""
     table = Table("weight", "from", "to", "updates", title=f"merge by {report.method}")
     for part in report.parts:
         updates = ", ".join(part.updates)
@@ -213,7 +214,9 @@ def merge_dry_run(report: MergeDryRun) -> None:
     out.print(table)
     out.print(f"meant to rise: {', '.join(report.rise) or 'nothing'}")
     out.print(f"meant to fall: {', '.join(report.unlearn) or 'nothing'}")
-    out.print(f"pairs: {report.pairs.learnt} would count as learnt, {report.pairs.unlearnt} as unlearnt")
+    out.print(
+        f"pairs that would count as learnt: {report.pairs.learnt}, as unlearnt: {report.pairs.unlearnt}"
+    )
     _sizes(report)
     for reason in report.reasons:
         out.print(reason, markup=False)
@@ -221,7 +224,7 @@ def merge_dry_run(report: MergeDryRun) -> None:
 
 
 def _sizes(report: TaskVectorReport | MergeDryRun) -> None:
-    """Print norm and share of what changes, by kind of weight."""
+    """Print the norm of the change and the share of changed elements, by kind of weight."""
     table = Table("kind of weight", "norm", "changed", "elements")
     whole = KindChangeSize(kind="all", norm=report.norm, changed=report.changed, elements=report.elements)
     for row in [*report.kinds, whole]:

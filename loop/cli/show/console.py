@@ -1,6 +1,6 @@
-"""The console: tables on stdout, progress bars and logs on stderr, and what several tables share.
+"""The consoles: tables on stdout, progress bars and logs on stderr; and the formats that tables share.
 
-Invariant: nothing in this folder decides anything; every figure comes from an operation's result.
+Invariant: a progress bar or a log line never reaches stdout.
 """
 
 import logging
@@ -29,6 +29,7 @@ LABELS = {
     "build": "building",
     "readout": "reading the concepts' texts",
 }
+"""What a progress bar calls each kind of work."""
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
@@ -36,7 +37,7 @@ err = Console(stderr=True, highlight=False)
 def set_up_logs() -> None:
     """Send logs to stderr, one line each."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    # asyncio would warn of every piece of an answer whose reader has gone.
+    # asyncio warns for every piece of an answer whose reader has disconnected.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
@@ -46,13 +47,13 @@ def set_up_logs() -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # Looked up for each logger, because stderr may have been replaced.
+        # A function, because stderr may be replaced later.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 
 
 def ready(home: "Home", port: int) -> None:
-    """Log that the service is ready, and where."""
+    """Log that the service is ready, and its address."""
     structlog.get_logger().info(
         "ready", home=str(home.path), url=f"http://127.0.0.1:{port}/v1", token_file=str(home.token_file)
     )
@@ -60,7 +61,7 @@ def ready(home: "Home", port: int) -> None:
 
 @contextmanager
 def progress() -> Iterator["Listener"]:
-    """Show a bar for each stage on stderr; where stderr is no terminal, the bars are printed once, at the end."""
+    """Show a bar for each stage on stderr; if stderr is not a terminal, print all bars at the end."""
     columns = (
         TextColumn("{task.description:28}"),
         BarColumn(bar_width=30),
@@ -69,15 +70,15 @@ def progress() -> Iterator["Listener"]:
         TimeRemainingColumn(),
     )
     bars: dict[str, TaskID] = {}
-    with Progress(*columns, console=err) as shown:
+    with Progress(*columns, console=err) as display:
 
         def listen(kind: str, subject: str, done: int, total: int) -> None:
             name = f"{LABELS.get(kind, kind)} {_brief(subject)}".strip()
             if total < 1:
                 return
             if name not in bars:
-                bars[name] = shown.add_task(name, total=total)
-            shown.update(bars[name], completed=done, total=total)
+                bars[name] = display.add_task(name, total=total)
+            display.update(bars[name], completed=done, total=total)
 
         yield listen
 
@@ -91,13 +92,15 @@ def _brief(subject: str) -> str:
 
 
 class Passes(Protocol):
-    """Whatever counts how many scenarios were passed."""
+    """A count of scenarios that were passed."""
 
     @property
-    def passed(self) -> int: ...
+    def passed(self) -> int:
+        """Number of scenarios that were passed."""
 
     @property
-    def trials(self) -> int: ...
+    def trials(self) -> int:
+        """Number of scenarios in all."""
 
 
 def rate(count: Passes | None) -> str:
@@ -114,5 +117,5 @@ def points(before: Passes, after: Passes) -> str:
 
 
 def behaviour_name(name: str, counter_of: str | None) -> str:
-    """Format a behaviour's name in a table, a counter-behaviour below the one that it guards."""
+    """Format a behaviour's name in a table; a counter-behaviour is indented below the one that it guards."""
     return f"  guards: {name}" if counter_of else name

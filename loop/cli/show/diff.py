@@ -1,4 +1,4 @@
-"""The output of `checkpoints diff`: tables cut to what moved most; --json has every row."""
+"""The output of `checkpoints diff`: tables of what moved most; --json has every row."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,7 +13,7 @@ from store.nights.results import ComparedBehaviour, LineageStep
 from store.tensors.changes import Figures
 
 MOST = 10
-"""Rows of a table of heads or layers."""
+"""Most rows of a table."""
 Change = TypeVar("Change", bound=Figures)
 
 
@@ -24,7 +24,7 @@ def shown(report: Difference) -> None:
     if report.behaviours:
         _rates(report.behaviours)
     else:
-        out.print("no behaviour was measured on both")
+        out.print("no behaviour was measured on both checkpoints")
     _readings(report)
     for verb, steps in (("without", report.removed), ("with", report.added)):
         for step in steps:
@@ -37,14 +37,14 @@ def shown(report: Difference) -> None:
 
 def _rates(rows: list[ComparedBehaviour]) -> None:
     table = Table(
-        "behaviour", "passed, from", "to", "change", "turned", "", title="pass rates on held-out scenarios"
+        "behaviour", "passed, from", "to", "change", "flipped", "", title="pass rates on held-out scenarios"
     )
     for row in rows:
         notes = [] if row.same_scenarios else ["on different scenarios"]
-        notes += [] if row.current else ["as it was defined then"]
-        turned = f"+{row.gained} -{row.lost}" if row.same_scenarios else ""
+        notes += [] if row.current else ["as defined at that time"]
+        flipped = f"+{row.gained} -{row.lost}" if row.same_scenarios else ""
         name, change = behaviour_name(row.name, row.counter_of), points(row.before, row.after)
-        table.add_row(name, rate(row.before), rate(row.after), change, turned, ", ".join(notes))
+        table.add_row(name, rate(row.before), rate(row.after), change, flipped, ", ".join(notes))
     out.print(table)
 
 
@@ -53,16 +53,16 @@ def _readings(report: Difference) -> None:
     if moves:
         out.print(f"readings moved, in standard deviations: {moves}")
     else:
-        out.print("readings were not taken of both")
+        out.print("the readings of both were not recorded")
     before, after = report.perplexity.before, report.perplexity.after
     if before and after:
         out.print(f"perplexity on ordinary text  {before:.3f} -> {after:.3f} ({after / before:.2f}x)")
 
 
 def _step(verb: str, step: LineageStep) -> None:
-    """Print one checkpoint on the way, and the pairs of the update that made it."""
+    """Print one step of the way: the checkpoint, and the pairs of the update that made it."""
     if step.pairs is None:
-        out.print(f"{verb} checkpoint {step.checkpoint[:12]}, which no pairs made", markup=False)
+        out.print(f"{verb} checkpoint {step.checkpoint[:12]}, which was not made from pairs", markup=False)
         return
     targets = f" for {', '.join(step.targets)}" if step.targets else ""
     out.print(
@@ -76,8 +76,8 @@ def _step(verb: str, step: LineageStep) -> None:
 def _weights(changes: WeightChanges) -> None:
     share, norm, relative = _cells(changes.whole)
     out.print(
-        f"weights: {changes.whole.changed} of {changes.whole.elements} values changed ({share}), by {norm} in "
-        f"norm ({relative} of theirs)"
+        f"weights: {changes.whole.changed} of {changes.whole.elements} values changed ({share}); norm of the "
+        f"change {norm}, relative to the weights {relative}"
     )
     if changes.whole.changed:
         layers = sorted(changes.layers, key=lambda row: -(row.relative or 0.0))
@@ -86,20 +86,22 @@ def _weights(changes: WeightChanges) -> None:
         _most("head", changes.heads, lambda row: f"layer {row.layer}, {row.kind}, head {row.head}")
     if changes.only_in_one:
         names = ", ".join(changes.only_in_one[:4])
-        out.print(f"not compared, because only one has it in this form: {names}", markup=False)
+        out.print(
+            f"not compared, because the checkpoints differ in their names or shapes: {names}", markup=False
+        )
 
 
 def _most(heading: str, rows: Sequence[Change], name: Callable[[Change], str]) -> None:
-    """Print the first of the rows that moved at all."""
-    moved = [row for row in rows if row.changed]
-    if not moved:
+    """Print the first rows of those that changed."""
+    changed = [row for row in rows if row.changed]
+    if not changed:
         return
     table = Table(heading, "changed", "norm", "relative")
-    for row in moved[:MOST]:
+    for row in changed[:MOST]:
         table.add_row(name(row), *_cells(row))
     out.print(table)
-    if len(moved) > MOST:
-        out.print(f"and {len(moved) - MOST} more that moved less, of {len(rows)}: see --json")
+    if len(changed) > MOST:
+        out.print(f"and {len(changed) - MOST} more of {len(rows)} that changed less: see --json")
 
 
 def _cells(change: Figures) -> tuple[str, str, str]:

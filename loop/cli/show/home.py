@@ -1,4 +1,4 @@
-"""The output of the commands around a home: its state, its behaviours, its checks."""
+"""The output of the commands on a home: its state, its behaviours, its checks."""
 
 from rich.table import Table
 
@@ -9,7 +9,7 @@ from store.nights.results import LastUpdate
 
 
 def made(home: HomeMade) -> None:
-    """Print what `init` made, and the next command."""
+    """Print the home that `init` made, and the next command."""
     out.print(f"home        {home.home}")
     out.print(f"checkpoint  {home.checkpoint[:12]} (the base)")
     out.print(f"turns       {home.turns}")
@@ -24,9 +24,9 @@ def status(report: StatusReport) -> None:
         "checkpoint": report.checkpoint[:12],
         "weights": report.weights_sha256[:12],
         "weights version": report.weights_version,
-        "heard": f"{report.conversations} conversations, {report.turns} turns",
+        "read": f"{report.conversations} conversations, {report.turns} turns",
         "queue": ", ".join(f"{count} {kind}" for kind, count in report.queue.items()) or "empty",
-        "set aside": f"{quarantine.lines} lines, {len(quarantine.work)} pieces of work",
+        "quarantined": f"{quarantine.lines} lines, {len(quarantine.work)} pieces of work",
         "last update": _last(report.last_update),
         "next update": report.next_update_reason or "due now",
     }

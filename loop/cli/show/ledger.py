@@ -1,4 +1,4 @@
-"""The output of the commands on the ledger: logs that were read, its rows, their origins, and what was forgotten."""
+"""The output of `ingest`, `ledger` and `forget`."""
 
 from rich.table import Table
 
@@ -8,27 +8,25 @@ from loop.operations.results.home import Forgotten, Ingested, UpdateOrigins
 from store.nights.results import Listing, WhyPair
 
 MOST_LINES = 10
-"""Lines of a log that are named."""
+"""Most lines of a log that are named."""
 MOST_PAIRS = 3
-"""Pairs of an update that are printed."""
+"""Most pairs of an update that are printed."""
 
 
 def ingested(report: Ingested) -> None:
-    """Print what was read; on stderr, what could not be."""
+    """Print what was read, and on stderr what could not be read."""
     for file in report.files:
         out.print(f"{file.path} ({file.format})")
     count = report.conversations
     out.print(f"{count.new} new conversations, {count.known} known, {report.turns} new turns")
     if report.forgotten:
-        out.print(
-            f"{report.forgotten} passed over: they go through what was forgotten (`nightschool forget`)"
-        )
+        out.print(f"{report.forgotten} passed over: they contain what was forgotten (`nightschool forget`)")
     for line in report.set_aside:
-        err.print(f"set aside: {line.path}:{line.line}: {line.reason}", markup=False)
+        err.print(f"quarantined: {line.path}:{line.line}: {line.reason}", markup=False)
 
 
 def rows(name: str, listing: Listing) -> None:
-    """Print a table of rows, each value cut short."""
+    """Print a table of rows, with long values cut."""
     if not listing.rows:
         out.print(f"no {name} yet")
         return
@@ -41,9 +39,9 @@ def rows(name: str, listing: Listing) -> None:
 
 
 def _cell(value: object) -> str:
-    """Format a value short enough for a table; --json has the whole of it."""
+    """Format a value for a table, cut to 60 characters; --json has the whole value."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
-        value = value[-1]["content"]  # of a context, the last message
+        value = value[-1]["content"]  # the last message of a context
     if isinstance(value, list):
         value = "; ".join(map(str, value))
     if isinstance(value, dict):
@@ -53,7 +51,7 @@ def _cell(value: object) -> str:
 
 
 def why(origins: UpdateOrigins | WhyPair) -> None:
-    """Print where an update or a pair came from."""
+    """Print the origins of an update or a pair."""
     if isinstance(origins, WhyPair):
         _pair(origins)
     else:
@@ -65,7 +63,7 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
     for line in origins.log_lines:
         out.print(f"  {line.path}:{line.line}  {line.source}: {line.text}", markup=False)
     if not origins.log_lines:
-        out.print("  it grew from the behaviour's own declared examples alone")
+        out.print("  none: it comes from the behaviour's declared examples alone")
     if isinstance(origins, UpdateOrigins) and origins.predictions:
         readout.predictions(origins.predictions)
 
@@ -92,37 +90,36 @@ def forgotten(report: Forgotten) -> None:
     _updates(report)
     for file in report.files:
         lines = ", ".join(map(str, file.lines[:MOST_LINES])) + (", ..." if file.lines[MOST_LINES:] else "")
-        why = "" if file.read else " (it cannot be read: these are the lines that were heard)"
+        why = "" if file.read else " (the file cannot be read now: these lines were read earlier)"
         out.print(
-            f"it is still in {file.path}, lines {lines}{why}: Nightschool leaves your logs alone",
+            f"it is still in {file.path}, lines {lines}{why}: Nightschool does not change your logs",
             markup=False,
         )
     if report.wiped is False:
         err.print("the ledger's file could not be rewritten (is the disk full, or the ledger being read?)")
         err.print(
-            "deleted rows are overwritten in it, but older copies may be left: run `sqlite3 ledger.db VACUUM` "
-            "later"
+            "deleted rows are overwritten, but older copies may be left in it: run `sqlite3 ledger.db VACUUM`"
         )
 
 
 def _updates(report: Forgotten) -> None:
-    """Print which updates learnt from it, and how to have weights that did not."""
+    """Print which updates learnt from it, and how to get weights that did not."""
     if not report.updates:
-        out.print("no weights learnt from it")
+        out.print("no update learnt from it")
         return
-    table = Table("update", "state", "checkpoint", "pairs of it", title="these weights learnt from it")
+    table = Table("update", "state", "checkpoint", "pairs of it", title="updates that learnt from it")
     for row in report.updates:
         learnt = str(row.pairs) if row.pairs else f"built on {row.built_on}"
         table.add_row(row.id, row.state, row.checkpoint[:12], learnt)
     out.print(table)
     if report.rolled_back and report.rollback_to:
-        out.print(f"the weights went back to {report.rollback_to[:12]}, from before it")
+        out.print(f"the weights were rolled back to {report.rollback_to[:12]}, from before it")
     if report.commands:
-        out.print("to have weights without it:")
+        out.print("to get weights without it:")
         for command in report.commands:
             out.print(f"  {command}")
     elif report.rollback_to is None and any(row.state == "kept" for row in report.updates):
-        out.print(
-            "there is nothing to roll back to: no kept checkpoint from before it has its files any more"
-        )
-    out.print("their checkpoint files are still there: `nightschool checkpoints prune` deletes files")
+        out.print("no rollback is possible: every kept checkpoint from before it was pruned")
+    out.print(
+        "the files of these checkpoints are still on disk: `nightschool checkpoints prune` deletes files"
+    )

@@ -1,4 +1,4 @@
-"""The output of a night: pass rates before and after, the verdict, the checkpoint; or the steps of a dry run."""
+"""The output of a night: pass rates, verdict and checkpoint, or the steps of a dry run."""
 
 from rich.table import Table
 
@@ -14,7 +14,7 @@ _STEP = {
     "gradient norm": "grad_norm",
     "update/weights": "update_ratio",
 }
-"""The columns of a step: heading to metric."""
+"""Columns of a table of steps, heading to metric."""
 
 
 def night_or_dry_run(result: NightResult | DryRun) -> None:
@@ -28,7 +28,7 @@ def night_or_dry_run(result: NightResult | DryRun) -> None:
 def night(report: NightResult) -> None:
     """Print a night at its end."""
     out.print(
-        f"heard {report.conversations} conversations ({report.turns} turns), found {report.signals} signals; "
+        f"read {report.conversations} conversations ({report.turns} turns), found {report.signals} signals; "
         f"{report.dreams} dreams, {report.pairs} pairs, {report.seconds:.0f} s"
     )
     if report.behaviours:
@@ -37,17 +37,17 @@ def night(report: NightResult) -> None:
         before, after = report.retention.before, report.retention.after
         out.print(f"perplexity on ordinary text  {before:.3f} -> {after:.3f} ({after / before:.2f}x)")
     for update in report.updates:
-        out.print(f"update {update.id}: {_made_of(update)}")
+        out.print(f"update {update.id}: {_origin(update)}")
         out.print(f"verdict     {update.verdict}: {'; '.join(update.reasons)}")
         out.print(f"checkpoint  {update.checkpoint}")
     if not report.updates:
         out.print(f"nothing happened: {'; '.join(report.reasons)}")
     why = f" | ledger why {report.updates[0].id}" if report.updates else ""
-    out.print(f"look further: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
+    out.print(f"see also: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
 
 
-def _made_of(update: UpdateSummary) -> str:
-    """Format what an update was made of: steps over pairs, or the parts of a merge."""
+def _origin(update: UpdateSummary) -> str:
+    """Format how an update was made: by steps over pairs, or as a merge of task vectors."""
     if update.recipe is None:
         return f"{update.steps} steps over {update.pairs} pairs ({update.objective})"
     recipe = update.recipe
@@ -57,9 +57,7 @@ def _made_of(update: UpdateSummary) -> str:
 
 
 def _rates(rows: list[BehaviourRates]) -> None:
-    table = Table(
-        "behaviour", "held out, before", "after", "change", title="pass rates on held-out scenarios"
-    )
+    table = Table("behaviour", "before", "after", "change", title="pass rates on held-out scenarios")
     for row in rows:
         change = points(row.before, row.after) if row.before and row.after else ""
         table.add_row(behaviour_name(row.name, row.counter_of), rate(row.before), rate(row.after), change)
@@ -83,6 +81,6 @@ def dry_run(report: DryRun) -> None:
 
 
 def cancelled(report: CancelledUpdate) -> None:
-    """Print which update was ended."""
+    """Print the update that was cancelled."""
     out.print(f"update {report.update} of night {report.night}: {'; '.join(report.reasons)}")
-    out.print("its pairs are set aside: `nightschool night --retry` would learn from them again")
+    out.print("its pairs are undone: `nightschool night --retry` learns from them again")

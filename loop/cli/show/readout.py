@@ -1,4 +1,4 @@
-"""The output of the commands on readouts: concept vectors, their quality, their drift, and steering by them."""
+"""The output of the commands on readouts: concept vectors, their quality and drift, and steering."""
 
 from rich.table import Table
 
@@ -20,12 +20,12 @@ from store.readings.records import MovedReadings
 from store.tensors.localize import Located
 
 MOST = 4
-"""Concepts, or parts of the weights, that a line names."""
+"""Most concepts, or parts of the weights, that a line names."""
 VERDICTS = {
     "raises": "{} raises the pass rate of {}",
     "lowers": "{} lowers the pass rate of {}",
-    "no effect": "{} has no effect on {} that chance does not explain",
-    "unclear": "{} has no single direction for {}: both ways change the pass rate alike",
+    "no effect": "{} has no effect on {} beyond chance",
+    "unclear": "{} has no direction for {}: both signs change the pass rate in the same sense",
 }
 CAME_TRUE = {"yes": "as predicted", "no": "not as predicted", "open": "not measured"}
 
@@ -33,7 +33,7 @@ CAME_TRUE = {"yes": "as predicted", "no": "not as predicted", "open": "not measu
 
 
 def trained(report: TrainedVectors) -> None:
-    """Print each layer, how deep it lies, and how well held-out texts are told apart there."""
+    """Print each layer's depth, and its accuracy on held-out texts."""
     title = (
         f"{len(report.concepts)} concepts of {report.corpus!r}, {report.method}, {report.texts} texts "
         f"(chance {report.chance:.1%})"
@@ -49,8 +49,8 @@ def trained(report: TrainedVectors) -> None:
 
 
 def quality(report: VectorQuality) -> None:
-    """Print one line a concept, and where the whole report is."""
-    table = Table("concept", "texts", "PC 1", "aligned", "found", "neuron", "R²", "verdict")
+    """Print one line for each concept, and where the whole report is."""
+    table = Table("concept", "texts", "PC 1", "alignment", "found again", "neuron", "R²", "verdict")
     for name, concept in report.concepts.items():
         aligned = concept.alignments
         table.add_row(
@@ -79,8 +79,8 @@ def quality(report: VectorQuality) -> None:
         out.print(f"skipped: {reason}", markup=False)
     if report.weights_version != report.weights_sha256:
         out.print(
-            "the vectors were estimated on other weights than those that are served: "
-            "`nightschool readout train` renews them"
+            "the vectors were estimated on other weights than those that are served: run "
+            "`nightschool readout train` to renew them"
         )
     out.print(f"written: {report.written}", markup=False, soft_wrap=True)
 
@@ -89,7 +89,7 @@ def quality(report: VectorQuality) -> None:
 
 
 def drifted(report: Drift) -> None:
-    """Print one line an update, and one line a version of the vectors."""
+    """Print one line for each update, and one for each version of the vectors."""
     if report.updates:
         _updates(report.updates)
     else:
@@ -98,8 +98,8 @@ def drifted(report: Drift) -> None:
         _versions(report.versions)
     else:
         out.print(
-            "there are no concept vectors yet: `nightschool readout train`, or the night of the first update, "
-            "makes them"
+            "there are no concept vectors yet: `nightschool readout train`, or the first update's night, "
+            "estimates them"
         )
     out.print(f"read so far: {report.turns_read} turns, {report.attempts_read} attempts")
 
@@ -109,7 +109,7 @@ def _updates(rows: list[UpdateDrift]) -> None:
     table = Table("update", "state", "together", "moved most", title=title)
     for row in rows:
         order = sorted(row.moves, key=lambda name: (-abs(row.moves[name]), name))[:MOST]
-        moves = ", ".join(f"{name} {row.moves[name]:+.2f}" for name in order) or "they were not read"
+        moves = ", ".join(f"{name} {row.moves[name]:+.2f}" for name in order) or "not read"
         table.add_row(row.update, row.state, "" if row.joint is None else f"{row.joint:.2f}", moves)
     out.print(table)
 
@@ -124,7 +124,7 @@ def _versions(rows: list[VectorsDrift]) -> None:
 
 
 def located(moves: MovedReadings | None) -> None:
-    """Print where an update changed the weights, and along which concepts."""
+    """Print which parts of the weights an update changed, and along which concepts."""
     if moves is None:
         return
     parts: Located = from_json(Located, moves.parts)
@@ -155,26 +155,26 @@ def located(moves: MovedReadings | None) -> None:
 
 
 def swept(report: Sweeps) -> None:
-    """Print a table for each behaviour, and the verdict under it."""
+    """Print a table and a verdict for each behaviour."""
     for sweep in report.sweeps:
         _sweep(sweep)
 
 
 def behaviour(report: BehaviourVector) -> None:
-    """Print what a behaviour's own vector does, and what it predicted."""
+    """Print what steering by a behaviour's vector does, and how its predictions came out."""
     out.print(
-        f"vector of {report.behaviour} from {report.attempts} attempts at {report.dreams} dreams, after layer "
-        f"{report.layer}"
+        f"vector of {report.behaviour} from {report.attempts} attempts at {report.dreams} dreams, "
+        f"after layer {report.layer}"
     )
     _sweep(report.sweep)
     predictions(report.predictions)
 
 
 def predictions(rows: list[PredictionCheck]) -> None:
-    """Print predictions beside what training then did."""
+    """Print predictions beside the updates that trained the behaviour later."""
     for row in rows:
         out.print(
-            f"predicted of {row.behaviour} at {row.checkpoint_id[:12]} ({row.at[:16]}): {row.said}",
+            f"predicted for {row.behaviour} at {row.checkpoint_id[:12]} ({row.at[:16]}): {row.said}",
             markup=False,
         )
         for update in row.updates:
@@ -182,7 +182,7 @@ def predictions(rows: list[PredictionCheck]) -> None:
             rates = f"{_count(update.before)} -> {_count(update.after)}"
             out.print(f"  update {update.id} ({update.state}): {rates}, {outcome}", markup=False)
         if not row.updates:
-            out.print("  no update has trained it since")
+            out.print("  no later update trained it")
 
 
 def _count(count: PassCount | None) -> str:

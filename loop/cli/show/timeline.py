@@ -1,6 +1,6 @@
-"""The output of `readout show` and `readout map`: a line for each concept on the terminal, and the same as a picture.
+"""The output of `readout show` and `readout map`: a line for each concept on the terminal, or a picture.
 
-Each line fits 80 columns and can be read without colour: by the height of its bars, all on one scale.
+Invariant: a line fits 80 columns and can be read without colour: its bars have a height, all on one scale.
 """
 
 from pathlib import Path
@@ -16,17 +16,17 @@ from loop.operations.results.readouts import ConceptMap, ConversationReadings
 from store.home import Home
 
 MOST_CONCEPTS = 16
-"""Concepts that are shown where the user names none."""
+"""Concepts that are shown if the user names none."""
 MOST_COLUMNS, DOUBLE = 34, 17
-"""Most columns of bars on a terminal; and so few that each can be two letters wide."""
+"""Most columns of bars on a terminal, and most of them that can be two characters wide."""
 NAME = 22
-"""Letters of a concept's name."""
+"""Characters of a concept's name."""
 WIDTH = 80
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN = "12345678"
-"""The same for a terminal without them."""
+"""The bars on a terminal that cannot show them."""
 LISTED = 12
-"""Turns whose words are printed."""
+"""Turns whose text is printed."""
 
 
 def timeline_of(report: ConversationReadings) -> Timeline:
@@ -48,12 +48,12 @@ def timeline_of(report: ConversationReadings) -> Timeline:
 
 
 def draw(report: ConversationReadings, place: Path) -> None:
-    """Write the picture of a conversation's readings."""
+    """Draw a conversation's readings to a file."""
     paint.write(timeline.picture(timeline_of(report)), place)
 
 
 def draw_map(home: Home, place: Path, layer: int | None) -> ConceptMap:
-    """Write the map of the concepts in a home."""
+    """Draw the map of a home's concepts to a file."""
     paint.check(place)
     vectors, texts = stored_vectors(home.path / "readout")
     chosen = choose_layer(vectors, layer, vectors.layers[len(vectors.layers) // 2])
@@ -64,43 +64,45 @@ def draw_map(home: Home, place: Path, layer: int | None) -> ConceptMap:
 
 
 def shown(report: ConversationReadings) -> None:
-    """Print the bars of each concept, and the words of the turns."""
-    course = timeline_of(report)
-    columns = timeline.columns(course, MOST_COLUMNS)
+    """Print the bars of each concept, and the text of the turns."""
+    view = timeline_of(report)
+    columns = timeline.columns(view, MOST_COLUMNS)
     scale = timeline.scale_of(columns.values)
-    wide = 2 if len(columns.heads) <= DOUBLE else 1
+    column_width = 2 if len(columns.heads) <= DOUBLE else 1
     more = "" if columns.turns == 1 else f", each column the mean of {columns.turns}"
-    _line(f"{printable(report.conversation)}: {len(course.roles)} turns{more}, layer {course.layer}")
-    _line(f"0: the mean of {course.baseline}; 1: their standard deviation")
-    _line(f"bars from {-scale:g} to {scale:g}; {course.together}")
-    heads = "".join(head.ljust(wide) for head in columns.heads)
-    width = len(columns.heads) * wide
+    _line(f"{printable(report.conversation)}: {len(view.roles)} turns{more}, layer {view.layer}")
+    _line(f"0: the mean of {view.baseline}; 1: their standard deviation")
+    _line(f"bars from {-scale:g} to {scale:g}; {view.together}")
+    heads = "".join(head.ljust(column_width) for head in columns.heads)
+    width = len(columns.heads) * column_width
     _line(f"{'':{NAME}} {heads:{width}} {'low':>6} {'high':>6} {'last':>6}")
-    for name, values, whole in zip(course.concepts, columns.values.T, course.values.T, strict=True):
+    for name, values, whole in zip(view.concepts, columns.values.T, view.values.T, strict=True):
         line = Text(f"{name[:NAME]:{NAME}} ")
         for value in values:
-            line.append(_bar(float(value), scale) * wide, style=f"{timeline.colour(float(value), scale)}")
+            line.append(
+                _bar(float(value), scale) * column_width, style=f"{timeline.colour(float(value), scale)}"
+            )
         for value in (whole.min(), whole.max(), whole[-1]):
             line.append(f" {timeline.signed(value):>6}")
         out.print(line, soft_wrap=True)
-    if left := len(report.concepts) - len(course.concepts):
+    if left := len(report.concepts) - len(view.concepts):
         _line(f"and {left} concepts that move less: name some with --concepts")
-    _turns(course)
+    _turns(view)
     if report.written:
         _line(f"drawn to {report.written}", whole=True)
 
 
-def _turns(course: Timeline) -> None:
-    """Print the words of the first turns."""
-    turns = zip(course.roles[:LISTED], course.texts[:LISTED], strict=True)
+def _turns(view: Timeline) -> None:
+    """Print the text of the first turns."""
+    turns = zip(view.roles[:LISTED], view.texts[:LISTED], strict=True)
     for number, (role, text) in enumerate(turns, start=1):
         _line(f"{number:>3} {timeline.ROLES.get(role, '?')} {printable(text)}")
-    if len(course.roles) > LISTED:
-        _line(f"    and {len(course.roles) - LISTED} more turns")
+    if len(view.roles) > LISTED:
+        _line(f"    and {len(view.roles) - LISTED} more turns")
 
 
 def _line(text: str, *, whole: bool = False) -> None:
-    """Print a line of 80 columns at most; `whole` prints all of it."""
+    """Print a line, cut to 80 columns unless `whole`."""
     short = text if whole or len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
     out.print(Text(short), soft_wrap=True)
 

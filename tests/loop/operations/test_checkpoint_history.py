@@ -365,7 +365,7 @@ def test_a_pin_is_told_noted_and_taken_back(made: Made, do: Do, command: Command
         (("show", "base"), "none: this is the base"),
         (("diff", "base"), "layer 1, attention q, head 2"),
         (("diff", "active", "base"), "without update u5 for listen: 2 new pairs and 4 of replay"),
-        (("prune", "--keep-last", "2", "--dry-run"), "4 would go, 2 stay"),
+        (("prune", "--keep-last", "2", "--dry-run"), "4 would be pruned, 2 stay"),
         (("pin", "base"), "checkpoint 0"),
         (("verify",), "6 checkpoints: 0 damaged files"),
     ],

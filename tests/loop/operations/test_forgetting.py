@@ -144,7 +144,7 @@ def test_a_log_that_cannot_be_read_is_named_with_the_lines_that_were_heard(
 def test_a_person_is_told_in_words(home: Path, command: Command) -> None:
     shown = command("--home", home, "forget", "anna")
     assert shown.code == 0 and "anna is a source: 1 conversations were forgotten" in shown.out
-    assert "6 turns" in shown.out and "no weights learnt from it" in shown.out
+    assert "6 turns" in shown.out and "no update learnt from it" in shown.out
     assert f"it is still in {own(home)}, lines 2" in shown.out.replace("\n", "")
 
 
