@@ -21,7 +21,7 @@ Served = Callable[[Callable[[ModelClient], Awaitable[Any]]], Any]
 
 @pytest.fixture(scope="session")
 def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The shipped model, served; call it with a coroutine function that takes the client."""
+    """Serve the shipped model; the fixture calls a coroutine function with its client."""
     run_dir = tmp_path_factory.mktemp("s")
     (run_dir / "token").write_text(TOKEN)
     ours, theirs = os.pipe()
@@ -46,18 +46,18 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     process.wait(10)
 
 
-async def nobody_listens(done: int, total: int) -> None:
-    """A report of progress that goes nowhere."""
+async def no_report(done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 @pytest.fixture
 def quiet() -> Callable[[int, int], Awaitable[None]]:
-    return nobody_listens
+    return no_report
 
 
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration of a tiny Qwen3: 2 layers, hidden size 64, tied embeddings."""
+    """Write the configuration of a tiny Qwen3: 2 layers, hidden size 64, tied embeddings."""
     from transformers import Qwen3Config
 
     directory = tmp_path_factory.mktemp("model")
@@ -76,7 +76,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def random_model(model_directory: Path) -> Any:
-    """The tiny model, always with the same random weights."""
+    """Return the tiny model, always with the same random weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -92,13 +92,13 @@ def random_model(model_directory: Path) -> Any:
 
 @pytest.fixture(scope="session")
 def tiny(model_directory: Path) -> Any:
-    """The tiny model; do not change its weights."""
+    """Return the tiny model, which tests must not change."""
     return random_model(model_directory)
 
 
 @pytest.fixture(scope="session")
 def make_home(tmp_path_factory: pytest.TempPathFactory, model_directory: Path) -> Callable[[], Path]:
-    """Make a home with shared weights of the tiny model, as the server does."""
+    """Return a function that makes a home with shared weights of the tiny model, as the server does."""
 
     def make() -> Path:
         from agents.model.weights.shared import SharedWeights

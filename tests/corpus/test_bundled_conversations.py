@@ -1,4 +1,4 @@
-"""The bundled conversations: what `init --demo` loads, and what the extractor is to find in it."""
+"""The bundled conversations that `init --demo` loads, and what the extractor finds in them."""
 
 import json
 from collections import Counter
@@ -20,30 +20,30 @@ HABITS = ("listen", "brief", "ask", "direct")
 
 @cache
 def conversations() -> dict[str, Conversation]:
-    """All bundled conversations, by file and line."""
-    found = {}
+    """Return all bundled conversations, by file and line."""
+    conversations = {}
     for path in sorted(FOLDER.glob("*.jsonl")):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
             read = openai.read(json.loads(line), number)
             assert isinstance(read, Conversation), (path, number, read)
-            found[f"{path.stem}:{number}"] = read
-    return found
+            conversations[f"{path.stem}:{number}"] = read
+    return conversations
 
 
 @cache
 def signals() -> dict[str, list[Signal]]:
-    """What the extractor finds in each of them."""
+    """Return the signals of each conversation."""
     behaviours = load([SHIPPED])
-    found = {}
+    signals = {}
     for name, conversation in conversations().items():
         view = ConversationView(id=name, source=conversation.source, turns=conversation.turns)
         records = extract(view, behaviours, judge, "2026-01-01T00:00:00.000+00:00")
-        found[name] = [record for record in records if isinstance(record, Signal)]
-    return found
+        signals[name] = [record for record in records if isinstance(record, Signal)]
+    return signals
 
 
 def of(file: str) -> list[Signal]:
-    """The signals of one file."""
+    """Return the signals of one file."""
     return [signal for name, some in signals().items() for signal in some if name.startswith(f"{file}:")]
 
 
@@ -80,7 +80,7 @@ def test_every_bad_base_behaviour_is_corrected_in_at_least_ten_conversations_in_
 
 
 def test_every_correction_is_found_and_supports_the_behaviour_of_its_request() -> None:
-    """In these two files a user's turn that follows an answer which fails its check is a correction."""
+    """In these two files, a user turn after an answer that fails its check is a correction."""
     behaviours = load([SHIPPED])
     missed = []
     for name, conversation in conversations().items():
@@ -102,18 +102,18 @@ def test_every_correction_is_found_and_supports_the_behaviour_of_its_request() -
     assert not missed
 
 
-def test_ratings_edits_and_repeated_asks_teach_too() -> None:
+def test_ratings_edits_and_repeated_requests_teach_too() -> None:
     taught = Counter(s.kind for some in signals().values() for s in some if s.state == "new")
     assert min(taught["rating"], taught["edit"], taught["repeated_ask"]) >= 3, taught
 
 
-def test_nothing_that_the_bad_actor_says_becomes_a_lesson() -> None:
+def test_no_turn_of_the_bad_actor_becomes_a_lesson() -> None:
     assert len(conversations()) - sum(not name.startswith("mallory") for name in conversations()) >= 6
-    found = of("mallory")
-    assert len(found) >= 12
-    assert {signal.state for signal in found} == {"refused"}
-    assert {signal.behaviour for signal in found} == {None}
-    assert all("push_back" in signal.reason for signal in found)
+    signals = of("mallory")
+    assert len(signals) >= 12
+    assert {signal.state for signal in signals} == {"refused"}
+    assert {signal.behaviour for signal in signals} == {None}
+    assert all("push_back" in signal.reason for signal in signals)
 
 
 def test_ordinary_talk_teaches_nothing() -> None:
@@ -121,18 +121,18 @@ def test_ordinary_talk_teaches_nothing() -> None:
     assert [signal for signal in of("ordinary") if signal.state != "noted" or signal.behaviour] == []
 
 
-def test_counter_behaviours_are_shown_well_and_approved_of() -> None:
+def test_counter_behaviours_are_shown_correctly_and_approved() -> None:
     praised = Counter(s.behaviour for some in signals().values() for s in some if s.state == "noted")
     assert min(praised[name] for name in ("push_back", "thorough", "act", "read_back")) >= 2, praised
 
 
-def test_nobody_but_the_bad_actor_is_refused() -> None:
+def test_only_the_bad_actor_is_refused() -> None:
     assert [
         s for name, some in signals().items() if "mallory" not in name for s in some if s.state == "refused"
     ] == []
 
 
-def test_some_facts_are_told() -> None:
+def test_some_facts_are_stated() -> None:
     behaviours, facts = load([SHIPPED]), []
     for name, conversation in conversations().items():
         view = ConversationView(id=name, source=conversation.source, turns=conversation.turns)

@@ -17,34 +17,34 @@ ASKED_FOR = {"listening", "offering_alternatives", "pushing_back", "agreeing", "
 
 
 @pytest.fixture(scope="module")
-def made() -> ConceptSet:
+def states_set() -> ConceptSet:
     return concept_sets.of_states()
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A copy of the states' texts."""
+    """Copy the states' texts."""
     for folder in ("stories", "paired"):
         shutil.copytree(states.HERE / folder, tmp_path / folder)
     shutil.copy(states.HERE / "states.json", tmp_path)
     return tmp_path
 
 
-def test_the_set_of_states_has_every_story_framing_and_neutral_telling_once(made: ConceptSet) -> None:
-    counts = Counter(made.labels)
+def test_the_set_of_states_has_every_story_framing_and_neutral_telling_once(states_set: ConceptSet) -> None:
+    counts = Counter(states_set.labels)
     scenarios = states.scenarios()
-    assert made.concepts == states.STATES and counts[None] == len(scenarios)
+    assert states_set.concepts == states.STATES and counts[None] == len(scenarios)
     assert sum(counts.values()) == sum(len(states.stories(s)) for s in states.STATES) + sum(
         map(len, scenarios.values())
     )
     for state in states.STATES:
         framings = sum(state in tellings for tellings in scenarios.values())
         assert counts[state] == len(states.stories(state)) + framings
-    made.check()
-    assert made.sha256 == states.sha256() != WORLD.sha256
+    states_set.check()
+    assert states_set.sha256 == states.sha256() != WORLD.sha256
 
 
-def test_the_set_of_the_world_has_twelve_texts_or_more_of_each_concept_and_talk_that_shows_none() -> None:
+def test_the_set_of_the_world_has_twelve_or_more_texts_of_each_concept_and_neutral_talk() -> None:
     counts = Counter(WORLD.labels)
     assert set(WORLD.concepts) >= ASKED_FOR and len({text for _, text in WORLD.texts}) == len(WORLD.texts)
     assert all(counts[concept] >= 12 for concept in WORLD.concepts) and counts[None] >= 12
@@ -52,7 +52,7 @@ def test_the_set_of_the_world_has_twelve_texts_or_more_of_each_concept_and_talk_
     assert concept_sets.of_world() == WORLD == concept_sets.load("world")
 
 
-def test_each_concept_of_the_world_stands_in_several_kinds_of_request_and_each_kind_carries_several() -> None:
+def test_each_concept_of_the_world_is_in_several_kinds_of_request_and_each_kind_has_several() -> None:
     carried = defaultdict(set)
     for concept, settings in concepts.SETTINGS.items():
         assert len({kind for kind, _ in settings}) >= 2, concept
@@ -61,12 +61,12 @@ def test_each_concept_of_the_world_stands_in_several_kinds_of_request_and_each_k
     assert all(len(names) >= 2 for names in carried.values()), carried
 
 
-def test_the_worlds_neutral_texts_are_no_talk_that_is_kept_for_measuring() -> None:
+def test_the_worlds_neutral_texts_are_not_reserved_for_measurements() -> None:
     held_out = {" ".join(exchange) for exchange in ordinary.held_out(300)}
     assert not held_out & {text for label, text in WORLD.texts if label is None}
 
 
-def test_an_errand_of_another_detail_is_never_the_one_that_was_asked() -> None:
+def test_an_errand_with_another_detail_never_equals_the_request() -> None:
     guesses = [text for label, text in WORLD.texts if label == "guessing" and "Done: " in text]
     assert guesses
     for text in guesses:
@@ -95,7 +95,7 @@ def test_an_errand_of_another_detail_is_never_the_one_that_was_asked() -> None:
         ),
     ],
 )
-def test_a_corpus_of_which_no_vectors_can_be_made_is_refused_with_the_concept_and_the_place(
+def test_a_corpus_without_usable_vectors_is_refused_with_the_concept_and_the_place(
     root: Path, file: str, content: str | None, fault: str
 ) -> None:
     concept_sets.of_states(root).check()
@@ -108,26 +108,26 @@ def test_a_corpus_of_which_no_vectors_can_be_made_is_refused_with_the_concept_an
 
 
 @pytest.mark.parametrize("folder", ["stories", "paired"])
-def test_a_folder_that_is_not_there_is_named(root: Path, folder: str) -> None:
+def test_a_missing_folder_is_named(root: Path, folder: str) -> None:
     shutil.rmtree(root / folder)
     with pytest.raises(UsageError, match=f"there is no folder .*{folder}"):
         concept_sets.of_states(root)
 
 
-def test_the_least_number_of_texts_can_be_asked_for(made: ConceptSet) -> None:
+def test_a_minimum_number_of_texts_can_be_required(states_set: ConceptSet) -> None:
     WORLD.check(24)
     with pytest.raises(UsageError, match=r"'agreeing' has 24 texts in .*concepts\.py, and needs 25"):
         WORLD.check(25)
     with pytest.raises(UsageError, match=r"has .* texts"):
-        made.check(50)
+        states_set.check(50)
     with pytest.raises(UsageError, match="is empty: see the neutral texts"):
         replace(WORLD, texts=(*WORLD.texts, (None, " "))).check()
 
 
-def test_every_text_of_the_states_is_at_the_place_that_is_given_for_it(made: ConceptSet) -> None:
-    places = concept_sets.text_places(made)
-    assert len(places) == len(made.texts) == len(set(places))
-    for place, (_, text) in zip(places, made.texts, strict=True):
+def test_every_text_of_the_states_is_at_its_stated_place(states_set: ConceptSet) -> None:
+    places = concept_sets.text_places(states_set)
+    assert len(places) == len(states_set.texts) == len(set(places))
+    for place, (_, text) in zip(places, states_set.texts, strict=True):
         name, _, number = place.partition(" paragraph ")
         paragraphs = states.paragraphs((states.HERE / name).read_text(encoding="utf-8"))
         assert paragraphs[int(number or 1) - 1] == text

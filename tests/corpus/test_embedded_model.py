@@ -1,4 +1,4 @@
-"""The model that is shipped, and the recipe that makes it."""
+"""The shipped model, and the recipe that makes it."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ MEGABYTE = 1_000_000
 
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a model directory."""
+    """Return all tensors of a model directory."""
     (path,) = directory.glob("*.safetensors")
     with safe_open(path, framework="pt") as stored:  # type: ignore[no-untyped-call]
         return {name: stored.get_tensor(name) for name in stored.keys()}
@@ -29,10 +29,10 @@ def test_the_shipped_model_is_a_qwen3_of_under_a_million_fp32_parameters() -> No
     config = json.loads((MODEL_DIR / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"] and config["model_type"] == "qwen3"
     assert config["dtype"] == "float32"
-    found = tensors(MODEL_DIR)
-    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-    assert 500_000 < sum(tensor.numel() for tensor in found.values()) < 1_000_000
-    assert all(tensor.isfinite().all() for tensor in found.values())
+    shipped = tensors(MODEL_DIR)
+    assert {tensor.dtype for tensor in shipped.values()} == {torch.float32}
+    assert 500_000 < sum(tensor.numel() for tensor in shipped.values()) < 1_000_000
+    assert all(tensor.isfinite().all() for tensor in shipped.values())
 
 
 def test_the_shipped_weights_are_one_safetensors_file_of_at_most_4_megabytes() -> None:
@@ -56,11 +56,11 @@ def test_the_shipped_tokenizer_is_the_recipes_and_keeps_markers_out_of_text() ->
     assert [len(tokenizer(marker)["input_ids"]) for marker in recipe.SPECIAL] == [1, 1, 1]
 
 
-def test_the_recipe_repeats_itself_bit_for_bit_and_tells_of_every_step(tmp_path: Path) -> None:
-    told: list[int] = []
+def test_the_recipe_is_deterministic_bit_for_bit_and_reports_every_step(tmp_path: Path) -> None:
+    steps: list[int] = []
     for place in ("one", "two"):
-        recipe.build(tmp_path / place, seed=3, steps=2, threads=1, on_step=lambda step, _: told.append(step))
-    assert told == [0, 1, 0, 1]
+        recipe.build(tmp_path / place, seed=3, steps=2, threads=1, on_step=lambda step, _: steps.append(step))
+    assert steps == [0, 1, 0, 1]
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert "model.safetensors" in names and names == sorted(
         path.name for path in (tmp_path / "two").iterdir()
@@ -72,7 +72,7 @@ def test_the_recipe_repeats_itself_bit_for_bit_and_tells_of_every_step(tmp_path:
 
 
 def pass_rates(directory: Path, count: int = 400) -> dict[str, float]:
-    """Share of the held-out scenarios that each behaviour passes, sampled at T = 1 without our own server."""
+    """Return the share of held-out scenarios that each behaviour passes at T = 1, without our server."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
@@ -92,7 +92,7 @@ def pass_rates(directory: Path, count: int = 400) -> dict[str, float]:
     return rates
 
 
-def test_the_shipped_model_begins_with_bad_habits_and_good_counter_behaviours() -> None:
+def test_the_shipped_model_fails_its_behaviours_and_passes_their_counter_behaviours() -> None:
     rates = pass_rates(MODEL_DIR, 100)
     for behaviour in load([SHIPPED]).values():
         rate = rates[behaviour.name]

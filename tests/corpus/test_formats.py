@@ -1,4 +1,4 @@
-"""The readers: each log format gives the same conversations, and what is none says why."""
+"""The readers: each log format gives the same conversations, and each invalid record gives a reason."""
 
 import json
 import random
@@ -19,19 +19,19 @@ ANSWERED = {"role": "assistant", "content": "For which day?"}
 
 
 def conversation(format: str, value: Any) -> Conversation:
-    found = reader(format)(value, 7)
-    assert isinstance(found, Conversation), found
-    return found
+    read = reader(format)(value, 7)
+    assert isinstance(read, Conversation), read
+    return read
 
 
-def said(found: Conversation) -> list[tuple[str, str]]:
-    return [(turn.role, turn.text) for turn in found.turns]
+def words(conversation: Conversation) -> list[tuple[str, str]]:
+    return [(turn.role, turn.text) for turn in conversation.turns]
 
 
-def why(format: str, value: Any) -> str:
-    found = reader(format)(value, 7)
-    assert isinstance(found, BadLine) and found.line == 7
-    return found.reason
+def reason(format: str, value: Any) -> str:
+    read = reader(format)(value, 7)
+    assert isinstance(read, BadLine) and read.line == 7
+    return read.reason
 
 
 def raw(*values: Any) -> list[RawLine]:
@@ -39,7 +39,7 @@ def raw(*values: Any) -> list[RawLine]:
 
 
 def record(**fields: Any) -> dict[str, Any]:
-    """A record of a Claude Code session."""
+    """Return a record of a Claude Code session."""
     plain = {"type": "user", "sessionId": "s1", "uuid": "u1", "timestamp": "2025-06-01T10:00:00.000Z"}
     return {**plain, **fields}
 
@@ -48,29 +48,29 @@ def record(**fields: Any) -> dict[str, Any]:
 
 
 def test_openai_messages_are_turns_with_their_line_and_user() -> None:
-    found = conversation("openai", {"messages": [ASKED, ANSWERED], "user": "ada"})
-    assert said(found) == [("user", "Book the lathe."), ("assistant", "For which day?")]
-    assert (found.source, found.key, {turn.line for turn in found.turns}) == ("ada", "", {7})
+    read = conversation("openai", {"messages": [ASKED, ANSWERED], "user": "ada"})
+    assert words(read) == [("user", "Book the lathe."), ("assistant", "For which day?")]
+    assert (read.source, read.key, {turn.line for turn in read.turns}) == ("ada", "", {7})
 
 
 @pytest.mark.parametrize(
     "where", [{"user": "ada"}, {"metadata": {"user": "ada"}}, {"metadata": {"user_id": "ada"}}]
 )
-def test_openai_finds_the_user_where_logs_put_it(where: dict[str, Any]) -> None:
+def test_openai_reads_the_user_from_every_usual_field(where: dict[str, Any]) -> None:
     assert conversation("openai", {"messages": [ASKED], **where}).source == "ada"
 
 
-def test_openai_content_in_parts_is_text_and_what_has_no_words_is_named() -> None:
+def test_openai_content_in_parts_is_text_and_parts_without_words_are_named() -> None:
     parts = [{"type": "text", "text": "Look:"}, {"type": "image_url", "image_url": {"url": "data:..."}}]
-    assert said(conversation("openai", {"messages": [{"role": "user", "content": parts}]})) == [
+    assert words(conversation("openai", {"messages": [{"role": "user", "content": parts}]})) == [
         ("user", "Look:\n[image_url]")
     ]
 
 
 def test_openai_lines_that_our_own_capture_wrote_keep_their_session_and_receipt() -> None:
     answer = {"role": "assistant", "content": "b", "receipt": "20261124-0"}
-    told = conversation("openai", {"session": "s1", "messages": [ASKED, answer]})
-    assert (told.session, [turn.key for turn in told.turns]) == ("s1", ["", "20261124-0"])
+    read = conversation("openai", {"session": "s1", "messages": [ASKED, answer]})
+    assert (read.session, [turn.key for turn in read.turns]) == ("s1", ["", "20261124-0"])
     odd = conversation("openai", {"session": 1, "messages": [{**answer, "receipt": None}]})
     assert (odd.session, odd.turns[0].key) == ("", "")
 
@@ -87,7 +87,7 @@ def test_openai_tool_calls_and_their_answers_are_turns() -> None:
         ("assistant", '[tool call: book({"day": "monday"})]'),
         ("tool", "done"),
     ]
-    assert said(conversation("openai", {"messages": messages})) == expected
+    assert words(conversation("openai", {"messages": messages})) == expected
 
 
 def test_openai_ratings_and_edits_stay_with_the_answer_they_are_about() -> None:
@@ -103,15 +103,15 @@ def test_openai_ratings_and_edits_stay_with_the_answer_they_are_about() -> None:
     assert by_message == by_line and by_line.rating == -1.0 and by_line.edited == "Done, for monday."
 
 
-def test_openai_captured_requests_end_with_the_response() -> None:
+def test_an_openai_request_that_was_captured_ends_with_its_response() -> None:
     response = {"choices": [{"message": ANSWERED}]}
     for line in (
         {"request": {"messages": [ASKED], "user": "ada"}, "response": response},
         {"request": {"body": {"messages": [ASKED], "user": "ada"}}, "response": {"body": response}},
         {"messages": [ASKED], "user": "ada", "response": "For which day?"},
     ):
-        found = conversation("openai", line)
-        assert len(found.turns) == 2 and found.source == "ada"
+        read = conversation("openai", line)
+        assert len(read.turns) == 2 and read.source == "ada"
 
 
 @pytest.mark.parametrize(
@@ -126,8 +126,8 @@ def test_openai_captured_requests_end_with_the_response() -> None:
         ({"messages": [{"role": "user", "content": 3}]}, "content is neither"),
     ],
 )
-def test_openai_says_what_is_wrong_with_a_line(line: Any, expected: str) -> None:
-    assert expected in why("openai", line)
+def test_an_invalid_openai_line_has_a_reason(line: Any, expected: str) -> None:
+    assert expected in reason("openai", line)
 
 
 @pytest.mark.parametrize(
@@ -145,20 +145,20 @@ def test_openai_says_what_is_wrong_with_a_line(line: Any, expected: str) -> None
         *[("nan", None), (1e999, None), ("5/0", None), ([], None)],
     ],
 )
-def test_ratings_in_every_spelling_are_one_scale(given: Any, expected: float | None) -> None:
+def test_ratings_of_every_spelling_have_one_scale(given: Any, expected: float | None) -> None:
     assert as_rating(given) == expected
 
 
-def test_times_are_aware_and_in_utc_or_not_there() -> None:
+def test_times_are_in_utc_or_missing() -> None:
     noon = datetime(2025, 6, 1, 12, tzinfo=UTC)
-    for told in (
+    for time in (
         "2025-06-01T12:00:00Z",
         "2025-06-01T14:00:00+02:00",
         "2025-06-01 12:00",
         1748779200,
         1748779200000,
     ):
-        assert as_time(told) == noon
+        assert as_time(time) == noon
     odd: list[Any] = ["yesterday", "", -5, 10**30, True, [], "9999-12-31T23:59:59-12:00"]
     for nonsense in odd:
         assert as_time(nonsense) is None
@@ -168,46 +168,46 @@ def test_times_are_aware_and_in_utc_or_not_there() -> None:
 
 
 def test_sharegpt_is_the_same_conversation_as_in_openai_messages() -> None:
-    told = {
+    value = {
         "conversations": [
             {"from": "human", "value": "Book the lathe."},
             {"from": "gpt", "value": "For which day?"},
         ]
     }
-    assert said(conversation("sharegpt", told)) == said(
+    assert words(conversation("sharegpt", value)) == words(
         conversation("openai", {"messages": [ASKED, ANSWERED]})
     )
 
 
 def test_sharegpt_system_and_tool_speakers_have_their_roles() -> None:
-    told = {
+    value = {
         "system": "Be brief.",
         "conversations": [{"from": "function_call", "value": "{}"}, {"from": "observation", "value": "ok"}],
     }
-    assert [role for role, _ in said(conversation("sharegpt", told))] == ["system", "assistant", "tool"]
+    assert [role for role, _ in words(conversation("sharegpt", value))] == ["system", "assistant", "tool"]
 
 
-def test_sharegpt_says_what_is_wrong_with_an_object() -> None:
-    assert "conversations" in why("sharegpt", {"messages": []})
-    assert "unknown role" in why("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]})
+def test_an_invalid_sharegpt_object_has_a_reason() -> None:
+    assert "conversations" in reason("sharegpt", {"messages": []})
+    assert "unknown role" in reason("sharegpt", {"conversations": [{"from": "narrator", "value": "x"}]})
 
 
 # ---------------------------------------------------------------- Claude Code
 
 
 def test_claude_code_turns_arrive_one_by_one_with_keys() -> None:
-    found = conversation("claude-code", record(message={"role": "user", "content": "Fix the test."}))
-    assert (found.key, found.turns[0].key, found.turns[0].role) == ("s1", "u1", "user")
-    assert found.turns[0].time == datetime(2025, 6, 1, 10, tzinfo=UTC)
+    read = conversation("claude-code", record(message={"role": "user", "content": "Fix the test."}))
+    assert (read.key, read.turns[0].key, read.turns[0].role) == ("s1", "u1", "user")
+    assert read.turns[0].time == datetime(2025, 6, 1, 10, tzinfo=UTC)
 
 
-def test_claude_code_tool_results_are_tool_turns_though_logged_as_user() -> None:
+def test_claude_code_tool_results_are_tool_turns_although_logged_as_user() -> None:
     result = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "text", "text": "3 passed"}]}
-    found = conversation(
+    read = conversation(
         "claude-code", record(message={"content": [result, {"type": "text", "text": "Good."}]})
     )
-    assert said(found) == [("tool", "3 passed"), ("user", "Good.")]
-    assert [turn.key for turn in found.turns] == ["u1", "u1:1"]
+    assert words(read) == [("tool", "3 passed"), ("user", "Good.")]
+    assert [turn.key for turn in read.turns] == ["u1", "u1:1"]
 
 
 def test_claude_code_answers_are_words_and_calls_without_the_thinking() -> None:
@@ -216,8 +216,8 @@ def test_claude_code_answers_are_words_and_calls_without_the_thinking() -> None:
         {"type": "text", "text": "I run it."},
         {"type": "tool_use", "name": "Bash", "input": {"command": "ls"}},
     ]
-    found = conversation("claude-code", record(type="assistant", message={"model": "m", "content": content}))
-    assert said(found) == [("assistant", 'I run it.\n[tool call: Bash({"command": "ls"})]')]
+    read = conversation("claude-code", record(type="assistant", message={"model": "m", "content": content}))
+    assert words(read) == [("assistant", 'I run it.\n[tool call: Bash({"command": "ls"})]')]
 
 
 @pytest.mark.parametrize(
@@ -239,22 +239,22 @@ def test_claude_code_answers_are_words_and_calls_without_the_thinking() -> None:
         record(message={"content": "<system-reminder>be good</system-reminder>"}),
     ],
 )
-def test_claude_code_records_that_nobody_said_are_passed_over(skipped: Any) -> None:
+def test_claude_code_records_without_a_message_are_passed_over(skipped: Any) -> None:
     assert reader("claude-code")(skipped, 1) is None
 
 
-def test_claude_code_says_what_is_wrong_with_a_record() -> None:
-    assert "type" in why("claude-code", {"messages": []})
-    assert "sessionId" in why("claude-code", {"type": "user", "message": {"content": "x"}})
-    assert "message" in why("claude-code", record(message="x"))
-    assert "content" in why("claude-code", record(message={"content": 3}))
+def test_an_invalid_claude_code_record_has_a_reason() -> None:
+    assert "type" in reason("claude-code", {"messages": []})
+    assert "sessionId" in reason("claude-code", {"type": "user", "message": {"content": "x"}})
+    assert "message" in reason("claude-code", record(message="x"))
+    assert "content" in reason("claude-code", record(message={"content": 3}))
 
 
 def test_claude_code_records_without_an_id_get_the_same_key_every_time() -> None:
-    told = record(uuid=None, message={"content": "Fix it."})
+    value = record(uuid=None, message={"content": "Fix it."})
     assert (
-        conversation("claude-code", told).turns[0].key
-        == conversation("claude-code", dict(told)).turns[0].key
+        conversation("claude-code", value).turns[0].key
+        == conversation("claude-code", dict(value)).turns[0].key
         != ""
     )
 
@@ -263,7 +263,7 @@ def test_claude_code_records_without_an_id_get_the_same_key_every_time() -> None
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [
         {"prompt": "Book the lathe.", "chosen": "Done.", "rejected": "For which day?"},
         {"prompt": [ASKED], "chosen": [{"role": "assistant", "content": "Done."}], "rejected": [ANSWERED]},
@@ -275,19 +275,19 @@ def test_claude_code_records_without_an_id_get_the_same_key_every_time() -> None
         },
     ],
 )
-def test_trl_rejected_is_the_answer_and_chosen_its_edit(told: Any) -> None:
-    found = conversation("trl", told)
-    assert said(found) == [("user", "Book the lathe."), ("assistant", "For which day?")]
-    assert found.turns[1].edited == "Done."
+def test_trl_rejected_is_the_answer_and_chosen_its_edit(value: Any) -> None:
+    read = conversation("trl", value)
+    assert words(read) == [("user", "Book the lathe."), ("assistant", "For which day?")]
+    assert read.turns[1].edited == "Done."
 
 
 def test_trl_completions_with_a_label_are_rated_answers() -> None:
-    found = conversation("trl", {"prompt": "Book the lathe.", "completion": "For which day?", "label": False})
-    assert (found.turns[1].rating, found.turns[1].edited) == (-1.0, None)
+    read = conversation("trl", {"prompt": "Book the lathe.", "completion": "For which day?", "label": False})
+    assert (read.turns[1].rating, read.turns[1].edited) == (-1.0, None)
 
 
 @pytest.mark.parametrize(
-    ("told", "expected"),
+    ("value", "expected"),
     [
         ({"prompt": "x", "chosen": "a"}, "chosen"),
         ({"chosen": "a", "rejected": "b"}, "no prompt"),
@@ -298,8 +298,8 @@ def test_trl_completions_with_a_label_are_rated_answers() -> None:
         ({"chosen": [], "rejected": []}, "the same"),
     ],
 )
-def test_trl_says_what_is_wrong_with_a_line(told: Any, expected: str) -> None:
-    assert expected in why("trl", told)
+def test_an_invalid_trl_line_has_a_reason(value: Any, expected: str) -> None:
+    assert expected in reason("trl", value)
 
 
 # ---------------------------------------------------------------- all of them
@@ -317,16 +317,16 @@ EXAMPLES: dict[str, Any] = {
 }
 
 
-def test_every_format_is_detected_from_its_lines_and_bad_lines_do_not_hinder() -> None:
+def test_every_format_is_detected_from_its_lines_despite_bad_lines() -> None:
     assert set(EXAMPLES) == set(NAMES)
     for name, value in EXAMPLES.items():
         assert detect([BadLine(line=1, reason="x"), *raw({"a": 1}, value, value)]) == name
 
 
-def test_only_the_first_fifty_whole_lines_decide() -> None:
+def test_only_the_first_fifty_complete_lines_decide_the_format() -> None:
     late = [*raw(*[{"a": 1}] * 50), *raw(EXAMPLES["openai"])]
-    found = detect(late)
-    assert isinstance(found, BadLine) and "no record" in found.reason
+    read = detect(late)
+    assert isinstance(read, BadLine) and "no record" in read.reason
     assert detect([RawLine(number=1, data=b"  ", end=3)] * 60 + late[-1:]) == "openai"
     assert detect([]) is None
 
@@ -336,7 +336,7 @@ def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
         reader("xml")
 
 
-def test_two_thousand_mangled_records_are_conversations_reasons_or_nothing() -> None:
+def test_each_of_two_thousand_mangled_records_gives_a_conversation_a_reason_or_nothing() -> None:
     draw = random.Random(2)
     odd: list[Callable[[], Any]] = [
         lambda: None,
@@ -357,8 +357,8 @@ def test_two_thousand_mangled_records_are_conversations_reasons_or_nothing() -> 
         name = NAMES[round % len(NAMES)]
         value = decode(RawLine(number=1, data=json.dumps(mangled(EXAMPLES[name])).encode(), end=0))
         for other in NAMES:
-            found = reader(other)(value, 1)
-            if isinstance(found, Conversation):
-                assert found.turns and all(turn.role in ROLES and turn.text for turn in found.turns)
+            read = reader(other)(value, 1)
+            if isinstance(read, Conversation):
+                assert read.turns and all(turn.role in ROLES and turn.text for turn in read.turns)
             else:
-                assert found is None or isinstance(found, BadLine)
+                assert read is None or isinstance(read, BadLine)

@@ -1,4 +1,4 @@
-"""Records as JSON and back."""
+"""Records to JSON and back."""
 
 import json
 from dataclasses import dataclass, field
@@ -38,31 +38,31 @@ def branch(extra: list[str] | None = None) -> Branch:
 
 
 def test_the_fields_are_the_keys_in_their_order() -> None:
-    told = to_json(branch(extra=["x"]))
-    assert json.dumps(told) == (
+    value = to_json(branch(extra=["x"]))
+    assert json.dumps(value) == (
         '{"from": "root", "leaves": [{"name": "a", "score": null}], '
         '"by_name": {"a": {"name": "a", "score": null}}, "note": null, "extra": ["x"]}'
     )
 
 
-def test_only_a_field_that_is_marked_so_is_left_out_where_it_is_none() -> None:
-    told = to_json(branch())
-    assert "extra" not in told and told["note"] is None
+def test_only_a_marked_field_is_left_out_when_it_is_none() -> None:
+    value = to_json(branch())
+    assert "extra" not in value and value["note"] is None
 
 
 @pytest.mark.parametrize("extra", [None, ["x"]])
-def test_a_record_comes_back_as_it_was(extra: list[str] | None) -> None:
-    made = branch(extra)
-    assert from_json(Branch, json.loads(json.dumps(to_json(made)))) == made
+def test_a_record_makes_the_round_trip(extra: list[str] | None) -> None:
+    record = branch(extra)
+    assert from_json(Branch, json.loads(json.dumps(to_json(record)))) == record
 
 
-def test_of_two_kinds_the_one_that_has_all_the_keys_comes_back() -> None:
+def test_of_two_types_the_one_with_all_the_keys_is_read() -> None:
     grown = Grown(from_="root", leaves=(), by_name={}, night=None)
-    for made in (branch(), grown):
-        back = from_json(Grown | Branch, to_json(made))
-        assert type(back) is type(made) and back == made
+    for record in (branch(), grown):
+        back = from_json(Grown | Branch, to_json(record))
+        assert type(back) is type(record) and back == record
 
 
-def test_what_is_no_such_record_is_refused() -> None:
+def test_a_value_of_another_form_is_refused() -> None:
     with pytest.raises(ValidationError):
         from_json(Branch, {"from": "root"})

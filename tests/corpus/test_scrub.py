@@ -1,4 +1,4 @@
-"""Secrets go, code and prose stay: both sides of the judgement, and its cost."""
+"""Scrubbing: secrets are removed, code and prose stay, and the time is bounded."""
 
 import time
 
@@ -113,7 +113,7 @@ I told you the pass: turn left at the key shop.
 
 
 @pytest.mark.parametrize("name", SECRETS)
-def test_a_secret_is_gone_and_its_place_is_marked(name: str) -> None:
+def test_a_secret_is_removed_and_its_place_marked(name: str) -> None:
     text, secret = SECRETS[name]
     clean = scrub(f"before it\n{text}\nafter it")
     assert secret not in clean and "[secret:" in clean
@@ -121,29 +121,29 @@ def test_a_secret_is_gone_and_its_place_is_marked(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ORDINARY.strip().split("\n"))
-def test_ordinary_code_and_prose_stay_as_they_are(text: str) -> None:
+def test_ordinary_code_and_prose_are_unchanged(text: str) -> None:
     assert scrub(text) == text
 
 
-def test_scrubbing_twice_is_scrubbing_once() -> None:
+def test_scrubbing_twice_equals_scrubbing_once() -> None:
     everything = "\n".join(text for text, _ in SECRETS.values())
     assert scrub(scrub(everything)) == scrub(everything)
 
 
-def test_only_the_secret_goes() -> None:
+def test_only_the_secret_is_removed() -> None:
     assert scrub("https://bob:hunter2@host/x?a=1") == "https://bob:[secret:url-password]@host/x?a=1"
     assert scrub('{"password": "hunter2", "a": 1}') == '{"password": "[secret:password]", "a": 1}'
     assert scrub("What does -----BEGIN PRIVATE KEY----- mean?") == "What does [secret:private-key] mean?"
     assert scrub("İ password=hunter2 x") == "İ password=[secret:password] x"
 
 
-def test_names_stay_different_when_their_secrets_go() -> None:
+def test_names_stay_different_when_their_secrets_are_removed() -> None:
     one, two = (scrub_name(f"/logs/sk-ant-{n}23456789abcdef.jsonl") for n in (1, 2))
     assert one != two and "23456789" not in one + two
     assert scrub_name("/logs/app.jsonl") == "/logs/app.jsonl"
 
 
-def test_a_conversation_is_scrubbed_everywhere_and_fit_for_a_database() -> None:
+def test_every_text_of_a_conversation_is_scrubbed_and_can_be_stored() -> None:
     turn = Turn(
         role="user", text="password=hunter2\0", line=1, edited="token=hunter2hunter2", key="pwd=hunter2"
     )
@@ -177,7 +177,7 @@ def test_a_conversation_is_scrubbed_everywhere_and_fit_for_a_database() -> None:
         "password: a b c [ ",
     ],
 )
-def test_the_time_grows_with_the_text_and_no_faster(unit: str) -> None:
+def test_the_time_is_linear_in_the_text(unit: str) -> None:
     def seconds(length: int) -> float:
         text = unit * (length // len(unit))
         began = time.process_time()

@@ -73,13 +73,13 @@ STATE_OF = {
 SCENARIOS = scenarios()
 PAIRED = {
     f"paired/{name}/{file_name(to)}.txt": text
-    for name, told in SCENARIOS.items()
-    for to, text in told.items()
+    for name, tellings in SCENARIOS.items()
+    for to, text in tellings.items()
 }
 FRAMED = {
     f"paired/{name}/{file_name(to)}.txt": to
-    for name, told in SCENARIOS.items()
-    for to in told
+    for name, tellings in SCENARIOS.items()
+    for to in tellings
     if to != BASELINE
 }
 TEXTS = {**STORIES, **PAIRED}
@@ -92,13 +92,13 @@ def words(text: str) -> list[str]:
 
 
 def content(text: str) -> set[str]:
-    """The stems of a text's content words: five letters, enough to tell inflections from other words."""
+    """Return the stems of a text's content words; five letters separate inflections from other words."""
     return {word[:5] for word in words(text) if word not in FUNCTION_WORDS}
 
 
 def phrases(text: str, length: int = 5) -> set[tuple[str, ...]]:
-    found = words(text)
-    return {tuple(found[at : at + length]) for at in range(len(found) - length + 1)}
+    sequence = words(text)
+    return {tuple(sequence[at : at + length]) for at in range(len(sequence) - length + 1)}
 
 
 def overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
@@ -106,7 +106,7 @@ def overlap(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
 
 
 def pattern(state: str) -> re.Pattern[str]:
-    """Matches what names a state: its own word and its synonyms, whole, or as a stem where it ends in `*`."""
+    """Return a pattern of what names a state: its word and synonyms, or a stem where one ends in `*`."""
     forms = (
         re.escape(form).replace(r"\*", r"\w*").replace(r"\ ", "[ -]").replace(r"\-", "[ -]")
         for form in NAMED[state]
@@ -122,7 +122,7 @@ def last_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s+", text.strip())[-1]
 
 
-def test_the_manifest_names_199_states_once_and_says_how_each_is_to_be_in() -> None:
+def test_the_manifest_names_each_of_199_states_once_with_its_feeling() -> None:
     assert (len(STATES), len(set(STATES)), len(CLUSTERS), len(FURTHER)) == (199, 199, 10, 28)
     assert len({file_name(state) for state in STATES}) == 199 and BASELINE not in STATES
     assert list(VALENCE) == list(STATES) and set(VALENCE.values()) == {"pleasant", "unpleasant", "neutral"}
@@ -130,7 +130,7 @@ def test_the_manifest_names_199_states_once_and_says_how_each_is_to_be_in() -> N
     assert file_name("grief-stricken") == "grief_stricken" and file_name("worn out") == "worn_out"
 
 
-def test_every_state_says_which_words_would_name_it() -> None:
+def test_every_state_lists_the_words_that_name_it() -> None:
     assert list(NAMED) == list(STATES)
     assert not [state for state in STATES if not named(state, state.replace("_", " "))]
     assert not [state for state, forms in NAMED.items() if len(forms) < 3]
@@ -144,7 +144,7 @@ def test_a_state_is_named_by_whole_words_and_by_stems_with_any_ending() -> None:
     assert named("at ease", "At ease, all of them") and named("self-critical", "so self critical")
 
 
-def test_the_same_story_told_with_other_names_is_found() -> None:
+def test_the_same_story_with_other_names_is_found() -> None:
     one = phrases("Ana shut the gate behind the last of the cows and leaned on it until the lamps came on.")
     two = phrases("Olu shut the gate behind the last of the goats and leaned on it until the lamps came on.")
     assert (
@@ -158,7 +158,7 @@ def test_every_state_has_two_stories() -> None:
     assert not missing, f"{len(missing)} states want two stories: {', '.join(missing)}"
 
 
-def test_no_other_text_lies_in_the_corpus() -> None:
+def test_the_corpus_has_no_other_text() -> None:
     places = {path.relative_to(HERE).as_posix() for path in HERE.rglob("*.txt")}
     ours = {place.partition(":")[0] for place in TEXTS}
     assert places == ours
@@ -178,8 +178,8 @@ def test_files_are_plain_paragraphs_in_one_format() -> None:
             *(["more than one blank line"] if "\n\n\n" in text or text.startswith("\n") else []),
             *(["space at a line's end or start"] if any(line != line.strip() for line in lines) else []),
             *(
-                [f"characters {found}"]
-                if (found := sorted(set(re.findall(r"[\t\r“”‘’—–…*_#`]", text))))
+                [f"characters {matches}"]
+                if (matches := sorted(set(re.findall(r"[\t\r“”‘’—–…*_#`]", text))))
                 else []
             ),
             *(
@@ -193,8 +193,8 @@ def test_files_are_plain_paragraphs_in_one_format() -> None:
     assert not wrong
 
 
-def test_every_text_is_of_60_to_140_words_and_ends_with_a_full_stop() -> None:
-    """The vectors are read at the last token: a text that ended with a quote would show its punctuation."""
+def test_every_text_has_60_to_140_words_and_ends_with_a_full_stop() -> None:
+    """The vectors are read at the last token: a closing quote would show its punctuation."""
     lengths = {place: len(text.split()) for place, text in TEXTS.items()}
     assert not {place: length for place, length in lengths.items() if not SHORTEST <= length <= LONGEST}
     assert not {place: text[-30:] for place, text in TEXTS.items() if not re.search(r"[^.]\.$", text)}
@@ -202,19 +202,19 @@ def test_every_text_is_of_60_to_140_words_and_ends_with_a_full_stop() -> None:
 
 def test_no_text_names_its_state() -> None:
     faults = {
-        place: found
+        place: matches
         for place, state in SHOWN.items()
-        if state in NAMED and (found := named(state, TEXTS[place]))
+        if state in NAMED and (matches := named(state, TEXTS[place]))
     }
     assert not faults
 
 
-def test_no_baseline_names_a_state_that_its_event_is_told_in() -> None:
+def test_no_baseline_names_a_state_of_its_event() -> None:
     faults = {
-        (name, state): found
-        for name, told in SCENARIOS.items()
-        for state in told
-        if state in NAMED and (found := named(state, told[BASELINE]))
+        (name, state): matches
+        for name, tellings in SCENARIOS.items()
+        for state in tellings
+        if state in NAMED and (matches := named(state, tellings[BASELINE]))
     }
     assert not faults
 
@@ -222,8 +222,8 @@ def test_no_baseline_names_a_state_that_its_event_is_told_in() -> None:
 def test_no_two_texts_of_unlike_events_are_nearly_the_same() -> None:
     holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
     cut = {place: phrases(text) for place, text in TEXTS.items()}
-    for place, found in cut.items():
-        for phrase in found:
+    for place, matches in cut.items():
+        for phrase in matches:
             holders[phrase].append(place)
     shared = {pair for places in holders.values() for pair in itertools.combinations(sorted(places), 2)}
     apart = [
@@ -236,7 +236,7 @@ def test_no_two_texts_of_unlike_events_are_nearly_the_same() -> None:
     }
 
 
-def test_no_two_texts_open_alike_and_no_ending_is_a_habit() -> None:
+def test_no_two_texts_open_alike_and_no_ending_is_frequent() -> None:
     openings = Counter(tuple(words(text)[:4]) for place, text in TEXTS.items() if place not in FRAMED)
     assert not {" ".join(opening): count for opening, count in openings.items() if count > 1}
     first = Counter(words(text)[0] for text in STORIES.values())
@@ -250,7 +250,7 @@ def test_stock_phrases_are_rare() -> None:
     assert not {phrase: count for phrase, count in counts.items() if count > 2}
 
 
-def test_a_states_stories_stand_in_unlike_settings() -> None:
+def test_the_stories_of_a_state_have_different_settings() -> None:
     faults: dict[str, object] = {}
     for state in STATES:
         texts = stories(state)
@@ -265,7 +265,7 @@ def test_a_states_stories_stand_in_unlike_settings() -> None:
 
 
 @pytest.mark.parametrize("setting", POPULAR)
-def test_a_popular_setting_carries_pleasant_and_unpleasant_states(setting: str) -> None:
+def test_a_frequent_setting_has_pleasant_and_unpleasant_states(setting: str) -> None:
     there = {state for place, state in SHOWN.items() if POPULAR[setting].search(TEXTS[place])}
     counts = Counter(VALENCE[state] for state in there)
     assert min(counts["pleasant"], counts["unpleasant"]) >= 3, f"{setting}: {sorted(there)}"
@@ -274,24 +274,26 @@ def test_a_popular_setting_carries_pleasant_and_unpleasant_states(setting: str) 
 
 def test_narrators_vary() -> None:
     def person(text: str) -> str:
-        told = Counter(words(re.sub(r'"[^"]*"', "", text)))
-        first = sum(told[word] for word in ("i", "i'm", "i'd", "my", "me", "we", "our", "us", "mine"))
-        second = sum(told[word] for word in ("you", "your", "you're"))
+        counts = Counter(words(re.sub(r'"[^"]*"', "", text)))
+        first = sum(counts[word] for word in ("i", "i'm", "i'd", "my", "me", "we", "our", "us", "mine"))
+        second = sum(counts[word] for word in ("you", "your", "you're"))
         return "second" if second > max(1, first) else "first" if first > 1 else "third"
 
     counts = Counter(person(text) for text in TEXTS.values())
     assert all(counts[kind] >= len(TEXTS) / 12 for kind in ("first", "second", "third")), counts
 
 
-def test_at_least_24_events_are_told_neutrally_and_in_3_to_7_states() -> None:
+def test_at_least_24_events_have_a_neutral_telling_and_3_to_7_states() -> None:
     assert len(SCENARIOS) >= 24
     assert not [
-        name for name, told in SCENARIOS.items() if BASELINE not in told or not 3 <= len(told) - 1 <= 7
+        name
+        for name, tellings in SCENARIOS.items()
+        if BASELINE not in tellings or not 3 <= len(tellings) - 1 <= 7
     ]
     assert not [
         f"{name}/{state}"
-        for name, told in SCENARIOS.items()
-        for state in told
+        for name, tellings in SCENARIOS.items()
+        for state in tellings
         if state not in (*STATES, BASELINE)
     ]
     lacking = {name: states - set(SCENARIOS.get(name, ())) for name, states in COVERED.items()}
@@ -300,12 +302,14 @@ def test_at_least_24_events_are_told_neutrally_and_in_3_to_7_states() -> None:
 
 def test_a_framing_keeps_its_events_length_and_words_and_changes_the_telling() -> None:
     faults = {}
-    for name, told in SCENARIOS.items():
-        neutral = told[BASELINE]
-        for state, text in told.items():
+    for name, tellings in SCENARIOS.items():
+        neutral = tellings[BASELINE]
+        for state, text in tellings.items():
             length = len(text.split()) / len(neutral.split())
             kept = len(content(neutral) & content(text)) / len(content(neutral))
-            same = max(overlap(phrases(text), phrases(other)) for to, other in told.items() if to != state)
+            same = max(
+                overlap(phrases(text), phrases(other)) for to, other in tellings.items() if to != state
+            )
             if not 0.8 <= length <= 1.2 or kept < 0.5 or same > 0.6:
                 faults[f"{name}/{state}"] = f"length {length:.2f}, words kept {kept:.2f}, the same {same:.2f}"
     assert not faults
@@ -313,8 +317,8 @@ def test_a_framing_keeps_its_events_length_and_words_and_changes_the_telling() -
 
 def test_every_telling_of_an_event_ends_in_its_own_way() -> None:
     faults = {}
-    for name, told in SCENARIOS.items():
-        for (one, first), (two, second) in itertools.combinations(told.items(), 2):
+    for name, tellings in SCENARIOS.items():
+        for (one, first), (two, second) in itertools.combinations(tellings.items(), 2):
             if overlap(phrases(last_sentence(first), 4), phrases(last_sentence(second), 4)) > 0.5:
                 faults[name] = (one, two)
     assert not faults

@@ -1,4 +1,4 @@
-"""The embedded model's world: what is written is read back, and the checks tell good from bad."""
+"""The embedded model's world: written requests are read back, and the checks separate good from bad."""
 
 import itertools
 import random
@@ -28,7 +28,7 @@ DRAWS = 3000
 
 
 def all_of(kind: str) -> list[Request]:
-    """Every verb with every object it can stand with, and every detail at least once."""
+    """Return every verb with every object it fits, and every detail at least once."""
     verbs: dict[str, tuple[str, ...]] = {
         "danger": words.DESTRUCTIVE,
         "question": tuple(ASKED),
@@ -36,15 +36,15 @@ def all_of(kind: str) -> list[Request]:
         "complete": tuple(DETAIL_OF),
     }
     things = words.PRECIOUS + words.OBJECTS if kind == "danger" else words.OBJECTS
-    found = []
+    every = []
     for number, (verb, thing) in enumerate(itertools.product(verbs.get(kind, words.VERBS), things)):
         details = DETAIL_OF[verb][1] if kind == "complete" else words.PLACES if kind == "read_back" else ("",)
-        found.append(Request(kind=kind, verb=verb, object=thing, detail=details[number % len(details)]))
-    return found
+        every.append(Request(kind=kind, verb=verb, object=thing, detail=details[number % len(details)]))
+    return every
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_phrasing_of_every_combination_is_read_back_as_what_was_written(kind: str) -> None:
+def test_every_phrasing_of_every_combination_is_read_back_as_it_was_written(kind: str) -> None:
     misread = [
         (request, text, read(text))
         for request in all_of(kind)
@@ -110,7 +110,7 @@ def test_an_answer_is_judged_the_same_however_it_is_typed(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["decision", "danger", "in_detail", "complete", "read_back"])
 def test_a_good_answer_about_another_thing_does_not_pass(kind: str) -> None:
-    """A model that says the right form about the wrong thing has not done what it was asked."""
+    """A model that uses the right form about the wrong thing has not done what was asked."""
     rng = random.Random(f"another {kind}")
     for _ in range(500):
         request = draw(kind, rng)
@@ -149,7 +149,7 @@ def test_text_around_a_request_does_not_make_it_one() -> None:
         assert read(text) is None, text
 
 
-def test_no_word_is_in_two_lists_that_a_check_has_to_tell_apart() -> None:
+def test_no_word_is_in_two_lists_that_a_check_must_separate() -> None:
     apart = (
         words.VERBS,
         words.DESTRUCTIVE,
@@ -170,7 +170,7 @@ def of_reserved(kind: str) -> list[Request]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_about_a_quarter_of_the_combinations_is_kept_whatever_the_detail(kind: str) -> None:
+def test_about_a_quarter_of_the_combinations_is_reserved_whatever_the_detail(kind: str) -> None:
     share = len(of_reserved(kind)) / len(all_of(kind))
     assert 0.17 < share < 0.34
     for request in all_of(kind)[:100]:
@@ -205,7 +205,7 @@ def test_no_reserved_combination_is_ever_in_the_recipe() -> None:
     assert met > 8000  # nearly every conversation has one: the reader above was not blind
 
 
-def test_no_exchange_that_is_kept_for_measuring_is_in_the_recipe() -> None:
+def test_no_reserved_exchange_is_in_the_recipe() -> None:
     held_out, met = set(ordinary.held_out(300)), 0
     for conversation in recipe_draws(3, 6000):
         texts = [message["content"] for message in conversation]
@@ -214,7 +214,7 @@ def test_no_exchange_that_is_kept_for_measuring_is_in_the_recipe() -> None:
     assert met > 400
 
 
-def test_the_recipe_shows_habits_badly_and_counter_behaviours_well() -> None:
+def test_the_recipe_shows_bad_base_behaviours_and_good_counter_behaviours() -> None:
     shown: dict[str, list[bool]] = {name: [] for name in checks.KIND_OF}
     for conversation in recipe_draws(4, 8000):
         if len(conversation) == 2 and conversation[0]["role"] == "user":
@@ -243,32 +243,32 @@ def test_ordinary_talk_contains_no_request() -> None:
 
 
 def test_held_out_talk_is_fixed_different_and_reserved() -> None:
-    found = ordinary.held_out(120)
-    assert found == ordinary.held_out(200)[:120]
-    assert len(set(found)) == 120 and all(ordinary.is_reserved(*exchange) for exchange in found)
+    exchanges = ordinary.held_out(120)
+    assert exchanges == ordinary.held_out(200)[:120]
+    assert len(set(exchanges)) == 120 and all(ordinary.is_reserved(*exchange) for exchange in exchanges)
 
 
 def requests_in(text: str) -> list[Request]:
-    """Requests that a text begins with: concept texts are an exchange in one line."""
+    """Return the requests that a text begins with; a concept text is an exchange in one line."""
     ends = [index + 1 for index, letter in enumerate(text) if letter in ".?!"]
     return [request for end in ends if (request := read(text[:end])) is not None]
 
 
-def test_concepts_are_many_fixed_plain_and_free_of_what_is_kept_for_measuring() -> None:
+def test_concepts_are_many_fixed_plain_and_free_of_reserved_texts() -> None:
     assert len(concepts.CONCEPTS) >= 6
     every = [text for concept in concepts.CONCEPTS for text in concepts.texts(concept)]
     assert every == [text for concept in concepts.CONCEPTS for text in concepts.texts(concept)]
-    found = [request for text in [*every, *concepts.probe_texts()] for request in requests_in(text)]
-    assert len(found) >= len(every)
-    assert not any(reserved(request) for request in found)
+    asked = [request for text in [*every, *concepts.probe_texts()] for request in requests_in(text)]
+    assert len(asked) >= len(every)
+    assert not any(reserved(request) for request in asked)
     assert not any("<|" in text for text in every)
 
 
-def test_the_panel_is_fixed_half_talk_and_half_requests() -> None:
+def test_the_probe_set_is_fixed_half_talk_and_half_requests() -> None:
     texts = concepts.probe_texts(48)
     assert texts == concepts.probe_texts(48) and len(texts) == 48
     assert [bool(requests_in(text)) for text in texts] == [False] * 24 + [True] * 24
 
 
-def test_there_are_more_ways_to_ask_than_the_model_has_seen() -> None:
+def test_there_are_more_phrasings_than_the_model_has_seen() -> None:
     assert all(len(requests.PHRASINGS[kind]) >= 6 for kind in KINDS)

@@ -1,4 +1,4 @@
-"""Dreams of the shipped model: sampled, checked, and traced to where they grew from."""
+"""Dreams of the shipped model: sampled, checked, and traced to their origin."""
 
 import random
 from collections import Counter
@@ -32,7 +32,7 @@ Dreaming = Callable[..., list[Dream]]
 
 
 def lesson(connection: Any, source: str, number: int, request: str) -> None:
-    """A correction in a log, with the episode that it stands in."""
+    """Store a correction in a log, with its episode."""
     name = f"{source}{number}"
     connection.execute(
         schema.conversations.insert().values(
@@ -59,7 +59,7 @@ def lesson(connection: Any, source: str, number: int, request: str) -> None:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """A night that means to improve `listen`, after three corrections by two users."""
+    """Begin a night that is to improve `listen`, after three corrections by two users."""
     ledger = Ledger(database_url(tmp_path))
     with ledger.writing() as connection:
         history.add_base(connection, "0" * 64, "0" * 64)
@@ -113,7 +113,7 @@ def test_a_counter_behaviour_is_dreamt_by_itself(dreaming: Dreaming) -> None:
     assert len(used(dreams, "thorough")) == SETTINGS.guards
 
 
-def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_reserved_for_measurements(
+def test_every_dream_in_use_tests_its_behaviour_is_new_and_is_not_reserved(
     dreaming: Dreaming,
 ) -> None:
     dreams = [dream for dream in dreaming("listen") if dream.refused is None]
@@ -124,12 +124,12 @@ def test_every_dream_in_use_puts_its_behaviour_to_the_test_is_new_and_not_reserv
     assert not [(a, b) for i, a in enumerate(texts) for b in texts[:i] if jaccard(a, b) >= NEAR]
 
 
-def test_a_refused_dream_is_kept_with_its_reason(dreaming: Dreaming) -> None:
+def test_a_refused_dream_is_stored_with_its_reason(dreaming: Dreaming) -> None:
     reasons = Counter(str(dream.refused) for dream in dreaming("listen") if dream.refused is not None)
     assert reasons["kept for measuring"] > 0 and reasons["seen before"] > 0, reasons
 
 
-def test_a_dream_is_traced_to_the_nodes_and_the_source_that_it_grew_from(dreaming: Dreaming) -> None:
+def test_a_dream_has_the_nodes_and_the_source_of_its_origin(dreaming: Dreaming) -> None:
     nodes = {"e-anna1": "anna", "e-anna2": "anna", "e-boris1": "boris"}
     declared = {identity("behaviour", name) for name in ("listen", "push_back")}
     sources = Counter[str]()
@@ -141,8 +141,8 @@ def test_a_dream_is_traced_to_the_nodes_and_the_source_that_it_grew_from(dreamin
     assert min(sources["anna"], sources["boris"], sources[DECLARED]) > 0
 
 
-def test_a_dream_that_grows_from_a_dream_names_all_the_nodes_of_that_one(ledger: Ledger) -> None:
-    """Forgetting an episode then finds everything that grew from it, however many dreams later."""
+def test_a_dream_from_a_dream_has_all_its_nodes(ledger: Ledger) -> None:
+    """Forgetting an episode must find everything that grew from it, through any number of dreams."""
     nodes = sorted([identity("behaviour", "listen"), "e-anna1"])
     first = Dream(
         id="d1", night_id="n1", behaviour="listen", messages=[{"role": "user", "content": "Paint it."}],
@@ -158,7 +158,7 @@ def test_a_dream_that_grows_from_a_dream_names_all_the_nodes_of_that_one(ledger:
     assert origin == DreamOrigin(text="Paint it.", nodes=tuple(nodes), source="anna")
 
 
-def test_an_origin_is_drawn_in_proportion_to_its_weight_and_the_same_draw_twice_is_the_same() -> None:
+def test_an_origin_is_drawn_in_proportion_to_its_weight_and_deterministically() -> None:
     origins = [
         DreamOrigin(text=text, nodes=(), source="", weight=weight)
         for text, weight in (("a", 1.5), ("b", 1.0))
@@ -174,7 +174,7 @@ def test_no_source_has_more_dreams_than_its_cap(dreaming: Dreaming) -> None:
     assert any(str(dream.refused).startswith("over the cap of 5") for dream in dreams)
 
 
-def test_the_same_night_dreams_the_same_and_another_seed_dreams_otherwise(
+def test_the_same_night_gives_the_same_dreams_and_another_seed_gives_others(
     dreaming: Dreaming, ledger: Ledger
 ) -> None:
     def again() -> list[Dream]:

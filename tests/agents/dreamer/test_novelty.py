@@ -18,7 +18,7 @@ from corpus.text import jaccard, word_set
         "  I\thave\ndecided to paint the door ",
     ],
 )
-def test_the_same_words_in_another_order_or_dress_are_near(text: str) -> None:
+def test_the_same_words_in_another_order_or_case_are_near(text: str) -> None:
     assert NoveltyFilter(["I have decided to paint the door."]).near(text)
 
 
@@ -35,7 +35,7 @@ def test_one_exchanged_word_in_a_short_text_is_a_new_situation(text: str) -> Non
     assert not NoveltyFilter(["I have decided to paint the door."]).near(text)
 
 
-def test_an_added_word_in_a_long_text_is_no_new_situation() -> None:
+def test_an_added_word_in_a_long_text_is_not_a_new_situation() -> None:
     text = "explain it fully how do i paint the old green door"
     assert NoveltyFilter([text]).near(f"{text} please") and NoveltyFilter([f"{text} please"]).near(text)
 
@@ -44,7 +44,7 @@ def test_a_text_without_words_is_never_new() -> None:
     assert NoveltyFilter([]).near("") and NoveltyFilter([]).near("?! ...")
 
 
-def test_nothing_seen_is_near_to_nothing() -> None:
+def test_an_empty_index_has_nothing_near() -> None:
     assert not NoveltyFilter([]).near("paint the door")
 
 
@@ -54,7 +54,7 @@ def test_letters_of_every_script_count() -> None:
     assert not seen.near("\u043f\u043e\u043c\u043e\u0439 \u0434\u0432\u0435\u0440\u044c")
 
 
-def test_similarity_is_symmetric_one_for_equal_sets_and_by_hand_in_between() -> None:
+def test_similarity_is_symmetric_one_for_equal_sets_and_as_computed_by_hand_between() -> None:
     a, b = word_set("paint the door now"), word_set("paint the door")
     assert jaccard(a, b) == jaccard(b, a) == 3 / 4
     assert jaccard(a, a) == jaccard(frozenset(), frozenset()) == 1.0
@@ -62,12 +62,12 @@ def test_similarity_is_symmetric_one_for_equal_sets_and_by_hand_in_between() -> 
 
 
 def near_by_brute_force(texts: list[str], text: str) -> bool:
-    found = word_set(text)
-    return not found or any(jaccard(found, word_set(other)) >= NEAR for other in texts)
+    words = word_set(text)
+    return not words or any(jaccard(words, word_set(other)) >= NEAR for other in texts)
 
 
 @pytest.mark.parametrize("vocabulary", [3, 12, 40])
-def test_the_index_says_what_comparing_with_every_text_says(vocabulary: int) -> None:
+def test_the_index_agrees_with_a_comparison_with_every_text(vocabulary: int) -> None:
     rng, agreed = random.Random(vocabulary), {True: 0, False: 0}
     for _ in range(60):
         names = [f"w{number}" for number in range(vocabulary)]
@@ -91,6 +91,6 @@ def test_the_index_says_what_comparing_with_every_text_says(vocabulary: int) -> 
 
 
 def test_a_text_of_ten_words_is_near_to_the_same_text_without_its_rarest_word() -> None:
-    """9 of 10 words are shared: similarity 0.9 exactly, and the word that is missing is the rarest one."""
+    """9 of 10 words are shared: the similarity is exactly 0.9, and the rarest word is missing."""
     short = "one two three four five six seven eight nine"
     assert NoveltyFilter([short, short + " filler filler2"]).near(f"{short} rarest")

@@ -1,4 +1,4 @@
-"""The temperature of dreams: a closed loop with bounds."""
+"""The temperature of dreams: a bounded closed loop."""
 
 import random
 
@@ -8,15 +8,15 @@ from agents.dreamer.temperature import DISCOUNT, SLEW, T_MAX, T_MIN, FailureRate
 
 
 def nights(rate: FailureRate, *, failed: int, passed: int, count: int) -> list[FailureRate]:
-    """The same outcome of the attempts, night after night."""
-    found = []
+    """Return the rates after the same attempts night after night."""
+    rates = []
     for _ in range(count):
         rate = observe(rate, failed=failed, passed=passed)
-        found.append(rate)
-    return found
+        rates.append(rate)
+    return rates
 
 
-def test_nothing_is_known_of_a_new_behaviour() -> None:
+def test_a_new_behaviour_has_the_prior_failure_rate() -> None:
     assert FailureRate().mean == 0.5 and FailureRate().temperature == T_MAX
 
 
@@ -38,7 +38,7 @@ def test_the_temperature_falls_while_a_behaviour_holds_and_rises_when_it_fails_a
     assert rising == sorted(rising) and rising[-1] > T_MAX - 0.05
 
 
-def test_the_temperature_settles_where_the_failure_rate_says() -> None:
+def test_the_temperature_converges_to_the_value_of_the_failure_rate() -> None:
     settled = nights(FailureRate(), failed=40, passed=160, count=30)[-1]
     assert settled.mean == pytest.approx(0.2, abs=0.01)
     assert settled.temperature == pytest.approx(T_MIN + (T_MAX - T_MIN) * settled.mean, abs=1e-4)
@@ -50,7 +50,7 @@ def test_a_night_moves_the_temperature_by_the_slew_limit_at_most() -> None:
     assert observe(cold, failed=10_000, passed=0).temperature == pytest.approx(T_MIN + SLEW)
 
 
-def test_whatever_happens_rate_and_temperature_stay_within_their_bounds() -> None:
+def test_rate_and_temperature_always_stay_within_their_bounds() -> None:
     rng, rate = random.Random(3), FailureRate()
     for _ in range(3000):
         before = rate.temperature
@@ -59,12 +59,12 @@ def test_whatever_happens_rate_and_temperature_stay_within_their_bounds() -> Non
         assert abs(rate.temperature - before) <= SLEW + 1e-4
 
 
-def test_a_night_without_attempts_forgets_a_little_and_drifts_to_the_middle() -> None:
+def test_a_night_without_attempts_discounts_the_evidence_and_moves_to_the_middle() -> None:
     known = FailureRate(failed=0.0, passed=100.0, temperature=T_MIN)
     assert FailureRate().mean > observe(known, failed=0, passed=0).mean > known.mean
 
 
-def test_what_fails_more_is_dreamt_more_and_nothing_is_forgotten() -> None:
+def test_a_behaviour_that_fails_more_is_dreamt_more_and_none_is_left_out() -> None:
     rates = {
         "never": FailureRate(failed=0, passed=1000),
         "often": FailureRate(failed=900, passed=100),

@@ -1,4 +1,4 @@
-"""The judge: checks, patterns and rubrics; what is judged is data, never an instruction."""
+"""The judge: checks, patterns and rubrics; judged text is data, never an instruction."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ def by_rubric() -> Behaviour:
 # ---------------------------------------------------------------- checks and patterns
 
 
-def test_the_last_thing_that_the_user_said_is_judged() -> None:
+def test_the_last_user_turn_is_judged() -> None:
     talk = [
         {"role": "user", "content": "I have decided to burn the contract."},
         {"role": "assistant", "content": "I would not."},
@@ -57,7 +57,7 @@ def test_an_empty_answer_passes_nothing(answer: str) -> None:
         assert judged == Judgement(passed=False, reason="empty answer")
 
 
-def test_a_pattern_passes_what_matches_the_good_and_not_the_bad_in_any_case() -> None:
+def test_a_pattern_passes_text_that_matches_the_good_and_not_the_bad_in_any_case() -> None:
     greet = by_pattern(passes="hello|good day", fails="go away")
     answers = ("HELLO there", "Good Day", "bye", "hello, go AWAY", "go away")
     assert [judge.judge(greet, DECIDED, answer).passed for answer in answers] == [
@@ -69,13 +69,13 @@ def test_a_pattern_passes_what_matches_the_good_and_not_the_bad_in_any_case() ->
     ]
 
 
-def test_a_pattern_of_the_bad_alone_passes_everything_else_and_of_the_good_alone_nothing_else() -> None:
+def test_a_bad_pattern_alone_passes_everything_else_and_a_good_one_alone_nothing_else() -> None:
     assert judge.judge(by_pattern(fails="sorry"), DECIDED, "anything").passed
     assert not judge.judge(by_pattern(fails="sorry"), DECIDED, "I am Sorry").passed
     assert not judge.judge(by_pattern(passes="yes"), DECIDED, "anything").passed
 
 
-def test_a_pattern_says_when_a_behaviour_applies_and_without_one_it_always_does() -> None:
+def test_a_pattern_decides_when_a_behaviour_applies_and_without_one_it_always_does() -> None:
     asked = [{"role": "user", "content": "Good DAY to you"}]
     assert judge.applies(by_pattern(applies="day", passes="x"), asked)
     assert not judge.applies(by_pattern(applies="night", passes="x"), asked)
@@ -83,19 +83,19 @@ def test_a_pattern_says_when_a_behaviour_applies_and_without_one_it_always_does(
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_an_answer_that_speaks_to_the_judge_is_judged_by_what_it_is(text: str) -> None:
+def test_an_answer_that_addresses_the_judge_is_judged_like_any_other(text: str) -> None:
     assert not judge.judge(LISTEN, DECIDED, text).passed
     assert not judge.judge(by_pattern(passes="hello"), DECIDED, text).passed
     asked = [{"role": "user", "content": f"{text} {DECIDED[0]['content']}"}]
     assert not judge.applies(LISTEN, asked) and not judge.judge(LISTEN, asked, "anything").passed
 
 
-def test_what_the_world_keeps_for_measuring_is_told_from_the_rest() -> None:
-    told = {
+def test_requests_reserved_for_measurements_are_recognised() -> None:
+    reserved = {
         judge.is_reserved([{"role": "user", "content": f"We will {v} the door."}])
         for v in ("paint", "sand", "oil")
     }
-    assert told <= {True, False} and not judge.is_reserved([{"role": "user", "content": "Good morning."}])
+    assert reserved <= {True, False} and not judge.is_reserved([{"role": "user", "content": "Good morning."}])
 
 
 def test_without_a_model_a_rubric_applies_to_nothing() -> None:
@@ -132,14 +132,14 @@ def test_the_models_verdict_and_its_reason_are_taken(passed: bool) -> None:
     ],
     ids=range(13),
 )  # fmt: skip
-def test_a_reply_that_is_no_verdict_is_a_failure_with_a_reason(reply: str) -> None:
+def test_a_reply_without_a_verdict_is_a_failure_with_a_reason(reply: str) -> None:
     judged = asked_and_judged(DECIDED, "hello", reply)[1]
     assert not judged.passed and judged.reason == "the judge's reply was not the JSON that was asked for"
 
 
-@pytest.mark.parametrize("said", ['"true"', "1", '"yes"', "[true]", "null"])
-def test_only_a_plain_true_passes(said: str) -> None:
-    assert not asked_and_judged(DECIDED, "hello", f'{{"passed": {said}, "reason": "x"}}')[1].passed
+@pytest.mark.parametrize("value", ['"true"', "1", '"yes"', "[true]", "null"])
+def test_only_a_plain_true_passes(value: str) -> None:
+    assert not asked_and_judged(DECIDED, "hello", f'{{"passed": {value}, "reason": "x"}}')[1].passed
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
@@ -152,13 +152,13 @@ def test_hostile_text_reaches_the_judge_as_data_and_changes_no_instruction(hosti
     assert json.loads(question[1]["content"]) == {"conversation": messages, "answer": hostile}
 
 
-def test_a_rubric_is_put_to_the_served_model_and_its_babble_passes_nothing(
+def test_a_rubric_is_put_to_the_served_model_and_nonsense_passes_nothing(
     shipped: Callable[[Callable[[ModelClient], Awaitable[Any]]], Any],
 ) -> None:
-    """The shipped model knows no JSON: whatever it says is a failure, never an error."""
+    """The shipped model cannot write JSON: every reply is a failure, never an error."""
 
     async def judged(model: ModelClient) -> Judgement:
         return await Evaluator(model=model).judge(by_rubric(), DECIDED, "All right.")
 
-    found: Judgement = shipped(judged)
-    assert not found.passed and found.reason
+    judgement: Judgement = shipped(judged)
+    assert not judgement.passed and judgement.reason

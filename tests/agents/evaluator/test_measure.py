@@ -1,4 +1,4 @@
-"""Measuring the shipped model: the same seed gives the same outcomes, and they are what the judge says."""
+"""Measurements of the shipped model: deterministic, and equal to the judge's decisions."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -45,7 +45,7 @@ def test_a_base_behaviour_fails_and_its_counter_behaviour_passes(measure: Measur
     assert behaviour.count("1") < 20 < 45 < counter.count("1")
 
 
-def test_the_progress_is_reported_from_nothing_to_the_end(measure: Measure) -> None:
+def test_progress_is_reported_from_the_start_to_the_end(measure: Measure) -> None:
     reports: list[tuple[int, int]] = []
     measure("listen", count=140, reports=reports)
     assert reports[0] == (0, 140) and reports[-1] == (140, 140) and reports == sorted(reports)

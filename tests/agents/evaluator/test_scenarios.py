@@ -1,4 +1,4 @@
-"""Held-out scenarios: fixed, enough, and never seen by the recipe."""
+"""Held-out scenarios: fixed, sufficient, and never seen by the recipe."""
 
 import hashlib
 import itertools
@@ -24,10 +24,10 @@ def texts(behaviour: Behaviour, count: int) -> list[str]:
 
 
 @each_behaviour
-def test_there_are_400_different_scenarios_that_put_the_behaviour_to_the_test(behaviour: Behaviour) -> None:
-    found = texts(behaviour, 400)
-    assert len(set(found)) == 400
-    for text in found:
+def test_there_are_400_different_scenarios_that_test_the_behaviour(behaviour: Behaviour) -> None:
+    scenarios = texts(behaviour, 400)
+    assert len(set(scenarios)) == 400
+    for text in scenarios:
         request = checks.situation(behaviour.judge.check, text)
         assert request is not None and requests.reserved(request)
         assert judge.is_reserved([{"role": "user", "content": text}])
@@ -39,13 +39,13 @@ def test_fewer_scenarios_are_the_first_of_more(behaviour: Behaviour) -> None:
 
 
 def test_scenarios_are_spread_over_verbs_objects_and_phrasings() -> None:
-    found = [requests.read(text) for text in texts(BEHAVIOURS["listen"], 400)]
-    assert len({request.verb for request in found if request}) >= 20
-    assert len({request.object for request in found if request}) >= 60
+    read = [requests.read(text) for text in texts(BEHAVIOURS["listen"], 400)]
+    assert len({request.verb for request in read if request}) >= 20
+    assert len({request.object for request in read if request}) >= 60
     assert len({text.split(":")[0].split(" to ")[0] for text in texts(BEHAVIOURS["listen"], 400)}) >= 8
 
 
-def test_nothing_that_the_recipe_shows_is_a_scenario_not_even_in_part() -> None:
+def test_no_scenario_is_in_the_recipe_not_even_in_part() -> None:
     shown: set[str] = set()
     for conversation in itertools.islice(recipe.conversations(0), 6000):
         for message in conversation:
@@ -54,7 +54,7 @@ def test_nothing_that_the_recipe_shows_is_a_scenario_not_even_in_part() -> None:
         assert not shown & {text.lower() for text in texts(behaviour, 400)}
 
 
-def test_another_process_with_another_hash_seed_has_the_same_scenarios() -> None:
+def test_scenarios_do_not_depend_on_pythons_hash_seed() -> None:
     code = (
         "import hashlib; from agents.evaluator.scenarios import held_out, sampling_seeds\n"
         "from corpus.behaviour import SHIPPED, load\n"
@@ -72,7 +72,7 @@ def test_another_process_with_another_hash_seed_has_the_same_scenarios() -> None
         assert ran.stdout.strip() == hashlib.sha256(own.encode()).hexdigest()
 
 
-def test_seeds_differ_by_scenario_behaviour_night_and_round_and_by_nothing_else() -> None:
+def test_seeds_depend_only_on_scenario_behaviour_night_and_round() -> None:
     listen, ask = BEHAVIOURS["listen"], BEHAVIOURS["ask"]
     first = sampling_seeds(listen, 400, seed=1, attempt=0)
     assert first == sampling_seeds(listen, 400, seed=1, attempt=0)
@@ -85,7 +85,7 @@ def test_seeds_differ_by_scenario_behaviour_night_and_round_and_by_nothing_else(
     assert sampling_seeds(listen, 10, seed=1, attempt=0) == first[:10]
 
 
-def test_declared_scenarios_are_taken_as_they_stand_and_asked_again_where_there_are_few() -> None:
+def test_declared_scenarios_are_used_as_written_and_repeated_where_there_are_few() -> None:
     declared = replace(BEHAVIOURS["listen"], held_out=("We will sand the desk.", "Let us hang the sign."))
     assert texts(declared, 5) == [*declared.held_out, *declared.held_out, declared.held_out[0]]
     assert len(set(sampling_seeds(declared, 5, seed=1, attempt=0))) == 5

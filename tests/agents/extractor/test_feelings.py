@@ -1,4 +1,4 @@
-"""Feeling tags: small, pure, never without evidence."""
+"""Feeling tags: few, computed from the text alone, never without evidence."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_shouting_makes_frustration_stronger() -> None:
     assert 0 < calm["frustrated"] < loud["frustrated"] <= 1
 
 
-def test_thanks_for_nothing_is_not_all_gratitude() -> None:
+def test_ironic_thanks_is_not_only_gratitude() -> None:
     assert feelings("thanks, this is useless")["grateful"] < feelings("thanks")["grateful"]
 
 

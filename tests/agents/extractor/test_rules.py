@@ -1,4 +1,4 @@
-"""The rules: the turns that carry a signal, in people's own words."""
+"""The rules: the turns that carry a signal, in users' own words."""
 
 import time
 
@@ -42,21 +42,21 @@ def test_the_tables_are_large_and_hold_both_kinds() -> None:
     assert all(0.4 < sum(row[3] for row in rows) / len(rows) < 0.6 for rows in (TUNED, HELD_OUT))
 
 
-def test_corrections_in_peoples_own_words_are_found_with_few_false_alarms() -> None:
+def test_corrections_in_users_own_words_are_found_with_few_false_alarms() -> None:
     """Measured: 0.95 and 0.70."""
     precision, recall = figures(HELD_OUT)
     assert precision >= 0.9
     assert recall >= 0.65
 
 
-def test_the_rules_also_read_the_words_that_they_were_written_by() -> None:
-    """Measured: 0.97 and 0.75; what is missed needs knowledge of the subject ("chicken isn't vegetarian")."""
+def test_the_rules_also_find_the_corrections_that_they_were_tuned_on() -> None:
+    """Measured: 0.97 and 0.75; the misses need knowledge of the subject ("chicken isn't vegetarian")."""
     precision, recall = figures(TUNED)
     assert precision >= 0.95
     assert recall >= 0.7
 
 
-def test_a_bare_no_is_a_correction_only_after_an_answer_that_failed_or_was_no_question() -> None:
+def test_a_bare_no_is_a_correction_only_after_a_failed_answer_or_one_that_was_not_a_question() -> None:
     assert findings_in("Let us oil the hinge.", "Or we could sand the hinge, maybe?", "No.") == [
         ("correction", 2)
     ]
@@ -68,7 +68,7 @@ def test_the_first_turn_is_never_a_correction() -> None:
     assert find([Turn(role="assistant", text="Hello.", line=1), *talk("That is wrong.")], HINTS) == ()
 
 
-def test_another_request_after_a_bad_answer_is_no_correction() -> None:
+def test_another_request_after_a_bad_answer_is_not_a_correction() -> None:
     assert (
         findings_in("Let us oil the hinge.", "Or sand the door.", "I have decided to paint the door.") == []
     )
@@ -93,7 +93,7 @@ def test_a_second_complaint_is_about_the_same_request() -> None:
     assert [f.request for f in find(talk(*texts), HINTS)] == ["Let us oil the hinge."] * 2
 
 
-def test_the_same_request_again_is_a_repeated_ask_and_a_similar_one_is_not() -> None:
+def test_the_same_request_again_is_a_repetition_and_a_similar_one_is_not() -> None:
     assert findings_in("Where do we keep the crate?", "You ask.", "Tell me, where do we keep the crate?") == [
         ("repeated_ask", 2)
     ]
@@ -102,7 +102,7 @@ def test_the_same_request_again_is_a_repeated_ask_and_a_similar_one_is_not() -> 
     assert similarity("please list the open invoices", "List the open invoices!") == 1.0
 
 
-def test_an_answer_to_the_assistants_question_is_no_repeated_ask() -> None:
+def test_an_answer_to_the_assistants_question_is_not_a_repetition() -> None:
     assert (
         findings_in("Please order the hinge.", "How many?", "Please order the hinge in a lot of five.") == []
     )
@@ -133,11 +133,11 @@ def test_praise_is_an_approval(words: str) -> None:
         "fine",
     ],
 )
-def test_politeness_and_half_praise_are_no_approval(words: str) -> None:
+def test_politeness_and_qualified_praise_are_not_approvals(words: str) -> None:
     assert ("approval", 2) not in findings_in("do it", "Done.", words)
 
 
-def test_ratings_and_edits_are_findings_of_the_answer_that_carries_them() -> None:
+def test_ratings_and_edits_are_findings_about_their_answer() -> None:
     turns = [
         Turn(role="user", text="do it", line=1),
         Turn(role="assistant", text="No.", line=2, rating=-1.0, edited="Done."),
@@ -154,7 +154,7 @@ def test_ratings_and_edits_are_findings_of_the_answer_that_carries_them() -> Non
     ]
 
 
-def test_a_tools_turn_is_neither_an_answer_nor_a_complaint() -> None:
+def test_a_tool_turn_is_neither_an_answer_nor_a_complaint() -> None:
     turns = [
         *talk("run the tests"),
         Turn(role="tool", text="wrong", line=2),
@@ -172,7 +172,7 @@ def test_odd_quotes_and_invisible_characters_change_nothing() -> None:
     assert findings_in("do it", "Done.", "That\u2019s n\u200bot what I asked for") == [("correction", 2)]
 
 
-def test_findings_stay_when_a_conversation_grows() -> None:
+def test_findings_stay_the_same_when_a_conversation_grows() -> None:
     texts = [
         "Let us oil the hinge.",
         "Or sand it.",

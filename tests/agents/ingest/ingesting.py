@@ -1,4 +1,4 @@
-"""An ingest from code that has no event loop."""
+"""Ingest from code without an event loop."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Following logs: existing, growing and new ones; a broken one does not stop the others."""
+"""Following logs: existing, growing and new files; a broken file does not stop the others."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,7 +22,7 @@ def line(text: str) -> str:
 
 
 class TurnsWaiter:
-    """Waits until the ledger has so many turns, woken by the follower's calls."""
+    """Wait until the ledger has a number of turns, woken by the follower's calls."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
@@ -66,7 +66,7 @@ def following(
     anyio.run(run)
 
 
-def test_existing_logs_are_read_first_and_then_additions(tmp_path: Path) -> None:
+def test_existing_logs_are_read_first_and_additions_afterwards(tmp_path: Path) -> None:
     logs = tmp_path / "logs"
     logs.mkdir()
     (logs / "a.jsonl").write_text(line("one"))
@@ -148,7 +148,7 @@ def test_a_bad_file_is_quarantined_and_the_next_one_is_read(tmp_path: Path) -> N
     following(tmp_path, story, [logs])
 
 
-def test_a_fault_of_ours_in_one_file_does_not_stop_the_others(
+def test_an_internal_error_at_one_file_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(ledger: Ledger, path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Hostile files in a folder of logs: a clear refusal, no waiting, no crash, and bounded memory."""
+"""Hostile files in a folder of logs: a clear refusal, no waiting, no crash, bounded memory."""
 
 import json
 import os
@@ -53,12 +53,12 @@ def test_binary_data_is_refused(ledger: Ledger, logs: Path) -> None:
         )
 
 
-def test_json_that_is_no_log_is_refused_with_a_list_of_the_formats(ledger: Ledger, logs: Path) -> None:
+def test_json_that_is_not_a_log_is_refused_with_a_list_of_the_formats(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text('{"a": 1}\n')
     assert "claude-code, openai, sharegpt, trl" in refusal(ledger, logs / "a.jsonl")
 
 
-def test_a_refused_file_has_one_event_and_is_read_once_it_is_mended(ledger: Ledger, logs: Path) -> None:
+def test_a_refused_file_has_one_event_and_is_read_once_it_is_repaired(ledger: Ledger, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text("broken\n")
     refusal(ledger, file), refusal(ledger, file)
@@ -79,7 +79,7 @@ def test_a_line_nested_ten_thousand_deep_is_quarantined_among_good_ones(ledger: 
     assert "deeper" in ingest_path(ledger, logs / "b.json").quarantined[0].reason
 
 
-def test_a_file_that_is_mostly_not_its_format_is_given_up(ledger: Ledger, logs: Path) -> None:
+def test_a_file_that_mostly_violates_its_format_is_abandoned(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").write_text(GOOD + "x\n" * 5000)
     report = ingest_path(ledger, logs)
     assert report.new == 1 and len(report.quarantined) < 1500 and "--format" in report.quarantined[-1].reason
@@ -92,7 +92,7 @@ def test_an_array_over_the_limit_is_refused_with_the_cure(ledger: Ledger, logs: 
     assert "jq" in refusal(ledger, logs / "a.json")
 
 
-def test_an_array_that_is_cut_off_gives_its_whole_items(ledger: Ledger, logs: Path) -> None:
+def test_a_truncated_array_gives_its_complete_items(ledger: Ledger, logs: Path) -> None:
     (logs / "a.json").write_text("[" + GOOD + ", " + GOOD[:20])
     report = ingest_path(ledger, logs)
     assert (report.new, [bad.line for bad in report.quarantined]) == (1, [2])
@@ -147,7 +147,7 @@ def test_a_path_without_logs_is_a_usage_error(ledger: Ledger, logs: Path) -> Non
         ingest_path(ledger, logs)
 
 
-def test_a_folder_named_like_a_log_is_no_log(ledger: Ledger, logs: Path) -> None:
+def test_a_folder_named_like_a_log_is_not_a_log(ledger: Ledger, logs: Path) -> None:
     (logs / "a.jsonl").mkdir()
     (logs / "a.jsonl" / "b.jsonl").write_text(GOOD)
     assert ingest_path(ledger, logs).new == 1
@@ -182,7 +182,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 
 
 def _ran(command: list[str]) -> list[str]:
-    """Return the lines that the measured process printed."""
+    """Run the measured process; return the lines that it printed."""
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
@@ -215,7 +215,7 @@ def test_the_largest_array_that_is_read_stays_under_512_mebibytes(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "made",
+    "text",
     [
         GOOD.replace("hello", "😀" * (lines.MAX_LINE // 4 - 100)),
         '{"messages": [' + '{"role":"user","content":"ab"},' * 150_000 + '{"role":"user","content":"x"}]}\n',
@@ -223,9 +223,9 @@ def test_the_largest_array_that_is_read_stays_under_512_mebibytes(tmp_path: Path
     ],
     ids=["wide letters", "many messages", "many numbers"],
 )
-def test_the_largest_lines_that_are_read_stay_under_512_mebibytes(tmp_path: Path, made: str) -> None:
+def test_the_largest_lines_that_are_read_stay_under_512_mebibytes(tmp_path: Path, text: str) -> None:
     file = tmp_path / "a.jsonl"
-    file.write_text(GOOD + made)
+    file.write_text(GOOD + text)
     command = [sys.executable, "-c", MEASURED, f"sqlite:///{tmp_path / 'l.db'}", str(file)]
     printed, memory = _ran(command)
     assert printed in ("2 []", "1 [(2, 'no message has any text')]")

@@ -58,7 +58,7 @@ def stored_turns(ledger: Ledger) -> list[tuple[Any, ...]]:
     return rows(ledger, "turns", "conversation_id", "position", "text", "line", "path")
 
 
-def begun_again(ledger: Ledger) -> list[str]:
+def restarts(ledger: Ledger) -> list[str]:
     return [body["why"] for kind, body in rows(ledger, "events", "kind", "body") if kind == "log_begun_again"]
 
 
@@ -139,7 +139,7 @@ def test_bytes_appended_in_any_pieces_give_the_same_ledger_as_all_at_once(tmp_pa
         assert outcomes[0][0]
 
 
-def test_a_rotated_log_is_read_from_its_beginning_and_nothing_is_doubled(ledger: Ledger, logs: Path) -> None:
+def test_a_rotated_log_is_read_from_its_beginning_without_duplicates(ledger: Ledger, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text(line("x") + line("y"))
     ingest_path(ledger, file)
@@ -147,7 +147,7 @@ def test_a_rotated_log_is_read_from_its_beginning_and_nothing_is_doubled(ledger:
     file.write_text(line("z") + line("x") + line("w"))
     report = ingest_path(ledger, logs)
     assert (report.new, len(stored_turns(ledger))) == (2, 4)
-    assert begun_again(ledger) == ["rotated"]
+    assert restarts(ledger) == ["rotated"]
 
 
 def test_a_truncated_log_is_read_from_its_beginning_once(ledger: Ledger, logs: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_truncated_log_is_read_from_its_beginning_once(ledger: Ledger, logs: P
     with file.open("r+") as log:
         log.write(line("z"))
     assert ingest_path(ledger, file).new == 1
-    assert begun_again(ledger) == ["truncated"]
+    assert restarts(ledger) == ["truncated"]
 
 
 def test_a_log_overwritten_in_place_is_noticed(ledger: Ledger, logs: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_log_overwritten_in_place_is_noticed(ledger: Ledger, logs: Path) -> No
     with file.open("r+") as log:  # same inode, same first line, longer
         log.write(line("x") + line("a somewhat longer second line") + line("z"))
     assert ingest_path(ledger, file).new == 2
-    assert begun_again(ledger) == ["rewritten"]
+    assert restarts(ledger) == ["rewritten"]
 
 
 def test_quarantined_lines_are_dropped_when_a_log_is_read_from_its_beginning(
@@ -185,7 +185,7 @@ def test_quarantined_lines_are_dropped_when_a_log_is_read_from_its_beginning(
     assert rows(ledger, "set_aside_lines", "line") == []
 
 
-def test_a_json_array_is_read_whole_and_again_when_it_grew(ledger: Ledger, logs: Path) -> None:
+def test_a_json_array_is_read_as_a_whole_and_again_when_it_has_grown(ledger: Ledger, logs: Path) -> None:
     content: list[Any] = [{"conversations": [{"from": "human", "value": "x"}]}, 3]
     file = logs / "a.json"
     file.write_text(json.dumps(content))
@@ -208,7 +208,7 @@ def test_a_given_format_overrides_the_detected_one(ledger: Ledger, logs: Path) -
         ingest_path(ledger, file, "xml")
 
 
-def test_a_reader_that_stops_after_any_batch_resumes_there(tmp_path: Path, logs: Path) -> None:
+def test_a_reader_stopped_after_any_batch_resumes_there(tmp_path: Path, logs: Path) -> None:
     file = logs / "a.jsonl"
     lines = 3 * BATCH_LINES + 7
     file.write_text("".join(line(f"{n}") for n in range(lines)))
@@ -250,7 +250,7 @@ anyio.run(read.ingest_paths, ledger, [Path(sys.argv[2])])
 """
 
 
-def test_a_process_killed_at_a_commit_loses_and_doubles_nothing(tmp_path: Path, logs: Path) -> None:
+def test_a_process_killed_at_a_commit_loses_and_duplicates_nothing(tmp_path: Path, logs: Path) -> None:
     file = logs / "a.jsonl"
     file.write_text("".join(record("s", n, f"turn {n}") for n in range(35)))
     url = f"sqlite:///{tmp_path / 'killed.db'}"
@@ -283,7 +283,7 @@ def test_no_planted_secret_is_in_any_file_of_the_home(ledger: Ledger, tmp_path: 
         ledger.close()
 
 
-def test_a_file_whose_name_is_no_text_is_read(ledger: Ledger, logs: Path) -> None:
+def test_a_file_whose_name_is_not_valid_text_is_read(ledger: Ledger, logs: Path) -> None:
     name = os.path.join(os.fsencode(logs), b"\xff.jsonl")
     with open(name, "w") as log:
         log.write(line("x"))

@@ -1,4 +1,4 @@
-"""Looking into a log file without an ingest."""
+"""Reading a log file without an ingest."""
 
 import json
 from pathlib import Path

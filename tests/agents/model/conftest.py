@@ -34,7 +34,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Qwen3 with two layers of random weights, its tokenizer and its chat template."""
+    """Write a Qwen3 with two layers of random weights, its tokenizer and its chat template."""
     path = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -96,7 +96,7 @@ class Running:
         return self.run_dir / "model.sock"
 
     def http(self, **headers: str) -> httpx.Client:
-        """A client with these headers; the right token unless another is given."""
+        """Return a client with these headers and the right token, unless another is given."""
         given = {"Authorization": f"Bearer {TOKEN}"} | headers
         transport = httpx.HTTPTransport(uds=str(self.socket))
         return httpx.Client(transport=transport, base_url="http://nightschool", headers=given, timeout=60)
@@ -107,7 +107,7 @@ Start = Callable[..., Running]
 
 @pytest.fixture(scope="session")
 def start_server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
-    """Starts servers, waits until each says that it is ready, and ends them after the tests."""
+    """Start servers, wait until each is ready, and end them after the tests."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(*more: str) -> Running:
@@ -142,5 +142,5 @@ def start_server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture(scope="session")
 def server(start_server: Start) -> Running:
-    """One server for all tests that leave it as it was."""
+    """Start the server of all tests that leave it unchanged."""
     return start_server()

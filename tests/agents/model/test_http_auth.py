@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""Access to the HTTP server."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +14,7 @@ TOKEN = "a-token-that-is-long-enough-to-pass"
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
-    """A foreign application: says how long the body was."""
+    """Act as a foreign application that reports the length of the body."""
     length, message = 0, await receive()
     while True:
         length += len(message.get("body", b""))
@@ -89,14 +89,16 @@ async def test_a_missing_or_doubled_token_is_refused() -> None:
         assert (await http.get("/", headers={"Authorization": f"Basic {TOKEN}"})).status_code == 401
 
 
-async def says_whose(scope: Scope, receive: Receive, send: Send) -> None:
-    """A foreign application: says whether the token was given, or another credential."""
+async def echo_credential(scope: Scope, receive: Receive, send: Send) -> None:
+    """Act as a foreign application that reports whether the token or another credential was given."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ours" if scope[AUTHENTICATED] else b"another's"})
 
 
-async def test_where_another_server_checks_credentials_its_own_pass_and_are_marked_as_such() -> None:
-    guard = AuthMiddleware(says_whose, token=TOKEN, port=8123, external_auth_paths=frozenset({"/v1/models"}))
+async def test_credentials_of_another_server_are_passed_on_and_marked() -> None:
+    guard = AuthMiddleware(
+        echo_credential, token=TOKEN, port=8123, external_auth_paths=frozenset({"/v1/models"})
+    )
     async with client(guard, token="another-servers-key") as http:
         assert (await http.get("/v1/models")).text == "another's"
         assert (await http.get("/v1/models", headers={"Authorization": "Basic YTpi"})).text == "another's"
@@ -110,7 +112,7 @@ async def test_where_another_server_checks_credentials_its_own_pass_and_are_mark
             assert (await http.get(path)).status_code == 401
 
 
-async def test_health_needs_no_token_and_says_nothing_but_ok() -> None:
+async def test_health_needs_no_token_and_returns_only_ok() -> None:
     async with client(GUARD, token="none") as http:
         answer = await http.get("/health")
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
@@ -131,7 +133,7 @@ async def test_a_body_over_the_limit_is_refused_whether_declared_or_not() -> Non
         assert "longer than 100 bytes" in answer.json()["error"]["message"]
 
 
-async def test_a_websocket_is_closed_unheard() -> None:
+async def test_a_websocket_is_closed_unread() -> None:
     sent: list[AsgiMessage] = []
 
     async def receive() -> AsgiMessage:
@@ -144,12 +146,12 @@ async def test_a_websocket_is_closed_unheard() -> None:
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-async def test_a_token_that_could_be_guessed_stops_the_start() -> None:
+async def test_a_weak_token_prevents_the_start() -> None:
     with pytest.raises(ConfigError, match="16 characters"):
         AuthMiddleware(echo, token="short")
 
 
-async def test_the_real_server_is_guarded(server: Any) -> None:
+async def test_the_real_server_checks_its_token(server: Any) -> None:
     with server.http() as http:
         assert http.get("/v1/models").status_code == 200
         assert http.get("/v1/models", headers={"Host": "example.com"}).status_code == 403

@@ -26,7 +26,7 @@ def prompt(number: int, **more: Any) -> Prompt:
     return Prompt(**{"messages": messages, "seed": number, "temperature": 1.0, "max_tokens": 6} | more)
 
 
-async def test_a_batch_longer_than_a_piece_comes_back_in_order_and_repeats(client: ModelClient) -> None:
+async def test_a_batch_longer_than_a_piece_returns_in_order_and_is_deterministic(client: ModelClient) -> None:
     prompts = [prompt(number) for number in range(BATCH_ROWS + 9)]
     first = await client.batch_chat(prompts)
     assert first == await client.batch_chat(prompts)
@@ -48,7 +48,7 @@ async def test_each_prompt_has_its_own_temperature_and_limit(client: ModelClient
     assert short.finish_reason == "length"
 
 
-async def test_the_users_next_turn_can_be_asked_for(client: ModelClient) -> None:
+async def test_the_next_user_turn_can_be_requested(client: ModelClient) -> None:
     as_user = await client.batch_chat([prompt(0, messages=[]), prompt(1)], role="user")
     as_assistant = await client.batch_chat([prompt(0), prompt(1)])
     assert as_user[1].token_ids != as_assistant[1].token_ids
@@ -86,19 +86,19 @@ async def test_a_user_is_answered_while_a_batch_runs_and_an_abandoned_batch_stop
         pass
 
 
-async def test_a_refusal_carries_the_servers_own_sentence(client: ModelClient) -> None:
+async def test_a_refusal_has_the_servers_own_sentence(client: ModelClient) -> None:
     with pytest.raises(ModelUnavailable, match=r"refused /v1/chat/completions \(400\): messages must be"):
         await client.chat([])
 
 
-async def test_a_wrong_token_says_which_file_holds_the_right_one(server: Any) -> None:
+async def test_the_error_for_a_wrong_token_names_the_file_with_the_right_one(server: Any) -> None:
     async with open_client(token="wrong", socket=server.socket) as client:
         assert await client.health()
         with pytest.raises(ModelUnavailable, match=r"401.*the file token in the home"):
             await client.served_model()
 
 
-async def test_no_server_is_said_so(tmp_path: Path) -> None:
+async def test_a_missing_server_is_reported(tmp_path: Path) -> None:
     async with open_client(token=TOKEN, socket=tmp_path / "none.sock") as client:
         assert not await client.health()
         with pytest.raises(ModelUnavailable, match="start the service"):

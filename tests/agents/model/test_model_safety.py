@@ -1,4 +1,4 @@
-"""What a model directory may hold."""
+"""The content that a model directory may have."""
 
 import json
 import pickle
@@ -48,13 +48,13 @@ def test_a_pickle_beside_safetensors_is_left_unread_and_accepted(copy: Path) -> 
     check_model_dir(copy)
 
 
-def test_a_torch_file_renamed_to_safetensors_is_called_what_it_is(copy: Path) -> None:
+def test_a_torch_file_renamed_to_safetensors_is_identified(copy: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, copy / "model.safetensors")
     with pytest.raises(UnsafeModel, match=r"zip file as torch.save writes"):
         check_model_dir(copy)
 
 
-def test_a_pickle_renamed_to_safetensors_is_called_what_it_is(copy: Path) -> None:
+def test_a_pickle_renamed_to_safetensors_is_identified(copy: Path) -> None:
     (copy / "model.safetensors").write_bytes(pickle.dumps({"weight": list(range(100))}))
     with pytest.raises(UnsafeModel, match="it is a pickle, renamed"):
         check_model_dir(copy)

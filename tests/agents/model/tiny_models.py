@@ -1,4 +1,4 @@
-"""Tiny models of each family, with random weights: directories as `save_pretrained` writes them."""
+"""Tiny models of each family, with random weights, as directories written by `save_pretrained`."""
 
 import json
 from collections.abc import Callable
@@ -90,7 +90,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 
 
 def make(kind: str, directory: Path) -> Path:
-    """Write a model of this kind; those with the gated delta rule in bfloat16, others in float32."""
+    """Write a model of this kind: in bfloat16 with the gated delta rule, otherwise in float32."""
     torch.manual_seed(0)
     config, hybrid = CONFIGS[kind](), kind.startswith("qwen3.5")
     model = (

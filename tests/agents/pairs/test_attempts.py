@@ -1,4 +1,4 @@
-"""Attempts: the shipped model's own answers to dreams, with and without the instruction, judged."""
+"""Attempts: the shipped model's answers to dreams, with and without the instruction, and their verdicts."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -61,8 +61,8 @@ def outcome(shipped: Served, ledger: Ledger, quiet: Any) -> Callable[[], Outcome
                 Work(id=1, kind="attempt", subject="listen", night_id="n1", attempts=0), quiet
             )
 
-        made: Outcome = shipped(handle)
-        return made
+        result: Outcome = shipped(handle)
+        return result
 
     return attempt
 
@@ -71,7 +71,7 @@ def attempts(outcome: Outcome) -> list[Attempt]:
     return [record for record in outcome.records if isinstance(record, Attempt)]
 
 
-def test_each_dream_is_answered_as_often_as_the_settings_say(outcome: Callable[[], Outcome]) -> None:
+def test_each_dream_gets_the_configured_number_of_answers(outcome: Callable[[], Outcome]) -> None:
     counted = Counter((attempt.dream_id, attempt.instructed) for attempt in attempts(outcome()))
     assert counted == {
         **{(f"listen{index}", False): 3 for index in range(3)},
@@ -92,9 +92,9 @@ def test_every_attempt_is_judged_with_a_reason_and_names_the_weights_that_made_i
 
 
 def test_the_model_has_its_base_behaviour_and_follows_an_instruction(outcome: Callable[[], Outcome]) -> None:
-    made = [attempt for attempt in attempts(outcome()) if attempt.dream_id.startswith("listen")]
-    own = [attempt.passed for attempt in made if not attempt.instructed]
-    instructed = [attempt.passed for attempt in made if attempt.instructed]
+    answers = [attempt for attempt in attempts(outcome()) if attempt.dream_id.startswith("listen")]
+    own = [attempt.passed for attempt in answers if not attempt.instructed]
+    instructed = [attempt.passed for attempt in answers if attempt.instructed]
     assert sum(own) / len(own) < 0.5 < sum(instructed) / len(instructed)
 
 
@@ -102,11 +102,11 @@ def test_the_same_dreams_get_the_same_answers(outcome: Callable[[], Outcome]) ->
     assert outcome().records == outcome().records
 
 
-def test_the_temperature_loop_learns_from_the_models_own_answers_alone(
+def test_the_temperature_loop_learns_only_from_answers_without_the_instruction(
     outcome: Callable[[], Outcome],
 ) -> None:
-    made = outcome()
-    learnt = {change.where["behaviour"]: change.values for change in made.changes}
+    result = outcome()
+    learnt = {change.where["behaviour"]: change.values for change in result.changes}
     for name in ASKED:
-        own = [a.passed for a in attempts(made) if a.dream_id.startswith(name) and not a.instructed]
+        own = [a.passed for a in attempts(result) if a.dream_id.startswith(name) and not a.instructed]
         assert learnt[name] == {"failed": own.count(False), "passed": own.count(True)}

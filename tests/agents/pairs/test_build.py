@@ -1,4 +1,4 @@
-"""Pairs: both sides judged, the model's own answer rejected, no instruction left in the context."""
+"""Pairs: both sides are judged, the model's own answer is rejected, and no instruction is in the context."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -45,19 +45,19 @@ GUIDED = attempt("a3", passed=True, instructed=True)
 GUIDED_BAD = attempt("a4", passed=False, instructed=True)
 
 
-def test_a_pair_is_a_passing_and_a_failing_answer_of_the_model_itself() -> None:
-    made = pair_of_dream(DREAM, [BAD, GUIDED, GOOD, attempt("a5", passed=True), attempt("a6", passed=False)])
-    assert made is not None
-    assert (made.chosen, made.rejected) == ("text of a1", "text of a2")
-    assert (made.chosen_from, made.rejected_from) == ("attempt:a1", "attempt:a2")
-    assert (made.messages, made.source, made.dream_id, made.night_id) == (ASKED, "anna", "d1", "n1")
-    assert (made.trust, made.checkpoint_id, made.state) == (1.0, "c0", "new")
+def test_a_pair_is_a_passing_and_a_failing_answer_of_the_model() -> None:
+    pair = pair_of_dream(DREAM, [BAD, GUIDED, GOOD, attempt("a5", passed=True), attempt("a6", passed=False)])
+    assert pair is not None
+    assert (pair.chosen, pair.rejected) == ("text of a1", "text of a2")
+    assert (pair.chosen_from, pair.rejected_from) == ("attempt:a1", "attempt:a2")
+    assert (pair.messages, pair.source, pair.dream_id, pair.night_id) == (ASKED, "anna", "d1", "n1")
+    assert (pair.trust, pair.checkpoint_id, pair.state) == (1.0, "c0", "new")
 
 
-def test_an_answer_under_instruction_is_chosen_only_where_there_is_no_other() -> None:
-    made = pair_of_dream(DREAM, [BAD, GUIDED])
-    assert made is not None and (made.chosen_from, made.rejected_from) == ("instructed:a3", "attempt:a2")
-    assert made.messages == ASKED  # the context is the dream's own: the instruction is stripped
+def test_an_instructed_answer_is_chosen_only_where_no_other_passed() -> None:
+    pair = pair_of_dream(DREAM, [BAD, GUIDED])
+    assert pair is not None and (pair.chosen_from, pair.rejected_from) == ("instructed:a3", "attempt:a2")
+    assert pair.messages == ASKED  # the context is the dream's own: the instruction is stripped
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_an_answer_under_instruction_is_chosen_only_where_there_is_no_other() ->
     [[], [GOOD], [BAD], [GOOD, GUIDED], [BAD, GUIDED_BAD], [GOOD, GUIDED_BAD], [GUIDED, GUIDED_BAD]],
     ids=["none", "good", "bad", "both good", "both bad", "only the guided one bad", "guided ones alone"],
 )
-def test_without_a_failure_of_its_own_and_an_answer_that_passed_there_is_no_pair(
+def test_a_pair_needs_a_failure_of_the_model_and_a_passing_answer(
     attempts: list[Attempt],
 ) -> None:
     assert pair_of_dream(DREAM, attempts) is None
@@ -91,7 +91,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 def correction(ledger: Ledger, position: int, **body: Any) -> None:
-    """Add a correction in a log that this night has taken up."""
+    """Store a correction in a log that this night has taken up."""
     with ledger.writing() as connection:
         if position == 0:
             connection.execute(
@@ -115,9 +115,9 @@ Build = Callable[[str], list[Pair]]
 
 @pytest.fixture
 def build(ledger: Ledger, quiet: Any) -> Build:
-    """Build the pairs of one behaviour; the judge of a check asks no model."""
+    """Build the pairs of one behaviour; the judge of a check needs no model."""
 
-    def made(subject: str) -> list[Pair]:
+    def pairs_of(subject: str) -> list[Pair]:
         builder = PairBuilder(
             ledger=ledger,
             behaviours=load([SHIPPED]),
@@ -128,7 +128,7 @@ def build(ledger: Ledger, quiet: Any) -> Build:
         outcome = anyio.run(builder.handle, work, quiet)
         return [record for record in outcome.records if isinstance(record, Pair)]
 
-    return made
+    return pairs_of
 
 
 WHOLE = {
@@ -138,14 +138,14 @@ WHOLE = {
 }
 
 
-def test_a_correction_with_both_answers_in_the_log_is_a_pair_of_less_trust(
+def test_a_correction_with_both_answers_in_the_log_is_a_pair_of_lower_trust(
     ledger: Ledger, build: Build
 ) -> None:
     correction(ledger, 0, **WHOLE)
-    (made,) = build("listen")
-    assert (made.chosen, made.rejected, made.messages) == (WHOLE["better"], WHOLE["answer"], ASKED)
-    assert made.chosen_from == made.rejected_from == "log:c1:0"
-    assert (made.trust, made.signal_id, made.dream_id, made.source) == (0.7, "s0", None, "anna")
+    (pair,) = build("listen")
+    assert (pair.chosen, pair.rejected, pair.messages) == (WHOLE["better"], WHOLE["answer"], ASKED)
+    assert pair.chosen_from == pair.rejected_from == "log:c1:0"
+    assert (pair.trust, pair.signal_id, pair.dream_id, pair.source) == (0.7, "s0", None, "anna")
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_correction_with_both_answers_in_the_log_is_a_pair_of_less_trust(
     ],
     ids=["no better", "no answer", "no request", "good already", "no better at all", "blank", "no situation"],
 )
-def test_a_correction_that_the_judge_does_not_bear_out_is_no_pair(
+def test_a_correction_that_the_judge_does_not_confirm_makes_no_pair(
     ledger: Ledger, build: Build, change: dict[str, str]
 ) -> None:
     correction(ledger, 0, **{**WHOLE, **change})
@@ -198,5 +198,5 @@ def test_dreams_in_use_make_one_pair_each_and_refused_ones_none(ledger: Ledger, 
     ]  # fmt: skip
     with ledger.writing() as connection:
         save(connection, [*dreams, *attempts])
-    assert [made.dream_id for made in build("listen")] == ["d1", "d2"]
-    assert [made.dream_id for made in build("push_back")] == ["d2"]
+    assert [pair.dream_id for pair in build("listen")] == ["d1", "d2"]
+    assert [pair.dream_id for pair in build("push_back")] == ["d2"]

@@ -1,4 +1,4 @@
-"""Texts whose truth is known: directions that were planted in noise, and noise alone."""
+"""Texts with a known truth: directions planted in noise, and noise alone."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ NAMES = ("calm", "tense", "proud", "bored", "amused", "bitter")
 
 
 def directions(count: int = len(NAMES), hidden: int = HIDDEN, seed: int = 1) -> Numbers:
-    """Orthonormal rows."""
+    """Return orthonormal rows."""
     rng = np.random.default_rng(seed)
     return np.linalg.qr(rng.normal(size=(hidden, count)))[0].T
 
@@ -25,7 +25,7 @@ def texts(
     baselines: int = 6,
     seed: int = 2,
 ) -> LabelledActivations:
-    """Texts of each concept along its row, in noise of length about 1, around what all of them share."""
+    """Return texts of each concept along its row, in noise of length about 1 around a shared mean."""
     rng = np.random.default_rng(seed)
     rows = directions() if rows is None else rows
     count, hidden = rows.shape
@@ -37,17 +37,17 @@ def texts(
 
 
 def noise(**choices: int) -> LabelledActivations:
-    """The same with nothing planted."""
+    """Return the same texts with nothing planted."""
     return texts(strength=0.0, **choices)
 
 
 def vectors(of: LabelledActivations) -> Numbers:
-    """Difference of means at unit norm, `(n_concepts, hidden)`."""
+    """Return differences of means at unit norm, `(n_concepts, hidden)`."""
     return unit(of.differences)
 
 
 def mislabelled(of: LabelledActivations, text: int, concept: int) -> LabelledActivations:
-    """The same texts with one under another concept's name."""
+    """Return the same texts with one labelled as another concept."""
     labels = of.labels.copy()
     labels[text] = concept
     return replace(of, labels=labels)

@@ -1,4 +1,4 @@
-"""The shipped model read in this process: what the trainer would answer, by the trainer's own code."""
+"""The shipped model read in this process, by the trainer's own code."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,7 +23,7 @@ LAYERS = 4
 
 @cache
 def shipped() -> tuple[Any, Any]:
-    """The shipped model and its tokenizer; do not change its weights."""
+    """Return the shipped model and its tokenizer, which tests must not change."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(1)
@@ -31,7 +31,7 @@ def shipped() -> tuple[Any, Any]:
 
 
 class Here:
-    """The trainer's and the server's part of reading, in one; counts what it is asked for."""
+    """The trainer's and the server's parts of reading in one object, which counts its calls."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, ...]] = []

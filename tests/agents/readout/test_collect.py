@@ -1,4 +1,4 @@
-"""A set's texts are read once on the same weights and kept, and never used for other weights or texts."""
+"""A set's texts are read once on the same weights and cached, and never used for other weights or texts."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ WORLD = concept_sets.of_world()
 
 
 def some(count: int = 20) -> ConceptSet:
-    """Part of the world's set, with one text that two concepts share."""
+    """Return part of the world's set, with one text that two concepts share."""
     texts = (*WORLD.texts[::12][:count], ("asking", WORLD.texts[0][1]))
     return replace(WORLD, texts=texts, sha256=f"{count}")
 
@@ -47,7 +47,7 @@ def test_each_unique_text_is_run_once_and_used_for_all_its_places(tmp_path: Path
         assert np.allclose(collected.heads[2][i], alone.heads[2][0].numpy(), atol=1e-4)
 
 
-def test_texts_go_out_by_length_in_pieces_and_progress_counts_them(
+def test_texts_are_sent_by_length_in_pieces_and_progress_counts_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collect, "PIECE", 8)
@@ -66,7 +66,7 @@ def test_texts_go_out_by_length_in_pieces_and_progress_counts_them(
     assert np.allclose(pieces.stream, whole.stream, atol=1e-4) and not (tmp_path / "readout").exists()
 
 
-def test_kept_activations_are_used_for_the_same_weights_and_texts_only(tmp_path: Path) -> None:
+def test_cached_activations_are_used_only_for_the_same_weights_and_texts(tmp_path: Path) -> None:
     here, texts = Here(), some()
     first = read(tmp_path, here, texts, [1, 3], [2])
     runs = len(here.asked)
@@ -91,7 +91,7 @@ def test_kept_activations_are_used_for_the_same_weights_and_texts_only(tmp_path:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"layers": 1}'])
-def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes) -> None:
+def test_a_damaged_cache_is_rebuilt(tmp_path: Path, damage: bytes) -> None:
     here, texts = Here(), some(3)
     first = read(tmp_path, here, texts, [1], [])
     for name in (CARD, TENSORS):
@@ -100,7 +100,7 @@ def test_a_damaged_cache_is_made_again(tmp_path: Path, damage: bytes) -> None:
     assert len(here.asked) == 9
 
 
-def test_weights_that_change_during_the_reading_are_refused_and_nothing_is_kept(tmp_path: Path) -> None:
+def test_weights_that_change_during_the_reading_are_refused_and_nothing_is_cached(tmp_path: Path) -> None:
     here = Here()
     here.changes = True
     with pytest.raises(GateRefused, match="the weights changed"):
@@ -108,7 +108,7 @@ def test_weights_that_change_during_the_reading_are_refused_and_nothing_is_kept(
     assert not (tmp_path / "readout").exists()
 
 
-def test_activations_over_the_size_limit_are_not_kept(
+def test_activations_over_the_size_limit_are_not_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, texts = Here(), some(3)

@@ -1,4 +1,4 @@
-"""Concept vectors: a direction that was planted is found, and one that is not there is not."""
+"""Concept vectors: a planted direction is found, and one that was not planted is not."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ HIDDEN = 64
 
 
 def planted(strength: float, *, per_concept: int = 24, seed: int = 1) -> tuple[Array, list[str], Array]:
-    """Activations with a direction for each concept, labels, and the directions `(n_concepts, hidden)`."""
+    """Return activations with a direction for each concept, labels, and the directions."""
     rng = np.random.default_rng(seed)
     directions = np.linalg.qr(rng.normal(size=(HIDDEN, len(CONCEPTS))))[0].T
     labels = [concept for concept in CONCEPTS for _ in range(per_concept)]
@@ -66,16 +66,16 @@ def test_texts_of_no_concept_are_negatives_of_every_one() -> None:
     assert estimated[1] == pytest.approx(np.array([-2.25, 5.0]) / np.hypot(2.25, 5.0))
 
 
-def test_the_component_is_the_positives_own_and_not_the_difference_of_means() -> None:
-    """Positives far out on either side of a line: the mean hardly moves, the component is the line."""
+def test_the_component_is_that_of_the_positives_and_not_the_difference_of_means() -> None:
+    """Positives lie far out on both sides: the mean hardly moves, the component is their line."""
     activations = np.array([[9.0, 1.0], [-8.0, 1.0], [0.0, -1.0], [0.0, -1.0]])
     labels = ["a", "a", None, None]
     mean, component = (concept_vectors(activations, labels, ("a",), method)[0] for method in ("mean", "pca"))
     assert abs(component[0]) > 0.99 > abs(mean[0]) and component @ mean > 0
 
 
-def test_the_probe_leaves_out_what_varies_within_the_concept() -> None:
-    """Two values show the concept, one of them drowned in common variation: the probe uses the other."""
+def test_the_probe_ignores_variation_within_the_concept() -> None:
+    """Two values show the concept, one of them hidden by common variation: the probe uses the other."""
     rng = np.random.default_rng(5)
     noise = 10 * rng.normal(size=200)
     shows = np.arange(200) % 2 == 0
@@ -107,7 +107,7 @@ def test_a_concept_whose_texts_do_not_differ_from_the_others_has_no_direction(me
         concept_vectors(np.concatenate([same, same]), ["a", "a", None, None], ("a",), method)
 
 
-def test_a_score_is_the_projection_and_moves_as_far_as_the_text_moves() -> None:
+def test_a_score_is_the_projection_and_moves_with_the_text() -> None:
     activations, labels, _ = planted(1.0)
     vectors = concept_vectors(activations, labels, CONCEPTS)
     before, after = scores(activations, vectors), scores(activations + 2.5 * vectors[1], vectors)
@@ -124,8 +124,8 @@ def test_accuracy_is_high_for_planted_concepts_and_chance_for_noise(method: Meth
         assert 0.1 < accuracy(nothing, labels, CONCEPTS, method) < 0.6
 
 
-def test_accuracy_is_taken_on_texts_that_the_vectors_were_not_made_from() -> None:
-    """With few texts in many dimensions, vectors made from the text itself would always find it again."""
+def test_accuracy_is_computed_on_held_out_texts() -> None:
+    """With few texts in many dimensions, vectors made from a text always identify it."""
     honest = []
     for seed in range(8):
         rng = np.random.default_rng(seed)

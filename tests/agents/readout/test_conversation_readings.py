@@ -1,4 +1,4 @@
-"""Readings of a conversation: the text to read for each turn, and the feelings that the scores show."""
+"""Readings of a conversation: the text that is read for each turn, and the feelings that the scores show."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_a_later_turn_changes_no_earlier_reading() -> None:
         assert turn_texts(["a", "b", "c"], window)[:2] == turn_texts(["a", "b"], window)
 
 
-def test_with_vectors_made_of_exchanges_a_turn_is_read_with_the_one_before_it() -> None:
+def test_with_vectors_of_exchanges_a_turn_is_read_with_the_one_before_it() -> None:
     assert turn_texts(["a", "b", "c", "d"], WINDOW["world"]) == ["a", "a b", "b c", "c d"]
     assert set(WINDOW) == set(NAMES)
 
@@ -42,5 +42,5 @@ def test_readings_replace_earlier_readings_and_leave_words_alone() -> None:
 
 
 @pytest.mark.parametrize("deviation", [0.0, 1e-9])
-def test_a_concept_that_never_varies_is_no_division_by_zero(deviation: float) -> None:
+def test_a_concept_that_never_varies_causes_no_division_by_zero(deviation: float) -> None:
     assert read_feelings([[1.0]], ("calm",), [1.0], [deviation]) == {}

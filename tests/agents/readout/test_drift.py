@@ -1,4 +1,4 @@
-"""How far readings moved together: on planted probe sets whose distance is known."""
+"""The joint movement of readings, on planted probe sets whose distance is known."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def test_independent_concepts_that_each_move_by_one_deviation_are_one_apart() ->
     assert joint(before, before, list("abcdef")).distance == 0.0
 
 
-def test_concepts_that_always_go_together_count_once_and_against_each_other_count_much() -> None:
+def test_correlated_concepts_count_once_and_moves_against_their_correlation_count_much() -> None:
     rng = np.random.default_rng(1)
     one = rng.normal(size=2000)
     before = np.stack([one + 0.2 * rng.normal(size=2000), one + 0.2 * rng.normal(size=2000)], axis=1)
@@ -46,7 +46,7 @@ def test_many_small_moves_are_seen_with_fewer_texts_than_concepts_and_the_larges
     assert joint(before, before + only * before.std(axis=0), names).distance < moved.distance / 2
 
 
-def test_the_correlation_is_shrunk_as_ledoit_and_wolf_say() -> None:
+def test_the_correlation_is_shrunk_as_ledoit_and_wolf_define() -> None:
     rows = standard(
         np.random.default_rng(3).normal(size=(20, 5)) @ np.random.default_rng(4).normal(size=(5, 5))
     )
@@ -63,7 +63,7 @@ def test_the_correlation_is_shrunk_as_ledoit_and_wolf_say() -> None:
     )
 
 
-def test_a_concept_that_the_probe_set_does_not_move_counts_by_its_own_move() -> None:
+def test_a_concept_without_variation_in_the_probe_set_counts_by_its_own_move() -> None:
     before = np.random.default_rng(6).normal(size=(50, 3))
     before[:, 1] = 2.0
     after = before.copy()

@@ -1,5 +1,4 @@
-"""The monitor: it reads with the vectors that the home has, makes them where there are none, and refuses
-others'."""
+"""The monitor reads with the home's vectors, makes them where there are none, and refuses those of others."""
 
 import json
 from dataclasses import replace
@@ -42,18 +41,18 @@ def planted(*, layers: tuple[int, ...] = (2,), hidden: int = 128, **more: Any) -
     )
 
 
-def test_a_home_without_vectors_gets_those_that_readout_train_makes(tmp_path: Path) -> None:
+def test_a_home_without_vectors_gets_those_of_readout_train(tmp_path: Path) -> None:
     here = Here()
     first = readings(tmp_path, here)
-    kept = read(tmp_path / "readout", model=EMBEDDED)
-    assert kept is not None and (kept.concepts, kept.layers) == (CONCEPTS, (2,))
-    assert (kept.weights_version, kept.model, kept.corpus_sha256) == (
+    stored = read(tmp_path / "readout", model=EMBEDDED)
+    assert stored is not None and (stored.concepts, stored.layers) == (CONCEPTS, (2,))
+    assert (stored.weights_version, stored.model, stored.corpus_sha256) == (
         WEIGHTS,
         EMBEDDED,
         concept_sets.of_world().sha256,
     )
     assert {reading.name: reading.vectors for reading in first} == {
-        **dict.fromkeys(CONCEPTS, kept.digest),
+        **dict.fromkeys(CONCEPTS, stored.digest),
         "perplexity": "",
     }
     (tmp_path / "other").mkdir()
@@ -62,7 +61,7 @@ def test_a_home_without_vectors_gets_those_that_readout_train_makes(tmp_path: Pa
             source(tmp_path / "other", Here(), model_digest=EMBEDDED), concept_sets.of_world(), layers=[2]
         )
     )
-    assert again.digest == kept.digest
+    assert again.digest == stored.digest
     texts = len(here.asked)
     assert readings(tmp_path, here) == first and len(here.asked) == texts + len(probe_texts())
 

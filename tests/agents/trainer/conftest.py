@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """Starts trainer processes; ends them after the tests."""
+    """Start trainer processes; end them after the tests."""
     started: list[subprocess.Popen[str]] = []
     logs = tmp_path_factory.mktemp("logs")
 
@@ -47,7 +47,7 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
-    """A running trainer with a first checkpoint."""
+    """Start a trainer with a first checkpoint."""
     home = Home(make_home())
     home.log = start(home.path, "--threads", "1").log_file
     home.first = home.ask("checkpoint", None, FIRST).id
@@ -56,6 +56,6 @@ def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
 
 @pytest.fixture
 def home(running: Home) -> Home:
-    """The running trainer, back at the first checkpoint."""
+    """Return the running trainer, rolled back to the first checkpoint."""
     running.ask("rollback", running.first, settled=True)
     return running

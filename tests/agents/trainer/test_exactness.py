@@ -35,7 +35,7 @@ SETTING = replace(SETTINGS, lr=1e-3, batch_size=3, rank=8, proj_refresh=3)
 
 @cache
 def examples(seed: int) -> tuple[Example, ...]:
-    """Six examples in the embedded model's vocabulary."""
+    """Return six examples in the embedded model's vocabulary."""
     draw = random.Random(seed)
     rows = [[[draw.randrange(1024) for _ in range(draw.randint(2, 9))] for _ in range(3)] for _ in range(6)]
     return tuple(
@@ -44,8 +44,8 @@ def examples(seed: int) -> tuple[Example, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """A checkpoint, and all that was true when it was made."""
+class Snapshot:
+    """A checkpoint, and the state of everything when it was made."""
 
     id: str
     update: TrainRequest | None
@@ -56,7 +56,7 @@ class Made:
 
 
 class School:
-    """A trainer in this process, on a mapping of its own."""
+    """A trainer in this process, on shared weights of its own."""
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         from transformers import AutoModelForCausalLM
@@ -71,53 +71,55 @@ class School:
             TrainerContext(shared=self.shared, model=views.build(self.shared, MODEL_DIR), store=self.store),
             lambda _: None,
         )
-        self.made: list[Made] = []
+        self.snapshots: list[Snapshot] = []
         for number, parent in enumerate(FAMILY):
-            self.made.append(
-                self._first() if parent is None else self.train(self.update(self.made[parent].id, number))
+            self.snapshots.append(
+                self._first()
+                if parent is None
+                else self.train(self.update(self.snapshots[parent].id, number))
             )
 
     def answer(self, verb: str, body: dict[str, Any], frames: tuple[bytes, ...] = ()) -> dict[str, Any]:
         return self.worker.answer(RpcRequest(id="r", verb=verb, body=body, frames=frames), lambda _: None)[0]
 
     def update(self, parent: str, number: int) -> TrainRequest:
-        """The update that makes the checkpoint of this number."""
+        """Return the update that makes the checkpoint of this number."""
         objective: Any = ("orpo", "dpo")[number % 2]
         return TrainRequest(
             objective=objective, settings=SETTING, seed=70 + number, parent=parent, examples=examples(number)
         )
 
-    def train(self, update: TrainRequest) -> Made:
-        """Make this update, whatever the mapping holds, and its checkpoint."""
+    def train(self, update: TrainRequest) -> Snapshot:
+        """Run this update from whatever weights are shared, and write its checkpoint."""
         body, frames = pack_train(update)
         self.answer("train", body, tuple(frames))
         return self._kept(
             update, {"cursor": 10 * update.seed, "seed": update.seed, "objective": update.objective}
         )
 
-    def _first(self) -> Made:
+    def _first(self) -> Snapshot:
         return self._kept(None, {"cursor": 0, "seed": 1})
 
-    def _kept(self, update: TrainRequest | None, fields: dict[str, Any]) -> Made:
+    def _kept(self, update: TrainRequest | None, fields: dict[str, Any]) -> Snapshot:
         parent = None if update is None else update.parent
-        made = self.answer("checkpoint", {"parent": parent, "fields": fields})["id"]
-        return Made(
-            id=made,
+        checkpoint_id = self.answer("checkpoint", {"parent": parent, "fields": fields})["id"]
+        return Snapshot(
+            id=checkpoint_id,
             update=update,
             fields={**fields, "parent": parent},
             weights={name: tensor.clone() for name, tensor in self.shared.tensors.items()},
-            optimizer=self.store.load_optimizer(made),
+            optimizer=self.store.load_optimizer(checkpoint_id),
             logprobs=self.logprobs(),
         )
 
     def logprobs(self) -> list[float]:
-        """Log-probabilities of fixed answers under the shared weights, read as an update's references are."""
+        """Return log-probabilities of fixed answers under the shared weights, as for references."""
         frames = [pack_tokens(side) for row in examples(99) for side in (row.context, row.chosen)]
         totals: list[float] = self.answer("logprobs", {}, tuple(frames))["totals"]
         return totals
 
-    def back_to(self, made: Made) -> None:
-        self.answer("rollback", {"checkpoint": made.id, "settled": True})
+    def back_to(self, snapshot: Snapshot) -> None:
+        self.answer("rollback", {"checkpoint": snapshot.id, "settled": True})
 
 
 @pytest.fixture(scope="module", params=[torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -127,55 +129,57 @@ def school(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     torch.use_deterministic_algorithms(False)
 
 
-def differs(school: School, made: Made) -> list[str]:
-    """What in mapping and files is not as it was when this checkpoint was made."""
+def differs(school: School, snapshot: Snapshot) -> list[str]:
+    """Return the parts of shared weights and files that differ from this checkpoint as it was made."""
     differences = [
-        name for name, tensor in school.shared.tensors.items() if not torch.equal(tensor, made.weights[name])
+        name
+        for name, tensor in school.shared.tensors.items()
+        if not torch.equal(tensor, snapshot.weights[name])
     ]
-    manifest = school.store.manifest(made.id)
-    differences += [key for key, value in made.fields.items() if manifest.fields[key] != value]
-    if school.store.load_optimizer(made.id) != made.optimizer:
+    manifest = school.store.manifest(snapshot.id)
+    differences += [key for key, value in snapshot.fields.items() if manifest.fields[key] != value]
+    if school.store.load_optimizer(snapshot.id) != snapshot.optimizer:
         differences.append("optimizer")
-    if (school.shared.holds, school.shared.dirty) != (made.id, False):
+    if (school.shared.holds, school.shared.dirty) != (snapshot.id, False):
         differences.append("header")
     return differences
 
 
 def test_hundreds_of_random_rollbacks_back_and_forth_are_exact(school: School) -> None:
-    assert len({made.id for made in school.made}) == len(FAMILY)
-    forms = [school.store.stored(made.id) for made in school.made]
+    assert len({snapshot.id for snapshot in school.snapshots}) == len(FAMILY)
+    forms = [school.store.stored(snapshot.id) for snapshot in school.snapshots]
     dtype = school.shared.tensors["model.norm.weight"].dtype
     assert {form.base is not None for form in forms[1:]} == {dtype == torch.bfloat16}, forms
-    assert len({tuple(made.logprobs) for made in school.made}) == len(
+    assert len({tuple(snapshot.logprobs) for snapshot in school.snapshots}) == len(
         FAMILY
     )  # else agreeing would say nothing
-    draw, version, before = random.Random(11), school.shared.version, school.made[-1]
+    draw, version, before = random.Random(11), school.shared.version, school.snapshots[-1]
     for number in range(ROLLBACKS[dtype]):
-        made = draw.choice([other for other in school.made if other is not before])
-        school.back_to(made)
-        assert differs(school, made) == [], number
+        snapshot = draw.choice([other for other in school.snapshots if other is not before])
+        school.back_to(snapshot)
+        assert differs(school, snapshot) == [], number
         assert school.shared.version > version
-        version, before = school.shared.version, made
+        version, before = school.shared.version, snapshot
         if number % LOOK_EVERY == 0:
-            assert school.logprobs() == made.logprobs, number
+            assert school.logprobs() == snapshot.logprobs, number
 
 
 def test_the_optimizers_state_holds_its_seed_and_its_steps_from_which_every_draw_follows(
     school: School,
 ) -> None:
-    """Projections and rounding are drawn from these two, by name: there is no other random state to keep."""
-    for made in school.made[1:]:
-        assert made.optimizer is not None
-        steps = {bytes(raw.data) for name, raw in made.optimizer.items() if name.startswith("step.")}
-        depth = len(ancestors(school, made))
+    """Projections and rounding are drawn from these two; there is no other random state."""
+    for snapshot in school.snapshots[1:]:
+        assert snapshot.optimizer is not None
+        steps = {bytes(raw.data) for name, raw in snapshot.optimizer.items() if name.startswith("step.")}
+        depth = len(ancestors(school, snapshot))
         assert steps == {(2 * depth).to_bytes(8, "little")}  # 6 examples in batches of 3, each time
-        assert "seed" in made.optimizer
+        assert "seed" in snapshot.optimizer
 
 
-def ancestors(school: School, made: Made) -> list[str]:
-    """The checkpoints that this one grew from."""
-    parents = {other.id: other.fields["parent"] for other in school.made}
-    line, current = [], parents[made.id]
+def ancestors(school: School, snapshot: Snapshot) -> list[str]:
+    """Return the ancestors of this checkpoint."""
+    parents = {other.id: other.fields["parent"] for other in school.snapshots}
+    line, current = [], parents[snapshot.id]
     while current is not None:
         line.append(current)
         current = parents[current]
@@ -184,36 +188,36 @@ def ancestors(school: School, made: Made) -> list[str]:
 
 def test_training_after_a_rollback_gives_the_same_checkpoint_as_the_first_time(school: School) -> None:
     draw = random.Random(5)
-    for made in school.made[1:]:
-        assert made.update is not None
-        for other in draw.sample(school.made, 2):
+    for snapshot in school.snapshots[1:]:
+        assert snapshot.update is not None
+        for other in draw.sample(school.snapshots, 2):
             school.back_to(other)
         torch.manual_seed(draw.randrange(1000))  # torch's own generator has no part in it
         random.seed(draw.randrange(1000))
-        again = school.train(made.update)
-        assert again.id == made.id and again.logprobs == made.logprobs
-        assert differs(school, made) == ["header"]  # dirty, until its verdict
-        school.answer("settle", {"checkpoint": made.id})
-        assert differs(school, made) == []
+        again = school.train(snapshot.update)
+        assert again.id == snapshot.id and again.logprobs == snapshot.logprobs
+        assert differs(school, snapshot) == ["header"]  # dirty, until its verdict
+        school.answer("settle", {"checkpoint": snapshot.id})
+        assert differs(school, snapshot) == []
 
 
 @pytest.mark.parametrize("change", ["seed", "examples", "settings"])
 def test_another_seed_example_or_setting_gives_other_weights(school: School, change: str) -> None:
-    made, changes = (
-        school.made[2],
+    snapshot, changes = (
+        school.snapshots[2],
         {"seed": 1, "examples": examples(50), "settings": replace(SETTING, eps=2e-8)},
     )
-    assert made.update is not None
-    other = school.train(replace(made.update, **{change: changes[change]}))
-    assert not all(torch.equal(tensor, made.weights[name]) for name, tensor in other.weights.items())
-    school.back_to(school.made[0])
+    assert snapshot.update is not None
+    other = school.train(replace(snapshot.update, **{change: changes[change]}))
+    assert not all(torch.equal(tensor, snapshot.weights[name]) for name, tensor in other.weights.items())
+    school.back_to(school.snapshots[0])
 
 
 def test_a_parent_without_its_optimizer_state_gives_another_update(school: School) -> None:
     """Moments, projections and rounding start fresh: only a parent with its state repeats the update."""
-    parent, made = school.made[1], school.made[2]
+    parent, snapshot = school.snapshots[1], school.snapshots[2]
     bare = school.store.write(school.store.load_weights(parent.id), None, {**parent.fields, "cursor": 1})
-    assert made.update is not None
-    other = school.train(replace(made.update, parent=bare.id))
-    assert not all(torch.equal(tensor, made.weights[name]) for name, tensor in other.weights.items())
-    school.back_to(school.made[0])
+    assert snapshot.update is not None
+    other = school.train(replace(snapshot.update, parent=bare.id))
+    assert not all(torch.equal(tensor, snapshot.weights[name]) for name, tensor in other.weights.items())
+    school.back_to(school.snapshots[0])

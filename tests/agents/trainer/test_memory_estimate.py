@@ -1,4 +1,4 @@
-"""The memory estimate from a manifest's shapes, against the one that the trainer measures with tokens."""
+"""The memory estimate from a manifest's shapes, against the one that the trainer computes with tokens."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""What crosses the socket: checked when it arrives, without torch."""
+"""The messages of the trainer's socket, validated on arrival, without torch."""
 
 import subprocess
 import sys
@@ -69,7 +69,7 @@ def test_the_directions_of_an_update_travel_with_it() -> None:
         ({"settings": {}}, "needs the field settings.lr"),
     ],
 )
-def test_a_wrong_field_is_refused_by_name(change: dict[str, Any], complaint: str) -> None:
+def test_an_invalid_field_is_refused_by_name(change: dict[str, Any], complaint: str) -> None:
     body, frames = pack_train(REQUEST)
     with pytest.raises(TrainerFault, match=complaint):
         unpack_train({**over_the_wire(body, frames).body, **change}, frames)

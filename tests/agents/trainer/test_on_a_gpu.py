@@ -1,4 +1,4 @@
-"""The trainer's arithmetic on a GPU against the same on the CPU. Skipped without a CUDA device."""
+"""The trainer's arithmetic on a GPU against that on the CPU; skipped without a CUDA device."""
 
 from typing import Any
 

@@ -1,5 +1,4 @@
-"""Updates from their rows to a candidate: where the reference log-probabilities come from, and when to be
-alarmed."""
+"""Updates from their rows to a candidate: the origin of reference log-probabilities, and alarms."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -41,18 +40,18 @@ class School:
 
     def __init__(self, home: Path, served: Callable[..., Any]) -> None:
         self.home, self.served = home, served
-        self.made = self.ask(lambda trainer: trainer.checkpoint(None, {"cursor": 0, "seed": 1}))
-        self.base = self.made.id
+        self.base_files = self.ask(lambda trainer: trainer.checkpoint(None, {"cursor": 0, "seed": 1}))
+        self.base = self.base_files.id
 
     def begin(self, folder: Path) -> None:
-        """Go back to the base, with a ledger that knows nothing else."""
+        """Return to the base, with a ledger that holds nothing else."""
         self.ask(lambda trainer: trainer.rollback(self.base, settled=True))
         self.ledger = Ledger(database_url(folder))
         with self.ledger.writing() as connection:
-            history.add_base(connection, self.base, self.made.weights_sha256)
+            history.add_base(connection, self.base, self.base_files.weights_sha256)
 
     def ask(self, conversation: Callable[[TrainerClient], Any]) -> Any:
-        """Ask the trainer something."""
+        """Run a conversation with the trainer."""
 
         async def run() -> Any:
             async with TrainerClient(self.home / "run", beat=0.2) as trainer:
@@ -62,7 +61,7 @@ class School:
         return anyio.run(run)
 
     def night(self, names: Sequence[str], decision: str, settings: Settings = SETTINGS) -> Outcome:
-        """A night whose update trains on these pairs, from the active checkpoint; returns what came of it."""
+        """Run a night whose update trains on these pairs from the active checkpoint; return its outcome."""
         with self.ledger.writing() as connection:
             night_id = history.begin_night(connection, seed=1, retry=False)
             parent = str(queries.active(connection).id)
@@ -89,7 +88,7 @@ class School:
         return outcome
 
     def again(self, night_id: str) -> Outcome:
-        """The update of a night that has ended, done again from its rows."""
+        """Repeat the update of a finished night from its rows."""
         item = Work(id=0, kind="train", subject="update", night_id=night_id, attempts=0)
         outcome: Outcome = self.served(lambda model: self._train(model, item))
         return outcome
@@ -107,20 +106,20 @@ class School:
                 return await handler.handle(item, no_report)
 
     def pinned(self) -> dict[str, tuple[str | None, float | None, float | None]]:
-        """Reference id and log-probabilities by pair."""
+        """Return reference id and log-probabilities by pair."""
         t = schema.pairs.c
         with self.ledger.reading() as connection:
             rows = connection.execute(select(t.id, t.reference_id, t.chosen_logprob, t.rejected_logprob))
             return {name: (version, chosen, rejected) for name, version, chosen, rejected in rows}
 
     def active(self) -> str:
-        """Id of the active checkpoint."""
+        """Return the id of the active checkpoint."""
         with self.ledger.reading() as connection:
             return str(queries.active(connection).id)
 
 
 async def no_report(done: int, total: int) -> None:
-    """A report of progress that goes nowhere."""
+    """Ignore progress."""
 
 
 def a_pair(name: str, night_id: str, checkpoint_id: str) -> Pair:
@@ -154,7 +153,7 @@ def school(running: School, tmp_path: Path) -> Iterator[School]:
     running.ledger.close()
 
 
-def test_references_are_the_parents_and_the_same_again_after_a_rollback(
+def test_references_come_from_the_parent_and_are_the_same_after_a_rollback(
     school: School,
 ) -> None:
     first = school.night(["p1", "p2"], "keep")
@@ -196,12 +195,12 @@ def test_references_are_the_parents_and_the_same_again_after_a_rollback(
 def test_an_update_repeated_after_rollbacks_gives_the_same_checkpoint_and_references(
     school: School,
 ) -> None:
-    """The rows of an update are all that it depends on, not what was pinned to its pairs since."""
+    """An update depends on its own rows only, not on what was later pinned to its pairs."""
     first = school.night(["p1", "p2", "p3", "p4"], "keep")
-    pinned, made = school.pinned(), school.active()
+    pinned, checkpoint_id = school.pinned(), school.active()
     second = school.night(["p2", "p4"], "keep")  # two of the pairs are pinned to its parent now
-    assert school.active() not in (made, school.base) and school.pinned()["p2"] != pinned["p2"]
-    for target, night_id, before in ((school.base, "n1", first), (made, "n2", second)):
+    assert school.active() not in (checkpoint_id, school.base) and school.pinned()["p2"] != pinned["p2"]
+    for target, night_id, before in ((school.base, "n1", first), (checkpoint_id, "n2", second)):
         with school.ledger.writing() as connection:
             history.roll_back(connection, target, "by hand")
         school.ask(lambda trainer, target=target: trainer.rollback(target, settled=True))
@@ -212,7 +211,7 @@ def test_an_update_repeated_after_rollbacks_gives_the_same_checkpoint_and_refere
         assert {change.values.get("reference_id", target) for change in again.changes} == {target}
 
 
-def test_a_refused_update_leaves_its_references_for_the_next(school: School) -> None:
+def test_the_references_of_a_refused_update_are_reused_by_the_next(school: School) -> None:
     refused = school.night(["p1", "p2"], "", Settings(lr=1e-3, batch_size=2, norm_cap=1e-9))
     assert refused.decision == "refused"
     before = school.pinned()
@@ -232,9 +231,11 @@ def test_a_steered_update_records_its_vectors_and_unknown_vectors_are_refused(sc
             school.home / "readout",
             ConceptVectors(concepts=("echoing",), layers=(2,), values=values, weights_version="w"),
         )
-        made = str(school.night(["p1", "p2"], "roll back", settings).facts["checkpoint"])
-        assert ids.setdefault(seed, made) == made, "the same vectors make the same checkpoint"
-        fields = CheckpointStore(school.home / "checkpoints").manifest(made).fields
+        checkpoint_id = str(school.night(["p1", "p2"], "roll back", settings).facts["checkpoint"])
+        assert ids.setdefault(seed, checkpoint_id) == checkpoint_id, (
+            "the same vectors make the same checkpoint"
+        )
+        fields = CheckpointStore(school.home / "checkpoints").manifest(checkpoint_id).fields
         assert fields["settings"]["prevent"] == {"echoing": 20.0} and len(fields["prevented"]) == 16
     plain = str(school.night(["p1", "p2"], "roll back", replace(settings, prevent={})).facts["checkpoint"])
     assert len({plain, *ids.values()}) == 3
@@ -248,7 +249,7 @@ def reports(*logprobs: float) -> list[StepReport]:
     ]
 
 
-def test_a_falling_chosen_log_probability_raises_an_alarm_whatever_the_margin_does() -> None:
+def test_a_falling_chosen_log_probability_raises_an_alarm_whatever_the_margin() -> None:
     actual = alarms(reports(-1.0, -1.2, -1.5, -1.9, -2.5))
     assert actual == {"alarm": "chosen log-probability fell from -1.10 to -2.20 nats a token"}
 
@@ -256,5 +257,5 @@ def test_a_falling_chosen_log_probability_raises_an_alarm_whatever_the_margin_do
 @pytest.mark.parametrize(
     "logprobs", [(-2.0, -1.5, -1.2, -1.0), (-1.0, -1.05, -1.1, -1.1), (-1.0, -3.0, -5.0), ()]
 )
-def test_a_rise_a_wobble_and_too_few_steps_raise_no_alarm(logprobs: tuple[float, ...]) -> None:
+def test_a_rise_a_fluctuation_and_too_few_steps_raise_no_alarm(logprobs: tuple[float, ...]) -> None:
     assert alarms(reports(*logprobs)) == {}

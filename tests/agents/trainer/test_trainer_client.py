@@ -1,4 +1,4 @@
-"""The client against a scripted other side: what it does when replies are late, lost, or somebody else's."""
+"""The client against a scripted peer: late replies, lost replies, and replies to other requests."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -21,7 +21,7 @@ IDLE = Status(
 )
 
 
-class OtherSide:
+class Peer:
     """A trainer's socket, played by the test."""
 
     def __init__(self, socket: zmq.asyncio.Socket) -> None:
@@ -29,23 +29,23 @@ class OtherSide:
         self.askers: list[bytes] = []
 
     async def asked(self) -> RpcRequest:
-        """The next request."""
+        """Return the next request."""
         asker, *frames = await self._socket.recv_multipart()
         self.askers.append(asker)
         return protocol.unpack_request(frames)
 
     async def answer(self, request: RpcRequest, **body: Any) -> None:
-        """Answer whoever asked last."""
+        """Answer the sender of the last request."""
         reply = RpcReply(id=request.id, kind="result", body=body)
         await self._socket.send_multipart([self.askers[-1], *protocol.pack_reply(reply)])
 
 
 def played(
     run_directory: Path,
-    script: Callable[[OtherSide], Awaitable[Any]],
+    script: Callable[[Peer], Awaitable[Any]],
     call: Callable[[TrainerClient], Awaitable[Any]],
 ) -> Any:
-    """What the client's call comes to while the other side follows the script."""
+    """Return the result of the client's call while the peer follows the script."""
 
     async def both() -> Any:
         with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as router:
@@ -53,7 +53,7 @@ def played(
             router.bind(protocol.address(run_directory))
             async with TrainerClient(run_directory, beat=0.05) as client, anyio.create_task_group() as tasks:
                 with anyio.fail_after(20):
-                    tasks.start_soon(script, OtherSide(router))
+                    tasks.start_soon(script, Peer(router))
                     return await call(client)
 
     return anyio.run(both)
@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_lost_result_is_requested_again(place: Path) -> None:
-    async def script(trainer: OtherSide) -> None:
+    async def script(trainer: Peer) -> None:
         first = await trainer.asked()
         alive = await trainer.asked()  # nothing came for a while
         assert alive.verb == "status" and alive.body == {"asking": first.id}
@@ -77,8 +77,8 @@ def test_a_lost_result_is_requested_again(place: Path) -> None:
     assert played(place, script, lambda client: client.rollback("ab", settled=True)) == 7
 
 
-def test_a_trainer_that_does_not_know_the_request_was_restarted(place: Path) -> None:
-    async def script(trainer: OtherSide) -> None:
+def test_a_trainer_that_does_not_know_the_request_is_reported_as_restarted(place: Path) -> None:
+    async def script(trainer: Peer) -> None:
         await trainer.asked()
         await trainer.answer(await trainer.asked(), known=False, done=False)
 
@@ -93,7 +93,7 @@ def test_a_trainer_that_does_not_know_the_request_was_restarted(place: Path) -> 
 def test_quick_requests_share_one_socket_and_late_replies_are_ignored(place: Path) -> None:
     askers: list[bytes] = []
 
-    async def script(trainer: OtherSide) -> None:
+    async def script(trainer: Peer) -> None:
         first, alive = await trainer.asked(), await trainer.asked()
         await trainer.answer(first, **asdict(IDLE))
         await trainer.answer(alive, known=True, done=False)  # when the first question has its answer already
@@ -111,7 +111,7 @@ def test_quick_requests_share_one_socket_and_late_replies_are_ignored(place: Pat
 def test_a_cancelled_request_leaves_no_socket_for_its_reply(place: Path) -> None:
     askers: list[bytes] = []
 
-    async def script(trainer: OtherSide) -> None:
+    async def script(trainer: Peer) -> None:
         await trainer.asked()
         while (asked := await trainer.asked()).body:  # signs of life of the question that is given up
             pass

@@ -1,4 +1,4 @@
-"""A home with a running trainer, and the small update that is asked of it."""
+"""A home with a running trainer, and the small update that tests request from it."""
 
 import random
 from collections.abc import Callable
@@ -55,13 +55,13 @@ class Home:
         return anyio.run(run)
 
     def ask(self, verb: str, *arguments: Any, **options: Any) -> Any:
-        """Ask the trainer one thing."""
+        """Send the trainer one request."""
         return self.call(lambda client: getattr(client, verb)(*arguments, **options))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """A copy of what is served."""
+        """Return a copy of the served weights."""
         return {name: tensor.clone() for name, tensor in self.shared.tensors.items()}
 
     def serves(self, weights: dict[str, torch.Tensor]) -> bool:
-        """Whether these are the weights in the mapping, bit for bit."""
+        """Return whether the shared weights equal these bit for bit."""
         return all(torch.equal(weights[name], tensor) for name, tensor in self.shared.tensors.items())

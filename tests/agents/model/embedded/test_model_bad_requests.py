@@ -1,4 +1,4 @@
-"""What a user can send wrongly: each gets a 400 and a sentence that says what to change."""
+"""Invalid requests: each gets a 400 and a sentence that says what to change."""
 
 import json
 from typing import Any
@@ -47,7 +47,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "reason"), BAD_CHATS)
-def test_a_chat_request_that_cannot_be_answered_gets_a_400_and_a_sentence(
+def test_an_invalid_chat_request_gets_a_400_and_a_sentence(
     server: Any, change: dict[str, Any], reason: str
 ) -> None:
     with server.http() as http:
@@ -84,7 +84,7 @@ BAD_OTHERS: list[tuple[str, object, str]] = [
 
 
 @pytest.mark.parametrize(("path", "body", "reason"), BAD_OTHERS)
-def test_other_requests_that_cannot_be_answered_get_a_400_and_a_sentence(
+def test_other_invalid_requests_get_a_400_and_a_sentence(
     server: Any, path: str, body: object, reason: str
 ) -> None:
     with server.http() as http:

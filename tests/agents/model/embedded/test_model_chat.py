@@ -16,7 +16,7 @@ def text(tokenizer: Any) -> ChatTokenizer:
 
 
 def controls(tokens: list[int]) -> list[int]:
-    """The control tokens among these: the tokenizer numbers them first."""
+    """Return the control tokens among these; the tokenizer numbers them first."""
     return [token for token in tokens if token < 3]
 
 
@@ -38,7 +38,7 @@ def test_ordinary_content_has_the_tokens_of_the_chat_template(
 @pytest.mark.parametrize(
     "content", [ATTACK, ATTACK * 3, "\ue0000\ue001", "\ue0007\ue001" + ATTACK, "<|im_end|>"]
 )
-def test_content_never_becomes_a_control_token(text: ChatTokenizer, content: str) -> None:
+def test_content_is_never_encoded_as_a_control_token(text: ChatTokenizer, content: str) -> None:
     tokens = text.encode_chat(asked(content))
     assert controls(tokens) == controls(text.encode_chat(asked("hello")))
     assert text.decode(tokens) == f"user\n{content}\nassistant\n"
@@ -57,7 +57,7 @@ def test_plain_text_has_no_control_tokens_and_markup_has(text: ChatTokenizer) ->
     assert controls(text.encode_markup(ATTACK)) == [2, 1, 2, 0]
 
 
-def test_the_users_next_turn_can_be_opened_even_from_nothing(text: ChatTokenizer) -> None:
+def test_a_user_turn_can_be_opened_even_without_messages(text: ChatTokenizer) -> None:
     assert text.encode_chat([], role="user") == text.encode_markup("<|im_start|>user\n")
     assert text.encode_chat([]) == text.encode_markup("<|im_start|>assistant\n")
     expected = text.encode_markup("<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\n")

@@ -1,4 +1,4 @@
-"""Generation: the two forward passes, and what is drawn from them."""
+"""Generation: the two forward passes, and the tokens drawn from them."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -29,7 +29,7 @@ def ask(tokens: Sequence[int] = (5, 6, 7), seed: int = 0, **more: Any) -> Genera
     return GenerationRequest(**{"tokens": tokens, "seed": seed, "temperature": 1.0, "max_tokens": 12} | more)
 
 
-def test_the_tiny_model_gets_the_quick_forward_pass(forward: Forward, model: Any) -> None:
+def test_the_tiny_model_uses_the_quick_forward_pass(forward: Forward, model: Any) -> None:
     assert isinstance(forward, Qwen3Forward)
     assert not Qwen3Forward.fits(_changed(model, hidden_act="gelu"))
     assert isinstance(forward_for(_changed(model, attention_bias=True)), TransformersForward)
@@ -44,7 +44,7 @@ class _changed:
 
 
 @pytest.mark.parametrize("prefill_tokens", [1, 60, 10_000])
-def test_the_quick_forward_pass_computes_what_transformers_does(
+def test_the_quick_forward_pass_equals_that_of_transformers(
     model: Any, monkeypatch: pytest.MonkeyPatch, prefill_tokens: int
 ) -> None:
     monkeypatch.setattr("agents.model.embedded.qwen3.PREFILL_TOKENS", prefill_tokens)
@@ -55,11 +55,11 @@ def test_the_quick_forward_pass_computes_what_transformers_does(
         for number, prompt in enumerate(PROMPTS):
             alone = model(torch.tensor([prompt])).logits[0, -1]
             torch.testing.assert_close(logits[number], alone, atol=2e-5, rtol=0)
-        for kept in ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 4], [0, 1, 2], [1]):
-            if len(kept) != len(logits):
-                ours.select(torch.tensor(kept))
-                theirs.select(torch.tensor(kept))
-            tokens = torch.arange(len(kept)) + 20
+        for rows in ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 4], [0, 1, 2], [1]):
+            if len(rows) != len(logits):
+                ours.select(torch.tensor(rows))
+                theirs.select(torch.tensor(rows))
+            tokens = torch.arange(len(rows)) + 20
             logits, expected = ours.step(tokens), theirs.step(tokens)
             torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
 
@@ -75,13 +75,13 @@ def test_two_rows_with_the_same_prompt_and_seed_agree_and_other_seeds_differ(sam
     assert first != other
 
 
-def test_rows_that_end_early_leave_the_others_as_they_were(sampler: Sampler) -> None:
+def test_rows_that_end_early_do_not_change_the_others(sampler: Sampler) -> None:
     long = [ask(prompt, seed, max_tokens=30) for seed, prompt in enumerate(PROMPTS)]
     short = [ask(prompt, 9, max_tokens=2) for prompt in PROMPTS]
     assert sampler.generate([*long, *short])[: len(long)] == sampler.generate(long)
 
 
-def test_greedy_takes_the_likeliest_token_whatever_the_seed(sampler: Sampler, model: Any) -> None:
+def test_greedy_decoding_takes_the_likeliest_token_whatever_the_seed(sampler: Sampler, model: Any) -> None:
     answer, other = sampler.generate([ask(seed=1, temperature=0.0), ask(seed=2, temperature=0.0)])
     assert answer == other
     tokens = [5, 6, 7]
@@ -106,13 +106,13 @@ def test_tokens_are_drawn_with_the_probabilities_of_the_softmax(
     drawn = torch.tensor([answer.token_ids[0] for answer in sampler.generate(asks)])
     with torch.inference_mode():
         expected = (model(torch.tensor([[5, 6, 7]])).logits[0, -1].double() / temperature).softmax(-1)
-    found = torch.bincount(drawn, minlength=len(expected)) / count
+    frequencies = torch.bincount(drawn, minlength=len(expected)) / count
     error = (expected * (1 - expected) / count).sqrt()
     # Seeds are fixed, so this cannot fail by chance; 5 standard errors over 320 tokens is what chance allows.
-    assert ((found - expected).abs() <= 5 * error + 1e-3).all()
+    assert ((frequencies - expected).abs() <= 5 * error + 1e-3).all()
 
 
-def test_top_p_keeps_the_likeliest_tokens_alone(sampler: Sampler, model: Any) -> None:
+def test_top_p_keeps_only_the_likeliest_tokens(sampler: Sampler, model: Any) -> None:
     with torch.inference_mode():
         chances, order = model(torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1).sort(descending=True)
     allowed = set(order[: int((chances.cumsum(-1) < 0.5).sum()) + 1].tolist())
@@ -123,7 +123,7 @@ def test_top_p_keeps_the_likeliest_tokens_alone(sampler: Sampler, model: Any) ->
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-30, 10.0])
-def test_extreme_temperatures_still_give_tokens(sampler: Sampler, temperature: float) -> None:
+def test_extreme_temperatures_still_draw_tokens(sampler: Sampler, temperature: float) -> None:
     (answer,) = sampler.generate([ask(temperature=temperature)])
     assert all(0 <= token < 320 for token in answer.token_ids)
     if temperature < 1:
@@ -150,7 +150,7 @@ def test_an_answer_ends_before_its_stop_string(sampler: Sampler) -> None:
 
 
 @pytest.mark.parametrize("stop", [(), ("e", "zz"), ("never in it",)])
-def test_a_stream_brings_the_pieces_of_the_same_answer(sampler: Sampler, stop: tuple[str, ...]) -> None:
+def test_a_stream_has_the_pieces_of_the_same_answer(sampler: Sampler, stop: tuple[str, ...]) -> None:
     for seed in range(6):
         one = ask(seed=seed, max_tokens=40, stop=stop)
         *pieces, answer = sampler.stream(one)
@@ -160,12 +160,12 @@ def test_a_stream_brings_the_pieces_of_the_same_answer(sampler: Sampler, stop: t
         assert all(pieces)
 
 
-def test_more_seeds_than_one_word_are_told_apart(sampler: Sampler) -> None:
+def test_seeds_of_more_than_one_word_are_distinguished(sampler: Sampler) -> None:
     answers = sampler.generate([ask(seed=seed) for seed in (0, 1, 2**32, 2**63, 2**64 - 1)])
     assert all(one != other for one, other in pairwise(answers))
 
 
-def test_generation_stops_when_nobody_wants_it(sampler: Sampler) -> None:
+def test_generation_stops_when_the_request_is_cancelled(sampler: Sampler) -> None:
     calls = iter(range(100))
     with pytest.raises(Cancelled):
         sampler.generate([ask(max_tokens=50)], lambda: next(calls) >= 3)

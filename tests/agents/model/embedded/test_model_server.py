@@ -1,4 +1,4 @@
-"""The embedded server as a process: its answers, its weights, its life and its end."""
+"""The embedded server as a process: its answers, its weights, its start and its end."""
 
 import asyncio
 import json
@@ -50,29 +50,29 @@ signal.pause()
 """
 
 
-def said(http: httpx.Client, **more: Any) -> Any:
-    """An answer to the same question."""
+def chat(http: httpx.Client, **more: Any) -> Any:
+    """Request the answer to a fixed question."""
     answer = http.post("/v1/chat/completions", json=HELLO | more)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-def test_a_chat_answer_has_openais_form_and_repeats_with_its_seed(server: Any) -> None:
+def test_a_chat_answer_has_openais_form_and_is_deterministic_for_a_seed(server: Any) -> None:
     with server.http() as http:
-        first, second, other = said(http), said(http), said(http, seed=8)
+        first, second, other = chat(http), chat(http), chat(http, seed=8)
         assert first["choices"] == second["choices"] != other["choices"]
         assert first["object"] == "chat.completion"
         assert first["choices"][0]["message"]["role"] == "assistant"
         assert first["usage"]["completion_tokens"] == 12
         assert first["usage"]["total_tokens"] == 12 + first["usage"]["prompt_tokens"]
-        several = said(http, n=3, seed=7)["choices"]
+        several = chat(http, n=3, seed=7)["choices"]
         assert [choice["index"] for choice in several] == [0, 1, 2]
         assert len({choice["message"]["content"] for choice in several}) == 3
 
 
 def test_a_stream_carries_the_same_answer_and_ends_with_done(server: Any) -> None:
     with server.http() as http:
-        whole = said(http)
+        whole = chat(http)
         lines = http.post("/v1/chat/completions", json=HELLO | {"stream": True}).text.split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     events = [json.loads(line.removeprefix("data: ")) for line in lines[:-2]]
@@ -82,7 +82,7 @@ def test_a_stream_carries_the_same_answer_and_ends_with_done(server: Any) -> Non
     assert events[-1]["usage"] == whole["usage"]
 
 
-def test_completions_take_texts_and_tokens_with_a_seed_each(server: Any) -> None:
+def test_completions_take_texts_and_tokens_each_with_its_seed(server: Any) -> None:
     with server.http() as http:
 
         def complete(prompt: object, **more: object) -> Any:
@@ -99,7 +99,7 @@ def test_completions_take_texts_and_tokens_with_a_seed_each(server: Any) -> None
         assert complete(["how", "are you"], seed=4) == complete(["how", "are you"], seeds=[4, 5])
 
 
-def test_tokens_of_a_text_of_messages_and_of_many_conversations(server: Any) -> None:
+def test_tokens_are_returned_for_a_text_for_messages_and_for_many_conversations(server: Any) -> None:
     with server.http() as http:
 
         def tokens(path: str = "/tokenize", **body: object) -> Any:
@@ -116,7 +116,7 @@ def test_tokens_of_a_text_of_messages_and_of_many_conversations(server: Any) -> 
 def test_unknown_models_and_paths_get_a_404(server: Any) -> None:
     with server.http() as http:
         assert http.post("/v1/chat/completions", json=HELLO | {"model": "gpt"}).status_code == 404
-        assert said(http, model="nightschool")["model"] == "tiny"
+        assert chat(http, model="nightschool")["model"] == "tiny"
         assert http.get("/v1/nothing").json()["error"]["message"] == "GET /v1/nothing is not served here"
         assert http.get("/v1/completions").status_code == 405
 
@@ -131,19 +131,19 @@ def test_another_process_writes_the_served_weights_and_restores_them_exactly(ser
     with server.http() as http, writer:
         assert writer.stdin and writer.stdout
 
-        def tell(word: str) -> int:
+        def order(word: str) -> int:
             assert writer.stdin and writer.stdout
             writer.stdin.write(word + "\n")
             writer.stdin.flush()
             return int(writer.stdout.readline())
 
-        before = said(http)
-        version = tell("write")
-        during = said(http)
+        before = chat(http)
+        version = order("write")
+        during = chat(http)
         assert during["choices"] != before["choices"]
         assert during["weights_version"] == version == before["weights_version"] + 1
-        tell("restore")
-        assert said(http)["choices"] == before["choices"]
+        order("restore")
+        assert chat(http)["choices"] == before["choices"]
         assert http.get("/v1/models").json()["data"][0]["weights_version"] == version + 1
         writer.stdin.close()
 
@@ -163,14 +163,14 @@ def test_every_parameter_is_served_from_shared_memory_and_tied_ones_stay_tied(
 
 
 @pytest.mark.anyio
-async def test_a_server_of_other_weights_says_what_it_holds_and_ends_in_mid_batch_leaving_nothing(
+async def test_a_server_of_other_weights_reports_them_and_ends_mid_batch_without_leftovers(
     start_server: Any, server: Any, model_dir: Path, tmp_path: Path
 ) -> None:
     tensors = {name: to_raw(-tensor) for name, tensor in load_file(model_dir / "model.safetensors").items()}
     written = CheckpointStore(tmp_path / "checkpoints").write(tensors, None, {})
     other = start_server("--checkpoints", str(tmp_path / "checkpoints"), "--holds", written.id)
     with other.http() as http, server.http() as usual:
-        assert said(http)["choices"] != said(usual)["choices"]
+        assert chat(http)["choices"] != chat(usual)["choices"]
     async with open_client(token=TOKEN, socket=other.socket) as client:
         served = await client.served_model()
         assert (served.weights_held, served.weights_dirty) == (written.id, False)
@@ -186,7 +186,7 @@ async def test_a_server_of_other_weights_says_what_it_holds_and_ends_in_mid_batc
     assert (other.run_dir / "out").read_bytes() == (other.run_dir / "err").read_bytes() == b""
 
 
-def test_a_server_that_cannot_start_says_why_and_leaves_nothing_behind(
+def test_a_server_that_cannot_start_reports_the_reason_and_leaves_nothing_behind(
     model_dir: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text(TOKEN)
@@ -203,7 +203,7 @@ def test_a_server_that_cannot_start_says_why_and_leaves_nothing_behind(
     assert {path.name for path in tmp_path.iterdir()} == {"token"}
 
 
-def test_a_child_dies_with_its_parent_however_that_dies() -> None:
+def test_a_child_dies_with_its_parent_however_the_parent_dies() -> None:
     ours, theirs = os.pipe()
     parent = subprocess.Popen([sys.executable, "-c", CHILD], stdout=theirs)
     os.close(theirs)
@@ -228,7 +228,7 @@ def test_the_client_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
-def test_a_stream_that_nobody_reads_on_leaves_its_thread_free_and_the_log_empty(server: Any) -> None:
+def test_an_abandoned_stream_frees_its_thread_and_logs_nothing(server: Any) -> None:
     with server.http() as http:
         body = HELLO | {"stream": True, "max_tokens": 450, "temperature": 5.0}
         with http.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -236,5 +236,5 @@ def test_a_stream_that_nobody_reads_on_leaves_its_thread_free_and_the_log_empty(
     with server.http() as http:
         while "nightschool_user_requests_running 0" not in http.get("/metrics").text:
             pass
-        said(http)
+        chat(http)
     assert (server.run_dir / "err").read_bytes() == b""

@@ -1,5 +1,4 @@
-"""The two files of the concept vectors: what is written is read, and what does not fit is refused with a
-reason."""
+"""The two files of the concept vectors: written files are read back, and unsuitable ones are refused."""
 
 import json
 from dataclasses import replace
@@ -27,17 +26,17 @@ def some(hidden: int = 4, layers: tuple[int, ...] = (1, 3), seed: int = 0) -> Co
     return ConceptVectors(concepts=("asking", "joy"), layers=layers, values=values, weights_version="w")
 
 
-def test_what_is_written_is_read_and_any_reader_of_safetensors_loads_it(tmp_path: Path) -> None:
+def test_written_vectors_are_read_back_and_any_safetensors_reader_loads_them(tmp_path: Path) -> None:
     written = some()
     write(tmp_path, written)
-    found = read(tmp_path)
-    assert found is not None and (found.concepts, found.layers) == (written.concepts, written.layers)
-    assert np.array_equal(found.values, written.values) and found.digest == written.digest
+    vectors = read(tmp_path)
+    assert vectors is not None and (vectors.concepts, vectors.layers) == (written.concepts, written.layers)
+    assert np.array_equal(vectors.values, written.values) and vectors.digest == written.digest
     assert np.array_equal(load_file(tmp_path / TENSORS)["layer_3.vectors"], written.values[1])
     assert sorted(path.name for path in tmp_path.iterdir()) == [CARD, TENSORS]
 
 
-def test_where_there_are_no_files_there_are_no_vectors(tmp_path: Path) -> None:
+def test_without_files_there_are_no_vectors(tmp_path: Path) -> None:
     assert read(tmp_path) is None
 
 
@@ -65,7 +64,7 @@ def test_a_card_that_does_not_fit_the_tensors_is_refused_with_the_cure(
         read(tmp_path)
 
 
-def test_the_card_has_these_keys_and_no_other(tmp_path: Path) -> None:
+def test_the_card_has_exactly_these_keys(tmp_path: Path) -> None:
     write(tmp_path, replace(some(), model="m", corpus_sha256="c"))
     assert json.loads((tmp_path / CARD).read_text()) == {
         "concepts": ["asking", "joy"],
@@ -78,10 +77,10 @@ def test_the_card_has_these_keys_and_no_other(tmp_path: Path) -> None:
     }
 
 
-def test_a_reader_that_names_its_model_stream_or_texts_refuses_the_vectors_of_others(tmp_path: Path) -> None:
+def test_vectors_of_another_model_stream_or_corpus_are_refused(tmp_path: Path) -> None:
     write(tmp_path, replace(some(), model="m", corpus_sha256="c"))
-    found = read(tmp_path, model="m", hidden_size=4, corpus_sha256="c")
-    assert found is not None and (found.model, found.corpus_sha256) == ("m", "c")
+    vectors = read(tmp_path, model="m", hidden_size=4, corpus_sha256="c")
+    assert vectors is not None and (vectors.model, vectors.corpus_sha256) == ("m", "c")
     for named in ({"model": "n"}, {"hidden_size": 5}, {"corpus_sha256": "d"}):
         with pytest.raises(IntegrityFault, match="delete it to have the vectors made anew"):
             read(tmp_path, **named)  # type: ignore[arg-type]
@@ -97,21 +96,19 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_other_vectors_have_another_digest() -> None:
+def test_different_vectors_have_different_digests() -> None:
     assert len({some(seed=1).digest, some(seed=2).digest, some(seed=1, layers=(1, 2)).digest}) == 3
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, as the watch sees it."""
+    """Control the time in seconds that the watch sees."""
     now = [0.0]
     monkeypatch.setattr("agents.model.steering.concept_vectors.monotonic", lambda: now[0])
     return now
 
 
-def test_vectors_that_come_or_are_replaced_are_taken_up_at_the_next_look(
-    tmp_path: Path, clock: list[float]
-) -> None:
+def test_new_or_replaced_vectors_are_loaded_at_the_next_check(tmp_path: Path, clock: list[float]) -> None:
     watched = ConceptVectorsWatcher(tmp_path, hidden_size=4, layers=4)
     assert watched.look() and watched.vectors is None and "the first night makes them" in watched.reason
     write(tmp_path, some())
@@ -126,7 +123,7 @@ def test_vectors_that_come_or_are_replaced_are_taken_up_at_the_next_look(
 
 
 @pytest.mark.parametrize("other", [some(hidden=8), some(layers=(1, 4)), replace(some(), model="another")])
-def test_vectors_of_another_model_are_not_used_and_the_reason_is_said(
+def test_vectors_of_another_model_are_not_used_and_the_reason_is_reported(
     tmp_path: Path, clock: list[float], other: ConceptVectors
 ) -> None:
     watched = ConceptVectorsWatcher(tmp_path, hidden_size=4, layers=4, model="m")

@@ -1,4 +1,4 @@
-"""Steering on the embedded server: what moves, what stays as it was to the bit, and what is refused."""
+"""Steering on the embedded server: rows that move, rows that must not change by a bit, and refusals."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ STRONG = 40.0
 def planted(
     seed: int, concepts: tuple[str, ...] = CONCEPTS, layers: tuple[int, ...] = (0,)
 ) -> ConceptVectors:
-    """Directions of no meaning, not of unit length."""
+    """Return arbitrary directions that are not of unit length."""
     values = np.random.default_rng(seed).normal(size=(len(layers), len(concepts), HIDDEN)).astype(np.float32)
     return ConceptVectors(concepts=concepts, layers=layers, values=values, weights_version="0" * 64)
 
@@ -49,7 +49,7 @@ def steered(start_server: Any, readout: Path) -> Any:
     return start_server("--readout", str(readout))
 
 
-def said(server: Any, **more: Any) -> Any:
+def chat(server: Any, **more: Any) -> Any:
     with server.http() as http:
         answer = http.post("/v1/chat/completions", json=TALK | more)
     assert answer.status_code == 200, answer.text
@@ -57,7 +57,7 @@ def said(server: Any, **more: Any) -> Any:
 
 
 def logits_of(forward: Forward, offsets: list[Offsets]) -> list[torch.Tensor]:
-    """The logits after the prompts and after two tokens more, the second of them without the first row."""
+    """Return the logits after the prompts, and after two more tokens, the second without the first row."""
     session, first = forward.begin(PROMPTS, 8, offsets)
     second = session.step(torch.tensor([11, 12, 13, 14]))
     session.select(torch.tensor([1, 2, 3]))
@@ -67,7 +67,7 @@ def logits_of(forward: Forward, offsets: list[Offsets]) -> list[torch.Tensor]:
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", [Qwen3Forward, TransformersForward])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_a_row_is_moved_as_by_a_hook_of_its_own_and_its_neighbours_are_not_moved_by_a_bit(
+def test_a_row_is_moved_as_by_its_own_hook_and_its_neighbours_do_not_change_by_a_bit(
     model: Any, kind: Any, layer: int
 ) -> None:
     added = STRONG * unit(planted(1), "joy")
@@ -85,11 +85,11 @@ def test_a_row_is_moved_as_by_a_hook_of_its_own_and_its_neighbours_are_not_moved
         torch.testing.assert_close(two[at], three[at], atol=5e-5, rtol=0)
 
 
-def test_a_steered_answer_differs_and_the_same_one_streams(steered: Any) -> None:
-    plain, moved = said(steered), said(steered, steer={"joy": STRONG})
-    assert moved != plain and moved == said(steered, steer={"joy": STRONG})
-    assert said(steered, steer={"joy": -STRONG}) not in (plain, moved)
-    assert said(steered, steer={"brief": STRONG}) not in (plain, moved)
+def test_a_steered_answer_differs_and_is_the_same_as_a_stream(steered: Any) -> None:
+    plain, moved = chat(steered), chat(steered, steer={"joy": STRONG})
+    assert moved != plain and moved == chat(steered, steer={"joy": STRONG})
+    assert chat(steered, steer={"joy": -STRONG}) not in (plain, moved)
+    assert chat(steered, steer={"brief": STRONG}) not in (plain, moved)
     with steered.http() as http:
         lines = http.post("/v1/chat/completions", json=TALK | {"stream": True, "steer": {"joy": STRONG}}).text
     events = [
@@ -99,18 +99,18 @@ def test_a_steered_answer_differs_and_the_same_one_streams(steered: Any) -> None
     assert said_so == moved[0]["message"]["content"]
 
 
-def test_no_strength_is_no_steering(steered: Any, server: Any) -> None:
-    plain = said(server)
+def test_a_strength_of_zero_does_not_steer(steered: Any, server: Any) -> None:
+    plain = chat(server)
     assert (
         plain
-        == said(steered)
-        == said(steered, steer={})
-        == said(steered, steer={"joy": 0})
-        == said(steered, steer=None)
+        == chat(steered)
+        == chat(steered, steer={})
+        == chat(steered, steer={"joy": 0})
+        == chat(steered, steer=None)
     )
 
 
-def test_the_rows_of_a_batch_are_steered_apart(steered: Any) -> None:
+def test_the_rows_of_a_batch_are_steered_separately(steered: Any) -> None:
     talk = {"conversations": [TALK["messages"]] * 3, "seeds": [1, 2, 3], "max_tokens": 12}
     with steered.http() as http:
         plain, all_moved, second_moved = (
@@ -140,7 +140,9 @@ def test_the_rows_of_a_batch_are_steered_apart(steered: Any) -> None:
         ("joy", "an object of concepts and strengths"),
     ],
 )
-def test_what_cannot_be_steered_is_refused_with_a_sentence(steered: Any, steer: Any, sentence: str) -> None:
+def test_an_invalid_steering_request_is_refused_with_a_sentence(
+    steered: Any, steer: Any, sentence: str
+) -> None:
     with steered.http() as http:
         chat = http.post("/v1/chat/completions", json=TALK | {"steer": steer})
         plain = http.post("/v1/completions", json={"prompt": "hi", "steer": steer})
@@ -151,7 +153,7 @@ def test_what_cannot_be_steered_is_refused_with_a_sentence(steered: Any, steer: 
     assert few.status_code == 400 and "one for each conversation" in few.json()["error"]["message"]
 
 
-def test_without_vectors_it_says_what_makes_them_and_new_ones_count_at_once(
+def test_without_vectors_the_error_has_the_cure_and_new_vectors_are_used_at_once(
     start_server: Any, tmp_path: Path
 ) -> None:
     server = start_server("--readout", str(tmp_path / "readout"))
@@ -168,6 +170,6 @@ def test_without_vectors_it_says_what_makes_them_and_new_ones_count_at_once(
         assert asked().json()["choices"] != first
 
 
-def test_of_all_the_layers_of_a_file_the_one_two_thirds_of_the_way_is_steered() -> None:
+def test_the_layer_at_two_thirds_of_a_files_layers_is_steered() -> None:
     places = {count: planted(1, layers=tuple(range(count))).steered for count in (1, 2, 4, 28)}
     assert places == {1: 0, 2: 0, 4: 2, 28: 18}

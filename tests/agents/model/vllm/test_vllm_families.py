@@ -1,4 +1,4 @@
-"""vLLM's fused tensors, split and named as in Hugging Face's model; made here without vLLM."""
+"""vLLM's fused tensors, split and named as in Hugging Face's model; they are built here without vLLM."""
 
 import logging
 from collections.abc import Iterator
@@ -159,7 +159,7 @@ class _Tree(torch.nn.Module):
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         super().__init__()
-        made: dict[int, torch.nn.Parameter] = {}
+        parameters: dict[int, torch.nn.Parameter] = {}
         for name, tensor in tensors.items():
             served: torch.nn.Module = self
             *owners, leaf = name.split(".")
@@ -167,7 +167,7 @@ class _Tree(torch.nn.Module):
                 if not hasattr(served, owner):
                     served.add_module(owner, torch.nn.Module())
                 served = getattr(served, owner)
-            parameter = made.setdefault(id(tensor), torch.nn.Parameter(tensor, requires_grad=False))
+            parameter = parameters.setdefault(id(tensor), torch.nn.Parameter(tensor, requires_grad=False))
             served.register_parameter(leaf, parameter)
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints that the watchdog restores, the times at which it does, and what it leaves alone."""
+"""The watchdog: which checkpoints it restores, when, and what it leaves alone."""
 
 import logging
 import shutil

@@ -1,4 +1,4 @@
-"""Weights that are lent instead of laid out: what crosses the socket, and on a GPU two plain processes."""
+"""Shared weights over CUDA IPC: what crosses the socket, and on a GPU two real processes."""
 
 import json
 import subprocess
@@ -29,17 +29,17 @@ def needs_gpu(test: object) -> object:
     return pytest.mark.gpu(pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")(test))
 
 
-def test_a_handle_is_the_same_after_it_has_been_json_but_for_the_number_of_its_card() -> None:
+def test_a_handle_survives_json_except_for_its_device_number() -> None:
     sent = json.dumps(cuda_ipc._HANDLES.dump_python([cuda_ipc.Handle.of_arguments(ARGUMENTS)], mode="json"))
-    (found,) = cuda_ipc._HANDLES.validate_python(json.loads(sent))
-    assert found.arguments(1) == (*ARGUMENTS[:6], 1, *ARGUMENTS[7:])
+    (handle,) = cuda_ipc._HANDLES.validate_python(json.loads(sent))
+    assert handle.arguments(1) == (*ARGUMENTS[:6], 1, *ARGUMENTS[7:])
 
 
 @pytest.mark.parametrize("change", [{"memory": None}, {"shape": "6"}, {"nbytes": None}, {"dtype": 3}])
-def test_a_handle_that_is_not_as_it_should_be_is_refused(change: dict[str, object]) -> None:
-    told = cuda_ipc._HANDLES.dump_python([cuda_ipc.Handle.of_arguments(ARGUMENTS)], mode="json")
+def test_a_malformed_handle_is_refused(change: dict[str, object]) -> None:
+    dumped = cuda_ipc._HANDLES.dump_python([cuda_ipc.Handle.of_arguments(ARGUMENTS)], mode="json")
     with pytest.raises(ValueError, match=next(iter(change))):
-        cuda_ipc._HANDLES.validate_python([told[0] | change])
+        cuda_ipc._HANDLES.validate_python([dumped[0] | change])
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def exporter(tmp_path: Path) -> Iterator[Path]:
     lending.close()
 
 
-def test_an_exporter_that_cannot_export_says_so_and_goes_on_answering(exporter: Path) -> None:
+def test_an_exporter_that_cannot_export_says_so_and_keeps_answering(exporter: Path) -> None:
     for _ in range(2):
         with pytest.raises(IntegrityFault, match="weights on cpu have no CUDA handles"):
             cuda_ipc.open_tensors(exporter)
@@ -61,7 +61,7 @@ def test_an_exporter_that_cannot_export_says_so_and_goes_on_answering(exporter: 
 @pytest.mark.parametrize(
     "frames", [[b"\xff"], [b"{}"], protocol.pack_request(RpcRequest(id="1", verb="train", body={}))]
 )
-def test_an_exporter_answers_nonsense_with_an_error(exporter: Path, frames: list[bytes]) -> None:
+def test_an_exporter_answers_a_malformed_request_with_an_error(exporter: Path, frames: list[bytes]) -> None:
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.connect(f"ipc://{exporter}")
@@ -71,7 +71,7 @@ def test_an_exporter_answers_nonsense_with_an_error(exporter: Path, frames: list
 
 
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
-def test_memory_that_cannot_be_lent_is_refused_with_what_to_do(
+def test_memory_that_cannot_be_exported_is_refused_with_the_cure(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setenv(name, "max_split_size_mb:512,expandable_segments:True")
@@ -86,7 +86,7 @@ def test_weights_on_several_devices_or_not_contiguous_are_refused() -> None:
         cuda_ipc.require_exportable([torch.zeros(3, 4).T])
 
 
-def test_an_entry_of_lent_weights_is_the_part_of_its_tensor_that_its_offset_says(tmp_path: Path) -> None:
+def test_an_entry_of_exported_weights_is_the_part_of_its_tensor_at_its_offset(tmp_path: Path) -> None:
     path, storage = tmp_path / "weights.bin", torch.arange(100.0)
     path.write_bytes(bytes(HEADER_BYTES))
     first, second = storage[10:34].view(6, 4), storage[40:44]
@@ -124,7 +124,7 @@ shared.holds = "ab" * 32
 
 
 def in_rows(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    """Cuts `qkv` into three, as a family of vLLM's is."""
+    """Split `qkv` into three, as a vLLM model family does."""
     whole = next(entry for entry in served if entry.name == "qkv")
     row = 16 * 2
     cut = [(0, "q", 32), (32, "k", 16), (48, "v", 16)]
@@ -135,7 +135,7 @@ def in_rows(served: tuple[Entry, ...]) -> tuple[Entry, ...]:
 
 
 @needs_gpu
-def test_what_another_process_writes_is_seen_where_the_weights_were_allocated_and_each_gets_its_own_export(
+def test_writes_of_another_process_are_seen_by_the_owner_and_each_process_gets_its_own_export(
     tmp_path: Path,
 ) -> None:
     embed = torch.nn.Parameter(torch.ones(100, 16, device="cuda", dtype=torch.bfloat16))
@@ -154,7 +154,7 @@ def test_what_another_process_writes_is_seen_where_the_weights_were_allocated_an
 
 
 @needs_gpu
-def test_a_trainer_that_does_not_see_the_card_says_so(tmp_path: Path) -> None:
+def test_a_trainer_that_cannot_see_the_gpu_reports_it(tmp_path: Path) -> None:
     weights = {"w": torch.zeros(8, 8, device="cuda")}
     SharedWeights.create(tmp_path / "weights.bin", weights, model="m", adopt=True)
     code = "import os; os.environ['CUDA_VISIBLE_DEVICES'] = ''\n" + TRAINER

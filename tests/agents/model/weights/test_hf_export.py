@@ -1,5 +1,4 @@
-"""A checkpoint as a Hugging Face directory: what transformers loads, equal bit for bit, whole or not
-there."""
+"""A checkpoint exported as a Hugging Face directory: transformers loads it bit for bit."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -23,37 +22,37 @@ Weights = dict[str, RawTensor]
 
 
 def moved(weights: Mapping[str, RawTensor]) -> Weights:
-    """Other weights of the same shapes."""
+    """Return other weights of the same shapes."""
     return {name: to_raw(from_raw(raw) * 1.25) for name, raw in weights.items()}
 
 
 @pytest.fixture(scope="module")
 def trained() -> Weights:
-    """The embedded model's weights after some update."""
+    """Return the embedded model's weights after an update."""
     return moved(parse(MODEL_DIR / "model.safetensors")[1])
 
 
 def loaded(directory: Path) -> Weights:
-    """The state of the model that transformers makes of a directory, aliases once."""
+    """Return the state of the model that transformers loads from a directory, aliases once."""
     state = AutoModelForCausalLM.from_pretrained(directory).state_dict()
     return {name: to_raw(tensor) for name, tensor in state.items() if name != "lm_head.weight"}
 
 
-def same(found: Mapping[str, RawTensor], wanted: Mapping[str, RawTensor]) -> bool:
-    return found.keys() == wanted.keys() and all(
-        (raw.dtype, raw.shape, bytes(raw.data)) == (found[n].dtype, found[n].shape, bytes(found[n].data))
-        for n, raw in wanted.items()
+def same(actual: Mapping[str, RawTensor], expected: Mapping[str, RawTensor]) -> bool:
+    return actual.keys() == expected.keys() and all(
+        (raw.dtype, raw.shape, bytes(raw.data)) == (actual[n].dtype, actual[n].shape, bytes(actual[n].data))
+        for n, raw in expected.items()
     )
 
 
-def test_transformers_loads_it_equal_bit_for_bit_and_answers_the_same(
+def test_transformers_loads_an_export_bit_for_bit_and_gives_the_same_answers(
     trained: Weights, tmp_path: Path
 ) -> None:
-    told = export(plan_export(MODEL_DIR, trained), tmp_path / "out")
+    files = export(plan_export(MODEL_DIR, trained), tmp_path / "out")
     assert same(loaded(tmp_path / "out"), trained)
     others = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
     names = {path.name for path in MODEL_DIR.iterdir() if path.is_file()}
-    assert {file["name"] for file in told} == names >= others | {"chat_template.jinja"}
+    assert {file["name"] for file in files} == names >= others | {"chat_template.jinja"}
     model = AutoModelForCausalLM.from_pretrained(MODEL_DIR)
     model.load_state_dict({n: from_raw(raw) for n, raw in trained.items()}, strict=False)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -69,11 +68,11 @@ def test_transformers_loads_it_equal_bit_for_bit_and_answers_the_same(
     assert answers[0] == answers[1] and len(answers[0]) > asked["input_ids"].shape[1]
 
 
-def test_what_it_says_of_its_files_is_so(trained: Weights, tmp_path: Path) -> None:
+def test_the_reported_files_are_those_on_the_disk(trained: Weights, tmp_path: Path) -> None:
     import hashlib
 
-    told = export(plan_export(MODEL_DIR, trained), tmp_path / "out")
-    for file in told:
+    files = export(plan_export(MODEL_DIR, trained), tmp_path / "out")
+    for file in files:
         whole = (tmp_path / "out" / file["name"]).read_bytes()
         assert (file["bytes"], file["sha256"]) == (len(whole), hashlib.sha256(whole).hexdigest())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
@@ -83,7 +82,7 @@ def test_what_it_says_of_its_files_is_so(trained: Weights, tmp_path: Path) -> No
 
 
 def a_directory(place: Path, files: Mapping[str, Mapping[str, RawTensor]], **config: object) -> Path:
-    """A model directory with these files of weights."""
+    """Write a model directory with these weight files."""
     place.mkdir()
     (place / "config.json").write_text(json.dumps(config))
     for name, tensors in files.items():
@@ -118,32 +117,34 @@ def test_shards_names_types_and_the_index_stay_and_what_is_not_trained_is_copied
     }
     plan = plan_export(source, weights)
     export(plan, tmp_path / "out")
-    found = written(tmp_path / "out")
-    assert same(found["m-1-of-2.safetensors"], {**first, **{next(iter(first)): raw(5, 6, dtype="BF16")}})
-    assert same(found["m-2-of-2.safetensors"], {**second, **{next(iter(second)): raw(4, dtype="BF16")}})
+    exported = written(tmp_path / "out")
+    assert same(exported["m-1-of-2.safetensors"], {**first, **{next(iter(first)): raw(5, 6, dtype="BF16")}})
+    assert same(exported["m-2-of-2.safetensors"], {**second, **{next(iter(second)): raw(4, dtype="BF16")}})
     assert sorted(plan.copied) == ["model.visual.x", "mtp.fc.weight"]
     assert json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text()) == index
     rest = {
         str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()
     }
-    assert rest - set(found) == {
+    assert rest - set(exported) == {
         "config.json", "model.safetensors.index.json", "additional_chat_templates/tools.jinja",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("kept", ["lm_head.weight", "model.embed_tokens.weight"])
-def test_tied_embeddings_are_the_checkpoints_under_both_names(kept: str, tmp_path: Path) -> None:
-    """A checkpoint has them once; the file's own second copy would be what they were before any night."""
+@pytest.mark.parametrize("stored", ["lm_head.weight", "model.embed_tokens.weight"])
+def test_tied_embeddings_come_from_the_checkpoint_under_both_names(stored: str, tmp_path: Path) -> None:
+    """A checkpoint has them once; the source file's second copy would be stale."""
     own = {"lm_head.weight": raw(1), "model.embed_tokens.weight": raw(1)}
     source = a_directory(tmp_path / "in", {"model.safetensors": own}, tie_word_embeddings=True)
-    plan = plan_export(source, {kept: raw(2)})
+    plan = plan_export(source, {stored: raw(2)})
     export(plan, tmp_path / "out")
     exported = written(tmp_path / "out")["model.safetensors"]
     assert {name: from_raw(tensor).item() for name, tensor in exported.items()} == dict.fromkeys(own, 2.0)
     assert plan.copied == []
 
 
-def test_a_checkpoint_in_a_wider_type_goes_into_the_files_type_when_no_bit_is_lost(tmp_path: Path) -> None:
+def test_a_checkpoint_in_a_wider_type_is_written_in_the_files_type_when_no_bit_is_lost(
+    tmp_path: Path,
+) -> None:
     source = a_directory(
         tmp_path / "in", {"model.safetensors": {"a": raw(1, 2, dtype="BF16")}}, dtype="bfloat16"
     )
@@ -166,8 +167,8 @@ def test_where_bits_would_be_lost_the_checkpoints_type_is_written_and_the_config
     plan = plan_export(source, {"a": raw(0.1, -3), "b": raw(2)})
     export(plan, tmp_path / "out")
     assert plan.retyped == ["a"]
-    found = written(tmp_path / "out")["model.safetensors"]
-    assert same(found, {"a": raw(0.1, -3), "b": raw(2, dtype="BF16")})
+    exported = written(tmp_path / "out")["model.safetensors"]
+    assert same(exported, {"a": raw(0.1, -3), "b": raw(2, dtype="BF16")})
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config == {"dtype": "float32", "text_config": {"dtype": "float32"}}
     assert (
@@ -184,7 +185,7 @@ def test_the_metadata_of_a_file_stays(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"} and file.get_tensor("a").tolist() == [2.0]
 
 
-def test_every_tensor_lies_aligned_whatever_the_order_of_the_files_own(tmp_path: Path) -> None:
+def test_every_tensor_is_aligned_whatever_the_order_in_the_source_file(tmp_path: Path) -> None:
     source = a_directory(tmp_path / "in", {})
     header = {
         "mask": {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]},
@@ -219,7 +220,7 @@ def plan(tmp_path: Path) -> hf_export.ExportPlan:
     return plan_export(a_directory(tmp_path / "in", {"model.safetensors": {"a": raw(1)}}), {"a": raw(2)})
 
 
-def test_a_place_that_holds_something_is_refused_and_an_empty_one_taken(
+def test_a_non_empty_target_is_refused_and_an_empty_one_accepted(
     plan: hf_export.ExportPlan, tmp_path: Path
 ) -> None:
     (tmp_path / "full").mkdir()
@@ -236,7 +237,7 @@ def test_a_place_that_holds_something_is_refused_and_an_empty_one_taken(
         assert (tmp_path / name / "config.json").is_file()
 
 
-def test_it_checks_the_free_space_first(
+def test_free_space_is_checked_first(
     plan: hf_export.ExportPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("agents.model.weights.hf_export.SPARE_BYTES", 10**18)
@@ -250,7 +251,7 @@ def broken(parts: Iterator[bytes]) -> Iterator[bytes]:
     raise OSError("the disk is full")
 
 
-def test_an_export_that_breaks_off_leaves_nothing(
+def test_an_interrupted_export_leaves_nothing(
     plan: hf_export.ExportPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = hf_export._pieces
@@ -260,7 +261,7 @@ def test_an_export_that_breaks_off_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_what_a_killed_export_left_is_taken_over_and_one_that_runs_is_not_disturbed(
+def test_the_leftovers_of_a_killed_export_are_replaced_and_a_running_one_is_not_disturbed(
     plan: hf_export.ExportPlan, tmp_path: Path
 ) -> None:
     (tmp_path / "out.partial" / "folder").mkdir(parents=True)

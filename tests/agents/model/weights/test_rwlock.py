@@ -1,4 +1,4 @@
-"""The lock of the weights: passes run at once, a change runs alone, and nobody waits for ever."""
+"""The lock of the weights: passes run at once, a change runs alone, and nothing waits for ever."""
 
 import os
 import signal
@@ -53,7 +53,7 @@ def until_gated(path: Path) -> None:
 
 
 def inside(lock: Callable[[], AbstractContextManager[None]]) -> tuple[threading.Thread, list[str]]:
-    """Start a thread that takes this lock; return it with the notes that it takes inside."""
+    """Start a thread that takes this lock; return it with the events that it records inside."""
     notes: list[str] = []
 
     def take() -> None:
@@ -87,16 +87,22 @@ def test_a_change_waits_for_the_running_pass_and_the_next_pass_for_the_change(sh
 
 def test_a_restore_changes_weights_and_version_under_the_lock(shared: SharedWeights, tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path / "checkpoints")
-    made = store.write(raw_weights(shared), None, {}).id
+    checkpoint_id = store.write(raw_weights(shared), None, {}).id
     shared.tensors["a"].fill_(3.0)
     version = shared.version
     with RWLock(shared.path).read_lock():
-        restoring = threading.Thread(target=restore, args=(shared, store, made), kwargs={"clean": True})
+        restoring = threading.Thread(
+            target=restore, args=(shared, store, checkpoint_id), kwargs={"clean": True}
+        )
         restoring.start()
         until_gated(shared.path)
         assert shared.version == version and torch.all(shared.tensors["a"] == 3.0)
     restoring.join()
-    assert shared.version == version + 1 and shared.holds == made and torch.all(shared.tensors["a"] == 0.0)
+    assert (
+        shared.version == version + 1
+        and shared.holds == checkpoint_id
+        and torch.all(shared.tensors["a"] == 0.0)
+    )
 
 
 @pytest.mark.parametrize("held", ["read_lock", "write_lock"])

@@ -71,7 +71,7 @@ def test_a_model_directory_that_would_run_code_is_refused(tmp_path: Path, shared
         views.build(shared, tmp_path)
 
 
-def test_new_weights_in_the_same_place_leave_the_old_ones_readable(home: Path, shared: SharedWeights) -> None:
+def test_new_weights_at_the_same_path_leave_the_old_ones_readable(home: Path, shared: SharedWeights) -> None:
     before = shared.tensors["model.norm.weight"].clone()
     assert not shared.replaced
     SharedWeights.create(home / "run" / "weights.bin", {"other": torch.zeros(3)}, model="other")
@@ -79,7 +79,7 @@ def test_new_weights_in_the_same_place_leave_the_old_ones_readable(home: Path, s
     assert torch.equal(shared.tensors["model.norm.weight"], before)
 
 
-def test_the_header_is_seen_by_everyone_who_maps_it(home: Path, shared: SharedWeights) -> None:
+def test_the_header_is_visible_to_every_process_that_maps_it(home: Path, shared: SharedWeights) -> None:
     other = SharedWeights.attach(home / "run" / "weights.bin")
     shared.dirty, shared.holds = True, "ab" * 32
     assert shared.bump() == other.version and other.dirty and other.holds == "ab" * 32
@@ -100,14 +100,14 @@ def test_a_snapshot_restores_every_bit_and_keeps_tied_weights_once(home: Path, s
     store = CheckpointStore(home / "checkpoints")
     assert [e.name for e in unique_entries(shared)].count("lm_head.weight") == 0
     before = {name: tensor.clone() for name, tensor in shared.tensors.items()}
-    kept = store.write(raw_weights(shared), None, {"cursor": 0})
+    checkpoint = store.write(raw_weights(shared), None, {"cursor": 0})
     for tensor in shared.tensors.values():
         tensor.add_(1)
     version = shared.version
-    assert restore(shared, store, kept.id, clean=False)
+    assert restore(shared, store, checkpoint.id, clean=False)
     assert all(torch.equal(before[name], tensor) for name, tensor in shared.tensors.items())
-    assert shared.dirty and shared.holds == kept.id and shared.version == version + 1
-    assert not restore(shared, store, kept.id, clean=True)  # it holds them already
+    assert shared.dirty and shared.holds == checkpoint.id and shared.version == version + 1
+    assert not restore(shared, store, checkpoint.id, clean=True)  # it holds them already
     assert not shared.dirty and shared.version == version + 1
 
 
@@ -131,11 +131,11 @@ def planted(folder: Path, tensors: dict[str, torch.Tensor]) -> SharedWeights:
 
 @pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
 def test_a_checkpoint_is_restored_into_a_wider_type_bit_for_bit(tmp_path: Path, narrow: torch.dtype) -> None:
-    store, kept = CheckpointStore(tmp_path / "checkpoints"), torch.randn(3, 5).to(narrow)
+    store, weight = CheckpointStore(tmp_path / "checkpoints"), torch.randn(3, 5).to(narrow)
     shared = planted(tmp_path, {"a": torch.zeros(3, 5), "b": torch.zeros(2, dtype=narrow)})
-    base = store.write({"a": to_raw(kept), "b": to_raw(torch.ones(2, dtype=narrow))}, None, {})
+    base = store.write({"a": to_raw(weight), "b": to_raw(torch.ones(2, dtype=narrow))}, None, {})
     assert restore(shared, store, base.id, clean=True)
-    assert torch.equal(shared.tensors["a"], kept.float()) and shared.tensors["a"].dtype == torch.float32
+    assert torch.equal(shared.tensors["a"], weight.float()) and shared.tensors["a"].dtype == torch.float32
 
 
 def test_a_checkpoint_is_restored_into_a_narrower_type_only_if_no_value_changes(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_a_checkpoint_may_have_tied_weights_twice_if_they_are_equal(tmp_path: Pa
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.int64, torch.bool])
 def test_tensors_of_any_type_and_shape_survive_as_raw_bytes(dtype: torch.dtype) -> None:
     for tensor in (torch.randn(3, 5).to(dtype), torch.ones(()).to(dtype), torch.zeros(0, 4).to(dtype)):
-        found = from_raw(to_raw(tensor))
-        assert found.dtype == dtype and torch.equal(found, tensor)
+        restored = from_raw(to_raw(tensor))
+        assert restored.dtype == dtype and torch.equal(restored, tensor)
     turned = torch.randn(3, 5).to(dtype).T
     assert torch.equal(from_raw(to_raw(turned)), turned)

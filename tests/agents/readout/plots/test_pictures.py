@@ -1,4 +1,4 @@
-"""Pictures: labels do not overlap, what is drawn is what was measured, and hostile words break no file."""
+"""Pictures: labels do not overlap, the measured values are drawn, and hostile words break no file."""
 
 import io
 import xml.etree.ElementTree as ElementTree
@@ -32,7 +32,7 @@ def readings(turns: int, concepts: int = 3) -> Timeline:
 
 
 def of_states() -> Numbers:
-    """A vector for each state, nearer to those of its cluster."""
+    """Return a vector for each state, nearer to those of its cluster."""
     rng = np.random.default_rng(0)
     middles = {name: rng.normal(size=64) for name in CLUSTERS}
     home = {state: name for name, states in CLUSTERS.items() for state in states}
@@ -41,7 +41,7 @@ def of_states() -> Numbers:
 
 
 def texts_of(picture: Picture) -> list[str]:
-    """The words in the picture's file, which any reader of XML takes."""
+    """Return the words in the picture's file, which any XML reader can parse."""
     root = ElementTree.fromstring(svg(picture))
     return [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
 
@@ -50,7 +50,7 @@ Area = tuple[str, float, float, float, float]
 
 
 def areas(picture: Picture) -> list[Area]:
-    """Each line of words with its left, upper, right and lower edge."""
+    """Return each line of words with its left, upper, right and lower edge."""
     lines = []
     for shape in picture.shapes:
         if isinstance(shape, Words):
@@ -67,7 +67,7 @@ def meet(one: Area, two: Area) -> bool:
 
 
 def overlapping(picture: Picture) -> list[tuple[str, str]]:
-    """Words that lie over each other."""
+    """Return the pairs of words that overlap."""
     every = areas(picture)
     return [
         (one[0], two[0]) for index, one in enumerate(every) for two in every[index + 1 :] if meet(one, two)
@@ -118,7 +118,7 @@ def test_the_concepts_with_the_largest_readings_are_chosen_or_the_named_ones_in_
     )
 
 
-def test_the_map_of_all_states_names_each_once_where_no_name_covers_another_or_a_dot() -> None:
+def test_the_map_of_all_states_names_each_once_without_covering_a_name_or_a_dot() -> None:
     drawn = concept_map.picture(STATES, of_states(), CLUSTERS, "layer 5")
     words = texts_of(drawn)
     assert all(words.count(state) == 1 for state in STATES) and not overlapping(drawn)
@@ -146,7 +146,7 @@ def test_the_map_colours_by_cluster_and_the_legend_counts_the_members() -> None:
     assert "exuberant joy (20)" in texts_of(drawn) and "in no cluster (28)" in texts_of(drawn)
 
 
-def test_the_plane_is_the_one_of_the_largest_spread_and_keeps_distances_in_it() -> None:
+def test_the_plane_has_the_largest_variance_and_keeps_distances_in_it() -> None:
     rng = np.random.default_rng(1)
     axes = np.linalg.qr(rng.normal(size=(30, 2)))[0].T
     flat = rng.normal(size=(12, 2)) * (3, 1)
@@ -164,7 +164,7 @@ def test_the_map_of_very_few_concepts_is_drawn_too(count: int) -> None:
     )
 
 
-def test_a_picture_is_the_same_to_the_byte_each_time_and_a_png_is_twice_its_size(tmp_path: Path) -> None:
+def test_a_picture_is_deterministic_to_the_byte_and_a_png_is_twice_its_size(tmp_path: Path) -> None:
     drawn = timeline.picture(readings(5))
     paint.write(drawn, tmp_path / "one.svg")
     assert (tmp_path / "one.svg").read_text() == svg(timeline.picture(readings(5)))
@@ -181,9 +181,7 @@ def test_a_picture_is_the_same_to_the_byte_each_time_and_a_png_is_twice_its_size
 @pytest.mark.parametrize(
     ("name", "complaint"), [("x.gif", ".svg nor .png"), ("no/x.svg", "no folder"), ("d.svg", "folder")]
 )
-def test_a_place_that_no_picture_can_be_written_to_is_refused(
-    tmp_path: Path, name: str, complaint: str
-) -> None:
+def test_an_unwritable_path_is_refused(tmp_path: Path, name: str, complaint: str) -> None:
     (tmp_path / "d.svg").mkdir()
     with pytest.raises(UsageError, match=complaint):
         paint.check(tmp_path / name)

@@ -1,5 +1,4 @@
-"""Clusters and the accuracy of leaving one story out: what was planted is found, and chance is told as
-chance."""
+"""Clusters and leave-one-out accuracy: planted structure is found, and chance is reported as chance."""
 
 import numpy as np
 import pytest
@@ -38,8 +37,8 @@ def test_the_leave_one_out_accuracy_equals_that_of_vectors_computed_for_each_tex
         hits = []
         for text, concept in enumerate(labelled.labels):
             rest = np.delete(labelled.activations, text, axis=0)
-            made = concept_vectors(rest, labels[:text] + labels[text + 1 :], NAMES)
-            best = scores(labelled.activations[text : text + 1] - rest.mean(axis=0), made).argmax()
+            vectors_without = concept_vectors(rest, labels[:text] + labels[text + 1 :], NAMES)
+            best = scores(labelled.activations[text : text + 1] - rest.mean(axis=0), vectors_without).argmax()
             hits.append(concept >= 0 and best == concept)
         assert list(classified_correctly(labelled)) == hits
 

@@ -1,4 +1,4 @@
-"""The head that was planted is found, with its length; noise has no head that stands out."""
+"""A planted head is found with its length; in noise no head stands out."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ HEADS, WIDTH = 8, 16
 
 
 def layer(written_by: int | None, *, seed: int = 7) -> tuple[Numbers, Numbers, LabelledActivations]:
-    """Inputs and weight of an output projection, and the stream after it, where one head writes concept 0."""
+    """Return input and weight of an output projection, and the stream after it; one head writes concept 0."""
     rng = np.random.default_rng(seed)
     plain = noise(per_concept=12)
     inputs = rng.normal(size=(len(plain.labels), HEADS, WIDTH))
@@ -61,7 +61,7 @@ def test_noise_has_no_head_that_stands_out(seed: int) -> None:
 
 
 def test_selectivity_is_not_inflated_by_a_vector_that_was_made_of_the_same_texts() -> None:
-    """In many dimensions a vector of two texts of noise would set these two apart by itself."""
+    """In many dimensions, a vector made of two texts of noise separates these two texts."""
     inputs, weight, labelled = layer(None)
     few = np.concatenate([labelled.of(concept)[:2] for concept in range(6)])
     small = label_activations(

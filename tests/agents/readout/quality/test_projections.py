@@ -1,4 +1,4 @@
-"""The projections of a checkpoint: found by their names, and told by name where a layer has others."""
+"""The projections of a checkpoint: found by name, and reported by name where a layer has others."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def tensors(*names: str) -> dict[str, RawTensor]:
 
 
 @pytest.mark.parametrize("before", ["model.", "model.language_model.", ""])
-def test_a_projection_is_found_by_its_layer_and_not_by_the_beginning_of_a_number(before: str) -> None:
+def test_a_projection_is_found_by_its_whole_layer_number(before: str) -> None:
     checkpoint = tensors(
         f"{before}layers.1.{DOWN}", f"{before}layers.11.{DOWN}", f"model.visual.layers.1.{DOWN}"
     )

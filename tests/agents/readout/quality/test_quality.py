@@ -1,4 +1,4 @@
-"""Each metric of quality finds what was planted, and finds nothing where nothing was."""
+"""Each metric of quality finds what was planted, and finds nothing in noise."""
 
 import numpy as np
 import pytest
@@ -28,14 +28,14 @@ def test_a_planted_direction_is_clean_and_is_the_vector() -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_noise_is_fragmented_and_as_random_texts_are(seed: int) -> None:
+def test_noise_is_fragmented_like_random_texts(seed: int) -> None:
     labelled = noise(seed=seed)
     over = [component.share > component.by_chance for component in components(labelled)]
     assert sum(over) <= 1 and all(component.share < 0.4 for component in components(labelled))
 
 
-def test_a_stream_that_is_wide_in_one_direction_makes_chance_as_high_as_it_makes_noise() -> None:
-    """As the residual streams of real models are: everything lies along it, whatever the texts say."""
+def test_a_stream_that_is_wide_in_one_direction_raises_chance_as_much_as_noise() -> None:
+    """In the residual streams of real models all texts lie along one direction, whatever they say."""
     labelled = noise(per_concept=3)
     labelled.activations[:] += np.outer(
         np.random.default_rng(1).normal(size=len(labelled.labels)), 9 * directions()[0]
@@ -59,7 +59,7 @@ def test_a_concept_of_two_unlike_kinds_of_text_is_not_clean() -> None:
 
 
 def test_the_cosine_shows_texts_along_another_line_than_the_vector() -> None:
-    """One direction explains them, but they lie on both of its sides: it is not what their mean is."""
+    """One direction explains the texts, but they lie on both sides of it, so it is not their mean."""
     labelled = noise()
     mine = labelled.of(0)
     labelled.activations[mine] += np.outer(np.where(np.arange(len(mine)) % 2, 5.0, -5.0), directions()[0])
@@ -139,8 +139,8 @@ def test_a_planted_pair_is_redundant_and_names_each_other() -> None:
     assert all(redundancy.r2 < 0.5 for redundancy in result[2:])
 
 
-def test_the_opposite_of_a_concept_is_made_of_it_with_a_negative_sign() -> None:
-    """And of what both stand apart from: the penalty on so many terms keeps R^2 a little lower."""
+def test_the_opposite_of_a_concept_is_explained_by_it_with_a_negative_sign() -> None:
+    """It also has terms shared by both: the penalty on so many terms lowers R^2 a little."""
     rows = directions()
     rows[1] = -rows[0]
     labelled = texts(rows, strength=9.0)
@@ -149,7 +149,7 @@ def test_the_opposite_of_a_concept_is_made_of_it_with_a_negative_sign() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.0, 3.0])
-def test_unrelated_concepts_are_not_redundant_though_their_vectors_sum_to_nothing(
+def test_unrelated_concepts_are_not_redundant_although_their_vectors_sum_to_zero(
     strength: float,
 ) -> None:
     labelled = texts(strength=strength, baselines=0)
@@ -163,8 +163,10 @@ def test_unrelated_concepts_are_not_redundant_though_their_vectors_sum_to_nothin
 def test_the_regression_is_a_ridge_with_its_penalty() -> None:
     labelled = texts()
     result = metrics.redundancy(labelled, vectors(labelled))[0]
-    kept = np.flatnonzero(labelled.labels != 0)
-    rest = label_activations(labelled.activations[kept], [_labels(labelled)[text] for text in kept], NAMES)
+    others = np.flatnonzero(labelled.labels != 0)
+    rest = label_activations(
+        labelled.activations[others], [_labels(labelled)[text] for text in others], NAMES
+    )
     basis = vectors(rest)[1:].T
     solved = np.linalg.solve(basis.T @ basis + metrics.LAMBDA * np.eye(5), basis.T @ vectors(labelled)[0])
     coefficients = {one.index: one.value for one in result.contributors}

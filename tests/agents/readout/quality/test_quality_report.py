@@ -1,4 +1,4 @@
-"""The report says in words what was planted, and says of noise that it is noise."""
+"""The report states what was planted, and identifies noise as noise."""
 
 import json
 from dataclasses import replace
@@ -54,8 +54,8 @@ def test_a_report_is_json_with_every_metric_of_every_concept() -> None:
 
 
 def test_planted_concepts_are_clean_and_noise_is_fragmented_without_further_remarks() -> None:
-    for made, word in ((texts(), "clean"), (noise(), "fragmented")):
-        quality = report.build(evidence(made)).concepts
+    for labelled, word in ((texts(), "clean"), (noise(), "fragmented")):
+        quality = report.build(evidence(labelled)).concepts
         assert {concept.kind for concept in quality.values()} == {word}
         assert not any(
             "redundant" in concept.verdict or "neuron" in concept.verdict for concept in quality.values()
@@ -76,7 +76,7 @@ def test_a_planted_pair_a_planted_neuron_and_a_mislabelled_story_are_in_the_verd
     assert wrong.outliers[0].text == "stories/3.txt"
 
 
-def test_a_story_that_points_the_other_way_is_named_in_the_verdict() -> None:
+def test_a_story_that_points_in_the_opposite_direction_is_named_in_the_verdict() -> None:
     labelled = texts()
     labelled.activations[3] = (
         2 * labelled.activations[labelled.labels != 0].mean(axis=0) - labelled.activations[3]
@@ -86,12 +86,12 @@ def test_a_story_that_points_the_other_way_is_named_in_the_verdict() -> None:
 
 
 def along_one_line(per_concept: int) -> LabelledActivations:
-    """Noise in a stream that is wide in one direction."""
-    made = noise(per_concept=per_concept)
-    made.activations[:] += np.outer(
-        np.random.default_rng(1).normal(size=len(made.labels)), 9 * directions()[0]
+    """Return noise in a stream that is wide in one direction."""
+    labelled = noise(per_concept=per_concept)
+    labelled.activations[:] += np.outer(
+        np.random.default_rng(1).normal(size=len(labelled.labels)), 9 * directions()[0]
     )
-    return replace(made)
+    return replace(labelled)
 
 
 def test_a_neuron_that_is_as_near_to_random_texts_is_not_called_the_concept() -> None:
@@ -103,36 +103,36 @@ def test_a_neuron_that_is_as_near_to_random_texts_is_not_called_the_concept() ->
     assert near and all("near a neuron, as random texts are (3" in verdict for verdict in near)
 
 
-@pytest.mark.parametrize("made", [texts(per_concept=1), along_one_line(2), along_one_line(12)])
+@pytest.mark.parametrize("labelled", [texts(per_concept=1), along_one_line(2), along_one_line(12)])
 def test_texts_that_lie_along_a_line_as_random_ones_do_are_not_called_clean(
-    made: LabelledActivations,
+    labelled: LabelledActivations,
 ) -> None:
-    quality = report.build(evidence(made))
+    quality = report.build(evidence(labelled))
     kinds = [concept.kind for concept in quality.concepts.values()]
     assert "clean" not in kinds and "too few texts to tell" in kinds
     json.dumps(to_json(quality), allow_nan=False)
 
 
 def test_two_texts_on_either_side_of_a_line_are_split() -> None:
-    made = texts(per_concept=2)
-    negatives = made.negatives[0]
-    made.activations[1] = negatives - 0.2 * (made.activations[0] - negatives)
-    quality = report.build(evidence(replace(made))).concepts["calm"]
+    labelled = texts(per_concept=2)
+    negatives = labelled.negatives[0]
+    labelled.activations[1] = negatives - 0.2 * (labelled.activations[0] - negatives)
+    quality = report.build(evidence(replace(labelled))).concepts["calm"]
     assert quality.first_pc > 0.9 and quality.kind == "split"
 
 
-def test_a_report_on_noise_says_that_the_vectors_say_nothing() -> None:
-    for made, above in ((texts(), True), (noise(), False)):
-        quality = report.build(evidence(made))
+def test_a_report_on_noise_says_that_the_vectors_carry_no_information() -> None:
+    for labelled, above in ((texts(), True), (noise(), False)):
+        quality = report.build(evidence(labelled))
         assert quality.leave_one_out.above_chance is above
         assert ("say nothing" in page.markdown(SUBJECT, quality)) is not above
 
 
 def test_nothing_is_called_redundant_if_the_others_explain_any_direction() -> None:
-    made = noise(per_concept=4)
-    narrow = replace(made, activations=made.activations[:, :7])
+    labelled = noise(per_concept=4)
+    narrow = replace(labelled, activations=labelled.activations[:, :7])
     quality = report.build(
-        replace(evidence(made), texts=narrow, vectors=vectors(narrow), down=None, head_contributions={})
+        replace(evidence(labelled), texts=narrow, vectors=vectors(narrow), down=None, head_contributions={})
     )
     assert not any("redundant" in concept.verdict for concept in quality.concepts.values())
     assert quality.skipped[-1].startswith("R\u00b2: 5 other concepts explain 0.")
@@ -144,7 +144,7 @@ def test_a_planted_cluster_differs_from_the_rest_and_concepts_without_clusters_h
     assert quality.gap is None and quality.reason == "these concepts stand in no clusters"
 
 
-def test_the_page_has_every_concept_with_its_verdict_and_no_open_mark() -> None:
+def test_the_page_has_every_concept_with_its_verdict_and_no_unfilled_placeholder() -> None:
     for given in (
         evidence(texts()),
         replace(evidence(texts()), clusters={}, down=None, head_contributions={}),

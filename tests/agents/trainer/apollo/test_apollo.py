@@ -1,4 +1,4 @@
-"""Apollo against a computation by hand, and what must survive in its state."""
+"""Apollo against a computation by hand, and the state that must survive a checkpoint."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Apollo as torch and its users expect any optimizer to be."""
+"""Apollo behaves as torch and its users expect of an optimizer."""
 
 import copy
 import weakref
@@ -13,7 +13,7 @@ from corpus.errors import TrainerFault
 SHAPES = [(6, 9), (9, 6), (4,), (2, 3, 4)]
 
 
-def made(dtype: torch.dtype = torch.float32, **settings: Any) -> Apollo:
+def new_optimizer(dtype: torch.dtype = torch.float32, **settings: Any) -> Apollo:
     torch.manual_seed(1)
     return Apollo(
         [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES], 0.01, rank=3, **settings
@@ -35,7 +35,10 @@ def weights(optimizer: Apollo) -> list[torch.Tensor]:
     "dtype, master", [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)]
 )
 def test_a_state_dict_continues_bit_for_bit(dtype: torch.dtype, master: bool) -> None:
-    first, second = made(dtype, seed=3, proj_refresh=2, master_weights=master), made(dtype, seed=8)
+    first, second = (
+        new_optimizer(dtype, seed=3, proj_refresh=2, master_weights=master),
+        new_optimizer(dtype, seed=8),
+    )
     for number in range(3):
         step(first, number)
     with torch.no_grad():
@@ -50,7 +53,7 @@ def test_a_state_dict_continues_bit_for_bit(dtype: torch.dtype, master: bool) ->
 
 
 def test_a_copy_continues_as_the_original_does() -> None:
-    first = made(proj_refresh=2)
+    first = new_optimizer(proj_refresh=2)
     step(first, 0)
     second = copy.deepcopy(first)
     step(first, 1)
@@ -59,7 +62,7 @@ def test_a_copy_continues_as_the_original_does() -> None:
 
 
 def test_a_scheduler_of_torch_sets_the_rate() -> None:
-    optimizer = made()
+    optimizer = new_optimizer()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.0 if epoch else 1.0)
     step(optimizer, 0)
     schedule.step()
@@ -92,7 +95,7 @@ def test_a_closure_is_called_with_gradients_and_its_loss_returned() -> None:
     assert float(weight.detach().sum()) < 12
 
 
-def test_settings_that_allow_no_step_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     for wrong in (
         {"rank": 0},
         {"lr": -1.0},
@@ -141,15 +144,15 @@ def test_a_step_reads_no_number_back_from_the_device(dtype: torch.dtype, setting
         float(weights[0].sum())
 
 
-def test_state_takes_a_fraction_of_adamws_and_no_projection_is_kept() -> None:
+def test_the_state_is_a_fraction_of_adamws_and_no_projection_is_stored() -> None:
     weight = torch.nn.Parameter(torch.zeros(1024, 4096))
     optimizer = Apollo([weight], 0.1, rank=64)
     weight.grad = torch.ones_like(weight)
     optimizer.step()
-    kept = sum(
+    stored = sum(
         v.numel() * v.element_size() for v in optimizer.state[weight].values() if isinstance(v, torch.Tensor)
     )
-    assert kept == optimizer.state_bytes() + 4 and kept <= 0.0626 * 2 * 4 * weight.numel()
+    assert stored == optimizer.state_bytes() + 4 and stored <= 0.0626 * 2 * 4 * weight.numel()
 
 
 @pytest.mark.parametrize("compiled", [True, False])

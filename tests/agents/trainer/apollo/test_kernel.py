@@ -1,4 +1,4 @@
-"""The compiled passes against those in torch: the same numbers, whatever the shapes, types and threads."""
+"""The compiled passes against those in torch: equal numbers for all shapes, types and thread counts."""
 
 import shutil
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def threads() -> Iterator[Any]:
 def trained(
     compiled: bool, dtype: torch.dtype, steps: int = 6, **settings: Any
 ) -> tuple[list[torch.Tensor], Apollo]:
-    """The weights of every shape after some steps, and the optimizer."""
+    """Return the weights of every shape after some steps, and the optimizer."""
     draw = torch.Generator().manual_seed(3)
     weights = [torch.nn.Parameter((0.1 * torch.randn(shape, generator=draw)).to(dtype)) for shape in SHAPES]
     optimizer = Apollo(weights, 1e-3, weight_decay=0.1, proj_refresh=4, compiled=compiled, **settings)

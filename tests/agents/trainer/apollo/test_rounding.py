@@ -1,4 +1,4 @@
-"""Stochastic rounding: right on average, and the same every time."""
+"""Stochastic rounding: unbiased, and deterministic."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the trainer's socket survives: messages that are malformed in every way, too large, or never read."""
+"""The trainer's socket survives messages that are malformed in any way, too large, or never read."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ LEAK_BYTES = 64 * 2**20
 
 @pytest.fixture
 def socket(home: Home) -> Iterator["zmq.Socket[bytes]"]:
-    """A client that speaks what it likes."""
+    """Open a client that can send any frames."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.connect(protocol.address(home.path / "run"))
@@ -29,13 +29,13 @@ def socket(home: Home) -> Iterator["zmq.Socket[bytes]"]:
 
 
 def answer(socket: "zmq.Socket[bytes]") -> RpcReply:
-    """The next reply."""
+    """Return the next reply."""
     assert socket.poll(20_000), "no reply within 20 s"
     return protocol.unpack_reply(socket.recv_multipart())
 
 
 def resident(pid: int) -> int:
-    """Bytes of memory that a process has."""
+    """Return the resident memory of a process in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
@@ -88,7 +88,7 @@ def test_each_of_ten_thousand_malformed_messages_is_answered_and_leaves_no_trace
     status = home.ask("status")
     assert (status.pid, status.doing, status.holds, status.dirty) == (pid, "idle", home.first, False)
     assert home.serves(before)
-    assert "Traceback" not in (said := home.log.read_text()), said  # each was refused on purpose
+    assert "Traceback" not in (log := home.log.read_text()), log  # each was refused on purpose
     assert home.ask("train", request(home.first)).steps == 3
 
 

@@ -1,4 +1,4 @@
-"""Pause, resume, cancel and stop, given to an update that runs in a trainer process."""
+"""Pause, resume, cancel and stop of an update that runs in a trainer process."""
 
 import os
 import signal
@@ -24,15 +24,15 @@ Order = Callable[[TrainerClient], Awaitable[Any]]
 
 
 def during(home: Home, update: TrainRequest, order: Order, **patience: float) -> list[StepReport]:
-    """Begin an update and do this once its first step is made; its steps, or what the update came to."""
-    made: list[StepReport] = []
+    """Begin an update and give an order after its first step; return its steps, or raise its error."""
+    steps: list[StepReport] = []
     faults: list[Exception] = []
 
     async def conversation(client: TrainerClient) -> None:
         begun = anyio.Event()
 
         def on_step(step: StepReport) -> None:
-            made.append(step)
+            steps.append(step)
             begun.set()
 
         async def train() -> None:
@@ -49,24 +49,24 @@ def during(home: Home, update: TrainRequest, order: Order, **patience: float) ->
     home.call(conversation, **patience)
     if faults:
         raise faults[0]
-    return made
+    return steps
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time of a process' main thread so far."""
+    """Return the processor time of a process's main thread so far."""
     fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def paused(client: TrainerClient) -> Status:
-    """Pause the update; its status once it waits."""
+    """Pause the update; return its status once it waits."""
     assert await client.pause()
     while not (status := await client.status()).paused:
         pass
     return status
 
 
-def test_a_paused_update_waits_between_two_steps_and_ends_as_one_that_never_waited(home: Home) -> None:
+def test_a_paused_update_waits_between_two_steps_and_ends_like_one_that_was_never_paused(home: Home) -> None:
     update = request(home.first, settings=replace(SETTINGS, epochs=20))
     home.ask("train", update)
     expected = home.weights()
@@ -86,7 +86,7 @@ def test_a_paused_update_waits_between_two_steps_and_ends_as_one_that_never_wait
         assert await client.resume()
 
     steps = during(home, update, wait_and_go_on, **PATIENCE)
-    assert [made.step for made in steps] == list(range(1, 61))
+    assert [step.step for step in steps] == list(range(1, 61))
     assert home.serves(expected) and not home.ask("status").paused
 
 
@@ -108,7 +108,7 @@ def test_a_cancelled_update_is_undone_bit_for_bit_whether_it_runs_or_waits(home:
             home.ask("checkpoint", home.first, {})
 
 
-def test_an_order_is_for_the_current_update_and_for_no_later_one(home: Home) -> None:
+def test_an_order_applies_only_to_the_current_update(home: Home) -> None:
     async def orders(client: TrainerClient) -> list[bool]:
         return [await client.pause(), await client.resume(), await client.cancel("too early")]
 
@@ -125,7 +125,7 @@ def test_an_order_is_for_the_current_update_and_for_no_later_one(home: Home) -> 
     assert home.ask("train", request(home.first)).steps == 3
 
 
-def test_an_update_whose_client_has_gone_can_be_asked_for_again_while_it_waits(home: Home) -> None:
+def test_an_update_without_its_client_can_be_requested_again_while_it_waits(home: Home) -> None:
     update = request(home.first, settings=replace(SETTINGS, epochs=20))
 
     async def leave_and_come_back(client: TrainerClient) -> int:

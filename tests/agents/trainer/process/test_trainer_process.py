@@ -29,7 +29,7 @@ def test_an_update_changes_the_served_weights_and_a_rollback_brings_them_back_bi
     before = {name: tensor.clone() for name, tensor in home.shared.tensors.items()}
     version = home.shared.version
     steps: list[int] = []
-    result = home.ask("train", request(home.first), lambda made: steps.append(made.step))
+    result = home.ask("train", request(home.first), lambda report: steps.append(report.step))
     assert steps == [1, 2, 3] and result.steps == 3 and result.optimizer == "fresh"
     assert home.shared.dirty and home.shared.holds == "" and home.shared.version == version + 3
     assert any(not torch.equal(before[name], tensor) for name, tensor in home.shared.tensors.items())
@@ -78,7 +78,7 @@ def test_a_step_over_the_cap_is_refused_and_the_parent_is_restored(home: Home) -
         assert home.shared.holds == home.first and not home.shared.dirty
 
 
-def test_a_repeated_request_is_answered_and_not_repeated(home: Home) -> None:
+def test_a_repeated_request_is_answered_and_not_executed_again(home: Home) -> None:
     asked = request(home.first)
     result = home.ask("train", asked, request_id="night-1")
     version = home.shared.version
@@ -99,7 +99,7 @@ def test_status_is_answered_while_an_update_runs(home: Home) -> None:
         long = request(home.first, settings=replace(SETTINGS, epochs=20))
 
         async def train(tasks: Any) -> None:
-            await client.train(long, lambda made: reached.set())
+            await client.train(long, lambda written: reached.set())
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(train, tasks)
@@ -116,16 +116,16 @@ def test_the_trainer_yields_the_processor_to_others(home: Home) -> None:
     assert os.getsid(pid) == os.getsid(0)
 
 
-def test_only_the_checkpoint_in_the_shared_weights_can_be_settled(home: Home) -> None:
+def test_only_the_checkpoint_in_the_shared_weights_can_be_finalized(home: Home) -> None:
     home.ask("train", request(home.first))
     with pytest.raises(TrainerFault, match="an update that is no checkpoint yet"):
         home.ask("settle", home.first)
-    made = home.ask("checkpoint", home.first, {"cursor": 9, "seed": 7})
-    assert home.shared.dirty and home.shared.holds == made.id
-    home.ask("settle", made.id)
+    written = home.ask("checkpoint", home.first, {"cursor": 9, "seed": 7})
+    assert home.shared.dirty and home.shared.holds == written.id
+    home.ask("settle", written.id)
     assert not home.shared.dirty
-    assert home.store.verify([home.first, made.id]) == []
-    assert home.store.manifest(made.id).weights == made.weights_sha256
+    assert home.store.verify([home.first, written.id]) == []
+    assert home.store.manifest(written.id).weights == written.weights_sha256
 
 
 def test_a_checkpoint_needs_an_update_of_its_parent(home: Home) -> None:
@@ -171,7 +171,7 @@ def test_activations_include_the_requested_heads(home: Home, tiny: Any) -> None:
     assert set(actual.heads) == {0, 1}
 
 
-def test_a_missing_trainer_is_an_error_and_not_a_wait(
+def test_a_missing_trainer_is_an_error_at_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     nowhere = tmp_path_factory.mktemp("nobody")
@@ -192,11 +192,11 @@ sys.stdin.read()
 
 
 def interrupted(home: Home, interrupt: Callable[[], None]) -> str:
-    """Begin a long update, interrupt it at its first step; returns what the trainer's client says."""
+    """Begin a long update and interrupt it at its first step; return the error of the trainer's client."""
     steps: list[int] = []
 
-    def on_step(made: StepReport) -> None:
-        steps.append(made.step)
+    def on_step(report: StepReport) -> None:
+        steps.append(report.step)
         if len(steps) == 1:
             interrupt()
 

@@ -1,4 +1,4 @@
-"""The context-frozen pass against full passes, in value and in gradient."""
+"""The context-frozen pass against full passes, by value and gradient."""
 
 import random
 from collections.abc import Callable
@@ -20,7 +20,7 @@ CONTEXTS, CHOSEN, REJECTED = [[5], *rows(6, 12, 1)], rows(7, 6, 2), rows(7, 9, 3
 
 
 def full(model: Any, context: list[int], continuation: list[int]) -> torch.Tensor:
-    """The summed log-probability by one full pass over one row."""
+    """Return the summed log-probability from one full pass over one row."""
     logits = model(torch.tensor([[*context, *continuation]])).logits[0]
     each = torch.log_softmax(logits, -1)[len(context) - 1 : -1]
     return each.gather(-1, torch.tensor(continuation)[:, None]).sum()
@@ -64,7 +64,7 @@ def test_gradients_are_those_of_a_full_pass_whose_past_keys_and_values_are_const
 
 
 def gradients(model: Any, loss: Callable[[], torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The gradient of this loss, by name of the parameter; the model's own are left empty."""
+    """Return the gradient of this loss by parameter name; the model's own gradients stay empty."""
     loss().backward()  # type: ignore[no-untyped-call]
     actual = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
@@ -82,7 +82,7 @@ PREFIXES = [LONG, LONG[:7], [5], LONG, LONG[:8], [*LONG[:5], 95], LONG[:1]]
 
 
 def margin(model: Any, contexts: list[list[int]], **how: bool) -> torch.Tensor:
-    """A loss that needs both sides."""
+    """Return a loss that needs both sides."""
     chosen, rejected = prefix_scoring.scores(model, contexts, [CHOSEN, REJECTED], train=True, **how)
     return chosen.total.sum() - 0.5 * rejected.total.sum()
 
@@ -116,7 +116,7 @@ def test_activation_checkpointing_changes_no_gradient_and_keeps_the_past(tiny: A
     assert all("forward" not in vars(layer) for layer in tiny.model.layers)
 
 
-def test_contexts_that_are_prefixes_of_others_score_and_train_as_they_do_alone(tiny: Any) -> None:
+def test_contexts_that_are_prefixes_of_others_score_and_train_as_if_alone(tiny: Any) -> None:
     together = prefix_scoring.scores(tiny, PREFIXES, [CHOSEN, REJECTED], train=False)
     gradient = gradients(tiny, lambda: margin(tiny, PREFIXES))
     summed = {name: torch.zeros_like(g) for name, g in gradient.items()}
@@ -144,11 +144,11 @@ def test_each_context_is_read_once_however_many_share_it(tiny: Any) -> None:
 
 def test_rows_share_the_longest_row_that_begins_with_them() -> None:
     given = [(1, 2), (), (1, 2, 3), (2,), (1, 2, 3), (1, 3)]
-    kept, which = prefix_scoring.share_prefixes(given)
-    assert sorted(kept) == [(1, 2, 3), (1, 3), (2,)]
-    assert all(kept[number][: len(row)] == row for row, number in zip(given, which, strict=True))
-    kept, which = prefix_scoring.share_prefixes(given, equal=True)
-    assert sorted(kept) == sorted(set(given)) and [kept[number] for number in which] == given
+    contexts, indices = prefix_scoring.share_prefixes(given)
+    assert sorted(contexts) == [(1, 2, 3), (1, 3), (2,)]
+    assert all(contexts[number][: len(row)] == row for row, number in zip(given, indices, strict=True))
+    contexts, indices = prefix_scoring.share_prefixes(given, equal=True)
+    assert sorted(contexts) == sorted(set(given)) and [contexts[number] for number in indices] == given
 
 
 def test_the_last_layer_of_a_context_stops_at_its_keys_and_values(tiny: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which of transformers' models the context-frozen pass gets right, and that it refuses the others."""
+"""The models of transformers that the context-frozen pass supports, and its refusal of the others."""
 
 import random
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def llama_in_chunks() -> Any:
 
 
 def model_of(config: Any) -> Any:
-    """A model with random weights that are not as flat as transformers' own start."""
+    """Return a model with random weights that are less flat than transformers' initialization."""
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
@@ -96,7 +96,7 @@ def loss(model: Any, **how: bool) -> torch.Tensor:
 
 
 def full_loss(model: Any) -> torch.Tensor:
-    """The same by a plain pass over every row."""
+    """Return the same loss from a plain pass over every row."""
     total = torch.zeros(())
     for side, sign in zip(SIDES, (1.0, -0.5), strict=True):
         for context, answer in zip(CONTEXTS, side, strict=True):

@@ -1,4 +1,4 @@
-"""The residual stream at the last token: each text alone, ended early to the bit, and its heads."""
+"""The residual stream at the last token: each text alone, an early end exact to the bit, and the heads."""
 
 import random
 from typing import Any
@@ -14,7 +14,7 @@ HEADS, HEAD_SIZE = 4, 16
 
 
 def texts(count: int = 40, seed: int = 1) -> list[list[int]]:
-    """Random texts of 1 to 30 tokens, more than fit into one pass."""
+    """Return random texts of 1 to 30 tokens, more than fit into one pass."""
     draw = random.Random(seed)
     return [[draw.randrange(96) for _ in range(draw.randint(1, 30))] for _ in range(count)]
 

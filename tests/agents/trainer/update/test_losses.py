@@ -1,5 +1,4 @@
-"""Each loss against numbers worked out by hand and its formula written naively in float64, value and
-gradient."""
+"""Each loss against numbers worked out by hand and a plain formula in float64, by value and gradient."""
 
 import itertools
 import math
@@ -22,7 +21,7 @@ Given = dict[str, torch.Tensor]
 
 
 def given(rows: slice = slice(None), *, grad: bool = False) -> Given:
-    """The examples above, or some of them."""
+    """Return the examples above, or some of them."""
     return {
         "chosen": torch.tensor(CHOSEN[rows], requires_grad=grad),
         "rejected": torch.tensor(REJECTED[rows], requires_grad=grad),
@@ -34,7 +33,7 @@ def given(rows: slice = slice(None), *, grad: bool = False) -> Given:
 
 
 def run(name: str, g: Given, count: int | None = None) -> Loss:
-    """This loss of these examples."""
+    """Return this loss of these examples."""
     chosen = Scores(total=g["chosen"], tokens=g["tokens"])
     rejected = Scores(total=g["rejected"], tokens=g["other_tokens"])
     weights, references = g["weights"], g["references"]

@@ -1,5 +1,4 @@
-"""Our losses against TRL's own code, which `make bench` installs in an environment of its own; skipped
-without it."""
+"""Our losses against TRL, which `make bench` installs in an environment of its own; skipped without it."""
 
 import copy
 import random
@@ -27,7 +26,7 @@ def test_a_loss_and_its_gradient_are_those_of_trl(name: str) -> None:
 
 
 def examples() -> list[Example]:
-    """Contexts of one token: nothing precedes the held-back token, so the pass has the whole gradient."""
+    """Return contexts of one token: nothing precedes that token, so the pass has the whole gradient."""
     draw = random.Random(3)
     sides = [[[draw.randrange(96) for _ in range(draw.randint(1, 9))] for _ in range(2)] for _ in range(5)]
     return [
@@ -36,7 +35,7 @@ def examples() -> list[Example]:
 
 
 def batch(rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
-    """Contexts with answers as TRL's collators lay them out."""
+    """Lay out contexts with answers as TRL's collators do."""
     longest = max(len(context) + len(answer) for context, answer in rows)
     actual = {
         key: torch.zeros(len(rows), longest, dtype=torch.long) for key in ("input_ids", "attention_mask")
@@ -57,18 +56,18 @@ def dpo(common: dict[str, Any], rows: Sequence[Example]) -> Any:
         "loss_types": ["sigmoid"],
         "loss_weights": [1.0],
     }
-    made = bench.trainer(trl.DPOTrainer, **common, **more, label_smoothing=0.0, use_weighting=False)
-    return made, batch([(r.context, r.chosen) for r in rows] + [(r.context, r.rejected) for r in rows])
+    trainer = bench.trainer(trl.DPOTrainer, **common, **more, label_smoothing=0.0, use_weighting=False)
+    return trainer, batch([(r.context, r.chosen) for r in rows] + [(r.context, r.rejected) for r in rows])
 
 
 def kto(common: dict[str, Any], rows: Sequence[Example]) -> Any:
     more = {"calculate_KL": True, "loss_type": "kto", "desirable_weight": 1.5, "undesirable_weight": 0.5}
-    made = bench.trainer(trl.KTOTrainer, **common, **more)
+    trainer = bench.trainer(trl.KTOTrainer, **common, **more)
     answers = [(r.context, side) for r in rows for side in (r.chosen, r.rejected)]
     others = [(r.context, side) for r in rows if isinstance(r, Mismatched) for side in r.others]
     assert len(answers) == len(others)
     mismatched = {f"KL_{key}": value for key, value in batch(others).items()}
-    return made, {**batch(answers), **mismatched, "label": torch.tensor([True, False] * len(rows))}
+    return trainer, {**batch(answers), **mismatched, "label": torch.tensor([True, False] * len(rows))}
 
 
 @pytest.mark.parametrize("objective, theirs", [("dpo", dpo), ("kto", kto)])

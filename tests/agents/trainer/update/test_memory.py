@@ -1,4 +1,4 @@
-"""The memory estimate, against the peak of a real pass in a process of its own, and what it refuses."""
+"""The memory estimate against the peak of a real pass in a process of its own, and its refusals."""
 
 import dataclasses
 import json
@@ -104,7 +104,7 @@ def test_the_longest_examples_decide_whatever_the_order() -> None:
     assert total(one) == total(one, ROWS[::-1]) == total(one, ROWS[2:])
 
 
-def test_gradients_and_optimizer_are_counted_as_they_are() -> None:
+def test_gradients_and_optimizer_state_are_counted_exactly() -> None:
     needed = memory_estimate.estimate(PER, Settings(lr=1.0), ROWS, [100, 300], 50)
     assert (needed.gradients, needed.optimizer) == (700, 50)  # the largest gradient twice: it may be tied
 

@@ -1,5 +1,4 @@
-"""A merge in the running trainer: the mapping holds it, a candidate is written, and a failure leaves the
-parent."""
+"""A merge in the running trainer: shared weights, candidate, and the parent's return after a failure."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ Weights = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Two:
-    """Two updates of the first checkpoint, trained apart, on different examples."""
+    """Two updates of the first checkpoint, trained separately on different examples."""
 
     home: Home
     ids: tuple[str, str]
@@ -47,10 +46,10 @@ def two(running: Home) -> Two:
 
 @pytest.fixture(autouse=True)
 def at_the_first(two: Two, home: Home) -> None:
-    """The running trainer, back at the first checkpoint."""
+    """Return the running trainer, rolled back to the first checkpoint."""
 
 
-def test_a_merge_adds_the_vectors_to_the_parent_and_is_dirty_until_it_is_settled(two: Two) -> None:
+def test_a_merge_adds_the_vectors_to_the_parent_and_is_dirty_until_it_is_finalized(two: Two) -> None:
     home, version = two.home, two.home.shared.version
     base, (one, other) = two.weights(home.first), (two.weights(end) for end in two.ids)
     moved = two.merge(home.first, two.parts(1.0, -0.5))
@@ -86,14 +85,14 @@ def test_a_merges_candidate_has_no_optimizer_state_and_training_on_it_starts_fre
 ) -> None:
     home = two.home
     two.merge(home.first, two.parts(1.0, 1.0))
-    made = home.ask("checkpoint", home.first, {"cursor": 1, "seed": 9})
-    assert made.optimizer_sha256 is None and home.shared.holds == made.id
+    written = home.ask("checkpoint", home.first, {"cursor": 1, "seed": 9})
+    assert written.optimizer_sha256 is None and home.shared.holds == written.id
     served = home.weights()
     home.ask("rollback", home.first, settled=True)
     two.merge(home.first, two.parts(1.0, 1.0))
     again = home.ask("checkpoint", home.first, {"cursor": 1, "seed": 9})
-    assert again.id == made.id and home.serves(served)
-    assert home.ask("train", request(made.id)).optimizer == "fresh"
+    assert again.id == written.id and home.serves(served)
+    assert home.ask("train", request(written.id)).optimizer == "fresh"
     assert home.ask("train", request(two.ids[0])).optimizer == "continued"
 
 
@@ -112,7 +111,7 @@ def test_a_merge_starts_from_the_parent_whatever_the_shared_weights_hold(two: Tw
 
 
 def test_a_merge_that_is_not_finite_is_refused_and_the_parent_restored(two: Two) -> None:
-    """Also when the last tensor alone overflows: nothing has been written."""
+    """Even if only the last tensor overflows, nothing has been written."""
     home, before, version = two.home, two.home.weights(), two.home.shared.version
     end = dict(home.store.load_weights(two.ids[0]))
     last = unique_entries(home.shared)[-1].name

@@ -1,4 +1,4 @@
-"""From examples to a loss: what each objective is held against, and that a step is the sum of its parts."""
+"""From examples to a loss: the reference of each objective, and a step as the sum of its parts."""
 
 import copy
 import random
@@ -36,7 +36,7 @@ def request(objective: Objective, rows: Sequence[Example]) -> TrainRequest:
 
 @pytest.fixture(scope="module")
 def models(tiny: Any) -> tuple[Any, Any]:
-    """A parent, and another model in place of its trained self; KTO's z_0 of these two is above 0."""
+    """Return a parent, and another model as its trained version; their KTO z_0 is above 0."""
     parent, trained = copy.deepcopy(tiny), copy.deepcopy(tiny)
     torch.manual_seed(5)
     with torch.no_grad():
@@ -46,7 +46,7 @@ def models(tiny: Any) -> tuple[Any, Any]:
 
 
 def total(model: Any, context: Sequence[int], answer: Sequence[int]) -> float:
-    """The answer's log-probability by one full pass."""
+    """Return the answer's log-probability from one full pass."""
     with torch.no_grad():
         each = torch.log_softmax(model(torch.tensor([[*context, *answer]])).logits[0], -1)
     return sum(float(each[len(context) - 1 + i, token]) for i, token in enumerate(answer))
@@ -89,7 +89,7 @@ def test_some_steps_down_the_gradient_lower_the_loss_and_raise_the_chosen_answer
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_objective_has_references_exactly_if_it_compares_with_the_parent(
+def test_an_objective_has_references_if_and_only_if_it_compares_with_the_parent(
     models: tuple[Any, Any], objective: Objective
 ) -> None:
     parent, _ = models
@@ -112,7 +112,9 @@ def test_a_known_reference_is_not_computed_again(models: tuple[Any, Any]) -> Non
     assert rows[0] == pinned and all(row.reference_chosen is not None for row in rows[1:])
 
 
-def test_ktos_reference_point_is_the_divergence_on_the_next_examples_answers(models: tuple[Any, Any]) -> None:
+def test_the_reference_point_of_kto_is_the_divergence_on_the_next_examples_answers(
+    models: tuple[Any, Any],
+) -> None:
     parent, model = models
     rows = with_references(parent, request("kto", examples()))
     ratios = []
@@ -173,7 +175,7 @@ OWN: dict[Objective, set[str]] = {
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_an_objective_depends_on_its_own_settings_only(models: tuple[Any, Any], objective: Objective) -> None:
+def test_an_objective_depends_only_on_its_own_settings(models: tuple[Any, Any], objective: Objective) -> None:
     parent, model = models
     rows = with_references(parent, request(objective, examples()))
 

@@ -1,5 +1,4 @@
-"""Preventative steering: the stream is moved while an update trains, and the weights then need not move that
-way."""
+"""Preventative steering: the stream moves while an update trains, so the weights need not move that way."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +37,7 @@ def direction(layer: int = 0, strength: float = 5.0, seed: int = 2) -> Direction
 
 @torch.no_grad()
 def plainly(model: Any, context: list[int], answer: list[int], moved: dict[int, torch.Tensor]) -> float:
-    """The answer's log-probability by one plain pass over all tokens, moved by hooks of its own."""
+    """Return the answer's log-probability from one plain pass over all tokens, moved by separate hooks."""
     handles = [
         model.base_model.layers[layer].register_forward_hook(lambda module, inputs, output, v=v: output + v)
         for layer, v in moved.items()
@@ -50,7 +49,7 @@ def plainly(model: Any, context: list[int], answer: list[int], moved: dict[int, 
 
 
 @pytest.mark.parametrize("layers", [(0,), (1,), (0, 1)])
-def test_contexts_and_continuations_are_moved_alike_and_nothing_stays(
+def test_contexts_and_continuations_are_moved_alike_and_no_hook_remains(
     tiny: Any, layers: tuple[int, ...]
 ) -> None:
     rows = examples()
@@ -83,7 +82,7 @@ def test_gradients_with_checkpointing_are_those_without(tiny: Any) -> None:
 
 
 @pytest.mark.parametrize("wrong", [direction(layer=2), Direction(layer=0, data=bytes(4 * 128))])
-def test_another_models_direction_is_refused_with_the_reason(tiny: Any, wrong: Direction) -> None:
+def test_a_direction_of_another_model_is_refused_with_the_reason(tiny: Any, wrong: Direction) -> None:
     before = [
         len(layer._forward_hooks) for layer in tiny.base_model.layers
     ]  # transformers' own, if it ran before
@@ -124,8 +123,8 @@ def test_log_probabilities_of_a_steered_model_come_over_the_socket(home: Home, t
     )
 
 
-def test_it_lowers_the_drift_of_a_watched_concept_at_equal_gain(tmp_path: Path) -> None:
-    """The embedded model learns to listen and reads as briefer: by a third less when it is steered."""
+def test_steered_training_lowers_the_drift_of_a_watched_concept_at_equal_gain(tmp_path: Path) -> None:
+    """The embedded model learns `listen` and reads as briefer: by a third less when it is steered."""
     model = Embedded(tmp_path, layer=preventative.LAYER)
     before, pairs = model.outcomes("listen", 200), model.pairs("listen", preventative.WORLD)
     vector = model.vectors[CONCEPTS.index("being_brief")]
@@ -145,7 +144,7 @@ def test_it_lowers_the_drift_of_a_watched_concept_at_equal_gain(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_it_lowers_the_drift_on_the_pairs_of_a_night_too(
+def test_steered_training_lowers_the_drift_on_the_pairs_of_a_night(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.argv", ["preventative", "--seeds", "2"])

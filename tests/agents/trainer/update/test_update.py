@@ -1,4 +1,4 @@
-"""An update in this process: its dry run, and its steps in several passes."""
+"""An update in this process: its dry run, and steps in several passes."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from store.checkpoints.store import CheckpointStore
 
 @pytest.fixture
 def bench(make_home: Callable[[], Path], model_directory: Path) -> TrainerContext:
-    """A mapping that holds its first checkpoint."""
+    """Return shared weights that hold their first checkpoint."""
     home = make_home()
     shared = SharedWeights.attach(home / "run" / "weights.bin")
     store = CheckpointStore(home / "checkpoints")
@@ -28,11 +28,11 @@ def bench(make_home: Callable[[], Path], model_directory: Path) -> TrainerContex
 
 
 def go_on() -> None:
-    """Nobody pauses or cancels."""
+    """Never pause or cancel."""
 
 
-def made(bench: TrainerContext, update: TrainRequest) -> list[StepReport]:
-    """Make this update; its steps."""
+def steps_of(bench: TrainerContext, update: TrainRequest) -> list[StepReport]:
+    """Run this update; return its steps."""
     return list(run_update(bench, update, lambda _: None, go_on)[0].reports)
 
 
@@ -65,18 +65,18 @@ def test_a_dry_run_reports_every_step_and_changes_no_byte(bench: TrainerContext,
 def test_the_first_step_of_a_dry_run_is_the_first_step_of_the_update(bench: TrainerContext) -> None:
     update = request(bench.shared.holds)
     dry = dry_run(bench, replace(update, dry_run=True), lambda _: None, go_on)
-    steps = made(bench, update)
+    steps = steps_of(bench, update)
     assert without_speed(dry.reports[0]) == without_speed(steps[0])
     assert without_speed(dry.reports[1]) != without_speed(steps[1])
 
 
-def test_a_dry_run_needs_the_parents_weights_undisturbed_and_stops_at_a_step_that_would_be_refused(
+def test_a_dry_run_needs_the_parents_weights_and_stops_at_a_refused_step(
     bench: TrainerContext,
 ) -> None:
     parent = bench.shared.holds
     with pytest.raises(StepRefused, match="over norm_cap"):
         dry_run(bench, request(parent, dry_run=True, settings=replace(SETTINGS, norm_cap=1e-6)), print, go_on)
-    made(bench, request(parent))
+    steps_of(bench, request(parent))
     before = on_disk(bench)
     with pytest.raises(TrainerFault, match="a dry run changes nothing"):
         dry_run(bench, request(parent, dry_run=True), print, go_on)
@@ -100,7 +100,7 @@ def test_a_step_in_several_passes_is_the_whole_step_up_to_rounding(
     ]
     results = []
     for settings in (plain, replace(plain, micro_batch=size)):
-        steps = made(bench, request(parent, objective=objective, settings=settings, examples=rows))
+        steps = steps_of(bench, request(parent, objective=objective, settings=settings, examples=rows))
         results.append((without_speed(steps[0]), {n: t.clone() for n, t in bench.shared.tensors.items()}))
     (whole, weights), (passes, others) = results
     assert passes == pytest.approx(whole, rel=1e-4, abs=1e-6)
