@@ -21,20 +21,20 @@ Id = Annotated[
 def checkpoints_list() -> None:
     """List all checkpoints, and mark the active one."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoints as facts
+    from loop.operations import checkpoints as operations
     from store import home
 
-    helpers.show(facts.listed(home.find(options.home)), show_checkpoints.listed)
+    helpers.show(operations.list_checkpoints(home.find(options.home)), show_checkpoints.listed)
 
 
 @checkpoints.command("show")
 def checkpoints_show(id: Id) -> None:
     """Show everything that is known about one checkpoint."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoints as facts
+    from loop.operations import checkpoints as operations
     from store import home
 
-    helpers.show(facts.shown(home.find(options.home), id), show_checkpoints.shown)
+    helpers.show(operations.describe(home.find(options.home), id), show_checkpoints.shown)
 
 
 @checkpoints.command("diff")
@@ -44,10 +44,10 @@ def checkpoints_diff(
 ) -> None:
     """Show what changed from A to B: pass rates, readings, weights (by layer, kind and head), and pairs."""
     from loop.cli.show import diff
-    from loop.operations import checkpoints as facts
+    from loop.operations import checkpoints as operations
     from store import home
 
-    helpers.show(facts.difference(home.find(options.home), (a, b)), diff.shown)
+    helpers.show(operations.compare(home.find(options.home), (a, b)), diff.shown)
 
 
 @checkpoints.command("export")
@@ -56,11 +56,11 @@ def checkpoints_export(
 ) -> None:
     """Write a checkpoint as a Hugging Face directory, which transformers and vLLM load bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoints as facts
+    from loop.operations import checkpoints as operations
     from store import home
 
     place = directory.expanduser().absolute()
-    helpers.show(facts.exported(home.find(options.home), id, place), show_checkpoints.exported)
+    helpers.show(operations.write_export(home.find(options.home), id, place), show_checkpoints.exported)
 
 
 @checkpoints.command("prune")
@@ -114,10 +114,10 @@ def checkpoints_verify(
 ) -> None:
     """Hash the ledger and all files again; exit with 12 if anything is damaged."""
     from loop.cli.show import checkpoints as show_checkpoints
-    from loop.operations import checkpoints as facts
+    from loop.operations import checkpoints as operations
     from store import home
 
-    result = facts.verify(home.find(options.home), facts.share(sample))
+    result = operations.verify(home.find(options.home), operations.parse_share(sample))
     helpers.show(result, show_checkpoints.verified)
     if result.damaged or result.ledger:
         raise typer.Exit(IntegrityFault.exit_code)
@@ -135,7 +135,7 @@ def checkpoints_vector(
     from loop.operations import task_vectors
     from store import home
 
-    helpers.show(task_vectors.added(home.find(options.home), id, out), show_checkpoints.vector)
+    helpers.show(task_vectors.describe(home.find(options.home), id, out), show_checkpoints.vector)
 
 
 @checkpoints.command("merge")

@@ -1,7 +1,7 @@
-"""The checkpoint commands that only look: list, show, diff, export, verify.
+"""The checkpoint commands that only read the home: list, show, diff, export, verify.
 
-Invariant: changes nothing in the home, whether a service runs or not. `verify` always reads the active checkpoint
-and every manifest, however small the part is that it hashes.
+Invariant: changes nothing in the home, whether a service runs or not. `verify` always reads the active
+checkpoint and every manifest, however small the sample that it hashes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -44,8 +44,8 @@ from store.tensors.changes import Change, Extent, Heads, changes, summed, unlike
 AnyBehaviour = TypeVar("AnyBehaviour", MeasuredBehaviour, ComparedBehaviour)
 
 
-def listed(home: Home) -> CheckpointList:
-    """List all checkpoints, with the bytes that their weights take on the disk."""
+def list_checkpoints(home: Home) -> CheckpointList:
+    """List all checkpoints, with the size of their weights on disk."""
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
         rows = report.checkpoint_list(connection)
@@ -56,8 +56,8 @@ def listed(home: Home) -> CheckpointList:
     return CheckpointList(checkpoints=checkpoints)
 
 
-def shown(home: Home, wanted: str) -> CheckpointReport:
-    """Report everything about one checkpoint."""
+def describe(home: Home, wanted: str) -> CheckpointReport:
+    """Report everything that the ledger and the files tell about one checkpoint."""
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
         details = lineage.one(connection, wanted, _definitions(home))
@@ -71,8 +71,8 @@ def shown(home: Home, wanted: str) -> CheckpointReport:
     return CheckpointReport(**vars(details), form=form, manifest=manifest, problem=problem)
 
 
-def difference(home: Home, wanted: Sequence[str]) -> Difference:
-    """Report what changed from one checkpoint to another: what was measured, and the weights themselves."""
+def compare(home: Home, wanted: Sequence[str]) -> Difference:
+    """Report what changed from one checkpoint to another: what was measured, and the weights."""
     with ledger_of(home) as connection:
         rows = lineage.between(connection, wanted, _definitions(home))
     rows = replace(rows, behaviours=_with_guards(home, rows.behaviours))
@@ -89,7 +89,7 @@ def difference(home: Home, wanted: Sequence[str]) -> Difference:
 
 
 def model_directory(home: Home) -> Path:
-    """Return the Hugging Face directory of the home's model, which its digest proves."""
+    """Return the Hugging Face directory of the home's model, checked by its digest."""
     directory = model_identity.model_directory(load_settings(home.config_file), home)
     if directory is None:
         raise ConfigError(
@@ -102,7 +102,7 @@ def model_directory(home: Home) -> Path:
     return directory
 
 
-def exported(home: Home, wanted: str, directory: Path) -> Export:
+def write_export(home: Home, wanted: str, directory: Path) -> Export:
     """Write a checkpoint as a Hugging Face directory."""
     with ledger_of(home) as connection:
         checkpoint = queries.checkpoint(connection, wanted)
@@ -123,11 +123,11 @@ def exported(home: Home, wanted: str, directory: Path) -> Export:
     )
 
 
-def share(text: str) -> float:
-    """Parse a part of the whole: 0.1, 10% and 10 are the same.
+def parse_share(text: str) -> float:
+    """Parse a share: 0.1, 10% and 10 are the same.
 
     Raises:
-        UsageError: The text is no part of the whole.
+        UsageError: The text is not a share above 0 and up to 1.
     """
     try:
         value = float(text.removesuffix("%"))
@@ -136,21 +136,21 @@ def share(text: str) -> float:
     if text.endswith("%") or value > 1:
         value /= 100
     if not 0 < value <= 1:
-        raise UsageError(f"--sample {text!r} is no part of the whole: write 0.1, or 10%")
+        raise UsageError(f"--sample {text!r} is not a share: write 0.1, or 10%")
     return value
 
 
-def verify(home: Home, part: float) -> Verification:
-    """Hash this part of the files and of the ledger's digests again, and report what is damaged."""
+def verify(home: Home, share: float) -> Verification:
+    """Hash this share of the files and of the ledger's digests again, and report what is damaged."""
     draw = Random()
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
         rows = queries.checkpoints(connection)
         stored = queries.stored(connection)
-        sample = {name for name in stored if draw.random() < part} | {queries.active(connection).id}
-        ledger_faults = audit(connection, store.manifest, lambda _: draw.random() < part)
+        sample = {name for name in stored if draw.random() < share} | {queries.active(connection).id}
+        ledger_faults = audit(connection, store.manifest, lambda _: draw.random() < share)
     faults = store.verify(stored, sample=sample.__contains__)
-    if faults:  # a service may have pruned meanwhile: that is no damage
+    if faults:  # what a service has pruned meanwhile is not damaged
         with ledger_of(home) as connection:
             still_stored = queries.stored(connection)
         faults = [fault for fault in faults if fault.checkpoint_id in still_stored]
@@ -158,7 +158,7 @@ def verify(home: Home, part: float) -> Verification:
         checkpoints=len(stored),
         hashed=len(sample),
         pruned=len(rows) - len(stored),
-        sample=part,
+        sample=share,
         damaged=[
             DamagedFile(checkpoint=fault.checkpoint_id, path=str(fault.path), problem=fault.problem)
             for fault in faults
@@ -168,7 +168,7 @@ def verify(home: Home, part: float) -> Verification:
 
 
 def _form(store: CheckpointStore, checkpoint_id: str) -> StoredForm | None:
-    """Return how a checkpoint lies on the disk; None where its files cannot tell."""
+    """Return the form in which a checkpoint is stored; None if its files are missing or damaged."""
     try:
         stored = store.stored(checkpoint_id)
         state = store.has_state(checkpoint_id)
@@ -178,22 +178,22 @@ def _form(store: CheckpointStore, checkpoint_id: str) -> StoredForm | None:
 
 
 def _definitions(home: Home) -> dict[str, str]:
-    """Return the definition of each behaviour as it is measured now."""
+    """Return the current definition of each behaviour."""
     scenarios = load_settings(home.config_file).verdict.scenarios
     return {name: definition(behaviour, scenarios) for name, behaviour in home.behaviours().items()}
 
 
 def _with_guards(home: Home, rows: Iterable[AnyBehaviour]) -> list[AnyBehaviour]:
-    """Return the rows with each counter-behaviour named as one, after the behaviour that it guards."""
+    """Mark the counter-behaviours, and sort each after the behaviour that it guards."""
     known = home.behaviours()
-    named = [
+    marked = [
         replace(row, counter_of=known[row.name].counter_of if row.name in known else None) for row in rows
     ]
-    return sorted(named, key=lambda row: (row.counter_of or row.name, row.counter_of is not None))
+    return sorted(marked, key=lambda row: (row.counter_of or row.name, row.counter_of is not None))
 
 
 def _heads(home: Home) -> tuple[Heads | None, str | None]:
-    """Return how many heads the home's model has; else why that is not known."""
+    """Return the number of heads of the home's model, or the reason why it is unknown."""
     try:
         counts = attention_heads(model_directory(home))
     except (ConfigError, GateRefused) as error:
@@ -204,7 +204,7 @@ def _heads(home: Home) -> tuple[Heads | None, str | None]:
 
 
 def _weights(tensors: list[Change], missing: list[str]) -> WeightChanges:
-    """Add the changes up by layer and by kind, and list each head's, the furthest moved first."""
+    """Sum the changes by layer and by kind; list those of each head, the largest first."""
     layers, kinds = summed(tensors, "layer"), summed(tensors, "kind")
     by_head = [
         HeadChange(

@@ -1,8 +1,8 @@
 """`doctor`: check everything that a night needs, and say how to fix what is wrong.
 
-Invariant: changes nothing, whether a service runs or not, and loads no model. A check that fails does not stop
-the others. The memory of an update is an estimate from the shapes of the shared weights: the trainer measures
-again before every update, and its result counts.
+Invariant: changes nothing, whether a service runs or not, and loads no model. A check that fails does not
+stop the others. The memory of an update is an estimate from the shapes of the shared weights: the trainer
+measures again before every update, and its result counts.
 """
 
 import json
@@ -118,7 +118,7 @@ def _disk(home: Home) -> str:
 def _kernel() -> str:
     if find_spec("agents.trainer.apollo._kernel") is not None:
         return "built"
-    return "not built: torch does its work at half the speed; to build it, install again with a C compiler present"
+    return "not built: torch does its work at half the speed; install again with a C compiler to build it"
 
 
 # ---------------------------------------------------------------- the user's own vLLM

@@ -1,7 +1,7 @@
-"""`night --dry-run`: what a night would train on now, and what each step of that would be.
+"""`night --dry-run`: the steps that a night would train on the pairs at hand.
 
-Invariant: reads only; the trainer computes at the active weights and changes nothing. A night would first dream of
-the lessons that wait and make more pairs of them: they are named and not trained.
+Invariant: changes nothing; the trainer computes the steps at the active weights. A night would first make
+more pairs from the lessons that wait: the report counts these lessons, and trains nothing on them.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -56,6 +56,7 @@ async def dry_run(service: Service, *, seed: int, retry: bool) -> DryRun:
 
 
 def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -> _AtHand:
+    """Propose the next night's update from the pairs at hand."""
     last = queries.last_night(connection)
     night_id = f"n{last.number + 1 if last else 1}"
     lessons = graph.new_lessons(connection, queries.cursor(connection))
@@ -67,12 +68,12 @@ def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -
         minimum=1,
         seed=seed_of(seed, "replay", night_id),
     )
-    of, proposal, reasons = _or_last_kept(connection, proposal)
+    source, proposal, reasons = _or_last_kept(connection, proposal)
     active = queries.active(connection).id
     report = DryRun(
         checkpoint=active,
         objective=service.settings.training.objective,
-        of=of,
+        of=source,
         pairs=len(proposal.new),
         replay=len(proposal.replay),
         conversations=work.counts(connection, "ready").get("extract", 0),
@@ -99,12 +100,19 @@ def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -
 
 
 def _or_last_kept(connection: Connection, proposal: Proposal) -> tuple[str, Proposal, list[str]]:
-    """Return where the pairs come from, the proposal, and the reasons; an empty one gives way to the last kept."""
+    """Return the source of the pairs, the proposal, and the reasons.
+
+    The pairs of the last kept update replace an empty proposal.
+    """
     if proposal.new:
         return "new pairs", proposal, []
     kept = queries.last_trained(connection)
     if kept is None:
-        return "nothing", proposal, ["there are no new pairs, and no kept update whose pairs could stand in"]
+        return (
+            "nothing",
+            proposal,
+            ["there are no new pairs, and no kept update whose pairs could be used instead"],
+        )
     rows = queries.pairs_of(connection, kept.id)
     again = Proposal(new=[row for row in rows if not row.replay], replay=[row for row in rows if row.replay])
     reason = f"there are no new pairs: these are the ones of update {kept.id}"

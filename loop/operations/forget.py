@@ -1,7 +1,8 @@
-"""`forget` beyond the ledger: the captured logs, the user's own logs, and the report at the end.
+"""`forget` outside the ledger: the captured logs, the user's own logs, and the report.
 
-Invariant: a captured log is changed in the transaction that changes the ledger; a crash in between leaves the ledger
-as it was, and the same command does it all again. A log that is not ours is named and never touched.
+Invariant: a captured log is changed inside the transaction that changes the ledger. After a crash in between,
+the ledger is unchanged, and the same command does everything again. The user's own logs are named and never
+changed.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,16 +23,22 @@ from store.conversations import conversations, forget
 def forget_everywhere(
     connection: Connection, inbox: Path, source: str, path: str, roll_back: bool
 ) -> tuple[forget.Forgetting, int]:
-    """Remove it from the ledger and from the captured logs; also return the number of lines that these lost."""
+    """Remove a source, conversation or log from the ledger and from the captured logs.
+
+    Also returns the number of lines that were removed from the captured logs.
+    """
     forgetting = forget.forget(connection, source, path, roll_back=roll_back)
     with capture.WRITING:
         capture.sweep(inbox)
-        emptied = sum(_blank(connection, log, forgetting.derived.tombstones) for log in capture.logs(inbox))
-    return forgetting, emptied
+        blanked = sum(_blank(connection, log, forgetting.derived.tombstones) for log in capture.logs(inbox))
+    return forgetting, blanked
 
 
 def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> int:
-    """Empty the lines of a captured log that hold it, and let reading go on where it was; return their number."""
+    """Blank the lines of a captured log that hold a tombstone's text, and return their number.
+
+    The read position moves along, so that ingest continues where it was.
+    """
     numbers = lines_with(path, openai.NAME, tombstones)
     if not numbers:
         return 0
@@ -52,24 +59,24 @@ def _identity(path: Path) -> str:
 
 
 def count_captured(inbox: Path, tombstones: Collection[str]) -> int:
-    """Count the lines of the captured logs that hold it."""
+    """Count the lines of the captured logs that hold a tombstone's text."""
     return sum(len(lines_with(log, openai.NAME, tombstones)) for log in capture.logs(inbox))
 
 
 def logs_with(
     inbox: Path, forgetting: forget.Forgetting, formats: Mapping[str, str]
 ) -> list[LogWithForgotten]:
-    """Return the user's own logs that hold it, each with the lines; a log that is gone holds nothing.
+    """Return the user's own logs that still hold what is forgotten, each with the lines.
 
     Args:
-        inbox: The folder of the captured logs, which are not the user's.
+        inbox: The folder of the captured logs, which are left out.
         forgetting: What is forgotten.
-        formats: The format of every log that was ever read, by path.
+        formats: The format of each log that was ever read, by path.
     """
-    derived, ours = forgetting.derived, {stored_path(log) for log in capture.logs(inbox)}
+    derived, captured = forgetting.derived, {stored_path(log) for log in capture.logs(inbox)}
     logs = []
     for path, format in sorted({**derived.formats, **formats}.items()):
-        if path in ours:
+        if path in captured:
             continue
         try:
             lines, read = lines_with(Path(path), format, derived.tombstones), True
@@ -83,20 +90,20 @@ def logs_with(
 def report(
     source: str,
     forgetting: forget.Forgetting,
-    emptied: int,
+    blanked: int,
     files: list[LogWithForgotten],
     *,
     dry_run: bool,
     rolled_back: bool = False,
 ) -> Forgotten:
-    """Put the report together; the caller adds whether the ledger's file was written anew."""
+    """Assemble the report; the caller adds whether the ledger's file was rewritten."""
     commands = _commands(forgetting)
     return Forgotten(
         source=source,
         matched=forgetting.matched,
         conversations=list(forgetting.derived.conversations),
         alike=list(forgetting.derived.alike),
-        removed={**forgetting.derived.counts(), "captured_lines": emptied},
+        removed={**forgetting.derived.counts(), "captured_lines": blanked},
         updates=list(forgetting.updates),
         rollback_to=forgetting.rollback_to,
         rolled_back=rolled_back,
@@ -107,7 +114,7 @@ def report(
 
 
 def _commands(forgetting: forget.Forgetting) -> list[str]:
-    """Return how to take the weights back to before it, and to teach them again without it."""
+    """Return the commands that roll the weights back and retrain them without what was forgotten."""
     if forgetting.rollback_to is None:
         return []
     return [f"nightschool rollback {forgetting.rollback_to[:12]}", "nightschool night --retry"]

@@ -1,6 +1,6 @@
-"""`init`: make a home with checkpoint 0, and with the bundled conversations where they are wanted.
+"""`init`: make a home with checkpoint 0, and on request with the bundled conversations.
 
-Invariant: a second `init` changes nothing; the base weights are durable before the ledger names them.
+Invariant: a second `init` changes nothing. The base weights are durable before the ledger names them.
 """
 
 import json
@@ -30,14 +30,14 @@ VLLM = """
 url = {url}
 {path}
 [training]
-# Until you set this to true, your weights are left alone and everything else is done.
+# Until you set this to true, everything is done except changing your weights.
 enabled = false
 """
-"""What `init --url` adds to the configuration."""
+"""The sections that `init --url` adds to the configuration."""
 
 
 async def init(option: Path | None, *, demo: bool, url: str = "", model: Path | None = None) -> HomeMade:
-    """Make a home of the named model, or of the model that is served at the URL."""
+    """Make a home for the named model, or for the one that is served at the URL."""
     home, settings = _home(option, url, model)
     with locked(home):
         ledger = Ledger(database_url(home.path, settings.database))
@@ -54,7 +54,7 @@ async def init(option: Path | None, *, demo: bool, url: str = "", model: Path | 
 
 
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
-    """Return the home and its configuration, which a first `init` writes."""
+    """Return the home and its configuration; the first `init` creates both."""
     path = "" if model is None else str(model.expanduser().absolute())
     setting = f"path = {json.dumps(path)}\n" if path else ""
     if url:
@@ -81,13 +81,13 @@ async def _model(settings: Settings, home: Home) -> Path:
             return model_identity.named_directory(await client.served_model())
         except ModelUnavailable as error:
             raise ModelUnavailable(
-                f"the model for this home is not known: {error}. Start vLLM at {url} and run `nightschool init` "
-                "again, or name the model with `init --model DIR` (model.path)"
+                f"the model of this home is not known: {error}. Start vLLM at {url} and run "
+                "`nightschool init` again, or name the model with `init --model DIR` (model.path)"
             ) from error
 
 
 async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None:
-    """Write checkpoint 0: the model as it comes."""
+    """Write checkpoint 0: the model's own weights."""
     check_model_dir(model_dir)
     weights = _weights(model_dir)
     store.require_space(size(specs_of(weights)))

@@ -1,7 +1,7 @@
-"""The operations on a home: the same whether a service holds it or a command does the work itself.
+"""The operations on a home, the same whether a service holds the home or a command does the work itself.
 
-Invariant: an operation takes values that JSON can carry and returns a record of `results/`; its annotation is how the
-command line reads the service's answer back. Knows neither the command line nor HTTP.
+Invariant: an operation takes values that JSON can carry and returns a record of `results/`. The command line
+reads a service's answer back by the return annotation. Knows neither the command line nor HTTP.
 """
 
 from dataclasses import dataclass, replace
@@ -52,7 +52,7 @@ from store.queue import work
 from store.task_vectors import merges
 
 POLL_S = 0.05
-"""Between two looks at whether an update has ended."""
+"""Between two checks of whether an update has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +64,14 @@ class Operations:
     async def night(
         self, *, seed: int | None = None, retry: bool = False, dry_run: bool = False
     ) -> NightResult | DryRun:
-        """Run one night now, to its end; or compute the steps that it would train, with nothing changed."""
+        """Run one night now, to its end; a dry run only computes the steps that it would train."""
         if dry_run:
             return await compute_steps(self.service, seed=self._seed(seed), retry=retry)
         began = monotonic()
         return await self._ended((await self.begin(seed=seed, retry=retry)).night, began)
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> NightBegun:
-        """Begin a night now, or name the one that is running, without waiting for its end."""
+        """Begin a night, or name the one that is running; do not wait for its end."""
         await self.service.processes.wait_server()
         return NightBegun(night=await self.service.begin_night(seed=self._seed(seed), retry=retry))
 
@@ -92,8 +92,8 @@ class Operations:
         )
 
     async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Answer:
-        """Ask the served model one question, steered by these concepts, each with its strength."""
-        if steer is not None:  # here rather than by the server, so that it counts as a mistake of the user's
+        """Ask the served model one question, steered by these concepts at these strengths."""
+        if steer is not None:  # checked here, not by the server, so that a mistake is a usage error
             steer = requested_strengths(steer, load_known(self.service.context.monitor.directory))
         await self.service.processes.wait_ready()
         self.service.users.asked()
@@ -117,7 +117,7 @@ class Operations:
         density: float | None = None,
         seed: int | None = None,
     ) -> NightResult:
-        """Add task vectors, each `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, as a night with a verdict."""
+        """Add task vectors, `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, with a verdict."""
         service, began, seed = self.service, monotonic(), self._seed(seed)
         plan = await service.ledger.read(merges.plan, vectors, method, density)
         active = await service.ledger.read(queries.active)
@@ -131,7 +131,7 @@ class Operations:
         return await self._ended(night_id, began)
 
     async def _ended(self, night_id: str, began: float) -> NightResult:
-        """Wait for a night's end and report it."""
+        """Wait for the end of a night, and report the night."""
         service = self.service
         await service.worker.wait_closed(night_id)
         night = await service.ledger.read(
@@ -140,7 +140,7 @@ class Operations:
         return NightResult(**vars(night), seconds=round(monotonic() - began, 1))
 
     def _require_readable(self, checkpoint_ids: list[str]) -> None:
-        """Refuse when the weights of one of these checkpoints are damaged."""
+        """Refuse if the weights of one of these checkpoints are damaged."""
         for checkpoint_id in sorted(set(checkpoint_ids)):
             self.service.store.load_weights(checkpoint_id)
 
@@ -164,11 +164,11 @@ class Operations:
     async def forget(
         self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False
     ) -> Forgotten:
-        """Remove conversations and all that was derived from them, and name the updates that learnt from it."""
+        """Remove conversations and all that was derived from them; name the updates that learnt from them."""
         ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
         in_ledger = await ledger.read(forget.look, source, stored)
         target = in_ledger.rollback_to if rollback else None
-        if target is not None:  # a rollback that is impossible is refused before anything is gone
+        if target is not None:  # refuse an impossible rollback before anything is removed
             await self.rollback(target=target, dry_run=True)
         formats = await ledger.read(conversations.formats_of)
         files = await anyio.to_thread.run_sync(forgetting.logs_with, inbox, in_ledger, formats)
@@ -176,20 +176,22 @@ class Operations:
             tombstones = in_ledger.derived.tombstones
             lines = await anyio.to_thread.run_sync(forgetting.count_captured, inbox, tombstones)
             return forgetting.report(source, in_ledger, lines, files, dry_run=True)
-        gone, lines = await ledger.write(
+        forgotten, lines = await ledger.write(
             forgetting.forget_everywhere, inbox, source, stored, target is not None
         )
-        rolled_back = rollback and gone.rollback_to is not None
-        if gone.rollback_to is not None and rolled_back:
-            await rolling_back.serve(self.service, gone.rollback_to)
-        result = forgetting.report(source, gone, lines, files, dry_run=False, rolled_back=rolled_back)
+        rolled_back = rollback and forgotten.rollback_to is not None
+        if forgotten.rollback_to is not None and rolled_back:
+            await rolling_back.serve(self.service, forgotten.rollback_to)
+        result = forgetting.report(source, forgotten, lines, files, dry_run=False, rolled_back=rolled_back)
         return replace(result, wiped=await anyio.to_thread.run_sync(ledger.wipe))
 
     async def measure(self, *, seed: int | None = None) -> Measured:
         """Measure the pass rates of the active weights on the held-out scenarios."""
         service, seed = self.service, self._seed(seed)
         if await service.ledger.read(queries.running_night) is not None:
-            raise GateRefused("a night is running and measures by itself: wait for it (`nightschool status`)")
+            raise GateRefused(
+                "a night is running, and measures anyway: wait for its end (`nightschool status`)"
+            )
         await service.processes.wait_ready()
         weights = (await service.ledger.read(queries.active)).weights_sha256
         rates = []
@@ -214,18 +216,18 @@ class Operations:
         return Measured(weights_sha256=weights, behaviours=rates)
 
     def _seed(self, wanted: int | None) -> int:
-        """Return the seed that was given, else that of the configuration."""
+        """Return the given seed, else the configured one."""
         seed = self.service.settings.seed if wanted is None else wanted
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise UsageError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
         return seed
 
     async def pause(self) -> Pause:
-        """Start no night on schedule, and hold an update that is being trained, until `resume`."""
+        """Suspend nights on schedule, and an update that is being trained, until `resume`."""
         return await self._set_paused(True)
 
     async def resume(self) -> Pause:
-        """Let nights start on schedule again, and let an update that waits go on."""
+        """Resume nights on schedule, and an update that waits."""
         return await self._set_paused(False)
 
     async def _set_paused(self, paused: bool) -> Pause:
@@ -234,10 +236,10 @@ class Operations:
         return Pause(paused=paused)
 
     async def cancel(self) -> CancelledUpdate:
-        """End the update that is being trained, with the weights undone, and its night."""
+        """Cancel the update that is being trained, restore the weights, and end the night."""
         service, cancelled = self.service, None
         while night_id := await service.ledger.read(work.leased, "train"):
-            # Again until the work has ended: its pairs may still be prepared, or the trainer be started again.
+            # Repeat until the work has ended: its pairs may not be ready, or the trainer may be restarting.
             if service.processes.ready.is_set() and await service.trainer.cancel("cancelled by hand"):
                 cancelled = night_id
             await anyio.sleep(POLL_S)
@@ -247,7 +249,7 @@ class Operations:
         update = await service.ledger.read(queries.update_of, cancelled)
         if update is None or update.state != "refused":
             raise GateRefused(
-                "the update was trained before it could be cancelled: `nightschool status` says what became of it"
+                "the update was trained before it could be cancelled: `nightschool status` has its verdict"
             )
         return CancelledUpdate(night=cancelled, update=update.id, reasons=update.reasons)
 
@@ -264,7 +266,7 @@ class Operations:
         return await readouts.train(self.service, options)
 
     async def check_training(self, **options: Any) -> None:
-        """Refuse what of `readout_train` can be refused before a model is loaded."""
+        """Refuse bad options of `readout_train` before a model is loaded."""
         readouts.check_training(self.service, TrainOptions.parse(**options))
 
     async def readout_report(self, *, layer: int | None = None) -> VectorQuality:
@@ -275,12 +277,12 @@ class Operations:
     async def readout_show(
         self, *, turns: list[dict[str, str]], concepts: list[str] | None = None, layer: int | None = None
     ) -> Readings:
-        """Report a conversation's readings over its turns, on the active weights."""
+        """Report a conversation's readings, turn by turn, on the active weights."""
         await self.check_looking(turns=turns, concepts=concepts, layer=layer)
         return await readouts.readings(self.service, turns=turns, concepts=concepts or (), layer=layer)
 
     async def check_looking(self, **options: Any) -> None:
-        """Refuse what of `readout_report` and `readout_show` can be refused before a model is loaded."""
+        """Refuse bad options of `readout_report` and `readout_show` before a model is loaded."""
         readouts.check_looking(self.service, **options)
 
     async def readout_sweep(
@@ -291,12 +293,12 @@ class Operations:
         strengths: list[float] | None = None,
         seed: int | None = None,
     ) -> Sweeps:
-        """Try a concept at several strengths on these behaviours, or on the one that it belongs to."""
+        """Measure these behaviours, or the concept's own, at several strengths of steering."""
         steering = Steering(service=self.service)
         return await steering.sweep(concept, behaviours, strengths, seed=self._seed(seed))
 
     async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> BehaviourVector:
-        """Estimate a behaviour's vector, steer by it, and record what that predicts of training it."""
+        """Estimate a behaviour's vector, steer by it, and record what that predicts of training."""
         return await Steering(service=self.service).behaviour(behaviour, seed=self._seed(seed))
 
 
@@ -311,15 +313,15 @@ NEEDS_PROCESSES = (
     "readout_sweep",
     "readout_behaviour",
 )
-"""Operations that need the model server and the trainer; the others only need the ledger."""
+"""Operations that need the model server and the trainer; the others need the ledger alone."""
 CHECKED = {
     "readout_train": "check_training",
     "readout_report": "check_looking",
     "readout_show": "check_looking",
 }
-"""Operations whose arguments are checked before a model is loaded for them, and by which method."""
+"""Operations whose arguments a method checks before a model is loaded, with this method."""
 PROCESSES_WHERE_UP = ("rollback", "forget")
-"""Operations that need them where a vLLM is up: it goes on serving the weights that were rolled back."""
+"""Operations that need both if a vLLM runs: it would go on serving weights that are rolled back."""
 
 NAMES = (
     *NEEDS_PROCESSES,
@@ -333,11 +335,11 @@ NAMES = (
     "unpin",
     "prune",
 )
-"""The operations that the command line and HTTP may name."""
+"""Names that the command line and HTTP may use."""
 
 
 def is_quiet(name: str, arguments: Json) -> bool:
-    """Return whether this operation leaves the weights alone: a dry run, or `forget` without a rollback."""
+    """Return whether this operation keeps the weights: a dry run, or `forget` without a rollback."""
     return bool(arguments.get("dry_run")) or (name == "forget" and not arguments.get("rollback"))
 
 

@@ -1,8 +1,9 @@
 """`checkpoints prune`: delete the files of checkpoints that no rule keeps; their rows stay.
 
-Invariant: one transaction marks them pruned, and only then their files go. A crash in between leaves files that no
-unpruned row names, which the next start sweeps. Nothing goes while a night runs, or when the files that the others
-need are not known. `store/checkpoints/retention.py` decides which checkpoints stay.
+Invariant: one transaction marks the checkpoints as pruned, and only then are their files deleted. A crash in
+between leaves files that no stored checkpoint needs, and the next start sweeps them. Nothing is deleted while
+a night runs, or when a damaged manifest hides which files are needed. `store/checkpoints/retention.py`
+decides what stays.
 """
 
 from functools import partial
@@ -23,7 +24,7 @@ from store.nights import history
 
 
 async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Prune:
-    """Prune by this policy; report what went, what stays and why, and the bytes that were (or would be) freed."""
+    """Prune by this policy; report what is deleted, what stays and why, and how many bytes are freed."""
     async with service.files:
         store, ledger = service.store, service.ledger
         good = await anyio.to_thread.run_sync(_last_good, store, await ledger.read(queries.kept))
@@ -37,31 +38,32 @@ async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Prune:
 
 
 def _last_good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
-    """Return the last of these checkpoints whose files are whole."""
+    """Return the last of these checkpoints whose files are intact."""
     return next((row.id for row in reversed(kept) if not store.verify([row.id])), None)
 
 
 def _reasons(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
-    """Return why each checkpoint stays."""
+    """Return the reasons why each checkpoint stays."""
     active = queries.active(connection).id
     return reasons(queries.checkpoints(connection), policy, active=active, good=good)
 
 
 def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
-    """Mark as pruned what does not stay; return why each stays, as of this transaction."""
+    """Mark as pruned what does not stay; return the reasons as of this transaction."""
     if queries.running_night(connection) is not None:
-        raise GateRefused("a night is running: wait for it (`nightschool status`), then prune")
+        raise GateRefused("a night is running: wait for its end (`nightschool status`), then prune")
     stay = _reasons(connection, policy=policy, good=good)
-    if gone := [name for name, why in stay.items() if not why]:
-        history.set_pruned(connection, gone, policy.rules)
+    if unneeded := [name for name, why in stay.items() if not why]:
+        history.set_pruned(connection, unneeded, policy.rules)
     return stay
 
 
 def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
-    """Add up the files that only pruned checkpoints need: a base stays with what starts from it.
+    """Return the bytes of files that only pruned checkpoints need; a base stays with its deltas.
 
     Raises:
-        IntegrityFault: The manifest of one that stays is damaged, so nobody knows which files it needs.
+        IntegrityFault: The manifest of a checkpoint that stays is damaged, so the files that it needs are
+        unknown.
     """
     needed: dict[bool, set[Path]] = {True: set(), False: set()}
     for checkpoint_id, why in stay.items():
@@ -78,16 +80,16 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
 def _report(
     rows: list[Checkpoint], stay: dict[str, list[str]], active: Checkpoint, *, dry_run: bool, freed: int
 ) -> Prune:
-    """Put the report of a prune together."""
-    there = [row for row in rows if row.id in stay]
+    """Assemble the report of a prune."""
+    stored = [row for row in rows if row.id in stay]
     kept = [
         RetainedCheckpoint(id=row.id, number=row.number, state=row.state, at=row.at, reasons=stay[row.id])
-        for row in there
+        for row in stored
         if stay[row.id]
     ]
     pruned = [
         PrunedCheckpoint(id=row.id, number=row.number, state=row.state, at=row.at)
-        for row in there
+        for row in stored
         if not stay[row.id]
     ]
     reachable = [row.id for row in kept if row.state == "kept" and row.id != active.id]

@@ -1,6 +1,6 @@
-"""`readout drift`: what every update did to the readings, and how far the vectors themselves have drifted.
+"""`readout drift`: how far each update moved the readings, and how far the vectors have drifted.
 
-Invariant: reads the ledger alone, whether a service runs or not.
+Invariant: reads the ledger only, whether a service runs or not.
 """
 
 from sqlalchemy import Connection, func, select
@@ -18,7 +18,7 @@ from store.readings.records import Baseline, VectorVersion
 
 
 def drift(connection: Connection) -> Drift:
-    """Report the moves of each update's readings, the cosines between the vectors' versions, and what is usual."""
+    """Report how far each update moved the readings, the versions of the vectors, and the usual readings."""
     versions = vector_versions.versions(connection)
     baseline = readings.last_baseline(connection, versions[-1].digest) if versions else None
     count = select(func.count()).select_from(attempt_readings)
@@ -32,7 +32,7 @@ def drift(connection: Connection) -> Drift:
 
 
 def _updates(connection: Connection) -> list[UpdateDrift]:
-    """Return the updates that came to a candidate, oldest first."""
+    """Return the updates that made a checkpoint, oldest first."""
     u, c = schema.updates, schema.checkpoints
     query = select(u.c.id, c.c.weights_sha256).join(c, c.c.id == u.c.checkpoint_id).order_by(c.c.number)
     rows = connection.execute(query).all()
@@ -40,12 +40,12 @@ def _updates(connection: Connection) -> list[UpdateDrift]:
 
 
 def _update(connection: Connection, update: Update | None, after: str) -> UpdateDrift:
-    """Return how far each reading moved in one update, and how far all moved together."""
+    """Return how far each reading moved in one update, and how far all of them moved together."""
     assert update is not None, "the query joins on the update's own row"
     before = queries.checkpoint(connection, update.parent_id).weights_sha256
     try:
         pair = measured.pair(connection, before, after)
-    except NightschoolError:  # they were not both read
+    except NightschoolError:  # one of the two was not read
         return _moved(update, None, {}, None)
     joint = measured.joint(connection, before, after)
     vectors = vector_versions.together(connection, before, after)
@@ -66,7 +66,7 @@ def _moved(update: Update, vectors: str | None, moves: dict[str, float], joint: 
 
 
 def _version(row: VectorVersion) -> VectorsDrift:
-    """Return one version of the vectors, with how far it lies from the one before."""
+    """Return a version of the vectors with its distance from the version before it."""
     cosines = row.cosines or {}
     mean = round(sum(cosines.values()) / len(cosines), 4) if cosines else None
     return VectorsDrift(
@@ -85,7 +85,7 @@ def _version(row: VectorVersion) -> VectorsDrift:
 
 
 def _usual(baseline: Baseline, concepts: list[str]) -> UsualReadings:
-    """Return what is usual for each concept, over the turns that were read."""
+    """Return the mean and standard deviation of each concept over the turns that were read."""
     columns = zip(concepts, baseline.mean, baseline.spread, strict=True)
     return UsualReadings(
         vectors=baseline.vectors,

@@ -1,7 +1,7 @@
-"""`readout train`, `readout report`, `readout show`: concept vectors on the active weights, and what they read.
+"""`readout train`, `readout report`, `readout show`: estimate concept vectors, examine them, read with them.
 
-Invariant: only while no night runs and the active checkpoint is what is served. What can be refused is refused
-before a model is loaded. The ledger learns of new vectors and of nothing else.
+Invariant: runs only while no night runs and the active checkpoint is served. Bad options are refused before a
+model is loaded. The ledger records new vectors and nothing else.
 """
 
 from collections.abc import Sequence
@@ -35,28 +35,28 @@ class TrainOptions:
     """The options of `readout train`."""
 
     layers: tuple[int, ...] | Literal["all"] | None
-    """Numbers from 0; None: the layer that the monitor reads."""
+    """Numbers from 0; None for the layer that the monitor reads."""
     method: Method
     corpus: Name | None
-    """None: the one that suits the model."""
+    """None for the default of the model."""
     minimum: int | None
-    """Fewest texts of a concept; None: as the corpus has it."""
+    """Fewest texts that each concept must have; None for the default of the corpus."""
 
     @classmethod
     def parse(
         cls, *, layers: Any = None, method: Any = METHODS[0], corpus: Any = None, minimum: Any = None
     ) -> "TrainOptions":
-        """Parse options as JSON has them.
+        """Parse the options from JSON values.
 
         Raises:
-            UsageError: One of them is not what it must be.
+            UsageError: An option has a bad value.
         """
         if method not in METHODS:
             raise UsageError(f"there is no method {method!r}; there are {', '.join(METHODS)}")
         if corpus not in (None, *NAMES):
             raise UsageError(f"there is no corpus {corpus!r}; there are {', '.join(NAMES)}")
         if minimum is not None and not _is_number(minimum, 1):
-            raise UsageError(f"the fewest texts of a concept are a whole number from 1, not {minimum!r}")
+            raise UsageError(f"--minimum is a whole number from 1, not {minimum!r}")
         numbers = isinstance(layers, list) and layers and all(_is_number(layer, 0) for layer in layers)
         if layers not in (None, ALL) and not numbers:
             raise UsageError(f"layers are numbers from 0, or {ALL!r}: not {layers!r}")
@@ -68,9 +68,12 @@ def _is_number(value: Any, least: int) -> bool:
 
 
 def check_training(service: Service, options: TrainOptions) -> ConceptSet:
-    """Return the concept set that these options name; raise `UsageError` for options that cannot be carried out.
+    """Return the concept set that these options name.
 
-    Layers that the model does not have are refused here only if the model is known, which a vLLM's is once it runs.
+    Raises:
+        UsageError: The options do not fit the model or the concept set. Layers are checked only for the
+        embedded
+            model: the layers of a vLLM's model are known once it runs.
     """
     if service.processes.server.managed:
         _layers(service, options)
@@ -80,7 +83,7 @@ def check_training(service: Service, options: TrainOptions) -> ConceptSet:
 
 
 def _layers(service: Service, options: TrainOptions) -> list[int]:
-    """Return the numbers of the layers that these options name, in order."""
+    """Return the numbers of the layers that these options name, in ascending order."""
     monitor = service.context.monitor
     count = monitor.layers()
     if options.layers is None:
@@ -95,10 +98,7 @@ def _layers(service: Service, options: TrainOptions) -> list[int]:
 
 
 async def train(service: Service, options: TrainOptions) -> TrainedVectors:
-    """Estimate the concept vectors on the active weights and replace the home's with them.
-
-    Progress counts the texts that have been read.
-    """
+    """Estimate concept vectors on the active weights, and replace the home's with them."""
     began, texts = monotonic(), check_training(service, options)
     await service.processes.wait_ready()
     monitor, layers = service.context.monitor, _layers(service, options)
@@ -133,14 +133,13 @@ async def train(service: Service, options: TrainOptions) -> TrainedVectors:
 
 
 def _save(connection: Connection, version: vector_versions.Version) -> None:
-    """Save vectors that were made by hand."""
+    """Record vectors that a user asked for."""
     last = queries.last_night(connection)
     vector_versions.meet(connection, version, last.id if last else "")
 
 
 def check_looking(service: Service, *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
-    """Refuse to look where there are no vectors of this model, this layer or these concepts, or where the turns
-    are no conversation's."""
+    """Refuse if the home has no vectors for this model, layer or concepts, or if the turns are malformed."""
     monitor = service.context.monitor
     vectors, _ = stored_vectors(monitor.directory, monitor.model_digest)
     if layer is not None:
@@ -150,7 +149,7 @@ def check_looking(service: Service, *, layer: Any = None, turns: Any = None, con
             raise UsageError(f"there is no concept {name!r}; there are {', '.join(vectors.concepts)}")
     if turns is not None and not (isinstance(turns, list) and turns and all(map(_is_turn, turns))):
         raise UsageError(
-            "the turns of a conversation are a list of {role, text}: at least one, and none without words"
+            "the turns of a conversation are a list of {role, text}: at least one, and no empty text"
         )
 
 
@@ -162,7 +161,7 @@ def _is_turn(turn: Any) -> bool:
 
 
 async def quality(service: Service, *, layer: int | None = None) -> VectorQuality:
-    """Report the quality of one layer's vectors; write it to the home's `readout` folder as well."""
+    """Report the quality of one layer's vectors, and write the report to the home's `readout` folder."""
     examiner, active = await _examiner(service)
     load = partial(service.store.load_weights, active.id)
     report = await examiner.report(load, layer, service.worker.reporter("readout", ""))
@@ -172,7 +171,7 @@ async def quality(service: Service, *, layer: int | None = None) -> VectorQualit
 async def readings(
     service: Service, *, turns: list[dict[str, str]], concepts: Sequence[str] = (), layer: int | None = None
 ) -> Readings:
-    """Report a conversation's readings at the end of each turn; of the named concepts, else of all."""
+    """Report a conversation's readings at the end of each turn, of the named concepts or of all."""
     examiner, active = await _examiner(service)
     timeline = await examiner.timeline(turns, concepts, layer, service.worker.reporter("readout", ""))
     result: Readings = from_json(Readings, {**timeline, "checkpoint": active.id, "named": bool(concepts)})
@@ -180,7 +179,7 @@ async def readings(
 
 
 async def _examiner(service: Service) -> tuple[Examiner, Checkpoint]:
-    """Return an examiner of the active weights, once they are served, and their checkpoint."""
+    """Return an examiner of the active weights, and their checkpoint."""
     await service.processes.wait_ready()
     active = await require_settled(service)
     monitor = service.context.monitor
@@ -189,10 +188,10 @@ async def _examiner(service: Service) -> tuple[Examiner, Checkpoint]:
 
 
 async def require_settled(service: Service) -> Checkpoint:
-    """Return the active checkpoint, if it is what is served and no night is about to change that."""
+    """Return the active checkpoint; refuse unless it is served and no night runs."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused(
-            "a night is running and reads with the vectors that there are: wait for it (`nightschool status`)"
+            "a night is running, and reads with the current vectors: wait for its end (`nightschool status`)"
         )
     active, status = await service.ledger.read(queries.active), await service.trainer.status()
     if status.dirty or status.holds != active.id:

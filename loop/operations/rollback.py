@@ -1,7 +1,7 @@
-"""A rollback: which checkpoint is pointed at, what is refused, and how a night that is in the way ends.
+"""`rollback`: move the active pointer to an earlier checkpoint, and end a night that is in the way.
 
-Invariant: nothing changes before the checkpoint's files were found whole. The pointer moves in one transaction; the
-served weights follow it.
+Invariant: nothing changes before the checkpoint's files are verified. The pointer moves in one transaction,
+and the served weights follow it.
 """
 
 from functools import partial
@@ -19,9 +19,9 @@ from store.ledger.records import Checkpoint, Night
 from store.nights import history
 
 BY_HAND = "rolled back by hand"
-"""Why the pointer was moved, and why a night was ended with it."""
+"""Recorded reason for the move of the pointer, and for the end of a night."""
 POLL_S = 0.05
-"""Between two looks at whether a night has ended."""
+"""Between two checks of whether a night has ended."""
 
 
 async def roll_back(
@@ -31,7 +31,7 @@ async def roll_back(
     night = await service.ledger.read(queries.running_night) if now else None
     checkpoint = await service.ledger.read(_target, target, night)
     others = await service.ledger.read(history.nearest, checkpoint.id)
-    await anyio.to_thread.run_sync(_require_whole, service.store, checkpoint.id, others)
+    await anyio.to_thread.run_sync(_require_intact, service.store, checkpoint.id, others)
     rollback = await service.ledger.read(_rollback, checkpoint, dry_run)
     if not dry_run:
         if night is None:
@@ -45,9 +45,9 @@ async def roll_back(
 
 
 async def serve(service: Service, checkpoint_id: str) -> None:
-    """Have the served weights be those of a checkpoint that the ledger was just pointed at."""
+    """Restore the served weights to a checkpoint that has just become the active one."""
     if service.processes.has_weights():
-        await service.processes.ready.wait()  # processes that are starting may have read the old pointer
+        await service.processes.ready.wait()  # starting processes may have read the old pointer
         await service.trainer.rollback(checkpoint_id, settled=True)
 
 
@@ -64,34 +64,34 @@ def _rollback(connection: Connection, checkpoint: Checkpoint, dry_run: bool) -> 
 
 
 async def _end(service: Service, night_id: str, target_id: str) -> None:
-    """Point at the checkpoint and end the night, in one transaction; return when none of its work goes on."""
+    """Point at the checkpoint and end the night in one transaction; return when no work of the night runs."""
     await service.ledger.write(
         partial(history.roll_back_now, settles=service.worker.running), target_id, BY_HAND
     )
     service.worker.wake()
     while (await service.ledger.read(queries.night, night_id)).state != "done":
-        # Again until the night has ended: a piece of its work may just have been taken.
+        # Repeat until the night has ended: a worker may just have leased a piece of its work.
         await service.worker.drop(night_id, BY_HAND)
         await anyio.sleep(POLL_S)
 
 
 def _target(connection: Connection, wanted: str | None, night: Night | None) -> Checkpoint:
-    """Return the checkpoint to go back to: the named one, else the kept one before the active.
+    """Return the target of a rollback: the named checkpoint, else the kept one before the active.
 
-    No checkpoint comes before the base; but from a night that is to be ended, the way back leads to the base itself.
+    If the base is active there is none before it; a rollback that ends a night then stays at the base.
     """
     if wanted is None and night is not None and (active := queries.active(connection)).parent_id is None:
         return active
-    if wanted is None:  # "" names no checkpoint: it is a mistake, such as an empty variable in a script
+    if wanted is None:  # "" is not None: it is a mistake, such as an empty variable in a script
         wanted = history.default_target(connection)
     checkpoint = queries.checkpoint(connection, wanted)
     queries.require_stored(connection, checkpoint)
     return checkpoint
 
 
-def _require_whole(store: CheckpointStore, checkpoint_id: str, others: list[str]) -> None:
-    """Refuse a damaged checkpoint, and name the first of the others that is whole."""
+def _require_intact(store: CheckpointStore, checkpoint_id: str, others: list[str]) -> None:
+    """Refuse a damaged checkpoint, and name the first of the others that is intact."""
     if faults := store.verify([checkpoint_id]):
         good = next((other for other in others if not store.verify([other])), None)
-        advice = f"the nearest good one is {good[:12]}" if good else "no other one is whole"
+        advice = f"the nearest good one is {good[:12]}" if good else "no other one is intact"
         raise IntegrityFault(f"{faults[0].path.name} {faults[0].problem}. Nothing was changed; {advice}")

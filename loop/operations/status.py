@@ -1,6 +1,6 @@
-"""`status` and `ledger why`: what a home's ledger says, whether a service runs or not.
+"""`status` and `ledger why`: the state of a home, and the origins of its updates.
 
-Invariant: reads only, and never waits for a service: what it does not answer at once comes from the ledger.
+Invariant: changes nothing, and needs no service: if a service does not answer in time, the ledger is read.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from store.nights import report
 from store.nights.results import WhyPair, WhyUpdate
 
 ANSWER_S = 2.0
-"""How long a service may take to answer; then the ledger is read."""
+"""How long a service may take to answer."""
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def status(option: Path | None) -> StatusReport:
 
 
 def _ask_service(home: Home) -> ServiceStatus | None:
-    """Return the service's own answer, if one answers."""
+    """Return the answer of the service; None if no service answers."""
     if not home.control_socket.exists():
         return None
     transport = httpx.HTTPTransport(uds=str(home.control_socket))
@@ -69,7 +69,7 @@ def _ask_service(home: Home) -> ServiceStatus | None:
 
 
 def why(connection: Connection, wanted: str) -> UpdateOrigins | WhyPair:
-    """Trace an update or a pair back to the log lines that it grew from."""
+    """Trace an update or a pair back to the log lines that it came from."""
     origins = report.why(connection, wanted)
     if not isinstance(origins, WhyUpdate):
         return origins

@@ -1,7 +1,7 @@
-"""`readout sweep` and `readout behaviour`: try a behaviour by steering before it is trained.
+"""`readout sweep` and `readout behaviour`: measure a behaviour under steering, before it is trained.
 
-Invariant: the weights are not touched; every sweep and every prediction is a row before it is reported. Strength 0
-is what `behaviours measure` with this seed gives. Does not know how a verdict is reached.
+Invariant: the weights do not change; every sweep and prediction is in the ledger before it is reported.
+Strength 0 gives the result of `behaviours measure` with the same seed. `sweep` reaches the verdict.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from store.readings import sweeps
 from store.readings.records import Prediction, Sweep
 
 SHARES = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
-"""Strengths of a sweep that names none, as shares of the residual stream's mean length at the steered layer."""
+"""Default strengths of a sweep, as shares of the residual stream's mean norm at the steered layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +40,16 @@ class Steering:
     async def sweep(
         self, concept: str, behaviours: Sequence[str], strengths: Sequence[float] | None, *, seed: int
     ) -> Sweeps:
-        """Try the concept at these strengths on each behaviour: those named, else the one that it belongs to."""
+        """Measure the named behaviours, or the concept's own, at these strengths of steering."""
         await self._require_idle()
         vectors = require_concept(concept, load_known(self._directory))
         names = self._behaviours(concept, behaviours)
-        wanted = _checked(concept, strengths) if strengths else await self._default_strengths(vectors)
+        wanted = _require_allowed(concept, strengths) if strengths else await self._default_strengths(vectors)
         results = [await self._sweep(concept, name, wanted, seed) for name in names]
         return Sweeps(concept=concept, sweeps=[_result(sweep, judgement) for sweep, judgement in results])
 
     async def behaviour(self, name: str, *, seed: int) -> BehaviourVector:
-        """Estimate the behaviour's vector from its dreams, steer by it, and record what that predicts of training."""
+        """Estimate the behaviour's vector, steer by it, and record what that predicts of training."""
         await self._require_idle()
         self._require_behaviour(name)
         ledger = self.service.ledger
@@ -85,9 +85,11 @@ class Steering:
         return self.service.context.monitor.directory
 
     async def _require_idle(self) -> None:
-        """Refuse while the weights move, or where many answers cannot be steered."""
+        """Refuse while a night runs, and on a server that cannot steer many answers."""
         if await self.service.ledger.read(queries.running_night) is not None:
-            raise GateRefused("a night is running, and the weights move: wait for it (`nightschool status`)")
+            raise GateRefused(
+                "a night is running, and changes the weights: wait for its end (`nightschool status`)"
+            )
         if not self.service.processes.server.managed:
             raise GateRefused(
                 "a sweep needs the embedded server; on your own vLLM, try single answers with "
@@ -105,28 +107,26 @@ class Steering:
         """Return the names of the behaviours to sweep."""
         default = concept if concept in self.service.behaviours else behaviour_of(concept)
         if not wanted and default is None:
-            raise UsageError(f"{concept!r} belongs to no behaviour that is known: name one with --behaviour")
+            raise UsageError(f"{concept!r} belongs to no known behaviour: name one with --behaviour")
         names = list(wanted) or [str(default)]
         for name in names:
             self._require_behaviour(name)
         return names
 
     async def _default_strengths(self, vectors: ConceptVectors) -> list[float]:
-        """Return strengths that suit the residual stream's length, of two digits each."""
+        """Return strengths in proportion to the residual stream's mean norm, rounded to two digits."""
         layer = vectors.layers[vectors.steered]
         texts = await self.service.model.tokenize_texts(probe_texts())
         activations = await self.service.trainer.activations(texts, layers=(layer,))
         flat = np.frombuffer(activations.data, dtype=np.float32)
-        length = float(np.linalg.norm(flat.reshape(activations.texts, activations.hidden), axis=1).mean())
-        return [float(f"{share * length:.2g}") for share in SHARES]
+        norm = float(np.linalg.norm(flat.reshape(activations.texts, activations.hidden), axis=1).mean())
+        return [float(f"{share * norm:.2g}") for share in SHARES]
 
     async def _extract(self, name: str, attempts: Sequence[JudgedAnswer]) -> ConceptVectors:
-        """Estimate the behaviour's vector; refuse where a concept has its name and would steer in its place."""
+        """Estimate the behaviour's vector; refuse if a concept, which would take precedence, has its name."""
         concepts = read(self._directory)
         if concepts is not None and name in concepts.concepts:
-            raise UsageError(
-                f"a concept is called {name!r} too: give the behaviour another name to steer by it"
-            )
+            raise UsageError(f"a concept is called {name!r} too: rename the behaviour to steer by it")
         reader = BehaviourReader(
             model=self.service.model,
             trainer=self.service.trainer,
@@ -140,7 +140,7 @@ class Steering:
     async def _sweep(
         self, concept: str, name: str, strengths: Sequence[float], seed: int
     ) -> tuple[Sweep, Judgement]:
-        """Try one behaviour at all strengths, judge the trials, and record the sweep."""
+        """Measure one behaviour at all strengths, judge the trials, and record the sweep."""
         service = self.service
         active = await service.ledger.read(queries.active)
         definition, weights = service.context.definitions[name], active.weights_sha256
@@ -206,8 +206,8 @@ def _result(sweep: Sweep, judgement: Judgement) -> SweepResult:
     )
 
 
-def _checked(concept: str, strengths: Sequence[float]) -> list[float]:
-    """Return the strengths; refuse one that a request may not have."""
+def _require_allowed(concept: str, strengths: Sequence[float]) -> list[float]:
+    """Return the strengths; refuse any that a request may not have."""
     for strength in strengths:
         check_strengths({concept: strength}, [concept])
     return [float(strength) for strength in strengths]

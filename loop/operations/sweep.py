@@ -1,10 +1,10 @@
 """The verdict on a sweep: does steering by a concept raise a behaviour's pass rate?
 
-Each strength is compared with strength 0 on the same scenarios and seeds by an exact McNemar test, two-sided, at 0.05
-divided by the number of strengths (Bonferroni). A strength at which ordinary text becomes much less likely has broken
-the model: it is reported and decides nothing.
+Each strength is compared with strength 0 on the same scenarios and seeds by an exact McNemar test, two-sided,
+at 0.05 divided by the number of strengths (Bonferroni). A strength at which ordinary text becomes much less
+likely has broken the model: it is reported, and does not count in the verdict.
 
-Invariant: pure: the same outcomes give the same verdict. What chance explains is never called an effect.
+Invariant: pure; the same outcomes give the same verdict. What chance can explain is never called an effect.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from store.nights.results import PassCount
 from store.readings.records import PredictionOutcome, TrainedUpdate
 
 LEVEL = 0.05
-"""Chance, over all strengths together, of calling an effect what is none."""
+"""Probability, over all strengths together, of reporting an effect where there is none."""
 BROKEN = 1.5
-"""Ratio of the perplexity on ordinary text to that at strength 0, above which the model counts as broken."""
+"""Ratio of the perplexity on ordinary text to that at strength 0 above which the model counts as broken."""
 RAISES, LOWERS, NOTHING, UNCLEAR = "raises", "lowers", "no effect", "unclear"
 
 
@@ -40,12 +40,12 @@ class Judgement:
     """The verdict on a sweep, with the figures behind it."""
 
     verdict: str
-    """raises, lowers, no effect or unclear: what growing strength does to the pass rate."""
+    """The effect of a growing strength on the pass rate: raises, lowers, no effect or unclear."""
     slope: float
-    """Of the pass rate in each unit of strength: least squares over the strengths that did not break the model."""
+    """Of the pass rate per unit of strength, by least squares, without strengths that broke the model."""
     reasons: list[str]
     rows: list[StrengthResult]
-    """By strength."""
+    """In ascending order of strength."""
 
 
 def judge(trials: Sequence[Trial]) -> Judgement:
@@ -55,13 +55,13 @@ def judge(trials: Sequence[Trial]) -> Judgement:
     tested = [row for row in rows if row.strength and not row.broken]
     level = LEVEL / max(1, len(tested))
     effects = [row for row in tested if row.p < level]
-    # Each side speaks by its surest strength: beyond that one, what helped may begin to harm.
+    # The surest strength of each sign decides: at larger ones, what helped may begin to harm.
     surest = [min(side, key=lambda row: row.p) for side in _sides(effects)]
     signs = {_sign(row) for row in surest}
     verdict = NOTHING if not signs else UNCLEAR if len(signs) > 1 else RAISES if signs == {1} else LOWERS
     reasons = [_describe(row, rows) for row in surest] or [_no_effect(tested, rows)]
     if broken := [f"{row.strength:+g}" for row in rows if row.broken]:
-        reasons.append(f"strengths that broke the model, and decide nothing: {', '.join(broken)}")
+        reasons.append(f"strengths that broke the model, and do not count: {', '.join(broken)}")
     slope = _slope([row for row in rows if not row.broken])
     return Judgement(verdict=verdict, slope=slope, reasons=reasons, rows=rows)
 
@@ -85,7 +85,7 @@ def came_true(predicted: str, before: str, after: str) -> Literal["yes", "no", "
 
 
 def check_prediction(prediction: PredictionOutcome) -> PredictionCheck:
-    """Return a prediction with pass rates in place of outcomes, and whether it came true."""
+    """Return a prediction with pass rates in place of outcomes, and whether each update confirmed it."""
     return PredictionCheck(
         id=prediction.id,
         behaviour=prediction.behaviour,
@@ -130,18 +130,18 @@ def _compare(trial: Trial, zero: Trial) -> StrengthResult:
         lost=lost,
         p=float(f"{p:.3g}"),
         perplexity=round(trial.perplexity, 4),
-        broken=not ratio <= BROKEN,  # also when it is not a number
+        broken=not ratio <= BROKEN,  # so that NaN counts as broken
     )
 
 
 def _sides(rows: Sequence[StrengthResult]) -> list[list[StrengthResult]]:
-    """Return the rows of negative and those of positive strength, where there are any."""
+    """Group the rows by the sign of their strength; a sign without rows has no group."""
     sides = [[row for row in rows if row.strength < 0], [row for row in rows if row.strength > 0]]
     return [side for side in sides if side]
 
 
 def _sign(row: StrengthResult) -> int:
-    """Return 1 where the pass rate grows with the strength, else -1."""
+    """Return 1 if the pass rate grows with the strength, else -1."""
     return 1 if (row.gained > row.lost) == (row.strength > 0) else -1
 
 

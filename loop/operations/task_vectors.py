@@ -1,6 +1,7 @@
-"""Task vectors of a home's checkpoints: what updates added to the weights, and what a merge of them would be.
+"""`checkpoints vector` and `checkpoints merge --dry-run`: what updates added, and what a merge would add.
 
-Invariant: reads only, from the ledger and the checkpoints' files, whether a service runs or not.
+Invariant: reads the ledger and the checkpoints' files, whether a service runs or not, and changes nothing in
+the home.
 """
 
 from collections.abc import Sequence
@@ -17,8 +18,8 @@ from store.task_vectors.arithmetic import ChangeSize, Part
 from store.task_vectors.file import MergedTaskVector
 
 
-def added(home: Home, wanted: str, out: Path | None) -> TaskVectorReport:
-    """Report what an update, or a range of them, added to the weights; write it to `out` where one is given."""
+def describe(home: Home, wanted: str, out: Path | None) -> TaskVectorReport:
+    """Report what an update, or a range of updates, added to the weights; also write it to `out` if given."""
     with ledger_of(home) as connection:
         vector = merges.task_vector(connection, wanted)
     part = Part(start=vector.start, end=vector.end, weight=1.0)
@@ -39,7 +40,7 @@ def added(home: Home, wanted: str, out: Path | None) -> TaskVectorReport:
 
 
 def dry_run(home: Home, wanted: Sequence[str], method: str, density: float | None) -> MergeDryRun:
-    """Report what a merge of these task vectors would be, from the files alone."""
+    """Report what a merge of these task vectors would add, from the files alone."""
     with ledger_of(home) as connection:
         plan = merges.plan(connection, wanted, method, density)
         active = queries.active(connection).id
@@ -67,7 +68,7 @@ def _merged(home: Home, parts: list[Part], method: str, density: float | None) -
 
 
 def _sizes(merged: MergedTaskVector) -> tuple[ChangeSize, list[KindChangeSize]]:
-    """Return how much a vector changes, in all and by kind of weight."""
+    """Return how much a vector changes the weights, in all and by kind of weight."""
     kinds = merged.by_kind()
     whole = sum(kinds.values(), ChangeSize())
     return whole, [KindChangeSize(kind=kind, **vars(size)) for kind, size in kinds.items()]

@@ -1,6 +1,6 @@
-"""The results of operations: what the command line prints, and what HTTP and ZMQ carry; one module a subject.
+"""The results of operations: records that the command line prints, and that HTTP and ZMQ carry as JSON.
 
-Invariant: a result's fields are the keys of its JSON (`corpus.json_edge`), which users and their scripts know: a field
-that is added is a key that is added, and none is renamed. A base class named `_At...`, named last, holds the keys
-that come first. Holds values only; all of `loop` may import it.
+Invariant: the fields of a result are the keys of its JSON (`corpus.json_edge`), on which scripts of users
+depend: fields may be added, and none is renamed. The last base class of a record holds the keys that come
+first: `_At...`. Holds values only; all of `loop` may import it.
 """

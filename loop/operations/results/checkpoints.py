@@ -13,13 +13,13 @@ from store.tensors.changes import Figures
 
 @dataclass(frozen=True, kw_only=True)
 class StoredForm:
-    """How a checkpoint lies on the disk."""
+    """The form in which a checkpoint is stored on disk."""
 
     kind: str
     nbytes: int
     base: str | None
     optimizer: bool
-    """Whether the optimizer's state is there."""
+    """Whether the optimizer's state is stored with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ListedCheckpoint(CheckpointListing):
     """One checkpoint in the list of all, with its size."""
 
     nbytes: int | None
-    """Bytes of its weights on the disk; None where they were pruned, or are damaged."""
+    """Bytes of its weights on disk; None if they are pruned or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +39,18 @@ class CheckpointList:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReport(CheckpointDetails):
-    """Everything about one checkpoint, of the ledger and of the files."""
+    """Everything about one checkpoint, from the ledger and from its files."""
 
     form: StoredForm | None
     manifest: Json | None
     problem: str | None
-    """Why the files do not tell."""
+    """The damage, if the files cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _AtLayer:
     layer: int | None
-    """None for what lies outside the layers."""
+    """None for weights outside the layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,23 +83,23 @@ class HeadChange(Figures, _AtHead):
 
 @dataclass(frozen=True, kw_only=True)
 class WeightChanges:
-    """How much the weights changed, added up in several ways."""
+    """How much the weights changed: in all, and by layer, kind and head."""
 
     whole: Figures
     layers: list[LayerChange]
     kinds: list[KindChange]
     heads: list[HeadChange]
-    """The furthest moved first."""
+    """The largest change first."""
     only_in_one: list[str]
     """Tensors that were not compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(CheckpointDifference):
-    """The way from one checkpoint to another, of the ledger and of the files."""
+    """The difference of two checkpoints, from the ledger and from their files."""
 
     weights: WeightChanges | None
-    """None where the files of one of them were pruned."""
+    """None if the files of one of them were pruned."""
     note: str | None
 
 
@@ -140,7 +140,7 @@ class Pin:
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedCheckpoint:
-    """A checkpoint that a prune deletes the files of."""
+    """A checkpoint whose files a prune deletes."""
 
     id: str
     number: int
@@ -150,14 +150,14 @@ class PrunedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RetainedCheckpoint(PrunedCheckpoint):
-    """A checkpoint that a prune leaves alone."""
+    """A checkpoint that a prune keeps."""
 
     reasons: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    """A prune that was done, or would be."""
+    """A prune, or the dry run of one."""
 
     dry_run: bool
     pruned: list[PrunedCheckpoint]
@@ -169,7 +169,7 @@ class Prune:
 
 @dataclass(frozen=True, kw_only=True)
 class DamagedFile:
-    """A file that is not what its checkpoint says."""
+    """A file that differs from what its checkpoint's manifest names."""
 
     checkpoint: str
     path: str
@@ -178,7 +178,7 @@ class DamagedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What `checkpoints verify` found."""
+    """The findings of `checkpoints verify`."""
 
     checkpoints: int
     hashed: int
@@ -191,7 +191,7 @@ class Verification:
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """A rollback that was done, or would be."""
+    """A rollback, or the dry run of one."""
 
     from_: Annotated[str, Field(alias="from")]
     to: str
@@ -206,7 +206,7 @@ class ImmediateRollback(Rollback):
     """A rollback with `--now`."""
 
     night: str | None
-    """The night that was ended for it."""
+    """The night that it ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +231,12 @@ class TaskVectorReport:
     elements: int
     kinds: list[KindChangeSize]
     out: str | None
-    """The file that it was written to."""
+    """The file to which it was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergePairs:
-    """Pairs that a merge takes up and unlearns."""
+    """Numbers of pairs that a merge learns and unlearns."""
 
     learnt: int
     unlearnt: int
@@ -244,7 +244,7 @@ class MergePairs:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeDryRun:
-    """What a merge would be."""
+    """The dry run of a merge."""
 
     dry_run: Literal[True] = True
     checkpoint: str

@@ -1,4 +1,4 @@
-"""Results about a home: its state, its checks, the logs that were read and forgotten."""
+"""Results about a home: its state, its checks, what was read and what was forgotten."""
 
 from dataclasses import dataclass, field
 
@@ -21,10 +21,10 @@ class HomeMade:
 
 @dataclass(frozen=True, kw_only=True)
 class ServiceStatus(HomeStatus):
-    """The state of a home, as the service that holds it knows it."""
+    """The state of a home, as its service reports it."""
 
     next_update_reason: str | None
-    """Why no update is due; None where one is."""
+    """Why no update is due; None if one is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,12 +45,12 @@ class Check:
     check: str
     ok: bool
     found: str
-    """The finding; of a check that failed, what to do."""
+    """The finding; if the check failed, also what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorReport:
-    """Every check of a home."""
+    """All checks of a home."""
 
     home: str
     service: str
@@ -71,7 +71,7 @@ class DeclaredBehaviour:
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourList:
-    """The behaviours of a home, each with its counter-behaviour after it."""
+    """The behaviours of a home, each followed by its counter-behaviour."""
 
     behaviours: list[DeclaredBehaviour]
 
@@ -86,7 +86,7 @@ class ReadFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationCount:
-    """Conversations that were read."""
+    """Numbers of conversations that were read."""
 
     new: int
     known: int
@@ -94,7 +94,7 @@ class ConversationCount:
 
 @dataclass(frozen=True, kw_only=True)
 class SetAsideLine:
-    """A line, or (line 0) a whole file, that gave no conversation."""
+    """A line that gave no conversation; line 0 stands for a whole file."""
 
     path: str
     line: int
@@ -103,14 +103,14 @@ class SetAsideLine:
 
 @dataclass(frozen=True, kw_only=True)
 class Ingested:
-    """The outcome of an `ingest`."""
+    """The result of an `ingest`."""
 
     files: list[ReadFile]
     conversations: ConversationCount
     turns: int
     """Turns that are new."""
     forgotten: int
-    """Conversations passed over because a user had them removed."""
+    """Conversations that were skipped because they had been forgotten."""
     set_aside: list[SetAsideLine]
     waiting: list[str]
     """Files whose last line has no newline yet."""
@@ -118,49 +118,49 @@ class Ingested:
 
 @dataclass(frozen=True, kw_only=True)
 class LogWithForgotten:
-    """A log of the user's that still holds what was forgotten."""
+    """A user's own log that still holds what was forgotten."""
 
     path: str
     lines: list[int]
     read: bool
-    """Whether the file could be read; else the lines are those by which it was heard."""
+    """Whether the file could be read now; if not, `lines` are those of the time when it was ingested."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """Whether nights start by themselves."""
+    """Whether nights on schedule are suspended."""
 
     paused: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgotten:
-    """What was forgotten, or would be."""
+    """The result of a `forget`, or of its dry run."""
 
     source: str
     matched: str
-    """What the name was understood as: source, conversation or log."""
+    """How the name was understood: source, conversation or log."""
     conversations: list[str]
     alike: list[str]
-    """Conversations that begin with the same turns, and stay."""
+    """Conversations that begin with the same turns, and are not forgotten."""
     removed: dict[str, int]
     updates: list[Touched]
-    """Updates whose weights learnt from it."""
+    """Updates whose weights learnt from what was forgotten."""
     rollback_to: str | None
     rolled_back: bool
     commands: list[str]
-    """How to have the weights without it."""
+    """Commands that give weights which did not learn from it."""
     files: list[LogWithForgotten]
     dry_run: bool
     wiped: bool | None = field(default=None, metadata=ABSENT)
-    """Whether the ledger's file was written anew; a dry run has no such key."""
+    """Whether the ledger's file was rewritten; absent from a dry run."""
     night: NightResult | None = field(default=None, metadata=ABSENT)
-    """Of `--retrain` alone."""
+    """The night of `--retrain`; absent without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOrigins:
-    """An update with its pairs, the predictions of it, and the log lines that it grew from."""
+    """An update with its pairs, the predictions of it, and the log lines that it came from."""
 
     update: ExplainedUpdate
     pairs: list[WhyPair]

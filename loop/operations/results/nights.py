@@ -1,4 +1,4 @@
-"""Results of nights, of dry runs, and of questions to the served model."""
+"""Results of nights, of dry runs, of measurements, and of questions to the served model."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ from store.nights.results import NightReport
 
 @dataclass(frozen=True, kw_only=True)
 class NightBegun:
-    """A night that has begun."""
+    """A night that has started."""
 
     night: str
 
@@ -22,19 +22,19 @@ class NightResult(NightReport):
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """The update that a night would make of the pairs at hand."""
+    """The update that a night would make from the pairs at hand."""
 
     dry_run: Literal[True] = True
     checkpoint: str
     objective: str
     of: str
-    """Where the pairs come from: new pairs, the last kept update, or nothing."""
+    """The source of the pairs: new pairs, the last kept update, or nothing."""
     pairs: int
     replay: int
     conversations: int
-    """Conversations that wait to be read."""
+    """Number of conversations from which no lessons have been extracted yet."""
     lessons: int
-    """Lessons that a night would dream of first."""
+    """Number of lessons of which a night would first dream."""
     targets: list[str]
     reasons: list[str]
     steps: list[dict[str, int | float]]
@@ -43,7 +43,7 @@ class DryRun:
 
 @dataclass(frozen=True, kw_only=True)
 class CancelledUpdate:
-    """An update that was ended in training."""
+    """An update that was cancelled during training."""
 
     night: str
     update: str

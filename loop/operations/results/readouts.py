@@ -10,18 +10,18 @@ from store.readings.records import ConversationReading
 
 @dataclass(frozen=True, kw_only=True)
 class LayerAccuracy:
-    """How the vectors of one layer came out."""
+    """The accuracy of the vectors of one layer."""
 
     layer: int
     depth: float
-    """0 to 1."""
+    """Relative depth of the layer, above 0 and up to 1."""
     accuracy: float
     """Share of held-out texts whose own concept scores highest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedVectors:
-    """Concept vectors that were estimated by hand."""
+    """The concept vectors that `readout train` estimated."""
 
     concepts: list[str]
     corpus: str
@@ -53,17 +53,17 @@ class UpdateDrift:
     night: str
     state: str
     vectors: str | None
-    """None, and no moves, where the two sides were not read with the same vectors."""
+    """Digest of the vectors; None, with no moves, if the two sides were not read with the same ones."""
     moves: dict[str, float]
-    """By concept, in standard deviations over the probe set before."""
+    """By concept, in standard deviations over the probe set before the update."""
     joint: float | None
-    """How far all moved together."""
+    """How far all readings moved together."""
     parts: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsDrift:
-    """One version of the concept vectors, and how far it lies from the one before."""
+    """One version of the concept vectors, and its distance from the version before it."""
 
     number: int
     digest: str
@@ -80,7 +80,7 @@ class VectorsDrift:
 
 @dataclass(frozen=True, kw_only=True)
 class UsualReading:
-    """A concept's readings over the turns of users."""
+    """Mean and standard deviation of a concept's readings over the turns of users."""
 
     mean: float
     spread: float
@@ -88,7 +88,7 @@ class UsualReading:
 
 @dataclass(frozen=True, kw_only=True)
 class UsualReadings:
-    """The readings over the turns of users, by concept."""
+    """The usual readings over the turns of users, by concept."""
 
     vectors: str
     night: str
@@ -98,7 +98,7 @@ class UsualReadings:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """What updates did to the readings, and how far the vectors drifted."""
+    """How far updates moved the readings, and how far the vectors drifted."""
 
     updates: list[UpdateDrift]
     versions: list[VectorsDrift]
@@ -109,7 +109,7 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingBaseline:
-    """What a conversation's readings are counted from."""
+    """The texts, means and standard deviations that a conversation's readings are relative to."""
 
     texts: int
     mean: dict[str, float]
@@ -129,7 +129,7 @@ class TurnReadings:
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """The readings of a conversation over its turns."""
+    """The readings of a conversation, turn by turn."""
 
     layer: int
     concepts: list[str]
@@ -149,17 +149,17 @@ class _AtConversation:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationReadings(Readings, _AtConversation):
-    """The readings of a conversation that has a name."""
+    """The readings of a named conversation, beside those of earlier nights."""
 
     as_heard: list[ConversationReading]
-    """What nights have read of it."""
+    """Readings that nights recorded of it."""
     written: str | None
-    """The picture's file."""
+    """File of the picture; None if none was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptMap:
-    """A map of the concepts that was drawn."""
+    """A drawn map of the concepts."""
 
     layer: int
     concepts: int
@@ -174,22 +174,22 @@ class StrengthResult:
     passed: int
     trials: int
     low: float
-    """Of the rate's 95 % interval, as is `high`."""
+    """Lower bound of the pass rate's 95 % interval; `high` is the upper bound."""
     high: float
     gained: int
     """Scenarios that failed at strength 0 and pass here."""
     lost: int
     p: float
-    """Of the exact McNemar test against strength 0."""
+    """p-value of the exact McNemar test against strength 0."""
     perplexity: float
-    """On ordinary text, steered so."""
+    """On ordinary text, steered at this strength."""
     broken: bool
     """Whether this strength broke the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """One concept at several strengths on one behaviour."""
+    """The sweep of one concept on one behaviour."""
 
     id: str
     concept: str
@@ -204,7 +204,7 @@ class SweepResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeps:
-    """One concept on several behaviours."""
+    """The sweeps of one concept on several behaviours."""
 
     concept: str
     sweeps: list[SweepResult]
@@ -212,7 +212,7 @@ class Sweeps:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOutcome:
-    """An update beside a prediction."""
+    """An update that trained a predicted behaviour."""
 
     id: str
     state: str
@@ -223,12 +223,12 @@ class UpdateOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCheck:
-    """A prediction with the updates that trained the behaviour afterwards."""
+    """A prediction, and the updates that trained the behaviour later."""
 
     id: str
     behaviour: str
     said: str
-    """The verdict that it predicts."""
+    """The predicted verdict."""
     reason: str
     sweep_id: str
     checkpoint_id: str
@@ -238,7 +238,7 @@ class PredictionCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourVector:
-    """A behaviour's own vector, and what steering by it does."""
+    """A behaviour's own vector, and the effect of steering by it."""
 
     behaviour: str
     attempts: int
