@@ -128,6 +128,9 @@ class MonitorSettings:
     """Share of the conversations that are read at all, drawn by their ids."""
     reestimate_nights: Annotated[int, Field(ge=0)] = 14
     """Nights after which the concept vectors are estimated anew on the current weights; 0 is never."""
+    exchanges: Annotated[int, Field(ge=1)] = 64
+    """Exchanges of ordinary dialogue (of 284) that the perplexity is taken on, before and after an update, of
+    a model that is not the shipped one."""
     locate: bool = True
     """Whether each update is followed by a search for where in the weights it lies."""
 

@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.model.client import ModelClient
-from agents.model.internals import Internals
+from agents.model.internals import Internals, LogProb
 from agents.model.steering.concept_vectors import CARD, CURE, ConceptVectors, read
 from agents.model.steering.wire import Direction
 from agents.readout.collect import Source, read_texts
 from agents.readout.concept_vectors import Array, Method, scores
+from agents.readout.ordinary_text import OrdinaryText, ordinary_text, tokenize
 from agents.readout.train import default_set, train_concept_vectors
 from corpus.aliases import Progress
 from corpus.concept_sets import NAMES, load
 from corpus.errors import IntegrityFault
-from corpus.world import ordinary
 from corpus.world.concepts import probe_texts
 from store.ledger.records import Reading
 
-ORDINARY_TEXTS = 120
-"""Number of held-out ordinary exchanges for the perplexity."""
+PIECE = 16
+"""Exchanges of ordinary text in one request to the trainer, which attends to others between requests."""
 DEPTH = 0.6
 """Share of the layers before the one that is read: past the middle, before those that only choose words."""
 
@@ -50,6 +50,8 @@ class Monitor:
     """Returns the model's number of layers; called once there is a model to read."""
     model_digest: str
     """Of the model's directory."""
+    exchanges: int = 64
+    """Exchanges of ordinary dialogue for the perplexity of a model that is not the shipped one."""
     heads: Callable[[], tuple[int, int] | None] = _no_heads
     """Returns the attention's numbers of query heads and of key and value heads; None if they are unknown."""
 
@@ -63,6 +65,11 @@ class Monitor:
     def has_vectors(self) -> bool:
         """Whether the home has concept vectors."""
         return (self.directory / CARD).exists()
+
+    @property
+    def ordinary_text(self) -> OrdinaryText:
+        """The text that the perplexity is taken on."""
+        return ordinary_text(self.model_digest, self.exchanges)
 
     def source(self, weights_sha256: str) -> Source:
         """Return the source of activations of these weights, which are served now."""
@@ -141,22 +148,18 @@ class Monitor:
             name="perplexity",
             mean=await self.perplexity(),
             spread=0.0,
-            vectors="",
+            vectors=self.ordinary_text.name,
         )
         return (*readings, perplexity)
 
     async def perplexity(self, steer: Sequence[Direction] = ()) -> float:
-        """Return exp of the mean negative log-probability per token of the replies in held-out ordinary talk.
+        """Return exp of the mean negative log-probability per token of the answers in ordinary text.
 
         `steer`: directions that the model is steered by meanwhile.
         """
-        talk = [
-            [{"role": "user", "content": remark}, {"role": "assistant", "content": reply}]
-            for remark, reply in ordinary.held_out(ORDINARY_TEXTS)
-        ]
-        prompts = await self.model.tokenize([messages[:1] for messages in talk], add_generation_prompt=True)
-        whole = await self.model.tokenize(talk, add_generation_prompt=False)
-        items = [(prompt, row[len(prompt) :]) for prompt, row in zip(prompts, whole, strict=True)]
-        logprobs = await self.trainer.logprobs(items, steer)
+        items = await tokenize(self.model, self.ordinary_text)
+        logprobs: list[LogProb] = []
+        for start in range(0, len(items), PIECE):
+            logprobs += await self.trainer.logprobs(items[start : start + PIECE], steer)
         tokens = sum(item.tokens for item in logprobs)
         return math.exp(-sum(item.total for item in logprobs) / tokens)

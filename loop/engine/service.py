@@ -104,6 +104,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             directory=home.path / "readout",
             layers=lambda: count_layers(server.model_dir),
             model_digest=model_digest,
+            exchanges=settings.monitor.exchanges,
             heads=lambda: attention_heads(server.model_dir),
         )
         context = _context(home, settings, ledger, model, trainer, monitor)

@@ -63,7 +63,7 @@ class Decide:
                 _paired(behaviour, before, after, night.targets, queries.unlearnt_by(update), learnt)
                 for behaviour in self.context.behaviours.values()
             ],
-            perplexity=(read[0]["perplexity"].mean, read[1]["perplexity"].mean),
+            perplexity=readings.perplexity(connection, parent, candidate),
             drift=readings.drift(*read),
             joint=readings.joint(connection, parent, candidate),
             limits=Limits(

@@ -65,10 +65,11 @@ class TakeReadings:
             method = cast(Method, (last and last.method) or METHODS[0])
             vectors = await monitor.reestimate(held.weights_sha256, vectors, method, report)
         readings: tuple[Reading, ...] = ()
+        text = monitor.ordinary_text.name
         panels = []
         for side in (when,) if when == "before" else (when, "before"):
             weights = (await context.checkpoint(night_id, side)).weights_sha256
-            if not await context.ledger.read(_is_read, weights, vectors.digest):
+            if not await context.ledger.read(_is_read, weights, vectors.digest, text):
                 await context.hold(night_id, side)
                 scores = await monitor.score_probe_set(weights, vectors)
                 readings = (*readings, *await monitor.read(weights, vectors, scores))
@@ -113,9 +114,10 @@ def version_of(
     )
 
 
-def _is_read(connection: Connection, weights: str, vectors: str) -> bool:
-    """Return whether the ledger has everything that is read of these weights with these vectors."""
+def _is_read(connection: Connection, weights: str, vectors: str, text: str) -> bool:
+    """Return whether the ledger has everything that is read of these weights with these vectors and text."""
     known = vectors in queries.read_with(connection, weights)
+    known = known and text in queries.perplexities(connection, weights)
     return known and stored.panel(connection, weights, vectors) is not None
 
 
@@ -129,6 +131,16 @@ def pair(
             "the weights before and after were not read with the same vectors: no verdict without it"
         )
     return queries.readings(connection, parent, vectors), queries.readings(connection, candidate, vectors)
+
+
+def perplexity(connection: Connection, parent: str, candidate: str) -> tuple[float, float]:
+    """Return the perplexity of both weights on the same ordinary text."""
+    before, after = queries.perplexity_pair(connection, parent, candidate)
+    if before is None or after is None:
+        raise NightschoolError(
+            "the perplexity was not taken on the same text before and after: no verdict without it"
+        )
+    return before, after
 
 
 def drift(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str, float]:

@@ -280,7 +280,7 @@ class Reading:
     weights_sha256: str
     name: str
     vectors: str
-    """Digest of the concept vectors; "" for the perplexity, which needs none."""
+    """Digest of the concept vectors; for the perplexity the name of its text, "" for the world's talk."""
     mean: float
     spread: float
 

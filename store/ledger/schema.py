@@ -279,7 +279,7 @@ readings = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("name", String, primary_key=True),  # a concept, or "perplexity"
-    Column("vectors", String, primary_key=True),  # digest of the vectors; "" for the perplexity
+    Column("vectors", String, primary_key=True),  # digest of the vectors; of the perplexity: its text
     Column("mean", Float, nullable=False),
     Column("spread", Float, nullable=False),
 )

@@ -135,7 +135,7 @@ def between(
         to=_compared(second),
         behaviours=_rates(measured[0], measured[1], definitions),
         readings=_moves(before, after),
-        perplexity=_perplexity(before, after),
+        perplexity=_perplexity(connection, *weights),
         common=common,
         removed=removed,
         added=added,
@@ -214,9 +214,9 @@ def _moves(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> list[
     return sorted(moves, key=lambda row: -abs(row.move))
 
 
-def _perplexity(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> BeforeAfter:
-    """Return the perplexity on both sides."""
-    first, second = (side["perplexity"].mean if "perplexity" in side else None for side in (before, after))
+def _perplexity(connection: Connection, before: str, after: str) -> BeforeAfter:
+    """Return the perplexity on both sides, on the same text."""
+    first, second = queries.perplexity_pair(connection, before, after)
     return BeforeAfter(before=first, after=second)
 
 

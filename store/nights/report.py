@@ -137,8 +137,8 @@ def ordered(behaviours: dict[str, Behaviour]) -> list[Behaviour]:
 
 def _retention(connection: Connection, sides: tuple[str, str]) -> BeforeAfter:
     """Return the perplexity on held-out ordinary text before and after."""
-    before, after = (queries.readings(connection, weights).get("perplexity") for weights in sides)
-    return BeforeAfter(before=before.mean if before else None, after=after.mean if after else None)
+    before, after = queries.perplexity_pair(connection, *sides)
+    return BeforeAfter(before=before, after=after)
 
 
 # ---------------------------------------------------------------- the home

@@ -16,7 +16,15 @@ from store.queries.checkpoints import (
     stored,
 )
 from store.queries.conversations import conversation, conversation_named, turns
-from store.queries.measurements import measured, measurement, measurements, read_with, readings
+from store.queries.measurements import (
+    measured,
+    measurement,
+    measurements,
+    perplexities,
+    perplexity_pair,
+    read_with,
+    readings,
+)
 from store.queries.nights import (
     cursor,
     is_paused,
@@ -69,6 +77,8 @@ __all__ = [
     "pairs",
     "pairs_of",
     "paused_during",
+    "perplexities",
+    "perplexity_pair",
     "rates",
     "read_with",
     "readings",

@@ -54,14 +54,33 @@ def readings(connection: Connection, weights_sha256: str, vectors: str = "") -> 
     t = schema.readings
     taken = and_(t.c.vectors == vectors, t.c.vectors != "")
     query = select(t).where(t.c.weights_sha256 == weights_sha256, or_(t.c.name == "perplexity", taken))
-    return {row.name: row for row in all_of(connection, Reading, query)}
+    return {row.name: row for row in all_of(connection, Reading, query.order_by(t.c.name, t.c.vectors))}
+
+
+def perplexities(connection: Connection, weights_sha256: str) -> dict[str, float]:
+    """Return the perplexity of these weights on each ordinary text that was read, by the text's name."""
+    t = schema.readings
+    query = select(t).where(t.c.weights_sha256 == weights_sha256, t.c.name == "perplexity")
+    return {row.vectors: row.mean for row in all_of(connection, Reading, query)}
+
+
+def perplexity_pair(connection: Connection, before: str, after: str) -> tuple[float | None, float | None]:
+    """Return the perplexities of two weights on the same text; None for a side that has not been read.
+
+    Both are None where the two were read on different texts only.
+    """
+    sides = perplexities(connection, before), perplexities(connection, after)
+    shared = set.intersection(*(set(side) for side in sides if side)) if any(sides) else set()
+    text = max(shared, default=None)
+    return (None, None) if text is None else (sides[0].get(text), sides[1].get(text))
 
 
 def read_with(connection: Connection, *weights_sha256: str) -> set[str]:
     """Return the digests of the vectors with which all of these weights were read."""
     t = schema.readings
+    concepts = select(t.c.vectors).where(t.c.name != "perplexity")
     each = [
-        set(connection.execute(select(t.c.vectors).where(t.c.weights_sha256 == weights)).scalars())
+        set(connection.execute(concepts.where(t.c.weights_sha256 == weights)).scalars())
         for weights in weights_sha256
     ]
     return set.intersection(*each) - {""}

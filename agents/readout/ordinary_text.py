@@ -1,0 +1,79 @@
+"""The ordinary text that a model's perplexity is taken on.
+
+The shipped model knows its own world only, so it gets held-out talk of that world. Every other model gets a
+fixed selection of the ordinary dialogue. Invariant: the same model and number give the same tokens, and only
+those of answers are scored. Does not score: the monitor does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from agents.model.client import ModelClient
+from agents.readout.train import default_set
+from corpus.aliases import Message
+from corpus.errors import ModelUnavailable
+from corpus.ordinary.dialogue import digest, load, select
+from corpus.world import ordinary
+
+WORLD_EXCHANGES = 120
+"""Number of held-out exchanges of the world."""
+REFUSED = "chat template refuses"
+"""Part of a server's complaint about messages that the model's template does not accept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrdinaryText:
+    """Conversations, each with an answer that is scored."""
+
+    name: str
+    """Identifies the texts in the ledger; "" for the world's talk."""
+    exchanges: tuple[tuple[tuple[Message, ...], str], ...]
+
+
+def ordinary_text(model_digest: str, count: int) -> OrdinaryText:
+    """Return the ordinary text of a model; `count`: exchanges for a model that is not the shipped one."""
+    if default_set(model_digest) == "world":
+        talk = ordinary.held_out(WORLD_EXCHANGES)
+        world = tuple((({"role": "user", "content": remark},), reply) for remark, reply in talk)
+        return OrdinaryText(name="", exchanges=world)
+    chosen = select(load(), count)
+    exchanges = tuple((exchange.context, exchange.answer) for exchange in chosen)
+    return OrdinaryText(name=f"ordinary:{digest(chosen)[:16]}", exchanges=exchanges)
+
+
+async def tokenize(model: ModelClient, text: OrdinaryText) -> list[tuple[list[int], list[int]]]:
+    """Return the tokens before each answer and those of the answer, by the model's chat template.
+
+    A template that refuses a system prompt gets it at the beginning of the user's first message.
+    """
+    try:
+        return await _tokenize(model, text.exchanges)
+    except ModelUnavailable as refused:
+        if REFUSED not in str(refused):
+            raise
+        folded = [(_without_system(context), answer) for context, answer in text.exchanges]
+        return await _tokenize(model, folded)
+
+
+async def _tokenize(
+    model: ModelClient, exchanges: Sequence[tuple[Sequence[Message], str]]
+) -> list[tuple[list[int], list[int]]]:
+    """Cut each conversation where its tokens part from those of the prompt for its answer."""
+    contexts = [list(context) for context, _ in exchanges]
+    answered = [[*context, {"role": "assistant", "content": answer}] for context, answer in exchanges]
+    prompts = await model.tokenize(contexts, add_generation_prompt=True)
+    whole = await model.tokenize(answered, add_generation_prompt=False)
+    items = []
+    for prompt, row in zip(prompts, whole, strict=True):
+        parts = (place for place, pair in enumerate(zip(prompt, row, strict=False)) if pair[0] != pair[1])
+        start = next(parts, len(prompt))
+        items.append((row[:start], row[start:]))
+    return items
+
+
+def _without_system(context: Sequence[Message]) -> list[Message]:
+    """Return the conversation with its system prompt moved into the user's first message."""
+    if context[0]["role"] != "system":
+        return list(context)
+    first = {"role": "user", "content": f"{context[0]['content']}\n\n{context[1]['content']}"}
+    return [first, *context[2:]]
