@@ -30,9 +30,9 @@ from loop.engine.worker import Listener
 from loop.operations.operations import (
     CHECKED,
     NEEDS_PROCESSES,
-    PROCESSES_WHERE_UP,
+    NEEDS_VLLM_IF_UP,
     Operations,
-    is_quiet,
+    keeps_weights,
     result_kind,
 )
 from store.home import Home, is_held
@@ -96,10 +96,10 @@ def _as_error(error: Any) -> NightschoolError:
 async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Operations]:
     """Hold the home for one command; run its processes and its worker too, where the command needs them."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
-        operations, quiet = Operations(service=service), is_quiet(name, arguments)
+        operations, quiet = Operations(service=service), keeps_weights(name, arguments)
         if name in CHECKED:
             await getattr(operations, CHECKED[name])(**arguments)
-        served = service.processes.has_weights() and name in PROCESSES_WHERE_UP and not quiet
+        served = service.processes.has_weights() and name in NEEDS_VLLM_IF_UP and not quiet
         if name in NEEDS_PROCESSES or served:
             tasks.start_soon(service.processes.run, name="processes")
             if name in NEEDS_PROCESSES and not quiet:  # the work in the queue would change the ledger

@@ -1,7 +1,7 @@
 """The entry point of the command line: assembles the commands, and turns errors into messages and exit codes.
 
-Invariant: nothing that a user can cause ends in a traceback. With --json, an error is one object on stdout
-too.
+Invariant: nothing that a user can cause ends in a traceback. With --json, stdout gets one object for an
+error too.
 """
 
 import json
@@ -84,9 +84,8 @@ def main() -> None:
     os.umask(0o077)  # logs, and what is learnt from them, are private to this user
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after ctrl-C
     try:
-        code = (
-            app(_move_globals_first(sys.argv[1:]), standalone_mode=False) or 0
-        )  # an Exit is returned as its code
+        arguments = _move_globals_first(sys.argv[1:])
+        code = app(arguments, standalone_mode=False) or 0  # click returns the code of an Exit
     except typer.Exit as early:
         code = early.exit_code
     except (KeyboardInterrupt, typer.Abort):

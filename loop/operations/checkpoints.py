@@ -84,7 +84,7 @@ def compare(home: Home, wanted: Sequence[str]) -> Difference:
     before, after = store.load_weights(rows.from_.id), store.load_weights(rows.to.id)
     tensors = list(changes(before, after, split))
     if split and not any(change.heads for change in tensors):
-        problem = "the attention of this model is not laid out in heads that are known"
+        problem = "the layout of the attention heads in this model is not known"
     return Difference(**vars(rows), weights=_weights(tensors, unlike(before, after)), note=problem)
 
 
@@ -197,7 +197,7 @@ def _heads(home: Home) -> tuple[Heads | None, str | None]:
     try:
         counts = attention_heads(model_directory(home))
     except (ConfigError, GateRefused) as error:
-        return None, f"heads are not told apart: {error}"
+        return None, f"attention heads cannot be separated: {error}"
     if counts is None:
         return None, "the configuration of this model names no heads"
     return Heads(query=counts[0], key_value=counts[1]), None

@@ -36,7 +36,7 @@ class _AtHand:
 async def dry_run(service: Service, *, seed: int, retry: bool) -> DryRun:
     """Compute the steps of the update that the pairs at hand would make."""
     if await service.ledger.read(queries.running_night) is not None:
-        raise GateRefused("a night is running and trains by itself: wait for it (`nightschool status`)")
+        raise GateRefused("a night is running, and trains anyway: wait for its end (`nightschool status`)")
     await service.processes.wait_ready()
     at_hand = await service.ledger.read(_at_hand, service, seed, retry)
     if not at_hand.pairs:
@@ -108,11 +108,8 @@ def _or_last_kept(connection: Connection, proposal: Proposal) -> tuple[str, Prop
         return "new pairs", proposal, []
     kept = queries.last_trained(connection)
     if kept is None:
-        return (
-            "nothing",
-            proposal,
-            ["there are no new pairs, and no kept update whose pairs could be used instead"],
-        )
+        reason = "there are no new pairs, and no kept update whose pairs could be used instead"
+        return "nothing", proposal, [reason]
     rows = queries.pairs_of(connection, kept.id)
     again = Proposal(new=[row for row in rows if not row.replay], replay=[row for row in rows if row.replay])
     reason = f"there are no new pairs: these are the ones of update {kept.id}"

@@ -35,7 +35,7 @@ def forget_everywhere(
 
 
 def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> int:
-    """Blank the lines of a captured log that hold a tombstone's text, and return their number.
+    """Blank the lines of a captured log that match a tombstone, and return their number.
 
     The read position moves along, so that ingest continues where it was.
     """
@@ -59,7 +59,7 @@ def _identity(path: Path) -> str:
 
 
 def count_captured(inbox: Path, tombstones: Collection[str]) -> int:
-    """Count the lines of the captured logs that hold a tombstone's text."""
+    """Count the lines of the captured logs that match a tombstone."""
     return sum(len(lines_with(log, openai.NAME, tombstones)) for log in capture.logs(inbox))
 
 

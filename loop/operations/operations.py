@@ -271,19 +271,19 @@ class Operations:
 
     async def readout_report(self, *, layer: int | None = None) -> VectorQuality:
         """Report the quality of each concept's vector on the active weights."""
-        await self.check_looking(layer=layer)
+        await self.check_reading(layer=layer)
         return await readouts.quality(self.service, layer=layer)
 
     async def readout_show(
         self, *, turns: list[dict[str, str]], concepts: list[str] | None = None, layer: int | None = None
     ) -> Readings:
         """Report a conversation's readings, turn by turn, on the active weights."""
-        await self.check_looking(turns=turns, concepts=concepts, layer=layer)
+        await self.check_reading(turns=turns, concepts=concepts, layer=layer)
         return await readouts.readings(self.service, turns=turns, concepts=concepts or (), layer=layer)
 
-    async def check_looking(self, **options: Any) -> None:
+    async def check_reading(self, **options: Any) -> None:
         """Refuse bad options of `readout_report` and `readout_show` before a model is loaded."""
-        readouts.check_looking(self.service, **options)
+        readouts.check_reading(self.service, **options)
 
     async def readout_sweep(
         self,
@@ -316,11 +316,11 @@ NEEDS_PROCESSES = (
 """Operations that need the model server and the trainer; the others need the ledger alone."""
 CHECKED = {
     "readout_train": "check_training",
-    "readout_report": "check_looking",
-    "readout_show": "check_looking",
+    "readout_report": "check_reading",
+    "readout_show": "check_reading",
 }
 """Operations whose arguments a method checks before a model is loaded, with this method."""
-PROCESSES_WHERE_UP = ("rollback", "forget")
+NEEDS_VLLM_IF_UP = ("rollback", "forget")
 """Operations that need both if a vLLM runs: it would go on serving weights that are rolled back."""
 
 NAMES = (
@@ -338,7 +338,7 @@ NAMES = (
 """Names that the command line and HTTP may use."""
 
 
-def is_quiet(name: str, arguments: Json) -> bool:
+def keeps_weights(name: str, arguments: Json) -> bool:
     """Return whether this operation keeps the weights: a dry run, or `forget` without a rollback."""
     return bool(arguments.get("dry_run")) or (name == "forget" and not arguments.get("rollback"))
 

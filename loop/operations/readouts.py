@@ -56,7 +56,7 @@ class TrainOptions:
         if corpus not in (None, *NAMES):
             raise UsageError(f"there is no corpus {corpus!r}; there are {', '.join(NAMES)}")
         if minimum is not None and not _is_number(minimum, 1):
-            raise UsageError(f"--minimum is a whole number from 1, not {minimum!r}")
+            raise UsageError(f"minimum is a whole number from 1, not {minimum!r}")
         numbers = isinstance(layers, list) and layers and all(_is_number(layer, 0) for layer in layers)
         if layers not in (None, ALL) and not numbers:
             raise UsageError(f"layers are numbers from 0, or {ALL!r}: not {layers!r}")
@@ -71,9 +71,8 @@ def check_training(service: Service, options: TrainOptions) -> ConceptSet:
     """Return the concept set that these options name.
 
     Raises:
-        UsageError: The options do not fit the model or the concept set. Layers are checked only for the
-        embedded
-            model: the layers of a vLLM's model are known once it runs.
+        UsageError: The options do not fit the model or the texts. The layers of a vLLM's model are known only
+            while it runs, and are not checked here.
     """
     if service.processes.server.managed:
         _layers(service, options)
@@ -102,7 +101,7 @@ async def train(service: Service, options: TrainOptions) -> TrainedVectors:
     began, texts = monotonic(), check_training(service, options)
     await service.processes.wait_ready()
     monitor, layers = service.context.monitor, _layers(service, options)
-    active = await require_settled(service)
+    active = await require_served(service)
     source = monitor.source(active.weights_sha256)
     report = service.worker.reporter("readout", "")
     vectors, rows = await train_concept_vectors(
@@ -138,7 +137,7 @@ def _save(connection: Connection, version: vector_versions.Version) -> None:
     vector_versions.meet(connection, version, last.id if last else "")
 
 
-def check_looking(service: Service, *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
+def check_reading(service: Service, *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
     """Refuse if the home has no vectors for this model, layer or concepts, or if the turns are malformed."""
     monitor = service.context.monitor
     vectors, _ = stored_vectors(monitor.directory, monitor.model_digest)
@@ -181,13 +180,13 @@ async def readings(
 async def _examiner(service: Service) -> tuple[Examiner, Checkpoint]:
     """Return an examiner of the active weights, and their checkpoint."""
     await service.processes.wait_ready()
-    active = await require_settled(service)
+    active = await require_served(service)
     monitor = service.context.monitor
     source = monitor.source(active.weights_sha256)
     return Examiner(source=source, monitored_layer=monitor.layer, layers=monitor.layers()), active
 
 
-async def require_settled(service: Service) -> Checkpoint:
+async def require_served(service: Service) -> Checkpoint:
     """Return the active checkpoint; refuse unless it is served and no night runs."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused(

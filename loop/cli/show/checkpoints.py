@@ -179,7 +179,7 @@ def verified(report: Verification) -> None:
 
 def rolled_back(report: Rollback) -> None:
     """Print from where to where the pointer moved, and what that undoes."""
-    verb = "would go" if report.dry_run else "went"
+    verb = "would move" if report.dry_run else "moved"
     out.print(
         f"{verb} from {report.from_[:SHORT]} to {report.to[:SHORT]} (weights {report.weights_sha256[:SHORT]})"
     )

@@ -63,7 +63,7 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
     for line in origins.log_lines:
         out.print(f"  {line.path}:{line.line}  {line.source}: {line.text}", markup=False)
     if not origins.log_lines:
-        out.print("  none: it comes from the behaviour's declared examples alone")
+        out.print("  no log lines: it comes from the behaviour's declared examples alone")
     if isinstance(origins, UpdateOrigins) and origins.predictions:
         readout.predictions(origins.predictions)
 
@@ -98,7 +98,7 @@ def forgotten(report: Forgotten) -> None:
     if report.wiped is False:
         err.print("the ledger's file could not be rewritten (is the disk full, or the ledger being read?)")
         err.print(
-            "deleted rows are overwritten, but older copies may be left in it: run `sqlite3 ledger.db VACUUM`"
+            "deleted rows are overwritten, but older copies may be left: run `sqlite3 ledger.db VACUUM` later"
         )
 
 

@@ -25,7 +25,7 @@ VERDICTS = {
     "raises": "{} raises the pass rate of {}",
     "lowers": "{} lowers the pass rate of {}",
     "no effect": "{} has no effect on {} beyond chance",
-    "unclear": "{} has no direction for {}: both signs change the pass rate in the same sense",
+    "unclear": "{} has no single direction for {}: strengths of both signs change the pass rate alike",
 }
 CAME_TRUE = {"yes": "as predicted", "no": "not as predicted", "open": "not measured"}
 

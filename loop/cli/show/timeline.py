@@ -25,8 +25,8 @@ WIDTH = 80
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN = "12345678"
 """The bars on a terminal that cannot show them."""
-LISTED = 12
-"""Turns whose text is printed."""
+MOST_TURNS = 12
+"""Most turns whose text is printed."""
 
 
 def timeline_of(report: ConversationReadings) -> Timeline:
@@ -76,13 +76,13 @@ def shown(report: ConversationReadings) -> None:
     heads = "".join(head.ljust(column_width) for head in columns.heads)
     width = len(columns.heads) * column_width
     _line(f"{'':{NAME}} {heads:{width}} {'low':>6} {'high':>6} {'last':>6}")
-    for name, values, whole in zip(view.concepts, columns.values.T, view.values.T, strict=True):
+    for name, values, every_turn in zip(view.concepts, columns.values.T, view.values.T, strict=True):
         line = Text(f"{name[:NAME]:{NAME}} ")
         for value in values:
             line.append(
                 _bar(float(value), scale) * column_width, style=f"{timeline.colour(float(value), scale)}"
             )
-        for value in (whole.min(), whole.max(), whole[-1]):
+        for value in (every_turn.min(), every_turn.max(), every_turn[-1]):
             line.append(f" {timeline.signed(value):>6}")
         out.print(line, soft_wrap=True)
     if left := len(report.concepts) - len(view.concepts):
@@ -94,11 +94,11 @@ def shown(report: ConversationReadings) -> None:
 
 def _turns(view: Timeline) -> None:
     """Print the text of the first turns."""
-    turns = zip(view.roles[:LISTED], view.texts[:LISTED], strict=True)
+    turns = zip(view.roles[:MOST_TURNS], view.texts[:MOST_TURNS], strict=True)
     for number, (role, text) in enumerate(turns, start=1):
         _line(f"{number:>3} {timeline.ROLES.get(role, '?')} {printable(text)}")
-    if len(view.roles) > LISTED:
-        _line(f"    and {len(view.roles) - LISTED} more turns")
+    if len(view.roles) > MOST_TURNS:
+        _line(f"    and {len(view.roles) - MOST_TURNS} more turns")
 
 
 def _line(text: str, *, whole: bool = False) -> None:

@@ -155,7 +155,7 @@ def test_diff_with_a_pruned_one_tells_the_ledgers_part_and_says_so(
     "heads, note",
     [
         ({}, "the configuration of this model names no heads"),
-        ({"num_attention_heads": 7}, "not laid out in heads that are known"),
+        ({"num_attention_heads": 7}, "the layout of the attention heads in this model is not known"),
     ],
 )
 def test_a_model_without_heads_says_so(
@@ -180,7 +180,7 @@ def test_without_the_model_directory_the_heads_are_not_told_apart_and_the_rest_i
     with (made.home / "config.toml").open("a") as file:
         file.write('[model]\npath = "/nowhere"\n')
     told = do("diff", "base")
-    assert told["weights"]["heads"] == [] and "heads are not told apart" in told["note"]
+    assert told["weights"]["heads"] == [] and "attention heads cannot be separated" in told["note"]
     assert {row["layer"] for row in told["weights"]["layers"] if row["changed"]} == {1, 3}
 
 

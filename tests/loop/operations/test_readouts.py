@@ -19,7 +19,7 @@ from agents.model.steering.concept_vectors import ConceptVectors, read
 from corpus.errors import GateRefused, NightschoolError
 from corpus.world.concepts import CONCEPTS
 from loop.night import readings
-from loop.operations.readouts import require_settled
+from loop.operations.readouts import require_served
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import Reading, save
@@ -106,7 +106,7 @@ def test_vectors_are_made_on_the_active_weights_alone(
 
     service: Any = SimpleNamespace(ledger=ledger, trainer=SimpleNamespace(status=status))
     try:
-        assert anyio.run(require_settled, service).weights_sha256 == "weights" and not fault
+        assert anyio.run(require_served, service).weights_sha256 == "weights" and not fault
     except GateRefused as refused:
         assert fault and fault in str(refused)
     ledger.close()
