@@ -30,7 +30,7 @@ VLLM = """
 url = {url}
 {path}
 [training]
-# Until you set this to true, everything is done except changing your weights.
+# Your weights stay as they are until you set this to true; everything else is done.
 enabled = false
 """
 """The sections that `init --url` adds to the configuration."""

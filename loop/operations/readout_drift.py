@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select
 
 from agents.readout.drift import Joint
 from corpus.errors import NightschoolError
-from loop.night import readings as measured
+from loop.night import readings as night_readings
 from loop.operations.results.readouts import Drift, UpdateDrift, UsualReading, UsualReadings, VectorsDrift
 from store import queries
 from store.ledger import schema
@@ -44,12 +44,12 @@ def _update(connection: Connection, update: Update | None, after: str) -> Update
     assert update is not None, "the query joins on the update's own row"
     before = queries.checkpoint(connection, update.parent_id).weights_sha256
     try:
-        pair = measured.pair(connection, before, after)
+        pair = night_readings.pair(connection, before, after)
     except NightschoolError:  # one of the two was not read
         return _moved(update, None, {}, None)
-    joint = measured.joint(connection, before, after)
+    joint = night_readings.joint(connection, before, after)
     vectors = vector_versions.together(connection, before, after)
-    moves = {name: round(move, 4) for name, move in measured.drift(*pair).items()}
+    moves = {name: round(move, 4) for name, move in night_readings.drift(*pair).items()}
     return _moved(update, vectors, moves, joint)
 
 

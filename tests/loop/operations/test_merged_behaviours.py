@@ -178,7 +178,7 @@ def test_a_vectors_figures_are_those_of_its_file(story: Story, tmp_path: Path, c
     again = command("--home", story.home, "--json", "checkpoints", "vector", one, "--out", out)
     assert "is not overwritten" in again.failed(2)
     shown = command("--home", story.home, "checkpoints", "vector", f"{told['from'][:9]}..{one}")
-    assert shown.code == 0 and "what u1 added" in shown.out and "kind of weight" in shown.out
+    assert shown.code == 0 and "added by u1" in shown.out and "kind of weight" in shown.out
 
 
 def test_a_dry_run_says_what_a_merge_would_be_and_changes_nothing(story: Story, command: Command) -> None:
