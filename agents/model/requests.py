@@ -48,6 +48,12 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "top_logprobs": (0,),
 }
 """OpenAI's settings that this server lacks, with the values at which ignoring them is correct."""
+TEMPLATE_ARGUMENTS = frozenset(
+    "conversation messages tools documents chat_template add_generation_prompt continue_final_message "
+    "tokenize padding truncation max_length return_tensors return_dict return_assistant_tokens_mask "
+    "tokenizer_kwargs".split()
+)
+"""Arguments of transformers' `apply_chat_template`, which are no variables of a template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +176,19 @@ def role(body: Json) -> str:
     if value not in ("assistant", "user"):
         raise UsageError("role, who speaks next, must be assistant or user")
     return str(value)
+
+
+def template_settings(body: Json) -> Json:
+    """Return the chat template's own variables, such as `enable_thinking`, as vLLM takes them."""
+    value = body.get("chat_template_kwargs")
+    if value is None:
+        return {}
+    if not isinstance(value, dict) or TEMPLATE_ARGUMENTS & value.keys():
+        raise UsageError(
+            "chat_template_kwargs must be an object with variables of the model's chat template, such as "
+            "enable_thinking"
+        )
+    return value
 
 
 def prompts(body: Json) -> list[str | list[int]]:

@@ -33,11 +33,16 @@ def check_model_dir(path: Path) -> None:
         raise UnsafeModel(f"{path} is not a directory; give one with config.json and *.safetensors")
     if not (path / "config.json").is_file():
         raise UnsafeModel(f"{path} has no config.json; give a Hugging Face model directory")
-    for name in CONFIG_FILES:
-        _check_config(path / name)
+    check_config_files(path)
     _check_names(path)
     for weights in sorted(path.rglob("*.safetensors")):
         check_safetensors(weights)
+
+
+def check_config_files(path: Path) -> None:
+    """Raise `UnsafeModel` if a configuration in this directory names code to load."""
+    for name in CONFIG_FILES:
+        _check_config(path / name)
 
 
 def _check_config(path: Path) -> None:

@@ -20,21 +20,28 @@ def init(
     demo: Annotated[bool, typer.Option("--demo", help="Load the bundled conversations.")] = False,
     url: Annotated[str, typer.Option(help="Address of your own vLLM, such as http://127.0.0.1:8000.")] = "",
     model: Annotated[
-        Path | None,
+        str,
         typer.Option(
-            help="Hugging Face directory of the model; default: the embedded model, or the one at --url."
+            metavar="MODEL",
+            help="The model: a Hugging Face directory, a .gguf file, or ORG/NAME[@REVISION] on the hub; "
+            "default: the embedded model, or the one at --url.",
         ),
-    ] = None,
+    ] = "",
 ) -> None:
     """Make a home whose checkpoint 0 is the embedded model, or the model that your vLLM serves."""
     import anyio
 
     from loop.cli.show import home as show_home
-    from loop.cli.show.console import set_up_logs
+    from loop.cli.show.console import progress, set_up_logs
     from loop.operations.init import init as init_home
 
     set_up_logs()
-    result = anyio.run(partial(init_home, options.home, demo=demo, url=url, model=model))
+    make = partial(init_home, options.home, demo=demo, url=url, model=model)
+    if model:
+        with progress() as listener:
+            result = anyio.run(partial(make, on_part=partial(listener, "import", Path(model).name)))
+    else:
+        result = anyio.run(make)
     helpers.show(result, show_home.made)
 
 

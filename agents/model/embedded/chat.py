@@ -2,11 +2,13 @@
 
 Invariant: a message's content is data and can never become a control token. Content that would is encoded
 piece by piece with control tokens switched off; only the template's own markup makes them. Any other content
-takes the usual path, so its tokens are exactly those of `apply_chat_template`. Knows neither model nor HTTP.
+takes the usual path, so its tokens are exactly those of `apply_chat_template`. The one exception: where the
+template refuses or drops a system prompt, its text opens the first user's turn. Knows neither model nor HTTP.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import jinja2
@@ -19,6 +21,10 @@ from corpus.errors import UsageError
 _PLACEHOLDER = "\ue000{}\ue001"
 """Replaces, in the rendered template, content that must be encoded apart (private-use characters)."""
 _PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
+BATCH_SETTINGS = {"enable_thinking": False}
+"""Template variables of the batch routes: a night's answers are short, and thoughts would fill them."""
+_PROBE, _ANSWER = "nightschool-asks", "nightschool-answers"
+"""Contents by which the template is probed; no template has them by itself."""
 
 
 class ChatTokenizer:
@@ -36,6 +42,26 @@ class ChatTokenizer:
         added = self._markup.get_added_tokens_decoder()
         self._control = frozenset(number for number, token in added.items() if token.special)
 
+    @cached_property
+    def turn_end(self) -> int | None:
+        """The control token with which the template ends an answer; None if it ends with text."""
+        probe = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            tail = self._template(probe, False).rpartition(_ANSWER)[2]
+        except UsageError:
+            return None
+        first = self.encode_markup(tail)[:1]
+        return first[0] if first and first[0] in self._control else None
+
+    @cached_property
+    def takes_system(self) -> bool:
+        """Whether the template renders a system prompt, and does not refuse or drop it."""
+        probe = [{"role": "system", "content": _PROBE}, {"role": "user", "content": _ANSWER}]
+        try:
+            return _PROBE in self._template(probe, True)
+        except UsageError:
+            return False
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of text that is data: never a control token."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
@@ -52,14 +78,28 @@ class ChatTokenizer:
         return text
 
     def encode_chat(
-        self, messages: Sequence[Message], *, add_generation_prompt: bool = True, role: str = "assistant"
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool = True,
+        role: str = "assistant",
+        settings: Mapping[str, Any] | None = None,
     ) -> list[int]:
-        """Return the tokens of a conversation, by default with the opening of the next turn, by `role`."""
+        """Return the tokens of a conversation.
+
+        Args:
+            messages: The conversation.
+            add_generation_prompt: Whether the opening of the next turn is at the end.
+            role: Who speaks next.
+            settings: The template's own variables, such as `enable_thinking`.
+        """
         contents: list[str] = []
         escaped = [
             {**message, "content": self._escaped(message["content"], contents)} for message in messages
         ]
-        text = self._rendered(escaped, add_generation_prompt, role)
+        if escaped and escaped[0]["role"] == "system" and not self.takes_system:
+            escaped = _folded(escaped)
+        text = self._rendered(escaped, add_generation_prompt, role, settings or {})
         if not contents:
             return self.encode_markup(text)
         ids: list[int] = []
@@ -69,12 +109,13 @@ class ChatTokenizer:
         return ids
 
     def encode_many(self, body: Json) -> list[list[int]]:
-        """Return the tokens of a request's rows: `conversations` by the template, or `texts` as data."""
+        """Return the tokens of a batch's rows: `conversations` by the template, or `texts` as data."""
         if "texts" in body:
             return [self.encode(text) for text in requests.texts(body, "texts")]
         opens = requests.flag(body, "add_generation_prompt", True)
+        settings = BATCH_SETTINGS | requests.template_settings(body)
         return [
-            self.encode_chat(messages, add_generation_prompt=opens)
+            self.encode_chat(messages, add_generation_prompt=opens, settings=settings)
             for messages in requests.conversations(body)
         ]
 
@@ -85,28 +126,53 @@ class ChatTokenizer:
         contents.append(content)
         return _PLACEHOLDER.format(len(contents) - 1)
 
-    def _rendered(self, messages: Sequence[Message], opens: bool, role: str) -> str:
+    def _rendered(
+        self, messages: Sequence[Message], opens: bool, role: str, settings: Mapping[str, Any]
+    ) -> str:
         """Return the template's text; with `opens`, the opening of a turn of this role is at its end."""
         if messages and role == "assistant":
-            return self._template(messages, opens)
-        closed = self._template(messages, False) if messages else ""
+            return self._template(messages, opens, settings)
+        closed = self._template(messages, False, settings) if messages else ""
         return closed + self._opening(role) if opens else closed
 
     def _opening(self, role: str) -> str:
-        """Return the opening of a turn of this role, made from the template's opening for the assistant."""
-        probe = [{"role": "user", "content": "x"}]
-        closed, opened = self._template(probe, False), self._template(probe, True)
-        opening = opened[len(closed) :]
-        if not opened.startswith(closed) or opening.count("assistant") != 1:
+        """Return the opening of a turn of this role, cut out of a conversation that the template renders."""
+        turns = [
+            {"role": "user", "content": _PROBE},
+            {"role": "assistant", "content": _ANSWER},
+            {"role": "user", "content": _PROBE},
+        ]
+        if role == "assistant":
+            closed, opened = self._template(turns[:1], False), self._template(turns[:1], True)
+            end = len(closed) if opened.startswith(closed) else len(opened)
+            opening = opened[end:]
+        else:
+            closed = self._template(turns[:2], False).rpartition(_ANSWER)[2]
+            between = self._template(turns, False).rpartition(_PROBE)[0].rpartition(_ANSWER)[2]
+            opening = between.removeprefix(closed) if between.startswith(closed) else ""
+        if not opening:
             raise UsageError(f"this model's chat template cannot open a turn for {role}; use role assistant")
-        return opening.replace("assistant", role)
+        return opening
 
-    def _template(self, messages: Sequence[Message], opens: bool) -> str:
+    def _template(
+        self, messages: Sequence[Message], opens: bool, settings: Mapping[str, Any] | None = None
+    ) -> str:
         """Render the Hugging Face template; its errors become `UsageError`."""
         try:
             text: str = self._hugging_face.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=opens
+                list(messages), tokenize=False, add_generation_prompt=opens, **(settings or {})
             )
         except (jinja2.TemplateError, LookupError, TypeError, ValueError) as error:
             raise UsageError(f"this model's chat template refuses the messages: {error}") from error
         return text
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    """Return the messages with the system prompt before the first user's text, as in Gemma 3's template."""
+    system, *turns = messages
+    if not turns or turns[0]["role"] != "user":
+        raise UsageError(
+            "this model's chat template takes no system prompt; let a user's message follow it, "
+            "so that it can open that message"
+        )
+    return [{**turns[0], "content": f"{system['content']}\n\n{turns[0]['content']}"}, *turns[1:]]

@@ -23,6 +23,7 @@ from agents.model.embedded.chat import ChatTokenizer
 from agents.model.embedded.sampling import Generation, GenerationRequest, Sampler
 from agents.model.requests import BATCH_ROWS, SamplingSettings
 from agents.model.weights.shared import SharedWeights
+from corpus.aliases import Json
 
 T = TypeVar("T")
 
@@ -60,6 +61,8 @@ class Engine:
     end_ids: tuple[int, ...]
     threads: int
     steering: Steering
+    defaults: Json = field(default_factory=dict)
+    """Sampling settings that the model comes with, for users' requests; batches name their own."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:

@@ -20,6 +20,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from agents.model import requests
+from agents.model.embedded.chat import BATCH_SETTINGS
 from agents.model.embedded.engine import Engine
 from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest
 from corpus.aliases import Json
@@ -127,17 +128,21 @@ async def _tokenize(engine: Engine, request: Request) -> Response:
     opens = requests.flag(body, "add_generation_prompt", True)
     if "messages" in body:
         messages = requests.messages(body["messages"])
-        tokens = engine.tokenizer.encode_chat(messages, add_generation_prompt=opens)
+        tokens = engine.tokenizer.encode_chat(
+            messages, add_generation_prompt=opens, settings=requests.template_settings(body)
+        )
     else:
         tokens = engine.tokenizer.encode_markup(requests.text(body.get("prompt"), "prompt"))
     return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": engine.context})
 
 
 async def _chat(engine: Engine, request: Request) -> Response:
-    body = requests.parse_body(await request.body())
+    body = _with_defaults(engine, requests.parse_body(await request.body()))
     _check_name(engine, body)
     settings = requests.sampling_settings(body, default_max_tokens=None)
-    tokens = engine.tokenizer.encode_chat(requests.messages(body.get("messages")))
+    tokens = engine.tokenizer.encode_chat(
+        requests.messages(body.get("messages")), settings=requests.template_settings(body)
+    )
     count, offsets = requests.choices(body), engine.steering.offsets(body)
     seeds = requests.seeds(body, settings.seed, count)
     rows = [engine.request(tokens, seed, settings, offsets) for seed in seeds]
@@ -155,7 +160,7 @@ async def _chat(engine: Engine, request: Request) -> Response:
 
 
 async def _complete(engine: Engine, request: Request) -> Response:
-    body = requests.parse_body(await request.body())
+    body = _with_defaults(engine, requests.parse_body(await request.body()))
     _check_name(engine, body)
     if requests.flag(body, "stream"):
         raise UsageError("completions do not stream here; use /v1/chat/completions, or leave stream out")
@@ -190,9 +195,12 @@ async def _batch_chat(engine: Engine, request: Request) -> Response:
     conversations = requests.conversations(body, may_be_empty=role == "user")
     settings = requests.sampling_settings_each(body, len(conversations))
     offsets = engine.steering.offsets_each(body, len(conversations))
+    template = BATCH_SETTINGS | requests.template_settings(body)
 
     def prepare() -> list[GenerationRequest]:
-        encoded = [engine.tokenizer.encode_chat(messages, role=role) for messages in conversations]
+        encoded = [
+            engine.tokenizer.encode_chat(messages, role=role, settings=template) for messages in conversations
+        ]
         return [
             engine.request(tokens, own.seed, own, steer)
             for tokens, own, steer in zip(encoded, settings, offsets, strict=True)
@@ -229,6 +237,11 @@ async def _events(engine: Engine, row: GenerationRequest, head: Json) -> AsyncIt
     except Cancelled:
         # The head of the answer has been sent: all that is left is to end it without [DONE].
         return
+
+
+def _with_defaults(engine: Engine, body: Json) -> Json:
+    """Return a user's request with the model's own sampling settings where it names none."""
+    return {**body, **{name: value for name, value in engine.defaults.items() if body.get(name) is None}}
 
 
 def _check_name(engine: Engine, body: Json) -> None:

@@ -25,6 +25,7 @@ import uvicorn
 
 from agents.model.http_auth import AuthMiddleware
 from agents.model.process import die_with_parent, keep_freed_memory
+from agents.model.requests import MAX_TEMPERATURE
 from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, NightschoolError
 
@@ -199,20 +200,22 @@ def load(
     shared = share(model, run_dir / WEIGHTS_NAME, str(model_dir))
     if checkpoints is not None and holds:
         restore(shared, CheckpointStore(checkpoints), holds, clean=True)
-    chat, ends = ChatTokenizer(tokenizer), end_ids(model, tokenizer)
+    chat, config = ChatTokenizer(tokenizer), model.config.get_text_config()
+    ends = end_ids(model, tokenizer, chat.turn_end)
     return Engine(
         name=model_dir.resolve().name,
         tokenizer=chat,
         sampler=Sampler(forward_for(model), chat.decode, ends, shared.lock.read_lock),
         weights=shared,
-        context=model.config.max_position_embeddings,
-        vocab_size=model.config.vocab_size,
+        context=config.max_position_embeddings,
+        vocab_size=config.vocab_size,
         end_ids=ends,
         threads=threads,
+        defaults=sampling_defaults(model),
         steering=Steering(
             readout,
-            hidden_size=model.config.hidden_size,
-            layers=model.config.num_hidden_layers,
+            hidden_size=config.hidden_size,
+            layers=config.num_hidden_layers,
             model=digest_of(str(model_dir)),
         ),
     )
@@ -230,11 +233,18 @@ def share(model: Any, path: Path, name: str) -> "SharedWeights":
     return shared
 
 
-def end_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Return the tokens that end an answer, by the tokenizer and the model's generation settings."""
-    settings = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
+def end_ids(model: Any, tokenizer: Any, turn_end: int | None) -> tuple[int, ...]:
+    """Return the tokens that end an answer, by tokenizer, generation settings and chat template."""
+    settings = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None), turn_end]
     ids = [each for setting in settings for each in (setting if isinstance(setting, list) else [setting])]
     return tuple(sorted({each for each in ids if each is not None}))
+
+
+def sampling_defaults(model: Any) -> dict[str, float]:
+    """Return the temperature and top_p of the model's generation settings, where they are valid."""
+    bounds = {"temperature": MAX_TEMPERATURE, "top_p": 1.0}
+    values = {name: getattr(model.generation_config, name, None) for name in bounds}
+    return {name: float(value) for name, value in values.items() if value and 0 < value <= bounds[name]}
 
 
 if __name__ == "__main__":

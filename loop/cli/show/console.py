@@ -27,6 +27,7 @@ LABELS = {
     "measure": "measuring",
     "train": "training",
     "build": "building",
+    "import": "making the model ready",
     "readout": "reading the concepts' texts",
 }
 """What a progress bar calls each kind of work."""

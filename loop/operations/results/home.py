@@ -20,6 +20,16 @@ class HomeMade:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ModelMade:
+    """A model's directory that was made."""
+
+    model: str
+    """The directory."""
+    source: str
+    """The file that it was made from."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceStatus(HomeStatus):
     """The state of a home, as its service reports it."""
 

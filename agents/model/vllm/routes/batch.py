@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agents.model import requests
-from agents.model.embedded.chat import ChatTokenizer
+from agents.model.embedded.chat import BATCH_SETTINGS, ChatTokenizer
 from agents.model.requests import SEED_SPACE
 from agents.model.weights.header import read_state
 from corpus.aliases import Json
@@ -105,8 +105,9 @@ class BatchRoutes:
         speaker, text = requests.role(body), self._text()
         many = requests.conversations(body, may_be_empty=speaker == "user")
         each = requests.sampling_settings_each(body, len(many))
+        template = BATCH_SETTINGS | requests.template_settings(body)
         return [
-            self._row(text.encode_chat(one, role=speaker), chosen)
+            self._row(text.encode_chat(one, role=speaker, settings=template), chosen)
             for one, chosen in zip(many, each, strict=True)
         ]
 

@@ -1,0 +1,128 @@
+"""A GGUF file: its metadata, and its tensors as ordinary numbers.
+
+Invariant: a file that is cut short, damaged or of an unknown kind is refused with one sentence. Only this
+module imports the package `gguf`, and only when a file is opened. Knows no model family.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corpus.errors import ConfigError, IntegrityFault
+
+INSTALL = "pip install 'nightschool[real]' (in a checkout: pip install -e '.[real]')"
+"""The command that installs what GGUF files need."""
+_MAGIC = b"GGUF"
+_BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError)
+"""What the reader raises for a file that it cannot follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GgufFile:
+    """An open file."""
+
+    path: Path
+    fields: Any
+    """The package's metadata fields by name."""
+    tensors: dict[str, Any]
+    """The package's tensors by name, in the order of the file."""
+
+    @property
+    def family(self) -> str:
+        """The architecture that the file names."""
+        return self.text("general.architecture")
+
+    @property
+    def quantization(self) -> str:
+        """The types of the tensors, with how many there are of each."""
+        counts = Counter(tensor.tensor_type.name for tensor in self.tensors.values())
+        return ", ".join(f"{name}: {count} tensors" for name, count in counts.most_common())
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """Whether the matrices are bfloat16, as they were trained."""
+        types = {tensor.tensor_type.name for tensor in self.tensors.values()}
+        return "BF16" in types and types <= {"BF16", "F32"}
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """Return the value of a metadata key; `default` where the file lacks it."""
+        field = self.fields.get(key)
+        if field is None:
+            return default
+        try:
+            return field.contents()
+        except _BROKEN as error:
+            raise self.damaged(f"{key}: {error}") from error
+
+    def text(self, key: str) -> str:
+        """Return a text that the file must have."""
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise self.damaged(f"it does not say {key}")
+        return value
+
+    def whole(self, key: str, default: int | None = None) -> int:
+        """Return a whole number; one that the file must have where there is no default."""
+        value = self.value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.damaged(f"it does not say {key}, or not as a whole number")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a number; one that the file must have where there is no default."""
+        value = self.value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.damaged(f"it does not say {key}, or not as a number")
+        # The file holds 32 bits: 1e-05 must not become 9.999999747378752e-06.
+        return float(f"{value:.7g}")
+
+    def read(self, name: str) -> Any:
+        """Return a tensor as a float32 array, in the order of dimensions that torch has."""
+        import numpy as np
+        from gguf.quants import dequantize
+
+        tensor = self.tensors[name]
+        kind = tensor.tensor_type.name
+        try:
+            array = np.ascontiguousarray(dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
+        except NotImplementedError as error:
+            raise ConfigError(
+                f"{self.path} holds {name} as {kind}, which cannot be dequantized here: get the model in "
+                "another quantization, such as Q8_0, or as safetensors"
+            ) from error
+        if not np.isfinite(array).all():
+            raise self.damaged(f"{name} holds numbers that are not finite")
+        return array
+
+    def damaged(self, reason: str) -> IntegrityFault:
+        """Return the error for a file whose content makes no sense."""
+        return IntegrityFault(f"{self.path} is not a GGUF file of a model ({reason}): download it again")
+
+
+def open_gguf(path: Path) -> GgufFile:
+    """Open a file and read its header; raise `ConfigError` or `IntegrityFault` if it is unusable."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise ConfigError(f"{path} is a GGUF file, which needs the package gguf: {INSTALL}") from error
+    with path.open("rb") as file:
+        start = file.read(len(_MAGIC))
+    if start != _MAGIC:
+        raise IntegrityFault(f"{path} is not a GGUF file: it does not begin as one. Download it again")
+    try:
+        reader = gguf.GGUFReader(path)
+    except _BROKEN as error:
+        if "GGMLQuantizationType" in str(error):
+            raise ConfigError(
+                f"{path} holds a quantization type that is not known here ({error}): upgrade the "
+                "package gguf, or get the model in another quantization, such as Q8_0"
+            ) from error
+        if "version" in str(error):
+            raise ConfigError(
+                f"{path} is a GGUF file of an unknown version ({error}): upgrade the package gguf"
+            ) from error
+        raise IntegrityFault(f"{path} is cut short or damaged ({error}): download it again") from error
+    return GgufFile(
+        path=path, fields=reader.fields, tensors={tensor.name: tensor for tensor in reader.tensors}
+    )

@@ -1,0 +1,156 @@
+"""A model downloaded from the hub: safetensors, tokenizer and configuration, at one pinned commit.
+
+Invariant: code and pickles are never asked for, and a configuration that names code is refused before the
+weights are downloaded. What fails leaves nothing.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agents.model.safety import check_config_files, check_model_dir
+from agents.model.sources.card import write_card
+from agents.model.sources.directory import check_conversational
+from agents.model.sources.folder import new_folder, require_room
+from agents.model.sources.named import HubSource
+from corpus.errors import ConfigError, GateRefused
+
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors.index.json",
+    "LICENSE",
+)
+"""The files beside the weights that are downloaded."""
+_HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "requests"})
+"""Packages with which huggingface_hub asks, one or another by its version; their errors go through it."""
+INDEX = "model.safetensors.index.json"
+NOTES = "Nightschool downloaded these files once, at this commit. The original model's own licence holds."
+
+
+def download(
+    source: HubSource, target: Path, on_file: Callable[[int, int], None] = lambda done, total: None
+) -> None:
+    """Make the directory `target` of a model on the hub.
+
+    Args:
+        source: The model.
+        target: The directory, which does not exist or is empty.
+        on_file: Called with the number of files of weights that are done, and of all of them.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    with _explained(source):
+        info = hub.model_info(source.name, revision=source.revision, files_metadata=True)
+    commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    with new_folder(target) as folder:
+        for name in filter(sizes.__contains__, SMALL_FILES):
+            _fetch(hub, source, commit, folder, name)
+        check_config_files(folder)
+        check_conversational(folder)
+        weights = _weights(source, folder, sizes)
+        require_room(folder, sum(sizes[name] for name in weights))
+        for done, name in enumerate(weights, 1):
+            _fetch(hub, source, commit, folder, name)
+            on_file(done, len(weights))
+        shutil.rmtree(folder / ".cache", ignore_errors=True)
+        _write_card(source, folder, commit, info.card_data)
+        check_model_dir(folder)
+
+
+def _fetch(hub: Any, source: HubSource, commit: str, folder: Path, name: str) -> None:
+    """Download one file."""
+    with _explained(source):
+        hub.hf_hub_download(source.name, name, revision=commit, local_dir=folder)
+
+
+def record_of(source: HubSource) -> dict[str, str]:
+    """Return what tells this model from others in a directory's record."""
+    return {"kind": "hub", "name": source.name, "asked for": source.revision}
+
+
+def _weights(source: HubSource, folder: Path, sizes: dict[str, int]) -> list[str]:
+    """Return the names of the files with the weights."""
+    if (folder / INDEX).is_file():
+        try:
+            listed = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"{source.name} has an index of its weights that makes no sense: {error}"
+            ) from error
+    else:
+        listed = {"model.safetensors"}
+    if not listed <= sizes.keys() or any("/" in name for name in listed):
+        raise ConfigError(
+            f"{source.name} offers no safetensors at {source.revision}: name another model, or convert its "
+            "weights and name the directory"
+        )
+    return sorted(listed)
+
+
+def _write_card(source: HubSource, folder: Path, commit: str, card: Any) -> None:
+    """Write which commit the directory was made from."""
+    licence = getattr(card, "license", None)
+    write_card(
+        folder,
+        title=source.name,
+        record={**record_of(source), "revision": commit},
+        notes=NOTES,
+        front={"base_model": source.name} | ({"license": licence} if isinstance(licence, str) else {}),
+    )
+
+
+@contextmanager
+def _explained(source: HubSource) -> Iterator[None]:
+    """Turn the hub's errors into one sentence with what to do."""
+    from huggingface_hub import errors
+
+    name = source.name
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise ConfigError(
+            f"{name} is given only to those who accept its terms: accept them on its page, set HF_TOKEN, and "
+            "try again"
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise ConfigError(
+            f"{name} has no revision {source.revision!r}: name a branch, tag or commit"
+        ) from error
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise ConfigError(
+            f"there is no directory {name} here and no model of that name on the hub "
+            "(a private one needs HF_TOKEN)"
+        ) from error
+    except Exception as error:
+        if not (isinstance(error, _network_errors()) or _library(error) in _HTTP_LIBRARIES):
+            raise
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise GateRefused(
+            f"{name} cannot be downloaded, because the hub does not answer ({reason[0]}): try again with a "
+            "network, or download it on another machine and name the directory with `init --model DIR`"
+        ) from error
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of the hub's own package that mean that it cannot be reached."""
+    from huggingface_hub import errors
+
+    return errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HfHubHTTPError
+
+
+def _library(error: Exception) -> str:
+    """Return the package that an error comes from."""
+    return type(error).__module__.partition(".")[0]

@@ -1,0 +1,81 @@
+"""The user's own model, made ready for a home: checked where it lies, dequantized, or downloaded.
+
+Invariant: a home that did not exist before does not exist after a failure, and a model that is already
+in the home is not made twice.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from agents.model.safety import check_model_dir
+from agents.model.sources.card import read_record
+from agents.model.sources.directory import check_causal, check_conversational
+from agents.model.sources.installed import smollm2_file
+from agents.model.sources.named import DirectorySource, GgufSource, HubSource, read_source
+from corpus.errors import UsageError
+from loop.config import load_settings
+from loop.operations.results.home import ModelMade
+from store.home import Home
+
+OnPart = Callable[[int, int], None]
+"""Called with the number of parts done and of all parts."""
+
+
+def ready_model(home: Home, text: str, *, is_served: bool, on_part: OnPart) -> Path:
+    """Return the directory of the model that this text names, made in the home if it is no directory.
+
+    Args:
+        home: The home, which need not exist yet.
+        text: A directory, a GGUF file or a name on the hub.
+        is_served: Whether a vLLM serves the model, which may bring a chat template of its own.
+        on_part: Called as the parts of the model are made.
+    """
+    source = read_source(text)
+    if isinstance(source, DirectorySource):
+        check_model_dir(source.path)
+        (check_causal if is_served else check_conversational)(source.path)
+        return source.path
+    target, is_new = home.path / "model", not home.path.exists()
+    if home.config_file.exists() and load_settings(home.config_file).model.path != str(target):
+        raise UsageError(
+            f"this home has a configuration already: set model.url and model.path in {home.config_file}"
+        )
+    try:
+        _make(source, target, is_bound=home.config_file.exists(), on_part=on_part)
+    except BaseException:
+        if is_new:
+            shutil.rmtree(home.path, ignore_errors=True)
+        raise
+    return target
+
+
+def make_smollm2(directory: Path, on_part: OnPart) -> ModelMade:
+    """Make a directory of SmolLM2-135M-Instruct from the installed package."""
+    file = smollm2_file()
+    _make(GgufSource(path=file), directory.expanduser().absolute(), is_bound=True, on_part=on_part)
+    return ModelMade(model=str(directory), source=str(file))
+
+
+def _make(source: GgufSource | HubSource, target: Path, *, is_bound: bool, on_part: OnPart) -> None:
+    """Make the directory unless it was made from this source before.
+
+    is_bound: whether a directory from another source must stay, because a home or a user counts on it.
+    """
+    from agents.model.sources import from_gguf, hub
+
+    record = read_record(target)
+    wanted = from_gguf.record_of(source.path) if isinstance(source, GgufSource) else hub.record_of(source)
+    if record and wanted.items() <= record.items():
+        return
+    if record and not is_bound:  # an `init` was killed before the home had a configuration
+        shutil.rmtree(target)
+    elif record:
+        origin = record.get("file") or record.get("name") or "another source"
+        raise UsageError(
+            f"{target} holds a model that was made from {origin}: name another directory or home"
+        )
+    if isinstance(source, GgufSource):
+        from_gguf.convert(source.path, target, on_part)
+    else:
+        hub.download(source, target, on_part)
