@@ -1,4 +1,4 @@
-"""Runs benches, one after the other, and can keep what they printed in bench/RESULTS.md.
+"""Run benches one after the other; optionally store their output in bench/RESULTS.md.
 
     python -m bench [NAME ...] [--write]        (`make bench`, `make bench BENCHES=optimizer`)
 
@@ -26,7 +26,7 @@ HEAD = (
 
 
 def main() -> int:
-    """Run what is asked for."""
+    """Run the requested benches."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(NAMES)}")
     parser.add_argument("--write", action="store_true", help="put the output into bench/RESULTS.md")
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def _run(name: str, *, write: bool) -> bool:
-    """One bench; returns whether it met its goals."""
+    """Run one bench; return whether it met its goals."""
     command = [sys.executable, "-m", f"bench.{name}"]
     sys.stdout.write(f"\n{name}\n")
     lines = []

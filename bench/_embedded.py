@@ -1,4 +1,4 @@
-"""Shared parts of the benches of steering: the embedded model, its pass rates, its readings, one update.
+"""Shared parts of the steering benches: the embedded model, its pass rates, its readings, one update.
 
 Invariant: what is trained goes through the trainer's own update on a mapping of its own; every run starts
 from the shipped weights. Knows no ledger and no service.
@@ -49,10 +49,10 @@ ROWS, TOKENS = 128, 48
 
 
 class Embedded:
-    """The embedded model on a mapping of its own, at the shipped weights."""
+    """The embedded model on shared weights of its own, as shipped."""
 
     def __init__(self, directory: Path, *, layer: int) -> None:
-        """`layer`: where concepts are read."""
+        """Read concepts after the layer `layer`."""
         transformers.utils.logging.disable_progress_bar()
         tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
         shipped = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32)
@@ -71,16 +71,16 @@ class Embedded:
         self.vectors = concept_vectors(stream, [c for c in CONCEPTS for _ in texts(c)], CONCEPTS)
         self._before = scores(self.stream(probe_texts()), self.vectors)
 
-    def stream(self, told: Sequence[str]) -> Array:
-        """The residual stream at each text's last token, `(n_texts, hidden_size)`."""
-        rows = [self.text.encode(text) for text in told]
-        found: Array = read(self.bench.model, rows, [self.layer], []).stream[:, 0].double().numpy()
-        return found
+    def stream(self, texts: Sequence[str]) -> Array:
+        """Return the residual stream at each text's last token, `(n_texts, hidden_size)`."""
+        rows = [self.text.encode(text) for text in texts]
+        residuals: Array = read(self.bench.model, rows, [self.layer], []).stream[:, 0].double().numpy()
+        return residuals
 
     def answers(
         self, talks: Sequence[list[Message]], seeds: Sequence[int], offsets: Offsets | None = None
     ) -> list[str]:
-        """One answer to each conversation, at a temperature of 1."""
+        """Return one answer to each conversation, at a temperature of 1."""
         asks = [
             GenerationRequest(
                 tokens=self.text.encode_chat(talk),
@@ -91,41 +91,41 @@ class Embedded:
             )
             for talk, seed in zip(talks, seeds, strict=True)
         ]
-        found = [self._sampler.generate(asks[first : first + ROWS]) for first in range(0, len(asks), ROWS)]
-        return [answer.text.strip() for part in found for answer in part]
+        parts = [self._sampler.generate(asks[first : first + ROWS]) for first in range(0, len(asks), ROWS)]
+        return [answer.text.strip() for part in parts for answer in part]
 
     def outcomes(self, name: str, count: int, offsets: Offsets | None = None) -> str:
-        """The behaviour on its held-out scenarios, one character each: 1 passed, 0 failed."""
+        """Return the behaviour's outcomes on its held-out scenarios, a character each: 1 passed, 0 failed."""
         behaviour = self.behaviours[name]
         talks = held_out(behaviour, count)
-        said = self.answers(talks, sampling_seeds(behaviour, len(talks), seed=0, attempt=0), offsets)
+        answered = self.answers(talks, sampling_seeds(behaviour, len(talks), seed=0, attempt=0), offsets)
         return "".join(
-            "01"[judge(behaviour, talk, text).passed] for talk, text in zip(talks, said, strict=True)
+            "01"[judge(behaviour, talk, text).passed] for talk, text in zip(talks, answered, strict=True)
         )
 
     def pairs(self, name: str, dreams: int, each: int = 6) -> list[Example]:
-        """Pairs of the model's own answers to requests that are not held out, as a night makes them.
+        """Return pairs of the model's own answers to requests that are not held out, as a night makes them.
 
         Rejected: its first answer that failed; chosen: its first that passed, else the one that the world
         would give.
         """
         rng, kind = random.Random(f"pairs {name}"), KIND_OF[self.behaviours[name].judge.check]
-        made: list[Example] = []
-        while len(made) < dreams:
+        pairs: list[Example] = []
+        while len(pairs) < dreams:
             request = draw(kind, rng)
             if reserved(request):
                 continue
             talk = [{"role": "user", "content": write(request, rng)}]
-            said = self.answers([talk] * each, [rng.getrandbits(48) for _ in range(each)])
-            passed = [judge(self.behaviours[name], talk, text).passed for text in said]
+            texts = self.answers([talk] * each, [rng.getrandbits(48) for _ in range(each)])
+            passed = [judge(self.behaviours[name], talk, text).passed for text in texts]
             if all(passed):
                 continue
-            chosen = said[passed.index(True)] if any(passed) else answers.good(request, rng)
-            made.append(self._example(talk, chosen, said[passed.index(False)]))
-        return made
+            chosen = texts[passed.index(True)] if any(passed) else answers.good(request, rng)
+            pairs.append(self._example(talk, chosen, texts[passed.index(False)]))
+        return pairs
 
     def pairs_of(self, home: Path, name: str) -> list[Example]:
-        """The pairs of a behaviour in a home's ledger, as an update would be given them."""
+        """Return the pairs of a behaviour in a home's ledger, as an update gets them."""
         ledger = sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True)
         query = "select messages, chosen, rejected, trust from pairs where behaviour = ? order by id"
         rows = ledger.execute(query, (name,)).fetchall()
@@ -148,7 +148,7 @@ class Embedded:
     def train(
         self, pairs: Sequence[Example], settings: Settings, seed: int, prevent: Sequence[Direction] = ()
     ) -> None:
-        """One update from the shipped weights."""
+        """Run one update from the shipped weights."""
         request = TrainRequest(
             objective="orpo", settings=settings, seed=seed, parent=self.first, examples=pairs, prevent=prevent
         )
@@ -161,7 +161,7 @@ class Embedded:
         return dict(zip(CONCEPTS, moved.tolist(), strict=True))
 
     def perplexity(self, steer: Sequence[Direction] = ()) -> float:
-        """On held-out ordinary talk, of the model while it is steered so."""
+        """Return the perplexity of held-out ordinary talk, with or without steering."""
         items = []
         for remark, reply in ordinary.held_out(ROWS):
             context = self.text.encode_chat([{"role": "user", "content": remark}])
@@ -171,19 +171,19 @@ class Embedded:
             )
             items.append((context, whole[len(context) :]))
         with steered(self.bench.model, steer):
-            (found,) = prefix_scoring.scores(
+            (score,) = prefix_scoring.scores(
                 self.bench.model, [c for c, _ in items], [[a for _, a in items]], train=False
             )
-        return float(torch.exp(-found.total.sum() / found.tokens.sum()))
+        return float(torch.exp(-score.total.sum() / score.tokens.sum()))
 
     def along(self, vector: Array, strength: float) -> Direction:
-        """A direction of this strength after the layer where concepts are read."""
+        """Return a direction of this strength after the layer where concepts are read."""
         moved = strength * vector / np.linalg.norm(vector)
         return Direction(layer=self.layer, data=moved.astype(np.float32).tobytes())
 
 
 def command(home: Path, *arguments: str) -> dict[str, Any]:
-    """The JSON that the command line answers with on this home."""
+    """Run the command line on this home; return its JSON."""
     plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("NIGHTSCHOOL_")}
     call = [
         sys.executable,
@@ -200,7 +200,7 @@ def command(home: Path, *arguments: str) -> dict[str, Any]:
 
 
 def observed(home: Path, seed: int) -> Path:
-    """A home with the bundled conversations and a night that dreamt of them, and trained nothing."""
+    """Make a home with the bundled conversations and a night that dreamt of them without training."""
     command(home, "init", "--demo")
     set_training(home, enabled=False)
     command(home, "night", "--seed", str(seed))
@@ -208,5 +208,5 @@ def observed(home: Path, seed: int) -> Path:
 
 
 def set_training(home: Path, *, enabled: bool) -> None:
-    """Let a home train, or have it observe only."""
+    """Set whether a home trains or only observes."""
     (home / "config.toml").write_text(f"[training]\nenabled = {str(enabled).lower()}\n")

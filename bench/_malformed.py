@@ -1,4 +1,4 @@
-"""Messages that no client of ours sends, drawn from a seed: what the trainer has to survive.
+"""Malformed messages drawn from a seed, which the trainer has to survive.
 
 Invariant: the same seed gives the same messages. None is a valid `stop`, and none names a checkpoint that
 there is, so whatever of them is understood all the same changes nothing. Knows no socket.
@@ -54,7 +54,7 @@ RAW = (
 
 
 def messages(count: int, seed: int) -> Iterator[list[bytes]]:
-    """So many messages, each a list of frames."""
+    """Return this many messages, each a list of frames."""
     draw = random.Random(seed)
     for number in range(count):
         kind = draw.choice(_KINDS)
@@ -62,7 +62,7 @@ def messages(count: int, seed: int) -> Iterator[list[bytes]]:
 
 
 def _valid(draw: random.Random, name: str) -> RpcRequest:
-    """A request that is in order, but for what it asks for."""
+    """Return a well-formed request for something that does not exist."""
     verb, frames = draw.choice(BASES), [pack_tokens([1, 2, 3])]
     body: dict[str, Any] = {}
     if verb == "train":
@@ -81,7 +81,7 @@ def _valid(draw: random.Random, name: str) -> RpcRequest:
 
 
 def _header(request: RpcRequest, **changes: Any) -> bytes:
-    """Its header with other fields, as Python writes it (with NaN, with lone surrogates)."""
+    """Return its header with other fields, as Python writes it (with NaN, with lone surrogates)."""
     return json.dumps(
         {"v": 1, "id": request.id, "verb": request.verb, "body": request.body, **changes}
     ).encode()

@@ -40,7 +40,7 @@ WORDS = (3, 256)
 
 @dataclass(kw_only=True)
 class Load:
-    """The answers that the clients got."""
+    """The answers that the clients received."""
 
     answers: int = 0
     tokens: int = 0
@@ -55,8 +55,8 @@ class Load:
         return self.answers / self.seconds
 
 
-async def asked(url: str, *, during: Callable[[], bool], clients: int = CLIENTS) -> Load:
-    """Have the clients ask, one request after the other, for as long as `during` says so."""
+async def load_from_clients(url: str, *, during: Callable[[], bool], clients: int = CLIENTS) -> Load:
+    """Have the clients send one request after the other while `during` returns true."""
     load, began = Load(), time.monotonic()
     limits = httpx.Limits(max_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False, limits=limits) as http:
@@ -69,7 +69,7 @@ async def asked(url: str, *, during: Callable[[], bool], clients: int = CLIENTS)
 
 
 def for_seconds(seconds: float) -> Callable[[], bool]:
-    """Return whether the time has not passed yet."""
+    """Return a function that returns true until the time has passed."""
     end = time.monotonic() + seconds
     return lambda: time.monotonic() < end
 
@@ -79,10 +79,10 @@ async def _client(
 ) -> None:
     rng = random.Random(number)
     while during():
-        said = write(draw(rng.choice(list(KINDS)), rng), rng)
+        question = write(draw(rng.choice(list(KINDS)), rng), rng)
         body = {
             "model": model,
-            "messages": [{"role": "user", "content": said}],
+            "messages": [{"role": "user", "content": question}],
             "stream": True,
             "ignore_eos": True,
         }
@@ -94,7 +94,7 @@ async def _client(
 
 
 async def _answer(http: httpx.AsyncClient, body: dict[str, object], load: Load) -> None:
-    """One answer, read to its end."""
+    """Read one answer to its end."""
     began, first, last, used = time.monotonic(), 0.0, "", 0
     async with http.stream("POST", "/v1/chat/completions", json=body) as response:
         response.raise_for_status()
@@ -113,7 +113,7 @@ async def _answer(http: httpx.AsyncClient, body: dict[str, object], load: Load) 
 
 
 def larger_model(directory: Path) -> Path:
-    """A Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
+    """Write a Qwen3 of 38 million random parameters with the embedded model's tokenizer."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging as transformers_logging
 
@@ -129,8 +129,8 @@ def larger_model(directory: Path) -> Path:
     return directory
 
 
-class Beside:
-    """A trainer alongside a vLLM, and the weights that both have."""
+class Alongside:
+    """A trainer alongside a vLLM, and the weights that both use."""
 
     def __init__(self, client: TrainerClient, shared: SharedWeights, parent: str) -> None:
         self.client = client
@@ -141,7 +141,7 @@ class Beside:
     def update(
         self, *, pairs: int, steps: int = STEPS, lr: float = 1e-5, micro_batch: int = 0
     ) -> TrainRequest:
-        """An update of so many steps, each over the same pairs: 48 tokens of context, answers of 16."""
+        """Return an update of so many steps over the same pairs: 48 tokens of context, answers of 16."""
         rng = random.Random(1)
 
         def text(length: int) -> list[int]:
@@ -152,16 +152,16 @@ class Beside:
         return TrainRequest(objective="orpo", settings=settings, seed=1, parent=self.parent, examples=rows)
 
     async def restored(self) -> None:
-        """The weights are as they were."""
+        """Restore the weights."""
         await self.client.rollback(self.parent, settled=True)
 
     async def load_while_training(self, url: str, update: TrainRequest, seconds: float) -> tuple[Load, int]:
-        """Return what the clients got while the update was made again and again, and the number of steps."""
-        made, done, begun = 0, False, anyio.Event()
+        """Repeat the update while the clients ask; return what they received, and the number of steps."""
+        steps_made, done, begun = 0, False, anyio.Event()
 
         def step(report: StepReport) -> None:
-            nonlocal made
-            made += 1
+            nonlocal steps_made
+            steps_made += 1
             begun.set()
 
         async def train() -> None:
@@ -174,9 +174,9 @@ class Beside:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(train)
             await begun.wait()
-            before = made
-            load = await asked(url, during=for_seconds(seconds))
-            steps, done = made - before, True
+            before = steps_made
+            load = await load_from_clients(url, during=for_seconds(seconds))
+            steps, done = steps_made - before, True
             await self.client.cancel("measured")
         await self.restored()
         return load, steps
@@ -184,7 +184,7 @@ class Beside:
 
 @contextmanager
 def trainer(home: Home, model: Path, place: Path, *, threads: int = 1) -> Iterator[Path]:
-    """A trainer process on what the vLLM of this home serves; its files and its socket are in `place`."""
+    """Run a trainer process on the weights that this home's vLLM serves; its files are in `place`."""
     place.mkdir(mode=0o700, exist_ok=True)
     command = [
         sys.executable,
@@ -205,27 +205,28 @@ def trainer(home: Home, model: Path, place: Path, *, threads: int = 1) -> Iterat
 
 
 @asynccontextmanager
-async def beside(home: Home, place: Path) -> AsyncIterator[Beside]:
-    """The trainer in `place`, ready; at the end the weights are as they were."""
+async def alongside(home: Home, place: Path) -> AsyncIterator[Alongside]:
+    """Yield the ready trainer in `place`; restore the weights at the end."""
     if reason := ServedDirectory(home.served_dir).refused:
         raise IntegrityFault(f"this vLLM cannot be trained: {reason}")
     async with TrainerClient(place) as client:
         first = await client.checkpoint(None, {"cursor": 0})
-        found = Beside(client, SharedWeights.attach(ServedDirectory(home.served_dir).weights_file), first.id)
-        await found.restored()
+        shared = SharedWeights.attach(ServedDirectory(home.served_dir).weights_file)
+        training = Alongside(client, shared, first.id)
+        await training.restored()
         try:
-            yield found
+            yield training
         finally:
             with anyio.CancelScope(shield=True):
-                await found.restored()
+                await training.restored()
 
 
 def sum_of(url: str, tokens: Sequence[int], salt: str) -> float:
-    """The log-probability (nats) that the served weights give these tokens, the first one left out."""
+    """Return the log-probability (nats) of these tokens under the served weights, without the first."""
     body = {"prompt": list(tokens), "max_tokens": 1, "prompt_logprobs": 0, "cache_salt": salt}
     with httpx.Client(base_url=url, timeout=60, trust_env=False) as http:
         body["model"] = http.get("/v1/models").json()["data"][0]["id"]
         answer = http.post("/v1/completions", json=body)
-    told = answer.raise_for_status().json()["choices"][0]["prompt_logprobs"]
-    pairs = zip(tokens[1:], told[1:], strict=True)
-    return sum(found[str(token)]["logprob"] for token, found in pairs)
+    logprobs = answer.raise_for_status().json()["choices"][0]["prompt_logprobs"]
+    pairs = zip(tokens[1:], logprobs[1:], strict=True)
+    return sum(candidates[str(token)]["logprob"] for token, candidates in pairs)

@@ -1,4 +1,4 @@
-"""The parts that every bench shares: the machine's line, fair timing, a table, the goals, and `--json`.
+"""The parts that all benches share: the machine's line, fair timing, tables, goals, and `--json`.
 
 Invariant: rivals are timed in turn, in one process and one run, and the median is reported, as wall time
 and as process CPU time; these machines are shared and noisy. Knows no bench.
@@ -21,7 +21,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Medians of one thing that was timed, in milliseconds."""
+    """Medians of one timed thing, in milliseconds."""
 
     wall_ms: float
     cpu_ms: float
@@ -45,13 +45,13 @@ class Goal:
 
 
 def parser(description: str | None, *, threads: int = 2) -> argparse.ArgumentParser:
-    """Make the parser with the options that every bench has."""
-    made = argparse.ArgumentParser(
+    """Return a parser with the options that every bench has."""
+    parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    made.add_argument("--threads", type=int, default=threads, help="threads of a computation")
-    return made
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--threads", type=int, default=threads, help="threads of a computation")
+    return parser
 
 
 def machine() -> dict[str, Any]:
@@ -75,7 +75,7 @@ def machine() -> dict[str, Any]:
 def interleaved(
     runs: Mapping[str, Callable[[], object]], *, repeats: int, warmup: int = 1
 ) -> dict[str, Timing]:
-    """Time each of these in turn, over and over; the first `warmup` rounds are not counted."""
+    """Time these in turn, again and again; the first `warmup` rounds are not counted."""
     wall: dict[str, list[float]] = {name: [] for name in runs}
     cpu: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(warmup + repeats):
@@ -94,7 +94,7 @@ def interleaved(
 
 
 def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table in Markdown; floats to three figures."""
+    """Print a table in Markdown, with floats to three figures."""
     texts = [[_text(cell) for cell in row] for row in [heads, *rows]]
     widths = [max(len(row[column]) for row in texts) for column in range(len(heads))]
     lines = [
@@ -106,7 +106,7 @@ def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[object]]) -> 
 
 
 def finish(result: Mapping[str, Any], goals: Sequence[Goal], *, as_json: bool) -> int:
-    """Print the goals, the machine and, if asked, everything as one JSON line; returns the exit code."""
+    """Print the goals, the machine and, if requested, everything as one JSON line; return the exit code."""
     details = machine()
     if goals:
         rows = [

@@ -55,7 +55,7 @@ WAYS = ("write", "whole", "rollback in place", "rollback from files", "verify")
 
 
 def _measure(share: float, blobs: Blobs, options: Any) -> dict[str, float]:
-    """One row."""
+    """Return one row."""
     base, new = (_tensors(array) for array in changed(options.size << 20, share))
     first = blobs.write(base)[0]
     second = blobs.write(new, near=first)[0]
@@ -89,7 +89,7 @@ def _measure(share: float, blobs: Blobs, options: Any) -> dict[str, float]:
 
 
 def _peak(run: Callable[[], None]) -> float:
-    """Return the most MiB that were allocated at once, above those before."""
+    """Return the largest number of MiB allocated at once, above those before."""
     tracemalloc.start()
     run()
     peak = tracemalloc.get_traced_memory()[1]

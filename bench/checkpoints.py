@@ -46,7 +46,7 @@ BASE = "0" * 64
 
 
 class Way(NamedTuple):
-    """One of those compared."""
+    """One way of storing a change."""
 
     write: Callable[[Path], object]
     undo: Callable[[], object]
@@ -55,7 +55,7 @@ class Way(NamedTuple):
 
 
 def main() -> int:
-    """Print the tables; returns 1 when a goal is missed."""
+    """Print the tables; return 1 when a goal is missed."""
     parser = _table.parser(__doc__)
     parser.add_argument("--size", type=int, default=512, help="MiB of weights")
     parser.add_argument(
@@ -76,19 +76,19 @@ def main() -> int:
         {"embedded": embedded_model, "fresh": _fresh_model}.items() if max(options.steps) else ()
     ):
         for rate, limit in RATES.items():
-            found = _stepped(make(), rate, [n for n in options.steps if name == "embedded" or n <= 8])
-            result[f"{name} {rate:g}"] = found
+            shrunk = _stepped(make(), rate, [n for n in options.steps if name == "embedded" or n <= 8])
+            result[f"{name} {rate:g}"] = shrunk
             heads = ["steps", "changed", "delta", "bound", "4 KiB blocks", "XOR + zstd"]
-            _table.show(f"{name}, lr {rate:g}: times smaller", heads, [list(row.values()) for row in found])
+            _table.show(f"{name}, lr {rate:g}: times smaller", heads, [list(row.values()) for row in shrunk])
             if 1 in options.steps and name == "embedded":
-                one = found[options.steps.index(1)]["delta"]
+                factor = shrunk[options.steps.index(1)]["delta"]
                 title = f"{name}, lr {rate:g}, one step: times smaller"
-                goals.append(Goal(name=title, found=one, limit=limit, at_least=True))
+                goals.append(Goal(name=title, found=factor, limit=limit, at_least=True))
     return _table.finish(result, goals, as_json=options.json)
 
 
 def _measure(share: float, folder: Path, options: Any, result: dict[str, Any]) -> list[Goal]:
-    """One table; returns its goals."""
+    """Print one table; return its goals."""
     base, new = changed(options.size << 20, share)
     files = {name: folder / name for name in ("delta", "blocks", "XOR", "whole")}
     with ThreadPoolExecutor(options.threads) as pool:
@@ -125,7 +125,7 @@ def _measure(share: float, folder: Path, options: Any, result: dict[str, Any]) -
 
 
 def changed(nbytes: int, share: float) -> tuple[Array, Array]:
-    """Weights as patterns of bits, and the same with this share of them one unit up or down."""
+    """Return weights as patterns of bits, and the same with this share of them one unit up or down."""
     draw = np.random.default_rng(0)
     base, new = (np.empty(nbytes // 2, np.uint16) for _ in range(2))
     for start in range(0, len(base), CHUNK):
@@ -140,7 +140,7 @@ def changed(nbytes: int, share: float) -> tuple[Array, Array]:
 def _ways(
     base: Array, new: Array, files: Mapping[str, Path], pool: ThreadPoolExecutor, threads: int
 ) -> dict[str, Way]:
-    """Everything that is compared."""
+    """Return all ways that are compared."""
     live = new.copy()
     return {
         "delta": _delta(base, new, live, files["delta"], threads),
@@ -174,7 +174,7 @@ def _delta(base: Array, new: Array, live: Array, path: Path, threads: int) -> Wa
 
 
 def _blocks(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolExecutor) -> Way:
-    """The blocks that differ, behind their numbers; undone by the base's blocks."""
+    """Store the blocks that differ, with their numbers; undo them by the base's blocks."""
 
     def touched(start: int) -> Array:
         one, other = (
@@ -231,7 +231,7 @@ def _xor(base: Array, new: Array, live: Array, path: Path, pool: ThreadPoolExecu
 
 
 def _whole(base: Array, new: Array, live: Array) -> Way:
-    """The copy; undone by copying from memory, as no file could be read sooner."""
+    """Store a copy; undo it by copying from memory, since no file is read faster."""
 
     def write(to: Path) -> None:
         with to.open("wb") as file:
@@ -242,26 +242,26 @@ def _whole(base: Array, new: Array, live: Array) -> Way:
 
 
 def _stepped(model: Any, rate: float, steps: list[int]) -> list[dict[str, float]]:
-    """Return how much smaller than the whole each is after so many steps; `changed` of the weights differ."""
+    """Return how many times smaller each way is after so many steps; `changed` weights differ."""
     stream = losses(model)
     model = model.to(torch.bfloat16)
     optimizer = Apollo(model.parameters(), rate)
     start = {name: _raw(weight.detach().clone()) for name, weight in model.named_parameters()}
-    prints, found = chunk_hashes(start), []
+    hashes, rows = chunk_hashes(start), []
     for step in range(1, max(steps) + 1):
         optimizer.zero_grad()
         next(stream).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if step in steps:
             now = {name: _raw(weight.detach()) for name, weight in model.named_parameters()}
-            found.append({"steps": step, **_sizes(start, now, prints)})
-    return found
+            rows.append({"steps": step, **_sizes(start, now, hashes)})
+    return rows
 
 
 def _sizes(
-    start: Mapping[str, RawTensor], now: Mapping[str, RawTensor], prints: ChunkHashes
+    start: Mapping[str, RawTensor], now: Mapping[str, RawTensor], hashes: ChunkHashes
 ) -> dict[str, float]:
-    made = encode(start, now, io.BytesIO(), base_sha256=BASE, new_sha256=BASE, base_hashes=prints)
+    written = encode(start, now, io.BytesIO(), base_sha256=BASE, new_sha256=BASE, base_hashes=hashes)
     whole = sum(len(tensor.data) for tensor in now.values())
     one, other = (
         np.frombuffer(b"".join(tensor.data for tensor in those.values()), np.uint8) for those in (start, now)
@@ -269,12 +269,12 @@ def _sizes(
     xor = len(zstandard.ZstdCompressor(level=1).compress((one ^ other).data))
     touched = (np.pad(one ^ other, (0, -whole % BLOCK)).reshape(-1, BLOCK) != 0).any(axis=1).mean()
     bound = _bound(one.view(np.int16), other.view(np.int16))
-    shares = made.changed / (whole / 2), whole / made.nbytes, bound, 1 / float(touched), whole / xor
+    shares = written.changed / (whole / 2), whole / written.nbytes, bound, 1 / float(touched), whole / xor
     return dict(zip(("changed", "delta", "bound", "blocks", "XOR"), shares, strict=True))
 
 
 def _bound(before: Array, after: Array) -> float:
-    """Times smaller at most: 16 bits over the entropy of an element's difference (Shannon 1948)."""
+    """Return the bound on the factor: 16 bits over the entropy of an element's difference (Shannon 1948)."""
     counts = np.bincount((after - before).view(np.uint16))
     shares = counts[counts > 0] / len(before)
     return 16 / float(-(shares * np.log2(shares)).sum())
@@ -295,7 +295,7 @@ def _fresh_model() -> Any:
 
 
 def _raw(weight: torch.Tensor) -> RawTensor:
-    """The weight's own bytes."""
+    """Return the weight's own bytes."""
     data = weight.contiguous().view(torch.int16).numpy().reshape(-1).data.cast("B")
     return RawTensor(dtype="BF16", shape=tuple(weight.shape), data=data)
 

@@ -41,7 +41,7 @@ Run = Callable[[], object]
 
 
 def main() -> int:
-    """Print the table; returns 1 when a goal is missed."""
+    """Print the table; return 1 when a goal is missed."""
     parser = _table.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="short contexts, for a quick look; no goals")
@@ -57,11 +57,11 @@ def main() -> int:
     rows, parts = [], []
     for case in SMALL if options.small else CASES:
         name = f"{case[0]} + {case[1]}, {'pair' if case[2] == 2 else 'SFT'}"
-        found = result[name] = measured(case, options.repeats, options.threads)
-        rows.append([name, found["full_cpu_ms"], *(found[key] for key in COLUMNS)])
-        parts.append([name, *found["parts"].values(), found["limit"], found["exact_limit"]])
+        figures = result[name] = measured(case, options.repeats, options.threads)
+        rows.append([name, figures["full_cpu_ms"], *(figures[key] for key in COLUMNS)])
+        parts.append([name, *figures["parts"].values(), figures["limit"], figures["exact_limit"]])
         if case[0] >= 1024:
-            goals.append(Goal(name=f"{name}: CPU time / limit", found=found["of_limit"], limit=GOAL))
+            goals.append(Goal(name=f"{name}: CPU time / limit", found=figures["of_limit"], limit=GOAL))
     _table.show(
         "forward and backward, as shares of full's CPU time and memory",
         [
@@ -103,13 +103,13 @@ COLUMNS = (
 
 
 def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str, Any]:
-    """All figures of one case."""
-    made = model()
-    runs = ways(made, *case)
+    """Return all figures of one case."""
+    network = model()
+    runs = ways(network, *case)
     if case[2] == 1:
         del runs["exact"]  # nothing is shared
     else:
-        runs["trl"] = _trl(made, *example(*case))
+        runs["trl"] = _trl(network, *example(*case))
     timings = {name: timing.cpu_ms for name, timing in _table.interleaved(runs, repeats=repeats).items()}
     full = timings["full"]
     peaks = {way: _peak_apart(way, case, threads) for way in ("full", "frozen", "exact") if way in runs}
@@ -135,7 +135,7 @@ def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str
 
 
 def flops(context: int, answer: int, answers: int) -> dict[str, float]:
-    """GFLOP of matrix products; a backward pass is two forward ones, and one if inputs need no gradient."""
+    """Return GFLOP of matrix products; a backward pass counts two forward ones, one without input gradients."""
     keys = 2 * HIDDEN * KEY_HEADS * HEAD_SIZE
     layer = 2 * HIDDEN * HEADS * HEAD_SIZE + keys + 3 * HIDDEN * INNER
     seen = (
@@ -155,7 +155,7 @@ def flops(context: int, answer: int, answers: int) -> dict[str, float]:
     logits = 3 * answers * answer * HIDDEN * VOCABULARY
     whole = 3 * answers * through(context + answer) + logits
     exact = 3 * through(before) + own + 1.5 * past + logits
-    found = {
+    counts = {
         "context": reading,
         "answers": own,
         "attention": past,
@@ -163,12 +163,12 @@ def flops(context: int, answer: int, answers: int) -> dict[str, float]:
         "full": whole,
         "exact": exact,
     }
-    found |= {"frozen": reading + own + past + logits, "least": reading - spared + own + past + logits}
-    return {name: 2e-9 * value for name, value in found.items()}
+    counts |= {"frozen": reading + own + past + logits, "least": reading - spared + own + past + logits}
+    return {name: 2e-9 * value for name, value in counts.items()}
 
 
 def model() -> Any:
-    """The configuration's model, always with the same weights."""
+    """Return the configuration's model, always with the same weights."""
     import transformers
 
     torch.manual_seed(0)
@@ -185,8 +185,8 @@ def model() -> Any:
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
-def ways(made: Any, context: int, answer: int, answers: int) -> dict[str, Run]:
-    """Forward and backward over one example, each in its way."""
+def ways(network: Any, context: int, answer: int, answers: int) -> dict[str, Run]:
+    """Return each way to run forward and backward over one example."""
     shared, sides = example(context, answer, answers)
     rows = torch.tensor([[*shared, *side] for side in sides])
 
@@ -194,15 +194,15 @@ def ways(made: Any, context: int, answer: int, answers: int) -> dict[str, Run]:
         return -logsigmoid(BETA * (totals[0] - totals[1])) if answers == 2 else -totals[0] / answer
 
     def full() -> None:
-        hidden = made.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, context - 1 : -1]
+        hidden = network.base_model(input_ids=rows, use_cache=False).last_hidden_state[:, context - 1 : -1]
         each = cross_entropy(
-            made.lm_head(hidden).flatten(0, 1), rows[:, context:].flatten(), reduction="none"
+            network.lm_head(hidden).flatten(0, 1), rows[:, context:].flatten(), reduction="none"
         )
-        backward(made, loss(-each.view(answers, -1).sum(1)))
+        backward(network, loss(-each.view(answers, -1).sum(1)))
 
     def packed(**how: bool) -> None:
-        found = prefix_scoring.scores(made, [shared], [[side] for side in sides], train=True, **how)
-        backward(made, loss(torch.cat([side.total for side in found])))
+        sides_scored = prefix_scoring.scores(network, [shared], [[side] for side in sides], train=True, **how)
+        backward(network, loss(torch.cat([side.total for side in sides_scored])))
 
     return {
         "full": full,
@@ -213,27 +213,27 @@ def ways(made: Any, context: int, answer: int, answers: int) -> dict[str, Run]:
 
 
 def example(context: int, answer: int, answers: int) -> tuple[list[int], list[list[int]]]:
-    """Random tokens of a context and of its answers."""
+    """Return random tokens of a context and of its answers."""
     draw = random.Random(0)
     first, *rest = ([draw.randrange(VOCABULARY) for _ in range(n)] for n in (context, *[answer] * answers))
     return first, rest
 
 
-def backward(made: Any, loss: torch.Tensor) -> None:
-    """Into gradients that are not there yet, as in a step."""
-    made.zero_grad(set_to_none=True)
+def backward(network: Any, loss: torch.Tensor) -> None:
+    """Compute gradients into empty fields, as in a step."""
+    network.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
 
 
-def _trl(made: Any, context: list[int], sides: list[list[int]]) -> Run:
-    """TRL's DPO loss on the same tokens and weights."""
+def _trl(network: Any, context: list[int], sides: list[list[int]]) -> Run:
+    """Return TRL's DPO loss on the same tokens and weights."""
     logging.getLogger("trl").setLevel(logging.ERROR)
     from trl import DPOTrainer
     from trl.trainer.dpo_trainer import DataCollatorForPreference, add_fused_lm_head
 
     from bench.losses import trainer
 
-    theirs = copy.deepcopy(made)
+    theirs = copy.deepcopy(network)
     add_fused_lm_head(theirs, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
     row = {"prompt_ids": context, "chosen_ids": sides[0], "rejected_ids": sides[1]}
     row |= {"ref_chosen_logps": 0.0, "ref_rejected_logps": 0.0}
@@ -246,11 +246,11 @@ def _trl(made: Any, context: list[int], sides: list[list[int]]) -> Run:
 
 
 def peak(way: str, context: int, answer: int, answers: int) -> int:
-    """Bytes that one such pass took at its peak, above the loaded model."""
-    made = model()
-    runs = ways(made, context, answer, answers)
-    ways(made, 4, 2, 1)[way]()  # what a first pass loads
-    made.zero_grad(set_to_none=True)
+    """Return the bytes that one such pass took at its peak, above the loaded model."""
+    network = model()
+    runs = ways(network, context, answer, answers)
+    ways(network, 4, 2, 1)[way]()  # what a first pass loads
+    network.zero_grad(set_to_none=True)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     before = _status("VmRSS")
     runs[way]()
@@ -263,7 +263,7 @@ def _status(name: str) -> int:
 
 
 def _peak_apart(way: str, case: tuple[int, int, int], threads: int) -> float:
-    """The same in MiB, in a process of its own."""
+    """Return the peak in MiB, measured in a process of its own."""
     command = [
         sys.executable,
         "-m",

@@ -34,7 +34,7 @@ Pair = tuple[list[int], list[int], list[int]]
 
 
 def main() -> int:
-    """Print the table; there is no goal: this says what the switch is worth."""
+    """Print the table; there is no goal, because the table shows what the switch is worth."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--seeds", type=int, default=3)
@@ -44,7 +44,7 @@ def main() -> int:
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     text, end = ChatTokenizer(tokenizer), tokenizer.eos_token_id
     held_out = pairs(text, end, HELD_OUT, "held out", is_reserved=True)
-    found: dict[str, list[dict[str, float]]] = {
+    results: dict[str, list[dict[str, float]]] = {
         "before": [judged(model(), held_out)],
         "frozen": [],
         "exact": [],
@@ -52,57 +52,59 @@ def main() -> int:
     for seed in range(options.seeds):
         shown = pairs(text, end, BATCH * options.steps, f"shown {seed}", is_reserved=False)
         for way in ("frozen", "exact"):
-            found[way].append(trained(shown, held_out, seed, exact=way == "exact"))
-    heads = list(found["frozen"][0])
+            results[way].append(trained(shown, held_out, seed, exact=way == "exact"))
+    heads = list(results["frozen"][0])
     rows = [
         [way, *(_spread([run.get(head, 0.0) for run in runs]) for head in heads)]
-        for way, runs in found.items()
+        for way, runs in results.items()
     ]
     _table.show(
         f"{options.steps} steps of {BATCH} pairs, {options.seeds} seeds: mean (least to most)",
         ["", *heads],
         rows,
     )
-    return _table.finish({"steps": options.steps, **found}, [], as_json=options.json)
+    return _table.finish({"steps": options.steps, **results}, [], as_json=options.json)
 
 
 def model() -> Any:
-    """The embedded model as it is shipped."""
+    """Return the embedded model as shipped."""
     return transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR, dtype=torch.float32).eval()
 
 
 def pairs(text: ChatTokenizer, end: int, count: int, seed: str, *, is_reserved: bool) -> list[Pair]:
-    """Context, chosen and rejected tokens of this many requests."""
+    """Return context, chosen and rejected tokens of this many requests."""
     rng = random.Random(seed)
-    made: list[Pair] = []
-    while len(made) < count:
+    rows: list[Pair] = []
+    while len(rows) < count:
         request = draw(rng.choice(list(KINDS)), rng)
         if reserved(request) == is_reserved:
             context = text.encode_chat([{"role": "user", "content": write(request, rng)}])
             chosen, rejected = (text.encode(say(request, rng)) for say in (answers.good, answers.bad))
-            made.append((context, [*chosen, end], [*rejected, end]))
-    return made
+            rows.append((context, [*chosen, end], [*rejected, end]))
+    return rows
 
 
 def trained(shown: Sequence[Pair], held_out: Sequence[Pair], seed: int, *, exact: bool) -> dict[str, float]:
-    """One run from the shipped weights, judged on what was held out."""
-    made = model()
-    optimizer = Apollo(made.parameters(), RATE, seed=seed)
+    """Train once from the shipped weights; return the figures of the held-out pairs."""
+    network = model()
+    optimizer = Apollo(network.parameters(), RATE, seed=seed)
     started, cpu = time.perf_counter(), time.process_time()
     for first in range(0, len(shown), BATCH):
         contexts, chosen, rejected = zip(*shown[first : first + BATCH], strict=True)
-        sides = prefix_scoring.scores(made, contexts, [chosen, rejected], train=True, context_gradient=exact)
-        made.zero_grad(set_to_none=True)
+        options = {"train": True, "context_gradient": exact}
+        sides = prefix_scoring.scores(network, contexts, [chosen, rejected], **options)
+        network.zero_grad(set_to_none=True)
         losses.orpo(sides[0], sides[1], torch.ones(len(contexts)), strength=STRENGTH).value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     spent = {"wall s": time.perf_counter() - started, "CPU s": time.process_time() - cpu}
-    return {**judged(made, held_out), **spent}
+    return {**judged(network, held_out), **spent}
 
 
-def judged(made: Any, held_out: Sequence[Pair]) -> dict[str, float]:
+def judged(network: Any, held_out: Sequence[Pair]) -> dict[str, float]:
     """Return the figures of the held-out pairs."""
     contexts, chosen, rejected = zip(*held_out, strict=True)
-    good, bad = (side.mean for side in prefix_scoring.scores(made, contexts, [chosen, rejected], train=False))
+    sides = prefix_scoring.scores(network, contexts, [chosen, rejected], train=False)
+    good, bad = (side.mean for side in sides)
     return {
         "accuracy": float((good > bad).to(torch.float32).mean()),
         "margin": float((good - bad).mean()),

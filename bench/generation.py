@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _runs(model: Any, text: ChatTokenizer, tokenizer: Any, rows: int) -> dict[str, Run]:
-    """Each way of answering all the prompts, by name."""
+    """Return each way of answering all the prompts, by name."""
     rng = random.Random(0)
     requests = [write(draw(rng.choice(list(KINDS)), rng), rng) for _ in range(rows)]
     prompts = [text.encode_chat([{"role": "user", "content": request}]) for request in requests]
@@ -66,7 +66,7 @@ def _runs(model: Any, text: ChatTokenizer, tokenizer: Any, rows: int) -> dict[st
 
 
 def _ours(sampler: Sampler, prompts: Sequence[Sequence[int]], size: int) -> Run:
-    """All prompts through our sampler, in batches of this size."""
+    """Run all prompts through our sampler, in batches of this size."""
     asks = [
         GenerationRequest(tokens=tokens, seed=seed, temperature=1.0, max_tokens=MAX_TOKENS)
         for seed, tokens in enumerate(prompts)
@@ -80,7 +80,7 @@ def _ours(sampler: Sampler, prompts: Sequence[Sequence[int]], size: int) -> Run:
 
 
 def _theirs(model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], size: int) -> None:
-    """All prompts through `generate`."""
+    """Run all prompts through `generate`."""
     for first in range(0, len(prompts), size):
         part = {"input_ids": [list(prompt) for prompt in prompts[first : first + size]]}
         padded = tokenizer.pad(part, padding_side="left", return_tensors="pt")

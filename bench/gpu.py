@@ -49,7 +49,7 @@ def main() -> int:
 
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """One optimizer with a model of its own; medians over the repeats."""
+    """Return the medians over the repeats of one optimizer with a model of its own."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     model = _model()
@@ -102,7 +102,7 @@ def _model() -> Any:
 
 
 def ipc_roundtrip() -> dict[str, Any]:
-    """Share 1 GiB of weights with a process that adds to them; return whether that is seen, and how fast."""
+    """Share 1 GiB of weights with a process that adds to them; return whether that is seen, and the rate."""
     import torch.multiprocessing as processes
 
     spawning = processes.get_context("spawn")

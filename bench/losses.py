@@ -51,7 +51,7 @@ class Given:
 
 
 def draw(name: str, seed: int) -> Given:
-    """A batch for this loss."""
+    """Return a batch for this loss."""
     random = torch.Generator().manual_seed(seed)
     shape = (2 * PAIRS, LONGEST)
     lengths = torch.randint(1, LONGEST + 1, (shape[0], 1), generator=random)
@@ -69,7 +69,7 @@ def draw(name: str, seed: int) -> Given:
 
 
 def certain() -> Given:
-    """Answers with a log-probability of 0 and of -1e4 a token, each way round, against themselves."""
+    """Return answers with a log-probability of 0 and of -1e4 a token, against each other and themselves."""
     mask = torch.ones(2 * PAIRS, LONGEST, dtype=torch.long)
     logprobs = torch.zeros(mask.shape)
     logprobs[: PAIRS // 2] = logprobs[PAIRS : PAIRS + PAIRS // 4] = -1e4
@@ -90,7 +90,7 @@ def finite(loss: Callable[[Given], torch.Tensor]) -> bool:
 
 
 def ours(name: str, given: Given) -> torch.Tensor:
-    """The value of our loss, all examples trusted alike."""
+    """Return the value of our loss, with equal trust for all examples."""
     totals, tokens = (given.logprobs * given.mask).sum(1), given.mask.sum(1)
     chosen, rejected = (Scores(total=totals[s], tokens=tokens[s]) for s in (slice(PAIRS), slice(PAIRS, None)))
     references, weights = given.references.reshape(2, PAIRS).T, torch.ones(PAIRS)
@@ -109,13 +109,13 @@ def ours(name: str, given: Given) -> torch.Tensor:
 
 
 def rival(name: str) -> Callable[[Given], torch.Tensor] | None:
-    """TRL's loss of this name; None where it has none."""
+    """Return TRL's loss of this name, or None where it has none."""
     logging.getLogger("trl").setLevel(logging.ERROR)
     return {"sft": _sft, "dpo": _dpo, "orpo": _orpo, "simpo": _simpo, "kto": _kto}.get(name, lambda: None)()
 
 
 def apart(name: str, theirs: Callable[[Given], torch.Tensor], draws: int) -> tuple[float, float]:
-    """The largest absolute difference of the value, and of the gradient, over some draws."""
+    """Return the largest absolute difference of the value, and of the gradient, over some draws."""
     value, gradient = 0.0, 0.0
     for seed in range(draws):
         given = draw(name, seed)
@@ -129,7 +129,7 @@ def apart(name: str, theirs: Callable[[Given], torch.Tensor], draws: int) -> tup
 
 
 class _Model(torch.nn.Module):
-    """In a model's place: answers with the log-probabilities given, as TRL's fused head would."""
+    """A stand-in for a model: answers with the given log-probabilities, as TRL's fused head returns them."""
 
     def __init__(self, given: Given, answers: int) -> None:
         super().__init__()
@@ -137,10 +137,10 @@ class _Model(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
         wanted = self.given.mismatched if bool((input_ids == 1).all()) else self.given.logprobs
-        found = (wanted * self.given.mask)[: self.answers]
-        nothing = torch.zeros_like(found)
+        logprobs = (wanted * self.given.mask)[: self.answers]
+        nothing = torch.zeros_like(logprobs)
         return SimpleNamespace(
-            log_probs=found,
+            log_probs=logprobs,
             entropy=nothing,
             mean_logits=nothing,
             is_top1=nothing.bool(),
@@ -149,20 +149,20 @@ class _Model(torch.nn.Module):
 
 
 def trainer(kind: type[Any], **attributes: Any) -> Any:
-    """A trainer of TRL's without a model, data or schedule: only what its loss reads."""
+    """Return a trainer of TRL without a model, data or schedule: only what its loss reads."""
     from accelerate import Accelerator
 
-    made = object.__new__(kind)
+    trainer = object.__new__(kind)
     common = {"accelerator": Accelerator(cpu=True), "model": torch.nn.Module(), "aux_loss_enabled": False}
     common |= {"beta": BETA, "_metrics": defaultdict(lambda: defaultdict(list))}
     common |= {"_total_train_tokens": 0, "_tp_size": 1, "precompute_ref_logps": True}
     for name, value in {**common, **attributes}.items():
-        setattr(made, name, value)
-    return made
+        setattr(trainer, name, value)
+    return trainer
 
 
 def _inputs(given: Given, answers: int = 2 * PAIRS) -> dict[str, torch.Tensor]:
-    """One token of context, then the answers: no token id is read."""
+    """Return one token of context, then the answers; no token id is read."""
     mask = torch.nn.functional.pad(given.mask[:answers], (1, 0))
     attention = torch.nn.functional.pad(given.mask[:answers], (1, 0), value=1)
     return {"input_ids": torch.zeros_like(mask), "attention_mask": attention, "completion_mask": mask}
@@ -220,7 +220,7 @@ def _kto() -> Callable[[Given], torch.Tensor]:
 
 
 def _averaged(maker: Any) -> Callable[[Given], torch.Tensor]:
-    """The loss of a trainer that goes by averages per token; the likelihood term is ours."""
+    """Return the loss of a trainer that averages per token; the likelihood term is ours."""
 
     def loss(given: Given) -> torch.Tensor:
         means = (given.logprobs * given.mask).sum(1) / given.mask.sum(1)
@@ -246,7 +246,7 @@ def _simpo() -> Callable[[Given], torch.Tensor]:
 
 
 def _run(name: str, theirs: Callable[[Given], torch.Tensor] | None) -> dict[str, Callable[[], object]]:
-    """Value and gradient of our loss and of theirs, to be timed."""
+    """Return a function that computes value and gradient of both losses, to be timed."""
     given = draw(name, 0)
     found = {"ours": functools.partial(ours, name)} | ({} if theirs is None else {"TRL": theirs})
     return {
@@ -256,7 +256,7 @@ def _run(name: str, theirs: Callable[[Given], torch.Tensor] | None) -> dict[str,
 
 
 def _measured(name: str, draws: int, repeats: int) -> dict[str, Any]:
-    """All the figures of one loss; None for what TRL has not."""
+    """Return all figures of one loss, with None where TRL has none."""
     theirs = rival(name)
     value, gradient = apart(name, theirs, draws) if theirs else (None, None)
     us = _table.interleaved(_run(name, theirs), repeats=repeats, warmup=5)
@@ -270,36 +270,37 @@ def _measured(name: str, draws: int, repeats: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Print the table; returns 1 when a goal is missed."""
+    """Print the table; return 1 when a goal is missed."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=200)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    found = {name: _measured(name, options.draws, options.repeats) for name in NAMES}
-    rows = [[name, *_cells(figures)] for name, figures in found.items()]
+    results = {name: _measured(name, options.draws, options.repeats) for name in NAMES}
+    rows = [[name, *_cells(figures)] for name, figures in results.items()]
     heads = ["loss", "value apart", "gradient apart", "ours us", "TRL us", "ours finite", "TRL finite"]
     title = (
         f"{PAIRS} pairs; us: wall / CPU, with gradient and metrics; "
         "finite: answers of 0 and -1e4 nats a token"
     )
     _table.show(title, heads, rows)
-    return _table.finish(found, _goals(list(found.values())), as_json=options.json)
+    return _table.finish(results, _goals(list(results.values())), as_json=options.json)
 
 
-def _cells(found: dict[str, Any]) -> list[object]:
-    """One row of the table."""
-    apart_by = ["TRL has none", ""] if found["value"] is None else [found["value"], found["gradient"]]
+def _cells(figures: dict[str, Any]) -> list[object]:
+    """Return one row of the table."""
+    apart_by = ["TRL has none", ""] if figures["value"] is None else [figures["value"], figures["gradient"]]
     us = [
-        f"{found['us'][who]['wall']:.0f} / {found['us'][who]['cpu']:.0f}" if who in found["us"] else ""
+        f"{figures['us'][who]['wall']:.0f} / {figures['us'][who]['cpu']:.0f}" if who in figures["us"] else ""
         for who in WHO
     ]
-    return [*apart_by, *us, *("" if found[key] is None else "yes" if found[key] else "NO" for key in FINITE)]
+    finite = ["" if figures[key] is None else "yes" if figures[key] else "NO" for key in FINITE]
+    return [*apart_by, *us, *finite]
 
 
-def _goals(found: list[dict[str, Any]]) -> list[Goal]:
-    known = [each for each in found if each["value"] is not None]
-    finite = sum(each["finite"] for each in found)
+def _goals(results: list[dict[str, Any]]) -> list[Goal]:
+    known = [each for each in results if each["value"] is not None]
+    finite = sum(each["finite"] for each in results)
     return [
         Goal(name="largest value apart", found=max(each["value"] for each in known), limit=1e-5),
         Goal(name="largest gradient apart", found=max(each["gradient"] for each in known), limit=1e-5),

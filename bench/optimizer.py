@@ -24,7 +24,7 @@ Shape = tuple[int, int]
 
 
 def main() -> int:
-    """Print the tables; returns 1 when a goal is missed."""
+    """Print the tables; return 1 when a goal is missed."""
     parser = _table.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=15)
     options = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> int:
 
 
 def qwen3(hidden: int, inner: int, layers: int, heads: int, key_heads: int) -> list[Shape]:
-    """The matrices of a Qwen3 configuration with heads of 64, without the embeddings."""
+    """Return the matrices of a Qwen3 configuration with heads of 64, without the embeddings."""
     attention = [
         (64 * heads, hidden),
         (64 * key_heads, hidden),
@@ -50,13 +50,13 @@ def qwen3(hidden: int, inner: int, layers: int, heads: int, key_heads: int) -> l
 
 
 def _measured(size: str, shapes: list[Shape], repeats: int) -> dict[str, Any]:
-    """Milliseconds of a step of each, and the bytes of its state for the matrices."""
+    """Return the milliseconds of a step of each, and the bytes of its state for the matrices."""
     optimizers = _optimizers(shapes)
-    runs: dict[str, Callable[[], object]] = {name: made.step for name, made in optimizers.items()}
+    runs: dict[str, Callable[[], object]] = {name: optimizer.step for name, optimizer in optimizers.items()}
     runs["streaming limit"] = _streaming(shapes)
     timings = _table.interleaved(runs, repeats=repeats, warmup=2)
     adamw, theirs = timings["AdamW, fused"].wall_ms, timings["apollo-torch, rank 64"].wall_ms
-    state = {name: _state_bytes(made) for name, made in optimizers.items()}
+    state = {name: _state_bytes(optimizer) for name, optimizer in optimizers.items()}
     rows = []
     for name, timing in timings.items():
         share = state[name] / state["AdamW, fused"] if name in state else ""
@@ -72,10 +72,10 @@ def _measured(size: str, shapes: list[Shape], repeats: int) -> dict[str, Any]:
     }
 
 
-def _goals(size: str, found: dict[str, Any]) -> list[Goal]:
-    wall = {name: figures["wall_ms"] for name, figures in found.items()}
+def _goals(size: str, figures_of: dict[str, Any]) -> list[Goal]:
+    wall = {name: figures["wall_ms"] for name, figures in figures_of.items()}
     theirs, adamw = wall["apollo-torch, rank 64"], wall["AdamW, fused"]
-    state = found["Apollo, rank 64"]["state"] / found["AdamW, fused"]["state"]
+    state = figures_of["Apollo, rank 64"]["state"] / figures_of["AdamW, fused"]["state"]
     return [
         Goal(name=f"{size}: Apollo / apollo-torch", found=wall["Apollo, rank 64"] / theirs, limit=0.60),
         Goal(name=f"{size}: sketch / apollo-torch", found=wall["Apollo, sketch"] / theirs, limit=0.20),
@@ -96,8 +96,8 @@ def _optimizers(shapes: list[Shape]) -> dict[str, torch.optim.Optimizer]:
     def theirs(rank: int, scale_type: str, scale: float) -> torch.optim.Optimizer:
         settings = {"rank": rank, "proj": "random", "proj_type": "std", "update_proj_gap": 200}
         group = {"params": _weights(shapes), **settings, "scale_type": scale_type, "scale": scale}
-        made: torch.optim.Optimizer = APOLLOAdamW([group], lr=1e-5)
-        return made
+        optimizer: torch.optim.Optimizer = APOLLOAdamW([group], lr=1e-5)
+        return optimizer
 
     return {
         "AdamW, fused": torch.optim.AdamW(_weights(shapes), lr=1e-5, fused=True),
@@ -111,7 +111,7 @@ def _optimizers(shapes: list[Shape]) -> dict[str, torch.optim.Optimizer]:
 
 
 def _weights(shapes: list[Shape]) -> list[torch.nn.Parameter]:
-    """Random weights, each with a random gradient, the same for every optimizer."""
+    """Return random weights, each with a random gradient, the same for every optimizer."""
     weights = [torch.nn.Parameter(0.02 * torch.randn(shape)) for shape in shapes]
     for weight, gradient in zip(weights, _gradients(tuple(shapes)), strict=True):
         weight.grad = gradient
@@ -136,7 +136,7 @@ def _streaming(shapes: list[Shape]) -> Callable[[], object]:
 
 
 def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Bytes of every tensor in the state."""
+    """Return the bytes of all tensors in the state."""
     values = [value for state in optimizer.state.values() for value in state.values()]
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, torch.Tensor))
 

@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, tuple[Make, tuple[float, ...]]] = {
 
 
 def main() -> int:
-    """Print the table; returns 1 when a goal is missed."""
+    """Print the table; return 1 when a goal is missed."""
     parser = _table.parser(__doc__)
     parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _bytes(held_out: bool) -> torch.Tensor:
-    """The standard library's sources, every tenth file apart, as (n,) int64."""
+    """Return the standard library's sources as (n,) int64; every tenth file is held out."""
     files = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
     chosen = [path for index, path in enumerate(files) if (index % 10 == 0) == held_out]
     return torch.frombuffer(
@@ -71,7 +71,7 @@ def _bytes(held_out: bool) -> torch.Tensor:
 def _final_loss(
     make: Make, rate: float, training: torch.Tensor, held_out: torch.Tensor, options: argparse.Namespace
 ) -> float:
-    """Train from the common start; returns the evaluation loss."""
+    """Train from the common start; return the evaluation loss."""
     began = time.monotonic()
     model, draw = _model(), torch.Generator().manual_seed(1)
     optimizer = make(model.parameters(), rate)
@@ -107,7 +107,7 @@ def _model() -> Any:
 
 
 def _windows(text: torch.Tensor, count: int, draw: torch.Generator) -> torch.Tensor:
-    """(count, WINDOW + 1) bytes from random places."""
+    """Return (count, WINDOW + 1) bytes from random places."""
     starts = torch.randint(0, text.shape[0] - WINDOW - 1, (count,), generator=draw)
     return torch.stack([text[start : start + WINDOW + 1] for start in starts.tolist()])
 

@@ -1,4 +1,4 @@
-"""Preventative steering: what it does to a concept that an update would move, and to what the update teaches.
+"""Preventative steering: its effect on a concept that an update would move, and on what the update teaches.
 
     python -m bench.preventative [--pairs night|world] [--behaviour listen] [--concept echoing] [--strength
     20]
@@ -38,7 +38,7 @@ LOWER = 0.4
 
 
 def main() -> int:
-    """Print the table and hold it to the goals."""
+    """Print the table and check it against the goals."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--pairs", choices=("night", "world"), default="night")
     parser.add_argument("--behaviour", default="listen")
@@ -53,16 +53,16 @@ def main() -> int:
             pairs = model.pairs(options.behaviour, WORLD)
         else:
             pairs = model.pairs_of(observed(Path(directory) / "home", 0), options.behaviour)
-        found = compared(
+        results = compared(
             model, pairs, options.behaviour, options.concept, options.strength, range(options.seeds)
         )
     heads = ["training", f"drift of {options.concept}", options.behaviour, "of all concepts", "perplexity"]
     _table.show(
         f"{options.seeds} seeds: mean (least to most)",
         heads,
-        [_row(way, runs) for way, runs in found.items()],
+        [_row(way, runs) for way, runs in results.items()],
     )
-    plain, steered = found["plain"], found["steered"]
+    plain, steered = results["plain"], results["steered"]
     drift = [statistics.mean(abs(run["drift"]) for run in runs) for runs in (plain, steered)]
     gained, lost = (_flips(plain, steered, way) for way in (("0", "1"), ("1", "0")))
     _table.show(
@@ -74,8 +74,8 @@ def main() -> int:
         _table.Goal(name="drift, steered / plain", found=drift[1] / drift[0], limit=0.7),
         _table.Goal(name="points of pass rate lost", found=100 * (_rate(plain) - _rate(steered)), limit=2.0),
     ]
-    told = {way: [{**run, "outcomes": None} for run in runs] for way, runs in found.items()}
-    return _table.finish({"runs": told}, goals, as_json=options.json)
+    shown = {way: [{**run, "outcomes": None} for run in runs] for way, runs in results.items()}
+    return _table.finish({"runs": shown}, goals, as_json=options.json)
 
 
 def compared(
@@ -86,9 +86,9 @@ def compared(
     strength: float,
     seeds: Sequence[int],
 ) -> dict[str, list[dict[str, Any]]]:
-    """Each way of training, seed by seed."""
+    """Run each way of training, seed by seed."""
     vector = model.vectors[CONCEPTS.index(concept)]
-    found: dict[str, list[dict[str, Any]]] = {}
+    results: dict[str, list[dict[str, Any]]] = {}
     for seed in seeds:
         chance = np.random.default_rng(seed).normal(size=len(vector))
         ways: dict[str, tuple[float, tuple[Direction, ...]]] = {
@@ -103,8 +103,10 @@ def compared(
             drift, outcomes = model.drift(), model.outcomes(behaviour, SCENARIOS)
             every = statistics.mean(abs(one) for one in drift.values())
             run = {"drift": drift[concept], "rate": outcomes.count("1") / len(outcomes), "every": every}
-            found.setdefault(way, []).append({**run, "perplexity": model.perplexity(), "outcomes": outcomes})
-    return found
+            results.setdefault(way, []).append(
+                {**run, "perplexity": model.perplexity(), "outcomes": outcomes}
+            )
+    return results
 
 
 def _rate(runs: Sequence[dict[str, Any]]) -> float:
@@ -112,7 +114,7 @@ def _rate(runs: Sequence[dict[str, Any]]) -> float:
 
 
 def _flips(plain: Sequence[dict[str, Any]], steered: Sequence[dict[str, Any]], way: tuple[str, str]) -> int:
-    """Count the scenarios that went this way, over all seeds."""
+    """Count the scenarios that changed in this direction, over all seeds."""
     return sum(
         list(zip(one["outcomes"], two["outcomes"], strict=True)).count(way)
         for one, two in zip(plain, steered, strict=True)

@@ -53,7 +53,7 @@ Figures = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; returns the exit code."""
+    """Print the tables; return the exit code."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=6, help="measurements of each state, in turn")
@@ -81,9 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _goals(figures: Figures) -> list[Goal]:
     goals = []
-    for name, told in figures.items():
-        idle = statistics.median(told["off, idle hook"]["ratios"])
-        read = statistics.median(told["on, reading"]["ratios"])
+    for name, states in figures.items():
+        idle = statistics.median(states["off, idle hook"]["ratios"])
+        read = statistics.median(states["on, reading"]["ratios"])
         goals += [
             Goal(name=f"{name}: CPU time of a token, reading / not", found=read, limit=MOST),
             Goal(name=f"{name}: CPU time of a token, idle hook / none", found=idle, limit=IDLE),
@@ -103,7 +103,7 @@ def _vectors(hidden: int, layer: int) -> ConceptVectors:
 
 
 def _served(name: str, model: Path, place: Path, readout: bool, options: argparse.Namespace) -> Figures:
-    """The states of one server, in turn."""
+    """Measure the states of one server, in turn."""
     from tests.vllm.conftest import free_port, point_at, serving
 
     place.mkdir()
@@ -111,27 +111,29 @@ def _served(name: str, model: Path, place: Path, readout: bool, options: argpars
     point_at(home, f"http://127.0.0.1:{port}", readout=readout)
     vectors = _vectors(HIDDEN[name], LAYER[name])
     states = ["on, no vectors", "on, reading", "on, half steered"] if readout else ["off", "off, idle hook"]
-    found: dict[str, list[tuple[float, float]]] = {state: [] for state in states}
+    measurements: dict[str, list[tuple[float, float]]] = {state: [] for state in states}
     with serving(home, place / "vllm.log", model=model, port=port) as vllm:
         _load(vllm.url, 5.0, steered=False)
         for turn in range(options.rounds):
             first = turn % len(states)
             for state in (*states[first:], *states[:first]):  # each comes first as often as the others
                 _bring_about(state, home, vectors, vllm.url)
-                found[state].append(_measured(vllm, options.seconds, steered=state == "on, half steered"))
-    base = found[states[0]]
+                measurements[state].append(
+                    _measured(vllm, options.seconds, steered=state == "on, half steered")
+                )
+    base = measurements[states[0]]
     return {
         state: {
             "tokens_s": statistics.median(rate for rate, _ in each),
             "cpu_us": statistics.median(cpu for _, cpu in each),
             "ratios": sorted(cpu / before for (_, cpu), (_, before) in zip(each, base, strict=True)),
         }
-        for state, each in found.items()
+        for state, each in measurements.items()
     }
 
 
 def _bring_about(state: str, home: Home, vectors: ConceptVectors, url: str) -> None:
-    """Have the server see vectors, or none."""
+    """Make the server see vectors, or none."""
     directory = home.path / "readout"
     if state in ("on, no vectors", "off"):
         for file in (CARD, TENSORS):
@@ -146,14 +148,14 @@ def _bring_about(state: str, home: Home, vectors: ConceptVectors, url: str) -> N
 
 
 def _measured(vllm: Any, seconds: float, *, steered: bool) -> tuple[float, float]:
-    """(tokens a second, microseconds of CPU a token) of the whole server."""
+    """Return (tokens a second, microseconds of CPU a token) of the whole server."""
     before, began = _cpu_s(vllm.process.pid), time.monotonic()
     tokens = _load(vllm.url, seconds, steered=steered)
     return tokens / (time.monotonic() - began), 1e6 * (_cpu_s(vllm.process.pid) - before) / tokens
 
 
 def _load(url: str, seconds: float, *, steered: bool) -> int:
-    """Tokens that the clients got."""
+    """Return the number of tokens that the clients received."""
     until = time.monotonic() + seconds
 
     def client(number: int) -> int:
@@ -175,7 +177,7 @@ def _load(url: str, seconds: float, *, steered: bool) -> int:
 
 
 def _cpu_s(group: int) -> float:
-    """CPU seconds of all processes of this group so far."""
+    """Return the CPU seconds of all processes of this group so far."""
     ticks = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -191,7 +193,7 @@ def _cpu_s(group: int) -> float:
 
 
 def _alone(hidden: int, batch: int) -> Figures:
-    """Microseconds that the hooks add to a pass over `batch` answers: reading, and with nothing to do."""
+    """Return the microseconds that the hooks add to a pass over `batch` answers, reading and idle."""
     config = SimpleNamespace(
         model_config=SimpleNamespace(
             hf_text_config=SimpleNamespace(num_hidden_layers=1), get_hidden_size=lambda: hidden, model=""
@@ -206,7 +208,7 @@ def _alone(hidden: int, batch: int) -> Figures:
         ),
     )
     parts = torch.randn(batch, hidden), torch.randn(batch, hidden)
-    told: Figures = {}
+    figures: Figures = {}
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder) / "readout", _vectors(hidden, 0))
         publisher = Publisher(Path(folder) / "readings")
@@ -218,9 +220,9 @@ def _alone(hidden: int, batch: int) -> Figures:
             hooks = Hooks(
                 model, config, PluginConfig(home=Home(Path(folder)), model=settings, database=""), publisher
             )
-            told[f"{name}_us"] = _per_pass(hooks, runner, layer) - _bare(layer)
+            figures[f"{name}_us"] = _per_pass(hooks, runner, layer) - _bare(layer)
         publisher.close()
-    return told
+    return figures
 
 
 @torch.inference_mode()
@@ -236,7 +238,7 @@ def _per_pass(hooks: Hooks, runner: Any, layer: Any, passes: int = 2000) -> floa
 
 
 def _bare(layer: Any, passes: int = 2000) -> float:
-    """The same with no hooks at all."""
+    """Return the time of a pass without any hooks."""
     took = []
     for _ in range(passes):
         began = time.perf_counter()
@@ -247,8 +249,8 @@ def _bare(layer: Any, passes: int = 2000) -> float:
 
 def _show(figures: Figures, alone: Figures) -> None:
     rows = []
-    for name, told in figures.items():
-        for state, each in told.items():
+    for name, states in figures.items():
+        for state, each in states.items():
             ratios = each["ratios"]
             spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
             rows.append(

@@ -39,7 +39,7 @@ Figures = dict[str, Any]
 
 
 def main() -> int:
-    """Print the tables; returns 1 when a goal is missed."""
+    """Print the tables; return 1 when a goal is missed."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args()
@@ -47,32 +47,32 @@ def main() -> int:
     texts = [text for _, text in concept_sets.of_states().texts[:: 571 // TEXTS]][:TEXTS]
     with tempfile.TemporaryDirectory() as folder:
         models = {"embedded, 0.92 M": MODEL_DIR, "random Qwen3, 38 M": larger_model(Path(folder) / "model")}
-        found = {name: _costs(Path(place), texts, options.repeats) for name, place in models.items()}
+        costs = {name: _costs(Path(place), texts, options.repeats) for name, place in models.items()}
     _table.show(
         f"{TEXTS} texts, CPU ms",
         ["model", "tokens", "whole pass", "the trainer's pass, to layer", "its share", *_heads()],
-        [_row(name, told) for name, told in found.items()],
+        [_row(name, cost) for name, cost in costs.items()],
     )
     goals = [
         Goal(name=f"{name}, {count} vectors: projection of every token / whole pass", found=share, limit=MOST)
-        for name, told in found.items()
-        for count, share in told["shares"].items()
+        for name, cost in costs.items()
+        for count, share in cost["shares"].items()
         if int(count) == OF[name]
     ]
-    return _table.finish(found, goals, as_json=options.json)
+    return _table.finish(costs, goals, as_json=options.json)
 
 
 def _heads() -> list[str]:
     return [f"every token on {count}, share" for count in CONCEPTS]
 
 
-def _row(name: str, told: Figures) -> list[Any]:
-    passed = f"{told['ended_ms']:.4g} ({told['layer']} of {told['layers']})"
-    return [name, told["tokens"], told["whole_ms"], passed, told["ended_share"], *told["shares"].values()]
+def _row(name: str, cost: Figures) -> list[Any]:
+    passed = f"{cost['ended_ms']:.4g} ({cost['layer']} of {cost['layers']})"
+    return [name, cost["tokens"], cost["whole_ms"], passed, cost["ended_share"], *cost["shares"].values()]
 
 
 def _costs(directory: Path, texts: list[str], repeats: int) -> Figures:
-    """CPU times of one model, taken in turn."""
+    """Return the CPU times of one model, taken in turn."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     rows = [tokenizer(text)["input_ids"][:256] for text in texts]

@@ -1,4 +1,4 @@
-"""The savings of an early end of the forward pass, and of batches by length, for concept vectors.
+"""The savings for concept vectors of ending the forward pass early, and of batches by length.
 
     python -m bench.readout_train [--threads 1] [--repeats 3] [--json]
 
@@ -37,7 +37,7 @@ HIDDEN = 4096
 
 
 def main() -> int:
-    """Print the tables; returns 1 when a goal is missed."""
+    """Print the tables; return 1 when a goal is missed."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> int:
     _table.show(
         f"{len(rows)} texts of {tokens} tokens, read behind one layer of {LAYERS}",
         ["", "share of the layers", "CPU ms", "share of full"],
-        [[name, told["layers"], told["cpu_ms"], told["share"]] for name, told in depths.items()],
+        [[name, depth["layers"], depth["cpu_ms"], depth["share"]] for name, depth in depths.items()],
     )
     _table.show(
         f"tokens of all {len(every)} texts in batches", ["", "tokens"], [[*row] for row in padded.items()]
@@ -69,11 +69,11 @@ def main() -> int:
     nearest = min(
         (name for name in depths if name != "full"), key=lambda name: abs(depths[name]["layers"] - DEPTH)
     )
-    told = depths[nearest]
+    depth = depths[nearest]
     goals = [
         Goal(
             name=f"{nearest}: share of full / share of the layers",
-            found=told["share"] / told["layers"],
+            found=depth["share"] / depth["layers"],
             limit=MOST,
         )
     ]
@@ -82,7 +82,7 @@ def main() -> int:
 
 
 def _depths(model: Any, rows: list[list[int]], repeats: int) -> dict[str, dict[str, float]]:
-    """CPU time of a whole pass and of passes that end earlier, timed in turn."""
+    """Return the CPU time of a whole pass and of passes that end earlier, timed in turn."""
 
     def whole() -> None:
         with torch.no_grad():
@@ -107,30 +107,30 @@ def _depths(model: Any, rows: list[list[int]], repeats: int) -> dict[str, dict[s
 
 
 def _padded(rows: list[list[int]]) -> dict[str, int]:
-    """Tokens of all batches with their padding: as the texts stand in the corpus, and by length."""
+    """Return the tokens of all batches with their padding: in the order of the corpus, and by length."""
     orders = {
         "as they stand": range(len(rows)),
         "by length": sorted(range(len(rows)), key=lambda i: len(rows[i])),
     }
-    found = {"without padding": sum(map(len, rows))}
+    tokens = {"without padding": sum(map(len, rows))}
     for name, order in orders.items():
         parts = [order[first : first + stream.CHUNK] for first in range(0, len(order), stream.CHUNK)]
-        found[name] = sum(len(part) * max(len(rows[i]) for i in part) for part in parts)
-    return found
+        tokens[name] = sum(len(part) * max(len(rows[i]) for i in part) for part in parts)
+    return tokens
 
 
 def _ways(states: concept_sets.ConceptSet) -> dict[str, float]:
-    """CPU seconds of each method on random activations of a larger model's size."""
+    """Return the CPU seconds of each method on random activations of a larger model's size."""
     activations = np.random.default_rng(0).normal(size=(len(states.texts), HIDDEN))
-    found = {}
+    seconds = {}
     for method in METHODS:
         spent = []
         for _ in range(3):
             began = time.process_time()
             concept_vectors(activations, states.labels, states.concepts, method)
             spent.append(time.process_time() - began)
-        found[method] = statistics.median(spent)
-    return found
+        seconds[method] = statistics.median(spent)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ WAYS = ("float32", "stochastic", "nearest", "master weights")
 
 
 def main() -> int:
-    """Print the tables; returns 1 when a goal is missed."""
+    """Print the tables; return 1 when a goal is missed."""
     parser = _table.parser(__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rates", type=float, nargs="+", default=[1e-5, 1e-6, 5e-7])
@@ -38,18 +38,18 @@ def main() -> int:
         model = embedded_model()
         start = [weight.detach().to(torch.bfloat16) for weight in model.parameters()]
         gradients = recorded(model, losses(model), rate, options.steps)
-        found = compared(start, gradients, rate)
-        result[f"{rate:g}"] = found
-        rows = [[way, component, noise] for way, (component, noise) in found.items()]
+        ways = compared(start, gradients, rate)
+        result[f"{rate:g}"] = ways
+        rows = [[way, component, noise] for way, (component, noise) in ways.items()]
         _table.show(f"{options.steps} steps at lr {rate:g}", ["rounding", "component", "noise"], rows)
         if rate == 1e-5:
-            off = abs(found["stochastic"][0] - 1)
+            off = abs(ways["stochastic"][0] - 1)
             goals.append(Goal(name="lr 1e-5: stochastic, component off 1", found=off, limit=0.02))
     return _table.finish(result, goals, as_json=options.json)
 
 
 def recorded(model: Any, losses: Iterator[torch.Tensor], rate: float, steps: int) -> Gradients:
-    """The gradients of a float32 run that starts from weights that bfloat16 can hold; trains the model."""
+    """Return the gradients of a float32 run from weights that bfloat16 can hold; this trains the model."""
     weights = list(model.parameters())
     with torch.no_grad():
         for weight in weights:
@@ -66,20 +66,20 @@ def recorded(model: Any, losses: Iterator[torch.Tensor], rate: float, steps: int
 def compared(
     start: Sequence[torch.Tensor], gradients: Gradients, rate: float
 ) -> dict[str, tuple[float, float]]:
-    """Component along the float32 run's displacement, and noise, of each way but float32 itself."""
+    """Return component along the float32 run's displacement, and noise, of every way but float32."""
     straight = replayed(start, gradients, rate, "float32")
     length = float(straight.square().sum())
-    found = {}
+    ways = {}
     for way in WAYS[1:]:
         displacement = replayed(start, gradients, rate, way)
         component = float(displacement @ straight) / length
         noise = float((displacement - component * straight).norm()) / math.sqrt(length)
-        found[way] = (component, noise)
-    return found
+        ways[way] = (component, noise)
+    return ways
 
 
 def replayed(start: Sequence[torch.Tensor], gradients: Gradients, rate: float, way: str) -> torch.Tensor:
-    """The displacement (n,), float64, of all weights together after these gradients."""
+    """Return the displacement (n,), float64, of all weights together after these gradients."""
     plain = way in ("float32", "nearest")
     weights = [torch.nn.Parameter(w.to(torch.float32) if plain else w.clone()) for w in start]
     optimizer = Apollo(weights, rate, master_weights=way == "master weights")
@@ -104,7 +104,7 @@ def embedded_model() -> Any:
 
 
 def losses(model: Any) -> Iterator[torch.Tensor]:
-    """The loss on one batch of the world's conversations after the other."""
+    """Yield the loss on one batch of the world's conversations after the other."""
     from transformers import AutoTokenizer
 
     from corpus.recipe import MODEL_DIR, conversations

@@ -1,4 +1,4 @@
-"""Steering as a prediction of training: sweeps of behaviours' own vectors, and the result of a night.
+"""Steering as a prediction of training: sweeps of behaviours' vectors, and the result of a night.
 
     python -m bench.steering_predicts [--seed 0] [--chance 3] [--json]
 
@@ -25,7 +25,7 @@ NAMES = ("ask", "brief", "direct", "listen")
 
 
 def main() -> int:
-    """Print the tables and hold them to the goal."""
+    """Print the tables and check them against the goal."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--chance", type=int, default=3, help="directions of no meaning to sweep")
@@ -75,7 +75,7 @@ def main() -> int:
 
 
 def swept_by_chance(home: Path, count: int, seed: int) -> list[list[object]]:
-    """Sweeps of directions that mean nothing, at the strengths of the behaviours' own."""
+    """Sweep random directions at the strengths of the behaviours' own vectors."""
     place = home / "readout" / BEHAVIOURS
     known = read(place)
     assert known is not None

@@ -1,4 +1,4 @@
-"""The trainer as a process: how soon it answers, how soon its death is seen, what it survives.
+"""The trainer as a process: its response time, the detection of its death, and malformed messages.
 
     python -m bench.trainer_process [--asks 2000] [--messages 100000] [--kills 3] [--json]
 
@@ -52,7 +52,7 @@ Figures = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; returns the exit code."""
+    """Print the tables; return the exit code."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--asks", type=int, default=2000, help="questions in each way")
     parser.add_argument("--messages", type=int, default=100_000, help="malformed messages")
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def measured(place: Path, options: argparse.Namespace) -> Figures:
-    """All figures, from a service in this process."""
+    """Return all figures, from a service in this process."""
     await init.init(place, demo=False)
     home = Home(place)
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
@@ -97,7 +97,7 @@ async def measured(place: Path, options: argparse.Namespace) -> Figures:
 
 
 async def _asked(service: Service, count: int) -> Figures:
-    """Milliseconds of a `status`, by the way in which it was asked; the ways take turns."""
+    """Return the milliseconds of a `status` for each way to request it; the ways take turns."""
     pid = (await service.trainer.status()).pid
     with zmq.Context() as context, context.socket(zmq.DEALER) as plain:
         plain.linger = 0
@@ -116,8 +116,8 @@ async def _asked(service: Service, count: int) -> Figures:
                 if number >= 50:  # the first ones warm up
                     taken[name].append(1000 * (time.perf_counter() - began))
         used = _processor_s(pid) - used
-    told: Figures = {name: _spread(values) for name, values in taken.items()}
-    return {"ways": told, "processor_ms": 1000 * used / (count + 50) / len(asks)}
+    ways: Figures = {name: _spread(values) for name, values in taken.items()}
+    return {"ways": ways, "processor_ms": 1000 * used / (count + 50) / len(asks)}
 
 
 async def _over_a_new_socket(service: Service) -> None:
@@ -131,7 +131,7 @@ async def _plainly(socket: "zmq.Socket[bytes]") -> None:
 
 
 async def _while_training(service: Service, parent: str, count: int) -> Figures:
-    """The same while an update is made."""
+    """Return the same figures while an update runs."""
     begun = anyio.Event()
 
     async def train() -> None:
@@ -145,14 +145,14 @@ async def _while_training(service: Service, parent: str, count: int) -> Figures:
         await begun.wait()
         first, began = (await service.trainer.status()).step, time.perf_counter()
         figures = await _asked(service, count)
-        made, seconds = (await service.trainer.status()).step - first, time.perf_counter() - began
+        steps, seconds = (await service.trainer.status()).step - first, time.perf_counter() - began
         await service.trainer.cancel("measured")
     await service.trainer.rollback(parent, settled=True)
-    return {**figures, "step_ms": 1000 * seconds / max(made, 1)}
+    return {**figures, "step_ms": 1000 * seconds / max(steps, 1)}
 
 
 def _long(parent: str, steps: int) -> TrainRequest:
-    """An update of so many steps, 16 pairs of 64 tokens each."""
+    """Return an update of so many steps, with 16 pairs of 64 tokens each."""
     draw = random.Random(1)
 
     def text(length: int) -> list[int]:
@@ -167,7 +167,7 @@ def _long(parent: str, steps: int) -> TrainRequest:
 
 
 async def _killed(service: Service) -> Figures:
-    """Milliseconds from a SIGKILL until the crew is lost; seconds until it is ready again."""
+    """Return the milliseconds until a SIGKILL is noticed, and the seconds until the trainer is ready."""
     pid, lost = (await service.trainer.status()).pid, service.processes.lost
     began = time.perf_counter()
     os.kill(pid, signal.SIGKILL)
@@ -178,14 +178,14 @@ async def _killed(service: Service) -> Figures:
 
 
 async def _malformed(service: Service, count: int) -> Figures:
-    """Messages a second, and what became of them."""
+    """Return messages a second, and how they were answered."""
     before = await service.trainer.status()
     memory = _resident(before.pid)
-    told: Figures = await anyio.to_thread.run_sync(_send, _address(service), count)
+    figures: Figures = await anyio.to_thread.run_sync(_send, _address(service), count)
     after = await service.trainer.status()
     log = (service.home.path / "logs" / "trainer.log").read_text()
     return {
-        **told,
+        **figures,
         "unforeseen": log.count("Traceback"),
         "grown_mb": (_resident(before.pid) - memory) / 1e6,
         "unharmed": after == before,  # the same process, idle, with the same weights
@@ -213,7 +213,7 @@ def _send(address: str, count: int) -> Figures:
 
 
 async def _update(service: Service, parent: str) -> Figures:
-    """A real update still works: its steps."""
+    """Run a real update; return its steps."""
     result = await service.trainer.train(_long(parent, 3))
     await service.trainer.rollback(parent, settled=True)
     return {"steps": result.steps}
@@ -244,19 +244,20 @@ def _resident(pid: int) -> int:
 def _show(figures: Figures) -> None:
     heads = ("status", "p50 (ms)", "p99 (ms)", "longest (ms)")
     for when in ("idle", "training"):
-        told = figures[when]
+        figure = figures[when]
         more = (
-            f"{told['step_ms']:.1f} ms a step"
-            if "step_ms" in told
-            else f"{told['processor_ms']:.2f} ms of CPU each"
+            f"{figure['step_ms']:.1f} ms a step"
+            if "step_ms" in figure
+            else f"{figure['processor_ms']:.2f} ms of CPU each"
         )
-        rows = [(name, row["p50_ms"], row["p99_ms"], row["max_ms"]) for name, row in told["ways"].items()]
+        rows = [(name, row["p50_ms"], row["p99_ms"], row["max_ms"]) for name, row in figure["ways"].items()]
         _table.show(f"status while {when}, {more}", heads, rows)
     kills = [(f"{kill['noticed_ms']:.1f} ms", f"{kill['restarted_s']:.2f} s") for kill in figures["kills"]]
     _table.show("SIGKILL of the trainer", ("noticed after", "and ready again after"), kills)
-    told = figures["malformed"]
-    row = (told["messages"], told["per_second"], told["answered"]["error"], told["answered"]["result"])
-    outcome = (told["unforeseen"], told["grown_mb"], told["unharmed"], figures["after"]["steps"])
+    figure = figures["malformed"]
+    answered = figure["answered"]
+    row = (figure["messages"], figure["per_second"], answered["error"], answered["result"])
+    outcome = (figure["unforeseen"], figure["grown_mb"], figure["unharmed"], figures["after"]["steps"])
     heads = (
         "messages",
         "a second",

@@ -31,7 +31,16 @@ import torch
 from agents.model.weights import views
 from agents.trainer.messages import StepReport
 from bench import _table
-from bench._served import Beside, Load, asked, beside, for_seconds, larger_model, sum_of, trainer
+from bench._served import (
+    Alongside,
+    Load,
+    alongside,
+    for_seconds,
+    larger_model,
+    load_from_clients,
+    sum_of,
+    trainer,
+)
 from bench._table import Goal
 from corpus.recipe import MODEL_DIR
 from store.home import Home
@@ -46,7 +55,7 @@ Figures = dict[str, Any]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the tables; returns the exit code."""
+    """Print the tables; return the exit code."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--seconds", type=float, default=6.0, help="of one measurement")
     parser.add_argument("--only", choices=("embedded", "larger"), help="only this model")
@@ -69,16 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _goals(figures: Figures) -> list[Goal]:
     goals = []
-    for name, told in figures.items():
-        at_rest = max(difference for difference in told["at_rest"])
+    for name, measured in figures.items():
+        at_rest = max(difference for difference in measured["at_rest"])
         goals += [
             Goal(
                 name=f"{name}: throughput while training / without",
-                found=told["ratio"],
+                found=measured["ratio"],
                 limit=0.6,
                 at_least=True,
             ),
-            Goal(name=f"{name}: errors", found=float(len(told["errors"])), limit=0.0),
+            Goal(name=f"{name}: errors", found=float(len(measured["errors"])), limit=0.0),
             Goal(
                 name=f"{name}: served against the trainer's, at rest (nats/token)", found=at_rest, limit=1e-3
             ),
@@ -87,7 +96,7 @@ def _goals(figures: Figures) -> list[Goal]:
 
 
 def _home_of(model: Path, path: Path) -> Home:
-    """A home of this model."""
+    """Make a home of this model."""
     command = [str(Path(sys.executable).with_name("nightschool")), "--home", str(path), "init"]
     subprocess.run(
         command,
@@ -99,7 +108,7 @@ def _home_of(model: Path, path: Path) -> Home:
 
 
 def _measured(model: Path, pairs: int, place: Path, options: argparse.Namespace) -> Figures:
-    """All figures of one model; `pairs` in each step."""
+    """Return all figures of one model, with `pairs` in each step."""
     from tests.vllm.conftest import free_port, point_at, serving
 
     place.mkdir()
@@ -109,9 +118,9 @@ def _measured(model: Path, pairs: int, place: Path, options: argparse.Namespace)
     with serve as vllm, trainer(home, model, place / "trainer", threads=options.threads) as socket:
 
         async def run() -> Figures:
-            async with beside(home, socket) as found:
-                figures = await _in_turn(found, vllm.url, pairs, options)
-                return figures | await _mixed(found, vllm.url, model, pairs)
+            async with alongside(home, socket) as training:
+                figures = await _in_turn(training, vllm.url, pairs, options)
+                return figures | await _mixed(training, vllm.url, model, pairs)
 
         return anyio.run(run)
 
@@ -119,29 +128,29 @@ def _measured(model: Path, pairs: int, place: Path, options: argparse.Namespace)
 # ---------------------------------------------------------------- throughput
 
 
-async def _in_turn(training: Beside, url: str, pairs: int, options: argparse.Namespace) -> Figures:
-    """The same load without and with training, in turn."""
-    update, made = training.update(pairs=pairs), 0
+async def _in_turn(training: Alongside, url: str, pairs: int, options: argparse.Namespace) -> Figures:
+    """Measure the same load without and with training, in turn."""
+    update, steps_made = training.update(pairs=pairs), 0
     without: list[Load] = []
     meanwhile: list[Load] = []
-    await asked(url, during=for_seconds(2))  # warms up
+    await load_from_clients(url, during=for_seconds(2))  # warms up
     for _ in range(options.rounds):
-        without.append(await asked(url, during=for_seconds(options.seconds)))
+        without.append(await load_from_clients(url, during=for_seconds(options.seconds)))
         load, steps = await training.load_while_training(url, update, options.seconds)
         meanwhile.append(load)
-        made += steps
+        steps_made += steps
     ratios = [after.per_second / before.per_second for before, after in zip(without, meanwhile, strict=True)]
     return {
-        "without": _told(without),
-        "training": _told(meanwhile),
+        "without": _medians(without),
+        "training": _medians(meanwhile),
         "ratio": statistics.median(ratios),
-        "steps_per_second": made / sum(load.seconds for load in meanwhile),
+        "steps_per_second": steps_made / sum(load.seconds for load in meanwhile),
         "errors": [error for load in [*without, *meanwhile] for error in load.errors],
     }
 
 
-def _told(loads: Sequence[Load]) -> Figures:
-    """Medians over the rounds; the time to the first token over all answers."""
+def _medians(loads: Sequence[Load]) -> Figures:
+    """Return medians over the rounds, and the time to the first token over all answers."""
     first = [1e3 * seconds for load in loads for seconds in load.first_s]
     return {
         "answers": sum(load.answers for load in loads),
@@ -155,8 +164,8 @@ def _told(loads: Sequence[Load]) -> Figures:
 # ---------------------------------------------------------------- what is read in mid-update
 
 
-async def _mixed(training: Beside, url: str, directory: Path, pairs: int) -> Figures:
-    """Distance of the served weights from whole steps, in nats a token of the text."""
+async def _mixed(training: Alongside, url: str, directory: Path, pairs: int) -> Figures:
+    """Return the distance of the served weights from whole steps, in nats a token of the text."""
     model = views.build(training.shared, directory)
     whole, at_rest = await _at_rest(training, url, model, pairs)
     served = await _in_motion(training, url, pairs)
@@ -172,9 +181,9 @@ async def _mixed(training: Beside, url: str, directory: Path, pairs: int) -> Fig
 
 
 async def _at_rest(
-    training: Beside, url: str, model: Any, pairs: int
+    training: Alongside, url: str, model: Any, pairs: int
 ) -> tuple[dict[int, float], list[float]]:
-    """The text's log-probability after each step, and the served one's distance from it, every fifth time."""
+    """Return the text's log-probability after each step, and the distance of the served one."""
     whole: dict[int, float] = {0: _scored(model)}
     apart: list[float] = [abs(whole[0] - await _ask(url, "rest 0"))]
     begun = training.shared.version
@@ -203,17 +212,17 @@ async def _at_rest(
     return whole, apart
 
 
-async def _in_motion(training: Beside, url: str, pairs: int) -> list[tuple[float, int, int]]:
-    """The same update without a pause: what was served, and the last whole steps before and after."""
-    found: list[tuple[float, int, int]] = []
+async def _in_motion(training: Alongside, url: str, pairs: int) -> list[tuple[float, int, int]]:
+    """Repeat the update without a pause; return what was served, and the last whole steps around it."""
+    served: list[tuple[float, int, int]] = []
     begun, over, version = anyio.Event(), False, training.shared.version
 
     async def ask() -> None:
         await begun.wait()
         while not over:
             first = training.shared.version - version
-            value = await _ask(url, f"motion {len(found)}")
-            found.append((value, first, training.shared.version - version))
+            value = await _ask(url, f"motion {len(served)}")
+            served.append((value, first, training.shared.version - version))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(ask)
@@ -223,7 +232,7 @@ async def _in_motion(training: Beside, url: str, pairs: int) -> list[tuple[float
         )
         over = True
     await training.restored()
-    return [one for one in found if one[2] <= WATCHED]
+    return [sample for sample in served if sample[2] <= WATCHED]
 
 
 async def _ask(url: str, salt: str) -> float:
@@ -232,7 +241,7 @@ async def _ask(url: str, salt: str) -> float:
 
 @torch.no_grad()
 def _scored(model: Any) -> float:
-    """The log-probability that a model on the mapping gives the text, the first token left out."""
+    """Return a function for the text's log-probability under the shared weights, the first token left out."""
     tokens = torch.tensor([TEXT])
     logits = torch.log_softmax(model(input_ids=tokens, use_cache=False).logits[0, :-1].float(), dim=-1)
     return float(logits.gather(-1, tokens[0, 1:, None]).sum())
@@ -242,39 +251,29 @@ def _scored(model: Any) -> float:
 
 
 def _show(figures: Figures) -> None:
-    heads = [
-        "model",
-        "",
-        "answers",
-        "answers/s",
-        "tokens/s",
-        "first token p50 (ms)",
-        "p95 (ms)",
-        "errors",
-        "steps/s",
-    ]
+    heads = ["model", "", "answers", "answers/s", "tokens/s", "first token p50 (ms)", "p95 (ms)", "errors"]
+    heads.append("steps/s")
     rows: list[list[object]] = []
-    for name, told in figures.items():
-        for kind, steps in (("without", 0.0), ("training", told["steps_per_second"])):
-            one = told[kind]
-            speed = [one["answers"], one["per_second"], one["tokens_per_second"]]
-            rows.append(
-                [name, kind, *speed, one["first_p50_ms"], one["first_p95_ms"], len(told["errors"]), steps]
-            )
+    for name, measured in figures.items():
+        for kind, steps in (("without", 0.0), ("training", measured["steps_per_second"])):
+            load = measured[kind]
+            speed = [load["answers"], load["per_second"], load["tokens_per_second"]]
+            first = [load["first_p50_ms"], load["first_p95_ms"]]
+            rows.append([name, kind, *speed, *first, len(measured["errors"]), steps])
     _table.show("8 clients, 24 tokens each, streamed", heads, rows)
     heads = ["model", "", "read", "mean (nats/token)", "max (nats/token)"]
     rows = []
-    for name, told in figures.items():
+    for name, measured in figures.items():
         for key, what in (
             ("at_rest", "between two steps: served against the trainer's"),
             ("step", "one step: how far the trainer's moves"),
             ("apart", "in motion: served against the nearest whole step it can have seen"),
             ("lag", "in motion: served against the step that was last when it was answered"),
         ):
-            values = told[key] or [float("nan")]
-            rows.append([name, what, len(told[key]), statistics.mean(values), max(values)])
+            values = measured[key] or [float("nan")]
+            rows.append([name, what, len(measured[key]), statistics.mean(values), max(values)])
     _table.show(f"the log-probability of a text while {WATCHED} steps are made", heads, rows)
-    if errors := sorted({error for told in figures.values() for error in told["errors"]}):
+    if errors := sorted({error for measured in figures.values() for error in measured["errors"]}):
         sys.stdout.write(json.dumps(errors) + "\n")
 
 

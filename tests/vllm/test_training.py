@@ -8,14 +8,14 @@ import anyio
 import pytest
 from conftest import Vllm
 
-from bench._served import STEPS, Beside, Load, asked, beside, for_seconds, sum_of, trainer
+from bench._served import STEPS, Alongside, Load, alongside, for_seconds, load_from_clients, sum_of, trainer
 from corpus.recipe import MODEL_DIR
 
 TEXT = list(range(20, 60))
 SHORT_S = 4.0
 """Seconds of one measurement of throughput."""
 
-With = Callable[[Callable[[Beside], Awaitable[Any]]], Any]
+With = Callable[[Callable[[Alongside], Awaitable[Any]]], Any]
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def socket(vllm: Vllm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 def together(vllm: Vllm, socket: Path) -> With:
     """Run something with the trainer, and restore the weights afterwards."""
 
-    def run(what: Callable[[Beside], Awaitable[Any]]) -> Any:
+    def run(what: Callable[[Alongside], Awaitable[Any]]) -> Any:
         async def within() -> Any:
-            async with beside(vllm.home, socket) as training:
+            async with alongside(vllm.home, socket) as training:
                 return await what(training)
 
         return anyio.run(within)
@@ -44,11 +44,11 @@ def test_60_steps_train_while_8_clients_are_served_and_not_one_request_fails(
 ) -> None:
     before = sum_of(vllm.url, TEXT, "before")
 
-    async def both(training: Beside) -> tuple[Load, int, float]:
+    async def both(training: Alongside) -> tuple[Load, int, float]:
         made, loads = anyio.Event(), []
 
         async def ask() -> None:
-            loads.append(await asked(vllm.url, during=lambda: not made.is_set()))
+            loads.append(await load_from_clients(vllm.url, during=lambda: not made.is_set()))
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ask)
@@ -69,11 +69,11 @@ def test_throughput_while_training_is_at_least_60_percent_of_without(vllm: Vllm,
     bench/vllm.py measures it properly.
     """
 
-    async def ratios(training: Beside) -> list[float]:
+    async def ratios(training: Alongside) -> list[float]:
         found: list[float] = []
-        await asked(vllm.url, during=for_seconds(1))  # warms up
+        await load_from_clients(vllm.url, during=for_seconds(1))  # warms up
         while len(found) < 3 and max(found, default=0.0) < 0.6:
-            without = await asked(vllm.url, during=for_seconds(SHORT_S))
+            without = await load_from_clients(vllm.url, during=for_seconds(SHORT_S))
             load, steps = await training.load_while_training(vllm.url, training.update(pairs=8), SHORT_S)
             assert not without.errors and not load.errors and steps
             found.append(load.per_second / without.per_second)
@@ -83,7 +83,7 @@ def test_throughput_while_training_is_at_least_60_percent_of_without(vllm: Vllm,
 
 
 def test_between_two_steps_server_and_trainer_read_the_same_weights(vllm: Vllm, together: With) -> None:
-    async def scores(training: Beside) -> tuple[float, float]:
+    async def scores(training: Alongside) -> tuple[float, float]:
         await training.client.train(training.update(pairs=8, steps=3, lr=1e-3))
         (told,) = await training.client.logprobs([(TEXT[:1], TEXT[1:])])
         return told.total, sum_of(vllm.url, TEXT, "trained")
