@@ -1,8 +1,9 @@
-"""The house's own rules: which way imports go, no pickle, short files, a quick command line."""
+"""The rules of the house: imports, folders, lengths, typed reads, no pickle, a quick command line."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,13 @@ FLOORS = ("corpus", "store", "agents", "loop")
 SHARED = "agents.model"
 """The one agent that the others may import."""
 LONGEST_FILE = 400
+"""Lines."""
+LONGEST_FUNCTION = 60
+"""Lines, from `def` to the last one."""
+LARGEST_FOLDER = 16
+"""Modules, `__init__.py` aside."""
+UNTYPED = ("Mapping[str, Any]", "dict[str, Any]", "Json", "Row", "RowMapping")
+"""What no query returns: mypy sees a renamed field of a record, and no renamed key."""
 PICKLING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 UNPICKLING_CALLS = {("torch", "load"), ("torch", "save"), ("numpy", "load"), ("np", "load")}
 HEAVY = ("torch", "transformers")
@@ -42,7 +50,7 @@ def module_of(path: Path) -> str:
 
 def imports_of(path: Path) -> Iterator[tuple[str, int]]:
     """Every module that this file names in an import, wherever it stands, with its line."""
-    package = path.relative_to(ROOT).parent.parts
+    package = path.relative_to(ROOT).parent.parts if path.is_relative_to(ROOT) else ()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -51,6 +59,63 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
             place = ".".join([*base, *([node.module] if node.module else [])])
             yield place, node.lineno
             yield from ((f"{place}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def functions_of(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Yield every function and method of this file, nested ones too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def docstring_of(path: Path) -> str | None:
+    return ast.get_docstring(ast.parse(path.read_text())) if path.exists() else None
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Return which of our modules each of them imports, at its top or anywhere else."""
+    ours = {module_of(path): path for path in sources()}
+    graph: dict[str, set[str]] = {}
+    for module, path in ours.items():
+        named = {name for name, _ in imports_of(path)} & set(ours)
+        # `from store.ledger import schema` names the package too: that alone is no import of what is in it.
+        packages = {name for name in named if ours[name].name == "__init__.py" and not has_code(ours[name])}
+        graph[module] = named - packages - {module}
+    return graph
+
+
+def has_code(path: Path) -> bool:
+    """Whether a file has more than its docstring."""
+    return any(not isinstance(node, ast.Expr) for node in ast.parse(path.read_text()).body)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that reach each other (Kosaraju: a second walk on the reverse graph)."""
+    reverse: dict[str, set[str]] = {module: set() for module in graph}
+    for module, others in graph.items():
+        for other in others:
+            reverse[other].add(module)
+    finished: list[str] = []
+    seen: set[str] = set()
+    for module in graph:
+        walk(graph, module, seen, finished)
+    groups, seen = [], set()
+    for module in reversed(finished):
+        group: list[str] = []
+        walk(reverse, module, seen, group)
+        if len(group) > 1:
+            groups.append(sorted(group))
+    return groups
+
+
+def walk(graph: dict[str, set[str]], start: str, seen: set[str], finished: list[str]) -> None:
+    """Walk depth first through unseen modules and append each one when it is finished."""
+    if start in seen:
+        return
+    seen.add(start)
+    for other in sorted(graph[start]):
+        walk(graph, other, seen, finished)
+    finished.append(start)
 
 
 def loaded_by(code: str) -> set[str]:
@@ -123,6 +188,61 @@ def test_nothing_is_pickled() -> None:
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in sources()}
     assert not {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = []
+    for path in sources():
+        for node in functions_of(path):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} has {lines} lines")
+    assert not long
+
+
+def test_no_folder_holds_more_modules_than_a_reader_can_survey() -> None:
+    counts = Counter(path.parent.relative_to(ROOT) for path in sources() if path.name != "__init__.py")
+    assert not {str(folder): count for folder, count in counts.items() if count > LARGEST_FOLDER}
+
+
+def test_every_folder_says_what_is_in_it() -> None:
+    folders = {path.parent for path in sources()}
+    assert not [
+        str(folder.relative_to(ROOT))
+        for folder in sorted(folders)
+        if not docstring_of(folder / "__init__.py")
+    ]
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Imports in a function or under TYPE_CHECKING count: whoever reads one file has to read the other."""
+    assert not circles(import_graph())
+
+
+def test_a_circle_of_any_kind_is_found(tmp_path: Path) -> None:
+    lazy, typed = tmp_path / "lazy.py", tmp_path / "typed.py"
+    lazy.write_text("def use() -> None:\n    from loop import config\n")
+    typed.write_text(
+        "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from loop.config import Settings\n"
+    )
+    for path in (lazy, typed):
+        assert "loop.config" in {name for name, _ in imports_of(path)}
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles({"a": {"b"}, "b": set()}) == []
+
+
+def test_no_query_returns_rows_without_types() -> None:
+    wrong = []
+    for path in sorted((ROOT / "store").rglob("*.py")):
+        for node in functions_of(path):
+            if node.name.startswith("_") or node.returns is None:
+                continue
+            names = {ast.unparse(part) for part in ast.walk(node.returns) if isinstance(part, ast.expr)}
+            if names & set(UNTYPED):
+                wrong.append(
+                    f"{path.relative_to(ROOT)}:{node.lineno} {node.name} returns {ast.unparse(node.returns)}"
+                )
+    assert not wrong
 
 
 def test_no_two_files_of_tests_have_one_name() -> None:
