@@ -120,7 +120,8 @@ def walk(graph: dict[str, set[str]], start: str, seen: set[str], finished: list[
 
 def loaded_by(code: str) -> set[str]:
     """The top-level packages that a fresh interpreter has loaded after this code."""
-    script = f"{code}\nimport sys\nnames = sorted({{n.split(chr(46))[0] for n in sys.modules}})\nsys.stdout.write('|' + ' '.join(names))"
+    names = "sorted({name.split('.')[0] for name in sys.modules})"
+    script = f"{code}\nimport sys\nsys.stdout.write('|' + ' '.join({names}))"
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(ran.stdout.rpartition("|")[2].split())
 
