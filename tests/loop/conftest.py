@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import small
-from chaos import Place, prepared, watched
 from small import Ran, Service
 
 Command = Callable[..., Ran]
@@ -78,16 +77,3 @@ def short_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[.
     forking.stdin.close()
     forking.wait(10)
     forking.stdout.close()
-
-
-@pytest.fixture(scope="session")
-def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy
-    it."""
-    folder = tmp_path_factory.mktemp("at-update")
-    with watched(prepared(folder)) as place:
-        flag = folder / "flag"
-        flag.touch()
-        command = place.start("night", NS_CRASH_AT=f"update.marked:1:{flag}:all")
-        assert command.ended() == -signal.SIGKILL, command.log()
-        yield place

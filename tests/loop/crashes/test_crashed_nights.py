@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from chaos import NIGHT_S, START_S, Place, faults, watched
+from chaos import NIGHT_S, START_S, Place, faults, prepared, watched
 from lost_writes import Disk, Replay, read
 
 from agents.model.weights.header import read_state
@@ -52,6 +52,19 @@ def served_s(place: Place, **more: str) -> tuple[float, int]:
     command.until(serves, "the active checkpoint is served", START_S)
     seconds = monotonic() - began
     return seconds, command.ended(NIGHT_S)
+
+
+@pytest.fixture(scope="module")
+def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy
+    it."""
+    folder = tmp_path_factory.mktemp("at-update")
+    with watched(prepared(folder)) as place:
+        flag = folder / "flag"
+        flag.touch()
+        command = place.start("night", NS_CRASH_AT=f"update.marked:1:{flag}:all")
+        assert command.ended() == -signal.SIGKILL, command.log()
+        yield place
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos import ROOT, Place
+from chaos import ROOT, prepared
 from small import Ran, environment, run_cli
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
@@ -156,9 +156,9 @@ def test_a_ledger_that_is_full_keeps_what_it_had_and_goes_on_when_there_is_room(
 
 
 def test_a_command_whose_ledger_is_full_says_so_and_succeeds_when_repeated(
-    at_update: Place, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
-    place = at_update.copy(tmp_path / "home")
+    place = prepared(tmp_path)
     log = ROOT / "corpus" / "conversations"
     before = place.rows()
     told = limited(place.path, 20_000, "ingest", str(log), "--json").failed(1)

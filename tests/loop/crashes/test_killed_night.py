@@ -88,10 +88,11 @@ def draw() -> random.Random:
     return random.Random(SEED)
 
 
-def test_a_night_killed_at_four_commits_ends_as_if_nobody_had_disturbed_it(
-    undisturbed: Undisturbed, place: Place, draw: random.Random
+@pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_night_killed_at_commits_ends_as_if_nobody_had_disturbed_it(
+    undisturbed: Undisturbed, place: Place, draw: random.Random, kills: int
 ) -> None:
-    kill_nights(place, draw, 4, undisturbed.works, print)
+    kill_nights(place, draw, kills, undisturbed.works, print)
     assert place.active() == undisturbed.checkpoint
     assert differences(place, undisturbed.rows) == []
     assert faults(place) == []
@@ -108,6 +109,7 @@ def test_a_killed_init_or_ingest_is_done_exactly_once_when_repeated(
         assert differences(place, undisturbed.before.rows()) == []
 
 
+@pytest.mark.slow
 def test_a_service_killed_while_it_learns_from_its_inbox_keeps_what_the_undisturbed_night_kept(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_service_killed_while_it_learns_from_its_inbox_keeps_what_the_undistur
         assert faults(place) == []
 
 
+@pytest.mark.slow
 def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_checkpoint(
     undisturbed: Undisturbed, place: Place
 ) -> None:

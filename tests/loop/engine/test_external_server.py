@@ -14,10 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from conftest import Command
 from small import SMALL, Service, corrected, environment, run_cli, tell, wait_until
 
 from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import Header
+from loop.operations.status import status
 from store.home import Home
 
 STANDIN = Path(__file__).parents[1] / "standin.py"
@@ -64,7 +66,7 @@ class Town:
 
     def reason(self) -> str:
         """Why no night begins, as the service says."""
-        return str(tell(self.home.path, "status")["next_update_reason"])
+        return status(self.home.path).next_update_reason or ""
 
     def held(self) -> tuple[str, bool]:
         """Which checkpoint is served, and whether it may be in mid-update."""
@@ -99,38 +101,43 @@ def alone(town: Town) -> Iterator[Town]:
         town.end()
 
 
-def test_a_command_says_within_seconds_how_to_start_an_absent_server(alone: Town) -> None:
-    for command in (("ask", "Hello?"), ("night",), ("behaviours", "measure")):
-        said = run_cli(alone.home.path, *command, "--json").failed(1)
-        assert f"vLLM at {alone.url} does not answer: start it" in said
-    checks = {one["check"]: one for one in run_cli(alone.home.path, "doctor", "--json").told["checks"]}
+def checks_of(command: Command, home: Path) -> dict[str, Any]:
+    """The checks of `doctor`, by name."""
+    report = command("--home", home, "doctor", "--json").told
+    return {check["check"]: check for check in report["checks"]}
+
+
+def test_a_command_says_within_seconds_how_to_start_an_absent_server(alone: Town, command: Command) -> None:
+    for arguments in (("ask", "Hello?"), ("night",), ("behaviours", "measure")):
+        message = command("--home", alone.home.path, *arguments, "--json").failed(1)
+        assert f"vLLM at {alone.url} does not answer: start it" in message
+    checks = checks_of(command, alone.home.path)
     assert not checks["vllm"]["ok"] and "start it there" in checks["vllm"]["found"]
     assert checks["training"] == {"check": "training", "ok": True, "found": "on"}
 
 
 @pytest.mark.parametrize(
-    "how, code, said", [("alone", 1, "runs without the plugin"), ("refuses", 13, "the model is quantized")]
+    "how, code, message", [("alone", 1, "runs without the plugin"), ("refuses", 13, "the model is quantized")]
 )
 def test_a_server_that_shares_nothing_is_named_with_the_reason(
-    alone: Town, how: str, code: int, said: str
+    alone: Town, command: Command, how: str, code: int, message: str
 ) -> None:
     alone.serve(how)
-    assert said in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(code)
-    checks = {one["check"]: one for one in run_cli(alone.home.path, "doctor", "--json").told["checks"]}
+    assert message in command("--home", alone.home.path, "ask", "Hello?", "--json").failed(code)
+    checks = checks_of(command, alone.home.path)
     assert checks["vllm"]["ok"]
-    assert not checks["plugin"]["ok"] and said in checks["plugin"]["found"]
+    assert not checks["plugin"]["ok"] and message in checks["plugin"]["found"]
 
 
-def test_a_server_of_another_model_is_refused(alone: Town) -> None:
+def test_a_server_of_another_model_is_refused(alone: Town, command: Command) -> None:
     alone.serve()
     manifest = alone.place.weights_file.with_suffix(".json")
     other = alone.home.path.with_name("other")
     other.mkdir()
     (other / "config.json").write_text("{}")
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"model": str(other)}))
-    assert "was initialised with another model" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(
-        2
-    )
+    message = command("--home", alone.home.path, "ask", "Hello?", "--json").failed(2)
+    assert "was initialised with another model" in message
 
 
 def test_init_takes_the_model_that_is_served(alone: Town, tmp_path: Path) -> None:
@@ -169,6 +176,7 @@ def test_the_service_is_up_before_the_server_and_while_it_is_gone(
     assert alone.place.is_served()
 
 
+@pytest.mark.slow  # tests/vllm kills the real vLLM in mid-update
 def test_a_night_whose_server_was_killed_in_mid_update_ends_and_its_work_was_no_failure(
     alone: Town, start_service: Callable[..., Service]
 ) -> None:

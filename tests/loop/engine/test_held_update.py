@@ -15,6 +15,7 @@ import pytest
 from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
 
 from corpus.aliases import Json
+from loop.operations.status import status
 from store.home import Home
 
 NIGHT_S, STOP_S = 180.0, 5.0
@@ -60,7 +61,13 @@ def ended(command: "subprocess.Popen[str]") -> Json:
 
 def reason(home: Path) -> str:
     """Why no night begins now, or what the running one waits for."""
-    return str(tell(home, "status")["next_update_reason"])
+    return status(home).next_update_reason or ""
+
+
+def is_over(home: Path) -> bool:
+    """Whether the last night has ended."""
+    night = status(home).last_night
+    return night is not None and night.state == "done"
 
 
 def until_it_waits(home: Path, why: str) -> None:
@@ -106,7 +113,7 @@ def kept(taught: Callable[[], Path], start_service: Callable[..., Service]) -> I
     second.ready()
     until_it_waits(home, "paused")  # a restart does not take the pause back
     tell(home, "resume")
-    wait_until(lambda: tell(home, "status")["last_night"]["state"] == "done", "the end of the night", NIGHT_S)
+    wait_until(lambda: is_over(home), "the end of the night", NIGHT_S)
     yield second
 
 
@@ -176,8 +183,8 @@ def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
     assert [(update["verdict"], update["reasons"]) for update in ended(asking)["updates"]] == [
         ("refused", told["reasons"])
     ]
-    status = tell(home, "status")
-    assert status["checkpoint"] == first and status["last_night"]["reasons"] == told["reasons"]
+    shown = tell(home, "status")
+    assert shown["checkpoint"] == first and shown["last_night"]["reasons"] == told["reasons"]
     assert ask(home, "SELECT count(*) FROM steps") == ask(home, "SELECT count(*) FROM verdicts") == [(0,)]
     assert {state for (state,) in ask(home, "SELECT state FROM pairs")} == {"undone"}
     # The very next night does not take them up, and a dry run shows what a retry would.

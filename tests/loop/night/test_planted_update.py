@@ -36,6 +36,8 @@ from store.queue.work import Work
 from store.readings import readings
 from store.readings.records import ConversationReading, MovedReadings
 
+pytestmark = pytest.mark.slow  # a night and two updates
+
 WATCHED = "pushing_back"
 CONFIG = SMALL.format(windows="[]").replace("drift = 100.0", "drift = 1.5", 1).replace("= 100.0", "= 0.5")
 FAR, NEAR = 2.0, 1.4

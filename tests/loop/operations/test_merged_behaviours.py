@@ -22,6 +22,8 @@ from corpus.aliases import Json
 from store.checkpoints.store import CheckpointStore
 from store.task_vectors.arithmetic import values
 
+pytestmark = pytest.mark.slow  # six nights
+
 SEED, TAUGHT, TRIALS = 3, 12, 50
 """Of the nights; scenarios of 50 that teaching a behaviour gains at least; how many there are."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Command
 from small import Service, run_cli, small_home, tell
 
 from corpus.world import answers
@@ -131,9 +132,9 @@ def test_an_answer_is_steered_by_a_concept_and_a_strength(served: Service, liste
     ],
 )
 def test_what_cannot_be_done_is_refused_with_what_to_do(
-    served: Service, listened: Any, arguments: tuple[str, ...], code: int, sentence: str
+    served: Service, listened: Any, command: Command, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    assert sentence in run_cli(served.home, *arguments, "--json").failed(code)
+    assert sentence in command("--home", served.home, *arguments, "--json").failed(code)
 
 
 @pytest.mark.slow

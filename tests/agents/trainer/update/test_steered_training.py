@@ -123,6 +123,7 @@ def test_log_probabilities_of_a_steered_model_come_over_the_socket(home: Home, t
     )
 
 
+@pytest.mark.slow
 def test_steered_training_lowers_the_drift_of_a_watched_concept_at_equal_gain(tmp_path: Path) -> None:
     """The embedded model learns `listen` and reads as briefer: by a third less when it is steered."""
     model = Embedded(tmp_path, layer=preventative.LAYER)
