@@ -126,7 +126,8 @@ def ledger(
         helpers.show(helpers.read(why, id), show_ledger.why)
     elif what in report.LISTS:
         rows = helpers.read(report.listing, what, limit)
-        helpers.show({what: rows.as_json()}, lambda _: show_ledger.rows(what, rows))
+        named = [dict(zip(rows.columns, row, strict=True)) for row in rows.rows]
+        helpers.show({what: named}, lambda _: show_ledger.rows(what, rows))
     else:
         raise UsageError(f"there is no list {what!r}; there are {', '.join(report.LISTS)} and why ID")
 

@@ -145,10 +145,6 @@ class Listing:
     rows: list[tuple[object, ...]]
     """The oldest of them first."""
 
-    def as_json(self) -> list[Json]:
-        """Return each row by column."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
-
 
 # ---------------------------------------------------------------- why
 

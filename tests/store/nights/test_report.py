@@ -224,7 +224,7 @@ def test_every_list_returns_its_newest_rows_in_full(connection: Connection, name
     assert every.rows and every.columns == report.LISTS[name][1]
     assert report.listing(connection, name, 1).rows == every.rows[-1:]
     assert report.listing(connection, name, 0).rows == []
-    assert every.as_json()[0] == dict(zip(every.columns, every.rows[0], strict=True))
+    assert {len(row) for row in every.rows} == {len(every.columns)}
 
 
 def test_an_update_without_a_verdict_is_listed_as_decided_by_hand(connection: Connection) -> None:
