@@ -9,13 +9,16 @@ from loop.cli import helpers
 from loop.cli.helpers import Seed, options
 
 behaviours = typer.Typer(
-    help="Behaviours: what nights teach, and how well the model has learnt it.", no_args_is_help=True
+    help="Behaviours: what nights teach, and how well it is learnt.", no_args_is_help=True
 )
 
 
 @behaviours.command("list")
 def behaviours_list() -> None:
-    """List the behaviours of this home, each with its counter-behaviour."""
+    """List the behaviours of this home.
+
+    Each is followed by its counter-behaviour.
+    """
     from loop.cli.show import home as show_home
     from loop.operations.results.home import BehaviourList, DeclaredBehaviour
     from store import home
@@ -49,7 +52,10 @@ def behaviours_validate(
 
 @behaviours.command("measure")
 def behaviours_measure(seed: Seed = None) -> None:
-    """Measure the pass rates of the active weights on the held-out scenarios."""
+    """Measure the active weights on the held-out scenarios.
+
+    Prints the pass rate of each behaviour with its 95 % interval.
+    """
     from loop.cli.show import home as show_home
     from loop.operations.operations import Operations
 

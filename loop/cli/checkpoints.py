@@ -42,7 +42,11 @@ def checkpoints_diff(
     a: Annotated[str, typer.Argument(help="the checkpoint to compare from", metavar="A")],
     b: Annotated[str, typer.Argument(help="the checkpoint to compare to", metavar="B")] = "active",
 ) -> None:
-    """Show what changed from A to B: pass rates, readings, weights (by layer, kind and head), and pairs."""
+    """Show what changed from one checkpoint to another.
+
+    Compares pass rates, readings and weights (by layer, kind and head), and names the pairs behind the
+    change.
+    """
     from loop.cli.show import diff
     from loop.operations import checkpoints as operations
     from store import home
@@ -54,7 +58,10 @@ def checkpoints_diff(
 def checkpoints_export(
     id: Id, directory: Annotated[Path, typer.Argument(help="a new or empty directory", metavar="DIR")]
 ) -> None:
-    """Write a checkpoint as a Hugging Face directory, which transformers and vLLM load bit for bit."""
+    """Write a checkpoint as a Hugging Face directory.
+
+    Transformers and vLLM load it, bit for bit.
+    """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as operations
     from store import home
@@ -78,7 +85,10 @@ def checkpoints_prune(
     ] = 0,
     dry_run: DryRun = False,
 ) -> None:
-    """Delete the files of checkpoints that no rule keeps; the active, pinned and last good ones stay."""
+    """Delete the files of checkpoints that no rule keeps.
+
+    The active checkpoint, pinned ones and the last good one stay; so do the rows of all in the ledger.
+    """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
     from store.checkpoints.retention import Policy
@@ -112,7 +122,10 @@ def checkpoints_verify(
         str, typer.Option(help="Check only this share, drawn at random: 0.1 or 10%.", metavar="P")
     ] = "1",
 ) -> None:
-    """Hash the ledger and all files again; exit with 12 if anything is damaged."""
+    """Hash the ledger and all files again.
+
+    Exits with 12 if anything is damaged.
+    """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as operations
     from store import home
@@ -130,7 +143,10 @@ def checkpoints_vector(
         Path | None, typer.Option(help="Write the task vector to this file, as float32 safetensors.")
     ] = None,
 ) -> None:
-    """Show a task vector: what an update, or a range of updates, added to the weights."""
+    """Show the task vector of an update or of several.
+
+    A task vector is what the updates added to the weights.
+    """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import task_vectors
     from store import home
@@ -153,7 +169,10 @@ def checkpoints_merge(
     seed: Seed = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Add task vectors to the active checkpoint: a night without training, but with a verdict."""
+    """Add task vectors to the active checkpoint.
+
+    A merge is a night without training: it is measured, and a verdict keeps it or undoes it.
+    """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.cli.show import night as show_night
     from loop.operations import task_vectors

@@ -28,7 +28,10 @@ def init(
         ),
     ] = "",
 ) -> None:
-    """Make a home whose checkpoint 0 is the embedded model, or the model that your vLLM serves."""
+    """Make a home for the embedded model or for your own vLLM.
+
+    The model becomes checkpoint 0.
+    """
     import anyio
 
     from loop.cli.show import home as show_home
@@ -74,7 +77,10 @@ def forget(
         typer.Option("--retrain", help="As --rollback, and then run a night that learns the rest again."),
     ] = False,
 ) -> None:
-    """Remove conversations and all that was derived from them; name the updates that learnt from them."""
+    """Remove conversations and all that was derived from them.
+
+    Names the updates that learnt from them, and your logs that still hold them.
+    """
     from loop.cli.show import ledger as show_ledger
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
@@ -113,7 +119,10 @@ def ledger(
     id: Annotated[str | None, typer.Argument(help="an update or a pair, for `why`")] = None,
     limit: Annotated[int, typer.Option(min=1, help="List this many of the newest rows.")] = 20,
 ) -> None:
-    """List rows of the ledger; `why ID` traces an update or a pair back to the log lines it came from."""
+    """List rows of the ledger, or trace an update to its log lines.
+
+    `ledger why ID` traces an update or a pair back to the log lines that it came from.
+    """
     from loop.cli.show import ledger as show_ledger
     from loop.operations.status import why
     from store.nights import report
@@ -134,7 +143,10 @@ def ledger(
 
 @commands.command()
 def doctor() -> None:
-    """Check everything that a night needs, and say how to fix what is wrong."""
+    """Check everything that a night needs.
+
+    A check that fails says what to do.
+    """
     from loop.cli.show import home as show_home
     from loop.operations.doctor import doctor as check_home
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from store.readings.records import ConversationReading
 
 readout = typer.Typer(
-    help="Concept vectors: what the model is doing, read off its residual stream.", no_args_is_help=True
+    help="Concept vectors, and what they read in the residual stream.", no_args_is_help=True
 )
 
 ALL = "all"
@@ -47,7 +47,10 @@ def readout_train(
         ),
     ] = None,
 ) -> None:
-    """Estimate the concept vectors on the active weights, and store them in the home."""
+    """Estimate the concept vectors on the active weights.
+
+    They replace the concept vectors in the home.
+    """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 
@@ -59,7 +62,10 @@ def readout_train(
 
 @readout.command("drift")
 def readout_drift() -> None:
-    """Show what every update did to the readings, and how far the vectors have drifted with the weights."""
+    """Show how readings and vectors have drifted.
+
+    Shows how far each update moved the readings, and how far the vectors drifted with the weights.
+    """
     from loop.cli.show import readout as show_readout
     from loop.operations.readout_drift import drift
 
@@ -68,7 +74,10 @@ def readout_drift() -> None:
 
 @readout.command("report")
 def readout_report(layer: Layer = None) -> None:
-    """Test each concept's vector; write quality.json and quality.md to the home's readout folder."""
+    """Test the quality of each concept's vector.
+
+    Writes quality.json and quality.md to the home's readout folder.
+    """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 
@@ -118,7 +127,10 @@ def readout_map(
     out: Annotated[Path, typer.Option("--out", help="Draw the map to this .svg or .png file.")],
     layer: Layer = None,
 ) -> None:
-    """Draw a map of the concepts: their vectors projected on a plane, coloured by cluster."""
+    """Draw a map of the concepts.
+
+    Their vectors are projected on a plane, and coloured by cluster.
+    """
     from loop.cli.show import timeline
     from store import home
 
@@ -146,7 +158,10 @@ def readout_sweep(
     ] = "",
     seed: Seed = None,
 ) -> None:
-    """Measure pass rates at several strengths of steering, to test a direction before any training."""
+    """Measure pass rates at several strengths of steering.
+
+    This tests whether a concept is the right direction, before any training.
+    """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 
@@ -165,7 +180,11 @@ def readout_behaviour(
     name: Annotated[str, typer.Argument(help="a behaviour that has dreams")],
     seed: Seed = None,
 ) -> None:
-    """Estimate a behaviour's vector from its dreams, steer by it, and compare with later training."""
+    """Estimate a behaviour's own vector, and steer by it.
+
+    The vector comes from the behaviour's dreams. The result is recorded as a prediction, and compared with
+    later updates.
+    """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
 

@@ -17,7 +17,10 @@ def run(
         list[str] | None, typer.Option(help="Follow the logs in this folder; may be repeated.")
     ] = None,
 ) -> None:
-    """Run the service in the foreground: follow logs, answer users, run nights on schedule."""
+    """Run the service in the foreground.
+
+    It follows logs, answers users, and runs nights on schedule.
+    """
     import anyio
 
     from loop.api import host
@@ -42,7 +45,10 @@ def night(
         ),
     ] = False,
 ) -> None:
-    """Run one whole night now: lessons, dreams, pairs, an update and its verdict."""
+    """Run one whole night now.
+
+    A night finds lessons, dreams, makes pairs, trains an update on them, and keeps it or undoes it.
+    """
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
 
@@ -52,7 +58,10 @@ def night(
 
 @commands.command()
 def pause() -> None:
-    """Suspend nights on schedule, and an update that is being trained, until `resume`."""
+    """Suspend nights on schedule, and training, until `resume`.
+
+    An update that is being trained waits between two steps.
+    """
     from loop.operations.operations import Operations
 
     helpers.show(
@@ -73,7 +82,10 @@ def resume() -> None:
 
 @commands.command()
 def cancel() -> None:
-    """Cancel the update that is being trained, and restore the weights from before it."""
+    """Cancel the update that is being trained.
+
+    The weights from before the update are restored.
+    """
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
 
