@@ -42,10 +42,10 @@ run: $(VENV)/installed
 	@echo "in this checkout: $(NIGHTSCHOOL) status   (and so on: --home says which home)"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 20
 
 test-vllm: .venv-vllm/installed
-	$(VLLM_BIN)/pytest tests/vllm
+	$(VLLM_BIN)/pytest tests/vllm --durations 20
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -54,7 +54,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/pytest tests/test_house.py
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n $(TEST_WORKERS) --durations 20
 
 chaos: $(VENV)/installed-dev
 	$(BIN)/python tests/loop/chaos.py --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
