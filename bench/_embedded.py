@@ -64,7 +64,7 @@ class Embedded:
         shared.holds = self.first
         self.bench = TrainerContext(shared=shared, model=views.build(shared, MODEL_DIR), store=self.store)
         self.text, self.layer = ChatTokenizer(tokenizer), layer
-        ends = end_ids(self.bench.model, tokenizer)
+        ends = end_ids(self.bench.model, tokenizer, self.text.turn_end)
         self._sampler = Sampler(forward_for(self.bench.model), self.text.decode, ends)
         self.behaviours: dict[str, Behaviour] = load([SHIPPED])
         stream = self.stream([text for concept in CONCEPTS for text in texts(concept)])

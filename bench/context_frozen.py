@@ -135,7 +135,7 @@ def measured(case: tuple[int, int, int], repeats: int, threads: int) -> dict[str
 
 
 def flops(context: int, answer: int, answers: int) -> dict[str, float]:
-    """Return GFLOP of matrix products; a backward pass counts two forward ones, one without input gradients."""
+    """Return GFLOP of matrix products; a backward pass is two forward ones, or one without gradients."""
     keys = 2 * HIDDEN * KEY_HEADS * HEAD_SIZE
     layer = 2 * HIDDEN * HEADS * HEAD_SIZE + keys + 3 * HIDDEN * INNER
     seen = (

@@ -36,7 +36,7 @@ Say = Callable[[str], object]
 ROOT = Path(__file__).parent.parent.parent
 KILLABLE = Path(__file__).with_name("killable.py")
 CONVERSATIONS = ROOT / "corpus" / "conversations" / "workshop.jsonl"
-HEARD = 14
+CONVERSATIONS_READ = 14
 """Conversations of the log that a small night hears: lessons for three habits."""
 CONFIG = """
 [schedule]
@@ -68,7 +68,7 @@ PASSING = {"at", "time", "started", "finished", "seq", "holder", "metrics"}
 _ticks = threading.Event()
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
     """Wait until the condition gives something true, and return it; fail after so many seconds."""
     deadline = monotonic() + seconds
     while not (found := condition()):
@@ -142,7 +142,9 @@ class Running:
     def ended(self, seconds: float = NIGHT_S) -> int:
         """Its exit code, once neither it nor any child of its is left."""
         code = self.process.wait(seconds)
-        until(lambda: not alive(self.process.pid), f"the children of {self.process.args} have gone", GONE_S)
+        wait_until(
+            lambda: not alive(self.process.pid), f"the children of {self.process.args} have gone", GONE_S
+        )
         count = self.folder / "commits"
         self.commits = int(count.read_text()) if count.exists() else 0
         return code
@@ -153,9 +155,9 @@ class Running:
     def log(self) -> str:
         return (self.folder / "err").read_text()
 
-    def until(self, condition: Callable[[], Any], what: str, seconds: float) -> Any:
+    def wait_until(self, condition: Callable[[], Any], what: str, seconds: float) -> Any:
         """Wait until the condition gives something true while this runs on; fail if it ends before."""
-        found = until(lambda: condition() or self.process.poll() is not None, what, seconds)
+        found = wait_until(lambda: condition() or self.process.poll() is not None, what, seconds)
         assert self.process.poll() is None, f"ended with {self.process.poll()} before {what}:\n{self.log()}"
         return found
 
@@ -282,13 +284,13 @@ def differences(place: Place, other: dict[str, list[str]]) -> list[str]:
 def small_log(folder: Path) -> Path:
     """A log for a small night."""
     log = folder / "log.jsonl"
-    log.write_text("".join(CONVERSATIONS.read_text().splitlines(keepends=True)[:HEARD]))
+    log.write_text("".join(CONVERSATIONS.read_text().splitlines(keepends=True)[:CONVERSATIONS_READ]))
     return log
 
 
-def prepared(folder: Path) -> Place:
+def prepared_home(folder: Path) -> Place:
     """A home that has heard the small log, and whose night has not begun."""
-    place = Place(folder / "prepared")
+    place = Place(folder / "prepared_home")
     place.do("init")
     (place.path / "config.toml").write_text(CONFIG)
     place.do("ingest", str(small_log(folder)))
@@ -336,7 +338,7 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
         done = place.works_done()
         kill = draw_kill(draw, 2 * max(0, target - done) + draw.randint(1, OPENING + 2))
         command = place.start("run", kill=kill)
-        until(
+        wait_until(
             lambda command=command: command.process.poll() is not None or is_taught(place), "a night", NIGHT_S
         )
         if command.process.poll() is None:
@@ -347,7 +349,7 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
         say(f"service, {done} of {works} done: {kill}: exit {code}")
         assert code == -signal.SIGKILL, f"{kill} did not come to pass: exit {code}\n{command.log()}"
     command = place.start("run")
-    command.until(lambda: is_taught(place), "a night with a kept update", NIGHT_S)
+    command.wait_until(lambda: is_taught(place), "a night with a kept update", NIGHT_S)
     command.stop()
 
 
@@ -360,7 +362,7 @@ def is_taught(place: Place) -> bool:
     return bool(place.ask(kept))
 
 
-def listening(path: Path, lessons: int) -> Place:
+def learning_home(path: Path, lessons: int) -> Place:
     """A home that has heard nothing yet, whose service learns by itself once it has heard so many lessons."""
     place = Place(path)
     place.do("init")
@@ -375,7 +377,7 @@ def lessons_of(place: Place) -> int:
 
 
 @contextmanager
-def watched(place: Place) -> Iterator[Place]:
+def cleaned_up(place: Place) -> Iterator[Place]:
     """The place; whatever still runs on it is ended."""
     try:
         yield place
@@ -408,12 +410,12 @@ def main() -> int:
 
 def _chaos(folder: Path, draw: random.Random, kills: int) -> Iterator[str]:
     """Disturb everything that there is to disturb; what was wrong."""
-    with watched(prepared(folder)) as start, watched(start.copy(folder / "undisturbed")) as calm:
+    with cleaned_up(prepared_home(folder)) as start, cleaned_up(start.copy(folder / "undisturbed")) as calm:
         report = calm.do("night")
         say(f"undisturbed: {report['updates'][0]['verdict']}, checkpoint {calm.active()[:12]}")
         yield from faults(calm)
         expected, works = calm.rows(), calm.works_done()
-    with watched(Place(folder / "disturbed")) as place:
+    with cleaned_up(Place(folder / "disturbed")) as place:
         init, ingest = (command.commits for command in start.running)
         kill_until_done(place, draw, init, 3, say, "init")
         (place.path / "config.toml").write_text(CONFIG)
@@ -423,7 +425,7 @@ def _chaos(folder: Path, draw: random.Random, kills: int) -> Iterator[str]:
         yield from differences(place, expected)
         place.do("night")  # there is nothing new: whatever was new in a kept update stays used
         yield from faults(place)
-    with watched(listening(folder / "listening", lessons_of(calm))) as place:
+    with cleaned_up(learning_home(folder / "learning_home", lessons_of(calm))) as place:
         shutil.copy(folder / "log.jsonl", place.path / "inbox" / "log.jsonl")
         kill_services(place, draw, max(1, kills // 4), works, say)
         yield from faults(place)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import small
-from small import Ran, Service
+from small import CommandResult, Service
 
-Command = Callable[..., Ran]
+Command = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -26,14 +26,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         monkeypatch.delenv(name)
     before = signal.getsignal(signal.SIGTERM)
 
-    def call(*arguments: object) -> Ran:
+    def call(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["nightschool", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main()
         out, err = capsys.readouterr()
         assert isinstance(left.value.code, int)
-        return Ran(code=left.value.code, out=out, err=err)
+        return CommandResult(code=left.value.code, out=out, err=err)
 
     yield call
     signal.signal(signal.SIGTERM, before)

@@ -23,7 +23,7 @@ HEAD = ("model.layers.1.self_attn.q_proj.weight", slice(64, 96))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class NightsHome:
     """A home, and its checkpoints by number."""
 
     home: Path
@@ -38,10 +38,10 @@ class Made:
         return Ledger(database_url(self.home))
 
 
-def home_of_nights(place: Path, decisions: str) -> Made:
+def home_of_nights(place: Path, decisions: str) -> NightsHome:
     """A home with a night for each letter, one a line of DAYS: `k` was kept, `u` undone by its verdict."""
     anyio.run(lambda: init.init(place, demo=False))
-    made = Made(home=place)
+    made = NightsHome(home=place)
     ledger = made.ledger()
     try:
         with ledger.reading() as connection:
@@ -53,7 +53,7 @@ def home_of_nights(place: Path, decisions: str) -> Made:
     return made
 
 
-def _night(made: Made, ledger: Ledger, number: int, *, kept: bool) -> None:
+def _night(made: NightsHome, ledger: Ledger, number: int, *, kept: bool) -> None:
     """One night, from its beginning to its verdict."""
     with ledger.writing() as connection:
         parent = queries.active(connection)

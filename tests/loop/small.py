@@ -51,7 +51,7 @@ _ticks = threading.Event()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
+class CommandResult:
     """What a command said."""
 
     code: int
@@ -59,7 +59,7 @@ class Ran:
     err: str
 
     @property
-    def told(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """The one JSON object on stdout, and nothing beside it."""
         assert self.out.count("\n") == 1 and self.out.endswith("\n"), self
         value = json.loads(self.out)
@@ -69,7 +69,7 @@ class Ran:
     def failed(self, code: int) -> str:
         """The message of a command that was to fail with --json, in JSON as on stderr, without a
         traceback."""
-        told = self.told
+        told = self.result
         assert (self.code, told["exit_code"]) == (code, code), self
         assert "Traceback" not in self.err and set(told) == {"error", "exit_code"}
         return str(told["error"])
@@ -81,7 +81,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**plain, "PYTHONWARNINGS": "error", **more}
 
 
-def run_cli(home: Path, *arguments: object, **more: str) -> Ran:
+def run_cli(home: Path, *arguments: object, **more: str) -> CommandResult:
     """Run one command on this home."""
     command = [str(NIGHTSCHOOL), "--home", str(home), *map(str, arguments)]
     ran = subprocess.run(
@@ -92,14 +92,14 @@ def run_cli(home: Path, *arguments: object, **more: str) -> Ran:
         stdin=subprocess.DEVNULL,
         timeout=240,
     )
-    return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+    return CommandResult(code=ran.returncode, out=ran.stdout, err=ran.stderr)
 
 
-def tell(home: Path, *arguments: object) -> dict[str, Any]:
+def cli_json(home: Path, *arguments: object) -> dict[str, Any]:
     """The JSON of a command that was to succeed."""
     ran = run_cli(home, *arguments, "--json")
     assert ran.code == 0, ran
-    return ran.told
+    return ran.result
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
@@ -111,7 +111,7 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
     return found
 
 
-def corrected(kind: str, count: int, seed: int = 5) -> list[str]:
+def correction_lines(kind: str, count: int, seed: int = 5) -> list[str]:
     """Lines of a log in which users correct the bad habit of this kind of request."""
     rng, lines = random.Random(seed), []
     for number in range(count):
@@ -143,7 +143,7 @@ class Service:
     home: Path
     log: Path
 
-    def said(self) -> str:
+    def log_text(self) -> str:
         """Its log so far."""
         return self.log.read_text()
 
@@ -153,8 +153,8 @@ class Service:
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
     def _ready_line(self) -> str:
-        assert self.process.poll() is None, self.said()
-        return next((line for line in self.said().splitlines() if "] ready" in line), "")
+        assert self.process.poll() is None, self.log_text()
+        return next((line for line in self.log_text().splitlines() if "] ready" in line), "")
 
 
 def start_service(home: Path, log: Path, *arguments: object) -> Service:

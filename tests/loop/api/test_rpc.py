@@ -113,7 +113,7 @@ def test_a_rollback_means_what_the_command_means(home: Home) -> None:
     active = asked(home, "status")["checkpoint"]
     told = asked(home, "rollback", target=active, dry_run=True)
     assert told["to"] == active and told["dry_run"] is True
-    assert told == run_cli(home.path, "rollback", active, "--dry-run", "--json").told
+    assert told == run_cli(home.path, "rollback", active, "--dry-run", "--json").result
 
 
 def test_a_night_is_begun_and_not_waited_for_and_is_not_begun_twice(tmp_path: Path) -> None:

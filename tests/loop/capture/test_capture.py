@@ -16,7 +16,7 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from small import LOOK_S, run_cli, small_home, tell, wait_until
+from small import LOOK_S, cli_json, run_cli, small_home, wait_until
 from small import Service as Running
 from sqlalchemy import select
 
@@ -124,7 +124,7 @@ class Proxied:
         body = {"messages": list(messages) or [QUESTION], **fields}
         return await self.http.post("/v1/chat/completions", json=body, headers=headers)
 
-    async def told(self, receipt: str) -> dict[str, Any]:
+    async def look_up(self, receipt: str) -> dict[str, Any]:
         found: dict[str, Any] = (await self.http.get(f"/receipts/{receipt}", headers=self.own)).json()
         return found
 
@@ -136,7 +136,7 @@ class Proxied:
         """What is told of a receipt once it is in this state."""
 
         async def look() -> dict[str, Any] | None:
-            told = await self.told(receipt)
+            told = await self.look_up(receipt)
             return told if told["state"] == state else None
 
         found: dict[str, Any] = await until(look)
@@ -242,7 +242,7 @@ async def test_a_stream_goes_through_byte_for_byte_and_piece_by_piece(proxied: P
     asking = {"messages": [QUESTION], "stream": True}
     async with proxied.http.stream("POST", "/v1/chat/completions", json=asking) as got:
         receipt, seen, told = got.headers["x-nightschool-receipt"], iter(heard), b""
-        assert (await proxied.told(receipt))["state"] == "pending"
+        assert (await proxied.look_up(receipt))["state"] == "pending"
         async for piece in got.aiter_raw():
             told += piece
             next(seen).set()
@@ -301,7 +301,9 @@ async def test_the_same_answer_to_the_same_question_is_one_conversation_and_each
     assert first == second == (await proxied.turns())[0][0]
     for path in proxied.service.home.inbox.iterdir():
         path.unlink()
-    assert (await proxied.told(receipts[0]))["conversation"] == first  # the ledger has it as the turn's key
+    assert (await proxied.look_up(receipts[0]))[
+        "conversation"
+    ] == first  # the ledger has it as the turn's key
     assert (await proxied.http.get("/receipts/nonsense", headers=proxied.own)).status_code == 404
 
 
@@ -595,7 +597,7 @@ def test_a_correction_given_through_the_proxy_is_learnt_from_and_a_summary_of_it
         said[-1] = {"role": "user", "content": "Write a title for this conversation."}
         ask(False, "side")
         told = wait_until(became, "what was said is in the ledger", 30)
-        signals = wait_until(lambda: tell(home.path, "ledger", "signals")["signals"], "a signal", 30)
+        signals = wait_until(lambda: cli_json(home.path, "ledger", "signals")["signals"], "a signal", 30)
     assert receipts[2] == "none; side" and len({one["conversation"] for one in told}) == 1
     assert [(one["source"], one["behaviour"]) for one in signals] == [("ada", signals[0]["behaviour"])]
     assert signals[0]["kind"] == "correction" and signals[0]["behaviour"], signals

@@ -21,7 +21,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home as `init` makes it, never changed."""
     place = tmp_path_factory.mktemp("made") / "home"
     ran = run_cli(place, "init", "--json")
-    assert ran.code == 0 and ran.told["turns"] == 0, ran
+    assert ran.code == 0 and ran.result["turns"] == 0, ran
     return place
 
 
@@ -46,7 +46,7 @@ def home(made: Path, tmp_path: Path) -> Path:
 )
 def test_home_and_json_may_stand_anywhere(home: Path, line: str, command: Command) -> None:
     ran = command(*line.format(home=home).split())
-    assert ran.code == 0 and [row["number"] for row in ran.told["checkpoints"]] == [0]
+    assert ran.code == 0 and [row["number"] for row in ran.result["checkpoints"]] == [0]
 
 
 def test_what_stands_after_two_dashes_is_no_option(home: Path, command: Command) -> None:
@@ -132,7 +132,7 @@ def test_a_home_that_somebody_else_holds_refuses_a_second_service_with_11(
 ) -> None:
     with locked(Home(home)):
         assert "stop it, or use it" in command("--home", home, "--json", "run").failed(11)
-        assert command("--home", home, "--json", "status").told["service"] == "busy"
+        assert command("--home", home, "--json", "status").result["service"] == "busy"
 
 
 def test_nothing_to_go_back_to_is_13(home: Path, command: Command) -> None:
@@ -140,17 +140,17 @@ def test_nothing_to_go_back_to_is_13(home: Path, command: Command) -> None:
 
 
 def test_pausing_without_a_service_is_remembered(home: Path, command: Command) -> None:
-    assert command("--home", home, "--json", "pause").told == {"paused": True}
-    assert command("--home", home, "--json", "status").told["next_update_reason"].startswith("paused")
-    assert command("--home", home, "--json", "resume").told == {"paused": False}
+    assert command("--home", home, "--json", "pause").result == {"paused": True}
+    assert command("--home", home, "--json", "status").result["next_update_reason"].startswith("paused")
+    assert command("--home", home, "--json", "resume").result == {"paused": False}
 
 
 def test_an_init_on_top_of_a_home_changes_nothing(home: Path, command: Command) -> None:
     (home / "config.toml").write_text("seed = 4\n")
-    before = command("--home", home, "--json", "status").told
+    before = command("--home", home, "--json", "status").result
     token = Home(home).token()
-    assert command("--home", home, "--json", "init").told["checkpoint"] == before["checkpoint"]
-    assert command("--home", home, "--json", "status").told == before and Home(home).token() == token
+    assert command("--home", home, "--json", "init").result["checkpoint"] == before["checkpoint"]
+    assert command("--home", home, "--json", "status").result == before and Home(home).token() == token
     assert (home / "config.toml").read_text() == "seed = 4\n"
 
 
@@ -183,7 +183,7 @@ def test_whatever_a_log_holds_it_is_read_or_set_aside_with_its_place(
     path.write_bytes(content)
     ran = command("--home", home, "--json", "ingest", path)
     assert ran.code == code and "Traceback" not in ran.err, ran
-    aside = ran.told["set_aside"]
+    aside = ran.result["set_aside"]
     assert bool(aside) == (code == 3) and all(line["path"] == str(path) and line["reason"] for line in aside)
     shown = command("--home", home, "ingest", path)
     assert shown.code in (0, 3) and "Traceback" not in shown.err
@@ -195,7 +195,7 @@ def test_a_log_that_is_not_there_or_no_file_is_refused(home: Path, tmp_path: Pat
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
     for name in ("nowhere.jsonl", "empty", "pipe.jsonl", "loop.jsonl", "x" * 300, "a\nb"):
         assert command("--home", home, "--json", "ingest", tmp_path / name).failed(2)
-    assert command("--home", home, "--json", "status").told["turns"] == 0
+    assert command("--home", home, "--json", "status").result["turns"] == 0
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_mistake_in_the_configuration_is_what_doctor_looks_for(home: Path, com
     (home / "config.toml").write_text("[schedul]\n")
     ran = command("--home", home, "--json", "doctor")
     assert ran.code == 1
-    (bad,) = [check for check in ran.told["checks"] if check["check"] == "configuration"]
+    (bad,) = [check for check in ran.result["checks"] if check["check"] == "configuration"]
     assert not bad["ok"] and "schedul" in bad["found"]
 
 
@@ -248,7 +248,7 @@ def test_a_home_whose_ledger_is_gone_is_to_be_made_again(home: Path, command: Co
         path.unlink()
     assert "run `nightschool init` again" in command("--home", home, "--json", "status").failed(2)
     assert command("--home", home, "--json", "init").code == 0
-    assert command("--home", home, "--json", "status").told["turns"] == 0
+    assert command("--home", home, "--json", "status").result["turns"] == 0
 
 
 def test_a_ledger_of_a_newer_version_is_refused_with_12(home: Path, command: Command) -> None:
@@ -284,7 +284,7 @@ def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_told_in_words
         path.mkdir()
     for line in ("status", "doctor", "checkpoints verify", "rollback", "pause", "behaviours list"):
         ran = command("--home", home, "--json", *line.split())
-        assert isinstance(ran.told, dict) and "Traceback" not in ran.err, (line, ran)
+        assert isinstance(ran.result, dict) and "Traceback" not in ran.err, (line, ran)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_good_behaviour_file_is_called_fine(home: Path, command: Command) -> N
     from corpus.behaviour import SHIPPED
 
     ran = command("--home", home, "--json", "behaviours", "validate", SHIPPED / "listen.toml")
-    assert ran.told == {"valid": True, "behaviours": ["listen", "push_back"]}
+    assert ran.result == {"valid": True, "behaviours": ["listen", "push_back"]}
 
 
 def test_a_variable_that_is_no_setting_is_refused(

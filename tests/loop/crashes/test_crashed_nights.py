@@ -7,7 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
-from chaos import NIGHT_S, START_S, Place, faults, prepared, watched
+from chaos import NIGHT_S, START_S, Place, cleaned_up, faults, prepared_home
 from lost_writes import Disk, Replay, read
 
 from agents.model.weights.header import read_state
@@ -49,7 +49,7 @@ def served_s(place: Place, **more: str) -> tuple[float, int]:
         except (FileNotFoundError, ValueError):  # it is being made
             return False
 
-    command.until(serves, "the active checkpoint is served", START_S)
+    command.wait_until(serves, "the active checkpoint is served", START_S)
     seconds = monotonic() - began
     return seconds, command.ended(NIGHT_S)
 
@@ -59,7 +59,7 @@ def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A home whose night was killed at the first step of its update: everything is dreamt and paired. Copy
     it."""
     folder = tmp_path_factory.mktemp("at-update")
-    with watched(prepared(folder)) as place:
+    with cleaned_up(prepared_home(folder)) as place:
         flag = folder / "flag"
         flag.touch()
         command = place.start("night", NS_CRASH_AT=f"update.marked:1:{flag}:all")
@@ -69,7 +69,7 @@ def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def calm(at_update: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
-    with watched(at_update.copy(tmp_path_factory.mktemp("calm") / "home")) as place:
+    with cleaned_up(at_update.copy(tmp_path_factory.mktemp("calm") / "home")) as place:
         seconds, code = served_s(place)
         assert (code, faults(place)) == (0, [])
         yield Calm(checkpoint=place.active(), start_s=seconds)
@@ -77,7 +77,7 @@ def calm(at_update: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 @pytest.fixture
 def place(at_update: Place, tmp_path: Path) -> Iterator[Place]:
-    with watched(at_update.copy(tmp_path / "home")) as copy:
+    with cleaned_up(at_update.copy(tmp_path / "home")) as copy:
         yield copy
 
 

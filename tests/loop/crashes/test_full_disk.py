@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos import ROOT, prepared
-from small import Ran, environment, run_cli
+from chaos import ROOT, prepared_home
+from small import CommandResult, environment, run_cli
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
@@ -84,7 +84,7 @@ def test_a_refusal_says_which_file_where_and_what_to_do(
     assert all(os.strerror(code) in told["message"] and advice in told["message"] for told in after["told"])
 
 
-def limited(home: Path, limit: int, *arguments: str) -> Ran:
+def limited(home: Path, limit: int, *arguments: str) -> CommandResult:
     """The real command line, no file of which may be longer than so many bytes."""
     code = "import sys; from loop.cli.app import main; main()"
     ran = subprocess.run(
@@ -97,7 +97,7 @@ def limited(home: Path, limit: int, *arguments: str) -> Ran:
         timeout=240,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY)),
     )
-    return Ran(code=ran.returncode, out=ran.stdout, err=ran.stderr)
+    return CommandResult(code=ran.returncode, out=ran.stdout, err=ran.stderr)
 
 
 def test_an_init_that_cannot_write_its_checkpoint_says_so_and_succeeds_when_repeated(
@@ -106,7 +106,7 @@ def test_an_init_that_cannot_write_its_checkpoint_says_so_and_succeeds_when_repe
     told = limited(tmp_path / "home", 1_000_000, "init", "--json").failed(1)
     assert "the weights cannot be written" in told and "ulimit -f" in told
     assert [path for path in (tmp_path / "home" / "checkpoints").rglob("*") if path.is_file()] == []
-    assert run_cli(tmp_path / "home", "init", "--json").told["checkpoint"]
+    assert run_cli(tmp_path / "home", "init", "--json").result["checkpoint"]
 
 
 def test_an_init_asks_for_room_first_and_says_how_much_is_needed_and_how_much_is_there(
@@ -158,7 +158,7 @@ def test_a_ledger_that_is_full_keeps_what_it_had_and_goes_on_when_there_is_room(
 def test_a_command_whose_ledger_is_full_says_so_and_succeeds_when_repeated(
     tmp_path: Path,
 ) -> None:
-    place = prepared(tmp_path)
+    place = prepared_home(tmp_path)
     log = ROOT / "corpus" / "conversations"
     before = place.rows()
     told = limited(place.path, 20_000, "ingest", str(log), "--json").failed(1)

@@ -19,15 +19,15 @@ from chaos import (
     Place,
     Running,
     child_of,
+    cleaned_up,
     differences,
     faults,
     kill_nights,
     kill_services,
     kill_until_done,
+    learning_home,
     lessons_of,
-    listening,
-    prepared,
-    watched,
+    prepared_home,
 )
 
 from agents.model.weights.shared import SharedWeights
@@ -61,7 +61,7 @@ class Undisturbed:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    with watched(prepared(folder)) as before, watched(before.copy(folder / "after")) as after:
+    with cleaned_up(prepared_home(folder)) as before, cleaned_up(before.copy(folder / "after")) as after:
         report = after.do("night")
         assert [update["verdict"] for update in report["updates"]] == ["keep"], report
         assert faults(after) == []
@@ -78,7 +78,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
 @pytest.fixture
 def place(undisturbed: Undisturbed, tmp_path: Path) -> Iterator[Place]:
     """The home before its night, to be disturbed."""
-    with watched(undisturbed.before.copy(tmp_path / "home")) as copy:
+    with cleaned_up(undisturbed.before.copy(tmp_path / "home")) as copy:
         yield copy
 
 
@@ -102,7 +102,7 @@ def test_a_killed_init_or_ingest_is_done_exactly_once_when_repeated(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
     init, ingest = (command.commits for command in undisturbed.before.running)
-    with watched(Place(tmp_path / "home")) as place:
+    with cleaned_up(Place(tmp_path / "home")) as place:
         assert kill_until_done(place, draw, init, 2, print, "init")
         (place.path / "config.toml").write_text(CONFIG)
         assert kill_until_done(place, draw, ingest, 2, print, "ingest", str(undisturbed.folder / "log.jsonl"))
@@ -113,7 +113,7 @@ def test_a_killed_init_or_ingest_is_done_exactly_once_when_repeated(
 def test_a_service_killed_while_it_learns_from_its_inbox_keeps_what_the_undisturbed_night_kept(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
-    with watched(listening(tmp_path / "home", lessons_of(undisturbed.after))) as place:
+    with cleaned_up(learning_home(tmp_path / "home", lessons_of(undisturbed.after))) as place:
         shutil.copy(undisturbed.folder / "log.jsonl", place.path / "inbox" / "log.jsonl")
         kill_services(place, draw, 1, undisturbed.works, print)
         heard = "SELECT chain, text FROM turns ORDER BY chain"
@@ -138,9 +138,11 @@ def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_
     service = place.start("run")
     until_ready(service)
     killed = kill_child(place, service, TRAINER, "train", "update")
-    service.until(lambda: child_of(service.process.pid, TRAINER) not in (0, killed), "a new trainer", START_S)
+    service.wait_until(
+        lambda: child_of(service.process.pid, TRAINER) not in (0, killed), "a new trainer", START_S
+    )
     kill_child(place, service, SERVER, "measure", "after/0/read_back")
-    service.until(
+    service.wait_until(
         lambda: place.ask("SELECT state FROM nights") == [("done",)], "the end of the night", NIGHT_S
     )
     service.stop()
@@ -224,20 +226,20 @@ def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_is
 @pytest.mark.parametrize("module", [SERVER, TRAINER])
 def test_a_service_stopped_while_its_children_start_leaves_nothing_behind(place: Place, module: str) -> None:
     service = place.start("run")
-    service.until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
+    service.wait_until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
     service.stop()
     assert left(place) == []
 
 
 def until_ready(service: Running) -> None:
     """Wait until the service says so."""
-    service.until(lambda: " ready " in service.log(), "it is ready", START_S)
+    service.wait_until(lambda: " ready " in service.log(), "it is ready", START_S)
 
 
 def until_leased(place: Place, service: Running, kind: str, subject: str) -> None:
     """Wait until this work is being done."""
     query = f"SELECT 1 FROM work WHERE kind = '{kind}' AND subject = '{subject}' AND state = 'leased'"
-    service.until(lambda: place.ask(query), f"{kind} {subject} has begun", NIGHT_S)
+    service.wait_until(lambda: place.ask(query), f"{kind} {subject} has begun", NIGHT_S)
 
 
 def kill_child(place: Place, service: Running, module: str, kind: str, subject: str) -> int:

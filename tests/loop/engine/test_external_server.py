@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import Command
-from small import SMALL, Service, corrected, environment, run_cli, tell, wait_until
+from small import SMALL, Service, cli_json, correction_lines, environment, run_cli, wait_until
 
 from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import Header
@@ -83,8 +83,8 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     town = Town(home=home, port=port)
     town.configure()
     log = home.path.with_name("log.jsonl")
-    log.write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
-    tell(home.path, "ingest", log)
+    log.write_text("".join(f"{line}\n" for line in correction_lines("decision", 8)))
+    cli_json(home.path, "ingest", log)
     yield town
     while town.servers:
         town.end(signal.SIGKILL)
@@ -103,7 +103,7 @@ def alone(town: Town) -> Iterator[Town]:
 
 def checks_of(command: Command, home: Path) -> dict[str, Any]:
     """The checks of `doctor`, by name."""
-    report = command("--home", home, "doctor", "--json").told
+    report = command("--home", home, "doctor", "--json").result
     return {check["check"]: check for check in report["checks"]}
 
 
@@ -145,11 +145,11 @@ def test_init_takes_the_model_that_is_served(alone: Town, tmp_path: Path) -> Non
     said = run_cli(place, "init", "--url", alone.url, "--json").failed(1)
     assert f"Start vLLM at {alone.url}" in said and "--model DIR" in said
     alone.serve()
-    told = tell(place, "init", "--url", alone.url)
-    assert tell(place, "init", "--url", alone.url) == told
-    assert told["checkpoint"] == tell(alone.home.path, "status")["checkpoint"]
+    told = cli_json(place, "init", "--url", alone.url)
+    assert cli_json(place, "init", "--url", alone.url) == told
+    assert told["checkpoint"] == cli_json(alone.home.path, "status")["checkpoint"]
     assert "set model.url" in run_cli(place, "init", "--url", "http://127.0.0.1:1", "--json").failed(2)
-    effective = tell(place, "config")
+    effective = cli_json(place, "config")
     assert (effective["model"]["url"], effective["training"]["enabled"]) == (alone.url, False)
 
 
@@ -162,7 +162,7 @@ def test_the_service_is_up_before_the_server_and_while_it_is_gone(
     assert "start it" in run_cli(alone.home.path, "ask", "Hello?", "--json").failed(1)
     alone.serve()
     wait_until(lambda: "waiting" not in alone.reason(), "it has found the server", START_S)
-    assert tell(alone.home.path, "ask", "Hello?")["answer"]
+    assert cli_json(alone.home.path, "ask", "Hello?")["answer"]
     alone.end(signal.SIGKILL)
     wait_until(
         lambda: "has gone" in alone.reason() or "does not answer" in alone.reason(), "it waits", START_S
@@ -170,7 +170,7 @@ def test_the_service_is_up_before_the_server_and_while_it_is_gone(
     wait_until(lambda: not alone.place.directory.exists(), "what the dead server left is swept", START_S)
     alone.serve()
     wait_until(lambda: "waiting" not in alone.reason(), "it has found the new server", START_S)
-    assert tell(alone.home.path, "ask", "Hello?")["answer"]
+    assert cli_json(alone.home.path, "ask", "Hello?")["answer"]
     service.process.terminate()
     assert service.process.wait(10) == 0
     assert alone.place.is_served()
@@ -183,9 +183,9 @@ def test_a_night_whose_server_was_killed_in_mid_update_ends_and_its_work_was_no_
     alone.serve()
     service = start_service(alone.home.path)
     service.ready()
-    before = tell(alone.home.path, "status")["checkpoint"]
+    before = cli_json(alone.home.path, "status")["checkpoint"]
     nights: list[dict[str, Any]] = []
-    night = threading.Thread(target=lambda: nights.append(tell(alone.home.path, "night")))
+    night = threading.Thread(target=lambda: nights.append(cli_json(alone.home.path, "night")))
     night.start()
     wait_until(lambda: alone.held() == ("", True), "an update is trained", NIGHT_S)
     alone.end(signal.SIGKILL)
@@ -193,21 +193,21 @@ def test_a_night_whose_server_was_killed_in_mid_update_ends_and_its_work_was_no_
     night.join(NIGHT_S)
     (told,) = nights
     assert [update["verdict"] for update in told["updates"]] == ["keep"]
-    assert tell(alone.home.path, "status")["set_aside"]["work"] == []
+    assert cli_json(alone.home.path, "status")["set_aside"]["work"] == []
     kept = told["updates"][0]["checkpoint"]
     assert alone.held() == (kept, False)
     failures = [
         e
-        for e in tell(alone.home.path, "ledger", "events", "--limit", 500)["events"]
+        for e in cli_json(alone.home.path, "ledger", "events", "--limit", 500)["events"]
         if e["kind"] == "failure"
     ]
     assert failures == []
     # With the service up, and with the service down: the server serves what the ledger says, at once.
-    assert tell(alone.home.path, "rollback")["to"] == before
+    assert cli_json(alone.home.path, "rollback")["to"] == before
     assert alone.held() == (before, False)
     service.process.terminate()
     assert service.process.wait(10) == 0
-    tell(alone.home.path, "rollback", kept)
+    cli_json(alone.home.path, "rollback", kept)
     assert alone.held() == (kept, False)
     alone.end()
-    assert tell(alone.home.path, "rollback", before)["to"] == before
+    assert cli_json(alone.home.path, "rollback", before)["to"] == before

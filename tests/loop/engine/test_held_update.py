@@ -12,7 +12,16 @@ from time import monotonic
 from typing import Any
 
 import pytest
-from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
+from small import (
+    NIGHTSCHOOL,
+    Service,
+    cli_json,
+    correction_lines,
+    environment,
+    run_cli,
+    small_home,
+    wait_until,
+)
 
 from corpus.aliases import Json
 from loop.operations.status import status
@@ -28,9 +37,9 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("taught")
-        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
+        (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in correction_lines("decision", 8)))
         home = small_home(folder / "home")
-        tell(home, "ingest", folder / "log.jsonl")
+        cli_json(home, "ingest", folder / "log.jsonl")
         return home
 
     return make
@@ -100,7 +109,7 @@ def kept(taught: Callable[[], Path], start_service: Callable[..., Service]) -> I
     first.ready()
     asking = night(home)
     wait_until(lambda: reason(home) == "night n1 is running", "the night has begun", NIGHT_S)
-    assert tell(home, "pause") == {"paused": True}
+    assert cli_json(home, "pause") == {"paused": True}
     until_it_waits(home, "paused")
     before = on_disk(home)
     assert "night n1" in reason(home) and on_disk(home) == before  # no step is made
@@ -112,23 +121,23 @@ def kept(taught: Callable[[], Path], start_service: Callable[..., Service]) -> I
     second = start_service(home)
     second.ready()
     until_it_waits(home, "paused")  # a restart does not take the pause back
-    tell(home, "resume")
+    cli_json(home, "resume")
     wait_until(lambda: is_over(home), "the end of the night", NIGHT_S)
     yield second
 
 
 def test_an_update_waits_through_a_pause_and_a_restart_and_is_kept_after_a_resume(kept: Service) -> None:
-    update = tell(kept.home, "status")["last_update"]
+    update = cli_json(kept.home, "status")["last_update"]
     assert (update["state"], update["steps"] > 1) == ("kept", True), update
     assert ask(kept.home, "SELECT count(*) FROM steps")[0][0] == update["steps"]
     assert ask(kept.home, "SELECT count(*) FROM events WHERE kind = 'failure'") == [(0,)]
 
 
 def test_a_night_begun_by_hand_in_a_paused_home_is_not_held(kept: Service) -> None:
-    tell(kept.home, "pause")
-    assert tell(kept.home, "night")["reasons"] == ["no new lessons since the last night"]
+    cli_json(kept.home, "pause")
+    assert cli_json(kept.home, "night")["reasons"] == ["no new lessons since the last night"]
     assert reason(kept.home) == "paused: `nightschool resume` to go on"
-    tell(kept.home, "resume")
+    cli_json(kept.home, "resume")
 
 
 def test_cancelling_nothing_is_refused(kept: Service) -> None:
@@ -141,11 +150,11 @@ def test_a_dry_run_through_the_service_computes_the_last_kept_updates_steps_and_
 ) -> None:
     rows, files = dump(kept.home), on_disk(kept.home)
     assert any(path.endswith("weights.bin") for path in files)
-    told = tell(kept.home, "night", "--dry-run")
+    told = cli_json(kept.home, "night", "--dry-run")
     assert dump(kept.home) == rows and on_disk(kept.home) == files
     assert told["dry_run"] is True and told["of"] == "update u1" and told["lessons"] == 0
     assert told["reasons"] == ["there are no new pairs: these are the ones of update u1"]
-    assert len(told["steps"]) == tell(kept.home, "status")["last_update"]["steps"]
+    assert len(told["steps"]) == cli_json(kept.home, "status")["last_update"]["steps"]
     for number, step in enumerate(told["steps"], start=1):
         assert step["step"] == number and step["steps"] == len(told["steps"])
         assert step["grad_norm"] > 0 and 0 < step["update_ratio"] < 0.1 and step["chosen_logprob"] < 0
@@ -156,7 +165,7 @@ def test_a_dry_run_through_the_service_computes_the_last_kept_updates_steps_and_
 def test_a_dry_run_without_a_service_leaves_even_the_lessons_that_wait_unread(unread: Path) -> None:
     home = unread
     rows, files = dump(home), on_disk(home)
-    told = tell(home, "night", "--dry-run")
+    told = cli_json(home, "night", "--dry-run")
     assert dump(home) == rows and on_disk(home) == files
     assert told["conversations"] == 8 and told["steps"] == [] and told["of"] == "nothing"
     assert "no new pairs" in told["reasons"][0]
@@ -170,11 +179,11 @@ def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
     (home / "config.toml").write_text(f"{YIELDING.format(minutes=30)}[dreams]{config}")
     service = start_service(home)
     service.ready()
-    first = tell(home, "ask", "Good morning.")["checkpoint"]
+    first = cli_json(home, "ask", "Good morning.")["checkpoint"]
     asking = night(home)
     until_it_waits(home, "a user was active within 600 s")
     assert ask(home, "SELECT state FROM updates") == [("planned",)]
-    told = tell(home, "cancel")
+    told = cli_json(home, "cancel")
     assert told == {
         "night": "n1",
         "update": "u1",
@@ -183,14 +192,14 @@ def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
     assert [(update["verdict"], update["reasons"]) for update in ended(asking)["updates"]] == [
         ("refused", told["reasons"])
     ]
-    shown = tell(home, "status")
+    shown = cli_json(home, "status")
     assert shown["checkpoint"] == first and shown["last_night"]["reasons"] == told["reasons"]
     assert ask(home, "SELECT count(*) FROM steps") == ask(home, "SELECT count(*) FROM verdicts") == [(0,)]
     assert {state for (state,) in ask(home, "SELECT state FROM pairs")} == {"undone"}
     # The very next night does not take them up, and a dry run shows what a retry would.
-    assert "`nightschool night --retry` takes them up again" in tell(home, "night")["reasons"][0]
+    assert "`nightschool night --retry` takes them up again" in cli_json(home, "night")["reasons"][0]
     rows = dump(home)
-    dry = tell(home, "night", "--dry-run", "--retry")
+    dry = cli_json(home, "night", "--dry-run", "--retry")
     assert dry["of"] == "new pairs" and dry["steps"] and dump(home) == rows
     service.process.send_signal(signal.SIGTERM)
     assert service.process.wait(30) == 0
@@ -198,6 +207,6 @@ def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
     (home / "config.toml").write_text(f"{YIELDING.format(minutes=0.01)}[dreams]{config}")
     service = start_service(home)
     service.ready()
-    tell(home, "ask", "Good morning.")  # the update waits for this user for 0.6 s, and goes on beside her
+    cli_json(home, "ask", "Good morning.")  # the update waits for this user for 0.6 s, and goes on beside her
     (update,) = ended(night(home, "--retry"))["updates"]
     assert update["id"] == "u3" and update["steps"] > 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from small import Service, corrected, run_cli, small_home, tell, wait_until
+from small import Service, cli_json, correction_lines, run_cli, small_home, wait_until
 
 from store.home import Home
 
@@ -53,7 +53,7 @@ class Day:
         user = User(self.ready["url"], self.token)
         user.start()
         with (watched / "today.jsonl").open("a") as log:
-            log.write(corrected("decision", 1)[0] + "\n")
+            log.write(correction_lines("decision", 1)[0] + "\n")
         self.learnt = wait_until(self._learnt, "an update from the log", NIGHT_S)
         user.stop.set()
         user.join(60)
@@ -104,7 +104,7 @@ def test_a_conversation_appended_to_a_watched_file_leads_to_a_kept_update_with_n
 
 
 def test_the_update_is_walked_back_to_the_line_that_was_appended(day: Day) -> None:
-    told = tell(day.service.home, "ledger", "why", day.learnt["last_update"]["id"])
+    told = cli_json(day.service.home, "ledger", "why", day.learnt["last_update"]["id"])
     assert {(line["path"], line["line"]) for line in told["log_lines"]} == {
         (str(day.watched / "today.jsonl"), 2)
     }
@@ -125,7 +125,7 @@ def test_an_answer_names_its_weights_and_users_are_answered_while_these_change(d
 
 
 def test_no_night_begins_while_no_new_turn_arrives(day: Day) -> None:
-    told = tell(day.service.home, "status")
+    told = cli_json(day.service.home, "status")
     assert told.pop("service") == "up" and told == day.status()
     assert told["next_update_reason"] == "0 new lessons, 1 needed"
     assert told["last_night"]["id"] == "n1" and told["queue"] == {}
@@ -209,14 +209,14 @@ def test_a_second_service_on_the_same_home_is_refused_at_once(day: Day) -> None:
 
 
 def test_a_question_goes_through_the_running_service(day: Day) -> None:
-    told = tell(day.service.home, "ask", "I have decided to paint the door.")
+    told = cli_json(day.service.home, "ask", "I have decided to paint the door.")
     assert told["answer"] and told["checkpoint"] == day.status()["checkpoint"]
 
 
 def test_a_pause_is_reported_and_a_resume_ends_it(day: Day) -> None:
-    assert tell(day.service.home, "pause") == {"paused": True}
+    assert cli_json(day.service.home, "pause") == {"paused": True}
     assert day.status()["next_update_reason"] == "paused: `nightschool resume` to go on"
-    assert tell(day.service.home, "resume") == {"paused": False}
+    assert cli_json(day.service.home, "resume") == {"paused": False}
     assert not day.status()["next_update_reason"].startswith("paused")
 
 
@@ -226,9 +226,9 @@ def test_a_rollback_through_the_running_service_serves_the_old_weights_at_once(d
             return int(http.post("chat/completions", json=QUESTION).json()["weights_version"])
 
     before = version()
-    assert tell(day.service.home, "rollback", "--dry-run")["dry_run"] is True
+    assert cli_json(day.service.home, "rollback", "--dry-run")["dry_run"] is True
     assert version() == before and day.status()["checkpoint"] == day.learnt["checkpoint"]
-    told = tell(day.service.home, "rollback")
+    told = cli_json(day.service.home, "rollback")
     assert (told["from"], told["to"]) == (day.learnt["checkpoint"], day.before["checkpoint"])
     assert version() > before
     after = day.status()
@@ -254,12 +254,12 @@ def test_sigterm_ends_the_service_cleanly_within_5_seconds_and_leaves_nothing(da
     assert len(children) == 2  # the model server and the trainer
     began = monotonic()
     day.service.process.send_signal(signal.SIGTERM)
-    assert day.service.process.wait(30) == 0, day.service.said()
+    assert day.service.process.wait(30) == 0, day.service.log_text()
     assert monotonic() - began < STOP_S
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert not Home(day.service.home).run_dir.exists()
-    assert "Traceback" not in day.service.said()
-    told = tell(day.service.home, "status")
+    assert "Traceback" not in day.service.log_text()
+    told = cli_json(day.service.home, "status")
     assert told["service"] == "down" and told["checkpoint"] == day.before["checkpoint"]
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from chaos import CONFIG, START_S, Place, faults, prepared, watched
+from chaos import CONFIG, START_S, Place, cleaned_up, faults, prepared_home
 
 
 def damage(place: Place) -> Callable[[], object]:
@@ -19,7 +19,7 @@ def damage(place: Place) -> Callable[[], object]:
 
 
 def test_a_damaged_active_checkpoint_is_not_served(tmp_path: Path) -> None:
-    with watched(Place(tmp_path / "home")) as place:
+    with cleaned_up(Place(tmp_path / "home")) as place:
         place.do("init")
         damage(place)
         asking = place.start("ask", "Please wax the shelf.")
@@ -32,10 +32,10 @@ def test_a_damaged_active_checkpoint_is_not_served(tmp_path: Path) -> None:
 def test_a_night_that_cannot_go_back_to_its_parent_says_so_and_ends_when_the_parent_is_repaired(
     tmp_path: Path,
 ) -> None:
-    with watched(prepared(tmp_path)) as place:
+    with cleaned_up(prepared_home(tmp_path)) as place:
         (place.path / "config.toml").write_text(CONFIG.replace("drift = 100.0", "drift = 0.0001"))
         service = place.start("run")
-        service.until(lambda: " ready " in service.log(), "it is ready", START_S)
+        service.wait_until(lambda: " ready " in service.log(), "it is ready", START_S)
         repair = damage(place)
         asking = place.start("--json", "night")
         assert service.ended() == 12, service.log()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import Command
 from planting import LAYER, planted
-from small import SMALL, corrected, tell
+from small import SMALL, cli_json, correction_lines
 from sqlalchemy import Connection
 
 from agents.model.steering.concept_vectors import read
@@ -61,10 +61,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home that has heard lessons, with a gate that looks at readings closely."""
     place = tmp_path_factory.mktemp("planted")
     home, log = place / "home", place / "log.jsonl"
-    tell(home, "init")
+    cli_json(home, "init")
     (home / "config.toml").write_text(CONFIG)
-    log.write_text("\n".join([*corrected("decision", 12), *corrected("question", 12)]) + "\n")
-    tell(home, "ingest", log)
+    log.write_text("\n".join([*correction_lines("decision", 12), *correction_lines("question", 12)]) + "\n")
+    cli_json(home, "ingest", log)
     return home
 
 
@@ -224,7 +224,7 @@ def test_the_place_of_the_planted_update_is_reported(nights: dict[float, Ruled])
 def test_the_commands_show_what_was_read_and_where_each_update_lies(
     home: Path, nights: dict[float, Ruled], command: Command
 ) -> None:
-    told = command("--home", home, "--json", "readout", "drift").told
+    told = command("--home", home, "--json", "readout", "drift").result
     assert [row["state"] for row in told["updates"]] == ["kept", "undone", "undone"]
     honest, far, near = (row["joint"] for row in told["updates"])
     assert honest < 0.2 < 0.5 < near < far
@@ -239,10 +239,10 @@ def test_the_commands_show_what_was_read_and_where_each_update_lies(
     connection.close()
     read = carried(home, heard)
     assert [row.position for row in read] == [0, 1, 2, 3] and set(read[0].scores) == set(CONCEPTS)
-    why = command("--home", home, "--json", "ledger", "why", "u2").told["update"]
+    why = command("--home", home, "--json", "ledger", "why", "u2").result["update"]
     assert why["moves"] == to_json(nights[FAR].moves)
     assert "writes along pushing_back" in command("--home", home, "ledger", "why", "u2").out
-    diff = command("--home", home, "--json", "checkpoints", "diff", "base").told
+    diff = command("--home", home, "--json", "checkpoints", "diff", "base").result
     assert [step["moves"] for step in diff["added"]] == [to_json(nights[0.0].moves)]
     assert "where it moved: " in command("--home", home, "checkpoints", "diff", "base").out
 

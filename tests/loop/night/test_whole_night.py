@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
-from small import Service, corrected, run_cli, small_home, tell
+from small import Service, cli_json, correction_lines, run_cli, small_home
 
 from corpus.aliases import Json
 from corpus.json_edge import to_json
@@ -38,16 +38,16 @@ class Story:
 
     home: Path
     log: Path
-    told: dict[str, Json] = field(default_factory=dict)
+    results: dict[str, Json] = field(default_factory=dict)
 
     def do(self, name: str, *arguments: object) -> Json:
         """Give a command that is to succeed, and remember what it said."""
-        self.told[name] = tell(self.home, *arguments)
-        return self.told[name]
+        self.results[name] = cli_json(self.home, *arguments)
+        return self.results[name]
 
     def rates(self, name: str, side: str | None = None) -> dict[str, Json]:
         """Pass rates by behaviour: of a night, before or after, or of a measurement."""
-        rows = self.told[name]["behaviours"]
+        rows = self.results[name]["behaviours"]
         keys = ("passed", "trials")
         return {row["name"]: {key: (row[side] if side else row)[key] for key in keys} for row in rows}
 
@@ -55,7 +55,7 @@ class Story:
 def the_log() -> str:
     """Corrections of two habits, a conversation that gives secrets away, and two lines that are none."""
     leak = json.dumps({"user": "user 1", "messages": [{"role": "user", "content": LEAK}]})
-    lines = [*corrected("decision", 6), *corrected("question", 6), leak, "{not json", "[]"]
+    lines = [*correction_lines("decision", 6), *correction_lines("question", 6), leak, "{not json", "[]"]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -69,27 +69,27 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     story = Story(home=small_home(folder / "home"), log=log)
     ingested = run_cli(story.home, "ingest", log, "--json")
     assert ingested.code == 3, ingested
-    story.told["ingest"] = ingested.told
-    story.told["status 0"] = to_json(status(story.home))  # as the command has it, without its start
+    story.results["ingest"] = ingested.result
+    story.results["status 0"] = to_json(status(story.home))  # as the command has it, without its start
     story.do("night", "night", "--seed", SEED)
     story.do("status 1", "status")
     shutil.copytree(story.home, folder / "kept")
     story.do("dry", "rollback", "--dry-run")
     story.do("rollback", "rollback")
-    story.told["status 2"] = to_json(status(story.home))
+    story.results["status 2"] = to_json(status(story.home))
     with closing(sqlite3.connect(story.home / "ledger.db")) as ledger, ledger:
         ledger.execute("DELETE FROM measurements")  # or the next measurement would only be read from here
     service = start_service(story.home)
     service.ready()
     story.do("measure", "behaviours", "measure", "--seed", SEED)
-    story.do("pin", "checkpoints", "pin", story.told["night"]["updates"][0]["checkpoint"])
+    story.do("pin", "checkpoints", "pin", story.results["night"]["updates"][0]["checkpoint"])
     story.do("nothing", "night", "--seed", SEED)
     story.do("retry", "night", "--retry", "--seed", SEED)
     story.do("prune", "checkpoints", "prune", "--keep-last", 1)
-    story.told["status 3"] = to_json(status(story.home))
-    story.told["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
+    story.results["status 3"] = to_json(status(story.home))
+    story.results["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
     service.process.terminate()
-    assert service.process.wait(30) == 0, service.said()
+    assert service.process.wait(30) == 0, service.log_text()
     yield story
 
 
@@ -109,7 +109,7 @@ def holding(home: Path, text: str) -> list[str]:
 
 
 def test_an_ingest_reports_what_it_read_and_quarantines_bad_lines(story: Story) -> None:
-    told = story.told["ingest"]
+    told = story.results["ingest"]
     assert {"files", "conversations", "turns", "set_aside"} <= set(told)
     assert told["files"] == [{"path": str(story.log), "format": "openai"}]
     assert told["conversations"] == {"new": 13, "known": 0} and told["turns"] == 4 * 12 + 1
@@ -121,7 +121,7 @@ def test_an_ingest_reports_what_it_read_and_quarantines_bad_lines(story: Story) 
 
 
 def test_a_night_reports_exactly_what_is_documented(story: Story) -> None:
-    told = story.told["night"]
+    told = story.results["night"]
     assert set(told) == {
         "conversations", "turns", "signals", "nodes", "dreams", "pairs", "seconds", "reasons", "updates",
         "behaviours", "retention",
@@ -136,7 +136,7 @@ def test_a_night_reports_exactly_what_is_documented(story: Story) -> None:
 
 
 def test_the_night_learnt_from_the_log_and_its_update_was_kept(story: Story) -> None:
-    told = story.told["night"]
+    told = story.results["night"]
     assert (told["conversations"], told["turns"], told["signals"]) == (13, 49, 12)
     (update,) = told["updates"]
     assert (update["verdict"], update["objective"]) == ("keep", "orpo")
@@ -149,7 +149,7 @@ def test_the_night_learnt_from_the_log_and_its_update_was_kept(story: Story) -> 
 
 
 def test_the_status_has_what_is_documented_and_shows_the_update(story: Story) -> None:
-    before, after = story.told["status 0"], story.told["status 1"]
+    before, after = story.results["status 0"], story.results["status 1"]
     documented = {"weights_version", "weights_sha256", "checkpoint", "queue", "set_aside", "last_update"}
     assert documented | {"next_update_reason"} <= set(after)
     assert before["last_update"] is None and before["set_aside"] == {"lines": 2, "work": []}
@@ -157,7 +157,7 @@ def test_the_status_has_what_is_documented_and_shows_the_update(story: Story) ->
     assert (
         after["checkpoint"]
         == after["last_update"]["checkpoint"]
-        == story.told["night"]["updates"][0]["checkpoint"]
+        == story.results["night"]["updates"][0]["checkpoint"]
     )
     assert after["weights_sha256"] != before["weights_sha256"]
     assert after["weights_version"] > before["weights_version"] and after["service"] == "down"
@@ -166,15 +166,15 @@ def test_the_status_has_what_is_documented_and_shows_the_update(story: Story) ->
 def test_why_leads_from_the_update_to_the_lines_of_the_log(
     story: Story, kept: Path, command: Command
 ) -> None:
-    update = story.told["night"]["updates"][0]
-    told = command("--home", kept, "--json", "ledger", "why", update["id"]).told
+    update = story.results["night"]["updates"][0]
+    told = command("--home", kept, "--json", "ledger", "why", update["id"]).result
     assert len(told["pairs"]) == update["pairs"]
     lines = story.log.read_text().splitlines()
     assert {line["path"] for line in told["log_lines"]} == {str(story.log)}
     numbers = {line["line"] for line in told["log_lines"]}
     assert len(numbers) >= 10 and numbers <= set(range(1, 13))
     assert all(line["text"] in lines[line["line"] - 1] for line in told["log_lines"])
-    pair = command("--home", kept, "--json", "ledger", "why", told["pairs"][0]["id"]).told
+    pair = command("--home", kept, "--json", "ledger", "why", told["pairs"][0]["id"]).result
     assert pair["log_lines"] and pair["chosen"] != pair["rejected"]
 
 
@@ -182,7 +182,7 @@ def test_why_leads_from_the_update_to_the_lines_of_the_log(
 def test_every_list_of_the_ledger_is_one_object_and_can_be_shown(
     kept: Path, name: str, command: Command
 ) -> None:
-    rows = command("--home", kept, "--json", "ledger", name, "--limit", 3).told[name]
+    rows = command("--home", kept, "--json", "ledger", name, "--limit", 3).result[name]
     assert 1 <= len(rows) <= 3
     shown = command("--home", kept, "ledger", name)
     assert shown.code == 0 and str(rows[-1].get("id", rows[-1].get("seq")))[:6] in shown.out
@@ -192,25 +192,25 @@ def test_every_list_of_the_ledger_is_one_object_and_can_be_shown(
 
 
 def test_a_dry_run_says_what_would_be_undone_and_changes_nothing(story: Story) -> None:
-    dry, done = story.told["dry"], story.told["rollback"]
+    dry, done = story.results["dry"], story.results["rollback"]
     assert dry["dry_run"] is True and done == {**dry, "dry_run": False}
-    assert dry["from"] == story.told["status 1"]["checkpoint"] and dry["undone"] == ["u1"]
+    assert dry["from"] == story.results["status 1"]["checkpoint"] and dry["undone"] == ["u1"]
 
 
 def test_a_rollback_brings_the_weights_back_bit_for_bit(story: Story) -> None:
-    before, after = story.told["status 0"], story.told["status 2"]
+    before, after = story.results["status 0"], story.results["status 2"]
     assert (after["weights_sha256"], after["checkpoint"]) == (before["weights_sha256"], before["checkpoint"])
-    assert after["weights_version"] > story.told["status 1"]["weights_version"]
+    assert after["weights_version"] > story.results["status 1"]["weights_version"]
     assert after["last_update"]["state"] == "undone"
 
 
 def test_the_pass_rates_after_a_rollback_are_exactly_those_before_the_night(story: Story) -> None:
-    assert story.told["measure"]["weights_sha256"] == story.told["status 0"]["weights_sha256"]
+    assert story.results["measure"]["weights_sha256"] == story.results["status 0"]["weights_sha256"]
     assert story.rates("measure") == story.rates("night", "before") != story.rates("night", "after")
 
 
 def test_the_next_night_does_not_redo_what_was_undone_and_says_why(story: Story) -> None:
-    told = story.told["nothing"]
+    told = story.results["nothing"]
     assert told["updates"] == told["behaviours"] == [] and told["retention"] is None
     (reason,) = told["reasons"]
     assert "undone updates are set aside" in reason and "night --retry" in reason
@@ -218,46 +218,48 @@ def test_the_next_night_does_not_redo_what_was_undone_and_says_why(story: Story)
 
 def test_a_retry_takes_up_what_was_undone_and_comes_to_the_same_weights(story: Story) -> None:
     """The same pairs, the same parent, another night: only its seed is its own."""
-    (update,) = story.told["retry"]["updates"]
+    (update,) = story.results["retry"]["updates"]
     assert (update["id"], update["verdict"]) == ("u3", "keep")
-    assert update["pairs"] == story.told["night"]["updates"][0]["pairs"]
-    assert story.told["status 3"]["checkpoint"] == update["checkpoint"]
+    assert update["pairs"] == story.results["night"]["updates"][0]["pairs"]
+    assert story.results["status 3"]["checkpoint"] == update["checkpoint"]
     assert story.rates("retry", "before") == story.rates("night", "before")
 
 
 def test_a_planted_secret_is_in_no_file_of_the_home(story: Story) -> None:
-    assert story.told["found"] == {
+    assert story.results["found"] == {
         secret: [] for secret in SECRETS
     }  # while the service ran, with the log of writes
-    assert {secret: holding(story.home, secret) for secret in SECRETS} == story.told["found"]
+    assert {secret: holding(story.home, secret) for secret in SECRETS} == story.results["found"]
     assert holding(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
 
 
 def test_a_rollback_to_the_old_branch_works_after_the_common_base_was_pruned(story: Story) -> None:
-    rows = tell(story.home, "checkpoints", "list")["checkpoints"]
+    rows = cli_json(story.home, "checkpoints", "list")["checkpoints"]
     assert [(row["number"], row["state"], row["active"]) for row in rows] == [
         (0, "kept", False), (1, "kept", False), (2, "kept", True),
     ]  # fmt: skip
-    assert tell(story.home, "checkpoints", "verify") == {
+    assert cli_json(story.home, "checkpoints", "verify") == {
         "checkpoints": 2, "hashed": 2, "pruned": 1, "sample": 1.0, "damaged": [], "ledger": [],
     }  # fmt: skip
-    told = tell(story.home, "rollback", rows[1]["id"][:12])
+    told = cli_json(story.home, "rollback", rows[1]["id"][:12])
     assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
 
 
 def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Story) -> None:
-    night, retry = (story.told[name]["updates"][0]["checkpoint"] for name in ("night", "retry"))
-    assert story.told["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
-    assert [row["id"] for row in story.told["prune"]["pruned"]] == [story.told["status 0"]["checkpoint"]]
+    night, retry = (story.results[name]["updates"][0]["checkpoint"] for name in ("night", "retry"))
+    assert story.results["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
+    assert [row["id"] for row in story.results["prune"]["pruned"]] == [
+        story.results["status 0"]["checkpoint"]
+    ]
     left = {path.stem for path in (story.home / "checkpoints").glob("*.json")}
-    assert left == {night, retry} and story.told["prune"]["reachable"] == [night]
+    assert left == {night, retry} and story.results["prune"]["reachable"] == [night]
 
 
 def test_a_diff_over_a_night_shows_what_the_night_reported_and_what_moved(
     story: Story, kept: Path, command: Command
 ) -> None:
-    told = command("--home", kept, "--json", "checkpoints", "diff", "base").told
-    night = story.told["night"]
+    told = command("--home", kept, "--json", "checkpoints", "diff", "base").result
+    night = story.results["night"]
     rows = {row["name"]: row for row in told["behaviours"]}
     assert rows.keys() == story.rates("night", "before").keys()
     for row in rows.values():
@@ -290,22 +292,22 @@ def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_withou
     story: Story, kept: Path
 ) -> None:
     assert holding(kept, "See https://anna:") and holding(kept, "user 1")
-    pairs = {row["id"]: row["source"] for row in tell(kept, "ledger", "pairs", "--limit", 999)["pairs"]}
+    pairs = {row["id"]: row["source"] for row in cli_json(kept, "ledger", "pairs", "--limit", 999)["pairs"]}
     of_it = [pair for pair, source in pairs.items() if source == "user 1"]
-    told = tell(kept, "forget", "user 1", "--retrain")
+    told = cli_json(kept, "forget", "user 1", "--retrain")
     (update,) = told["updates"]
-    checkpoint = story.told["night"]["updates"][0]["checkpoint"]
+    checkpoint = story.results["night"]["updates"][0]["checkpoint"]
     assert (update["id"], update["checkpoint"], update["built_on"]) == ("u1", checkpoint, None)
     assert 0 < len(of_it) <= update["pairs"] < len(pairs)
     assert told["removed"]["pairs"] == told["removed"]["update_pairs"] == update["pairs"]
-    assert told["rolled_back"] and told["rollback_to"] == story.told["status 0"]["checkpoint"]
+    assert told["rolled_back"] and told["rollback_to"] == story.results["status 0"]["checkpoint"]
     (again,) = told["night"]["updates"]
     assert (again["id"], again["pairs"]) == ("u2", len(pairs) - update["pairs"])
     assert holding(kept, "See https://anna:") == holding(kept, "user 1") == []
-    assert not tell(kept, "checkpoints", "verify")["damaged"]
-    why = tell(kept, "ledger", "why", "u1")
+    assert not cli_json(kept, "checkpoints", "verify")["damaged"]
+    why = cli_json(kept, "ledger", "why", "u1")
     assert why["update"]["forgotten"] == update["pairs"] and len(why["pairs"]) == again["pairs"]
-    assert [row["id"] for row in tell(kept, "checkpoints", "list")["checkpoints"]][:2] == [
+    assert [row["id"] for row in cli_json(kept, "checkpoints", "list")["checkpoints"]][:2] == [
         told["rollback_to"], checkpoint,
     ]  # fmt: skip
 
@@ -313,14 +315,14 @@ def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_withou
 def test_without_a_rollback_the_weights_stay_and_the_commands_to_restore_them_are_given(
     story: Story, kept: Path, command: Command
 ) -> None:
-    told = command("--home", kept, "--json", "forget", "user 2").told
-    base = story.told["status 0"]["checkpoint"]
+    told = command("--home", kept, "--json", "forget", "user 2").result
+    base = story.results["status 0"]["checkpoint"]
     assert told["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
-    assert status(kept).checkpoint == story.told["status 1"]["checkpoint"]
+    assert status(kept).checkpoint == story.results["status 1"]["checkpoint"]
     copy = Path(shutil.copy(story.log, kept / "copy.jsonl"))
     ran = command("--home", kept, "--json", "ingest", copy)
-    assert ran.told["conversations"] == {"new": 0, "known": 11} and ran.told["forgotten"] == 2
-    assert command("--home", kept, "--json", *told["commands"][0].split()[1:]).told["undone"] == ["u1"]
+    assert ran.result["conversations"] == {"new": 0, "known": 11} and ran.result["forgotten"] == 2
+    assert command("--home", kept, "--json", *told["commands"][0].split()[1:]).result["undone"] == ["u1"]
 
 
 # ---------------------------------------------------------------- damage and gates
@@ -338,16 +340,16 @@ def damaged(home: Path, weights_sha256: str) -> Path:
 def test_a_flipped_bit_is_found_and_a_rollback_to_it_refused_with_a_good_one_named(
     story: Story, kept: Path
 ) -> None:
-    path = damaged(kept, story.told["status 0"]["weights_sha256"])
+    path = damaged(kept, story.results["status 0"]["weights_sha256"])
     verified = run_cli(kept, "checkpoints", "verify", "--json")
-    assert verified.code == 12 and [fault["path"] for fault in verified.told["damaged"]] == [str(path)]
+    assert verified.code == 12 and [fault["path"] for fault in verified.result["damaged"]] == [str(path)]
     message = run_cli(kept, "rollback", "--json").failed(12)
-    assert "Nothing was changed" in message and story.told["status 1"]["checkpoint"][:12] in message
-    assert tell(kept, "status")["checkpoint"] == story.told["status 1"]["checkpoint"]
+    assert "Nothing was changed" in message and story.results["status 1"]["checkpoint"][:12] in message
+    assert cli_json(kept, "status")["checkpoint"] == story.results["status 1"]["checkpoint"]
 
 
 def test_weights_that_are_damaged_are_never_served(story: Story, kept: Path) -> None:
-    damaged(kept, story.told["status 1"]["weights_sha256"])
+    damaged(kept, story.results["status 1"]["weights_sha256"])
     ran = run_cli(kept, "ask", "Good morning.", "--json")
     assert ran.failed(12)
 
@@ -367,7 +369,7 @@ def test_an_unknown_id_is_refused_with_a_message(
     kept: Path, arguments: tuple[str, ...], code: int, said: str, command: Command
 ) -> None:
     assert said in command("--home", kept, *arguments, "--json").failed(code)
-    assert command("--home", kept, "status", "--json").told["last_update"]["state"] == "kept"
+    assert command("--home", kept, "status", "--json").result["last_update"]["state"] == "kept"
 
 
 def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: Command) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Command
-from nights import HEAD, Made, home_of_nights
+from nights import HEAD, NightsHome, home_of_nights
 from transformers import AutoModelForCausalLM
 
 from agents.model.describe import digest
@@ -29,46 +29,46 @@ DECISIONS = "kkukk"
 
 
 @pytest.fixture(scope="module")
-def five(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def five(tmp_path_factory: pytest.TempPathFactory) -> NightsHome:
     """Five nights, of which the third was undone by its verdict."""
     return home_of_nights(tmp_path_factory.mktemp("nights") / "home", DECISIONS)
 
 
 @pytest.fixture
-def made(five: Made, tmp_path: Path) -> Made:
+def made(five: NightsHome, tmp_path: Path) -> NightsHome:
     """A home of one's own with those nights."""
-    return Made(home=Path(shutil.copytree(five.home, tmp_path / "home")), ids=five.ids)
+    return NightsHome(home=Path(shutil.copytree(five.home, tmp_path / "home")), ids=five.ids)
 
 
 @pytest.fixture
-def do(made: Made, command: Command) -> Do:
+def do(made: NightsHome, command: Command) -> Do:
     """The JSON of a `checkpoints` command that is to succeed."""
 
     def call(*arguments: object) -> Json:
         ran = command("--home", made.home, "--json", "checkpoints", *arguments)
         assert ran.code == 0, ran
-        return ran.told
+        return ran.result
 
     return call
 
 
 @pytest.fixture
-def ledger(made: Made) -> Iterator[Ledger]:
+def ledger(made: NightsHome) -> Iterator[Ledger]:
     with closing(made.ledger()) as found:
         yield found
 
 
-def files(made: Made) -> set[str]:
+def files(made: NightsHome) -> set[str]:
     """Ids of the checkpoints whose manifest is on the disk."""
     return {path.stem for path in (made.home / "checkpoints").glob("*.json")}
 
 
-def size(made: Made) -> int:
+def size(made: NightsHome) -> int:
     """Bytes of the blobs on the disk."""
     return sum(path.stat().st_size for path in (made.home / "checkpoints" / "blobs").iterdir())
 
 
-def loads(made: Made, number: int) -> bool:
+def loads(made: NightsHome, number: int) -> bool:
     """Whether this checkpoint's weights are there, whole."""
     try:
         return bool(made.store.load_weights(made.ids[number]))
@@ -80,7 +80,7 @@ def loads(made: Made, number: int) -> bool:
 
 
 def test_the_list_tells_what_each_night_meant_what_it_takes_and_whether_it_is_pinned(
-    made: Made, do: Do
+    made: NightsHome, do: Do
 ) -> None:
     do("pin", "base")
     do("prune", "--keep-last", 4)
@@ -93,7 +93,7 @@ def test_the_list_tells_what_each_night_meant_what_it_takes_and_whether_it_is_pi
     assert [row["active"] for row in rows] == [False] * 5 + [True]
 
 
-def test_show_tells_family_update_verdict_rates_form_and_manifest(made: Made, do: Do) -> None:
+def test_show_tells_family_update_verdict_rates_form_and_manifest(made: NightsHome, do: Do) -> None:
     told = do("show", made.ids[2][:10])
     assert (told["id"], told["parent_id"]) == (made.ids[2], made.ids[1])
     assert told["children"] == [made.ids[3], made.ids[4]]
@@ -110,7 +110,7 @@ def test_show_tells_family_update_verdict_rates_form_and_manifest(made: Made, do
 # ---------------------------------------------------------------- diff
 
 
-def test_diff_finds_the_head_that_moved_the_layers_the_kinds_and_the_pairs(made: Made, do: Do) -> None:
+def test_diff_finds_the_head_that_moved_the_layers_the_kinds_and_the_pairs(made: NightsHome, do: Do) -> None:
     told = do("diff", made.ids[4][:12])  # to the active one
     weights = told["weights"]
     name, _ = HEAD
@@ -137,7 +137,7 @@ def test_a_checkpoint_does_not_differ_from_itself(do: Do) -> None:
 
 
 def test_diff_with_a_pruned_one_tells_the_ledgers_part_and_says_so(
-    made: Made, do: Do, command: Command
+    made: NightsHome, do: Do, command: Command
 ) -> None:
     before = do("diff", made.ids[2], made.ids[4])
     do("prune", "--keep-last", 2)
@@ -159,7 +159,7 @@ def test_diff_with_a_pruned_one_tells_the_ledgers_part_and_says_so(
     ],
 )
 def test_a_model_without_heads_says_so(
-    made: Made, do: Do, ledger: Ledger, tmp_path: Path, heads: Json, note: str
+    made: NightsHome, do: Do, ledger: Ledger, tmp_path: Path, heads: Json, note: str
 ) -> None:
     config = json.loads((MODEL_DIR / "config.json").read_text())
     del config["num_attention_heads"], config["num_key_value_heads"]
@@ -176,7 +176,9 @@ def test_a_model_without_heads_says_so(
     assert told["weights"]["whole"]["changed"] > 0
 
 
-def test_without_the_model_directory_the_heads_are_not_told_apart_and_the_rest_is(made: Made, do: Do) -> None:
+def test_without_the_model_directory_the_heads_are_not_told_apart_and_the_rest_is(
+    made: NightsHome, do: Do
+) -> None:
     with (made.home / "config.toml").open("a") as file:
         file.write('[model]\npath = "/nowhere"\n')
     told = do("diff", "base")
@@ -187,7 +189,7 @@ def test_without_the_model_directory_the_heads_are_not_told_apart_and_the_rest_i
 # ---------------------------------------------------------------- export
 
 
-def test_an_exported_checkpoint_is_loaded_bit_for_bit(made: Made, do: Do, tmp_path: Path) -> None:
+def test_an_exported_checkpoint_is_loaded_bit_for_bit(made: NightsHome, do: Do, tmp_path: Path) -> None:
     told = do("export", made.ids[2][:12], tmp_path / "out")
     weights = made.store.load_weights(made.ids[2])
     state = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
@@ -201,7 +203,7 @@ def test_an_exported_checkpoint_is_loaded_bit_for_bit(made: Made, do: Do, tmp_pa
 
 
 def test_an_export_is_refused_where_it_would_overwrite_or_has_no_whole_checkpoint(
-    made: Made, do: Do, command: Command, tmp_path: Path
+    made: NightsHome, do: Do, command: Command, tmp_path: Path
 ) -> None:
     def refused(code: int, *arguments: object) -> str:
         return command("--home", made.home, "--json", "checkpoints", "export", *arguments).failed(code)
@@ -215,7 +217,7 @@ def test_an_export_is_refused_where_it_would_overwrite_or_has_no_whole_checkpoin
     assert not list(tmp_path.glob("out*"))
 
 
-def damage(made: Made, number: int) -> None:
+def damage(made: NightsHome, number: int) -> None:
     """Flip a bit in the middle of a checkpoint's weights."""
     digest = made.store.manifest(made.ids[number]).weights
     (path,) = (made.home / "checkpoints" / "blobs").glob(f"{digest}.*")
@@ -231,12 +233,12 @@ def damage(made: Made, number: int) -> None:
     "policy",
     [(), ("--keep-last", 0), ("--keep-daily", 0), ("--keep-last", 0, "--keep-daily", 0, "--dry-run")],
 )
-def test_an_empty_policy_is_refused(made: Made, command: Command, policy: tuple[object, ...]) -> None:
+def test_an_empty_policy_is_refused(made: NightsHome, command: Command, policy: tuple[object, ...]) -> None:
     message = command("--home", made.home, "--json", "checkpoints", "prune", *policy).failed(2)
     assert "empty policy" in message and files(made) == set(made.ids)
 
 
-def test_prune_takes_what_no_rule_keeps_and_says_why_the_rest_stays(made: Made, do: Do) -> None:
+def test_prune_takes_what_no_rule_keeps_and_says_why_the_rest_stays(made: NightsHome, do: Do) -> None:
     do("pin", made.ids[1])
     before = size(made)
     dry = do("prune", "--keep-last", 2, "--dry-run")
@@ -257,7 +259,9 @@ def test_prune_takes_what_no_rule_keeps_and_says_why_the_rest_stays(made: Made, 
     assert again["pruned"] == [] and again["freed_bytes"] == 0 and again["kept"] == told["kept"]
 
 
-def test_the_active_one_stays_when_it_is_neither_new_nor_pinned(made: Made, do: Do, command: Command) -> None:
+def test_the_active_one_stays_when_it_is_neither_new_nor_pinned(
+    made: NightsHome, do: Do, command: Command
+) -> None:
     assert command("--home", made.home, "rollback", made.ids[1]).code == 0
     told = do("prune", "--keep-last", 1)
     assert {row["number"]: row["reasons"] for row in told["kept"]} == {
@@ -268,7 +272,7 @@ def test_the_active_one_stays_when_it_is_neither_new_nor_pinned(made: Made, do: 
 
 
 def test_a_rollback_to_what_is_gone_is_refused_and_what_is_there_named(
-    made: Made, do: Do, command: Command
+    made: NightsHome, do: Do, command: Command
 ) -> None:
     do("prune", "--keep-daily", 2)  # the base is of today, so the days are today and the third of March
     assert files(made) == {made.ids[0], made.ids[5]}
@@ -278,14 +282,16 @@ def test_a_rollback_to_what_is_gone_is_refused_and_what_is_there_named(
     assert command("--home", made.home, "rollback", "base").code == 0
 
 
-def test_nothing_is_pruned_while_a_night_runs(made: Made, command: Command, ledger: Ledger) -> None:
+def test_nothing_is_pruned_while_a_night_runs(made: NightsHome, command: Command, ledger: Ledger) -> None:
     with ledger.writing() as connection:
         history.begin_night(connection, seed=1, retry=False)
     message = command("--home", made.home, "--json", "checkpoints", "prune", "--keep-last", 1).failed(13)
     assert "a night is running" in message and files(made) == set(made.ids)
 
 
-def test_a_prune_that_was_killed_is_finished_at_the_next_start(made: Made, do: Do, ledger: Ledger) -> None:
+def test_a_prune_that_was_killed_is_finished_at_the_next_start(
+    made: NightsHome, do: Do, ledger: Ledger
+) -> None:
     with (
         ledger.writing() as connection
     ):  # its transaction, and no file gone: where it is killed at the latest
@@ -298,20 +304,20 @@ def test_a_prune_that_was_killed_is_finished_at_the_next_start(made: Made, do: D
 
 
 def test_damage_in_what_is_to_stay_stops_a_prune_before_it_takes_anything(
-    made: Made, command: Command
+    made: NightsHome, command: Command
 ) -> None:
     (made.home / "checkpoints" / f"{made.ids[5]}.json").write_text("{}")
     assert command("--home", made.home, "--json", "checkpoints", "prune", "--keep-last", 1).code == 12
     assert files(made) == set(made.ids) and loads(made, 0)
 
 
-def test_when_the_newest_is_damaged_the_last_good_one_stays(made: Made, do: Do) -> None:
+def test_when_the_newest_is_damaged_the_last_good_one_stays(made: NightsHome, do: Do) -> None:
     damage(made, 5)
     told = do("prune", "--keep-last", 1)
     assert {row["number"] for row in told["kept"]} == {4, 5} and loads(made, 4)
 
 
-def test_a_candidate_without_a_verdict_is_never_taken(made: Made, do: Do, ledger: Ledger) -> None:
+def test_a_candidate_without_a_verdict_is_never_taken(made: NightsHome, do: Do, ledger: Ledger) -> None:
     with ledger.writing() as connection:
         connection.execute(checkpoints.update().where(checkpoints.c.number == 3).values(state="candidate"))
     told = do("prune", "--keep-last", 1)
@@ -340,12 +346,12 @@ def test_a_base_that_a_delta_starts_from_is_not_counted_as_freed_and_stays(tmp_p
 # ---------------------------------------------------------------- pin
 
 
-def test_a_pin_is_told_noted_and_taken_back(made: Made, do: Do, command: Command) -> None:
+def test_a_pin_is_told_noted_and_taken_back(made: NightsHome, do: Do, command: Command) -> None:
     told = do("pin", made.ids[3][:9])
     assert told == {"checkpoint": made.ids[3], "number": 3, "pinned": True, "changed": True}
     assert do("pin", made.ids[3])["changed"] is False
     assert do("unpin", made.ids[3]) == {**told, "pinned": False}
-    events = command("--home", made.home, "--json", "ledger", "events").told["events"]
+    events = command("--home", made.home, "--json", "ledger", "events").result["events"]
     assert [(row["kind"], row["subject"]) for row in events[-2:]] == [
         ("pinned", made.ids[3]), ("unpinned", made.ids[3]),
     ]  # fmt: skip
@@ -371,7 +377,7 @@ def test_a_pin_is_told_noted_and_taken_back(made: Made, do: Do, command: Command
     ],
 )
 def test_a_person_is_shown_a_table(
-    made: Made, command: Command, arguments: tuple[str, ...], shown: str
+    made: NightsHome, command: Command, arguments: tuple[str, ...], shown: str
 ) -> None:
     ran = command("--home", made.home, "checkpoints", *arguments)
     assert ran.code == 0 and shown in ran.out, ran

@@ -60,9 +60,9 @@ def asked(home: Path, question: str) -> list[Any]:
 
 def test_a_dry_run_tells_the_same_and_changes_nothing(home: Path, command: Command) -> None:
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
-    dry = command("--home", home, "forget", "anna", "--dry-run", "--json").told
+    dry = command("--home", home, "forget", "anna", "--dry-run", "--json").result
     assert {path: path.read_bytes() for path in before} == before
-    done = command("--home", home, "forget", "anna", "--json").told
+    done = command("--home", home, "forget", "anna", "--json").result
     assert done == {**dry, "dry_run": False, "wiped": True} and dry["dry_run"]
     fields = (
         "source matched conversations alike removed updates rollback_to rolled_back commands files dry_run"
@@ -87,7 +87,7 @@ def test_the_captured_lines_are_emptied_and_the_log_is_read_on_where_it_was(
         captured(home),
         f"{line('boris', [*BORIS, *MORE])}\n{line('anna', [*ANNA, *MORE, *MORE, *MORE])}\n".encode(),
     )
-    told = command("--home", home, "ingest", home / "inbox", "--json").told
+    told = command("--home", home, "ingest", home / "inbox", "--json").result
     assert (told["turns"], told["forgotten"], told["conversations"]["new"]) == (2, 1, 0)
     assert asked(home, "SELECT count(*) FROM events WHERE kind = 'log_begun_again'") == [(0,)]
     at = "SELECT t.line FROM turns t JOIN conversations c ON c.id = t.conversation_id WHERE source = 'boris'"
@@ -99,7 +99,7 @@ def test_no_file_of_the_home_holds_it_and_the_users_own_logs_are_named_and_left_
     home: Path, command: Command
 ) -> None:
     before = own(home).read_bytes()
-    told = command("--home", home, "forget", "anna", "--json").told
+    told = command("--home", home, "forget", "anna", "--json").result
     assert told["files"] == [
         {
             "path": str(own(home).with_name("kept.json")),
@@ -118,14 +118,14 @@ def test_what_was_forgotten_is_not_taken_in_again_from_any_copy(home: Path, comm
     copy = own(home).with_name("copy.jsonl")
     copy.write_text(own(home).read_text() + line("anna", [*ANNA, ("user", "Thanks.")]) + "\n")
     ran = command("--home", home, "ingest", copy, "--json")
-    assert ran.told["conversations"] == {"new": 0, "known": 0} and ran.told["forgotten"] == 3
+    assert ran.result["conversations"] == {"new": 0, "known": 0} and ran.result["forgotten"] == 3
     shown = command("--home", home, "ingest", home.parent / "kept.json", copy)
     assert shown.code == 0
     assert asked(home, "SELECT DISTINCT source FROM conversations ORDER BY source") == [
         ("boris",),
         ("carla",),
     ]
-    rows = command("--home", home, "ledger", "conversations", "--json").told["conversations"]
+    rows = command("--home", home, "ledger", "conversations", "--json").result["conversations"]
     assert {row["source"] for row in rows} == {"boris", "carla"}
 
 
@@ -137,7 +137,7 @@ def test_a_log_that_cannot_be_read_is_named_with_the_lines_that_were_heard(
     assert shown.code == 0 and str(own(home)) not in shown.out  # it holds it no more
     own(home).unlink()
     own(home).mkdir()
-    told = command("--home", home, "forget", "anna", "--dry-run", "--json").told
+    told = command("--home", home, "forget", "anna", "--dry-run", "--json").result
     assert {"path": str(own(home)), "lines": [2], "read": False} in told["files"]
 
 
@@ -155,5 +155,5 @@ def test_what_is_not_known_is_refused_with_2(home: Path, wanted: str, command: C
 
 
 def test_the_second_time_there_is_nothing_to_forget(home: Path, command: Command) -> None:
-    assert command("--home", home, "forget", "anna", "--retrain", "--json").told["rolled_back"] is False
+    assert command("--home", home, "forget", "anna", "--retrain", "--json").result["rolled_back"] is False
     assert "nothing is known of" in command("--home", home, "forget", "anna", "--json").failed(2)

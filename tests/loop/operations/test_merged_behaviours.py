@@ -16,7 +16,16 @@ import numpy as np
 import pytest
 from conftest import Command
 from safetensors.numpy import load_file
-from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
+from small import (
+    NIGHTSCHOOL,
+    Service,
+    cli_json,
+    correction_lines,
+    environment,
+    run_cli,
+    small_home,
+    wait_until,
+)
 
 from corpus.aliases import Json
 from store.checkpoints.store import CheckpointStore
@@ -33,14 +42,14 @@ class Story:
     """A home, and what each command said, by its name."""
 
     home: Path
-    told: dict[str, Json] = field(default_factory=dict)
+    results: dict[str, Json] = field(default_factory=dict)
 
     def do(self, name: str, *arguments: object) -> Json:
-        self.told[name] = tell(self.home, *arguments)
-        return self.told[name]
+        self.results[name] = cli_json(self.home, *arguments)
+        return self.results[name]
 
     def update(self, name: str) -> Json:
-        (update,) = self.told[name]["updates"]
+        (update,) = self.results[name]["updates"]
         return dict(update)
 
     def checkpoint(self, name: str) -> str:
@@ -48,7 +57,7 @@ class Story:
 
     def passed(self, name: str, side: str) -> dict[str, int]:
         """Passed scenarios by behaviour, before or after a night."""
-        return {row["name"]: row[side]["passed"] for row in self.told[name]["behaviours"]}
+        return {row["name"]: row[side]["passed"] for row in self.results[name]["behaviours"]}
 
 
 def ask(home: Path, query: str) -> list[Any]:
@@ -75,19 +84,19 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     service.ready()
     for name, kind in (("listen", "decision"), ("direct", "question")):
         log = folder / f"{kind}.jsonl"
-        log.write_text("".join(f"{line}\n" for line in corrected(kind, 8)))
-        tell(story.home, "ingest", log)
+        log.write_text("".join(f"{line}\n" for line in correction_lines(kind, 8)))
+        cli_json(story.home, "ingest", log)
         story.do(name, "night", "--seed", SEED)
-        tell(story.home, "rollback")
+        cli_json(story.home, "rollback")
     shutil.copytree(story.home, folder / "apart")
     one, other = (story.checkpoint(name) for name in ("listen", "direct"))
     story.do("both", "checkpoints", "merge", one, other, "--seed", SEED)
-    story.told["pairs of both"] = states(story.home)  # type: ignore[assignment]
+    story.results["pairs of both"] = states(story.home)  # type: ignore[assignment]
     story.do("without", "checkpoints", "merge", f"{one}=-1", "--seed", SEED)
-    story.told["pairs without"] = states(story.home)  # type: ignore[assignment]
+    story.results["pairs without"] = states(story.home)  # type: ignore[assignment]
     story.do("status", "status")
     service.process.terminate()
-    assert service.process.wait(30) == 0, service.said()
+    assert service.process.wait(30) == 0, service.log_text()
     shutil.copytree(story.home, folder / "ended")
     yield story
 
@@ -117,7 +126,7 @@ def test_merged_onto_the_base_both_are_there_and_nothing_else_is_lost(story: Sto
     assert (update["verdict"], update["objective"], update["steps"]) == ("keep", "merge", 0)
     assert update["reasons"] == ["improved: direct, listen; nothing taught or guarded is worse"]
     assert [part["updates"] for part in update["recipe"]["parts"]] == [["u1"], ["u2"]]
-    assert story.told["both"]["dreams"] == story.told["both"]["turns"] == 0
+    assert story.results["both"]["dreams"] == story.results["both"]["turns"] == 0
 
 
 def test_with_one_negated_it_is_gone_and_the_other_is_kept(story: Story) -> None:
@@ -131,12 +140,12 @@ def test_with_one_negated_it_is_gone_and_the_other_is_kept(story: Story) -> None
     assert after["direct"] >= base["direct"] + TAUGHT, (base, after)
     assert update["verdict"] == "keep"
     assert update["reasons"] == ["unlearnt: listen; nothing else taught or guarded is worse"]
-    assert story.told["status"]["checkpoint"] == update["checkpoint"]
+    assert story.results["status"]["checkpoint"] == update["checkpoint"]
 
 
 def test_the_pairs_say_what_the_weights_hold(story: Story) -> None:
-    assert story.told["pairs of both"] == {"listen": {"used"}, "direct": {"used"}}
-    assert story.told["pairs without"] == {"listen": {"undone"}, "direct": {"used"}}
+    assert story.results["pairs of both"] == {"listen": {"used"}, "direct": {"used"}}
+    assert story.results["pairs without"] == {"listen": {"undone"}, "direct": {"used"}}
     signals = ask(story.home, "SELECT DISTINCT behaviour, state FROM signals ORDER BY behaviour")
     assert signals == [("direct", "learnt"), ("listen", "undone")]
 
@@ -144,10 +153,10 @@ def test_the_pairs_say_what_the_weights_hold(story: Story) -> None:
 def test_a_rollback_of_the_unlearning_brings_weights_and_pairs_back(
     ended: Path, story: Story, command: Command
 ) -> None:
-    told = command("--home", ended, "--json", "rollback").told
+    told = command("--home", ended, "--json", "rollback").result
     assert told["undone"] == ["u4"] and told["to"] == story.checkpoint("both")
     assert states(ended) == {"listen": {"used"}, "direct": {"used"}}
-    assert command("--home", ended, "--json", "checkpoints", "verify").told["damaged"] == []
+    assert command("--home", ended, "--json", "checkpoints", "verify").result["damaged"] == []
 
 
 def test_the_merged_weights_are_the_base_and_both_vectors(
@@ -159,9 +168,9 @@ def test_the_merged_weights_are_the_base_and_both_vectors(
         told = command(
             "--home", story.home, "--json", "checkpoints", "vector", story.checkpoint(name), "--out", out
         )
-        assert told.code == 0 and told.told["updates"] == [story.update(name)["id"]], told
+        assert told.code == 0 and told.result["updates"] == [story.update(name)["id"]], told
     vectors = [load_file(tmp_path / f"{name}.safetensors") for name in ("listen", "direct")]
-    rows = command("--home", story.home, "--json", "checkpoints", "list").told["checkpoints"]
+    rows = command("--home", story.home, "--json", "checkpoints", "list").result["checkpoints"]
     base, merged = store.load_weights(rows[0]["id"]), store.load_weights(story.checkpoint("both"))
     for name, raw in merged.items():
         wanted = values(base[name]) + (vectors[0][name] + vectors[1][name]).ravel()
@@ -171,7 +180,7 @@ def test_the_merged_weights_are_the_base_and_both_vectors(
 
 def test_a_vectors_figures_are_those_of_its_file(story: Story, tmp_path: Path, command: Command) -> None:
     out, one = tmp_path / "v.safetensors", story.checkpoint("listen")
-    told = command("--home", story.home, "--json", "checkpoints", "vector", one[:12], "--out", out).told
+    told = command("--home", story.home, "--json", "checkpoints", "vector", one[:12], "--out", out).result
     assert set(told) == {"from", "to", "updates", "norm", "changed", "elements", "kinds", "out"}
     numbers = np.concatenate([array.ravel().astype(np.float64) for array in load_file(out).values()])
     assert told["norm"] == pytest.approx(float(np.sqrt(numbers @ numbers)), rel=1e-9)
@@ -187,7 +196,7 @@ def test_a_dry_run_says_what_a_merge_would_be_and_changes_nothing(story: Story, 
     before = ask(story.home, "SELECT count(*) FROM events")
     one, other = story.checkpoint("listen"), story.checkpoint("direct")
     asked = ("checkpoints", "merge", f"{one}=-0.5", other, "--method", "ties", "--dry-run")
-    told = command("--home", story.home, "--json", *asked).told
+    told = command("--home", story.home, "--json", *asked).result
     assert (told["dry_run"], told["rise"], told["unlearn"]) == (True, ["direct"], ["listen"])
     assert told["checkpoint"] == story.checkpoint("without") and told["reasons"] == []
     assert 0 < told["changed"] < told["elements"] / 2 and told["density"] == 0.2
@@ -197,11 +206,11 @@ def test_a_dry_run_says_what_a_merge_would_be_and_changes_nothing(story: Story, 
 
 
 def test_the_ledger_shows_merges_like_any_update(story: Story, command: Command) -> None:
-    rows = command("--home", story.home, "--json", "ledger", "updates").told["updates"]
+    rows = command("--home", story.home, "--json", "ledger", "updates").result["updates"]
     assert [(row["id"], row["objective"], row["state"]) for row in rows] == [
         ("u1", "orpo", "undone"), ("u2", "orpo", "undone"), ("u3", "merge", "kept"), ("u4", "merge", "kept"),
     ]  # fmt: skip
-    why = command("--home", story.home, "--json", "ledger", "why", "u3").told
+    why = command("--home", story.home, "--json", "ledger", "why", "u3").result
     assert (
         len(why["pairs"])
         == why["update"]["pairs"]
@@ -234,7 +243,7 @@ def test_a_merge_that_was_killed_ends_with_the_id_of_the_undisturbed_one(
     assert ask(home, "SELECT count(*) FROM verdicts WHERE update_id = 'u3'") == [(0,)]
     refused = run_cli(home, "checkpoints", "merge", vectors[0], "--json").failed(13)
     assert "was broken off: `nightschool night` goes on with it" in refused
-    (update,) = tell(home, *asked)["updates"]
+    (update,) = cli_json(home, *asked)["updates"]
     assert update == story.update("both")
     assert ask(home, "SELECT count(*) FROM nights") == [(3,)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Command
 from PIL import Image
-from small import Service, tell
+from small import Service, cli_json
 
 METRICS = {"first_pc", "alignment", "outliers", "neuron", "nearest", "r2", "heads"}
 SAID = (
@@ -30,7 +30,7 @@ def log_of(place: Path, *conversations: tuple[tuple[str, str], ...]) -> Path:
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home without vectors and without a service."""
     home = tmp_path_factory.mktemp("bare") / "home"
-    tell(home, "init")
+    cli_json(home, "init")
     log_of(home.parent / "log.jsonl", SAID)
     return home
 
@@ -42,8 +42,8 @@ def trained(
     """A home with vectors of two layers and one conversation, whose service runs."""
     home = Path(shutil.copytree(bare, tmp_path_factory.mktemp("trained") / "home"))
     start_service(home).ready()
-    tell(home, "ingest", bare.parent / "log.jsonl")
-    tell(home, "readout", "train", "--layers", "1,2")
+    cli_json(home, "ingest", bare.parent / "log.jsonl")
+    cli_json(home, "readout", "train", "--layers", "1,2")
     return home
 
 
@@ -90,7 +90,7 @@ def test_vectors_of_another_model_or_other_texts_are_refused(
 def test_the_report_has_every_metric_and_lies_in_the_home_with_a_page(
     trained: Path, command: Command
 ) -> None:
-    told = command("--json", "--home", trained, "readout", "report").told
+    told = command("--json", "--home", trained, "readout", "report").result
     assert told["layer"] == 2 and told["relative_depth"] == 0.75 and len(told["concepts"]) == 9
     assert all(found.keys() >= METRICS | {"verdict"} for found in told["concepts"].values())
     kept = json.loads((trained / "readout" / "quality.json").read_text())
@@ -124,7 +124,7 @@ def reading(told: dict[str, Any], turn: int, concept: str) -> float:
 def test_the_readings_of_a_conversation_say_what_it_does_turn_by_turn(
     trained: Path, tmp_path: Path, command: Command
 ) -> None:
-    heard = command("--json", "--home", trained, "readout", "show").told
+    heard = command("--json", "--home", trained, "readout", "show").result
     assert [(turn["role"], turn["text"]) for turn in heard["turns"]] == list(SAID)
     assert reading(heard, 2, "asking") > 1 > reading(heard, 4, "asking")
     assert reading(heard, 4, "being_brief") > 0.5 > reading(heard, 2, "being_brief")
@@ -137,7 +137,7 @@ def test_the_readings_of_a_conversation_say_what_it_does_turn_by_turn(
         log_of(tmp_path / "one.jsonl", SAID[:2], SAID),
         "--number",
         2,
-    ).told
+    ).result
     assert of_file["turns"] == heard["turns"] and of_file["conversation"] == "one.jsonl, number 2 of 2"
     assert heard["as_heard"] == of_file["as_heard"] == []  # no night has listened yet
     mean, spread = heard["baseline"]["mean"]["asking"], heard["baseline"]["spread"]["asking"]
@@ -154,18 +154,18 @@ def test_the_readings_of_a_conversation_say_what_it_does_turn_by_turn(
         conversation_id[:10],
         "--concepts",
         "being_brief,asking",
-    ).told
+    ).result
     assert some["concepts"] == list(some["turns"][0]["readings"]) == ["being_brief", "asking"]
     command("--home", trained, "readout", "show", "--concepts", "joy", "--json").failed(2)
 
 
 def test_the_pictures_are_written_in_both_forms(trained: Path, tmp_path: Path, command: Command) -> None:
-    told = command("--json", "--home", trained, "readout", "show", "--out", tmp_path / "course.svg").told
+    told = command("--json", "--home", trained, "readout", "show", "--out", tmp_path / "course.svg").result
     assert told["written"] == str(tmp_path / "course.svg")
     assert all(f">{name}</text>" in (tmp_path / "course.svg").read_text() for name in told["concepts"])
     ran = command("--home", trained, "readout", "show", "--out", tmp_path / "course.png")
     assert ran.code == 0 and max(map(len, ran.out.splitlines()[:-1])) <= 80
-    mapped = command("--json", "--home", trained, "readout", "map", "--out", tmp_path / "map.svg").told
+    mapped = command("--json", "--home", trained, "readout", "map", "--out", tmp_path / "map.svg").result
     assert (mapped["layer"], mapped["concepts"]) == (2, 9)
     assert command("--home", trained, "readout", "map", "--layer", 1, "--out", tmp_path / "map.png").code == 0
     for name in ("course.png", "map.png"):

@@ -12,7 +12,7 @@ import anyio
 import numpy as np
 import pytest
 from conftest import Command
-from small import Service, run_cli, small_home, tell
+from small import Service, cli_json, run_cli, small_home
 from sqlalchemy import select
 
 from agents.model.steering.concept_vectors import ConceptVectors, read
@@ -62,7 +62,7 @@ def test_vectors_are_made_with_the_service_down_and_the_same_with_it_up(
 ) -> None:
     ran = run_cli(home, "readout", "train", "--layers", "2,1", "--json")
     assert ran.code == 0 and "reading the concepts' texts" in ran.err, ran
-    told = ran.told
+    told = ran.result
     assert (told["corpus"], told["method"], told["texts"], told["hidden_size"]) == ("world", "mean", 240, 128)
     assert told["concepts"] == list(CONCEPTS)
     assert [(row["layer"], row["depth"]) for row in told["layers"]] == [(1, 0.5), (2, 0.75)]
@@ -74,7 +74,7 @@ def test_vectors_are_made_with_the_service_down_and_the_same_with_it_up(
     service = start_service(home)
     service.ready()
     with service.process:
-        up = tell(home, "readout", "train", "--layers", "all")
+        up = cli_json(home, "readout", "train", "--layers", "all")
         assert [row["layer"] for row in up["layers"]] == [0, 1, 2, 3]
         assert up["layers"][1:3] == told["layers"] and up["weights_version"] == told["weights_version"]
         found = read(home / "readout")

@@ -11,7 +11,16 @@ from typing import Any
 
 import httpx
 import pytest
-from small import NIGHTSCHOOL, Service, corrected, environment, run_cli, small_home, tell, wait_until
+from small import (
+    NIGHTSCHOOL,
+    Service,
+    cli_json,
+    correction_lines,
+    environment,
+    run_cli,
+    small_home,
+    wait_until,
+)
 
 from agents.model.weights.header import WeightsState, read_state
 from corpus.aliases import Json
@@ -30,7 +39,7 @@ class Village:
     def __init__(self, home: Path, start: Callable[[Path], Service]) -> None:
         self.home, self._start = home, start
         self.begin()
-        self.base = tell(home, "ask", "Good morning.")["checkpoint"]
+        self.base = cli_json(home, "ask", "Good morning.")["checkpoint"]
 
     def begin(self) -> None:
         self.service = self._start(self.home)
@@ -86,11 +95,11 @@ class Village:
 @pytest.fixture(scope="module")
 def village(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Village:
     folder = tmp_path_factory.mktemp("village")
-    (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
+    (folder / "log.jsonl").write_text("".join(f"{line}\n" for line in correction_lines("decision", 8)))
     home = small_home(folder / "home")
     config = (home / "config.toml").read_text().partition("[dreams]")[2]
     (home / "config.toml").write_text(f"{YIELDING}[dreams]{config}")
-    tell(home, "ingest", folder / "log.jsonl")
+    cli_json(home, "ingest", folder / "log.jsonl")
     return Village(home, start_service)
 
 
@@ -122,7 +131,7 @@ def test_an_update_in_training_is_undone_with_its_night(village: Village) -> Non
     assert (
         village.status()["last_night"]["state"] == "running" and village.held().dirty
     )  # nothing was changed
-    told = tell(village.home, "rollback", "--now")
+    told = cli_json(village.home, "rollback", "--now")
     assert (told["night"], told["to"]) == ("n2", village.base)
     village.nothing_is_left("n2")
     (update,) = ended(asking)["updates"]
@@ -152,9 +161,9 @@ def test_a_rollback_now_outlives_the_service_and_needs_none(village: Village, tm
     assert village.status()["last_night"]["reasons"] == ["rolled back by hand"]
 
     # Without a service the night that was left open is closed at once.
-    told = tell(alone, "rollback", "--now")
+    told = cli_json(alone, "rollback", "--now")
     assert (told["night"], told["to"]) == ("n3", village.base)
-    status = tell(alone, "status")
+    status = cli_json(alone, "status")
     assert (status["last_night"]["state"], status["queue"], status["checkpoint"]) == (
         "done",
         {},

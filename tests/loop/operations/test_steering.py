@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import Command
-from small import Service, run_cli, small_home, tell
+from small import Service, cli_json, run_cli, small_home
 
 from corpus.world import answers
 from corpus.world.requests import draw, reserved, write
@@ -64,7 +64,7 @@ def listened(served: Service) -> Any:
     """What `readout behaviour listen` tells."""
     early = run_cli(served.home, "ask", "hello", "--steer", "listen=40", "--json").failed(2)
     assert "`nightschool readout train`" in early
-    return tell(served.home, "readout", "behaviour", "listen")
+    return cli_json(served.home, "readout", "behaviour", "listen")
 
 
 def test_a_behaviours_own_vector_raises_its_pass_rate_and_that_is_the_prediction(listened: Any) -> None:
@@ -92,7 +92,7 @@ def test_a_sweep_takes_strengths_and_a_behaviour_and_is_the_same_again(
         "--behaviour",
         "listen",
     )
-    first, again = tell(served.home, *asked), tell(served.home, *asked)
+    first, again = cli_json(served.home, *asked), cli_json(served.home, *asked)
     assert first == again and first["concept"] == "listen"
     assert [sweep["behaviour"] for sweep in first["sweeps"]] == ["push_back", "listen"]
     assert [row["strength"] for row in first["sweeps"][1]["strengths"]] == [-30.0, 0.0, 30.0]
@@ -107,7 +107,7 @@ def test_a_sweep_takes_strengths_and_a_behaviour_and_is_the_same_again(
 
 def test_an_answer_is_steered_by_a_concept_and_a_strength(served: Service, listened: Any) -> None:
     said = [
-        tell(served.home, "ask", "Today I want to paint the door.", *more)["answer"]
+        cli_json(served.home, "ask", "Today I want to paint the door.", *more)["answer"]
         for more in ((), ("--steer", "listen=0"), *(("--steer", "listen=2000"),) * 2)
     ]
     assert said[2] != said[0] and "door" not in said[3], "so strong a push leaves no sense"
