@@ -178,7 +178,7 @@ def verified(report: Verification) -> None:
 
 
 def rolled_back(report: Rollback) -> None:
-    """Print from where to where the pointer moved, and what that undoes."""
+    """Print how the pointer moved, and what that undid."""
     verb = "would move" if report.dry_run else "moved"
     out.print(
         f"{verb} from {report.from_[:SHORT]} to {report.to[:SHORT]} (weights {report.weights_sha256[:SHORT]})"

@@ -49,7 +49,7 @@ def trained(report: TrainedVectors) -> None:
 
 
 def quality(report: VectorQuality) -> None:
-    """Print one line for each concept, and where the whole report is."""
+    """Print one line for each concept, and the path of the whole report."""
     table = Table("concept", "texts", "PC 1", "alignment", "found again", "neuron", "R²", "verdict")
     for name, concept in report.concepts.items():
         aligned = concept.alignments
