@@ -1,6 +1,6 @@
 """Names for the types that all four packages exchange.
 
-One name for each, so that no package writes its own alias. Imports nothing of ours.
+One name for each, so that no package writes its own alias. This module imports nothing of ours.
 """
 
 from collections.abc import Awaitable, Callable

@@ -5,8 +5,8 @@ stories and framings (in the world, its exchanges); the negatives are all other 
 among them.
 
 Invariant: the texts of a set come in one fixed order, and `sha256` identifies them. `check` refuses a set
-that no vectors can be estimated from, and names the concept and the place. Reads files and writes none;
-knows no model.
+that no vectors can be estimated from, and names the concept and the place. This module reads files and writes
+none, and knows nothing about models.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """A conversation and its turns, into which every log format is read.
 
 Invariant: values only. Two conversations with the same source and the same turns have the same chain of
-digests, whatever their file or format. Knows nothing of files, formats or the ledger.
+digests, whatever their file or format. This module knows nothing about files, formats or the ledger.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """The way from bytes to whole lines to JSON values; the worst outcome is a BadLine, whatever a file holds.
 
-Invariant: nothing here raises because of a file's content, keeps more than one line and one chunk in
-memory, or yields a line before its newline has arrived. A reason never quotes the line, which may hold a
-secret. Knows no log format and no ledger.
+Invariant: nothing here raises because of a file's content, keeps more than one line and one chunk in memory,
+or yields a line before its newline has arrived. A reason never quotes the line, which may hold a secret. This
+module knows nothing about log formats or the ledger.
 """
 
 import json

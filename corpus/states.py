@@ -1,9 +1,9 @@
 """The states that the readouts know, and the texts that show each of them.
 
-States come in the manifest's order, the texts of a state in the order of its file. Invariant: reads the
-manifest and the texts that ship with the package, and writes nothing. Does not know what a vector is, nor
-whether a text is good: corpus/README.md has the rules of writing, and tests/corpus/test_stories.py checks
-the texts against them.
+States come in the manifest's order, the texts of a state in the order of its file. Invariant: this module
+reads the manifest and the texts that ship with the package, and writes nothing. It knows nothing about
+vectors, and cannot tell whether a text is good: corpus/README.md has the rules of writing, and
+tests/corpus/test_stories.py checks the texts against them.
 """
 
 import hashlib

@@ -1,4 +1,5 @@
 """When things happen: the service, the nights, the operations, and the ways in (HTTP, ZMQ, command line).
 
-Invariant: imports no torch, so that the service stays small and quick. Nothing below `loop` imports it.
+Invariant: this package imports no torch, so that the service stays small and quick. Nothing below `loop`
+imports it.
 """

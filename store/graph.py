@@ -2,7 +2,8 @@
 
 Invariant: `merge` only adds. Merging the same extraction again changes nothing: an edge counts once, a signal
 that a night has taken up keeps its state, and a node's text is filled where it was empty, never replaced.
-Reads come in an order that is fixed by content. Knows how records join, not how they are extracted.
+Reads come in an order that is fixed by content. This module knows how records join, but not how they are
+extracted.
 """
 
 from collections.abc import Iterable, Mapping

@@ -4,7 +4,8 @@ A dream is a sample of the served model. It is used if it puts its behaviour to 
 reserved for measurements and does not exceed its source's cap; otherwise it is stored with the reason for its
 refusal.
 
-Invariant: a behaviour never gets dreams without its counter-behaviour. Does not know how attempts are judged.
+Invariant: a behaviour never gets dreams without its counter-behaviour. This module does not know how attempts
+are judged.
 """
 
 import random

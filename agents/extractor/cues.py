@@ -1,7 +1,8 @@
 """Scores of a turn's words: how strongly they mean that the answer before was wrong, or right.
 
 Invariant: pure; a score is between 0 and 1 and depends on the words alone. Each row of `words` counts once,
-however often it matches, so repeating a complaint does not raise its score. Knows no behaviour.
+however often it matches, so repeating a complaint does not raise its score. This module knows nothing about
+behaviours.
 """
 
 import re

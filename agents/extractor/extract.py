@@ -2,8 +2,8 @@
 
 Invariant: pure; the same conversation and behaviours give the same records, and a conversation that grows
 keeps its signals. A contradiction becomes an edge beside the supporting ones, never a correction of them. Log
-text is data: it goes into bodies and reasons, with special tokens broken apart. Does not know what the graph
-holds: `store.graph.merge` joins the two.
+text is data: it goes into bodies and reasons, with special tokens broken apart. This module does not know
+what the graph holds: `store.graph.merge` joins the two.
 """
 
 import re

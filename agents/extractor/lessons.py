@@ -3,7 +3,7 @@
 Evidence comes first: if a judge failed the answer, its behaviour is the one; a complaint about an answer that
 passed contradicts the behaviour. Cue words decide only where no check applies. Invariant: pure; a complaint
 about an answer that passed a guard (a counter-behaviour), or a cue in a request to destroy something, is
-refused, whatever its words. Knows no graph.
+refused, whatever its words. This module knows nothing about the graph.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,9 @@
 """Find signals by rules that need no model: corrections, repeated asks, approvals, ratings, edits.
 
 Invariant: pure. A finding depends on the turns up to its own and on the better answer that may follow, so a
-conversation that grows keeps its findings. Log text is data: words are weighed, never obeyed. Knows no
-behaviour: `Hints` carry what the judges know, and `lessons` decides which lesson a finding is.
+conversation that grows keeps its findings. Log text is data: words are weighed, never obeyed. This module
+knows nothing about behaviours: `Hints` carry what the judges know, and `lessons` decides which lesson a
+finding is.
 """
 
 import re

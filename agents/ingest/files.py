@@ -3,7 +3,7 @@
 Invariant: only regular files are read, and opening one never blocks, whatever the path names (a pipe would
 wait for a writer). Links to folders are not followed, so there is no loop. Every reader of logs takes its
 records from `records` and its conversations from `parse`, so an ingest, a look and a `forget` see the same.
-Knows no ledger.
+This module knows nothing about the ledger.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Look into one log file without taking it in.
 
 Invariant: nothing is written, to the ledger or elsewhere. The readers are those of an ingest, so what is
-returned is what an ingest would take in. Knows no ledger.
+returned is what an ingest would take in. This module knows nothing about the ledger.
 """
 
 from collections.abc import Collection

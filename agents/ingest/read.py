@@ -2,7 +2,8 @@
 
 Invariant: a batch's conversations, its quarantined lines and the offset behind them are one transaction, so a
 reader that dies resumes where it was and neither loses nor doubles a turn. Only whole lines are consumed. A
-bad line or file is a value in the report, never an exception. Does not know who waits for the turns.
+bad line or file is a value in the report, never an exception. This module does not know who waits for the
+turns.
 """
 
 from collections.abc import Generator, Iterable, Iterator

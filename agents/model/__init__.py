@@ -5,6 +5,6 @@ small server, `vllm/` the plugin of a user's own vLLM, `weights/` the shared wei
 steering, and `internals` the interface to the residual stream. `protocol`, `http_auth`, `process`, `safety`,
 `describe` and `settings` serve both sides.
 
-Invariant: no remote code, no pickle. Imports the store and the corpus; every agent and the loop may import
-it, and it imports no other agent.
+Invariant: no remote code, no pickle. This package imports the store and the corpus; every agent and the loop
+may import it, and it imports no other agent.
 """

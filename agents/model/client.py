@@ -1,8 +1,8 @@
 """The service's client of the served model: OpenAI-compatible HTTP, and our extensions to it.
 
 Invariant: a batch is cut into pieces of BATCH_ROWS in the order given, so the same prompts and seeds always
-form the same pieces and get the same answers. Every failure is a `ModelUnavailable` with its cure. Knows
-neither torch nor the tokenizer: both are the server's.
+form the same pieces and get the same answers. Every failure is a `ModelUnavailable` with its cure. This
+module knows nothing about torch or the tokenizer: both belong to the server.
 """
 
 import re

@@ -1,6 +1,7 @@
 """The description of a model directory, read without loading the model: its layers, weight names and digest.
 
-Invariant: opens nothing but JSON files, and runs no code of the model. Knows neither torch nor a server.
+Invariant: this module opens nothing but JSON files, and runs no code of the model. It knows nothing about
+torch or servers.
 """
 
 import hashlib

@@ -7,8 +7,8 @@ when tried. So token, Host and Origin are all checked.
 On some paths another server checks the credentials. There a credential that is not our token passes, marked
 as such, for the app to forward. Host and Origin are checked all the same, and some credential must be given.
 
-Invariant: the app behind it sees no request that failed a check, and no body over the limit. Knows no route
-but `/health`, which it answers itself: it says only that a server listens here.
+Invariant: the app behind it sees no request that failed a check, and no body over the limit. This module
+knows no route but `/health`, which it answers itself: that answer says only that a server listens here.
 """
 
 import hmac

@@ -1,7 +1,7 @@
 """What the trainer reads inside the served model: records and one interface, without torch.
 
-Invariant: arrays are float32, row-major, in the order of the texts of the request. Does not know the socket:
-the trainer's client is the implementation, and readouts depend on the interface alone.
+Invariant: arrays are float32, row-major, in the order of the texts of the request. This module knows nothing
+about the socket: the trainer's client is the implementation, and readouts depend on the interface alone.
 """
 
 from array import array

@@ -1,7 +1,7 @@
 """Settings of a child process that Python has no call for: its end with its parent, and malloc's thresholds.
 
-Invariant: once `die_with_parent` has returned, this process does not outlive the one that started it. Does
-not know what the process serves.
+Invariant: once `die_with_parent` has returned, this process does not outlive the one that started it. This
+module does not know what the process serves.
 """
 
 import ctypes

@@ -7,7 +7,7 @@ Used on three sockets: the trainer's, the service's, which the model server's ro
 handles.
 
 Invariant: a header that is not exactly this raises `TrainerFault`, whatever its bytes are; every request gets
-exactly one result or error. Knows no socket and no verb's body.
+exactly one result or error. This module knows nothing about sockets or the bodies of verbs.
 """
 
 import json

@@ -1,8 +1,8 @@
 """The fields of a request to the embedded server, read from its JSON and checked.
 
 Invariant: whatever a client sends either becomes a value that can be answered or raises `UsageError` with a
-sentence that says what to change; no later code has to guess. Knows neither tokenizer nor model: their
-numbers are arguments. The routes on a user's own vLLM use it too.
+sentence that says what to change; no later code has to guess. This module knows nothing about the tokenizer
+or the model: their numbers are arguments. The routes on a user's own vLLM use it too.
 
 It checks by hand, not by pydantic: each sentence names the cure and the OpenAI field, one field's meaning
 depends on others (lists by row, `max_completion_tokens`), and unknown fields of OpenAI's are allowed at their

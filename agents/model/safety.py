@@ -1,8 +1,8 @@
 """The refusal of model directories that would run code when loaded.
 
 Invariant: an accepted directory can be loaded with safetensors and plain JSON alone, without remote code
-(`trust_remote_code` is never on) and without pickle. Does not know whether the model is any good, or whose it
-is.
+(`trust_remote_code` is never on) and without pickle. This module does not know whether the model is any good,
+or whose it is.
 """
 
 import json

@@ -4,6 +4,6 @@
 update, `drift.py` says how far the readings moved, `conversations.py` prepares the turns of a conversation.
 `quality/` examines concept vectors, `plots/` draws.
 
-Invariant: loads no torch, never changes the weights and never decides about an update. Imported by `loop`
-only.
+Invariant: this package loads no torch, never changes the weights and never decides about an update. Only
+`loop` imports this package.
 """

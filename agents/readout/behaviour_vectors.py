@@ -5,7 +5,8 @@ decided, and hardly begun. Passed and failed answers to one dream share their pr
 belongs to the behaviour and not to the request; its mean over the dreams is the vector (CAA, arXiv
 2312.06681, section 3, on the model's own answers).
 
-Invariant: dreams whose answers all passed, or all failed, are left out. Knows no ledger.
+Invariant: dreams whose answers all passed, or all failed, are left out. This module knows nothing about the
+ledger.
 """
 
 from collections.abc import Sequence

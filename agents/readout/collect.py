@@ -8,8 +8,8 @@ Texts are read as plain text at their last token, without the chat template, who
 all last tokens alike.
 
 Invariant: an equal text is run once. Kept activations are used only for the weights and texts that they came
-from. If the weights change during the reading, it is a `GateRefused`, and nothing is kept. Knows no concept
-vector.
+from. If the weights change during the reading, it is a `GateRefused`, and nothing is kept. This module knows
+nothing about concept vectors.
 """
 
 import json

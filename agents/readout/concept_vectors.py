@@ -4,7 +4,7 @@ There are three methods, with one signature; a concept's positives are its texts
 texts, those of other concepts and those of none.
 
 Invariant: pure, from arrays to arrays, in float64 so that the order of texts does not matter. A vector has
-unit length and points to its positives. Knows neither models nor files.
+unit length and points to its positives. This module knows nothing about models or files.
 """
 
 from collections.abc import Callable, Sequence

@@ -13,7 +13,7 @@ They are named `read:CONCEPT`, to distinguish them from feelings that a turn's w
 (`agents.extractor.feelings`).
 
 Invariant: pure; the reading of a turn never depends on a later turn. A feeling is above 0 and at most 1, and
-only the `MOST` strongest are given. Knows neither tokens nor models.
+only the `MOST` strongest are given. This module knows nothing about tokens or models.
 """
 
 from collections.abc import Mapping, Sequence

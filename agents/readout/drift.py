@@ -10,7 +10,8 @@ than texts, so R would have no inverse: it is shrunk towards the identity by as 
 uncertain (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices",
 theorem 3.1 and section 3.3).
 
-Invariant: pure; both readings are of the same texts with the same vectors. Knows no limit: the verdict does.
+Invariant: pure; both readings are of the same texts with the same vectors. This module knows nothing about
+limits: the verdict applies them.
 """
 
 from collections.abc import Sequence

@@ -5,8 +5,8 @@ difference is that of the weights. The concept vectors are the home's, of the co
 layers that the user chose (`readout train`); a home without any gets them by the same code, from the set that
 suits the model.
 
-Invariant: there is a reading for every concept or for none, and it names its concept vectors. Does not judge:
-the verdict does.
+Invariant: there is a reading for every concept or for none, and it names its concept vectors. This module
+does not judge: the verdict does.
 """
 
 import math

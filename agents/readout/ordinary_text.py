@@ -2,7 +2,7 @@
 
 The shipped model knows its own world only, so it gets held-out talk of that world. Every other model gets a
 fixed selection of the ordinary dialogue. Invariant: the same model and number give the same tokens, and only
-those of answers are scored. Does not score: the monitor does.
+those of answers are scored. This module does not score: the monitor does.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Concept vectors made from a set's texts on the weights that are served now, and kept in the home.
 
-Invariant: the files are replaced when all layers are done, or not at all. Does not choose layers or sets:
-callers do, by `default_set` and `Monitor.layer`.
+Invariant: the files are replaced when all layers are done, or not at all. This module does not choose layers
+or sets: callers do, by `default_set` and `Monitor.layer`.
 """
 
 from collections.abc import Sequence

@@ -6,7 +6,8 @@ socket. While a call waits, it asks the trainer every few seconds whether the re
 restarted trainer has lost it.
 
 Invariant: a call ends with a result, an error of our tree, or cancellation; a trainer that gives no sign of
-life for `patience` seconds is a `TrainerFault`. Knows neither torch, nor the ledger, nor a tokenizer.
+life for `patience` seconds is a `TrainerFault`. This module knows nothing about torch, the ledger or
+tokenizers.
 """
 
 import time

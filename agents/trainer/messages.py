@@ -1,6 +1,7 @@
 """What callers ask of the trainer and get from it: plain records, without torch.
 
-Invariant: a record says everything that its result depends on. Does not know how it travels: see `wire.py`.
+Invariant: a record says everything that its result depends on. This module does not know how records travel:
+see `wire.py`.
 """
 
 from collections.abc import Mapping, Sequence

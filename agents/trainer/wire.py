@@ -1,8 +1,8 @@
 """The form of requests and results on the trainer's socket: JSON bodies and raw frames.
 
 Invariant: every body that arrives is checked field by field (`load`); an unknown, missing or ill-typed field
-is refused. Tokens travel as int32 frames, directions and activations as float32 frames. Does not know the
-socket: `agents.model.protocol` names the verbs, and puts body and frames into messages.
+is refused. Tokens travel as int32 frames, directions and activations as float32 frames. This module knows
+nothing about the socket: `agents.model.protocol` names the verbs, and puts body and frames into messages.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The checks of the abilities: does an answer have the requested form, or hold the requested fact?
 
 Each takes an answer and its parameters, and returns the fault in a few words, or "" where there is none.
-Invariant: pure and total: any text gives a result. Knows no prompt.
+Invariant: pure and total: any text gives a result. This module knows nothing about prompts.
 """
 
 import json

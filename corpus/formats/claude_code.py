@@ -1,11 +1,10 @@
 """Claude Code sessions: one record a line; the turns of a session arrive one by one.
 
-Invariant: a record of talk gives a Conversation with the session's id as its key; its turns have the
-record's id as their key. The result of a tool is logged as `type: user` and becomes a tool turn. Records
-that nobody wrote (meta, summaries, side chains, synthetic answers, thinking) give None. Every record is
-read by itself, so that the turns do not depend on where the file was cut while it grew; the parts of one
-answer stay separate turns. Knows nothing of the tree of retries behind parentUuid: turns are in the file's
-order.
+Invariant: a record of talk gives a Conversation with the session's id as its key; its turns have the record's
+id as their key. The result of a tool is logged as `type: user` and becomes a tool turn. Records that nobody
+wrote (meta, summaries, side chains, synthetic answers, thinking) give None. Every record is read by itself,
+so that the turns do not depend on where the file was cut while it grew; the parts of one answer stay separate
+turns. This module knows nothing about the tree of retries behind parentUuid: turns are in the file's order.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """The format of a file, detected from its first whole lines.
 
-Invariant: the result depends on those lines alone, never on the file's name. Knows every reader and no file.
+Invariant: the result depends on those lines alone, never on the file's name. This module knows every reader,
+but nothing about files.
 """
 
 from collections import Counter

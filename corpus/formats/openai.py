@@ -1,7 +1,7 @@
 """OpenAI messages: `{"messages": [...]}` a line, also as captured requests with their responses.
 
 Invariant: one line is one whole conversation. A message without words and without a tool call is no turn. A
-rating of the line belongs to its last answer. Does not know the user where the line names none.
+rating of the line belongs to its last answer. The user stays unknown where the line names none.
 """
 
 from dataclasses import replace

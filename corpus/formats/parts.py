@@ -1,7 +1,7 @@
 """Parsers that the formats share: text in parts, roles, times, ratings, edits and users.
 
 Invariant: total functions. A value that cannot be parsed gives None, never a guess and never an exception.
-Knows no format.
+This module knows nothing about formats.
 """
 
 import json

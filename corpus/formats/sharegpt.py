@@ -1,6 +1,6 @@
 """ShareGPT: `{"conversations": [{"from": "human", "value": "..."}]}` a line, or one array of such objects.
 
-Invariant: one object is one whole conversation. Does not know the user where the object names none.
+Invariant: one object is one whole conversation. The user stays unknown where the object names none.
 """
 
 from typing import Any

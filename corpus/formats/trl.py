@@ -1,8 +1,8 @@
 """TRL preferences: prompt, chosen and rejected, as texts or as lists of messages.
 
 Invariant: the rejected answer is the last turn, and the chosen one is that turn's edit, in the same form as
-an answer that a person rewrote. KTO's lines (completion and label) are rated answers. Does not know which
-model gave the rejected answer.
+an answer that a person rewrote. KTO's lines (completion and label) are rated answers. This module does not
+know which model gave the rejected answer.
 """
 
 from dataclasses import replace

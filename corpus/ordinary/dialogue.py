@@ -1,7 +1,7 @@
 """The ordinary dialogue: its exchanges, a fixed selection of them, and their digest.
 
 Invariant: the same files give the same exchanges in the same order, and a smaller selection is the beginning
-of a larger one. Knows no tokenizer.
+of a larger one. This module knows nothing about tokenizers.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Removal of secrets that only their name identifies: `password=...`, `"api_key": "..."`, `--token ...`.
 
 Invariant: pure, linear, idempotent. Secrets are told from code and prose by heuristics: a quoted literal
-after such a name is a secret, a bare word only where it is not likely to be an identifier, a type, a path
-or an ordinary word. Knows no token by its form; `patterns.py` does.
+after such a name is a secret, a bare word only where it is not likely to be an identifier, a type, a path or
+an ordinary word. This module does not recognise tokens by their form; `patterns.py` does.
 """
 
 import re

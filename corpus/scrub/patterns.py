@@ -1,7 +1,7 @@
 """Removal of secrets from text before it is stored: keys, tokens, passwords, private keys.
 
-Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text
-without secrets is unchanged. Removes obvious secrets only: a password in plain prose, with nothing that
+Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text without
+secrets is unchanged. This module removes obvious secrets only: a password in plain prose, with nothing that
 names it, stays.
 """
 

@@ -2,7 +2,8 @@
 
 Invariant: body and answer go through byte for byte and as they come, and every chat answer carries a receipt.
 A caller that leaves ends the request to the model server. The caller's own credential goes on to the model
-server; ours only for a caller that gave the home's token. Knows nothing of an answer's content.
+server; ours only for a caller that gave the home's token. This module knows nothing about the content of an
+answer.
 """
 
 import hashlib

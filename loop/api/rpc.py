@@ -8,7 +8,7 @@
 
 Frames are those of `agents/model/protocol.py`; the socket is in the run directory, which only this user can
 enter. Invariant: every message gets one result or error, and none ends the service; a caller that leaves does
-not stop what it began. Does not know who asks: vLLM's plugin has checked that.
+not stop what it began. This module does not know who asks: vLLM's plugin has checked that.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

@@ -4,8 +4,8 @@ A chat client repeats the whole history in each request, so a request's messages
 the conversation so far; ingest recognises the beginning that it knows.
 
 Invariant: only a whole answer becomes a line. A line is one that `corpus.formats.openai` reads, and holds
-words
-alone: pictures and the like are named, not kept. Every refusal is one of REASONS. Knows no file and no HTTP.
+words alone: pictures and the like are named, not kept. Every refusal is one of REASONS. This module knows
+nothing about files or HTTP.
 """
 
 import json

@@ -4,7 +4,8 @@
 
 Invariant: one writer, whole lines only. A line counts as captured once it is on the disk, and a line that a
 crash cut off never runs into the next. A disk that is full or slow costs the capture, never the answer. A
-line holds the words unchanged: secrets are removed when ingest reads it. Does not know who may ask.
+line holds the words unchanged: secrets are removed when ingest reads it. This module does not know who may
+ask.
 """
 
 import math

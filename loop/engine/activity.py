@@ -1,7 +1,8 @@
 """Users' activity on a user's own vLLM, whose users need not come through us: read from its metrics.
 
 Invariant: our own requests never count as a user's, whenever a sample falls between request and answer. So a
-user's request beside a batch of ours may be noticed only when the batch ends. Knows no schedule.
+user's request beside a batch of ours may be noticed only when the batch ends. This module knows nothing about
+the schedule.
 """
 
 from dataclasses import dataclass

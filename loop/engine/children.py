@@ -1,7 +1,7 @@
 """Child processes: started, watched until they answer, stopped.
 
 Invariant: a child that is started here is either returned to the caller or stopped, even when the caller is
-cancelled meanwhile. Knows no model and no trainer.
+cancelled meanwhile. This module knows nothing about the model or the trainer.
 """
 
 import subprocess

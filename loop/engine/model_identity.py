@@ -1,7 +1,7 @@
 """The model of a home: the configured directory, the shipped one, or the one that a vLLM serves.
 
-Invariant: a home has one model for good, known by its digest. Knows no weights, and starts nothing: commands
-that only look at a home import this and not the servers.
+Invariant: a home has one model for good, known by its digest. This module knows nothing about weights, and
+starts nothing: commands that only look at a home import it instead of the servers.
 """
 
 from pathlib import Path

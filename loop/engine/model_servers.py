@@ -1,10 +1,9 @@
 """The two servers of the model: the embedded one, and a user's own vLLM.
 
 The embedded one is a child process of ours, the vLLM is not. Either makes the shared weights that the trainer
-writes; the process supervisor runs both in the same way.
-Invariant: after `ready` the weights are of the model that the home was initialised with, and the server
-answers; `ended` returns once nobody uses these weights any more. Of vLLM only its place and its HTTP are
-known here.
+writes; the process supervisor runs both in the same way. Invariant: after `ready` the weights are of the
+model that the home was initialised with, and the server answers; `ended` returns once nobody uses these
+weights any more. Of vLLM, this module knows only the address and the HTTP interface.
 """
 
 import os

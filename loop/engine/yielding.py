@@ -1,7 +1,7 @@
 """Users come first: when one last asked, and how an update in training waits for them.
 
 Invariant: whether an update waits follows from the ledger and the clock, checked again and again, so nothing
-has to be remembered when the service or the trainer starts again. Knows no model.
+has to be remembered when the service or the trainer starts again. This module knows nothing about models.
 """
 
 from contextlib import suppress

@@ -2,6 +2,6 @@
 
 Invariant: a stage reads rows, asks an agent, and returns an `Outcome`; done again after a crash it returns
 the same. It takes a `NightContext`, never the service. Weights are looked at only while the shared weights
-hold exactly the checkpoint in question. Imported by `loop.engine.service`, `loop.engine.worker`,
-`loop.operations`.
+hold exactly the checkpoint in question. `loop.engine.service`, `loop.engine.worker` and `loop.operations`
+import this package.
 """

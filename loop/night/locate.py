@@ -1,7 +1,7 @@
 """Work of kind `locate`: where in the weights an update lies.
 
-Invariant: runs once the candidate is on the disk and has been read; reads two checkpoints and the ledger, and
-changes no weight. A night goes on if it fails.
+Invariant: it runs once the candidate is on the disk and has been read. It reads two checkpoints and the
+ledger, and changes no weight. A night goes on if it fails.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Work of kind `plan`: which behaviours a night dreams of.
 
-Invariant: reads the ledger only. A night without a lesson names its reason.
+Invariant: it reads the ledger only. A night without a lesson names its reason.
 """
 
 from collections.abc import Iterable

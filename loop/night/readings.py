@@ -1,7 +1,7 @@
 """Work of kind `read`: what the concept vectors read on the probe set, before and after an update.
 
 Invariant: the readings that a verdict compares were taken with the same vectors. ConceptVectors that are due
-are estimated anew before an update, never between its two sides. Knows no file of theirs.
+are estimated anew before an update, never between its two sides. This module knows nothing about their files.
 """
 
 from dataclasses import dataclass

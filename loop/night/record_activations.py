@@ -6,7 +6,7 @@ read before anything is dreamt.
 
 Invariant: what is read follows from the ledger and the settings alone, not from how busy the machine is, so
 the same night twice reads the same. The shared weights hold the active checkpoint meanwhile. What exceeds a
-bound waits for the next night. Knows no verdict.
+bound waits for the next night. This module knows nothing about the verdict.
 """
 
 from dataclasses import dataclass

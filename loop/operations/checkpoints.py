@@ -1,7 +1,7 @@
 """The checkpoint commands that only read the home: list, show, diff, export, verify.
 
-Invariant: changes nothing in the home, whether a service runs or not. `verify` always reads the active
-checkpoint and every manifest, however small the sample that it hashes.
+Invariant: a command changes nothing in the home, whether a service runs or not. `verify` always reads the
+active checkpoint and every manifest, however small the sample that it hashes.
 """
 
 from collections.abc import Iterable, Sequence

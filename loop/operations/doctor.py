@@ -1,8 +1,8 @@
 """`doctor`: check everything that a night needs, and say how to fix what is wrong.
 
-Invariant: changes nothing, whether a service runs or not, and loads no model. A check that fails does not
-stop the others. The memory of an update is an estimate from the shapes of the shared weights: the trainer
-measures again before every update, and its result counts.
+Invariant: the command changes nothing, whether a service runs or not, and loads no model. A check that fails
+does not stop the others. The memory of an update is an estimate from the shapes of the shared weights: the
+trainer measures again before every update, and its result counts.
 """
 
 import json

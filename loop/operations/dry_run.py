@@ -1,7 +1,7 @@
 """`night --dry-run`: the steps that a night would train on the pairs at hand.
 
-Invariant: changes nothing; the trainer computes the steps at the active weights. A night would first make
-more pairs from the lessons that wait: the report counts these lessons, and trains nothing on them.
+Invariant: the command changes nothing; the trainer computes the steps at the active weights. A night would
+first make more pairs from the lessons that wait: the report counts these lessons, and trains nothing on them.
 """
 
 from dataclasses import asdict, dataclass, replace

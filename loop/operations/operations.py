@@ -1,7 +1,8 @@
 """The operations on a home, the same whether a service holds the home or a command does the work itself.
 
 Invariant: an operation takes values that JSON can carry and returns a record of `results/`. The command line
-reads a service's answer back by the return annotation. Knows neither the command line nor HTTP.
+reads a service's answer back by the return annotation. This module knows nothing about the command line or
+HTTP.
 """
 
 from dataclasses import dataclass, replace

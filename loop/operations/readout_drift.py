@@ -1,6 +1,6 @@
 """`readout drift`: how far each update moved the readings, and how far the vectors have drifted.
 
-Invariant: reads the ledger only, whether a service runs or not.
+Invariant: the command reads the ledger only, whether a service runs or not.
 """
 
 from sqlalchemy import Connection, func, select

@@ -1,7 +1,7 @@
 """`readout train`, `readout report`, `readout show`: estimate concept vectors, examine them, read with them.
 
-Invariant: runs only while no night runs and the active checkpoint is served. Bad options are refused before a
-model is loaded. The ledger records new vectors and nothing else.
+Invariant: these commands run only while no night runs and the active checkpoint is served. Bad options are
+refused before a model is loaded. The ledger records new vectors and nothing else.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """`status` and `ledger why`: the state of a home, and the origins of its updates.
 
-Invariant: changes nothing, and needs no service: if a service does not answer in time, the ledger is read.
+Invariant: a command changes nothing, and needs no service: if a service does not answer in time, the ledger
+is read.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """`checkpoints vector` and `checkpoints merge --dry-run`: what updates added, and what a merge would add.
 
-Invariant: reads the ledger and the checkpoints' files, whether a service runs or not, and changes nothing in
-the home.
+Invariant: a command reads the ledger and the checkpoints' files, whether a service runs or not, and changes
+nothing in the home.
 """
 
 from collections.abc import Sequence

@@ -5,9 +5,9 @@
     <sha256>.packed         every tensor compressed, without a base: for types that change everywhere
     <sha256>.dropped        empty, a tombstone: the blob was dropped on purpose
 
-Invariant: the name says what is inside, never how it is stored: the same tensors have the same name in
-every form. A file under its final name is whole, and only verified tensors are returned. Knows no
-checkpoint and no tensor library.
+Invariant: the name says what is inside, never how it is stored: the same tensors have the same name in every
+form. A file under its final name is whole, and only verified tensors are returned. This module knows nothing
+about checkpoints or tensor libraries.
 """
 
 import hashlib

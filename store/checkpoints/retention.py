@@ -1,7 +1,7 @@
 """The policy of `checkpoints prune`: which checkpoints stay, and why.
 
-Invariant: pure. The active checkpoint, pinned ones, those without a verdict and the last good one stay
-under every policy. Knows no file and no ledger, only the ledger's records.
+Invariant: pure. The active checkpoint, pinned ones, those without a verdict and the last good one stay under
+every policy. This module knows the ledger's records, but neither files nor the ledger itself.
 """
 
 from collections.abc import Iterable, Sequence

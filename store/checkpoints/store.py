@@ -5,8 +5,8 @@ digest of their content, however they are stored (`blobs.py`). Data is durable b
 names it, and the manifest before the ledger's pointer.
 
 Invariant: a file under its final name is whole, and the same content always has the same id. Everything is
-verified before it is used. Knows no tensor library, no agent and no ledger; the callers know what a
-manifest's fields mean.
+verified before it is used. This module knows nothing about tensor libraries, agents or the ledger; the
+callers know what a manifest's fields mean.
 """
 
 import hashlib

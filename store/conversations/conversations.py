@@ -3,7 +3,8 @@
 Invariant: nothing reaches a row unscrubbed. The same turns twice are one conversation. Every conversation
 that is new or grew has an `extract` in the work queue, committed with its turns. Ids depend on the texts and
 the speaker, never on a path, so two homes that heard the same give the same ids. A conversation that goes
-through a turn that a user had removed (`forgotten`) is passed over. Knows no format and opens no file.
+through a turn that a user had removed (`forgotten`) is passed over. This module knows nothing about formats,
+and opens no file.
 
 Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a
 renamed or copied log is recognised. A conversation whose turns arrive one by one is recognised by its key.

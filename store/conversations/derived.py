@@ -1,9 +1,9 @@
 """Everything that was derived from some conversations: the rows that forgetting them deletes or changes.
 
-Invariant: reads only. A row counts as derived when it would not exist without these conversations. A row with
-other support stays, without the share that they gave it. Where the rows cannot tell (a dream without an
-episode, of the same source), the row counts as derived: forgetting takes too much rather than too little.
-Knows neither files nor commands.
+Invariant: this module only reads. A row counts as derived when it would not exist without these
+conversations. A row with other support stays, without the share that they gave it. Where the rows cannot tell
+(a dream without an episode, of the same source), the row counts as derived: forgetting takes too much rather
+than too little. This module knows nothing about files or commands.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The part of the memory graph that forgetting some conversations deletes.
 
-Invariant: reads only. A node goes with the last edge that supports it; a declared behaviour stays. A node
-that stays loses the weight, the feelings and the words that the lost edges gave it. Knows how edges are
-counted (`store.graph`), not who forgets.
+Invariant: this module only reads. A node goes with the last edge that supports it; a declared behaviour
+stays. A node that stays loses the weight, the feelings and the words that the lost edges gave it. This module
+knows how edges are counted (`store.graph`), but not who forgets.
 """
 
 from collections import defaultdict

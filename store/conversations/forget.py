@@ -2,7 +2,8 @@
 
 Invariant: nothing that stays names or quotes what was deleted, except the digests in `forgotten`, by which an
 ingest passes it over. An update keeps its row, its counts and its verdict; an event says how many of its
-pairs are gone. The weights do not change here: a rollback undoes what they learnt. Knows no file.
+pairs are gone. The weights do not change here: a rollback undoes what they learnt. This module knows nothing
+about files.
 """
 
 from dataclasses import dataclass

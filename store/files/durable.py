@@ -6,7 +6,7 @@ before and after each.
 
 Invariant: after `keep` returns, the file outlives a loss of power; before, there is only a `*.tmp`. A file
 that cannot be synced counts as not written: it is removed and never synced again, for the system may have
-dropped its data. Knows nothing of what is written.
+dropped its data. This module knows nothing about what is written.
 """
 
 import errno

@@ -7,7 +7,7 @@ The process removes the file FLAG before it dies, so that of all processes with 
 whatever is started again. The variable is no setting, so its name does not have the prefix of settings.
 
 Invariant: unless the variable is set, `reach` is one comparison. The process dies of SIGKILL, so nothing is
-cleaned up. Knows nothing of what is written.
+cleaned up. This module knows nothing about what is written.
 """
 
 import os

@@ -1,7 +1,8 @@
 """The ledger: one SQL database that anyone reads and one thread of one service writes.
 
 Invariant: a transaction that `write` runs is committed whole or not at all, in the order of the calls, and is
-durable when `write` returns. Reads never wait for writes (WAL). Knows no table's meaning.
+durable when `write` returns. Reads never wait for writes (WAL). This module knows nothing about the meaning
+of a table.
 """
 
 import sqlite3

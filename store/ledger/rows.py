@@ -1,7 +1,7 @@
 """Rows as records, and rows that are looked up by many values of one column.
 
 Invariant: a record is made of a row in one place, `build`. Rows that are looked up by many values come in the
-order of the table's primary key. Knows no table's meaning.
+order of the table's primary key. This module knows nothing about the meaning of a table.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

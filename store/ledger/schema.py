@@ -1,8 +1,8 @@
 """The ledger's tables, in the order in which a turn reaches them; those of readings are in `schema_readings`.
 
 Invariant: rows are added and change state, and never change their meaning. Ids are digests of content (a
-repeated night finds its own rows), except where a sequence is wanted. Times are ISO 8601 in UTC. Knows no
-agent and no query.
+repeated night finds its own rows), except where a sequence is wanted. Times are ISO 8601 in UTC. This module
+knows nothing about agents or queries.
 """
 
 from sqlalchemy import (

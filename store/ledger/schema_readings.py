@@ -1,6 +1,6 @@
 """The ledger's tables of readings, and of sweeps and predictions: see `schema`, which has `readings` itself.
 
-Invariant: as there. Scores are lists in the order of the concepts of their vectors
+Invariant: the same as there. Scores are lists in the order of the concepts of their vectors
 (`vector_versions.concepts`), so that a conversation of a thousand turns is a thousand rows, whatever the
 number of concepts.
 """

@@ -1,8 +1,8 @@
 """The audit of the ledger: its database, its digests, and its rows against the manifests.
 
-Invariant: reads only; every problem is reported in words, with the row. A digest is computed again from its
-row: turns by the chain that each continues (whose beginning the ledger does not have), dreams and attempts by
-their ids. Pairs are compared with the attempts that they are made of.
+Invariant: this module only reads; every problem is reported in words, with the row. A digest is computed
+again from its row: turns by the chain that each continues (whose beginning the ledger does not have), dreams
+and attempts by their ids. Pairs are compared with the attempts that they are made of.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,8 +1,9 @@
 """What the ledger knows of one checkpoint, and of the way from one to another.
 
-Invariant: reads only; every figure is counted from rows. Two checkpoints are compared on the scenarios that
-both were measured on; where they share none, each side's own figures stand beside each other and say so.
-Knows no file: the weights themselves are compared by `store.tensors.changes`.
+Invariant: this module only reads; every figure is counted from rows. Two checkpoints are compared on the
+scenarios that both were measured on; where they share none, each side's own figures stand beside each other
+and say so. This module knows nothing about files: the weights themselves are compared by
+`store.tensors.changes`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
 """What a user reads about the ledger: a night's report, the status, the lists, and `why`.
 
-Invariant: reads only; every figure is counted from rows, and none is remembered.
+Invariant: this module only reads; every figure is counted from rows, and none is remembered.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,8 @@
 """What the reports of a home say: the results of `report` and `lineage`.
 
 Invariant: a result's fields are the keys of its JSON (`corpus.json_edge`), which users and their scripts
-know: a field that is added is a key that is added, and none is renamed. Holds values only; knows no ledger.
+know: a field that is added is a key that is added, and none is renamed. This module holds values only, and
+knows nothing about the ledger.
 """
 
 from dataclasses import dataclass, field

@@ -1,8 +1,8 @@
 """What the agents and the loop ask of the ledger, one function a question, one module a subject.
 
-Invariant: reads only; rows come back as the records of `store.ledger.records`, in an order that is fixed by
-their content (ids, positions), so that every run goes through them in the same order. Everything above
-`store.ledger` may import it, as `from store import queries`: a call then reads as the question it asks,
+Invariant: this package only reads; rows come back as the records of `store.ledger.records`, in an order that
+is fixed by their content (ids, positions), so that every run goes through them in the same order. Everything
+above `store.ledger` may import it, as `from store import queries`: a call then reads as the question it asks,
 `queries.running_night(...)`.
 """
 

@@ -1,7 +1,7 @@
 """Questions about checkpoints: which is active, which are stored, and where a rollback may go.
 
-Invariant: reads only. The active checkpoint is the one that the last row of `pointers` names. Opens no file:
-a checkpoint counts as stored until it is marked as pruned.
+Invariant: this module only reads. The active checkpoint is the one that the last row of `pointers` names.
+This module opens no file: a checkpoint counts as stored until it is marked as pruned.
 """
 
 from sqlalchemy import Connection, select

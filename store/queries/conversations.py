@@ -1,6 +1,6 @@
 """Questions about conversations: one of them, and its turns.
 
-Invariant: reads only; turns come in the order in which they were logged.
+Invariant: this module only reads; turns come in the order in which they were logged.
 """
 
 from sqlalchemy import Connection, select

@@ -1,7 +1,7 @@
 """Questions about measured weights: outcomes of held-out scenarios, and readings.
 
-Invariant: reads only. Everything is looked up by the digest of the weights, so that a checkpoint that comes
-back finds what was measured on it. An outcome is one character a scenario: 1 passed, 0 failed.
+Invariant: this module only reads. Everything is looked up by the digest of the weights, so that a checkpoint
+that comes back finds what was measured on it. An outcome is one character a scenario: 1 passed, 0 failed.
 """
 
 from collections.abc import Mapping

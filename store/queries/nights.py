@@ -1,6 +1,6 @@
 """Questions about nights, and about the state of the home between them.
 
-Invariant: reads only.
+Invariant: this module only reads.
 """
 
 from datetime import datetime

@@ -1,6 +1,6 @@
 """Questions about practice: failure rates, dreams, attempts and pairs.
 
-Invariant: reads only, in the order of the rows' ids unless a function says otherwise.
+Invariant: this module only reads, in the order of the rows' ids unless a function says otherwise.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Questions about updates: their pairs, verdicts and targets, and what those that are kept have taught.
 
-Invariant: reads only. A later kept update has the last word on what is learnt; replay teaches nothing anew.
+Invariant: this module only reads. A later kept update has the last word on what is learnt; replay teaches
+nothing anew.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 Invariant: a piece of work is done when its results, its follow-up work and its own state are committed in one
 transaction (`finish`); until then it is done again after a crash. Work runs in the order of its ids. Work
 that fails `MAX_ATTEMPTS` times is quarantined with its error and never blocks the rest; withdrawn work never
-runs. Knows no agent.
+runs. This module knows nothing about agents.
 """
 
 from dataclasses import dataclass

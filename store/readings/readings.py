@@ -1,8 +1,8 @@
 """Readings of turns, attempts and the probe set as rows, and where an update moved the weights.
 
 Invariant: a row is written once; written again it is left alone. Scores are lists in the order of their
-vectors' concepts, rounded to `DECIMALS`. Knows no model, and no arithmetic but a mean and a standard
-deviation.
+vectors' concepts, rounded to `DECIMALS`. This module knows nothing about models, and uses no arithmetic but a
+mean and a standard deviation.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -4,7 +4,7 @@ Vectors drift with the weights that they are estimated on, and are estimated ane
 files hold the last version alone.
 
 Invariant: a version is noted once. The ledger keeps the values of the last one, so that the cosines with the
-next can be computed whatever becomes of the files. Knows no file.
+next can be computed whatever becomes of the files. This module knows nothing about files.
 """
 
 from dataclasses import dataclass

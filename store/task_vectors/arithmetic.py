@@ -7,9 +7,9 @@ be negative:
     arithmetic   theta + sum_t w_t tau_t            (arXiv 2212.04089, section 2: addition, negation, scaling)
     ties         theta + the TIES mean of w_t tau_t (Yadav et al. 2023, arXiv 2306.01708, algorithm 1)
 
-Invariant: pure, and one tensor at a time. Arithmetic is in float32, in the order of the vectors; a result
-is rounded to the nearest value of the stored type, to even in a tie. An element that no vector moves keeps
-its bits. Knows no file, no ledger and no torch.
+Invariant: pure, and one tensor at a time. Arithmetic is in float32, in the order of the vectors; a result is
+rounded to the nearest value of the stored type, to even in a tie. An element that no vector moves keeps its
+bits. This module knows nothing about files, the ledger or torch.
 """
 
 from collections.abc import Iterator, Sequence

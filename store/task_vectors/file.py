@@ -1,7 +1,7 @@
 """Task vectors read from checkpoint files, and the file that one is written to.
 
 Invariant: one tensor is read after the other, so that the vector is never whole in memory. A file under its
-final name is whole, and no existing file is overwritten. Knows no ledger.
+final name is whole, and no existing file is overwritten. This module knows nothing about the ledger.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -4,9 +4,9 @@ A task vector is named as the user names it: a checkpoint, for what its update a
 `A..B`, for what the updates after A and up to B added.
 
 Invariant: the purpose of a merge follows from its parts alone. Behaviours that a part with a weight above 0
-taught are meant to improve; those that only parts below 0 taught are meant to be unlearnt; the same holds
-for their pairs. A merge that was kept may be a part itself: what it unlearnt counts the other way round.
-Knows no weights.
+taught are meant to improve; those that only parts below 0 taught are meant to be unlearnt; the same holds for
+their pairs. A merge that was kept may be a part itself: what it unlearnt counts the other way round. This
+module knows nothing about weights.
 """
 
 from collections.abc import Sequence

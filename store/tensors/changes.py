@@ -1,7 +1,8 @@
 """The change of weights over an update: how many values and by how much, by layer, by kind and by head.
 
 Invariant: pure NumPy over raw tensors, one piece of one tensor at a time; norms are sums of squares in
-float64. Knows no file and no ledger, and of a model only the names and shapes of its tensors.
+float64. This module knows nothing about files or the ledger. Of a model it knows only the names and shapes of
+the tensors.
 """
 
 import re

@@ -9,7 +9,8 @@ readings moved:
 
 This is 1 for a change in any direction, and the hidden size for one that writes along the vector alone.
 
-Invariant: pure NumPy over raw tensors, a piece at a time. Knows no file and no ledger.
+Invariant: pure NumPy over raw tensors, a piece at a time. This module knows nothing about files or the
+ledger.
 """
 
 from collections.abc import Iterable, Mapping

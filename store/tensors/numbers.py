@@ -3,7 +3,7 @@
 NumPy has no bfloat16: its bit patterns are the upper half of float32's.
 
 Invariant: a conversion handles at most `PIECE` elements at a time, so that a model is never held twice as
-float32. Knows no file and no model.
+float32. This module knows nothing about files or models.
 """
 
 from collections.abc import Iterator

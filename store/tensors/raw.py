@@ -4,8 +4,8 @@ The container is written here and not by the safetensors package, because that p
 writing changed between releases that we support, and a checkpoint's id depends on these bytes.
 
 Invariant: equal tensors give equal bytes: wider types first (so that all are aligned), then names in order,
-no metadata, no time. Any reader of safetensors loads the result. Knows only the bytes of numbers, not their
-meaning.
+no metadata, no time. Any reader of safetensors loads the result. This module knows only the bytes of numbers,
+not their meaning.
 """
 
 import json

@@ -7,7 +7,8 @@ Names and strengths mean what `steering/directions.py` says. Offsets are added t
 
 Invariant: a request that cannot be steered as asked is refused with a sentence, never answered without
 steering. A replaced file of vectors counts from the next request on. A row that is not steered gets zeros, so
-its numbers keep every bit; a batch in which no row is steered adds nothing. Knows no route.
+its numbers keep every bit; a batch in which no row is steered adds nothing. This module knows nothing about
+routes.
 """
 
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,8 @@
 Invariant: a message's content is data and can never become a control token. Content that would is encoded
 piece by piece with control tokens switched off; only the template's own markup makes them. Any other content
 takes the usual path, so its tokens are exactly those of `apply_chat_template`. The one exception: where the
-template refuses or drops a system prompt, its text opens the first user's turn. Knows neither model nor HTTP.
+template refuses or drops a system prompt, its text opens the first user's turn. This module knows nothing
+about models or HTTP.
 """
 
 import re

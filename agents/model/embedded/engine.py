@@ -4,7 +4,8 @@ A user is answered while a batch runs: one row goes to the user thread, several 
 batch is cut into pieces of BATCH_ROWS in the order given, and never mixed with another request's rows.
 
 Invariant: rows that reach a thread fit the model (lengths, vocabulary); any other is refused with a sentence
-before. Work stops within a token when its client has gone or the server is stopping. Knows no route.
+before. Work stops within a token when its client has gone or the server is stopping. This module knows
+nothing about routes.
 """
 
 import asyncio

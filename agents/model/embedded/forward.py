@@ -4,7 +4,7 @@ Two implementations: `agents.model.embedded.qwen3` for the architecture of the e
 `TransformersForward` here, which calls the Hugging Face module itself and so takes any dense causal model.
 
 Invariant: parameters are read where they lie at every pass, never copied or repacked, so a write to the
-shared weights changes the very next token. Knows nothing of sampling, text or requests.
+shared weights changes the very next token. This module knows nothing about sampling, text or requests.
 """
 
 import threading

@@ -4,7 +4,7 @@ Prompts are packed instead of padded, keys and values are written into one buffe
 and never repeated per query head, and the last layer of a prompt is computed for its last token only.
 
 Invariant: it computes what `Qwen3ForCausalLM` computes (a test compares the two), and reads that module's own
-parameters at every pass. Knows nothing of sampling, text or requests.
+parameters at every pass. This module knows nothing about sampling, text or requests.
 """
 
 from collections.abc import Sequence

@@ -4,8 +4,8 @@
     POST /v1/batch/tokenize   tokens of many conversations or texts
 
 Invariant: every request is answered, or refused with a 4xx and a sentence; a 500 is a bug. Every answer names
-the versions of the weights at its start and its end. Knows neither who changes the weights nor who may ask:
-the middleware in front of the routes checks that.
+the versions of the weights at its start and its end. This module does not know who changes the weights or who
+may ask: the middleware in front of the routes checks that.
 """
 
 import asyncio

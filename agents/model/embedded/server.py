@@ -7,7 +7,7 @@ It creates RUN_DIR/weights.bin and weights.json (the shared weights) before it l
 so the weights exist as soon as /health answers. It prints nothing to stdout; errors go to stderr.
 
 Invariant: it dies with its parent, and removes its socket and shared weights on SIGTERM. Every served
-parameter lies in the shared weights. Does not know who writes there, nor what an update is.
+parameter lies in the shared weights. This module does not know who writes there or what an update is.
 """
 
 import argparse

@@ -4,6 +4,6 @@
 a GGUF file into a Hugging Face directory; `hub` downloads one; `installed` finds the file of an installed
 package; `directory` checks that a directory is a model for conversations; `card` records its source.
 
-Invariant: a directory is made whole or not at all, and holds data only. Imports nothing heavy before it is
-called. `loop` may import it.
+Invariant: a directory is made whole or not at all, and holds data only. This package imports nothing heavy
+before it is called. `loop` may import it.
 """

@@ -1,7 +1,7 @@
 """The check that a Hugging Face directory is a causal language model for conversations.
 
-Invariant: reads JSON and names of files only, so that a wrong directory is refused in milliseconds.
-`safety` has checked before that it runs no code.
+Invariant: this module reads JSON and names of files only, so that a wrong directory is refused in
+milliseconds. `safety` has checked before that it runs no code.
 """
 
 import json

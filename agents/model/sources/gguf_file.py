@@ -1,7 +1,7 @@
 """A GGUF file: its metadata, and its tensors as ordinary numbers.
 
 Invariant: a file that is cut short, damaged or of an unknown kind is refused with one sentence. Only this
-module imports the package `gguf`, and only when a file is opened. Knows no model family.
+module imports the package `gguf`, and only when a file is opened. It knows nothing about model families.
 """
 
 from collections import Counter

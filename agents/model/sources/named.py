@@ -1,6 +1,6 @@
 """What a user may name as the model: a directory, a GGUF file, or a name on the hub.
 
-Invariant: knows names only; opens no file and asks no network.
+Invariant: this module knows names only. It opens no file and uses no network.
 """
 
 import re

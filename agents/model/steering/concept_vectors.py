@@ -7,8 +7,8 @@
 
 Invariant: vectors that are read fit together, are finite, and are of the model and corpus that the reader
 names, or an `IntegrityFault` says why not. Both files are replaced whole, readout.json last. One of an older
-version may lack `model` and `corpus_sha256`, and is then not checked against them. Knows neither torch nor
-the meaning of a concept.
+version may lack `model` and `corpus_sha256`, and is then not checked against them. This module knows nothing
+about torch or the meaning of a concept.
 """
 
 import hashlib

@@ -4,7 +4,7 @@ Concepts are those of a home's `readout/`, and besides them the behaviours whose
 `readout/behaviours/`. A concept takes precedence over a behaviour of the same name.
 
 Invariant: a strength counts in units of the residual stream, along the unit vector, after the layer that the
-file names (`ConceptVectors.steered`). Knows no torch and no request.
+file names (`ConceptVectors.steered`). This module knows nothing about torch or requests.
 """
 
 import hashlib

@@ -7,8 +7,8 @@
 A strength counts in units of the residual stream: how far each token moves along the concept's unit vector.
 
 Invariant: a hook in the engine sees checked strengths only, and two requests share a cached prefix only if
-they are steered alike, with the same vectors. Knows neither torch nor numpy nor vLLM, so that whoever only
-passes a request on stays light.
+they are steered alike, with the same vectors. This module imports neither torch nor numpy nor vLLM, so that a
+process that only passes a request on stays light.
 """
 
 import json

@@ -2,7 +2,7 @@
 
 The home is NIGHTSCHOOL_HOME or the platform's default, and its `model.url` must be set. Invariant: without a
 home or a url the plugin does nothing and logs nothing. A module of its own because every process of vLLM runs
-it, before anything heavier is imported. Knows no vLLM.
+it, before anything heavier is imported. This module knows nothing about vLLM.
 """
 
 import os

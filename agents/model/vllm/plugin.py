@@ -2,7 +2,7 @@
 
 Invariant: without a home that names a vLLM (`model.url`) it serves as without the plugin, and nothing is
 logged. The one function wrapped even then keeps vLLM from warning about our routes. A second call changes
-nothing. Only vLLM's own functions are wrapped, each in one place. Knows no weights.
+nothing. Only vLLM's own functions are wrapped, each in one place. This module knows nothing about weights.
 """
 
 import logging

@@ -11,8 +11,8 @@ after it, and continue a prefix that is up to `salt_seconds` older. Between upda
 evaluation, the weights are whole.
 
 Invariant: a salt that was used with some weights is never used with others. The version only grows while the
-shared weights exist, and the salt names them too, for prefixes may be kept outside of vLLM. Knows neither
-torch nor what is in a request.
+shared weights exist, and the salt names them too, for prefixes may be kept outside of vLLM. This module knows
+nothing about torch or the content of a request.
 """
 
 import json

@@ -7,7 +7,7 @@
     readings-...                the socket on which the server publishes readings of the residual stream
 
 Invariant: the kernel releases a lock when its process ends, so what no living process holds is stale and may
-be swept. Only the holder of the lock removes anything. Knows neither vLLM nor torch.
+be swept. Only the holder of the lock removes anything. This module knows nothing about vLLM or torch.
 """
 
 import fcntl

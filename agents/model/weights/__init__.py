@@ -4,6 +4,7 @@
 forward passes and writes, `cuda_ipc` the way to weights on a GPU; `views` builds a model on them, `snapshot`
 copies checkpoints in and out, and `hf_export` writes a checkpoint as a model directory.
 
-Invariant: one process writes at a time, and the header says what the weights are. Knows no ledger. Servers,
-the trainer and the loop's checkpoint commands import it; only `header` is free of torch.
+Invariant: one process writes at a time, and the header says what the weights are. This package knows nothing
+about the ledger. Servers, the trainer and the loop's checkpoint commands import it; only `header` is free of
+torch.
 """

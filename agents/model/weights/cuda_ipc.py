@@ -5,8 +5,8 @@ export of its own, because torch counts the readers of each (`torch.multiprocess
 them and then has the same memory.
 
 Invariant: a handle crosses the socket as JSON and is checked field by field, never pickled. The exporter
-keeps its tensors for as long as its process lives. Knows no manifest: the tensors of a reply are in the
-exporter's order.
+keeps its tensors for as long as its process lives. This module knows nothing about manifests: the tensors of
+a reply are in the exporter's order.
 """
 
 import os

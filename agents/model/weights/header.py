@@ -3,7 +3,7 @@
 Invariant: `dirty` is set before the first write of an update, and cleared only when the weights are again
 those of the active checkpoint. `version` grows with every change of the weights. `holds` names a checkpoint
 only while the weights are wholly that checkpoint's. At most one process writes: the kernel releases its lock
-with it, however it ends. Knows no tensor.
+with it, however it ends. This module knows nothing about tensors.
 """
 
 import fcntl

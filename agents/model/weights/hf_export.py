@@ -5,7 +5,8 @@ checkpoint's, bit for bit. Configuration, tokenizer and the like are copied.
 
 Invariant: the directory appears under its name complete, or not at all: it is written beside it and renamed
 when all of it is on disk. No value changes: a tensor whose own type would lose bits is written in the
-checkpoint's type, and the configuration says so. Knows no checkpoint store and no ledger.
+checkpoint's type, and the configuration says so. This module knows nothing about the checkpoint store or the
+ledger.
 """
 
 import fcntl

@@ -7,7 +7,7 @@ waits for the passes that are running; later passes wait at the gate.
 Invariant: nobody waits longer than PATIENCE_S. After that the pass, or the change, runs without the lock,
 because users are always answered. The kernel releases a lock with its process, however it ends. On a system
 without open file description locks (all but Linux) nobody waits, and a pass may read weights that are half
-written. Knows no tensor.
+written. This module knows nothing about tensors.
 """
 
 import fcntl

@@ -6,7 +6,8 @@ the file has only the header: the tensors stay where they are, other processes o
 and the offsets count as if they were laid out in the file.
 
 Invariant: the header describes the weights (see `header`). The manifest uses Hugging Face's names: a server
-that keeps several parameters in one tensor lists each as an entry inside that tensor. Knows no model family.
+that keeps several parameters in one tensor lists each as an entry inside that tensor. This module knows
+nothing about model families.
 """
 
 import json

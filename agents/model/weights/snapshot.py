@@ -2,7 +2,7 @@
 
 Invariant: `restore` writes nothing unless the whole checkpoint is undamaged and fits the shared weights.
 While it writes they are dirty, they hold no checkpoint, and no forward pass reads them. Aliases (tied
-weights) are stored once, under the first name. Knows no model family and no ledger.
+weights) are stored once, under the first name. This module knows nothing about model families or the ledger.
 """
 
 from collections.abc import Mapping

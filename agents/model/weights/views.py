@@ -1,7 +1,8 @@
 """A Hugging Face model whose parameters are views of the shared weights: it computes with the served weights.
 
 Invariant: parameters and entries match one to one, in name, shape and tying, or nothing is built. No byte of
-a weight is copied, and no remote code runs. Knows only Hugging Face's names, which every manifest uses.
+a weight is copied, and no remote code runs. This module knows only Hugging Face's names, which every manifest
+uses.
 """
 
 import json

@@ -4,7 +4,7 @@ The plane is that of the vectors' first two principal components; the axes name 
 they hold, since what is near on the plane need not be near.
 
 Invariant: pure and deterministic; no name covers another name or a dot, and a name without space is left out
-and counted. Knows no model.
+and counted. This module knows nothing about models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Writes a picture to a file: SVG by this package, PNG by Pillow.
 
-Invariant: the file is replaced whole or not at all. Does not know what a picture shows.
+Invariant: the file is replaced whole or not at all. This module does not know what a picture shows.
 """
 
 import io

@@ -1,7 +1,7 @@
 """A picture as a list of plain shapes, and the same picture as SVG.
 
 Invariant: pure and deterministic: equal pictures give equal bytes. Lengths are in units of the SVG, which a
-browser shows as pixels; y grows downwards. Does not know what a picture shows.
+browser shows as pixels; y grows downwards. This module does not know what a picture shows.
 """
 
 from collections.abc import Sequence

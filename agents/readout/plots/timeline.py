@@ -1,7 +1,8 @@
 """The timeline of a conversation's readings over its turns, drawn as a heat map.
 
 Invariant: pure; all rows have one scale, 0 is the baseline's mean, and the picture names its unit. If there
-are more turns than columns, a column is the mean of adjacent turns, and the picture says so. Knows no model.
+are more turns than columns, a column is the mean of adjacent turns, and the picture says so. This module
+knows nothing about models.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ head (Elhage et al., A Mathematical Framework for Transformer Circuits, 2021: at
 and additive).
 
 Invariant: pure; a text's contribution is measured along the vector that was estimated without that text. A
-layer whose attention has another layout must not be passed in. Knows no model.
+layer whose attention has another layout must not be passed in. This module knows nothing about models.
 """
 
 from collections.abc import Mapping

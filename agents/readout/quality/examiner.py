@@ -1,8 +1,8 @@
 """Examines a home's concept vectors on the served weights: their quality, and a conversation's readings.
 
 Invariant: the concept vectors are the home's, and must fit the model and the texts that they were made from.
-No second model is loaded: projections are read from the active checkpoint's file, one at a time. Writes only
-its own pages, in the home's `readout` folder. Knows no ledger.
+No second model is loaded: projections are read from the active checkpoint's file, one at a time. This module
+writes only its own pages, in the home's `readout` folder. It knows nothing about the ledger.
 """
 
 import json

@@ -1,7 +1,8 @@
 """The texts behind concept vectors as numbers, and the sums that every quality metric starts from.
 
 Invariant: pure; a text without a concept (a baseline) counts among the negatives of all concepts. Means are
-computed in float64, so that the order of the texts does not matter. Knows neither models nor files.
+computed in float64, so that the order of the texts does not matter. This module knows nothing about models or
+files.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,8 @@ is wide in one direction would make anything look like a finding; there the valu
 beside the metric (`by_chance`): that of random texts in place of a concept's, which 19 of 20 such draws stay
 below.
 
-Invariant: pure, from arrays to numbers; SVD in float32. Knows neither models, nor files, nor the verdict.
+Invariant: pure, from arrays to numbers; SVD in float32. This module knows nothing about models, files or the
+verdict.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The quality report as a page of Markdown.
 
-Invariant: pure; every figure on the page is in the report's JSON. Knows no metric.
+Invariant: pure; every figure on the page is in the report's JSON. This module knows nothing about metrics.
 """
 
 from collections.abc import Mapping

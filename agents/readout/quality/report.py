@@ -1,7 +1,7 @@
 """The quality report: every metric of every concept, with a verdict in words.
 
 Invariant: pure, and a report's JSON has no NaN: a number that cannot be computed is null, with its reason
-beside it. The bounds of a verdict are in the report. Knows neither models nor files.
+beside it. The bounds of a verdict are in the report. This module knows nothing about models or files.
 """
 
 from collections.abc import Mapping, Sequence

@@ -2,7 +2,7 @@
 
 Invariant: the numbers are those of `step.MatrixBatch` up to float32 rounding, whatever the number of threads.
 If the library was not built (no compiler, another system) or cannot take a matrix, `suits` is false and torch
-does the work. Knows no optimizer: its input is one step.
+does the work. This module knows nothing about the optimizer: its input is one step.
 """
 
 import ctypes

@@ -6,7 +6,8 @@ scaled the same channel of R. Everything else gets AdamW.
 
 Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed
 from which projections are drawn, so a state that was written and read continues bit for bit. `propose` writes
-no weight. Knows neither losses nor files; the arithmetic is in `step.py` and, compiled, in `kernel.c`.
+no weight. This module knows nothing about losses or files; the arithmetic is in `step.py` and, compiled, in
+`kernel.c`.
 """
 
 import math

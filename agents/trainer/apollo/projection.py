@@ -5,7 +5,7 @@ a channel for each column; tall: R = G P^T, with a channel for each row.
 
 Invariant: a projection follows from its seed, n, rank and number of refreshes, and is drawn on the CPU,
 whatever the device of the weights: all matrices of one width share it, and it is drawn again instead of being
-stored. Both kinds keep lengths on average: E |P x|^2 = |x|^2. Knows no optimizer.
+stored. Both kinds keep lengths on average: E |P x|^2 = |x|^2. This module knows nothing about the optimizer.
 """
 
 import math

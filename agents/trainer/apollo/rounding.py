@@ -6,7 +6,7 @@ average.
 
 Invariant: a seed depends on the names of its draw alone. A rounded value depends on the value, the key and
 the element's index alone, not on the device, the number of threads or the chunk size; `kernel.c` draws the
-same bits. Knows no optimizer.
+same bits. This module knows nothing about the optimizer.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Apollo's state for each parameter, and its form in a checkpoint.
 
 Invariant: a state that is exported, written, read and imported is the same to the last bit, and it carries
-the settings that it was made with. A state whose moments would mean something else here does not fit. Knows
-no gradient.
+the settings that it was made with. A state whose moments would mean something else here does not fit. This
+module knows nothing about gradients.
 """
 
 import json

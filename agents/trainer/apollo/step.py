@@ -3,8 +3,8 @@
 A step has two passes: `measure` advances the moments and computes every update, `apply` writes the weights.
 
 Invariant: nothing here waits for a GPU (no number is read back), and parameters of one shape are computed
-together. `measure` writes no weight. Knows neither seeds nor the schedule: a `ParamStep` holds one
-parameter's part of a step.
+together. `measure` writes no weight. This module knows nothing about seeds or the schedule: a `ParamStep`
+holds one parameter's part of a step.
 """
 
 from collections.abc import Sequence

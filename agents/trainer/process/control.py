@@ -2,7 +2,7 @@
 
 Invariant: an order is for the one update that is current when the order comes, and goes with it: no order can
 pause or cancel an update that was not requested yet. The socket's thread and a signal handler give orders,
-the main thread alone waits for them. Knows neither the socket nor the model.
+the main thread alone waits for them. This module knows nothing about the socket or the model.
 """
 
 from queue import SimpleQueue

@@ -4,7 +4,7 @@ Attaches to the shared weights of the model server as their only writer, restore
 needed, and answers requests on the run directory's socket until a stop.
 
 Invariant: the process dies with its parent; a clean end undoes a step in progress; nothing goes to standard
-output. Knows neither the ledger nor the schedule.
+output. This module knows nothing about the ledger or the schedule.
 """
 
 import argparse

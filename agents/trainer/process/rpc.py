@@ -2,8 +2,8 @@
 
 Invariant: only this thread touches the ROUTER socket, and no message ends it. A known request is never
 carried out twice: its reply comes from memory, or, while it is in progress, goes to the latest client that
-asked. The memory is bounded, and replies to a client that reads nothing are dropped. Reads only the header of
-the shared weights.
+asked. The memory is bounded, and replies to a client that reads nothing are dropped. This module reads only
+the header of the shared weights.
 """
 
 import hashlib

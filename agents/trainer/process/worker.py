@@ -1,8 +1,8 @@
 """The trainer's verbs, one method each, in the main thread and one request at a time.
 
 Invariant: only these methods write the shared weights. The optimizer's state after `train` stays in memory
-until the next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. Does not know the
-socket.
+until the next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. This module knows
+nothing about the socket.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -6,7 +6,8 @@ model's own attention function in such a pass. Recurrent layers look along a who
 sequences has a lane of its own, padded on the right, and starts from the states that the context left.
 
 Invariant: a token attends to the past of its own sequence and to its own piece up to itself, within the
-layer's window; pasts are read and never written, so a layer may be computed again. Knows no loss.
+layer's window; pasts are read and never written, so a layer may be computed again. This module knows nothing
+about losses.
 """
 
 from collections.abc import Iterator, Sequence

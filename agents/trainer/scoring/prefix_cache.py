@@ -1,7 +1,7 @@
 """The cache that contexts leave behind, and its form for a model of transformers.
 
 Invariant: the cache is written while contexts are read, and only read afterwards, so a layer may be computed
-again and one continuation does not affect another. Knows no tokens.
+again and one continuation does not affect another. This module knows nothing about tokens.
 """
 
 from collections.abc import Sequence

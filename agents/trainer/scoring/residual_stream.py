@@ -6,8 +6,8 @@ preventative steering (arXiv 2507.21509, section 5.2) an update trains on a mode
 trait, so the gradient need not move the weights there, and the direction is gone when the model is served.
 
 Invariant: a text's result depends on its own tokens alone, up to rounding, and a pass that ends early gives
-what a whole pass gives, to the bit. Nothing is normalised, and no hook stays on the model. Does not know
-concepts.
+what a whole pass gives, to the bit. Nothing is normalised, and no hook stays on the model. This module knows
+nothing about concepts.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,7 @@ margin may grow while the chosen answer becomes less likely.
 Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's
 weight multiplies its loss, and the sum is divided by `count`, the number of examples of the whole step (None:
 of those given): examples of low trust move the weights less, and the gradients of a step's passes add up to
-the step's. Knows neither models nor tokens.
+the step's. This module knows nothing about models or tokens.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 Invariant: nothing is written before all of it is known to be finite, and then it is written under one lock.
 The result depends on the parent and the parts alone, and after any failure the shared weights are the
-parent's. There is no optimizer state: moments of the parts do not belong to merged weights. Knows neither the
-socket nor the ledger.
+parent's. There is no optimizer state: moments of the parts do not belong to merged weights. This module knows
+nothing about the socket or the ledger.
 """
 
 from collections.abc import Callable, Sequence

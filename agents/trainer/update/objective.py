@@ -9,8 +9,8 @@ pass without gradients in every step. If all examples of an update have one cont
 answers, and z_0 is 0.
 
 Invariant: the loss depends on the model's weights, the examples and the settings alone; the losses of a
-step's passes, each with the step's `count` and `point`, add up to the step's loss. Knows neither optimizer
-nor shared weights.
+step's passes, each with the step's `count` and `point`, add up to the step's loss. This module knows nothing
+about the optimizer or the shared weights.
 """
 
 import math

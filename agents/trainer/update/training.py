@@ -2,8 +2,8 @@
 
 Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer
 starts from the parent's state and is kept nowhere else. A step that is not finite or too large is refused,
-and after any failure the shared weights are the parent's again. A dry run writes nothing. Knows neither the
-socket nor the ledger.
+and after any failure the shared weights are the parent's again. A dry run writes nothing. This module knows
+nothing about the socket or the ledger.
 """
 
 import math

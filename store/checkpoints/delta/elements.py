@@ -8,8 +8,8 @@ quarter larger than the differences), and gaps among the elements of each expone
 because small weights change more often, but another pass over all elements for every exponent).
 
 Invariant: `apply` after `pack` gives the same bits, forwards and backwards, for every bit pattern, NaN
-included; the same chunks give the same payload. Knows no file and no tensor: a chunk is a flat array of
-unsigned integers.
+included; the same chunks give the same payload. This module knows nothing about files or tensors: a chunk is
+a flat array of unsigned integers.
 """
 
 from collections.abc import Iterable

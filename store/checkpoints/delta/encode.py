@@ -6,8 +6,8 @@ changes everywhere. Without a base every tensor is stored in full: compressed, a
 
 Invariant: the bytes depend on the tensors, the base's digest and the release of zstd alone, not on time,
 place or threads. Nothing is written into a buffer before the whole file and every chunk that it starts from
-are verified. Memory is a few chunks a thread. Knows no directory, no checkpoint and no tensor library but
-NumPy.
+are verified. Memory is a few chunks a thread. This module knows nothing about directories or checkpoints, and
+uses no tensor library but NumPy.
 """
 
 import hashlib

@@ -16,8 +16,8 @@ little-endian.
 A delta is identified by the SHA-256 of its file; the digests of tensors are those of their safetensors
 form. Without a base every tensor is stored in full, and the base's hashes are zeros.
 
-Invariant: `parse` reads what `head` and `table` wrote, and refuses a file whose parts do not add up. Knows
-no coding of a chunk (`elements.py`) and reads no file.
+Invariant: `parse` reads what `head` and `table` wrote, and refuses a file whose parts do not add up. This
+module knows nothing about the coding of a chunk (`elements.py`), and reads no file.
 """
 
 import json

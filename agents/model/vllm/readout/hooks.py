@@ -4,7 +4,7 @@ Readout projects the residual stream of each request's answer on the vectors and
 Steering adds concept vectors to the stream of the requests that ask for it. Layer k is the stream after
 `layers[k]`, as in the trainer's `activations`; vLLM's layers return it in two parts, whose sum it is.
 Invariant: no other request in the batch is read or moved with a request. A pass with nothing to read and
-nobody to steer is left alone. Knows no HTTP.
+nobody to steer is left alone. This module knows nothing about HTTP.
 """
 
 import logging

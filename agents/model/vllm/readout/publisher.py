@@ -1,8 +1,8 @@
 """The socket between the process that computes readings and those that answer: a ZMQ publisher.
 
 Invariant: nothing here waits for a subscriber, and messages that nobody takes are dropped. No forward pass
-waits until its scores are copied off the device. Only JSON and raw numbers cross the socket. Knows no
-request.
+waits until its scores are copied off the device. Only JSON and raw numbers cross the socket. This module
+knows nothing about requests.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,8 @@
 A forward pass computes the residual stream of some tokens of several requests, one below the other. Token 0
 of an answer's readings is the last of its prompt, token i the i-th of the answer; the last token of an answer
 is drawn and never passes through the model. Invariant: no score of one request counts for another, and a
-token that is computed again (after a preemption) counts once. Knows no vLLM, no socket and no torch.
+token that is computed again (after a preemption) counts once. This module knows nothing about vLLM, sockets
+or torch.
 """
 
 import json

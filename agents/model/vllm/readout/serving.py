@@ -7,7 +7,7 @@ A chat or plain completion carries its readings as `readout`, a stream in a chun
 The request's fields `readout` (false: do not read this one) and `steer` ({concept: strength}) are passed to
 the engine here. vLLM's two serving functions are wrapped: they alone know a request and its whole answer.
 Invariant: an answer waits at most `PATIENCE_SECONDS` for its readings, and a `steer` that cannot be carried
-out is refused, never dropped. Knows no tensor.
+out is refused, never dropped. This module knows nothing about tensors.
 """
 
 import asyncio

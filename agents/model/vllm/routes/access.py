@@ -5,7 +5,7 @@ and vLLM must listen nowhere else; a web page that is open in a browser there do
 The home's token is accepted everywhere.
 
 Invariant: a request that no rule admits is refused with a reason, and keys are compared in a time that does
-not depend on them. Knows neither vLLM nor what is requested.
+not depend on them. This module knows nothing about vLLM or the content of a request.
 """
 
 import hashlib

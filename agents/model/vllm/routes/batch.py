@@ -8,7 +8,7 @@ users do not queue behind them. vLLM itself decides who has access, as under all
 
 Invariant: text in a message is data, as in `embedded.chat`. Work on many rows runs off the event loop. When a
 client disconnects, its rows are aborted. An answer depends on its prompt, seed and settings, and in the last
-bits of a logit on the engine's other work. Does not know who changes the weights.
+bits of a logit on the engine's other work. This module does not know who changes the weights.
 """
 
 import asyncio

@@ -6,7 +6,7 @@
 
 vLLM decides who has access to the routes under /v1, as for all of /v1. The rules of `access` decide for the
 others, before a body is read. Invariant: without a home that names this vLLM there are no routes, and an
-error is answered in OpenAI's form, with a reason. Knows no weights.
+error is answered in OpenAI's form, with a reason. This module knows nothing about weights.
 """
 
 import os

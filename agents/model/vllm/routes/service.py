@@ -1,8 +1,8 @@
 """The client with which vLLM's routes call the service of the home: one request over ZMQ, with a time limit.
 
 Invariant: nothing here blocks the event loop, however long the service takes. A request ends with a result or
-with an error of `corpus.errors`. Work that the service has started continues when nobody waits for it. Knows
-no verb.
+with an error of `corpus.errors`. Work that the service has started continues when nobody waits for it. This
+module knows nothing about verbs.
 """
 
 import asyncio

@@ -10,8 +10,8 @@
                         also its GET /status, "night" (the running one's id or null), "trainer"
 
 Without a service the POST routes answer 503. Invariant: the service does all the work, so all of it is in the
-ledger, and nothing here blocks vLLM's event loop. Does not know who calls: `plugin` has applied the rules of
-`access`.
+ledger, and nothing here blocks vLLM's event loop. This module does not know who calls: `plugin` has applied
+the rules of `access`.
 """
 
 import asyncio

@@ -2,8 +2,8 @@
 
 vLLM fuses several projections into one tensor, one below the other. Each is a run of rows, so its entry in
 the manifest begins inside the tensor and nothing is copied. Invariant: every row of every shared tensor has a
-name, but for the padding of a vocabulary; a tensor that the table does not describe is refused. Knows no
-torch.
+name, but for the padding of a vocabulary; a tensor that the table does not describe is refused. This module
+knows nothing about torch.
 """
 
 from collections.abc import Callable, Iterator

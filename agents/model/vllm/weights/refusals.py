@@ -1,8 +1,8 @@
 """Configurations of vLLM whose model cannot be trained, each with the cure: a table.
 
 Invariant: the table is checked before a weight is loaded, so a vLLM that is refused loads and packs its
-weights as without the plugin. Knows vLLM's configuration by the names of its fields, and imports nothing of
-it.
+weights as without the plugin. This module knows vLLM's configuration by the names of its fields, and imports
+nothing from vLLM.
 """
 
 from collections.abc import Callable

@@ -6,7 +6,7 @@ weights, then restores the active checkpoint.
 
 Invariant: it writes only while it holds the lock of the one writer, and after the start only while nobody
 holds the home. It leaves a whole checkpoint, or the weights as they were; they stay dirty unless that
-checkpoint is the active one. It reads the ledger and never writes it. Knows no vLLM.
+checkpoint is the active one. It reads the ledger and never writes it. This module knows nothing about vLLM.
 """
 
 import hashlib
