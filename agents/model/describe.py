@@ -19,6 +19,8 @@ _LANGUAGE_MODEL = "model.language_model."
 """Prefix of the language model's names in the files of a model with vision."""
 _OTHER_PARTS = ("model.visual.", "mtp.")
 """Prefixes of the vision encoder's names, and of those of a multi-token prediction head."""
+_COMPUTED = ".rotary_emb.inv_freq"
+"""End of the names of buffers that old files hold, and that the configuration determines."""
 Tensor = TypeVar("Tensor")
 
 
@@ -53,7 +55,7 @@ def language_model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         f"model.{name.removeprefix(_LANGUAGE_MODEL)}" if name.startswith(_LANGUAGE_MODEL) else name: tensor
         for name, tensor in tensors.items()
-        if not name.startswith(_OTHER_PARTS)
+        if not name.startswith(_OTHER_PARTS) and not name.endswith(_COMPUTED)
     }
 
 

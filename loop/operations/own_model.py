@@ -10,7 +10,7 @@ from pathlib import Path
 
 from agents.model.safety import check_model_dir
 from agents.model.sources.card import read_record
-from agents.model.sources.directory import check_causal, check_conversational
+from agents.model.sources.directory import check_causal, check_conversational, check_weights
 from agents.model.sources.installed import smollm2_file
 from agents.model.sources.named import DirectorySource, GgufSource, HubSource, read_source
 from corpus.errors import UsageError
@@ -34,7 +34,11 @@ def ready_model(home: Home, text: str, *, is_served: bool, on_part: OnPart) -> P
     source = read_source(text)
     if isinstance(source, DirectorySource):
         check_model_dir(source.path)
-        (check_causal if is_served else check_conversational)(source.path)
+        if is_served:
+            check_causal(source.path)
+        else:
+            check_conversational(source.path)
+            check_weights(source.path)
         return source.path
     target, is_new = home.path / "model", not home.path.exists()
     if home.config_file.exists() and load_settings(home.config_file).model.path != str(target):

@@ -1,17 +1,21 @@
 """The check that a Hugging Face directory is a causal language model for conversations.
 
-Invariant: this module reads JSON and names of files only, so that a wrong directory is refused in
-milliseconds. `safety` has checked before that it runs no code.
+Invariant: this module reads JSON, names of files and names of weights; it builds a model, without memory for
+its weights, only where the names are unusual. `safety` has checked before that the directory runs no code.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
+from agents.model.describe import language_model_tensors
 from corpus.errors import ConfigError
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 """Ends of the names of architectures that continue a text; an encoder-decoder says itself that it is one."""
+
+_USUAL = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
+"""Beginnings of the names in nearly all causal models; others are held against the model itself."""
 
 
 def check_causal(path: Path) -> None:
@@ -40,6 +44,38 @@ def check_conversational(path: Path) -> None:
             f"{path} has a tokenizer without a chat template: name a model that was made for conversations "
             "(an instruct model), or put its chat_template.jinja there"
         )
+
+
+def check_weights(path: Path) -> None:
+    """Raise `ConfigError` unless the files' weights are, name by name, those of the model in transformers."""
+    from safetensors import safe_open
+
+    names: dict[str, None] = {}
+    for file in sorted(path.glob("*.safetensors")):
+        with safe_open(file, "np") as weights:
+            names |= dict.fromkeys(weights.keys())
+    names = language_model_tensors(names)
+    if all(name.startswith(_USUAL) for name in names):
+        return
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    if other := sorted(names.keys() - parameter_shapes(config).keys() - {"lm_head.weight"}):
+        raise ConfigError(
+            f"{path} has weights that are not, name by name, those of a language model in "
+            f"transformers ({other[0]}): name a text-only directory of the model, or its GGUF file, or serve it "
+            "with your own vLLM (`init --url`)"
+        )
+
+
+def parameter_shapes(config: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of the model that transformers makes of a configuration."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
 def _has_chat_template(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from agents.model.safety import check_model_dir
 from agents.model.sources import gguf_families, gguf_tokenizer
 from agents.model.sources.card import sha256_of, write_card
-from agents.model.sources.directory import check_conversational
+from agents.model.sources.directory import check_conversational, parameter_shapes
 from agents.model.sources.folder import new_folder, require_room
 from agents.model.sources.gguf_file import GgufFile, open_gguf
 from corpus.aliases import Json
@@ -135,12 +135,7 @@ def write_index(folder: Path, index: Mapping[str, str]) -> None:
 
 def _names(file: GgufFile, config: Any) -> dict[str, str]:
     """Return transformers' names of the file's tensors; raise unless they are the configuration's."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    wanted = parameter_shapes(config)
     names = {
         name: ours for name in file.tensors if (ours := gguf_families.weight_name(file, name)) is not None
     }

@@ -13,7 +13,7 @@ from typing import Any
 
 from agents.model.safety import check_config_files, check_model_dir
 from agents.model.sources.card import write_card
-from agents.model.sources.directory import check_conversational
+from agents.model.sources.directory import check_conversational, check_weights
 from agents.model.sources.folder import new_folder, require_room
 from agents.model.sources.named import HubSource
 from corpus.errors import ConfigError, GateRefused
@@ -68,6 +68,7 @@ def download(
         shutil.rmtree(folder / ".cache", ignore_errors=True)
         _write_card(source, folder, commit, info.card_data)
         check_model_dir(folder)
+        check_weights(folder)
 
 
 def _fetch(hub: Any, source: HubSource, commit: str, folder: Path, name: str) -> None:

@@ -100,9 +100,13 @@ def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, E
 
 
 def _rebuild_buffers(model: Any, device: torch.device) -> None:
-    """Compute the rotary frequencies from the configuration; raise `IntegrityFault` for any other buffer."""
+    """Compute rotary frequencies and the embedding's scale; raise `IntegrityFault` for any other buffer."""
     for name, module in list(model.named_modules()):
-        if not any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+        unset = {leaf for leaf, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
+        if not unset:
+            continue
+        if unset == {"embed_scale"} and hasattr(module, "scalar_embed_scale"):  # as Gemma 3 has it
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)
             continue
         if not name.endswith("rotary_emb"):
             raise IntegrityFault(

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from agents.model.sources import folder, installed
-from agents.model.sources.directory import check_conversational
+from agents.model.sources.directory import check_conversational, check_weights
 from agents.model.sources.named import DirectorySource, GgufSource, HubSource, read_source
 from corpus.errors import ConfigError, GateRefused, UsageError
 
@@ -81,6 +83,17 @@ def test_a_directory_without_tokenizer_or_chat_template_is_refused(
     (place / missing).unlink()
     with pytest.raises(ConfigError, match=words):
         check_conversational(place)
+
+
+def test_weights_that_transformers_names_otherwise_are_refused(model_dir: Path, tmp_path: Path) -> None:
+    weights = load_file(model_dir / "model.safetensors")
+    place = copied(model_dir, tmp_path / "m")
+    old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**weights, **old, "model.visual.patch": torch.ones(2)}, place / "model.safetensors")
+    check_weights(place)
+    save_file({f"language_model.{name}": each for name, each in weights.items()}, place / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"language_model\.model\.embed_tokens\.weight"):
+        check_weights(place)
 
 
 def test_a_chat_template_may_be_in_the_tokenizers_configuration(model_dir: Path, tmp_path: Path) -> None:

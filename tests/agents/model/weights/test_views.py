@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from agents.model.weights import views
 from agents.model.weights.shared import SharedWeights
@@ -48,6 +49,20 @@ def test_weights_that_list_a_tied_tensor_once_are_enough(
     model = views.build(shared, model_directory)
     with torch.no_grad():
         assert torch.equal(model(TOKENS).logits, tiny(TOKENS).logits)
+
+
+def test_an_embedding_with_a_scale_is_built_as_gemma_3_has_it(tmp_path: Path) -> None:
+    config = transformers.Gemma3TextConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, sliding_window=4, query_pre_attn_scalar=16,
+    )  # fmt: skip
+    gemma = transformers.AutoModelForCausalLM.from_config(config).eval()
+    gemma.save_pretrained(tmp_path / "gemma")
+    shared = SharedWeights.create(tmp_path / "weights.bin", dict(gemma.named_parameters()), model="gemma")
+    model = views.build(shared, tmp_path / "gemma")
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS).logits, gemma(TOKENS).logits)
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
 
 
 def test_weights_that_do_not_match_the_model_are_refused_with_the_differences(
