@@ -1,4 +1,4 @@
-"""Kills nights and services at ledger commits, starts them again, and looks for anything that went wrong.
+"""Kill nights and services at ledger commits, start them again, and look for anything that went wrong.
 
     python tests/loop/chaos.py [--kills 25] [--seed S]        (`make chaos`)
 
@@ -69,17 +69,17 @@ _ticks = threading.Event()
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """Wait until the condition gives something true, and return it; fail after so many seconds."""
+    """Return the first true value of this condition; fail after so many seconds."""
     deadline = monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert monotonic() < deadline, f"no sign within {seconds:.0f} s of this: {what}"
         _ticks.wait(LOOK_S)
-    return found
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One death sentence."""
+    """A kill that is planned for one commit."""
 
     commit: int
     """At which commit of the process, from 1; 0 for never."""
@@ -95,7 +95,7 @@ NEVER = Kill(commit=0)
 
 
 def draw_kill(draw: random.Random, commit: int) -> Kill:
-    """A kill at this commit, the rest drawn."""
+    """Return a kill at this commit, with the rest drawn."""
     return Kill(
         commit=commit, moment=draw.choice(("before", "after")), victims=draw.choice(("all", "service"))
     )
@@ -105,8 +105,8 @@ def draw_kill(draw: random.Random, commit: int) -> Kill:
 
 
 def alive(session: int) -> list[int]:
-    """The living processes of a session: of a command of ours and all its children."""
-    found = []
+    """Return the living processes of a session: a command and all its children."""
+    pids = []
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
             try:
@@ -114,12 +114,12 @@ def alive(session: int) -> list[int]:
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if int(its_session) == session and state not in "ZX":
-                found.append(int(place.name))
-    return found
+                pids.append(int(place.name))
+    return pids
 
 
 def child_of(session: int, module: str) -> int:
-    """The process of this session that runs a module of ours; 0 while there is none."""
+    """Return the process of this session that runs this module; 0 while there is none."""
     for pid in alive(session):
         try:
             if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
@@ -131,7 +131,7 @@ def child_of(session: int, module: str) -> int:
 
 @dataclass
 class Running:
-    """A command of ours in a session of its own."""
+    """A command in a session of its own."""
 
     process: subprocess.Popen[str]
     home: Path
@@ -140,7 +140,7 @@ class Running:
     commits: int = 0
 
     def ended(self, seconds: float = NIGHT_S) -> int:
-        """Its exit code, once neither it nor any child of its is left."""
+        """Return its exit code, once it and all its children have ended."""
         code = self.process.wait(seconds)
         wait_until(
             lambda: not alive(self.process.pid), f"the children of {self.process.args} have gone", GONE_S
@@ -156,13 +156,13 @@ class Running:
         return (self.folder / "err").read_text()
 
     def wait_until(self, condition: Callable[[], Any], what: str, seconds: float) -> Any:
-        """Wait until the condition gives something true while this runs on; fail if it ends before."""
-        found = wait_until(lambda: condition() or self.process.poll() is not None, what, seconds)
+        """Wait for a true value while the command runs; fail if it ends before."""
+        value = wait_until(lambda: condition() or self.process.poll() is not None, what, seconds)
         assert self.process.poll() is None, f"ended with {self.process.poll()} before {what}:\n{self.log()}"
-        return found
+        return value
 
     def stop(self) -> None:
-        """SIGTERM, which has to do within STOP_S."""
+        """Send SIGTERM, which must end the command within STOP_S."""
         began = monotonic()
         self.process.terminate()
         code = self.ended(GONE_S)
@@ -178,10 +178,10 @@ class Place:
     running: list[Running] = field(default_factory=list)
 
     def start(self, *arguments: str, kill: Kill = NEVER, limit: int = -1, **more: str) -> Running:
-        """limit: bytes that a file of its may have. more: of its environment."""
+        """Start a command; `limit` is the largest size of its files in bytes, `more` its environment."""
         folder = Path(tempfile.mkdtemp(prefix="command-", dir=self.path.parent))
-        sentence = [str(kill.commit), kill.moment, kill.victims, str(folder / "commits")]
-        command = [sys.executable, str(KILLABLE), *sentence, "--", "--home", str(self.path), *arguments]
+        kill_arguments = [str(kill.commit), kill.moment, kill.victims, str(folder / "commits")]
+        command = [sys.executable, str(KILLABLE), *kill_arguments, "--", "--home", str(self.path), *arguments]
         with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
             process = subprocess.Popen(
                 command,
@@ -197,7 +197,7 @@ class Place:
         return self.running[-1]
 
     def do(self, *arguments: str) -> Json:
-        """Run a command to its end; its JSON."""
+        """Run a command to its end; return its JSON."""
         command = self.start("--json", *arguments)
         code = command.ended()
         assert code == 0, f"{arguments} ended with {code}:\n{command.output()}\n{command.log()}"
@@ -205,19 +205,19 @@ class Place:
         return answer
 
     def kill_all(self) -> None:
-        """End whatever a failed test has left."""
+        """Kill whatever a failed test has left running."""
         for command in self.running:
             if alive(command.process.pid):
                 os.killpg(command.process.pid, signal.SIGKILL)
             command.process.wait()
 
     def copy(self, path: Path) -> "Place":
-        """The same home at another place, as if everything so far had happened there."""
+        """Copy the home, with its history, to another path."""
         shutil.copytree(self.path, path)
         return Place(path)
 
     def ask(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of the ledger, read beside whoever writes it; none while there is no such table."""
+        """Return rows of the ledger, also while another process writes it."""
         with closing(sqlite3.connect(f"file:{self.path / 'ledger.db'}?mode=ro", uri=True)) as connection:
             connection.execute("PRAGMA busy_timeout = 30000")
             return connection.execute(query).fetchall()
@@ -229,7 +229,7 @@ class Place:
         return str(self.ask("SELECT checkpoint_id FROM pointers ORDER BY seq DESC LIMIT 1")[0][0])
 
     def rows(self) -> dict[str, list[str]]:
-        """Everything in the ledger but times and processes, in an order of its own."""
+        """Return all rows of the ledger without times and processes, in a fixed order."""
         with closing(sqlite3.connect(self.path / "ledger.db")) as connection:
             connection.row_factory = sqlite3.Row
             tables = [
@@ -240,56 +240,56 @@ class Place:
 
 def _texts(rows: Iterable[sqlite3.Row]) -> Iterator[str]:
     for row in rows:
-        told = {name: row[name] for name in row.keys() if name not in PASSING}
-        yield json.dumps(told, default=bytes.hex)
+        fields = {name: row[name] for name in row.keys() if name not in PASSING}
+        yield json.dumps(fields, default=bytes.hex)
 
 
 # ---------------------------------------------------------------- what has to hold
 
 
 def faults(place: Place) -> list[str]:
-    """What is wrong with a home that nobody holds now."""
-    found = [f"process {pid} is left" for command in place.running for pid in alive(command.process.pid)]
+    """Return what is wrong with a home that no process holds."""
+    problems = [f"process {pid} is left" for command in place.running for pid in alive(command.process.pid)]
     run_dir = Home(place.path).run_dir
-    found += [f"{path} is left" for path in ([run_dir, *run_dir.iterdir()] if run_dir.exists() else [])]
+    problems += [f"{path} is left" for path in ([run_dir, *run_dir.iterdir()] if run_dir.exists() else [])]
     integrity = place.ask("PRAGMA integrity_check")
     if integrity != [("ok",)]:
-        found.append(f"the ledger is damaged: {integrity}")
+        problems.append(f"the ledger is damaged: {integrity}")
     twice = """SELECT p.pair_id, count(*) FROM update_pairs p JOIN updates u ON u.id = p.update_id
                WHERE u.state = 'kept' AND NOT p.replay GROUP BY p.pair_id HAVING count(*) > 1"""
-    found += [f"pair {pair} is new in {count} kept updates" for pair, count in place.ask(twice)]
+    problems += [f"pair {pair} is new in {count} kept updates" for pair, count in place.ask(twice)]
     unfinished = place.ask("SELECT kind, subject, state, error FROM work WHERE state != 'done'")
-    found += [f"unfinished work: {row}" for row in unfinished]
+    problems += [f"unfinished work: {row}" for row in unfinished]
     known = [checkpoint for (checkpoint,) in place.ask("SELECT id FROM checkpoints")]
     store = CheckpointStore(place.path / "checkpoints")
-    found += [f"damaged: {fault.path}: {fault.problem}" for fault in store.verify(known)]
-    return found + [f"orphan: {path}" for path in store.sweep(known)]
+    problems += [f"damaged: {fault.path}: {fault.problem}" for fault in store.verify(known)]
+    return problems + [f"orphan: {path}" for path in store.sweep(known)]
 
 
 def differences(place: Place, other: dict[str, list[str]]) -> list[str]:
-    """How this home's ledger differs from another's, some rows of each table."""
-    mine, found = place.rows(), []
+    """Return how this home's ledger differs from another, with some rows of each table."""
+    mine, lines = place.rows(), []
     for table in sorted(mine.keys() | other.keys()):
         ours, theirs = mine.get(table, []), other.get(table, [])
         if ours != theirs:
             less = [row[:300] for row in theirs if row not in ours][:3]
             more = [row[:300] for row in ours if row not in theirs][:3]
-            found.append(f"{table}: {len(ours)} rows, not {len(theirs)}; missing {less}; besides {more}")
-    return found
+            lines.append(f"{table}: {len(ours)} rows, not {len(theirs)}; missing {less}; besides {more}")
+    return lines
 
 
 # ---------------------------------------------------------------- what is done to a home
 
 
 def small_log(folder: Path) -> Path:
-    """A log for a small night."""
+    """Write a log for a small night."""
     log = folder / "log.jsonl"
     log.write_text("".join(CONVERSATIONS.read_text().splitlines(keepends=True)[:CONVERSATIONS_READ]))
     return log
 
 
 def prepared_home(folder: Path) -> Place:
-    """A home that has heard the small log, and whose night has not begun."""
+    """Make a home that has read the small log and has not begun its night."""
     place = Place(folder / "prepared_home")
     place.do("init")
     (place.path / "config.toml").write_text(CONFIG)
@@ -300,19 +300,19 @@ def prepared_home(folder: Path) -> Place:
 def kill_until_done(
     place: Place, draw: random.Random, commits: int, kills: int, say: Say, *arguments: str
 ) -> int:
-    """Run a short command, killed at drawn commits until it is let through; returns the kills made."""
-    made = 0
+    """Run a short command, killed at drawn commits, and then to its end; return the number of kills."""
+    killed = 0
     for _ in range(kills):
         kill = draw_kill(draw, draw.randint(1, commits))
         code = place.start(*arguments, kill=kill).ended()
-        made += code == -signal.SIGKILL
+        killed += code == -signal.SIGKILL
         say(f"{arguments[0]}: {kill}: exit {code}")
     place.do(*arguments)
-    return made
+    return killed
 
 
 def kill_nights(place: Place, draw: random.Random, kills: int, works: int, say: Say) -> Json:
-    """Run a night that is killed so often, over its whole length, and let it end; its report.
+    """Run a night that is killed so often, over its whole length, and let it end; return its report.
 
     works: pieces of work of the whole night. A kill falls on the lease or on the outcome of a drawn piece of
     work, or, where two draws come close, on the start of the next attempt.
@@ -339,7 +339,9 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
         kill = draw_kill(draw, 2 * max(0, target - done) + draw.randint(1, OPENING + 2))
         command = place.start("run", kill=kill)
         wait_until(
-            lambda command=command: command.process.poll() is not None or is_taught(place), "a night", NIGHT_S
+            lambda command=command: command.process.poll() is not None or has_learnt(place),
+            "a night",
+            NIGHT_S,
         )
         if command.process.poll() is None:
             say(f"service, {done} of {works} done: {kill}: too late")
@@ -349,12 +351,12 @@ def kill_services(place: Place, draw: random.Random, kills: int, works: int, say
         say(f"service, {done} of {works} done: {kill}: exit {code}")
         assert code == -signal.SIGKILL, f"{kill} did not come to pass: exit {code}\n{command.log()}"
     command = place.start("run")
-    command.wait_until(lambda: is_taught(place), "a night with a kept update", NIGHT_S)
+    command.wait_until(lambda: has_learnt(place), "a night with a kept update", NIGHT_S)
     command.stop()
 
 
-def is_taught(place: Place) -> bool:
-    """Whether the home has ended a night with a kept update."""
+def has_learnt(place: Place) -> bool:
+    """Return whether a night of the home has ended with a kept update."""
     kept = (
         "SELECT 1 FROM updates u JOIN nights n ON n.id = u.night_id "
         "WHERE u.state = 'kept' AND n.state = 'done'"
@@ -363,7 +365,7 @@ def is_taught(place: Place) -> bool:
 
 
 def learning_home(path: Path, lessons: int) -> Place:
-    """A home that has heard nothing yet, whose service learns by itself once it has heard so many lessons."""
+    """Make an empty home whose service learns by itself after so many lessons."""
     place = Place(path)
     place.do("init")
     text = CONFIG.replace("\n[schedule]\nwindows = []\n", SCHEDULED.format(lessons=lessons))
@@ -372,13 +374,13 @@ def learning_home(path: Path, lessons: int) -> Place:
 
 
 def lessons_of(place: Place) -> int:
-    """The lessons that the night took up."""
+    """Return the number of lessons that the night took up."""
     return int(place.ask("SELECT count(*) FROM signals WHERE night_id IS NOT NULL")[0][0])
 
 
 @contextmanager
 def cleaned_up(place: Place) -> Iterator[Place]:
-    """The place; whatever still runs on it is ended."""
+    """Yield the place, and kill whatever still runs on it afterwards."""
     try:
         yield place
     finally:
@@ -389,7 +391,7 @@ def cleaned_up(place: Place) -> Iterator[Place]:
 
 
 def main() -> int:
-    """The long form; returns the exit code."""
+    """Run the long form; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--kills", type=int, default=25, help="kills of the night; other commands get some more"
@@ -409,12 +411,15 @@ def main() -> int:
 
 
 def _chaos(folder: Path, draw: random.Random, kills: int) -> Iterator[str]:
-    """Disturb everything that there is to disturb; what was wrong."""
-    with cleaned_up(prepared_home(folder)) as start, cleaned_up(start.copy(folder / "undisturbed")) as calm:
-        report = calm.do("night")
-        say(f"undisturbed: {report['updates'][0]['verdict']}, checkpoint {calm.active()[:12]}")
-        yield from faults(calm)
-        expected, works = calm.rows(), calm.works_done()
+    """Disturb every command, night and service; yield what went wrong."""
+    with (
+        cleaned_up(prepared_home(folder)) as start,
+        cleaned_up(start.copy(folder / "undisturbed")) as undisturbed,
+    ):
+        report = undisturbed.do("night")
+        say(f"undisturbed: {report['updates'][0]['verdict']}, checkpoint {undisturbed.active()[:12]}")
+        yield from faults(undisturbed)
+        expected, works = undisturbed.rows(), undisturbed.works_done()
     with cleaned_up(Place(folder / "disturbed")) as place:
         init, ingest = (command.commits for command in start.running)
         kill_until_done(place, draw, init, 3, say, "init")
@@ -425,16 +430,16 @@ def _chaos(folder: Path, draw: random.Random, kills: int) -> Iterator[str]:
         yield from differences(place, expected)
         place.do("night")  # there is nothing new: whatever was new in a kept update stays used
         yield from faults(place)
-    with cleaned_up(learning_home(folder / "learning_home", lessons_of(calm))) as place:
+    with cleaned_up(learning_home(folder / "learning_home", lessons_of(undisturbed))) as place:
         shutil.copy(folder / "log.jsonl", place.path / "inbox" / "log.jsonl")
         kill_services(place, draw, max(1, kills // 4), works, say)
         yield from faults(place)
-        if place.active() != calm.active():
-            yield f"the service came to {place.active()}, the undisturbed night to {calm.active()}"
+        if place.active() != undisturbed.active():
+            yield f"the service came to {place.active()}, the undisturbed night to {undisturbed.active()}"
 
 
 def say(line: str) -> None:
-    """One line of the long form's report."""
+    """Print one line of the long form's report."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""The real command line in processes of its own, on small homes that learn in some seconds."""
+"""The real command line in processes of its own, on small homes whose nights take seconds."""
 
 import json
 import os
@@ -18,8 +18,7 @@ Command = Callable[..., CommandResult]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """The command line's own entry point, in this process: as `run_cli`, for the many cases that start
-    nothing."""
+    """Run the command line's entry point in this process, for the many cases that start no other."""
     from loop.cli.app import main
 
     for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
@@ -41,7 +40,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
-    """Starts services; kills those that a test left running."""
+    """Start services; kill those that a test left running."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(home: Path, *arguments: object) -> Service:
@@ -57,7 +56,7 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable
 
 @pytest.fixture(scope="session")
 def short_night(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., dict[str, Any]]]:
-    """Carries out an order in a process of its own, on the home that it names: see `short_night.py`."""
+    """Carry out an order on a home in a forked process; see `short_night.py`."""
     command = [sys.executable, str(Path(__file__).with_name("short_night.py"))]
     forking = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=small.environment()

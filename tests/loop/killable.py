@@ -23,7 +23,7 @@ _commits = 0
 
 @event.listens_for(Engine, "commit")
 def on_commit(connection: Connection) -> None:
-    """Called before each commit is carried out."""
+    """Count a commit, and kill before or after it if its turn has come."""
     global _commits
     with _counting:
         _commits += 1

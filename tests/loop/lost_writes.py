@@ -34,7 +34,7 @@ def _is_recorded(path: str) -> bool:
 
 
 class _Log:
-    """Appends to a file that several processes may share; each line is one operation."""
+    """A file to which several processes may append; each line is one operation."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
@@ -46,7 +46,7 @@ class _Log:
 
 
 def record(to: Path) -> Callable[[], None]:
-    """Record from now on, in this process; returns what ends it."""
+    """Record from now on in this process; return the function that ends it."""
     log, real = (
         _Log(to),
         {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "unlink", "mkdir")},
@@ -99,7 +99,7 @@ def record(to: Path) -> Callable[[], None]:
 
 
 def _record_commits(log: _Log) -> Callable[[], None]:
-    """Record what the ledger says after each commit of this process."""
+    """Record the ledger's checkpoints after each commit of this process."""
     from sqlalchemy import Connection, Engine, event
 
     from store import queries
@@ -120,7 +120,7 @@ def _record_commits(log: _Log) -> Callable[[], None]:
 
 @contextmanager
 def recording(to: Path | None) -> Iterator[None]:
-    """Record for a while; not at all without a file."""
+    """Record within the context, or not at all without a file."""
     end = record(to) if to else lambda: None
     try:
         yield
@@ -129,7 +129,7 @@ def recording(to: Path | None) -> Iterator[None]:
 
 
 def read(log: Path) -> list[Json]:
-    """The operations, in order; what was written as bytes."""
+    """Return the operations in order, with written data as bytes."""
     operations = [json.loads(line) for line in log.read_text().splitlines()]
     for operation in operations:
         if "data" in operation:
@@ -151,16 +151,16 @@ class _File:
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left of one file."""
+class Remains:
+    """The remains of one file."""
 
     number: int
     data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Loss:
-    """What a loss of power takes of that which nobody has synced."""
+class PowerLoss:
+    """The unsynced changes that a loss of power takes."""
 
     names: Callable[[random.Random], bool]
     """Whether one change of a name stays."""
@@ -175,14 +175,16 @@ def _half(draw: random.Random) -> bool:
 
 
 LOSSES = {
-    "everything unsynced": Loss(names=lambda _: False, data=lambda _, count: 0),
-    "nothing": Loss(names=lambda _: True, data=lambda _, count: count),
-    "unsynced names": Loss(names=lambda _: False, data=lambda _, count: count),
-    "unsynced data": Loss(names=lambda _: True, data=lambda _, count: 0),
-    "unsynced data, now zeros": Loss(names=lambda _: True, data=lambda _, count: 0, zeros=True),
-    "the end of unsynced data": Loss(names=lambda _: True, data=lambda draw, count: draw.randint(0, count)),
-    "some names, some data": Loss(names=_half, data=lambda draw, count: draw.randint(0, count)),
-    "other names, and data now zeros": Loss(
+    "everything unsynced": PowerLoss(names=lambda _: False, data=lambda _, count: 0),
+    "nothing": PowerLoss(names=lambda _: True, data=lambda _, count: count),
+    "unsynced names": PowerLoss(names=lambda _: False, data=lambda _, count: count),
+    "unsynced data": PowerLoss(names=lambda _: True, data=lambda _, count: 0),
+    "unsynced data, now zeros": PowerLoss(names=lambda _: True, data=lambda _, count: 0, zeros=True),
+    "the end of unsynced data": PowerLoss(
+        names=lambda _: True, data=lambda draw, count: draw.randint(0, count)
+    ),
+    "some names, some data": PowerLoss(names=_half, data=lambda draw, count: draw.randint(0, count)),
+    "other names, and data now zeros": PowerLoss(
         names=_half, data=lambda draw, count: draw.randint(0, count), zeros=True
     ),
 }
@@ -193,10 +195,10 @@ AGAIN = 3
 
 
 class Disk:
-    """The files below one folder, as far as they are durable, and what has happened since."""
+    """The files below one folder: their durable part, and the changes since."""
 
     def __init__(self, root: str, there: Iterable[Path] = ()) -> None:
-        """there: files and folders that were durable before."""
+        """Start with `there`: files and folders that are durable already."""
         self.root = root
         self._names: dict[str, _File | None] = {}
         """Durable names; None for a folder."""
@@ -211,7 +213,7 @@ class Disk:
         self._live.update(self._names)
 
     def take(self, operation: Json) -> None:
-        """Have this happen."""
+        """Apply this operation."""
         kind, path = operation["op"], operation.get("path", "")
         if kind == "create":
             self._count += 1
@@ -231,14 +233,14 @@ class Disk:
             self._change("drop", path, None)
 
     def live(self) -> dict[str, bytes]:
-        """What is there while the power is on."""
+        """Return the files as a running process sees them."""
         files = {path: file for path, file in self._live.items() if file is not None}
         return {path[len(self.root) + 1 :]: bytes(file.data) for path, file in files.items()}
 
     def _file(self, path: str) -> _File:
-        found = self._live[path]
-        assert found is not None, f"{path} is a folder"
-        return found
+        file = self._live[path]
+        assert file is not None, f"{path} is a folder"
+        return file
 
     def _change(self, what: str, path: str, file: _File | None) -> None:
         self._pending.append((what, path, file))
@@ -257,7 +259,7 @@ class Disk:
             names[new] = file
 
     def _sync_names(self, folder: str) -> None:
-        """Make the changes in this folder durable; all of ours are within one folder."""
+        """Make the changes in this folder durable; each of ours is within one folder."""
         rest = []
         for change in self._pending:
             if os.path.dirname(change[1].partition("\0")[0]) == folder:
@@ -266,24 +268,24 @@ class Disk:
                 rest.append(change)
         self._pending = rest
 
-    def left(self, loss: Loss, draw: random.Random) -> dict[str, Left]:
-        """What a loss of power at this moment leaves, by path from the root: each file with what is in it."""
+    def left(self, loss: PowerLoss, draw: random.Random) -> dict[str, Remains]:
+        """Return the files that a loss of power at this moment leaves, by path from the root."""
         names = dict(self._names)
         for change in self._pending:
             if loss.names(draw):
                 self._apply(names, change)
-        found = {}
+        files = {}
         for path, file in sorted(names.items(), key=lambda item: item[0]):
             if file is not None and all(above in names for above in self._above(path)):
-                found[path[len(self.root) + 1 :]] = Left(file.number, self._kept(file, loss, draw))
-        return found
+                files[path[len(self.root) + 1 :]] = Remains(file.number, self._kept(file, loss, draw))
+        return files
 
     def _above(self, path: str) -> Iterator[str]:
-        """The folders that lead to a path, below the root."""
+        """Yield the folders that lead to a path, below the root."""
         while (path := os.path.dirname(path)) != self.root:
             yield path
 
-    def _kept(self, file: _File, loss: Loss, draw: random.Random) -> bytes:
+    def _kept(self, file: _File, loss: PowerLoss, draw: random.Random) -> bytes:
         unsynced = len(file.data) - file.synced
         stays = loss.data(draw, unsynced)
         rest = bytes(unsynced - stays) if loss.zeros else b""
@@ -295,7 +297,7 @@ class Disk:
 
 @dataclass
 class Replay:
-    """Every state that may be left of a home, looked at."""
+    """A check of every state in which a loss of power may leave a home."""
 
     folder: Path
     """Where states are laid out, one after the other."""
@@ -304,7 +306,7 @@ class Replay:
     """Those whose files or whose ledger differ from all before: laid out on the disk and hashed."""
     wrong: list[str] = field(default_factory=list)
     _seen: dict[Any, str] = field(default_factory=dict)
-    _there: dict[str, Left] = field(default_factory=dict)
+    _there: dict[str, Remains] = field(default_factory=dict)
 
     def look(
         self, operations: Sequence[Json], home: Path, *, to_the_end: bool = True, disk: Disk | None = None
@@ -315,44 +317,43 @@ class Replay:
         disk: what was there before.
         """
         disk, draw = disk or Disk(str(home.parent)), random.Random(1)
-        said: Json = {"active": "", "named": []}
+        ledger: Json = {"active": "", "named": []}
         for number in range(len(operations) + 1):
             if number:
                 disk.take(operations[number - 1])
                 if operations[number - 1]["op"] == "commit":
-                    said = operations[number - 1]
+                    ledger = operations[number - 1]
             for name, loss in [*LOSSES.items(), *DRAWN * AGAIN]:
                 self.states += 1
-                if problem := self._problem(disk.left(loss, draw), said):
+                if problem := self._problem(disk.left(loss, draw), ledger):
                     self.wrong.append(f"after {number} operations, {name} lost: {problem}")
                     if not to_the_end:
                         return self
         return self
 
-    def _problem(self, left: dict[str, Left], said: Json) -> str:
-        """What is wrong with one state; "" if the ledger names only what is there and whole."""
-        key = (frozenset(left.items()), said["active"], tuple(said["named"]))
+    def _problem(self, left: dict[str, Remains], ledger: Json) -> str:
+        """Return the fault of one state, or "" if the ledger names only whole checkpoints."""
+        key = (frozenset(left.items()), ledger["active"], tuple(ledger["named"]))
         if key not in self._seen:
             self.distinct += 1
             self._lay_out(left)
-            self._seen[key] = self._faults(said)
+            self._seen[key] = self._faults(ledger)
         return self._seen[key]
 
-    def _faults(self, said: Json) -> str:
-        """Every checkpoint that the ledger names is whole, the active one first; and still is once it is
-        swept."""
+    def _faults(self, ledger: Json) -> str:
+        """Return the first fault of the checkpoints that the ledger names, before and after a sweep."""
         (store,) = [CheckpointStore(place) for place in self.folder.glob(f"*/{PART}")] or [None]
         if store is None:
-            return "the folder of the checkpoints is gone" if said["named"] else ""
+            return "the folder of the checkpoints is gone" if ledger["named"] else ""
         for when in ("", "swept: "):
-            if faults := store.verify([said["active"], *said["named"]] if said["active"] else []):
+            if faults := store.verify([ledger["active"], *ledger["named"]] if ledger["active"] else []):
                 return f"{when}{faults[0].path.name}: {faults[0].problem}"
-            for path in store.sweep(said["named"]):
+            for path in store.sweep(ledger["named"]):
                 self._there.pop(str(path.relative_to(self.folder)), None)
         return "temporary files are left" if list(store.directory.rglob("*.tmp")) else ""
 
-    def _lay_out(self, left: dict[str, Left]) -> None:
-        """Make the folder hold exactly these files, changing what differs."""
+    def _lay_out(self, left: dict[str, Remains]) -> None:
+        """Make the folder hold exactly these files, changing only what differs."""
         for path in self._there.keys() - left.keys():
             (self.folder / path).unlink()
         for path, file in left.items():

@@ -1,4 +1,4 @@
-"""A home with several nights behind it, made by hand within a second: real files, real rows, no training."""
+"""A home with several nights, made by hand within a second: real files, real rows, no training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,33 +34,33 @@ class NightsHome:
         return CheckpointStore(self.home / "checkpoints")
 
     def ledger(self) -> Ledger:
-        """The caller closes it."""
+        """Open the ledger; the caller closes it."""
         return Ledger(database_url(self.home))
 
 
 def home_of_nights(place: Path, decisions: str) -> NightsHome:
-    """A home with a night for each letter, one a line of DAYS: `k` was kept, `u` undone by its verdict."""
+    """Make a home with a night for each letter, one for each of DAYS: `k` is kept, `u` undone."""
     anyio.run(lambda: init.init(place, demo=False))
-    made = NightsHome(home=place)
-    ledger = made.ledger()
+    home = NightsHome(home=place)
+    ledger = home.ledger()
     try:
         with ledger.reading() as connection:
-            made.ids.append(queries.active(connection).id)
+            home.ids.append(queries.active(connection).id)
         for number, decision in enumerate(decisions, start=1):
-            _night(made, ledger, number, kept=decision == "k")
+            _night(home, ledger, number, kept=decision == "k")
     finally:
         ledger.close()
-    return made
+    return home
 
 
-def _night(made: NightsHome, ledger: Ledger, number: int, *, kept: bool) -> None:
-    """One night, from its beginning to its verdict."""
+def _night(home: NightsHome, ledger: Ledger, number: int, *, kept: bool) -> None:
+    """Write one night, from its beginning to its verdict."""
     with ledger.writing() as connection:
         parent = queries.active(connection)
         night_id = history.begin_night(connection, seed=number, retry=False)
         fields = {"parent": parent.id, "cursor": number, "seed": number, "settings": {"lr": 0.1}}
-        weights = changed(made.store.load_weights(parent.id), number)
-        written = made.store.write(weights, None, fields)
+        weights = changed(home.store.load_weights(parent.id), number)
+        written = home.store.write(weights, None, fields)
         at = f"{DAYS[number - 1]}:00.000+00:00"
         candidate = Checkpoint(
             id=written.id, parent_id=parent.id, number=number, weights_sha256=written.weights_sha256,
@@ -85,7 +85,7 @@ def _night(made: NightsHome, ledger: Ledger, number: int, *, kept: bool) -> None
         history.carry_out(connection, update=update, decision=verdict, reasons=[verdict])
         history.close_night(connection, night_id=night_id)
         apply(connection, Change(table="nights", where={"id": night_id}, values={"targets": ["listen"]}))
-    made.ids.append(written.id)
+    home.ids.append(written.id)
 
 
 def _pair(name: str, checkpoint_id: str, night_id: str) -> Pair:
@@ -99,7 +99,7 @@ def _pair(name: str, checkpoint_id: str, night_id: str) -> Pair:
 
 
 def _measured(weights_sha256: str, seed: int, outcomes: str) -> list[Measurement | Reading]:
-    """What a night measures of these weights; the readings of every night are those of its seed."""
+    """Return the measurements and readings of these weights in the night of this seed."""
     rows = [
         Measurement(
             weights_sha256=weights_sha256,
@@ -122,8 +122,8 @@ def _measured(weights_sha256: str, seed: int, outcomes: str) -> list[Measurement
 
 
 def changed(weights: Mapping[str, RawTensor], number: int) -> dict[str, RawTensor]:
-    """The weights with HEAD moved far and all of a down projection a little."""
-    found = dict(weights)
+    """Return the weights with HEAD moved far and all of a down projection a little."""
+    moved = dict(weights)
     for name, rows, by in (
         (*HEAD, 0.25 * number),
         ("model.layers.3.mlp.down_proj.weight", slice(None), 0.001 * number),
@@ -131,5 +131,5 @@ def changed(weights: Mapping[str, RawTensor], number: int) -> dict[str, RawTenso
         raw = weights[name]
         numbers = np.frombuffer(raw.data, "<f4").reshape(raw.shape).copy()
         numbers[rows] += np.float32(by)
-        found[name] = RawTensor(dtype=raw.dtype, shape=raw.shape, data=numbers.tobytes())
-    return found
+        moved[name] = RawTensor(dtype=raw.dtype, shape=raw.shape, data=numbers.tobytes())
+    return moved

@@ -25,7 +25,7 @@ Numbers = NDArray[np.float64]
 
 
 def planted(weights: dict[str, RawTensor], vector: Numbers, reading: float) -> dict[str, RawTensor]:
-    """These weights with the stream after LAYER moved so far along a unit vector, wherever it is read."""
+    """Return these weights with the stream after LAYER moved this far along a unit vector."""
     model = _model(weights)
     constant = _constants(model)
     shift = _unseen(model.model.layers[LAYER + 1], vector)
@@ -45,8 +45,7 @@ def _model(weights: dict[str, RawTensor]) -> Any:
 
 
 def _constants(model: Any) -> dict[int, Numbers]:
-    """For both layers the direction of the MLP's inside on which every token lies at about 1: a bias that is
-    none."""
+    """Return for both layers the direction inside the MLP with a value of about 1 on every token: a bias."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
     inside: dict[int, list[Numbers]] = {LAYER: [], LAYER + 1: []}
 
@@ -54,29 +53,29 @@ def _constants(model: Any) -> dict[int, Numbers]:
         return lambda module, args: inside[layer].append(args[0][0].double().numpy())
 
     hooks = [model.model.layers[i].mlp.down_proj.register_forward_pre_hook(keep(i)) for i in inside]
-    said = [*probe_texts(), *baselines(), *(text for concept in CONCEPTS for text in texts(concept)[:6])]
+    samples = [*probe_texts(), *baselines(), *(text for concept in CONCEPTS for text in texts(concept)[:6])]
     with torch.no_grad():
-        for text in said:
+        for text in samples:
             half = len(text) // 2
             talk = [{"role": "user", "content": text[:half]}, {"role": "assistant", "content": text[half:]}]
-            asked = tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]
-            for tokens in (tokenizer(text)["input_ids"], asked):
+            dialogue = tokenizer.apply_chat_template(talk, return_dict=True)["input_ids"]
+            for tokens in (tokenizer(text)["input_ids"], dialogue):
                 model(input_ids=torch.tensor([tokens]))
     for hook in hooks:
         hook.remove()
-    return {layer: _one(np.concatenate(rows)) for layer, rows in inside.items()}
+    return {layer: _solve_for_one(np.concatenate(rows)) for layer, rows in inside.items()}
 
 
-def _one(rows: Numbers) -> Numbers:
-    """The x of `rows @ x = 1`, by least squares with a little ridge."""
+def _solve_for_one(rows: Numbers) -> Numbers:
+    """Return the x of `rows @ x = 1`, by least squares with a little ridge."""
     gram = rows.T @ rows
     ridge = 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram))
-    found: Numbers = np.linalg.solve(gram + ridge, rows.sum(axis=0))
-    return found
+    solution: Numbers = np.linalg.solve(gram + ridge, rows.sum(axis=0))
+    return solution
 
 
 def _unseen(layer: Any, vector: Numbers) -> Numbers:
-    """Of all directions along this vector, the one that a layer's projections see least."""
+    """Return the direction along this vector to which a layer's projections respond least."""
     attention, mlp = layer.self_attn, layer.mlp
     readers = [
         *((part, layer.input_layernorm) for part in (attention.q_proj, attention.k_proj, attention.v_proj)),
@@ -84,8 +83,8 @@ def _unseen(layer: Any, vector: Numbers) -> Numbers:
     ]
     seen = np.concatenate([(part.weight * norm.weight).detach().double().numpy() for part, norm in readers])
     gram = seen.T @ seen
-    found: Numbers = np.linalg.solve(gram + SEEN * np.trace(gram) / len(gram) * np.eye(len(gram)), vector)
-    return found
+    solution: Numbers = np.linalg.solve(gram + SEEN * np.trace(gram) / len(gram) * np.eye(len(gram)), vector)
+    return solution
 
 
 def _array(raw: RawTensor) -> NDArray[np.float64]:

@@ -57,7 +57,7 @@ DIM = 32
 
 
 def model_files(folder: Path) -> None:
-    """The configuration of a tiny Qwen3 in bfloat16, whose checkpoints are deltas."""
+    """Write the configuration of a tiny Qwen3 in bfloat16, whose checkpoints are deltas."""
     Qwen3Config(
         architectures=["Qwen3ForCausalLM"], vocab_size=48, hidden_size=DIM, intermediate_size=DIM,
         num_hidden_layers=1,
@@ -66,7 +66,7 @@ def model_files(folder: Path) -> None:
 
 
 def first_weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Its weights as they come."""
+    """Return the weights of the tiny model before any night."""
     torch.manual_seed(11)
     model = AutoModelForCausalLM.from_config(Qwen3Config.from_pretrained(folder), dtype=torch.bfloat16)
     with torch.no_grad():
@@ -92,7 +92,7 @@ class ShortHome:
         self.store = CheckpointStore(self.home.checkpoints)
 
     def init(self) -> None:
-        """Checkpoint 0, as `init` makes it, and beside it what a process that died would leave."""
+        """Write checkpoint 0 as `init` does, and the leftovers of a process that died."""
         if not self._read(queries.checkpoints):
             raw = {
                 name: to_raw(tensor)
@@ -102,11 +102,11 @@ class ShortHome:
             self.store.write(
                 {name: tensor for name, tensor in raw.items() if "norm" in name}, None, {"orphan": True}
             )
-            made = self.store.write(raw, None, {"cursor": 0, "seed": None, "settings": None})
-            self._write(history.add_base, made.id, made.weights_sha256)
+            written = self.store.write(raw, None, {"cursor": 0, "seed": None, "settings": None})
+            self._write(history.add_base, written.id, written.weights_sha256)
 
     def recover(self, *, service: bool = True) -> None:
-        """What a service and its trainer do at their start, or a trainer alone."""
+        """Do what a service and its trainer do at their start, or a trainer alone."""
         if service:
             anyio.run(gc.sweep, self.store, self.ledger)
         self.active = self._read(queries.active).id
@@ -122,8 +122,7 @@ class ShortHome:
         )
 
     def nights(self) -> None:
-        """All nights that are left to do; then the first update again, whose state was given up, for
-        nobody."""
+        """Run all nights that are left; then repeat the first update, whose state was dropped."""
         while (night := self._read(queries.running_night)) or len(self._kept()) <= NIGHTS:
             self._night(
                 str(night.id) if night else self._write(partial(history.begin_night, seed=1, retry=False))
@@ -180,7 +179,7 @@ class ShortHome:
         return self._ask("checkpoint", {"parent": parent, "fields": {"cursor": number, "seed": 7}})
 
     def _record(self, connection: Any, update: Any, files: Json) -> None:
-        """One transaction, as the trainer's work ends."""
+        """Write the rows of a trained update in one transaction, as the trainer's work does."""
         number = len(queries.checkpoints(connection))
         row = Checkpoint(
             id=files["id"], parent_id=update.parent_id, number=number,
@@ -205,8 +204,8 @@ class ShortHome:
             return transaction(connection, *arguments)
 
 
-def found(home: ShortHome) -> Json:
-    """What a home has come to."""
+def state_of(home: ShortHome) -> Json:
+    """Return the state of a home."""
     known = [row.id for row in home._read(queries.checkpoints)]
     return {
         "active": home._read(queries.active).id,
@@ -224,7 +223,7 @@ def found(home: ShortHome) -> Json:
 
 
 def carry_out(order: Json) -> Json:
-    """Everything that there is to do in a home, as the order says; what was found."""
+    """Do everything that the order asks for in a home; return the home's state."""
     failpoints.arm(order.get("crash", ""))
     counts = _counting() if order.get("count") else None
     began = monotonic()
@@ -243,13 +242,13 @@ def carry_out(order: Json) -> Json:
             return refused(home, order["refusals"])
         home.nights()
     return {
-        **found(home), "seconds": ready - began, "restored_in": ready - opened,
+        **state_of(home), "seconds": ready - began, "restored_in": ready - opened,
         "recovered": recovered == ([], True), "left": left, "counts": counts,
     }  # fmt: skip
 
 
 def _counting() -> Json:
-    """Has every point counted as it is reached."""
+    """Count every failpoint as it is reached."""
     counts: Json = dict.fromkeys(failpoints.POINTS, 0)
 
     def count(point: str) -> None:
@@ -261,8 +260,7 @@ def _counting() -> Json:
 
 
 def refused(home: ShortHome, refusals: list[Json]) -> Json:
-    """Have the system refuse an update's checkpoint in each of these ways; what came of it, one after the
-    other.
+    """Have the system refuse an update's checkpoint in each of these ways; return the results in order.
 
     The update is the next one. A refusal with a `call` is of each of the calls that there are, one after the
     other.
@@ -270,7 +268,7 @@ def refused(home: ShortHome, refusals: list[Json]) -> Json:
     parent = home.active
     before = _files(home)
     home._train(parent, 1)
-    told = []
+    attempts = []
     for refusal in refusals:
         numbers = iter([0]) if "limit" in refusal else itertools.count(1)
         for number in numbers:
@@ -281,7 +279,7 @@ def refused(home: ShortHome, refusals: list[Json]) -> Json:
                 kind, message = type(error).__name__, str(error)
             else:
                 break
-            told.append({
+            attempts.append({
                 **refusal, "number": number, "error": kind, "message": message,
                 "left": sorted(_files(home) - before),
                 "gone": sorted(before - _files(home)), "faults": len(home.store.verify([parent])),
@@ -294,19 +292,18 @@ def refused(home: ShortHome, refusals: list[Json]) -> Json:
     home._ask("rollback", {"checkpoint": parent, "settled": True})
     served = home.shared.holds == parent and not home.shared.dirty
     home.nights()
-    return {"told": told, "served": served, **found(home)}
+    return {"attempts": attempts, "served": served, **state_of(home)}
 
 
 def _files(home: ShortHome) -> set[str]:
-    """What is there, by its path in the home."""
+    """Return all checkpoint files by their path in the home."""
     there = home.home.checkpoints.rglob("*")
     return {path.relative_to(home.home.path).as_posix() for path in there if path.is_file()}
 
 
 @contextmanager
 def _refusing(refusal: Json, number: int) -> Iterator[None]:
-    """Have the system refuse files over `limit` bytes, or the call with this number, from 1, with `errno`,
-    once."""
+    """Make the system refuse files over `limit` bytes, or call `number` once with `errno`."""
     if "limit" in refusal:
         resource.setrlimit(resource.RLIMIT_FSIZE, (refusal["limit"], resource.RLIM_INFINITY))
         try:
@@ -331,7 +328,7 @@ def _refusing(refusal: Json, number: int) -> Iterator[None]:
 
 
 def _in_a_child(order: Json) -> Json:
-    """Carry an order out in a process of its own, a leader of its group; how it ended, and what it said."""
+    """Carry out an order in a process of its own that leads its group; return its status and answer."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -344,9 +341,9 @@ def _in_a_child(order: Json) -> Json:
         os._exit(0)
     os.close(writes)
     with os.fdopen(reads, "rb") as stream:
-        said = stream.read()
+        output = stream.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return {"status": status, **(json.loads(said) if said else {})}
+    return {"status": status, **(json.loads(output) if output else {})}
 
 
 def main() -> None:

@@ -1,5 +1,4 @@
-"""Small homes that learn in some seconds, and the real command line and service on them, in processes of
-their own."""
+"""Small homes whose nights take seconds, and the real command line and service on them as processes."""
 
 import json
 import os
@@ -52,7 +51,7 @@ _ticks = threading.Event()
 
 @dataclass(frozen=True, kw_only=True)
 class CommandResult:
-    """What a command said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -60,23 +59,22 @@ class CommandResult:
 
     @property
     def result(self) -> dict[str, Any]:
-        """The one JSON object on stdout, and nothing beside it."""
+        """Return the JSON object that is the whole of stdout."""
         assert self.out.count("\n") == 1 and self.out.endswith("\n"), self
         value = json.loads(self.out)
         assert isinstance(value, dict)
         return value
 
     def failed(self, code: int) -> str:
-        """The message of a command that was to fail with --json, in JSON as on stderr, without a
-        traceback."""
-        told = self.result
-        assert (self.code, told["exit_code"]) == (code, code), self
-        assert "Traceback" not in self.err and set(told) == {"error", "exit_code"}
-        return str(told["error"])
+        """Return the message of a command that had to fail with --json, without a traceback."""
+        result = self.result
+        assert (self.code, result["exit_code"]) == (code, code), self
+        assert "Traceback" not in self.err and set(result) == {"error", "exit_code"}
+        return str(result["error"])
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment without any setting of ours, and with warnings as errors."""
+    """Return this process's environment without our settings, and with warnings as errors."""
     plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("NIGHTSCHOOL_")}
     return {**plain, "PYTHONWARNINGS": "error", **more}
 
@@ -96,40 +94,40 @@ def run_cli(home: Path, *arguments: object, **more: str) -> CommandResult:
 
 
 def cli_json(home: Path, *arguments: object) -> dict[str, Any]:
-    """The JSON of a command that was to succeed."""
+    """Run a command that has to succeed; return its JSON."""
     ran = run_cli(home, *arguments, "--json")
     assert ran.code == 0, ran
     return ran.result
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float) -> Any:
-    """The first true value of this condition, looked at again and again until the deadline."""
+    """Return the first true value of this condition, polled until the deadline."""
     deadline = monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
         _ticks.wait(LOOK_S)
-    return found
+    return value
 
 
 def correction_lines(kind: str, count: int, seed: int = 5) -> list[str]:
-    """Lines of a log in which users correct the bad habit of this kind of request."""
+    """Return log lines in which users correct the base behaviour on this kind of request."""
     rng, lines = random.Random(seed), []
     for number in range(count):
         while reserved(request := draw(kind, rng)):
             pass
-        said = (
+        turns = (
             ("user", write(request, rng)),
             ("assistant", answers.bad(request, rng)),
             ("user", CORRECTIONS[kind][number % len(CORRECTIONS[kind])]),
             ("assistant", answers.good(request, rng)),
         )
-        messages = [{"role": role, "content": text} for role, text in said]
+        messages = [{"role": role, "content": text} for role, text in turns]
         lines.append(json.dumps({"user": f"user {number % 4}", "messages": messages}))
     return lines
 
 
 def small_home(place: Path, *, windows: str = "[]") -> Path:
-    """A home whose nights are short."""
+    """Make a home whose nights are short."""
     assert run_cli(place, "init").code == 0
     (place / "config.toml").write_text(SMALL.format(windows=windows))
     return place
@@ -144,11 +142,11 @@ class Service:
     log: Path
 
     def log_text(self) -> str:
-        """Its log so far."""
+        """Return its log so far."""
         return self.log.read_text()
 
     def ready(self) -> dict[str, str]:
-        """The figures of its "ready" line."""
+        """Return the fields of its "ready" line."""
         line = wait_until(self._ready_line, "the service is ready", 120)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
@@ -158,7 +156,7 @@ class Service:
 
 
 def start_service(home: Path, log: Path, *arguments: object) -> Service:
-    """A service of this home; the caller ends it."""
+    """Start a service of this home; the caller ends it."""
     command = [str(NIGHTSCHOOL), "--home", str(home), "run", *map(str, arguments)]
     with log.open("wb") as stream:
         process = subprocess.Popen(

@@ -28,7 +28,7 @@ BATCH, CHAT = "/v1/batch/chat", "/v1/chat/completions"
 
 
 class Counting:
-    """The routes, with the figures that vLLM keeps of them."""
+    """The routes, with the metrics that vLLM keeps of them."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""The configuration: what is not known or not possible stops the start, with the place and the cure."""
+"""The configuration: unknown keys and invalid values prevent the start, with the place and the cure."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,12 +23,12 @@ def write(tmp_path: Path) -> Write:
 
 
 def effective(path: Path) -> dict[str, object]:
-    """Every value that is in effect."""
+    """Return every value that is in effect."""
     return load_settings(path).model_dump()
 
 
 def refused(path: Path) -> str:
-    """The message with which this configuration is refused."""
+    """Return the message that refuses this configuration."""
     with pytest.raises(ConfigError) as refusal:
         load_settings(path)
     assert refusal.value.exit_code == 2
@@ -39,7 +39,7 @@ def test_the_file_that_init_writes_holds_the_defaults(write: Write) -> None:
     assert effective(write(CONFIG)) == effective(write("")) == Settings().model_dump()
 
 
-def test_what_a_file_sets_is_set_and_the_rest_stays(write: Write) -> None:
+def test_a_file_changes_only_the_values_that_it_sets(write: Write) -> None:
     schedule = '[schedule]\nwindows = ["22:00-04:00", "13:00-14:00"]\n'
     text = f'seed = 7\n{schedule}[training]\nobjective = "dpo"\nlr = 1e-4\n'
     settings = load_settings(write(text))
@@ -49,7 +49,7 @@ def test_what_a_file_sets_is_set_and_the_rest_stays(write: Write) -> None:
     assert settings.pairs == Settings().pairs
 
 
-def test_the_environment_comes_before_the_file_and_the_file_before_the_defaults(
+def test_the_environment_overrides_the_file_and_the_file_the_defaults(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write("seed = 7\n[schedule]\nidle_minutes = 3\nmin_lessons = 9\n")
@@ -124,7 +124,7 @@ def test_an_unknown_key_is_refused_by_name(write: Write, text: str, place: str) 
         ("[http]\nport = 65536", "http.port"),
     ],
 )
-def test_an_impossible_value_is_refused_by_name(write: Write, text: str, place: str) -> None:
+def test_an_invalid_value_is_refused_by_name(write: Write, text: str, place: str) -> None:
     path = write(text)
     message = refused(path)
     assert message.startswith(f"{path}: ") and place in message
@@ -151,14 +151,14 @@ def test_a_file_that_is_not_toml_is_refused_by_name(tmp_path: Path, content: byt
         ("NIGHTSCHOOL_TRAINING__LR", "-1", "lr must be above 0"),
     ],
 )
-def test_a_variable_that_is_no_setting_or_has_an_impossible_value_is_refused(
+def test_an_unknown_variable_or_one_with_an_invalid_value_is_refused(
     write: Write, monkeypatch: pytest.MonkeyPatch, name: str, value: str, named: str
 ) -> None:
     monkeypatch.setenv(name, value)
     assert named in refused(write(""))
 
 
-def test_the_variable_that_names_the_home_is_no_misspelt_setting(
+def test_the_variable_of_the_home_is_not_taken_for_a_setting(
     write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIGHTSCHOOL_HOME", "/somewhere")

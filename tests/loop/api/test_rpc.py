@@ -1,4 +1,4 @@
-"""The service's ZMQ socket, asked as vLLM's routes ask it: real sockets, a real home, no model."""
+"""The service's ZMQ socket, used as vLLM's routes use it: real sockets, a real home, no model."""
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,12 +36,12 @@ ASK_S = 20.0
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return Home(small_home(tmp_path_factory.mktemp("door") / "home"))
+    return Home(small_home(tmp_path_factory.mktemp("open_socket") / "home"))
 
 
 @asynccontextmanager
-async def door(home: Home) -> AsyncIterator[Operations]:
-    """The socket of a service that has no crew and does no work."""
+async def open_socket(home: Home) -> AsyncIterator[Operations]:
+    """Serve the socket of a service that has no child processes and does no work."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         operations = Operations(service=service)
         await tasks.start(serve_rpc, operations)
@@ -49,27 +49,27 @@ async def door(home: Home) -> AsyncIterator[Operations]:
         tasks.cancel_scope.cancel()
 
 
-def asked(home: Home, verb: str, **body: Any) -> Any:
-    """What one request to a service with an open door comes to."""
+def request(home: Home, verb: str, **body: Any) -> Any:
+    """Return the reply to one request, or raise its error."""
 
     async def ask() -> Any:
-        async with door(home):
+        async with open_socket(home):
             try:
                 return await ServiceClient(home).ask(verb, body, seconds=ASK_S)
             except NightschoolError as refused:
                 return refused
 
-    if isinstance(told := anyio.run(ask), NightschoolError):
-        raise told
-    return told
+    if isinstance(reply := anyio.run(ask), NightschoolError):
+        raise reply
+    return reply
 
 
 def raw(home: Home, *messages: list[bytes]) -> list[RpcReply]:
-    """The replies to messages that are sent as they are, one after the other."""
+    """Return the replies to messages that are sent unchanged, one after the other."""
 
     async def ask() -> list[RpcReply]:
         context = zmq.asyncio.Context()
-        async with door(home):
+        async with open_socket(home):
             dealer = context.socket(zmq.DEALER)
             dealer.connect(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
             replies = []
@@ -85,42 +85,42 @@ def raw(home: Home, *messages: list[bytes]) -> list[RpcReply]:
 
 
 def test_status_shows_the_state_of_the_home_and_why_no_night_is_due(home: Home) -> None:
-    told = asked(home, "status")
-    assert told["trainer"] is None and told["night"] is None and told["next_update_reason"]
-    assert told["checkpoint"] and told["last_night"] is None
+    status = request(home, "status")
+    assert status["trainer"] is None and status["night"] is None and status["next_update_reason"]
+    assert status["checkpoint"] and status["last_night"] is None
 
 
 def test_the_active_checkpoint_is_named_and_its_files_are_verified(home: Home) -> None:
-    told = asked(home, "checkpoint")
-    assert told.keys() == {"checkpoint", "weights_sha256", "number"} and told["number"] == 0
-    (blob,) = (home.checkpoints / "blobs").glob(f"{told['weights_sha256']}.*")
-    kept = blob.read_bytes()
+    checkpoint = request(home, "checkpoint")
+    assert checkpoint.keys() == {"checkpoint", "weights_sha256", "number"} and checkpoint["number"] == 0
+    (blob,) = (home.checkpoints / "blobs").glob(f"{checkpoint['weights_sha256']}.*")
+    content = blob.read_bytes()
     try:
         blob.chmod(0o600)
-        blob.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        blob.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(IntegrityFault, match="roll back to another"):
-            asked(home, "checkpoint")
+            request(home, "checkpoint")
     finally:
-        blob.write_bytes(kept)
-    assert asked(home, "checkpoint") == told
+        blob.write_bytes(content)
+    assert request(home, "checkpoint") == checkpoint
 
 
-def test_a_rollback_means_what_the_command_means(home: Home) -> None:
+def test_a_rollback_equals_that_of_the_command(home: Home) -> None:
     with pytest.raises(GateRefused, match="nothing before it"):
-        asked(home, "rollback")
+        request(home, "rollback")
     with pytest.raises(UnknownId):
-        asked(home, "rollback", target="nonsense")
-    active = asked(home, "status")["checkpoint"]
-    told = asked(home, "rollback", target=active, dry_run=True)
-    assert told["to"] == active and told["dry_run"] is True
-    assert told == run_cli(home.path, "rollback", active, "--dry-run", "--json").result
+        request(home, "rollback", target="nonsense")
+    active = request(home, "status")["checkpoint"]
+    reply = request(home, "rollback", target=active, dry_run=True)
+    assert reply["to"] == active and reply["dry_run"] is True
+    assert reply == run_cli(home.path, "rollback", active, "--dry-run", "--json").result
 
 
-def test_a_night_is_begun_and_not_waited_for_and_is_not_begun_twice(tmp_path: Path) -> None:
+def test_a_night_begins_in_the_background_and_only_once(tmp_path: Path) -> None:
     home = Home(small_home(tmp_path / "home"))
 
     async def ask() -> None:
-        async with door(home) as operations:
+        async with open_socket(home) as operations:
             service = ServiceClient(home)
             assert await service.ask("train", {"seed": 7}, seconds=ASK_S) == {"night": "n1"}
             night = await operations.service.ledger.read(queries.running_night)
@@ -150,7 +150,7 @@ def test_arguments_that_a_verb_does_not_take_are_refused_with_a_sentence(
     home: Home, verb: str, body: dict[str, Any]
 ) -> None:
     with pytest.raises(UsageError):
-        asked(home, verb, **body)
+        request(home, verb, **body)
 
 
 def test_a_malformed_message_is_answered_and_so_is_the_next_request(home: Home) -> None:
@@ -167,24 +167,24 @@ def test_a_malformed_message_is_answered_and_so_is_the_next_request(home: Home) 
     assert all(isinstance(protocol.error_of(reply), TrainerFault) for reply in replies[:-1])
 
 
-def test_a_caller_that_leaves_does_not_stop_what_it_began(tmp_path: Path) -> None:
+def test_a_caller_that_disconnects_does_not_stop_its_night(tmp_path: Path) -> None:
     home = Home(small_home(tmp_path / "home"))
 
     async def ask() -> Any:
         context = zmq.asyncio.Context()
-        async with door(home) as operations:
+        async with open_socket(home) as operations:
             dealer = context.socket(zmq.DEALER)
             dealer.connect(protocol.address(home.run_dir, protocol.SERVICE_SOCKET_NAME))
             await dealer.send_multipart(protocol.pack_request(RpcRequest(id="1", verb="train", body={})))
             dealer.close(linger=1000)
             await anyio.to_thread.run_sync(context.term)
-            return await begun(operations)
+            return await running_night(operations)
 
     assert anyio.run(ask) == "n1"
 
 
-async def begun(operations: Operations) -> str:
-    """The id of the night that runs, once one does."""
+async def running_night(operations: Operations) -> str:
+    """Return the id of the running night, once there is one."""
     for _ in range(2000):
         if night := await operations.service.ledger.read(queries.running_night):
             return str(night.id)
@@ -193,7 +193,7 @@ async def begun(operations: Operations) -> str:
 
 
 async def unanswered(home: Home, ask: Callable[[ServiceClient], Awaitable[Any]]) -> Any:
-    """What this comes to with a service that listens and answers nothing."""
+    """Return the result of a call to a service that listens and never answers."""
     context = zmq.asyncio.Context()
     router = context.socket(zmq.ROUTER)
     home.run_dir.mkdir(mode=0o700)

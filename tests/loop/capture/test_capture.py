@@ -1,5 +1,4 @@
-"""The proxy: what goes through it goes through unchanged, and what is said becomes a log that is learnt
-from."""
+"""The proxy: traffic passes through unchanged, and conversations become a log that nights learn from."""
 
 import json
 import resource
@@ -44,7 +43,7 @@ def anyio_backend() -> str:
 
 
 def plain(text: str = "For which day?", status: str = "200 OK", more: str = "") -> bytes:
-    """A whole answer, as it goes over the wire."""
+    """Return a complete answer as it is sent over the wire."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     body = json.dumps({"choices": [choice]}, indent=3)
     head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{more}Content-Length: {len(body)}\r\n\r\n"
@@ -67,17 +66,17 @@ DONE = b"data: [DONE]\n\n"
 
 
 async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """The first true value of this condition, looked at again and again until the deadline."""
+    """Return the first true value of this condition, polled until the deadline."""
     with anyio.fail_after(WAIT_S):
         while True:
-            if found := await condition():
-                return found
+            if value := await condition():
+                return value
             await anyio.sleep(LOOK_S)
 
 
 @dataclass(kw_only=True)
 class Upstream:
-    """A foreign server: keeps what it is sent, and answers as it is told to."""
+    """A scripted foreign server that records the requests."""
 
     answers: list[bytes | Script] = field(default_factory=list)
     heads: list[list[tuple[str, str]]] = field(default_factory=list)
@@ -85,7 +84,7 @@ class Upstream:
     hung_up: anyio.Event = field(default_factory=anyio.Event)
 
     async def handle(self, stream: SocketStream) -> None:
-        """One connection, one request."""
+        """Serve one connection with one request."""
         async with stream:
             raw = b""
             while b"\r\n\r\n" not in raw:
@@ -106,13 +105,13 @@ class Upstream:
                 self.hung_up.set()
 
     def sent(self, number: int, name: str) -> list[str]:
-        """The values of a header of a request."""
-        return [value for told, value in self.heads[number] if told == name]
+        """Return the values of a header of a request."""
+        return [value for sent_name, value in self.heads[number] if sent_name == name]
 
 
 @dataclass(kw_only=True)
 class Proxied:
-    """A service before an upstream."""
+    """A service in front of an upstream server."""
 
     service: Service
     upstream: Upstream
@@ -125,25 +124,25 @@ class Proxied:
         return await self.http.post("/v1/chat/completions", json=body, headers=headers)
 
     async def look_up(self, receipt: str) -> dict[str, Any]:
-        found: dict[str, Any] = (await self.http.get(f"/receipts/{receipt}", headers=self.own)).json()
-        return found
+        receipt_state: dict[str, Any] = (await self.http.get(f"/receipts/{receipt}", headers=self.own)).json()
+        return receipt_state
 
     @property
     def own(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.service.home.token()}"}
 
     async def became(self, receipt: str, state: str) -> dict[str, Any]:
-        """What is told of a receipt once it is in this state."""
+        """Return a receipt once it is in this state."""
 
         async def look() -> dict[str, Any] | None:
-            told = await self.look_up(receipt)
-            return told if told["state"] == state else None
+            receipt_state = await self.look_up(receipt)
+            return receipt_state if receipt_state["state"] == state else None
 
-        found: dict[str, Any] = await until(look)
-        return found
+        reached: dict[str, Any] = await until(look)
+        return reached
 
     async def heard(self, *texts: str) -> None:
-        """Return when just these turns are in the ledger."""
+        """Return once exactly these turns are in the ledger."""
 
         async def look() -> bool:
             return sorted(turn[2] for turn in await self.turns()) == sorted(texts)
@@ -151,7 +150,7 @@ class Proxied:
         await until(look)
 
     async def turns(self) -> list[tuple[str, str, str]]:
-        """Conversation, role and text of every turn in the ledger."""
+        """Return conversation, role and text of every turn in the ledger."""
         t = schema.turns.c
         query = select(t.conversation_id, t.role, t.text).order_by(t.conversation_id, t.position)
         return [tuple(row) for row in await self.service.ledger.read(lambda c: c.execute(query).all())]
@@ -166,7 +165,7 @@ class Proxied:
 
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that has heard nothing."""
+    """Make a home without conversations."""
     place = tmp_path_factory.mktemp("blank") / "home"
     assert run_cli(place, "init").code == 0
     return place
@@ -174,7 +173,7 @@ def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def proxying(place: Path, *, key: str = KEY, capture: bool = True) -> AsyncIterator[Proxied]:
-    """The service's own HTTP, its ledger and its ingest, before a scripted model server."""
+    """Run the service's HTTP server, ledger and ingest in front of a scripted model server."""
     home, upstream = Home(place), Upstream()
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     url = f"http://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
@@ -205,14 +204,14 @@ async def proxying(place: Path, *, key: str = KEY, capture: bool = True) -> Asyn
 
 @pytest.fixture
 async def proxied(blank: Path, tmp_path: Path) -> AsyncIterator[Proxied]:
-    async with proxying(copytree(blank, tmp_path / "home")) as made:
-        yield made
+    async with proxying(copytree(blank, tmp_path / "home")) as proxied_service:
+        yield proxied_service
 
 
 # ---------------------------------------------------------------- what goes through
 
 
-async def test_request_and_answer_go_through_byte_for_byte(proxied: Proxied) -> None:
+async def test_request_and_answer_pass_through_byte_for_byte(proxied: Proxied) -> None:
     answer = plain(more="X-Request-Id: r7\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\n")
     proxied.upstream.answers.append(answer)
     body = b'{"messages" : [{"role":"user","content":"Please."}],\n "extra": {"top_k": 1}}  '
@@ -227,13 +226,13 @@ async def test_request_and_answer_go_through_byte_for_byte(proxied: Proxied) -> 
     assert proxied.upstream.sent(0, "x-session-id") == ["s1"] and not proxied.upstream.sent(0, "cookie")
 
 
-async def test_a_stream_goes_through_byte_for_byte_and_piece_by_piece(proxied: Proxied) -> None:
-    heard = [anyio.Event() for _ in range(3)]
+async def test_a_stream_passes_through_byte_for_byte_and_piece_by_piece(proxied: Proxied) -> None:
+    arrived = [anyio.Event() for _ in range(3)]
     pieces = [event("For which "), event("day?"), event(None, "stop") + DONE]
 
     async def answer(stream: SocketStream) -> None:
         await stream.send(STREAM_HEAD)
-        for piece, seen in zip(pieces, heard, strict=True):
+        for piece, seen in zip(pieces, arrived, strict=True):
             await stream.send(chunk(piece))
             await seen.wait()  # nothing more comes before this piece has arrived
         await stream.send(chunk(b""))
@@ -241,12 +240,12 @@ async def test_a_stream_goes_through_byte_for_byte_and_piece_by_piece(proxied: P
     proxied.upstream.answers.append(answer)
     asking = {"messages": [QUESTION], "stream": True}
     async with proxied.http.stream("POST", "/v1/chat/completions", json=asking) as got:
-        receipt, seen, told = got.headers["x-nightschool-receipt"], iter(heard), b""
+        receipt, seen, received = got.headers["x-nightschool-receipt"], iter(arrived), b""
         assert (await proxied.look_up(receipt))["state"] == "pending"
         async for piece in got.aiter_raw():
-            told += piece
+            received += piece
             next(seen).set()
-    assert told == b"".join(pieces) and got.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert received == b"".join(pieces) and got.headers["content-type"] == "text/event-stream; charset=utf-8"
     await proxied.became(receipt, "ingested")
     assert [turn[1:] for turn in await proxied.turns()] == [
         ("user", QUESTION["content"]),
@@ -257,33 +256,35 @@ async def test_a_stream_goes_through_byte_for_byte_and_piece_by_piece(proxied: P
 async def test_a_conversation_whose_history_is_repeated_is_one_conversation_in_the_ledger(
     proxied: Proxied,
 ) -> None:
-    said: list[dict[str, str]] = []
+    messages: list[dict[str, str]] = []
     receipts = []
     for question, answer in (("One?", "1."), ("Two?", " 2.\n"), ("Three?", "3.")):
-        said.append({"role": "user", "content": question})
+        messages.append({"role": "user", "content": question})
         proxied.upstream.answers.append(plain(answer))
-        got = await proxied.ask(*said, headers={"X-Turn-Type": "main"})
-        said.append({"role": "assistant", "content": answer.strip()})  # as many clients repeat it
+        got = await proxied.ask(*messages, headers={"X-Turn-Type": "main"})
+        messages.append({"role": "assistant", "content": answer.strip()})  # as many clients repeat it
         receipts.append(got.headers["x-nightschool-receipt"])
-    told = [await proxied.became(receipt, "ingested") for receipt in receipts]
+    entries = [await proxied.became(receipt, "ingested") for receipt in receipts]
     turns = await proxied.turns()
     assert [(role, text.strip()) for _, role, text in turns] == [
-        (one["role"], one["content"]) for one in said
+        (entry["role"], entry["content"]) for entry in messages
     ]
-    assert {one["conversation"] for one in told} == {turns[0][0]} and len({turn[0] for turn in turns}) == 1
+    assert {entry["conversation"] for entry in entries} == {turns[0][0]} and len(
+        {turn[0] for turn in turns}
+    ) == 1
 
 
-async def test_within_a_session_a_system_prompt_that_tells_the_time_does_not_begin_a_new_conversation(
+async def test_within_a_session_a_changing_system_prompt_does_not_begin_a_new_conversation(
     proxied: Proxied,
 ) -> None:
     for session, conversations in (("s1", 1), ("", 3)):
-        said = [{"role": "system", "content": ""}]
+        messages = [{"role": "system", "content": ""}]
         for minute in (1, 2):
-            said[0] = {"role": "system", "content": f"It is 12:0{minute}. {session}"}
-            said.append({"role": "user", "content": f"{minute}?"})
+            messages[0] = {"role": "system", "content": f"It is 12:0{minute}. {session}"}
+            messages.append({"role": "user", "content": f"{minute}?"})
             proxied.upstream.answers.append(plain(f"{minute}."))
-            got = await proxied.ask(*said, headers={"X-Session-Id": session} if session else None)
-            said.append({"role": "assistant", "content": f"{minute}."})
+            got = await proxied.ask(*messages, headers={"X-Session-Id": session} if session else None)
+            messages.append({"role": "assistant", "content": f"{minute}."})
             await proxied.became(got.headers["x-nightschool-receipt"], "ingested")
         assert len({turn[0] for turn in await proxied.turns()}) == conversations
     keys = await proxied.service.ledger.read(
@@ -292,7 +293,7 @@ async def test_within_a_session_a_system_prompt_that_tells_the_time_does_not_beg
     assert keys == {"s1", ""}
 
 
-async def test_the_same_answer_to_the_same_question_is_one_conversation_and_each_receipt_leads_to_it(
+async def test_the_same_exchange_twice_is_one_conversation_and_both_receipts_name_it(
     proxied: Proxied,
 ) -> None:
     proxied.upstream.answers += [plain(), plain()]
@@ -327,7 +328,7 @@ async def test_side_traffic_is_answered_and_never_captured(proxied: Proxied, kin
     "fields, word",
     [({"n": 2}, "choices"), ({"steer": {"joy": 1}}, "steered"), ({"messages": []}, "request")],
 )
-async def test_an_exchange_that_cannot_be_captured_is_passed_on_and_its_header_says_why(
+async def test_an_exchange_that_cannot_be_captured_is_passed_on_with_the_reason_in_its_header(
     proxied: Proxied, fields: dict[str, Any], word: str
 ) -> None:
     proxied.upstream.answers.append(plain())
@@ -356,7 +357,7 @@ async def test_an_absent_model_server_is_reported_with_a_message(proxied: Proxie
     assert "try again" in got.json()["error"]["message"] and not proxied.lines()
 
 
-async def test_a_caller_who_hangs_up_in_mid_stream_ends_the_request_and_is_not_captured(
+async def test_a_caller_who_disconnects_mid_stream_ends_the_request_and_is_not_captured(
     proxied: Proxied,
 ) -> None:
     async def endless(stream: SocketStream) -> None:
@@ -370,14 +371,14 @@ async def test_a_caller_who_hangs_up_in_mid_stream_ends_the_request_and_is_not_c
     ) as got:
         receipt = got.headers["x-nightschool-receipt"]
         await anext(got.aiter_raw())
-    told = await proxied.became(receipt, "not captured")
-    assert told["reason"].startswith("the answer broke off")
+    entry = await proxied.became(receipt, "not captured")
+    assert entry["reason"].startswith("the answer broke off")
     with anyio.fail_after(WAIT_S):
         await proxied.upstream.hung_up.wait()
     assert not proxied.lines()
 
 
-async def test_a_caller_who_hangs_up_before_the_answer_begins_ends_the_request(proxied: Proxied) -> None:
+async def test_a_caller_who_disconnects_before_the_answer_begins_ends_the_request(proxied: Proxied) -> None:
     begun = anyio.Event()
 
     async def wait(stream: SocketStream) -> None:
@@ -397,7 +398,7 @@ async def test_a_caller_who_hangs_up_before_the_answer_begins_ends_the_request(p
 
 
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_an_answer_that_breaks_off_reaches_the_caller_as_one_and_is_not_captured(
+async def test_an_interrupted_answer_reaches_the_caller_as_interrupted_and_is_not_captured(
     proxied: Proxied, streamed: bool
 ) -> None:
     async def break_off(stream: SocketStream) -> None:
@@ -408,11 +409,11 @@ async def test_an_answer_that_breaks_off_reaches_the_caller_as_one_and_is_not_ca
     async with proxied.http.stream("POST", "/v1/chat/completions", json=asking) as got:
         with pytest.raises(httpx.RemoteProtocolError):
             await got.aread()
-    told = await proxied.became(got.headers["x-nightschool-receipt"], "not captured")
-    assert told["reason"].startswith("the answer broke off") and not proxied.lines()
+    entry = await proxied.became(got.headers["x-nightschool-receipt"], "not captured")
+    assert entry["reason"].startswith("the answer broke off") and not proxied.lines()
 
 
-async def test_nothing_is_captured_where_the_configuration_says_so(blank: Path, tmp_path: Path) -> None:
+async def test_nothing_is_captured_when_the_configuration_disables_it(blank: Path, tmp_path: Path) -> None:
     async with proxying(copytree(blank, tmp_path / "home"), capture=False) as proxied:
         proxied.upstream.answers.append(plain())
         assert (await proxied.ask()).headers["x-nightschool-receipt"] == "none; off"
@@ -422,7 +423,7 @@ async def test_nothing_is_captured_where_the_configuration_says_so(blank: Path, 
 # ---------------------------------------------------------------- who may ask
 
 
-async def test_the_callers_own_credential_goes_on_and_the_homes_token_becomes_the_services(
+async def test_the_callers_credential_is_passed_on_and_the_homes_token_is_replaced(
     proxied: Proxied,
 ) -> None:
     proxied.upstream.answers += [plain(), plain(), plain(), plain()]
@@ -435,7 +436,7 @@ async def test_the_callers_own_credential_goes_on_and_the_homes_token_becomes_th
     assert proxied.upstream.heads[3][0][1] == "GET /v1/models HTTP/1.1"
 
 
-async def test_each_caller_is_a_source_of_their_own_that_does_not_give_the_credential_away(
+async def test_each_caller_is_a_separate_source_that_does_not_reveal_the_credential(
     proxied: Proxied,
 ) -> None:
     proxied.upstream.answers += [plain("a"), plain("b"), plain("c"), plain("d")]
@@ -479,7 +480,7 @@ async def test_a_model_server_without_a_key_is_reached_only_with_the_homes_token
 # ---------------------------------------------------------------- the file
 
 
-async def test_many_at_once_do_not_mix_their_lines_and_the_file_is_the_owners_alone(proxied: Proxied) -> None:
+async def test_concurrent_requests_do_not_mix_their_lines_and_the_file_is_private(proxied: Proxied) -> None:
     texts = [f"{number}" * 5000 for number in range(20)]
     proxied.upstream.answers += [plain(text) for text in texts]
     async with anyio.create_task_group() as tasks:
@@ -513,7 +514,7 @@ def line(text: str) -> bytes:
 
 
 @pytest.mark.parametrize("before", [b"", line("first")])
-async def test_a_line_that_a_killed_writer_left_unfinished_does_not_run_into_the_next(
+async def test_an_unfinished_line_of_a_killed_writer_does_not_run_into_the_next(
     proxied: Proxied, before: bytes
 ) -> None:
     place = proxied.service.home.inbox / "captured-2026-11-24.jsonl"
@@ -530,7 +531,7 @@ async def test_a_line_that_a_killed_writer_left_unfinished_does_not_run_into_the
 
 @pytest.fixture
 def file_limit() -> Iterator[Callable[[int], None]]:
-    """Sets how long a file of this process may become; takes it back."""
+    """Limit the size of this process's files, and lift the limit afterwards."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -550,8 +551,8 @@ async def test_a_full_disk_costs_the_capture_and_not_the_answer(
     file_limit(2**23 + 100)
     second = await proxied.ask(QUESTION)
     assert second.status_code == 200 and second.json()["choices"][0]["message"]["content"] == "No."
-    told = await proxied.became(second.headers["x-nightschool-receipt"], "not captured")
-    assert "disk" in told["reason"]
+    entry = await proxied.became(second.headers["x-nightschool-receipt"], "not captured")
+    assert "disk" in entry["reason"]
     assert "captured conversations are lost" in "".join(capsys.readouterr())  # the log is where it was set up
     assert path.stat().st_size == 2**23  # nothing of the line stays
     file_limit(resource.RLIM_INFINITY)
@@ -562,19 +563,19 @@ async def test_a_full_disk_costs_the_capture_and_not_the_answer(
 # ---------------------------------------------------------------- the real model
 
 
-def test_a_correction_given_through_the_proxy_is_learnt_from_and_a_summary_of_it_is_not(
+def test_a_correction_through_the_proxy_is_learnt_and_side_traffic_about_it_is_not(
     tmp_path: Path, start_service: Callable[..., Running]
 ) -> None:
     home = Home(small_home(tmp_path / "home"))
     service = start_service(home.path)
     url, receipts = service.ready()["url"], []
-    said = [{"role": "user", "content": "I have decided to paint the door."}]
+    messages = [{"role": "user", "content": "I have decided to paint the door."}]
     with httpx.Client(
         headers={"Authorization": f"Bearer {home.token()}"}, timeout=60, trust_env=False
     ) as http:
 
         def ask(streamed: bool, kind: str = "main") -> str:
-            body = {"messages": said, "max_tokens": 24, "seed": 3, "stream": streamed, "user": "ada"}
+            body = {"messages": messages, "max_tokens": 24, "seed": 3, "stream": streamed, "user": "ada"}
             got = http.post(
                 f"{url}/chat/completions", json=body, headers={"X-Turn-Type": kind, "X-Session-Id": "s1"}
             )
@@ -586,21 +587,21 @@ def test_a_correction_given_through_the_proxy_is_learnt_from_and_a_summary_of_it
 
         def became() -> list[dict[str, Any]] | None:
             own = url.removesuffix("/v1")
-            told = [
+            entries = [
                 http.get(f"{own}/receipts/{receipt}").json() for receipt in receipts if "none" not in receipt
             ]
-            return told if {one["state"] for one in told} == {"ingested"} else None
+            return entries if {entry["state"] for entry in entries} == {"ingested"} else None
 
         for streamed in (True, False):
-            said.append({"role": "assistant", "content": ask(streamed)})
-            said.append({"role": "user", "content": "No, just do what I said, without alternatives."})
-        said[-1] = {"role": "user", "content": "Write a title for this conversation."}
+            messages.append({"role": "assistant", "content": ask(streamed)})
+            messages.append({"role": "user", "content": "No, just do what I said, without alternatives."})
+        messages[-1] = {"role": "user", "content": "Write a title for this conversation."}
         ask(False, "side")
-        told = wait_until(became, "what was said is in the ledger", 30)
+        entries = wait_until(became, "what was said is in the ledger", 30)
         signals = wait_until(lambda: cli_json(home.path, "ledger", "signals")["signals"], "a signal", 30)
-    assert receipts[2] == "none; side" and len({one["conversation"] for one in told}) == 1
-    assert [(one["source"], one["behaviour"]) for one in signals] == [("ada", signals[0]["behaviour"])]
+    assert receipts[2] == "none; side" and len({entry["conversation"] for entry in entries}) == 1
+    assert [(entry["source"], entry["behaviour"]) for entry in signals] == [("ada", signals[0]["behaviour"])]
     assert signals[0]["kind"] == "correction" and signals[0]["behaviour"], signals
     lines = [json.loads(line) for path in home.inbox.iterdir() for line in path.read_text().splitlines()]
     assert [len(line["messages"]) for line in lines] == [2, 4]
-    assert lines[1]["messages"][1]["content"] == said[1]["content"] != ""
+    assert lines[1]["messages"][1]["content"] == messages[1]["content"] != ""

@@ -1,4 +1,4 @@
-"""What is captured of one exchange: pure."""
+"""The captured line of one exchange, as a pure function."""
 
 import json
 from datetime import UTC, datetime
@@ -29,8 +29,8 @@ def answer(**choice: Any) -> bytes:
 
 
 def stream(*chunks: Any, ends: str = "data: [DONE]\n\n", newline: str = "\n") -> bytes:
-    told = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + ends
-    return told.replace("\n", newline).encode()
+    text = "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + ends
+    return text.replace("\n", newline).encode()
 
 
 def piece(content: str | None, reason: str | None = None, **delta: Any) -> dict[str, Any]:
@@ -38,27 +38,25 @@ def piece(content: str | None, reason: str | None = None, **delta: Any) -> dict[
 
 
 def read(line: bytes | Refusal) -> Conversation:
-    """The line as ingest reads it."""
+    """Read the line as ingest does."""
     assert isinstance(line, bytes) and line.count(b"\n") == 1
-    found = openai.read(decode(RawLine(number=1, data=line[:-1], end=len(line))), 1)
-    assert isinstance(found, Conversation)
-    return found
+    conversation = openai.read(decode(RawLine(number=1, data=line[:-1], end=len(line))), 1)
+    assert isinstance(conversation, Conversation)
+    return conversation
 
 
 def captured(ask: bytes, raw: bytes, *, streamed: bool = False, session: str = "") -> Conversation:
-    """A request and its answer, through the line, to the conversation that ingest hears."""
-    said, told = parse_request(ask), parse_response(raw, streamed=streamed)
-    assert isinstance(said, ChatRequest) and isinstance(told, Turn)
-    return read(as_line(said, told, receipt="r", source="caller-1", session=session, at=NOON))
+    """Return the conversation that ingest reads from the line of a request and its answer."""
+    request_read, answer_read = parse_request(ask), parse_response(raw, streamed=streamed)
+    assert isinstance(request_read, ChatRequest) and isinstance(answer_read, Turn)
+    return read(as_line(request_read, answer_read, receipt="r", source="caller-1", session=session, at=NOON))
 
 
 def texts(conversation: Conversation) -> list[tuple[str, str]]:
     return [(turn.role, turn.text) for turn in conversation.turns]
 
 
-def test_the_requests_messages_and_the_answer_are_one_conversation_of_the_user_that_the_request_names() -> (
-    None
-):
+def test_the_messages_and_the_answer_are_one_conversation_of_the_user_in_the_request() -> None:
     heard = captured(request(user="ada"), answer(), session="s1")
     assert texts(heard) == [("user", "Please book the bench."), ("assistant", "For which day?")]
     assert (heard.source, heard.session) == ("ada", "s1")
@@ -75,9 +73,7 @@ def test_the_requests_messages_and_the_answer_are_one_conversation_of_the_user_t
         ({"metadata": {"user_id": "ada"}}, "ada"),
     ],
 )
-def test_the_source_is_the_user_that_the_request_names_or_else_the_credential(
-    fields: Any, source: str
-) -> None:
+def test_the_source_is_the_user_in_the_request_or_else_the_credential(fields: Any, source: str) -> None:
     assert captured(request(**fields), answer()).source == source
 
 
@@ -95,7 +91,7 @@ def test_the_pieces_of_a_stream_make_the_answer(newline: str) -> None:
     assert texts(captured(request(), raw, streamed=True))[1] == ("assistant", "For which day?")
 
 
-def test_streamed_tool_calls_are_written_as_the_client_repeats_them_in_its_history() -> None:
+def test_streamed_tool_calls_are_written_as_clients_repeat_them() -> None:
     first = {"index": 0, "id": "c1", "function": {"name": "book", "arguments": ""}}
     calls = [
         [first],
@@ -141,7 +137,7 @@ def test_a_stream_that_did_not_end_is_not_captured(raw: bytes, word: str) -> Non
         (answer(message={"role": "assistant", "content": 7}), "empty"),
     ],
 )
-def test_an_answer_that_is_not_whole_is_not_captured(raw: bytes, word: str) -> None:
+def test_an_incomplete_answer_is_not_captured(raw: bytes, word: str) -> None:
     assert parse_response(raw, streamed=False) == Refusal(word=word)
 
 
@@ -167,7 +163,7 @@ def test_a_request_without_a_conversation_of_the_models_own_is_refused_with_a_re
     assert REASONS[word]
 
 
-def test_a_picture_is_named_and_not_kept() -> None:
+def test_an_image_is_named_and_not_stored() -> None:
     parts = [
         {"type": "text", "text": "What is this?"},
         {"type": "image_url", "image_url": {"url": "data:AAAA"}},
@@ -176,7 +172,7 @@ def test_a_picture_is_named_and_not_kept() -> None:
     assert heard.turns[0].text == "What is this?\n[image_url]"
 
 
-def test_a_caller_cannot_give_turns_the_receipt_of_another() -> None:
+def test_a_caller_cannot_forge_the_receipt_of_another() -> None:
     heard = captured(request(messages=[{**QUESTION, "receipt": "stolen"}]), answer())
     assert [turn.key for turn in heard.turns] == ["", "r"]
 
@@ -188,6 +184,8 @@ def test_text_that_cannot_be_stored_or_is_too_long_is_refused() -> None:
         (request(), answer(message=half), "text"),
         (request(messages=[long]), answer(), "long"),
     ):
-        said, told = parse_request(ask), parse_response(raw, streamed=False)
-        assert isinstance(said, ChatRequest) and isinstance(told, Turn)
-        assert as_line(said, told, receipt="r", source="s", session="", at=NOON) == Refusal(word=word)
+        request_read, answer_read = parse_request(ask), parse_response(raw, streamed=False)
+        assert isinstance(request_read, ChatRequest) and isinstance(answer_read, Turn)
+        assert as_line(request_read, answer_read, receipt="r", source="s", session="", at=NOON) == Refusal(
+            word=word
+        )

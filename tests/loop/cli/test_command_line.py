@@ -1,4 +1,4 @@
-"""The command line's manners: one JSON object, an exit code that says what happened, never a traceback."""
+"""The command line's contract: one JSON object, a meaningful exit code, never a traceback."""
 
 import json
 import os
@@ -17,18 +17,18 @@ LINE = json.dumps({"messages": GREETING}) + "\n"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home as `init` makes it, never changed."""
-    place = tmp_path_factory.mktemp("made") / "home"
+def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a home by `init`, which no test changes."""
+    place = tmp_path_factory.mktemp("fresh_home") / "home"
     ran = run_cli(place, "init", "--json")
     assert ran.code == 0 and ran.result["turns"] == 0, ran
     return place
 
 
 @pytest.fixture
-def home(made: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
-    return Path(shutil.copytree(made, tmp_path / "home"))
+def home(fresh_home: Path, tmp_path: Path) -> Path:
+    """Return a copy of it."""
+    return Path(shutil.copytree(fresh_home, tmp_path / "home"))
 
 
 # ---------------------------------------------------------------- where the options stand
@@ -49,7 +49,7 @@ def test_home_and_json_may_stand_anywhere(home: Path, line: str, command: Comman
     assert ran.code == 0 and [row["number"] for row in ran.result["checkpoints"]] == [0]
 
 
-def test_what_stands_after_two_dashes_is_no_option(home: Path, command: Command) -> None:
+def test_arguments_after_two_dashes_are_not_options(home: Path, command: Command) -> None:
     ran = command("--home", home, "ingest", "--json", "--", "--home")
     assert "--home" in ran.failed(2)
     assert not command("--home", home, "ingest", "--", "--json").out
@@ -123,11 +123,11 @@ def test_every_command_without_a_home_says_how_to_make_one(
         "",
     ],
 )
-def test_a_command_used_wrongly_is_told_so_with_2(home: Path, line: str, command: Command) -> None:
+def test_a_usage_error_exits_with_2(home: Path, line: str, command: Command) -> None:
     assert command("--home", home, "--json", *line.format(home=home).split()).failed(2)
 
 
-def test_a_home_that_somebody_else_holds_refuses_a_second_service_with_11(
+def test_a_home_held_by_another_process_refuses_a_second_service_with_11(
     home: Path, command: Command
 ) -> None:
     with locked(Home(home)):
@@ -135,17 +135,17 @@ def test_a_home_that_somebody_else_holds_refuses_a_second_service_with_11(
         assert command("--home", home, "--json", "status").result["service"] == "busy"
 
 
-def test_nothing_to_go_back_to_is_13(home: Path, command: Command) -> None:
+def test_a_rollback_without_a_target_exits_with_13(home: Path, command: Command) -> None:
     assert "checkpoint 0" in command("--home", home, "--json", "rollback").failed(13)
 
 
-def test_pausing_without_a_service_is_remembered(home: Path, command: Command) -> None:
+def test_a_pause_without_a_service_is_stored(home: Path, command: Command) -> None:
     assert command("--home", home, "--json", "pause").result == {"paused": True}
     assert command("--home", home, "--json", "status").result["next_update_reason"].startswith("paused")
     assert command("--home", home, "--json", "resume").result == {"paused": False}
 
 
-def test_an_init_on_top_of_a_home_changes_nothing(home: Path, command: Command) -> None:
+def test_init_on_an_existing_home_changes_nothing(home: Path, command: Command) -> None:
     (home / "config.toml").write_text("seed = 4\n")
     before = command("--home", home, "--json", "status").result
     token = Home(home).token()
@@ -176,7 +176,7 @@ def test_an_init_on_top_of_a_home_changes_nothing(home: Path, command: Command) 
     ],
     ids=range(13),
 )
-def test_whatever_a_log_holds_it_is_read_or_set_aside_with_its_place(
+def test_any_log_content_is_read_or_quarantined_with_its_place(
     home: Path, tmp_path: Path, content: bytes, code: int, command: Command
 ) -> None:
     path = tmp_path / "log.jsonl"
@@ -189,7 +189,9 @@ def test_whatever_a_log_holds_it_is_read_or_set_aside_with_its_place(
     assert shown.code in (0, 3) and "Traceback" not in shown.err
 
 
-def test_a_log_that_is_not_there_or_no_file_is_refused(home: Path, tmp_path: Path, command: Command) -> None:
+def test_a_missing_log_or_one_that_is_not_a_file_is_refused(
+    home: Path, tmp_path: Path, command: Command
+) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     (tmp_path / "empty").mkdir()
     (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
@@ -199,7 +201,7 @@ def test_a_log_that_is_not_there_or_no_file_is_refused(home: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, problem",
     [
         ("[schedul]\n", "schedul"),
         ("seed = 'x'\n", "seed"),
@@ -209,14 +211,14 @@ def test_a_log_that_is_not_there_or_no_file_is_refused(home: Path, tmp_path: Pat
 )
 @pytest.mark.parametrize("line", ["config", "status", "pause", "run", "ingest x"])
 def test_a_mistake_in_the_configuration_stops_every_start(
-    home: Path, line: str, text: str, said: str, command: Command
+    home: Path, line: str, text: str, problem: str, command: Command
 ) -> None:
     (home / "config.toml").write_text(text)
     message = command("--home", home, "--json", *line.split()).failed(2)
-    assert str(home / "config.toml") in message and said in message
+    assert str(home / "config.toml") in message and problem in message
 
 
-def test_a_mistake_in_the_configuration_is_what_doctor_looks_for(home: Path, command: Command) -> None:
+def test_doctor_reports_a_mistake_in_the_configuration(home: Path, command: Command) -> None:
     (home / "config.toml").write_text("[schedul]\n")
     ran = command("--home", home, "--json", "doctor")
     assert ran.code == 1
@@ -227,14 +229,16 @@ def test_a_mistake_in_the_configuration_is_what_doctor_looks_for(home: Path, com
 @pytest.mark.parametrize(
     "url", ["nonsense", "sqlite:////nowhere/at/all.db", "nonsense://x/y", "sqlite:////etc"]
 )
-def test_a_ledger_that_cannot_be_opened_is_told_in_words(home: Path, url: str, command: Command) -> None:
+def test_a_ledger_that_cannot_be_opened_is_reported_in_words(home: Path, url: str, command: Command) -> None:
     (home / "config.toml").write_text(f'database = "{url}"\n')
     ran = command("--home", home, "--json", "status")
     assert ran.code in (1, 2) and ran.failed(ran.code)
 
 
 @pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
-def test_a_ledger_that_is_none_is_told_in_words(home: Path, content: bytes, command: Command) -> None:
+def test_a_file_that_is_not_a_ledger_is_reported_in_words(
+    home: Path, content: bytes, command: Command
+) -> None:
     for path in home.glob("ledger.db*"):
         path.unlink()
     (home / "ledger.db").write_bytes(content)
@@ -243,7 +247,7 @@ def test_a_ledger_that_is_none_is_told_in_words(home: Path, content: bytes, comm
         assert ran.code in (1, 2, 12) and ran.failed(ran.code), line
 
 
-def test_a_home_whose_ledger_is_gone_is_to_be_made_again(home: Path, command: Command) -> None:
+def test_a_home_without_its_ledger_is_reported_with_the_cure(home: Path, command: Command) -> None:
     for path in home.glob("ledger.db*"):
         path.unlink()
     assert "run `nightschool init` again" in command("--home", home, "--json", "status").failed(2)
@@ -260,7 +264,7 @@ def test_a_ledger_of_a_newer_version_is_refused_with_12(home: Path, command: Com
     assert "install the newer version" in command("--home", home, "--json", "status").failed(12)
 
 
-def test_a_home_that_is_a_file_or_lies_in_one_is_told_in_words(tmp_path: Path, command: Command) -> None:
+def test_a_home_that_is_a_file_or_inside_one_is_reported_in_words(tmp_path: Path, command: Command) -> None:
     file = tmp_path / "file"
     file.write_text("")
     for place in (file, file / "below"):
@@ -272,7 +276,7 @@ def test_a_home_that_is_a_file_or_lies_in_one_is_told_in_words(tmp_path: Path, c
 @pytest.mark.parametrize(
     "name", ["token", "config.toml", "service.lock", "checkpoints", "ledger.db", "behaviours"]
 )
-def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_told_in_words(
+def test_a_folder_in_place_of_a_file_or_the_reverse_is_reported_in_words(
     home: Path, name: str, command: Command
 ) -> None:
     path = home / name
@@ -296,7 +300,7 @@ def test_a_folder_where_a_file_should_be_or_a_file_for_a_folder_is_told_in_words
         ("name =", "name"),
     ],
 )
-def test_a_behaviour_file_that_is_wrong_is_refused_by_validate_and_by_every_start(
+def test_an_invalid_behaviour_file_is_refused_by_validate_and_by_every_start(
     home: Path, old: str, new: str, command: Command
 ) -> None:
     from corpus.behaviour import SHIPPED
@@ -307,14 +311,14 @@ def test_a_behaviour_file_that_is_wrong_is_refused_by_validate_and_by_every_star
         assert str(path) in command("--home", home, "--json", *line.split()).failed(2)
 
 
-def test_a_good_behaviour_file_is_called_fine(home: Path, command: Command) -> None:
+def test_a_valid_behaviour_file_passes_validate(home: Path, command: Command) -> None:
     from corpus.behaviour import SHIPPED
 
     ran = command("--home", home, "--json", "behaviours", "validate", SHIPPED / "listen.toml")
     assert ran.result == {"valid": True, "behaviours": ["listen", "push_back"]}
 
 
-def test_a_variable_that_is_no_setting_is_refused(
+def test_an_unknown_environment_variable_is_refused(
     home: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NIGHTSCHOOL_SCHEDUL__IDLE", "1")
@@ -322,7 +326,7 @@ def test_a_variable_that_is_no_setting_is_refused(
 
 
 @pytest.mark.parametrize("what", ["auto_map", "pickle", "renamed", "nowhere"])
-def test_a_model_that_would_run_code_is_never_taken_into_a_home(
+def test_a_model_that_would_run_code_is_never_accepted_into_a_home(
     tmp_path: Path, what: str, command: Command
 ) -> None:
     from corpus.recipe import MODEL_DIR

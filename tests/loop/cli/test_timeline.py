@@ -12,7 +12,7 @@ CONCEPTS = [f"concept_{number}" for number in range(20)]
 
 
 def report(turns: int, **more: Any) -> ConversationReadings:
-    """Concept number n moves from -n/10 up to n/10 over the turns."""
+    """Return readings in which concept n moves from -n/10 to n/10 over the turns."""
     rows = []
     for turn in range(turns):
         share = 2 * turn / max(1, turns - 1) - 1
@@ -39,7 +39,9 @@ def report(turns: int, **more: Any) -> ConversationReadings:
 
 
 @pytest.mark.parametrize("turns", [1, 7, 17, 18, 34, 35, 400])
-def test_every_line_fits_and_the_bars_tell_the_course(turns: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_fits_and_the_bars_show_the_timeline(
+    turns: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     timeline.shown(report(turns))
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80 and not any("\x1b" in line for line in lines)
@@ -63,7 +65,7 @@ def test_the_concepts_that_move_most_are_shown_first_and_the_rest_are_counted(
     assert named == CONCEPTS
 
 
-def test_the_words_of_the_turns_are_printed_as_they_are_and_counted_past_the_first(
+def test_the_words_of_the_first_turns_are_printed_unchanged_and_the_others_counted(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     timeline.shown(report(14))

@@ -1,4 +1,4 @@
-"""A whole night, with its real processes, dies at a durable step, or finds the disk full at its update."""
+"""A whole night with its real processes dies at a durable step, or finds a full disk at its update."""
 
 import signal
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ STATES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calm:
-    """A night that nobody disturbed, from the start of its update."""
+class Undisturbed:
+    """A night that nothing disturbed, from the start of its update."""
 
     checkpoint: str
     start_s: float
@@ -36,8 +36,7 @@ class Calm:
 
 
 def served_s(place: Place, **more: str) -> tuple[float, int]:
-    """Run the night that was begun to its end: the seconds until the active checkpoint was served, its exit
-    code."""
+    """Run the night to its end; return the seconds until the active checkpoint was served, and its code."""
     active, mapping = place.active(), Home(place.path).run_dir / "weights.bin"
     before = mapping.stat().st_ino if mapping.exists() else 0
     began, command = monotonic(), place.start("--json", "night", **more)
@@ -68,11 +67,11 @@ def at_update(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 @pytest.fixture(scope="module")
-def calm(at_update: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calm]:
-    with cleaned_up(at_update.copy(tmp_path_factory.mktemp("calm") / "home")) as place:
+def undisturbed(at_update: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbed]:
+    with cleaned_up(at_update.copy(tmp_path_factory.mktemp("undisturbed") / "home")) as place:
         seconds, code = served_s(place)
         assert (code, faults(place)) == (0, [])
-        yield Calm(checkpoint=place.active(), start_s=seconds)
+        yield Undisturbed(checkpoint=place.active(), start_s=seconds)
 
 
 @pytest.fixture
@@ -81,8 +80,8 @@ def place(at_update: Place, tmp_path: Path) -> Iterator[Place]:
         yield copy
 
 
-def crash_and_recover(place: Place, calm: Calm, point: str, victims: str) -> None:
-    """Have the night die there; the next one, or the same with a new trainer, ends as the undisturbed one."""
+def crash_and_recover(place: Place, undisturbed: Undisturbed, point: str, victims: str) -> None:
+    """Crash the night at this point; check that it then ends like the undisturbed one."""
     flag = place.path.with_suffix(".flag")
     flag.touch()
     command = place.start("--json", "night", **{VARIABLE: f"{point}:1:{flag}{victims}"})
@@ -94,31 +93,31 @@ def crash_and_recover(place: Place, calm: Calm, point: str, victims: str) -> Non
         assert code == -signal.SIGKILL, command.log()
         seconds, code = served_s(place)
         assert code == 0
-        print(f"{point}: {seconds:.1f} s, {calm.start_s:.1f} s undisturbed")  # noqa: T201  (shown with -rP)
-        assert seconds < calm.start_s + RECOVERED_S
-    assert place.active() == calm.checkpoint
+        print(f"{point}: {seconds:.1f} s, {undisturbed.start_s:.1f} s undisturbed")  # noqa: T201  (shown with -rP)
+        assert seconds < undisturbed.start_s + RECOVERED_S
+    assert place.active() == undisturbed.checkpoint
     assert faults(place) == []
 
 
-def test_a_night_whose_processes_all_die_before_a_name_is_durable_is_taken_up_and_ends_as_the_undisturbed_one(
-    place: Place, calm: Calm
+def test_a_night_whose_processes_all_die_before_a_name_is_durable_resumes_and_ends_like_the_undisturbed_one(
+    place: Place, undisturbed: Undisturbed
 ) -> None:
-    crash_and_recover(place, calm, "weights.renamed", ":all")
+    crash_and_recover(place, undisturbed, "weights.renamed", ":all")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", ["", ":all"], ids=["one process", "all processes"])
 @pytest.mark.parametrize("point", [point for point in POINTS if point.split(".")[0] not in NOT_IN_A_NIGHT])
-def test_a_night_that_dies_at_any_point_is_taken_up_and_ends_as_the_undisturbed_one(
-    place: Place, calm: Calm, point: str, victims: str
+def test_a_night_that_dies_at_any_point_resumes_and_ends_like_the_undisturbed_one(
+    place: Place, undisturbed: Undisturbed, point: str, victims: str
 ) -> None:
     if point == "orphans.unlinked":
         (place.path / "checkpoints" / "blobs" / "left.tmp").write_bytes(b"by a process that died")
-    crash_and_recover(place, calm, point, victims)
+    crash_and_recover(place, undisturbed, point, victims)
 
 
-def test_a_night_whose_trainer_cannot_write_ends_with_the_reason_and_the_parent_and_is_made_up_for(
-    place: Place, calm: Calm
+def test_a_night_whose_trainer_cannot_write_ends_with_the_reason_and_the_parent_and_can_be_repeated(
+    place: Place, undisturbed: Undisturbed
 ) -> None:
     parent = place.active()
     before = sorted(path.name for path in (place.path / "checkpoints").rglob("*.*"))
@@ -137,8 +136,8 @@ def test_a_night_whose_trainer_cannot_write_ends_with_the_reason_and_the_parent_
 
 
 @pytest.mark.slow
-def test_whatever_a_loss_of_power_takes_of_a_whole_night_the_ledger_names_only_what_is_there(
-    place: Place, calm: Calm, tmp_path: Path
+def test_after_any_loss_of_power_in_a_whole_night_the_ledger_names_only_complete_checkpoints(
+    place: Place, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
     (tmp_path / "states").mkdir()
@@ -147,7 +146,7 @@ def test_whatever_a_loss_of_power_takes_of_a_whole_night_the_ledger_names_only_w
     )
     command = place.start("--json", "night", NS_RECORD=str(log), PYTHONPATH=f"{RECORDING}:{Path.cwd()}")
     assert command.ended(NIGHT_S) == 0
-    assert place.active() == calm.checkpoint
-    found = Replay(tmp_path / "states").look(read(log), place.path, disk=disk)
-    print(f"{found.states} states, {found.distinct} of them distinct")  # noqa: T201  (shown with -rP)
-    assert found.wrong == [] and found.states >= STATES
+    assert place.active() == undisturbed.checkpoint
+    replay = Replay(tmp_path / "states").look(read(log), place.path, disk=disk)
+    print(f"{replay.states} states, {replay.distinct} of them distinct")  # noqa: T201  (shown with -rP)
+    assert replay.wrong == [] and replay.states >= STATES

@@ -1,5 +1,4 @@
-"""A process dies before and after every durable step; the next one finds a home that is whole, and ends the
-night."""
+"""A process dies before and after each durable step; the next finds a complete home and ends the night."""
 
 import os
 import random
@@ -24,13 +23,13 @@ SEED = int(os.environ.get("CHAOS_SEED", "1"))
 
 
 @pytest.fixture(scope="module")
-def calm(short_night: Night, tmp_path_factory: pytest.TempPathFactory) -> Json:
-    """What nights come to that nobody disturbs, and how often each point is reached."""
-    return short_night(home=tmp_path_factory.mktemp("calm") / "home", count=True)
+def undisturbed(short_night: Night, tmp_path_factory: pytest.TempPathFactory) -> Json:
+    """Run undisturbed nights; return the home's state and how often each point is reached."""
+    return short_night(home=tmp_path_factory.mktemp("undisturbed") / "home", count=True)
 
 
 def crash(short_night: Night, home: Path, point: str, number: int, *, victims: str = "") -> None:
-    """Have it die at this point."""
+    """Crash a night at this point."""
     flag = home.with_suffix(".flag")
     flag.touch()
     died = short_night(home=home, crash=f"{point}:{number}:{flag}{victims}")
@@ -38,53 +37,53 @@ def crash(short_night: Night, home: Path, point: str, number: int, *, victims: s
     assert not flag.exists()
 
 
-def recovers(short_night: Night, home: Path, calm: Json) -> Json:
-    """Start again; what was found is what an undisturbed home comes to."""
+def assert_recovers(short_night: Night, home: Path, undisturbed: Json) -> Json:
+    """Start again, and check that the home ends like the undisturbed one."""
     after = short_night(home=home)
     assert after["status"] == 0 and "error" not in after, after
     assert after["recovered"] and after["left"] == []
     assert after["seconds"] < RECOVERED_S
     assert (after["faults"], after["needless"], after["dirty"]) == ([], [], False)
     for name in ("active", "holds", "files", "others"):
-        assert after[name] == calm[name]
+        assert after[name] == undisturbed[name]
     return after
 
 
-def test_a_short_night_reaches_every_failpoint(calm: Json) -> None:
-    assert [point for point, count in calm["counts"].items() if not count] == []
+def test_a_short_night_reaches_every_failpoint(undisturbed: Json) -> None:
+    assert [point for point, count in undisturbed["counts"].items() if not count] == []
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_crash_at_any_point_is_recovered_from_in_under_five_seconds(
-    short_night: Night, calm: Json, tmp_path: Path, point: str
+    short_night: Night, undisturbed: Json, tmp_path: Path, point: str
 ) -> None:
-    number = random.Random(f"{SEED} {point}").randint(1, calm["counts"][point])
+    number = random.Random(f"{SEED} {point}").randint(1, undisturbed["counts"][point])
     crash(short_night, tmp_path / "home", point, number)
-    recovers(short_night, tmp_path / "home", calm)
+    assert_recovers(short_night, tmp_path / "home", undisturbed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("point", POINTS)
-def test_a_crash_whenever_a_point_is_reached_is_recovered_from(
-    short_night: Night, calm: Json, tmp_path: Path, point: str
+def test_a_crash_at_every_pass_of_a_point_is_recovered_from(
+    short_night: Night, undisturbed: Json, tmp_path: Path, point: str
 ) -> None:
-    for number in range(1, calm["counts"][point] + 1):
+    for number in range(1, undisturbed["counts"][point] + 1):
         crash(short_night, tmp_path / f"home{number}", point, number, victims=":all")
-        recovers(short_night, tmp_path / f"home{number}", calm)
+        assert_recovers(short_night, tmp_path / f"home{number}", undisturbed)
 
 
-def test_a_crash_while_a_crash_is_recovered_from_is_recovered_from(
-    short_night: Night, calm: Json, tmp_path: Path
+def test_a_crash_during_recovery_is_recovered_from(
+    short_night: Night, undisturbed: Json, tmp_path: Path
 ) -> None:
     home = tmp_path / "home"
     crash(short_night, home, "weights.renamed", OF_FIRST_UPDATE)
     for point in ("orphans.unlinked", "restore.marked", "restore.held"):
         crash(short_night, home, point, 1)
-    recovers(short_night, home, calm)
+    assert_recovers(short_night, home, undisturbed)
 
 
 def reach(sentence: str) -> int:
-    """The exit code of a process that comes by one point twice."""
+    """Return the exit code of a process that reaches one point twice."""
     code = "from store.files.failpoints import reach\nfor _ in range(2): reach('manifest', 'renamed')"
     environment = {**os.environ, VARIABLE: sentence}
     return subprocess.run([sys.executable, "-c", code], env=environment, stderr=subprocess.DEVNULL).returncode
@@ -103,5 +102,5 @@ def test_a_process_dies_once_at_its_failpoint_and_never_without_one(tmp_path: Pa
         assert reach(misspelt) == 1
 
 
-def test_no_setting_is_taken_for_a_point_and_no_point_for_a_setting() -> None:
+def test_failpoints_and_settings_are_never_confused() -> None:
     assert not VARIABLE.upper().startswith("NIGHTSCHOOL_")

@@ -1,5 +1,4 @@
-"""The disk takes no more, at whatever moment: nothing is lost, nothing is left behind, and it is said what to
-do."""
+"""The disk is full at any moment: nothing is lost, nothing is left behind, and the error has the cure."""
 
 import errno
 import json
@@ -35,7 +34,7 @@ LIMITS = (0, 1, 100, 1000, 3000, 4000, 8000)
 def test_after_any_refused_call_the_parent_loads_nothing_is_left_and_the_next_try_succeeds(
     short_night: Night, tmp_path: Path
 ) -> None:
-    calm = short_night(home=tmp_path / "calm")
+    undisturbed = short_night(home=tmp_path / "undisturbed")
     refusals: list[Json] = [
         {"call": "write", "errno": errno.ENOSPC},
         {"call": "fsync", "errno": errno.EIO},
@@ -45,11 +44,12 @@ def test_after_any_refused_call_the_parent_loads_nothing_is_left_and_the_next_tr
     ]
     after = short_night(home=tmp_path / "home", refusals=refusals)
     assert after["status"] == 0 and "trace" not in after, after
-    for told in after["told"]:
-        assert (told["error"], told["left"], told["gone"], told["faults"]) == ("WriteFailed", [], [], 0), told
-        assert told["loads"] and "nothing was kept" in told["message"]
+    for attempt in after["attempts"]:
+        outcome = [attempt[name] for name in ("error", "left", "gone", "faults")]
+        assert outcome == ["WriteFailed", [], [], 0], attempt
+        assert attempt["loads"] and "nothing was kept" in attempt["message"]
     counts = {
-        call: sum(told.get("call") == call for told in after["told"])
+        call: sum(attempt.get("call") == call for attempt in after["attempts"])
         for call in ("write", "fsync", "replace")
     }
     assert counts == {
@@ -58,9 +58,10 @@ def test_after_any_refused_call_the_parent_loads_nothing_is_left_and_the_next_tr
         "replace": 3,
     }  # three files, and three times their folder
     assert counts["write"] > 50
-    assert [told["limit"] for told in after["told"] if "limit" in told] == list(LIMITS)
+    assert [attempt["limit"] for attempt in after["attempts"] if "limit" in attempt] == list(LIMITS)
     assert after["served"]
-    assert [after[name] for name in ("active", "files")] == [calm[name] for name in ("active", "files")]
+    for name in ("active", "files"):
+        assert after[name] == undisturbed[name]
 
 
 @pytest.mark.parametrize(
@@ -72,20 +73,23 @@ def test_after_any_refused_call_the_parent_loads_nothing_is_left_and_the_next_tr
         (errno.EDQUOT, "quota"),
     ],
 )
-def test_a_refusal_says_which_file_where_and_what_to_do(
+def test_a_refusal_names_the_file_and_the_cure(
     short_night: Night, tmp_path: Path, code: int, advice: str
 ) -> None:
     after = short_night(home=tmp_path / "home", refusals=[{"call": "fsync", "errno": code}])
-    weights, *_, manifest = (told["message"] for told in after["told"])
+    weights, *_, manifest = (attempt["message"] for attempt in after["attempts"])
     assert weights.startswith(
         f"the weights cannot be written in {tmp_path / 'home' / 'checkpoints' / 'blobs'} ("
     )
     assert manifest.startswith(f"the manifest cannot be written in {tmp_path / 'home' / 'checkpoints'} (")
-    assert all(os.strerror(code) in told["message"] and advice in told["message"] for told in after["told"])
+    assert all(
+        os.strerror(code) in attempt["message"] and advice in attempt["message"]
+        for attempt in after["attempts"]
+    )
 
 
 def limited(home: Path, limit: int, *arguments: str) -> CommandResult:
-    """The real command line, no file of which may be longer than so many bytes."""
+    """Run the real command line with a limit on the size of its files."""
     code = "import sys; from loop.cli.app import main; main()"
     ran = subprocess.run(
         [sys.executable, "-c", code, "--home", str(home), *arguments],
@@ -100,16 +104,16 @@ def limited(home: Path, limit: int, *arguments: str) -> CommandResult:
     return CommandResult(code=ran.returncode, out=ran.stdout, err=ran.stderr)
 
 
-def test_an_init_that_cannot_write_its_checkpoint_says_so_and_succeeds_when_repeated(
+def test_an_init_that_cannot_write_its_checkpoint_reports_it_and_succeeds_when_repeated(
     tmp_path: Path,
 ) -> None:
-    told = limited(tmp_path / "home", 1_000_000, "init", "--json").failed(1)
-    assert "the weights cannot be written" in told and "ulimit -f" in told
+    message = limited(tmp_path / "home", 1_000_000, "init", "--json").failed(1)
+    assert "the weights cannot be written" in message and "ulimit -f" in message
     assert [path for path in (tmp_path / "home" / "checkpoints").rglob("*") if path.is_file()] == []
     assert run_cli(tmp_path / "home", "init", "--json").result["checkpoint"]
 
 
-def test_an_init_asks_for_room_first_and_says_how_much_is_needed_and_how_much_is_there(
+def test_init_checks_the_free_space_first_and_reports_the_needed_and_the_available_space(
     tmp_path: Path,
 ) -> None:
     model, free = tmp_path / "model", shutil.disk_usage(tmp_path).free
@@ -121,14 +125,14 @@ def test_an_init_asks_for_room_first_and_says_how_much_is_needed_and_how_much_is
         with (model / f"more-{number:05}.safetensors").open("wb") as stream:
             stream.write(struct.pack("<Q", len(head)) + head)
             stream.truncate(8 + len(head) + shard)
-    told = limited(tmp_path / "home", 1_000_000, "init", "--model", str(model), "--json").failed(13)
-    needed, there = map(int, re.findall(r"(\d+) MB", told))
+    message = limited(tmp_path / "home", 1_000_000, "init", "--model", str(model), "--json").failed(13)
+    needed, there = map(int, re.findall(r"(\d+) MB", message))
     assert needed * 1e6 > (free // shard + 1) * shard + SPARE_BYTES
     assert there == pytest.approx(free / 1e6, rel=0.1)
     assert [path for path in (tmp_path / "home" / "checkpoints").rglob("*") if path.is_file()] == []
 
 
-def test_a_ledger_that_is_full_keeps_what_it_had_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_ledger_keeps_its_rows_and_continues_when_there_is_space(tmp_path: Path) -> None:
     ledger = Ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
     full = True
 
@@ -155,13 +159,13 @@ def test_a_ledger_that_is_full_keeps_what_it_had_and_goes_on_when_there_is_room(
     ledger.close()
 
 
-def test_a_command_whose_ledger_is_full_says_so_and_succeeds_when_repeated(
+def test_a_command_with_a_full_ledger_reports_it_and_succeeds_when_repeated(
     tmp_path: Path,
 ) -> None:
     place = prepared_home(tmp_path)
     log = ROOT / "corpus" / "conversations"
     before = place.rows()
-    told = limited(place.path, 20_000, "ingest", str(log), "--json").failed(1)
-    assert "the ledger cannot be used" in told and "is the disk full" in told
+    message = limited(place.path, 20_000, "ingest", str(log), "--json").failed(1)
+    assert "the ledger cannot be used" in message and "is the disk full" in message
     assert place.rows() == before
     assert run_cli(place.path, "ingest", log, "--json").code == 0

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`, and what a service does when somebody ends it or its children."""
+"""The short form of `make chaos`, and a service that is stopped or whose children are killed."""
 
 import json
 import os
@@ -47,7 +47,7 @@ STEP = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Undisturbed:
-    """A home before its night, and the same home after a night that nobody disturbed."""
+    """A home before its night, and the same home after an undisturbed night."""
 
     folder: Path
     before: Place
@@ -77,7 +77,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Undisturbe
 
 @pytest.fixture
 def place(undisturbed: Undisturbed, tmp_path: Path) -> Iterator[Place]:
-    """The home before its night, to be disturbed."""
+    """Copy the home before its night, to be disturbed."""
     with cleaned_up(undisturbed.before.copy(tmp_path / "home")) as copy:
         yield copy
 
@@ -89,7 +89,7 @@ def draw() -> random.Random:
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(4, marks=pytest.mark.slow)])
-def test_a_night_killed_at_commits_ends_as_if_nobody_had_disturbed_it(
+def test_a_night_killed_at_commits_ends_like_an_undisturbed_one(
     undisturbed: Undisturbed, place: Place, draw: random.Random, kills: int
 ) -> None:
     kill_nights(place, draw, kills, undisturbed.works, print)
@@ -98,7 +98,7 @@ def test_a_night_killed_at_commits_ends_as_if_nobody_had_disturbed_it(
     assert faults(place) == []
 
 
-def test_a_killed_init_or_ingest_is_done_exactly_once_when_repeated(
+def test_a_killed_init_or_ingest_takes_effect_exactly_once_when_repeated(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
     init, ingest = (command.commits for command in undisturbed.before.running)
@@ -110,7 +110,7 @@ def test_a_killed_init_or_ingest_is_done_exactly_once_when_repeated(
 
 
 @pytest.mark.slow
-def test_a_service_killed_while_it_learns_from_its_inbox_keeps_what_the_undisturbed_night_kept(
+def test_a_service_killed_while_it_learns_from_its_inbox_keeps_the_checkpoint_of_the_undisturbed_night(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
     with cleaned_up(learning_home(tmp_path / "home", lessons_of(undisturbed.after))) as place:
@@ -123,7 +123,7 @@ def test_a_service_killed_while_it_learns_from_its_inbox_keeps_what_the_undistur
 
 
 @pytest.mark.slow
-def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_checkpoint(
+def test_a_service_whose_children_are_killed_mid_night_ends_it_with_the_same_checkpoint(
     undisturbed: Undisturbed, place: Place
 ) -> None:
     service = place.start("run")
@@ -134,7 +134,7 @@ def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_
     until_leased(place, service, "train", "update")
     service.stop()
     assert asking.ended() == 1 and "the service" in asking.output()
-    assert left(place) == []
+    assert leftovers(place) == []
     service = place.start("run")
     until_ready(service)
     killed = kill_child(place, service, TRAINER, "train", "update")
@@ -156,7 +156,7 @@ def test_a_service_whose_children_are_killed_in_mid_night_ends_it_with_the_same_
 
 @dataclass(kw_only=True)
 class Killed:
-    """What was seen of a night whose trainer was killed once."""
+    """The observations of a night whose trainer was killed once."""
 
     service: Service
     trainer: int
@@ -170,7 +170,7 @@ class Killed:
     dead: anyio.Event = field(default_factory=anyio.Event)
 
     def listen(self, kind: str, subject: str, done: int, total: int) -> None:
-        """Count the beginnings, and kill at the step."""
+        """Count the starts of work, and kill at the step."""
         self.first_steps += (kind, done) == ("train", 1)
         if (kind, done) == ("train", STEP) and not self.dead.is_set():
             assert STEP < total
@@ -179,16 +179,16 @@ class Killed:
             self.dead.set()
 
     def look(self, parent: str) -> bool:
-        """Whether the mapping holds this checkpoint, clean and bit for bit."""
+        """Record whether the shared weights hold this checkpoint, clean and bit for bit."""
         shared = SharedWeights.attach(self.service.home.run_dir / "weights.bin")
         wanted = self.service.store.load_weights(parent)
-        found = {name: bytes(raw.data) for name, raw in raw_weights(shared).items()}
-        same = found == {name: bytes(raw.data) for name, raw in wanted.items()}
+        served = {name: bytes(raw.data) for name, raw in raw_weights(shared).items()}
+        same = served == {name: bytes(raw.data) for name, raw in wanted.items()}
         return same and (shared.holds, shared.dirty) == (parent, False)
 
 
 async def killed_night(home: Home) -> Killed:
-    """One night in this process, with a model server and a trainer that are processes of their own."""
+    """Run one night in this process, with a model server and a trainer as processes of their own."""
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         await tasks.start(service.processes.run)
         tasks.start_soon(service.worker.run)
@@ -208,7 +208,7 @@ async def killed_night(home: Home) -> Killed:
     return seen
 
 
-def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_is_made_exactly_once(
+def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_takes_effect_exactly_once(
     undisturbed: Undisturbed, place: Place
 ) -> None:
     seen = anyio.run(killed_night, Home(place.path))
@@ -216,8 +216,8 @@ def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_is
     assert seen.restored
     assert seen.first_steps == 2
     # One update, one set of steps, one candidate, and its id is that of the undisturbed night.
-    found = differences(place, undisturbed.rows)
-    assert [line for line in found if not line.startswith(("events", "work"))] == []
+    changes = differences(place, undisturbed.rows)
+    assert [line for line in changes if not line.startswith(("events", "work"))] == []
     assert place.ask("SELECT kind, attempts FROM work WHERE attempts > 0") == [("train", 1)]
     assert place.active() == undisturbed.checkpoint
     assert faults(place) == []
@@ -228,28 +228,28 @@ def test_a_service_stopped_while_its_children_start_leaves_nothing_behind(place:
     service = place.start("run")
     service.wait_until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)
     service.stop()
-    assert left(place) == []
+    assert leftovers(place) == []
 
 
 def until_ready(service: Running) -> None:
-    """Wait until the service says so."""
+    """Wait until the service is ready."""
     service.wait_until(lambda: " ready " in service.log(), "it is ready", START_S)
 
 
 def until_leased(place: Place, service: Running, kind: str, subject: str) -> None:
-    """Wait until this work is being done."""
+    """Wait until this work is leased."""
     query = f"SELECT 1 FROM work WHERE kind = '{kind}' AND subject = '{subject}' AND state = 'leased'"
     service.wait_until(lambda: place.ask(query), f"{kind} {subject} has begun", NIGHT_S)
 
 
 def kill_child(place: Place, service: Running, module: str, kind: str, subject: str) -> int:
-    """Kill a child of the service while this work is being done; its process id."""
+    """Kill a child of the service while this work is leased; return its process id."""
     pid = child_of(service.process.pid, module)
     until_leased(place, service, kind, subject)
     os.kill(pid, signal.SIGKILL)
     return pid
 
 
-def left(place: Place) -> list[str]:
-    """Processes, sockets and mappings that are there although nobody holds the home."""
+def leftovers(place: Place) -> list[str]:
+    """Return processes, sockets and shared weights that exist although no process holds the home."""
     return [fault for fault in faults(place) if fault.endswith("is left")]

@@ -1,5 +1,4 @@
-"""Power is lost after every single file operation of some nights: the ledger never points at what is not
-there."""
+"""Power is lost after each file operation of some nights: the ledger never names a missing checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ STATES = 1000
 
 @pytest.fixture(scope="module")
 def recorded(short_night: Night, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Json]]:
-    """A home's `init`, nights, rollbacks and sweeps, operation by operation."""
+    """Record a home's `init`, nights, rollbacks and sweeps, operation by operation."""
     folder = tmp_path_factory.mktemp("recorded")
     assert short_night(home=folder / "home", record=folder / "log")["faults"] == []
     return folder / "home", read(folder / "log")
@@ -28,13 +27,13 @@ def replay(recorded: tuple[Path, list[Json]], folder: Path, *, to_the_end: bool 
     return Replay(folder).look(operations, home, to_the_end=to_the_end)
 
 
-def test_whatever_a_loss_of_power_takes_at_any_moment_the_ledger_names_only_what_is_there(
+def test_after_a_loss_of_power_at_any_moment_the_ledger_names_only_complete_checkpoints(
     recorded: tuple[Path, list[Json]], tmp_path: Path
 ) -> None:
-    found = replay(recorded, tmp_path)
-    assert found.wrong == []
-    assert found.distinct >= STATES, found.distinct
-    print(f"{found.states} states, {found.distinct} of them distinct")  # noqa: T201  (shown with -rP)
+    states = replay(recorded, tmp_path)
+    assert states.wrong == []
+    assert states.distinct >= STATES, states.distinct
+    print(f"{states.states} states, {states.distinct} of them distinct")  # noqa: T201  (shown with -rP)
 
 
 def test_every_operation_on_the_files_was_recorded(recorded: tuple[Path, list[Json]]) -> None:
@@ -56,7 +55,7 @@ def is_file(operation: Json) -> bool:
 
 
 def unsynced(is_meant: Callable[[str], bool]) -> Callable[[list[Json]], list[Json]]:
-    """Without the syncs of these files or folders."""
+    """Return the change that removes the syncs of these files or folders."""
     return lambda log: [
         operation for operation in log if operation["op"] != "fsync" or not is_meant(operation["path"])
     ]
@@ -77,7 +76,7 @@ MISTAKES: dict[str, Callable[[list[Json]], list[Json]]] = {
 
 
 def _swapped(log: list[Json], first: str, second: str) -> list[Json]:
-    """Each of these that comes right before the other, after it."""
+    """Swap each of these that comes right before the other with it."""
     log, names = list(log), {}
     for place in range(len(log) - 1):
         if (log[place]["op"], log[place + 1]["op"]) == (first, second) and is_file(log[place]):
@@ -87,7 +86,7 @@ def _swapped(log: list[Json], first: str, second: str) -> list[Json]:
 
 
 def _early(log: list[Json]) -> list[Json]:
-    """Each commit that names a checkpoint for the first time, before the rename of its manifest."""
+    """Move each commit that first names a checkpoint before the rename of its manifest."""
     log = list(log)
     for place, operation in enumerate(log):
         if operation["op"] == "rename" and operation["to"].endswith(".json"):
@@ -100,7 +99,7 @@ def _early(log: list[Json]) -> list[Json]:
 
 
 def _unmarked(log: list[Json]) -> list[Json]:
-    """The first mark of a state that is given up, never made durable before its file is removed."""
+    """Leave out the sync of the first mark of a dropped state before its file is removed."""
     place = next(i for i, o in enumerate(log) if o["op"] == "rename" and o["to"].endswith(".dropped"))
     assert log[place + 1]["op"] == "fsync"
     return [*log[: place + 1], *log[place + 2 :]]
@@ -113,7 +112,7 @@ LONG = ("files are synced once they have their names", "a state goes before it i
 @pytest.mark.parametrize(
     "mistake", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in MISTAKES]
 )
-def test_a_home_that_is_written_in_the_wrong_order_is_found_out(
+def test_a_wrong_order_of_writes_is_detected(
     recorded: tuple[Path, list[Json]], tmp_path: Path, mistake: str
 ) -> None:
     home, operations = recorded
@@ -127,11 +126,10 @@ def test_a_home_that_is_written_in_the_wrong_order_is_found_out(
     "point",
     ["optimizer.renamed:1", "folder.made:1", "folder.made:2"],
 )
-def test_what_a_process_left_that_died_is_made_durable_by_the_next_one_before_it_is_named(
+def test_leftovers_of_a_dead_process_are_made_durable_before_they_are_named(
     short_night: Night, tmp_path: Path, point: str
 ) -> None:
-    """The home, the folder of checkpoints, the optimizer's state: found by the next one, which has not made
-    them."""
+    """The next process finds the home, the checkpoint folder and the optimizer's state already there."""
     flag, log = tmp_path / "flag", tmp_path / "log"
     flag.touch()
     died = short_night(home=tmp_path / "home", record=log, crash=f"{point}:{flag}")

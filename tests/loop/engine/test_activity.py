@@ -1,4 +1,4 @@
-"""Whether a user was active, from two looks at a server's figures."""
+"""Whether a user was active, from two samples of a server's metrics."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from agents.model.client import parse_metrics
 from loop.engine.activity import MetricsSample, user_seen
 
 
-def look(**told: Any) -> MetricsSample:
-    """A look at a server where nothing is going on, but for what is told."""
+def sample(**values: Any) -> MetricsSample:
+    """Return a sample of an idle server, except for these values."""
     return MetricsSample(
-        **{"busy": 0, "finished": 100, "tokens": 5000, "ours": 0, "begun": 40, "quiet": True} | told
+        **{"busy": 0, "finished": 100, "tokens": 5000, "ours": 0, "begun": 40, "quiet": True} | values
     )
 
 
@@ -37,9 +37,9 @@ def look(**told: Any) -> MetricsSample:
         ),
     ],
 )
-def test_a_user_is_seen_when(then: dict[str, Any], now: dict[str, Any]) -> None:
-    base = look()
-    assert user_seen(base, look(**then), look(**now))
+def test_a_user_is_detected_when(then: dict[str, Any], now: dict[str, Any]) -> None:
+    base = sample()
+    assert user_seen(base, sample(**then), sample(**now))
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_user_is_seen_when(then: dict[str, Any], now: dict[str, Any]) -> None:
         pytest.param({}, {"finished": 3, "tokens": 9}, id="the server has started again"),
     ],
 )
-def test_no_user_is_seen_when(then: dict[str, Any], now: dict[str, Any]) -> None:
-    base = look()
-    assert not user_seen(base, look(**then), look(**now))
+def test_no_user_is_detected_when(then: dict[str, Any], now: dict[str, Any]) -> None:
+    base = sample()
+    assert not user_seen(base, sample(**then), sample(**now))
 
 
 def test_a_first_sample_shows_no_user() -> None:
-    assert not user_seen(None, None, look(busy=1, finished=5))
+    assert not user_seen(None, None, sample(busy=1, finished=5))
 
 
 def test_metrics_are_read_with_their_labels_and_added_up() -> None:
@@ -83,9 +83,9 @@ def test_metrics_are_read_with_their_labels_and_added_up() -> None:
             "",
         ]
     )
-    told = parse_metrics(text)
-    assert told["vllm:request_success_total"] == 123.0
-    assert told["vllm:num_requests_running"] == 2.0
-    assert told["nightschool_weights_version"] == 17.0
-    assert told["a_gauge"] != told["a_gauge"]
-    assert len(told) == 4
+    metrics = parse_metrics(text)
+    assert metrics["vllm:request_success_total"] == 123.0
+    assert metrics["vllm:num_requests_running"] == 2.0
+    assert metrics["nightschool_weights_version"] == 17.0
+    assert metrics["a_gauge"] != metrics["a_gauge"]
+    assert len(metrics) == 4

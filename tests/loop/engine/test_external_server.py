@@ -1,5 +1,4 @@
-"""The service beside a server that comes and goes as it likes (a stand-in: see tests/vllm for the real
-vLLM)."""
+"""The service beside a server that starts and stops at any time: a stand-in for the real vLLM."""
 
 import json
 import signal
@@ -27,8 +26,8 @@ START_S, NIGHT_S = 150.0, 300.0
 
 
 @dataclass(kw_only=True)
-class Town:
-    """A home, and the address at which somebody may serve its model."""
+class ServerSetup:
+    """A home, and the address at which a server may serve its model."""
 
     home: Home
     port: int
@@ -65,40 +64,40 @@ class Town:
         self.home.config_file.write_text(f'{text}\n[model]\nurl = "{self.url}"\n')
 
     def reason(self) -> str:
-        """Why no night begins, as the service says."""
+        """Return the service's reason why no night begins."""
         return status(self.home.path).next_update_reason or ""
 
     def held(self) -> tuple[str, bool]:
-        """Which checkpoint is served, and whether it may be in mid-update."""
+        """Return the served checkpoint, and whether it may be in mid-update."""
         words = Header(self.place.weights_file).state
         return words.holds, words.dirty
 
 
 @pytest.fixture(scope="module")
-def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def server_setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerSetup]:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = int(taken.getsockname()[1])
-    home = Home(tmp_path_factory.mktemp("town") / "home")
+    home = Home(tmp_path_factory.mktemp("server_setup") / "home")
     assert run_cli(home.path, "init").code == 0
-    town = Town(home=home, port=port)
-    town.configure()
+    server_setup = ServerSetup(home=home, port=port)
+    server_setup.configure()
     log = home.path.with_name("log.jsonl")
     log.write_text("".join(f"{line}\n" for line in correction_lines("decision", 8)))
     cli_json(home.path, "ingest", log)
-    yield town
-    while town.servers:
-        town.end(signal.SIGKILL)
-    town.place.sweep()
+    yield server_setup
+    while server_setup.servers:
+        server_setup.end(signal.SIGKILL)
+    server_setup.place.sweep()
 
 
 @pytest.fixture
-def alone(town: Town) -> Iterator[Town]:
-    """Nobody serves, and nobody will afterwards."""
-    while town.servers:
-        town.end()
-    yield town
-    while town.servers:
-        town.end()
+def alone(server_setup: ServerSetup) -> Iterator[ServerSetup]:
+    """Make sure that no server runs before and after the test."""
+    while server_setup.servers:
+        server_setup.end()
+    yield server_setup
+    while server_setup.servers:
+        server_setup.end()
 
 
 def checks_of(command: Command, home: Path) -> dict[str, Any]:
@@ -107,7 +106,9 @@ def checks_of(command: Command, home: Path) -> dict[str, Any]:
     return {check["check"]: check for check in report["checks"]}
 
 
-def test_a_command_says_within_seconds_how_to_start_an_absent_server(alone: Town, command: Command) -> None:
+def test_a_command_says_within_seconds_how_to_start_an_absent_server(
+    alone: ServerSetup, command: Command
+) -> None:
     for arguments in (("ask", "Hello?"), ("night",), ("behaviours", "measure")):
         message = command("--home", alone.home.path, *arguments, "--json").failed(1)
         assert f"vLLM at {alone.url} does not answer: start it" in message
@@ -119,8 +120,8 @@ def test_a_command_says_within_seconds_how_to_start_an_absent_server(alone: Town
 @pytest.mark.parametrize(
     "how, code, message", [("alone", 1, "runs without the plugin"), ("refuses", 13, "the model is quantized")]
 )
-def test_a_server_that_shares_nothing_is_named_with_the_reason(
-    alone: Town, command: Command, how: str, code: int, message: str
+def test_a_server_that_does_not_share_its_weights_is_named_with_the_reason(
+    alone: ServerSetup, command: Command, how: str, code: int, message: str
 ) -> None:
     alone.serve(how)
     assert message in command("--home", alone.home.path, "ask", "Hello?", "--json").failed(code)
@@ -129,7 +130,7 @@ def test_a_server_that_shares_nothing_is_named_with_the_reason(
     assert not checks["plugin"]["ok"] and message in checks["plugin"]["found"]
 
 
-def test_a_server_of_another_model_is_refused(alone: Town, command: Command) -> None:
+def test_a_server_of_another_model_is_refused(alone: ServerSetup, command: Command) -> None:
     alone.serve()
     manifest = alone.place.weights_file.with_suffix(".json")
     other = alone.home.path.with_name("other")
@@ -140,21 +141,21 @@ def test_a_server_of_another_model_is_refused(alone: Town, command: Command) -> 
     assert "was initialised with another model" in message
 
 
-def test_init_takes_the_model_that_is_served(alone: Town, tmp_path: Path) -> None:
+def test_init_uses_the_served_model(alone: ServerSetup, tmp_path: Path) -> None:
     place = tmp_path / "new"
-    said = run_cli(place, "init", "--url", alone.url, "--json").failed(1)
-    assert f"Start vLLM at {alone.url}" in said and "--model DIR" in said
+    message = run_cli(place, "init", "--url", alone.url, "--json").failed(1)
+    assert f"Start vLLM at {alone.url}" in message and "--model DIR" in message
     alone.serve()
-    told = cli_json(place, "init", "--url", alone.url)
-    assert cli_json(place, "init", "--url", alone.url) == told
-    assert told["checkpoint"] == cli_json(alone.home.path, "status")["checkpoint"]
+    created = cli_json(place, "init", "--url", alone.url)
+    assert cli_json(place, "init", "--url", alone.url) == created
+    assert created["checkpoint"] == cli_json(alone.home.path, "status")["checkpoint"]
     assert "set model.url" in run_cli(place, "init", "--url", "http://127.0.0.1:1", "--json").failed(2)
     effective = cli_json(place, "config")
     assert (effective["model"]["url"], effective["training"]["enabled"]) == (alone.url, False)
 
 
-def test_the_service_is_up_before_the_server_and_while_it_is_gone(
-    alone: Town, start_service: Callable[..., Service]
+def test_the_service_runs_before_the_server_starts_and_after_it_stops(
+    alone: ServerSetup, start_service: Callable[..., Service]
 ) -> None:
     service = start_service(alone.home.path)
     service.ready()
@@ -177,37 +178,33 @@ def test_the_service_is_up_before_the_server_and_while_it_is_gone(
 
 
 @pytest.mark.slow  # tests/vllm kills the real vLLM in mid-update
-def test_a_night_whose_server_was_killed_in_mid_update_ends_and_its_work_was_no_failure(
-    alone: Town, start_service: Callable[..., Service]
+def test_a_night_whose_server_was_killed_mid_update_ends_without_a_counted_failure(
+    alone: ServerSetup, start_service: Callable[..., Service]
 ) -> None:
     alone.serve()
     service = start_service(alone.home.path)
     service.ready()
     before = cli_json(alone.home.path, "status")["checkpoint"]
     nights: list[dict[str, Any]] = []
-    night = threading.Thread(target=lambda: nights.append(cli_json(alone.home.path, "night")))
-    night.start()
+    runner = threading.Thread(target=lambda: nights.append(cli_json(alone.home.path, "night")))
+    runner.start()
     wait_until(lambda: alone.held() == ("", True), "an update is trained", NIGHT_S)
     alone.end(signal.SIGKILL)
     alone.serve()
-    night.join(NIGHT_S)
-    (told,) = nights
-    assert [update["verdict"] for update in told["updates"]] == ["keep"]
+    runner.join(NIGHT_S)
+    (night,) = nights
+    assert [update["verdict"] for update in night["updates"]] == ["keep"]
     assert cli_json(alone.home.path, "status")["set_aside"]["work"] == []
-    kept = told["updates"][0]["checkpoint"]
-    assert alone.held() == (kept, False)
-    failures = [
-        e
-        for e in cli_json(alone.home.path, "ledger", "events", "--limit", 500)["events"]
-        if e["kind"] == "failure"
-    ]
-    assert failures == []
+    checkpoint_id = night["updates"][0]["checkpoint"]
+    assert alone.held() == (checkpoint_id, False)
+    events = cli_json(alone.home.path, "ledger", "events", "--limit", 500)["events"]
+    assert [event for event in events if event["kind"] == "failure"] == []
     # With the service up, and with the service down: the server serves what the ledger says, at once.
     assert cli_json(alone.home.path, "rollback")["to"] == before
     assert alone.held() == (before, False)
     service.process.terminate()
     assert service.process.wait(10) == 0
-    cli_json(alone.home.path, "rollback", kept)
-    assert alone.held() == (kept, False)
+    cli_json(alone.home.path, "rollback", checkpoint_id)
+    assert alone.held() == (checkpoint_id, False)
     alone.end()
     assert cli_json(alone.home.path, "rollback", before)["to"] == before

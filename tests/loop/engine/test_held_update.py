@@ -1,5 +1,4 @@
-"""An update that waits, is cancelled, or is only computed: through the real command line and a real
-service."""
+"""An update that waits, is cancelled, or is only computed, through the real command line and service."""
 
 import json
 import signal
@@ -33,7 +32,7 @@ YIELDING = "\n[schedule]\nwindows = []\nyield_seconds = 600\nmax_yield_minutes =
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
-    """Makes homes that have heard a log to learn from."""
+    """Make homes that have read a log to learn from."""
 
     def make() -> Path:
         folder = tmp_path_factory.mktemp("taught")
@@ -47,12 +46,12 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
 
 @pytest.fixture(scope="module")
 def unread(taught: Callable[[], Path]) -> Path:
-    """A home with conversations that nobody has looked through yet."""
+    """Make a home with conversations that were not extracted yet."""
     return taught()
 
 
 def night(home: Path, *options: str) -> "subprocess.Popen[str]":
-    """A night, begun in a process of its own."""
+    """Begin a night in a process of its own."""
     command = [str(NIGHTSCHOOL), "--home", str(home), "--json", "night", *options]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -61,15 +60,15 @@ def night(home: Path, *options: str) -> "subprocess.Popen[str]":
 
 
 def ended(command: "subprocess.Popen[str]") -> Json:
-    """What a night said when it had ended."""
+    """Return the report of a night that has ended."""
     out, _ = command.communicate(timeout=NIGHT_S)
     assert command.returncode == 0, out
-    told: Json = json.loads(out)
-    return told
+    report: Json = json.loads(out)
+    return report
 
 
 def reason(home: Path) -> str:
-    """Why no night begins now, or what the running one waits for."""
+    """Return why no night begins now, or what the running one waits for."""
     return status(home).next_update_reason or ""
 
 
@@ -84,7 +83,7 @@ def until_it_waits(home: Path, why: str) -> None:
 
 
 def dump(home: Path) -> list[str]:
-    """The whole ledger."""
+    """Return the whole ledger."""
     with closing(sqlite3.connect(f"file:{home / 'ledger.db'}?mode=ro", uri=True)) as connection:
         return list(connection.iterdump())
 
@@ -95,7 +94,7 @@ def ask(home: Path, query: str) -> list[Any]:
 
 
 def on_disk(home: Path) -> dict[str, bytes]:
-    """Checkpoints, and the mapping with its header where there is one."""
+    """Return checkpoints, and the shared weights with their header where there are any."""
     places = [home / "checkpoints", Home(home).run_dir]
     files = (path for place in places for path in sorted(place.rglob("*")) if path.is_file())
     return {str(path): path.read_bytes() for path in files}
@@ -103,7 +102,7 @@ def on_disk(home: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def kept(taught: Callable[[], Path], start_service: Callable[..., Service]) -> Iterator[Service]:
-    """A service whose update waited through a pause and a stop, and was kept after a resume."""
+    """Run a service whose update waited through a pause and a stop, and was kept after a resume."""
     home = taught()
     first = start_service(home)
     first.ready()
@@ -133,14 +132,14 @@ def test_an_update_waits_through_a_pause_and_a_restart_and_is_kept_after_a_resum
     assert ask(kept.home, "SELECT count(*) FROM events WHERE kind = 'failure'") == [(0,)]
 
 
-def test_a_night_begun_by_hand_in_a_paused_home_is_not_held(kept: Service) -> None:
+def test_a_night_started_by_command_in_a_paused_home_is_not_held(kept: Service) -> None:
     cli_json(kept.home, "pause")
     assert cli_json(kept.home, "night")["reasons"] == ["no new lessons since the last night"]
     assert reason(kept.home) == "paused: `nightschool resume` to go on"
     cli_json(kept.home, "resume")
 
 
-def test_cancelling_nothing_is_refused(kept: Service) -> None:
+def test_cancelling_without_an_update_is_refused(kept: Service) -> None:
     message = run_cli(kept.home, "cancel", "--json").failed(13)
     assert "no update is being trained: nothing was changed" in message
 
@@ -150,25 +149,25 @@ def test_a_dry_run_through_the_service_computes_the_last_kept_updates_steps_and_
 ) -> None:
     rows, files = dump(kept.home), on_disk(kept.home)
     assert any(path.endswith("weights.bin") for path in files)
-    told = cli_json(kept.home, "night", "--dry-run")
+    dry = cli_json(kept.home, "night", "--dry-run")
     assert dump(kept.home) == rows and on_disk(kept.home) == files
-    assert told["dry_run"] is True and told["of"] == "update u1" and told["lessons"] == 0
-    assert told["reasons"] == ["there are no new pairs: these are the ones of update u1"]
-    assert len(told["steps"]) == cli_json(kept.home, "status")["last_update"]["steps"]
-    for number, step in enumerate(told["steps"], start=1):
-        assert step["step"] == number and step["steps"] == len(told["steps"])
+    assert dry["dry_run"] is True and dry["of"] == "update u1" and dry["lessons"] == 0
+    assert dry["reasons"] == ["there are no new pairs: these are the ones of update u1"]
+    assert len(dry["steps"]) == cli_json(kept.home, "status")["last_update"]["steps"]
+    for number, step in enumerate(dry["steps"], start=1):
+        assert step["step"] == number and step["steps"] == len(dry["steps"])
         assert step["grad_norm"] > 0 and 0 < step["update_ratio"] < 0.1 and step["chosen_logprob"] < 0
     shown = run_cli(kept.home, "night", "--dry-run")
-    assert shown.code == 0 and "nothing was changed" in shown.out and f"{len(told['steps'])}/" in shown.out
+    assert shown.code == 0 and "nothing was changed" in shown.out and f"{len(dry['steps'])}/" in shown.out
 
 
-def test_a_dry_run_without_a_service_leaves_even_the_lessons_that_wait_unread(unread: Path) -> None:
+def test_a_dry_run_without_a_service_does_not_extract_waiting_lessons(unread: Path) -> None:
     home = unread
     rows, files = dump(home), on_disk(home)
-    told = cli_json(home, "night", "--dry-run")
+    dry = cli_json(home, "night", "--dry-run")
     assert dump(home) == rows and on_disk(home) == files
-    assert told["conversations"] == 8 and told["steps"] == [] and told["of"] == "nothing"
-    assert "no new pairs" in told["reasons"][0]
+    assert dry["conversations"] == 8 and dry["steps"] == [] and dry["of"] == "nothing"
+    assert "no new pairs" in dry["reasons"][0]
 
 
 def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
@@ -183,17 +182,17 @@ def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
     asking = night(home)
     until_it_waits(home, "a user was active within 600 s")
     assert ask(home, "SELECT state FROM updates") == [("planned",)]
-    told = cli_json(home, "cancel")
-    assert told == {
+    cancelled = cli_json(home, "cancel")
+    assert cancelled == {
         "night": "n1",
         "update": "u1",
         "reasons": ["cancelled by hand: nothing of the update was kept"],
     }
     assert [(update["verdict"], update["reasons"]) for update in ended(asking)["updates"]] == [
-        ("refused", told["reasons"])
+        ("refused", cancelled["reasons"])
     ]
     shown = cli_json(home, "status")
-    assert shown["checkpoint"] == first and shown["last_night"]["reasons"] == told["reasons"]
+    assert shown["checkpoint"] == first and shown["last_night"]["reasons"] == cancelled["reasons"]
     assert ask(home, "SELECT count(*) FROM steps") == ask(home, "SELECT count(*) FROM verdicts") == [(0,)]
     assert {state for (state,) in ask(home, "SELECT state FROM pairs")} == {"undone"}
     # The very next night does not take them up, and a dry run shows what a retry would.

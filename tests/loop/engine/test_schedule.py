@@ -1,4 +1,4 @@
-"""When a night is due: values in, a reason or none out."""
+"""Whether a night is due: values in, a reason or none out."""
 
 from dataclasses import replace
 from datetime import time
@@ -31,7 +31,7 @@ RULES = ScheduleRules(
 
 
 def at(hour: int, minute: int, *windows: str) -> bool:
-    """Whether a night is due at this time of day."""
+    """Return whether a night is due at this time of day."""
     return why_not(replace(DUE, clock=time(hour, minute)), replace(RULES, windows=windows)) == ""
 
 
@@ -56,16 +56,16 @@ def test_each_rule_that_forbids_a_night_gives_its_own_reason(change: dict[str, o
 
 
 def test_a_window_begins_with_its_first_minute_and_ends_before_its_last() -> None:
-    told = [at(*clock, "01:00-05:30") for clock in ((0, 59), (1, 0), (5, 29), (5, 30))]
-    assert told == [False, True, True, False]
+    due = [at(*clock, "01:00-05:30") for clock in ((0, 59), (1, 0), (5, 29), (5, 30))]
+    assert due == [False, True, True, False]
 
 
 def test_a_window_may_pass_midnight() -> None:
-    told = [
+    due = [
         at(*clock, "22:30-04:00")
         for clock in ((22, 29), (22, 30), (23, 59), (0, 0), (3, 59), (4, 0), (12, 0))
     ]
-    assert told == [False, True, True, True, True, False, False]
+    assert due == [False, True, True, True, True, False, False]
 
 
 def test_the_whole_day_is_a_window_and_several_windows_add_up() -> None:
@@ -81,16 +81,14 @@ def test_without_a_window_no_night_begins_by_itself() -> None:
     assert why_not(DUE, replace(RULES, windows=[])) == "outside the sleep windows (none)"
 
 
-def test_a_lesson_that_has_waited_too_long_is_learnt_although_a_user_is_active_but_in_the_window_only() -> (
-    None
-):
+def test_an_overdue_lesson_is_learnt_although_a_user_is_active_but_only_in_the_window() -> None:
     busy = replace(DUE, idle_s=0.0, since_first_lesson_s=48 * 3600.0)
     assert why_not(busy, RULES) == ""
     assert why_not(replace(busy, since_first_lesson_s=48 * 3600.0 - 1), RULES).startswith("a user was active")
     assert why_not(replace(busy, clock=time(12, 0)), RULES).startswith("outside the sleep windows")
 
 
-def test_users_need_not_be_idle_unless_the_configuration_says_so() -> None:
+def test_users_need_not_be_idle_unless_configured() -> None:
     assert why_not(replace(DUE, idle_s=0.0), replace(RULES, idle_s=0.0)) == ""
 
 
@@ -99,7 +97,7 @@ def test_enough_waiting_pairs_make_a_night_due_without_new_lessons() -> None:
     assert why_not(replace(DUE, lessons=0, pairs=23), RULES) == "0 new lessons, 3 needed"
 
 
-def test_the_daily_cap_holds_even_for_a_lesson_that_has_waited_too_long() -> None:
+def test_the_daily_cap_holds_even_for_an_overdue_lesson() -> None:
     waited = replace(DUE, nights_today=2, since_first_lesson_s=1e6)
     assert why_not(waited, RULES) == "2 nights within 24 hours, 2 allowed"
 
@@ -115,14 +113,14 @@ def test_the_daily_cap_holds_even_for_a_lesson_that_has_waited_too_long() -> Non
         (True, 3600.0, 60.0, "paused: `nightschool resume` to go on"),
     ],
 )
-def test_an_update_waits_while_paused_and_so_long_at_most_for_users(
+def test_an_update_waits_while_paused_and_for_users_up_to_a_limit(
     paused: bool, since_asked_s: float, yielded_s: float, why: str
 ) -> None:
-    told = why_wait(
+    due = why_wait(
         paused=paused, since_asked_s=since_asked_s, yield_s=10.0, yielded_s=yielded_s, max_yield_s=60.0
     )
-    assert told == why
+    assert due == why
 
 
-def test_an_update_does_not_wait_for_users_unless_the_configuration_says_so() -> None:
+def test_an_update_does_not_wait_for_users_unless_configured() -> None:
     assert why_wait(paused=False, since_asked_s=0.0, yield_s=0.0, yielded_s=0.0, max_yield_s=1800.0) == ""

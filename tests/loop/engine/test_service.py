@@ -1,4 +1,4 @@
-"""The service as its users have it: a log grows, the model learns, and everybody is answered meanwhile."""
+"""The service as users see it: a log grows, the model learns, and every request is answered meanwhile."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ NIGHT_S = 180.0
 
 
 class User(threading.Thread):
-    """Somebody who asks one question after the other until told to stop."""
+    """A user who asks one question after the other until stopped."""
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__(daemon=True)
@@ -42,8 +42,7 @@ class User(threading.Thread):
 
 
 class Day:
-    """A service that has followed a folder, learnt from a file that grew in it, and been asked all the
-    while."""
+    """A service that followed a folder and learnt from a file that grew in it, under constant requests."""
 
     def __init__(self, service: Service, watched: Path) -> None:
         self.service, self.watched = service, watched
@@ -60,22 +59,22 @@ class Day:
         self.answers = user.answers
 
     def _learnt(self) -> dict[str, Any] | None:
-        told = self.status()
-        return told if told["last_night"] and told["last_night"]["state"] == "done" else None
+        status = self.status()
+        return status if status["last_night"] and status["last_night"]["state"] == "done" else None
 
     def status(self) -> dict[str, Any]:
-        """Where the home stands, asked over the TCP port."""
+        """Return the status of the home, requested over the TCP port."""
         with self.http(Authorization=f"Bearer {self.token}") as http:
-            told: dict[str, Any] = http.get(f"{self.own}/status").json()
-            return told
+            status: dict[str, Any] = http.get(f"{self.own}/status").json()
+            return status
 
     @property
     def own(self) -> str:
-        """The service's own address."""
+        """Return the service's own address."""
         return self.ready["url"].removesuffix("/v1")
 
     def http(self, **headers: str) -> httpx.Client:
-        """A client of the service's TCP port with these headers."""
+        """Return a client of the service's TCP port with these headers."""
         return httpx.Client(base_url=self.ready["url"], headers=headers, timeout=60, trust_env=False)
 
 
@@ -103,14 +102,14 @@ def test_a_conversation_appended_to_a_watched_file_leads_to_a_kept_update_with_n
     assert day.learnt["set_aside"] == {"lines": 0, "work": []}
 
 
-def test_the_update_is_walked_back_to_the_line_that_was_appended(day: Day) -> None:
-    told = cli_json(day.service.home, "ledger", "why", day.learnt["last_update"]["id"])
-    assert {(line["path"], line["line"]) for line in told["log_lines"]} == {
+def test_the_update_is_traced_to_the_appended_line(day: Day) -> None:
+    why = cli_json(day.service.home, "ledger", "why", day.learnt["last_update"]["id"])
+    assert {(line["path"], line["line"]) for line in why["log_lines"]} == {
         (str(day.watched / "today.jsonl"), 2)
     }
 
 
-def test_a_user_was_answered_throughout(day: Day) -> None:
+def test_every_request_of_the_user_was_answered(day: Day) -> None:
     assert len(day.answers) > 50
     assert {status for status, _ in day.answers} == {200}, [
         answer for answer in day.answers if answer[0] != 200
@@ -119,16 +118,16 @@ def test_a_user_was_answered_throughout(day: Day) -> None:
     assert all(texts)
 
 
-def test_an_answer_names_its_weights_and_users_are_answered_while_these_change(day: Day) -> None:
+def test_an_answer_names_its_weights_and_requests_are_answered_while_these_change(day: Day) -> None:
     versions = [json.loads(text)["weights_version"] for _, text in day.answers]
     assert versions == sorted(versions) and len(set(versions)) > 2
 
 
 def test_no_night_begins_while_no_new_turn_arrives(day: Day) -> None:
-    told = cli_json(day.service.home, "status")
-    assert told.pop("service") == "up" and told == day.status()
-    assert told["next_update_reason"] == "0 new lessons, 1 needed"
-    assert told["last_night"]["id"] == "n1" and told["queue"] == {}
+    status = cli_json(day.service.home, "status")
+    assert status.pop("service") == "up" and status == day.status()
+    assert status["next_update_reason"] == "0 new lessons, 1 needed"
+    assert status["last_night"]["id"] == "n1" and status["queue"] == {}
 
 
 # ---------------------------------------------------------------- its door
@@ -166,7 +165,7 @@ def test_only_a_local_caller_with_the_token_is_admitted(
     assert not day.status()["next_update_reason"].startswith("paused")
 
 
-def test_a_page_of_another_site_is_refused_even_its_preflight(day: Day) -> None:
+def test_requests_of_another_site_are_refused_including_their_preflight(day: Day) -> None:
     with day.http(Origin="http://evil.example") as http:
         answer = http.request(
             "OPTIONS", f"{day.own}/do/night", headers={"Access-Control-Request-Method": "POST"}
@@ -186,7 +185,7 @@ def test_an_unknown_operation_is_refused_with_a_message(day: Day) -> None:
         assert http.get(f"{day.own}/etc/passwd").status_code == 404
 
 
-def test_the_service_listens_on_this_machine_alone(day: Day) -> None:
+def test_the_service_listens_only_on_this_machine(day: Day) -> None:
     port = int(day.own.rpartition(":")[2])
     listening = []
     for table in ("tcp", "tcp6"):
@@ -209,8 +208,8 @@ def test_a_second_service_on_the_same_home_is_refused_at_once(day: Day) -> None:
 
 
 def test_a_question_goes_through_the_running_service(day: Day) -> None:
-    told = cli_json(day.service.home, "ask", "I have decided to paint the door.")
-    assert told["answer"] and told["checkpoint"] == day.status()["checkpoint"]
+    reply = cli_json(day.service.home, "ask", "I have decided to paint the door.")
+    assert reply["answer"] and reply["checkpoint"] == day.status()["checkpoint"]
 
 
 def test_a_pause_is_reported_and_a_resume_ends_it(day: Day) -> None:
@@ -228,8 +227,8 @@ def test_a_rollback_through_the_running_service_serves_the_old_weights_at_once(d
     before = version()
     assert cli_json(day.service.home, "rollback", "--dry-run")["dry_run"] is True
     assert version() == before and day.status()["checkpoint"] == day.learnt["checkpoint"]
-    told = cli_json(day.service.home, "rollback")
-    assert (told["from"], told["to"]) == (day.learnt["checkpoint"], day.before["checkpoint"])
+    rollback = cli_json(day.service.home, "rollback")
+    assert (rollback["from"], rollback["to"]) == (day.learnt["checkpoint"], day.before["checkpoint"])
     assert version() > before
     after = day.status()
     assert (after["checkpoint"], after["weights_sha256"]) == (
@@ -239,9 +238,9 @@ def test_a_rollback_through_the_running_service_serves_the_old_weights_at_once(d
     assert after["last_update"]["state"] == "undone"
 
 
-def test_an_undone_update_is_not_trained_again_by_itself(day: Day) -> None:
-    told = day.status()
-    assert told["next_update_reason"] == "0 new lessons, 1 needed" and told["last_night"]["id"] == "n1"
+def test_an_undone_update_is_not_trained_again_automatically(day: Day) -> None:
+    status = day.status()
+    assert status["next_update_reason"] == "0 new lessons, 1 needed" and status["last_night"]["id"] == "n1"
 
 
 def test_sigterm_ends_the_service_cleanly_within_5_seconds_and_leaves_nothing(day: Day) -> None:
@@ -259,8 +258,8 @@ def test_sigterm_ends_the_service_cleanly_within_5_seconds_and_leaves_nothing(da
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
     assert not Home(day.service.home).run_dir.exists()
     assert "Traceback" not in day.service.log_text()
-    told = cli_json(day.service.home, "status")
-    assert told["service"] == "down" and told["checkpoint"] == day.before["checkpoint"]
+    status = cli_json(day.service.home, "status")
+    assert status["service"] == "down" and status["checkpoint"] == day.before["checkpoint"]
 
 
 def test_a_watched_folder_that_does_not_exist_stops_the_start_with_the_cure(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A damaged checkpoint is neither served nor learnt from, and never leaves a night that hangs."""
+"""A damaged checkpoint is neither served nor trained on, and no night hangs because of it."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ from chaos import CONFIG, START_S, Place, cleaned_up, faults, prepared_home
 
 
 def damage(place: Place) -> Callable[[], object]:
-    """Flip a bit in the middle of the base's numbers; returns what repairs it."""
+    """Flip a bit in the middle of the base's weights; return a function that repairs it."""
     (blob,) = (place.path / "checkpoints" / "blobs").iterdir()
     whole = blob.read_bytes()
     flipped = bytearray(whole)
@@ -29,7 +29,7 @@ def test_a_damaged_active_checkpoint_is_not_served(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_night_that_cannot_go_back_to_its_parent_says_so_and_ends_when_the_parent_is_repaired(
+def test_a_night_that_cannot_restore_its_parent_reports_it_and_ends_when_the_parent_is_repaired(
     tmp_path: Path,
 ) -> None:
     with cleaned_up(prepared_home(tmp_path)) as place:
@@ -41,6 +41,6 @@ def test_a_night_that_cannot_go_back_to_its_parent_says_so_and_ends_when_the_par
         assert service.ended() == 12, service.log()
         assert asking.ended() != 0
         repair()
-        told = place.do("night")
-        assert [update["verdict"] for update in told["updates"]] == ["roll back"]
+        status = place.do("night")
+        assert [update["verdict"] for update in status["updates"]] == ["roll back"]
         assert faults(place) == []

@@ -1,4 +1,4 @@
-"""The flow, walked: which work follows which outcome, and that every night ends."""
+"""The flow of a night: which work follows which outcome, and that every night ends."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ Decide = Callable[[Work], Outcome | None]
 
 
 def a_good_night(item: Work) -> Outcome | None:
-    """Everything goes well; the verdict comes in the second round."""
+    """Return the outcomes of a night in which all goes well and the second round brings the verdict."""
     if item.kind == "plan":
         return Outcome(decision="dream", names=("ask", "listen"))
     if item.kind == "propose":
@@ -39,7 +39,7 @@ def a_good_night(item: Work) -> Outcome | None:
 def walk(
     place: Path, decide: Decide, begin: Sequence[tuple[str, str]] = (("plan", "night"),)
 ) -> list[tuple[str, str]]:
-    """Do a night's work through the real queue; returns what was done, in order, and what was set aside."""
+    """Do a night's work through the real queue; return the work done, in order, and the quarantined work."""
     ledger, done = Ledger(database_url(place)), []
     with closing(ledger), ledger.writing() as connection:
         for kind, subject in begin:
@@ -75,7 +75,7 @@ def test_a_whole_night_does_its_work_in_order_and_each_piece_once(tmp_path: Path
     ]  # fmt: skip
 
 
-def test_a_merge_is_measured_before_and_after_and_decided_on_like_any_update(tmp_path: Path) -> None:
+def test_a_merge_is_measured_before_and_after_and_gets_a_verdict_like_any_update(tmp_path: Path) -> None:
     assert walk(tmp_path, a_good_night, flow.merging(("act", "ask"))) == [
         ("measure", "before/0/act"), ("measure", "before/0/ask"), ("read", "before"),
         ("merge", "update"),
@@ -101,7 +101,7 @@ def test_a_merge_that_fails_or_is_refused_ends_its_night_at_once(
 @pytest.mark.parametrize(
     "kind, decision", [("plan", "nothing"), ("propose", "nothing"), ("train", "refused")]
 )
-def test_a_night_that_comes_to_nothing_is_closed_at_once(tmp_path: Path, kind: str, decision: str) -> None:
+def test_a_night_without_an_update_is_closed_at_once(tmp_path: Path, kind: str, decision: str) -> None:
     done = walk(
         tmp_path, lambda item: Outcome(decision=decision) if item.kind == kind else a_good_night(item)
     )
@@ -110,7 +110,7 @@ def test_a_night_that_comes_to_nothing_is_closed_at_once(tmp_path: Path, kind: s
 
 
 @pytest.mark.parametrize("decision", ["keep", "roll back"])
-def test_only_settle_follows_a_verdict(tmp_path: Path, decision: str) -> None:
+def test_only_finalize_follows_a_verdict(tmp_path: Path, decision: str) -> None:
     done = walk(
         tmp_path, lambda item: Outcome(decision=decision) if item.kind == "rule" else a_good_night(item)
     )
@@ -118,14 +118,14 @@ def test_only_settle_follows_a_verdict(tmp_path: Path, decision: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in flow.DECIDING if kind != "merge"])
-def test_a_night_whose_deciding_work_fails_for_good_is_closed(tmp_path: Path, kind: str) -> None:
+def test_a_night_whose_deciding_work_is_quarantined_is_closed(tmp_path: Path, kind: str) -> None:
     done = walk(tmp_path, lambda item: None if item.kind == kind else a_good_night(item))
     assert done[-1] == ("settle", "night")
     assert kind not in [of for of, _ in done]
 
 
 @pytest.mark.parametrize("kind", sorted(set(flow.NIGHT_KINDS) - {"settle", "merge"}))
-def test_whatever_fails_a_night_settles_exactly_once(tmp_path: Path, kind: str) -> None:
+def test_whatever_fails_a_night_is_finalized_exactly_once(tmp_path: Path, kind: str) -> None:
     done = walk(tmp_path, lambda item: None if item.kind == kind else a_good_night(item))
     assert done[-1] == ("settle", "night") and Counter(done)["settle", "night"] == 1
 
@@ -158,7 +158,7 @@ def test_work_is_tried_three_times_and_then_quarantined_with_its_error(tmp_path:
     assert [(row["kind"], row["attempts"], row["error"]) for row in rows] == [("dream", 3, "no")] * 2
 
 
-def test_extraction_by_day_leads_to_no_work_of_a_night() -> None:
+def test_extraction_by_day_queues_no_work_of_a_night() -> None:
     item = Work(id=1, kind="extract", subject="c1:4", night_id="", attempts=0)
     assert flow.follow(item, Outcome()) == flow.follow_failure(item) == []
 

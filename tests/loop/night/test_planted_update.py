@@ -1,5 +1,4 @@
-"""The drift gate on real weights: it refuses an update whose answers are as good as those of one that was
-kept."""
+"""The drift gate on real weights refuses an update whose answers are as good as those of a kept one."""
 
 import json
 import sqlite3
@@ -45,8 +44,8 @@ FAR, NEAR = 2.0, 1.4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ruled:
-    """A night's verdict, and what the same measurements come to without the drift tests."""
+class GatedNight:
+    """A night's verdict, and the verdict on the same measurements without the drift tests."""
 
     reasons: list[str]
     state: str
@@ -69,27 +68,27 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def nights(home: Path) -> dict[float, Ruled]:
-    """By how far a reading was moved: 0 for a night as it is, and the same update with a concept moved."""
+def nights(home: Path) -> dict[float, GatedNight]:
+    """Return nights by planted move: 0 for a real night, otherwise the same update with a concept moved."""
     return anyio.run(_nights, Home(home))
 
 
-async def _nights(home: Home) -> dict[float, Ruled]:
+async def _nights(home: Home) -> dict[float, GatedNight]:
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         await tasks.start(service.processes.run)
         tasks.start_soon(service.worker.run)
         with anyio.fail_after(240):
             night_id = await service.begin_night(seed=0, retry=False)
             await service.worker.wait_closed(night_id)
-            found = {0.0: await _ruled(service, night_id)}
+            gated = {0.0: await _verdict(service, night_id)}
             for spreads in (FAR, NEAR):
                 plant = await _plant(service, spreads)
                 await service.ledger.write(partial(_as_trained, service=service, plant=plant))
                 service.worker.wake()
                 await service.worker.wait_closed(plant.night_id)
-                found[spreads] = await _ruled(service, plant.night_id)
+                gated[spreads] = await _verdict(service, plant.night_id)
         tasks.cancel_scope.cancel()
-    return found
+    return gated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +103,15 @@ class Plant:
 
 
 async def _plant(service: Service, spreads: float) -> Plant:
-    """The kept weights, with the watched reading moved by so many spreads."""
-    kept = await service.ledger.read(queries.active)
-    parent = await service.ledger.read(queries.checkpoint, kept.parent_id)
+    """Plant the kept weights with the watched reading moved by so many standard deviations."""
+    active = await service.ledger.read(queries.active)
+    parent = await service.ledger.read(queries.checkpoint, active.parent_id)
     vectors = read(service.home.path / "readout")
     assert vectors is not None
     before = await service.ledger.read(readings.panel, parent.weights_sha256, vectors.digest)
     assert before is not None
     at = vectors.concepts.index(WATCHED)
-    weights = dict(service.store.load_weights(kept.id))
+    weights = dict(service.store.load_weights(active.id))
     moved = planted(weights, vectors.values[0, at].astype(np.float64), spreads * before[:, at].std())
     files = service.store.write(moved, None, {"parent": parent.id, "planted": str(spreads)})
     number = len(await service.ledger.read(queries.checkpoints))
@@ -159,8 +158,8 @@ def _as_trained(connection: Connection, *, service: Service, plant: Plant) -> No
         work.enqueue(connection, kind, subject, plant.night_id)
 
 
-async def _ruled(service: Service, night_id: str) -> Ruled:
-    """The verdict of a night, and the same stage's without a bound on the readings."""
+async def _verdict(service: Service, night_id: str) -> GatedNight:
+    """Return the verdict of a night, and that of the same stage without a bound on the readings."""
     unbound = replace(service.settings.verdict, drift=inf, joint_drift=inf)
     blind = replace(service.context, settings=service.settings.model_copy(update={"verdict": unbound}))
     again = await Decide(blind).handle(
@@ -170,7 +169,7 @@ async def _ruled(service: Service, night_id: str) -> Ruled:
     assert update is not None
     verdict = await service.ledger.read(queries.verdict, update.id)
     assert verdict is not None
-    return Ruled(
+    return GatedNight(
         reasons=update.reasons,
         state=update.state,
         tests=verdict.tests,
@@ -181,16 +180,16 @@ async def _ruled(service: Service, night_id: str) -> Ruled:
 
 
 async def _nothing(done: int, total: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignore progress."""
 
 
-def carried(home: Path, conversation_id: str) -> list[ConversationReading]:
-    """What was read of a conversation, as the ledger has it."""
+def feelings_of(home: Path, conversation_id: str) -> list[ConversationReading]:
+    """Return the feelings of a conversation's episodes, as the ledger has them."""
     with status.ledger_of(Home(home)) as connection:
         return readings.of_conversation(connection, conversation_id)
 
 
-def test_an_honest_update_passes_the_drift_gate(nights: dict[float, Ruled]) -> None:
+def test_an_honest_update_passes_the_drift_gate(nights: dict[float, GatedNight]) -> None:
     assert (nights[0.0].state, nights[0.0].without_drift) == ("kept", "keep")
 
 
@@ -201,18 +200,18 @@ def test_an_honest_update_passes_the_drift_gate(nights: dict[float, Ruled]) -> N
         (NEAR, "the readings moved together by "),
     ],
 )
-def test_an_update_that_pass_rates_alone_would_keep_is_refused_for_what_it_does_inside(
-    nights: dict[float, Ruled], spreads: float, reason: str
+def test_an_update_that_pass_rates_alone_would_keep_is_refused_for_its_drift(
+    nights: dict[float, GatedNight], spreads: float, reason: str
 ) -> None:
-    found = nights[spreads]
-    assert found.without_drift == "keep"  # the same measurements, with no bound on the readings
-    assert found.state == "undone" and found.active == nights[0.0].active
-    assert any(told.startswith(reason) for told in found.reasons), found.reasons
-    assert all("moved" in told for told in found.reasons)  # nothing else speaks against it
-    assert f"'{WATCHED}'" in " ".join(found.reasons)
+    gated = nights[spreads]
+    assert gated.without_drift == "keep"  # the same measurements, with no bound on the readings
+    assert gated.state == "undone" and gated.active == nights[0.0].active
+    assert any(reported.startswith(reason) for reported in gated.reasons), gated.reasons
+    assert all("moved" in reported for reported in gated.reasons)  # nothing else speaks against it
+    assert f"'{WATCHED}'" in " ".join(gated.reasons)
 
 
-def test_the_place_of_the_planted_update_is_reported(nights: dict[float, Ruled]) -> None:
+def test_the_location_of_the_planted_update_is_reported(nights: dict[float, GatedNight]) -> None:
     honest, moved = nights[0.0].moves, nights[FAR].moves
     assert honest is not None and moved is not None
     assert max(moved.readings, key=lambda name: abs(moved.readings[name])) == WATCHED
@@ -221,23 +220,24 @@ def test_the_place_of_the_planted_update_is_reported(nights: dict[float, Ruled])
     assert first["times_chance"] > 5 > max(row["times_chance"] for row in honest.parts["along"])
 
 
-def test_the_commands_show_what_was_read_and_where_each_update_lies(
-    home: Path, nights: dict[float, Ruled], command: Command
+def test_the_commands_show_the_readings_and_the_location_of_each_update(
+    home: Path, nights: dict[float, GatedNight], command: Command
 ) -> None:
-    told = command("--home", home, "--json", "readout", "drift").result
-    assert [row["state"] for row in told["updates"]] == ["kept", "undone", "undone"]
-    honest, far, near = (row["joint"] for row in told["updates"])
+    reported = command("--home", home, "--json", "readout", "drift").result
+    assert [row["state"] for row in reported["updates"]] == ["kept", "undone", "undone"]
+    honest, far, near = (row["joint"] for row in reported["updates"])
     assert honest < 0.2 < 0.5 < near < far
-    assert next(iter(told["updates"][1]["parts"])) == WATCHED
-    assert told["turns_read"] == 24 * 4 and 0 < told["attempts_read"] <= 256
-    assert told["baseline"]["turns"] == told["turns_read"] and WATCHED in told["baseline"]["concepts"]
-    (version,) = told["versions"]
+    assert next(iter(reported["updates"][1]["parts"])) == WATCHED
+    assert reported["turns_read"] == 24 * 4 and 0 < reported["attempts_read"] <= 256
+    assert reported["baseline"]["turns"] == reported["turns_read"]
+    assert WATCHED in reported["baseline"]["concepts"]
+    (version,) = reported["versions"]
     assert version["cosines"] is None and version["layer"] == LAYER
     assert "pushing_back +1." in command("--home", home, "readout", "drift").out
     with sqlite3.connect(home / "ledger.db") as connection:
         (heard,) = connection.execute("SELECT id FROM conversations ORDER BY id").fetchone()
     connection.close()
-    read = carried(home, heard)
+    read = feelings_of(home, heard)
     assert [row.position for row in read] == [0, 1, 2, 3] and set(read[0].scores) == set(CONCEPTS)
     why = command("--home", home, "--json", "ledger", "why", "u2").result["update"]
     assert why["moves"] == to_json(nights[FAR].moves)
@@ -247,14 +247,14 @@ def test_the_commands_show_what_was_read_and_where_each_update_lies(
     assert "where it moved: " in command("--home", home, "checkpoints", "diff", "base").out
 
 
-def test_episodes_are_felt_by_what_was_read_of_them_beside_their_words(
-    home: Path, nights: dict[float, Ruled]
+def test_episodes_have_feelings_from_readings_in_addition_to_words(
+    home: Path, nights: dict[float, GatedNight]
 ) -> None:
     with sqlite3.connect(home / "ledger.db") as connection:
         rows = connection.execute("SELECT feelings FROM nodes WHERE kind = 'episode'").fetchall()
     connection.close()
     felt = [json.loads(feelings) for (feelings,) in rows]
-    read = [{name for name in found if name.startswith(READ)} for found in felt]
+    read = [{name for name in feelings if name.startswith(READ)} for feelings in felt]
     assert sum(map(bool, read)) > len(felt) / 3
-    assert all(0 < score <= 1 for found in felt for score in found.values())
+    assert all(0 < score <= 1 for feelings in felt for score in feelings.values())
     assert {name.removeprefix(READ) for names in read for name in names} <= set(CONCEPTS)

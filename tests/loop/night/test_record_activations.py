@@ -1,4 +1,4 @@
-"""Which turns a night reads: within its bounds, with a signal first, and none where that is switched off."""
+"""Which turns a night reads: within its limits, signals first, and none when disabled."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +26,8 @@ TALKS, LENGTH = 40, 4
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    found = Ledger(database_url(tmp_path))
-    with found.writing() as connection:
+    opened = Ledger(database_url(tmp_path))
+    with opened.writing() as connection:
         history.add_base(connection, "base", "weights")
         for talk in range(TALKS):
             turns = tuple(
@@ -37,8 +37,8 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
                 connection, Conversation(source="ada", format="openai", turns=turns), "/logs/a.jsonl"
             )
         history.begin_night(connection, seed=0, retry=False)
-    yield found
-    found.close()
+    yield opened
+    opened.close()
 
 
 def choose(connection: Connection, most: int, share: float = 1.0) -> tuple[list[str], int]:
@@ -46,7 +46,7 @@ def choose(connection: Connection, most: int, share: float = 1.0) -> tuple[list[
     return list(chosen), left
 
 
-def test_conversations_with_a_signal_come_first_and_the_rest_waits(ledger: Ledger) -> None:
+def test_conversations_with_a_signal_come_first_and_the_others_wait(ledger: Ledger) -> None:
     with ledger.writing() as connection:
         everyone, left = choose(connection, 10**6)
         assert len(everyone) == TALKS and left == 0
@@ -82,7 +82,7 @@ def test_a_share_is_drawn_by_the_conversations_ids_and_is_the_same_every_night(l
     ("enabled", "has_vectors", "reason"),
     [(False, True, "monitor.enabled is false"), (True, False, "there are no concept vectors yet")],
 )
-def test_nothing_is_read_where_it_is_off_or_nothing_will_be_trained(
+def test_nothing_is_read_when_disabled_or_without_training(
     ledger: Ledger, enabled: bool, has_vectors: bool, reason: str
 ) -> None:
     settings = SimpleNamespace(monitor=MonitorSettings(enabled=enabled))

@@ -1,4 +1,4 @@
-"""One small night through the real command line: from a log to changed weights, and back, and forth again."""
+"""One small night through the real command line: from a log to changed weights, back, and forth again."""
 
 import json
 import shutil
@@ -34,26 +34,26 @@ LEAK = (
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """A home, and what each command said, by its name, in the order in which they were given."""
+    """A home, and the result of each command by name, in order."""
 
     home: Path
     log: Path
     results: dict[str, Json] = field(default_factory=dict)
 
     def do(self, name: str, *arguments: object) -> Json:
-        """Give a command that is to succeed, and remember what it said."""
+        """Run a command that has to succeed, and store its result."""
         self.results[name] = cli_json(self.home, *arguments)
         return self.results[name]
 
     def rates(self, name: str, side: str | None = None) -> dict[str, Json]:
-        """Pass rates by behaviour: of a night, before or after, or of a measurement."""
+        """Return pass rates by behaviour, of a night before or after, or of a measurement."""
         rows = self.results[name]["behaviours"]
         keys = ("passed", "trials")
         return {row["name"]: {key: (row[side] if side else row)[key] for key in keys} for row in rows}
 
 
 def the_log() -> str:
-    """Corrections of two habits, a conversation that gives secrets away, and two lines that are none."""
+    """Return corrections of two base behaviours, a conversation with secrets, and two invalid lines."""
     leak = json.dumps({"user": "user 1", "messages": [{"role": "user", "content": LEAK}]})
     lines = [*correction_lines("decision", 6), *correction_lines("question", 6), leak, "{not json", "[]"]
     return "".join(f"{line}\n" for line in lines)
@@ -61,8 +61,7 @@ def the_log() -> str:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Iterator[Story]:
-    """A night without a service, an undoing, and then, with one: a measurement, a night for nothing, a
-    retry."""
+    """Run a night and a rollback; then, with a service, a measurement, an empty night and a retry."""
     folder = tmp_path_factory.mktemp("night")
     log = folder / "office.jsonl"
     log.write_text(the_log())
@@ -87,20 +86,20 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
     story.do("retry", "night", "--retry", "--seed", SEED)
     story.do("prune", "checkpoints", "prune", "--keep-last", 1)
     story.results["status 3"] = to_json(status(story.home))
-    story.results["found"] = {secret: holding(story.home, secret) for secret in SECRETS}
+    story.results["found"] = {secret: files_with(story.home, secret) for secret in SECRETS}
     service.process.terminate()
     assert service.process.wait(30) == 0, service.log_text()
     yield story
 
 
 @pytest.fixture
-def kept(story: Story, tmp_path: Path) -> Path:
-    """A copy of the home after its kept night."""
+def kept_home(story: Story, tmp_path: Path) -> Path:
+    """Copy the home as it was after its kept night."""
     return Path(shutil.copytree(story.home.parent / "kept", tmp_path / "home"))
 
 
-def holding(home: Path, text: str) -> list[str]:
-    """The files of a home, and of its run directory, that hold this text."""
+def files_with(home: Path, text: str) -> list[str]:
+    """Return the files of a home, and of its run directory, that hold this text."""
     places = [*home.rglob("*"), *Home(home).run_dir.rglob("*")]
     return [str(path) for path in places if path.is_file() and text.encode() in path.read_bytes()]
 
@@ -109,46 +108,46 @@ def holding(home: Path, text: str) -> list[str]:
 
 
 def test_an_ingest_reports_what_it_read_and_quarantines_bad_lines(story: Story) -> None:
-    told = story.results["ingest"]
-    assert {"files", "conversations", "turns", "set_aside"} <= set(told)
-    assert told["files"] == [{"path": str(story.log), "format": "openai"}]
-    assert told["conversations"] == {"new": 13, "known": 0} and told["turns"] == 4 * 12 + 1
-    assert [(line["path"], line["line"]) for line in told["set_aside"]] == [
+    result = story.results["ingest"]
+    assert {"files", "conversations", "turns", "set_aside"} <= set(result)
+    assert result["files"] == [{"path": str(story.log), "format": "openai"}]
+    assert result["conversations"] == {"new": 13, "known": 0} and result["turns"] == 4 * 12 + 1
+    assert [(line["path"], line["line"]) for line in result["set_aside"]] == [
         (str(story.log), 14),
         (str(story.log), 15),
     ]
-    assert all(line["reason"] for line in told["set_aside"])
+    assert all(line["reason"] for line in result["set_aside"])
 
 
-def test_a_night_reports_exactly_what_is_documented(story: Story) -> None:
-    told = story.results["night"]
-    assert set(told) == {
+def test_a_night_reports_exactly_the_documented_fields(story: Story) -> None:
+    result = story.results["night"]
+    assert set(result) == {
         "conversations", "turns", "signals", "nodes", "dreams", "pairs", "seconds", "reasons", "updates",
         "behaviours", "retention",
     }  # fmt: skip
-    (update,) = told["updates"]
+    (update,) = result["updates"]
     assert set(update) == {"id", "objective", "steps", "pairs", "verdict", "checkpoint", "reasons"}
-    assert all(set(row) == {"name", "counter_of", "before", "after"} for row in told["behaviours"])
+    assert all(set(row) == {"name", "counter_of", "before", "after"} for row in result["behaviours"])
     assert all(
-        set(row[side]) == {"passed", "trials"} for row in told["behaviours"] for side in ("before", "after")
+        set(row[side]) == {"passed", "trials"} for row in result["behaviours"] for side in ("before", "after")
     )
-    assert set(told["retention"]) == {"before", "after"}
+    assert set(result["retention"]) == {"before", "after"}
 
 
 def test_the_night_learnt_from_the_log_and_its_update_was_kept(story: Story) -> None:
-    told = story.results["night"]
-    assert (told["conversations"], told["turns"], told["signals"]) == (13, 49, 12)
-    (update,) = told["updates"]
+    result = story.results["night"]
+    assert (result["conversations"], result["turns"], result["signals"]) == (13, 49, 12)
+    (update,) = result["updates"]
     assert (update["verdict"], update["objective"]) == ("keep", "orpo")
-    assert update["steps"] > 0 and update["pairs"] == told["pairs"] >= 8 and told["dreams"] >= 32
+    assert update["steps"] > 0 and update["pairs"] == result["pairs"] >= 8 and result["dreams"] >= 32
     before, after = story.rates("night", "before"), story.rates("night", "after")
     for habit in ("listen", "direct"):
         assert after[habit]["passed"] >= before[habit]["passed"] + 12, (before, after)
     assert {row["trials"] for row in after.values()} == {50} and len(after) == 8
-    assert 1.0 < told["retention"]["after"] < 1.1 * told["retention"]["before"]
+    assert 1.0 < result["retention"]["after"] < 1.1 * result["retention"]["before"]
 
 
-def test_the_status_has_what_is_documented_and_shows_the_update(story: Story) -> None:
+def test_the_status_has_the_documented_fields_and_shows_the_update(story: Story) -> None:
     before, after = story.results["status 0"], story.results["status 1"]
     documented = {"weights_version", "weights_sha256", "checkpoint", "queue", "set_aside", "last_update"}
     assert documented | {"next_update_reason"} <= set(after)
@@ -163,35 +162,35 @@ def test_the_status_has_what_is_documented_and_shows_the_update(story: Story) ->
     assert after["weights_version"] > before["weights_version"] and after["service"] == "down"
 
 
-def test_why_leads_from_the_update_to_the_lines_of_the_log(
-    story: Story, kept: Path, command: Command
+def test_why_traces_the_update_to_the_lines_of_the_log(
+    story: Story, kept_home: Path, command: Command
 ) -> None:
     update = story.results["night"]["updates"][0]
-    told = command("--home", kept, "--json", "ledger", "why", update["id"]).result
-    assert len(told["pairs"]) == update["pairs"]
+    why = command("--home", kept_home, "--json", "ledger", "why", update["id"]).result
+    assert len(why["pairs"]) == update["pairs"]
     lines = story.log.read_text().splitlines()
-    assert {line["path"] for line in told["log_lines"]} == {str(story.log)}
-    numbers = {line["line"] for line in told["log_lines"]}
+    assert {line["path"] for line in why["log_lines"]} == {str(story.log)}
+    numbers = {line["line"] for line in why["log_lines"]}
     assert len(numbers) >= 10 and numbers <= set(range(1, 13))
-    assert all(line["text"] in lines[line["line"] - 1] for line in told["log_lines"])
-    pair = command("--home", kept, "--json", "ledger", "why", told["pairs"][0]["id"]).result
+    assert all(line["text"] in lines[line["line"] - 1] for line in why["log_lines"])
+    pair = command("--home", kept_home, "--json", "ledger", "why", why["pairs"][0]["id"]).result
     assert pair["log_lines"] and pair["chosen"] != pair["rejected"]
 
 
 @pytest.mark.parametrize("name", ["updates", "pairs", "dreams", "signals", "events"])
 def test_every_list_of_the_ledger_is_one_object_and_can_be_shown(
-    kept: Path, name: str, command: Command
+    kept_home: Path, name: str, command: Command
 ) -> None:
-    rows = command("--home", kept, "--json", "ledger", name, "--limit", 3).result[name]
+    rows = command("--home", kept_home, "--json", "ledger", name, "--limit", 3).result[name]
     assert 1 <= len(rows) <= 3
-    shown = command("--home", kept, "ledger", name)
+    shown = command("--home", kept_home, "ledger", name)
     assert shown.code == 0 and str(rows[-1].get("id", rows[-1].get("seq")))[:6] in shown.out
 
 
 # ---------------------------------------------------------------- and back
 
 
-def test_a_dry_run_says_what_would_be_undone_and_changes_nothing(story: Story) -> None:
+def test_a_dry_run_reports_what_would_be_undone_and_changes_nothing(story: Story) -> None:
     dry, done = story.results["dry"], story.results["rollback"]
     assert dry["dry_run"] is True and done == {**dry, "dry_run": False}
     assert dry["from"] == story.results["status 1"]["checkpoint"] and dry["undone"] == ["u1"]
@@ -209,15 +208,15 @@ def test_the_pass_rates_after_a_rollback_are_exactly_those_before_the_night(stor
     assert story.rates("measure") == story.rates("night", "before") != story.rates("night", "after")
 
 
-def test_the_next_night_does_not_redo_what_was_undone_and_says_why(story: Story) -> None:
-    told = story.results["nothing"]
-    assert told["updates"] == told["behaviours"] == [] and told["retention"] is None
-    (reason,) = told["reasons"]
+def test_the_next_night_does_not_repeat_an_undone_update_and_gives_the_reason(story: Story) -> None:
+    result = story.results["nothing"]
+    assert result["updates"] == result["behaviours"] == [] and result["retention"] is None
+    (reason,) = result["reasons"]
     assert "undone updates are set aside" in reason and "night --retry" in reason
 
 
-def test_a_retry_takes_up_what_was_undone_and_comes_to_the_same_weights(story: Story) -> None:
-    """The same pairs, the same parent, another night: only its seed is its own."""
+def test_a_retry_repeats_the_undone_update_with_the_same_weights(story: Story) -> None:
+    """The pairs and the parent are the same; only the night's seed differs."""
     (update,) = story.results["retry"]["updates"]
     assert (update["id"], update["verdict"]) == ("u3", "keep")
     assert update["pairs"] == story.results["night"]["updates"][0]["pairs"]
@@ -229,11 +228,11 @@ def test_a_planted_secret_is_in_no_file_of_the_home(story: Story) -> None:
     assert story.results["found"] == {
         secret: [] for secret in SECRETS
     }  # while the service ran, with the log of writes
-    assert {secret: holding(story.home, secret) for secret in SECRETS} == story.results["found"]
-    assert holding(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
+    assert {secret: files_with(story.home, secret) for secret in SECRETS} == story.results["found"]
+    assert files_with(story.home, "See https://anna:")  # the turn itself is there: only its secrets are not
 
 
-def test_a_rollback_to_the_old_branch_works_after_the_common_base_was_pruned(story: Story) -> None:
+def test_a_rollback_to_the_old_branch_works_after_the_base_was_pruned(story: Story) -> None:
     rows = cli_json(story.home, "checkpoints", "list")["checkpoints"]
     assert [(row["number"], row["state"], row["active"]) for row in rows] == [
         (0, "kept", False), (1, "kept", False), (2, "kept", True),
@@ -241,11 +240,11 @@ def test_a_rollback_to_the_old_branch_works_after_the_common_base_was_pruned(sto
     assert cli_json(story.home, "checkpoints", "verify") == {
         "checkpoints": 2, "hashed": 2, "pruned": 1, "sample": 1.0, "damaged": [], "ledger": [],
     }  # fmt: skip
-    told = cli_json(story.home, "rollback", rows[1]["id"][:12])
-    assert told["to"] == rows[1]["id"] and told["undone"] == ["u3"]
+    result = cli_json(story.home, "rollback", rows[1]["id"][:12])
+    assert result["to"] == rows[1]["id"] and result["undone"] == ["u3"]
 
 
-def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Story) -> None:
+def test_a_running_service_prunes_checkpoints_that_are_neither_pinned_nor_active(story: Story) -> None:
     night, retry = (story.results[name]["updates"][0]["checkpoint"] for name in ("night", "retry"))
     assert story.results["pin"] == {"checkpoint": night, "number": 1, "pinned": True, "changed": True}
     assert [row["id"] for row in story.results["prune"]["pruned"]] == [
@@ -256,11 +255,11 @@ def test_a_service_that_runs_prunes_what_is_neither_pinned_nor_active(story: Sto
 
 
 def test_a_diff_over_a_night_shows_what_the_night_reported_and_what_moved(
-    story: Story, kept: Path, command: Command
+    story: Story, kept_home: Path, command: Command
 ) -> None:
-    told = command("--home", kept, "--json", "checkpoints", "diff", "base").result
+    diff = command("--home", kept_home, "--json", "checkpoints", "diff", "base").result
     night = story.results["night"]
-    rows = {row["name"]: row for row in told["behaviours"]}
+    rows = {row["name"]: row for row in diff["behaviours"]}
     assert rows.keys() == story.rates("night", "before").keys()
     for row in rows.values():
         assert (
@@ -270,10 +269,10 @@ def test_a_diff_over_a_night_shows_what_the_night_reported_and_what_moved(
         )
         assert row["gained"] - row["lost"] == row["after"]["passed"] - row["before"]["passed"]
     assert rows["listen"]["gained"] >= 12
-    assert told["perplexity"] == pytest.approx(night["retention"])
-    (step,) = told["added"]
+    assert diff["perplexity"] == pytest.approx(night["retention"])
+    (step,) = diff["added"]
     assert len(step["pairs"]["new"]) + len(step["pairs"]["replay"]) == night["updates"][0]["pairs"]
-    weights = told["weights"]
+    weights = diff["weights"]
     assert 0 < weights["whole"]["share"] <= 1 and {row["layer"] for row in weights["layers"]} == {
         0,
         1,
@@ -288,41 +287,45 @@ def test_a_diff_over_a_night_shows_what_the_night_reported_and_what_moved(
 # ---------------------------------------------------------------- forgetting
 
 
-def test_a_source_is_forgotten_its_update_named_and_the_rest_taught_again_without_it(
-    story: Story, kept: Path
+def test_a_source_is_forgotten_with_its_update_named_and_the_others_retrained_without_it(
+    story: Story, kept_home: Path
 ) -> None:
-    assert holding(kept, "See https://anna:") and holding(kept, "user 1")
-    pairs = {row["id"]: row["source"] for row in cli_json(kept, "ledger", "pairs", "--limit", 999)["pairs"]}
+    assert files_with(kept_home, "See https://anna:") and files_with(kept_home, "user 1")
+    pairs = {
+        row["id"]: row["source"] for row in cli_json(kept_home, "ledger", "pairs", "--limit", 999)["pairs"]
+    }
     of_it = [pair for pair, source in pairs.items() if source == "user 1"]
-    told = cli_json(kept, "forget", "user 1", "--retrain")
-    (update,) = told["updates"]
+    result = cli_json(kept_home, "forget", "user 1", "--retrain")
+    (update,) = result["updates"]
     checkpoint = story.results["night"]["updates"][0]["checkpoint"]
     assert (update["id"], update["checkpoint"], update["built_on"]) == ("u1", checkpoint, None)
     assert 0 < len(of_it) <= update["pairs"] < len(pairs)
-    assert told["removed"]["pairs"] == told["removed"]["update_pairs"] == update["pairs"]
-    assert told["rolled_back"] and told["rollback_to"] == story.results["status 0"]["checkpoint"]
-    (again,) = told["night"]["updates"]
+    assert result["removed"]["pairs"] == result["removed"]["update_pairs"] == update["pairs"]
+    assert result["rolled_back"] and result["rollback_to"] == story.results["status 0"]["checkpoint"]
+    (again,) = result["night"]["updates"]
     assert (again["id"], again["pairs"]) == ("u2", len(pairs) - update["pairs"])
-    assert holding(kept, "See https://anna:") == holding(kept, "user 1") == []
-    assert not cli_json(kept, "checkpoints", "verify")["damaged"]
-    why = cli_json(kept, "ledger", "why", "u1")
+    assert files_with(kept_home, "See https://anna:") == files_with(kept_home, "user 1") == []
+    assert not cli_json(kept_home, "checkpoints", "verify")["damaged"]
+    why = cli_json(kept_home, "ledger", "why", "u1")
     assert why["update"]["forgotten"] == update["pairs"] and len(why["pairs"]) == again["pairs"]
-    assert [row["id"] for row in cli_json(kept, "checkpoints", "list")["checkpoints"]][:2] == [
-        told["rollback_to"], checkpoint,
+    assert [row["id"] for row in cli_json(kept_home, "checkpoints", "list")["checkpoints"]][:2] == [
+        result["rollback_to"], checkpoint,
     ]  # fmt: skip
 
 
 def test_without_a_rollback_the_weights_stay_and_the_commands_to_restore_them_are_given(
-    story: Story, kept: Path, command: Command
+    story: Story, kept_home: Path, command: Command
 ) -> None:
-    told = command("--home", kept, "--json", "forget", "user 2").result
+    result = command("--home", kept_home, "--json", "forget", "user 2").result
     base = story.results["status 0"]["checkpoint"]
-    assert told["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
-    assert status(kept).checkpoint == story.results["status 1"]["checkpoint"]
-    copy = Path(shutil.copy(story.log, kept / "copy.jsonl"))
-    ran = command("--home", kept, "--json", "ingest", copy)
+    assert result["commands"] == [f"nightschool rollback {base[:12]}", "nightschool night --retry"]
+    assert status(kept_home).checkpoint == story.results["status 1"]["checkpoint"]
+    copy = Path(shutil.copy(story.log, kept_home / "copy.jsonl"))
+    ran = command("--home", kept_home, "--json", "ingest", copy)
     assert ran.result["conversations"] == {"new": 0, "known": 11} and ran.result["forgotten"] == 2
-    assert command("--home", kept, "--json", *told["commands"][0].split()[1:]).result["undone"] == ["u1"]
+    assert command("--home", kept_home, "--json", *result["commands"][0].split()[1:]).result["undone"] == [
+        "u1"
+    ]
 
 
 # ---------------------------------------------------------------- damage and gates
@@ -338,24 +341,24 @@ def damaged(home: Path, weights_sha256: str) -> Path:
 
 
 def test_a_flipped_bit_is_found_and_a_rollback_to_it_refused_with_a_good_one_named(
-    story: Story, kept: Path
+    story: Story, kept_home: Path
 ) -> None:
-    path = damaged(kept, story.results["status 0"]["weights_sha256"])
-    verified = run_cli(kept, "checkpoints", "verify", "--json")
+    path = damaged(kept_home, story.results["status 0"]["weights_sha256"])
+    verified = run_cli(kept_home, "checkpoints", "verify", "--json")
     assert verified.code == 12 and [fault["path"] for fault in verified.result["damaged"]] == [str(path)]
-    message = run_cli(kept, "rollback", "--json").failed(12)
+    message = run_cli(kept_home, "rollback", "--json").failed(12)
     assert "Nothing was changed" in message and story.results["status 1"]["checkpoint"][:12] in message
-    assert cli_json(kept, "status")["checkpoint"] == story.results["status 1"]["checkpoint"]
+    assert cli_json(kept_home, "status")["checkpoint"] == story.results["status 1"]["checkpoint"]
 
 
-def test_weights_that_are_damaged_are_never_served(story: Story, kept: Path) -> None:
-    damaged(kept, story.results["status 1"]["weights_sha256"])
-    ran = run_cli(kept, "ask", "Good morning.", "--json")
+def test_weights_that_are_damaged_are_never_served(story: Story, kept_home: Path) -> None:
+    damaged(kept_home, story.results["status 1"]["weights_sha256"])
+    ran = run_cli(kept_home, "ask", "Good morning.", "--json")
     assert ran.failed(12)
 
 
 @pytest.mark.parametrize(
-    "arguments, code, said",
+    "arguments, code, output",
     [
         (("rollback", "0" * 12), 2, "no checkpoint begins with"),
         (("rollback", ""), 2, "several checkpoints begin with"),
@@ -366,16 +369,16 @@ def test_weights_that_are_damaged_are_never_served(story: Story, kept: Path) -> 
     ],
 )
 def test_an_unknown_id_is_refused_with_a_message(
-    kept: Path, arguments: tuple[str, ...], code: int, said: str, command: Command
+    kept_home: Path, arguments: tuple[str, ...], code: int, output: str, command: Command
 ) -> None:
-    assert said in command("--home", kept, *arguments, "--json").failed(code)
-    assert command("--home", kept, "status", "--json").result["last_update"]["state"] == "kept"
+    assert output in command("--home", kept_home, *arguments, "--json").failed(code)
+    assert command("--home", kept_home, "status", "--json").result["last_update"]["state"] == "kept"
 
 
-def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: Command) -> None:
-    shown = command("--home", kept, "rollback")
+def test_a_rollback_from_the_base_is_refused(kept_home: Path, command: Command) -> None:
+    shown = command("--home", kept_home, "rollback")
     assert shown.code == 0 and "undone: u1" in shown.out
-    assert "there is nothing before it" in command("--home", kept, "rollback", "--json").failed(13)
+    assert "there is nothing before it" in command("--home", kept_home, "rollback", "--json").failed(13)
 
 
 @pytest.mark.parametrize(
@@ -394,8 +397,8 @@ def test_there_is_nothing_to_roll_back_to_before_the_base(kept: Path, command: C
         (("ledger", "signals"), "correction"),
     ],
 )
-def test_without_json_a_person_is_shown_the_same(
-    kept: Path, arguments: tuple[str, ...], shown: str, command: Command
+def test_without_json_the_same_facts_are_printed_as_text(
+    kept_home: Path, arguments: tuple[str, ...], shown: str, command: Command
 ) -> None:
-    ran = command("--home", kept, *arguments)
+    ran = command("--home", kept_home, *arguments)
     assert ran.code == 0 and shown in ran.out, ran

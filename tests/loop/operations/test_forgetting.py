@@ -1,4 +1,4 @@
-"""`forget` through the command line: the captured logs, the logs of the user, and what the command says."""
+"""`forget` through the command line: the captured logs, the logs of the user, and the output."""
 
 import json
 import shutil
@@ -25,17 +25,17 @@ def line(source: str, turns: Iterable[tuple[str, str]]) -> str:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home as `init` makes it."""
-    place = tmp_path_factory.mktemp("made") / "home"
+def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a home by `init`."""
+    place = tmp_path_factory.mktemp("fresh_home") / "home"
     assert run_cli(place, "init").code == 0
     return place
 
 
 @pytest.fixture
-def home(made: Path, tmp_path: Path, command: Command) -> Path:
-    """A home that heard two people in a captured log, and one of them in a log of his own."""
-    home = Path(shutil.copytree(made, tmp_path / "home"))
+def home(fresh_home: Path, tmp_path: Path, command: Command) -> Path:
+    """Make a home with two people in a captured log, and one of them also in a separate log."""
+    home = Path(shutil.copytree(fresh_home, tmp_path / "home"))
     for source, turns in (("anna", ANNA), ("boris", BORIS), ("anna", [*ANNA, *MORE])):
         append(captured(home), f"{line(source, turns)}\n".encode())
     own(home).write_text(f"{line('boris', MORE)}\n{line('anna', [*ANNA, *MORE, *MORE])}\n")
@@ -53,12 +53,12 @@ def own(home: Path) -> Path:
     return home.parent / "office.jsonl"
 
 
-def asked(home: Path, question: str) -> list[Any]:
+def rows_of(home: Path, question: str) -> list[Any]:
     with closing(sqlite3.connect(home / "ledger.db")) as ledger:
         return ledger.execute(question).fetchall()
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(home: Path, command: Command) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(home: Path, command: Command) -> None:
     before = {path: path.read_bytes() for path in home.rglob("*") if path.is_file()}
     dry = command("--home", home, "forget", "anna", "--dry-run", "--json").result
     assert {path: path.read_bytes() for path in before} == before
@@ -74,7 +74,7 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(home: Path, command: Comma
     assert dry["updates"] == dry["commands"] == [] and dry["rollback_to"] is None
 
 
-def test_the_captured_lines_are_emptied_and_the_log_is_read_on_where_it_was(
+def test_the_captured_lines_are_blanked_and_reading_resumes_where_it_was(
     home: Path, command: Command
 ) -> None:
     left = home / "inbox" / f"{'0' * 16}.tmp"  # of a crash
@@ -87,20 +87,20 @@ def test_the_captured_lines_are_emptied_and_the_log_is_read_on_where_it_was(
         captured(home),
         f"{line('boris', [*BORIS, *MORE])}\n{line('anna', [*ANNA, *MORE, *MORE, *MORE])}\n".encode(),
     )
-    told = command("--home", home, "ingest", home / "inbox", "--json").result
-    assert (told["turns"], told["forgotten"], told["conversations"]["new"]) == (2, 1, 0)
-    assert asked(home, "SELECT count(*) FROM events WHERE kind = 'log_begun_again'") == [(0,)]
+    result = command("--home", home, "ingest", home / "inbox", "--json").result
+    assert (result["turns"], result["forgotten"], result["conversations"]["new"]) == (2, 1, 0)
+    assert rows_of(home, "SELECT count(*) FROM events WHERE kind = 'log_begun_again'") == [(0,)]
     at = "SELECT t.line FROM turns t JOIN conversations c ON c.id = t.conversation_id WHERE source = 'boris'"
-    assert asked(home, f"{at} AND t.path LIKE '%captured-2026%' ORDER BY t.id") == [(2,), (2,), (4,), (4,)]
+    assert rows_of(home, f"{at} AND t.path LIKE '%captured-2026%' ORDER BY t.id") == [(2,), (2,), (4,), (4,)]
     assert list(home.joinpath("inbox").iterdir()) == [captured(home)]
 
 
-def test_no_file_of_the_home_holds_it_and_the_users_own_logs_are_named_and_left_alone(
+def test_no_file_of_the_home_contains_it_and_the_users_own_logs_are_named_and_unchanged(
     home: Path, command: Command
 ) -> None:
     before = own(home).read_bytes()
-    told = command("--home", home, "forget", "anna", "--json").result
-    assert told["files"] == [
+    result = command("--home", home, "forget", "anna", "--json").result
+    assert result["files"] == [
         {
             "path": str(own(home).with_name("kept.json")),
             "lines": [2],
@@ -113,7 +113,7 @@ def test_no_file_of_the_home_holds_it_and_the_users_own_logs_are_named_and_left_
     assert [path for path in home.rglob("*") if path.is_file() and SECRET.encode() in path.read_bytes()] == []
 
 
-def test_what_was_forgotten_is_not_taken_in_again_from_any_copy(home: Path, command: Command) -> None:
+def test_a_forgotten_conversation_is_not_ingested_again_from_any_copy(home: Path, command: Command) -> None:
     command("--home", home, "forget", own(home), "--json")
     copy = own(home).with_name("copy.jsonl")
     copy.write_text(own(home).read_text() + line("anna", [*ANNA, ("user", "Thanks.")]) + "\n")
@@ -121,7 +121,7 @@ def test_what_was_forgotten_is_not_taken_in_again_from_any_copy(home: Path, comm
     assert ran.result["conversations"] == {"new": 0, "known": 0} and ran.result["forgotten"] == 3
     shown = command("--home", home, "ingest", home.parent / "kept.json", copy)
     assert shown.code == 0
-    assert asked(home, "SELECT DISTINCT source FROM conversations ORDER BY source") == [
+    assert rows_of(home, "SELECT DISTINCT source FROM conversations ORDER BY source") == [
         ("boris",),
         ("carla",),
     ]
@@ -129,7 +129,7 @@ def test_what_was_forgotten_is_not_taken_in_again_from_any_copy(home: Path, comm
     assert {row["source"] for row in rows} == {"boris", "carla"}
 
 
-def test_a_log_that_cannot_be_read_is_named_with_the_lines_that_were_heard(
+def test_an_unreadable_log_is_named_with_the_lines_that_were_read_from_it(
     home: Path, command: Command
 ) -> None:
     own(home).write_bytes(b"\0")
@@ -137,11 +137,11 @@ def test_a_log_that_cannot_be_read_is_named_with_the_lines_that_were_heard(
     assert shown.code == 0 and str(own(home)) not in shown.out  # it holds it no more
     own(home).unlink()
     own(home).mkdir()
-    told = command("--home", home, "forget", "anna", "--dry-run", "--json").result
-    assert {"path": str(own(home)), "lines": [2], "read": False} in told["files"]
+    result = command("--home", home, "forget", "anna", "--dry-run", "--json").result
+    assert {"path": str(own(home)), "lines": [2], "read": False} in result["files"]
 
 
-def test_a_person_is_told_in_words(home: Path, command: Command) -> None:
+def test_the_result_is_printed_in_words(home: Path, command: Command) -> None:
     shown = command("--home", home, "forget", "anna")
     assert shown.code == 0 and "anna is a source: 1 conversations were forgotten" in shown.out
     assert "6 turns" in shown.out and "no update learnt from it" in shown.out
@@ -149,11 +149,11 @@ def test_a_person_is_told_in_words(home: Path, command: Command) -> None:
 
 
 @pytest.mark.parametrize("wanted", ["nobody", "", "anna "])
-def test_what_is_not_known_is_refused_with_2(home: Path, wanted: str, command: Command) -> None:
+def test_an_unknown_name_is_refused_with_2(home: Path, wanted: str, command: Command) -> None:
     assert "nothing is known of" in command("--home", home, "forget", wanted, "--json").failed(2)
-    assert asked(home, "SELECT count(*) FROM forgotten") == [(0,)]
+    assert rows_of(home, "SELECT count(*) FROM forgotten") == [(0,)]
 
 
-def test_the_second_time_there_is_nothing_to_forget(home: Path, command: Command) -> None:
+def test_forgetting_twice_finds_nothing_the_second_time(home: Path, command: Command) -> None:
     assert command("--home", home, "forget", "anna", "--retrain", "--json").result["rolled_back"] is False
     assert "nothing is known of" in command("--home", home, "forget", "anna", "--json").failed(2)

@@ -43,35 +43,35 @@ QUESTIONS = tuple(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """One answer."""
+class Answer:
+    """One answer with the versions of its weights."""
 
     text: str
     versions: tuple[int, int]
     """Of the weights that it began and ended with."""
 
 
-def said(http: httpx.Client, question: Json) -> Said:
-    """Ask, and understand the answer in either form."""
+def ask_over_http(http: httpx.Client, question: Json) -> Answer:
+    """Send a question; return the answer from either response form."""
     answer = http.post("chat/completions", json=question)
     assert answer.status_code == 200, answer.text
     if not question.get("stream"):
-        told = answer.json()
-        text = told["choices"][0]["message"]["content"]
-        return Said(text=text, versions=(told["weights_version"], told["weights_version_end"]))
+        body = answer.json()
+        text = body["choices"][0]["message"]["content"]
+        return Answer(text=text, versions=(body["weights_version"], body["weights_version_end"]))
     lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
     assert lines[-1] == "[DONE]"
     events = [json.loads(line) for line in lines[:-1]]
     text = "".join(event["choices"][0]["delta"].get("content", "") for event in events)
-    return Said(text=text, versions=(events[0]["weights_version"], events[-1]["weights_version_end"]))
+    return Answer(text=text, versions=(events[0]["weights_version"], events[-1]["weights_version_end"]))
 
 
 class User(threading.Thread):
-    """Somebody who asks the same question again and again until told to stop."""
+    """A user who sends the same question again and again until stopped."""
 
     def __init__(self, connect: Callable[[], httpx.Client], question: Json) -> None:
         super().__init__(daemon=True)
-        self.question, self.answers, self.stop = question, list[Said](), threading.Event()
+        self.question, self.answers, self.stop = question, list[Answer](), threading.Event()
         self.fault: BaseException | None = None
         self._connect = connect
 
@@ -79,14 +79,14 @@ class User(threading.Thread):
         try:
             with self._connect() as http:
                 while not self.stop.is_set():
-                    self.answers.append(said(http, self.question))
+                    self.answers.append(ask_over_http(http, self.question))
         except BaseException as fault:
             self.fault = fault
 
 
 @dataclass
-class Street:
-    """A service, its checkpoints, and what each of them answers when nothing else goes on."""
+class LiveService:
+    """A service, its checkpoints, and the answers of each of them at rest."""
 
     service: Service
     url: str
@@ -100,34 +100,34 @@ class Street:
         return httpx.Client(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
     def do(self, operation: str, **arguments: object) -> Json:
-        """Carry out an operation over HTTP; its last line."""
+        """Run an operation over HTTP; return its last line."""
         with self.connect() as http:
             answer = http.post(f"{self.url.removesuffix('/v1')}/do/{operation}", json=arguments)
-            told: Json = json.loads(answer.text.splitlines()[-1])
-            return told
+            last_line: Json = json.loads(answer.text.splitlines()[-1])
+            return last_line
 
     def shown(self) -> Json:
-        """Version, dirtiness and checkpoint of the weights that are served."""
+        """Return version, dirtiness and checkpoint of the served weights."""
         with self.connect() as http:
             card: Json = http.get("models").json()["data"][0]
         return card
 
     def go(self, checkpoint: str) -> None:
-        """Roll back to this one."""
-        told = self.do("rollback", target=checkpoint)
-        assert told["result"]["to"] == checkpoint, told
+        """Roll back to this checkpoint."""
+        last_line = self.do("rollback", target=checkpoint)
+        assert last_line["result"]["to"] == checkpoint, last_line
         card = self.shown()
         assert (card["weights_held"], card["weights_dirty"]) == (checkpoint, False)
         assert card["weights_version"] not in self.held
         self.held[card["weights_version"]] = checkpoint
 
-    def ask(self, question: Json) -> Said:
+    def ask(self, question: Json) -> Answer:
         with self.connect() as http:
-            return said(http, question)
+            return ask_over_http(http, question)
 
 
 def with_relatives(home: Path) -> list[str]:
-    """Give the home two kept checkpoints after the base, with other weights; all three, oldest first."""
+    """Give the home two kept checkpoints after the base; return the ids of all three in order."""
     store, draw = CheckpointStore(home / "checkpoints"), np.random.default_rng(3)
     ledger = Ledger(database_url(home))
     with ledger.reading() as connection:
@@ -138,52 +138,54 @@ def with_relatives(home: Path) -> list[str]:
             values = np.frombuffer(raw.data, np.float32)
             moved = values * (1 + 0.6 * draw.standard_normal(values.size)).astype(np.float32)
             weights[name] = RawTensor(dtype=raw.dtype, shape=raw.shape, data=moved.tobytes())
-        made = store.write(weights, None, {"parent": line[-1], "cursor": number, "seed": 1})
+        written = store.write(weights, None, {"parent": line[-1], "cursor": number, "seed": 1})
         row = Checkpoint(
-            id=made.id, parent_id=line[-1], number=number, weights_sha256=made.weights_sha256, update_id=None,
-            state="kept", at="2026-01-01T00:00:00.000+00:00",
+            id=written.id, parent_id=line[-1], number=number, weights_sha256=written.weights_sha256,
+            update_id=None, state="kept", at="2026-01-01T00:00:00.000+00:00",
         )  # fmt: skip
         with ledger.writing() as connection:
             save(connection, [row])
-        line.append(made.id)
+        line.append(written.id)
     ledger.close()
     return line
 
 
 @pytest.fixture(scope="module")
-def street(
+def live(
     tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]
-) -> Iterator[Street]:
-    home = small_home(tmp_path_factory.mktemp("street") / "home")
+) -> Iterator[LiveService]:
+    home = small_home(tmp_path_factory.mktemp("live") / "home")
     line = with_relatives(home)
     service = start_service(home)
-    street = Street(service, service.ready()["url"], line)
+    live = LiveService(service, service.ready()["url"], line)
     for checkpoint in reversed(line):
-        street.go(checkpoint)
-        street.answers[checkpoint] = [street.ask(question).text for question in QUESTIONS]
-    yield street
+        live.go(checkpoint)
+        live.answers[checkpoint] = [live.ask(question).text for question in QUESTIONS]
+    yield live
 
 
-def test_the_checkpoints_answer_differently(street: Street) -> None:
+def test_the_checkpoints_answer_differently(live: LiveService) -> None:
     for place in range(len(QUESTIONS)):
-        assert len({street.answers[checkpoint][place] for checkpoint in street.checkpoints}) == 3
+        assert len({live.answers[checkpoint][place] for checkpoint in live.checkpoints}) == 3
 
 
-def test_under_load_no_request_fails_and_an_answer_of_one_version_is_that_checkpoints(street: Street) -> None:
-    users = [User(street.connect, question) for question in QUESTIONS]
+def test_under_load_no_request_fails_and_an_answer_of_one_version_is_that_checkpoints(
+    live: LiveService,
+) -> None:
+    users = [User(live.connect, question) for question in QUESTIONS]
     for user in users:
         user.start()
-    draw, before = random.Random(2), street.checkpoints[0]
+    draw, before = random.Random(2), live.checkpoints[0]
     try:
         for number in range(ROLLBACKS):
-            target = draw.choice([other for other in street.checkpoints if other != before])
-            first = max(street.held)
-            street.go(target)
-            assert max(street.held) > first
+            target = draw.choice([other for other in live.checkpoints if other != before])
+            first = max(live.held)
+            live.go(target)
+            assert max(live.held) > first
             place = number % len(QUESTIONS)
-            answer = street.ask(QUESTIONS[place])
-            assert answer.text == street.answers[target][place]  # the next answer is the old one
-            assert {street.held[version] for version in answer.versions} == {target}
+            answer = live.ask(QUESTIONS[place])
+            assert answer.text == live.answers[target][place]  # the next answer is the old one
+            assert {live.held[version] for version in answer.versions} == {target}
             before = target
     finally:
         for user in users:
@@ -192,45 +194,45 @@ def test_under_load_no_request_fails_and_an_answer_of_one_version_is_that_checkp
         user.join(60)
         assert user.fault is None, user.fault
         assert len(user.answers) > ROLLBACKS / 2
-        whole = [one for one in user.answers if one.versions[0] == one.versions[1]]
-        assert [one for one in whole if one.text != street.answers[street.held[one.versions[0]]][place]] == []
-        assert all(one.versions[0] <= one.versions[1] for one in user.answers)
-    assert any(one.versions[0] != one.versions[1] for user in users for one in user.answers)
+        whole = [answer for answer in user.answers if answer.versions[0] == answer.versions[1]]
+        for answer in whole:
+            assert answer.text == live.answers[live.held[answer.versions[0]]][place]
+        assert all(answer.versions[0] <= answer.versions[1] for answer in user.answers)
+    assert any(answer.versions[0] != answer.versions[1] for user in users for answer in user.answers)
 
 
-def test_a_rollback_to_a_damaged_checkpoint_is_refused_with_the_nearest_named_and_the_old_one_is_served_on(
-    street: Street,
+def test_a_rollback_to_a_damaged_checkpoint_is_refused_with_the_nearest_named_and_the_old_one_stays_served(
+    live: LiveService,
 ) -> None:
-    base, first, second = street.checkpoints
-    if street.shown()["weights_held"] != second:
-        street.go(second)
-    before, store = street.shown(), CheckpointStore(street.service.home / "checkpoints")
+    base, first, second = live.checkpoints
+    if live.shown()["weights_held"] != second:
+        live.go(second)
+    before, store = live.shown(), CheckpointStore(live.service.home / "checkpoints")
     blob = store.blobs.path(store.manifest(first).weights)
     whole = blob.read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 4
     blob.write_bytes(flipped)
     try:
-        message = run_cli(street.service.home, "rollback", first, "--json").failed(12)
+        message = run_cli(live.service.home, "rollback", first, "--json").failed(12)
         assert blob.name in message and f"Nothing was changed; the nearest good one is {base[:12]}" in message
-        assert street.do("rollback", target=first)["error"]["exit_code"] == 12
+        assert live.do("rollback", target=first)["error"]["exit_code"] == 12
     finally:
         blob.write_bytes(whole)
     assert (
-        street.shown() == before
-        and street.do("rollback", target=base, dry_run=True)["result"]["from"] == second
+        live.shown() == before and live.do("rollback", target=base, dry_run=True)["result"]["from"] == second
     )
-    assert [street.ask(question).text for question in QUESTIONS] == street.answers[second]
-    street.go(first)  # it is whole again
+    assert [live.ask(question).text for question in QUESTIONS] == live.answers[second]
+    live.go(first)  # it is whole again
 
 
-def asked_in_mid_change(street: Street) -> tuple[float, int, set[str]]:
+def ask_during_a_write(live: LiveService) -> tuple[float, int, set[str]]:
     """Ask during a half-finished write; return its seconds, the answers within it, and all texts."""
-    run_dir, asked = Home(street.service.home).run_dir, "nightschool_user_requests_running 1"
+    run_dir, asked = Home(live.service.home).run_dir, "nightschool_user_requests_running 1"
     shared = SharedWeights.attach(run_dir / "weights.bin")
-    weights, user = shared.tensors["model.norm.weight"], User(street.connect, QUESTIONS[0])
+    weights, user = shared.tensors["model.norm.weight"], User(live.connect, QUESTIONS[0])
     before = weights.clone()
-    headers = {"Authorization": f"Bearer {Home(street.service.home).token()}"}
+    headers = {"Authorization": f"Bearer {Home(live.service.home).token()}"}
     transport = httpx.HTTPTransport(uds=str(run_dir / "model.sock"))
     with httpx.Client(transport=transport, base_url="http://localhost", headers=headers, timeout=60) as model:
         with shared.lock.write_lock():
@@ -248,11 +250,11 @@ def asked_in_mid_change(street: Street) -> tuple[float, int, set[str]]:
     return took, early, {answer.text for answer in user.answers}
 
 
-def test_no_pass_through_the_model_reads_weights_that_are_half_written(street: Street) -> None:
-    held = street.shown()["weights_held"]
+def test_no_forward_pass_reads_half_written_weights(live: LiveService) -> None:
+    held = live.shown()["weights_held"]
     for _ in range(10):  # a machine so busy that PATIENCE_S went by says nothing
-        took, early, texts = asked_in_mid_change(street)
+        took, early, texts = ask_during_a_write(live)
         if took < PATIENCE_S:
             break
     assert took < PATIENCE_S
-    assert early == 0 and texts == {street.answers[held][0]}
+    assert early == 0 and texts == {live.answers[held][0]}

@@ -39,7 +39,7 @@ SEED, TAUGHT, TRIALS = 3, 12, 50
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """A home, and what each command said, by its name."""
+    """A home, and the result of each command by name."""
 
     home: Path
     results: dict[str, Json] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Story:
         return str(self.update(name)["checkpoint"])
 
     def passed(self, name: str, side: str) -> dict[str, int]:
-        """Passed scenarios by behaviour, before or after a night."""
+        """Return passed scenarios by behaviour, before or after a night."""
         return {row["name"]: row[side]["passed"] for row in self.results[name]["behaviours"]}
 
 
@@ -66,18 +66,18 @@ def ask(home: Path, query: str) -> list[Any]:
 
 
 def states(home: Path) -> dict[str, set[str]]:
-    """The states of the pairs of each behaviour, from its own night."""
-    found: dict[str, set[str]] = {}
+    """Return the states of the pairs of each behaviour, from its own night."""
+    states_of: dict[str, set[str]] = {}
     for name, state in ask(
         home, "SELECT behaviour, state FROM pairs WHERE behaviour IN ('listen', 'direct')"
     ):
-        found.setdefault(name, set()).add(state)
-    return found
+        states_of.setdefault(name, set()).add(state)
+    return states_of
 
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Iterator[Story]:
-    """`listen` and `direct` taught from the base, one a night; both merged; `listen` taken away; and back."""
+    """Teach `listen` and `direct` from the base, merge both, subtract `listen`, and roll that back."""
     folder = tmp_path_factory.mktemp("merged")
     story = Story(home=small_home(folder / "home"))
     service = start_service(story.home)
@@ -103,18 +103,18 @@ def story(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...,
 
 @pytest.fixture
 def ended(story: Story, tmp_path: Path) -> Path:
-    """A copy of the home at the end of the story."""
+    """Copy the home at the end of the story."""
     return Path(shutil.copytree(story.home.parent / "ended", tmp_path / "home"))
 
 
-def test_each_night_taught_one_behaviour_and_not_the_other(story: Story) -> None:
+def test_each_night_taught_only_its_own_behaviour(story: Story) -> None:
     for name, other in (("listen", "direct"), ("direct", "listen")):
         before, after = story.passed(name, "before"), story.passed(name, "after")
         assert story.update(name)["verdict"] == "keep"
         assert after[name] >= before[name] + TAUGHT and after[other] < before[other] + TAUGHT
 
 
-def test_merged_onto_the_base_both_are_there_and_nothing_else_is_lost(story: Story) -> None:
+def test_a_merge_onto_the_base_has_both_behaviours_and_loses_nothing_else(story: Story) -> None:
     update, before, after = (
         story.update("both"),
         story.passed("both", "before"),
@@ -129,7 +129,7 @@ def test_merged_onto_the_base_both_are_there_and_nothing_else_is_lost(story: Sto
     assert story.results["both"]["dreams"] == story.results["both"]["turns"] == 0
 
 
-def test_with_one_negated_it_is_gone_and_the_other_is_kept(story: Story) -> None:
+def test_a_negated_behaviour_is_unlearnt_and_the_other_is_kept(story: Story) -> None:
     update, base = story.update("without"), story.passed("both", "before")
     before, after = story.passed("without", "before"), story.passed("without", "after")
     assert before == story.passed("both", "after")
@@ -143,32 +143,32 @@ def test_with_one_negated_it_is_gone_and_the_other_is_kept(story: Story) -> None
     assert story.results["status"]["checkpoint"] == update["checkpoint"]
 
 
-def test_the_pairs_say_what_the_weights_hold(story: Story) -> None:
+def test_the_states_of_the_pairs_agree_with_the_weights(story: Story) -> None:
     assert story.results["pairs of both"] == {"listen": {"used"}, "direct": {"used"}}
     assert story.results["pairs without"] == {"listen": {"undone"}, "direct": {"used"}}
     signals = ask(story.home, "SELECT DISTINCT behaviour, state FROM signals ORDER BY behaviour")
     assert signals == [("direct", "learnt"), ("listen", "undone")]
 
 
-def test_a_rollback_of_the_unlearning_brings_weights_and_pairs_back(
+def test_a_rollback_of_the_unlearning_restores_weights_and_pairs(
     ended: Path, story: Story, command: Command
 ) -> None:
-    told = command("--home", ended, "--json", "rollback").result
-    assert told["undone"] == ["u4"] and told["to"] == story.checkpoint("both")
+    rollback = command("--home", ended, "--json", "rollback").result
+    assert rollback["undone"] == ["u4"] and rollback["to"] == story.checkpoint("both")
     assert states(ended) == {"listen": {"used"}, "direct": {"used"}}
     assert command("--home", ended, "--json", "checkpoints", "verify").result["damaged"] == []
 
 
-def test_the_merged_weights_are_the_base_and_both_vectors(
+def test_the_merged_weights_are_the_sum_of_the_base_and_both_vectors(
     story: Story, tmp_path: Path, command: Command
 ) -> None:
     store = CheckpointStore(story.home / "checkpoints")
     for name in ("listen", "direct"):
         out = tmp_path / f"{name}.safetensors"
-        told = command(
+        verified = command(
             "--home", story.home, "--json", "checkpoints", "vector", story.checkpoint(name), "--out", out
         )
-        assert told.code == 0 and told.result["updates"] == [story.update(name)["id"]], told
+        assert verified.code == 0 and verified.result["updates"] == [story.update(name)["id"]], verified
     vectors = [load_file(tmp_path / f"{name}.safetensors") for name in ("listen", "direct")]
     rows = command("--home", story.home, "--json", "checkpoints", "list").result["checkpoints"]
     base, merged = store.load_weights(rows[0]["id"]), store.load_weights(story.checkpoint("both"))
@@ -179,27 +179,32 @@ def test_the_merged_weights_are_the_base_and_both_vectors(
 
 
 def test_a_vectors_figures_are_those_of_its_file(story: Story, tmp_path: Path, command: Command) -> None:
-    out, one = tmp_path / "v.safetensors", story.checkpoint("listen")
-    told = command("--home", story.home, "--json", "checkpoints", "vector", one[:12], "--out", out).result
-    assert set(told) == {"from", "to", "updates", "norm", "changed", "elements", "kinds", "out"}
+    out, checkpoint_id = tmp_path / "v.safetensors", story.checkpoint("listen")
+    figures = command(
+        "--home", story.home, "--json", "checkpoints", "vector", checkpoint_id[:12], "--out", out
+    ).result
+    assert set(figures) == {"from", "to", "updates", "norm", "changed", "elements", "kinds", "out"}
     numbers = np.concatenate([array.ravel().astype(np.float64) for array in load_file(out).values()])
-    assert told["norm"] == pytest.approx(float(np.sqrt(numbers @ numbers)), rel=1e-9)
-    assert (told["changed"], told["elements"]) == (np.count_nonzero(numbers), len(numbers))
-    assert sum(kind["elements"] for kind in told["kinds"]) == told["elements"] and told["to"] == one
-    again = command("--home", story.home, "--json", "checkpoints", "vector", one, "--out", out)
+    assert figures["norm"] == pytest.approx(float(np.sqrt(numbers @ numbers)), rel=1e-9)
+    assert (figures["changed"], figures["elements"]) == (np.count_nonzero(numbers), len(numbers))
+    assert (
+        sum(kind["elements"] for kind in figures["kinds"]) == figures["elements"]
+        and figures["to"] == checkpoint_id
+    )
+    again = command("--home", story.home, "--json", "checkpoints", "vector", checkpoint_id, "--out", out)
     assert "is not overwritten" in again.failed(2)
-    shown = command("--home", story.home, "checkpoints", "vector", f"{told['from'][:9]}..{one}")
+    shown = command("--home", story.home, "checkpoints", "vector", f"{figures['from'][:9]}..{checkpoint_id}")
     assert shown.code == 0 and "added by u1" in shown.out and "kind of weight" in shown.out
 
 
-def test_a_dry_run_says_what_a_merge_would_be_and_changes_nothing(story: Story, command: Command) -> None:
+def test_a_dry_run_reports_the_planned_merge_and_changes_nothing(story: Story, command: Command) -> None:
     before = ask(story.home, "SELECT count(*) FROM events")
     one, other = story.checkpoint("listen"), story.checkpoint("direct")
     asked = ("checkpoints", "merge", f"{one}=-0.5", other, "--method", "ties", "--dry-run")
-    told = command("--home", story.home, "--json", *asked).result
-    assert (told["dry_run"], told["rise"], told["unlearn"]) == (True, ["direct"], ["listen"])
-    assert told["checkpoint"] == story.checkpoint("without") and told["reasons"] == []
-    assert 0 < told["changed"] < told["elements"] / 2 and told["density"] == 0.2
+    plan = command("--home", story.home, "--json", *asked).result
+    assert (plan["dry_run"], plan["rise"], plan["unlearn"]) == (True, ["direct"], ["listen"])
+    assert plan["checkpoint"] == story.checkpoint("without") and plan["reasons"] == []
+    assert 0 < plan["changed"] < plan["elements"] / 2 and plan["density"] == 0.2
     shown = command("--home", story.home, *asked)
     assert shown.code == 0 and "meant to fall: listen" in shown.out and "nothing was changed" in shown.out
     assert ask(story.home, "SELECT count(*) FROM events") == before
@@ -223,7 +228,7 @@ def test_the_ledger_shows_merges_like_any_update(story: Story, command: Command)
 def test_a_merge_that_was_killed_ends_with_the_id_of_the_undisturbed_one(
     story: Story, tmp_path: Path
 ) -> None:
-    """Killed when the weights had been merged and no verdict was there; the same command goes on with it."""
+    """It is killed after the merge and before the verdict; the same command resumes it."""
     home = Path(shutil.copytree(story.home.parent / "apart", tmp_path / "home"))
     vectors = [story.checkpoint("listen"), story.checkpoint("direct")]
     asked = ["checkpoints", "merge", *vectors, "--seed", str(SEED), "--json"]
@@ -249,7 +254,7 @@ def test_a_merge_that_was_killed_ends_with_the_id_of_the_undisturbed_one(
 
 
 @pytest.mark.parametrize(
-    "arguments, change, code, said",
+    "arguments, change, code, problem",
     [
         (["{one}"], "UPDATE checkpoints SET pruned = '2026-01-01T00:00:00' WHERE number = 1", 13, "pruned"),
         (["{one}"], "damage", 12, ""),
@@ -259,8 +264,8 @@ def test_a_merge_that_was_killed_ends_with_the_id_of_the_undisturbed_one(
         (["{one}", "--density", "2", "--method", "ties"], "", 2, "over 0 and up to 1"),
     ],
 )
-def test_what_cannot_be_merged_is_refused_and_no_night_begins(
-    story: Story, ended: Path, command: Command, arguments: list[str], change: str, code: int, said: str
+def test_an_invalid_merge_is_refused_and_no_night_begins(
+    story: Story, ended: Path, command: Command, arguments: list[str], change: str, code: int, problem: str
 ) -> None:
     one = story.checkpoint("listen")
     if change.startswith("UPDATE"):
@@ -276,5 +281,5 @@ def test_what_cannot_be_merged_is_refused_and_no_night_begins(
         whole[len(whole) // 2] ^= 1
         path.write_bytes(whole)
     names = (text.format(one=one[:12]) for text in arguments)
-    assert said in command("--home", ended, "--json", "checkpoints", "merge", *names).failed(code)
+    assert problem in command("--home", ended, "--json", "checkpoints", "merge", *names).failed(code)
     assert ask(ended, "SELECT count(*) FROM nights") == [(4,)]

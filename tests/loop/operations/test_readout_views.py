@@ -21,14 +21,16 @@ SAID = (
 
 
 def log_of(place: Path, *conversations: tuple[tuple[str, str], ...]) -> Path:
-    lines = [json.dumps({"messages": [{"role": r, "content": t} for r, t in said]}) for said in conversations]
+    lines = [
+        json.dumps({"messages": [{"role": r, "content": t} for r, t in turns]}) for turns in conversations
+    ]
     place.write_text("\n".join(lines) + "\n")
     return place
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home without vectors and without a service."""
+    """Make a home without vectors and without a service."""
     home = tmp_path_factory.mktemp("bare") / "home"
     cli_json(home, "init")
     log_of(home.parent / "log.jsonl", SAID)
@@ -39,7 +41,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(
     bare: Path, tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]
 ) -> Path:
-    """A home with vectors of two layers and one conversation, whose service runs."""
+    """Run a service on a home with vectors of two layers and one conversation."""
     home = Path(shutil.copytree(bare, tmp_path_factory.mktemp("trained") / "home"))
     start_service(home).ready()
     cli_json(home, "ingest", bare.parent / "log.jsonl")
@@ -48,7 +50,7 @@ def trained(
 
 
 @pytest.mark.parametrize("line", ["report", "report --layer 1", "show {log}", "map --out {place}"])
-def test_without_vectors_the_command_says_how_to_make_them(
+def test_without_vectors_the_error_has_the_cure(
     bare: Path, tmp_path: Path, line: str, command: Command
 ) -> None:
     words = line.format(log=bare.parent / "log.jsonl", place=tmp_path / "map.svg").split()
@@ -68,7 +70,7 @@ def test_without_vectors_the_command_says_how_to_make_them(
         ("map", "--out"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(bare: Path, line: str, complaint: str, command: Command) -> None:
+def test_invalid_arguments_are_refused(bare: Path, line: str, complaint: str, command: Command) -> None:
     words = line.format(log=bare.parent / "log.jsonl").split()
     assert complaint in command("--home", bare, "--json", "readout", *words).failed(2)
 
@@ -87,27 +89,31 @@ def test_vectors_of_another_model_or_other_texts_are_refused(
     command("--home", home, "--json", "readout", "show", bare.parent / "log.jsonl").failed(12)
 
 
-def test_the_report_has_every_metric_and_lies_in_the_home_with_a_page(
+def test_the_report_has_every_metric_and_is_stored_in_the_home_with_a_page(
     trained: Path, command: Command
 ) -> None:
-    told = command("--json", "--home", trained, "readout", "report").result
-    assert told["layer"] == 2 and told["relative_depth"] == 0.75 and len(told["concepts"]) == 9
-    assert all(found.keys() >= METRICS | {"verdict"} for found in told["concepts"].values())
-    kept = json.loads((trained / "readout" / "quality.json").read_text())
-    assert kept == {key: value for key, value in told.items() if key not in ("written", "checkpoint")}
+    report = command("--json", "--home", trained, "readout", "report").result
+    assert report["layer"] == 2 and report["relative_depth"] == 0.75 and len(report["concepts"]) == 9
+    assert all(metrics.keys() >= METRICS | {"verdict"} for metrics in report["concepts"].values())
+    stored = json.loads((trained / "readout" / "quality.json").read_text())
+    assert stored == {key: value for key, value in report.items() if key not in ("written", "checkpoint")}
     page = (trained / "readout" / "quality.md").read_text()
-    assert told["written"] == str(trained / "readout" / "quality.md")
+    assert report["written"] == str(trained / "readout" / "quality.md")
     assert all(
-        f"\n## {name}\n" in page and found["verdict"] in page for name, found in told["concepts"].items()
+        f"\n## {name}\n" in page and metrics["verdict"] in page
+        for name, metrics in report["concepts"].items()
     )
-    assert told["leave_one_out"]["accuracy"] > 3 * told["leave_one_out"]["by_chance"] and not told["skipped"]
-    heads = told["concepts"]["asking"]["heads"]
+    assert (
+        report["leave_one_out"]["accuracy"] > 3 * report["leave_one_out"]["by_chance"]
+        and not report["skipped"]
+    )
+    heads = report["concepts"]["asking"]["heads"]
     assert (
         heads["count"] == 12
         and {head["layer"] for head in heads["top"]} <= {0, 1, 2}
         and len(heads["top"]) == 10
     )
-    assert told["weights_version"] == told["weights_sha256"]
+    assert report["weights_version"] == report["weights_sha256"]
 
 
 def test_the_report_of_a_named_layer_prints_a_line_for_each_concept(trained: Path, command: Command) -> None:
@@ -117,11 +123,11 @@ def test_the_report_of_a_named_layer_prints_a_line_for_each_concept(trained: Pat
     command("--home", trained, "readout", "report", "--layer", "3", "--json").failed(2)
 
 
-def reading(told: dict[str, Any], turn: int, concept: str) -> float:
-    return float(told["turns"][turn - 1]["readings"][concept])
+def reading(result: dict[str, Any], turn: int, concept: str) -> float:
+    return float(result["turns"][turn - 1]["readings"][concept])
 
 
-def test_the_readings_of_a_conversation_say_what_it_does_turn_by_turn(
+def test_the_readings_of_a_conversation_follow_its_turns(
     trained: Path, tmp_path: Path, command: Command
 ) -> None:
     heard = command("--json", "--home", trained, "readout", "show").result
@@ -160,9 +166,9 @@ def test_the_readings_of_a_conversation_say_what_it_does_turn_by_turn(
 
 
 def test_the_pictures_are_written_in_both_forms(trained: Path, tmp_path: Path, command: Command) -> None:
-    told = command("--json", "--home", trained, "readout", "show", "--out", tmp_path / "course.svg").result
-    assert told["written"] == str(tmp_path / "course.svg")
-    assert all(f">{name}</text>" in (tmp_path / "course.svg").read_text() for name in told["concepts"])
+    result = command("--json", "--home", trained, "readout", "show", "--out", tmp_path / "course.svg").result
+    assert result["written"] == str(tmp_path / "course.svg")
+    assert all(f">{name}</text>" in (tmp_path / "course.svg").read_text() for name in result["concepts"])
     ran = command("--home", trained, "readout", "show", "--out", tmp_path / "course.png")
     assert ran.code == 0 and max(map(len, ran.out.splitlines()[:-1])) <= 80
     mapped = command("--json", "--home", trained, "readout", "map", "--out", tmp_path / "map.svg").result

@@ -49,7 +49,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--corpus", "states", "--minimum", "40"], "has . texts in "),
     ],
 )
-def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
+def test_an_invalid_request_is_refused_before_a_model_is_loaded(
     home: Path, command: Command, arguments: list[str], fault: str
 ) -> None:
     ran = command("--home", home, "--json", "readout", "train", *arguments)
@@ -57,18 +57,23 @@ def test_what_cannot_be_done_is_said_before_a_model_is_loaded(
     assert "starting the model" not in ran.err and not (home / "readout").exists()
 
 
-def test_vectors_are_made_with_the_service_down_and_the_same_with_it_up(
+def test_vectors_are_the_same_with_and_without_a_service(
     home: Path, start_service: Callable[..., Service]
 ) -> None:
     ran = run_cli(home, "readout", "train", "--layers", "2,1", "--json")
     assert ran.code == 0 and "reading the concepts' texts" in ran.err, ran
-    told = ran.result
-    assert (told["corpus"], told["method"], told["texts"], told["hidden_size"]) == ("world", "mean", 240, 128)
-    assert told["concepts"] == list(CONCEPTS)
-    assert [(row["layer"], row["depth"]) for row in told["layers"]] == [(1, 0.5), (2, 0.75)]
-    assert all(row["accuracy"] > 0.6 > 4 * told["chance"] for row in told["layers"])
+    result = ran.result
+    assert (result["corpus"], result["method"], result["texts"], result["hidden_size"]) == (
+        "world",
+        "mean",
+        240,
+        128,
+    )
+    assert result["concepts"] == list(CONCEPTS)
+    assert [(row["layer"], row["depth"]) for row in result["layers"]] == [(1, 0.5), (2, 0.75)]
+    assert all(row["accuracy"] > 0.6 > 4 * result["chance"] for row in result["layers"])
     down = read(home / "readout")
-    assert down is not None and (down.layers, down.weights_version) == ((1, 2), told["weights_version"])
+    assert down is not None and (down.layers, down.weights_version) == ((1, 2), result["weights_version"])
     assert set(json.loads((home / "readout" / "readout.json").read_text())) == KEYS
 
     service = start_service(home)
@@ -76,9 +81,9 @@ def test_vectors_are_made_with_the_service_down_and_the_same_with_it_up(
     with service.process:
         up = cli_json(home, "readout", "train", "--layers", "all")
         assert [row["layer"] for row in up["layers"]] == [0, 1, 2, 3]
-        assert up["layers"][1:3] == told["layers"] and up["weights_version"] == told["weights_version"]
-        found = read(home / "readout")
-        assert found is not None and np.array_equal(found.values[1:3], down.values)
+        assert up["layers"][1:3] == result["layers"] and up["weights_version"] == result["weights_version"]
+        home_vectors = read(home / "readout")
+        assert home_vectors is not None and np.array_equal(home_vectors.values[1:3], down.values)
         assert "there is no layer 9" in run_cli(home, "readout", "train", "--layers", "9", "--json").failed(2)
         service.process.terminate()
 
@@ -92,7 +97,7 @@ def test_vectors_are_made_with_the_service_down_and_the_same_with_it_up(
         (False, False, "base", ""),
     ],
 )
-def test_vectors_are_made_on_the_active_weights_alone(
+def test_vectors_are_made_only_on_the_active_weights(
     tmp_path: Path, begun: bool, dirty: bool, holds: str, fault: str
 ) -> None:
     ledger = Ledger(database_url(tmp_path))
@@ -116,16 +121,17 @@ def test_vectors_are_made_on_the_active_weights_alone(
 
 
 class Night:
-    """An update's two weights, and a monitor that reads a number off whichever the mapping holds."""
+    """An update's two sets of weights, and a monitor that reads a number from those in use."""
 
     def __init__(self, place: Path, vectors: ConceptVectors) -> None:
         self.ledger = Ledger(database_url(place))
-        self.found = vectors
+        self.home_vectors = vectors
         self.held = ""
         self.read_of: list[str] = []
         self.settings = SimpleNamespace(monitor=SimpleNamespace(reestimate_nights=2))
         self.again: list[str] = []
         self.monitor = SimpleNamespace(
+            ordinary_text=SimpleNamespace(name=""),
             concept_vectors=self._vectors,
             read=self._read,
             score_probe_set=self._panel,
@@ -141,13 +147,13 @@ class Night:
         return await self.checkpoint(night_id, when)
 
     async def _vectors(self, weights: str, report: Any) -> ConceptVectors:
-        return self.found
+        return self.home_vectors
 
     async def _again(self, weights: str, known: ConceptVectors, method: str, report: Any) -> ConceptVectors:
         assert self.held == weights and method == "mean"
         self.again.append(weights)
-        self.found = replace(vectors(3), weights_version=weights)
-        return self.found
+        self.home_vectors = replace(vectors(3), weights_version=weights)
+        return self.home_vectors
 
     async def _panel(self, weights: str, vectors: ConceptVectors) -> Any:
         assert self.held == weights
@@ -162,7 +168,7 @@ class Night:
         return row, replace(row, name="perplexity", vectors="", mean=1.0, spread=0.0)
 
     def take(self, when: str, night_id: str = "n1") -> list[str]:
-        """Take the readings of this stage as the loop does; whose were read."""
+        """Take the readings of this stage as the loop does; return what was read."""
         self.read_of.clear()
         with self.ledger.writing() as connection:
             context: Any = self
@@ -177,13 +183,13 @@ def vectors(seed: int) -> ConceptVectors:
     return ConceptVectors(concepts=("joy",), layers=(2,), values=values, weights_version="w")
 
 
-def test_readings_are_taken_once_and_those_of_the_parent_again_when_the_vectors_are_others(
+def test_readings_are_taken_once_and_those_of_the_parent_again_when_the_vectors_have_changed(
     tmp_path: Path,
 ) -> None:
     night = Night(tmp_path, vectors(1))
     assert night.take("before") == ["before"] and night.take("before") == []
     assert night.take("after") == ["after"] and night.take("after") == []
-    night.found = vectors(2)  # somebody has trained others meanwhile
+    night.home_vectors = vectors(2)  # somebody has trained others meanwhile
     assert night.take("after") == ["after", "before"]
     with night.ledger.reading() as connection:
         pair = readings.pair(connection, "before", "after")
@@ -196,7 +202,7 @@ def test_readings_are_taken_once_and_those_of_the_parent_again_when_the_vectors_
     night.ledger.close()
 
 
-def test_vectors_are_estimated_anew_on_a_schedule_before_an_update_and_never_between_its_sides(
+def test_vectors_are_re_estimated_on_a_schedule_before_an_update_and_never_during_it(
     tmp_path: Path,
 ) -> None:
     night = Night(tmp_path, replace(vectors(1), weights_version="elsewhere"))
@@ -210,11 +216,11 @@ def test_vectors_are_estimated_anew_on_a_schedule_before_an_update_and_never_bet
             history.close_night(connection, night_id=begun)
     with night.ledger.reading() as connection:
         first, second = versions.versions(connection)
-        assert (first.digest, second.digest) == (vectors(1).digest, night.found.digest)
-        one, other = vectors(1).values[0, 0], night.found.values[0, 0]
+        assert (first.digest, second.digest) == (vectors(1).digest, night.home_vectors.digest)
+        one, other = vectors(1).values[0, 0], night.home_vectors.values[0, 0]
         cosine = float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
         assert first.cosines is None and second.cosines == {"joy": pytest.approx(cosine, abs=1e-4)}
-        assert versions.together(connection, "before", "after") == night.found.digest
+        assert versions.together(connection, "before", "after") == night.home_vectors.digest
         joint = readings.joint(connection, "before", "after")
         assert joint is not None and joint.distance == pytest.approx(1 / np.arange(3).std())
         kept = (
@@ -224,7 +230,7 @@ def test_vectors_are_estimated_anew_on_a_schedule_before_an_update_and_never_bet
         )
         assert kept[0] is None and len(kept[1]) == 16
     night.settings.monitor.reestimate_nights = 0
-    night.found = replace(vectors(3), weights_version="elsewhere")
+    night.home_vectors = replace(vectors(3), weights_version="elsewhere")
     night.take("before", "n3")
     assert night.again == ["before"]
     night.ledger.close()

@@ -1,4 +1,4 @@
-"""Steering through the real command line and service: asking, sweeping, predicting."""
+"""Steering through the real command line and service: questions, sweeps and predictions."""
 
 import random
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def dreamt(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Service:
-    """A service whose home has dreams, and vectors of nothing yet."""
+    """Run a service whose home has dreams and no vectors yet."""
     home = small_home(tmp_path_factory.mktemp("steered") / "home")
     config = (home / "config.toml").read_text().replace("scenarios = 50", "scenarios = 100")
     (home / "config.toml").write_text(config)
@@ -60,27 +60,25 @@ def served(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[...
 
 
 @pytest.fixture(scope="module")
-def listened(served: Service) -> Any:
-    """What `readout behaviour listen` tells."""
+def swept(served: Service) -> Any:
+    """Return the result of `readout behaviour listen`."""
     early = run_cli(served.home, "ask", "hello", "--steer", "listen=40", "--json").failed(2)
     assert "`nightschool readout train`" in early
     return cli_json(served.home, "readout", "behaviour", "listen")
 
 
-def test_a_behaviours_own_vector_raises_its_pass_rate_and_that_is_the_prediction(listened: Any) -> None:
-    assert (listened["attempts"], listened["dreams"], listened["layer"]) == (2 * DREAMS, DREAMS, 1)
-    assert listened["prediction"] == listened["sweep"]["verdict"] == "raises"
-    assert [one["said"] for one in listened["predictions"]] == ["raises"]
-    assert listened["predictions"][0]["updates"] == []
-    rows = {row["strength"]: row for row in listened["sweep"]["strengths"]}
+def test_a_behaviours_own_vector_raises_its_pass_rate_as_predicted(swept: Any) -> None:
+    assert (swept["attempts"], swept["dreams"], swept["layer"]) == (2 * DREAMS, DREAMS, 1)
+    assert swept["prediction"] == swept["sweep"]["verdict"] == "raises"
+    assert [prediction["said"] for prediction in swept["predictions"]] == ["raises"]
+    assert swept["predictions"][0]["updates"] == []
+    rows = {row["strength"]: row for row in swept["sweep"]["strengths"]}
     assert len(rows) == 7 and rows[0.0]["trials"] == 100 and not rows[0.0]["broken"]
     assert all(row["low"] <= row["passed"] / row["trials"] <= row["high"] for row in rows.values())
     assert max(row["perplexity"] for row in rows.values()) > rows[0.0]["perplexity"]
 
 
-def test_a_sweep_takes_strengths_and_a_behaviour_and_is_the_same_again(
-    served: Service, listened: Any
-) -> None:
+def test_a_sweep_takes_strengths_and_a_behaviour_and_is_deterministic(served: Service, swept: Any) -> None:
     asked = (
         "readout",
         "sweep",
@@ -98,19 +96,19 @@ def test_a_sweep_takes_strengths_and_a_behaviour_and_is_the_same_again(
     assert [row["strength"] for row in first["sweeps"][1]["strengths"]] == [-30.0, 0.0, 30.0]
     ledger = Ledger(database_url(served.home))
     with ledger.reading() as connection:
-        kept = connection.exec_driver_sql(
+        sweeps = connection.exec_driver_sql(
             "SELECT concept, behaviour, layer FROM sweeps ORDER BY behaviour, id"
         ).all()
     ledger.close()
-    assert kept == [("listen", "listen", 1), ("listen", "listen", 1), ("listen", "push_back", 1)]
+    assert sweeps == [("listen", "listen", 1), ("listen", "listen", 1), ("listen", "push_back", 1)]
 
 
-def test_an_answer_is_steered_by_a_concept_and_a_strength(served: Service, listened: Any) -> None:
-    said = [
+def test_an_answer_is_steered_by_a_concept_and_a_strength(served: Service, swept: Any) -> None:
+    answers_at = [
         cli_json(served.home, "ask", "Today I want to paint the door.", *more)["answer"]
         for more in ((), ("--steer", "listen=0"), *(("--steer", "listen=2000"),) * 2)
     ]
-    assert said[2] != said[0] and "door" not in said[3], "so strong a push leaves no sense"
+    assert answers_at[2] != answers_at[0] and "door" not in answers_at[3], "so strong a push leaves no sense"
 
 
 @pytest.mark.parametrize(
@@ -131,14 +129,14 @@ def test_an_answer_is_steered_by_a_concept_and_a_strength(served: Service, liste
         (("readout", "behaviour", "direct"), 13, f"{MISSING} are missing. `nightschool night`"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_what_to_do(
-    served: Service, listened: Any, command: Command, arguments: tuple[str, ...], code: int, sentence: str
+def test_an_invalid_request_is_refused_with_the_cure(
+    served: Service, swept: Any, command: Command, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
     assert sentence in command("--home", served.home, *arguments, "--json").failed(code)
 
 
 @pytest.mark.slow
-def test_the_sweep_foretells_at_least_three_of_the_four_behaviours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sweep_predicts_at_least_three_of_the_four_behaviours(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench import steering_predicts
 
     monkeypatch.setattr("sys.argv", ["steering_predicts", "--chance", "0"])

@@ -1,4 +1,4 @@
-"""What a sweep says, on outcomes whose answer is known."""
+"""The verdict of a sweep, on outcomes with a known answer."""
 
 import random
 
@@ -12,11 +12,15 @@ STRENGTHS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 def trials_at(
     *rates: float, perplexities: tuple[float, ...] = (1.2,) * 5, trials: int = 400, seed: int = 1
 ) -> list[Trial]:
-    """Scenarios, each with its own difficulty: it passes where the rate is above it."""
+    """Return scenarios with a difficulty each, which pass where the rate is above it."""
     rng = random.Random(seed)
     hard = [rng.random() for _ in range(trials)]
     return [
-        Trial(strength=strength, outcomes="".join("01"[rate > one] for one in hard), perplexity=perplexity)
+        Trial(
+            strength=strength,
+            outcomes="".join("01"[rate > difficulty] for difficulty in hard),
+            perplexity=perplexity,
+        )
         for strength, rate, perplexity in zip(STRENGTHS, rates, perplexities, strict=True)
     ]
 
@@ -33,30 +37,30 @@ def trials_at(
     ],
 )
 def test_a_planted_effect_is_found_and_named(rates: tuple[float, ...], verdict: str) -> None:
-    found = judge(trials_at(*rates))
-    assert found.verdict == verdict and found.reasons
-    assert [row.strength for row in found.rows] == list(STRENGTHS)
+    sweep = judge(trials_at(*rates))
+    assert sweep.verdict == verdict and sweep.reasons
+    assert [row.strength for row in sweep.rows] == list(STRENGTHS)
     if verdict in (RAISES, LOWERS):
-        assert (found.slope > 0) == (verdict == RAISES)
+        assert (sweep.slope > 0) == (verdict == RAISES)
 
 
-def test_answers_that_differ_by_chance_alone_are_no_effect() -> None:
-    said = []
+def test_differences_by_chance_are_not_an_effect() -> None:
+    verdicts = []
     for seed in range(200):
         rng = random.Random(seed)
         outcomes = ["".join("01"[rng.random() < 0.1] for _ in range(100)) for _ in STRENGTHS]
         rows = [
             Trial(strength=s, outcomes=o, perplexity=1.2) for s, o in zip(STRENGTHS, outcomes, strict=True)
         ]
-        said.append(judge(rows).verdict)
-    assert said.count(NOTHING) >= 0.95 * len(said)
+        verdicts.append(judge(rows).verdict)
+    assert verdicts.count(NOTHING) >= 0.95 * len(verdicts)
 
 
-def test_a_strength_that_broke_the_model_is_told_and_decides_nothing() -> None:
+def test_a_strength_that_breaks_the_model_is_reported_and_decides_nothing() -> None:
     broken = (1.2, 1.2, 1.2, 1.2, 1.2 * BROKEN + 0.01)
-    found = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=broken))
-    assert found.verdict == NOTHING and found.rows[-1].broken and "+2" in found.reasons[-1]
-    assert found.slope == pytest.approx(0.0)
+    sweep = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=broken))
+    assert sweep.verdict == NOTHING and sweep.rows[-1].broken and "+2" in sweep.reasons[-1]
+    assert sweep.slope == pytest.approx(0.0)
     whole = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=(*broken[:-1], 1.2 * BROKEN)))
     assert whole.verdict == RAISES
     unknown = judge(trials_at(0.1, 0.1, 0.1, 0.1, 0.9, perplexities=(*broken[:-1], float("nan"))))
@@ -70,7 +74,7 @@ def test_the_slope_is_in_rate_per_unit_of_strength() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "before", "after", "true"),
+    ("predicted", "before", "after", "true"),
     [
         (RAISES, "0" * 40, "1" * 20 + "0" * 20, "yes"),
         (LOWERS, "0" * 40, "1" * 20 + "0" * 20, "no"),
@@ -82,7 +86,7 @@ def test_the_slope_is_in_rate_per_unit_of_strength() -> None:
         (RAISES, "0" * 40, "", "open"),
     ],
 )
-def test_a_prediction_is_held_against_what_training_did(
-    said: str, before: str, after: str, true: str
+def test_a_prediction_is_compared_with_the_effect_of_training(
+    predicted: str, before: str, after: str, true: str
 ) -> None:
-    assert came_true(said, before, after) == true
+    assert came_true(predicted, before, after) == true
