@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
+from corpus.abilities import prompts as abilities
 from corpus.aliases import Json
 from corpus.errors import ConfigError
 from corpus.world.checks import KIND_OF
@@ -126,6 +127,8 @@ def _behaviour(path: Path, table: Json, counter_of: str | None) -> Behaviour:
     name = _text(where, table, "name")
     if not _NAME.fullmatch(name):
         raise ConfigError(f"{where}: name {name!r} must be lower case letters, digits and _, 48 at most")
+    if name == abilities.NAME:
+        raise ConfigError(f"{where}: {name!r} is the name of a guard of the program's own; choose another")
     rate = table.get("required_rate", 0.8)
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate <= 1:
         raise ConfigError(f"{where}: required_rate must be a number over 0 and up to 1, not {rate!r}")

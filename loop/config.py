@@ -101,6 +101,12 @@ class VerdictSettings:
     """Held-out scenarios of each behaviour in one round."""
     max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
     """Rounds while the verdict is inconclusive; after the last one the update is undone."""
+    abilities: Annotated[int, Field(ge=0)] = 188
+    """Prompts (of 188) that the abilities of a model that is not the shipped one are measured on, before and
+    after an update; 0 for none."""
+    abilities_margin: Annotated[float, Field(ge=0, le=1)] = 0.10
+    """Drop of the abilities' pass rate that matters. With 188 prompts a smaller one would refuse harmless
+    updates."""
     margin: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Drop of a pass rate that matters (the non-inferiority margin)."""
     perplexity: Annotated[float, Field(ge=1, le=1000)] = 1.10

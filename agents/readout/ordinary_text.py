@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.model.client import ModelClient
+from agents.model.templates import refuses, without_system
 from agents.readout.train import default_set
 from corpus.aliases import Message
 from corpus.errors import ModelUnavailable
@@ -17,8 +18,6 @@ from corpus.world import ordinary
 
 WORLD_EXCHANGES = 120
 """Number of held-out exchanges of the world."""
-REFUSED = "chat template refuses"
-"""Part of a server's complaint about messages that the model's template does not accept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +47,10 @@ async def tokenize(model: ModelClient, text: OrdinaryText) -> list[tuple[list[in
     """
     try:
         return await _tokenize(model, text.exchanges)
-    except ModelUnavailable as refused:
-        if REFUSED not in str(refused):
+    except ModelUnavailable as fault:
+        if not refuses(fault):
             raise
-        folded = [(_without_system(context), answer) for context, answer in text.exchanges]
+        folded = [(without_system(context), answer) for context, answer in text.exchanges]
         return await _tokenize(model, folded)
 
 
@@ -69,11 +68,3 @@ async def _tokenize(
         start = next(parts, len(prompt))
         items.append((row[:start], row[start:]))
     return items
-
-
-def _without_system(context: Sequence[Message]) -> list[Message]:
-    """Return the conversation with its system prompt moved into the user's first message."""
-    if context[0]["role"] != "system":
-        return list(context)
-    first = {"role": "user", "content": f"{context[0]['content']}\n\n{context[1]['content']}"}
-    return [first, *context[2:]]

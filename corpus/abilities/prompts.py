@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from corpus.aliases import Message
 from corpus.world.checks import Judgement
 
 HERE = Path(__file__).parent
+NAME = "abilities"
+"""Name of the guard that is measured on these prompts, among the names of behaviours."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,13 @@ def load(root: Path = HERE) -> tuple[AbilityPrompt, ...]:
             row = json.loads(line)
             prompts.append(AbilityPrompt(topic=path.stem, **{**row, "messages": tuple(row["messages"])}))
     return tuple(prompts)
+
+
+def select(prompts: Sequence[AbilityPrompt], count: int) -> tuple[AbilityPrompt, ...]:
+    """Return up to `count` prompts, taken from the topics in turn."""
+    topics = [list(members) for _, members in groupby(prompts, key=lambda prompt: prompt.topic)]
+    in_turn = [prompt for row in zip_longest(*topics) for prompt in row if prompt is not None]
+    return tuple(in_turn[:count])
 
 
 def digest(prompts: Sequence[AbilityPrompt]) -> str:

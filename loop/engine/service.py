@@ -17,14 +17,14 @@ from agents.model.client import ModelClient
 from agents.model.describe import attention_heads, count_layers
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
-from corpus.behaviour import Behaviour, definition
+from corpus.behaviour import Behaviour
 from loop.config import Settings
 from loop.engine import model_servers
 from loop.engine.processes import ProcessSupervisor
 from loop.engine.worker import Worker
 from loop.engine.yielding import Users
 from loop.night import gc
-from loop.night.context import NightContext
+from loop.night.context import NightContext, ability_prompts, definitions
 from loop.night.handlers import handlers
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -122,17 +122,18 @@ def _context(
     trainer: TrainerClient,
     monitor: Monitor,
 ) -> NightContext:
-    behaviours = home.behaviours()
+    behaviours, prompts = home.behaviours(), ability_prompts(settings, monitor.model_digest)
     return NightContext(
         ledger=ledger,
         settings=settings,
         behaviours=behaviours,
-        definitions={name: definition(b, settings.verdict.scenarios) for name, b in behaviours.items()},
+        definitions=definitions(behaviours, settings, prompts),
         store=CheckpointStore(home.checkpoints),
         model=model,
         trainer=trainer,
         evaluator=Evaluator(model=model, max_tokens=settings.pairs.max_tokens),
         monitor=monitor,
+        abilities=prompts,
     )
 
 

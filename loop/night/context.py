@@ -4,13 +4,16 @@ Invariant: frozen, and of one opened home. A stage takes this context and knows 
 it.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
 from agents.readout.monitor import Monitor
+from agents.readout.train import default_set
 from agents.trainer.client import TrainerClient
-from corpus.behaviour import Behaviour
+from corpus.abilities.prompts import NAME, AbilityPrompt, digest, load, select
+from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
 from loop.config import Settings
 from store import queries
@@ -27,12 +30,19 @@ class NightContext:
     settings: Settings
     behaviours: dict[str, Behaviour]
     definitions: dict[str, str]
-    """By behaviour: the digest of everything that its pass rate rests on."""
+    """By name of what is measured: the digest of everything that its pass rate rests on."""
     store: CheckpointStore
     model: ModelClient
     trainer: TrainerClient
     evaluator: Evaluator
     monitor: Monitor
+    abilities: tuple[AbilityPrompt, ...] = ()
+    """The prompts of the guard `abilities`; none for the shipped model."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of all that is measured before and after an update: behaviours, and the guard `abilities`."""
+        return (*self.behaviours, *((NAME,) if self.abilities else ()))
 
     def base_behaviour(self, name: str) -> str:
         """Return the behaviour that a counter-behaviour belongs to; any other behaviour is its own."""
@@ -60,3 +70,18 @@ class NightContext:
         checkpoint = await self.checkpoint(night_id, when)
         await self.trainer.rollback(checkpoint.id, settled=False)
         return checkpoint
+
+
+def ability_prompts(settings: Settings, model_digest: str) -> tuple[AbilityPrompt, ...]:
+    """Return the prompts that guard this model: none for the shipped one, which knows its own world only."""
+    if default_set(model_digest) == "world":
+        return ()
+    return select(load(), settings.verdict.abilities)
+
+
+def definitions(
+    behaviours: Mapping[str, Behaviour], settings: Settings, prompts: Sequence[AbilityPrompt]
+) -> dict[str, str]:
+    """Return the present definition of everything that is measured, by name."""
+    defined = {name: definition(each, settings.verdict.scenarios) for name, each in behaviours.items()}
+    return {**defined, NAME: digest(prompts)[:16]} if prompts else defined

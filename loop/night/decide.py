@@ -9,6 +9,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from corpus.abilities.prompts import NAME
 from corpus.aliases import Progress
 from corpus.behaviour import Behaviour
 from corpus.errors import NightschoolError
@@ -38,7 +39,7 @@ class Decide:
         made = await self.context.ledger.read(self._decision, item, update)
         facts = {"update": update.id, "reasons": made.reasons}
         if made.decision == "inconclusive":
-            return Outcome(decision="inconclusive", names=tuple(self.context.behaviours), facts=facts)
+            return Outcome(decision="inconclusive", names=self.context.measured, facts=facts)
         verdict = Verdict(
             update_id=update.id,
             decision=made.decision,
@@ -58,11 +59,17 @@ class Decide:
         after = queries.measurements(connection, candidate, definitions, night.seed)
         learnt = queries.learnt_behaviours(connection)
         read = readings.pair(connection, parent, candidate)
+        unlearnt = queries.unlearnt_by(update)
+        paired = [
+            _paired(behaviour, before, after, night.targets, unlearnt, learnt)
+            for behaviour in self.context.behaviours.values()
+        ]
+        if self.context.abilities:
+            first, second = _shared(NAME, before, after)
+            margin = limits.abilities_margin
+            paired.append(Paired(behaviour=NAME, before=first, after=second, meant=False, margin=margin))
         return decide(
-            [
-                _paired(behaviour, before, after, night.targets, queries.unlearnt_by(update), learnt)
-                for behaviour in self.context.behaviours.values()
-            ],
+            paired,
             perplexity=readings.perplexity(connection, parent, candidate),
             drift=readings.drift(*read),
             joint=readings.joint(connection, parent, candidate),
@@ -85,14 +92,20 @@ def _paired(
     learnt: set[str],
 ) -> Paired:
     name = behaviour.name
-    if name not in before or name not in after:
-        raise NightschoolError(f"{name} was not measured before and after: no verdict without it")
-    shared = min(len(before[name]), len(after[name]))  # a killed round may have one side more
+    first, second = _shared(name, before, after)
     return Paired(
         behaviour=name,
-        before=before[name][:shared],
-        after=after[name][:shared],
+        before=first,
+        after=second,
         meant=name in targets,
         falls=name in unlearnt,
         gated=behaviour.counter_of is not None or name in targets or name in learnt,
     )
+
+
+def _shared(name: str, before: dict[str, str], after: dict[str, str]) -> tuple[str, str]:
+    """Return the outcomes of the scenarios that were measured both before and after."""
+    if name not in before or name not in after:
+        raise NightschoolError(f"{name} was not measured before and after: no verdict without it")
+    shared = min(len(before[name]), len(after[name]))  # a killed round may have one side more
+    return before[name][:shared], after[name][:shared]

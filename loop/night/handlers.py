@@ -68,7 +68,7 @@ def train_handler(context: NightContext) -> TrainHandler:
         ledger=context.ledger,
         model=context.model,
         trainer=context.trainer,
-        behaviours=tuple(context.behaviours),
+        behaviours=context.measured,
         readout=context.monitor.directory,
     )
 

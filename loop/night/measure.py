@@ -6,6 +6,8 @@ shared weights hold exactly the checkpoint in question.
 
 from dataclasses import dataclass
 
+from agents.evaluator.abilities import Abilities
+from corpus.abilities.prompts import NAME
 from corpus.aliases import Progress
 from loop.night.context import NightContext
 from store import queries
@@ -17,10 +19,13 @@ from store.queue.work import Work
 async def measure_round(
     context: NightContext, name: str, *, seed: int, round_: int, weights_sha256: str, report: Progress
 ) -> Measurement:
-    """Return one round of a behaviour, from the ledger or measured on the served weights."""
+    """Return one round of a behaviour or the abilities, from the ledger or measured on the served weights."""
     definition = context.definitions[name]
     outcomes = await context.ledger.read(queries.measurement, weights_sha256, name, definition, seed, round_)
-    if outcomes is None:
+    if outcomes is None and name == NAME:
+        abilities = Abilities(model=context.model)
+        outcomes = await abilities.measure(context.abilities, seed=seed, round_=round_, report=report)
+    elif outcomes is None:
         count = context.settings.verdict.scenarios
         outcomes = await context.evaluator.measure(
             context.behaviours[name], count=count, seed=seed, round_=round_, report=report
@@ -37,7 +42,7 @@ async def measure_round(
 
 @dataclass(frozen=True)
 class Measure:
-    """Measure one behaviour, before or after the update; the subject is WHEN/ROUND/BEHAVIOUR."""
+    """Measure a behaviour, or the abilities, before or after the update; the subject is WHEN/ROUND/NAME."""
 
     context: NightContext
 

@@ -92,7 +92,7 @@ class Propose:
         left = Change(table="pairs", where={"id": over}, values={"state": "over_cap"})
         return Outcome(
             decision="update",
-            names=tuple(context.behaviours),
+            names=context.measured,
             records=(update, *members),
             changes=(plan, left),
             facts={"pairs": len(chosen.new), "replay": len(chosen.replay), "over_cap": len(over)},

@@ -38,6 +38,8 @@ class Paired:
     gated: bool = True
     """Whether it must not get worse: a counter-behaviour, or a behaviour that was meant or learnt before. Any
     other behaviour is measured and reported, but decides nothing."""
+    margin: float | None = None
+    """Its own non-inferiority margin; None for that of `Limits`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +199,14 @@ def _open_questions(tests: Sequence[_BehaviourTest], limits: Limits, *, changed:
         if test.outcome == "stays":
             questions.append(f"{test.name} was to be unlearnt and has not fallen beyond chance")
         elif test.outcome == "unsure":
-            questions.append(f"{test.name} may be worse by over {limits.margin:.0%}")
+            questions.append(f"{test.name} may be worse by over {_margin(test.paired, limits):.0%}")
     if not changed:
         questions.append("nothing that the update meant to improve has improved beyond chance")
     return questions
+
+
+def _margin(item: Paired, limits: Limits) -> float:
+    return limits.margin if item.margin is None else item.margin
 
 
 def _compare(item: Paired, limits: Limits) -> _BehaviourTest:
@@ -208,18 +214,18 @@ def _compare(item: Paired, limits: Limits) -> _BehaviourTest:
     outcomes = list(zip(item.before, item.after, strict=True))
     gained, lost, trials = outcomes.count(("0", "1")), outcomes.count(("1", "0")), len(outcomes)
     low, high = drop_bounds(gained, lost, trials)
-    p = mcnemar(gained, lost)
+    p, margin = mcnemar(gained, lost), _margin(item, limits)
     if item.falls:
         outcome = _compare_unlearnt(item.before.count("1"), gained, lost)
         p = mcnemar(lost, gained)
     elif item.meant and p < IMPROVED_P:
         outcome = "improved"
-    elif high < limits.margin:
+    elif high < margin:
         outcome = "held"
     elif not item.gated:
         outcome = "not gated"
     else:
-        outcome = "worse" if low > 0 and (lost - gained) / trials >= limits.margin else "unsure"
+        outcome = "worse" if low > 0 and (lost - gained) / trials >= margin else "unsure"
     return _BehaviourTest(
         paired=item,
         passed=(item.before.count("1"), item.after.count("1")),

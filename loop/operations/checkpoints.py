@@ -10,13 +10,15 @@ from pathlib import Path
 from random import Random
 from typing import TypeVar
 
+from sqlalchemy import Connection
+
 from agents.model.describe import attention_heads
 from agents.model.safety import check_model_dir
 from agents.model.weights.hf_export import export, plan_export
-from corpus.behaviour import definition
 from corpus.errors import ConfigError, GateRefused, IntegrityFault, UsageError
 from loop.config import load_settings
 from loop.engine import model_identity
+from loop.night.context import ability_prompts, definitions
 from loop.operations.results.checkpoints import (
     CheckpointList,
     CheckpointReport,
@@ -60,7 +62,7 @@ def describe(home: Home, wanted: str) -> CheckpointReport:
     """Report everything that the ledger and the files tell about one checkpoint."""
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
-        details = lineage.one(connection, wanted, _definitions(home))
+        details = lineage.one(connection, wanted, _definitions(home, connection))
     details = replace(details, behaviours=_with_guards(home, details.behaviours))
     form = manifest = problem = None
     if not details.pruned:
@@ -74,7 +76,7 @@ def describe(home: Home, wanted: str) -> CheckpointReport:
 def compare(home: Home, wanted: Sequence[str]) -> Difference:
     """Report what changed from one checkpoint to another: what was measured, and the weights."""
     with ledger_of(home) as connection:
-        rows = lineage.between(connection, wanted, _definitions(home))
+        rows = lineage.between(connection, wanted, _definitions(home, connection))
     rows = replace(rows, behaviours=_with_guards(home, rows.behaviours))
     if pruned := [side.id[:12] for side in (rows.from_, rows.to) if side.pruned]:
         note = f"the weights of {' and '.join(pruned)} were pruned: this is the ledger's part alone"
@@ -177,10 +179,11 @@ def _form(store: CheckpointStore, checkpoint_id: str) -> StoredForm | None:
     return StoredForm(kind=stored.form, nbytes=stored.nbytes, base=stored.base, optimizer=state)
 
 
-def _definitions(home: Home) -> dict[str, str]:
-    """Return the current definition of each behaviour."""
-    scenarios = load_settings(home.config_file).verdict.scenarios
-    return {name: definition(behaviour, scenarios) for name, behaviour in home.behaviours().items()}
+def _definitions(home: Home, connection: Connection) -> dict[str, str]:
+    """Return the current definition of everything that is measured."""
+    settings = load_settings(home.config_file)
+    prompts = ability_prompts(settings, queries.model_digest(connection))
+    return definitions(home.behaviours(), settings, prompts)
 
 
 def _with_guards(home: Home, rows: Iterable[AnyBehaviour]) -> list[AnyBehaviour]:

@@ -127,7 +127,7 @@ class Operations:
         await anyio.to_thread.run_sync(self._require_readable, [active.id, *plan.checkpoints()])
         await service.processes.wait_server()
         begin = partial(merges.begin, plan=plan, parent_id=active.id, seed=seed)
-        night_id = await service.ledger.write(partial(begin, work=flow.merging(tuple(service.behaviours))))
+        night_id = await service.ledger.write(partial(begin, work=flow.merging(service.context.measured)))
         service.worker.wake()
         return await self._ended(night_id, began)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, Table, func, select
 
+from corpus.abilities import prompts as abilities
 from corpus.behaviour import Behaviour
 from corpus.errors import UnknownId
 from corpus.json_edge import from_json
@@ -70,8 +71,8 @@ def night_report(
         reasons=night.reasons,
         updates=[] if update is None else [_update(connection, update)],
         behaviours=[
-            _rates(connection, behaviour, sides, definitions[behaviour.name], night.seed)
-            for behaviour in (ordered(behaviours) if update is not None else [])
+            _rates(connection, name, counter_of, sides, definitions[name], night.seed)
+            for name, counter_of in (_measured(behaviours, definitions) if update is not None else [])
         ],
         retention=None if update is None else _retention(connection, sides),
     )
@@ -115,19 +116,30 @@ def _weights(connection: Connection, update: Update) -> tuple[str, str]:
     return before, after
 
 
+def _measured(
+    behaviours: dict[str, Behaviour], definitions: Mapping[str, str]
+) -> list[tuple[str, str | None]]:
+    """Return the name of each behaviour with the one it counters; last the abilities, if measured."""
+    rows = [(behaviour.name, behaviour.counter_of) for behaviour in ordered(behaviours)]
+    return [*rows, (abilities.NAME, None)] if abilities.NAME in definitions else rows
+
+
 def _rates(
-    connection: Connection, behaviour: Behaviour, sides: tuple[str, str], definition: str, seed: int
+    connection: Connection,
+    name: str,
+    counter_of: str | None,
+    sides: tuple[str, str],
+    definition: str,
+    seed: int,
 ) -> BehaviourRates:
     """Return the pass rates of the first round: the one that `behaviours measure` with this seed repeats."""
 
     def passed(weights_sha256: str) -> PassCount | None:
-        outcomes = queries.measurement(connection, weights_sha256, behaviour.name, definition, seed, 0)
+        outcomes = queries.measurement(connection, weights_sha256, name, definition, seed, 0)
         return None if outcomes is None else PassCount(passed=outcomes.count("1"), trials=len(outcomes))
 
     before, after = map(passed, sides)
-    return BehaviourRates(
-        name=behaviour.name, counter_of=behaviour.counter_of, before=before, after=after
-    )  # fmt: skip
+    return BehaviourRates(name=name, counter_of=counter_of, before=before, after=after)
 
 
 def ordered(behaviours: dict[str, Behaviour]) -> list[Behaviour]:
@@ -231,6 +243,7 @@ def _why_update(connection: Connection, update: Update) -> WhyUpdate:
         _update(connection, update),
         forgotten=sum(lost.pairs for lost in queries.lost_by(connection, update.id)),
         moves=readings.moves_of(connection, update.id),
+        abilities=_abilities(connection, update.id),
     )
     return WhyUpdate(
         update=explained,
@@ -238,6 +251,17 @@ def _why_update(connection: Connection, update: Update) -> WhyUpdate:
         predictions=sweeps.of_update(connection, update.id),
         log_lines=[lines[place] for place in sorted(lines)],
     )
+
+
+def _abilities(connection: Connection, update_id: str) -> BehaviourRates | None:
+    """Return the abilities before and after an update, in all rounds of its verdict, if it has them."""
+    verdict = queries.verdict(connection, update_id)
+    for test in [] if verdict is None else verdict.tests:
+        if test.get("behaviour") == abilities.NAME:
+            sides = (PassCount(passed=test[side], trials=test["trials"]) for side in ("before", "after"))
+            before, after = sides
+            return BehaviourRates(name=abilities.NAME, counter_of=None, before=before, after=after)
+    return None
 
 
 def _why_pair(connection: Connection, pair: Pair) -> WhyPair:

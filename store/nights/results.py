@@ -195,6 +195,8 @@ class ExplainedUpdate(UpdateSummary):
     forgotten: int
     """Pairs that it was made of and that a user had removed."""
     moves: MovedReadings | None
+    abilities: BehaviourRates | None = field(default=None, metadata=ABSENT)
+    """Before and after, of a model that is not the shipped one."""
 
 
 @dataclass(frozen=True, kw_only=True)

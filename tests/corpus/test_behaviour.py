@@ -79,6 +79,7 @@ RUBRIC = '{ kind = "rubric", rubric = "Is the answer of one word?" }'
         ('name = "greet"', 'name = "Greet"', "must be lower case letters"),
         ('name = "greet"', 'name = "../../etc/passwd"', "must be lower case letters"),
         ('name = "greet"', f'name = "{"a" * 49}"', "48 at most"),
+        ('name = "greet"', 'name = "abilities"', "a guard of the program's own; choose another"),
         ('name = "stay_silent"', 'name = "stay silent"', "[counter]: name 'stay silent' must be lower case"),
         ('condition = "the user says hello"', "", "condition must be a text"),
         ('do = "greet back"', 'do = ""', "do must be a text"),

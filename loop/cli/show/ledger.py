@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from loop.cli.show import readout
-from loop.cli.show.console import err, out
+from loop.cli.show.console import err, out, rate
 from loop.operations.results.home import Forgotten, Ingested, UpdateOrigins
 from store.nights.results import Listing, WhyPair
 
@@ -58,6 +58,8 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
         update = origins.update
         out.print(f"update {update.id}: {update.verdict}, {len(origins.pairs)} pairs, from these log lines:")
         readout.located(update.moves)
+        if (tested := update.abilities) and tested.before and tested.after:
+            out.print(f"abilities {rate(tested.before)} -> {rate(tested.after)}")
         for pair in origins.pairs[:MOST_PAIRS]:
             _pair(pair)
     for line in origins.log_lines:

@@ -12,7 +12,8 @@ from read_here import Here, monitor, shipped
 from agents.model.describe import digest
 from agents.model.embedded.chat import ChatTokenizer
 from agents.model.internals import LogProb
-from agents.readout.ordinary_text import REFUSED, ordinary_text, tokenize
+from agents.model.templates import REFUSED
+from agents.readout.ordinary_text import ordinary_text, tokenize
 from corpus.errors import ModelUnavailable
 from corpus.ordinary.dialogue import load
 from corpus.recipe import MODEL_DIR

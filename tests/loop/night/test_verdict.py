@@ -159,6 +159,19 @@ def test_a_wider_margin_lets_a_drop_pass_and_a_narrower_one_does_not() -> None:
 
 
 @pytest.mark.parametrize(
+    ("margin", "outcome", "decision"),
+    [(None, "worse", "roll back"), (0.07, "unsure", "inconclusive"), (0.10, "held", "keep")],
+)
+def test_a_guard_may_have_a_margin_of_its_own(margin: float | None, outcome: str, decision: str) -> None:
+    """6 lost and 1 gained of 100: between 0.4 and 9.4 points fewer."""
+    before, after = table(88, 1, 6, 5)
+    guard = Paired(behaviour="abilities", before=before, after=after, meant=False, margin=margin)
+    verdict = verdict_on(IMPROVED, guard)
+    (test,) = [test for test in verdict.tests if test.get("behaviour") == "abilities"]
+    assert (test["outcome"], verdict.decision) == (outcome, decision)
+
+
+@pytest.mark.parametrize(
     "after, passes", [(5.0, True), (5.5, True), (5.51, False), (inf, False), (nan, False)]
 )
 def test_perplexity_may_rise_by_a_tenth_and_must_be_a_number(after: float, passes: bool) -> None:

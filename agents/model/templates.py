@@ -1,0 +1,25 @@
+"""The way around a chat template that refuses system prompts, for every agent that sends some.
+
+Invariant: pure.
+"""
+
+from collections.abc import Sequence
+
+from corpus.aliases import Message
+from corpus.errors import ModelUnavailable
+
+REFUSED = "chat template refuses"
+"""Part of the server's complaint about messages that the model's template does not accept."""
+
+
+def refuses(fault: ModelUnavailable) -> bool:
+    """Return whether the server refused a request because of the model's chat template."""
+    return REFUSED in str(fault)
+
+
+def without_system(messages: Sequence[Message]) -> list[Message]:
+    """Return the conversation with its system prompt moved to the beginning of the user's first message."""
+    if messages[0]["role"] != "system":
+        return list(messages)
+    first = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+    return [first, *messages[2:]]
