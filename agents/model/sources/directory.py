@@ -62,9 +62,9 @@ def check_weights(path: Path) -> None:
     config = AutoConfig.from_pretrained(path, trust_remote_code=False, local_files_only=True)
     if other := sorted(names.keys() - parameter_shapes(config).keys() - {"lm_head.weight"}):
         raise ConfigError(
-            f"{path} has weights that are not, name by name, those of a language model in "
-            f"transformers ({other[0]}): name a text-only directory of the model, or its GGUF file, or serve it "
-            "with your own vLLM (`init --url`)"
+            f"{path} has weights that are not, name by name, those of a language model in transformers "
+            f"({other[0]}): name a text-only directory of the model, or its GGUF file, or serve it with your "
+            "own vLLM (`init --url`)"
         )
 
 
