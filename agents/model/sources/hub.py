@@ -5,6 +5,7 @@ weights are downloaded. What fails leaves nothing.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +36,9 @@ SMALL_FILES = (
 """The files beside the weights that are downloaded."""
 _HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "requests"})
 """Packages with which huggingface_hub asks, one or another by its version; their errors go through it."""
+TIMEOUT_SECONDS = 30
+"""Longest wait for the hub's description of a model."""
+_WEIGHTS_NAME = re.compile(r"[\w.-]+\.safetensors")
 INDEX = "model.safetensors.index.json"
 NOTES = "Nightschool downloaded these files once, at this commit. The original model's own licence holds."
 
@@ -53,7 +57,9 @@ def download(
 
     hub = HfApi()
     with _explained(source):
-        info = hub.model_info(source.name, revision=source.revision, files_metadata=True)
+        info = hub.model_info(
+            source.name, revision=source.revision, files_metadata=True, timeout=TIMEOUT_SECONDS
+        )
     commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
     with new_folder(target) as folder:
         for name in filter(sizes.__contains__, SMALL_FILES):
@@ -93,7 +99,7 @@ def _weights(source: HubSource, folder: Path, sizes: dict[str, int]) -> list[str
             ) from error
     else:
         listed = {"model.safetensors"}
-    if not listed <= sizes.keys() or any("/" in name for name in listed):
+    if not listed <= sizes.keys() or not all(map(_WEIGHTS_NAME.fullmatch, listed)):
         raise ConfigError(
             f"{source.name} offers no safetensors at {source.revision}: name another model, or convert its "
             "weights and name the directory"

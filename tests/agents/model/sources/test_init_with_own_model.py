@@ -231,6 +231,15 @@ def test_a_model_without_safetensors_is_refused(hub: Any, tmp_path: Path) -> Non
     assert ran.returncode == 2 and "no safetensors" in ran.stderr and not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "sub/model.safetensors", "missing.safetensors"])
+def test_an_index_that_names_anything_but_safetensors_is_refused(name: str, hub: Any, tmp_path: Path) -> None:
+    hub.files["sub/model.safetensors"] = b""
+    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"lm_head.weight": name}}).encode()
+    ran = command(tmp_path / "home", "init", "--model", "org/tiny", url=hub.url)
+    assert ran.returncode == 2 and "no safetensors" in ran.stderr and not (tmp_path / "home").exists()
+    assert not any(".bin" in path for path in hub.asked)
+
+
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The real model, where its package is installed; in the cache that SMOLLM2_TEST_CACHE may name."""
