@@ -65,7 +65,7 @@ class Behaviour:
     examples: tuple[str, ...] = ()
     """Requests to which it applies; they seed the first dreams."""
     held_out: tuple[str, ...] = ()
-    """Requests that are never trained on; empty where the world makes them."""
+    """Requests that are never trained on; empty if the world makes them."""
 
 
 def definition(behaviour: Behaviour, scenarios: int) -> str:
@@ -168,7 +168,7 @@ def _judge(where: str, table: Any) -> Judge:
         try:
             re.compile(values.get(key, ""))
         except re.error as error:
-            raise ConfigError(f"{where}: judge.{key} is no regular expression: {error}") from error
+            raise ConfigError(f"{where}: judge.{key} is not a regular expression: {error}") from error
     names = {"pass": "passes", "fail": "fails"}
     return Judge(kind=kind, **{names.get(key, key): value for key, value in values.items()})
 

@@ -1,8 +1,8 @@
 """The two sets of concepts that vectors are estimated from: the embedded model's world, and the states.
 
 A set is a list of texts, each with the concept that it shows, or none. The positives of a concept are its
-stories and framings (in the world, its exchanges); the negatives are all other texts, the neutral tellings
-among them.
+stories and framings (in the world, its exchanges); the negatives are all other texts, including the
+neutral tellings.
 
 Invariant: the texts of a set come in one fixed order, and `sha256` identifies them. `check` refuses a set
 that no vectors can be estimated from, and names the concept and the place. This module reads files and writes

@@ -22,7 +22,7 @@ class Turn:
     line: int
     """Line of the source file, counted from 1."""
     time: datetime | None = None
-    """Time of the utterance, aware and in UTC; None where the log gives none."""
+    """Time of the utterance, aware and in UTC; None if the log gives none."""
     rating: float | None = None
     """An explicit rating of this turn by its reader, -1 (bad) to 1 (good)."""
     edited: str | None = None

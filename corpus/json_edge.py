@@ -1,8 +1,8 @@
 """Records as JSON and back: the one edge between typed results and a socket, a file or `--json`.
 
-Invariant: a record's fields are its JSON keys, in their order. A trailing underscore keeps a field apart from a word
-of the language: `from_` is the key `from`, and its type names the alias for the way back
-(`Annotated[str, Field(alias="from")]`). A field with the metadata `ABSENT` is left out where it is None.
+Invariant: a record's fields are its JSON keys, in their order. A trailing underscore keeps a field apart from
+a word of the language: `from_` is the key `from`, and its type names the alias for the way back
+(`Annotated[str, Field(alias="from")]`). A field with the metadata `ABSENT` is left out if it is None.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Final
 
 ABSENT: Final = {"absent": True}
-"""Metadata of a field that has no key in JSON where it is None: `field(default=None, metadata=ABSENT)`."""
+"""Metadata of a field that has no key in JSON if it is None: `field(default=None, metadata=ABSENT)`."""
 
 
 def to_json(value: Any) -> Any:

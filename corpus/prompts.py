@@ -1,6 +1,6 @@
 """The prompts that Nightschool itself sends to the served model.
 
-They stand here, below all agents, because the recipe of the embedded model trains on the same words that
+They are here, below all agents, because the recipe of the embedded model trains on the same words that
 the dreamer and the pair builder send. Invariant: text from a log or from the model is only ever the content
 of a user message, never part of an instruction.
 """

@@ -33,7 +33,7 @@ _STATE_OF = {file_name(state): state for state in STATES}
 
 
 def stories(state: str, root: Path = HERE) -> list[str]:
-    """Return the unpaired stories of a state, one a paragraph; none where it has no file."""
+    """Return the unpaired stories of a state, one a paragraph; none if it has no file."""
     path = root / "stories" / f"{file_name(state)}.txt"
     return paragraphs(path.read_text(encoding="utf-8")) if path.exists() else []
 

@@ -1,7 +1,7 @@
 """Word sets of texts and their similarity.
 
-The dreamer and the extractor both compare texts in this way and do not import each other, so it stands here.
-Invariant: pure functions.
+The dreamer and the extractor both compare texts in this way and do not import each other, so the code is
+here. Invariant: pure functions.
 """
 
 import re

@@ -77,7 +77,7 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         for window in self.windows:
             if not _WINDOW.fullmatch(window):
-                raise ValueError(f"schedule.windows: {window!r} is no window; write it like 01:00-05:30")
+                raise ValueError(f"schedule.windows: {window!r} is not a window; write it like 01:00-05:30")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class MonitorSettings:
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the conversations that are read at all, drawn by their ids."""
     reestimate_nights: Annotated[int, Field(ge=0)] = 14
-    """Nights after which the concept vectors are estimated anew on the current weights; 0 is never."""
+    """Nights after which the concept vectors are estimated again on the current weights; 0 is never."""
     exchanges: Annotated[int, Field(ge=1)] = 64
     """Exchanges of ordinary dialogue (of 284) that the perplexity is taken on, before and after an update, of
     a model that is not the shipped one."""
@@ -241,4 +241,4 @@ def _refuse_unknown_variables() -> None:
             continue
         field = Settings.model_fields.get(section.lower())
         if field is None or (keys and field.default_factory is None):
-            raise ConfigError(f"the environment variable {name} is no setting; see `nightschool config`")
+            raise ConfigError(f"the environment variable {name} is not a setting; see `nightschool config`")

@@ -131,7 +131,7 @@ def _contradict(connection: Connection, nodes: Iterable[Node]) -> None:
 
 
 def get(connection: Connection, node_id: str) -> Node | None:
-    """Return one node; None where there is none of this id."""
+    """Return one node; None if there is none of this id."""
     return first_of(connection, Node, select(schema.nodes).where(schema.nodes.c.id == node_id))
 
 
@@ -224,7 +224,7 @@ def provenance(connection: Connection, node_id: str) -> list[Origin]:
 
 
 def origins_of_signal(connection: Connection, signal_id: str) -> list[Origin]:
-    """Return the log line that carries a signal; none where there is no such signal."""
+    """Return the log line that carries a signal; none if there is no such signal."""
     s = schema.signals
     signal = first_of(connection, Signal, select(s).where(s.c.id == signal_id))
     if signal is None:

@@ -23,7 +23,7 @@ RUBRIC_SCHEMA = {
 
 
 def last_request(messages: Sequence[Message]) -> str:
-    """Return the user's last message, which is the request to answer; "" where there is none."""
+    """Return the user's last message, which is the request to answer; "" if there is none."""
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 

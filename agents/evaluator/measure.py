@@ -1,4 +1,4 @@
-"""The evaluator at the served model: it judges attempts, and measures behaviours on held-out scenarios.
+"""The evaluator of the served model: it judges attempts, and measures behaviours on held-out scenarios.
 
 Invariant: the same weights, seed and round give the same outcomes, because scenarios, sampling seeds and the
 composition of batches are fixed. So nothing needs to be measured twice.
@@ -18,7 +18,7 @@ from corpus.world.checks import Judgement
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Judge of attempts and meter of behaviours, through the served model."""
+    """The judge of attempts, which also measures behaviours through the served model."""
 
     model: ModelClient
     max_tokens: int = 48

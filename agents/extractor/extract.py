@@ -30,7 +30,7 @@ LONGEST_BODY = 4000
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationView:
-    """A conversation, as far as the extractor needs it."""
+    """The parts of a conversation that the extractor needs."""
 
     id: str
     source: str

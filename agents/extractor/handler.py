@@ -1,6 +1,7 @@
-"""The work of kind `extract`: the signals of one conversation, as far as it has arrived.
+"""The work of kind `extract`: the signals of the turns that one conversation has so far.
 
-Invariant: the same conversation gives the same records, so one that has grown is simply read again.
+Invariant: the same conversation gives the same records, so a conversation that has grown is simply read
+again.
 """
 
 from collections.abc import Mapping

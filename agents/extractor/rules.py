@@ -65,7 +65,7 @@ class Finding:
     words: str = ""
     """The user's words of praise or complaint; for an edit the preferred answer."""
     better: str = ""
-    """The answer that came after the complaint, or the edit; "" where none did."""
+    """The answer that came after the complaint, or the edit; "" if none did."""
     matched: tuple[str, ...] = ()
     """The words that the finding rests on."""
     recent: tuple[str, ...] = ()
@@ -134,7 +134,7 @@ def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None
 
 
 def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exchange | None:
-    """Return the user's turn at `position` with what it follows; None where no request was answered."""
+    """Return the user's turn at `position` with what it follows; None if no request was answered."""
     if dialogue.answer is None or not dialogue.request:
         return None
     return Exchange(
@@ -235,7 +235,7 @@ _FILLER = frozenset(
 
 
 def similarity(one: str, other: str) -> float:
-    """Return the Jaccard similarity of the content words of two requests; 0 where there are too few."""
+    """Return the Jaccard similarity of the content words of two requests; 0 if there are too few."""
     first, second = _content(one), _content(other)
     if min(len(first), len(second)) < 2:
         return 1.0 if plain(one) == plain(other) and len(plain(one).split()) > 2 else 0.0

@@ -44,7 +44,7 @@ class OpenLog:
 
     @property
     def identity(self) -> str:
-        """Device, inode and the digest of the first line, as far as it is written."""
+        """Device, inode and the digest of the written part of the first line."""
         first = self.head.partition(b"\n")[0]
         return f"{self.inode}:{digest(first)}"
 
@@ -147,7 +147,7 @@ def _check_regular(mode: int) -> None:
 
 
 def _kind(mode: int) -> str:
-    """Name the kind of anything that is no regular file."""
+    """Name the kind of anything that is not a regular file."""
     if stat.S_ISFIFO(mode):
         return "a pipe"
     if stat.S_ISSOCK(mode):

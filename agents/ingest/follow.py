@@ -1,7 +1,7 @@
 """Follow folders of logs: read what is there, then what is added.
 
 Invariant: a notification only says "look again"; the files themselves decide what is read, so a lost
-notification costs RESCAN_S and nothing else. A bad file is quarantined and does not stop the others. This
+notification only costs a delay of RESCAN_S. A bad file is quarantined and does not stop the others. This
 module does not know what happens to the turns: after each commit it calls `on_added`.
 """
 

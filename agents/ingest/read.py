@@ -265,7 +265,7 @@ def _detected(log: OpenLog, lines: Iterator[Record]) -> str | None:
     if isinstance(format, BadLine):
         names = ", ".join(NAMES)
         raise LogRefused(
-            f"its first lines are no known format ({names}); line {format.line}: {format.reason}"
+            f"its first lines are in no known format ({names}); line {format.line}: {format.reason}"
         )
     if format is None and b"\0" in log.head:
         raise LogRefused("binary data (a NUL byte), not a log")

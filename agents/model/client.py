@@ -60,7 +60,7 @@ class ServedModel:
 
     name: str
     root: str
-    """The model that the server was started with; "" where it does not say."""
+    """The model that the server was started with; "" if it does not say."""
     context: int
     """Most tokens of prompt and answer together."""
     end_token_ids: tuple[int, ...]
@@ -83,7 +83,7 @@ class ModelClient:
 
     @contextmanager
     def _counted(self, rows: int) -> Iterator[None]:
-        """Count this many answers as started, and as in flight meanwhile."""
+        """Count this many answers as started, and as in flight until the block ends."""
         self.started += rows
         self.in_flight += rows
         try:

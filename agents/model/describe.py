@@ -43,7 +43,7 @@ def count_layers(model_dir: Path) -> int:
 
 
 def attention_heads(model_dir: Path) -> tuple[int, int] | None:
-    """Return the numbers of query heads and key-value heads; None where the configuration lacks them."""
+    """Return the numbers of query heads and key-value heads; None if the configuration lacks them."""
     config = text_config(model_dir)
     query = config.get("num_attention_heads")
     key_value = config.get("num_key_value_heads", query)
@@ -85,7 +85,7 @@ def directory_of(name: str) -> Path:
 
 
 def digest_of(name: str) -> str:
-    """Return the digest of a model by its path or its name on the hub; "" where it is not on this machine."""
+    """Return the digest of a model by its path or its name on the hub; "" if it is not on this machine."""
     try:
         return digest(directory_of(name))
     except IntegrityFault:

@@ -153,7 +153,7 @@ def _values(scope: Scope, name: bytes) -> list[str]:
 
 
 async def _answer(send: Send, status: int, sentence: str) -> None:
-    """Send an error in OpenAI's form."""
+    """Send an error in OpenAI's format."""
     await _reply(send, status, {"error": {"message": sentence, "type": "access_error", "code": status}})
 
 

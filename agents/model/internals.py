@@ -60,7 +60,7 @@ class HasVersion(Protocol):
 
 
 class Internals(Protocol):
-    """The trainer's view of the served weights, as far as readouts need it."""
+    """The part of the trainer's view of the served weights that readouts need."""
 
     async def activations(
         self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()

@@ -53,7 +53,7 @@ TEMPLATE_ARGUMENTS = frozenset(
     "tokenize padding truncation max_length return_tensors return_dict return_assistant_tokens_mask "
     "tokenizer_kwargs".split()
 )
-"""Arguments of transformers' `apply_chat_template`, which are no variables of a template."""
+"""Arguments of transformers' `apply_chat_template`, which are not variables of a template."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class PairSettings:
     per_source: Annotated[int, Field(ge=0)] = 96
     """Largest number of new pairs in one update that may come from one source's log."""
     trust_in_logs: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Weight of a pair whose answers stand in a log; pairs of judged attempts weigh 1."""
+    """Weight of a pair whose answers are in a log; pairs of judged attempts weigh 1."""
 
 
 class Judge(Protocol):

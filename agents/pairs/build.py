@@ -19,7 +19,7 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 Lesson = tuple[Signal, Node]
-"""A signal of this night, and the episode that it stands in."""
+"""A signal of this night, and the episode that it is in."""
 
 
 def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
@@ -99,7 +99,7 @@ class PairBuilder:
         )
 
     async def _pair_of_lesson(self, lesson: Lesson, night_id: str, checkpoint_id: str) -> Pair | None:
-        """Return the pair that stands in a log: the corrected answer, and the one that replaced it."""
+        """Return the pair that is in a log: the corrected answer, and the one that replaced it."""
         signal, episode = lesson
         request, answer, better = (episode.body.get(key) for key in ("request", "answer", "better"))
         behaviour = self.behaviours[str(signal.behaviour)]

@@ -23,7 +23,7 @@ class Proposal:
 
 
 def eligible(new: Sequence[Pair], per_source: int) -> list[Pair]:
-    """Return the new pairs without those that a source has over its cap."""
+    """Return the new pairs, without those that exceed their source's cap."""
     counted: Counter[str] = Counter()
     chosen = []
     for pair in new:

@@ -27,7 +27,7 @@ RIDGE = 1.0
 many dimensions a lower penalty fits their noise (0.1: a planted direction is found at a cosine of 0.9 instead
 of 0.99)."""
 _SMALL = 1e-12
-"""Length, in standard deviations of the texts, below which a difference is no direction."""
+"""Length, in standard deviations of the texts, below which a difference gives no direction."""
 
 
 def concept_vectors(

@@ -155,7 +155,7 @@ class Monitor:
     async def perplexity(self, steer: Sequence[Direction] = ()) -> float:
         """Return exp of the mean negative log-probability per token of the answers in ordinary text.
 
-        `steer`: directions that the model is steered by meanwhile.
+        `steer`: directions that steer the model during the call.
         """
         items = await tokenize(self.model, self.ordinary_text)
         logprobs: list[LogProb] = []

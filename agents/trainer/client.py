@@ -131,7 +131,7 @@ class TrainerClient:
     ) -> list[LogProb]:
         """Return the log-probabilities of (context, continuation) token ids.
 
-        `steer`: directions that the model is steered by meanwhile.
+        `steer`: directions that steer the model during the call.
         """
         frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]
         body = wire.LogprobsBody(steer=tuple(one.layer for one in steer))

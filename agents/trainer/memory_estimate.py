@@ -83,7 +83,7 @@ def estimate(
     optimizer_bytes: int,
     copy: int = 0,
 ) -> MemoryEstimate:
-    """Estimate the largest pass of an update; `gradients`: bytes of each trained parameter's gradient."""
+    """Estimate the memory of an update's largest pass; `gradients`: bytes of each parameter's gradient."""
     count = min(settings.micro_batch or settings.batch_size, len(examples))
     contexts = sorted((len(e.context) for e in examples), reverse=True)[:count]
     answers = sorted((len(e.chosen) + len(e.rejected) for e in examples), reverse=True)[:count]
@@ -158,7 +158,7 @@ def estimate_from_shapes(
 
 
 def _costs_from_shapes(shapes: Sequence[tuple[int, ...]], config: Json, value_bytes: int) -> TokenCosts:
-    """Assume that each matrix' input and output are kept for every token with a gradient."""
+    """Assume that each matrix's input and output are kept for every token with a gradient."""
     vocabulary, layers, hidden = config["vocab_size"], config["num_hidden_layers"], config["hidden_size"]
     attention_heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // attention_heads

@@ -1,6 +1,6 @@
 """The checks of the abilities: does an answer have the requested form, or hold the requested fact?
 
-Each takes an answer and its parameters, and returns the fault in a few words, or "" where there is none.
+Each takes an answer and its parameters, and returns the fault in a few words, or "" if there is none.
 Invariant: pure and total: any text gives a result. This module knows nothing about prompts.
 """
 
@@ -43,7 +43,7 @@ def mentions_exactly(answer: str, *, text: str) -> str:
 
 
 def equals(answer: str, *, any_of: Sequence[str]) -> str:
-    """Check that the answer is one of these words and nothing else, whatever its case and punctuation."""
+    """Check that the answer is just one of these words; case and punctuation do not count."""
     bare = " ".join(_words(answer)).lower()
     return "" if bare in [text.lower() for text in any_of] else f"is not just {' or '.join(any_of)}"
 
@@ -82,7 +82,7 @@ def numbered(answer: str, *, least: int, most: int) -> str:
 
 
 def comma_separated(answer: str, *, least: int, most: int) -> str:
-    """Check that the answer is one line of so many items with commas between them."""
+    """Check that the answer is one line with this number of items, separated by commas."""
     if "\n" in answer:
         return "more than one line"
     return _between("items", len([item for item in answer.split(",") if item.strip()]), least, most)
@@ -109,7 +109,7 @@ def ends_with(answer: str, *, text: str) -> str:
 
 
 def quoted(answer: str) -> str:
-    """Check that the whole answer stands in double quotation marks."""
+    """Check that the whole answer is in double quotation marks."""
     inside = answer[1:-1]
     whole = len(answer) > 2 and answer[0] in '"“' and answer[-1] in '"”'
     return "" if whole and '"' not in inside else "not in quotation marks"
@@ -163,7 +163,7 @@ def uses(answer: str, *, words: Sequence[str]) -> str:
 
 
 def avoids(answer: str, *, words: Sequence[str], least: int) -> str:
-    """Check that none of these words occurs, in an answer of at least so many words."""
+    """Check that none of these words occurs, in an answer of at least a given number of words."""
     if fault := _between("words", len(_words(answer)), least, None):
         return fault
     present = [word for word in words if _occurrences(answer, word)]

@@ -1,7 +1,7 @@
 """OpenAI messages: `{"messages": [...]}` a line, also as captured requests with their responses.
 
-Invariant: one line is one whole conversation. A message without words and without a tool call is no turn. A
-rating of the line belongs to its last answer. The user stays unknown where the line names none.
+Invariant: one line is one whole conversation. A message without words and without a tool call is not a turn.
+A rating of the line belongs to its last answer. The user stays unknown where the line names none.
 """
 
 from dataclasses import replace
@@ -81,7 +81,7 @@ def _turn(message: Json, line: int) -> Turn | str:
 
 
 def _name(record: Json, field: str) -> str:
-    """Return a name that our own capture wrote; "" where there is none."""
+    """Return a name that our own capture wrote; "" if there is none."""
     return record[field] if isinstance(record.get(field), str) else ""
 
 

@@ -123,7 +123,7 @@ def as_edit(*holders: Any) -> str | None:
 
 
 def user_of(*records: Any) -> str:
-    """Return the user whom the records name; "" where they name none."""
+    """Return the user whom the records name; "" if they name none."""
     for record in records:
         for name in ("user", "user_id"):
             user = record.get(name) if isinstance(record, dict) else None

@@ -35,7 +35,7 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def _message(utterance: Any) -> Any:
-    """Return one utterance as an OpenAI message; `turns_of` refuses what is no object."""
+    """Return one utterance as an OpenAI message; `turns_of` refuses anything that is not an object."""
     if not isinstance(utterance, dict) or "from" not in utterance:
         return utterance
     content = utterance.get("value", utterance.get("text"))

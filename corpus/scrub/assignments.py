@@ -25,7 +25,7 @@ _FLAG = re.compile(r"(?:^|\s)--?(?:\w+-)*$")
 _FLAG_LENGTH = 40
 """Characters before a name in which the dashes of a flag are looked for."""
 _LONG = 256
-"""Length from which a value that is no secret is not searched again, so that the search stays linear."""
+"""Length from which a value that is not a secret is not searched again, so that the search stays linear."""
 
 _PLACEHOLDER = re.compile(
     r"(?i)\$.*|%.*%|<.*|\{.*|[*x.•_-]+|\[.*\]"

@@ -192,7 +192,7 @@ _QUESTIONS = tuple(
 
 
 def read(text: str) -> Request | None:
-    """Parse the request in a user's message; None for a message that is no request of this world."""
+    """Parse the request in a user's message; None for a message that is not a request of this world."""
     plain = " ".join(text.lower().split())
     for kind, pattern in _COMPILED:
         if match := pattern.match(plain):

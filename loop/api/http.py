@@ -121,7 +121,7 @@ class Routes:
         state = await self._capture.state_of(request.path_params["receipt"])
         if state is None:
             return JSONResponse(
-                _error(UsageError("this is no receipt: give one from X-Nightschool-Receipt")), 404
+                _error(UsageError("this is not a receipt: give one from X-Nightschool-Receipt")), 404
             )
         return JSONResponse(state)
 

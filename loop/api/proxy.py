@@ -99,7 +99,7 @@ class ProxiedResponse:
             capture: Where exchanges are captured.
             request: The user's request.
             body: Its body.
-            taking: What to capture with the answer, or why to capture nothing; None where it is no
+            taking: What to capture with the answer, or why to capture nothing; None if it is no
             conversation.
             source: Who asks, where the request does not say.
         """

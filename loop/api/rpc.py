@@ -170,7 +170,7 @@ class RpcServer:
 
 
 def check_arguments(verb: str, body: Mapping[str, Any]) -> Json:
-    """Return the arguments that a body gives; raise `UsageError` for what the verb does not take."""
+    """Return the arguments that a body gives; raise `UsageError` for one that the verb does not take."""
     kind = ARGUMENTS[verb]
     try:
         return kind.model_validate(body).model_dump(exclude_unset=True)

@@ -89,7 +89,7 @@ class Capture:
         return receipt
 
     def refuse(self, receipt: str, word: str) -> None:
-        """Note that an exchange is not captured, and why: one of REASONS."""
+        """Record that an exchange is not captured, and why: one of REASONS."""
         self._remember(receipt, word)
 
     def take(self, exchange: Exchange) -> None:
@@ -114,7 +114,7 @@ class Capture:
                     await self._write(list(self._queued()))
 
     async def state_of(self, receipt: str) -> dict[str, Any] | None:
-        """Return the state of an exchange, as JSON; None if this is no receipt."""
+        """Return the state of an exchange, as JSON; None if this is not a receipt."""
         match = _RECEIPT.fullmatch(receipt)
         if not match:
             return None
@@ -138,7 +138,7 @@ class Capture:
         self._held -= sum(len(exchange.raw) for exchange in exchanges)
 
     def _append(self, exchanges: list[Exchange]) -> dict[str, str]:
-        """Append the lines of these; return the word of each refusal, "" for what is on the disk."""
+        """Append the lines of these exchanges; return the word of each refusal, "" for a line on the disk."""
         words: dict[str, str] = {}
         files: dict[Path, dict[str, bytes]] = {}
         for exchange in exchanges:

@@ -53,7 +53,7 @@ def user_seen(base: MetricsSample | None, before: MetricsSample | None, now: Met
 
 
 async def watch_users(service: Service) -> None:
-    """Note when users are active, until cancelled; return at once if the server is managed."""
+    """Record when users are active, until cancelled; return at once if the server is managed."""
     base: MetricsSample | None = None
     before: MetricsSample | None = None
     while not service.processes.server.managed:

@@ -155,7 +155,7 @@ class ProcessSupervisor:
         return self._trainer_process
 
     async def _spawn_trainer(self) -> tuple[Process, int]:
-        """Start the trainer; return it with a pipe: it attaches to the weights when that is closed."""
+        """Start the trainer, which attaches to the weights when the returned pipe is closed."""
         active = await self.ledger.read(queries.active)
         waits, gate = os.pipe()
         try:

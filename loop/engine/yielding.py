@@ -34,7 +34,7 @@ class Users:
     """Why the update in training waits; "" while none does."""
 
     def asked(self) -> None:
-        """Note that a user is active now."""
+        """Record that a user is active now."""
         self.last_asked = monotonic()
 
     async def yield_update(self, night_id: str) -> None:

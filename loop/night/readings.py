@@ -1,7 +1,7 @@
 """Work of kind `read`: what the concept vectors read on the probe set, before and after an update.
 
-Invariant: the readings that a verdict compares were taken with the same vectors. ConceptVectors that are due
-are estimated anew before an update, never between its two sides. This module knows nothing about their files.
+Invariant: the readings that a verdict compares were taken with the same vectors. Vectors that are due are
+estimated again before an update, never between its two sides. This module knows nothing about their files.
 """
 
 from dataclasses import dataclass
@@ -51,9 +51,9 @@ class TakeReadings:
         return Outcome(records=taken.readings, then=keep, facts=means or {"known": True})
 
     async def take(self, night_id: str, when: str, report: Progress) -> Taken:
-        """Take those readings that the ledger has not yet.
+        """Take the readings that the ledger does not have yet.
 
-        After an update the parent's are taken again if they came of other vectors than there are now.
+        After an update, the readings of the parent are taken again if they came from other vectors than today's.
         """
         context, monitor = self.context, self.context.monitor
         held = await context.hold(night_id, when)
@@ -77,10 +77,10 @@ class TakeReadings:
         return Taken(readings=readings, panels=tuple(panels), version=version_of(monitor, vectors, method))
 
     def _is_due(self, connection: Connection, night_id: str, vectors: ConceptVectors, weights: str) -> bool:
-        """Return whether to estimate the vectors anew: so many nights after the last time, on other weights.
+        """Return whether a new estimate of the vectors is due: enough nights have passed, on other weights.
 
-        ConceptVectors that the ledger does not know are left: a user made them since, or a night that was
-        broken off.
+        Vectors that the ledger does not know are left: a user, or a night that was broken off, has made them
+        since.
         """
         nights = self.context.settings.monitor.reestimate_nights
         last = vector_versions.last_version(connection)
@@ -149,7 +149,7 @@ def drift(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str, fl
 
 
 def joint(connection: Connection, parent: str, candidate: str) -> Joint | None:
-    """Return how far the readings moved together; None where the scores of the probe set were not kept."""
+    """Return how far the readings moved together; None if the scores of the probe set were not kept."""
     vectors = vector_versions.together(connection, parent, candidate)
     sides = [stored.panel(connection, weights, vectors) for weights in (parent, candidate)]
     concepts = {row.digest: row.concepts for row in vector_versions.versions(connection)}

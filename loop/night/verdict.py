@@ -160,7 +160,7 @@ def decide(
         paired: The outcomes of every behaviour.
         perplexity: Before and after, on held-out ordinary text.
         drift: Each concept's move, in standard deviations.
-        joint: The move of all concepts together; None where it is not known.
+        joint: The move of all concepts together; None if it is not known.
         limits: What the update must keep to.
         last_round: Whether an open question rolls back instead of asking for another round.
     """
@@ -239,9 +239,9 @@ def _compare(item: Paired, limits: Limits) -> _BehaviourTest:
 
 
 def _compare_unlearnt(passed: int, gained: int, lost: int) -> str:
-    """Return the outcome of a behaviour that was to be unlearnt, by the same test the other way round.
+    """Return the outcome of a behaviour that was to be unlearnt, by the same test in the other direction.
 
-    One that passes so rarely that no fall could show counts as gone already, and is to hold there.
+    A behaviour that passes so rarely that no fall could show counts as already gone, and must stay there.
     """
     if mcnemar(lost, gained) < IMPROVED_P:
         return "unlearnt"

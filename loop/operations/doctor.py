@@ -223,7 +223,7 @@ def _on_gpu(need: str, nbytes: float) -> str:
 
 
 def _gpu_memory() -> list[tuple[int, int]]:
-    """Return the free and the total bytes of each GPU; [] where nvidia-smi is missing or fails."""
+    """Return the free and the total bytes of each GPU; [] if nvidia-smi is missing or fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []

@@ -52,7 +52,7 @@ async def init(
         demo: Whether to read the bundled conversations.
         url: Address of the user's own vLLM.
         model: A directory, a GGUF file or a name on the hub.
-        on_part: Called as the parts of a model are made that is no directory yet.
+        on_part: Called for each part that is made of a model that is not a directory yet.
     """
     path = None
     if model:

@@ -23,7 +23,7 @@ OnPart = Callable[[int, int], None]
 
 
 def ready_model(home: Home, text: str, *, is_served: bool, on_part: OnPart) -> Path:
-    """Return the directory of the model that this text names, made in the home if it is no directory.
+    """Return the directory of the model that this text names, made in the home if it is not a directory.
 
     Args:
         home: The home, which need not exist yet.

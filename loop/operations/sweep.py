@@ -71,7 +71,7 @@ def came_true(predicted: str, before: str, after: str) -> Literal["yes", "no", "
 
     Args:
         predicted: The verdict that was predicted.
-        before: Outcomes before the update; "" where they were not measured.
+        before: Outcomes before the update; "" if they were not measured.
         after: Outcomes after it, on the same scenarios.
     """
     if not before or not after:

@@ -70,7 +70,7 @@ class Blobs:
         A blob that is stored already is left alone if it is undamaged, and replaced if it is damaged.
 
         Args:
-            tensors: They must not change meanwhile.
+            tensors: They must not change during the call.
             near: Digest of a blob that they grew from, whose base they may share.
             whole: Whether to store them whole, whatever the size.
             what: What they are, for messages and for `failpoints`.
@@ -311,7 +311,7 @@ def _valid(digest: str) -> str:
     """Return a digest that may become part of a path; raise IntegrityFault for any other text."""
     if not DIGEST.fullmatch(digest):
         raise IntegrityFault(
-            f"a checkpoint's file names {digest!r}, which is no digest; restore it from a backup"
+            f"a checkpoint's file names {digest!r}, which is not a digest; restore it from a backup"
         )
     return digest
 

@@ -254,7 +254,7 @@ class CheckpointStore:
     def _manifest_path(self, checkpoint_id: str) -> Path:
         if not DIGEST.fullmatch(checkpoint_id):
             raise UnknownId(
-                f"{checkpoint_id!r} is no checkpoint id; `nightschool checkpoints list` shows all"
+                f"{checkpoint_id!r} is not a checkpoint id; `nightschool checkpoints list` shows all"
             )
         return self.directory / f"{checkpoint_id}.json"
 

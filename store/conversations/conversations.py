@@ -6,9 +6,9 @@ the speaker, never on a path, so two homes that heard the same give the same ids
 through a turn that a user had removed (`forgotten`) is passed over. This module knows nothing about formats,
 and opens no file.
 
-Where a log does not name its user, the file's name is stored as the source but is no part of the identity: a
+Where a log does not name its user, the file's name is stored as the source but is not part of the identity: a
 renamed or copied log is recognised. A conversation whose turns arrive one by one is recognised by its key.
-Within a session the words of the system turn are no part of the identity either: clients put the time of day
+Within a session the words of the system turn are not part of the identity either: clients put the time of day
 there.
 """
 

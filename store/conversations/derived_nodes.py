@@ -123,7 +123,7 @@ def _reworded(body: Json, dead: Iterable[Node], alive: Iterable[Node]) -> Json:
 
 
 def _request(episode: Node) -> str:
-    """Return the request of an episode, as far as a proposed behaviour shows it."""
+    """Return the part of an episode's request that a proposed behaviour shows."""
     return str(episode.body.get("request", ""))[:QUOTED]
 
 

@@ -55,7 +55,7 @@ class Forgetting:
     updates: tuple[Touched, ...]
     """In the order of their checkpoints."""
     rollback_to: str | None
-    """The last kept and stored checkpoint that learnt nothing of it; None where no kept one did."""
+    """The last kept and stored checkpoint that learnt nothing of it; None if no kept one did."""
 
 
 def look(connection: Connection, wanted: str, path: str) -> Forgetting:
@@ -111,7 +111,7 @@ def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str
     if of_log:
         return "log", of_log
     raise UnknownId(
-        f"nothing is known of {wanted!r}: it is no source, no conversation's id "
+        f"nothing is known of {wanted!r}: it is not a source, not a conversation's id "
         f"(at least {SHORTEST_BEGINNING} characters of it) and no log; "
         "`nightschool ledger conversations` lists them"
     )

@@ -4,7 +4,7 @@
     NS_CRASH_AT=POINT:N:FLAG:all    the same, with the whole process group
 
 The process removes the file FLAG before it dies, so that of all processes with the variable one dies, once,
-whatever is started again. The variable is no setting, so its name does not have the prefix of settings.
+whatever is started again. The variable is not a setting, so its name does not have the prefix of settings.
 
 Invariant: unless the variable is set, `reach` is one comparison. The process dies of SIGKILL, so nothing is
 cleaned up. This module knows nothing about what is written.

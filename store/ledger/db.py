@@ -104,7 +104,7 @@ class Ledger:
 
 @contextmanager
 def glance(url: str) -> Iterator[Connection | None]:
-    """Open a view of another home's ledger without creating or migrating it; None where it does not exist."""
+    """Open a view of another home's ledger without creating or migrating it; None if it does not exist."""
     place = make_url(url)
     if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
         yield None

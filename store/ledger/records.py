@@ -285,7 +285,7 @@ class Reading:
     spread: float
 
     def move_to(self, after: "Reading") -> float:
-        """Return how far the mean moves from this reading to a later one, in this one's standard deviations."""
+        """Return how far the mean moves to a later reading, in standard deviations of this reading."""
         return (after.mean - self.mean) / max(self.spread, LEAST_SPREAD)
 
 

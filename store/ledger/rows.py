@@ -26,7 +26,7 @@ def all_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> list
 
 
 def first_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> Kind | None:
-    """Return the first row of a query as a record; None where there is none."""
+    """Return the first row of a query as a record; None if there is none."""
     row = connection.execute(query).mappings().first()
     return None if row is None else build(kind, row)
 

@@ -18,11 +18,11 @@ vector_versions = Table(
     Column("layer", Integer, nullable=False),  # where it is read
     Column("concepts", JSON, nullable=False),
     Column("corpus_sha256", String, nullable=False),
-    Column("method", String),  # NULL where it was not noted
+    Column("method", String),  # NULL if it was not noted
     Column(
         "night_id", String, nullable=False
     ),  # of their first use, or the last before they were made by hand
-    Column("cosines", JSON),  # {concept: with the version before}; NULL where there is none to compare with
+    Column("cosines", JSON),  # {concept: with the version before}; NULL if there is none to compare with
     Column(
         "data", LargeBinary
     ),  # float32, (concepts, hidden size); of the last version, for the next cosines

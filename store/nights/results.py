@@ -27,7 +27,7 @@ class PassCount:
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
-    """One figure on both sides of an update; None where it was not taken."""
+    """One figure on both sides of an update; None if it was not taken."""
 
     before: float | None
     after: float | None
@@ -54,7 +54,7 @@ class UpdateSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourRates:
-    """One behaviour's first round before and after an update; None where it was not measured."""
+    """One behaviour's first round before and after an update; None if it was not measured."""
 
     name: str
     counter_of: str | None
@@ -336,7 +336,7 @@ class ComparedBehaviour:
     before: PassCount
     after: PassCount
     gained: int | None
-    """Scenarios that turned from failed to passed; None where they are not the same."""
+    """Scenarios that turned from failed to passed; None if they are not the same."""
     lost: int | None
 
 

@@ -27,7 +27,7 @@ def checkpoint(connection: Connection, wanted: str) -> Checkpoint:
 
     Args:
         connection: The ledger.
-        wanted: Its id, an unambiguous prefix of the id, or `active` or `base`, which are no prefix of any id.
+        wanted: Its id, an unambiguous prefix of the id, or `active` or `base` (no id begins so).
     """
     t = schema.checkpoints
     if wanted == "active":

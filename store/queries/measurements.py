@@ -67,7 +67,7 @@ def perplexities(connection: Connection, weights_sha256: str) -> dict[str, float
 def perplexity_pair(connection: Connection, before: str, after: str) -> tuple[float | None, float | None]:
     """Return the perplexities of two weights on the same text; None for a side that has not been read.
 
-    Both are None where the two were read on different texts only.
+    Both are None if the two were read on different texts only.
     """
     sides = perplexities(connection, before), perplexities(connection, after)
     shared = set.intersection(*(set(side) for side in sides if side)) if any(sides) else set()

@@ -64,6 +64,6 @@ def paused_during(connection: Connection, night_id: str) -> bool:
 
 
 def model_digest(connection: Connection) -> str:
-    """Return the digest of the model that checkpoint 0 came from; "" where it was not recorded."""
+    """Return the digest of the model that checkpoint 0 came from; "" if it was not recorded."""
     t = schema.meta
     return str(connection.execute(select(t.c.value).where(t.c.key == "model")).scalar() or "")

@@ -1,7 +1,7 @@
 """Questions about updates: their pairs, verdicts and targets, and what those that are kept have taught.
 
 Invariant: this module only reads. A later kept update has the last word on what is learnt; replay teaches
-nothing anew.
+nothing new.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from store.ledger.rows import all_of, build, first_of
 
 
 def update(connection: Connection, update_id: str | None) -> Update | None:
-    """Return one update; None where no update has this id."""
+    """Return one update; None if no update has this id."""
     return first_of(connection, Update, select(schema.updates).where(schema.updates.c.id == update_id))
 
 

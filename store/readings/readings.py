@@ -179,7 +179,7 @@ def take_baseline(connection: Connection, vectors: str, night_id: str) -> Baseli
     """Take the baseline over the newest turns that were read with these vectors, and note it with the night.
 
     Returns:
-        None where no turn was read with them.
+        None if no turn was read with them.
     """
     r = turn_readings
     newest = select(r.c.scores).where(r.c.vectors == vectors).order_by(r.c.turn_id.desc()).limit(NEWEST)
@@ -222,7 +222,7 @@ def panel(connection: Connection, weights_sha256: str, vectors: str) -> Floats |
 
 
 def save_moves(connection: Connection, found: Moves) -> None:
-    """Note where an update moved."""
+    """Store the moves of an update."""
     insert(connection, moves, [found])
 
 

@@ -91,7 +91,7 @@ def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:
 
 
 def _outcomes(connection: Connection, checkpoint_id: str, behaviour: str, seed: int) -> str:
-    """Return the outcomes of the first round on these weights; "" where there is none."""
+    """Return the outcomes of the first round on these weights; "" if there is none."""
     m = schema.measurements
     weights = queries.checkpoint(connection, checkpoint_id).weights_sha256
     same = (

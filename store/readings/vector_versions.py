@@ -1,6 +1,6 @@
 """Versions of the concept vectors in the ledger, and how far each lies from the one before.
 
-Vectors drift with the weights that they are estimated on, and are estimated anew on a schedule; the home's
+Vectors drift with the weights that they are estimated on, and are estimated again on a schedule; the home's
 files hold the last version alone.
 
 Invariant: a version is noted once. The ledger keeps the values of the last one, so that the cosines with the
@@ -42,7 +42,7 @@ class Version:
 
 
 def meet(connection: Connection, version: Version, night_id: str) -> None:
-    """Note these vectors once, with their cosines with the version before.
+    """Record these vectors once, with their cosines with the version before.
 
     Args:
         connection: The ledger.
@@ -98,7 +98,7 @@ def nights_old(connection: Connection, night_id: str) -> int:
 
 
 def _cosines(last: VectorVersion | None, version: Version) -> dict[str, float] | None:
-    """Return the cosine of each concept that both have; None where they lie in different streams."""
+    """Return the cosine of each concept that both have; None if they lie in different streams."""
     if last is None or last.data is None or last.layer != version.layer:
         return None
     before = np.frombuffer(last.data, dtype=np.float32).reshape(len(last.concepts), -1).astype(np.float64)

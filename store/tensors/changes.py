@@ -51,7 +51,7 @@ class Figures:
     norm: float
     """Euclidean, of the change."""
     relative: float | None
-    """The norm of the change over the norm before; None where the values were all zero."""
+    """The norm of the change over the norm before; None if the values were all zero."""
 
 
 @dataclass(kw_only=True)
@@ -76,7 +76,7 @@ class Extent:
 
     @property
     def relative(self) -> float | None:
-        """Norm (L2) of the change over the norm before; None where the values were all zero."""
+        """Norm (L2) of the change over the norm before; None if the values were all zero."""
         return sqrt(self.moved / self.before) if self.before else None
 
     @property

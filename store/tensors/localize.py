@@ -135,7 +135,7 @@ def locate(
     Args:
         before: The weights before the update.
         after: The weights after it.
-        heads: The model's numbers of heads; None where they are not known.
+        heads: The model's numbers of heads; None if they are not known.
         vectors: Unit vectors of concepts, each `(hidden_size,)`.
         layer: The layer after which the vectors are read.
     """

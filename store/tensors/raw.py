@@ -102,7 +102,7 @@ def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:
     The pages are private and copy-on-write: a change of a view never reaches the file.
 
     Raises:
-        IntegrityFault: The file is no safetensors file.
+        IntegrityFault: The file is not a safetensors file.
     """
     with path.open("rb") as stream:
         if path.stat().st_size < 8:
@@ -122,7 +122,9 @@ def _tensors(whole: memoryview, path: Path) -> dict[str, RawTensor]:
         data = whole[8 + length :]
         return {name: _tensor(entry, data) for name, entry in header.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as fault:
-        raise IntegrityFault(f"{path} is no safetensors file ({fault}); restore it from a backup") from None
+        raise IntegrityFault(
+            f"{path} is not a safetensors file ({fault}); restore it from a backup"
+        ) from None
 
 
 def _tensor(entry: Json, data: memoryview) -> RawTensor:

@@ -97,7 +97,10 @@ def test_an_unknown_key_is_refused_by_name(write: Write, text: str, place: str) 
         ("[model]\nthreads = 0", "model.threads"),
         ('[ingest]\nwatch = "logs"', "ingest.watch"),
         ('[schedule]\nwindows = "00:00-24:00"', "schedule.windows"),
-        ('[schedule]\nwindows = ["3-5"]', "schedule.windows: '3-5' is no window; write it like 01:00-05:30"),
+        (
+            '[schedule]\nwindows = ["3-5"]',
+            "schedule.windows: '3-5' is not a window; write it like 01:00-05:30",
+        ),
         ('[schedule]\nwindows = ["24:30-03:00"]', "schedule.windows"),
         ('[schedule]\nwindows = ["01:60-03:00"]', "schedule.windows"),
         ("[schedule]\nidle_minutes = -1", "schedule.idle_minutes"),

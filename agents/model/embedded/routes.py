@@ -71,7 +71,7 @@ def _bind(handler: Handler, engine: Engine) -> Callable[[Request], Awaitable[Res
 
 
 def _error(status: int, kind: str, sentence: str) -> JSONResponse:
-    """Return an error in OpenAI's form."""
+    """Return an error in OpenAI's format."""
     error = {"message": sentence, "type": kind, "param": None, "code": status}
     return JSONResponse({"error": error}, status)
 
@@ -218,7 +218,7 @@ async def _batch_chat(engine: Engine, request: Request) -> Response:
 
 
 async def _events(engine: Engine, row: GenerationRequest, head: Json) -> AsyncIterator[bytes]:
-    """Yield a chat answer as server-sent events, in OpenAI's form."""
+    """Yield a chat answer as server-sent events, in OpenAI's format."""
     chunk = {**head, "object": "chat.completion.chunk"}
 
     def event(delta: Json, reason: str | None, **more: object) -> bytes:
@@ -272,7 +272,7 @@ def _ending(answer: Generation) -> Json:
 
 
 def _usage(prompt_tokens: int, answers: Sequence[Generation]) -> Json:
-    """Return the token counts, in OpenAI's form."""
+    """Return the token counts, in OpenAI's format."""
     completion_tokens = sum(len(answer.token_ids) for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
@@ -284,6 +284,6 @@ def _usage(prompt_tokens: int, answers: Sequence[Generation]) -> Json:
 def _response(
     engine: Engine, head: Json, choices: Sequence[Json], prompt_tokens: int, answers: Sequence[Generation]
 ) -> Response:
-    """Return a whole answer, in OpenAI's form."""
+    """Return a whole answer, in OpenAI's format."""
     usage, versions = _usage(prompt_tokens, answers), _versions(engine, head["weights_version"])
     return JSONResponse({**head, "choices": choices, "usage": usage, **versions})

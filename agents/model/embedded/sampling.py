@@ -179,7 +179,7 @@ class _Draw:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Note which steps no row needs, so that they are skipped."""
+        """Record which steps no row needs, so that they are skipped."""
         self._any_greedy, self._all_greedy = bool(self._greedy.any()), bool(self._greedy.all())
         self._any_top_p = bool((self._top_p < 1).any())
 

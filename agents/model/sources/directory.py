@@ -26,8 +26,8 @@ def check_causal(path: Path) -> None:
     if config.get("is_encoder_decoder") or (names and not any(n.endswith(_CAUSAL_ENDINGS) for n in names)):
         kind = ", ".join(names) or str(config.get("model_type"))
         raise ConfigError(
-            f"{path} holds a {kind}, which is no causal language model: name a model that continues a text "
-            "(its architecture ends with ForCausalLM)"
+            f"{path} holds a {kind}, which is not a causal language model: name a model that continues a "
+            "text (its architecture ends with ForCausalLM)"
         )
 
 

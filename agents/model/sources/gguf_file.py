@@ -63,14 +63,14 @@ class GgufFile:
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """Return a whole number; one that the file must have where there is no default."""
+        """Return a whole number; one that the file must have if there is no default."""
         value = self.value(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.damaged(f"it does not say {key}, or not as a whole number")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a number; one that the file must have where there is no default."""
+        """Return a number; one that the file must have if there is no default."""
         value = self.value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.damaged(f"it does not say {key}, or not as a number")

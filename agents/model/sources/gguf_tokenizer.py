@@ -77,7 +77,7 @@ def end_ids(file: GgufFile) -> list[int]:
 
 
 def _token_id(file: GgufFile, key: str, count: int) -> int | None:
-    """Return the number of a special token; None where the file names none."""
+    """Return the number of a special token; None if the file names none."""
     number = file.value(f"tokenizer.ggml.{key}_token_id")
     if number is None:
         return None
@@ -117,7 +117,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> tuple[Any, bool]:
     for merge in _strings(file, "tokenizer.ggml.merges"):
         left, _, right = merge.partition(" ")
         merges.append((left, right))
-    # llama.cpp fills up a vocabulary that is smaller than the embedding; those are no tokens.
+    # llama.cpp fills up a vocabulary that is smaller than the embedding; those are not tokens.
     vocabulary = {
         token: number
         for number, (token, kind_of) in enumerate(zip(tokens, _types(file, tokens), strict=True))

@@ -28,7 +28,7 @@ from store.files.durable import leftovers, new_file, remove
 from store.tensors.raw import RawTensor, parse, pieces
 
 TENSORS, CARD = "readout.safetensors", "readout.json"
-CURE = "delete it to have the vectors made anew"
+CURE = "delete it to have the vectors made again"
 LOOK_SECONDS = 1.0
 """Shortest time between two looks of a `ConceptVectorsWatcher` at the files: a look is a system call."""
 
@@ -45,9 +45,9 @@ class ConceptVectors:
     weights_version: str
     """Digest of the weights that they were estimated on."""
     model: str = ""
-    """Digest of the model's directory (`describe.digest`); "" where it is not known."""
+    """Digest of the model's directory (`describe.digest`); "" if it is not known."""
     corpus_sha256: str = ""
-    """Digest of the texts that they were estimated from; "" where it is not known."""
+    """Digest of the texts that they were estimated from; "" if it is not known."""
 
     @property
     def hidden_size(self) -> int:
@@ -114,7 +114,7 @@ def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview
 def read(
     directory: Path, *, model: str = "", hidden_size: int = 0, corpus_sha256: str = ""
 ) -> ConceptVectors | None:
-    """Return the vectors in this directory, or None where there are none.
+    """Return the vectors in this directory, or None if there are none.
 
     Raises:
         IntegrityFault: The two files do not fit together, or are of another model, residual stream or
@@ -173,7 +173,7 @@ class ConceptVectorsWatcher:
             directory: The folder of the files.
             hidden_size: Width of the served model's residual stream.
             layers: Number of the served model's layers.
-            model: Digest of the served model; "" where it is not known.
+            model: Digest of the served model; "" if it is not known.
             every: Shortest time between two looks, in seconds.
         """
         self._directory, self._model, self._every = directory, model, every
@@ -224,7 +224,7 @@ class ConceptVectorsWatcher:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return values that change when a file is replaced; None where there is none."""
+    """Return values that change when a file is replaced; None if there is none."""
     try:
         stat = path.stat()
     except FileNotFoundError:

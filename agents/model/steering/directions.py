@@ -36,7 +36,7 @@ def by_name(files: Iterable[ConceptVectors | None]) -> dict[str, ConceptVectors]
 
 
 def load_known(directory: Path) -> dict[str, ConceptVectors]:
-    """Return a home's vectors by name; raise `UsageError` where there are none."""
+    """Return a home's vectors by name; raise `UsageError` if there are none."""
     known = by_name([read(directory), read(directory / BEHAVIOURS)])
     if not known:
         raise UsageError(f"there are no concept vectors in {directory} yet. {HOW_TO_MAKE}")
@@ -44,7 +44,7 @@ def load_known(directory: Path) -> dict[str, ConceptVectors]:
 
 
 def require_concept(name: str, known: Mapping[str, ConceptVectors]) -> ConceptVectors:
-    """Return the vectors that contain this name; raise `UsageError` where none do."""
+    """Return the vectors that contain this name; raise `UsageError` if none do."""
     if name not in known:
         raise UsageError(f"there is no concept {name!r}; there are {', '.join(known)}. {HOW_TO_MAKE}")
     return known[name]

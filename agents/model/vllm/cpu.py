@@ -2,7 +2,7 @@
 
 On a CPU vLLM packs its weights for its kernels, and an edit of the parameters beside the packed copies would
 have no effect. Invariant: what is loaded within `plain_linears` is served from the parameters themselves,
-read anew at each call; an answer is drawn alike, however its prompt was cut. This module knows nothing about
+read again at each call; the same answer is drawn, however its prompt was cut. This module knows nothing about
 the names of weights.
 """
 

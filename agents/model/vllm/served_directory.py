@@ -30,7 +30,7 @@ _TRIES, _PAUSE_S = 4, 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class ServedManifest:
-    """The manifest of the shared weights, as far as it is needed without torch."""
+    """The part of the shared weights' manifest that is needed without torch."""
 
     model: Path
     """The model's directory."""
@@ -89,7 +89,7 @@ class ServedDirectory:
         )
 
     def is_served(self) -> bool:
-        """Return whether a living process is the server here."""
+        """Return whether a living process serves this directory."""
         try:
             with open(self.directory / _LOCK) as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

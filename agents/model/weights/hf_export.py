@@ -116,7 +116,7 @@ def export(plan: ExportPlan, directory: Path) -> list[Json]:
 
 
 def _checkpoint_name(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str | None:
-    """Return the checkpoint's name for a tensor of a file; None where the checkpoint lacks it."""
+    """Return the checkpoint's name for a tensor of a file; None if the checkpoint lacks it."""
     for own in language_model_tensors({name: None}):
         if own in weights:
             return own

@@ -101,7 +101,7 @@ def restore(
 
 
 def _raw_in_memory(shared: SharedWeights) -> dict[str, RawTensor] | None:
-    """Return the shared weights' own bytes, to be written to; None where they are on a device."""
+    """Return the shared weights' own bytes, to be written to; None if they are on a device."""
     if any(tensor.device.type != "cpu" for tensor in shared.tensors.values()):
         return None
     return raw_weights(shared)
@@ -139,7 +139,7 @@ def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> lis
 
 
 def _survives(raw: RawTensor, dtype: torch.dtype) -> bool:
-    """Return whether every value is the same in this type, which the server may use instead of the file's."""
+    """Return whether every value stays the same in `dtype`, the type that the server may use."""
     own = _TYPES[raw.dtype]
     if own == dtype:
         return True

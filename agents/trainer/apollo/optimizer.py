@@ -38,7 +38,7 @@ class Apollo(torch.optim.Optimizer):
     Args:
         params: Parameters or groups, as for every optimizer of torch.
         lr: Learning rate.
-        rank: Of the projection; at most a matrix' smaller side.
+        rank: Of the projection; at most a matrix's smaller side.
         betas: Adam's.
         eps: Adam's.
         weight_decay: Decoupled weight decay.
@@ -160,7 +160,7 @@ class Apollo(torch.optim.Optimizer):
                 state["norm"].zero_()
 
     def projection(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Return this matrix' projection (rank, n), float32, of its last step or, before any, its first."""
+        """Return this matrix's projection (rank, n), float32, of its last step or, before any, its first."""
         group = next(group for other, group in self._owned() if other is parameter)
         step = max(1, int(self.state[parameter].get("step", 0))) if parameter in self.state else 1
         return self._drawn(parameter, group, step).matrix.clone()

@@ -44,7 +44,7 @@ class ParamStep(NamedTuple):
     key: int
     """Key of the stochastic rounding, for a bfloat16 weight."""
     projection: Projection | None
-    """Of a matrix' gradient; None: AdamW."""
+    """Of a matrix's gradient; None: AdamW."""
     alpha: float
 
     @property

@@ -120,7 +120,7 @@ class Worker:
         body, shared = load(wire.SettleBody, fields), self._context.shared
         self._context.require_current_mapping()
         if shared.holds != body.checkpoint:
-            held = shared.holds[:12] or "an update that is no checkpoint yet"
+            held = shared.holds[:12] or "an update that is not a checkpoint yet"
             raise TrainerFault(
                 f"the shared weights hold {held}, not {body.checkpoint[:12]}; roll back to it first"
             )

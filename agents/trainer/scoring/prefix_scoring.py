@@ -102,7 +102,7 @@ def scores(
 def share_prefixes(
     rows: Sequence[tuple[int, ...]], *, equal: bool = False
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Return the rows that are no prefix of another, and for each row the one that begins with it.
+    """Return the rows that are not a prefix of another, and for each row the one that begins with it.
 
     `equal` lets rows share only if they are equal.
     """
@@ -132,7 +132,7 @@ def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> 
 
 @torch.no_grad()
 def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
-    """Return the cache that these contexts leave in the model; an empty context leaves nothing."""
+    """Return the model's cache after these contexts; an empty context adds nothing to it."""
     past, last, one_by_one = PrefixCache(), len(model.base_model.layers) - 1, is_recurrent(model)
     device = model.get_input_embeddings().weight.device
     lane: list[Piece] = []

@@ -108,7 +108,7 @@ def _changed(before: Array, after: Array) -> Array:
 
 
 def _planes(values: Array) -> list[Array]:
-    """Return the byte planes of these numbers, lowest first, without the high ones of zeros; at least one."""
+    """Return the byte planes of these numbers, lowest first, without high planes of zeros; at least one."""
     most = int(values.max(initial=0))
     return [_plane(values, index) for index in range(max(1, (most.bit_length() + 7) // 8))]
 

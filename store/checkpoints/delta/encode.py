@@ -44,7 +44,7 @@ ChunkHashes = Mapping[str, Sequence[bytes]]
 Begin = Callable[[], None]
 """Called once everything is verified, before the first byte is written."""
 _NO_HASH = bytes(16)
-"""The hash of a base's chunk, where there is no base."""
+"""The hash of a base's chunk, if there is no base."""
 _AHEAD = 2
 """Results a thread that may be computed and not yet taken."""
 _Item = TypeVar("_Item")
@@ -90,7 +90,7 @@ def encode(
     base_hashes: ChunkHashes | None = None,
     threads: int = THREADS,
 ) -> Written:
-    """Write the delta that leads from `base` to `new`; neither may change meanwhile.
+    """Write the delta that leads from `base` to `new`; neither may change during the call.
 
     Args:
         base: The tensors to start from; None to store `new` in full.
@@ -141,7 +141,7 @@ class Delta:
     `begin` is called once everything is verified, before the first byte is written. In place, with
     `piecewise`, each chunk is verified just before it is written, while it is in the cache, which is
     faster. A wrong chunk then leaves half-written tensors behind, and the caller must write all of them
-    anew.
+    again.
     """
 
     def __init__(self, whole: bytes | memoryview, sha256: str, *, threads: int = THREADS) -> None:

@@ -125,7 +125,7 @@ def table(rows: Sequence[ChunkRow]) -> bytes:
 def parse(whole: memoryview) -> ParsedDelta:
     """Parse a file without a copy of its bytes; raise one of `UNREADABLE` if this version cannot read it."""
     if bytes(whole[:8]) != _MAGIC:
-        raise ValueError("it is no delta of version 1")
+        raise ValueError("it is not a delta of version 1")
     length = int.from_bytes(whole[8:16], "little")
     header = json.loads(bytes(whole[16 : 16 + length]))
     if header["chunk"] != CHUNK:

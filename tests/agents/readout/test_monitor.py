@@ -23,7 +23,7 @@ from store.ledger.records import Reading
 
 WEIGHTS = "a" * 64
 EMBEDDED = digest(MODEL_DIR)
-CURE = "delete it to have the vectors made anew"
+CURE = "delete it to have the vectors made again"
 
 
 def readings(place: Path, here: Here) -> tuple[Reading, ...]:

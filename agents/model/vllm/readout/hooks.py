@@ -72,7 +72,7 @@ def install(model: torch.nn.Module, vllm_config: Any, config: PluginConfig) -> N
 
 
 def decoder_layers(model: torch.nn.Module, vllm_config: Any) -> torch.nn.ModuleList | None:
-    """Return the model's decoder layers, from the first; None where they are not found."""
+    """Return the model's decoder layers, from the first; None if they are not found."""
     count = vllm_config.model_config.hf_text_config.num_hidden_layers
     for name, module in model.named_modules():
         if name.endswith("layers") and isinstance(module, torch.nn.ModuleList) and len(module) == count:

@@ -169,7 +169,7 @@ class Readings:
             self._close_if_complete(request, answer)
 
     def ended(self, request: str, response: str, index: int, length: int) -> None:
-        """Note that an answer has ended.
+        """Record that an answer has ended.
 
         Args:
             request: Name of its request in the engine.

@@ -90,7 +90,7 @@ class BatchRoutes:
         return self.text
 
     def _version(self) -> int:
-        """Return the version of the served weights; 0 where none are shared."""
+        """Return the version of the served weights; 0 if none are shared."""
         state = read_state(self.weights_file)
         return state.version if state else 0
 
@@ -181,7 +181,7 @@ class BatchRoutes:
 
 
 def signed(seed: int) -> int:
-    """Return a seed of 0 to 2**64 - 1 in vLLM's form: 64 bits with a sign, where -1 means no seed."""
+    """Return a seed of 0 to 2**64 - 1 in vLLM's format: 64 bits with a sign, where -1 means no seed."""
     number = seed if seed < SEED_SPACE // 2 else seed - SEED_SPACE
     return number if number != -1 else SEED_SPACE // 2 - 1
 

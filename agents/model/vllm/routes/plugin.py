@@ -6,7 +6,7 @@
 
 vLLM decides who has access to the routes under /v1, as for all of /v1. The rules of `access` decide for the
 others, before a body is read. Invariant: without a home that names this vLLM there are no routes, and an
-error is answered in OpenAI's form, with a reason. This module knows nothing about weights.
+error is answered in OpenAI's format, with a reason. This module knows nothing about weights.
 """
 
 import os
@@ -149,6 +149,6 @@ async def _error_response(_: Request, error: Exception) -> Response:
 
 
 def _error(status: int, reason: str) -> Response:
-    """Return an error in OpenAI's form."""
+    """Return an error in OpenAI's format."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"message": reason, "type": kind, "param": None, "code": status}}, status)

@@ -81,7 +81,7 @@ class Watchdog:
                 self._try_restore(loaded=False)
 
     def start(self, every: float = CHECK_S) -> Event:
-        """Check every so many seconds in a thread, until the process ends or the returned event is set."""
+        """Check at a fixed interval in a thread, until the process ends or the returned event is set."""
         ended = Event()
         Thread(target=self._run, args=(ended, every), name="nightschool watchdog", daemon=True).start()
         return ended

@@ -60,7 +60,7 @@ def test_a_card_that_does_not_fit_the_tensors_is_refused_with_the_cure(
     write(tmp_path, some())
     card = tmp_path / CARD
     card.write_text(json.dumps({**json.loads(card.read_text()), **change}))
-    with pytest.raises(IntegrityFault, match="delete it to have the vectors made anew"):
+    with pytest.raises(IntegrityFault, match="delete it to have the vectors made again"):
         read(tmp_path)
 
 
@@ -82,7 +82,7 @@ def test_vectors_of_another_model_stream_or_corpus_are_refused(tmp_path: Path) -
     vectors = read(tmp_path, model="m", hidden_size=4, corpus_sha256="c")
     assert vectors is not None and (vectors.model, vectors.corpus_sha256) == ("m", "c")
     for named in ({"model": "n"}, {"hidden_size": 5}, {"corpus_sha256": "d"}):
-        with pytest.raises(IntegrityFault, match="delete it to have the vectors made anew"):
+        with pytest.raises(IntegrityFault, match="delete it to have the vectors made again"):
             read(tmp_path, **named)  # type: ignore[arg-type]
     write(tmp_path, some())  # of an older version: nobody knows
     assert read(tmp_path, model="m", hidden_size=4, corpus_sha256="c") is not None

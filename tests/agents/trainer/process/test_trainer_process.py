@@ -118,7 +118,7 @@ def test_the_trainer_yields_the_processor_to_others(home: Home) -> None:
 
 def test_only_the_checkpoint_in_the_shared_weights_can_be_finalized(home: Home) -> None:
     home.ask("train", request(home.first))
-    with pytest.raises(TrainerFault, match="an update that is no checkpoint yet"):
+    with pytest.raises(TrainerFault, match="an update that is not a checkpoint yet"):
         home.ask("settle", home.first)
     written = home.ask("checkpoint", home.first, {"cursor": 9, "seed": 7})
     assert home.shared.dirty and home.shared.holds == written.id
