@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.model.client import ModelClient, Prompt
-from agents.model.requests import BATCH_ROWS
 from agents.model.templates import refuses, without_system
 from corpus.abilities.prompts import NAME, AbilityPrompt, judge
 from corpus.aliases import Message, Progress
@@ -16,6 +15,8 @@ from store.ledger.records import seed_of
 
 MAX_TOKENS = 64
 """Length of an answer, in tokens: every prompt can be answered in fewer."""
+ROWS = 32
+"""Prompts in one request: few enough to be answered within the client's time limit on a slow machine."""
 TEMPERATURE = 0.5
 """Below the 1.0 of behaviours, at which a small model loses many prompts to chance; over 0, since each round
 has to draw other answers."""
@@ -32,9 +33,9 @@ class Abilities:
     ) -> str:
         """Return the outcome of each prompt, one character each: 1 passed, 0 failed."""
         outcomes = ""
-        for start in range(0, len(prompts), BATCH_ROWS):
+        for start in range(0, len(prompts), ROWS):
             await report(start, len(prompts))
-            part = prompts[start : start + BATCH_ROWS]
+            part = prompts[start : start + ROWS]
             seeds = [seed_of(seed, "measure", NAME, round_, start + place) for place in range(len(part))]
             answers = await self._answers([list(prompt.messages) for prompt in part], seeds)
             outcomes += "".join("01"[judge(*pair).passed] for pair in zip(part, answers, strict=True))
