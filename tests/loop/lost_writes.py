@@ -1,5 +1,4 @@
-"""What a loss of power leaves: the file operations of a night, recorded, and every state of the disk that may
-follow.
+"""The recorded file operations of a night, and every state of the disk that a loss of power may leave.
 
 Recorded are the calls of `os` on the files of checkpoints, and the ledger's commits, each with what it makes
 the ledger say. A commit is one durable step: SQLite with synchronous=FULL is trusted with that, and with

@@ -1,4 +1,4 @@
-"""What users say after an answer, in their own words: the half that the rules were never changed for.
+"""Users' reactions to an answer, in their own words: the half that the rules were never changed for.
 
 Written before the last change to the rules and measured once after it: precision 0.95, recall 0.70. Whoever
 changes a rule because of a row here moves the row to `own_words.TUNED` and writes another. A row: see there.

@@ -1,4 +1,4 @@
-"""What users say after an answer, in their own words and far from the embedded world, with the truth by hand.
+"""Users' reactions to an answer, in their own words and far from the embedded world, labelled by hand.
 
 `TUNED` was looked at while the rules were written. Two former held-out halves are in it: when they were
 measured (precision 0.79 and 0.63, recall 0.37 and 0.33) the rules were changed, and so they are held out no

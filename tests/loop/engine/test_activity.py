@@ -1,4 +1,4 @@
-"""Whether a user was active, from two samples of a server's metrics."""
+"""The detection of an active user, from two samples of a server's metrics."""
 
 from typing import Any
 

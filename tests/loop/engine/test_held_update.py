@@ -73,7 +73,7 @@ def reason(home: Path) -> str:
 
 
 def is_over(home: Path) -> bool:
-    """Whether the last night has ended."""
+    """Return whether the last night has ended."""
     night = status(home).last_night
     return night is not None and night.state == "done"
 

@@ -1,4 +1,4 @@
-"""Whether a night is due: values in, a reason or none out."""
+"""The schedule: values in, a reason against a night or none out."""
 
 from dataclasses import replace
 from datetime import time

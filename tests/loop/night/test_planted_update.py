@@ -57,7 +57,7 @@ class GatedNight:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home that has heard lessons, with a gate that looks at readings closely."""
+    """Make a home that has read lessons, with a gate that is strict about readings."""
     place = tmp_path_factory.mktemp("planted")
     home, log = place / "home", place / "log.jsonl"
     cli_json(home, "init")

@@ -205,7 +205,7 @@ def test_with_the_readout_off_nothing_is_published_and_steering_works(folder: Pa
     hooked.close()
 
 
-def test_a_subscriber_that_reads_nothing_delays_nobody(hooked: HookedDecoder) -> None:
+def test_a_subscriber_that_reads_nothing_delays_no_request(hooked: HookedDecoder) -> None:
     for _ in range(1500):
         hooked.run(torch.randn(7, HIDDEN), BATCH)
 

@@ -178,7 +178,7 @@ def test_a_home_of_another_model_is_refused(served: ServedHome, tmp_path: Path) 
         check_model(served.config, other)
 
 
-def test_an_update_that_nobody_finishes_is_undone(served: ServedHome) -> None:
+def test_an_abandoned_update_is_undone(served: ServedHome) -> None:
     loaded, kept_id = served.copy(), served.keep(2.0, served.base, 1)
     served.disturb()
     version = served.shared.version
