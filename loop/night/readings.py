@@ -53,7 +53,7 @@ class TakeReadings:
     async def take(self, night_id: str, when: str, report: Progress) -> Taken:
         """Take the readings that the ledger does not have yet.
 
-        After an update, the readings of the parent are taken again if they came from other vectors than today's.
+        After an update, the parent's readings are taken again if they came from other vectors than today's.
         """
         context, monitor = self.context, self.context.monitor
         held = await context.hold(night_id, when)
