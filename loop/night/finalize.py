@@ -17,7 +17,7 @@ from store.queue.work import Work
 
 @dataclass(frozen=True)
 class Finalize:
-    """Serve the active checkpoint, drop the optimizer states that nothing needs, and close the night."""
+    """Serve the active checkpoint, remove the files that nothing needs, and close the night."""
 
     context: NightContext
 
@@ -26,6 +26,7 @@ class Finalize:
         context = self.context
         active = await context.ledger.read(queries.active)
         await context.trainer.rollback(active.id, settled=True)
+        await gc.remove_leftovers(context.store)
         await gc.drop_states(context.store, context.ledger, context.settings.checkpoints.optimizer_states)
         close = partial(history.close_night, night_id=item.night_id)
         return Outcome(decision="settled", then=close, facts={"checkpoint": active.id})

@@ -25,6 +25,14 @@ async def sweep(store: CheckpointStore, ledger: Ledger) -> None:
         log.warning("no checkpoint file was swept", reason=str(fault))
 
 
+async def remove_leftovers(store: CheckpointStore) -> None:
+    """Remove what a trainer left that died in mid-write; call it only while no checkpoint is written."""
+    try:
+        await anyio.to_thread.run_sync(store.remove_leftovers)
+    except WriteFailed as fault:
+        log.warning("no unfinished file was removed", reason=str(fault))
+
+
 async def drop_states(store: CheckpointStore, ledger: Ledger, states: int) -> None:
     """Keep the optimizer's state only where training may go on: see `queries.going_on`."""
     kept = await ledger.read(queries.going_on, states)

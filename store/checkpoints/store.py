@@ -223,6 +223,11 @@ class CheckpointStore:
         durable.remove(orphans, "orphans")
         return orphans
 
+    def remove_leftovers(self) -> None:
+        """Remove the unfinished files of writers that died; call it only while nobody writes."""
+        folders = (self.directory, self.blobs.folder)
+        durable.remove([path for folder in folders for path in durable.leftovers(folder)], "orphans")
+
     def require_space(self, nbytes: int) -> None:
         """Raise GateRefused unless `nbytes` can be written with `SPARE_BYTES` to spare."""
         durable.make_folder(self.blobs.folder)

@@ -16,6 +16,8 @@ from store.home import Home
 
 RECOVERED_S = 5.0
 """What is promised of the next start, beside what any start takes here and now to load its libraries."""
+SLACK = 3
+"""A start takes so many times longer when the machine has other work; `test_crashes.py` holds the promise."""
 BY_TRAINER = ("weights", "optimizer", "manifest", "update", "candidate", "restore")
 """Files and moments whose points the trainer comes by, in a process of its own."""
 NOT_IN_A_NIGHT = ("folder", "mark", "states", "stale", "log", "vectors")
@@ -94,7 +96,7 @@ def crash_and_recover(place: Place, undisturbed: Undisturbed, point: str, victim
         seconds, code = served_s(place)
         assert code == 0
         print(f"{point}: {seconds:.1f} s, {undisturbed.start_s:.1f} s undisturbed")  # noqa: T201  (shown with -rP)
-        assert seconds < undisturbed.start_s + RECOVERED_S
+        assert seconds < SLACK * undisturbed.start_s + RECOVERED_S
     assert place.active() == undisturbed.checkpoint
     assert faults(place) == []
 
