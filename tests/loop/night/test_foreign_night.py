@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from small import SMALL, corrected, run_cli, tell
+from small import SMALL, cli_json, correction_lines, run_cli
 
 from agents.readout.ordinary_text import ordinary_text
 from corpus.aliases import Json
@@ -35,14 +35,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     verdict, training = SMALL.format(windows="[]").split("[training]")
     settings = f"{verdict}{FEW.format(model=model)}[training]{training}"
     (home / "config.toml").write_text(settings)
-    log.write_text("".join(f"{line}\n" for line in corrected("decision", 12)))
-    tell(home, "ingest", log)
+    log.write_text("".join(f"{line}\n" for line in correction_lines("decision", 12)))
+    cli_json(home, "ingest", log)
     return home
 
 
 @pytest.fixture(scope="module")
 def night(home: Path) -> Json:
-    return tell(home, "night")
+    return cli_json(home, "night")
 
 
 def test_the_night_shows_the_abilities_last_and_is_kept(night: Json) -> None:
@@ -54,7 +54,7 @@ def test_the_night_shows_the_abilities_last_and_is_kept(night: Json) -> None:
 
 def test_the_verdict_has_a_test_of_the_abilities_which_why_shows(home: Path, night: Json) -> None:
     (update,) = night["updates"]
-    shown = tell(home, "ledger", "why", update["id"])["update"]["abilities"]
+    shown = cli_json(home, "ledger", "why", update["id"])["update"]["abilities"]
     with closing(sqlite3.connect(home / "ledger.db")) as ledger:
         ((tests,),) = ledger.execute("SELECT tests FROM verdicts").fetchall()
     (test,) = [test for test in json.loads(tests) if test.get("behaviour") == "abilities"]
@@ -70,6 +70,6 @@ def test_the_perplexity_names_the_dialogue_that_both_sides_were_read_on(home: Pa
 
 
 def test_the_comparison_of_checkpoints_knows_the_abilities_as_they_are_now(home: Path, night: Json) -> None:
-    rows = tell(home, "checkpoints", "diff", "base", "active")["behaviours"]
+    rows = cli_json(home, "checkpoints", "diff", "base", "active")["behaviours"]
     (row,) = [row for row in rows if row["name"] == "abilities"]
     assert row["current"] and row["same_scenarios"]
