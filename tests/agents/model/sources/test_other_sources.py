@@ -66,7 +66,7 @@ def copied(model_dir: Path, target: Path, **config: Any) -> Path:
 def test_a_directory_of_a_model_that_is_not_causal_is_refused(
     config: dict[str, Any], model_dir: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="no causal language model") as raised:
+    with pytest.raises(ConfigError, match="not a causal language model") as raised:
         check_conversational(copied(model_dir, tmp_path / "m", **config))
     assert config["architectures"][0] in str(raised.value) and raised.value.exit_code == 2
 
