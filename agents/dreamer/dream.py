@@ -61,7 +61,7 @@ class DreamSettings:
 
 
 class SituationRules(Protocol):
-    """The evaluator's part in dreaming."""
+    """What the dreamer asks the evaluator: does a situation fit, and what is reserved for measurements."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
         """Return whether the conversation puts the behaviour to the test."""
@@ -257,7 +257,7 @@ def _declared(behaviour: Behaviour) -> str:
 
 
 def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]:
-    """Return the requests of the behaviour's episodes, as origins."""
+    """Return the requests in the behaviour's episodes, as origins that dreams may grow from."""
     return [
         DreamOrigin(
             text=node.body["request"],

@@ -35,10 +35,10 @@ class FailureRate:
 
 
 def observe(rate: FailureRate, *, failed: int, passed: int) -> FailureRate:
-    """Return the rate after another night's attempts.
+    """Return the counts and the temperature after another night's attempts.
 
     The earlier counts are discounted and the new ones added; the temperature then moves towards
-    T = T_MIN + (T_MAX - T_MIN) f.
+    T = T_MIN + (T_MAX - T_MIN) f, where f is the new failure rate.
     """
     counted = FailureRate(
         failed=DISCOUNT * rate.failed + failed,

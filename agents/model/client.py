@@ -142,7 +142,7 @@ class ModelClient:
     ) -> list[Completion]:
         """Return the answers to many prompts, in order; with role `user`, the user's next turns instead.
 
-        steer: strengths by concept that all of them are steered by.
+        steer: for each concept, the strength at which it steers all of these answers.
         """
         completions: list[Completion] = []
         for first in range(0, len(prompts), BATCH_ROWS):

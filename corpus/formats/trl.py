@@ -47,7 +47,10 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def _answer(value: Json, chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> Turn | None:
-    """Return the rejected answer with its edit, or the rated answer; None unless each side is one turn."""
+    """Return the answer of this line: a rejected one with the chosen one as its edit, or a rated one.
+
+    Return None unless chosen and rejected are one turn of the model each.
+    """
     if any(len(side) != 1 or side[0].role != "assistant" for side in (chosen, rejected)):
         return None
     if "chosen" in value:

@@ -116,7 +116,10 @@ class _Answer:
 
     @property
     def complete(self) -> bool:
-        """Whether the answer has ended and every token that passes through the model was read."""
+        """Whether the answer has ended and every token but its last was read.
+
+        The last token never enters the model.
+        """
         return self.length is not None and all(number in self.tokens for number in range(self.length))
 
     def finalize(self) -> list[Json]:
