@@ -1,4 +1,4 @@
-"""The agents, a folder each: model, ingest, extractor, dreamer, pairs, evaluator, trainer and readout.
+"""The agents, each in its own folder: model, ingest, extractor, dreamer, pairs, evaluator, trainer, readout.
 
 Invariant: an agent imports `corpus`, `store` and `agents.model`, and no other agent. Only `loop` imports
 agents.

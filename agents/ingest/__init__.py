@@ -1,6 +1,6 @@
 """Ingest of conversation logs: finding and following the files, and reading them into the ledger.
 
-Invariant: a turn is acknowledged once it is committed together with the offset behind it, and is never read
-again. A damaged file never stops the others. `loop` imports this package; it imports no other agent and does
+Invariant: a turn and the file offset after it are committed in one transaction, so no turn is read twice. A
+damaged file never stops the others. `loop` imports this package. The package imports no other agent and does
 not know what a conversation teaches.
 """

@@ -1,9 +1,9 @@
 """Log files on the disk and the records in them.
 
-Invariant: only regular files are read, and opening one never blocks, whatever the path names (a pipe would
-wait for a writer). Links to folders are not followed, so there is no loop. Every reader of logs takes its
-records from `records` and its conversations from `parse`, so an ingest, a look and a `forget` see the same.
-This module knows nothing about the ledger.
+Invariant: only regular files are read, and opening a path never blocks, whatever it names (a pipe, for
+example, would wait for a writer). Links to folders are not followed, so a search for logs always ends. Every
+reader of logs gets its records from `records` and its conversations from `parse`, so an ingest, a preview
+(`peek`) and a `forget` see the same conversations. This module knows nothing about the ledger.
 """
 
 import hashlib
@@ -21,10 +21,10 @@ from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_ar
 from corpus.scrub.patterns import scrub_name
 
 SUFFIXES = (".jsonl", ".json")
-"""Suffixes of the logs in a folder; a file that the user names may have any name."""
+"""Suffixes by which a log is recognised in a folder. A file that the user names directly may have any name."""
 
 HEAD = 2**16
-"""Bytes at the beginning of a file that distinguish it from another."""
+"""Number of bytes that are read from the beginning of a file when it is opened."""
 
 Record = RawLine | BadLine
 
@@ -34,23 +34,24 @@ class OpenLog:
     """A log file that is open for reading."""
 
     path: str
-    """The path as it is stored and reported: without secrets, fit for a database."""
+    """The path as it is stored and reported, see `stored_path`."""
     stream: BinaryIO
     size: int
-    """Bytes when it was opened; what is added later is read the next time."""
+    """Size in bytes when the file was opened. Bytes that are added later are read the next time."""
     head: bytes
-    """The first bytes."""
+    """The first HEAD bytes of the file."""
     inode: str
+    """Device and inode numbers, as DEVICE:INODE."""
 
     @property
     def identity(self) -> str:
-        """Device, inode and the digest of the written part of the first line."""
+        """Device, inode and a digest of the first line, as far as it lies in `head`."""
         first = self.head.partition(b"\n")[0]
         return f"{self.inode}:{digest(first)}"
 
 
 def digest(data: bytes) -> str:
-    """Return sixteen hex characters that stand for these bytes."""
+    """Return the first sixteen hex characters of the SHA-256 digest of these bytes."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -60,7 +61,11 @@ def stored_path(path: Path) -> str:
 
 
 def logs_at(path: Path) -> list[Path]:
-    """List the log files that a user means by a path, sorted by name."""
+    """Return the log files that a user means by a path, sorted by name.
+
+    For a file this is the file itself, for a folder every log below it. A path that cannot be read, is neither
+    a file nor a folder, or has no log below it raises `UsageError`.
+    """
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -78,7 +83,10 @@ def logs_at(path: Path) -> list[Path]:
 
 
 def logs_below(folder: Path) -> list[Path]:
-    """List every file below a folder that is named like a log, and every folder that cannot be read."""
+    """Return every file below a folder that is named like a log, sorted by name.
+
+    Folders that cannot be read are in the list too, so that opening them reports the error.
+    """
     closed: list[Path] = []
     logs: list[Path] = []
     for parent, _, names in os.walk(
@@ -89,16 +97,16 @@ def logs_below(folder: Path) -> list[Path]:
 
 
 def open_log(path: Path) -> OpenLog:
-    """Open a log for reading; anything but a readable regular file raises `LogRefused`."""
+    """Open a log and return it; anything but a readable regular file raises `LogRefused`."""
     try:
-        _check_regular(path.stat().st_mode)  # before it is opened: opening a device may have an effect
+        _check_regular(path.stat().st_mode)  # before the open: opening a device may have an effect
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise LogRefused(unreadable(error)) from None
     stream = os.fdopen(descriptor, "rb")
     try:
         status = os.fstat(descriptor)
-        _check_regular(status.st_mode)  # again: another file may have taken the path meanwhile
+        _check_regular(status.st_mode)  # again: another file may be at the path by now
         head = os.pread(descriptor, HEAD, 0)
     except OSError as error:
         stream.close()
@@ -111,14 +119,14 @@ def open_log(path: Path) -> OpenLog:
 
 
 def records(log: OpenLog) -> Iterator[Record]:
-    """Return the whole lines of a log, or the items of the JSON array that it is."""
+    """Return the records of a log: its complete lines or, if it is one JSON array, the items of the array."""
     if is_array(log.head):
         return array_items(read_array(log))
     return whole_lines(log.stream, until=log.size)
 
 
 def read_array(log: OpenLog) -> bytes:
-    """Return the bytes of a log that is one JSON array; an array that is too large raises `LogRefused`."""
+    """Return all bytes of a log that is one JSON array; one of more than MAX_ARRAY bytes raises `LogRefused`."""
     if log.size > MAX_ARRAY:
         raise LogRefused(
             f"a JSON array of more than {MAX_ARRAY // 2**20} MiB: write one object a line (jq -c '.[]' FILE)"
@@ -127,7 +135,12 @@ def read_array(log: OpenLog) -> bytes:
 
 
 def parse(record: Record, read: Reader) -> Conversation | BadLine | None:
-    """Return the conversation in a record, or the part of one; None for a record without any."""
+    """Parse one record of a log with the reader of its format.
+
+    Returns:
+        The conversation, or the part of a conversation, in the record; None if the record holds none; a
+        `BadLine` with the reason if the record is damaged.
+    """
     if isinstance(record, BadLine):
         return record
     if record.blank:
@@ -137,7 +150,7 @@ def parse(record: Record, read: Reader) -> Conversation | BadLine | None:
 
 
 def unreadable(error: OSError) -> str:
-    """Return the reason why a file cannot be read, without its path, which may hold a secret."""
+    """Return why a file cannot be read, without the file's path, because a path may hold a secret."""
     return f"cannot be read: {(error.strerror or type(error).__name__).lower()}"
 
 
@@ -147,7 +160,7 @@ def _check_regular(mode: int) -> None:
 
 
 def _kind(mode: int) -> str:
-    """Name the kind of anything that is not a regular file."""
+    """Return what a path names that is not a regular file, for example "a pipe", from its file mode."""
     if stat.S_ISFIFO(mode):
         return "a pipe"
     if stat.S_ISSOCK(mode):

@@ -1,8 +1,9 @@
-"""Follow folders of logs: read what is there, then what is added.
+"""Follow folders of logs: read the logs that are there, then whatever is added to them.
 
-Invariant: a notification only says "look again"; the files themselves decide what is read, so a lost
-notification only costs a delay of RESCAN_S. A bad file is quarantined and does not stop the others. This
-module does not know what happens to the turns: after each commit it calls `on_added`.
+Invariant: a notification of a change only starts a scan, and the scan decides from the files what to read. So
+a lost notification delays the reading by RESCAN_S at most. A bad file is quarantined and does not stop the
+others. This module does not know how the turns are used: it calls `on_added` after each file that gave new
+turns.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,7 +24,7 @@ from store.ledger.db import Ledger
 from store.queue.outcome import note
 
 RESCAN_S = 30.0
-"""Seconds after which every file is checked without a notification."""
+"""Seconds without a notification after which all files are checked anyway."""
 
 QUIET_MS = 100
 """Milliseconds without a change after which a burst of changes is over."""
@@ -32,7 +33,8 @@ BURST_MS = 1000
 """Milliseconds after which a burst is reported even if it continues."""
 
 Stamp = tuple[int, ...] | str
-"""A value that differs whenever a file has changed: its status, or the error that hides it."""
+"""A value that changes whenever a file changes: fields of the file's status, or the name of the error if the
+status cannot be read."""
 
 
 async def follow(
@@ -42,7 +44,14 @@ async def follow(
     *,
     rescan_s: float = RESCAN_S,
 ) -> None:
-    """Read the logs below these folders as they grow, until cancelled; call `on_added` after new turns."""
+    """Read the logs below these folders as they grow, until cancelled.
+
+    Args:
+        ledger: The ledger that the turns are added to.
+        folders: The folders to follow. One that does not exist raises `UsageError`.
+        on_added: Called after each file that gave new turns.
+        rescan_s: Seconds without a notification after which all files are checked anyway.
+    """
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if not await anyio.to_thread.run_sync(path.exists):
@@ -52,7 +61,7 @@ async def follow(
     ended = anyio.Event()
     async with wake, woken, anyio.create_task_group() as tasks:
         tasks.start_soon(_watch, ledger, paths, wake, ended, name="watch the folders")
-        await anyio.lowlevel.checkpoint()  # the watch is set before the first scan: nothing falls between
+        await anyio.lowlevel.checkpoint()  # let the watch start before the first scan, so no change is missed
         try:
             while True:
                 await _scan(ledger, paths, stamps, on_added)
@@ -65,7 +74,10 @@ async def follow(
 async def _watch(
     ledger: Ledger, paths: list[Path], wake: MemoryObjectSendStream[None], ended: anyio.Event
 ) -> None:
-    """Wake the scan at every change; where no watch can be set, the rescan remains."""
+    """Wake the scan at every change of a log.
+
+    If the system allows no watch, record that in the ledger; the regular rescan still finds the changes.
+    """
     try:
         async for _ in awatch(
             *paths, watch_filter=_is_log, debounce=BURST_MS, step=QUIET_MS, stop_event=ended
@@ -81,7 +93,7 @@ async def _watch(
 async def _scan(
     ledger: Ledger, paths: list[Path], stamps: dict[Path, Stamp], on_added: Callable[[], None]
 ) -> None:
-    """Read every file that has changed since the last scan."""
+    """Read every log that has changed since the last scan, and update `stamps`, the state at that scan."""
     now = await anyio.to_thread.run_sync(_stamped, paths)
     for path in [path for path in stamps if path not in now]:
         del stamps[path]
@@ -94,19 +106,19 @@ async def _scan(
 
 
 async def _read(ledger: Ledger, path: Path) -> int:
-    """Read one file and return the number of turns added; a failure stays with this file."""
+    """Read one file and return the number of turns added; a file that cannot be read is quarantined."""
     try:
         return (await in_threads(read_log(ledger, path))).turns
     except SQLAlchemyError:  # the ledger, not the file
         raise
-    except Exception as error:  # the boundary of one file: a fault of ours must not stop the others
+    except Exception as error:  # a bug that shows with one file must not stop the other files
         reason = f"it could not be read: {type(error).__name__}; please report this"
         await anyio.to_thread.run_sync(quarantine_file, ledger, stored_path(path), reason)
         return 0
 
 
 def _stamped(paths: list[Path]) -> dict[Path, Stamp]:
-    """Return the logs below these paths, in order, each with its stamp."""
+    """Return the stamp of each log at or below these paths, in the order of the paths."""
     logs = (log for path in paths for log in ([path] if path.is_file() else logs_below(path)))
     return {log: _stamp(log) for log in logs}
 

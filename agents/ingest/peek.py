@@ -1,7 +1,7 @@
-"""Look into one log file without taking it in.
+"""Read the conversations of one log file without adding them to the ledger.
 
-Invariant: nothing is written, to the ledger or elsewhere. The readers are those of an ingest, so what is
-returned is what an ingest would take in. This module knows nothing about the ledger.
+Invariant: nothing is written, neither to the ledger nor elsewhere. Files are parsed as in an ingest, so the
+conversations returned are those that an ingest would add.
 """
 
 from collections.abc import Collection
@@ -19,10 +19,10 @@ from store.conversations.conversations import tombstones
 
 
 def conversations_in(path: Path) -> list[Conversation]:
-    """Return the scrubbed conversations of a file in the order in which they begin.
+    """Return the conversations of a file, without secrets, in the order in which they begin.
 
-    Turns that arrive one by one are joined. A file without a conversation raises `LogRefused` with the
-    reason.
+    A conversation that is spread over several records is joined into one. A file without a conversation
+    raises `LogRefused` with the reason.
     """
     lines = _all_records(path)
     format = detect(lines)
@@ -42,10 +42,12 @@ def conversations_in(path: Path) -> list[Conversation]:
 
 
 def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
-    """Return the numbers of the lines whose conversation has one of these tombstones.
+    """Return the numbers of the lines that an ingest will skip because a user had them forgotten.
 
-    They are the lines that an ingest passes over once these are forgotten. A file that cannot be read
-    raises `LogRefused`.
+    Args:
+        path: The log file. One that cannot be read raises `LogRefused`.
+        format: Name of the file's format.
+        wanted: Tombstones of the forgotten conversations. A line is returned if its conversation has one.
     """
     read, wanted, numbers = reader(format), frozenset(wanted), list[int]()
     try:
@@ -63,7 +65,10 @@ def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
 
 
 def _all_records(path: Path) -> list[Record]:
-    """Return the records of a file, with a last line that has no newline: nobody is going to finish it."""
+    """Return the records of a file, including a last line without a newline.
+
+    An ingest would wait for the rest of such a line; a preview reads the file only once.
+    """
     try:
         log = open_log(path)
         with log.stream:

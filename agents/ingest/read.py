@@ -1,9 +1,9 @@
 """Read what is new in log files into the ledger, a batch at a time.
 
-Invariant: a batch's conversations, its quarantined lines and the offset behind them are one transaction, so a
-reader that dies resumes where it was and neither loses nor doubles a turn. Only whole lines are consumed. A
-bad line or file is a value in the report, never an exception. This module does not know who waits for the
-turns.
+Invariant: a batch's conversations, its quarantined lines and the file offset after the batch are committed in
+one transaction. So a process that dies resumes after its last batch and neither loses nor repeats a turn. Only
+complete lines are read. A bad line or file becomes an entry of the report, not an exception. This module does
+not know how the turns are used.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -36,27 +36,32 @@ from store.ledger.db import Ledger
 from store.queue.outcome import note
 
 BATCH_LINES = 200
-"""Lines in one transaction: few enough to be quick, many enough that the disk's sync does not matter."""
+"""Largest number of lines in one transaction: few enough for a short transaction, many enough that the time
+for the disk's sync does not matter."""
 
 BATCH_BYTES = 4 * 2**20
-"""Bytes in one transaction: bounds its memory and the time for which it holds the writer."""
+"""Bytes after which a transaction takes no further line. This bounds its memory and its time."""
 
 MOST_BAD = 1000
-"""Bad lines after which a file is given up for now, if they are more than half: the format must be wrong."""
+"""A file is quarantined when more than this many lines, and more than half of the lines read, are bad: then
+the format must be wrong."""
 
 
 @dataclass(kw_only=True)
 class _Batch:
-    """The content of the next transaction."""
+    """The content of the next transaction, and how much of the file it covers."""
 
     conversations: list[Conversation] = field(default_factory=list)
     bad: list[BadLine] = field(default_factory=list)
     lines: int = 0
+    """Number of records parsed, good or bad."""
     size: int = 0
+    """Bytes of these records."""
     last: RawLine | None = None
+    """The last raw line; the next batch starts after it."""
 
     def add(self, record: Record, read: Reader) -> None:
-        """Parse one record into the batch."""
+        """Parse one record with the reader of its format, and add the result to the batch."""
         self.lines += 1
         if isinstance(record, RawLine):
             self.last = record
@@ -69,7 +74,16 @@ class _Batch:
 
 
 async def ingest_paths(ledger: Ledger, paths: Iterable[Path], format: str | None = None) -> IngestReport:
-    """Read files and folders; a bad path or format raises `UsageError` before anything is read."""
+    """Read all logs at these paths into the ledger, and return one report of them all.
+
+    Args:
+        ledger: The ledger that the turns are added to.
+        paths: Files, and folders whose logs are all read.
+        format: Name of the format of every file; None to detect each file's format.
+
+    Raises:
+        UsageError: A path cannot be read or the format is unknown. Nothing has been read then.
+    """
     if format is not None:
         reader(format)
     files = [file for path in paths for file in await anyio.to_thread.run_sync(logs_at, path)]
@@ -82,7 +96,10 @@ async def ingest_paths(ledger: Ledger, paths: Iterable[Path], format: str | None
 
 
 async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestReport:
-    """Run the batches of a file in threads, one by one: a cancellation waits for one batch only."""
+    """Read the batches of a file in a thread, one after the other, and return their merged report.
+
+    A cancellation waits only for the batch that is being read.
+    """
     reports: list[IngestReport] = []
     try:
         while (report := await anyio.to_thread.run_sync(next, batches, None)) is not None:
@@ -93,7 +110,10 @@ async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestRepo
 
 
 def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator[IngestReport, None, None]:
-    """Read what is new in one file; each report is about a batch that is committed."""
+    """Read what is new in one file, and yield a report after each committed batch.
+
+    A file that cannot be read is quarantined, which a report says. With format None the format is detected.
+    """
     try:
         log = open_log(path)
         with log.stream:
@@ -105,7 +125,10 @@ def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator
 
 
 def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
-    """Quarantine a whole file; the event is written once for each reason."""
+    """Quarantine a whole file and return a report that says so.
+
+    The ledger's event about it is written only once for the same reason.
+    """
     with ledger.writing() as connection:
         if conversations.set_aside_line(connection, path, 0, reason):
             note(connection, "log_set_aside", path, {"reason": scrub(reason)})
@@ -114,7 +137,7 @@ def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
 
 
 def _lines(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
-    """Read a file with one record a line, from the stored offset to its last newline."""
+    """Read a file with one record a line, from the stored offset to its last newline; yield a report a batch."""
     state = _resumed(ledger, log, format)
     name = format or state.format or _detected(log, records(log))
     if name is not None:
@@ -130,7 +153,10 @@ def _lines(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestR
 
 
 def _array(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
-    """Read a file that is one JSON array: whole, and again whenever it has changed."""
+    """Read a file that is one JSON array, and yield a report for each batch.
+
+    The whole array is read, and read again from its beginning whenever it has changed.
+    """
     data = read_array(log)
     identity = f"{log.inode}:array:{digest(data)}"
     with ledger.reading() as connection:
@@ -150,9 +176,15 @@ def _array(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestR
 def _batches(
     ledger: Ledger, path: str, lines: Iterator[Record], state: FileState, *, end: FileState | None = None
 ) -> Iterator[tuple[FileState, IngestReport]]:
-    """Parse and commit the records, a batch at a time, and yield the state after each.
+    """Parse and commit the records in batches; yield the file's state and a report after each batch.
 
-    end: the state of an array, which is stored with the last batch only; None for a file of lines.
+    Args:
+        ledger: The ledger to commit to.
+        path: The stored path of the file.
+        lines: The records that are not read yet.
+        state: The file's state before these records.
+        end: For a JSON array, the state to store with the last batch; nothing is stored with the others. None
+            for a file of lines, whose state is stored with every batch.
     """
     read = reader(state.format)
     seen: set[str] = set()
@@ -180,7 +212,17 @@ def _batches(
 def _commit(
     ledger: Ledger, path: str, batch: _Batch, state: FileState | None, seen: set[str], *, first: bool
 ) -> IngestReport:
-    """Commit a batch; `seen` are the conversations of earlier batches of this reading, and is extended."""
+    """Commit a batch and return its report.
+
+    Args:
+        ledger: The ledger to commit to.
+        path: The stored path of the file.
+        batch: The batch.
+        state: The file's state to store with the batch; None to store none.
+        seen: Ids of the conversations in earlier batches of this file, which are not counted as known again.
+            The batch's own ids are added to the set.
+        first: Whether the batch begins at the first line; then earlier quarantined lines are removed.
+    """
     new = known = turns = forgotten = 0
     ids: set[str] = set()
     with ledger.writing() as connection:
@@ -215,7 +257,10 @@ def _commit(
 
 
 def _joined(parsed: list[Conversation]) -> Iterator[Conversation]:
-    """Join the parts of each keyed conversation of a batch: one piece of work, not hundreds."""
+    """Yield the conversations of a batch, with the parts that have the same key joined into one.
+
+    The joined conversation becomes one piece of work; the single parts would become hundreds.
+    """
     parts: dict[str, list[Conversation]] = {}
     for conversation in parsed:
         if conversation.key:
@@ -227,7 +272,10 @@ def _joined(parsed: list[Conversation]) -> Iterator[Conversation]:
 
 
 def _resumed(ledger: Ledger, log: OpenLog, format: str | None) -> FileState:
-    """Return the stored state, or the beginning where the file is no longer the one that was read."""
+    """Return the state from which to read on: the stored state, or a state at the file's beginning.
+
+    Reading starts at the beginning if the file is new, was replaced or rewritten, or gets another format.
+    """
     with ledger.reading() as connection:
         state = conversations.file_state(connection, log.path)
     fresh = FileState(path=log.path, format="", identity=log.identity, offset=0, line=0)
@@ -253,14 +301,17 @@ def _restart_reason(state: FileState, log: OpenLog, format: str | None) -> str:
 
 
 def _restart(ledger: Ledger, fresh: FileState, reason: str) -> None:
-    """Record that a file is read from its beginning, and why."""
+    """Record that a file is read from its beginning again, and why; `fresh` is the state to store."""
     with ledger.writing() as connection:
         note(connection, "log_begun_again", fresh.path, {"why": reason})
         conversations.save_file_state(connection, fresh)
 
 
 def _detected(log: OpenLog, lines: Iterator[Record]) -> str | None:
-    """Return the format of a file by its first lines; None while it has none."""
+    """Return the name of the format of a file's first lines; None if no line shows a format yet.
+
+    Lines of an unknown format, and binary data, raise `LogRefused`.
+    """
     format = detect(lines)
     if isinstance(format, BadLine):
         names = ", ".join(NAMES)

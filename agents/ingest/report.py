@@ -1,6 +1,6 @@
-"""The report of an ingest: values that add up.
+"""The report of an ingest. Reports of batches and of files can be merged into one.
 
-Invariant: a report names only what is committed, and every reason in it is scrubbed.
+Invariant: a report is about committed data only, and secrets are removed from every reason in it.
 """
 
 from collections.abc import Iterable
@@ -11,45 +11,46 @@ from corpus.aliases import Json
 
 @dataclass(frozen=True, kw_only=True)
 class FileRead:
-    """One file that was read or looked at."""
+    """One file that was read."""
 
     path: str
     format: str | None
-    """Name of the reader; None for a file without a line to detect the format from."""
+    """Name of the file's format; None if no line shows a format yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuarantinedLine:
-    """One line, or (line 0) one whole file, that gave no conversation."""
+    """One line, or one whole file, that could not be read as a conversation."""
 
     path: str
     line: int
+    """Number of the line; 0 for the whole file."""
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestReport:
-    """The outcome of an ingest, or of one batch of it."""
+    """The outcome of a whole ingest, of one file, or of one batch."""
 
     files: tuple[FileRead, ...] = ()
     new: int = 0
-    """Conversations that are new to the ledger."""
+    """Number of conversations that are new to the ledger."""
     known: int = 0
-    """Conversations that the ledger had, whether they grew or not."""
+    """Number of conversations that the ledger already had, with or without new turns."""
     turns: int = 0
-    """Turns added."""
+    """Number of turns added."""
     forgotten: int = 0
-    """Conversations passed over because a user had them removed."""
+    """Number of conversations skipped because a user had them forgotten."""
     quarantined: tuple[QuarantinedLine, ...] = ()
     waiting: tuple[str, ...] = ()
-    """Files whose last line has no newline yet; it is read when the newline comes."""
+    """Paths of the files whose last line has no newline yet. The line is read once the newline is there."""
 
     ids: frozenset[str] = frozenset()
     """Ids of the conversations that were read, new and known."""
 
     @property
     def partial(self) -> bool:
-        """Whether a line or a file was quarantined: exit code 3."""
+        """Whether a line or a file was quarantined; the command then exits with code 3."""
         return bool(self.quarantined)
 
     def as_json(self) -> Json:
@@ -67,7 +68,10 @@ class IngestReport:
 
 
 def merged(reports: Iterable[IngestReport]) -> IngestReport:
-    """Add reports up; a file is named once, with the format that was detected last."""
+    """Return one report that is the sum of these reports.
+
+    A file is listed once, with the format that was detected last; a quarantined line, with its last reason.
+    """
     reports = list(reports)
     files: dict[str, FileRead] = {}
     quarantined: dict[tuple[str, int], QuarantinedLine] = {}
