@@ -1,5 +1,5 @@
-"""What happens, and when: the service, the nights, the operations, and the ways in (HTTP, ZMQ, command line).
+"""The service, the nights, the operations, and their interfaces (HTTP, ZMQ and the command line).
 
-Invariant: this package imports no torch, so that the service stays small and quick. Nothing below `loop`
-imports it.
+Invariant: this package imports no torch, so that the service stays small and quick. `corpus`, `store` and
+`agents` do not import it.
 """

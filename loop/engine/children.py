@@ -1,7 +1,7 @@
-"""Child processes: started, watched until they answer, stopped.
+"""Functions that start a child process, wait until it is ready, and stop it.
 
-Invariant: a child that is started here is either returned to the caller or stopped, even when the caller is
-cancelled meanwhile. This module knows nothing about the model or the trainer.
+Invariant: a child that does not become ready is stopped, even when the caller is cancelled while it waits.
+This module knows nothing about the model or the trainer.
 """
 
 import subprocess
@@ -16,13 +16,20 @@ from anyio.abc import Process
 from corpus.errors import ModelUnavailable
 
 START_S = 90.0
-"""Longest wait for a child to be ready; imports alone take some 5 s."""
+"""Longest wait for a child to be ready, in seconds; its imports alone take about 5 s."""
 STOP_S = 2.0
-"""Time that a child has to end by itself."""
+"""Seconds between the request to terminate a child and its kill."""
 
 
 async def spawn(module: str, *arguments: str, logs: Path, pass_fds: tuple[int, ...] = ()) -> Process:
-    """Start a module as a child that writes to a log of its own."""
+    """Start a Python module as a child process and return the process.
+
+    Args:
+        module: Name of the module, as for `python -m`.
+        arguments: Command line of the module.
+        logs: Folder in which the child's standard error is appended to a log file.
+        pass_fds: File descriptors that the child inherits.
+    """
     with _log(logs, module) as stream:
         return await anyio.open_process(
             [sys.executable, "-m", module, *arguments],
@@ -34,17 +41,21 @@ async def spawn(module: str, *arguments: str, logs: Path, pass_fds: tuple[int, .
 
 
 def _log(logs: Path, module: str) -> IO[bytes]:
+    """Open a module's log file, named after the second part of the module's name."""
     return open(logs / f"{module.split('.')[1]}.log", "ab")
 
 
 async def wait_ready(name: str, process: Process, ready: Callable[[], Awaitable[object]], logs: Path) -> None:
-    """Wait until a starting child is ready; raise if it ends instead, or takes too long.
+    """Wait until a starting child is ready; stop it if that fails.
 
     Args:
-        name: Of the child, for messages.
+        name: Name of the child, for messages.
         process: The child.
-        ready: Returns once the child is ready, or False if it never will be.
-        logs: Where its log is.
+        ready: Function that returns once the child is ready. Its result False means that the start failed.
+        logs: Folder of the child's log, for the error message.
+
+    Raises:
+        ModelUnavailable: The child ended, its start failed, or START_S seconds passed.
     """
     is_ready = False
     try:
@@ -59,7 +70,7 @@ async def wait_ready(name: str, process: Process, ready: Callable[[], Awaitable[
                 is_ready = await ready() is not False
                 tasks.cancel_scope.cancel()
     finally:
-        if not is_ready:  # also when this is cancelled: nobody else knows of the child yet
+        if not is_ready:  # also after a cancellation: the caller does not look after the child yet
             with anyio.CancelScope(shield=True):
                 await stop(process)
     if not is_ready:
@@ -67,7 +78,7 @@ async def wait_ready(name: str, process: Process, ready: Callable[[], Awaitable[
 
 
 async def stop(process: Process) -> None:
-    """End a child: terminate it, and kill it after STOP_S."""
+    """Terminate a child, and kill it if it still runs after STOP_S; return when it has ended."""
     if process.returncode is None:
         process.terminate()
         with anyio.move_on_after(STOP_S):

@@ -1,7 +1,7 @@
-"""The model of a home: the configured directory, the shipped one, or the one that a vLLM serves.
+"""The directory of a home's model: the configured one, the shipped one, or the one that a vLLM serves.
 
-Invariant: a home has one model for good, known by its digest. This module knows nothing about weights, and
-starts nothing: commands that only look at a home import it instead of the servers.
+Invariant: the model of a home never changes, and is identified by its digest. This module knows nothing about
+weights and starts nothing, so commands that only look at a home import it instead of the model servers.
 """
 
 from pathlib import Path
@@ -16,20 +16,30 @@ from store.home import Home
 
 
 def model_directory(settings: Settings, home: Home) -> Path | None:
-    """Return the Hugging Face directory; None if only a vLLM knows it and none runs."""
+    """Return the Hugging Face directory of the home's model.
+
+    Return None if the home uses a vLLM, `model.path` is not set, and no vLLM shares its weights now.
+    """
     if settings.model.path:
         return Path(settings.model.path)
     return served_directory(ServedDirectory(home.served_dir)) if settings.model.url else MODEL_DIR
 
 
 def served_directory(place: ServedDirectory) -> Path | None:
-    """Return the directory of the model that the vLLM at this place has loaded; None if it shares nothing."""
+    """Return the directory of the model that a vLLM has loaded; None if no vLLM shares weights there.
+
+    Args:
+        place: The folder in which the vLLM shares its weights.
+    """
     manifest = place.manifest() if place.is_served() else None
     return manifest.model if manifest else None
 
 
 def named_directory(model: ServedModel) -> Path:
-    """Return the directory of a model that is served under a directory's name, or under a name on the hub."""
+    """Return the Hugging Face directory of a served model; raise `ConfigError` if it is not on this machine.
+
+    The server names the model by its directory, or by its name on the Hugging Face hub.
+    """
     try:
         return directory_of(model.root)
     except IntegrityFault as fault:
@@ -37,13 +47,13 @@ def named_directory(model: ServedModel) -> Path:
 
 
 def require_model(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:
-    """Raise `ConfigError` unless this is the model that the home was initialised with.
+    """Raise `ConfigError` unless a directory holds the model that the home was initialised with.
 
     Args:
-        model_dir: The model's Hugging Face directory.
+        model_dir: Hugging Face directory of the model to check.
         wanted: Digest of the home's model.
-        cure: How to get back to it, for the message.
-        who: Who brings the other model, for the start of the message.
+        cure: Advice for the message: how to use the home's model again.
+        who: Start of the message: what uses the other model.
     """
     if digest(model_dir) != wanted:
         raise ConfigError(

@@ -1,9 +1,11 @@
-"""The two servers of the model: the embedded one, and a user's own vLLM.
+"""The two kinds of model server: the embedded server, and a user's own vLLM.
 
-The embedded one is a child process of ours, the vLLM is not. Either makes the shared weights that the trainer
-writes; the process supervisor runs both in the same way. Invariant: after `ready` the weights are of the
-model that the home was initialised with, and the server answers; `ended` returns once nobody uses these
-weights any more. Of vLLM, this module knows only the address and the HTTP interface.
+The embedded server is a child process of the service; the vLLM is not. Either server creates the shared
+weights that the trainer writes to. The process supervisor uses both through the same protocol, `Server`.
+
+Invariant: when `ready` has returned, the server answers, and the shared weights belong to the model that the
+home was initialised with. `ended` returns when no server uses these weights any more. Of vLLM, this module
+knows only the address, the HTTP interface and the folder of the shared weights.
 """
 
 import os
@@ -31,7 +33,7 @@ from store.home import Home
 from store.ledger.db import Ledger
 
 CHECK_S = 0.2
-"""Between two checks of whether a vLLM runs."""
+"""Seconds between two checks of whether a vLLM runs."""
 WITHOUT_PLUGIN = (
     "runs without the plugin (started before this home was configured, or NIGHTSCHOOL_HOME differs, "
     "or the package is not installed beside it): restart it"
@@ -41,7 +43,7 @@ log = structlog.get_logger()
 
 
 class Server(Protocol):
-    """A model server, as the process supervisor needs it."""
+    """The interface through which the process supervisor uses a model server."""
 
     @property
     def run_dir(self) -> Path:
@@ -49,42 +51,42 @@ class Server(Protocol):
 
     @property
     def model_dir(self) -> Path:
-        """Hugging Face directory of the served model; a vLLM's is known once it has started."""
+        """Hugging Face directory of the served model; that of a vLLM is known only after `start`."""
 
     @property
     def managed(self) -> bool:
-        """Whether the supervisor starts it, and counts its death."""
+        """Whether the supervisor starts and stops the server, and counts its deaths."""
 
     @property
     def fault(self) -> NightschoolError | None:
-        """The fault that the user must mend before a start can end; None while there is none."""
+        """The fault that the user must repair before `start` can return; None while there is no fault."""
 
     def has_weights(self) -> bool:
         """Return whether there are shared weights that should hold the active checkpoint."""
 
     async def start(self) -> None:
-        """Start it, unless it runs; after this a trainer may be started beside it."""
+        """Start the server unless it runs; afterwards a trainer may be started beside it."""
 
     async def ready(self) -> None:
-        """Return when the shared weights exist and the server answers."""
+        """Wait until the shared weights exist and the server answers."""
 
     async def ended(self) -> None:
-        """Return when the server has gone."""
+        """Wait until the server has ended."""
 
     async def stop(self) -> None:
-        """Stop it if it is managed; remove what a dead one has left."""
+        """Stop the server if it is managed; remove the files that a dead server has left."""
 
 
 @dataclass(kw_only=True)
 class EmbeddedServer:
-    """The embedded server."""
+    """The embedded model server, a child process of the service."""
 
     run_dir: Path
     model_dir: Path
     checkpoints: Path
     token_file: Path
     readout: Path
-    """The home's concept vectors."""
+    """Folder of the home's concept vectors."""
     logs: Path
     threads: int
     ledger: Ledger
@@ -92,7 +94,7 @@ class EmbeddedServer:
     fault: NightschoolError | None = None
     _process: Process | None = None
     _ready_pipe: int | None = None
-    """The pipe on which it reports that it is ready; None once it has, and while it does not run."""
+    """The pipe on which the starting child reports that it is ready; None at all other times."""
 
     def has_weights(self) -> bool:
         """See `Server`."""
@@ -104,7 +106,7 @@ class EmbeddedServer:
             return
         active = await self.ledger.read(queries.active)
         faults = await anyio.to_thread.run_sync(CheckpointStore(self.checkpoints).verify, [active.id])
-        if faults:  # the server checks no number: damaged weights would be served, and trained
+        if faults:  # the server itself does not verify weights: damaged ones would be served and trained
             raise IntegrityFault(f"the active checkpoint is damaged, nothing is served: {faults[0].problem}")
         self._ready_pipe, writer = os.pipe()
         try:
@@ -153,24 +155,25 @@ class EmbeddedServer:
 
 
 async def _reports_ready(pipe: int) -> bool:
-    """Return whether the child at the other end of the pipe reports that it is ready before it ends."""
+    """Wait for the child's report on the pipe; return False if the child ended without one."""
     await anyio.wait_readable(pipe)
     return bool(os.read(pipe, 16))
 
 
 @dataclass(kw_only=True)
 class ExternalServer:
-    """A user's own vLLM: waited for as long as it takes, never started and never stopped."""
+    """A user's own vLLM. The service never starts or stops it, and waits for it without a time limit."""
 
     url: str
     place: ServedDirectory
+    """The folder in which the vLLM shares its weights."""
     digest: str
-    """Of the model that this home was initialised with."""
+    """Digest of the model that the home was initialised with."""
     model: ModelClient
     managed: bool = False
     fault: NightschoolError | None = None
     _served: tuple[Path, int] | None = None
-    """The model and the inode of the weights that were shared at the last start."""
+    """The model's directory and the inode of the shared weights, as of the last start."""
 
     def __post_init__(self) -> None:
         self.fault = ModelUnavailable(f"vLLM at {self.url} has not answered yet")
@@ -196,9 +199,10 @@ class ExternalServer:
         return True
 
     async def start(self) -> None:
-        """Return when a vLLM serves this home's model, shares its weights and accepts our key.
+        """Wait until a vLLM serves this home's model, shares its weights and accepts the configured key.
 
-        The boundary at which any fault of the vLLM becomes something to wait for: see `fault` meanwhile.
+        This is the boundary for a vLLM's faults: a fault is not raised, but logged and kept in `fault` until
+        it is repaired.
         """
         while True:
             try:
@@ -221,10 +225,10 @@ class ExternalServer:
                 return
 
     async def ready(self) -> None:
-        """See `Server`: it is ready when it has started."""
+        """Return at once: when `start` has returned, the vLLM is ready."""
 
     async def ended(self) -> None:
-        """Return when the server has left its place, or has made other weights there."""
+        """Wait until the vLLM has ended, or has replaced its shared weights by others."""
         inode = None if self._served is None else self._served[1]
         while True:
             if not self.place.is_served() or self._inode() != inode:
@@ -237,7 +241,11 @@ class ExternalServer:
         self.place.sweep()
 
     def _find(self) -> tuple[Path, int]:
-        """Return the model and the inode of the shared weights; raise their fault if there is one."""
+        """Return the model's directory and the inode of the shared weights.
+
+        Raises:
+            NightschoolError: The vLLM shares no weights, cannot share them, or serves another model.
+        """
         if refused := self.place.refused:
             raise GateRefused(f"vLLM at {self.url} serves its model, but cannot share its weights: {refused}")
         model_dir, inode = served_directory(self.place), self._inode()
@@ -247,26 +255,28 @@ class ExternalServer:
         return model_dir, inode
 
     def _inode(self) -> int | None:
+        """Return the inode of the file of shared weights; None if there is no such file."""
         try:
             return os.stat(self.place.weights_file).st_ino
         except FileNotFoundError:
             return None
 
     async def _require_access(self) -> None:
+        """Raise `ModelUnavailable` unless the vLLM accepts the configured key."""
         try:
             await self.model.served_model()
         except ModelUnavailable as refused:
             raise ModelUnavailable(f"vLLM at {self.url}: {refused}") from refused
 
     async def _absent(self) -> ModelUnavailable:
-        """Return the reason why no server is at the place."""
+        """Return the error that tells why no vLLM shares weights: it does not answer, or has no plugin."""
         if await self.model.health():
             return ModelUnavailable(f"vLLM at {self.url} {WITHOUT_PLUGIN}")
         return ModelUnavailable(f"vLLM at {self.url} does not answer: start it there, or set model.url")
 
 
 def client(home: Home, settings: Settings, run_dir: Path) -> AbstractAsyncContextManager[ModelClient]:
-    """Open a client of the configured server."""
+    """Return a context manager that opens a client of the configured model server."""
     if settings.model.url:
         return open_client(token=settings.model.api_key, base_url=settings.model.url)
     return open_client(token=home.token(), socket=run_dir / "model.sock")
@@ -275,7 +285,16 @@ def client(home: Home, settings: Settings, run_dir: Path) -> AbstractAsyncContex
 def configured(
     home: Home, settings: Settings, run_dir: Path, ledger: Ledger, model: ModelClient, digest: str
 ) -> Server:
-    """Return the configured server. digest: of the model that this home was initialised with."""
+    """Return the configured model server, which is not started yet.
+
+    Args:
+        home: The home.
+        settings: Its effective configuration.
+        run_dir: Folder for the sockets and shared weights of this run.
+        ledger: The home's ledger.
+        model: A client of the configured server.
+        digest: Digest of the model that the home was initialised with.
+    """
     if settings.model.path or not settings.model.url:
         require_model(Path(settings.model.path or MODEL_DIR), digest, "set model.path back")
     if settings.model.url:

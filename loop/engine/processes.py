@@ -1,9 +1,10 @@
 """The process supervisor: starts the model server and the trainer, and restarts them when they die.
 
 Invariant: while `ready` is set, both run and share one set of weights. When either dies, `lost` is set before
-anything else happens, so that work in flight is given up. A server's death takes the trainer with it: its
-weights are gone. More than RESTARTS deaths within WITHIN_S seconds stop the service with a clear message. A
-user's own vLLM that goes away counts as no death: the supervisor waits for it.
+anything else happens, so that work in flight is given up. When the server dies, the trainer is stopped too,
+because the shared weights are gone. More than RESTARTS deaths within WITHIN_S seconds stop the service with a
+clear message. If a user's own vLLM goes away, that is not counted as a death: the supervisor waits until the
+vLLM is back.
 """
 
 import os
@@ -25,11 +26,11 @@ from store import queries
 from store.ledger.db import Ledger
 
 RESTARTS, WITHIN_S = 5, 60.0
-"""Restart budget."""
+"""The restart budget: this many deaths within this many seconds are answered by a restart."""
 ABSENT_S = 5.0
-"""How long an operation waits for a vLLM that does not run before it raises."""
+"""Seconds that an operation waits for a vLLM that does not run, before the operation fails."""
 GONE_S = 10.0
-"""How long it may take until a vLLM that broke off its answers is seen to have gone."""
+"""Longest time in seconds between a vLLM's last broken answer and the moment when its end is noticed."""
 SERVER, TRAINER = "model server", "trainer"
 
 log = structlog.get_logger()
@@ -37,12 +38,17 @@ log = structlog.get_logger()
 
 @dataclass
 class RestartBudget:
-    """How often children may die, by the monotonic clock."""
+    """The recent deaths of children, and the limit on their number."""
 
     deaths: deque[float] = field(default_factory=deque)
+    """Times of the deaths within the last WITHIN_S seconds, by the monotonic clock."""
 
     def spend(self, at: float) -> float:
-        """Count a death; return the seconds to wait before the restart."""
+        """Count a death at this time; return the seconds to wait before the restart.
+
+        Raises:
+            NightschoolError: More than RESTARTS children died within WITHIN_S seconds.
+        """
         self.deaths.append(at)
         while self.deaths and at - self.deaths[0] > WITHIN_S:
             self.deaths.popleft()
@@ -66,15 +72,15 @@ class ProcessSupervisor:
     server: Server
     trainer: TrainerClient
     on_start: Callable[[int, int], None] = lambda done, total: None
-    """Called with the progress of a start: children that run, children to start."""
+    """Called with the progress of a start: how many children run, and how many are to run."""
     running: bool = False
-    """Whether both run, or are being started."""
+    """Whether `run` was called: then both processes run, or are being started."""
     ready: anyio.Event = field(default_factory=anyio.Event)
-    """Set while both run; replaced when one dies."""
+    """Set while both processes run; replaced by a new event when one of them dies."""
     lost: anyio.Event = field(default_factory=anyio.Event)
-    """Set once one of those that are ready dies; replaced when both run again."""
+    """Set when one of the two running processes dies; replaced by a new event when both run again."""
     dead: str = ""
-    """Which one died last."""
+    """Which of the two died last: SERVER or TRAINER; "" if none has."""
     _trainer_process: Process | None = None
 
     @property
@@ -83,11 +89,14 @@ class ProcessSupervisor:
         return f"waiting for {self.server.fault}" if self.running and self.server.fault else ""
 
     def has_weights(self) -> bool:
-        """Return whether there are shared weights to keep at the active checkpoint, or are about to be."""
+        """Return whether there are shared weights now, or will be soon.
+
+        If so, a change of the active checkpoint has to be written to them.
+        """
         return self.running if self.server.managed else self.server.has_weights()
 
     async def wait_server(self) -> None:
-        """Return when the server can be used; raise its fault if that lasts for ABSENT_S."""
+        """Wait until the server has no fault; raise the fault if it lasts longer than ABSENT_S."""
         began = monotonic()
         while self.server.fault is not None:
             if monotonic() - began > ABSENT_S:
@@ -95,12 +104,18 @@ class ProcessSupervisor:
             await anyio.sleep(CHECK_S)
 
     async def wait_ready(self) -> None:
-        """Return when both run; raise as `wait_server`."""
+        """Wait until the server and the trainer run; raise the server's fault as `wait_server` does."""
         await self.wait_server()
         await self.ready.wait()
 
     async def server_went(self, lost: anyio.Event) -> bool:
-        """Return whether work failed because a user's vLLM went away, which takes a moment to show."""
+        """Return whether a user's vLLM went away while a piece of work ran; False for a managed server.
+
+        The end of a vLLM is noticed with a delay, so this method waits for it for up to GONE_S.
+
+        Args:
+            lost: The event `lost` as it was when the work began.
+        """
         if self.server.managed:
             return False
         with anyio.move_on_after(GONE_S):
@@ -108,7 +123,7 @@ class ProcessSupervisor:
         return lost.is_set() and self.dead == SERVER
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Start both, report that they run, and keep them running until cancelled."""
+        """Start the server and the trainer, report that they run, and keep them running until cancelled."""
         self.running = True
         budget, reported = RestartBudget(), False
         try:
@@ -118,7 +133,7 @@ class ProcessSupervisor:
                     self.on_start(2, 2)
                     self.lost = anyio.Event()
                     self.ready.set()
-                    if not reported:  # once: a second time is an error
+                    if not reported:  # anyio raises an error if a task reports twice that it has started
                         reported = True
                         task_status.started()
                     self.dead = await _first({SERVER: self.server.ended, TRAINER: trainer.wait})
@@ -144,8 +159,8 @@ class ProcessSupervisor:
         """Start the server and the trainer, and return the trainer once the server is ready."""
         self.on_start(0, 2)
         await self.server.start()
-        # The trainer loads its libraries while the server makes the weights, and attaches when the pipe is
-        # closed.
+        # The trainer loads its libraries while the server makes the shared weights. The trainer attaches to
+        # the weights when the pipe is closed.
         self._trainer_process, gate = await self._spawn_trainer()
         try:
             await self.server.ready()
@@ -155,7 +170,10 @@ class ProcessSupervisor:
         return self._trainer_process
 
     async def _spawn_trainer(self) -> tuple[Process, int]:
-        """Start the trainer, which attaches to the weights when the returned pipe is closed."""
+        """Start the trainer; return its process and the writing end of a pipe.
+
+        The trainer attaches to the shared weights when the caller closes the pipe.
+        """
         active = await self.ledger.read(queries.active)
         waits, gate = os.pipe()
         try:
@@ -173,7 +191,7 @@ class ProcessSupervisor:
         return process, gate
 
     async def _wait_trainer(self, trainer: Process) -> bool:
-        """Wait until a starting trainer answers; return whether the server still runs by then."""
+        """Wait until a starting trainer answers; return False as soon as the server ends instead."""
 
         async def answers() -> None:
             await children.wait_ready(TRAINER, trainer, self.trainer.status, self.logs)
@@ -182,7 +200,7 @@ class ProcessSupervisor:
 
 
 async def _first(endings: dict[str, Callable[[], Awaitable[object]]]) -> str:
-    """Return the name of the first of these to end; cancel the others."""
+    """Run all the functions at once; return the name of the first that ends, and cancel the others."""
     ended: list[str] = []
     async with anyio.create_task_group() as tasks:
 

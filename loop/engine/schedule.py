@@ -1,7 +1,9 @@
-"""When a night is due (windows, enough lessons, idle users, a cap a day), and when its update waits.
+"""The rules that decide when a night is due and when an update in training waits.
 
-Invariant: pure. Windows go by the wall clock, waiting times by differences that the caller measured. A "no"
-always has a reason that a user understands.
+A night is due in a window of the day, with enough lessons, idle users, and fewer nights than a day allows.
+
+Invariant: pure. Windows are compared with the wall clock; waiting times are differences that the caller has
+measured. Whenever no night is due, there is a reason that a user understands.
 """
 
 from collections.abc import Sequence
@@ -13,22 +15,26 @@ from loop.config import OBSERVING
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleFacts:
-    """The facts that the schedule decides by."""
+    """The facts from which the schedule decides whether a night is due."""
 
     clock: time
     """Local time of day."""
     paused: bool
+    """Whether the user has paused the home."""
     training_enabled: bool
+    """Whether the settings allow updates."""
     lessons: int
-    """New lessons that no night has taken up."""
+    """Number of lessons that no night has taken up."""
     pairs: int
-    """New pairs left by earlier nights."""
+    """Number of new pairs that earlier nights left and that teach something."""
     since_last_lesson_s: float
+    """Seconds since the newest of these lessons; infinity if there is none."""
     since_first_lesson_s: float
+    """Seconds since the oldest of these lessons; 0 if there is none."""
     idle_s: float
-    """Since a user last asked."""
+    """Seconds since a user was last active."""
     nights_today: int
-    """Nights within 24 hours that had something to learn, however they ended."""
+    """Number of nights in the last 24 hours that had something to learn, however they ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +42,23 @@ class ScheduleRules:
     """The user's rules for when a night may begin."""
 
     windows: Sequence[str]
+    """Times of day in which a night may begin, each as "HH:MM-HH:MM"."""
     idle_s: float
+    """Seconds without a user's activity that a night needs."""
     min_lessons: int
+    """Number of new lessons that a night needs, unless there are `min_pairs` new pairs."""
     min_pairs: int
+    """Number of new pairs that are enough for a night without new lessons."""
     settle_s: float
+    """Seconds that must have passed since the newest lesson."""
     max_wait_s: float
+    """Age of the oldest lesson, in seconds, from which a night no longer waits for idle users."""
     max_per_day: int
+    """Largest number of nights within 24 hours."""
 
 
 def why_not(facts: ScheduleFacts, rules: ScheduleRules) -> str:
-    """Return why no night is due now; "" if one is."""
+    """Return the reason why no night is due now; "" if one is due."""
     if facts.paused:
         return "paused: `nightschool resume` to go on"
     if not facts.training_enabled:
@@ -66,14 +79,14 @@ def why_not(facts: ScheduleFacts, rules: ScheduleRules) -> str:
 def why_wait(
     *, paused: bool, since_asked_s: float, yield_s: float, yielded_s: float, max_yield_s: float
 ) -> str:
-    """Return why an update in training should wait before its next step; "" if it should go on.
+    """Return the reason why an update should wait before its next training step; "" if it should go on.
 
     Args:
-        paused: Whether the home was paused since its night began.
-        since_asked_s: Time since a user last asked.
-        yield_s: How long it waits after a user has asked.
-        yielded_s: How long it has waited for users already.
-        max_yield_s: How long it waits for users in all.
+        paused: Whether the user has paused the home since the update's night began.
+        since_asked_s: Seconds since a user was last active.
+        yield_s: Seconds that the update waits after a user was active.
+        yielded_s: Seconds that the update has waited for users so far.
+        max_yield_s: Most seconds that the update waits for users in all.
     """
     if paused:
         return "paused: `nightschool resume` to go on"
@@ -83,12 +96,13 @@ def why_wait(
 
 
 def _within(window: str, clock: time) -> bool:
-    """Return whether the clock is in the window; one that ends before it begins passes midnight."""
+    """Return whether the time of day is in the window; a window whose end is the earlier passes midnight."""
     begin, end = (_minutes(part) for part in window.split("-"))
     minute = clock.hour * 60 + clock.minute
     return begin <= minute < end if begin <= end else minute >= begin or minute < end
 
 
 def _minutes(text: str) -> int:
+    """Return the minutes since midnight of a time "HH:MM"."""
     hours, minutes = text.split(":")
     return int(hours) * 60 + int(minutes)

@@ -1,7 +1,7 @@
-"""The loop that begins a night when one is due, and the facts that it goes by.
+"""The loop that begins a night when one is due, and the facts that it gives to the schedule.
 
-Invariant: a clock that jumps begins one night at most, because the next one needs new lessons. What makes a
-night due is `schedule`'s to say.
+Invariant: a jump of the clock begins at most one night, because the next night needs new lessons. The rules
+for when a night is due are in `schedule`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,9 +18,9 @@ from loop.night.propose import count_teaching
 from store import graph, queries
 
 CHECK_S = 1.0
-"""Between two checks; each costs two small queries."""
+"""Seconds between two checks; each check makes two small queries."""
 RETRY_S = 3600.0
-"""Until a night that could make no update (a full disk, say) is tried again with nothing new."""
+"""Seconds until the next night if a night made no update (say, for a full disk) and nothing new has come."""
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ async def keep_schedule(service: Service) -> None:
 
 
 async def next_update_reason(service: Service) -> str:
-    """Return why no night is due now; "" if one is."""
+    """Return the reason why no night begins now; "" if one is due."""
     if service.processes.waits:
         return service.processes.waits
     night = await service.ledger.read(queries.running_night)
@@ -57,6 +57,7 @@ async def next_update_reason(service: Service) -> str:
 
 
 def _rules(service: Service) -> ScheduleRules:
+    """Return the rules of the schedule from the home's settings."""
     schedule = service.settings.schedule
     return ScheduleRules(
         windows=schedule.windows,
@@ -70,6 +71,7 @@ def _rules(service: Service) -> ScheduleRules:
 
 
 def _facts(connection: Connection, service: Service) -> ScheduleFacts:
+    """Return the facts of this moment, from the ledger, the clock and the users' activity."""
     lessons = [signal for signal, _ in graph.new_lessons(connection, queries.cursor(connection))]
     ages = [_age_s(signal.at) for signal in lessons]
     return ScheduleFacts(
@@ -86,11 +88,14 @@ def _facts(connection: Connection, service: Service) -> ScheduleFacts:
 
 
 def _inputs(connection: Connection) -> tuple[int, int]:
-    """Return what a night would learn from: the id of the newest turn, and the number of new pairs."""
+    """Return the id of the newest turn and the number of new pairs, to see whether there is anything new."""
     return queries.cursor(connection), len(queries.pairs(connection, "new"))
 
 
 def _age_s(at: str) -> float:
-    """Return the seconds since then; infinity for a time to come, which means that the clock was set back."""
+    """Return the seconds since a time, given in ISO 8601; infinity if the time is in the future.
+
+    A time in the future means that the clock was set back.
+    """
     age = (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()
     return age if age >= 0 else float("inf")

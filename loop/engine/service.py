@@ -1,7 +1,7 @@
-"""The service: everything that one process needs to do a home's work, opened and closed together.
+"""The service: all parts that one process needs to do a home's work, opened and closed together.
 
-Invariant: whoever opens a `Service` holds the home until it is closed. Nothing runs before the caller starts
-it.
+Invariant: the process that opens a `Service` holds the home's lock until the service is closed. `opened`
+starts neither the child processes nor the worker: its caller starts them.
 """
 
 from collections.abc import AsyncIterator
@@ -36,7 +36,7 @@ from store.queue import work
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """The parts of an opened home. Make one with `opened`."""
+    """The parts of an opened home; `opened` makes one."""
 
     home: Home
     context: NightContext
@@ -58,7 +58,7 @@ class Service:
 
     @property
     def behaviours(self) -> dict[str, Behaviour]:
-        """The behaviours and counter-behaviours, by name."""
+        """The home's behaviours and counter-behaviours, by name."""
         return self.context.behaviours
 
     @property
@@ -77,8 +77,13 @@ class Service:
         return self.context.trainer
 
     async def begin_night(self, *, seed: int, retry: bool) -> str:
-        """Begin a night, or go on with the one that is running; return its id."""
-        async with self.files:  # a night must not write what a `prune` sweeps
+        """Begin a night and return its id; if a night is running already, return the id of that one.
+
+        Args:
+            seed: The seed of everything that the night draws.
+            retry: Whether to take up the pairs of undone updates again.
+        """
+        async with self.files:  # no night may begin to write files while a `prune` sweeps them
             night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
         self.worker.wake()
         return night_id
@@ -86,7 +91,7 @@ class Service:
 
 @asynccontextmanager
 async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
-    """Hold the home and set up everything that does its work; nothing runs yet."""
+    """Lock the home and yield its service, with no child process and no worker running yet."""
     async with AsyncExitStack() as stack:
         stack.enter_context(locked(home))
         run_dir = stack.enter_context(run_directory(home))
@@ -109,7 +114,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         )
         context = _context(home, settings, ledger, model, trainer, monitor)
         service = _service(home, context, server, run_dir)
-        if not server.managed:  # its users need not come through us: earlier ones went unseen
+        if not server.managed:  # users may have asked the vLLM directly before this service could see them
             service.users.asked()
         yield service
 

@@ -1,10 +1,11 @@
-"""The worker: takes work from the queue, has its handler do it, and commits the outcome.
+"""The worker: takes work from the queue, calls the handler of its kind, and commits the outcome.
 
-A turn goes one way: ingest commits it, its work row is taken, a handler returns an `Outcome`, the flow names
-the work that follows, and one transaction makes it all true. Events in memory only say "wake up".
+The worker takes a row of work from the ledger. The handler returns an `Outcome`. `loop.night.flow` names the
+work that follows. One transaction commits the outcome and the new rows of work. Events in memory only wake
+the worker.
 
-Invariant: a restart resumes from rows. Errors of a handler are caught here and nowhere else, counted on the
-row, and never stop the rest.
+Invariant: after a restart the worker goes on from the rows in the ledger. The errors of a handler are caught
+only here. They are counted on the row of the work, and the other work goes on.
 """
 
 import os
@@ -32,7 +33,7 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 Listener = Callable[[str, str, int, int], None]
-"""Called with the progress of a piece of work: (kind, subject, done, total)."""
+"""A function that receives the progress of work: its kind, its subject, steps done, and steps in all."""
 
 log = structlog.get_logger()
 
@@ -50,25 +51,27 @@ class Worker:
     kind: str = ""
     """The kind of work in hand; "" while there is none."""
     running: bool = False
-    """Whether `run` runs here."""
+    """Whether `run` was called in this process."""
     _current: tuple[Work, anyio.CancelScope] | None = None
-    """The work in hand, and the scope that cancels it."""
+    """The work in hand, and the scope that cancels it; None while there is none."""
     _server_losses: Counter[int] = field(default_factory=Counter)
-    """By work: how often a vLLM went away under it."""
+    """By id of work: how often a vLLM went away during that work."""
     _wake: anyio.Event = field(default_factory=anyio.Event)
+    """Set when there may be new work."""
     _done: anyio.Event = field(default_factory=anyio.Event)
+    """Set when a piece of work has ended; then replaced by a new event."""
 
     def wake(self) -> None:
-        """Say that there may be work. Only after it was committed."""
+        """Tell the worker that there may be new work; call it only after that work was committed."""
         self._wake.set()
 
     def announce(self, kind: str, subject: str, done: int, total: int) -> None:
-        """Give progress to the listeners."""
+        """Report the progress of a piece of work to every listener."""
         for listener in self.listeners:
             listener(kind, subject, done, total)
 
     def reporter(self, kind: str, subject: str) -> Progress:
-        """Return what a handler calls with its progress."""
+        """Return the function with which a handler reports progress on a piece of work."""
 
         async def report(done: int, total: int) -> None:
             self.announce(kind, subject, done, total)
@@ -93,33 +96,40 @@ class Worker:
                 await self._wake.wait()
 
     async def wait_closed(self, night_id: str) -> None:
-        """Return when a night has ended."""
+        """Wait until a night has ended."""
         while True:
-            done = self._done  # taken before the query: an end in between is not missed
+            done = self._done  # read before the query, so that an end between the two is not missed
             if (await self.ledger.read(queries.night, night_id)).state == "done":
                 return
             await done.wait()
 
     async def drop(self, night_id: str, why: str) -> None:
-        """Break off the work in hand of a night whose work was withdrawn, even in the middle of an update."""
+        """Cancel the work in hand if it belongs to a night that is being ended, even during training.
+
+        The work of kind `settle`, which closes the night, is not cancelled.
+
+        Args:
+            night_id: The night whose queued work was withdrawn.
+            why: The reason, for the trainer.
+        """
         if self._current is None:
             return
         item, scope = self._current
         if item.night_id == night_id and item.kind != "settle":
             scope.cancel()
-            if self.processes.ready.is_set():  # the trainer would go on with the update
+            if self.processes.ready.is_set():  # otherwise the trainer would go on with the update
                 with suppress(TrainerFault):
                     await self.trainer.cancel(why)
 
     async def _do(self, item: Work) -> None:
-        """Bring a piece of work to its end, or count its failure on its row."""
+        """Do a piece of work and commit its outcome, or count its failure on its row."""
         try:
             result = await self._handle(item)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.ledger.write(work.release, item)
             raise
-        except Exception as error:  # the boundary: whatever a handler raises is counted on its row
+        except Exception as error:  # the boundary: any error of a handler is counted on the row of its work
             if isinstance(error, _ServerWentAway) and self._may_repeat(item):
                 await self.ledger.write(work.release, item)
                 return
@@ -128,10 +138,11 @@ class Worker:
                 kind=item.kind,
                 subject=item.subject,
                 error=str(error),
-                exc_info=not isinstance(error, NightschoolError),  # no traceback of what is raised on purpose
+                exc_info=not isinstance(error, NightschoolError),  # expected errors need no traceback
             )
             if item.kind == "settle" and item.attempts + 1 >= work.MAX_ATTEMPTS:
-                # Quarantined, it would leave the night open and an undone candidate in the shared weights.
+                # If this work were quarantined, the night would stay open, and the shared weights might keep
+                # an undone candidate.
                 await self.ledger.write(work.release, item)
                 raise
             await self.ledger.write(_fail, item, f"{type(error).__name__}: {error}")
@@ -139,12 +150,15 @@ class Worker:
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
 
     def _may_repeat(self, item: Work) -> bool:
-        """Return whether to repeat work under which a vLLM ended: not if it always ends under this work."""
+        """Return whether to do work again during which a vLLM went away; count how often that happened.
+
+        Return False from the last allowed attempt on: then the work itself may end the vLLM.
+        """
         self._server_losses[item.id] += 1
         return self._server_losses[item.id] < work.MAX_ATTEMPTS
 
     async def _handle(self, item: Work) -> Outcome:
-        """Run the handler; when a child process dies under it, give it up at once."""
+        """Run the handler of the work and return its outcome; cancel the handler if a child process dies."""
         if item.kind not in flow.NIGHT_KINDS:
             return await self.handlers[item.kind](item, self.reporter(item.kind, item.subject))
         await self.processes.ready.wait()
@@ -169,7 +183,10 @@ class Worker:
         raise result or NightschoolError("a child process died during this work")
 
     async def _outcome_or_error(self, item: Work) -> Outcome | Exception:
-        """Return the handler's outcome or error, so that a task group does not wrap the error."""
+        """Return the handler's outcome, or the error that it raised.
+
+        The error is returned because a task group would wrap a raised one in an exception group.
+        """
         try:
             return await self.handlers[item.kind](item, self.reporter(item.kind, item.subject))
         except Exception as error:
@@ -177,12 +194,12 @@ class Worker:
 
 
 class _ServerWentAway(NightschoolError):
-    """A user's vLLM went away under a piece of work, which is done again when it is back."""
+    """A user's vLLM went away during a piece of work; the work is done again when the vLLM is back."""
 
 
 def _fail(connection: Connection, item: Work, error: str) -> None:
-    """Count a failure; when the work is quarantined, queue the work that must follow all the same."""
-    if not work.is_wanted(connection, item):  # its subject was removed, or its night was ended
+    """Count a failure of a piece of work; if it is quarantined, queue the work that must follow even so."""
+    if not work.is_wanted(connection, item):  # the work's subject was removed, or its night was ended
         return
     quarantined = work.fail(connection, item, error)
     outcomes.note(

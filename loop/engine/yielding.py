@@ -1,7 +1,7 @@
-"""Users come first: when one last asked, and how an update in training waits for them.
+"""The record of users' activity, and the pause of an update in training while users are active.
 
-Invariant: whether an update waits follows from the ledger and the clock, checked again and again, so nothing
-has to be remembered when the service or the trainer starts again. This module knows nothing about models.
+Invariant: whether an update waits is computed again and again from the ledger and the clock. So nothing has
+to be restored when the service or the trainer restarts. This module knows nothing about models.
 """
 
 from contextlib import suppress
@@ -18,27 +18,27 @@ from store import queries
 from store.ledger.db import Ledger
 
 CHECK_S = 0.2
-"""Between two checks: so long, and one step, a user who comes back shares the machine."""
+"""Seconds between two checks. A user who comes back shares the machine for this long and one more step."""
 
 
 @dataclass(kw_only=True)
 class Users:
-    """When users asked, and whether the update in training waits."""
+    """The time of the users' last activity, and the reason for which the update in training waits."""
 
     ledger: Ledger
     trainer: TrainerClient
     schedule: ScheduleSettings
     last_asked: float = field(default_factory=lambda: monotonic() - 86400.0)
-    """When a user last asked, by the monotonic clock."""
+    """When a user was last active, by the monotonic clock; a day ago if none was since the start."""
     waits: str = ""
-    """Why the update in training waits; "" while none does."""
+    """The reason why the update in training waits; "" while no update waits."""
 
     def asked(self) -> None:
         """Record that a user is active now."""
         self.last_asked = monotonic()
 
     async def yield_update(self, night_id: str) -> None:
-        """Pause and resume the night's update as users come and go, until cancelled."""
+        """Pause the night's update while users are active, and resume it afterwards, until cancelled."""
         yielded, before = 0.0, monotonic()
         try:
             while True:
@@ -54,7 +54,7 @@ class Users:
                     max_yield_s=self.schedule.max_yield_minutes * 60,
                 )
                 if bool(why) != bool(self.waits):
-                    with suppress(TrainerFault):  # it has died, which ends the update anyway
+                    with suppress(TrainerFault):  # the trainer has died, which ends the update anyway
                         training = await (self.trainer.pause() if why else self.trainer.resume())
                         self.waits = why if training else ""
                 elif why:
