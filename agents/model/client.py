@@ -1,8 +1,9 @@
 """The service's client of the served model: OpenAI-compatible HTTP, and our extensions to it.
 
-Invariant: a batch is cut into pieces of BATCH_ROWS in the order given, so the same prompts and seeds always
-form the same pieces and get the same answers. Every failure is a `ModelUnavailable` with its cure. This
-module knows nothing about torch or the tokenizer: both belong to the server.
+Invariant: the client cuts a batch into pieces of BATCH_ROWS rows, in the order given, so the same prompts and
+seeds always form the same pieces and get the same answers. Every failure raises `ModelUnavailable` with a
+message that names the cure. This module knows nothing about torch or the tokenizer; both belong to the
+server.
 """
 
 import re
@@ -20,17 +21,17 @@ from corpus.aliases import Json, Message
 from corpus.errors import ModelUnavailable
 
 TOKENIZE_ROWS = 1024
-"""Texts in one request for tokens."""
+"""Most conversations or texts in one request to `/v1/batch/tokenize`."""
 TIMEOUT_SECONDS = 120.0
-"""Longest wait for one piece: forty times what the embedded model needs."""
+"""Longest wait for one response: forty times as long as the embedded model needs for a piece of a batch."""
 
 _SAMPLE = re.compile(r'([\w:]+)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(\S+)')
-"""A line of Prometheus' text format: name, labels, value; a time may follow."""
+"""A line of Prometheus' text format: a name, labels in braces, and a value; a timestamp may follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A conversation to answer, and how to sample the answer."""
+    """A conversation to answer, and the sampling settings of the answer."""
 
     messages: Sequence[Message]
     seed: int
@@ -45,13 +46,13 @@ class Completion:
 
     text: str
     token_ids: tuple[int, ...]
-    """All generated tokens, with the one that ended the answer; () where the server does not list them."""
+    """All generated tokens, including the one that ended the answer; () if the server does not list them."""
     finish_reason: str
-    """`stop` or `length`."""
+    """Why the answer ended: `stop` (an end token or a stop string) or `length` (the limit of tokens)."""
     weights_version: int
     """Version of the weights when the answer began."""
     weights_version_end: int
-    """Version when it ended. If it differs from the one at the start, the weights changed in between."""
+    """Version of the weights when the answer ended; another number means that they changed in between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,23 +68,24 @@ class ServedModel:
     """Tokens that end an answer."""
     weights_version: int
     weights_held: str
-    """Id of the checkpoint that the shared weights hold; "" in mid-update."""
+    """Id of the checkpoint that the shared weights hold; "" during an update."""
     weights_dirty: bool
+    """Whether the weights may be those of no kept checkpoint: see `weights.header`."""
 
 
 class ModelClient:
-    """The client; make one with `open_client`."""
+    """The client of one model server; `open_client` makes it."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
         self.started = 0
         """Answers that this client has requested so far; users' forwarded requests do not count."""
         self.in_flight = 0
-        """Those of them that have not arrived yet."""
+        """Requested answers that have not arrived yet."""
 
     @contextmanager
     def _counted(self, rows: int) -> Iterator[None]:
-        """Count this many answers as started, and as in flight until the block ends."""
+        """Add `rows` answers to `started`, and to `in_flight` until the block ends."""
         self.started += rows
         self.in_flight += rows
         try:
@@ -102,7 +104,7 @@ class ModelClient:
         json_schema: Mapping[str, Any] | None = None,
         steer: Mapping[str, float] | None = None,
     ) -> Completion:
-        """Return one answer, at once even while a batch runs.
+        """Return the model's answer to one conversation; it does not wait for a running batch.
 
         Args:
             messages: The conversation.
@@ -110,8 +112,8 @@ class ModelClient:
             max_tokens: Most tokens of the answer; None leaves it to the server.
             seed: From 0 to 2**64 - 1; None lets the server draw one.
             stop: Strings that end the answer.
-            json_schema: The form of the answer, where the server supports it.
-            steer: Strengths by concept that the answer is steered by.
+            json_schema: The JSON schema of the answer; without effect if the server supports no schemas.
+            steer: The strength of steering for each concept; None for no steering.
         """
         body: Json = {"messages": list(map(dict, messages)), "temperature": temperature, "stop": list(stop)}
         optional: Json = {
@@ -140,9 +142,12 @@ class ModelClient:
     async def batch_chat(
         self, prompts: Sequence[Prompt], *, role: str = "assistant", steer: Mapping[str, float] | None = None
     ) -> list[Completion]:
-        """Return the answers to many prompts, in order; with role `user`, the user's next turns instead.
+        """Return one generated turn for each prompt, in the order of the prompts.
 
-        steer: for each concept, the strength at which it steers all of these answers.
+        Args:
+            prompts: The conversations, with their sampling settings.
+            role: Who speaks next: `assistant` generates answers, `user` generates the user's next turns.
+            steer: The strength of steering for each concept, the same for all prompts; None for no steering.
         """
         completions: list[Completion] = []
         for first in range(0, len(prompts), BATCH_ROWS):
@@ -163,12 +168,15 @@ class ModelClient:
     async def tokenize(
         self, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool = True
     ) -> list[list[int]]:
-        """Return the tokens of each conversation, by the model's chat template."""
+        """Return the tokens of each conversation, as the model's chat template renders it.
+
+        With `add_generation_prompt` they end with the opening of the assistant's next turn.
+        """
         plain = [list(map(dict, messages)) for messages in conversations]
         return await self._tokens("conversations", plain, {"add_generation_prompt": add_generation_prompt})
 
     async def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each text as data: none becomes a control token."""
+        """Return the tokens of each text; the text is data, so no part of it becomes a control token."""
         return await self._tokens("texts", texts, {})
 
     async def served_model(self) -> ServedModel:
@@ -192,16 +200,16 @@ class ModelClient:
             return False
 
     async def metrics(self) -> dict[str, float]:
-        """Return the server's metrics by name, added up over their labels."""
+        """Return the value of each of the server's metrics by name, summed over the metric's labels."""
         return parse_metrics((await self._send("GET", "/metrics", None)).text)
 
     async def forward(
         self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
     ) -> httpx.Response:
-        """Forward a user's own request as it is; the caller reads and closes the body of the response.
+        """Forward a user's own request unchanged, and return the response with its body still unread.
 
-        Without an Authorization header the request carries ours. Reading has no time limit: the user's client
-        has one.
+        The caller reads the body and closes the response. If `headers` has no Authorization, the request
+        carries the service's token. Reading has no time limit here, because the user's client has its own.
         """
         timeout = httpx.Timeout(TIMEOUT_SECONDS, read=None)
         request = self._http.build_request(method, path, content=body, headers=list(headers), timeout=timeout)
@@ -214,7 +222,13 @@ class ModelClient:
             ) from error
 
     async def _tokens(self, name: str, rows: Sequence[object], more: Mapping[str, object]) -> list[list[int]]:
-        """Return the tokens of rows, requested in pieces."""
+        """Return the tokens of each row, from requests of at most TOKENIZE_ROWS rows each.
+
+        Args:
+            name: The request's field for the rows: `conversations` or `texts`.
+            rows: The conversations or texts.
+            more: The request's other fields.
+        """
         tokens: list[list[int]] = []
         for first in range(0, len(rows), TOKENIZE_ROWS):
             piece = list(rows[first : first + TOKENIZE_ROWS])
@@ -253,7 +267,13 @@ class ModelClient:
 async def open_client(
     *, token: str, socket: Path | None = None, base_url: str = "http://nightschool"
 ) -> AsyncIterator[ModelClient]:
-    """Open a client of the server at this unix socket, or at `base_url`; with token "" it sends none."""
+    """Open a client of a model server, and close it at the end of the block.
+
+    Args:
+        token: The bearer token of each request; "" sends none.
+        socket: The server's unix socket; None for a server that listens at `base_url`.
+        base_url: The server's address; over a unix socket only the Host header is taken from it.
+    """
     transport = None if socket is None else httpx.AsyncHTTPTransport(uds=str(socket))
     async with httpx.AsyncClient(
         transport=transport,
@@ -268,7 +288,7 @@ async def open_client(
 
 
 def _completion(result: Json, answer: Json) -> Completion:
-    """Return the completion of one result in the server's answer."""
+    """Return the completion for one `result` of the server's `answer`, which names the weights' versions."""
     version: int = answer.get("weights_version", 0)
     return Completion(
         text=result["text"],
@@ -280,7 +300,7 @@ def _completion(result: Json, answer: Json) -> Completion:
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """Return the values in Prometheus' text format by name, added up over their labels."""
+    """Return the values in a text in Prometheus' format by metric name, summed over the labels."""
     values: dict[str, float] = defaultdict(float)
     for line in text.splitlines():
         if sample := _SAMPLE.match(line):
@@ -289,7 +309,7 @@ def parse_metrics(text: str) -> dict[str, float]:
 
 
 def _refusal(path: str, response: httpx.Response) -> str:
-    """Return the server's own sentence about a request that it refused."""
+    """Return the error message for a refused request; it quotes the server's reason."""
     try:
         sentence = str(response.json()["error"]["message"])
     except (ValueError, KeyError, TypeError):

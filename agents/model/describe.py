@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 from corpus.errors import ConfigError, IntegrityFault
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-"""Bytes of one value, by the types that can be trained."""
+"""Bytes of one value, for each type that can be trained."""
 
 _LANGUAGE_MODEL = "model.language_model."
-"""Prefix of the language model's names in the files of a model with vision."""
+"""Prefix of the language model's weight names in the files of a model with vision."""
 _OTHER_PARTS = ("model.visual.", "mtp.")
-"""Prefixes of the vision encoder's names, and of those of a multi-token prediction head."""
+"""Prefixes of the weight names of a vision encoder, and of a multi-token prediction head."""
 _COMPUTED = ".rotary_emb.inv_freq"
-"""End of the names of buffers that old files hold, and that the configuration determines."""
+"""Suffix of the names of buffers in old files; they are left out, as the configuration determines them."""
 Tensor = TypeVar("Tensor")
 
 
 def text_config(model_dir: Path) -> dict[str, Any]:
-    """Return the configuration; of a model with several parts, that of the text."""
+    """Return the model's configuration; for a multimodal model, that of its text model."""
     try:
         config = json.loads((model_dir / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -35,7 +35,7 @@ def text_config(model_dir: Path) -> dict[str, Any]:
 
 
 def count_layers(model_dir: Path) -> int:
-    """Return `num_hidden_layers` of the configuration."""
+    """Return the model's number of layers (`num_hidden_layers` in its configuration)."""
     layers = text_config(model_dir).get("num_hidden_layers")
     if not isinstance(layers, int) or layers < 1:
         raise ConfigError(f"{model_dir}/config.json does not say num_hidden_layers")
@@ -43,7 +43,7 @@ def count_layers(model_dir: Path) -> int:
 
 
 def attention_heads(model_dir: Path) -> tuple[int, int] | None:
-    """Return the numbers of query heads and key-value heads; None if the configuration lacks them."""
+    """Return the number of query heads and that of key-value heads; None if the configuration lacks them."""
     config = text_config(model_dir)
     query = config.get("num_attention_heads")
     key_value = config.get("num_key_value_heads", query)
@@ -51,7 +51,13 @@ def attention_heads(model_dir: Path) -> tuple[int, int] | None:
 
 
 def language_model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of a directory's files as the causal language model does, without other parts."""
+    """Return the language model's tensors by their names in the causal language model.
+
+    Tensors of other parts, such as a vision encoder, and computed buffers are left out.
+
+    Args:
+        tensors: All tensors of a model directory, by their names in its files.
+    """
     return {
         f"model.{name.removeprefix(_LANGUAGE_MODEL)}" if name.startswith(_LANGUAGE_MODEL) else name: tensor
         for name, tensor in tensors.items()
@@ -60,7 +66,7 @@ def language_model_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def digest(model_dir: Path) -> str:
-    """Return a digest of configuration and tokenizer, which stay the same while the weights change."""
+    """Return the SHA-256 of config.json and tokenizer.json, which stay the same while the weights change."""
     sha256 = hashlib.sha256()
     for name in ("config.json", "tokenizer.json"):
         path = model_dir / name
@@ -69,7 +75,10 @@ def digest(model_dir: Path) -> str:
 
 
 def directory_of(name: str) -> Path:
-    """Return the local directory of a model that is named by its path, or by its name on the hub."""
+    """Return the directory of a model on this machine; raise `IntegrityFault` if it is not here.
+
+    name: the directory's path, or the name of a downloaded model on the Hugging Face hub.
+    """
     if name and Path(name).is_dir():
         return Path(name).resolve()
     # Imported here, because it is slow and the command line rarely needs it.
@@ -85,7 +94,7 @@ def directory_of(name: str) -> Path:
 
 
 def digest_of(name: str) -> str:
-    """Return the digest of a model by its path or its name on the hub; "" if it is not on this machine."""
+    """Return the digest of a model, named as for `directory_of`; "" if it is not on this machine."""
     try:
         return digest(directory_of(name))
     except IntegrityFault:

@@ -4,11 +4,12 @@ It is pure ASGI. A bearer token alone does not keep a web page from sending requ
 machine (the browser sends first and checks later), and a Host check alone let a cross-site request through
 when tried. So token, Host and Origin are all checked.
 
-On some paths another server checks the credentials. There a credential that is not our token passes, marked
-as such, for the app to forward. Host and Origin are checked all the same, and some credential must be given.
+The app forwards requests on some paths to another server, which checks credentials itself. On these paths the
+middleware also admits a credential that is not our token, and AUTHENTICATED tells the app that it is not.
+Host and Origin are checked there too, and a request must carry some credential.
 
-Invariant: the app behind it sees no request that failed a check, and no body over the limit. This module
-knows no route but `/health`, which it answers itself: that answer says only that a server listens here.
+Invariant: the app sees no request that failed a check, and no body over the limit. This module knows no route
+but `/health`, which it answers itself: the answer says only that a server listens here.
 """
 
 import hmac
@@ -25,17 +26,17 @@ Send = Callable[[AsgiMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-"""The loopback names of a machine."""
+"""The names by which a machine reaches itself."""
 SOCKET_HOST = "nightschool"
-"""The Host that our clients send over a unix socket, which has no name of its own."""
+"""The Host header that our clients send over a unix socket, because a socket has no host name."""
 AUTHENTICATED = "nightschool.own"
-"""Key in a request's scope: whether it gave our token, and not another server's credential."""
+"""Key in a request's ASGI scope; its value is whether the request carried our token."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
-"""Longest body: some 4,000 conversations of 4 kB, far more than one batch and far less than memory."""
+"""Longest body: enough for some 4,000 conversations of 4 kB, which is far more than one batch."""
 
 
 class AuthMiddleware:
-    """Middleware that passes a request to `app` if it passes the checks."""
+    """Middleware that passes a request on to `app` only if the request passes all checks."""
 
     def __init__(
         self,
@@ -50,9 +51,9 @@ class AuthMiddleware:
 
         Args:
             app: The application.
-            token: The bearer token of a request.
+            token: Our bearer token, which requests must carry.
             port: The TCP port on loopback; None for a unix socket, which no web page can reach.
-            max_body_bytes: Longest body of a request.
+            max_body_bytes: The longest body of a request.
             external_auth_paths: Paths that the app forwards to a server that checks credentials itself.
         """
         if len(token) < 16:
@@ -66,7 +67,7 @@ class AuthMiddleware:
         self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check the request, then pass it to the app."""
+        """Check a request; then pass it on to the app, or answer it with the refusal."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
@@ -79,7 +80,7 @@ class AuthMiddleware:
             await self._call_app(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
-        """Return status and sentence for a request that fails a check."""
+        """Return the HTTP status and the sentence for a request that fails a check; None if it passes."""
         hosts = _values(scope, b"host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return 403, "This Host is not served here; use 127.0.0.1 or the unix socket."
@@ -106,11 +107,14 @@ class AuthMiddleware:
         return None
 
     def _too_large(self) -> str:
-        """Return the sentence for a body over the limit."""
+        """Return the error message for a body over the limit."""
         return f"The body is longer than {self._max_body_bytes} bytes; send less at once."
 
     async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the app and count the body, as a chunked one declares no length."""
+        """Call the app, and refuse the request if its body grows over the limit.
+
+        The bytes are counted as they arrive, because a chunked body declares no length.
+        """
         seen, started, refused = 0, False, False
 
         async def counted() -> AsgiMessage:
@@ -139,26 +143,26 @@ class AuthMiddleware:
 
 
 class _TooLarge(Exception):
-    """The body went over the limit while it was read."""
+    """The body exceeded the limit while the app read it."""
 
 
 def _asks_health(scope: Scope) -> bool:
-    """Return whether this is the only request that needs no token."""
+    """Return whether a request asks for /health; no other request passes without a token."""
     return scope["path"] == "/health" and scope["method"] in ("GET", "HEAD")
 
 
 def _values(scope: Scope, name: bytes) -> list[str]:
-    """Return all values of a header."""
+    """Return all values that the request has for the header `name` (in lower case)."""
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
 async def _answer(send: Send, status: int, sentence: str) -> None:
-    """Send an error in OpenAI's format."""
+    """Send a response with an error in OpenAI's format."""
     await _reply(send, status, {"error": {"message": sentence, "type": "access_error", "code": status}})
 
 
 async def _reply(send: Send, status: int, value: object) -> None:
-    """Send JSON."""
+    """Send a response with this value as JSON."""
     body = json.dumps(value).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:

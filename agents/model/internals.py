@@ -1,7 +1,8 @@
-"""What the trainer reads inside the served model: records and one interface, without torch.
+"""The interface to the inside of the served model: activations and log-probabilities, without torch.
 
+The trainer computes them, its client implements `Internals`, and readouts depend on this interface alone.
 Invariant: arrays are float32, row-major, in the order of the texts of the request. This module knows nothing
-about the socket: the trainer's client is the implementation, and readouts depend on the interface alone.
+about the trainer's socket.
 """
 
 from array import array
@@ -32,12 +33,12 @@ class Activations:
     data: bytes = field(repr=False)
     """float32, (texts, len(layers), hidden), row-major."""
     heads: Mapping[int, HeadInputs] = field(default_factory=dict)
-    """By layer number: the requested layers whose heads can be separated."""
+    """The heads' inputs by layer number, for each requested layer whose heads can be separated."""
     skipped: Mapping[int, str] = field(default_factory=dict)
-    """By layer number: the other requested layers, with the name of their attention."""
+    """The name of the attention by layer number, for each requested layer whose heads cannot be separated."""
 
     def vector(self, text: int, layer: int) -> "array[float]":
-        """Return the residual stream (hidden,) after this layer for the text at this position."""
+        """Return the residual stream `(hidden,)` after `layer`, for the text at position `text`."""
         start = (text * len(self.layers) + self.layers.index(layer)) * self.hidden * 4
         return array("f", self.data[start : start + self.hidden * 4])
 
@@ -47,12 +48,13 @@ class LogProb:
     """A continuation's log-probability, given its context."""
 
     total: float
-    """Nats, summed over the tokens."""
+    """In nats, summed over the continuation's tokens."""
     tokens: int
+    """Number of the continuation's tokens."""
 
 
 class HasVersion(Protocol):
-    """Anything that carries the version of the shared weights."""
+    """A record that carries the version of the shared weights."""
 
     @property
     def version(self) -> int:
@@ -60,17 +62,28 @@ class HasVersion(Protocol):
 
 
 class Internals(Protocol):
-    """The part of the trainer's view of the served weights that readouts need."""
+    """The requests to the trainer that readouts need."""
 
     async def activations(
         self, texts: Sequence[Sequence[int]], layers: Sequence[int], heads: Sequence[int] = ()
     ) -> Activations:
-        """Return the residual stream and the heads' inputs at the last token of each text."""
+        """Return the residual stream and the heads' inputs at the last token of each text.
+
+        Args:
+            texts: The tokens of each text.
+            layers: Numbers of the layers, from 0, after which the residual stream is returned.
+            heads: Numbers of the layers whose heads' inputs are returned.
+        """
 
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
     ) -> Sequence[LogProb]:
-        """Return the log-probability of each continuation, given its context, under this steering."""
+        """Return the log-probability of each continuation, given its context.
+
+        Args:
+            items: Pairs of the context's tokens and the continuation's tokens.
+            steer: Directions that are added to the residual stream; empty for no steering.
+        """
 
     async def status(self) -> HasVersion:
-        """Return the version of the shared weights, among other things."""
+        """Return the trainer's status, which includes the version of the shared weights."""

@@ -1,4 +1,4 @@
-"""Settings of a child process that Python has no call for: its end with its parent, and malloc's thresholds.
+"""Process settings that Python has no call for: to end with the parent process, and to keep freed memory.
 
 Invariant: once `die_with_parent` has returned, this process does not outlive the one that started it. This
 module does not know what the process serves.
@@ -18,7 +18,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 def die_with_parent(parent: int | None) -> None:
     """Have the kernel kill this process when its parent ends; exit now if it already has.
 
-    parent: the process id that the parent must have, if it is known.
+    parent: the expected process id of the parent; None if it is not known.
     """
     before = os.getppid()
     if sys.platform == "linux":

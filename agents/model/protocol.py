@@ -3,11 +3,11 @@
     request  {"v": 1, "id": ..., "verb": ..., "body": {...}}  + raw frames
     reply    {"v": 1, "id": ..., "kind": "result" | "progress" | "error", "body": {...}}  + raw frames
 
-Used on three sockets: the trainer's, the service's, which the model server's routes call, and that of CUDA
-handles.
+Three sockets use these frames: the trainer's; the service's, which the routes on a user's own vLLM call; and
+the socket that exports CUDA handles (`weights.cuda_ipc`).
 
-Invariant: a header that is not exactly this raises `TrainerFault`, whatever its bytes are; every request gets
-exactly one result or error. This module knows nothing about sockets or the bodies of verbs.
+Invariant: a header of any other form raises `TrainerFault`, and every request gets exactly one result or
+error. This module knows nothing about sockets or the bodies of verbs.
 """
 
 import json
@@ -24,7 +24,7 @@ from corpus.errors import NightschoolError, TrainerFault
 VERSION = 1
 """Incremented with every change that an older peer would misread."""
 CONTROL_VERBS = frozenset({"pause", "resume", "cancel"})
-"""Verbs that control the running update, answered at once with `{"training": whether there is one}`."""
+"""Verbs that control the running update. The answer comes at once: `{"training": true}` if there is one."""
 VERBS: Set[str] = CONTROL_VERBS | frozenset(
     ("train", "merge", "checkpoint", "rollback", "settle", "logprobs", "activations", "status", "stop")
 )
@@ -33,16 +33,16 @@ SOCKET_NAME = "trainer.sock"
 SERVICE_SOCKET_NAME = "service.zmq"
 """The file of the service's socket in the run directory."""
 LONGEST_PATH = 103
-"""Longest path of a unix socket in bytes, on macOS, which allows the least."""
+"""Longest path of a unix socket in bytes: the limit of macOS, which is the lowest of any system."""
 MAX_REPLIES = 64
-"""Replies in a `ReplyCache`."""
+"""Most replies that a `ReplyCache` holds."""
 FRAME_BYTES = 16 * 2**20
-"""Largest frame: a text of 4 million tokens, or a header for some 200,000 pairs. ZMQ closes a connection that
-sends a larger one before it is in memory."""
+"""Largest frame: enough for a text of 4 million tokens, or a header for some 200,000 pairs. When a peer sends
+a larger frame, ZMQ closes the connection before the frame is in memory."""
 MAX_ID_CHARACTERS = 200
 """Longest request id."""
 MAX_MESSAGE_CHARACTERS = 2000
-"""Longest error message: it may quote text of any length."""
+"""Longest error message; longer ones are cut, because a message may quote text of any length."""
 
 ReplyKind = Literal["result", "progress", "error"]
 
@@ -107,7 +107,10 @@ def unpack_reply(frames: Sequence[bytes]) -> RpcReply:
 
 
 def request_id(frames: Sequence[bytes]) -> str:
-    """Return the id of a possibly malformed request, so that the error reaches its sender; "" if none."""
+    """Return the id in a request's frames, which may be malformed; "" if they have no valid id.
+
+    The reply that reports the malformed request needs this id to reach the sender.
+    """
     try:
         identity = _json(frames)["id"]
     except (TrainerFault, KeyError, TypeError):
@@ -116,7 +119,7 @@ def request_id(frames: Sequence[bytes]) -> str:
 
 
 def error_reply(identity: str, fault: Exception) -> RpcReply:
-    """Return the reply for an error; its class crosses the socket by name."""
+    """Return the reply that reports `fault` to the request's sender, by the fault's class and message."""
     name = type(fault).__name__ if isinstance(fault, NightschoolError) else "TrainerFault"
     message = str(fault) if isinstance(fault, NightschoolError) else f"{type(fault).__name__}: {fault}"
     return RpcReply(
@@ -125,7 +128,7 @@ def error_reply(identity: str, fault: Exception) -> RpcReply:
 
 
 def error_of(reply: RpcReply) -> NightschoolError:
-    """Return the exception for a reply of kind "error"."""
+    """Return the exception that a reply of kind "error" reports."""
     kind = getattr(errors, str(reply.body.get("error")), TrainerFault)
     if not (isinstance(kind, type) and issubclass(kind, NightschoolError)):
         kind = TrainerFault
@@ -140,20 +143,34 @@ class ReplyCache:
         self._replies: OrderedDict[str, tuple[bytes, Sequence[bytes]]] = OrderedDict()
 
     def keep(self, identity: str, digest: bytes, frames: Sequence[bytes]) -> None:
-        """Store the reply to the request with this id and content digest."""
+        """Store the reply to a request, and drop the oldest reply if there are too many.
+
+        Args:
+            identity: The request's id.
+            digest: A digest of the request's content.
+            frames: The frames of the reply.
+        """
         self._replies[identity] = (digest, frames)
         while len(self._replies) > self._size:
             self._replies.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget all replies: the shared weights have changed, so they are no longer true."""
+        """Drop all replies: the shared weights have changed, so the replies no longer hold."""
         self._replies.clear()
 
     def __contains__(self, identity: object) -> bool:
         return identity in self._replies
 
     def recall(self, identity: str, digest: bytes) -> Sequence[bytes] | None:
-        """Return the reply given before, or None; raise `TrainerFault` if the id was another request's."""
+        """Return the frames of the stored reply to a request; None if no reply is stored.
+
+        Args:
+            identity: The request's id.
+            digest: A digest of the request's content.
+
+        Raises:
+            TrainerFault: A request with other content has used this id.
+        """
         if identity not in self._replies:
             return None
         before, frames = self._replies[identity]
@@ -167,7 +184,7 @@ def _pack(header: dict[str, Any]) -> bytes:
 
 
 def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
-    """Return the header of these frames, with its fields checked."""
+    """Return the header of these frames; it must have exactly the fields `keys`."""
     header = _json(frames)
     if not isinstance(header, dict) or header.keys() != keys:
         raise TrainerFault(f"the header must have exactly the fields {', '.join(sorted(keys))}")
@@ -181,7 +198,7 @@ def _unpack(frames: Sequence[bytes], keys: set[str]) -> dict[str, Any]:
 
 
 def _json(frames: Sequence[bytes]) -> Any:
-    """Return the first frame, decoded."""
+    """Return the JSON value of the first frame."""
     try:
         return json.loads(frames[0], parse_constant=_refuse_constant)
     except (
@@ -197,7 +214,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def _is_id(value: Any) -> bool:
-    """Return whether this may be a request's id, which goes into frames and logs as it is."""
+    """Return whether this value can be a request's id: short plain text, as it appears in frames and logs."""
     return (
         isinstance(value, str)
         and 0 < len(value) <= MAX_ID_CHARACTERS

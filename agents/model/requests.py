@@ -1,12 +1,12 @@
 """The fields of a request to the embedded server, read from its JSON and checked.
 
-Invariant: whatever a client sends either becomes a value that can be answered or raises `UsageError` with a
-sentence that says what to change; no later code has to guess. This module knows nothing about the tokenizer
-or the model: their numbers are arguments. The routes on a user's own vLLM use it too.
+Invariant: each field that a client sends either becomes a valid value, or raises `UsageError` with a sentence
+that says what to change. This module knows nothing about the tokenizer or the model: the size of the
+vocabulary and of the context are arguments. The routes on a user's own vLLM use this module too.
 
-It checks by hand, not by pydantic: each sentence names the cure and the OpenAI field, one field's meaning
-depends on others (lists by row, `max_completion_tokens`), and unknown fields of OpenAI's are allowed at their
-neutral values.
+The checks are written by hand, without pydantic, for three reasons: each sentence names the OpenAI field and
+the cure; the meaning of a field depends on other fields (lists by row, `max_completion_tokens`); and OpenAI's
+fields that this server does not support are allowed at their neutral values.
 """
 
 import json
@@ -22,7 +22,7 @@ from corpus.errors import UsageError
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 """The roles a message may have."""
 BATCH_ROWS = 128
-"""Rows generated together, by client and server alike: 64 rows are a tenth slower, 256 little faster."""
+"""Rows that are generated together, in client and server: 64 rows are a tenth slower, 256 little faster."""
 MAX_ROWS = 4096
 """Largest number of rows in one request."""
 MAX_N = 128
@@ -30,7 +30,7 @@ MAX_N = 128
 MAX_TEMPERATURE = 10.0
 """Highest temperature: above it every model produces noise."""
 MAX_STOPS = 16
-"""Most stop strings: each is searched for at every token."""
+"""Most stop strings of a request: the server searches for each of them at every token."""
 DEFAULT_MAX_TOKENS = 256
 """Tokens of a chat answer when the request sets no limit."""
 SEED_SPACE = 2**64
@@ -47,13 +47,14 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "tools": ([],),
     "top_logprobs": (0,),
 }
-"""OpenAI's settings that this server lacks, with the values at which ignoring them is correct."""
+"""OpenAI's settings that this server does not support, with the values at which it may ignore them."""
 TEMPLATE_ARGUMENTS = frozenset(
     "conversation messages tools documents chat_template add_generation_prompt continue_final_message "
     "tokenize padding truncation max_length return_tensors return_dict return_assistant_tokens_mask "
     "tokenizer_kwargs".split()
 )
-"""Arguments of transformers' `apply_chat_template`, which are not variables of a template."""
+"""Arguments of transformers' `apply_chat_template`; a request may not set them, as they are not variables of
+the template."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class SamplingSettings:
     temperature: float
     top_p: float
     max_tokens: int | None
-    """None means as many as fit, up to the server's default."""
+    """None means DEFAULT_MAX_TOKENS, or fewer if the context has less space left."""
     stop: tuple[str, ...]
     seed: int
 
@@ -83,7 +84,10 @@ def parse_body(raw: bytes) -> Json:
 
 
 def sampling_settings(body: Json, *, default_max_tokens: int | None) -> SamplingSettings:
-    """Return the sampling settings of a request."""
+    """Return the sampling settings of a request.
+
+    `default_max_tokens` becomes its `max_tokens` if the request sets no limit.
+    """
     limit = body.get("max_completion_tokens")
     limit = body.get("max_tokens") if limit is None else limit
     return SamplingSettings(
@@ -96,7 +100,10 @@ def sampling_settings(body: Json, *, default_max_tokens: int | None) -> Sampling
 
 
 def sampling_settings_each(body: Json, count: int) -> list[SamplingSettings]:
-    """Return the settings of `count` rows; `temperature` and `max_tokens` may be lists of one value a row."""
+    """Return the sampling settings of each of the `count` rows of a request.
+
+    `temperature` and `max_tokens` may be lists with one value for each row.
+    """
     whole = {name: body[name] for name in body if not isinstance(body[name], list) or name == "stop"}
     first = sampling_settings(whole, default_max_tokens=None)
     rows = [{**whole} for _ in range(count)]
@@ -115,7 +122,17 @@ def sampling_settings_each(body: Json, count: int) -> list[SamplingSettings]:
 
 
 def answer_limit(tokens: Sequence[int], requested: int | None, *, context: int, vocab_size: int) -> int:
-    """Return the most tokens of the answer to this prompt; `context`: most tokens of both together."""
+    """Return the most tokens that the answer to a prompt may have.
+
+    Args:
+        tokens: The prompt.
+        requested: The limit that the request sets; None if it sets none.
+        context: The most tokens of prompt and answer together.
+        vocab_size: The number of tokens in the vocabulary.
+
+    Raises:
+        UsageError: The prompt is empty, has unknown tokens, or leaves too little space for the answer.
+    """
     if not tokens:
         raise UsageError("the prompt is empty; send at least one token")
     if not all(0 <= token < vocab_size for token in tokens):
@@ -131,12 +148,12 @@ def answer_limit(tokens: Sequence[int], requested: int | None, *, context: int, 
 
 
 def choices(body: Json) -> int:
-    """Return the number of answers to each prompt."""
+    """Return the number of answers that the request wants for each prompt (its `n`)."""
     return 1 if body.get("n") is None else _whole(body["n"], "n", 1, MAX_N)
 
 
 def seeds(body: Json, first: int, count: int) -> list[int]:
-    """Return one seed a row: those of the request, or the first one and its successors."""
+    """Return a seed for each of `count` rows: the request's `seeds`, or `first` and the numbers after it."""
     given = body.get("seeds")
     if given is None:
         return [(first + row) % SEED_SPACE for row in range(count)]
@@ -146,7 +163,7 @@ def seeds(body: Json, first: int, count: int) -> list[int]:
 
 
 def flag(body: Json, name: str, default: bool = False) -> bool:
-    """Return a Boolean field."""
+    """Return the Boolean field `name`; `default` if the request lacks it."""
     value = body.get(name)
     if value is None:
         return default
@@ -156,14 +173,14 @@ def flag(body: Json, name: str, default: bool = False) -> bool:
 
 
 def messages(value: object, *, may_be_empty: bool = False) -> list[Message]:
-    """Return a checked list of messages."""
+    """Return the messages in this value, once it is checked to be a list of messages."""
     if not isinstance(value, list) or not (value or may_be_empty):
         raise UsageError("messages must be a list of at least one {role, content}")
     return [_message(message) for message in value]
 
 
 def conversations(body: Json, *, may_be_empty: bool = False) -> list[list[Message]]:
-    """Return a checked list of conversations."""
+    """Return the request's `conversations`, each a checked list of messages."""
     value = body.get("conversations")
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"conversations must be a list of 1 to {MAX_ROWS} lists of messages")
@@ -171,7 +188,7 @@ def conversations(body: Json, *, may_be_empty: bool = False) -> list[list[Messag
 
 
 def role(body: Json) -> str:
-    """Return the role of the next turn."""
+    """Return who speaks next: `assistant`, which is the default, or `user`."""
     value: object = body.get("role", "assistant")
     if value not in ("assistant", "user"):
         raise UsageError("role, who speaks next, must be assistant or user")
@@ -179,7 +196,7 @@ def role(body: Json) -> str:
 
 
 def template_settings(body: Json) -> Json:
-    """Return the chat template's own variables, such as `enable_thinking`, as vLLM takes them."""
+    """Return the request's variables of the chat template, such as `enable_thinking`; {} for none."""
     value = body.get("chat_template_kwargs")
     if value is None:
         return {}
@@ -206,7 +223,7 @@ def prompts(body: Json) -> list[str | list[int]]:
 
 
 def texts(body: Json, name: str) -> list[str]:
-    """Return a list of texts."""
+    """Return the list of texts in the field `name`."""
     value = body.get(name)
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"{name} must be a list of 1 to {MAX_ROWS} texts")
@@ -214,7 +231,10 @@ def texts(body: Json, name: str) -> list[str]:
 
 
 def text(value: object, name: str) -> str:
-    """Return text that has a UTF-8 form: JSON can carry lone surrogates, which no tokenizer accepts."""
+    """Return the value if it is text in valid Unicode; raise `UsageError` with the field's name otherwise.
+
+    JSON can carry half a character (a lone surrogate), which no tokenizer accepts.
+    """
     if not isinstance(value, str):
         raise UsageError(f"{name} must be text")
     try:
@@ -247,7 +267,7 @@ def _text_part(part: object) -> str:
 
 
 def _number(body: Json, name: str, default: float, least: float, most: float) -> float:
-    """Return a finite number within bounds."""
+    """Return the number in the field `name`, from `least` to `most`; `default` if the request lacks it."""
     value = body.get(name)
     if value is None:
         return default
@@ -258,7 +278,7 @@ def _number(body: Json, name: str, default: float, least: float, most: float) ->
 
 
 def _top_p(body: Json) -> float:
-    """Return the share of probability to sample from."""
+    """Return `top_p`, the share of the probability that tokens are sampled from: over 0, at most 1."""
     value = _number(body, "top_p", 1.0, 0.0, 1.0)
     if not value > 0 or not math.isfinite(value):
         raise UsageError("top_p must be more than 0 and at most 1")
@@ -266,19 +286,19 @@ def _top_p(body: Json) -> float:
 
 
 def _whole(value: Any, name: str, least: int, most: int) -> int:
-    """Return a whole number within bounds."""
+    """Return the value if it is a whole number from `least` to `most`; `name` is its field."""
     if type(value) is not int or not least <= value <= most:
         raise UsageError(f"{name} must be a whole number from {least} to {most}")
     return int(value)
 
 
 def _seed(value: object, name: str) -> int:
-    """Return a seed: any 64-bit number, signed or not."""
+    """Return a seed from 0 to 2**64 - 1; the value may be any 64-bit number, signed or not."""
     return _whole(value, name, -SEED_SPACE // 2, SEED_SPACE - 1) % SEED_SPACE
 
 
 def _stop(value: object) -> tuple[str, ...]:
-    """Return the stop strings."""
+    """Return the stop strings in a request's `stop`: a text, a list of texts, or None for none."""
     given = [value] if isinstance(value, str) else value
     if given is None:
         return ()

@@ -22,7 +22,7 @@ CONFIG_FILES = (
 )
 """Files in which transformers looks for `auto_map`."""
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
-"""Suffixes of weights that are stored as pickles."""
+"""Suffixes of files that hold weights as pickles."""
 MAX_HEADER_BYTES = 100_000_000
 """Largest header that the safetensors format allows."""
 
@@ -107,7 +107,7 @@ def check_safetensors(path: Path) -> None:
 
 
 def _actual_format(start: bytes) -> str:
-    """Return the format of a file with these first bytes, and the cure."""
+    """Return a phrase that says what a file with these first bytes really is, and the cure."""
     if start[:2] == b"PK":
         return "it is a zip file as torch.save writes, renamed; convert it"
     if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -116,7 +116,10 @@ def _actual_format(start: bytes) -> str:
 
 
 def _check_offsets(path: Path, header: dict[str, Any], size: int) -> None:
-    """Refuse a file in which a tensor lies past the end."""
+    """Refuse a safetensors file in which a tensor lies past the end, or has no valid place.
+
+    `size` is the number of bytes after the header.
+    """
     for name, entry in header.items():
         if name == "__metadata__":
             continue

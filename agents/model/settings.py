@@ -1,7 +1,7 @@
 """The `[model]` table of a home's configuration: the served model, and its server.
 
-Invariant: values only. A module of its own, because the vLLM plugin reads this table without the rest of the
-configuration, and must not import the loop.
+Invariant: this module holds values only. It is separate, because the vLLM plugin reads this table without the
+rest of the configuration, and must not import the loop.
 """
 
 from dataclasses import dataclass
@@ -17,17 +17,19 @@ class ModelSettings:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     path: str = ""
-    """Hugging Face directory of the model; empty for the shipped model or, with `model.url`, for the
-    served one. Set it before `init`, which makes checkpoint 0 of it, and leave it."""
+    """Hugging Face directory of the model. Empty means the shipped model or, if `model.url` is set, the
+    model that your vLLM serves. Set it before `init`, which makes checkpoint 0 from it, and do not change it
+    later."""
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Threads of the model server, and of the trainer."""
+    """Number of threads that the model server uses, and the trainer as well."""
     url: str = ""
     """Address of your own vLLM, such as `http://127.0.0.1:8000`; empty for the embedded server. `init
     --url` sets it."""
     api_key: str = ""
     """Key that your vLLM was started with; empty if it has none."""
     salt_seconds: Annotated[float, Field(ge=0.1, le=86400)] = 10.0
-    """Longest time for which vLLM serves cached prefixes of older weights while an update runs."""
+    """Longest time in seconds for which your vLLM reuses cached prefixes that older weights computed, while
+    an update runs."""
     readout: bool = False
-    """Whether vLLM reads concept scores off the residual stream as it answers; needs
-    `--enforce-eager`."""
+    """Whether your vLLM computes concept scores from the residual stream while it answers; needs vLLM's
+    option `--enforce-eager`."""

@@ -1,6 +1,6 @@
-"""The way around a chat template that refuses system prompts, for every agent that sends some.
+"""Support for models whose chat template refuses system prompts, for every agent that sends one.
 
-Invariant: pure.
+Invariant: the functions are pure.
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,11 @@ from corpus.aliases import Message
 from corpus.errors import ModelUnavailable
 
 REFUSED = "chat template refuses"
-"""Part of the server's complaint about messages that the model's template does not accept."""
+"""Text that the server's error message contains when the chat template does not accept the messages."""
 
 
 def refuses(fault: ModelUnavailable) -> bool:
-    """Return whether the server refused a request because of the model's chat template."""
+    """Return whether `fault` is the server's refusal of a request because of the model's chat template."""
     return REFUSED in str(fault)
 
 
