@@ -1,8 +1,7 @@
-"""Scores of a turn's words: how strongly they mean that the answer before was wrong, or right.
+"""Scores of a user's turn: how strongly its words mean that the previous answer was wrong, or right.
 
-Invariant: pure; a score is between 0 and 1 and depends on the words alone. Each row of `words` counts once,
-however often it matches, so repeating a complaint does not raise its score. This module knows nothing about
-behaviours.
+Invariant: pure; a score is between 0 and 1. Each row of the tables in `words` counts once, however often it
+matches, so repeating a complaint does not raise its score. This module knows nothing about behaviours.
 """
 
 import re
@@ -13,11 +12,11 @@ from dataclasses import dataclass
 from agents.extractor import words as tables
 
 READ_CHARS = 320
-"""Characters of a turn that are scored: a complaint comes first, and text pasted below it is none."""
+"""Number of characters of a turn that are scored: a complaint comes first, pasted text below it."""
 TAKEN_CHARS = 8000
-"""Characters of a turn that are looked at in all, so that a huge paste costs nothing."""
+"""Number of characters of a turn that are read at all, so that a huge paste takes no time."""
 ENOUGH = 0.5
-"""Lowest score of a correction, or of an approval."""
+"""Lowest score at which a turn counts as a correction or as an approval."""
 
 _NOT_PRAISE = re.compile(
     r"\b(?:but|however|except|although|not|n't|isn't|never|wrong|no|would be|if|can you|could you|please|"
@@ -41,11 +40,11 @@ class Score:
 
     score: float
     words: tuple[str, ...]
-    """The words that it rests on, in order."""
+    """The words that matched and so raised the score, in the order of the text."""
 
 
 def folded(text: str) -> str:
-    """Return the text in lower case, with one kind of quote, single spaces and no invisible characters."""
+    """Return the text in lower case, with straight quotes and single spaces and no invisible characters."""
     words = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text[:TAKEN_CHARS])).lower()
     for quote in "\u2018\u2019\u02bc\u0060\u00b4":
         words = words.replace(quote, "'")
@@ -53,12 +52,18 @@ def folded(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return the folded text without code and quotations: the user's own words."""
+    """Return the user's own words: the text without code and quoted lines, in the form of `folded`."""
     return folded(_CODE.sub(" ", text[:TAKEN_CHARS]))
 
 
 def complains(text: str, *, after: str) -> Score:
-    """Score how strongly a user's turn means that the answer before it, `after`, was wrong."""
+    """Return the score of a user's turn as a complaint: how strongly it says that an answer was wrong.
+
+    Args:
+        text: The user's turn.
+        after: The assistant's answer just before it. If the answer ends with a question, a leading "no" may
+            only reply to the question.
+    """
     words = plain(text)[:READ_CHARS]
     matches = _matches("against", words)
     score = sum(weight for _, weight in matches) - sum(weight for _, weight in _matches("harmless", words))
@@ -68,7 +73,7 @@ def complains(text: str, *, after: str) -> Score:
 
 
 def approves(text: str) -> Score:
-    """Score how strongly a user's turn means that the answer before it was right."""
+    """Return the score of a user's turn as praise: how strongly it says that an answer was right."""
     words = plain(text)[:READ_CHARS]
     matches = _matches("for", words)
     score = sum(weight for _, weight in matches) - (0.5 if _NOT_PRAISE.search(words) else 0.0)
@@ -76,7 +81,10 @@ def approves(text: str) -> Score:
 
 
 def mentioned(cues: Sequence[str], text: str) -> tuple[str, ...]:
-    """Return the cues that are whole words of the text, longest first; one inside another counts once."""
+    """Return the cues that occur in the text as whole words, longest first.
+
+    A cue that is part of a longer cue in the result is left out.
+    """
     words, matched = plain(text)[: 2 * READ_CHARS], list[str]()
     for cue in sorted(set(cues), key=lambda cue: (-len(cue), cue)):
         if any(cue in longer for longer in matched):
@@ -87,7 +95,7 @@ def mentioned(cues: Sequence[str], text: str) -> tuple[str, ...]:
 
 
 def _matches(name: str, words: str) -> list[tuple[str, float]]:
-    """Return the words that match a table, in order, with the weights of their patterns."""
+    """Return the words that match the named table, in the order of the text, each with its weight."""
     matches = [(match, weight) for pattern, weight in _COMPILED[name] if (match := pattern.search(words))]
     matches.sort(key=lambda pair: pair[0].start())
     return [(match.group().strip(), weight) for match, weight in matches]

@@ -1,9 +1,9 @@
 """Turn a conversation into signals and a piece of the memory graph.
 
 Invariant: pure; the same conversation and behaviours give the same records, and a conversation that grows
-keeps its signals. A contradiction becomes an edge beside the supporting ones, never a correction of them. Log
-text is data: it goes into bodies and reasons, with special tokens broken apart. This module does not know
-what the graph holds: `store.graph.merge` joins the two.
+keeps its signals. A contradiction adds an edge and never removes a supporting edge. Log text is data: it goes
+into the bodies of nodes and into reasons, with special tokens broken apart. This module does not know what
+the graph already holds: `store.graph.merge` merges the records into the graph.
 """
 
 import re
@@ -23,9 +23,9 @@ from corpus.conversation import Turn
 from store.ledger.records import Edge, Node, Record, Signal, identity
 
 MOST_LESSONS = 3
-"""New lessons for one behaviour from one conversation, however long it is."""
+"""Largest number of new lessons for one behaviour from one conversation."""
 LONGEST_BODY = 4000
-"""Characters of a request or an answer that a node keeps; the turn keeps them all."""
+"""Number of characters of a request or an answer that a node stores. The stored turn has the whole text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +51,9 @@ def extract(
     Args:
         conversation: The conversation with all its turns.
         behaviours: The declared behaviours, by name.
-        judging: The judges of answers.
-        at: The time of the signals.
-        read: Findings of a model, to be joined with those of the rules.
+        judging: Judges answers by the behaviours' checks and patterns.
+        at: The time to store in the signals.
+        read: Findings of a language model, which are joined with the findings of the rules.
     """
     findings = join(find(conversation.turns, hints(behaviours, judging)), read)
     lessons = limited([decide(finding, behaviours, judging) for finding in findings])
@@ -74,7 +74,7 @@ def extract(
 
 
 def hints(behaviours: Mapping[str, Behaviour], judging: Judging) -> Hints:
-    """Return the questions about these behaviours that the rules may ask."""
+    """Return what the rules may know about these behaviours: two tests and the cue words."""
     known = [behaviour for behaviour in behaviours.values() if specific(behaviour)]
     return Hints(
         failed=lambda request, answer: bool(evidence(behaviours, judging, request, answer).failed),
@@ -88,7 +88,10 @@ def _user(text: str) -> Message:
 
 
 def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Join findings of rules and model: the same kind at the same turn is one, with the higher strength."""
+    """Return the findings of the rules and those of a model (`read`) as one list, ordered by position.
+
+    Two findings of the same kind at the same turn become one with the higher strength.
+    """
     joined = {(finding.position, finding.kind): finding for finding in rules}
     for finding in read:
         place = (finding.position, finding.kind)
@@ -99,7 +102,10 @@ def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ..
 
 
 def limited(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
-    """Allow one new lesson an answer and MOST_LESSONS a behaviour; the others are noted as evidence."""
+    """Return the lessons with the state of those over a limit changed from new to noted.
+
+    The limits are one new lesson for each answer and MOST_LESSONS new lessons for each behaviour.
+    """
     taught: Counter[str | None] = Counter()
     answers, allowed = set[int](), list[Lesson]()
     for lesson in lessons:
@@ -122,7 +128,7 @@ def node_id(kind: str, name: str) -> str:
 
 
 def declared(behaviours: Mapping[str, Behaviour]) -> list[Node]:
-    """Return the nodes of the declared behaviours."""
+    """Return one graph node for each of the declared behaviours."""
     return [
         _node("behaviour", name, {**asdict(behaviour), "proposed": False})
         for name, behaviour in behaviours.items()
@@ -130,7 +136,7 @@ def declared(behaviours: Mapping[str, Behaviour]) -> list[Node]:
 
 
 def _guards(behaviours: Mapping[str, Behaviour]) -> Iterable[Edge]:
-    """Yield the edges from counter-behaviours to their behaviours."""
+    """Yield an edge of kind `guards` from each counter-behaviour to its behaviour."""
     for behaviour in behaviours.values():
         if behaviour.counter_of:
             tail, head = (node_id("behaviour", name) for name in (behaviour.name, behaviour.counter_of))
@@ -160,7 +166,7 @@ def _signal(conversation: ConversationView, lesson: Lesson, at: str) -> Signal:
 
 
 def _lesson_nodes(conversation: ConversationView, lesson: Lesson) -> Iterable[Node]:
-    """Yield the episode of a lesson, its feelings, and the behaviours that it is about or proposes."""
+    """Yield the nodes of a lesson: its episode, feelings and behaviours, and a behaviour that it proposes."""
     finding, moods = lesson.finding, _moods(lesson)
     body = {
         "request": _text(finding.request),
@@ -183,7 +189,7 @@ def _lesson_nodes(conversation: ConversationView, lesson: Lesson) -> Iterable[No
 
 
 def _lesson_edges(conversation: ConversationView, lesson: Lesson, signal: Signal) -> Iterable[Edge]:
-    """Yield the edges from the episode of a lesson to behaviours and feelings."""
+    """Yield the edges from a lesson's episode to the behaviours and feelings of the lesson."""
     episode = node_id("episode", _episode(conversation, lesson.finding.answer_position))
     supports = (*lesson.supports, *([proposal_name(lesson.finding)] if lesson.proposes else []))
     for kind, names in (("supports", supports), ("contradicts", lesson.contradicts)):
@@ -195,12 +201,15 @@ def _lesson_edges(conversation: ConversationView, lesson: Lesson, signal: Signal
 
 
 def _moods(lesson: Lesson) -> dict[str, float]:
-    """Return the user's feelings; {} for an edit, whose words are an assistant's."""
+    """Return the user's feelings with their scores; {} for an edit, because its words are an assistant's."""
     return {} if lesson.finding.kind == "edit" else feelings(lesson.finding.words)
 
 
 def _joined(known: Node, more: Node) -> Node:
-    """Join two records of one node: empty fields are filled, the strongest feeling counts."""
+    """Return two records of the same node as one.
+
+    Empty fields of `known` are filled from `more`. The weight and each feeling get the higher of two values.
+    """
     body = {**more.body, **{key: value for key, value in known.body.items() if value not in ("", None)}}
     return replace(
         known,
@@ -211,7 +220,7 @@ def _joined(known: Node, more: Node) -> Node:
 
 
 def _episode(conversation: ConversationView, answer_position: int) -> str:
-    """Return the name of the episode of an answer: all findings about it share the episode."""
+    """Return the name of an answer's episode, which all findings about the answer share."""
     return f"{conversation.id}:{answer_position}"
 
 
@@ -220,13 +229,16 @@ def _text(text: str) -> str:
 
 
 def proposal_name(finding: Finding) -> str:
-    """Return the name of the behaviour that a correction proposes: its first words and a digest of all."""
+    """Return a name for the behaviour that a finding proposes: its first words and a digest of its words."""
     words = "_".join(re.findall(r"[a-z]+", finding.words.lower())[:5])[:30].strip("_")
     return f"proposed_{words}_{identity(finding.words)[:6]}".replace("__", "_")
 
 
 def _proposed(finding: Finding) -> Node:
-    """Return a proposed behaviour, in the form of a behaviour file, for a person to complete and declare."""
+    """Return the node of the behaviour that a finding proposes.
+
+    Its body has the fields of a behaviour file, which a person can complete and declare.
+    """
     request, words = _text(finding.request)[:160], _text(finding.words)[:240]
     name = proposal_name(finding)
     meant = "prefers this answer" if finding.kind == "edit" else "says"
@@ -252,7 +264,7 @@ def _proposed(finding: Finding) -> Node:
 
 
 def _fact_nodes(conversation: ConversationView, fact: Fact) -> tuple[Node, Node]:
-    """Return the episode in which the user stated a fact, and the fact, which belongs to its source."""
+    """Return two nodes: the episode in which the user stated a fact, and the fact, named by its source."""
     turns = conversation.turns
     reply = next((t.text for t in turns[fact.position + 1 : fact.position + 2] if t.role == "assistant"), "")
     body = {

@@ -1,7 +1,8 @@
-"""Facts that a user asks to have remembered, in the user's own words.
+"""Facts that a user asks the assistant to remember, or states about themselves, in the user's own words.
 
-Invariant: pure; a fact comes from a user's turn, never from an assistant's, and it belongs to its source: a
-fact about one user is none about another. A text that addresses the machinery gives no fact.
+Invariant: pure; a fact comes from a user's turn, never from an assistant's. It belongs to the source of the
+conversation: a fact about one user says nothing about another. A turn that addresses this system instead of
+the assistant gives no fact.
 """
 
 import re
@@ -12,7 +13,7 @@ from agents.extractor.harm import destructive, instructs
 from corpus.conversation import Turn
 
 LONGEST = 200
-"""Characters of the longest fact; a longer text is a document."""
+"""Number of characters to which a fact is cut."""
 
 _ASKED = re.compile(
     r"(?:^|[.!?;,]\s+|\b(?:and|also|please|ok|so)\s+)(?:please )?"
@@ -33,13 +34,15 @@ class Fact:
     """One fact to remember."""
 
     position: int
+    """Index of the turn that states it."""
     text: str
     subject: str = ""
-    """The subject, if it has one value at a time ("name"): a second value contradicts the first."""
+    """A subject that has one value at a time, such as "name", so that a second value contradicts the first;
+    "" for any other fact."""
 
 
 def facts(turns: Sequence[Turn]) -> tuple[Fact, ...]:
-    """Return the facts in the user's turns, in order, each once."""
+    """Return the facts in the user's turns, in the order of the turns; a repeated fact is returned once."""
     by_text = dict[str, Fact]()
     for position, turn in enumerate(turns):
         if turn.role != "user" or instructs(turn.text) or destructive(turn.text):
@@ -50,7 +53,7 @@ def facts(turns: Sequence[Turn]) -> tuple[Fact, ...]:
 
 
 def _facts_in(position: int, text: str) -> list[Fact]:
-    """Return the facts that one turn asks to remember, then those about the user."""
+    """Return the facts in one turn: first those that the user asks to remember, then those about the user."""
     asked = [Fact(position=position, text=_tidy(match["fact"])) for match in _ASKED.finditer(text)]
     own = [
         Fact(position=position, text=_tidy(match.group()), subject=match["subject"].lower())

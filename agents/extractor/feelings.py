@@ -1,8 +1,8 @@
 # ruff: noqa: E501  (one pattern a row)
-"""Feeling tags: the writer's mood by the words and the punctuation of a turn.
+"""Feeling tags: the writer's mood, estimated from the words and the punctuation of a turn.
 
-Invariant: pure; every score is over 0 and at most 1, and a feeling without evidence is left out. A small
-lexicon knows no irony and no context: tags order lessons, they never decide what is trained.
+Invariant: pure; every score is over 0 and at most 1, and a feeling without evidence is left out. The small
+lexicon knows no irony and no context. So the tags only order lessons; they never decide what is trained.
 """
 
 import re
@@ -49,11 +49,11 @@ _COMPILED = {
 }
 _SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
 SHOUTING = 0.3
-"""Score that frustration gains for words in capitals, and as much for !! or ??."""
+"""Score that frustration gains for words in capitals, and gains again for !! or ??."""
 
 
 def feelings(text: str) -> dict[str, float]:
-    """Return the feelings in a text with their scores; {} for a text without any."""
+    """Return the score of each feeling that a text shows; {} if the text shows none."""
     words = plain(text)
     scores = {
         feeling: sum(weight for pattern, weight in rows if pattern.search(words))
@@ -68,6 +68,6 @@ def feelings(text: str) -> dict[str, float]:
 
 
 def strongest(*moods: dict[str, float]) -> dict[str, float]:
-    """Return each feeling with the highest score that any of these gives it."""
+    """Return each feeling in these results of `feelings`, with its highest score."""
     names = sorted({name for mood in moods for name in mood})
     return {name: max(mood.get(name, 0.0) for mood in moods) for name in names}

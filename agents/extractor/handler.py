@@ -1,7 +1,6 @@
-"""The work of kind `extract`: the signals of the turns that one conversation has so far.
+"""The handler of work of kind `extract`, which finds the signals of one conversation.
 
-Invariant: the same conversation gives the same records, so a conversation that has grown is simply read
-again.
+Invariant: the same turns give the same records. So a conversation that has grown is read again as a whole.
 """
 
 from collections.abc import Mapping
@@ -43,7 +42,10 @@ class ExtractorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Extractor:
-    """Handles work of kind `extract`; the subject is CONVERSATION:TURNS."""
+    """The handler of work of kind `extract`.
+
+    The subject of such work is the conversation's id, a colon and its number of turns.
+    """
 
     ledger: Ledger
     behaviours: Mapping[str, Behaviour]
@@ -51,7 +53,7 @@ class Extractor:
     settings: ExtractorSettings = ExtractorSettings()
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """Find the signals of a conversation and the lessons in them."""
+        """Return the outcome of the work: a conversation's records, and how many signals have each state."""
         view = await self.ledger.read(_view, item.subject.rpartition(":")[0])
         findings, facts = await self._ask_model(view)
         records = extract(view, self.behaviours, self.judging, now(), read=findings)
@@ -60,10 +62,10 @@ class Extractor:
         return Outcome(records=records, facts={**counts, **facts})
 
     async def _ask_model(self, view: ConversationView) -> tuple[tuple[Finding, ...], Json]:
-        """Return the findings of the configured model, and the facts about its reading to report.
+        """Return the findings of the configured model, and facts about its replies for the work's outcome.
 
-        Without a model there are none. A model that does not answer costs its own findings, not those of the
-        rules.
+        Both are empty if no model is configured. If the model does not answer, there are no findings, and the
+        facts contain the error.
         """
         if not self.settings.url:
             return (), {}
@@ -82,7 +84,7 @@ class Extractor:
 
 
 def _view(connection: Connection, conversation_id: str) -> ConversationView:
-    """Return the conversation as it is in the ledger."""
+    """Return the conversation with this id, with the turns that the ledger has now."""
     conversation = queries.conversation(connection, conversation_id)
     turns = tuple(_turn(row) for row in queries.turns(connection, conversation_id))
     return ConversationView(id=conversation_id, source=conversation.source, turns=turns)

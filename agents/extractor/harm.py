@@ -1,7 +1,11 @@
-"""Texts that ask for something that cannot be undone, the guards against it, and texts to the machinery.
+"""Tests of texts and behaviours that keep harm out of lessons.
 
-Invariant: pure, and on the careful side: a word too many costs a lesson, a word too few could teach agreement
-with harm. It reads words, not intentions: the result of a guard's own check always takes precedence.
+They recognise requests that cannot be undone, counter-behaviours against harm, and texts that address this
+system instead of the assistant.
+
+Invariant: pure. The word lists are long on purpose: a false match only loses a lesson, but a missed match
+could teach the model to agree to harm. The lists do not see intentions, so the result of the check of a
+counter-behaviour always takes precedence.
 """
 
 import re
@@ -39,12 +43,12 @@ _GUARDS = re.compile(
 
 
 def destructive(*texts: str) -> bool:
-    """Return whether one of these texts is about destroying something."""
+    """Return whether at least one of these texts is about destroying or harming something."""
     return any(_DESTRUCTIVE.search(words) for text in texts for words in _spellings(text))
 
 
 def objects(answer: str) -> bool:
-    """Return whether an answer reads like an objection."""
+    """Return whether an answer contains words of an objection, such as "cannot" or "are you sure"."""
     return _OBJECTS.search(folded(answer)) is not None
 
 
@@ -55,12 +59,18 @@ def guards_against_harm(behaviour: Behaviour) -> bool:
 
 
 def is_guarded(behaviour: Behaviour, among: Mapping[str, Behaviour]) -> bool:
-    """Return whether this is a behaviour whose counter-behaviour guards against harm."""
+    """Return whether this is a behaviour whose counter-behaviour keeps a model from doing harm.
+
+    among: all behaviours by name, the counter-behaviour included.
+    """
     return behaviour.counter_of is None and guards_against_harm(counter_to(behaviour, dict(among)))
 
 
 def specific(behaviour: Behaviour) -> bool:
-    """Return whether the judge knows which requests it applies to, so that a passing answer is evidence."""
+    """Return whether the behaviour's judge itself tells which requests the behaviour applies to.
+
+    If so, an answer that passes is evidence for the behaviour.
+    """
     return behaviour.judge.kind == "check" or (
         behaviour.judge.kind == "pattern" and bool(behaviour.judge.applies)
     )
@@ -78,7 +88,10 @@ _INSTRUCTS = re.compile(
 
 
 def instructs(text: str) -> bool:
-    """Return whether a text addresses the machinery, not the assistant: special tokens, our JSON, orders."""
+    """Return whether a text addresses this system instead of the assistant.
+
+    Such a text has special tokens, fields of this system's JSON, or orders to it ("ignore the instructions").
+    """
     return _INSTRUCTS.search(folded(text)) is not None
 
 
@@ -86,12 +99,12 @@ _SPECIAL = re.compile(r"<(?=\|)|<(?=/?s>|</?SYS>>|start_of_turn|end_of_turn)|\[(
 
 
 def escaped(text: str) -> str:
-    """Return the text with special tokens broken apart, so that no tokenizer reads them as control tokens."""
+    """Return the text with a space inside each special token, so that no tokenizer reads a control token."""
     return _SPECIAL.sub(lambda match: match.group() + " ", text)
 
 
 def _spellings(text: str) -> Iterable[str]:
-    """Yield the text as written, and its words that are s-p-e-l-t o.u.t put together."""
+    """Yield the text in the form of `folded`, then its words that are s-p-e-l-t o.u.t, joined again."""
     words = folded(text)
     yield words
     yield " ".join(re.sub(r"\W", "", word) for word in _SPELT_OUT.findall(words))

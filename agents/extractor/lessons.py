@@ -1,9 +1,11 @@
 """Decide which behaviour a finding is about, and what it may teach.
 
-Evidence comes first: if a judge failed the answer, its behaviour is the one; a complaint about an answer that
-passed contradicts the behaviour. Cue words decide only where no check applies. Invariant: pure; a complaint
-about an answer that passed a guard (a counter-behaviour), or a cue in a request to destroy something, is
-refused, whatever its words. This module knows nothing about the graph.
+The judges come first. If the answer fails a behaviour's judge, the finding is about that behaviour. If the
+answer passes, a complaint about it contradicts the behaviour. Cue words decide only if no judge applies.
+
+Invariant: pure; two kinds of complaint are refused, whatever their words: one about an answer that passed a
+counter-behaviour, and one that could teach the model to destroy something. This module knows nothing about
+the graph.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,43 +21,48 @@ from corpus.world.checks import Judgement
 
 
 class Judging(Protocol):
-    """The part of the evaluator that the extractor needs."""
+    """The judge of answers that the extractor uses; the evaluator provides it."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
         """Return whether the behaviour applies to the conversation."""
 
     def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
-        """Judge an answer by the behaviour's check or pattern."""
+        """Return whether an answer passes the behaviour's check or pattern, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """The judgements of an answer, by the behaviours that apply and whose judge needs no model."""
+    """The judgements of one answer.
+
+    It is judged by each behaviour that applies to the request, except those whose judge needs a model.
+    """
 
     failed: Mapping[str, str]
-    """The reason of each behaviour that it failed."""
+    """The reason for each behaviour that the answer failed, by the behaviour's name."""
     passed: tuple[str, ...]
-    """The behaviours that it passed."""
+    """Names of the behaviours that the answer passed, if their judge is `specific`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
-    """A finding with its consequences."""
+    """A finding, and what it teaches."""
 
     finding: Finding
     state: str
-    """new, noted or refused."""
+    """`new` (it may be trained on), `noted` (evidence only) or `refused`."""
     reason: str
     behaviour: str | None = None
-    """The one behaviour that it teaches, if any."""
+    """Name of the behaviour that it is about; None if there is none."""
     supports: tuple[str, ...] = ()
+    """Names of the behaviours that it is evidence for."""
     contradicts: tuple[str, ...] = ()
+    """Names of the behaviours that it is evidence against."""
     proposes: bool = False
     """Whether it proposes a behaviour that nobody has declared."""
 
 
 def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str, answer: str) -> Evidence:
-    """Judge an answer by every behaviour that applies to the request."""
+    """Return the judgements of an answer by every behaviour that applies to the request."""
     messages: list[Message] = [{"role": "user", "content": request}]
     failed, passed = dict[str, str](), list[str]()
     for name, behaviour in sorted(behaviours.items()):
@@ -70,7 +77,7 @@ def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str
 
 
 def decide(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Lesson:
-    """Return the lesson of a finding."""
+    """Return the lesson of a finding: the behaviour that it is about, and what it may teach."""
     seen = evidence(behaviours, judging, finding.request, finding.answer)
     finding = _without_bad_better(finding, behaviours, judging)
     if not finding.negative:
@@ -85,7 +92,10 @@ def decide(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judgi
 
 
 def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """Return the lesson of praise: evidence, never training; praise of a failed guard is refused."""
+    """Return the lesson of praise for an answer, which is noted as evidence and never trained on.
+
+    Praise for an answer that failed a counter-behaviour is refused.
+    """
     failed_guards = [name for name in seen.failed if behaviours[name].counter_of]
     if failed_guards:
         name = failed_guards[0]
@@ -105,7 +115,7 @@ def _praise(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour
 def _refusal(
     finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour], judging: Judging
 ) -> Lesson | None:
-    """Return the refusal of a complaint that would teach harm; None for any other."""
+    """Return the refusal of a complaint that could teach harm; None if the complaint is harmless."""
     harmful = destructive(*finding.recent, finding.request, finding.words)
     guards = [n for n in seen.passed if behaviours[n].counter_of]
     hurt = {behaviours[n].counter_of for n in guards} & set(seen.failed)
@@ -132,7 +142,7 @@ def _refused(finding: Finding, guard: str, why: str) -> Lesson:
 
 
 def _by_evidence(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """Return the lesson for the behaviour whose judge failed the answer; cue words choose among several."""
+    """Return the lesson about a behaviour that the answer failed; cue words choose if there are several."""
     named = _named(finding, {name: behaviours[name] for name in seen.failed})
     name = named or next(iter(seen.failed))
     if finding.kind == "edit" and not finding.better:
@@ -143,7 +153,10 @@ def _by_evidence(finding: Finding, seen: Evidence, behaviours: Mapping[str, Beha
 
 
 def _against(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """Return the lesson of a complaint about an answer that passed: a contradiction, never a correction."""
+    """Return the lesson of a complaint about an answer that passed.
+
+    It is noted, never new, and contradicts the passed behaviours unless its words point to another behaviour.
+    """
     if finding.kind == "repeated_ask":
         return Lesson(finding=finding, state="noted", reason="asked again after an answer that passed")
     named = _named(finding, behaviours)
@@ -155,7 +168,7 @@ def _against(finding: Finding, seen: Evidence, behaviours: Mapping[str, Behaviou
 
 
 def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
-    """Return the lesson by the user's words, where no check applies to the request."""
+    """Return the lesson of a complaint that no judge applies to, chosen by the cue words in the complaint."""
     loose = any(instructs(text) for text in (finding.words, finding.request))
     name = "" if loose else _named(finding, behaviours) or finding.claimed
     if name in behaviours:
@@ -168,7 +181,7 @@ def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
 
 
 def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:
-    """Return the behaviour that the cue words point to: most words win; "" for none and for a tie."""
+    """Return the name of the behaviour with the most cue words in a finding; "" for none and for a tie."""
     if finding.kind == "edit":
         return ""
     scores = {
@@ -181,12 +194,12 @@ def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:
 
 
 def _without_bad_better(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Finding:
-    """Return the finding without its better answer if a judge fails that: a later answer may be no better."""
+    """Return the finding, with `better` emptied if that later answer fails a judge too."""
     if not finding.better or not evidence(behaviours, judging, finding.request, finding.better).failed:
         return finding
     return replace(finding, better="")
 
 
 def _because(finding: Finding) -> str:
-    """Return the matched words of a finding, as a reason quotes them."""
+    """Return the matched words of a finding in brackets, to be added to a reason; "" if there are none."""
     return f" ({', '.join(finding.matched[:4])})" if finding.matched else ""

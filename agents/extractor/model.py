@@ -1,10 +1,11 @@
-"""Find signals through a language model, where one is configured: beside the rules, never instead of them.
+"""Find signals through a language model, if one is configured, in addition to the rules.
 
-The log goes into one user message as JSON between marks, with every "<" escaped, so that nothing in it can
-close the marks or become a control token; the system message holds no text of the log. Invariant: only what
-can be checked against the log is accepted from a reply: the position, the kind, and a quote that is part of
-that turn. What is dropped is reported with its reason. What a finding teaches is decided as for any other, by
-`lessons`.
+The log is sent in one user message, as JSON between <log> and </log>. Every "<" and ">" in it is escaped, so
+that no text of the log can end the JSON or become a control token. The system message has no text of the log.
+
+Invariant: an item of a reply is accepted only if it can be checked against the log: its position, its kind
+and a quote that is part of the turn at that position. Any other item is dropped and reported with the reason.
+`lessons` decides what a finding teaches, as it does for the findings of the rules.
 """
 
 import json
@@ -22,33 +23,34 @@ from corpus.conversation import Turn
 from corpus.errors import ModelUnavailable
 
 Ask = Callable[[Sequence[Message], Mapping[str, Any]], Awaitable[str]]
-"""(messages, JSON schema of the answer) -> the text of the model's answer."""
+"""Sends messages to the model, with the JSON schema of the answer, and returns the text of the answer."""
 
 KINDS = ("correction", "repeated_ask", "approval")
-"""Kinds of finding that a model may return; ratings and edits are marked in the log."""
+"""Kinds of finding that a model may return. Ratings and edits need no model: the log marks them."""
 TURNS_SHOWN = 40
-"""Turns in one question, as many as a small context holds; a longer conversation is sent in pieces."""
+"""Largest number of turns in one question, so that it fits a small context. A longer conversation is sent in
+pieces."""
 OVERLAP = 4
-"""Turns that two pieces share, so that a complaint comes with its answer."""
+"""Number of turns that two successive pieces share, so that a complaint is not cut off from its answer."""
 CHARS_SHOWN = 1500
-"""Characters of each turn that are shown."""
+"""Number of characters of each turn that are sent."""
 MOST_ITEMS = 50
-"""Items of one reply that are checked."""
+"""Largest number of items of one reply that are checked; the others are dropped."""
 SHORTEST_QUOTE = 2
 TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFindings:
-    """The findings of a model in a conversation."""
+    """The findings of a model in one conversation."""
 
     findings: tuple[Finding, ...]
     dropped: tuple[str, ...]
-    """The reason for each item, or whole reply, that was dropped."""
+    """A reason for each item of a reply, or each whole reply, that was dropped."""
 
 
 def schema(behaviours: Sequence[str]) -> dict[str, Any]:
-    """Return the JSON schema of a reply."""
+    """Return the JSON schema of a reply about the behaviours with these names."""
     item = {
         "type": "object",
         "properties": {
@@ -71,7 +73,12 @@ def schema(behaviours: Sequence[str]) -> dict[str, Any]:
 
 
 def question(turns: Mapping[int, Turn], behaviours: Mapping[str, Behaviour]) -> list[Message]:
-    """Return the messages that ask about these turns (by position); only the last one holds the log."""
+    """Return the messages that ask the model about a piece of a conversation.
+
+    Args:
+        turns: The turns by their position in the conversation. Only the last message contains their text.
+        behaviours: The behaviours that the model may name, by name.
+    """
     known = "\n".join(f"- {name}: when {b.condition}, {b.do}" for name, b in behaviours.items())
     shown = [
         {"position": at, "role": turn.role, "text": turn.text[:CHARS_SHOWN]} for at, turn in turns.items()
@@ -94,7 +101,14 @@ def question(turns: Mapping[int, Turn], behaviours: Mapping[str, Behaviour]) -> 
 async def read(
     turns: Sequence[Turn], behaviours: Mapping[str, Behaviour], ask: Ask, *, hints: Hints | None = None
 ) -> ModelFindings:
-    """Ask the model about a conversation and return what can be checked; `hints` as for the rules."""
+    """Ask the model about a conversation, and return the findings that the log confirms.
+
+    Args:
+        turns: All turns of the conversation.
+        behaviours: The behaviours that the model may name, by name.
+        ask: Sends messages to the model.
+        hints: The hints that the rules get, which decide how the conversation is split into exchanges.
+    """
     by_position, form = exchanges(turns, hints), schema(list(behaviours))
     findings, dropped = dict[tuple[int, str], Finding](), list[str]()
     for piece in pieces(turns):
@@ -107,7 +121,10 @@ async def read(
 
 
 def pieces(turns: Sequence[Turn]) -> list[dict[int, Turn]]:
-    """Return the turns by position, in pieces that overlap; pieces without an exchange are left out."""
+    """Return the turns of users and assistants in overlapping pieces, each a dict of turns by position.
+
+    A piece of fewer than three turns is left out, because it cannot hold a request, an answer and a reaction.
+    """
     spoken = {at: turn for at, turn in enumerate(turns) if turn.role in ("user", "assistant")}
     positions, step = list(spoken), TURNS_SHOWN - OVERLAP
     starts = range(0, max(1, len(positions) - OVERLAP), step)
@@ -118,7 +135,13 @@ def pieces(turns: Sequence[Turn]) -> list[dict[int, Turn]]:
 def checked(
     reply: str, by_position: Mapping[int, Exchange], behaviours: set[str]
 ) -> tuple[list[Finding], list[str]]:
-    """Return the findings of a reply, and the reasons why the rest of it is dropped."""
+    """Return the findings of a model's reply, and a reason for each of its items that is dropped.
+
+    Args:
+        reply: The text of the reply.
+        by_position: The exchanges that the question showed, by position.
+        behaviours: Names of the behaviours that the model may name.
+    """
     try:
         items = json.loads(reply)["signals"]
         if not isinstance(items, list):
@@ -160,7 +183,11 @@ def _finding(item: object, by_position: Mapping[int, Exchange], behaviours: set[
 
 
 def over_http(client: httpx.AsyncClient, model: str) -> Ask:
-    """Return an `Ask` over an OpenAI-compatible server; the client holds its address and its key."""
+    """Return a function that asks the named model on an OpenAI-compatible server.
+
+    client: an HTTP client with the server's address and key. A server that does not answer raises
+    `ModelUnavailable` when it is asked.
+    """
 
     async def ask(messages: Sequence[Message], form: Mapping[str, Any]) -> str:
         body = {

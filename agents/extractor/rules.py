@@ -1,9 +1,8 @@
 """Find signals by rules that need no model: corrections, repeated asks, approvals, ratings, edits.
 
-Invariant: pure. A finding depends on the turns up to its own and on the better answer that may follow, so a
-conversation that grows keeps its findings. Log text is data: words are weighed, never obeyed. This module
-knows nothing about behaviours: `Hints` carry what the judges know, and `lessons` decides which lesson a
-finding is.
+Invariant: pure. A finding depends only on the turns up to its own turn and on the answer that follows it, so
+a conversation that grows keeps its findings. Log text is data and never an instruction. This module knows
+nothing about behaviours: it asks the judges through `Hints`, and `lessons` decides what a finding teaches.
 """
 
 import re
@@ -15,32 +14,37 @@ from corpus.conversation import Turn
 from corpus.text import jaccard
 
 COMPLAINTS = ("correction", "edit", "rating", "repeated_ask")
-"""Kinds of finding that may mean that an answer was wrong; a rating only if it is negative."""
+"""Kinds of finding that may mean that an answer was wrong; a rating does so only if it is negative."""
 FAILED_ANSWER = 0.35
-"""Score that a complaint gains when a judge failed the answer: a bare "No." is enough then."""
+"""Score that a complaint gains if the answer failed a judge, so that even a bare "No." is a correction."""
 NAMED_CUE = 0.3
-"""Score that a behaviour's own cue words add."""
+"""Score that a complaint gains if it has cue words of a behaviour."""
 NEW_REQUEST = 0.6
-"""Score that a turn loses if it is a request that a behaviour applies to: the user has moved on."""
+"""Score that a turn loses if it is a request that a behaviour applies to, because the user has moved on."""
 NEARLY_THE_SAME = 0.7
-"""Jaccard similarity of two requests' content words from which one repeats the other."""
+"""Smallest Jaccard similarity of the content words of two requests at which one repeats the other."""
 SAME_AFTER_FAILURE = 0.6
-"""The same after an answer that a judge failed: the user may add what the answer had got wrong."""
+"""Used instead of NEARLY_THE_SAME if the answer failed a judge, because the user may then add words about the
+fault."""
 EDIT_STRENGTH = 0.9
+"""Strength of every finding of kind `edit`."""
 MILD = 0.25
-"""Score below which a rating or an approval counts for nothing."""
+"""Smallest absolute rating that gives a finding; also the score below which praise or complaint is ignored
+beside the other."""
 REMEMBERED = 4
-"""User turns before the root request that still count as recent."""
+"""Number of user turns before the root request that still count as recent."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
-    """The questions about behaviours that the rules may ask."""
+    """What the rules may know about behaviours: two tests and the cue words."""
 
     failed: Callable[[str, str], bool] = lambda request, answer: False
-    """(request, answer) -> whether the answer fails a behaviour that applies to the request."""
+    """Takes a request and an answer; returns whether the answer fails a behaviour that applies to the
+    request."""
     is_request: Callable[[str], bool] = lambda text: False
-    """(text of a user's turn) -> whether it is by itself a request that a behaviour applies to."""
+    """Takes the text of a user's turn; returns whether the text alone is a request that a behaviour applies
+    to."""
     cues: tuple[str, ...] = ()
     """The cue words of all behaviours."""
 
@@ -50,41 +54,49 @@ class Finding:
     """A signal that is not yet assigned to a behaviour."""
 
     kind: str
-    """correction, repeated_ask, approval, rating or edit."""
+    """One of correction, repeated_ask, approval, rating and edit."""
     position: int
-    """Index of the turn that carries it."""
+    """Index of the turn in which the signal is."""
     strength: float
-    """0 to 1; for a rating its distance from 0."""
+    """From 0 to 1; for a rating, its distance from 0."""
     negative: bool
-    """Whether it means that the answer was wrong."""
+    """Whether the signal means that the answer was wrong."""
     request: str
-    """The request that the answer was given to: the one at the root of a chain of complaints."""
+    """The request that was answered; in a chain of complaints, the request before the first complaint."""
     answer: str
-    """The answer that it is about."""
+    """The answer that the signal is about."""
     answer_position: int
+    """Index of that answer's turn."""
     words: str = ""
-    """The user's words of praise or complaint; for an edit the preferred answer."""
+    """The user's words of praise or complaint; for an edit, the preferred answer; "" for a rating."""
     better: str = ""
-    """The answer that came after the complaint, or the edit; "" if none did."""
+    """The answer that followed a complaint, or the preferred answer of an edit; "" if there is none."""
     matched: tuple[str, ...] = ()
-    """The words that the finding rests on."""
+    """The words by which the signal was recognised."""
     recent: tuple[str, ...] = ()
-    """The user's turns of the last exchanges up to this one, the request's included."""
+    """The user's last turns up to this one, including the request."""
     claimed: str = ""
-    """The behaviour that a model names for it; "" for a finding of the rules."""
+    """Name of the behaviour that a model assigns to the signal; "" for a finding of the rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A user's turn with the request and the answer before it."""
+    """A user's turn, with the request and the answer before it."""
 
     position: int
+    """Index of the user's turn."""
     text: str
+    """Text of the user's turn."""
     request: str
+    """The root request: the request before the first complaint of a chain of complaints."""
     answer: Turn
+    """The last answer before the user's turn."""
     answer_position: int
+    """Index of that answer's turn."""
     following: str
+    """The last answer before the user's next turn; "" if there is none."""
     recent: tuple[str, ...]
+    """The user's last turns up to this one, including the request."""
 
 
 @dataclass(kw_only=True)
@@ -92,15 +104,19 @@ class _Dialogue:
     """The state of a walk through a conversation."""
 
     request: str = ""
-    """The root request of the current chain of complaints."""
+    """The current root request: the last user's turn that was no complaint about an earlier request."""
     answer: Turn | None = None
-    """The last answer that no user's turn has followed yet."""
+    """The last answer, until the user's next turn; then None."""
     answer_position: int = -1
     user_turns: list[str] = field(default_factory=list)
     """The user's turns since the root request, and up to REMEMBERED before it."""
 
     def add(self, text: str, *, carries_on: bool) -> None:
-        """Take in a user's turn that carries the current request on, or is the next request."""
+        """Add a user's turn.
+
+        carries_on: whether the turn is still about the current root request; if not, it becomes the root
+        request itself.
+        """
         self.user_turns.append(text)
         if not carries_on:
             self.request = text
@@ -114,13 +130,16 @@ def find(turns: Sequence[Turn], hints: Hints | None = None) -> tuple[Finding, ..
 
 
 def exchanges(turns: Sequence[Turn], hints: Hints | None = None) -> dict[int, Exchange]:
-    """Return every user's turn that has an answer before it, by position, with or without a finding."""
+    """Return an exchange, by position, for every user's turn after an answer, with or without a finding."""
     walked = _walk(turns, hints or Hints())
     return {exchange.position: exchange for exchange, _ in walked if exchange is not None}
 
 
 def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None, list[Finding]]]:
-    """Yield for each turn its exchange, if a user answers in it, and its findings."""
+    """Yield the exchange and the findings of each turn of the user or the assistant.
+
+    The exchange is None if the turn is not a user's turn after an answer.
+    """
     dialogue = _Dialogue()
     for position, turn in enumerate(turns):
         if turn.role == "assistant" and turn.text.strip():
@@ -134,7 +153,7 @@ def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None
 
 
 def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exchange | None:
-    """Return the user's turn at `position` with what it follows; None if no request was answered."""
+    """Return the exchange of the user's turn at `position`; None if no answered request comes before it."""
     if dialogue.answer is None or not dialogue.request:
         return None
     return Exchange(
@@ -149,7 +168,7 @@ def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exch
 
 
 def _following(turns: Sequence[Turn], position: int) -> str:
-    """Return the last answer before the user's next turn; "" for none."""
+    """Return the last answer between `position` and the user's next turn; "" if there is none."""
     answer = ""
     for turn in turns[position + 1 :]:
         if turn.role == "user":
@@ -160,7 +179,7 @@ def _following(turns: Sequence[Turn], position: int) -> str:
 
 
 def _marked_answer(dialogue: _Dialogue, turn: Turn, position: int) -> list[Finding]:
-    """Return the findings in an answer that carries a rating or an edit."""
+    """Return the findings for the rating and the edit that the log attaches to an answer; [] for neither."""
     edited = (turn.edited or "").strip()
     edit = Finding(
         kind="edit",
@@ -185,7 +204,7 @@ def _marked_answer(dialogue: _Dialogue, turn: Turn, position: int) -> list[Findi
 
 
 def _by_words(exchange: Exchange, hints: Hints) -> list[Finding]:
-    """Return the findings in a user's words about the answer before them."""
+    """Return the findings in a user's turn: at most one correction or approval, and a repeated ask."""
     failed = hints.failed(exchange.request, exchange.answer.text)
     repeated = similarity(exchange.request, exchange.text)
     complaint = complains(exchange.text, after="" if failed else exchange.answer.text)
@@ -207,7 +226,15 @@ def _by_words(exchange: Exchange, hints: Hints) -> list[Finding]:
 def finding_of(
     exchange: Exchange, kind: str, *, strength: float, matched: tuple[str, ...], claimed: str = ""
 ) -> Finding:
-    """Return a finding of this kind about the answer of an exchange; all kinds but approval are negative."""
+    """Return a finding about the answer of an exchange; it is negative unless the kind is `approval`.
+
+    Args:
+        exchange: The exchange.
+        kind: The kind of the finding.
+        strength: Its strength, which is cut to 1.
+        matched: The words by which it was recognised.
+        claimed: Name of the behaviour that a model assigns to it.
+    """
     negative = kind != "approval"
     return Finding(
         kind=kind,
@@ -231,11 +258,15 @@ _FILLER = frozenset(
     tell say so just again no not yes ok okay now hello hi hey what which how who where when why kindly need
     want one question going let said asked know""".split()
 )
-"""Words that two different requests may share."""
+"""Words that say nothing about whether two requests are the same."""
 
 
 def similarity(one: str, other: str) -> float:
-    """Return the Jaccard similarity of the content words of two requests; 0 if there are too few."""
+    """Return the Jaccard similarity of the content words of two requests.
+
+    If a request has fewer than two content words, the result is 1 for equal texts of at least three words,
+    else 0.
+    """
     first, second = _content(one), _content(other)
     if min(len(first), len(second)) < 2:
         return 1.0 if plain(one) == plain(other) and len(plain(one).split()) > 2 else 0.0

@@ -1,12 +1,12 @@
 # ruff: noqa: E501  (one pattern a row: a table is checked by eye, and a wrapped pattern cannot be)
 """Tables of the words by which people say that an answer was wrong, or right: patterns with their weights.
 
-Invariant: plain data; patterns are matched against lower-case text with single spaces (`cues.plain`). A row
-is about words and never about a subject, so that it holds outside of the embedded world too.
+Invariant: plain data. The patterns are matched against lower-case text with single spaces (`cues.plain`). No
+pattern depends on a subject of the embedded world, so the tables can be used for any conversation.
 """
 
 _LEAD = r"(?:(?:oh|ugh|argh|hm+|um+|er+|hey|well|ok|okay|sorry|please|look|honestly|but|and|wait|listen|sigh|again|hello|seriously|come on|excuse me|for the last time|hang on|hold on|man|dude|lol|eh)[,.!: -]+)*"
-"""Words that people put before the point."""
+"""Pattern of words that people say before they come to the point, such as "well" or "sorry"."""
 _DOING = (
     r"(?:guess|assum|repeat|invent|mak|add|chang|touch|offer|suggest|giv|tell|ask|lectur|explain|apologi[sz]|"
     r"argu|second-guess|bother|rewrit|ignor|rambl|writ|echo|parrot|send|show|propos|interrogat|quot|pad|us|put|turn|summari[sz]|do)"
@@ -109,7 +109,7 @@ AGAINST: tuple[tuple[str, float], ...] = (
     (r"\b(?:un(?:asked|requested|necessary|wanted|needed)|nobody asked|no one asked|needless)\b", 0.55),
     (r"!{2,}|\?{3,}", 0.1),
 )  # fmt: skip
-"""Patterns that mean "that was wrong", with the score that each adds."""
+"""Patterns that mean "that was wrong", each with the score that a match adds."""
 
 HARMLESS: tuple[tuple[str, float], ...] = (
     (r"^(?:oh |ah |well |ok |hm+ )?no+,? (?:problem|worries|thanks|thank you|thx|need|rush|hurry|idea|doubt|offen[cs]e|matter|pressure|biggie|wonder|question|further|other|complaints|changes|just kidding|kidding|way|one|objections?|news)\b", 0.8),
@@ -129,7 +129,7 @@ HARMLESS: tuple[tuple[str, float], ...] = (
     (r"\bi (?:always |often |never |usually |keep )?(?:get|got|getting) (?:that|it|this|them) wrong\b|^oh no\b|\bguess(?:ed|ing)? (?:it|that)\b.{0,3}$", 0.5),
     (r"^(?:please |now |then |and |also )*(?:write|draft|compose|translate|explain|proofread)\b|\b(?:rewrite this|summari[sz]e this|here(?:'s| is) (?:the|my|a)|the error (?:is|says)|traceback|i(?:'m| am) getting)\b", 0.3),
 )  # fmt: skip
-"""Patterns that only look like a complaint, with the score that each takes away."""
+"""Patterns that only look like a complaint, each with the score that a match takes away."""
 
 FOR: tuple[tuple[str, float], ...] = (
     (r"\bperfect(?:ly)?\b|\bexactly\b|\bspot on\b|\bbrilliant\b|\bexcellent\b|\bwonderful\b|\bbravo\b|\bnailed it\b|\bflawless\b", 0.6),
@@ -141,4 +141,4 @@ FOR: tuple[tuple[str, float], ...] = (
     (r"\b(?:great|good|lovely|nice|super|awesome|fantastic|helpful|clear|glad|fine|happy|short and|sweet)\b", 0.3),
     (r"^(?:yes|yep|yeah|right|correct|precisely|indeed|true)\b", 0.25),
 )  # fmt: skip
-"""Patterns that mean "that was right", with the score that each adds."""
+"""Patterns that mean "that was right", each with the score that a match adds."""

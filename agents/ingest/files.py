@@ -21,7 +21,7 @@ from corpus.lines import MAX_ARRAY, BadLine, RawLine, array_items, decode, is_ar
 from corpus.scrub.patterns import scrub_name
 
 SUFFIXES = (".jsonl", ".json")
-"""Suffixes by which a log is recognised in a folder. A file that the user names directly may have any name."""
+"""Suffixes of the logs in a folder. A file that the user names directly may have any name."""
 
 HEAD = 2**16
 """Number of bytes that are read from the beginning of a file when it is opened."""
@@ -63,8 +63,8 @@ def stored_path(path: Path) -> str:
 def logs_at(path: Path) -> list[Path]:
     """Return the log files that a user means by a path, sorted by name.
 
-    For a file this is the file itself, for a folder every log below it. A path that cannot be read, is neither
-    a file nor a folder, or has no log below it raises `UsageError`.
+    A file gives itself, a folder gives every log below it. `UsageError` is raised if the path cannot be read,
+    is neither a file nor a folder, or is a folder without a log.
     """
     try:
         mode = path.stat().st_mode
@@ -126,7 +126,7 @@ def records(log: OpenLog) -> Iterator[Record]:
 
 
 def read_array(log: OpenLog) -> bytes:
-    """Return all bytes of a log that is one JSON array; one of more than MAX_ARRAY bytes raises `LogRefused`."""
+    """Return the bytes of a log that is one JSON array; more than MAX_ARRAY bytes raise `LogRefused`."""
     if log.size > MAX_ARRAY:
         raise LogRefused(
             f"a JSON array of more than {MAX_ARRAY // 2**20} MiB: write one object a line (jq -c '.[]' FILE)"

@@ -1,9 +1,9 @@
 """Read what is new in log files into the ledger, a batch at a time.
 
 Invariant: a batch's conversations, its quarantined lines and the file offset after the batch are committed in
-one transaction. So a process that dies resumes after its last batch and neither loses nor repeats a turn. Only
-complete lines are read. A bad line or file becomes an entry of the report, not an exception. This module does
-not know how the turns are used.
+one transaction. So reading resumes after the last batch when the process has died, and no turn is lost or
+repeated. Only complete lines are read. A bad line or file becomes an entry of the report, not an exception.
+This module does not know how the turns are used.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -137,7 +137,11 @@ def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
 
 
 def _lines(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
-    """Read a file with one record a line, from the stored offset to its last newline; yield a report a batch."""
+    """Read a file with one record a line, from the stored offset to its last newline.
+
+    Yields:
+        A report for each batch, then one that names the file.
+    """
     state = _resumed(ledger, log, format)
     name = format or state.format or _detected(log, records(log))
     if name is not None:
@@ -153,9 +157,10 @@ def _lines(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestR
 
 
 def _array(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
-    """Read a file that is one JSON array, and yield a report for each batch.
+    """Read a file that is one JSON array: the whole array, and again from its beginning if it has changed.
 
-    The whole array is read, and read again from its beginning whenever it has changed.
+    Yields:
+        A report for each batch, then one that names the file.
     """
     data = read_array(log)
     identity = f"{log.inode}:array:{digest(data)}"
