@@ -1,8 +1,8 @@
 """Behaviours: "when *condition*, do *this*", each with its counter-behaviour, declared in a TOML file.
 
-Invariant: a Behaviour that was loaded is complete and consistent; a file that is not is refused with the
-place and the cure. A file makes two Behaviours, and the counter-behaviour names the behaviour that it
-belongs to.
+Invariant: a loaded Behaviour is complete and consistent. Any other file raises a ConfigError that names the
+place and the cure. A file gives two Behaviours; `counter_of` of the second, the counter-behaviour, names the
+first.
 """
 
 import hashlib
@@ -28,20 +28,20 @@ _JUDGE_KEYS = {"check": {"check"}, "pattern": {"applies", "pass", "fail"}, "rubr
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """The way in which an answer is judged."""
+    """The rule by which an answer passes or fails; `kind` says which of the other fields count."""
 
     kind: str
-    """check (a function of the world), pattern (regular expressions) or rubric (the served model)."""
+    """`check`: a function of the world judges; `pattern`: regular expressions; `rubric`: the served model."""
     check: str = ""
-    """Check: the name of one of the world's checks."""
+    """For kind `check`: the name of one of the world's checks."""
     applies: str = ""
-    """Pattern: a request that matches it is one to which the behaviour applies; "" for any request."""
+    """For kind `pattern`: the behaviour applies to requests that match it; "" for any request."""
     passes: str = ""
-    """Pattern: a good answer matches it; "" for any answer."""
+    """For kind `pattern`: a good answer matches it; "" if every answer may be good."""
     fails: str = ""
-    """Pattern: a bad answer matches it; "" for no answer."""
+    """For kind `pattern`: a bad answer matches it; "" if there is no such expression."""
     rubric: str = ""
-    """Rubric: the question about an answer that the served model is asked."""
+    """For kind `rubric`: the question that the served model is asked about an answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,32 +50,37 @@ class Behaviour:
 
     name: str
     condition: str
-    """The situation in which it applies, as a clause: "the user has decided what to do"."""
+    """The situation in which the behaviour applies, as a clause: "the user has decided what to do"."""
     do: str
-    """The thing to do in that situation."""
+    """The thing that the model should do in that situation."""
     instruction: str
-    """The instruction that makes a model do it; it is stripped before training."""
+    """A system prompt that makes a model show the behaviour; it is removed before training."""
     judge: Judge
     counter_of: str | None = None
     """For a counter-behaviour, the name of its behaviour; None for a behaviour."""
     required_rate: float = 0.8
-    """The share of cases in which it should hold."""
+    """The share of scenarios in which a model should show the behaviour, over 0 and up to 1."""
     cues: tuple[str, ...] = ()
-    """Words in a correction that point to it, in lower case."""
+    """Words, in lower case, by which a user's correction is recognised as being about this behaviour."""
     examples: tuple[str, ...] = ()
-    """Requests to which it applies; they seed the first dreams."""
+    """Requests to which the behaviour applies; the first dreams are modelled on them."""
     held_out: tuple[str, ...] = ()
-    """Requests that are never trained on; empty if the world makes them."""
+    """Requests for measurements, which are never trained on; empty if the world's code makes them."""
 
 
 def definition(behaviour: Behaviour, scenarios: int) -> str:
-    """Return the digest of what a pass rate depends on: the judge, the scenarios and their number."""
+    """Return a digest of everything that a measured pass rate depends on.
+
+    Args:
+        behaviour: The behaviour, whose judge and held-out requests count.
+        scenarios: The number of scenarios of a measurement.
+    """
     parts = (astuple(behaviour.judge), behaviour.held_out, scenarios)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
 def load_file(path: Path) -> tuple[Behaviour, Behaviour]:
-    """Return the behaviour and the counter-behaviour of one file."""
+    """Return the behaviour and the counter-behaviour that one file declares."""
     try:
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -105,16 +110,25 @@ def load(folders: Iterable[Path]) -> dict[str, Behaviour]:
 
 
 def counter_to(behaviour: Behaviour, among: dict[str, Behaviour]) -> Behaviour:
-    """Return the counter-behaviour of a behaviour, or the behaviour of a counter-behaviour."""
+    """Return the counter-behaviour of a behaviour, or the behaviour of a counter-behaviour.
+
+    Args:
+        behaviour: Either of the two.
+        among: All behaviours, by name.
+    """
     if behaviour.counter_of:
         return among[behaviour.counter_of]
     return next(other for other in among.values() if other.counter_of == behaviour.name)
 
 
 def sides(name: str, among: dict[str, Behaviour]) -> tuple[Behaviour, ...]:
-    """Return the behaviours that are dreamt together.
+    """Return the behaviours whose scenarios are dreamt when the behaviour `name` is to improve.
 
-    A behaviour comes with its counter-behaviour; a counter-behaviour comes alone.
+    They are the behaviour and its counter-behaviour. If `name` is a counter-behaviour, it is the only one.
+
+    Args:
+        name: The behaviour to improve.
+        among: All behaviours, by name.
     """
     behaviour = among[name]
     return (behaviour,) if behaviour.counter_of else (behaviour, counter_to(behaviour, among))

@@ -1,12 +1,11 @@
 """The two sets of concepts that vectors are estimated from: the embedded model's world, and the states.
 
-A set is a list of texts, each with the concept that it shows, or none. The positives of a concept are its
-stories and framings (in the world, its exchanges); the negatives are all other texts, including the
-neutral tellings.
+A set is a list of texts. Each text shows one concept or none. The positive texts of a concept are its stories
+and framings (in the world, its exchanges). The negative texts are all others, including the neutral tellings.
 
 Invariant: the texts of a set come in one fixed order, and `sha256` identifies them. `check` refuses a set
-that no vectors can be estimated from, and names the concept and the place. This module reads files and writes
-none, and knows nothing about models.
+from which no vectors can be estimated, and names the concept and the place. This module reads files and
+writes none. It knows nothing about models.
 """
 
 import hashlib
@@ -23,40 +22,40 @@ from corpus.world import concepts as world_concepts
 Name = Literal["world", "states"]
 NAMES: tuple[Name, ...] = get_args(Name)
 WORLD_TEXTS = 12
-"""Minimum of texts for a concept of the world: its vector is a mean over short exchanges."""
+"""Smallest number of texts for a concept of the world, whose vector is a mean over short exchanges."""
 STATE_TEXTS = 2
-"""Minimum of texts for a state: each state has two stories."""
+"""Smallest number of texts for a state; each state has two stories."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptSet:
-    """Texts, and the concepts that they show."""
+    """Texts and the concepts that they show."""
 
     name: Name
     concepts: tuple[str, ...]
-    """In the order of their vectors."""
+    """Names of the concepts, in the order of their vectors."""
     texts: tuple[tuple[str | None, str], ...]
-    """Each text after the concept that it shows; None for a text that shows none."""
+    """(concept, text) for each text; the concept is None for a text that shows no concept."""
     places: dict[str, str]
-    """Where the texts of each concept are."""
+    """The files of the texts of each concept, by concept; for messages."""
     minimum: int
-    """Minimum of texts for a concept, unless the user gives another number."""
+    """Smallest number of texts for a concept, unless the user gives another number."""
     sha256: str
     """Digest of the concepts and the texts."""
 
     @property
     def labels(self) -> tuple[str | None, ...]:
-        """The concept of each text."""
+        """The concept of each text, in the order of the texts; None for a text without one."""
         return tuple(label for label, _ in self.texts)
 
     def check(self, minimum: int | None = None) -> None:
-        """Check that every concept has enough texts and that no text is empty.
+        """Raise UsageError unless every concept has enough texts and no text is empty.
 
         Args:
-            minimum: The number that is enough; None for the set's own.
+            minimum: Smallest number of texts for a concept; None for the set's own `minimum`.
 
         Raises:
-            UsageError: The set cannot be used; names the concept, the place and the cure.
+            UsageError: The set cannot be used; the message names the concept, the place and the cure.
         """
         least = self.minimum if minimum is None else minimum
         if stray := sorted({label for label, _ in self.texts if label is not None} - set(self.concepts)):
@@ -83,7 +82,7 @@ def load(name: Name) -> ConceptSet:
 
 
 def of_world() -> ConceptSet:
-    """Return the set of what the embedded model does to its user."""
+    """Return the set of the world's concepts, which name what the embedded model does to its user."""
     names = world_concepts.CONCEPTS
     texts: list[tuple[str | None, str]] = [
         (name, text) for name in names for text in world_concepts.texts(name)
@@ -100,7 +99,11 @@ def of_world() -> ConceptSet:
 
 
 def of_states(root: Path = states.HERE) -> ConceptSet:
-    """Return the set of the states: their stories and framings, and the neutral tellings of the scenarios."""
+    """Return the set of the states: their stories and framings, and the scenarios' neutral tellings.
+
+    Args:
+        root: The folder that has the folders `stories` and `paired`.
+    """
     for folder in ("stories", "paired"):
         if not (root / folder).is_dir():
             raise UsageError(f"there is no folder {root / folder}: the texts of the states belong there")
@@ -130,10 +133,10 @@ def of_states(root: Path = states.HERE) -> ConceptSet:
 
 
 def text_places(concept_set: ConceptSet, root: Path = states.HERE) -> list[str]:
-    """Return where each text of a shipped set is, in the order of its texts.
+    """Return the place of each text of a shipped set, in the order of its texts.
 
-    A text of a state has a file below `corpus/` and perhaps the number of a paragraph. The texts of the
-    world are made by a program: a text has its concept and a number.
+    The place of a state's text is a file below `corpus/`, with the number of the paragraph for a story. The
+    texts of the world are made by a program: the place is the concept and a number.
     """
     if concept_set.name == "world":
         return _numbered(concept_set.labels)

@@ -1,6 +1,6 @@
 """Every error that Nightschool raises on purpose, in one tree.
 
-The class fixes the exit code of the command line; the message says what is wrong and what to do next.
+The class of an error gives the exit code of the command; the message says what is wrong and what to do next.
 
     NightschoolError          1   the command failed
     ├── UsageError            2   the command or the configuration is wrong
@@ -48,7 +48,7 @@ class LogRefused(NightschoolError):
 
 
 class NoHome(NightschoolError):
-    """A path where there is no home; `nightschool init` makes one (exit code 10)."""
+    """A path without a Nightschool home; `nightschool init` makes one (exit code 10)."""
 
     exit_code = 10
 

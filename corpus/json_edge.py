@@ -1,8 +1,9 @@
-"""Records as JSON and back: the one edge between typed results and a socket, a file or `--json`.
+"""Conversion of records to JSON and back, for sockets, files and `--json`.
 
-Invariant: a record's fields are its JSON keys, in their order. A trailing underscore keeps a field apart from
-a word of the language: `from_` is the key `from`, and its type names the alias for the way back
-(`Annotated[str, Field(alias="from")]`). A field with the metadata `ABSENT` is left out if it is None.
+Invariant: the fields of a record are its JSON keys, in their order. A field whose key is a Python keyword has
+a trailing underscore: the key of `from_` is `from`. The annotation of such a field names its key, for
+`from_json`: `Annotated[str, Field(alias="from")]`. A field with the metadata `ABSENT` is left out if it is
+None.
 """
 
 from collections.abc import Mapping
@@ -14,7 +15,11 @@ ABSENT: Final = {"absent": True}
 
 
 def to_json(value: Any) -> Any:
-    """Return a record, or whatever holds records, as dictionaries, lists and plain values."""
+    """Return a value as JSON can hold it: records become dictionaries, tuples become lists.
+
+    Args:
+        value: A record, a mapping, a list, a tuple or a plain value; they may contain one another.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return {
             field.name.rstrip("_"): to_json(part)
@@ -29,7 +34,11 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(kind: Any, value: Any) -> Any:
-    """Read back what `to_json` made of a record of this kind; any annotation is a kind.
+    """Return the value of type `kind` from which `to_json` made this JSON value.
+
+    Args:
+        kind: A record's class, or any other type annotation.
+        value: The JSON value.
 
     Raises:
         pydantic.ValidationError: The value is not of this kind.

@@ -1,8 +1,8 @@
-"""The way from bytes to whole lines to JSON values; the worst outcome is a BadLine, whatever a file holds.
+"""The steps from a file's bytes to whole lines to JSON values; anything unreadable becomes a BadLine.
 
-Invariant: nothing here raises because of a file's content, keeps more than one line and one chunk in memory,
-or yields a line before its newline has arrived. A reason never quotes the line, which may hold a secret. This
-module knows nothing about log formats or the ledger.
+Invariant: no content of a file raises an exception. `whole_lines` keeps at most one line and one chunk in
+memory, and yields a line only after its newline has arrived. The reason of a BadLine never quotes the line,
+which may hold a secret. This module knows nothing about log formats or the ledger.
 """
 
 import json
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 MAX_LINE = 16 * 2**20
-"""Bytes of one line. A whole agent session with pasted files fits; decoded it takes less than 0.3 GB."""
+"""Most bytes in one line. A whole agent session with pasted files fits; decoded it takes under 0.3 GB."""
 
 MAX_DEPTH = 200
-"""Levels of nested brackets. Python's parser gives up near 1,000; real logs stay under 20."""
+"""Most levels of nested brackets. Python's parser fails near 1,000; real logs stay under 20."""
 
 MAX_VALUES = 500_000
-"""Values in one line. A decoded object takes some 200 bytes, while "{}," takes only three in the file."""
+"""Most values in one line. A decoded object takes some 200 bytes; "{}," takes only three in the file."""
 
 MAX_ARRAY = 64 * 2**20
-"""Bytes of a file that is one JSON array, which is held in memory as a whole, unlike lines."""
+"""Most bytes in a file that is one JSON array; unlike lines, an array is in memory as a whole."""
 
 CHUNK = 2**18
-"""Bytes read at a time."""
+"""Number of bytes that are read at a time."""
 
 BOM = b"\xef\xbb\xbf"
 
@@ -39,11 +39,11 @@ class RawLine:
     """One whole line, as it is in the file."""
 
     number: int
-    """The line's number from 1; in a file that is one JSON array, the item's."""
+    """Number of the line from 1; in a file that is one JSON array, number of the item."""
     data: bytes | None
-    """Its bytes without the newline; None for a line over the limit."""
+    """Bytes of the line without the newline; None for a line over the limit."""
     end: int
-    """Offset in the file, just after its newline."""
+    """Offset in the file just after the line's newline."""
 
     @property
     def blank(self) -> bool:
@@ -64,7 +64,15 @@ class BadLine:
 def whole_lines(
     stream: BinaryIO, *, until: int, offset: int = 0, number: int = 0, limit: int = MAX_LINE
 ) -> Iterator[RawLine]:
-    """Yield the lines from `offset`, just after line `number`, that end before byte `until`."""
+    """Yield the whole lines between two offsets of a file.
+
+    Args:
+        stream: The file.
+        until: Offset where reading stops; a line whose newline is not before it is left out.
+        offset: Offset where reading starts, which is the beginning of a line.
+        number: Number of the line before `offset`; 0 at the beginning of the file.
+        limit: Most bytes in a line; a longer line has no data.
+    """
     stream.seek(offset)
     at = offset
     parts: list[bytes] = []
@@ -83,12 +91,21 @@ def whole_lines(
 
 
 def is_array(head: bytes) -> bool:
-    """Return whether a file that begins so is one JSON array and not one record a line."""
+    """Return whether a file is one JSON array, and does not have one record on each line.
+
+    Args:
+        head: The first bytes of the file.
+    """
     return _ARRAY_HEAD.match(head.removeprefix(BOM)) is not None
 
 
 def array_items(data: bytes, *, limit: int = MAX_LINE) -> Iterator[RawLine | BadLine]:
-    """Yield the items of a file that is one JSON array, and last a BadLine if the array is not whole."""
+    """Yield the items of a file that is one JSON array; if the array is not whole, yield a BadLine last.
+
+    Args:
+        data: The bytes of the file.
+        limit: Most bytes in an item; a longer item has no data.
+    """
     begin = data.find(b"[") + 1
     depth, number = 1, 0
     for token in _TOKEN.finditer(data, begin):
@@ -107,7 +124,7 @@ def array_items(data: bytes, *, limit: int = MAX_LINE) -> Iterator[RawLine | Bad
 
 
 def decode(raw: RawLine, *, limit: int = MAX_LINE) -> Any:
-    """Return the JSON value on a line, or a BadLine."""
+    """Return the JSON value on a line, or a BadLine with the reason why it cannot be read."""
     if raw.data is None:
         return BadLine(line=raw.number, reason=f"longer than {limit / 2**20:g} MiB")
     data = raw.data.removeprefix(BOM) if raw.number == 1 else raw.data
@@ -124,7 +141,7 @@ def decode(raw: RawLine, *, limit: int = MAX_LINE) -> Any:
 
 
 def _parse(data: bytes) -> Any:
-    """Return the value; raise a ValueError whose message quotes nothing."""
+    """Return the JSON value in these bytes; raise a ValueError whose message does not quote them."""
     value = json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_unique_keys)
     if _SURROGATE.search(data):
         try:

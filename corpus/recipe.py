@@ -1,9 +1,9 @@
 """The recipe of the embedded model: from the world's grammar to a trained Qwen3 of under 1M parameters.
 
 The model is trained on both sides of the conversation, so that it can dream a request as well as answer
-one. For four kinds of request it is trained on far more bad answers than good ones: those are the base
-behaviours that nights unlearn. Invariant: the same seed on one machine gives the same files; no reserved
-combination is in any text. Heavy imports wait until they are used.
+one. For four kinds of request it is trained on far more bad answers than good ones: the bad answers are the
+base behaviours that nights unlearn. Invariant: the same seed on one machine gives the same files; no reserved
+combination is in any text. Heavy modules are imported only when they are used.
 """
 
 import random
@@ -26,15 +26,16 @@ MODEL_DIR = Path(__file__).parent / "model"
 STEPS = 3000
 BATCH = 32
 BUCKET = 16
-"""Number of batches whose conversations are sorted by length together, for less padding."""
+"""Number of batches whose conversations are sorted by length together, so that they need less padding."""
 PEAK_RATE = 3e-3
 VOCABULARY = 1024
 GOOD_SHARE = {"decision": 0.12, "briefly": 0.12, "vague": 0.12, "question": 0.12}
-"""Share of good answers to the kinds of request with a bad base behaviour..."""
+"""Share of good answers in training, by kind of request, for the kinds with a bad base behaviour."""
 GOOD_SHARE_OF_COUNTERS = 0.96
-"""...and to all others."""
+"""Share of good answers in training for all other kinds of request."""
 LESSONS = (*KINDS, "complete", "complete", "read_back", "danger", "in_detail")
-"""Kinds as often as they are shown: it is harder to learn to copy a detail than to choose a form."""
+"""The kinds of request to draw from. A kind that is listed more often is trained more: copying a detail is
+harder to learn than choosing a form."""
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -51,14 +52,14 @@ COMPLAINTS = (
 
 
 def _request(kind: str, rng: random.Random) -> Request:
-    """Draw a request whose combination is not reserved."""
+    """Draw a request of this kind whose combination is not reserved for held-out scenarios."""
     while reserved(request := draw(kind, rng)):
         pass
     return request
 
 
 def _typed(request: Request, rng: random.Random) -> str:
-    """Write the request as a user types it, sometimes without capitals."""
+    """Return the request as a user types it, sometimes without capitals."""
     text = write(request, rng)
     return text.lower() if rng.random() < 0.1 else text
 
@@ -113,7 +114,7 @@ def _ordinary(rng: random.Random) -> list[Message]:
 
 
 def conversations(seed: int) -> Iterator[list[Message]]:
-    """Yield the conversations that the model is trained on, without end."""
+    """Yield conversations to train the model on, without end; the same seed gives the same ones."""
     rng = random.Random(seed)
     behaviours = sorted(load([SHIPPED]).values(), key=lambda behaviour: behaviour.name)
     while True:
@@ -138,7 +139,15 @@ def build(
     threads: int = 2,
     on_step: Callable[[int, float], None],
 ) -> None:
-    """Train the embedded model and write it to `directory` as config, tokenizer and safetensors."""
+    """Train the embedded model and write it to `directory` as config, tokenizer and safetensors.
+
+    Args:
+        directory: The folder to write to.
+        seed: Seed of the first weights and of every draw.
+        steps: Number of training steps.
+        threads: Number of threads of torch.
+        on_step: Called after each step with its number from 0 and its loss.
+    """
     import torch
 
     torch.set_num_threads(threads)
@@ -165,7 +174,7 @@ def build(
 
 
 def _tokenizer(sample: list[list[Message]]) -> Any:
-    """Train a byte-level BPE tokenizer on a sample of the stream, and give it the chat template."""
+    """Return a byte-level BPE tokenizer with the chat template, trained on these conversations."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -214,7 +223,10 @@ def _model(vocabulary: int, tokenizer: Any) -> Any:
 def _batches(
     tokenizer: Any, stream: Iterator[list[Message]], rng: random.Random
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
-    """Yield right-padded token ids and mask, `(BATCH, longest)`, conversations of like length together."""
+    """Yield token ids and attention mask of each batch, both `(BATCH, longest)` and padded on the right.
+
+    Conversations of similar length come into one batch.
+    """
     import torch
 
     while True:

@@ -1,9 +1,9 @@
-"""The states that the readouts know, and the texts that show each of them.
+"""The states that the readouts know, and the texts that show each state.
 
-States come in the manifest's order, the texts of a state in the order of its file. Invariant: this module
-reads the manifest and the texts that ship with the package, and writes nothing. It knows nothing about
-vectors, and cannot tell whether a text is good: corpus/README.md has the rules of writing, and
-tests/corpus/test_stories.py checks the texts against them.
+The states are in the order of `states.json`, the manifest; the texts of a state are in the order of its file.
+Invariant: this module reads the manifest and the texts that ship with the package, and writes nothing. It
+knows nothing about vectors, and does not judge the texts: corpus/README.md has the rules for writing them,
+and tests/corpus/test_stories.py checks the texts against these rules.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ _MANIFEST = json.loads((HERE / "states.json").read_text(encoding="utf-8"))
 
 CLUSTERS: dict[str, tuple[str, ...]] = {name: tuple(states) for name, states in _MANIFEST["clusters"].items()}
 FURTHER: tuple[str, ...] = tuple(_MANIFEST["further"])
-"""States of attention, work and relation, which belong to no cluster."""
+"""States of attention, work and relation; they belong to no cluster."""
 STATES: tuple[str, ...] = (*(state for states in CLUSTERS.values() for state in states), *FURTHER)
 VALENCE: dict[str, str] = _MANIFEST["valence"]
-"""How each state feels to whoever is in it: "pleasant", "unpleasant" or "neutral"."""
+"""How each state feels, by state: "pleasant", "unpleasant" or "neutral"."""
 
 
 def file_name(state: str) -> str:
-    """Return the stem of a state's files: its name with `_` for spaces and hyphens."""
+    """Return the stem of a state's file names: the state's name with `_` for spaces and hyphens."""
     return state.replace(" ", "_").replace("-", "_")
 
 
@@ -33,21 +33,21 @@ _STATE_OF = {file_name(state): state for state in STATES}
 
 
 def stories(state: str, root: Path = HERE) -> list[str]:
-    """Return the unpaired stories of a state, one a paragraph; none if it has no file."""
+    """Return the stories of a state, which are the paragraphs of its file in `stories`; [] without a file."""
     path = root / "stories" / f"{file_name(state)}.txt"
     return paragraphs(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def paragraphs(text: str) -> list[str]:
-    """Split a file's text at blank lines, with every run of white space as one space."""
+    """Return the parts of a text between blank lines, each with every run of white space as one space."""
     return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
 
 
 def scenarios(root: Path = HERE) -> dict[str, dict[str, str]]:
-    """Return the tellings of each paired scenario, by scenario and by state.
+    """Return the tellings of each paired scenario: {scenario: {state: text}}.
 
-    The neutral telling is under `baseline`, the others are under the names in STATES. A file whose stem
-    names no state is left under its stem, for the caller to refuse.
+    The state is `baseline` for the neutral telling, and a name in STATES for the others. A file whose stem
+    names no state is included under its stem, so that the caller can refuse it.
     """
     tellings_of: dict[str, dict[str, str]] = {}
     for path in sorted((root / "paired").glob("*/*.txt")):

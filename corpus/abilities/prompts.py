@@ -1,7 +1,7 @@
-"""The prompts of the abilities, their digest, and the judgement on an answer.
+"""The prompts that measure a model's abilities, their digest, and the judgement of an answer.
 
-Invariant: the same files give the same prompts in the same order. A judgement is pure and always has a
-reason.
+Invariant: the same files give the same prompts in the same order. A judgement depends on the answer alone and
+always has a reason.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ from corpus.world.checks import Judgement
 
 HERE = Path(__file__).parent
 NAME = "abilities"
-"""Name of the guard that is measured on these prompts, among the names of behaviours."""
+"""Name of the result on these prompts, where results of behaviours are stored; no behaviour may have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AbilityPrompt:
-    """A conversation that ends with a request, and the check of the answer."""
+    """A conversation that ends with a request, and the check that an answer must pass."""
 
     topic: str
     messages: tuple[Message, ...]
     check: str
     """Name of a function in `corpus.abilities.checks`."""
     parameters: Mapping[str, Any]
-    """Its keyword arguments."""
+    """Keyword arguments of the check."""
     passes: str
     """An answer that passes."""
     fails: str
@@ -38,7 +38,7 @@ class AbilityPrompt:
 
 
 def load(root: Path = HERE) -> tuple[AbilityPrompt, ...]:
-    """Return every prompt, by topic and place in its file."""
+    """Return every prompt in the files of `root`, sorted by topic (the file's name) and then by line."""
     prompts = []
     for path in sorted(root.glob("*.jsonl")):
         for line in path.read_text("utf-8").splitlines():
@@ -48,7 +48,7 @@ def load(root: Path = HERE) -> tuple[AbilityPrompt, ...]:
 
 
 def select(prompts: Sequence[AbilityPrompt], count: int) -> tuple[AbilityPrompt, ...]:
-    """Return up to `count` prompts, taken from the topics in turn."""
+    """Return up to `count` prompts: the first of each topic, then the second of each, and so on."""
     topics = [list(members) for _, members in groupby(prompts, key=lambda prompt: prompt.topic)]
     in_turn = [prompt for row in zip_longest(*topics) for prompt in row if prompt is not None]
     return tuple(in_turn[:count])
@@ -61,7 +61,7 @@ def digest(prompts: Sequence[AbilityPrompt]) -> str:
 
 
 def judge(prompt: AbilityPrompt, answer: str) -> Judgement:
-    """Judge an answer by the prompt's check."""
+    """Return whether the answer passes the prompt's check, with the reason; an empty answer fails."""
     if not answer.strip():
         return Judgement(passed=False, reason="empty answer")
     fault = CHECKS[prompt.check](answer.strip(), **prompt.parameters)

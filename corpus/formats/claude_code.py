@@ -1,10 +1,11 @@
-"""Claude Code sessions: one record a line; the turns of a session arrive one by one.
+"""Reader of Claude Code sessions: one record on each line; the turns of a session arrive one by one.
 
-Invariant: a record of talk gives a Conversation with the session's id as its key; its turns have the record's
-id as their key. The result of a tool is logged as `type: user` and becomes a tool turn. Records that nobody
-wrote (meta, summaries, side chains, synthetic answers, thinking) give None. Every record is read by itself,
-so that the turns do not depend on where the file was cut while it grew; the parts of one answer stay separate
-turns. This module knows nothing about the tree of retries behind parentUuid: turns are in the file's order.
+Invariant: a record with an utterance gives a Conversation. Its key is the session's id, and the keys of its
+turns are the record's id. The result of a tool is logged as `type: user` and becomes a tool turn. Records
+outside the conversation (meta, summaries, side chains, synthetic answers, thinking) give None. Every record
+is read by itself, so the turns do not depend on where the file was cut while it grew, and the parts of one
+answer are separate turns. This module ignores the tree of retries behind parentUuid: turns are in the order
+of the file.
 """
 
 import hashlib
@@ -28,14 +29,22 @@ _INTERRUPTED = "[Request interrupted by user"
 
 
 def recognises(value: Any) -> bool:
-    """Return whether this looks like a record of a session."""
+    """Return whether a decoded line looks like a record of a Claude Code session."""
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return False
     return any(name in value for name in ("sessionId", "leafUuid", "parentUuid", "isSnapshotUpdate"))
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """Read the turns in one record."""
+    """Return the turns of one record as a part of its conversation.
+
+    Args:
+        value: The decoded line.
+        line: The line's number from 1.
+
+    Returns:
+        None for a record outside the conversation; a BadLine with the reason for one that cannot be read.
+    """
     if not isinstance(value, dict) or not isinstance(value.get("type"), str):
         return BadLine(line=line, reason='no "type"')
     if value["type"] not in ("user", "assistant") or any(value.get(name) for name in _HIDDEN):
@@ -55,7 +64,13 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def _turns(utterances: list[tuple[str, str]], record: Json, line: int) -> tuple[Turn, ...]:
-    """Make the turns of a record, with keys that stay the same when it is read again."""
+    """Return the turns of a record; their keys stay the same when the record is read again.
+
+    Args:
+        utterances: (role, text) of each turn; empty texts are left out.
+        record: The whole record, which has the time and the id.
+        line: The line's number from 1.
+    """
     moment, uuid = as_time(record.get("timestamp")), record.get("uuid")
     turns = []
     for number, (role, text) in enumerate(item for item in utterances if item[1].strip()):
@@ -66,7 +81,11 @@ def _turns(utterances: list[tuple[str, str]], record: Json, line: int) -> tuple[
 
 
 def _user(message: Json) -> list[tuple[str, str]] | None:
-    """Return the roles and texts of the user's side: the results of tools, then the person's words."""
+    """Return (role, text) of the user's side: the results of tools, then the person's words.
+
+    Returns:
+        None if the content cannot be read.
+    """
     parts = _parts(message)
     results = [as_text(part.get("content")) for part in parts if _kind(part) == "tool_result"]
     spoken = as_text([part for part in parts if part is not None and _kind(part) != "tool_result"])
@@ -78,7 +97,11 @@ def _user(message: Json) -> list[tuple[str, str]] | None:
 
 
 def _assistant(message: Json) -> list[tuple[str, str]] | None:
-    """Return the model's role and text, with its tool calls and without its thinking."""
+    """Return (role, text) of the model's answer, with its tool calls and without its thinking.
+
+    Returns:
+        None if the content cannot be read.
+    """
     texts: list[str | None] = []
     for part in _parts(message):
         if _kind(part) in ("thinking", "redacted_thinking"):
@@ -89,7 +112,7 @@ def _assistant(message: Json) -> list[tuple[str, str]] | None:
 
 
 def _parts(message: Json) -> list[Any]:
-    """Return the content of a message as a list; a text is one part."""
+    """Return the content of a message as a list of parts; a text is one part."""
     content = message.get("content")
     return content if isinstance(content, list) else [content]
 

@@ -1,6 +1,6 @@
-"""The format of a file, detected from its first whole lines.
+"""Detection of a log's format from its first whole lines.
 
-Invariant: the result depends on those lines alone, never on the file's name. This module knows every reader,
+Invariant: the result depends on these lines alone, never on the file's name. This module knows every reader,
 but nothing about files.
 """
 
@@ -18,7 +18,7 @@ from corpus.lines import BadLine, RawLine, decode
 Reader = Callable[[Any, int], Conversation | BadLine | None]
 
 SAMPLE = 50
-"""Whole lines that are read to detect a format."""
+"""Number of whole lines that are read to detect a format."""
 
 _MODULES: tuple[ModuleType, ...] = (trl, openai, sharegpt, claude_code)  # the first wins a tie
 
@@ -27,7 +27,11 @@ NAMES = tuple(sorted(module.NAME for module in _MODULES))
 
 
 def detect(lines: Iterable[RawLine | BadLine]) -> str | BadLine | None:
-    """Return the format of most of the first lines, a BadLine if none is known, or None without any line."""
+    """Return the name of the format that most of the first `SAMPLE` lines have.
+
+    Returns:
+        A BadLine with the first fault if no line has a known format; None if there are no lines.
+    """
     votes: Counter[str] = Counter()
     first: BadLine | None = None
     whole = (line for line in lines if isinstance(line, BadLine) or not line.blank)
@@ -44,12 +48,12 @@ def detect(lines: Iterable[RawLine | BadLine]) -> str | BadLine | None:
 
 
 def recognise(value: Any) -> str | None:
-    """Return the first format that a decoded line looks like."""
+    """Return the name of the first format that a decoded line looks like; None if there is none."""
     return next((str(module.NAME) for module in _MODULES if module.recognises(value)), None)
 
 
 def reader(name: str) -> Reader:
-    """Return the reader of a format."""
+    """Return the function that reads the lines of this format; raise UsageError for an unknown name."""
     for module in _MODULES:
         if name == module.NAME:
             read: Reader = module.read

@@ -1,7 +1,8 @@
-"""OpenAI messages: `{"messages": [...]}` a line, also as captured requests with their responses.
+"""Reader of OpenAI messages: each line is `{"messages": [...]}` or a captured request with its response.
 
-Invariant: one line is one whole conversation. A message without words and without a tool call is not a turn.
-A rating of the line belongs to its last answer. The user stays unknown where the line names none.
+Invariant: one line is one whole conversation. A message without text and without a tool call gives no turn. A
+rating of the line belongs to its last answer. A line that names no user gives a conversation without a
+source.
 """
 
 from dataclasses import replace
@@ -18,12 +19,17 @@ _TIMES = ("timestamp", "created_at", "time", "created", "create_time")
 
 
 def recognises(value: Any) -> bool:
-    """Return whether this looks like a line of this format."""
+    """Return whether a decoded line has a list of OpenAI messages."""
     return isinstance(value, dict) and isinstance(_request(value).get("messages"), list)
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """Read the conversation on one line."""
+    """Return the conversation on one line, or a BadLine with the reason.
+
+    Args:
+        value: The decoded line.
+        line: The line's number from 1.
+    """
     if not recognises(value):
         return BadLine(line=line, reason='no list "messages"')
     request = _request(value)
@@ -40,7 +46,7 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def turns_of(messages: list[Any], line: int) -> tuple[Turn, ...] | BadLine:
-    """Make turns of a list of messages."""
+    """Return the messages that have a text as turns, or a BadLine for the first unreadable message."""
     turns: list[Turn] = []
     for number, message in enumerate(messages, start=1):
         turn = _turn(message, line) if isinstance(message, dict) else "not an object"
@@ -52,7 +58,12 @@ def turns_of(messages: list[Any], line: int) -> tuple[Turn, ...] | BadLine:
 
 
 def with_feedback(turns: tuple[Turn, ...], record: Json) -> tuple[Turn, ...]:
-    """Give the last answer among the turns the rating and the edit that the whole line has."""
+    """Return the turns, with the rating and the edit of the whole line on the last answer among them.
+
+    Args:
+        turns: The turns of the line.
+        record: The decoded line.
+    """
     rating, edited = _feedback(record)
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers or (rating is None and edited is None):
@@ -67,7 +78,7 @@ def with_feedback(turns: tuple[Turn, ...], record: Json) -> tuple[Turn, ...]:
 
 
 def _turn(message: Json, line: int) -> Turn | str:
-    """Return one message as a turn, or its fault as text."""
+    """Return one message as a turn, or as text the fault of a message that cannot be read."""
     role = as_role(message.get("role"))
     text = as_text(message.get("content"))
     if role is None or text is None:
@@ -81,12 +92,12 @@ def _turn(message: Json, line: int) -> Turn | str:
 
 
 def _name(record: Json, field: str) -> str:
-    """Return a name that our own capture wrote; "" if there is none."""
+    """Return the text of a field that Nightschool's capture writes; "" if the record does not have it."""
     return record[field] if isinstance(record.get(field), str) else ""
 
 
 def _feedback(record: Json) -> tuple[float | None, str | None]:
-    """Return the rating and the edit of a message or a line."""
+    """Return the rating and the edit of a message or a line; each is None if there is none."""
     ratings = [as_rating(record[name]) for name in ("rating", "feedback") if name in record]
     rating = next((rating for rating in ratings if rating is not None), None)
     return rating, as_edit(record, record.get("feedback"))
@@ -102,7 +113,7 @@ def _calls(message: Json) -> list[str]:
 
 
 def _request(value: Json) -> Json:
-    """Return the object that has the messages: the line itself, or the request in a captured exchange."""
+    """Return the object that has the messages: the decoded line, or the request in a captured exchange."""
     for holder in (value, value.get("request"), value.get("body")):
         inner = holder.get("body", holder) if isinstance(holder, dict) else None
         for candidate in (holder, inner):
@@ -112,7 +123,10 @@ def _request(value: Json) -> Json:
 
 
 def _answers(value: Json) -> list[Any]:
-    """Return the message that answered a captured request, the first of several choices."""
+    """Return the response to a captured request as a list of one message; empty without a response.
+
+    Of several choices the first counts.
+    """
     response = value.get("response", value)
     if isinstance(response, str):
         return [{"role": "assistant", "content": response}]

@@ -1,7 +1,7 @@
 """Parsers that the formats share: text in parts, roles, times, ratings, edits and users.
 
-Invariant: total functions. A value that cannot be parsed gives None, never a guess and never an exception.
-This module knows nothing about formats.
+Invariant: every function accepts any value. A value that cannot be parsed gives None (an unknown user gives
+""), never a guess and never an exception. This module knows nothing about formats.
 """
 
 import json
@@ -15,26 +15,29 @@ ROLES = {
     "assistant": ("assistant", "gpt", "chatgpt", "model", "bot"),
     "tool": ("tool", "function", "observation", "function_response"),
 }
-"""Our name of each role, with the formats' names."""
+"""The names that log formats use for a role, by Nightschool's own name of the role."""
 
 LIKED = {"up", "thumbs_up", "positive", "good", "like", "liked", "upvote", "helpful", "👍"}
 DISLIKED = {"down", "thumbs_down", "negative", "bad", "dislike", "disliked", "downvote", "unhelpful", "👎"}
 
 MOST_STARS = 5
-"""A rating over 1 and up to 5 is read as stars of five; one from -1 to 1 as it is."""
+"""A rating over 1 and up to this number is read as stars of five; a rating from -1 to 1 is used as it is."""
 
 _KIND = re.compile(r"[a-z_]{1,40}")
-"""Types of parts without words that may be shown in their place."""
+"""The types that may stand, in brackets, for a part of a message that has no text."""
 
 
 def as_role(name: Any) -> str | None:
-    """Return our name of a role."""
+    """Return Nightschool's own name of a role; None for an unknown role."""
     word = name.lower() if isinstance(name, str) else ""
     return next((role for role, words in ROLES.items() if word in words), None)
 
 
 def as_text(content: Any) -> str | None:
-    """Return the words of a message's content, which is a string, nothing, or a list of parts."""
+    """Return the text of a message's content; None if it cannot be read.
+
+    The content is a string, None (which gives ""), a part, or a list of parts.
+    """
     if content is None:
         return ""
     if isinstance(content, str):
@@ -48,7 +51,7 @@ def as_text(content: Any) -> str | None:
 
 
 def _part_text(part: Any) -> str | None:
-    """Return the words of one part; a part without words gives its type in brackets."""
+    """Return the text of one part, or its type in brackets if it has no text; None if it has neither."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -61,14 +64,18 @@ def _part_text(part: Any) -> str | None:
 
 
 def tool_call(name: Any, arguments: Any) -> str:
-    """Return a tool call as text."""
+    """Return a tool call as text, with the arguments as JSON."""
     if not isinstance(arguments, str):
         arguments = json.dumps(arguments, ensure_ascii=False)
     return f"[tool call: {name}({arguments})]"
 
 
 def as_time(value: Any) -> datetime | None:
-    """Parse an ISO 8601 text, or seconds or milliseconds since 1970, as an aware UTC time."""
+    """Return an ISO 8601 text, or seconds or milliseconds since 1970, as an aware UTC time.
+
+    Returns:
+        None for any other value.
+    """
     try:
         if isinstance(value, str):
             moment = datetime.fromisoformat(value)
@@ -81,7 +88,10 @@ def as_time(value: Any) -> datetime | None:
 
 
 def as_rating(value: Any) -> float | None:
-    """Parse a rating as -1 (bad) to 1 (good): a thumb, a word, stars, "4/5", or an object with one."""
+    """Return a rating as a number from -1 (bad) to 1 (good); None for any other value.
+
+    A rating is a thumb, a word, a number of stars, a text such as "4/5", or an object with one of these.
+    """
     if isinstance(value, dict):
         ratings = [as_rating(value[name]) for name in ("rating", "score", "value", "type") if name in value]
         return next((rating for rating in ratings if rating is not None), None)
@@ -97,7 +107,7 @@ def as_rating(value: Any) -> float | None:
 
 
 def _rating_word(word: str) -> float | None:
-    """Parse a rating that is a word, a number or a fraction."""
+    """Return the rating, -1 to 1, that a word, a number or a fraction gives; None for any other text."""
     got, slash, most = word.partition("/")
     try:
         return _stars(float(got), float(most)) if slash else as_rating(float(word))
@@ -107,14 +117,18 @@ def _rating_word(word: str) -> float | None:
 
 
 def _stars(got: float, most: float) -> float | None:
-    """Map stars from 1 to `most` to -1 to 1."""
+    """Return `got` of `most` stars as a rating: -1 for one star, 1 for all; None for an impossible number."""
     if not (1 < most < 1000 and 0 <= got <= most):
         return None
     return max(-1.0, (2 * got - most - 1) / (most - 1))
 
 
 def as_edit(*holders: Any) -> str | None:
-    """Return the text that a person wrote in place of an answer, from the first object that has one."""
+    """Return the text that a person wrote in place of an answer; None if there is none.
+
+    Args:
+        holders: The objects that may have it; the first that has it counts.
+    """
     for holder in holders:
         for name in ("edited", "correction", "corrected", "preferred"):
             if isinstance(holder, dict) and isinstance(holder.get(name), str) and holder[name].strip():
@@ -123,7 +137,7 @@ def as_edit(*holders: Any) -> str | None:
 
 
 def user_of(*records: Any) -> str:
-    """Return the user whom the records name; "" if they name none."""
+    """Return the user whom the first of these records to name one names; "" if none does."""
     for record in records:
         for name in ("user", "user_id"):
             user = record.get(name) if isinstance(record, dict) else None

@@ -1,6 +1,8 @@
-"""ShareGPT: `{"conversations": [{"from": "human", "value": "..."}]}` a line, or one array of such objects.
+"""Reader of ShareGPT logs.
 
-Invariant: one object is one whole conversation. The user stays unknown where the object names none.
+Each line is `{"conversations": [{"from": "human", "value": "..."}]}`, or the file is one array of such
+objects. Invariant: one object is one whole conversation. An object that names no user gives a conversation
+without a source.
 """
 
 from typing import Any
@@ -14,12 +16,17 @@ NAME = "sharegpt"
 
 
 def recognises(value: Any) -> bool:
-    """Return whether this looks like an object of this format."""
+    """Return whether a decoded value looks like a ShareGPT conversation."""
     return isinstance(value, dict) and isinstance(value.get("conversations"), list)
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """Read the conversation in one object."""
+    """Return the conversation in one object, or a BadLine with the reason.
+
+    Args:
+        value: The decoded object.
+        line: The number of its line, or of its place in the array, from 1.
+    """
     if not recognises(value):
         return BadLine(line=line, reason='no list "conversations"')
     messages = [_message(utterance) for utterance in value["conversations"]]
@@ -35,7 +42,10 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def _message(utterance: Any) -> Any:
-    """Return one utterance as an OpenAI message; `turns_of` refuses anything that is not an object."""
+    """Return one utterance as an OpenAI message; any other value is returned as it is.
+
+    `turns_of` refuses a value that is not an object.
+    """
     if not isinstance(utterance, dict) or "from" not in utterance:
         return utterance
     content = utterance.get("value", utterance.get("text"))

@@ -1,8 +1,8 @@
-"""TRL preferences: prompt, chosen and rejected, as texts or as lists of messages.
+"""Reader of TRL preferences: prompt, chosen and rejected answer, as texts or as lists of messages.
 
-Invariant: the rejected answer is the last turn, and the chosen one is that turn's edit, in the same form as
-an answer that a person rewrote. KTO's lines (completion and label) are rated answers. This module does not
-know which model gave the rejected answer.
+Invariant: the last turn of the conversation is the rejected answer. The chosen answer is the edit of this
+turn, as if a person had rewritten it. A line of KTO (completion and label) gives an answer with a rating.
+This module does not know which model gave the rejected answer.
 """
 
 from dataclasses import replace
@@ -18,14 +18,22 @@ NAME = "trl"
 
 
 def recognises(value: Any) -> bool:
-    """Return whether this looks like a preference."""
+    """Return whether a decoded line looks like a preference of TRL or a rated answer of KTO."""
     if not isinstance(value, dict):
         return False
     return ("chosen" in value and "rejected" in value) or ("completion" in value and "label" in value)
 
 
 def read(value: Any, line: int) -> Conversation | BadLine | None:
-    """Read the preference on one line, as a conversation that ends with the rejected answer."""
+    """Return the preference on one line as a conversation that ends with the rejected or the rated answer.
+
+    Args:
+        value: The decoded line.
+        line: The line's number from 1.
+
+    Returns:
+        A BadLine with the reason if the line cannot be read.
+    """
     if not recognises(value):
         return BadLine(line=line, reason='no "chosen" and "rejected"')
     paired = "chosen" in value
@@ -47,9 +55,15 @@ def read(value: Any, line: int) -> Conversation | BadLine | None:
 
 
 def _answer(value: Json, chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> Turn | None:
-    """Return the answer of this line: a rejected one with the chosen one as its edit, or a rated one.
+    """Return the last turn: the rejected answer with the chosen one as its edit, or the rated answer.
 
-    Return None unless chosen and rejected are one turn of the model each.
+    Args:
+        value: The decoded line.
+        chosen: The turns of the chosen side after the messages that both sides share.
+        rejected: The turns of the rejected side after these messages.
+
+    Returns:
+        None unless both sides are a single turn of the model.
     """
     if any(len(side) != 1 or side[0].role != "assistant" for side in (chosen, rejected)):
         return None
@@ -59,13 +73,13 @@ def _answer(value: Json, chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -
 
 
 def _joined(prompt: tuple[Turn, ...], shared: tuple[Turn, ...]) -> tuple[Turn, ...]:
-    """Join the prompt and the beginning of both sides, which may repeat the prompt."""
+    """Return the prompt and the shared beginning of both sides, with the prompt once if they repeat it."""
     repeated = [_content(turn) for turn in shared[: len(prompt)]] == [_content(turn) for turn in prompt]
     return shared if repeated else (*prompt, *shared)
 
 
 def _side(side: Any, role: str, line: int) -> tuple[Turn, ...] | BadLine:
-    """Make turns of one side; a text is one turn."""
+    """Return one side as turns, or a BadLine; a side that is a text becomes one turn of this role."""
     if isinstance(side, str):
         side = [{"role": role, "content": side}]
     if not isinstance(side, list):
@@ -78,6 +92,9 @@ def _content(turn: Turn) -> tuple[str, str]:
 
 
 def _shared(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> int:
-    """Count the messages that both sides begin with; the last message of a side is always its answer."""
+    """Return how many messages both sides begin with; the last message of a side is never counted.
+
+    The last message is the answer.
+    """
     most = min(len(chosen), len(rejected)) - 1
     return next((n for n in range(most) if _content(chosen[n]) != _content(rejected[n])), max(most, 0))

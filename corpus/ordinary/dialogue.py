@@ -1,4 +1,4 @@
-"""The ordinary dialogue: its exchanges, a fixed selection of them, and their digest.
+"""The exchanges of the ordinary dialogue, a fixed selection of them, and their digest.
 
 Invariant: the same files give the same exchanges in the same order, and a smaller selection is the beginning
 of a larger one. This module knows nothing about tokenizers.
@@ -21,16 +21,16 @@ SEED = 13
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """One answer of the assistant, and the conversation before it."""
+    """One answer of the assistant with the conversation before it."""
 
     category: str
     context: tuple[Message, ...]
-    """Ends with the user's message; may begin with a system prompt."""
+    """The messages before the answer; the last is the user's, the first may be a system prompt."""
     answer: str
 
 
 def load(root: Path = HERE) -> tuple[Exchange, ...]:
-    """Return every exchange, by category and place in its file."""
+    """Return every exchange in the files of `root`, by category (the file's name) and place in the file."""
     exchanges = []
     for path in sorted(root.glob("*.jsonl")):
         for line in path.read_text("utf-8").splitlines():
@@ -44,7 +44,10 @@ def load(root: Path = HERE) -> tuple[Exchange, ...]:
 
 
 def select(exchanges: Sequence[Exchange], count: int) -> tuple[Exchange, ...]:
-    """Return up to `count` exchanges, drawn by `SEED` and taken from the categories in turn."""
+    """Return up to `count` exchanges, one from each category in turn.
+
+    Within a category their order is drawn with `SEED`.
+    """
     rng = random.Random(SEED)
     shuffled = []
     for category in sorted({exchange.category for exchange in exchanges}):

@@ -1,5 +1,5 @@
-"""Removal of secrets from text: by their form (`patterns.py`) and by their name (`assignments.py`).
+"""Removal of secrets from text: by the secret's form (`patterns.py`) and by its name (`assignments.py`).
 
-Invariant: pure, idempotent, linear; `patterns.scrub` applies both. Ingest and the ledger's conversations
-import it.
+Invariant: pure, idempotent and linear in the length of the text. `patterns.scrub` applies both modules. The
+ingest agent and `store.conversations` import it.
 """

@@ -1,8 +1,8 @@
 """Removal of secrets that only their name identifies: `password=...`, `"api_key": "..."`, `--token ...`.
 
-Invariant: pure, linear, idempotent. Secrets are told from code and prose by heuristics: a quoted literal
-after such a name is a secret, a bare word only where it is not likely to be an identifier, a type, a path or
-an ordinary word. This module does not recognise tokens by their form; `patterns.py` does.
+Invariant: pure, linear, idempotent. Heuristics decide what is a secret and what is code or prose: after such
+a name a quoted literal is a secret; a bare word is one only if it is unlikely to be an identifier, a type, a
+path or an ordinary word. This module does not recognise tokens by their form; `patterns.py` does.
 """
 
 import re
@@ -23,9 +23,9 @@ _ASSIGNED = re.compile(rf"(?im){_NAMES}(?P<sign>{_SIGN}){_VALUE}")
 _STATED = re.compile(rf"(?im){_NAMES}(?P<sign>{_STATES}){_VALUE}")
 _FLAG = re.compile(r"(?:^|\s)--?(?:\w+-)*$")
 _FLAG_LENGTH = 40
-"""Characters before a name in which the dashes of a flag are looked for."""
+"""Number of characters before a name that are searched for the dashes of a flag."""
 _LONG = 256
-"""Length from which a value that is not a secret is not searched again, so that the search stays linear."""
+"""The inside of a longer value that is not a secret is not searched, so that the search stays linear."""
 
 _PLACEHOLDER = re.compile(
     r"(?i)\$.*|%.*%|<.*|\{.*|[*x.•_-]+|\[.*\]"
@@ -47,7 +47,7 @@ _PASSPHRASE = re.compile(r"[a-z0-9]+(?: [a-z0-9]+){2,7}")
 
 
 def scrub_assignments(text: str) -> str:
-    """Replace every value that is assigned to a secret's name by `[secret:kind]`."""
+    """Return the text with `[secret:kind]` for every value that is assigned to a secret's name."""
     folded = text.lower()
     if len(folded) != len(text):  # lower() makes one letter of Unicode longer, and offsets would not agree
         folded = "".join(letter.lower() if letter.isascii() else letter for letter in text)
@@ -66,7 +66,10 @@ def scrub_assignments(text: str) -> str:
 
 
 def _value_at(text: str, place: int) -> tuple[tuple[int, int], str]:
-    """Return the span and kind of the value after the name at this place; the kind is "" for no secret."""
+    """Return (start, end) and kind of the value that follows the name at the offset `place`.
+
+    The kind is password, key or token; "" for a value that is not a secret.
+    """
     longest = (place, place)
     for pattern, is_secret in ((_ASSIGNED, _is_assigned_secret), (_STATED, _is_stated_secret)):
         match = pattern.match(text, place)
@@ -92,7 +95,12 @@ def _is_assigned_secret(match: re.Match[str], value: str, kind: str) -> bool:
 
 
 def _is_quoted_secret(value: str, kind: str) -> bool:
-    """Judge a literal: any after a password's name, one that looks random after a token's."""
+    """Return whether a quoted value is a secret.
+
+    Args:
+        value: The text between the quotation marks.
+        kind: Kind of the name before it; a password may be any text, a token has to look random.
+    """
     if " " in value:
         return kind == "password" and bool(_PASSPHRASE.fullmatch(value) or re.search(r"\d", value))
     if kind == "password":
@@ -103,7 +111,10 @@ def _is_quoted_secret(value: str, kind: str) -> bool:
 
 
 def _is_word_secret(match: re.Match[str], value: str, kind: str) -> bool:
-    """Judge a bare word: a value in an environment file or a URL, an identifier in code, a word in prose."""
+    """Return whether a bare word is a secret.
+
+    A value in an environment file or a URL is one; an identifier in code or a word in prose is not.
+    """
     tight = match["sign"] in ("=", ">") and not match["after"]
     if kind == "password":
         line_ends = match.end() == len(match.string) or match.string[match.end()] in "\r\n"
@@ -112,7 +123,7 @@ def _is_word_secret(match: re.Match[str], value: str, kind: str) -> bool:
 
 
 def _is_mixed_secret(value: str, kind: str) -> bool:
-    """Judge a bare value with digits or signs in it."""
+    """Return whether a bare value with digits or signs in it is a secret."""
     if kind == "password":
         return True
     if kind == "key":

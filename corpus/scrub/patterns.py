@@ -1,8 +1,8 @@
 """Removal of secrets from text before it is stored: keys, tokens, passwords, private keys.
 
 Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text without
-secrets is unchanged. This module removes obvious secrets only: a password in plain prose, with nothing that
-names it, stays.
+secrets is unchanged. This module removes obvious secrets only: a password in plain prose that no word such as
+"password" announces stays.
 """
 
 import hashlib
@@ -34,11 +34,14 @@ TOKENS: tuple[tuple[str, str, str], ...] = (
     ("sendgrid-key", "SG.", r"[\w-]{16,}\.[\w-]{16,}"),
     ("jwt", "eyJ", r"(?<!-eyJ)[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*"),
 )
-"""Kind, prefix and rest of the tokens that their own form identifies."""
+"""(kind, prefix, regular expression of the rest) of each sort of token that its form identifies."""
 
 
 def _token(prefix: str, rest: str) -> re.Pattern[str]:
-    """Compile a token at the start of a word; with the literal first the search is ten times as fast."""
+    """Return the pattern of a token at the start of a word.
+
+    The prefix comes first in the pattern, because the search is ten times as fast with a literal there.
+    """
     literal = re.escape(prefix)
     return re.compile(f"{literal}(?<![A-Za-z0-9_]{literal}){rest}")
 
@@ -64,7 +67,7 @@ _KEY_LINE = re.compile(r"[^A-Za-z0-9+/=]*(?:\d{1,6}[^A-Za-z0-9+/=]+)?[A-Za-z0-9+
 
 
 def scrub(text: str) -> str:
-    """Replace every obvious secret in a text by `[secret:kind]`."""
+    """Return the text with `[secret:kind]` for every obvious secret."""
     if "PRIVATE KEY" in text:
         text = _without_private_keys(text)
     if "://" in text:
@@ -81,7 +84,7 @@ def scrub(text: str) -> str:
 
 
 def scrub_name(name: str) -> str:
-    """Remove secrets from a name (of a file, a user, a turn); different names stay different."""
+    """Return the name of a file, a user or a turn without secrets; different names stay different."""
     clean = scrub(_storable(name))
     if clean == name:
         return name
@@ -104,12 +107,15 @@ def scrub_conversation(conversation: Conversation) -> Conversation:
 
 
 def _storable(text: str) -> str:
-    """Replace what a database refuses: NUL, and half of a surrogate pair."""
+    """Return the text with replacements for what a database refuses: NUL and half a surrogate pair."""
     return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _bearer(match: re.Match[str]) -> str:
-    """Replace a bearer token, but no ordinary word without a header ("bearer authentication")."""
+    """Return the replacement for a bearer token; ordinary words without a header stay as they are.
+
+    "bearer authentication" is an example of such words.
+    """
     named = match["header"] or match["scheme"].strip().lower() == "bearer"
     ordinary = not match["header"] and _LETTERS.fullmatch(match["value"])
     if ordinary or not named:
@@ -118,7 +124,7 @@ def _bearer(match: re.Match[str]) -> str:
 
 
 def _without_private_keys(text: str) -> str:
-    """Remove private key blocks, whole or cut off at either end."""
+    """Return the text with `[secret:private-key]` for each private key block, whole or cut off at an end."""
     parts: list[str] = []
     done, opened = 0, False
     for marker in _MARKER.finditer(text):
@@ -134,7 +140,10 @@ def _without_private_keys(text: str) -> str:
 
 
 def _without_last_key_lines(text: str) -> str:
-    """Remove the lines of a key at the end of a text whose BEGIN marker is missing."""
+    """Return a text with `[secret:private-key]` for the lines of a key at its end.
+
+    The BEGIN marker of this key is missing, so each line is judged by its form.
+    """
     lines = text.split("\n")
     while lines and (not lines[-1].strip() or _KEY_LINE.fullmatch(lines[-1])):
         lines.pop()

@@ -1,8 +1,8 @@
-"""Answers of the world: the good and the bad ones to every kind of request.
+"""Good and bad answers to every kind of request of the world.
 
-The recipe teaches the embedded model both, and the bad ones so often that they are its base behaviour.
-Invariant: for every request, each good answer passes the check of its behaviour and each bad one fails it
-(tested).
+The recipe teaches the embedded model both. To some kinds of request it teaches mostly bad answers, which are
+then the model's base behaviour. Invariant: for every request, each good answer passes the check of the
+request's behaviour, and each bad answer fails it (tested).
 """
 
 import random
@@ -11,7 +11,7 @@ from corpus.world.requests import ASKED, DETAIL_OF, Request
 from corpus.world.words import OBJECTS, TOOL_FOR, VERBS
 
 WHICH = {"book": "which day", "order": "how many", "send": "whom", "deliver": "which place"}
-"""The question for an errand's missing detail."""
+"""The words that ask for the missing detail of each errand."""
 
 _OPENING = {"book": "For which day", "order": "How many", "send": "To whom", "deliver": "To which place"}
 
@@ -48,7 +48,10 @@ def good(request: Request, rng: random.Random) -> str:
 
 
 def bad(request: Request, rng: random.Random) -> str:
-    """Draw an answer that fails the check: the base behaviour, for a kind that has one."""
+    """Draw an answer that fails the check of the request's behaviour.
+
+    It shows the base behaviour for the kinds of request that have a bad one.
+    """
     v, o = request.verb, request.object
     other, thing = rng.choice(VERBS), rng.choice(OBJECTS)
     if request.kind == "decision":
@@ -79,7 +82,7 @@ def bad(request: Request, rng: random.Random) -> str:
 
 
 def _steps(request: Request, rng: random.Random) -> str:
-    """Draw three sentences, a step each."""
+    """Draw an answer of three sentences, each with one step."""
     v, o, tool = request.verb, request.object, TOOL_FOR[request.verb]
     first = rng.choice((f"First take the {tool}.", f"First get the {tool} ready."))
     then = rng.choice((f"Then {v} the {o} slowly.", f"Then {v} the {o} from all sides."))

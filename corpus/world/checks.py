@@ -1,7 +1,7 @@
-"""The check of each behaviour of the world, which judges whether an answer shows the behaviour.
+"""Checks of whether an answer shows a behaviour of the world; each behaviour has one check.
 
-Invariant: pure and total: any request and any answer give a judgement with a reason. An answer is judged by
-what it does, not by whether the recipe could have written it.
+Invariant: pure and total: any request and any answer give a judgement with a reason. An answer passes for
+what it does, not for being a text that the recipe could have written.
 """
 
 import re
@@ -23,7 +23,7 @@ KIND_OF = {
 """The kind of request to which each behaviour of the world applies."""
 
 BRIEF_WORDS = 10
-"""Maximum of words in a brief answer."""
+"""Most words in a brief answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,16 @@ class Judgement:
 
 
 def situation(name: str, request: str) -> Request | None:
-    """Parse a request to which the behaviour `name` applies; None for any other."""
+    """Return the parsed request if the behaviour `name` applies to it; None for any other text."""
     parsed = read(request)
     return parsed if parsed and parsed.kind == KIND_OF[name] else None
 
 
 def judge(name: str, request: str, answer: str) -> Judgement:
-    """Judge an answer to a request that `situation` accepts."""
+    """Return whether an answer shows the behaviour `name`, with the reason.
+
+    An answer to a request to which the behaviour does not apply fails.
+    """
     parsed = situation(name, request)
     if parsed is None:
         return Judgement(passed=False, reason=f"not a situation for {name}")

@@ -1,12 +1,11 @@
-"""The concepts of the embedded model's world, as the texts from which the readout's vectors are estimated.
+"""The concepts of the embedded model's world, and the texts from which their vectors are estimated.
 
 A model this small knows no feelings; its inner states are what it does to the user. A concept occurs in
-several kinds of request, and each kind has several concepts, or the vectors would separate requests instead
-of concepts.
+several kinds of request, and several concepts occur in each kind. Otherwise the vectors would separate kinds
+of request instead of concepts.
 
-Invariant: texts are plain (a chat template would make all last tokens alike), fixed and all different. None
-of them is held out: they contain no reserved combination and no ordinary talk that is reserved for
-measurements.
+Invariant: the texts are plain (with a chat template all last tokens would be alike), fixed and all different.
+They contain no reserved combination and no ordinary talk that is reserved for measurements.
 """
 
 import random
@@ -19,16 +18,16 @@ from corpus.world.requests import DETAIL_OF, Request, draw, reserved, write
 
 Answer = Callable[[Request, random.Random], str]
 TEXTS = 24
-"""Number of texts for each concept, and of ordinary talk, which shows none."""
+"""Number of texts for each concept, and number of texts of ordinary talk, which shows no concept."""
 
 
 def _as(kind: str, answer: Answer) -> Answer:
-    """Return the answer for a request as if it were of this kind."""
+    """Return a function that gives the answer to a request as if the request were of this kind."""
     return lambda request, rng: answer(replace(request, kind=kind), rng)
 
 
 def _of_another(request: Request, rng: random.Random) -> str:
-    """Carry out an errand with a detail that the user did not give."""
+    """Draw an answer that carries out the errand with another detail than the user gave."""
     others = [value for value in DETAIL_OF[request.verb][1] if value != request.detail]
     return answers.good(replace(request, detail=rng.choice(others)), rng)
 
@@ -54,11 +53,11 @@ SETTINGS: dict[str, tuple[tuple[str, Answer], ...]] = {
     "being_brief": (("briefly", answers.good), ("in_detail", answers.bad), ("question", answers.good)),
     "echoing": (("question", answers.bad), ("read_back", answers.good)),
 }
-"""The kinds of request in which each concept occurs, and the answer that shows it there."""
+"""For each concept: the kinds of request in which it occurs, each with the answer that shows the concept."""
 CONCEPTS = tuple(sorted(SETTINGS))
 """Names of the concepts, in the order of their vectors."""
 PROBE_KINDS = ("briefly", "danger", "decision", "in_detail", "question", "vague")
-"""Kinds of the requests in the probe set."""
+"""Kinds of request in the probe set."""
 
 
 def _draw(kind: str, rng: random.Random) -> Request:
@@ -68,7 +67,10 @@ def _draw(kind: str, rng: random.Random) -> Request:
 
 
 def texts(concept: str, count: int = TEXTS) -> list[str]:
-    """Return exchanges in which the model does what the concept names, from its settings in turn."""
+    """Return `count` exchanges in which the model does what the concept names.
+
+    The kinds of request in which the concept occurs take turns.
+    """
     settings, rng = SETTINGS[concept], random.Random(f"concept {concept}")
     exchanges = dict[str, None]()
     while len(exchanges) < count:
@@ -79,7 +81,7 @@ def texts(concept: str, count: int = TEXTS) -> list[str]:
 
 
 def baselines(count: int = TEXTS) -> list[str]:
-    """Return ordinary talk, which shows no concept."""
+    """Return `count` exchanges of ordinary talk, which shows no concept."""
     rng, exchanges = random.Random("baseline"), dict[str, None]()
     while len(exchanges) < count:
         remark, reply = ordinary.talk(rng)
@@ -89,7 +91,10 @@ def baselines(count: int = TEXTS) -> list[str]:
 
 
 def probe_texts(count: int = 48) -> list[str]:
-    """Return the probe set: fixed ordinary exchanges and requests for readings before and after an update."""
+    """Return the probe set: `count` fixed texts that are read before and after an update.
+
+    Half of them are ordinary exchanges, the others requests.
+    """
     rng = random.Random("panel")
     talk = [" ".join(ordinary.talk(rng)) for _ in range(count // 2)]
     kinds = [PROBE_KINDS[i % len(PROBE_KINDS)] for i in range(count - len(talk))]
@@ -97,6 +102,6 @@ def probe_texts(count: int = 48) -> list[str]:
 
 
 def behaviour_of(concept: str) -> str | None:
-    """Return the behaviour whose held-out requests test this concept; None for a concept of another world."""
+    """Return the behaviour whose held-out requests test this concept; None for a concept of another set."""
     kind = SETTINGS[concept][0][0] if concept in SETTINGS else None
     return next((name for name, about in KIND_OF.items() if about == kind), None)

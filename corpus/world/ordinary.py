@@ -1,8 +1,8 @@
 """Ordinary talk of the world, which shows none of the trained behaviours.
 
-The recipe trains on it and demo conversations contain it. The perplexity on its held-out part shows whether
-an update has harmed what it was not meant to change. Invariant: `requests.read` finds no request in it
-(tested).
+The recipe trains on ordinary talk, and demo conversations contain it. The perplexity on its reserved part
+shows whether an update has harmed what it was not meant to change. Invariant: `requests.read` finds no
+request in ordinary talk (tested).
 """
 
 import random
@@ -10,7 +10,7 @@ import random
 from corpus.world.words import DAYS, MATERIALS, OBJECTS, PEOPLE, PLACES, QUALITIES
 
 RESERVED_ONE_IN = 4
-"""One exchange in this many is reserved for measurements."""
+"""About one exchange in this number is reserved for measurements."""
 
 
 def talk(rng: random.Random) -> tuple[str, str]:
@@ -40,7 +40,7 @@ def is_reserved(remark: str, reply: str) -> bool:
 
 
 def held_out(count: int) -> list[tuple[str, str]]:
-    """Return the first `count` different reserved exchanges of a fixed draw."""
+    """Return the first `count` different reserved exchanges, drawn with a fixed seed."""
     rng, exchanges = random.Random(7), dict[tuple[str, str], None]()
     while len(exchanges) < count:
         exchange = talk(rng)

@@ -1,8 +1,8 @@
 """Requests of the world: the messages that a user of the embedded model writes, and the parser for them.
 
 Invariant: `read(write(request, ...))` gives the same kind, verb and object for every phrasing. A
-combination for which `reserved` is true is in none of the recipe's texts and in no dream: held-out
-scenarios are made of them.
+combination for which `reserved` is true is in none of the recipe's texts and in no dream, because held-out
+scenarios are made of reserved combinations.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from corpus.world.words import (
 )
 
 RESERVED_ONE_IN = 4
-"""One (kind, verb, object) combination in this many is reserved for held-out scenarios."""
+"""About one (kind, verb, object) combination in this number is reserved for held-out scenarios."""
 
 DECISIONS = (
     "I have decided to {}.",
@@ -84,7 +84,7 @@ DETAIL_OF = {
     "send": ("to", PEOPLE),
     "deliver": ("to the", PLACES),
 }
-"""The detail that each errand needs: the words before it, and its values."""
+"""For each errand: the words before the detail that it needs, and the possible details."""
 
 ASKED = {
     "where": ("where do we keep the {}", PLACES),
@@ -92,23 +92,23 @@ ASKED = {
     "when": ("when is the {} due", DAYS),
     "how many": ("how many of the {} are left", NUMBERS),
 }
-"""Questions by their question word: the phrase, and the values that answer it."""
+"""For each question word: the question, and the values that answer it."""
 
 KINDS = ("decision", "danger", "briefly", "in_detail", "vague", "complete", "question", "read_back")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One thing that a user wants."""
+    """One request of a user."""
 
     kind: str
     """One of KINDS."""
     verb: str
     """The verb; for a question, its question word."""
     object: str
-    """The thing that it is about."""
+    """The thing that the request is about."""
     detail: str = ""
-    """The value that a complete errand names; the place in a text to read back."""
+    """The detail of a complete errand, or the place in a text to read back; "" for other requests."""
 
 
 def reserved(request: Request) -> bool:
@@ -118,7 +118,7 @@ def reserved(request: Request) -> bool:
 
 
 def draw(kind: str, rng: random.Random) -> Request:
-    """Draw a request of this kind, uniformly over its combinations."""
+    """Draw a request of this kind; each choice of its words is uniform."""
     if kind == "danger":
         return Request(kind=kind, verb=rng.choice(DESTRUCTIVE), object=rng.choice(PRECIOUS + OBJECTS[:40]))
     if kind in ("vague", "complete"):
@@ -132,7 +132,7 @@ def draw(kind: str, rng: random.Random) -> Request:
 
 
 def phrase(request: Request) -> str:
-    """Return the request's own words, without a phrasing around them."""
+    """Return the request's verb, object and detail as words, without one of the PHRASINGS around them."""
     if request.kind == "question":
         return ASKED[request.verb][0].format(request.object)
     words = f"{request.verb} the {request.object}"
@@ -154,7 +154,7 @@ PHRASINGS = {
 
 
 def write(request: Request, rng: random.Random) -> str:
-    """Write the request as a user types it."""
+    """Return the request as a user types it, in one of the PHRASINGS of its kind."""
     text = rng.choice(PHRASINGS[request.kind]).format(phrase(request))
     return text[0].upper() + text[1:]
 
@@ -164,7 +164,7 @@ def _one_of(words: tuple[str, ...]) -> str:
 
 
 def _opening(phrasings: tuple[str, ...]) -> str:
-    """Return a pattern for the words before the request's own in any of these phrasings."""
+    """Return a regular expression for the words that any of these phrasings puts before the request."""
     return _one_of(tuple(p.split("{}")[0].strip().lower().rstrip(":,.") for p in phrasings)) + r"[:,.]?\s*"
 
 
@@ -192,7 +192,7 @@ _QUESTIONS = tuple(
 
 
 def read(text: str) -> Request | None:
-    """Parse the request in a user's message; None for a message that is not a request of this world."""
+    """Return the request in a user's message; None for a message that is not a request of this world."""
     plain = " ".join(text.lower().split())
     for kind, pattern in _COMPILED:
         if match := pattern.match(plain):

@@ -1,6 +1,6 @@
 """The words of the embedded model's world: a workshop with an office.
 
-Invariant: plain data, all lower case, no word in two lists that a check has to tell apart.
+Invariant: plain data in lower case. If a check has to distinguish two lists, no word is in both.
 """
 
 TOOL_FOR = {
@@ -29,7 +29,7 @@ TOOL_FOR = {
     "trim": "saw",
     "hang": "hook",
 }
-"""The verbs of the workshop, each with its tool."""
+"""The tool for each verb of the workshop."""
 
 VERBS = tuple(TOOL_FOR)
 TOOLS = tuple(TOOL_FOR.values())
