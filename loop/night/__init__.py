@@ -1,7 +1,7 @@
-"""One night: its order (`flow`), one class for each kind of its work, and the verdict.
+"""One night: the order of its work (`flow`), one class for each kind of work, and the verdict.
 
-Invariant: a stage reads rows, asks an agent, and returns an `Outcome`; done again after a crash it returns
-the same. It takes a `NightContext`, never the service. Weights are looked at only while the shared weights
-hold exactly the checkpoint in question. `loop.engine.service`, `loop.engine.worker` and `loop.operations`
-import this package.
+Invariant: such a class, called a stage, reads rows of the ledger, calls an agent, and returns an `Outcome`.
+If a stage runs again after a crash, it returns the same outcome. A stage takes a `NightContext`, never the
+service. It measures or reads weights only while the shared weights hold exactly the checkpoint that it asks
+about. `loop.engine` and `loop.operations` import this package.
 """

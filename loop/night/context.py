@@ -1,7 +1,7 @@
-"""The context of a night's stages: the ledger, the settings, and the agents that the stages ask.
+"""The context of a night's stages: the ledger, the settings, and the agents that the stages call.
 
-Invariant: frozen, and of one opened home. A stage takes this context and knows nothing of the service around
-it.
+Invariant: a context is frozen and belongs to one opened home. A stage gets this context, and knows nothing of
+the service.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,22 +30,23 @@ class NightContext:
     settings: Settings
     behaviours: dict[str, Behaviour]
     definitions: dict[str, str]
-    """By name of what is measured: the digest of everything that its pass rate rests on."""
+    """For each name in `measured`: the digest of everything on which its pass rate depends."""
     store: CheckpointStore
     model: ModelClient
     trainer: TrainerClient
     evaluator: Evaluator
     monitor: Monitor
     abilities: tuple[AbilityPrompt, ...] = ()
-    """The prompts of the guard `abilities`; none for the shipped model."""
+    """The prompts of the test `abilities`, which checks that general abilities stay; none for the shipped
+    model."""
 
     @property
     def measured(self) -> tuple[str, ...]:
-        """Names of all that is measured before and after an update: behaviours, and the guard `abilities`."""
+        """Names of everything that is measured: all behaviours, and `abilities` if that test is used."""
         return (*self.behaviours, *((NAME,) if self.abilities else ()))
 
     def base_behaviour(self, name: str) -> str:
-        """Return the behaviour that a counter-behaviour belongs to; any other behaviour is its own."""
+        """Return the behaviour that a counter-behaviour guards; return any other behaviour's own name."""
         return self.behaviours[name].counter_of or name
 
     def counters(self) -> set[str]:
@@ -53,27 +54,40 @@ class NightContext:
         return {behaviour.name for behaviour in self.behaviours.values() if behaviour.counter_of}
 
     async def update(self, night_id: str) -> Update:
-        """Return the night's update; raise `NightschoolError` if the night came to none."""
+        """Return the night's update; raise `NightschoolError` if the night has none."""
         update = await self.ledger.read(queries.update_of, night_id)
         if update is None:
             raise NightschoolError(f"night {night_id} has no update; see `nightschool ledger events`")
         return update
 
     async def checkpoint(self, night_id: str, when: str) -> Checkpoint:
-        """Return the parent ("before") or the candidate ("after") of the night's update."""
+        """Return the checkpoint before the night's update or after it.
+
+        Args:
+            night_id: The night.
+            when: "before" for the update's parent, "after" for its candidate.
+        """
         update = await self.update(night_id)
         checkpoint_id = update.parent_id if when == "before" else update.checkpoint_id or ""
         return await self.ledger.read(queries.checkpoint, checkpoint_id)
 
     async def hold(self, night_id: str, when: str) -> Checkpoint:
-        """Put the parent or the candidate of the night's update into the shared weights, and return it."""
+        """Write the checkpoint before or after the night's update to the shared weights, and return it.
+
+        Args:
+            night_id: The night.
+            when: "before" for the update's parent, "after" for its candidate.
+        """
         checkpoint = await self.checkpoint(night_id, when)
         await self.trainer.rollback(checkpoint.id, settled=False)
         return checkpoint
 
 
 def ability_prompts(settings: Settings, model_digest: str) -> tuple[AbilityPrompt, ...]:
-    """Return the prompts that guard this model: none for the shipped one, which knows its own world only."""
+    """Return the prompts that test a model's general abilities.
+
+    Return none for the shipped model, which knows only the small world that it was trained on.
+    """
     if default_set(model_digest) == "world":
         return ()
     return select(load(), settings.verdict.abilities)
@@ -82,6 +96,12 @@ def ability_prompts(settings: Settings, model_digest: str) -> tuple[AbilityPromp
 def definitions(
     behaviours: Mapping[str, Behaviour], settings: Settings, prompts: Sequence[AbilityPrompt]
 ) -> dict[str, str]:
-    """Return the present definition of everything that is measured, by name."""
+    """Return the digest of the present definition of everything that is measured, by name.
+
+    Args:
+        behaviours: The behaviours and counter-behaviours, by name.
+        settings: The effective configuration.
+        prompts: The prompts of the test `abilities`; empty if that test is not used.
+    """
     defined = {name: definition(each, settings.verdict.scenarios) for name, each in behaviours.items()}
     return {**defined, NAME: digest(prompts)[:16]} if prompts else defined

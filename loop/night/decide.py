@@ -1,7 +1,9 @@
-"""Work of kind `rule`: the verdict on the night's update, from what the ledger has of both sides.
+"""Work of kind `rule`: the verdict on the night's update.
 
-Invariant: a behaviour that was not measured on both sides, or readings taken with different vectors, make no
-verdict. How the figures are judged is `loop.night.verdict`'s; this file gathers them.
+This module gathers the measurements from the ledger; `loop.night.verdict` judges them.
+
+Invariant: there is no verdict if a behaviour was not measured both before and after the update, or if the two
+readings were taken with different vectors.
 """
 
 from dataclasses import dataclass
@@ -26,15 +28,16 @@ from store.queue.work import Work
 
 @dataclass(frozen=True)
 class Decide:
-    """Decide on the update; the subject is the number of the round.
+    """The stage that decides on the update; the subject of its work is the number of the round, from 0.
 
-    "keep" moves the pointer, "roll back" leaves it, "inconclusive" asks for another round.
+    The decision "keep" makes the candidate the active checkpoint. "roll back" leaves the active checkpoint as
+    it is. "inconclusive" queues another round of measuring.
     """
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `Decide`."""
+        """Return the decision; committing the outcome carries it out."""
         update = await self.context.update(item.night_id)
         made = await self.context.ledger.read(self._decision, item, update)
         facts = {"update": update.id, "reasons": made.reasons}
@@ -51,6 +54,7 @@ class Decide:
         return Outcome(decision=made.decision, records=(verdict,), then=carry_out, facts=facts)
 
     def _decision(self, connection: Connection, item: Work, update: Update) -> Decision:
+        """Return the verdict on the update from the measurements in the ledger."""
         night = queries.night(connection, item.night_id)
         parent = queries.checkpoint(connection, update.parent_id).weights_sha256
         candidate = queries.checkpoint(connection, update.checkpoint_id or "").weights_sha256
@@ -91,6 +95,16 @@ def _paired(
     unlearnt: list[str],
     learnt: set[str],
 ) -> Paired:
+    """Return one behaviour's outcomes before and after the update, and its part in the verdict.
+
+    Args:
+        behaviour: The behaviour.
+        before: Outcomes before the update, by behaviour.
+        after: Outcomes after the update, by behaviour.
+        targets: Names of the behaviours that the night means to improve.
+        unlearnt: Names of the behaviours that the update means to unlearn.
+        learnt: Names of the behaviours that kept updates have learnt.
+    """
     name = behaviour.name
     first, second = _shared(name, before, after)
     return Paired(
@@ -104,8 +118,8 @@ def _paired(
 
 
 def _shared(name: str, before: dict[str, str], after: dict[str, str]) -> tuple[str, str]:
-    """Return the outcomes of the scenarios that were measured both before and after."""
+    """Return the outcomes before and after, for the scenarios that were measured both times."""
     if name not in before or name not in after:
         raise NightschoolError(f"{name} was not measured before and after: no verdict without it")
-    shared = min(len(before[name]), len(after[name]))  # a killed round may have one side more
+    shared = min(len(before[name]), len(after[name]))  # a killed round may have measured one side only
     return before[name][:shared], after[name][:shared]

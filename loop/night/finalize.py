@@ -17,12 +17,12 @@ from store.queue.work import Work
 
 @dataclass(frozen=True)
 class Finalize:
-    """Serve the active checkpoint, remove the files that nothing needs, and close the night."""
+    """The stage that serves the active checkpoint, removes unneeded files, and closes the night."""
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `Finalize`."""
+        """Return an outcome that closes the night; by then the active checkpoint is served."""
         context = self.context
         active = await context.ledger.read(queries.active)
         await context.trainer.rollback(active.id, settled=True)

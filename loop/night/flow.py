@@ -1,12 +1,12 @@
-"""The order of a night: which kinds of work there are, who does each, and which work follows which outcome.
+"""The order of a night: the kinds of work, their handlers, and the work that follows each outcome.
 
-    extract                                            (by day, one for each conversation)
+    extract                                            (at any time, once for each conversation)
     plan -> listen to turns -> [dream, attempt, pair] for each behaviour -> listen to attempts -> propose
          -> measure and read before -> train -> measure and read after -> locate -> rule -> settle
-    a merge, begun by hand: measure and read before -> merge -> ... as after train
+    a merge, which a user begins: measure and read before -> merge -> ... then as after train
 
-Invariant: pure. Work runs in the order in which it is queued, so queueing is ordering. A night always ends
-with `settle`, whatever failed: that work puts the active checkpoint in place and closes the night.
+Invariant: pure. Work runs in the order in which it is queued. A night always ends with work of kind `settle`,
+even after a failure: that work puts the active checkpoint into the shared weights and closes the night.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 FollowUp = tuple[str, str]
-"""(kind, subject) of work to queue."""
+"""Work to queue, as (kind, subject)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +24,15 @@ class Kind:
     """One kind of work."""
 
     handler: str
-    """Module and class of the handler; `loop.night.handlers` builds it."""
+    """Module and class of the handler; `loop.night.handlers` makes the instance."""
     task: str
-    """The task in a few words."""
+    """The task of this kind of work, in a few words."""
     method: str = "handle"
     """The handler's method for this kind."""
     by_night: bool = True
-    """Whether it is work of a night, which needs the model server and the trainer."""
+    """Whether this work belongs to a night and so needs the model server and the trainer."""
     decides: bool = False
-    """Whether a night cannot go on without its outcome."""
+    """Whether the night cannot go on if this work fails."""
 
 
 KINDS: dict[str, Kind] = {
@@ -77,14 +77,16 @@ KINDS: dict[str, Kind] = {
         handler="loop.night.finalize.Finalize", task="serve the active checkpoint and close the night"
     ),
 }
-"""Every kind of work, as the ledger names it."""
+"""Every kind of work, by its name in the ledger."""
 NIGHT_KINDS = tuple(kind for kind, entry in KINDS.items() if entry.by_night)
+"""The kinds of work that belong to a night."""
 DECIDING = tuple(kind for kind, entry in KINDS.items() if entry.decides)
+"""The kinds of work without whose outcome a night cannot go on."""
 _CLOSE = ("settle", "night")
 
 
 def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
-    """Return the work that follows this outcome."""
+    """Return the work to queue after a piece of work has had this outcome."""
     match item.kind, outcome.decision:
         case "plan", "nothing":
             work = [("listen", "turns"), _CLOSE]
@@ -114,18 +116,24 @@ def follow(item: Work, outcome: Outcome) -> list[FollowUp]:
 
 
 def merging(names: Sequence[str]) -> list[FollowUp]:
-    """Return the first work of a merge's night, whose update is planned already. names: of all behaviours."""
+    """Return the first work of a merge's night; the update of such a night is planned already.
+
+    Args:
+        names: Everything that is measured before and after the merge.
+    """
     return [*_before(names), ("merge", "update")]
 
 
 def follow_failure(item: Work) -> list[FollowUp]:
-    """Return the work that follows when this work is quarantined."""
+    """Return the work to queue after this work was quarantined: the end of the night, if it decides."""
     return [_CLOSE] if item.kind in DECIDING else []
 
 
 def _before(names: Sequence[str]) -> list[FollowUp]:
+    """Return the work that comes before an update: the first round of measuring, and the readings."""
     return [*_measure("before", 0, names), ("read", "before")]
 
 
 def _measure(when: str, round_: int, names: Sequence[str]) -> list[FollowUp]:
+    """Return the work that measures these names in one round, "before" or "after" the update."""
     return [("measure", f"{when}/{round_}/{name}") for name in names]

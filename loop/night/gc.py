@@ -1,7 +1,8 @@
-"""Garbage collection: the checkpoint files and optimizer states that the ledger no longer needs.
+"""Garbage collection of checkpoint files and optimizer states that the ledger no longer needs.
 
-Invariant: the ledger says what is kept, and a file goes only after the row that needed it. Damage to an old
-checkpoint stops nothing: it is logged here, and `checkpoints verify` reports it.
+Invariant: the ledger decides which files are kept. A file is removed only after the row that needed it was
+removed or marked. A damaged old checkpoint raises no error here: it is logged, and `checkpoints verify`
+reports it.
 """
 
 from functools import partial
@@ -18,7 +19,7 @@ log = structlog.get_logger()
 
 
 async def sweep(store: CheckpointStore, ledger: Ledger) -> None:
-    """Remove the files that no checkpoint needs; call it only while no checkpoint is written."""
+    """Remove the files that no checkpoint needs; call this only while no checkpoint is being written."""
     try:
         await anyio.to_thread.run_sync(store.sweep, await ledger.read(queries.stored))
     except IntegrityFault as fault:
@@ -26,7 +27,7 @@ async def sweep(store: CheckpointStore, ledger: Ledger) -> None:
 
 
 async def remove_leftovers(store: CheckpointStore) -> None:
-    """Remove what a trainer left that died in mid-write; call it only while no checkpoint is written."""
+    """Remove unfinished files of a trainer that died; call this only while no checkpoint is being written."""
     try:
         await anyio.to_thread.run_sync(store.remove_leftovers)
     except WriteFailed as fault:
@@ -34,7 +35,13 @@ async def remove_leftovers(store: CheckpointStore) -> None:
 
 
 async def drop_states(store: CheckpointStore, ledger: Ledger, states: int) -> None:
-    """Keep the optimizer's state only where training may go on: see `queries.going_on`."""
+    """Delete the optimizer states of the checkpoints from which training cannot continue.
+
+    Args:
+        store: The checkpoint files.
+        ledger: The home's ledger.
+        states: The number of newest kept checkpoints that keep their states: see `queries.going_on`.
+    """
     kept = await ledger.read(queries.going_on, states)
     try:
         await anyio.to_thread.run_sync(

@@ -1,4 +1,4 @@
-"""The handlers of all kinds of work, built as `loop.night.flow.KINDS` names them."""
+"""The handlers of all kinds of work that `loop.night.flow.KINDS` lists."""
 
 from collections.abc import Awaitable, Callable
 
@@ -25,10 +25,11 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 Handler = Callable[[Work, Progress], Awaitable[Outcome]]
+"""A method that does a piece of work, reports its progress, and returns the outcome."""
 
 
 def handlers(context: NightContext) -> dict[str, Handler]:
-    """Return the handler of each kind of work."""
+    """Return the handler of each kind of work, by kind."""
     ledger, behaviours, settings = context.ledger, context.behaviours, context.settings
     instances = (
         Extractor(ledger=ledger, behaviours=behaviours, judging=RuleJudge(), settings=settings.extractor),
@@ -63,7 +64,7 @@ def handlers(context: NightContext) -> dict[str, Handler]:
 
 
 def train_handler(context: NightContext) -> TrainHandler:
-    """Return the handler of updates, which also computes what an update would be."""
+    """Return the handler that trains and merges updates, and computes the dry run of an update."""
     return TrainHandler(
         ledger=context.ledger,
         model=context.model,
@@ -74,7 +75,15 @@ def train_handler(context: NightContext) -> TrainHandler:
 
 
 def _observe(row: Rate, failed: int, passed: int) -> dict[str, float]:
-    """Run the dreamer's temperature loop for the attempter: agents do not import each other."""
+    """Return a behaviour's failure rate and temperature after more attempts, as columns of the ledger.
+
+    This connects the attempter with the dreamer's temperature loop, because agents do not import each other.
+
+    Args:
+        row: The behaviour's failure rate and temperature before.
+        failed: Number of new attempts that failed.
+        passed: Number of new attempts that passed.
+    """
     rate = FailureRate(failed=row.failed, passed=row.passed, temperature=row.temperature)
     after = observe(rate, failed=failed, passed=passed)
     return {"failed": after.failed, "passed": after.passed, "temperature": after.temperature}

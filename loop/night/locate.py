@@ -1,7 +1,7 @@
-"""Work of kind `locate`: where in the weights an update lies.
+"""Work of kind `locate`: find the parts of the weights that an update changed most.
 
-Invariant: it runs once the candidate is on the disk and has been read. It reads two checkpoints and the
-ledger, and changes no weight. A night goes on if it fails.
+Invariant: this work runs after the candidate was written to disk and its readings were taken. It reads two
+checkpoints and the ledger, and changes no weights. If it fails, the night goes on.
 """
 
 from dataclasses import dataclass
@@ -25,31 +25,34 @@ from store.tensors.changes import Heads
 from store.tensors.localize import Located, locate
 
 MOVED = 8
-"""Readings that are kept with the result: those that moved most."""
+"""Number of concepts, those whose readings moved most, that are stored with the result."""
 ALONG = 3
-"""How many of those are searched for in the weights."""
+"""Number of these concepts whose vectors are compared with the changes of the weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Moved:
-    """The readings that moved most over an update."""
+    """The concepts whose readings an update moved most."""
 
     readings: dict[str, float]
-    """Moves in standard deviations, by concept, largest first."""
+    """How far each reading moved, in standard deviations, by concept; the largest move first."""
     directions: dict[str, Any]
-    """Concept vectors of the first of them, each `(hidden_size,)`."""
+    """Concept vectors of the first ALONG of these concepts, each `(hidden_size,)`."""
     layer: int
-    """The layer that these lie after."""
+    """The layer after which these vectors were taken from the residual stream."""
 
 
 @dataclass(frozen=True)
 class Locate:
-    """Find which layers, heads and projections changed most, and compare that with the readings."""
+    """The stage that finds the layers, heads and projections that changed most.
+
+    It also compares these changes with the concept vectors whose readings moved most.
+    """
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `Locate`."""
+        """Return an outcome that saves the location of the update's changes in the ledger."""
         context = self.context
         if not context.settings.monitor.locate:
             return Outcome(facts={"reason": "monitor.locate is false"})
@@ -69,7 +72,7 @@ class Locate:
         )
 
     def _locate(self, checkpoint_ids: list[str], moved: _Moved) -> Located:
-        """Locate the change between two checkpoints."""
+        """Return where the weights differ between two checkpoints, the one before and the one after."""
         counts = self.context.monitor.heads()
         heads = None if counts is None else Heads(query=counts[0], key_value=counts[1])
         before, after = (self.context.store.load_weights(name) for name in checkpoint_ids)
@@ -77,6 +80,10 @@ class Locate:
 
 
 def _most_moved(connection: Connection, parent: str, candidate: str) -> _Moved:
+    """Return the concepts whose readings moved most between two sets of weights, given by digest.
+
+    Return an empty record if the newest version of the vectors has not read both sets of weights.
+    """
     vectors = vector_versions.together(connection, parent, candidate)
     last = vector_versions.last_version(connection)
     if not vectors or last is None or last.data is None or last.digest != vectors:

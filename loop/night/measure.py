@@ -1,7 +1,7 @@
 """Work of kind `measure`: pass rates on the held-out scenarios, before and after an update.
 
-Invariant: a round that the ledger has is never measured again; one that it has not is measured while the
-shared weights hold exactly the checkpoint in question.
+Invariant: a round that is in the ledger is not measured again. Any other round is measured while the shared
+weights hold exactly the checkpoint to be measured.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,16 @@ from store.queue.work import Work
 async def measure_round(
     context: NightContext, name: str, *, seed: int, round_: int, weights_sha256: str, report: Progress
 ) -> Measurement:
-    """Return one round of a behaviour or the abilities, from the ledger or measured on the served weights."""
+    """Return one round of measuring, from the ledger if it is there; else measure the served weights.
+
+    Args:
+        context: The opened home.
+        name: A behaviour, or `abilities`.
+        seed: The seed of the scenarios and answers.
+        round_: Number of the round, from 0.
+        weights_sha256: Digest of the weights, which must be served now.
+        report: Function that receives the progress.
+    """
     definition = context.definitions[name]
     outcomes = await context.ledger.read(queries.measurement, weights_sha256, name, definition, seed, round_)
     if outcomes is None and name == NAME:
@@ -42,12 +51,15 @@ async def measure_round(
 
 @dataclass(frozen=True)
 class Measure:
-    """Measure a behaviour, or the abilities, before or after the update; the subject is WHEN/ROUND/NAME."""
+    """The stage that measures one behaviour, or the abilities, before or after the update.
+
+    The subject of its work is WHEN/ROUND/NAME, such as "before/0/abilities".
+    """
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `Measure`."""
+        """Return an outcome that saves the measured round in the ledger."""
         when, round_, name = item.subject.split("/")
         night = await self.context.ledger.read(queries.night, item.night_id)
         checkpoint = await self.context.hold(item.night_id, when)

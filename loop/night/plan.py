@@ -1,6 +1,7 @@
-"""Work of kind `plan`: which behaviours a night dreams of.
+"""Work of kind `plan`: choose the behaviours of which a night dreams.
 
-Invariant: it reads the ledger only. A night without a lesson names its reason.
+Invariant: the choice depends on the ledger and the settings only. A night that has nothing to learn records
+the reason.
 """
 
 from collections.abc import Iterable
@@ -21,12 +22,12 @@ from store.queue.work import Work
 
 @dataclass(frozen=True)
 class Plan:
-    """Choose the behaviours of the night: those with lessons that no night has taken up."""
+    """The stage that chooses the behaviours of the night: those with lessons that no night has taken up."""
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `Plan`."""
+        """Return an outcome with the chosen behaviours; its decision is "dream" or "nothing"."""
         context, ledger = self.context, self.context.ledger
         night = await ledger.read(queries.night, item.night_id)
         lessons = await ledger.read(graph.new_lessons, night.cursor)
@@ -54,12 +55,17 @@ class Plan:
         )
 
     def _guards(self, targets: list[str], learnt: Iterable[str]) -> list[str]:
-        """Return the counter-behaviours that are dreamt too, so that none is lost.
+        """Return the other counter-behaviours to dream of, so that the update does not weaken them.
 
-        Those of the targets are dreamt anyway. Replay has both sides of what was learnt before: its
-        counter-behaviour alone would push it back.
+        Left out are the counter-behaviours of the targets, of which the night dreams anyway, and those of
+        behaviours that were learnt before. Replay trains both sides of such a behaviour; more pairs for its
+        counter-behaviour alone would weaken the behaviour.
+
+        Args:
+            targets: Names of the behaviours with new lessons.
+            learnt: Names of the behaviours that kept updates have learnt.
         """
-        if not targets:  # only pairs that waited: the counter-behaviours wait with them
+        if not targets:  # the night has only pairs of earlier nights, and dreams of nothing
             return []
         kept = {*targets, *learnt}
         behaviours = self.context.behaviours.values()
@@ -67,7 +73,13 @@ class Plan:
 
 
 def _why_nothing(connection: Connection, waiting: int, minimum: int) -> str:
-    """Return why a night has nothing to learn."""
+    """Return the reason why a night has nothing to learn, for the user.
+
+    Args:
+        connection: The ledger.
+        waiting: Number of new pairs that earlier nights left.
+        minimum: Number of pairs that an update needs.
+    """
     undone = len(queries.pairs(connection, "undone"))
     if undone:
         return (

@@ -1,6 +1,6 @@
-"""Work of kind `propose`: which pairs make the night's update, and why there is none.
+"""Work of kind `propose`: choose the pairs of the night's update, or give the reason for no update.
 
-Invariant: the choice follows from the ledger, the settings and the night's seed alone.
+Invariant: the choice depends only on the ledger, the settings and the night's seed.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,11 @@ from store.queue.work import Work
 
 
 def count_teaching(context: NightContext, new: Sequence[Pair]) -> int:
-    """Count the new pairs that teach something: those of counter-behaviours alone make no update."""
+    """Return the number of these new pairs that teach a behaviour.
+
+    Pairs of counter-behaviours do not count, because they alone make no update. Pairs of one source beyond
+    its cap do not count either.
+    """
     return count(new, per_source=context.settings.pairs.per_source, counters=context.counters())
 
 
@@ -34,7 +38,15 @@ def proposal(
     minimum: int,
     seed: int,
 ) -> Proposal:
-    """Choose an update's pairs among these new pairs and those of kept updates."""
+    """Return the pairs chosen for an update, or the reason why they make none.
+
+    Args:
+        context: The opened home.
+        new: The new pairs to choose from.
+        used: The pairs of kept updates, from which replay is drawn.
+        minimum: Number of new pairs that an update needs.
+        seed: The seed of the draw.
+    """
     return propose(
         new,
         used,
@@ -47,7 +59,12 @@ def proposal(
 
 
 def refusal(context: NightContext, active_id: str) -> str:
-    """Return why no update may be made now, although there are pairs; "" if one may."""
+    """Return the reason why no update may be made now, although there are pairs; "" if one may be made.
+
+    Args:
+        context: The opened home.
+        active_id: The active checkpoint, from whose size the needed disk space is estimated.
+    """
     if not context.settings.trains:
         return OBSERVING
     try:
@@ -60,12 +77,12 @@ def refusal(context: NightContext, active_id: str) -> str:
 
 @dataclass(frozen=True)
 class Propose:
-    """Choose the pairs of the night's update."""
+    """The stage that chooses the pairs of the night's update."""
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `Propose`."""
+        """Return an outcome with the new update and its pairs; its decision is "update" or "nothing"."""
         context, ledger = self.context, self.context.ledger
         night = await ledger.read(queries.night, item.night_id)
         new = await ledger.read(queries.pairs, "new")
@@ -88,7 +105,7 @@ class Propose:
         )
         taken = {pair.id for pair in chosen.new}
         over = [pair.id for pair in new if pair.id not in taken]
-        # Left new, a flood from one source would be learnt all the same, one cap after the other.
+        # If these pairs stayed new, later nights would train them, and the cap would only spread them out.
         left = Change(table="pairs", where={"id": over}, values={"state": "over_cap"})
         return Outcome(
             decision="update",
@@ -99,6 +116,7 @@ class Propose:
         )
 
     def _update(self, night: Night, parent_id: str) -> Update:
+        """Return the row of the night's update, with the settings of its training."""
         training = self.context.settings.training
         return Update(
             id=f"u{night.number}",
@@ -111,6 +129,6 @@ class Propose:
         )
 
     def _targets(self, night: Night, chosen: Proposal) -> list[str]:
-        """Return the night's targets and those of the pairs that earlier nights left."""
+        """Return the names of the night's targets and of the behaviours that the chosen new pairs teach."""
         named = {pair.behaviour for pair in chosen.new} - self.context.counters()
         return sorted(named | set(night.targets))

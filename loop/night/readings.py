@@ -1,7 +1,8 @@
-"""Work of kind `read`: what the concept vectors read on the probe set, before and after an update.
+"""Work of kind `read`: take the concept vectors' readings on the probe set, before and after an update.
 
-Invariant: the readings that a verdict compares were taken with the same vectors. Vectors that are due are
-estimated again before an update, never between its two sides. This module knows nothing about their files.
+Invariant: a verdict compares only readings that were taken with the same vectors. When a new estimate of the
+vectors is due, it is made before the update, never between the readings before and after. This module knows
+nothing about the files of the vectors.
 """
 
 from dataclasses import dataclass
@@ -28,32 +29,41 @@ from store.readings import vector_versions
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """Readings that the ledger has not yet."""
+    """New readings, which the ledger does not have yet."""
 
     readings: tuple[Reading, ...]
     panels: tuple[tuple[str, Any], ...]
-    """Weights, and the scores of the probe set's texts, `(n_texts, n_concepts)`."""
+    """For each set of weights: its digest, and the scores of the probe set, `(n_texts, n_concepts)`."""
     version: vector_versions.Version
-    """The vectors that they were taken with."""
+    """The vectors with which the readings were taken."""
 
 
 @dataclass(frozen=True)
 class TakeReadings:
-    """Take the readings of the update's parent ("before") or candidate ("after"); the subject says which."""
+    """The stage that takes the readings before or after the update.
+
+    The subject of its work is "before" for the update's parent, "after" for its candidate.
+    """
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `TakeReadings`."""
+        """Return an outcome that saves the new readings in the ledger."""
         taken = await self.take(item.night_id, item.subject, report)
         means = {reading.name: round(reading.mean, 4) for reading in taken.readings}
         keep = partial(save_taken, taken=taken, night_id=item.night_id)
         return Outcome(records=taken.readings, then=keep, facts=means or {"known": True})
 
     async def take(self, night_id: str, when: str, report: Progress) -> Taken:
-        """Take the readings that the ledger does not have yet.
+        """Take and return the readings that the ledger does not have yet.
 
-        After an update, the parent's readings are taken again if they came from other vectors than today's.
+        After an update this includes the readings of the parent, if the ledger has none with the present
+        vectors.
+
+        Args:
+            night_id: The night.
+            when: "before" or "after" the update.
+            report: Function that receives the progress.
         """
         context, monitor = self.context, self.context.monitor
         held = await context.hold(night_id, when)
@@ -77,10 +87,16 @@ class TakeReadings:
         return Taken(readings=readings, panels=tuple(panels), version=version_of(monitor, vectors, method))
 
     def _is_due(self, connection: Connection, night_id: str, vectors: ConceptVectors, weights: str) -> bool:
-        """Return whether a new estimate of the vectors is due: enough nights have passed, on other weights.
+        """Return whether it is time for a new estimate of the vectors.
 
-        Vectors that the ledger does not know are left: a user, or a night that was broken off, has made them
-        since.
+        That is so if they were estimated on other weights and are old enough, in nights. It is not so if the
+        ledger does not know these vectors: then a user or an interrupted night made them recently.
+
+        Args:
+            connection: The ledger.
+            night_id: The present night.
+            vectors: The home's vectors.
+            weights: Digest of the weights before the update.
         """
         nights = self.context.settings.monitor.reestimate_nights
         last = vector_versions.last_version(connection)
@@ -92,7 +108,7 @@ class TakeReadings:
 
 
 def save_taken(connection: Connection, taken: Taken, night_id: str) -> None:
-    """Save the vectors of these readings and the scores of the probe set."""
+    """Save in the ledger the vectors of the new readings, and the scores of the probe set."""
     vector_versions.meet(connection, taken.version, night_id)
     for weights, scores in taken.panels:
         stored.save_panel(connection, weights, taken.version.digest, stored.rounded(scores))
@@ -101,7 +117,13 @@ def save_taken(connection: Connection, taken: Taken, night_id: str) -> None:
 def version_of(
     monitor: Monitor, vectors: ConceptVectors, method: str | None = None
 ) -> vector_versions.Version:
-    """Return the vectors as the ledger keeps them, at the layer that they are read at."""
+    """Return the ledger's record of these vectors, at the layer from which the monitor reads.
+
+    Args:
+        monitor: The monitor, which chooses the layer.
+        vectors: The vectors of all their layers.
+        method: The method of their estimation; None if it is not known.
+    """
     layer = monitor.layer_of(vectors)
     return vector_versions.Version(
         digest=vectors.digest,
@@ -115,7 +137,14 @@ def version_of(
 
 
 def _is_read(connection: Connection, weights: str, vectors: str, text: str) -> bool:
-    """Return whether the ledger has everything that is read of these weights with these vectors and text."""
+    """Return whether the ledger has the readings, scores and perplexity of these weights.
+
+    Args:
+        connection: The ledger.
+        weights: Digest of the weights.
+        vectors: Digest of the vectors.
+        text: Name of the ordinary text whose perplexity is taken.
+    """
     known = vectors in queries.read_with(connection, weights)
     known = known and text in queries.perplexities(connection, weights)
     return known and stored.panel(connection, weights, vectors) is not None
@@ -124,7 +153,16 @@ def _is_read(connection: Connection, weights: str, vectors: str, text: str) -> b
 def pair(
     connection: Connection, parent: str, candidate: str
 ) -> tuple[dict[str, Reading], dict[str, Reading]]:
-    """Return the readings of both weights, taken with the same vectors."""
+    """Return the readings before and after an update, by concept, taken with the same vectors.
+
+    Args:
+        connection: The ledger.
+        parent: Digest of the weights before.
+        candidate: Digest of the weights after.
+
+    Raises:
+        NightschoolError: No vectors have read both.
+    """
     vectors = vector_versions.together(connection, parent, candidate)
     if not vectors:
         raise NightschoolError(
@@ -134,7 +172,16 @@ def pair(
 
 
 def perplexity(connection: Connection, parent: str, candidate: str) -> tuple[float, float]:
-    """Return the perplexity of both weights on the same ordinary text."""
+    """Return the perplexity before and after an update, on the same ordinary text.
+
+    Args:
+        connection: The ledger.
+        parent: Digest of the weights before.
+        candidate: Digest of the weights after.
+
+    Raises:
+        NightschoolError: No text was read with both.
+    """
     before, after = queries.perplexity_pair(connection, parent, candidate)
     if before is None or after is None:
         raise NightschoolError(
@@ -144,12 +191,15 @@ def perplexity(connection: Connection, parent: str, candidate: str) -> tuple[flo
 
 
 def drift(before: dict[str, Reading], after: dict[str, Reading]) -> dict[str, float]:
-    """Return each concept's move, in standard deviations of its readings over the probe set before."""
+    """Return how far each concept's reading moved, by concept.
+
+    The unit is the standard deviation of the concept's scores over the probe set before the update.
+    """
     return {name: row.move_to(after[name]) for name, row in before.items() if name != "perplexity"}
 
 
 def joint(connection: Connection, parent: str, candidate: str) -> Joint | None:
-    """Return how far the readings moved together; None if the scores of the probe set were not kept."""
+    """Return how far all readings moved together; None if the ledger lacks the scores of the probe set."""
     vectors = vector_versions.together(connection, parent, candidate)
     sides = [stored.panel(connection, weights, vectors) for weights in (parent, candidate)]
     concepts = {row.digest: row.concepts for row in vector_versions.versions(connection)}

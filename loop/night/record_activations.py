@@ -1,12 +1,12 @@
-"""Work of kind `listen`: the activations of turns and of the night's own attempts, kept as readings.
+"""Work of kind `listen`: record readings of conversation turns and of the night's own attempts.
 
-They are read on the weights that the night begins with. The readings of an episode's turns become feelings of
-its node, which bring it forward among the episodes that are dreamt of (`store.graph.priority`), so they are
-read before anything is dreamt.
+The readings are taken on the weights with which the night begins. The readings of an episode's turns become
+feelings in the memory graph. Feelings raise an episode's priority for dreams (`store.graph.priority`), so the
+turns are read before the night dreams.
 
-Invariant: what is read follows from the ledger and the settings alone, not from how busy the machine is, so
-the same night twice reads the same. The shared weights hold the active checkpoint meanwhile. What exceeds a
-bound waits for the next night. This module knows nothing about the verdict.
+Invariant: the ledger and the settings alone decide which texts are read, not the load of the machine, so the
+same night reads the same texts every time. The shared weights hold the active checkpoint meanwhile. Turns
+beyond the configured limit wait for the next night. This module knows nothing about the verdict.
 """
 
 from dataclasses import dataclass
@@ -34,17 +34,20 @@ from store.readings import readings, vector_versions
 from store.readings.records import AttemptReading, HeardTurn, TurnReading
 
 DRAWS = 2**31
-"""How many seeds there are."""
+"""Number of different seeds; a conversation is sampled if its own seed is below a share of this number."""
 
 
 @dataclass(frozen=True)
 class RecordActivations:
-    """Read the texts that the subject names: `turns`, or `attempts`."""
+    """The stage that takes readings of conversation turns, or of the night's attempts.
+
+    The subject of its work is `turns` or `attempts`.
+    """
 
     context: NightContext
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """See `RecordActivations`."""
+        """Return an outcome that saves the new readings, or one with the reason why none were taken."""
         context = self.context
         if not context.settings.monitor.enabled:
             return Outcome(facts={"reason": "monitor.enabled is false"})
@@ -59,7 +62,7 @@ class RecordActivations:
         return await self._attempts(night, active, report)
 
     async def _turns(self, night: Night, active: Checkpoint, report: Progress) -> Outcome:
-        """Read the turns that no night has read, within the bounds."""
+        """Read turns that no night has read yet, up to the configured number."""
         settings = self.context.settings.monitor
         chosen, waiting = await self.context.ledger.read(
             chosen_turns, night.cursor, settings.turns, settings.share
@@ -98,7 +101,7 @@ class RecordActivations:
         return Outcome(then=then, facts={"turns": len(rows), "waiting": waiting})
 
     async def _attempts(self, night: Night, active: Checkpoint, report: Progress) -> Outcome:
-        """Read some of the attempts that the night has made."""
+        """Read the attempts that this night has made, up to the configured number."""
         attempts = await self.context.ledger.read(
             readings.attempts_to_read, night.id, self.context.settings.monitor.attempts
         )
@@ -125,14 +128,14 @@ class RecordActivations:
         return Outcome(then=then, facts={"attempts": len(rows)})
 
     async def _vectors(self, active: Checkpoint, report: Progress) -> ConceptVectors:
-        """Return the home's vectors, once the shared weights hold the active checkpoint."""
+        """Write the active checkpoint to the shared weights, and return the home's concept vectors."""
         await self.context.trainer.rollback(active.id, settled=True)
         return await self.context.monitor.concept_vectors(active.weights_sha256, report)
 
     async def _read(
         self, active: Checkpoint, vectors: ConceptVectors, texts: list[str], report: Progress
     ) -> list[list[float]]:
-        """Return the scores of each of these texts."""
+        """Return the scores of each text, one for each concept."""
         monitor, weights = self.context.monitor, active.weights_sha256
         layer = monitor.layer_of(vectors)
         values = vectors.values[vectors.layers.index(layer)]
@@ -143,9 +146,15 @@ class RecordActivations:
 def chosen_turns(
     connection: Connection, cursor: int, most: int, share: float
 ) -> tuple[dict[str, list[HeardTurn]], int]:
-    """Return the conversations to read, with their turns, and how many turns are left for another night.
+    """Return the turns to read, by conversation, and the number of turns left for later nights.
 
-    Those that carry a signal come first; the others by their ids, which are digests.
+    Conversations with a signal come first, then the others in the order of their ids.
+
+    Args:
+        connection: The ledger.
+        cursor: Id of the newest turn that belongs to the night.
+        most: Number of turns after which no further conversation is taken.
+        share: Share of the conversations that are sampled, from 0 to 1.
     """
     waiting, pressing = readings.waiting(connection, cursor), readings.with_signals(connection)
     sampled = [name for name in waiting if seed_of("listen", name) < share * DRAWS]
@@ -167,7 +176,7 @@ def _save_turns(
     night_id: str,
     conversations: list[str],
 ) -> None:
-    """Save readings of turns, a new baseline, and the feelings of the episodes that the turns belong to."""
+    """Save readings of turns, the usual readings that they give, and the feelings of their episodes."""
     vector_versions.meet(connection, version, night_id)
     readings.save_turns(connection, rows)
     usual = readings.take_baseline(connection, version.digest, night_id)
@@ -185,6 +194,6 @@ def _save_attempts(
     version: vector_versions.Version,
     night_id: str,
 ) -> None:
-    """Save readings of attempts."""
+    """Save readings of attempts, and the vectors with which they were taken."""
     vector_versions.meet(connection, version, night_id)
     readings.save_attempts(connection, rows)

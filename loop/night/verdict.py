@@ -1,8 +1,8 @@
-"""The verdict on an update: improved (or unlearnt) where it meant to, and not worse elsewhere.
+"""The verdict on an update: did it improve or unlearn what it was meant to, and make nothing else worse?
 
-Invariant: pure: the same measurements give the same verdict, with every test and its figures. A verdict that
-the figures do not carry is "inconclusive", never a guess: the caller then measures another round, and after
-the last one rolls back.
+Invariant: pure. The same measurements give the same verdict, which lists every test with its figures. If the
+figures are not enough for a verdict, it is "inconclusive". Then the caller measures another round. After the
+last round the verdict is "roll back" instead.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,89 +17,99 @@ IMPROVED_P = 0.05
 MARGIN = 0.05
 """Non-inferiority margin: a drop of the pass rate that matters."""
 MOST_NAMED = 8
-"""Concepts that a verdict names one by one."""
+"""Largest number of concepts with too large a move that a verdict names one by one."""
 MOST_JOINT = 4
-"""Concepts that a verdict names of those that moved together."""
+"""Largest number of concepts that a verdict names for the joint move of all readings."""
 Z = 1.6449
 """Normal quantile of a one-sided 95 % bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """One behaviour's outcomes on the same scenarios before and after, one character each ("1" passed)."""
+    """One behaviour's outcomes on the same scenarios before and after an update."""
 
     behaviour: str
     before: str
+    """The outcomes before the update, one character for each scenario: "1" passed, "0" failed."""
     after: str
+    """The outcomes after the update, in the same form and order."""
     meant: bool
-    """Whether the update meant to improve it."""
+    """Whether the update was meant to improve the behaviour."""
     falls: bool = False
-    """Whether the update meant to unlearn it: then a fall is the aim, and no fault."""
+    """Whether the update was meant to unlearn the behaviour, so that a lower pass rate is the aim."""
     gated: bool = True
-    """Whether it must not get worse: a counter-behaviour, or a behaviour that was meant or learnt before. Any
-    other behaviour is measured and reported, but decides nothing."""
+    """Whether the verdict depends on this behaviour: True for counter-behaviours, for the update's targets,
+    and for behaviours that were learnt before. The others are only measured and reported."""
     margin: float | None = None
-    """Its own non-inferiority margin; None for that of `Limits`."""
+    """The behaviour's own non-inferiority margin; None for the margin of `Limits`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits that an update must keep."""
+    """The limits that an update must not exceed."""
 
     margin: float = MARGIN
+    """Non-inferiority margin of a pass rate, as a share of 1."""
     perplexity: float = 1.10
-    """Largest ratio of the perplexity on ordinary text, after to before."""
+    """Largest ratio of the perplexity on ordinary text after the update to that before."""
     drift: float = 1.5
-    """Largest move of a concept's reading, in standard deviations."""
+    """Largest move of a concept's reading, in standard deviations over the probe set."""
     joint_drift: float = 0.5
-    """Largest distance that all readings moved together, in standard deviations per concept."""
+    """Largest joint move of all readings, in standard deviations per concept."""
 
 
 class JointMove(Protocol):
-    """How far all readings moved together: see `agents.readout.drift`."""
+    """The joint move of all readings; `agents.readout.drift` defines it."""
 
     @property
     def distance(self) -> float:
-        """In standard deviations per concept."""
+        """The distance of the move, in standard deviations per concept."""
 
     @property
     def parts(self) -> dict[str, float]:
-        """Each concept's part of the square, largest first."""
+        """Each concept's part of the squared distance, by concept, largest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """A decision with its reasons and tests."""
+    """A decision on an update, with its reasons and tests."""
 
     decision: str
-    """keep, roll back or inconclusive."""
+    """The decision: keep, roll back or inconclusive."""
     reasons: list[str]
+    """The reasons, as sentences for the user."""
     tests: list[Json]
-    """Every test with its figures, as the ledger keeps them."""
+    """Every test with its figures, in the form in which the ledger stores them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _BehaviourTest:
-    """The test of one behaviour."""
+    """The result of the test of one behaviour."""
 
     paired: Paired
     passed: tuple[int, int]
-    """Scenarios that passed before and after."""
+    """Number of scenarios that passed before, and number that passed after."""
     trials: int
+    """Number of scenarios."""
     gained: int
+    """Number of scenarios that failed before and passed after."""
     lost: int
+    """Number of scenarios that passed before and failed after."""
     p: float
+    """p-value of the one-sided McNemar test for a rise; for a fall if the behaviour was to be unlearnt."""
     drop_at_most: float
-    """Upper bound of the drop."""
+    """One-sided 95 % upper bound of the pass rate's drop."""
     outcome: str
-    """improved, held, not gated, unsure or worse; of a behaviour to be unlearnt: unlearnt, held or stays."""
+    """The outcome: improved, held, not gated, unsure or worse. For a behaviour that the update was meant to
+    unlearn: unlearnt, held or stays."""
 
     @property
     def name(self) -> str:
+        """The behaviour's name."""
         return self.paired.behaviour
 
     def as_json(self) -> Json:
-        """Return the test as the ledger keeps it."""
+        """Return the test in the form in which the ledger stores it."""
         return {
             "behaviour": self.name,
             "meant": self.paired.meant,
@@ -116,18 +126,27 @@ class _BehaviourTest:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Return the one-sided exact p-value that the pass rate did not rise (McNemar 1947, exact form).
+    """Return the exact one-sided p-value of the hypothesis that the pass rate did not rise (McNemar 1947).
 
-    P(X >= gained), X ~ Bin(gained + lost, 1/2).
+    The value is P(X >= gained) for X ~ Bin(gained + lost, 1/2).
+
+    Args:
+        gained: Number of scenarios that failed before and passed after.
+        lost: Number of scenarios that passed before and failed after.
     """
     flips = gained + lost
     return float(sum(comb(flips, k) for k in range(gained, flips + 1)) / 2**flips)
 
 
 def drop_bounds(gained: int, lost: int, total: int) -> tuple[float, float]:
-    """Return one-sided 95 % lower and upper bounds of the drop of a paired pass rate.
+    """Return the one-sided 95 % lower and upper bounds of the drop of a paired pass rate.
 
-    Agresti and Min 2005: half an observation added to each cell, then Wald.
+    The method adds half an observation to each cell and takes the Wald interval (Agresti and Min 2005).
+
+    Args:
+        gained: Number of scenarios that failed before and passed after.
+        lost: Number of scenarios that passed before and failed after.
+        total: Number of scenarios.
     """
     b, c, n = lost + 0.5, gained + 0.5, total + 2.0
     drop = (b - c) / n
@@ -136,7 +155,7 @@ def drop_bounds(gained: int, lost: int, total: int) -> tuple[float, float]:
 
 
 def interval(passed: int, trials: int) -> tuple[float, float]:
-    """Return the 95 % interval of a pass rate (Wilson 1927)."""
+    """Return the lower and upper end of a pass rate's 95 % confidence interval (Wilson 1927)."""
     if not trials:
         return 0.0, 1.0
     z, p = 1.96, passed / trials
@@ -157,12 +176,12 @@ def decide(
     """Return the verdict on one update.
 
     Args:
-        paired: The outcomes of every behaviour.
-        perplexity: Before and after, on held-out ordinary text.
-        drift: Each concept's move, in standard deviations.
-        joint: The move of all concepts together; None if it is not known.
-        limits: What the update must keep to.
-        last_round: Whether an open question rolls back instead of asking for another round.
+        paired: The outcomes of every behaviour before and after the update.
+        perplexity: The perplexity on held-out ordinary text, before and after.
+        drift: How far each concept's reading moved, in standard deviations, by concept.
+        joint: The joint move of all readings; None if it is not known.
+        limits: The limits that the update must not exceed.
+        last_round: Whether no further round may follow, so that "inconclusive" becomes "roll back".
     """
     tests = [_compare(item, limits) for item in paired]
     figures, harm = _health(perplexity, drift, joint, limits)
@@ -193,7 +212,13 @@ def decide(
 
 
 def _open_questions(tests: Sequence[_BehaviourTest], limits: Limits, *, changed: bool) -> list[str]:
-    """Return what the figures do not answer yet."""
+    """Return the questions that the figures do not answer yet, as reasons for the user.
+
+    Args:
+        tests: The tests of all behaviours.
+        limits: The limits of the verdict.
+        changed: Whether a behaviour has improved or was unlearnt beyond chance.
+    """
     questions = []
     for test in tests:
         if test.outcome == "stays":
@@ -206,11 +231,12 @@ def _open_questions(tests: Sequence[_BehaviourTest], limits: Limits, *, changed:
 
 
 def _margin(item: Paired, limits: Limits) -> float:
+    """Return the non-inferiority margin that applies to a behaviour."""
     return limits.margin if item.margin is None else item.margin
 
 
 def _compare(item: Paired, limits: Limits) -> _BehaviourTest:
-    """Test one behaviour."""
+    """Test one behaviour and return the result."""
     outcomes = list(zip(item.before, item.after, strict=True))
     gained, lost, trials = outcomes.count(("0", "1")), outcomes.count(("1", "0")), len(outcomes)
     low, high = drop_bounds(gained, lost, trials)
@@ -239,9 +265,16 @@ def _compare(item: Paired, limits: Limits) -> _BehaviourTest:
 
 
 def _compare_unlearnt(passed: int, gained: int, lost: int) -> str:
-    """Return the outcome of a behaviour that was to be unlearnt, by the same test in the other direction.
+    """Return the outcome of a behaviour that the update was meant to unlearn: unlearnt, held or stays.
 
-    A behaviour that passes so rarely that no fall could show counts as already gone, and must stay there.
+    The test is the same as for an improvement, in the other direction. A behaviour may pass too rarely before
+    the update for any fall to be significant. Such a behaviour counts as already unlearnt: its outcome is
+    "held" unless it rose.
+
+    Args:
+        passed: Number of scenarios that passed before.
+        gained: Number of scenarios that failed before and passed after.
+        lost: Number of scenarios that passed before and failed after.
     """
     if mcnemar(lost, gained) < IMPROVED_P:
         return "unlearnt"
@@ -252,7 +285,7 @@ def _compare_unlearnt(passed: int, gained: int, lost: int) -> str:
 def _health(
     perplexity: tuple[float, float], drift: Mapping[str, float], joint: JointMove | None, limits: Limits
 ) -> tuple[list[Json], list[str]]:
-    """Return the tests that are independent of pass rates, and the faults that they show."""
+    """Test the perplexity and the readings; return these tests, and a reason for each limit exceeded."""
     before, after = perplexity
     ratio = after / before if before > 0 else float("inf")
     tests: list[Json] = [
@@ -260,7 +293,7 @@ def _health(
         {"drift": {name: round(value, 3) for name, value in sorted(drift.items())}},
     ]
     faults = []
-    if not ratio <= limits.perplexity:  # also when it is not a number
+    if not ratio <= limits.perplexity:  # also true if the ratio is NaN
         faults.append(f"perplexity on ordinary text rose {ratio:.2f}x (limit {limits.perplexity:.2f}x)")
     moved = sorted(drift.items(), key=lambda item: (-abs(item[1]), item[0]))
     beyond = [(name, value) for name, value in moved if not abs(value) <= limits.drift]
