@@ -3,6 +3,7 @@
 `server` is the process, `routes` its HTTP, `engine` its threads; `chat`, `sampling`, `forward`, `qwen3` and
 `activation_steering` turn messages into answers.
 
-Invariant: parameters are read where they lie in the shared weights, so an update counts from the next token
-on. Started as a process of its own; `ChatTokenizer` alone is imported elsewhere (by the vLLM plugin).
+Invariant: the server reads parameters where they lie in the shared weights, so an update counts from the next
+token on. The service starts it as a separate process. Outside this package, only the vLLM plugin imports
+something from it: `ChatTokenizer` and its settings.
 """

@@ -3,12 +3,13 @@
     steer    {concept: strength}, as on a user's own vLLM;
              for many conversations also a list, with one such object or null for each
 
-Names and strengths mean what `steering/directions.py` says. Offsets are added to the residual stream.
+`steering/directions.py` defines names and strengths. A row is one prompt with its answer. Its offsets are the
+vectors that the forward pass adds to the residual stream of each of its tokens.
 
-Invariant: a request that cannot be steered as asked is refused with a sentence, never answered without
-steering. A replaced file of vectors counts from the next request on. A row that is not steered gets zeros, so
-its numbers keep every bit; a batch in which no row is steered adds nothing. This module knows nothing about
-routes.
+Invariant: a request that cannot be steered as it says is refused with a sentence, never answered without
+steering. A new file of vectors counts from the next request on. In a batch with steered rows, every other row
+gets zeros, which change no bit of its numbers; in a batch without steered rows nothing is added. This module
+knows nothing about routes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,32 +30,36 @@ from corpus.aliases import Json
 from corpus.errors import UsageError
 
 Offsets = Mapping[int, torch.Tensor]
-"""One row's additions to each of its tokens, float32 `(hidden_size,)`, by the layer (from 0) that they
-follow."""
+"""The offsets of one row by layer number (from 0): float32 `(hidden_size,)`, added to the residual stream of
+each token after that layer."""
 
 
 class Steering:
-    """A home's concept vectors, as requests are steered by them."""
+    """The reader of requests' `steer`: it turns concepts and strengths into offsets, by a home's vectors."""
 
     def __init__(self, directory: Path | None, *, hidden_size: int, layers: int, model: str = "") -> None:
-        """Watch the vectors in `directory`, the home's `readout`; None refuses all steering.
+        """Watch the files of concept vectors.
 
-        `hidden_size`, the number of `layers` and `model`, its digest, are those of the served model.
+        Args:
+            directory: The home's folder `readout`; None refuses all steering.
+            hidden_size: Width of the served model's residual stream.
+            layers: Number of the served model's layers.
+            model: Digest of the served model; "" if it is not known.
         """
         folders = [directory, directory / BEHAVIOURS] if directory is not None else []
-        # A look costs two system calls, and only a steered request looks: each of them may.
+        # A look costs two system calls, and only steered requests look, so no pause between looks is needed.
         self._watchers = [
             ConceptVectorsWatcher(folder, hidden_size=hidden_size, layers=layers, model=model, every=0.0)
             for folder in folders
         ]
 
     def offsets(self, body: Json) -> Offsets | None:
-        """Return the offsets that a request asks for; None for none."""
+        """Return the offsets that a request's `steer` stands for; None if the request is not steered."""
         steer = body.get("steer")
         return None if steer is None else _offsets(steer, self._available())
 
     def offsets_each(self, body: Json, count: int) -> list[Offsets | None]:
-        """Return the offsets for each of `count` conversations."""
+        """Return the offsets for each of a request's `count` conversations; None where it is not steered."""
         steer = body.get("steer")
         if not isinstance(steer, list):
             return [self.offsets(body)] * count
@@ -64,7 +69,7 @@ class Steering:
         return [None if row is None else _offsets(row, available) for row in steer]
 
     def _available(self) -> dict[str, ConceptVectors]:
-        """Return the vectors in the files as they are now, by the concepts in them."""
+        """Return the vectors that the files hold now, by concept; raise `UsageError` if there are none."""
         for watcher in self._watchers:
             watcher.look()
         available = by_name(watcher.vectors for watcher in self._watchers)
@@ -100,13 +105,20 @@ class BatchOffsets:
         return self._by_layer[layer]
 
     def add(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """Return the stream of one token a row, `(rows, hidden_size)`, with its offsets added."""
+        """Return `x` plus the rows' offsets after this layer.
+
+        `x` is the residual stream of one token for each row, `(rows, hidden_size)`.
+        """
         return x + self._by_layer[layer] if layer in self._by_layer else x
 
     def add_packed(self, layer: int, x: torch.Tensor, first: int, lengths: Sequence[int]) -> torch.Tensor:
-        """Return packed tokens `(tokens, hidden_size)` with the offsets of the rows from `first` on added.
+        """Return the residual stream of some rows' tokens plus the rows' offsets after this layer.
 
-        lengths: tokens of each of those rows.
+        Args:
+            layer: The layer's number.
+            x: The tokens of the rows, one row after the other, `(tokens, hidden_size)`.
+            first: The batch's number of the first of these rows.
+            lengths: The number of tokens of each of these rows.
         """
         if layer not in self._by_layer:
             return x
@@ -114,11 +126,11 @@ class BatchOffsets:
         return x + rows.repeat_interleave(torch.tensor(lengths), dim=0)
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows alone, int64 `(kept,)`."""
+        """Drop all rows but those with these numbers, int64 `(kept,)`."""
         self._by_layer = {layer: offsets[rows] for layer, offsets in self._by_layer.items()}
 
 
 def _offsets(steer: Any, available: Mapping[str, ConceptVectors]) -> Offsets | None:
-    """Return the offsets of one row; None when every strength is 0."""
+    """Return the offsets for one `steer`, by the `available` vectors; None when every strength is 0."""
     offsets = layer_offsets(requested_strengths(steer, available), available)
     return {layer: torch.from_numpy(offset) for layer, offset in offsets.items()} or None

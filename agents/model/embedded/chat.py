@@ -1,10 +1,10 @@
 """The chat tokenizer: conversations to tokens and back, by one model's tokenizer and chat template.
 
-Invariant: a message's content is data and can never become a control token. Content that would is encoded
-piece by piece with control tokens switched off; only the template's own markup makes them. Any other content
-takes the usual path, so its tokens are exactly those of `apply_chat_template`. The one exception: where the
-template refuses or drops a system prompt, its text opens the first user's turn. This module knows nothing
-about models or HTTP.
+Invariant: a message's content is data and never becomes a control token; only the template's own markup does.
+Content that contains the text of a control token is encoded apart, with control tokens switched off. Any
+other conversation gets exactly the tokens of `apply_chat_template`, with one exception: if the template
+refuses or drops a system prompt, the prompt's text is put before the first user's message. This module knows
+nothing about models or HTTP.
 """
 
 import re
@@ -20,16 +20,16 @@ from corpus.aliases import Json, Message
 from corpus.errors import UsageError
 
 _PLACEHOLDER = "\ue000{}\ue001"
-"""Replaces, in the rendered template, content that must be encoded apart (private-use characters)."""
+"""Stands in the rendered template for content that is encoded apart; it has private-use characters."""
 _PLACEHOLDERS = re.compile("\ue000([0-9]+)\ue001")
 BATCH_SETTINGS = {"enable_thinking": False}
-"""Template variables of the batch routes: a night's answers are short, and thoughts would fill them."""
+"""Template variables of the batch routes: a night's answers are short, and thinking would fill them."""
 _PROBE, _ANSWER = "nightschool-asks", "nightschool-answers"
-"""Contents by which the template is probed; no template has them by itself."""
+"""Contents of the messages that show what the template makes of a conversation; no template contains them."""
 
 
 class ChatTokenizer:
-    """Encoder and decoder, safe to use from several threads."""
+    """The encoder and decoder of one model's conversations; several threads may use it at once."""
 
     def __init__(self, tokenizer: Any) -> None:
         """Wrap a fast Hugging Face tokenizer that has a chat template."""
@@ -45,7 +45,7 @@ class ChatTokenizer:
 
     @cached_property
     def turn_end(self) -> int | None:
-        """The control token with which the template ends an answer; None if it ends with text."""
+        """The control token with which the template ends an answer; None if it ends an answer with text."""
         probe = [{"role": "user", "content": _PROBE}, {"role": "assistant", "content": _ANSWER}]
         try:
             tail = self._template(probe, False).rpartition(_ANSWER)[2]
@@ -56,7 +56,7 @@ class ChatTokenizer:
 
     @cached_property
     def takes_system(self) -> bool:
-        """Whether the template renders a system prompt, and does not refuse or drop it."""
+        """Whether the template renders a system prompt; False if it refuses or drops one."""
         probe = [{"role": "system", "content": _PROBE}, {"role": "user", "content": _ANSWER}]
         try:
             return _PROBE in self._template(probe, True)
@@ -64,12 +64,12 @@ class ChatTokenizer:
             return False
 
     def encode(self, text: str) -> list[int]:
-        """Return the tokens of text that is data: never a control token."""
+        """Return the tokens of a text that is data: none of them is a control token."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
         return ids
 
     def encode_markup(self, text: str) -> list[int]:
-        """Return the tokens of trusted text, control tokens included."""
+        """Return the tokens of trusted text, in which control tokens count as such."""
         ids: list[int] = self._markup.encode(text, add_special_tokens=False).ids
         return ids
 
@@ -90,8 +90,8 @@ class ChatTokenizer:
 
         Args:
             messages: The conversation.
-            add_generation_prompt: Whether the opening of the next turn is at the end.
-            role: Who speaks next.
+            add_generation_prompt: Whether the tokens end with the opening of the next turn.
+            role: Who speaks next: `assistant` or `user`.
             settings: The template's own variables, such as `enable_thinking`.
         """
         contents: list[str] = []
@@ -110,7 +110,10 @@ class ChatTokenizer:
         return ids
 
     def encode_many(self, body: Json) -> list[list[int]]:
-        """Return the tokens of a batch's rows: `conversations` by the template, or `texts` as data."""
+        """Return the tokens of each row of a request for tokens.
+
+        The request has either `conversations`, which the template renders, or `texts`, which are data.
+        """
         if "texts" in body:
             return [self.encode(text) for text in requests.texts(body, "texts")]
         opens = requests.flag(body, "add_generation_prompt", True)
@@ -121,7 +124,10 @@ class ChatTokenizer:
         ]
 
     def _escaped(self, content: str, contents: list[str]) -> str:
-        """Return the content, or a placeholder for it when the template must not render it as it is."""
+        """Return the content, or a placeholder if the content would give control tokens.
+
+        In that case the content is appended to `contents`, and the placeholder holds its number there.
+        """
         if self._control.isdisjoint(self.encode_markup(content)) and not _PLACEHOLDERS.search(content):
             return content
         contents.append(content)
@@ -130,14 +136,17 @@ class ChatTokenizer:
     def _rendered(
         self, messages: Sequence[Message], opens: bool, role: str, settings: Mapping[str, Any]
     ) -> str:
-        """Return the template's text; with `opens`, the opening of a turn of this role is at its end."""
+        """Return the conversation as text; with `opens`, it ends with the opening of a turn of this role."""
         if messages and role == "assistant":
             return self._template(messages, opens, settings)
         closed = self._template(messages, False, settings) if messages else ""
         return closed + self._opening(role) if opens else closed
 
     def _opening(self, role: str) -> str:
-        """Return the opening of a turn of this role, cut out of a conversation that the template renders."""
+        """Return the text with which the template opens a turn of this role.
+
+        It is cut out of a conversation that the template renders.
+        """
         turns = [
             {"role": "user", "content": _PROBE},
             {"role": "assistant", "content": _ANSWER},
@@ -158,7 +167,7 @@ class ChatTokenizer:
     def _template(
         self, messages: Sequence[Message], opens: bool, settings: Mapping[str, Any] | None = None
     ) -> str:
-        """Render the Hugging Face template; its errors become `UsageError`."""
+        """Return the text that the Hugging Face template renders; its errors become `UsageError`."""
         try:
             text: str = self._hugging_face.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=opens, **(settings or {})
@@ -169,7 +178,7 @@ class ChatTokenizer:
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:
-    """Return the messages with the system prompt before the first user's text, as in Gemma 3's template."""
+    """Return the messages with the system prompt's text put before the first user's text, as Gemma 3 does."""
     system, *turns = messages
     if not turns or turns[0]["role"] != "user":
         raise UsageError(

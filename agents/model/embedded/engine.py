@@ -1,10 +1,11 @@
 """The inference engine: one thread for users, one for batches, around one model.
 
-A user is answered while a batch runs: one row goes to the user thread, several go to the batch thread. A
-batch is cut into pieces of BATCH_ROWS in the order given, and never mixed with another request's rows.
+A row is one prompt and its answer. A request for one row goes to the user thread, a request for several rows
+to the batch thread, so a user is answered while a batch runs. The engine cuts a batch into pieces of
+BATCH_ROWS rows, in the order given, and never mixes them with another request's rows.
 
-Invariant: rows that reach a thread fit the model (lengths, vocabulary); any other is refused with a sentence
-before. Work stops within a token when its client has gone or the server is stopping. This module knows
+Invariant: a row that does not fit the model (length, vocabulary) is refused with a sentence before it reaches
+a thread. Work stops within a token when its client has gone or the server is stopping. This module knows
 nothing about routes.
 """
 
@@ -30,17 +31,17 @@ T = TypeVar("T")
 
 
 class SerialExecutor:
-    """One thread that runs one function after another."""
+    """An executor with one thread, which runs one function after another."""
 
     def __init__(self, name: str, threads: int) -> None:
-        """Start a thread whose torch operations use `threads` threads."""
+        """Create the executor; torch operations in its thread use `threads` threads."""
         # In some builds of torch this number belongs to the calling thread.
         self._executor = ThreadPoolExecutor(1, name, initializer=lambda: torch.set_num_threads(threads))
         self.running = 0
         """Requests that wait or run."""
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run the work on the thread, after the work that was submitted before."""
+        """Run `work` on the thread, after all earlier work, and return its result."""
         self.running += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -60,11 +61,14 @@ class Engine:
     """Most tokens of prompt and answer together."""
     vocab_size: int
     end_ids: tuple[int, ...]
+    """Tokens that end an answer."""
     threads: int
+    """Threads inside one torch operation."""
     steering: Steering
     defaults: Json = field(default_factory=dict)
-    """Sampling settings that the model comes with, for users' requests; batches name their own."""
+    """The model's own sampling settings, for users' requests; a batch names its own."""
     stopping: threading.Event = field(default_factory=threading.Event)
+    """Set when the server stops; running work then ends."""
 
     def __post_init__(self) -> None:
         self.users, self.batches = (
@@ -75,7 +79,14 @@ class Engine:
     def request(
         self, tokens: Sequence[int], seed: int, settings: SamplingSettings, offsets: Offsets | None
     ) -> GenerationRequest:
-        """Return the request for one row; raise `UsageError` when its lengths do not fit."""
+        """Return the sampler's request for one row; raise `UsageError` when the row does not fit the model.
+
+        Args:
+            tokens: The prompt.
+            seed: The seed of the answer.
+            settings: The sampling settings, whose own seed is ignored.
+            offsets: The steering of the row; None for none.
+        """
         max_tokens = requests.answer_limit(
             tokens, settings.max_tokens, context=self.context, vocab_size=self.vocab_size
         )
@@ -90,7 +101,10 @@ class Engine:
         )
 
     async def generate(self, client: Request, rows: Sequence[GenerationRequest]) -> tuple[Generation, ...]:
-        """Answer the rows on the thread that fits their number, until the client hangs up."""
+        """Return the answers to the rows; work on them stops if the client disconnects.
+
+        One row runs on the user thread, several rows run on the batch thread.
+        """
         gone = threading.Event()
         watcher = asyncio.create_task(_set_when_gone(client, gone))
         executor = self.users if len(rows) == 1 else self.batches
@@ -104,14 +118,14 @@ class Engine:
     def _in_pieces(
         self, rows: Sequence[GenerationRequest], cancelled: Callable[[], bool]
     ) -> tuple[Generation, ...]:
-        """Answer the rows in pieces of BATCH_ROWS, in order."""
+        """Return the answers to the rows, which are generated in pieces of BATCH_ROWS, in order."""
         answers: list[Generation] = []
         for first in range(0, len(rows), BATCH_ROWS):
             answers += self.sampler.generate(rows[first : first + BATCH_ROWS], cancelled)
         return tuple(answers)
 
     async def stream(self, row: GenerationRequest) -> AsyncIterator[str | Generation]:
-        """Yield one row's text in pieces as the user thread makes them, then its whole answer."""
+        """Yield the text of one row's answer in pieces as the user thread generates it, then the answer."""
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | Generation | None]()
         gone = threading.Event()
 
@@ -123,7 +137,7 @@ class Engine:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
 
         job = asyncio.create_task(self.users.run(work))
-        # A client that hangs up leaves a `Cancelled` that nobody awaits: asyncio logs it unless it is read.
+        # A client that disconnects leaves a `Cancelled` that nobody awaits; reading it stops asyncio's log.
         job.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while (piece := await pieces.get()) is not None:
@@ -135,7 +149,7 @@ class Engine:
 
 
 async def _set_when_gone(client: Request, gone: threading.Event) -> None:
-    """Set the event when the client hangs up."""
+    """Set the event `gone` when the client disconnects."""
     while (await client.receive())["type"] != "http.disconnect":
         pass
     gone.set()

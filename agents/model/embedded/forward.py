@@ -1,9 +1,9 @@
-"""The forward pass of a causal language model, as generation needs it: the prompts, then one token a row.
+"""The forward pass of a causal language model for generation: first whole prompts, then one token per row.
 
-Two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and
+There are two implementations: `agents.model.embedded.qwen3` for the architecture of the embedded model, and
 `TransformersForward` here, which calls the Hugging Face module itself and so takes any dense causal model.
 
-Invariant: parameters are read where they lie at every pass, never copied or repacked, so a write to the
+Invariant: every pass reads the parameters where they lie, and never copies or repacks them, so a write to the
 shared weights changes the very next token. This module knows nothing about sampling, text or requests.
 """
 
@@ -19,14 +19,21 @@ from agents.model.embedded.qwen3 import Qwen3Forward
 
 
 class Session(Protocol):
-    """A batch while it is generated: its cache, and the length of each row."""
+    """A batch whose answers are being generated: its cache, and the length of each row."""
 
     def step(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Append one token to each row, int64 `(rows,)`; return the next logits, `(rows, vocab_size)`."""
+        """Append one token to each row, and return the logits of each row's next token.
+
+        Args:
+            tokens: The appended tokens, int64 `(rows,)`.
+
+        Returns:
+            `(rows, vocab_size)`.
+        """
         ...
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows alone, int64 `(kept,)` in ascending order."""
+        """Drop all rows but those with these numbers, int64 `(kept,)` in ascending order."""
         ...
 
 
@@ -36,18 +43,18 @@ class Forward(Protocol):
     def begin(
         self, prompts: Sequence[Sequence[int]], max_tokens: int, offsets: Sequence[Offsets] = ()
     ) -> tuple[Session, torch.Tensor]:
-        """Read the prompts; return their session and the first logits, `(rows, vocab_size)`.
+        """Read the prompts; return their session and the logits of each first token, `(rows, vocab_size)`.
 
         Args:
             prompts: The tokens of each row.
             max_tokens: Most tokens that each row will get.
-            offsets: Additions to each row's residual stream; empty when no row is steered.
+            offsets: The steering of each row (see `Offsets`); empty when no row is steered.
         """
         ...
 
 
 def forward_for(model: Any) -> Forward:
-    """Return the fastest implementation that fits this module."""
+    """Return the fastest implementation that can compute this Hugging Face model."""
     return Qwen3Forward(model) if Qwen3Forward.fits(model) else TransformersForward(model)
 
 
@@ -79,7 +86,7 @@ class TransformersSession:
         self._cache: Any = None
 
     def read(self, ids: torch.Tensor) -> torch.Tensor:
-        """Pass ids `(rows, width)` through the model; return the logits at the last position."""
+        """Append ids `(rows, width)`, and return the logits after the last of them, `(rows, vocab_size)`."""
         positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         with self._steering():
             out = self._model(
@@ -107,7 +114,7 @@ class TransformersSession:
 
     @contextmanager
     def _steering(self) -> Iterator[None]:
-        """Hook the offsets of this batch into the module; the passes of other threads stay as they are."""
+        """Hook this batch's offsets into the model for the block; passes of other threads do not change."""
         own_thread, layers = threading.get_ident(), self._model.base_model.layers if self._offsets else ()
 
         def hook(layer: int) -> Any:

@@ -1,10 +1,11 @@
 """The forward pass of a small dense Qwen3 model in plain torch, for fast batched generation on a CPU.
 
-Prompts are packed instead of padded, keys and values are written into one buffer that is allocated beforehand
-and never repeated per query head, and the last layer of a prompt is computed for its last token only.
+It is fast for three reasons. Prompts are packed instead of padded. Keys and values are written into buffers
+that are allocated beforehand, and are not repeated for each query head. In the last layer, only the last
+token of a prompt is computed.
 
-Invariant: it computes what `Qwen3ForCausalLM` computes (a test compares the two), and reads that module's own
-parameters at every pass. This module knows nothing about sampling, text or requests.
+Invariant: it computes the same as `Qwen3ForCausalLM` (a test compares the two), and reads the parameters of
+that Hugging Face model at every pass. This module knows nothing about sampling, text or requests.
 """
 
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ PREFILL_TOKENS = 768
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The parameters of one decoder layer; each is `(out, in)` or, for the norms, `(size,)`."""
+    """The parameters of one decoder layer: matrices `(out, in)`, and norms `(size,)`."""
 
     before: torch.Tensor
     q: torch.Tensor
@@ -42,7 +43,7 @@ class Qwen3Forward:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Return whether this implementation computes the module exactly."""
+        """Return whether this implementation computes the same as the Hugging Face model `model`."""
         config = model.config
         return (
             config.model_type == "qwen3"
@@ -79,22 +80,29 @@ class Qwen3Forward:
         return session, torch.cat(logits)
 
     def normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Return the root-mean-square norm over the last dimension."""
+        """Return `x` with its last dimension normalised by the root mean square, times `weight`."""
         return F.rms_norm(x, weight.shape, weight, self.eps)
 
     def rotation(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return cosines and signed sines of the rotary embedding, each `(tokens, 1, head_dim)`."""
+        """Return the rotary embedding's cosines and signed sines at these positions.
+
+        Returns:
+            Two tensors, each `(tokens, 1, head_dim)`.
+        """
         return self._cos[positions][:, None], self._sin[positions][:, None]
 
     def rotated(self, x: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        """Apply the rotary embedding to `(tokens, heads, head_dim)`: halves swapped, signs in the sines."""
+        """Return `x`, `(tokens, heads, head_dim)`, with the rotary embedding applied.
+
+        The halves of each head are swapped; the signs are in the sines of `rotation`.
+        """
         half = self.head_dim // 2
         return torch.addcmul(x * rotation[0], torch.cat((x[..., half:], x[..., :half]), -1), rotation[1])
 
     def keys_values(
         self, layer: Layer, h: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values, each `(tokens, kv_heads, head_dim)`, of states `(tokens, hidden)`."""
+        """Return keys and values, each `(tokens, kv_heads, head_dim)`, of normed states `h`."""
         shape = (len(h), self.kv_heads, self.head_dim)
         keys = self.normed(F.linear(h, layer.k).view(shape), layer.k_norm)
         return self.rotated(keys, rotation), F.linear(h, layer.v).view(shape)
@@ -102,24 +110,33 @@ class Qwen3Forward:
     def queries(
         self, layer: Layer, h: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
-        """Return queries, `(tokens, heads, head_dim)`, of normed states `(tokens, hidden)`."""
+        """Return queries, `(tokens, heads, head_dim)`, of normed states `h`, `(tokens, hidden)`."""
         q = F.linear(h, layer.q).view(len(h), self.heads, self.head_dim)
         return self.rotated(self.normed(q, layer.q_norm), rotation)
 
     def after_attention(self, layer: Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Return the layer's output, from its input `(tokens, hidden)` and `(tokens, heads * head_dim)`."""
+        """Return the layer's output, `(tokens, hidden)`.
+
+        Args:
+            layer: The layer.
+            x: The layer's input, `(tokens, hidden)`.
+            attended: The result of its attention, `(tokens, heads * head_dim)`.
+        """
         x = x + F.linear(attended, layer.o)
         h = self.normed(x, layer.between)
         inner = F.silu(F.linear(h, layer.gate)).mul_(F.linear(h, layer.up))
         return x.add_(F.linear(inner, layer.down))
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logits, `(rows, vocab_size)`, of final states `(rows, hidden)`."""
+        """Return the logits, `(rows, vocab_size)`, of the last layer's output `x`, `(rows, hidden)`."""
         return F.linear(self.normed(x, self.norm), self.head)
 
 
 class Qwen3Session:
-    """See `forward.Session`. All rows end at one position of the buffers, whatever their length."""
+    """See `forward.Session`.
+
+    The rows lie flush right in the buffers: all of them end at the same position, whatever their lengths.
+    """
 
     def __init__(
         self, model: Qwen3Forward, lengths: Sequence[int], max_tokens: int, offsets: BatchOffsets
@@ -139,7 +156,7 @@ class Qwen3Session:
         self._mask.masked_fill_((places < starts[:, None])[:, None, None], float("-inf"))
 
     def read(self, prompts: Sequence[Sequence[int]], first: int) -> torch.Tensor:
-        """Read the prompts of the rows from `first` on; return the logits, `(prompts, vocab_size)`."""
+        """Read the prompts of the rows from `first` on; return their logits, `(prompts, vocab_size)`."""
         model = self._model
         lengths = [len(prompt) for prompt in prompts]
         ends = torch.tensor(lengths).cumsum(0)
@@ -164,7 +181,15 @@ class Qwen3Session:
     def _store(
         self, number: int, first: int, lengths: Sequence[int], keys: torch.Tensor, values: torch.Tensor
     ) -> None:
-        """Write packed keys and values `(tokens, kv_heads, head_dim)` to the rows' positions."""
+        """Write the keys and values of packed prompts into the buffers of layer `number`.
+
+        Args:
+            number: The layer's number.
+            first: The first row that the prompts belong to.
+            lengths: The number of tokens of each prompt.
+            keys: The keys of the prompts, one after the other, `(tokens, kv_heads, head_dim)`.
+            values: The values, in the same form.
+        """
         begin = 0
         for row, length in enumerate(lengths, first):
             own, places = slice(begin, begin + length), slice(self._filled - length, self._filled)
@@ -173,7 +198,10 @@ class Qwen3Session:
             begin += length
 
     def _attend_all(self, number: int, rows: slice, queries: torch.Tensor) -> torch.Tensor:
-        """Attend with one query a row to all stored keys; a key head's query heads are its positions."""
+        """Return the attention of one token of each row to all stored keys, `(rows, heads * head_dim)`.
+
+        The query heads that share a key head take the place of positions in torch's function.
+        """
         model, count = self._model, len(queries)
         group = model.heads // model.kv_heads
         attended = F.scaled_dot_product_attention(
@@ -228,7 +256,11 @@ def _layer(module: Any) -> Layer:
 
 
 def _rotations(frequencies: torch.Tensor, places: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return tables `(places, head_dim)` of cosines, and of sines signed for the swap of halves."""
+    """Return the rotary embedding's tables of cosines and signed sines for `places` positions.
+
+    Returns:
+        Two tensors, each `(places, head_dim)`; the sines of the first half are negated.
+    """
     angles = torch.arange(places, dtype=torch.float32)[:, None] * frequencies.float()
     cos, sin = angles.cos(), angles.sin()
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
@@ -237,7 +269,10 @@ def _rotations(frequencies: torch.Tensor, places: int) -> tuple[torch.Tensor, to
 def _attend(
     queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, lengths: Sequence[int]
 ) -> torch.Tensor:
-    """Return the causal attention of each packed prompt by itself, `(tokens, heads * head_dim)`."""
+    """Return the causal attention within each of several packed prompts, `(tokens, heads * head_dim)`.
+
+    `lengths` has the number of tokens of each prompt.
+    """
     out = torch.empty_like(queries)
     first = 0
     for length in lengths:

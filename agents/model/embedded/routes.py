@@ -1,11 +1,11 @@
-"""The embedded server's routes: OpenAI's, `/tokenize`, `/metrics`, and two of ours for many rows.
+"""The embedded server's routes: OpenAI's, `/tokenize`, `/metrics`, and two batch routes of ours.
 
-    POST /v1/batch/chat       answers to many conversations, one seed each
+    POST /v1/batch/chat       answers to many conversations, each with its own seed
     POST /v1/batch/tokenize   tokens of many conversations or texts
 
-Invariant: every request is answered, or refused with a 4xx and a sentence; a 500 is a bug. Every answer names
-the versions of the weights at its start and its end. This module does not know who changes the weights or who
-may ask: the middleware in front of the routes checks that.
+Invariant: every request is answered, or refused with status 4xx and a sentence; a 500 is a bug. Every
+generated answer names the version of the weights at its start and at its end. This module does not know who
+changes the weights. It checks no credentials: the middleware in front of the routes does.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from corpus.aliases import Json
 from corpus.errors import UnknownId, UsageError
 
 COMPLETION_MAX_TOKENS = 16
-"""Tokens of a completion when the request sets no limit; OpenAI's own default."""
+"""Most tokens of a completion when the request sets no limit; OpenAI's own default."""
 ALIAS = "nightschool"
 """A model name that always means the served model."""
 _ids = itertools.count(1)
@@ -36,7 +36,7 @@ Handler = Callable[[Engine, Request], Awaitable[Response]]
 
 
 def build_app(engine: Engine) -> Starlette:
-    """Build the application, without the middleware that checks access."""
+    """Return the application that serves `engine`, without the middleware that checks access."""
     routes: dict[tuple[str, str], Handler] = {
         ("/v1/models", "GET"): _models,
         ("/metrics", "GET"): _metrics,
@@ -71,7 +71,7 @@ def _bind(handler: Handler, engine: Engine) -> Callable[[Request], Awaitable[Res
 
 
 def _error(status: int, kind: str, sentence: str) -> JSONResponse:
-    """Return an error in OpenAI's format."""
+    """Return the response for an error, in OpenAI's format."""
     error = {"message": sentence, "type": kind, "param": None, "code": status}
     return JSONResponse({"error": error}, status)
 
@@ -218,7 +218,7 @@ async def _batch_chat(engine: Engine, request: Request) -> Response:
 
 
 async def _events(engine: Engine, row: GenerationRequest, head: Json) -> AsyncIterator[bytes]:
-    """Yield a chat answer as server-sent events, in OpenAI's format."""
+    """Yield the answer to `row` as server-sent events in OpenAI's format; each has the fields in `head`."""
     chunk = {**head, "object": "chat.completion.chunk"}
 
     def event(delta: Json, reason: str | None, **more: object) -> bytes:
@@ -235,23 +235,23 @@ async def _events(engine: Engine, row: GenerationRequest, head: Json) -> AsyncIt
                 yield event({}, piece.finish_reason, usage=_usage(len(row.tokens), (piece,)), **versions)
         yield b"data: [DONE]\n\n"
     except Cancelled:
-        # The head of the answer has been sent: all that is left is to end it without [DONE].
+        # The stream has begun, so its status cannot change: it ends without [DONE].
         return
 
 
 def _with_defaults(engine: Engine, body: Json) -> Json:
-    """Return a user's request with the model's own sampling settings where it names none."""
+    """Return a user's request, with the model's own sampling settings where the request names none."""
     return {**body, **{name: value for name, value in engine.defaults.items() if body.get(name) is None}}
 
 
 def _check_name(engine: Engine, body: Json) -> None:
-    """Refuse a request for another model."""
+    """Raise `UnknownId` if the request names another model."""
     if body.get("model") not in (None, "", engine.name, ALIAS):
         raise UnknownId(f"there is no model {body['model']!r} here; ask for {engine.name!r}, or leave it out")
 
 
 def _head(engine: Engine, prefix: str, kind: str) -> Json:
-    """Return the fields that every answer begins with."""
+    """Return the fields that every answer begins with; `prefix` is that of its id, `kind` its object."""
     return {
         "id": f"{prefix}-{next(_ids)}",
         "object": kind,
@@ -262,17 +262,17 @@ def _head(engine: Engine, prefix: str, kind: str) -> Json:
 
 
 def _versions(engine: Engine, start: object) -> Json:
-    """Return the versions of the weights at the answer's start and now: they may change in between."""
+    """Return the fields for the version of the weights at an answer's start, and for the version now."""
     return {"weights_version": start, "weights_version_end": engine.weights.version}
 
 
 def _ending(answer: Generation) -> Json:
-    """Return the fields that say how a choice ended."""
+    """Return the fields of a choice that say how it ended."""
     return {"finish_reason": answer.finish_reason, "logprobs": None}
 
 
 def _usage(prompt_tokens: int, answers: Sequence[Generation]) -> Json:
-    """Return the token counts, in OpenAI's format."""
+    """Return the token counts of a prompt and its answers, in OpenAI's format."""
     completion_tokens = sum(len(answer.token_ids) for answer in answers)
     return {
         "prompt_tokens": prompt_tokens,
@@ -284,6 +284,6 @@ def _usage(prompt_tokens: int, answers: Sequence[Generation]) -> Json:
 def _response(
     engine: Engine, head: Json, choices: Sequence[Json], prompt_tokens: int, answers: Sequence[Generation]
 ) -> Response:
-    """Return a whole answer, in OpenAI's format."""
+    """Return the response with all choices, in OpenAI's format."""
     usage, versions = _usage(prompt_tokens, answers), _versions(engine, head["weights_version"])
     return JSONResponse({**head, "choices": choices, "usage": usage, **versions})

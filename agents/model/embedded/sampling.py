@@ -1,11 +1,11 @@
 """Sampled answers to a batch of prompts, fast and repeatable.
 
-Each row draws its uniform numbers from a generator of its own, seeded by that row's seed, and turns them into
-tokens by the inverse of the cumulative distribution.
+A row is one prompt and its answer. Each row has its own generator of uniform numbers, seeded with the row's
+seed. The inverse of the cumulative distribution turns these numbers into tokens.
 
-Invariant: an answer depends on its own prompt, seed and settings and on the rows that share its batch
-(through the last bits of a logit), never on time, on threads or on earlier batches. This module knows nothing
-about HTTP or the source of the weights.
+Invariant: an answer depends on its own prompt, seed and settings, and on the other rows of its batch (which
+affect the last bits of a logit). It does not depend on time, on threads or on earlier batches. This module
+knows nothing about HTTP or the source of the weights.
 
 Measured by `python -m bench.generation` (the shipped model of 0.92M parameters, prompts of 17 tokens, answers
 of 13, one thread of an EPYC whose other core was busy): 416 answers/s in batches of 16, 573 of 32, 634 of 64,
@@ -24,16 +24,17 @@ from agents.model.embedded.activation_steering import Offsets
 from agents.model.embedded.forward import Forward, Session
 
 COMPACT_BELOW = 0.75
-"""Share of running rows at which the finished ones are removed: removing them copies the cache."""
+"""Share of running rows in a batch at which the finished rows are removed. Each removal copies the cache, so
+not every finished row is removed at once."""
 
 
 class Cancelled(Exception):
-    """The client of the answer has gone, or the server is stopping."""
+    """Generation ended early: the client has gone, or the server is stopping."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
-    """One row: a prompt, and how to sample its answer."""
+    """One row: a prompt, and the sampling settings of its answer."""
 
     tokens: Sequence[int]
     seed: int
@@ -44,7 +45,7 @@ class GenerationRequest:
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     offsets: Offsets | None = None
-    """Additions to the row's residual stream."""
+    """The steering of the row; None for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,16 +53,16 @@ class Generation:
     """The answer of one row."""
 
     text: str
-    """Without special tokens, and cut before the stop string, if one was met."""
+    """The answer without special tokens; it ends before the first stop string."""
     token_ids: tuple[int, ...]
-    """All generated tokens, with the one that ended the answer."""
+    """All generated tokens, including the one that ended the answer."""
     finish_reason: str
-    """`stop` or `length`."""
+    """Why the answer ended: `stop` (an end token or a stop string) or `length` (the limit of tokens)."""
 
 
 @dataclass(kw_only=True)
 class _Row:
-    """A row while it runs."""
+    """A row whose answer is being generated."""
 
     request: GenerationRequest
     tokens: list[int] = field(default_factory=list)
@@ -69,7 +70,10 @@ class _Row:
 
 
 class Sampler:
-    """Generator of answers to batches of prompts with one model; only one thread at a time may use it."""
+    """The generator of answers to batches of prompts with one model.
+
+    Several threads may use it at once: each call holds its own state.
+    """
 
     def __init__(
         self,
@@ -78,7 +82,14 @@ class Sampler:
         end_ids: Sequence[int],
         lock: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """Sample from `forward`; `lock` is held during each of its passes: see `RWLock.read_lock`."""
+        """Create a sampler.
+
+        Args:
+            forward: The forward pass of the model.
+            decode: Returns the text of tokens.
+            end_ids: The tokens that end an answer.
+            lock: Makes the lock that is held during each forward pass: see `RWLock.read_lock`.
+        """
         self._forward = forward
         self._lock = lock
         self._decode = decode
@@ -88,7 +99,10 @@ class Sampler:
     def generate(
         self, requests: Sequence[GenerationRequest], cancelled: Callable[[], bool] = lambda: False
     ) -> tuple[Generation, ...]:
-        """Answer the requests as one batch, in order; raise `Cancelled` when `cancelled` says so."""
+        """Return the answers to the requests, generated as one batch, in order.
+
+        `cancelled` is called before each token; once it returns True, `Cancelled` is raised.
+        """
         rows = [_Row(request=request) for request in requests]
         for _ in self._steps(rows, cancelled):
             pass
@@ -97,14 +111,14 @@ class Sampler:
     def stream(
         self, request: GenerationRequest, cancelled: Callable[[], bool] = lambda: False
     ) -> Iterator[str | Generation]:
-        """Yield pieces of text as they come, then the whole answer.
+        """Yield the answer's text piece by piece while it is generated, then the whole answer.
 
-        A piece is held back while it may still become part of a character or of a stop string.
+        Text is held back as long as it may be part of an incomplete character or of a stop string.
         """
         row, sent = _Row(request=request), ""
         steps = self._steps([row], cancelled)
         while True:
-            # Entered at each step, not around the loop: the mode belongs to the thread, and we yield.
+            # The mode belongs to the thread, so it must not stay on while the caller runs between two steps.
             with torch.inference_mode():
                 more = next(steps, None) is not None
             ready = self._text(row) if row.finish_reason else self._final_text(row)
@@ -116,7 +130,7 @@ class Sampler:
                 return
 
     def _steps(self, rows: Sequence[_Row], cancelled: Callable[[], bool]) -> Iterator[int]:
-        """Run the rows to their ends; yield the number of tokens drawn after each step."""
+        """Generate the rows' answers to their ends; yield after each token the number of tokens so far."""
         longest = max(row.request.max_tokens for row in rows)
         steered = any(row.request.offsets for row in rows)
         offsets = [row.request.offsets or {} for row in rows] if steered else ()
@@ -141,7 +155,7 @@ class Sampler:
                 logits = session.step(tokens)
 
     def _append(self, row: _Row, token: int) -> None:
-        """Append the token to the row, unless the row has ended."""
+        """Append the token to the row, and end the row if it must end; do nothing if it has ended already."""
         if row.finish_reason:
             return
         row.tokens.append(token)
@@ -152,7 +166,7 @@ class Sampler:
             row.finish_reason = "length"
 
     def _text(self, row: _Row) -> str:
-        """Return the row's text, cut before its stop string, if it met one."""
+        """Return the row's text up to its first stop string."""
         text = self._decode(row.tokens)
         place = _first_stop(text, row.request.stop)
         return text if place < 0 else text[:place]
@@ -169,7 +183,7 @@ class Sampler:
 
 
 class _Draw:
-    """The step from logits and uniform numbers to tokens, by each row's settings."""
+    """A function that draws one token for each row of a batch, by the row's sampling settings."""
 
     def __init__(self, requests: Sequence[GenerationRequest]) -> None:
         self._greedy = torch.tensor([request.temperature == 0 for request in requests])
@@ -179,22 +193,27 @@ class _Draw:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Record which steps no row needs, so that they are skipped."""
+        """Record which settings occur in the rows, so that steps that no row needs are skipped."""
         self._any_greedy, self._all_greedy = bool(self._greedy.any()), bool(self._greedy.all())
         self._any_top_p = bool((self._top_p < 1).any())
 
     def select(self, rows: torch.Tensor) -> None:
-        """Keep these rows alone."""
+        """Drop all rows but those with these numbers."""
         self._greedy, self._temperature = self._greedy[rows], self._temperature[rows]
         self._top_p = self._top_p[rows]
         self._refresh()
 
     def __call__(self, logits: torch.Tensor, uniforms: np.ndarray[Any, Any]) -> torch.Tensor:
-        """Draw int64 tokens `(rows,)` by logits `(rows, vocab_size)` and uniforms `(rows,)` in [0, 1)."""
+        """Return one drawn token for each row, int64 `(rows,)`.
+
+        Args:
+            logits: `(rows, vocab_size)`.
+            uniforms: One random number in [0, 1) for each row, `(rows,)`.
+        """
         likeliest = logits.argmax(-1) if self._any_greedy else None
         if likeliest is not None and self._all_greedy:
             return likeliest
-        # The difference to the largest first: it is exact, and no temperature can overflow it.
+        # The largest logit is subtracted first, so that no temperature makes the exponentials overflow.
         shifted = (logits - logits.amax(-1, keepdim=True)).double().div_(self._temperature)
         weights = shifted.exp_()
         if self._any_top_p:
@@ -206,7 +225,10 @@ class _Draw:
 
 
 def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero the weights `(rows, vocab_size)` outside the likeliest tokens that make up `top_p`."""
+    """Return the weights, `(rows, vocab_size)`, with zeros for all but the likeliest tokens of each row.
+
+    These are the fewest tokens whose share of the row's total weight reaches the row's `top_p`, `(rows, 1)`.
+    """
     ordered, order = weights.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     ordered = ordered.masked_fill(before >= top_p * ordered.sum(-1, keepdim=True), 0.0)
@@ -214,7 +236,10 @@ def _nucleus(weights: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
 
 
 def _uniforms(rows: Sequence[_Row], longest: int) -> np.ndarray[Any, Any]:
-    """Return uniform numbers in [0, 1), float64 `(rows, longest)`, each row's from its own seed."""
+    """Return uniform numbers in [0, 1), float64 `(rows, longest)`; each row's come from its own seed.
+
+    A row has one number for each token that its answer may have, and zeros after them.
+    """
     out = np.zeros((len(rows), longest))
     for number, row in enumerate(rows):
         if row.request.temperature > 0:
@@ -224,7 +249,7 @@ def _uniforms(rows: Sequence[_Row], longest: int) -> np.ndarray[Any, Any]:
 
 
 def _compact(session: Session, draw: _Draw, tokens: torch.Tensor, places: Sequence[int]) -> torch.Tensor:
-    """Remove all but the rows at these places from the batch; return their tokens."""
+    """Remove from the batch all rows but those at `places`; return the entries of `tokens` at `places`."""
     rows = torch.tensor(places)
     session.select(rows)
     draw.select(rows)
@@ -232,5 +257,5 @@ def _compact(session: Session, draw: _Draw, tokens: torch.Tensor, places: Sequen
 
 
 def _first_stop(text: str, stop: Sequence[str]) -> int:
-    """Return where the first of the stop strings begins, or -1."""
+    """Return the position in the text at which the first stop string begins; -1 if there is none."""
     return min((place for part in stop if (place := text.find(part)) >= 0), default=-1)

@@ -6,8 +6,8 @@
 It creates RUN_DIR/weights.bin and weights.json (the shared weights) before it listens on RUN_DIR/model.sock,
 so the weights exist as soon as /health answers. It prints nothing to stdout; errors go to stderr.
 
-Invariant: it dies with its parent, and removes its socket and shared weights on SIGTERM. Every served
-parameter lies in the shared weights. This module does not know who writes there or what an update is.
+Invariant: the process ends with its parent, and removes its socket and its shared weights on SIGTERM. Every
+served parameter lies in the shared weights. This module does not know who writes to them, or why.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(options.parent_pid)
     # Until the server listens, a signal must unwind the stack, so that the shared weights are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # Before torch is loaded: it reads these once, and each of our threads takes its default from them.
+    # Set before torch is loaded, because torch reads them once; each thread takes its default from them.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
     keep_freed_memory()
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    """Load the model, then answer until SIGTERM or SIGINT."""
+    """Load the model, then answer requests until SIGTERM or SIGINT."""
     socket_path, weights_path = options.run_dir / SOCKET_NAME, options.run_dir / WEIGHTS_NAME
     token = _read_token(options.token_file)
     try:
@@ -131,21 +131,21 @@ def _listen(engine: "Engine", socket_path: Path, token: str, ready_fd: int | Non
         signal.signal(number, lambda number, frame: None)
     with _bound_socket(socket_path) as listening:
         if ready_fd is not None:
-            # The service waits for this line, or for the end of file when the server fails before.
+            # The service waits for this line; if the server fails earlier, it sees the end of the file.
             os.write(ready_fd, b"ready\n")
             os.close(ready_fd)
         asyncio.run(_Server(config, engine).serve([listening]))
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that also stops the answers in progress: a thread cannot be interrupted."""
+    """Uvicorn's server, which at its end also tells the engine's threads to stop."""
 
     def __init__(self, config: uvicorn.Config, engine: "Engine") -> None:
         super().__init__(config)
         self._engine = engine
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See uvicorn."""
+        """Stop the engine's running answers, then do as uvicorn does."""
         self._engine.stopping.set()
         super().handle_exit(sig, frame)
 
@@ -175,7 +175,16 @@ def load(
     threads: int,
     readout: Path | None = None,
 ) -> "Engine":
-    """Check and load the model, and lay its parameters out in shared weights."""
+    """Load a model into new shared weights, and return the engine that serves it.
+
+    Args:
+        model_dir: The Hugging Face directory of the model, which is checked first.
+        run_dir: The directory for the shared weights.
+        checkpoints: The directory of the checkpoint files; None for no checkpoints.
+        holds: Id of the checkpoint to serve; "" serves the weights of `model_dir`.
+        threads: Threads inside one torch operation.
+        readout: The home's folder of concept vectors; None refuses all steering.
+    """
     check_model_dir(model_dir)
     import torch
     import transformers
@@ -222,7 +231,10 @@ def load(
 
 
 def share(model: Any, path: Path, name: str) -> "SharedWeights":
-    """Move the module's parameters into new shared weights; tied ones stay tied."""
+    """Move the model's parameters into new shared weights at `path`, and return these.
+
+    `name` is the model's name in the manifest. Tied parameters stay tied.
+    """
     from agents.model.weights.shared import SharedWeights
 
     # A trainer of an earlier server may still map the old file; truncating it would kill that trainer.
@@ -234,14 +246,17 @@ def share(model: Any, path: Path, name: str) -> "SharedWeights":
 
 
 def end_ids(model: Any, tokenizer: Any, turn_end: int | None) -> tuple[int, ...]:
-    """Return the tokens that end an answer, by tokenizer, generation settings and chat template."""
+    """Return the tokens that end an answer: the tokenizer's, the generation settings' and `turn_end`.
+
+    `turn_end` is the token with which the chat template ends an answer; None if there is no such token.
+    """
     settings = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None), turn_end]
     ids = [each for setting in settings for each in (setting if isinstance(setting, list) else [setting])]
     return tuple(sorted({each for each in ids if each is not None}))
 
 
 def sampling_defaults(model: Any) -> dict[str, float]:
-    """Return the temperature and top_p of the model's generation settings, where they are valid."""
+    """Return `temperature` and `top_p` from the model's generation settings, without invalid values."""
     bounds = {"temperature": MAX_TEMPERATURE, "top_p": 1.0}
     values = {name: getattr(model.generation_config, name, None) for name in bounds}
     return {name: float(value) for name, value in values.items() if value and 0 < value <= bounds[name]}
@@ -250,5 +265,5 @@ def sampling_defaults(model: Any) -> dict[str, float]:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    # Everything is cleaned up. An orderly teardown of torch would take most of a second more.
+    # Everything is cleaned up, and an orderly teardown of torch would take most of a second more.
     os._exit(status)

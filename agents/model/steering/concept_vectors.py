@@ -5,10 +5,10 @@
     readout.safetensors   `layer_<number>.vectors`, `(n_concepts, hidden_size)` float32, one tensor a layer
     readout.json          {concepts, layers, hidden_size, dtype, model, weights_version, corpus_sha256}
 
-Invariant: vectors that are read fit together, are finite, and are of the model and corpus that the reader
-names, or an `IntegrityFault` says why not. Both files are replaced whole, readout.json last. One of an older
-version may lack `model` and `corpus_sha256`, and is then not checked against them. This module knows nothing
-about torch or the meaning of a concept.
+Invariant: vectors that are read fit together, are finite, and come from the model and corpus that the reader
+names; otherwise an `IntegrityFault` says why not. Both files are replaced whole, readout.json last. A
+readout.json of an older version may lack `model` and `corpus_sha256`, and then these two are not checked.
+This module knows nothing about torch or the meaning of a concept.
 """
 
 import hashlib
@@ -30,12 +30,13 @@ from store.tensors.raw import RawTensor, parse, pieces
 TENSORS, CARD = "readout.safetensors", "readout.json"
 CURE = "delete it to have the vectors made again"
 LOOK_SECONDS = 1.0
-"""Shortest time between two looks of a `ConceptVectorsWatcher` at the files: a look is a system call."""
+"""Shortest time in seconds between two looks of a `ConceptVectorsWatcher` at its files; each look costs two
+system calls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptVectors:
-    """Concept vectors of some layers."""
+    """One vector for each concept at each of some layers."""
 
     concepts: tuple[str, ...]
     layers: tuple[int, ...]
@@ -43,23 +44,23 @@ class ConceptVectors:
     values: NDArray[np.float32]
     """`(n_layers, n_concepts, hidden_size)`."""
     weights_version: str
-    """Digest of the weights that they were estimated on."""
+    """Digest of the weights that the vectors were estimated on."""
     model: str = ""
     """Digest of the model's directory (`describe.digest`); "" if it is not known."""
     corpus_sha256: str = ""
-    """Digest of the texts that they were estimated from; "" if it is not known."""
+    """Digest of the texts that the vectors were estimated from; "" if it is not known."""
 
     @property
     def hidden_size(self) -> int:
-        """Values of one vector."""
+        """Number of values in one vector."""
         return int(self.values.shape[2])
 
     @property
     def steered(self) -> int:
-        """Position in `layers` of the steered layer: two thirds of the way, or the first of two.
+        """Position in `layers` of the layer at which the model is steered: two thirds of the way.
 
-        When all of a model's layers are in the file, this is past its middle, where the model has decided
-        what to do but not yet what to say.
+        If `layers` has all of a model's layers, this is past the middle. There the model has decided what to
+        do, but not yet what to say.
         """
         return 2 * (len(self.layers) - 1) // 3
 
@@ -75,7 +76,7 @@ class ConceptVectors:
 
     @cached_property
     def digest(self) -> str:
-        """The id of these vectors: 16 hexadecimal digits of the SHA-256 of names, layers and values."""
+        """The id of these vectors: 16 hexadecimal digits of the SHA-256 of concepts, layers and values."""
         head = json.dumps([self.concepts, self.layers]).encode()
         return hashlib.sha256(head + self.values.tobytes()).hexdigest()[:16]
 
@@ -102,7 +103,10 @@ def write(directory: Path, vectors: ConceptVectors) -> None:
 
 
 def write_files(directory: Path, files: Mapping[str, Iterable[bytes | memoryview]]) -> None:
-    """Replace these files of the directory by these bytes, one after the other."""
+    """Write these files into the directory, in this order; each replaces the file of its name atomically.
+
+    files: the content of each file, by its name.
+    """
     remove(leftovers(directory), "orphans")
     for name, parts in files.items():
         with new_file(directory, "vectors") as made:
@@ -116,9 +120,14 @@ def read(
 ) -> ConceptVectors | None:
     """Return the vectors in this directory, or None if there are none.
 
+    Args:
+        directory: The folder of the two files.
+        model: Digest of the model that the vectors must come from; "" for any.
+        hidden_size: Number of values that a vector must have; 0 for any.
+        corpus_sha256: Digest of the texts that the vectors must come from; "" for any.
+
     Raises:
-        IntegrityFault: The two files do not fit together, or are of another model, residual stream or
-            corpus than the arguments name.
+        IntegrityFault: The two files do not fit together, or do not fit the arguments.
     """
     path = directory / CARD
     try:
@@ -141,7 +150,10 @@ def read(
 
 
 def _parsed(card: Any, tensors: dict[str, RawTensor]) -> ConceptVectors:
-    """Return the vectors, each of the shape that the card gives."""
+    """Return the vectors in `tensors`; raise `ValueError` unless each has the shape that the card gives.
+
+    `card` is the content of readout.json.
+    """
     concepts, layers = tuple(card["concepts"]), tuple(card["layers"])
     if not concepts or not layers or len({*concepts}) < len(concepts) or len({*layers}) < len(layers):
         raise ValueError("it names no concept, no layer, or one of them twice")
@@ -162,7 +174,7 @@ def _parsed(card: Any, tensors: dict[str, RawTensor]) -> ConceptVectors:
 
 
 class ConceptVectorsWatcher:
-    """The vectors of a home, read again when their files change."""
+    """A reader of one folder's concept vectors, which reads the files again when they change."""
 
     def __init__(
         self, directory: Path, *, hidden_size: int, layers: int, model: str = "", every: float = LOOK_SECONDS
@@ -182,10 +194,13 @@ class ConceptVectorsWatcher:
         self._stamps: object = None
         self.vectors: ConceptVectors | None = None
         self.reason = ""
-        """Why there are none."""
+        """The reason why `vectors` is None; "" if there are vectors."""
 
     def look(self) -> bool:
-        """Read the files if they have changed since the last look; return whether they had."""
+        """Read the files if they have changed since the last look; return whether they have changed.
+
+        Within `every` seconds of the last look this does nothing and returns False.
+        """
         if monotonic() - self._looked < self._every:
             return False
         self._looked = monotonic()
@@ -203,7 +218,7 @@ class ConceptVectorsWatcher:
         return True
 
     def _mismatch(self) -> str:
-        """Return why these vectors cannot be the served model's, "" when they can."""
+        """Return why the vectors cannot be used with the served model; "" if they can."""
         place, vectors = f"the concept vectors in {self._directory}", self.vectors
         if vectors is None:
             return (
@@ -224,7 +239,7 @@ class ConceptVectorsWatcher:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Return values that change when a file is replaced; None if there is none."""
+    """Return values that change when the file is replaced; None if there is no such file."""
     try:
         stat = path.stat()
     except FileNotFoundError:

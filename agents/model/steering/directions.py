@@ -1,10 +1,10 @@
-"""The directions that concept names and strengths stand for: one direction a layer.
+"""Names and strengths of concepts, turned into directions in the residual stream: one direction per layer.
 
-Concepts are those of a home's `readout/`, and besides them the behaviours whose vectors lie in
-`readout/behaviours/`. A concept takes precedence over a behaviour of the same name.
+A name is that of a concept in a home's `readout/`, or that of a behaviour with a vector in
+`readout/behaviours/`. If both have the same name, it means the concept.
 
-Invariant: a strength counts in units of the residual stream, along the unit vector, after the layer that the
-file names (`ConceptVectors.steered`). This module knows nothing about torch or requests.
+Invariant: a strength is a distance in the residual stream, along the concept's unit vector, after the layer
+`ConceptVectors.steered` of the concept's file. This module knows nothing about torch or requests.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from agents.model.steering.wire import Direction, check_strengths
 from corpus.errors import UsageError
 
 BEHAVIOURS = "behaviours"
-"""Folder of the behaviours' vectors, below that of the concepts."""
+"""Folder of the behaviours' vectors, inside the folder of the concepts' vectors."""
 HOW_TO_MAKE = (
     "`nightschool readout train` makes concept vectors, `nightschool readout behaviour NAME` a behaviour's"
 )
 
 
 def by_name(files: Iterable[ConceptVectors | None]) -> dict[str, ConceptVectors]:
-    """Return the vectors of these files by the names in them; the first file that has a name wins."""
+    """Return for each name the vectors that contain it; of several files with a name, the first counts."""
     vectors_of: dict[str, ConceptVectors] = {}
     for vectors in files:
         if vectors is not None:
@@ -36,7 +36,14 @@ def by_name(files: Iterable[ConceptVectors | None]) -> dict[str, ConceptVectors]
 
 
 def load_known(directory: Path) -> dict[str, ConceptVectors]:
-    """Return a home's vectors by name; raise `UsageError` if there are none."""
+    """Return for each concept and behaviour of a home the vectors that contain it.
+
+    Args:
+        directory: The home's folder `readout`.
+
+    Raises:
+        UsageError: The home has no vectors.
+    """
     known = by_name([read(directory), read(directory / BEHAVIOURS)])
     if not known:
         raise UsageError(f"there are no concept vectors in {directory} yet. {HOW_TO_MAKE}")
@@ -51,7 +58,15 @@ def require_concept(name: str, known: Mapping[str, ConceptVectors]) -> ConceptVe
 
 
 def requested_strengths(steer: Any, known: Mapping[str, ConceptVectors]) -> dict[str, float]:
-    """Return a request's checked strengths, without those of 0; raise `UsageError` for anything else."""
+    """Return the strengths of a request by concept, without those of 0.
+
+    Args:
+        steer: The request's `steer`, not yet checked.
+        known: The vectors by name.
+
+    Raises:
+        UsageError: `steer` is not an object of known names and allowed strengths.
+    """
     if isinstance(steer, Mapping):
         for name in steer:
             require_concept(name, known)
@@ -61,7 +76,15 @@ def requested_strengths(steer: Any, known: Mapping[str, ConceptVectors]) -> dict
 def layer_offsets(
     strengths: Mapping[str, float], known: Mapping[str, ConceptVectors]
 ) -> dict[int, NDArray[np.float32]]:
-    """Return strengths times unit vectors, `(hidden_size,)` each, summed by layer."""
+    """Return for each steered layer the sum of its concepts' unit vectors times their strengths.
+
+    Args:
+        strengths: The strengths by concept.
+        known: The vectors by name.
+
+    Returns:
+        Vectors `(hidden_size,)` by layer number.
+    """
     offsets: dict[int, NDArray[np.float32]] = {}
     for name in sorted(strengths):
         vectors = require_concept(name, known)
@@ -73,7 +96,10 @@ def layer_offsets(
 
 
 def to_directions(strengths: Mapping[str, float], directory: Path) -> tuple[Direction, ...]:
-    """Return the directions for the trainer, in the order of their layers; `directory` holds the vectors."""
+    """Return the directions of these strengths, in the order of their layers, as the trainer takes them.
+
+    `directory` is the home's folder `readout`; it is not read if all strengths are 0.
+    """
     if not any(strengths.values()):
         return ()
     offsets = layer_offsets(strengths, load_known(directory))
@@ -83,6 +109,6 @@ def to_directions(strengths: Mapping[str, float], directory: Path) -> tuple[Dire
 
 
 def digest(directions: Iterable[Direction]) -> str:
-    """Return the id of these directions: 16 hexadecimal digits of a SHA-256; "" for none."""
+    """Return the id of these directions: 16 hexadecimal digits of their SHA-256; "" if there are none."""
     parts = b"".join(b"%d:" % direction.layer + direction.data for direction in directions)
     return hashlib.sha256(parts).hexdigest()[:16] if parts else ""

@@ -1,14 +1,14 @@
-"""The three forms in which a request to steer travels.
+"""The three forms of a request to steer: a client's, that of vLLM's engine, and the trainer's.
 
     client      steer: {concept: strength}
     engine      extra_args["steer"] = {"vectors": digest, "add": {concept: strength}}     (vLLM)
-    trainer     one `Direction` a layer
+    trainer     one `Direction` for each layer
 
-A strength counts in units of the residual stream: how far each token moves along the concept's unit vector.
+A strength is a distance in the residual stream: how far each token moves along the concept's unit vector.
 
 Invariant: a hook in the engine sees checked strengths only, and two requests share a cached prefix only if
-they are steered alike, with the same vectors. This module imports neither torch nor numpy nor vLLM, so that a
-process that only passes a request on stays light.
+they have the same strengths and vectors. This module imports neither torch nor numpy nor vLLM, so that a
+process that only passes a request on needs little memory.
 """
 
 import json
@@ -20,22 +20,30 @@ from typing import Any
 from corpus.errors import UsageError
 
 MAX_STRENGTH = 1e4
-"""Largest strength of a request: beyond it a 16-bit type overflows, and a value that is not finite spoils a
-cache that other requests use."""
+"""Largest strength of a request. A larger one overflows a 16-bit type, and a value that is not finite spoils
+the cache that other requests use."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Direction:
-    """The addition to the residual stream of every token after one layer."""
+    """A vector that is added to the residual stream of every token after one layer."""
 
     layer: int
-    """From 0."""
+    """Number of the layer, from 0."""
     data: bytes = field(repr=False)
-    """float32, (hidden,)."""
+    """The vector: float32, `(hidden,)`."""
 
 
 def check_strengths(asked: Any, concepts: Sequence[str]) -> dict[str, float]:
-    """Return the strengths by concept, sorted, without those of 0; raise `UsageError` for anything else."""
+    """Return a request's strengths by concept, sorted by name, without those of 0.
+
+    Args:
+        asked: The request's `steer`, not yet checked.
+        concepts: The names that it may have.
+
+    Raises:
+        UsageError: `asked` is not an object of these names and of numbers up to MAX_STRENGTH.
+    """
     if not isinstance(asked, Mapping):
         raise UsageError('steer is an object of concepts and strengths, such as {"asking": 2.0}')
     for concept, strength in asked.items():
@@ -51,12 +59,15 @@ def check_strengths(asked: Any, concepts: Sequence[str]) -> dict[str, float]:
 
 
 def engine_arguments(strengths: Mapping[str, float], digest: str) -> dict[str, Any]:
-    """Return the engine's form of checked strengths; `digest` identifies the vectors."""
+    """Return checked strengths in the engine's form; `digest` is the id of the concept vectors."""
     return {"vectors": digest, "add": dict(strengths)}
 
 
 def engine_strengths(extra: Any) -> dict[str, float]:
-    """Return the strengths in a request's extra arguments; {} unless `engine_arguments` made them."""
+    """Return the strengths by concept in the `extra_args` of a request to vLLM's engine.
+
+    Returns {} for arguments that `engine_arguments` cannot have made, because clients may send their own.
+    """
     steer = extra.get("steer") if isinstance(extra, Mapping) else None
     strengths = steer.get("add") if isinstance(steer, Mapping) else None
     if not isinstance(strengths, Mapping):
@@ -67,6 +78,9 @@ def engine_strengths(extra: Any) -> dict[str, float]:
 
 
 def salt_part(request: Any) -> str:
-    """Return the part of a request's cache salt (see `vllm/salt.py`) that its steering contributes."""
+    """Return the part of a request's cache salt that its steering adds; "" if the request is not steered.
+
+    `request` is vLLM's `EngineCoreRequest`; `vllm/salt.py` explains the salt.
+    """
     extra = request.sampling_params.extra_args if request.sampling_params is not None else None
     return json.dumps(extra["steer"], sort_keys=True) if extra and engine_strengths(extra) else ""
