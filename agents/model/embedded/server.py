@@ -175,11 +175,10 @@ def load(
     threads: int,
     readout: Path | None = None,
 ) -> "Engine":
-    """Load a model into new shared weights, and return the engine that serves it.
+    """Load a model into new shared weights in `run_dir`, and return the engine that serves it.
 
     Args:
-        model_dir: The Hugging Face directory of the model, which is checked first.
-        run_dir: The directory for the shared weights.
+        model_dir: The model's Hugging Face directory, which is checked before anything is loaded.
         checkpoints: The directory of the checkpoint files; None for no checkpoints.
         holds: Id of the checkpoint to serve; "" serves the weights of `model_dir`.
         threads: Threads inside one torch operation.
