@@ -177,12 +177,8 @@ def load(
 ) -> "Engine":
     """Load a model into new shared weights in `run_dir`, and return the engine that serves it.
 
-    Args:
-        model_dir: The model's Hugging Face directory, which is checked before anything is loaded.
-        checkpoints: The directory of the checkpoint files; None for no checkpoints.
-        holds: Id of the checkpoint to serve; "" serves the weights of `model_dir`.
-        threads: Threads inside one torch operation.
-        readout: The home's folder of concept vectors; None refuses all steering.
+    `holds` is the id of a checkpoint in `checkpoints`, whose weights are served in place of those of
+    `model_dir`; "" for none. `readout` is the home's folder of concept vectors; None refuses all steering.
     """
     check_model_dir(model_dir)
     import torch
