@@ -1,5 +1,6 @@
-"""The dreamer: memory graph -> dreams, at a temperature that follows each behaviour's failure rate.
+"""The dreamer: it makes dreams from the memory graph, at a temperature that follows the failure rates.
 
-Invariant: behaviours and their counter-behaviours are dreamt together; every draw is seeded by night,
-behaviour and index. This package imports `model/` and the store; only the loop imports it.
+Invariant: a behaviour and its counter-behaviour get their dreams together. The seed of every draw depends
+only on the night, the behaviour and the draw's index. This package imports `agents.model` and `store`. Only
+`loop` imports this package.
 """

@@ -1,8 +1,8 @@
-"""The dreamer: new situations for the behaviours that fail most often, grown from the memory graph.
+"""The dreamer: it makes new situations for the behaviours that fail most often, from the memory graph.
 
-A dream is a sample of the served model. It is used if it puts its behaviour to the test, is new, is not
-reserved for measurements and does not exceed its source's cap; otherwise it is stored with the reason for its
-refusal.
+A dream is a user's request that the served model has written. It is used if it tests its behaviour, is new,
+is not reserved for measurements and does not exceed the cap of its source. Otherwise it is stored with the
+reason why it was refused.
 
 Invariant: a behaviour never gets dreams without its counter-behaviour. This module does not know how attempts
 are judged.
@@ -30,76 +30,84 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 DECLARED = ""
-"""Source of a dream that grew from a behaviour's own examples. No log has it, whatever its user is called."""
+"""Source of a dream that was made from the examples in a behaviour's declaration. No log has this source."""
 MIN_WEIGHT = 0.01
-"""Smallest weight of an episode: one whose evidence was forgotten has no weight of its own."""
+"""Smallest weight of an episode in a draw. It applies to episodes whose evidence was forgotten."""
 MAX_DREAM_CHARACTERS = 400
-"""A longer dream has lost its subject."""
+"""Number of characters above which a dream is refused, because it has lost its subject."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamSettings:
-    """How much is dreamt."""
+    """The number and the length of dreams."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     per_night: Annotated[int, Field(ge=1, le=100_000)] = 240
-    """Dreams of all the night's targets together."""
+    """Number of dreams for all targets of a night together. A target is a behaviour that the night trains."""
     per_behaviour: Annotated[int, Field(ge=1, le=100_000)] = 64
-    """Largest number of dreams of one target."""
+    """Largest number of dreams for one target."""
     guards: Annotated[int, Field(ge=0, le=100_000)] = 40
-    """Dreams of each counter-behaviour whose behaviour is not a target, so that it is not lost."""
+    """Number of dreams for each counter-behaviour whose behaviour is not a target. They keep the
+    counter-behaviour from being unlearnt."""
     counter_share: Annotated[float, Field(ge=0, le=100)] = 1.75
-    """Dreams of a target's counter-behaviour for each dream of the target. A counter-behaviour rarely
-    fails."""
+    """Number of dreams for a target's counter-behaviour, per dream of the target. It is above 1 because a
+    counter-behaviour rarely fails."""
     per_source: Annotated[int, Field(ge=0)] = 64
-    """Largest number of one behaviour's dreams in one night that may grow from one source's log."""
+    """Largest number of dreams for one behaviour in one night that come from the log of one source (a
+    user)."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
-    """Length of a dream, in tokens."""
+    """Largest length of a dream, in tokens."""
     rounds: Annotated[int, Field(ge=1, le=100)] = 4
-    """Number of times that the model is asked again while dreams are missing."""
+    """Largest number of times that the model is asked for dreams while too few can be used."""
 
 
 class SituationRules(Protocol):
-    """What the dreamer asks the evaluator: does a situation fit, and what is reserved for measurements."""
+    """The rules by which the dreamer checks a situation; the evaluator provides them."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Return whether the conversation puts the behaviour to the test."""
+        """Return whether the conversation tests the behaviour."""
 
     def is_reserved(self, messages: Sequence[Message]) -> bool:
         """Return whether the conversation is reserved for measurements."""
 
     def held_out(self, behaviour: Behaviour) -> Iterable[str]:
-        """Return the requests that are reserved for measurements."""
+        """Return the behaviour's declared requests that are reserved for measurements."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamOrigin:
-    """A request that a dream may grow from."""
+    """A request that is shown to the model as a pattern for a new dream."""
 
     text: str
+    """The request."""
     nodes: tuple[str, ...]
-    """The graph nodes behind it; a dream passes its own on, so the origin is never lost."""
+    """Ids of the graph nodes that the request comes from. A dream stores the nodes of its origins."""
     source: str
+    """The source of the log that the request comes from; DECLARED for a declared example."""
     weight: float = 1.0
-    """Its share of the draws, relative to the other origins of its list."""
+    """How often this origin is drawn, relative to the others in its list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DreamPlan:
-    """The dreams to make for one behaviour, and the origins that they may grow from."""
+    """The number of dreams to make for one behaviour, and the origins to make them from."""
 
     behaviour: Behaviour
     count: int
+    """Number of usable dreams to make."""
     rate: FailureRate
     episodes: list[DreamOrigin]
+    """Requests in the behaviour's episodes."""
     examples: list[DreamOrigin]
+    """Examples in the behaviour's declaration."""
     hardest: list[DreamOrigin]
+    """Earlier dreams whose attempts failed most often."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A prompt for a dream, and the origins that it was made from."""
+    """A prompt that asks the model for a dream, and the origins that the prompt shows."""
 
     prompt: Prompt
     origins: list[DreamOrigin]
@@ -107,7 +115,7 @@ class Draft:
 
 @dataclass(frozen=True, kw_only=True)
 class Dreamer:
-    """The handler of work of kind `dream`, whose subject is a behaviour's name."""
+    """The handler of work of kind `dream`. The subject of such work is a behaviour's name."""
 
     ledger: Ledger
     model: ModelClient
@@ -116,7 +124,13 @@ class Dreamer:
     settings: DreamSettings
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """Dream for a behaviour and its counter-behaviour, or for a counter-behaviour alone."""
+        """Make the dreams for the behaviour of a work item and for its counter-behaviour.
+
+        If the subject is a counter-behaviour, dreams are made for it alone.
+
+        Returns:
+            The outcome of the work: all dreams, used and refused, and how many there are of each.
+        """
         dreamt = sides(item.subject, self.behaviours)
         night, plans, seen = await self.ledger.read(self._prepare, item.night_id, dreamt)
         for side in dreamt:
@@ -135,7 +149,7 @@ class Dreamer:
     def _prepare(
         self, connection: Connection, night_id: str, dreamt: tuple[Behaviour, ...]
     ) -> tuple[Night, list[DreamPlan], NoveltyFilter]:
-        """Return the night, a plan for each behaviour, and a filter of everything dreamt so far."""
+        """Return the night, a plan for each behaviour, and a filter with all dreams that were used so far."""
         night = queries.night(connection, night_id)
         rates = {
             name: FailureRate(failed=rate.failed, passed=rate.passed, temperature=rate.temperature)
@@ -159,14 +173,18 @@ class Dreamer:
         return night, plans, NoveltyFilter(queries.dreamt_texts(connection))
 
     def _count(self, behaviour: Behaviour, targets: list[str], rates: dict[str, FailureRate]) -> int:
-        """Return how many dreams a behaviour gets: the more it fails, the more, within bounds."""
+        """Return the number of dreams for a behaviour.
+
+        A target that fails more often gets more dreams, up to `per_behaviour`. A counter-behaviour gets a
+        fixed number.
+        """
         if behaviour.counter_of:
             return self.settings.guards
         of_targets = {name: rates.get(name, FailureRate()) for name in targets}
         return min(shares(of_targets, self.settings.per_night)[behaviour.name], self.settings.per_behaviour)
 
     async def _dream(self, plan: DreamPlan, night: Night, seen: NoveltyFilter) -> list[Dream]:
-        """Ask the model in rounds until enough dreams can be used."""
+        """Ask the model in rounds until the plan has enough usable dreams, and return all dreams."""
         dreams: list[Dream] = []
         used: Counter[str] = Counter()
         for round_ in range(self.settings.rounds):
@@ -184,7 +202,11 @@ class Dreamer:
         return dreams
 
     def _drafts(self, plan: DreamPlan, night: Night, round_: int, count: int) -> list[Draft]:
-        """Return a round's drafts: broad ones if the behaviour fails often, else close to hard cases."""
+        """Return `count` drafts for one round.
+
+        If the behaviour fails often, most drafts are broad: they show several origins. Otherwise most are
+        close to one hard case.
+        """
         drafts = []
         for index in range(count):
             seed = seed_of(night.seed, "dream", night.id, plan.behaviour.name, round_, index)
@@ -208,9 +230,15 @@ class Dreamer:
     def _check(
         self, plan: DreamPlan, night_id: str, draft: Draft, text: str, seen: NoveltyFilter, used: Counter[str]
     ) -> Dream:
-        """Return the dream that the model made of a draft, with the reason if it cannot be used.
+        """Return the dream that the model wrote for a draft, with the reason if it is refused.
 
-        used: the plan's dreams in use so far, by source.
+        Args:
+            plan: The plan that the draft belongs to.
+            night_id: The night of the dream.
+            draft: The draft.
+            text: The dream's text, as the model wrote it.
+            seen: The texts that a dream must differ from.
+            used: Number of the plan's usable dreams so far, by source.
         """
         messages: list[Message] = [{"role": "user", "content": text}]
         behaviour, source = plan.behaviour, draft.origins[0].source
@@ -239,25 +267,28 @@ class Dreamer:
 
 
 def _draw(origins: Sequence[DreamOrigin], rng: random.Random) -> DreamOrigin:
-    """Draw one origin, in proportion to the weights."""
+    """Draw one origin with a probability in proportion to its weight, and return it."""
     weights = [origin.weight for origin in origins]
     return rng.choice(origins) if len(set(weights)) == 1 else rng.choices(origins, weights)[0]
 
 
 def _draw_broadly(plan: DreamPlan, rng: random.Random) -> list[DreamOrigin]:
-    """Draw up to three origins: an episode first, if there is one, then the behaviour's own examples."""
+    """Draw up to three origins and return them: one episode if there is any, then declared examples.
+
+    A behaviour without examples gets more episodes instead.
+    """
     first = [_draw(plan.episodes, rng)] if plan.episodes else []
     rest = plan.examples or plan.episodes
     return first + rng.sample(rest, min(len(rest), 3 - len(first)))
 
 
 def _declared(behaviour: Behaviour) -> str:
-    """Return the id of the behaviour's own node."""
+    """Return the id of the behaviour's node in the graph."""
     return identity("behaviour", behaviour.name)
 
 
 def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]:
-    """Return the requests in the behaviour's episodes, as origins that dreams may grow from."""
+    """Return an origin for the request in each of the behaviour's episodes, weighted by its priority."""
     return [
         DreamOrigin(
             text=node.body["request"],
@@ -270,7 +301,7 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]
 
 
 def _hardest(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]:
-    """Return the behaviour's hardest dreams, as origins."""
+    """Return origins for the twelve dreams of the behaviour whose attempts failed most often."""
     return [
         DreamOrigin(text=dream.messages[-1]["content"], nodes=tuple(dream.nodes), source=dream.source)
         for dream in queries.hardest_dreams(connection, behaviour.name, 12)

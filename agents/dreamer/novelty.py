@@ -1,7 +1,8 @@
-"""The filter that refuses near-duplicates of dreams, pairs and, above all, held-out scenarios.
+"""A filter that recognises near-duplicates, so that no dream repeats a dream or a held-out scenario.
 
-Invariant: pure; symmetric; a text is always a near-duplicate of itself. Word sets are compared, so neither
-order nor punctuation nor capitals make a dream new.
+Invariant: the result depends only on the texts added. The comparison is symmetric, and a text is always a
+near-duplicate of itself. Texts are compared as sets of words, so a change of word order, punctuation or
+capitals makes no text new.
 """
 
 from collections.abc import Iterable
@@ -10,12 +11,13 @@ from math import ceil
 from corpus.text import jaccard, word_set
 
 NEAR = 0.9
-"""Jaccard similarity of the word sets from which two texts are the same situation. In texts of this length
-one exchanged word (about 0.8) makes a new situation; an added "please" does not."""
+"""Smallest Jaccard similarity of two texts' word sets at which the texts are near-duplicates. In texts as
+long as a dream, one exchanged word (a similarity of about 0.8) makes a text new; an added "please" does
+not."""
 
 
 class NoveltyFilter:
-    """The texts that a new one must differ from."""
+    """A set of texts that a new text must differ from."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._exact: set[frozenset[str]] = set()
@@ -24,7 +26,7 @@ class NoveltyFilter:
             self.add(text)
 
     def add(self, text: str) -> None:
-        """Remember a text."""
+        """Add a text to the set."""
         words = word_set(text)
         if words not in self._exact:
             self._exact.add(words)
@@ -32,15 +34,15 @@ class NoveltyFilter:
                 self._by_word.setdefault(word, []).append(words)
 
     def near(self, text: str) -> bool:
-        """Return whether a text like this one was added before; always true for a text without words.
+        """Return whether the text is a near-duplicate of a text in the set, or has no words.
 
-        A set with a similarity of NEAR shares at least NEAR of the new text's words. So it shares at least
-        one of the rarest words, when one more of them is tried than may be missing: only the lists of these
-        are read.
+        A near-duplicate lacks at most a share of 1 - NEAR of the text's words. So if one more word is looked
+        up than may be lacking, at least one of the looked-up words is in the near-duplicate. The rarest words
+        are looked up, because the fewest texts contain them.
         """
         words = word_set(text)
         if words in self._exact or not words:
             return True
-        tried = len(words) - ceil(NEAR * len(words) - 1e-9) + 1  # not (1 - NEAR), which is a bit under 0.1
+        tried = len(words) - ceil(NEAR * len(words) - 1e-9) + 1  # 1 - NEAR would be just under 0.1
         rarest = sorted(words, key=lambda word: len(self._by_word.get(word, ())))[:tried]
         return any(jaccard(words, other) >= NEAR for word in rarest for other in self._by_word.get(word, ()))

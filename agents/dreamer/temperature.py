@@ -1,21 +1,24 @@
-"""The temperature of dreams: one closed loop for each behaviour.
+"""The temperature of dreams, which follows the failure rate of each behaviour.
 
-A behaviour that fails often gets broad dreams at a high temperature. One that holds gets dreams close to its
-hardest cases at a low temperature.
+A behaviour that fails often gets broad dreams at a high temperature. A behaviour that rarely fails gets
+dreams close to its hardest cases at a low temperature.
 
-Invariant: pure; a failure rate lies in (0, 1), and a temperature within its bounds. It moves at most SLEW a
-night.
+Invariant: pure; a failure rate lies between 0 and 1, both excluded. A temperature lies between T_MIN and
+T_MAX and changes by at most SLEW a night.
 """
 
 from dataclasses import dataclass, replace
 
 DISCOUNT = 0.7
-"""Weight of the earlier nights' evidence, one night later: the weights have changed since."""
+"""Factor on the counts of earlier nights at each new night, because the model's weights have changed
+since."""
 PRIOR = 1.0
-"""Failures, and passes, that the Beta prior counts as (1 and 1: uniform)."""
+"""Number of failures, and also of passes, that the Beta prior adds to the counts. With 1 the prior is
+uniform."""
 T_MIN = 0.7
+"""Lowest temperature."""
 T_MAX = 1.15
-"""Bounds of the temperature. Above the upper one the embedded model's requests fall apart."""
+"""Highest temperature. Above it the requests that the embedded model writes make no sense."""
 SLEW = 0.25
 """Largest change of the temperature in one night."""
 
@@ -30,15 +33,20 @@ class FailureRate:
 
     @property
     def mean(self) -> float:
-        """The mean of the Beta posterior."""
+        """The estimated failure rate: the mean of the Beta posterior."""
         return (PRIOR + self.failed) / (2 * PRIOR + self.failed + self.passed)
 
 
 def observe(rate: FailureRate, *, failed: int, passed: int) -> FailureRate:
-    """Return the counts and the temperature after another night's attempts.
+    """Return the failure rate and the temperature after another night's attempts.
 
-    The earlier counts are discounted and the new ones added; the temperature then moves towards
-    T = T_MIN + (T_MAX - T_MIN) f, where f is the new failure rate.
+    The earlier counts are multiplied by DISCOUNT, and the new counts are added. The temperature then moves,
+    by at most SLEW, towards T_MIN + (T_MAX - T_MIN) * f, where f is the new failure rate.
+
+    Args:
+        rate: The failure rate before the night.
+        failed: Number of the night's attempts that failed.
+        passed: Number of the night's attempts that passed.
     """
     counted = FailureRate(
         failed=DISCOUNT * rate.failed + failed,
@@ -51,6 +59,10 @@ def observe(rate: FailureRate, *, failed: int, passed: int) -> FailureRate:
 
 
 def shares(rates: dict[str, FailureRate], total: int, *, floor: float = 0.15) -> dict[str, int]:
-    """Divide `total` dreams among the behaviours, in proportion to floor + failure rate."""
+    """Return the number of dreams for each behaviour, by name.
+
+    The `total` is divided in proportion to `floor` plus the failure rate, so that a behaviour that never
+    fails gets some dreams too.
+    """
     weights = {name: floor + rate.mean for name, rate in sorted(rates.items())}
     return {name: round(total * weight / sum(weights.values())) for name, weight in weights.items()}

@@ -1,5 +1,5 @@
-"""The evaluator: it judges answers and measures behaviours, for pairs and verdicts alike.
+"""The evaluator: it judges the answers for pairs, and measures the behaviours for verdicts.
 
 Invariant: every judgement has a reason, and the same weights and seed give the same measurement. This package
-imports `model/` and the store; only the loop imports it (tests and bench aside).
+imports `agents.model` and `store`. Apart from tests and benchmarks, only `loop` imports this package.
 """

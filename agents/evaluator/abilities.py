@@ -1,6 +1,7 @@
-"""The abilities of a model that is not the shipped one, measured on prompts that a program can check.
+"""Measure the abilities of a user's own model on prompts whose answers a program can check.
 
-Invariant: the same weights, prompts, seed and round give the same outcomes. Knows no verdict.
+Invariant: the same weights, prompts, seed and round give the same outcomes. This module does not know the
+verdict that uses the outcomes.
 """
 
 from collections.abc import Sequence
@@ -14,24 +15,31 @@ from corpus.errors import ModelUnavailable
 from store.ledger.records import seed_of
 
 MAX_TOKENS = 64
-"""Length of an answer, in tokens: every prompt can be answered in fewer."""
+"""Largest length of an answer, in tokens. Every prompt can be answered in fewer."""
 ROWS = 32
-"""Prompts in one request: few enough to be answered within the client's time limit on a slow machine."""
+"""Number of prompts in one request: a slow machine can answer that many within the client's time limit."""
 TEMPERATURE = 0.5
-"""Below the 1.0 of behaviours, at which a small model loses many prompts to chance; over 0, since each round
-has to draw other answers."""
+"""Sampling temperature of the answers. At 1.0, which measures behaviours, a small model fails many prompts by
+chance. At 0 every round would give the same answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Abilities:
-    """Measures abilities through the served model."""
+    """The measurement of the served model's abilities."""
 
     model: ModelClient
 
     async def measure(
         self, prompts: Sequence[AbilityPrompt], *, seed: int, round_: int, report: Progress
     ) -> str:
-        """Return the outcome of each prompt, one character each: 1 passed, 0 failed."""
+        """Return one character for each prompt, in order: "1" if the model's answer passed, else "0".
+
+        Args:
+            prompts: The prompts to answer.
+            seed: Seed of the measurement, from which the seed of each answer is derived.
+            round_: Number of the round; each round samples other answers.
+            report: Called with the progress.
+        """
         outcomes = ""
         for start in range(0, len(prompts), ROWS):
             await report(start, len(prompts))
@@ -43,7 +51,10 @@ class Abilities:
         return outcomes
 
     async def _answers(self, conversations: Sequence[Sequence[Message]], seeds: Sequence[int]) -> list[str]:
-        """Return the answers; a template that refuses system prompts gets them in the user's message."""
+        """Return the model's answer to each conversation, sampled with the seed at the same index.
+
+        If the model's chat template refuses system messages, their text is moved into the user's message.
+        """
         try:
             return await self._chat(conversations, seeds)
         except ModelUnavailable as fault:

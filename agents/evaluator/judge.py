@@ -1,6 +1,7 @@
-"""The judge of answers, for pairs and for verdicts alike.
+"""The judge of answers, which pairs and verdicts share.
 
-Invariant: every judgement has a reason. Checks and patterns are pure; only a rubric asks the served model.
+Invariant: every judgement has a reason. Judging by a check or a pattern is pure; only judging by a rubric
+asks the served model.
 """
 
 import json
@@ -13,7 +14,7 @@ from corpus.world import checks, requests
 from corpus.world.checks import Judgement
 
 Ask = Callable[[list[Message]], Awaitable[str]]
-"""Sends a conversation to the served model, which answers by RUBRIC_SCHEMA, and returns the answer's text."""
+"""Sends messages to the served model, and returns the text of its answer, which follows RUBRIC_SCHEMA."""
 
 RUBRIC_SCHEMA = {
     "type": "object",
@@ -23,12 +24,12 @@ RUBRIC_SCHEMA = {
 
 
 def last_request(messages: Sequence[Message]) -> str:
-    """Return the user's last message, which is the request to answer; "" if there is none."""
+    """Return the text of the user's last message, which is the request to answer; "" if there is none."""
     return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def applies(behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-    """Return whether this conversation puts the behaviour to the test."""
+    """Return whether the last request of this conversation tests the behaviour."""
     request = last_request(messages)
     if behaviour.judge.kind == "check":
         return checks.situation(behaviour.judge.check, request) is not None
@@ -36,13 +37,13 @@ def applies(behaviour: Behaviour, messages: Sequence[Message]) -> bool:
 
 
 def is_reserved(messages: Sequence[Message]) -> bool:
-    """Return whether the world reserves this situation for held-out scenarios."""
+    """Return whether the embedded world reserves the last request of this conversation for measurements."""
     request = requests.read(last_request(messages))
     return request is not None and requests.reserved(request)
 
 
 def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
-    """Judge an answer by the behaviour's check or pattern."""
+    """Return whether an answer passes the behaviour's check or pattern, with the reason."""
     if not answer.strip():
         return Judgement(passed=False, reason="empty answer")
     if behaviour.judge.kind == "check":
@@ -57,21 +58,29 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
 
 
 class RuleJudge:
-    """The judge without the served model, for the extractor's logged answers."""
+    """The judge that needs no served model; the extractor judges the answers in logs with it."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Return whether a rule says that the conversation tests the behaviour; a rubric has no rule."""
+        """Return whether the conversation tests the behaviour; False for a behaviour judged by a rubric."""
         return behaviour.judge.kind != "rubric" and applies(behaviour, messages)
 
     def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
-        """Judge an answer by check or pattern."""
+        """Return whether an answer passes the behaviour's check or pattern, with the reason."""
         return judge(behaviour, messages, answer)
 
 
 async def judge_by_rubric(
     behaviour: Behaviour, messages: Sequence[Message], answer: str, ask: Ask
 ) -> Judgement:
-    """Judge an answer through the served model; an unreadable reply counts as a failure, with the reason."""
+    """Return the served model's judgement of an answer by the behaviour's rubric.
+
+    Args:
+        behaviour: The behaviour whose rubric is used.
+        messages: The conversation that was answered.
+        answer: The answer to judge.
+        ask: Sends the question to the served model. If its reply cannot be read, the answer fails, and the
+            reason says so.
+    """
     case = json.dumps({"conversation": list(messages), "answer": answer}, ensure_ascii=False)
     text = await ask(
         [

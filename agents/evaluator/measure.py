@@ -1,7 +1,7 @@
-"""The evaluator of the served model: it judges attempts, and measures behaviours on held-out scenarios.
+"""The evaluator: it judges attempts, and measures the served model's behaviours on held-out scenarios.
 
-Invariant: the same weights, seed and round give the same outcomes, because scenarios, sampling seeds and the
-composition of batches are fixed. So nothing needs to be measured twice.
+Invariant: the same weights, seed and round give the same outcomes, because the scenarios, the sampling seeds
+and the contents of the batches are fixed. So nothing needs to be measured twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,14 @@ from corpus.world.checks import Judgement
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """The judge of attempts, which also measures behaviours through the served model."""
+    """Judges attempts, and measures behaviours through the served model."""
 
     model: ModelClient
     max_tokens: int = 48
-    """Length of an answer, in tokens."""
+    """Largest length of a measured answer, in tokens."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
-        """Return whether the conversation puts the behaviour to the test."""
+        """Return whether the conversation tests the behaviour."""
         return judging.applies(behaviour, messages)
 
     def is_reserved(self, messages: Sequence[Message]) -> bool:
@@ -33,11 +33,11 @@ class Evaluator:
         return judging.is_reserved(messages)
 
     def held_out(self, behaviour: Behaviour) -> list[str]:
-        """Return the declared requests that are reserved for measurements."""
+        """Return the behaviour's declared requests that are reserved for measurements."""
         return list(behaviour.held_out)
 
     async def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
-        """Judge one answer by check, pattern or rubric."""
+        """Return whether an answer passes the behaviour's check, pattern or rubric, with the reason."""
         if behaviour.judge.kind == "rubric" and answer.strip():
             return await judging.judge_by_rubric(behaviour, messages, answer, self._ask)
         return judging.judge(behaviour, messages, answer)
@@ -58,9 +58,15 @@ class Evaluator:
         report: Progress,
         steer: Mapping[str, float] | None = None,
     ) -> str:
-        """Return the outcomes on up to `count` held-out scenarios, one character each: 1 passed, 0 failed.
+        """Return one character for each held-out scenario, in order: "1" if the answer passed, else "0".
 
-        steer: strengths by concept that the answers are steered by.
+        Args:
+            behaviour: The behaviour to measure.
+            count: Largest number of scenarios.
+            seed: Seed of the measurement, from which the seed of each answer is derived.
+            round_: Number of the round; each round samples other answers.
+            report: Called with the progress.
+            steer: Concepts to steer the answers by, each with its strength; None for no steering.
         """
         scenarios = held_out(behaviour, count)
         seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)

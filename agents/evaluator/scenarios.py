@@ -1,7 +1,7 @@
-"""Held-out scenarios: a behaviour is measured on them and never trained on them.
+"""Held-out scenarios: requests that a behaviour is measured on and never trained on.
 
-Invariant: the same behaviour and count give the same scenarios in the same order, whatever the seed. The seed
-decides how the answers are sampled, not what is asked.
+Invariant: the same behaviour and count give the same scenarios in the same order. The seed of a measurement
+decides only how the answers are sampled.
 """
 
 import random
@@ -14,14 +14,16 @@ from corpus.world.requests import draw, reserved, write
 from store.ledger.records import seed_of
 
 MAX_DRAWS = 50
-"""Draws for each scenario asked for, after which the world counts as exhausted."""
+"""Largest number of draws from the embedded world for each scenario asked for. After that many, fewer
+scenarios are returned."""
 
 
 def held_out(behaviour: Behaviour, count: int) -> list[list[Message]]:
-    """Return `count` scenarios, each a conversation that ends with a request.
+    """Return up to `count` scenarios, each a conversation that ends with a request.
 
-    The world makes as many different ones. A behaviour's author declares few: those are repeated, and each
-    time answered with another sampling seed.
+    If the behaviour declares held-out requests, these are repeated until there are `count`, and each
+    repetition is answered with another sampling seed. Otherwise different requests are drawn from the
+    embedded world.
     """
     if behaviour.held_out:
         texts = list(islice(cycle(behaviour.held_out), count))
@@ -31,7 +33,7 @@ def held_out(behaviour: Behaviour, count: int) -> list[list[Message]]:
 
 
 def _from_world(kind: str, count: int) -> list[str]:
-    """Return different requests of this kind, made of reserved combinations."""
+    """Return up to `count` different requests of this kind that the embedded world reserves."""
     rng, texts = random.Random(seed_of("held-out", kind)), dict[str, None]()
     for _ in range(MAX_DRAWS * count):
         request = draw(kind, rng)
@@ -43,5 +45,14 @@ def _from_world(kind: str, count: int) -> list[str]:
 
 
 def sampling_seeds(behaviour: Behaviour, count: int, *, seed: int, attempt: int) -> list[int]:
-    """Return a seed for each scenario's answer: the same before and after an update, new in every round."""
+    """Return a sampling seed for the answer to each of `count` scenarios.
+
+    The seeds are the same before and after an update, and other seeds in every round.
+
+    Args:
+        behaviour: The behaviour that is measured.
+        count: Number of scenarios.
+        seed: Seed of the measurement.
+        attempt: Number of the round.
+    """
     return [seed_of(seed, "measure", behaviour.name, attempt, index) for index in range(count)]

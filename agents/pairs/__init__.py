@@ -1,6 +1,6 @@
-"""The pair builder: dreams -> judged attempts -> pairs -> the pairs of an update.
+"""The pair builder: it has dreams answered and judged, builds pairs, and chooses the pairs of an update.
 
-Invariant: both sides of a pair were judged, and no pair's context carries the instruction that made an
-answer. This package imports `model/` and the store, and reaches the evaluator through a protocol; only the
-loop imports it.
+Invariant: both answers of a pair were judged. The context of a pair never contains the instruction under
+which an answer was made. This package imports `agents.model` and `store`, and calls the evaluator through a
+protocol. Only `loop` imports this package.
 """

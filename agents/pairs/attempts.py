@@ -1,10 +1,10 @@
-"""Attempts: the served model's own answers to the dreams, judged.
+"""Attempts: the served model answers the dreams, and each answer is judged.
 
-Each dream gets answers of the model as it is (on-policy), and a few under the behaviour's instruction, which
-is stripped before training.
+The model answers each dream several times as it is, and a few times with the behaviour's instruction in the
+prompt. The instruction is removed before training.
 
-Invariant: every attempt is stored with its seed, the weights that made it, and a judgement with its reason.
-The temperature loop learns from the on-policy ones only.
+Invariant: every attempt is stored with its seed, the checkpoint that made it, and a judgement with its
+reason. Only attempts without the instruction change the failure rate of a behaviour.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,38 +33,39 @@ class PairSettings:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     attempts: Annotated[int, Field(ge=1, le=1000)] = 6
-    """Answers of the model as it is, to each dream."""
+    """Number of answers to each dream that the model gives without an instruction."""
     attempts_of_counters: Annotated[int, Field(ge=1, le=1000)] = 16
-    """The same for a dream of a counter-behaviour: only a failed attempt makes a pair, and it rarely
-    fails."""
+    """Number of such answers to each dream of a counter-behaviour. It is higher because a pair needs a failed
+    attempt, and a counter-behaviour rarely fails."""
     instructed: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Answers that are given with the behaviour's instruction, to each dream."""
+    """Number of answers to each dream that the model gives with the behaviour's instruction in the prompt."""
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     """Sampling temperature of the answers."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
-    """Length of an answer, in tokens."""
+    """Largest length of an answer, in tokens."""
     minimum: Annotated[int, Field(ge=1)] = 24
-    """New pairs that an update needs; fewer wait for another night."""
+    """Smallest number of new pairs for an update. Fewer pairs wait for another night."""
     per_source: Annotated[int, Field(ge=0)] = 96
-    """Largest number of new pairs in one update that may come from one source's log."""
+    """Largest number of new pairs in one update that come from the log of one source (a user)."""
     trust_in_logs: Annotated[float, Field(ge=0, le=1)] = 0.8
-    """Weight of a pair whose answers are in a log; pairs of judged attempts weigh 1."""
+    """Weight in training of a pair whose answers are from a log. A pair of attempts has weight 1."""
 
 
 class Judge(Protocol):
-    """The evaluator's part in making pairs."""
+    """The judge of answers; the evaluator provides it."""
 
     async def judge(self, behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Judgement:
-        """Judge one answer."""
+        """Return whether an answer to these messages passes, with the reason."""
 
 
 Observe = Callable[[Rate, int, int], dict[str, float]]
-"""(failure rate, failed, passed) -> the new values of its columns: the dreamer's temperature loop."""
+"""Takes a behaviour's stored failure rate and the numbers of failed and passed attempts; returns the new
+values of the failure rate's columns. The dreamer provides it (`agents.dreamer.temperature.observe`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptRequest:
-    """One answer to ask for."""
+    """One answer to ask the model for."""
 
     dream: Dream
     messages: list[Message]
@@ -74,7 +75,7 @@ class AttemptRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Attempter:
-    """The handler of work of kind `attempt`, whose subject is a behaviour's name."""
+    """The handler of work of kind `attempt`. The subject of such work is a behaviour's name."""
 
     ledger: Ledger
     model: ModelClient
@@ -84,7 +85,11 @@ class Attempter:
     settings: PairSettings
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """Answer the night's dreams of a behaviour and its counter-behaviour."""
+        """Have the model answer the night's dreams of a behaviour and its counter-behaviour.
+
+        Returns:
+            The outcome of the work: the judged attempts, and the changes of the failure rates.
+        """
         names = [side.name for side in sides(item.subject, self.behaviours)]
         dreams = await self.ledger.read(queries.dreams, item.night_id, names)
         checkpoint = await self.ledger.read(queries.active)
@@ -104,7 +109,7 @@ class Attempter:
         )
 
     def _requests(self, dream: Dream) -> list[AttemptRequest]:
-        """Return the answers to ask for of one dream: first without the instruction, then with it."""
+        """Return the requests for one dream: first those without the instruction, then those with it."""
         behaviour = self.behaviours[dream.behaviour]
         instructed_messages = instructed(dream.messages, behaviour.instruction)
         count = self.settings.attempts_of_counters if behaviour.counter_of else self.settings.attempts
@@ -114,7 +119,7 @@ class Attempter:
         ]
 
     async def _answer(self, requests: list[AttemptRequest], checkpoint_id: str) -> list[Attempt]:
-        """Ask the model, and judge its answers."""
+        """Ask the model for these answers, judge them, and return them as attempts of this checkpoint."""
         replies = await self.model.batch_chat(
             [
                 Prompt(
@@ -146,7 +151,7 @@ class Attempter:
         return attempts
 
     def _observed(self, rate: Rate, dreams: list[Dream], attempts: list[Attempt]) -> Change:
-        """Return the change of a behaviour's failure rate that these attempts make."""
+        """Return the change of the stored failure rate that follows from the behaviour's attempts."""
         own_dreams = {dream.id for dream in dreams if dream.behaviour == rate.behaviour}
         outcomes = [a.passed for a in attempts if a.dream_id in own_dreams and not a.instructed]
         values = self.observe(rate, outcomes.count(False), outcomes.count(True))
@@ -154,6 +159,9 @@ class Attempter:
 
 
 def _request(dream: Dream, messages: list[Message], with_rule: bool, index: int) -> AttemptRequest:
-    """Return one request; its seed depends on the dream, on the instruction and on the index."""
+    """Return one request; its seed depends on the dream, on `with_rule` and on the index.
+
+    with_rule: whether the messages contain the behaviour's instruction.
+    """
     seed = seed_of("attempt", dream.id, with_rule, index)
     return AttemptRequest(dream=dream, messages=messages, instructed=with_rule, seed=seed)

@@ -1,7 +1,8 @@
 """The pair builder: judged attempts, and corrections in logs, become pairs of a chosen and a rejected answer.
 
-Invariant: both sides of a pair were judged, the rejected side is the model's own answer, and the context
-carries no instruction. A dream makes at most one pair, so that an easy dream does not count twice.
+Invariant: both answers of a pair were judged. The rejected one was given without an instruction, and the
+messages of the pair contain no instruction. A dream makes at most one pair, so that an easy dream does not
+count twice.
 """
 
 from collections.abc import Sequence
@@ -19,13 +20,14 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 Lesson = tuple[Signal, Node]
-"""A signal of this night, and the episode that it is in."""
+"""A signal of this night, and the graph node of the episode that it belongs to."""
 
 
 def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
-    """Return the pair that a dream's attempts make; None unless the model failed by itself and passed once.
+    """Return the pair that a dream's attempts make; None if they make none.
 
-    The chosen answer is a pass of the model's own, if there is one, else one that it gave under instruction.
+    The rejected answer is the first attempt without the instruction that failed. The chosen answer is the
+    first attempt that passed; attempts without the instruction come before those with it. A pair needs both.
     """
     own = [attempt for attempt in attempts if not attempt.instructed]
     rejected = next((attempt for attempt in own if not attempt.passed), None)
@@ -53,19 +55,19 @@ def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The ledger's part in the pairs of one night's behaviours."""
+    """The records in the ledger from which the pairs of some behaviours are built."""
 
     dreams: list[Dream]
     attempts: dict[str, list[Attempt]]
-    """By dream."""
+    """The attempts at each dream, by the dream's id."""
     lessons: list[Lesson]
     checkpoint_id: str
-    """The active checkpoint."""
+    """Id of the active checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairBuilder:
-    """The handler of work of kind `pair`, whose subject is a behaviour's name."""
+    """The handler of work of kind `pair`. The subject of such work is a behaviour's name."""
 
     ledger: Ledger
     behaviours: dict[str, Behaviour]
@@ -73,7 +75,7 @@ class PairBuilder:
     settings: PairSettings
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """Build the pairs of a behaviour and its counter-behaviour."""
+        """Return the outcome of the work: the night's pairs of a behaviour and its counter-behaviour."""
         names = [side.name for side in sides(item.subject, self.behaviours)]
         inputs = await self.ledger.read(self._inputs, item.night_id, names)
         dreamt = [pair_of_dream(dream, inputs.attempts[dream.id]) for dream in inputs.dreams]
@@ -85,7 +87,7 @@ class PairBuilder:
         return Outcome(records=tuple(pairs), facts={"pairs": len(pairs), "dreams": len(inputs.dreams)})
 
     def _inputs(self, connection: Connection, night_id: str, names: list[str]) -> Inputs:
-        """Read everything that the pairs of these behaviours are made of."""
+        """Return the records from which the night's pairs of the behaviours with these names are built."""
         dreams = queries.dreams(connection, night_id, names)
         return Inputs(
             dreams=dreams,
@@ -99,7 +101,11 @@ class PairBuilder:
         )
 
     async def _pair_of_lesson(self, lesson: Lesson, night_id: str, checkpoint_id: str) -> Pair | None:
-        """Return the pair that is in a log: the corrected answer, and the one that replaced it."""
+        """Return the pair of a corrected answer in a log and the better answer that followed it.
+
+        The result is None if the log has no better answer, or unless the corrected answer fails the
+        behaviour's judge and the better answer passes.
+        """
         signal, episode = lesson
         request, answer, better = (episode.body.get(key) for key in ("request", "answer", "better"))
         behaviour = self.behaviours[str(signal.behaviour)]
