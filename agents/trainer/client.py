@@ -1,13 +1,13 @@
 """The service's side of the trainer's socket.
 
-Each request that takes time opens a socket of its own and closes it, so a cancelled call leaves nothing
-behind. Requests that the trainer answers at once (`status` and orders, also during an update) share one
-socket. While a call waits, it asks the trainer every few seconds whether the request is still known: a
-restarted trainer has lost it.
+Each long request opens a socket of its own and closes it, so a cancelled call leaves no socket open. The
+requests that the trainer answers at once, even during an update, share one socket: `status`, `pause`,
+`resume` and `cancel`. While a call waits, the client asks the trainer every few seconds whether it still
+knows the request, because a trainer that was restarted has lost it.
 
-Invariant: a call ends with a result, an error of our tree, or cancellation; a trainer that gives no sign of
-life for `patience` seconds is a `TrainerFault`. This module knows nothing about torch, the ledger or
-tokenizers.
+Invariant: a call ends with a result, an error of `corpus.errors`, or cancellation. If the trainer does not
+answer for `patience` seconds, the call raises `TrainerFault`. This module knows nothing about torch, the
+ledger or tokenizers.
 """
 
 import time
@@ -32,15 +32,15 @@ from corpus.aliases import Json
 from corpus.errors import TrainerFault
 
 BEAT_S = 2.0
-"""Seconds between two checks for a sign of life."""
+"""Seconds between two checks of whether the trainer still answers."""
 PATIENCE_S = 60.0
-"""Seconds without a sign of life after which the trainer counts as gone; its start takes about 15."""
+"""Seconds without an answer after which the trainer counts as dead; it needs about 15 to start."""
 
 OnStep = Callable[[StepReport], None]
 
 
 class TrainerClient:
-    """A client of the trainer of one run directory; needs the asyncio backend of anyio."""
+    """A client of the trainer whose socket is in `run_directory`; needs the asyncio backend of anyio."""
 
     def __init__(self, run_directory: Path, *, patience: float = PATIENCE_S, beat: float = BEAT_S) -> None:
         self._address = protocol.address(run_directory)
@@ -65,13 +65,19 @@ class TrainerClient:
     async def train(
         self, request: TrainRequest, on_step: OnStep | None = None, *, request_id: str | None = None
     ) -> TrainResult:
-        """Make an update in the shared weights; a dry run only computes its steps, and changes nothing.
+        """Run an update in the shared weights, or a dry run, which changes nothing; return the result.
 
-        A cancelled call does not stop the update: ask again under the same `request_id` to get its result.
+        If this call is cancelled, the update goes on. A new call with the same `request_id` returns its
+        result.
+
+        Args:
+            request: The update or dry run.
+            on_step: Called with the report on each completed step.
+            request_id: Id of an earlier call whose result is wanted; None for a new request.
 
         Raises:
             StepRefused: a step was refused, and the parent's weights are restored.
-            UpdateCancelled: `cancel` ended the update.
+            UpdateCancelled: A call of `cancel` ended the update.
         """
         body, frames = wire.pack_train(request)
         reply = await self._ask("train", body, frames, on_step=on_step, request_id=request_id)
@@ -86,9 +92,16 @@ class TrainerClient:
         density: float,
         request_id: str | None = None,
     ) -> wire.MergeResult:
-        """Make the shared weights the parent's plus task vectors; returns how much that changed them.
+        """Add task vectors to the parent's weights, in the shared weights; return the size of the change.
 
-        A `checkpoint` makes the result durable.
+        Call `checkpoint` afterwards to save the result.
+
+        Args:
+            parent: Id of the parent checkpoint.
+            parts: Start checkpoint, end checkpoint and weight of each task vector.
+            method: How the task vectors are combined.
+            density: Share of each task vector's elements that `ties` keeps.
+            request_id: Id of an earlier call whose result is wanted; None for a new request.
 
         Raises:
             GateRefused: the result is not finite, and the parent's weights are restored.
@@ -99,12 +112,12 @@ class TrainerClient:
     async def checkpoint(
         self, parent: str | None, fields: Mapping[str, Any], *, request_id: str | None = None
     ) -> CheckpointResult:
-        """Write the shared weights as a checkpoint.
+        """Write the shared weights as a checkpoint; return its id, digests and size.
 
         Args:
-            parent: Of the update that `train` or `merge` just made; None for the first checkpoint.
-            fields: More fields of the manifest: no time, uuid or path.
-            request_id: Of an earlier call whose result is wanted.
+            parent: Parent of the update that `train` or `merge` just made; None for the first checkpoint.
+            fields: Further fields of the manifest. They must hold no time, uuid or path.
+            request_id: Id of an earlier call whose result is wanted; None for a new request.
         """
         body = wire.CheckpointBody(parent=parent, fields=dict(fields))
         return load(
@@ -112,16 +125,16 @@ class TrainerClient:
         )
 
     async def rollback(self, checkpoint_id: str, *, settled: bool, request_id: str | None = None) -> int:
-        """Make the shared weights exactly this checkpoint's; returns their version.
+        """Restore this checkpoint's weights in the shared weights; return the version of the shared weights.
 
-        `settled`: the checkpoint is the active one, and the shared weights are clean afterwards.
+        `settled`: whether this checkpoint is the active one. If so, the shared weights are marked clean.
         """
         body = wire.RollbackBody(checkpoint=checkpoint_id, settled=settled)
         reply = await self._ask("rollback", asdict(body), request_id=request_id)
         return load(wire.RollbackResult, reply.body).version
 
     async def settle(self, checkpoint_id: str, *, request_id: str | None = None) -> int:
-        """Declare the checkpoint in the shared weights the active one; returns their version."""
+        """Mark the checkpoint in the shared weights as the active one; return the shared weights' version."""
         body = wire.SettleBody(checkpoint=checkpoint_id)
         reply = await self._ask("settle", asdict(body), request_id=request_id)
         return load(wire.SettleResult, reply.body).version
@@ -129,9 +142,11 @@ class TrainerClient:
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
     ) -> list[LogProb]:
-        """Return the log-probabilities of (context, continuation) token ids.
+        """Return the log-probability of each continuation, given its context.
 
-        `steer`: directions that steer the model during the call.
+        Args:
+            items: Token ids of each context and its continuation.
+            steer: Directions that the model is steered by during this call.
         """
         frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]
         body = wire.LogprobsBody(steer=tuple(one.layer for one in steer))
@@ -143,34 +158,37 @@ class TrainerClient:
     ) -> Activations:
         """Return the residual stream after these layers (from 0) at the last token of each text.
 
-        Of the layers in `heads` it also returns the input of attention's output projection there. No layer
-        past the deepest requested one is computed.
+        For the layers in `heads`, the result also holds the input of attention's output projection. Layers
+        after the deepest requested one are not computed.
         """
         body = wire.ActivationsBody(layers=tuple(layers), heads=tuple(heads))
         reply = await self._ask("activations", asdict(body), [pack_tokens(text) for text in texts])
         return wire.unpack_activations(reply.body, reply.frames, layers)
 
     async def status(self) -> Status:
-        """Return the trainer's current work, also in mid-step; the first call waits for its start."""
+        """Return the trainer's current state, even in mid-step.
+
+        The first call waits until the trainer has started.
+        """
         return load(Status, (await self._quick("status", {})).body)
 
     async def pause(self) -> bool:
-        """Pause the current update, and no later one, before its next step; returns whether there is one."""
+        """Pause the current update before its next step; return whether an update is in progress."""
         return await self._order("pause", {})
 
     async def resume(self) -> bool:
-        """Resume the paused update; returns whether there is one."""
+        """Resume the paused update; return whether an update is in progress."""
         return await self._order("resume", {})
 
     async def cancel(self, reason: str) -> bool:
-        """End the current update before its next step, and undo it; returns whether there is one.
+        """End the current update before its next step and undo it; return whether an update is in progress.
 
-        An update whose last step is complete may still end with its result.
+        An update whose last step is complete may still end with a result.
         """
         return await self._order("cancel", {"reason": reason})
 
     async def stop(self) -> None:
-        """Have the trainer undo the step in progress, if any, and end."""
+        """Tell the trainer to undo the update in progress, if there is one, and to exit."""
         await self._ask("stop", {})
 
     async def _order(self, verb: str, body: Json) -> bool:
@@ -185,7 +203,7 @@ class TrainerClient:
         on_step: OnStep | None = None,
         request_id: str | None = None,
     ) -> RpcReply:
-        """Send one request and wait for its result, with checks for signs of life in between."""
+        """Send one request and return the reply with its result; meanwhile check that the trainer answers."""
         request = RpcRequest(id=request_id or uuid4().hex, verb=verb, body=body, frames=frames)
         socket = self._connected()
         try:
@@ -194,7 +212,7 @@ class TrainerClient:
             socket.close(linger=0)
 
     async def _quick(self, verb: str, body: Json) -> RpcReply:
-        """Send a request that is answered at once over the shared socket, which a failed call closes."""
+        """Send a request over the shared socket and return the reply; if the call fails, close the socket."""
         socket, self._idle = self._idle or self._connected(), None
         try:
             reply = await self._wait(socket, RpcRequest(id=uuid4().hex, verb=verb, body=body), None)
@@ -203,7 +221,7 @@ class TrainerClient:
             raise
         if self._idle is None:
             self._idle = socket
-        else:  # two calls at once
+        else:  # another call at the same time has left its socket already
             socket.close(linger=0)
         return reply
 
@@ -216,7 +234,10 @@ class TrainerClient:
     async def _wait(
         self, socket: zmq.asyncio.Socket, request: RpcRequest, on_step: OnStep | None
     ) -> RpcReply:
-        """Send this request and wait for its result; `on_step` gets its progress."""
+        """Send this request and return the reply with its result.
+
+        `on_step` is called with the report on each completed step.
+        """
         frames = protocol.pack_request(request)
         alive = RpcRequest(id=f"{request.id}/alive", verb="status", body={"asking": request.id})
         await socket.send_multipart(frames)
@@ -233,13 +254,13 @@ class TrainerClient:
             heard = time.monotonic()
             reply = protocol.unpack_reply(await socket.recv_multipart())
             if reply.id == alive.id and reply.kind == "result":
-                # Replies come in order: a result that was sent before this one would have arrived.
+                # Replies arrive in order: a result that was sent before this reply would be here already.
                 request_status = load(wire.RequestStatus, reply.body)
                 if not request_status.known:
                     raise TrainerFault(f"the trainer was restarted during {request.verb!r}; ask again")
                 if (
                     request_status.done
-                ):  # the result was dropped, since we read too slowly; the trainer has it
+                ):  # this client read too slowly: its result was dropped, but the trainer has it
                     await socket.send_multipart(frames)
             elif reply.kind == "error" and reply.id in (request.id, alive.id, "unknown"):
                 raise protocol.error_of(reply)

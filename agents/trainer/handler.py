@@ -1,8 +1,8 @@
-"""The trainer's handler: one planned update, from its pairs or task vectors to a candidate checkpoint.
+"""The handler of the work kinds `train` and `merge`: makes a planned update into a candidate checkpoint.
 
-Invariant: it starts from the parent's weights, whatever the shared weights hold, and ends with a candidate on
-disk or with the parent's weights restored and the reason. Repeated after a crash, it ends with the same
-candidate.
+Invariant: the handler starts from the parent's weights, whatever the shared weights hold. It ends with a
+candidate on disk, or with the parent's weights restored and a reason. If the work is repeated after a crash,
+it ends with the same candidate.
 """
 
 from collections.abc import Sequence
@@ -29,53 +29,57 @@ from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
-"""Columns of a pair: its reference checkpoint, and the log-probabilities under its weights."""
+"""Columns of a pair: its reference checkpoint, and both answers' log-probabilities under the weights of that
+checkpoint."""
 FALL = 0.1
-"""Nats per token that the chosen answers may lose over an update without an alarm."""
+"""Nats per token by which the chosen answers' log-probability may fall in an update without an alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
-    """How an update trains; everything of Apollo's, and the objective."""
+    """The settings of an update: the objective, Apollo's settings, and how many earlier pairs it repeats."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Peak learning rate. The default suits the shipped model; for a 27B model ORPO wants about 1e-6, DPO
-    5e-7, SFT 1e-5."""
+    """Peak learning rate. The default suits the shipped model. For a 27B model, use about 1e-6 with ORPO,
+    5e-7 with DPO and 1e-5 with SFT."""
     batch_size: int = 16
     """Pairs in one step."""
     beta: Annotated[float, Field(ge=0, le=1000)] = 0.25
     """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
     enabled: bool | None = None
-    """With false, no night begins by itself and one begun by hand does everything but the update. Unset:
-    true, but false with `model.url`."""
+    """Whether nights train. If false, no night begins by itself, and a night that is begun by hand does
+    everything except the update. Unset: true, or false if `model.url` is set."""
     objective: Objective = "orpo"
     """Training objective: orpo, dpo, dpop, simpo, kto or sft."""
     replay: Annotated[float, Field(ge=0, le=0.9)] = 0.25
-    """Part of an update that consists of kept pairs of earlier updates."""
+    """Share of an update's pairs that are kept pairs of earlier updates."""
 
 
 def trainer_settings(settings: TrainingSettings) -> Settings:
-    """Return the part of the settings that goes over the socket."""
+    """Return the settings that the trainer needs, without those that only the service uses."""
     own = {"enabled", "objective", "replay"}
     return Settings(**{name: value for name, value in asdict(settings).items() if name not in own})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainHandler:
-    """Handles work of the kinds `train` and `merge`: a night's planned update."""
+    """Handles work of the kinds `train` and `merge`: runs a night's planned update."""
 
     ledger: Ledger
     model: ModelClient
     trainer: TrainerClient
     behaviours: tuple[str, ...]
-    """Names of all behaviours: each is measured after an update."""
+    """Names of all behaviours. Each behaviour is measured after an update."""
     readout: Path
     """Directory of the home's concept vectors."""
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
-        """Train the update and write its candidate."""
+        """Train the planned update and write its candidate, and return the outcome.
+
+        A refused or cancelled update has an outcome too, with the reason.
+        """
         update = await self._planned(item)
         pairs = await self.ledger.read(queries.pairs_of, update.id)
         await self.trainer.rollback(update.parent_id, settled=False)
@@ -97,7 +101,7 @@ class TrainHandler:
         )
 
     async def merge(self, item: Work, report: Progress) -> Outcome:
-        """Add the update's task vectors to its parent, and write the candidate."""
+        """Add the update's task vectors to its parent and write the candidate; return the outcome."""
         update = await self._planned(item)
         settings = update.settings
         parts = [(part["start"], part["end"], part["weight"]) for part in settings["parts"]]
@@ -112,22 +116,22 @@ class TrainHandler:
         return replace(candidate, facts={**candidate.facts, **asdict(extent)})
 
     async def dry_run(self, update: Update, pairs: Sequence[Pair], on_step: OnStep) -> None:
-        """Compute every step that these pairs would make, and make none; `on_step` gets each.
+        """Compute every step of an update with these pairs, without changing any weight.
 
-        The shared weights must be those of the update's parent.
+        The shared weights must be those of the update's parent. `on_step` is called with each step's report.
         """
         examples, _ = await self._examples(pairs, update.parent_id)
         await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
 
     async def _planned(self, item: Work) -> Update:
-        """Return the update that the night has planned."""
+        """Return the update that the work's night has planned; raise TrainerFault if there is none."""
         update = await self.ledger.read(queries.update_of, item.night_id)
         if update is None:
             raise TrainerFault(f"night {item.night_id} has no planned {item.kind}")
         return update
 
     async def _candidate(self, update: Update, steps: int, **more: str) -> Outcome:
-        """Have the shared weights written as the update's candidate; `more` goes into its manifest."""
+        """Write the shared weights as the update's candidate; return the outcome. `more`: manifest fields."""
         night = await self.ledger.read(queries.night, update.night_id)
         fields = {"cursor": night.cursor, "seed": update.seed, "settings": update.settings}
         fields |= {"objective": update.objective, **more}
@@ -151,7 +155,7 @@ class TrainHandler:
         )
 
     def _request(self, update: Update, examples: list[Example]) -> TrainRequest:
-        """Return the update as a request; raises UsageError if it is steered by an unknown concept."""
+        """Return the request for this update; raise UsageError if `prevent` names an unknown concept."""
         settings = load(Settings, update.settings)
         return TrainRequest(
             objective=cast(Objective, update.objective),
@@ -163,7 +167,7 @@ class TrainHandler:
         )
 
     async def _train(self, request: TrainRequest, report: Progress) -> tuple[StepReport, ...]:
-        """Run the update, and report each step as it is made."""
+        """Run the update, report each completed step, and return the reports on all steps."""
         send, receive = anyio.create_memory_object_stream[StepReport](10_000)
         fault = None
         async with anyio.create_task_group() as tasks, send:
@@ -178,7 +182,7 @@ class TrainHandler:
                 result = await self.trainer.train(request, send.send_nowait)
             except (
                 TrainerFault
-            ) as refused:  # raised here, it would leave the task group in an exception group
+            ) as refused:  # an error raised here would leave the task group in an exception group
                 fault = refused
             send.close()
         if fault is not None:
@@ -186,14 +190,15 @@ class TrainHandler:
         return result.reports
 
     async def _examples(self, pairs: Sequence[Pair], parent_id: str) -> tuple[list[Example], list[Change]]:
-        """Return the pairs as token ids with references under the parent, and changes that pin these.
+        """Return the pairs as examples, and the changes that pin their references in the ledger.
 
-        All references are computed together, also those that are pinned to this parent already: the last bits
-        depend on the other rows of a pass, and an update that is repeated after a rollback must make the same
-        checkpoint.
+        An example holds token ids and its references: both answers' log-probabilities under the parent. All
+        references are computed together, even if a pair already has references under this parent. The last
+        bits of a log-probability depend on the other rows of its pass, and an update that is repeated after a
+        rollback must make the same checkpoint.
         """
         sides = await self._sides(pairs)
-        # Both sides in a row: the trainer reads a context once for all answers that it scores together.
+        # A pair's two answers are adjacent: the trainer reads a context once for answers scored together.
         items = [(context, answer) for context, *answers in sides for answer in answers]
         totals = [scored.total for scored in await self.trainer.logprobs(items)]
         examples, pins = [], []
@@ -229,12 +234,12 @@ class TrainHandler:
 
 
 def _prevented(request: TrainRequest) -> dict[str, str]:
-    """Return a digest of the directions that the update is steered by; the settings hold the strengths."""
+    """Return the manifest's field with the digest of the steering directions; empty without any."""
     return {"prevented": digest(request.prevent)} if request.prevent else {}
 
 
 def _continuation(context: list[int], whole: list[int]) -> list[int]:
-    """Return the tokens that the chat template adds to the context for an answer."""
+    """Return the answer's tokens: those of the whole conversation after the tokens of its context."""
     if whole[: len(context)] != context:
         raise TrainerFault(
             "the chat template changes earlier turns when an answer follows: its pairs cannot be trained"
@@ -243,7 +248,7 @@ def _continuation(context: list[int], whole: list[int]) -> list[int]:
 
 
 def _refused(update: Update, reason: str, pins: list[Change]) -> Outcome:
-    """Return the outcome of a refused update; the computed references stay, as a record of the parent."""
+    """Return the outcome of a refused update. `pins`: the references, which are stored all the same."""
     values = {"state": "refused", "reasons": [reason]}
     return Outcome(
         decision="refused",
@@ -253,15 +258,16 @@ def _refused(update: Update, reason: str, pins: list[Change]) -> Outcome:
 
 
 def _cancelled(update: Update, reason: str, pins: list[Change]) -> Outcome:
-    """Return the outcome of a cancelled update, which quarantines its pairs as an undone update does."""
+    """Return the outcome of a cancelled update. It quarantines the update's pairs, as a rollback does."""
     quarantine = partial(history.set_update, update_id=update.id, state="refused", reasons=[reason])
     return Outcome(decision="refused", changes=tuple(pins), then=quarantine, facts={"reason": reason})
 
 
 def alarms(reports: Sequence[StepReport]) -> dict[str, str]:
-    """Return an alarm if the chosen answers became less likely, DPO's known failure, or nothing.
+    """Return an alarm if the chosen answers became less likely, a known failure of DPO; else an empty dict.
 
-    Compares the mean of the first half of an update's steps with that of the second; needs 4 steps.
+    The mean log-probability over the first half of an update's steps is compared with the mean over the
+    second half. An update of fewer than 4 steps gives no alarm.
     """
     logprobs = [r.metrics["chosen_logprob"] for r in reports if "chosen_logprob" in r.metrics]
     if len(logprobs) < 4:

@@ -1,11 +1,12 @@
-"""The memory that an update needs beside the weights, from sizes alone: arithmetic without torch.
+"""Estimates the memory that an update needs beside the weights, from sizes alone and without torch.
 
-The trainer counts what its model keeps for a token (`update/memory.py`) and refuses an update that does not
-fit. `doctor` knows only the shapes in the manifest of the shared weights, and warns. Both use the same sums.
+The trainer measures the bytes that its model keeps for a token (`update/memory.py`), and refuses an update
+that does not fit. `nightschool doctor` knows only the shapes in the manifest of the shared weights, and
+warns. Both use the formulas of this module.
 
-Invariant: the estimate is for the longest examples that could meet in one pass, without shared contexts, so
-it is not below what that pass needs. Not counted: the weights themselves, the optimizer's temporaries, the
-kernels' workspace, and what the allocator loses to fragmentation.
+Invariant: the estimate is for the largest possible pass: the longest examples together, none of which share a
+context. So no pass needs more of what is counted. Not counted: the weights themselves, the optimizer's
+temporaries, the kernels' workspace, and what the allocator loses to fragmentation.
 """
 
 from collections.abc import Sequence
@@ -21,22 +22,22 @@ from store.tensors.raw import size as size_of
 
 MIB, GIB = 2**20, 2**30
 CONTEXT_TOKENS = 512
-"""Tokens of a long context, where no example is known."""
+"""Assumed number of tokens of a long context, when no examples are known."""
 READ_TOKENS = 8192
-"""Most context tokens that scoring reads in one pass, unless one context is longer."""
+"""Most context tokens in one pass of scoring, unless a single context is longer."""
 HEAD_TOKENS = 1024
-"""Most tokens whose logits scoring computes at a time when it need not keep them."""
+"""Most tokens whose logits scoring computes at a time, when the logits need not be kept for gradients."""
 LOGIT_COPIES = 3
-"""float32 values for each entry of the logits: themselves or a cast, their log-softmax, their gradient."""
+"""Number of float32 values in memory for each logit: the logit or its cast, its log-softmax, its gradient."""
 READING_SHARE = 2 / 3
-"""Share of a layer's kept bytes that the layer needs while nothing is kept for gradients; measured: 0.4 to
-0.6."""
+"""Memory of a layer in a pass without gradients, as a share of the bytes that the layer keeps in a pass with
+gradients; measured: 0.4 to 0.6."""
 CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenCosts:
-    """Bytes that a model takes for its inputs."""
+    """The bytes of memory that a model needs for each token and each context."""
 
     past: float
     """For each token of a context: keys and values of all layers."""
@@ -66,7 +67,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> float:
-        """The peak: a checkpoint is written when gradients and activations are freed."""
+        """The peak in bytes. Gradients and activations are freed before the weights are copied."""
         training = self.gradients + self.contexts + self.activations + self.logits
         return self.optimizer + max(training, self.copy)
 
@@ -83,7 +84,16 @@ def estimate(
     optimizer_bytes: int,
     copy: int = 0,
 ) -> MemoryEstimate:
-    """Estimate the memory of an update's largest pass; `gradients`: bytes of each parameter's gradient."""
+    """Return the estimated memory of an update's largest pass.
+
+    Args:
+        costs: The model's memory for each token.
+        settings: Settings of the update.
+        examples: Examples of the update.
+        gradients: Bytes of each parameter's gradient.
+        optimizer_bytes: Bytes of the optimizer's state that are still to be allocated.
+        copy: Bytes of a copy of the weights on the way to a checkpoint file; 0 without a copy.
+    """
     count = min(settings.micro_batch or settings.batch_size, len(examples))
     contexts = sorted((len(e.context) for e in examples), reverse=True)[:count]
     answers = sorted((len(e.chosen) + len(e.rejected) for e in examples), reverse=True)[:count]
@@ -128,14 +138,14 @@ def estimate(
 def estimate_from_shapes(
     entries: Sequence[Json], config: Json, settings: Settings, *, answer_tokens: int, copied: bool
 ) -> MemoryEstimate:
-    """Estimate an update of a model that is not loaded.
+    """Return the estimated memory of an update of a model that is not loaded.
 
     Args:
-        entries: Of the manifest of the shared weights.
-        config: Of the text model.
-        settings: Of the update.
+        entries: The tensors' entries in the manifest of the shared weights.
+        config: Configuration of the text model.
+        settings: Settings of the update.
         answer_tokens: Length of the longest answer.
-        copied: Whether a checkpoint is written from a copy of the weights, as it is for those on a GPU.
+        copied: Whether checkpoints are written from a copy of the weights, as they are for weights on a GPU.
     """
     unique = list({entry["offset"]: entry for entry in entries}.values())
     shapes = [tuple(entry["shape"]) for entry in unique]
@@ -158,7 +168,7 @@ def estimate_from_shapes(
 
 
 def _costs_from_shapes(shapes: Sequence[tuple[int, ...]], config: Json, value_bytes: int) -> TokenCosts:
-    """Assume that each matrix's input and output are kept for every token with a gradient."""
+    """Return the costs if each matrix's input and output are kept for every token with a gradient."""
     vocabulary, layers, hidden = config["vocab_size"], config["num_hidden_layers"], config["hidden_size"]
     attention_heads = config["num_attention_heads"]
     head_dim = config.get("head_dim") or hidden // attention_heads
@@ -176,17 +186,17 @@ def _costs_from_shapes(shapes: Sequence[tuple[int, ...]], config: Json, value_by
 def optimizer_state_bytes(shape: Sequence[int], rank: int, *, master: bool) -> int:
     """Return the bytes of a parameter's two float32 moments and, with `master`, its float32 copy.
 
-    The moments of a matrix are those of its projection to `rank`.
+    The moments of a matrix have the shape of its projection to `rank`.
     """
     moment = min(rank, *shape) * max(shape) if len(shape) == 2 else prod(shape)
     return 4 * (2 * moment + (prod(shape) if master else 0))
 
 
 def checkpoint_bytes(specs: TensorSpecs, settings: Settings) -> int:
-    """Return the most that an update's checkpoint takes on disk: the whole weights and the optimizer's state.
+    """Return the most bytes that an update's checkpoint takes on disk: all weights and the optimizer's state.
 
-    A delta that passes half of the whole is replaced by the whole, and its file is gone before that is
-    written.
+    The store first writes a delta (the difference from another checkpoint). If the delta is larger than half
+    of the weights, the store deletes its file and writes all weights instead.
     """
     states = (
         optimizer_state_bytes(shape, settings.rank, master=_has_master(settings, dtype))
@@ -201,7 +211,7 @@ def _has_master(settings: Settings, dtype: str) -> bool:
 
 
 def format_bytes(nbytes: float) -> str:
-    """Return a number of bytes in MiB or GiB, for people."""
+    """Return a number of bytes as text in MiB or GiB."""
     return f"{nbytes / GIB:.2f} GiB" if nbytes >= GIB else f"{nbytes / MIB:.1f} MiB"
 
 
@@ -213,7 +223,7 @@ def free_ram() -> int:
 
 
 def cgroup_allowance(folder: Path) -> list[int]:
-    """Return the bytes that this control group (version 2) still allows; empty if it sets no limit."""
+    """Return a list with the bytes that this control group (version 2) still allows; empty if unlimited."""
     try:
         limit = (folder / "memory.max").read_text(encoding="ascii").strip()
         used = int((folder / "memory.current").read_text(encoding="ascii"))

@@ -1,7 +1,7 @@
-"""What callers ask of the trainer and get from it: plain records, without torch.
+"""The requests to the trainer and its results, as plain records without torch.
 
-Invariant: a record says everything that its result depends on. This module does not know how records travel:
-see `wire.py`.
+Invariant: a request holds everything that its result depends on. This module does not define how records are
+sent: `wire.py` does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ from agents.model.steering.wire import MAX_STRENGTH, Direction
 from corpus.errors import TrainerFault
 
 DEFAULT_RANK = 64
-"""Rows of Apollo's projection."""
+"""Number of rows of Apollo's projection matrix."""
 NORM_GROWTH_LIMIT = 1.01
 """Largest ratio of an update's norm to the previous one's (gamma of arXiv 2412.05270, section 4)."""
 PROJECTION_REFRESH = 200
-"""Steps after which a new projection is drawn."""
+"""Number of steps after which a new projection is drawn."""
 Objective = Literal["orpo", "dpo", "dpop", "simpo", "kto", "sft"]
 
 
 class Checked:
-    """Base of the records that are checked when they arrive: known fields and finite numbers only."""
+    """Base of the records that are checked on arrival: unknown fields, NaN and infinity are refused."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Checked):
-    """The choices of an update."""
+    """The settings that an update trains with."""
 
     lr: float
     """Peak learning rate."""
@@ -41,53 +41,58 @@ class Settings(Checked):
     beta: float = 0.1
     """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
     dpop_penalty: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """Lambda of DPOP."""
+    """Lambda of DPOP: the weight of the penalty on a chosen answer that becomes less likely."""
     simpo_margin: Annotated[float, Field(ge=0, le=1000)] = 1.0
-    """Gamma of SimPO: the margin of rewards that it asks for."""
+    """Gamma of SimPO: by how much the chosen answer's reward should exceed the rejected answer's."""
     desirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """KTO's lambda_D: the weight of the chosen answers."""
     undesirable_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """KTO's lambda_U: the weight of the rejected answers."""
     norm_cap: float = 0.1
-    """Largest norm of one step's update, as a share of the weights' norm; a larger step is refused."""
+    """Largest norm of one step's change, as a share of the weights' norm. A larger step is not made, and the
+    whole update is refused."""
     rank: int = DEFAULT_RANK
     """Rank of the projection (Apollo)."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the moments (Apollo)."""
+    """Decay rates of the two moments (Apollo)."""
     eps: float = 1e-8
-    """Number added to the denominator (Apollo)."""
+    """Small number added to the denominator, so that it is never 0 (Apollo)."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Decoupled weight decay (Apollo)."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Warm-up steps, counted over all updates since the optimizer's state was new (Apollo)."""
+    """Number of warm-up steps, counted over all updates since the optimizer's state was new (Apollo)."""
     scale: float | None = None
-    """Alpha (Apollo); unset for sqrt(n / rank)."""
+    """Alpha, the factor on a matrix's update (Apollo). Unset: sqrt(n / rank), where n is the matrix's smaller
+    side."""
     proj_refresh: int = PROJECTION_REFRESH
-    """Steps between two projections (Apollo)."""
+    """Number of steps after which a new projection is drawn (Apollo)."""
     norm_growth_limit: float = NORM_GROWTH_LIMIT
-    """Largest growth of an update's norm from one step to the next (Apollo)."""
+    """Largest ratio of a step's norm to the norm of the step before (Apollo)."""
     projection: Literal["gaussian", "sketch"] = "gaussian"
     """Kind of projection (Apollo): gaussian, as in the paper, or sketch, a count sketch, which is
     faster."""
     reset_limiter: bool = False
-    """Whether the first step of an update is free of the limit that the last update's norm sets
-    (Apollo)."""
+    """Whether the norm growth limit is off for the first step of an update, which otherwise is compared with
+    the last step of the update before (Apollo)."""
     master_weights: bool = False
-    """Whether bfloat16 weights are kept in float32 beside the optimizer's state, for rates that rounding
-    would drown."""
+    """Whether a float32 copy of bfloat16 weights is kept with the optimizer's state. The copy is for learning
+    rates so small that rounding to bfloat16 would hide the steps."""
     context_gradient: bool = False
-    """Whether gradients flow through the context too: exact, and about twice as expensive."""
+    """Whether gradients flow through the context too. The gradient is then exact, and a step takes about
+    twice as long."""
     micro_batch: int = 0
-    """Examples in one pass, whose gradients add up to a step's; 0 for all of a step's examples at
-    once."""
+    """Number of examples in one pass; the gradients of a step's passes are added up. 0: one pass for all
+    examples of a step."""
     activation_checkpointing: bool = False
-    """Whether activations are computed again instead of kept: less memory, more time."""
+    """Whether activations are computed again in the backward pass instead of being stored. This takes less
+    memory and more time."""
     prevent: Mapping[str, float] = field(default_factory=dict)
-    """Concepts that the model is steered by while an update trains, each with a strength, such as
-    `{echoing = 20.0}`: the weights then need not move that way."""
+    """Concepts that the model is steered towards while an update trains, each with a strength, such as
+    `{echoing = 20.0}`. The model then shows these concepts already, so training moves the weights less
+    towards them."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that no update can be made with."""
+        """Raise TrainerFault if a setting is out of range."""
         positive = (
             "lr",
             "batch_size",
@@ -119,15 +124,16 @@ class Example:
     rejected: Sequence[int] = ()
     """Empty for SFT."""
     weight: float = 1.0
-    """Trust in the example's source, 0 to 1: multiplies its loss."""
+    """Trust in the example's source, 0 to 1. The example's loss is multiplied by this number."""
     reference_chosen: float | None = None
-    """Summed log-probability (nats) under the pinned reference; None: DPO computes it from `parent`."""
+    """Summed log-probability (nats) of the chosen answer under the reference weights. None: if the objective
+    needs it, the trainer computes it with the parent's weights."""
     reference_rejected: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
-    """One update: from the parent's weights and optimizer state, over these examples."""
+    """A request for one update, which starts from the parent's weights and optimizer state."""
 
     objective: Objective
     settings: Settings
@@ -136,33 +142,39 @@ class TrainRequest:
     """Id of the checkpoint to start from."""
     examples: Sequence[Example]
     prevent: Sequence[Direction] = ()
-    """The directions of `settings.prevent`, from the home's concept vectors."""
+    """The steering directions for `settings.prevent`, made from the home's concept vectors."""
     dry_run: bool = False
-    """Compute every step's loss, gradients and update norm at the parent's weights; change nothing."""
+    """Whether to compute every step's loss, gradients and norm at the parent's weights, and change
+    nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport(Checked):
-    """One completed step."""
+    """A report on one completed step."""
 
     step: int
     """From 1."""
     steps: int
     """Number of steps of the update."""
     metrics: Mapping[str, float]
-    """loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward, rejected_reward, margin,
-    accuracy, grad_norm, update_norm, update_ratio (to the weights' norm), limiter_divisor (the largest
-    divisor that limited a matrix's update), tokens_per_second; SFT has no rejected side."""
+    """The step's metrics by name: loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward,
+    rejected_reward, margin, accuracy, grad_norm, update_norm, update_ratio (update_norm divided by the
+    weights' norm), limiter_divisor (the largest divisor that limited a matrix's update), tokens_per_second.
+    SFT has no rejected answers, and no metrics of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult(Checked):
-    """An update in the shared weights, which a `checkpoint` makes durable; or the figures of a dry run."""
+    """The result of an update in the shared weights, or of a dry run.
+
+    The request `checkpoint` saves the update.
+    """
 
     steps: int
     reports: tuple[StepReport, ...]
     optimizer: Literal["continued", "fresh"]
-    """Whether the optimizer continued from the parent's state; fresh also after a change of rank."""
+    """"continued": the optimizer started from the parent's state. "fresh": the parent has no state, or its
+    state does not fit the settings, for example after a change of `rank`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,19 +189,19 @@ class CheckpointResult(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Status(Checked):
-    """The trainer's current work, reported even in mid-step."""
+    """The trainer's current state, which it reports even in mid-step."""
 
     pid: int
     doing: str
     """The verb in progress, or "idle"."""
     paused: bool
-    """The update waits between two steps until `resume`."""
+    """Whether the update waits between two steps until `resume`."""
     step: int
     steps: int
     version: int
-    """Of the shared weights."""
+    """Version of the shared weights."""
     dirty: bool
     holds: str
     """Id of the checkpoint in the shared weights; "" in mid-update."""
     replaced: bool
-    """The server has made new shared weights: restart the trainer."""
+    """Whether the server has made new shared weights. If so, the trainer must be restarted."""

@@ -1,8 +1,9 @@
-"""The form of requests and results on the trainer's socket: JSON bodies and raw frames.
+"""Converts requests and results to the form that they have on the trainer's socket: JSON and raw frames.
 
-Invariant: every body that arrives is checked field by field (`load`); an unknown, missing or ill-typed field
-is refused. Tokens travel as int32 frames, directions and activations as float32 frames. This module knows
-nothing about the socket: `agents.model.protocol` names the verbs, and puts body and frames into messages.
+Invariant: every body that arrives is checked field by field (`load`), and an unknown field, a missing field
+or a wrong type is refused. Tokens travel as int32 frames, directions and activations as float32 frames. This
+module knows nothing about the socket: `agents.model.protocol` names the verbs, and builds messages from
+bodies and frames.
 """
 
 import json
@@ -25,13 +26,13 @@ from corpus.errors import TrainerFault
 MergePart = tuple[str, str, float]
 """Start checkpoint, end checkpoint and weight of one task vector."""
 REPORTED_PROBLEMS = 3
-"""Most problems of one body that an error names."""
+"""Most wrong fields of one body that an error names."""
 Record = TypeVar("Record")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainBody(Checked):
-    """Body of `train`; frames: context, chosen and rejected of each example, then each direction."""
+    """Body of `train`. The frames are context, chosen and rejected of each example, then each direction."""
 
     objective: Objective
     settings: Settings
@@ -41,7 +42,7 @@ class TrainBody(Checked):
     weights: tuple[float, ...]
     references: tuple[tuple[float | None, float | None], ...]
     prevent: tuple[int, ...] = ()
-    """Layers of the directions."""
+    """Layer of each direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +60,9 @@ class MergeResult(Checked):
     """The size of the change that a merge made."""
 
     norm: float
-    """Euclidean."""
+    """Euclidean norm of the change."""
     changed: int
-    """Number of elements that differ."""
+    """Number of weights that differ from the parent's."""
     elements: int
 
 
@@ -90,10 +91,10 @@ class SettleBody(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class LogprobsBody(Checked):
-    """Body of `logprobs`; one frame for each direction, then two for each item: context and continuation."""
+    """Body of `logprobs`. The frames are each direction, then context and continuation of each item."""
 
     steer: tuple[int, ...] = ()
-    """Layers of the directions."""
+    """Layer of each direction."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,13 +102,13 @@ class LogprobsResult(Checked):
     """The answer to `logprobs`, in the order of the items."""
 
     totals: tuple[float, ...]
-    """Nats, summed over the tokens."""
+    """Log-probability of each continuation (nats, summed over its tokens)."""
     tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationsBody(Checked):
-    """Body of `activations`; one frame for each text."""
+    """Body of `activations`. There is one frame for each text."""
 
     layers: tuple[int, ...]
     heads: tuple[int, ...] = ()
@@ -143,29 +144,29 @@ class ActivationsResult(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackResult(Checked):
-    """A checkpoint that was restored."""
+    """The answer to `rollback`."""
 
     written: bool
-    """Whether the shared weights were another checkpoint's, and had to be written."""
+    """Whether the shared weights held other weights and had to be rewritten."""
     version: int
-    """Of the shared weights."""
+    """Version of the shared weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SettleResult(Checked):
-    """A checkpoint that became the active one."""
+    """The answer to `settle`."""
 
     version: int
-    """Of the shared weights."""
+    """Version of the shared weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestStatus(Checked):
-    """Whether the trainer has a request (the answer to `status` with `asking`)."""
+    """The answer to a `status` that asks about one request (with the field `asking`)."""
 
     known: bool
     done: bool
-    """It was answered; the same request gets the same answer."""
+    """Whether the request was answered. Sending it again gets the same answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +210,7 @@ def pack_train(request: TrainRequest) -> tuple[Json, list[bytes]]:
 
 
 def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainRequest:
-    """Return the train request of this body and these frames; raises TrainerFault if anything is wrong."""
+    """Return the train request in this body and these frames; raise TrainerFault if anything is wrong."""
     header = load(TrainBody, body)
     n = len(header.weights)
     if n == 0 or len(header.references) != n or len(frames) != 3 * n + len(header.prevent):
@@ -244,7 +245,7 @@ def unpack_train(body: Mapping[str, Any], frames: Sequence[bytes]) -> TrainReque
 
 
 def unpack_directions(layers: Sequence[int], frames: Sequence[bytes]) -> tuple[Direction, ...]:
-    """Return a direction for each of these layers, from raw float32 frames."""
+    """Return a steering direction for each of these layers; each frame holds a direction's float32 values."""
     if len(layers) != len(frames) or any(len(frame) % 4 for frame in frames):
         raise TrainerFault(
             f"{len(layers)} layers and {len(frames)} float32 frames of directions do not match"
@@ -255,7 +256,7 @@ def unpack_directions(layers: Sequence[int], frames: Sequence[bytes]) -> tuple[D
 def unpack_activations(
     body: Mapping[str, Any], frames: Sequence[bytes], layers: Sequence[int]
 ) -> Activations:
-    """Return the activations in a reply; `layers` are those of the request."""
+    """Return the activations in a reply; `layers`: the layers that were requested."""
     header = load(ActivationsResult, body)
     count, _, hidden = header.shape
     heads = {
@@ -269,9 +270,9 @@ def unpack_activations(
 
 
 def load(kind: type[Record], body: Mapping[str, Any]) -> Record:
-    """Return a record of this kind from a JSON object; raises TrainerFault that names the wrong fields."""
+    """Return the JSON object as a record of this kind; raise TrainerFault with the names of wrong fields."""
     try:
-        # As JSON text: pydantic is strict about types there, and still takes a list for a tuple.
+        # Validated as JSON text: there pydantic's strict mode accepts a list for a tuple.
         record: Record = _adapter(cast(Hashable, kind)).validate_json(json.dumps(body), strict=True)
         return record
     except ValidationError as fault:

@@ -27,7 +27,7 @@ typedef struct {
     float *moment1;       /* wide: (rank, cols); tall: (rows, rank) */
     float *moment2;
     const float *projection; /* dense: P in panels (ceil(rank / PANEL), n, PANEL); else one coefficient for each of n */
-    float *scales;           /* (channels), out of measure */
+    float *scales;           /* (channels), an output of measure */
     double *sums;            /* (units, 3): scratch */
     int64_t rows, cols, rank;
     int32_t dense;         /* else element k of the projected side goes into row k mod rank of R */
@@ -36,11 +36,11 @@ typedef struct {
     int32_t weight_bf16;   /* else float32 */
     float beta1, beta2, rest1, rest2, eps, alpha, growth_limit; /* rest: 1 - beta, of which float32 would lose half */
     float rate;  /* learning rate with warm-up and bias correction */
-    float decay; /* what the weight is multiplied by first */
+    float decay; /* the weight is multiplied by this first */
     uint32_t key1, key2; /* of the stochastic rounding */
     float last;          /* norm of the last update before the rate, 0 for none; measure writes the new one */
-    float norm;          /* of this update before the rate, limited; out of measure */
-    float divisor;       /* what the limiter divided by, 1 for nothing; out of measure */
+    float norm;          /* of this update before the rate, limited; an output of measure */
+    float divisor;       /* the limiter's divisor, 1 if not limited; an output of measure */
 } Matrix;
 
 typedef float Vector __attribute__((vector_size(32), aligned(4)));
@@ -201,7 +201,7 @@ INLINE void project_tall(const Matrix *m, int64_t first, int64_t count, float *r
     }
 }
 
-/* Advance the moments of a run of R; adds |R|^2 and |R~|^2 to what is at `before` and `after`. */
+/* Advance the moments of a run of R; adds |R|^2 to `before` and |R~|^2 to `after`. */
 INLINE void advance(const Matrix *m, const float *restrict r, float *restrict m1, float *restrict m2, int64_t count,
                     float *restrict before, float *restrict after, int64_t step) {
     const float beta1 = m->beta1, beta2 = m->beta2, rest1 = m->rest1, rest2 = m->rest2, eps = m->eps;
@@ -280,7 +280,7 @@ INLINE uint32_t mix(uint32_t x) {
     return x ^ x >> 16;
 }
 
-/* As agents/trainer/rounding.py: up or down at random, by element index and key; what is not finite stays. */
+/* Round up or down at random, by element index and key, as rounding.py does; NaN and infinity stay. */
 INLINE uint16_t rounded(float value, int64_t index, uint32_t key1, uint32_t key2) {
     union { float f; uint32_t u; } bits = {.f = value};
     const uint32_t noise = mix(mix((uint32_t)index ^ key1) ^ (uint32_t)(index >> 32) ^ key2) & 0xFFFF;
@@ -355,13 +355,13 @@ static void *in_thread(void *argument) {
     return NULL;
 }
 
-/* What the caller must take a Matrix to be. */
+/* The size of a Matrix, which the caller compares with that of its own struct. */
 int64_t apollo_matrix_bytes(void) { return sizeof(Matrix); }
 
 /* Elements of `sums` that a matrix of so many channels needs. */
 int64_t apollo_sums(int64_t channels) { return 3 * ((channels + CHANNELS - 1) / CHANNELS); }
 
-/* Do the passes over every matrix; returns 0, or 1 when no memory could be had for the scratch of any thread. */
+/* Do the passes over every matrix; returns 0, or 1 if no thread could allocate its scratch memory. */
 int apollo_run(Matrix *matrices, int64_t count, int passes, int threads) {
     Work work = {.matrices = matrices, .count = count, .passes = passes};
     for (int64_t i = 0; i < count; i++) {
@@ -377,7 +377,7 @@ int apollo_run(Matrix *matrices, int64_t count, int passes, int threads) {
         started++;
     in_thread(&work);
     for (int i = 0; i < started; i++) pthread_join(others[i], NULL);
-    if (work.failed > started) return 1; /* else some thread has done it all */
+    if (work.failed > started) return 1; /* else the other threads have done all the work */
     if (passes == MEASURE)
         for (int64_t i = 0; i < count; i++) limit(matrices + i);
     return 0;

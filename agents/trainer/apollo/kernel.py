@@ -1,8 +1,8 @@
 """The compiled form of Apollo's passes over matrices on the CPU (`kernel.c`), called through ctypes.
 
 Invariant: the numbers are those of `step.MatrixBatch` up to float32 rounding, whatever the number of threads.
-If the library was not built (no compiler, another system) or cannot take a matrix, `suits` is false and torch
-does the work. This module knows nothing about the optimizer: its input is one step.
+If the library was not built (no compiler, another system) or cannot process a matrix, `suits` returns False
+and torch does the work. This module knows nothing about the optimizer: its input is one step.
 """
 
 import ctypes
@@ -18,8 +18,8 @@ from corpus.errors import TrainerFault
 
 MEASURE, APPLY = 1, 2
 LARGE = 1 << 22
-"""Elements from which a matrix is divided among the threads, pass by pass: no cache would hold its gradient
-until the second pass anyway."""
+"""Number of elements from which the threads share one matrix and do one pass after the other. Such a gradient
+is too large to stay in a cache until the second pass."""
 _KINDS = (torch.float32, torch.bfloat16)
 
 
@@ -40,13 +40,13 @@ class _Matrix(ctypes.Structure):
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """Load the library, if the installation built one from these sources."""
+    """Return the compiled library; None if the installation has not built it from these sources."""
     found = find_spec("agents.trainer.apollo._kernel")
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
     size = getattr(library, "apollo_matrix_bytes", None)
-    if size is None or size() != ctypes.sizeof(_Matrix):  # an older version, with another struct
+    if size is None or size() != ctypes.sizeof(_Matrix):  # an older library, with another struct
         return None
     library.apollo_sums.restype = ctypes.c_int64
     library.apollo_sums.argtypes = [ctypes.c_int64]
@@ -61,17 +61,17 @@ def is_built() -> bool:
 
 
 def suits(step: ParamStep) -> bool:
-    """Return whether the library can take this matrix."""
+    """Return whether the library can process this matrix."""
     return is_built() and _is_readable(step.parameter) and _is_readable(step.gradient)
 
 
 def _is_readable(tensor: torch.Tensor) -> bool:
-    """Return whether the library can read this memory."""
+    """Return whether the library can read this tensor's memory."""
     return tensor.is_cpu and tensor.dtype in _KINDS and tensor.is_contiguous()
 
 
 class CompiledBatch:
-    """Any number of matrices of any shape, computed by the library."""
+    """Any number of matrices of any shape, whose step the library computes."""
 
     def __init__(self, steps: Sequence[ParamStep]) -> None:
         library = _library()
@@ -80,7 +80,7 @@ class CompiledBatch:
         self._large = sum(step.parameter.numel() >= LARGE for step in steps)
         channels = [max(step.parameter.shape) for step in self._steps]
         sums = [library.apollo_sums(count) for count in channels]
-        # Named, so that they live as long as the pointers to them.
+        # Attributes, so that these tensors live as long as the pointers to them.
         self._scales = torch.split(torch.empty(sum(channels)), channels)
         self._sums = torch.split(torch.empty(sum(sums), dtype=torch.float64), sums)
         self._run = library.apollo_run
@@ -99,7 +99,7 @@ class CompiledBatch:
             step.round_master()
 
     def step(self) -> None:
-        """Measure and apply; the gradients of small matrices stay in a cache between the passes."""
+        """Measure and apply in one call, so that gradients of small matrices stay in a cache in between."""
         self._passes(0, self._large, MEASURE)
         self._passes(0, self._large, APPLY)
         self._passes(self._large, len(self._matrices) - self._large, MEASURE | APPLY)
@@ -129,7 +129,7 @@ class CompiledBatch:
 
 
 def _matrix(step: ParamStep, scales: torch.Tensor, sums: torch.Tensor) -> _Matrix:
-    """Return one matrix as the library takes it."""
+    """Return the struct that describes one matrix's step to the library."""
     projection, state, weight = step.projection, step.state, step.written
     assert projection is not None
     group, coefficients = step.group, projection.coefficients

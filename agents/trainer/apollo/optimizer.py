@@ -1,13 +1,12 @@
 """Apollo: an optimizer with the moments of AdamW on a random projection of each gradient.
 
 Written from arXiv 2412.05270 (Algorithm 1, section 4). The gradient G of a 2-D weight is projected on its
-smaller side to R, of rank r; Adam's moments are those of R; each channel of G is scaled as Adam would have
-scaled the same channel of R. Everything else gets AdamW.
+smaller side to R, of rank r. Adam's moments are kept for R only. Each channel of G is scaled as Adam scales
+the same channel of R. All other parameters are updated by AdamW.
 
-Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed
-from which projections are drawn, so a state that was written and read continues bit for bit. `propose` writes
-no weight. This module knows nothing about losses or files; the arithmetic is in `step.py` and, compiled, in
-`kernel.c`.
+Invariant: the state is the moments, a step count and the last update's norm for each tensor, and one seed for
+all projections. So a state that was saved and loaded continues bit for bit. `propose` writes no weight. This
+module knows nothing about losses or files; the arithmetic is in `step.py` and, compiled, in `kernel.c`.
 """
 
 import math
@@ -25,7 +24,7 @@ from agents.trainer.messages import DEFAULT_RANK, NORM_GROWTH_LIMIT, PROJECTION_
 from corpus.errors import TrainerFault
 
 TOGETHER_BYTES = {"cpu": 1 << 20}
-"""Bytes of float32 gradients that are computed together, by device; they are copied."""
+"""By type of device: most bytes of float32 gradients whose steps are computed together, from a copy."""
 TOGETHER_DEFAULT_BYTES = 256 << 20
 """The same on any other device."""
 
@@ -38,18 +37,18 @@ class Apollo(torch.optim.Optimizer):
     Args:
         params: Parameters or groups, as for every optimizer of torch.
         lr: Learning rate.
-        rank: Of the projection; at most a matrix's smaller side.
-        betas: Adam's.
-        eps: Adam's.
-        weight_decay: Decoupled weight decay.
+        rank: Rank of the projection; a matrix whose smaller side is less uses that side.
+        betas: Decay rates of Adam's two moments.
+        eps: Number that Adam adds to the denominator.
+        weight_decay: Decoupled weight decay, as in AdamW.
         warmup_steps: Steps over which the rate rises to `lr`.
-        scale: Alpha; None for sqrt(n / rank), n the smaller side.
-        proj_refresh: Steps between two projections.
-        norm_growth_limit: Gamma.
-        projection: "gaussian", the paper's, or "sketch".
-        seed: Of projections and rounding.
-        master_weights: Keep float32 copies of bfloat16 weights.
-        compiled: Use the compiled kernel where it can be used.
+        scale: Alpha, the factor on a matrix's update; None for sqrt(n / rank), where n is the smaller side.
+        proj_refresh: Number of steps after which a new projection is drawn.
+        norm_growth_limit: Gamma: largest ratio of a step's norm to the norm of the step before.
+        projection: Kind of projection: "gaussian", as in the paper, or "sketch".
+        seed: Seed of projections and rounding.
+        master_weights: Whether to keep float32 copies of bfloat16 weights.
+        compiled: Whether to use the compiled kernel where possible.
 
     Raises:
         TrainerFault: Weights are neither float32 nor bfloat16, or a setting is out of range.
@@ -80,17 +79,17 @@ class Apollo(torch.optim.Optimizer):
         self._compiled = compiled
         self._projections: dict[tuple[Any, ...], Projection] = {}
         self._batches: list[Batch] = []
-        """Computed by `propose` and not applied yet."""
+        """The updates that `propose` computed and `apply` has not applied yet."""
         self._divisors: list[torch.Tensor] = []
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copy, which draws its own projections."""
+        """Restore a copied optimizer, without the original's cached projections and measured updates."""
         super().__setstate__(state)
         self.__dict__.setdefault("_compiled", True)
         self._projections, self._batches, self._divisors = {}, [], []
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group (see torch); refuses settings that no step could be made with."""
+        """Add a parameter group (see torch); raise TrainerFault if one of its settings is out of range."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         if group["projection"] not in ("gaussian", "sketch"):
@@ -120,7 +119,7 @@ class Apollo(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient; return the closure's loss, if there is a closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -133,7 +132,7 @@ class Apollo(torch.optim.Optimizer):
 
     @torch.no_grad()
     def propose(self) -> torch.Tensor:
-        """Advance the moments and compute every update; returns the norm of all together, a scalar."""
+        """Advance the moments and compute every update; return the norm of all updates together, a scalar."""
         self._batches = self._gather()
         for batch in self._batches:
             batch.measure()
@@ -146,7 +145,7 @@ class Apollo(torch.optim.Optimizer):
         """Apply the updates that `propose` computed, in place."""
         for batch in self._batches:
             batch.apply()
-        self._batches = []  # they hold the gradients, which may be freed now
+        self._batches = []  # the batches hold the gradients, which may be freed now
 
     @property
     def limiter_divisor(self) -> float:
@@ -160,7 +159,7 @@ class Apollo(torch.optim.Optimizer):
                 state["norm"].zero_()
 
     def projection(self, parameter: torch.Tensor) -> torch.Tensor:
-        """Return this matrix's projection (rank, n), float32, of its last step or, before any, its first."""
+        """Return this matrix's projection, (rank, n) float32: the last step's or, before any, the first's."""
         group = next(group for other, group in self._owned() if other is parameter)
         step = max(1, int(self.state[parameter].get("step", 0))) if parameter in self.state else 1
         return self._drawn(parameter, group, step).matrix.clone()
@@ -178,11 +177,11 @@ class Apollo(torch.optim.Optimizer):
         self._projections.clear()
 
     def export_state(self, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Return the whole state as named tensors; `names` are the parameters' in the optimizer's order."""
+        """Return the whole state as named tensors; `names`: a name for each parameter, in order."""
         return optimizer_state.export(list(self._owned()), names, self.state)
 
     def import_state(self, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Continue from an exported state; this optimizer keeps its own settings, except for the seed."""
+        """Continue from an exported state. Only the seed is taken from it; all other settings stay."""
         loaded = optimizer_state.load(list(self._owned()), names, tensors)
         self.state.clear()
         self.state.update(loaded)
@@ -191,11 +190,11 @@ class Apollo(torch.optim.Optimizer):
         self._projections.clear()
 
     def fits(self, names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Return whether `import_state` would take this state."""
+        """Return whether `import_state` would accept this state."""
         return optimizer_state.fits(list(self._owned()), names, tensors)
 
     def state_bytes(self) -> int:
-        """Return about how many bytes the state takes once every parameter was trained."""
+        """Return about how many bytes the state takes once every parameter has been trained."""
         return optimizer_state.nbytes(list(self._owned()))
 
     def _owned(self) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
@@ -203,7 +202,7 @@ class Apollo(torch.optim.Optimizer):
         return ((parameter, group) for group in self.param_groups for parameter in group["params"])
 
     def _drawn(self, parameter: torch.Tensor, group: dict[str, Any], step: int) -> Projection:
-        """Return P for this step, which all matrices of this width share until the next refresh."""
+        """Return the projection for this step, which matrices of one smaller side share until a refresh."""
         n, refresh = min(parameter.shape), (step - 1) // group["proj_refresh"]
         width = (group["projection"], min(group["rank"], n), n, group["seed"], parameter.device)
         projection = self._projections.get((*width, refresh))
@@ -215,13 +214,13 @@ class Apollo(torch.optim.Optimizer):
         return projection
 
     def _hyperparams(self, group: dict[str, Any], step: int) -> GroupHyperparams:
-        """Return the values that this group's parameters share in their step of this number."""
+        """Return the values that the group's parameters share in step number `step`."""
         beta1, beta2 = group["betas"]
         rate = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
         return GroupHyperparams(
             betas=group["betas"],
             eps=group["eps"],
-            # Adam's bias correction, in the step size: the moments themselves stay uncorrected.
+            # Adam's bias correction is a factor of the step size; the moments themselves stay uncorrected.
             rate=rate * math.sqrt(1 - beta2**step) / (1 - beta1**step),
             decay=1 - rate * group["weight_decay"],
             tensor_wise=group["rank"] == 1,
@@ -253,7 +252,7 @@ class Apollo(torch.optim.Optimizer):
             yield ParamStep(parameter, gradient.detach(), state, hyperparams[of], key, drawn, alpha)
 
     def _gather(self) -> list[Batch]:
-        """Return the next step of everything that has a gradient, in batches that are computed together."""
+        """Return the next step of every parameter that has a gradient, in batches to compute together."""
         compiled: list[ParamStep] = []
         alike: dict[tuple[Any, ...], list[ParamStep]] = {}
         for step in self._param_steps():

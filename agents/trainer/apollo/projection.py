@@ -1,11 +1,12 @@
 """Random projections of gradients: the paper's Gaussian, and a count sketch that needs no matrix product.
 
-A matrix is projected on its smaller side, n elements to r. Wide (rows <= columns, also square): R = P G, with
-a channel for each column; tall: R = G P^T, with a channel for each row.
+A gradient G is projected on its smaller side, from n elements to r. If G is wide (rows <= columns, square
+too), R = P G, and each column is a channel. If G is tall, R = G P^T, and each row is a channel.
 
-Invariant: a projection follows from its seed, n, rank and number of refreshes, and is drawn on the CPU,
-whatever the device of the weights: all matrices of one width share it, and it is drawn again instead of being
-stored. Both kinds keep lengths on average: E |P x|^2 = |x|^2. This module knows nothing about the optimizer.
+Invariant: a projection is determined by its kind, seed, n, rank and number of refreshes. It is drawn on the
+CPU, whatever the device of the weights. All matrices with the same n share a projection, and a checkpoint
+does not store it: it is drawn again. Both kinds keep lengths on average: E |P x|^2 = |x|^2. This module knows
+nothing about the optimizer.
 """
 
 import math
@@ -24,12 +25,12 @@ PANEL = 16
 
 
 def is_matrix(tensor: torch.Tensor) -> bool:
-    """Return whether a parameter is projected: it has two dimensions, and elements."""
+    """Return whether a parameter's gradient is projected: it has two dimensions and is not empty."""
     return tensor.dim() == 2 and tensor.numel() > 0
 
 
 def is_wide(shape: Sequence[int]) -> bool:
-    """Return whether dimension 0 is the projected one, as it is for a square."""
+    """Return whether a matrix is wide or square, so that dimension 0 is the projected one."""
     return shape[0] <= shape[1]
 
 
@@ -40,7 +41,8 @@ class Projection:
     kind: Kind
     rank: int
     values: torch.Tensor
-    """gaussian: P (rank, n), entries from N(0, 1/rank); sketch: (n,), the sign of each element's bucket."""
+    """gaussian: P, (rank, n), with entries from N(0, 1/rank); sketch: (n,), the sign of each element in its
+    bucket."""
 
     @cached_property
     def alpha(self) -> float:
@@ -59,19 +61,19 @@ class Projection:
 
     @cached_property
     def coefficients(self) -> torch.Tensor | None:
-        """The values (n,) of a P that maps element k to row k mod rank of R only; None for a dense P."""
+        """The sketch's signs, (n,): element k goes only to row k mod rank of R. None for a dense P."""
         if self.kind == "sketch":
             return self.values
         return self.values[0].contiguous() if self.rank == 1 else None
 
     @cached_property
     def panels(self) -> torch.Tensor:
-        """P in panels, (ceil(rank / PANEL), n, PANEL), padded with zeros."""
+        """P cut into panels of rows for the kernel, (ceil(rank / PANEL), n, PANEL), padded with zeros."""
         filled = torch.nn.functional.pad(self.values, (0, 0, 0, -self.rank % PANEL))
         return filled.view(-1, PANEL, self.values.shape[1]).transpose(1, 2).contiguous()
 
     def project(self, gradients: torch.Tensor) -> torch.Tensor:
-        """Compute R of k matrices (k, rows, cols): (k, rank, cols) if wide, (k, rows, rank) if tall."""
+        """Return R for k matrices (k, rows, cols): (k, rank, cols) if wide, (k, rows, rank) if tall."""
         wide = is_wide(gradients.shape[1:])
         if self.kind == "gaussian":
             return self.values @ gradients if wide else gradients @ self.values.T
@@ -85,7 +87,7 @@ class Projection:
 
 
 def draw(kind: Kind, rank: int, n: int, *, seed: int, refresh: int, device: torch.device) -> Projection:
-    """Draw the projection of n elements to `rank`, after this number of refreshes."""
+    """Return the random projection of n elements to `rank`; `refresh`: its number in the order of draws."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "projection", kind, rank, n, refresh))
     if kind == "gaussian":
         values = torch.randn(rank, n, generator=generator) / math.sqrt(rank)

@@ -1,12 +1,12 @@
 """Repeatable randomness: the seeds of draws, and stochastic rounding from float32 to bfloat16.
 
-At the learning rates of an update most steps are far smaller than a bfloat16 unit in the last place: rounded
-to nearest they are lost, rounded at random (up with a probability equal to the distance) they survive on
-average.
+At the learning rates of an update, most steps are far smaller than the distance between two neighbouring
+bfloat16 numbers. Rounding to nearest would lose such steps. Stochastic rounding keeps them on average: it
+rounds up with a probability equal to the value's relative distance from the lower number.
 
-Invariant: a seed depends on the names of its draw alone. A rounded value depends on the value, the key and
-the element's index alone, not on the device, the number of threads or the chunk size; `kernel.c` draws the
-same bits. This module knows nothing about the optimizer.
+Invariant: a seed depends on the seed and names that it is derived from alone. A rounded value depends on the
+value, the key and the element's index alone, not on the device, the number of threads or the chunk size;
+`kernel.c` draws the same bits. This module knows nothing about the optimizer.
 """
 
 import hashlib
@@ -15,24 +15,24 @@ import json
 import torch
 
 CHUNK = 1 << 22
-"""Elements at a time: each needs 8 bytes of temporary memory."""
+"""Elements that are rounded at a time; each needs 8 bytes of temporary memory."""
 _LOW = 0xFFFFFFFF
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """Return the 63-bit seed of the draw with these names."""
+    """Return a 63-bit seed that is derived from a seed and these names."""
     text = json.dumps([seed, *names], separators=(",", ":")).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 
 def stochastic_round(values: torch.Tensor, key: int) -> torch.Tensor:
-    """Round float32 values of any shape to bfloat16, up or down at random, except for NaN and infinity."""
+    """Return float32 values rounded to bfloat16, up or down at random; NaN and infinity stay as they are."""
     flat = values.detach().to(torch.float32).contiguous().reshape(-1)
     rounded = torch.empty(flat.shape, dtype=torch.bfloat16, device=flat.device)
     for start in range(0, flat.numel(), CHUNK):
         part = flat[start : start + CHUNK]
         noise = counter_bits(key, start, part.numel(), part.device) & 0xFFFF
-        # float32 is sign and magnitude: adding to the bits moves away from zero, whatever the sign.
+        # float32 is sign and magnitude: a larger bit pattern is further from zero, whatever the sign.
         bits = (part.view(torch.int32) + noise) & -65536
         part = torch.where(torch.isfinite(part), bits.view(torch.float32), part)
         rounded[start : start + CHUNK] = part.to(torch.bfloat16)  # exact: the low half is zero
@@ -43,7 +43,7 @@ def counter_bits(key: int, start: int, count: int, device: torch.device) -> torc
     """Return 32 random bits for each index from `start` on, as int32, by two rounds of a mixing function."""
     first, second = (_signed(word) for word in keys_of(key))
     index = torch.arange(start, start + count, dtype=torch.int64, device=device)
-    mixed = _mix(index.to(torch.int32) ^ first)  # the low word: the conversion wraps
+    mixed = _mix(index.to(torch.int32) ^ first)  # the conversion keeps the low word
     return _mix(mixed ^ (index >> 32).to(torch.int32) ^ second)
 
 
@@ -57,14 +57,17 @@ def keys_of(key: int) -> tuple[int, int]:
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    """Apply a bijection of 32-bit words: each input bit flips each output bit half the time (lowbias32)."""
+    """Return x mixed by a bijection of 32-bit words (lowbias32).
+
+    Each input bit flips each output bit in half of the cases.
+    """
     x = (x ^ _right(x, 16)) * _signed(0x7FEB352D)
     x = (x ^ _right(x, 15)) * _signed(0x846CA68B)
     return x ^ _right(x, 16)
 
 
 def _right(x: torch.Tensor, bits: int) -> torch.Tensor:
-    """Shift x right, filling with zeros, where torch would repeat the sign."""
+    """Return x shifted right and filled with zeros; torch's own shift would repeat the sign bit."""
     return (x >> bits) & (_LOW >> bits)
 
 

@@ -1,8 +1,8 @@
 """Apollo's state for each parameter, and its form in a checkpoint.
 
 Invariant: a state that is exported, written, read and imported is the same to the last bit, and it carries
-the settings that it was made with. A state whose moments would mean something else here does not fit. This
-module knows nothing about gradients.
+the settings that it was made with. A state whose moments belong to another rank, kind of projection or model
+is refused. This module knows nothing about gradients.
 """
 
 import json
@@ -16,7 +16,8 @@ from agents.trainer.memory_estimate import optimizer_state_bytes
 from corpus.errors import TrainerFault
 
 FORMAT = 2
-"""Format 1 had a projection for each matrix, so its moments mean nothing here."""
+"""Version of the state's format. In format 1 every matrix had its own projection, so those moments cannot be
+used."""
 _RECORDED = (
     *("lr", "rank", "betas", "eps", "weight_decay", "warmup_steps", "scale"),
     *("proj_refresh", "norm_growth_limit", "projection", "master_weights"),
@@ -47,7 +48,7 @@ def fresh(parameter: torch.Tensor, group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nbytes(owned: Sequence[Owned]) -> int:
-    """Return the bytes of the state once every parameter was trained, without a few for each of them."""
+    """Return about how many bytes the state takes once every parameter has been trained."""
     return sum(
         optimizer_state_bytes(tuple(parameter.shape), group["rank"], master=_has_master(parameter, group))
         for parameter, group in owned
@@ -57,7 +58,7 @@ def nbytes(owned: Sequence[Owned]) -> int:
 def export(
     owned: Sequence[Owned], names: Sequence[str], states: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return format, seed, settings (JSON as bytes), and "moment1.NAME" and so on for each parameter."""
+    """Return the state as tensors: "format", "seed", "settings" (JSON), and "moment1.NAME" and so on."""
     groups = {id(group): group for _, group in owned}.values()
     text = json.dumps([{key: group[key] for key in _RECORDED} for group in groups], sort_keys=True).encode()
     exported = {
@@ -73,7 +74,7 @@ def export(
 
 
 def load(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> dict[Any, Any]:
-    """Return the state of each parameter that has one; refuses a state that does not fit."""
+    """Return each parameter's state from exported tensors; raise TrainerFault if they do not fit."""
     if not fits(owned, names, tensors):
         raise TrainerFault(
             "this optimizer state was made with another rank, another projection or for another model; "
@@ -87,7 +88,7 @@ def load(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, tor
         for key, value in state.items():
             if key != "step" and f"{key}.{name}" in tensors:
                 value.copy_(tensors[f"{key}.{name}"])
-        if "master" in state:  # where other means changed the weights, their masters start from them
+        if "master" in state:  # where a weight was changed by something else, its master restarts from it
             unchanged = state["master"].to(parameter.dtype) == parameter
             state["master"] = torch.where(unchanged, state["master"], parameter.detach().to(torch.float32))
         states[parameter] = state | {"step": int(tensors[f"step.{name}"])}
@@ -95,7 +96,7 @@ def load(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, tor
 
 
 def fits(owned: Sequence[Owned], names: Sequence[str], tensors: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether this state's moments have the shapes and projections of these settings."""
+    """Return whether exported tensors have the format, projections and shapes that `owned` needs."""
     if "format" not in tensors or int(tensors["format"]) != FORMAT:
         return False
     made = {settings["projection"] for settings in json.loads(bytes(tensors["settings"].tolist()))}

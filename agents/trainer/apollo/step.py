@@ -1,8 +1,8 @@
-"""One step of Apollo in torch, on any device: matrices by Algorithm 1, everything else by AdamW.
+"""Computes one step of Apollo in torch, on any device: matrices by Algorithm 1, other tensors by AdamW.
 
 A step has two passes: `measure` advances the moments and computes every update, `apply` writes the weights.
 
-Invariant: nothing here waits for a GPU (no number is read back), and parameters of one shape are computed
+Invariant: nothing here waits for a GPU, because no number is read back. Parameters of one shape are computed
 together. `measure` writes no weight. This module knows nothing about seeds or the schedule: a `ParamStep`
 holds one parameter's part of a step.
 """
@@ -24,11 +24,11 @@ class GroupHyperparams:
     betas: tuple[float, float]
     eps: float
     rate: float
-    """Learning rate, with warm-up and Adam's bias correction."""
+    """Learning rate, including warm-up and Adam's bias correction."""
     decay: float
     """Factor on each weight before the update (decoupled weight decay)."""
     tensor_wise: bool
-    """One scale for a whole matrix (Mini), else one for each channel."""
+    """Whether a whole matrix has one scale (Apollo-Mini) instead of one for each channel."""
     growth_limit: float
 
 
@@ -38,13 +38,13 @@ class ParamStep(NamedTuple):
     parameter: torch.Tensor
     gradient: torch.Tensor
     state: dict[str, Any]
-    """moment1, moment2; for a matrix also norm (scalar, of the last update without the rate; 0: none yet);
-    master."""
+    """The tensors moment1 and moment2. For a matrix also norm: a scalar, the norm of the last update before
+    it was multiplied by the learning rate; 0 if there was none. With master weights also master."""
     group: GroupHyperparams
     key: int
     """Key of the stochastic rounding, for a bfloat16 weight."""
     projection: Projection | None
-    """Of a matrix's gradient; None: AdamW."""
+    """Projection of a matrix's gradient; None if AdamW updates the parameter."""
     alpha: float
 
     @property
@@ -83,7 +83,7 @@ class Batch(Protocol):
         """Write the measured updates to the weights."""
 
     def step(self) -> None:
-        """Measure and apply."""
+        """Measure the updates and write them."""
 
     def norms(self) -> list[torch.Tensor]:
         """Return the Euclidean norms of the measured updates, without the decay."""
@@ -99,7 +99,7 @@ class MatrixBatch:
         self._steps = steps
 
     def measure(self) -> None:
-        """Compute Algorithm 1 of arXiv 2412.05270, except for the weights."""
+        """Advance the moments and compute the updates by Algorithm 1 of arXiv 2412.05270."""
         first, group = self._steps[0], self._steps[0].group
         wide = is_wide(first.parameter.shape)
         assert first.projection is not None
@@ -116,7 +116,7 @@ class MatrixBatch:
         self._factors = scales * (group.rate / self._divisors)[:, None, None]
 
     def _advance(self, projected: torch.Tensor) -> torch.Tensor:
-        """Advance the moments; returns M / (sqrt(V) + eps), without bias correction."""
+        """Advance the moments; return M / (sqrt(V) + eps), without bias correction."""
         (beta1, beta2), states = self._steps[0].group.betas, [step.state for step in self._steps]
         moment1 = (
             torch.stack([state["moment1"] for state in states]).mul_(beta1).add_(projected, alpha=1 - beta1)
@@ -144,7 +144,7 @@ class MatrixBatch:
             step.write(step.gradient.to(torch.float32), factor)
 
     def step(self) -> None:
-        """Measure and apply."""
+        """Measure the updates and write them."""
         self.measure()
         self.apply()
 
@@ -158,17 +158,17 @@ class MatrixBatch:
 
 
 def _lengths(tensor: torch.Tensor, across: tuple[int, ...]) -> torch.Tensor:
-    """Return norms across these dimensions, which stay as 1 (torch's function takes six times as long)."""
+    """Return norms over these dimensions, which keep length 1 (torch's function takes six times as long)."""
     return tensor.square().sum(across, keepdim=True).sqrt_()
 
 
 def _stacked(tensors: list[torch.Tensor]) -> torch.Tensor:
-    """Stack the tensors to (k, ...); a single one is not copied."""
+    """Return the tensors stacked to (k, ...); a single tensor is not copied."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 class AdamWBatch:
-    """Parameters that are not matrices, by AdamW (arXiv 1711.05101), at one rate."""
+    """Parameters that are not matrices and have one rate; AdamW (arXiv 1711.05101) updates them."""
 
     def __init__(self, steps: Sequence[ParamStep]) -> None:
         self._steps = steps
@@ -192,7 +192,7 @@ class AdamWBatch:
             step.write(direction, step.group.rate)
 
     def step(self) -> None:
-        """Measure and apply."""
+        """Measure the updates and write them."""
         self.measure()
         self.apply()
 
@@ -201,5 +201,5 @@ class AdamWBatch:
         return [torch.stack(list(torch._foreach_norm(self._directions))) * self._steps[0].group.rate]
 
     def divisors(self) -> list[torch.Tensor]:
-        """Return no divisor: nothing is limited."""
+        """Return an empty list: AdamW's updates are not limited."""
         return []

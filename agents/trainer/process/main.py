@@ -1,10 +1,10 @@
 """The trainer process: `python -m agents.trainer.process.main --run-dir DIR --checkpoints DIR --model DIR`.
 
-Attaches to the shared weights of the model server as their only writer, restores the active checkpoint if
-needed, and answers requests on the run directory's socket until a stop.
+Attaches to the shared weights of the model server as their only writer and restores the active checkpoint if
+needed. Then the process answers requests on the run directory's socket until it is stopped.
 
-Invariant: the process dies with its parent; a clean end undoes a step in progress; nothing goes to standard
-output. This module knows nothing about the ledger or the schedule.
+Invariant: the process dies with its parent. A clean end undoes an update in progress. Nothing goes to
+standard output. This module knows nothing about the ledger or the schedule.
 """
 
 import argparse
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from agents.trainer.process.worker import Worker
 
 NICE = 5
-"""Niceness: alongside a busy server a quarter of a processor's time, alongside an idle one all of it."""
+"""Niceness of the trainer: it gets a quarter of a processor's time beside a busy server, and all of it beside
+an idle server."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the trainer; returns the exit code."""
+    """Run the trainer until it is stopped; return the exit code."""
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
     _yield_to_server(external=options.mapping not in (None, options.run_dir))
-    # Fixed code paths in the numeric libraries: the same update must give the same bits in another process.
+    # Fix the code paths of the numeric libraries: an update must give the same bits in every process.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
@@ -65,22 +66,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _yield_to_server(*, external: bool) -> None:
-    """Leave the processors to the model server first; `external`: the server runs in another session."""
+    """Lower this process's priority below the model server's.
+
+    `external`: whether the model server runs in another session.
+    """
     os.nice(NICE)
     autogroup = Path("/proc/self/autogroup")
     if external and autogroup.exists() and os.getpid() != os.getpgrp():
-        # Such a kernel divides time by session first, and by niceness only within one: take an own session.
+        # With autogroups, a kernel divides time among sessions first, and by niceness only within a session.
         os.setsid()
         autogroup.write_text(str(NICE))
 
 
 def _serve(options: argparse.Namespace) -> None:
-    """Attach to the shared weights, then answer requests until a stop."""
+    """Attach to the shared weights, then answer requests until the trainer is stopped."""
     if stat.S_IMODE(os.stat(options.run_dir).st_mode) & 0o077:
         raise ConfigError(f"{options.run_dir} is open to other users; `chmod 700` it")
     mapping = options.mapping or options.run_dir
     if options.start_fd is None:
-        _need_mapping(mapping)  # before torch, which takes seconds to load
+        _need_mapping(mapping)  # checked before torch is loaded, which takes seconds
     # Deferred: --help and a wrong option should not wait for torch.
     import torch
 
@@ -100,7 +104,7 @@ def _serve(options: argparse.Namespace) -> None:
     shared = SharedWeights.attach(mapping / "weights.bin")
     store = CheckpointStore(options.checkpoints)
     with _only_writer(shared.path):
-        if options.active:  # clean weights too: a trainer may have died between a rollback's rows and weights
+        if options.active:  # even clean weights: a rollback may have written its rows, not its weights
             restore(shared, store, options.active, clean=True, force=shared.dirty)
         context = TrainerContext(shared=shared, model=views.build(shared, options.model), store=store)
         work = CurrentWork()
@@ -120,7 +124,7 @@ def _serve(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _only_writer(mapping: Path) -> Iterator[None]:
-    """Hold the writer's lock of the shared weights, once a dying trainer or a restoring server is done."""
+    """Hold the writer's lock of the shared weights within the block; wait first for another writer to end."""
     with writer_lock(mapping, wait=False) as mine:
         if mine:
             yield
@@ -137,7 +141,7 @@ def _need_mapping(directory: Path) -> None:
 
 
 def _work(server: "RpcServer", work: "CurrentWork", worker: "Worker") -> None:
-    """Answer one request after the other."""
+    """Answer one request after the other until the trainer is stopped."""
     from agents.model.protocol import RpcReply, error_reply
 
     while (request := server.inbox.get()) is not None:
@@ -150,7 +154,7 @@ def _work(server: "RpcServer", work: "CurrentWork", worker: "Worker") -> None:
             server.send(RpcReply(id=request.id, kind="result", body=body, frames=frames))
         except NightschoolError as fault:
             server.send(error_reply(request.id, fault))
-        except Exception as fault:  # the boundary: a failed request must not end the process
+        except Exception as fault:  # the error boundary: a failed request must not end the process
             sys.stderr.write(traceback.format_exc())
             server.send(error_reply(request.id, fault))
         if request.verb == "stop":

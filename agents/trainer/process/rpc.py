@@ -1,9 +1,9 @@
 """The trainer's socket, in a thread of its own, which answers `status` and orders at once.
 
-Invariant: only this thread touches the ROUTER socket, and no message ends it. A known request is never
-carried out twice: its reply comes from memory, or, while it is in progress, goes to the latest client that
-asked. The memory is bounded, and replies to a client that reads nothing are dropped. This module reads only
-the header of the shared weights.
+Invariant: only this thread touches the ROUTER socket, and no message can end the thread. A request that
+arrives again is not carried out again: its reply comes from memory or, if the request is still in progress,
+goes to the latest client that sent it. The memory is bounded. Replies to a client that does not read are
+dropped. This module reads only the header of the shared weights.
 """
 
 import hashlib
@@ -28,18 +28,21 @@ from corpus.errors import NightschoolError, TrainerFault
 
 _REPLIES = "inproc://replies"
 _REPEATABLE = frozenset({"logprobs", "activations", "stop"})
-"""Verbs that change nothing: their large results are not remembered."""
+"""Verbs that change nothing. They can be carried out again, so their large results are not remembered."""
 _REWRITES = frozenset({"train", "merge", "rollback"})
 """Verbs that change the shared weights, so that earlier results no longer describe them."""
 PENDING = 64
-"""Most requests that wait for the main thread; a further one is refused."""
+"""Most requests that wait for the main thread; a further request is refused."""
 LINGER_MS = 1000
-"""How long the trainer waits for its last reply to leave when it stops."""
+"""Milliseconds that a stopping trainer waits until its last reply is sent."""
 
 
 @dataclass(kw_only=True)
 class CurrentWork:
-    """The main thread's work: the main thread writes it, the socket's thread reads it."""
+    """The request that the main thread works on.
+
+    The main thread writes this record; the socket's thread reads it.
+    """
 
     verb: str = "idle"
     step: int = 0
@@ -48,18 +51,21 @@ class CurrentWork:
 
 @dataclass(frozen=True, kw_only=True)
 class _Pending:
-    """A request that the main thread works on, or will."""
+    """A request that the main thread works on or has still to answer."""
 
     client: bytes
-    """Identity of the latest client that asked."""
+    """Socket identity of the latest client that sent the request."""
     digest: bytes
-    """Of the request's frames."""
+    """Digest of the request's frames."""
     verb: str
     dry_run: bool
 
 
 class RpcServer(threading.Thread):
-    """The thread that owns the socket. `inbox` passes requests to the main thread; None means stop."""
+    """The thread that owns the socket.
+
+    `inbox` passes requests to the main thread; None tells the main thread to stop.
+    """
 
     def __init__(self, run_directory: Path, shared: SharedWeights, work: CurrentWork) -> None:
         super().__init__(name="trainer-rpc", daemon=True)
@@ -86,7 +92,7 @@ class RpcServer(threading.Thread):
         self._outbox.send_multipart([reply.id.encode(), last, remember, *protocol.pack_reply(reply)])
 
     def report(self, request: RpcRequest, step: StepReport) -> None:
-        """Send the progress of a step; called in the main thread."""
+        """Send the report on a completed step to the client; called in the main thread."""
         self._work.step, self._work.steps = step.step, step.steps
         self.send(RpcReply(id=request.id, kind="progress", body=asdict(step)))
 
@@ -114,12 +120,12 @@ class RpcServer(threading.Thread):
             self._replies.close(linger=0)
 
     def stop(self) -> None:
-        """Have the main thread stop between two steps; safe in a signal handler."""
+        """Tell the main thread to stop between two steps; safe in a signal handler."""
         self.control.stop()
         self.inbox.put(None)
 
     def _serve(self, ready: dict[zmq.Socket[bytes], int]) -> bool:
-        """Handle the messages that have arrived; returns whether to go on."""
+        """Handle the messages that have arrived; return False once the socket must close, else True."""
         if self._replies in ready:
             identity, *rest = self._replies.recv_multipart()
             if not identity:
@@ -129,7 +135,7 @@ class RpcServer(threading.Thread):
             client, *frames = self._router.recv_multipart()
             try:
                 self._receive(client, frames)
-            except Exception as fault:  # the boundary: no message may end the thread
+            except Exception as fault:  # the error boundary: no message may end the thread
                 if not isinstance(fault, NightschoolError):
                     sys.stderr.write(traceback.format_exc())
                 answer = protocol.error_reply(protocol.request_id(frames) or "unknown", fault)
@@ -137,7 +143,7 @@ class RpcServer(threading.Thread):
         return True
 
     def _reply(self, identity: str, rest: Sequence[bytes]) -> None:
-        """Pass the main thread's reply on to the latest client that asked."""
+        """Send the main thread's reply to the latest client that sent the request."""
         last, remember, *frames = rest
         pending = self._pending[identity]
         if last:
@@ -172,7 +178,7 @@ class RpcServer(threading.Thread):
             self.inbox.put(request)
 
     def _admit(self, request: RpcRequest) -> None:
-        """Refuse a new request when the trainer stops or too many requests wait."""
+        """Raise TrainerFault if the trainer is stopping or too many requests wait."""
         if self.control.stopping:
             raise TrainerFault("the trainer is stopping; ask again after the restart")
         if len(self._pending) >= PENDING:
@@ -183,7 +189,7 @@ class RpcServer(threading.Thread):
             self.control.stop()
 
     def _order(self, request: RpcRequest) -> OrderResult:
-        """Pass an order on to the current update, if there is one."""
+        """Pass an order on to the current update; the result tells whether there is one."""
         update = next((name for name, pending in self._pending.items() if pending.verb == "train"), "")
         if update and request.verb == "pause":
             self.control.pause(update)
@@ -194,7 +200,7 @@ class RpcServer(threading.Thread):
         return OrderResult(training=bool(update))
 
     def _status(self, request: RpcRequest) -> Status | RequestStatus:
-        """Return the trainer's current work or, with `asking`, whether that request is known."""
+        """Return the trainer's current state or, if the body has `asking`, whether that request is known."""
         shared, work = self._shared, self._work
         if asking := request.body.get("asking"):
             done = isinstance(asking, str) and asking in self._memory

@@ -1,4 +1,4 @@
-"""The trainer's verbs, one method each, in the main thread and one request at a time.
+"""Carries out the trainer's requests: a method for each verb, in the main thread, one request at a time.
 
 Invariant: only these methods write the shared weights. The optimizer's state after `train` stays in memory
 until the next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. This module knows
@@ -27,24 +27,25 @@ from store.task_vectors.arithmetic import Part
 from store.tensors.raw import RawTensor
 
 CHUNK = 16
-"""Continuations in one forward pass of `logprobs`."""
+"""Number of continuations in one forward pass of `logprobs`."""
 
 Answer = tuple[Json, list[bytes]]
 """Body and frames of a result."""
 
 
 class Worker:
-    """The only writer of the shared weights."""
+    """Carries out requests, as the only writer of the shared weights."""
 
     def __init__(self, context: TrainerContext, check: Callable[[str], None]) -> None:
         """`check` is called with the request's id before each training step: see `control.Control`."""
         self._context = context
         self._check = check
         self._trained: tuple[str, dict[str, RawTensor] | None] | None = None
-        """Parent of the update in the shared weights, and the optimizer's state; a merge has none."""
+        """Parent of the update in the shared weights, and the optimizer's state (None for a merge). None if
+        there is no update."""
 
     def answer(self, request: RpcRequest, report: Report) -> Answer:
-        """Carry out a request; `report` is called after every training step."""
+        """Carry out a request and return its result; `report` is called with each training step's report."""
         match request.verb:
             case "train":
                 return self._train(request, report)
@@ -65,7 +66,7 @@ class Worker:
         raise TrainerFault(f"the trainer has no verb {request.verb!r}; restart the service")
 
     def _train(self, request: RpcRequest, report: Report) -> Answer:
-        """Make an update, or compute the steps of a dry run."""
+        """Run an update or a dry run, and return its result."""
         train, check = wire.unpack_train(request.body, request.frames), partial(self._check, request.id)
         if train.dry_run:
             return asdict(dry_run(self._context, train, report, check)), []
@@ -128,7 +129,7 @@ class Worker:
         return asdict(wire.SettleResult(version=shared.version)), []
 
     def _logprobs(self, fields: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """Score continuations: see `wire.LogprobsBody`."""
+        """Return log-probabilities of continuations: see `wire.LogprobsBody` and `wire.LogprobsResult`."""
         layers, model = load(wire.LogprobsBody, fields).steer, self._context.model
         prefix_scoring.check(model)
         rows = [unpack_tokens(frame) for frame in frames[len(layers) :]]
@@ -144,7 +145,7 @@ class Worker:
         return asdict(result), []
 
     def _activations(self, fields: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
-        """Read the residual stream: see `wire.ActivationsBody` and `wire.ActivationsResult`."""
+        """Return the residual stream of texts: see `wire.ActivationsBody` and `wire.ActivationsResult`."""
         body = load(wire.ActivationsBody, fields)
         if not body.layers:
             raise TrainerFault("activations need at least one layer; name it by its number, from 0")
@@ -153,7 +154,7 @@ class Worker:
 
 
 def pack_activations(reading: StreamReading) -> Answer:
-    """Return the body and the frames of a reading of the residual stream."""
+    """Return the body and the frames of the answer to `activations`."""
     result = wire.ActivationsResult(
         shape=_shape(reading.stream),
         heads=tuple(wire.HeadShape(layer=n, shape=_shape(values)) for n, values in reading.heads.items()),

@@ -1,13 +1,14 @@
-"""Many sequences laid end to end in one pass, where attention alone separates them.
+"""Packs many sequences end to end into one forward pass, in which only attention separates them.
 
-Everything in a decoder except attention looks at one token at a time, so no row needs padding to the length
+Everything in a decoder except attention looks at one token at a time. So no row needs padding to the length
 of another, and a context's keys and values need no copy for each of its continuations. `attend` replaces the
-model's own attention function in such a pass. Recurrent layers look along a whole row: each of their
-sequences has a lane of its own, padded on the right, and starts from the states that the context left.
+model's own attention function in such a pass. The rows of a pass are called lanes. Recurrent layers look
+along a whole lane, so in a model that has such layers each sequence has its own lane, padded on the right,
+and starts from the states after its context.
 
-Invariant: a token attends to the past of its own sequence and to its own piece up to itself, within the
-layer's window; pasts are read and never written, so a layer may be computed again. This module knows nothing
-about losses.
+Invariant: a token attends to its own context and to its own piece up to itself, within the layer's window.
+Cached contexts are read and never changed, so a layer may be computed again. This module knows nothing about
+losses.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,38 +31,38 @@ Tokens = Sequence[int]
 
 
 class ContextRead(Exception):
-    """Ends a pass that reads contexts, once the last layer has given its keys and values."""
+    """Raised to end a pass that reads contexts, once the last layer's keys and values are stored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """Adjacent tokens of one sequence."""
+    """A run of adjacent tokens of one sequence."""
 
     tokens: Tokens
     past: int
     """Number of the context that the piece belongs to."""
     first: int = 0
-    """Position of its first token, which is the number of the context's tokens before it."""
+    """Position of the piece's first token: the number of context tokens before the piece."""
     context: bool = False
-    """The piece is that context, whole."""
+    """Whether the piece is the whole context itself."""
 
 
 @dataclass(kw_only=True)
 class _Block:
-    """Adjacent pieces of one context: they attend to the same past."""
+    """A run of adjacent pieces that belong to the same context and attend to the same past."""
 
     start: int
     stop: int
     past: int
     context: bool
     before: slice | None
-    """Place of the context in this pass, if it is part of the pass."""
+    """Where the context's tokens are in this pass; None if the context is not part of the pass."""
     spans: list[tuple[int, int]]
     """Number of tokens and first position of each piece."""
 
 
 class Packing:
-    """One pass: its tokens, their positions, and what each token attends to."""
+    """One pass: its tokens, their positions, and the tokens that each token attends to."""
 
     def __init__(
         self,
@@ -71,7 +72,14 @@ class Packing:
         device: torch.device,
         last: int | None = None,
     ) -> None:
-        """`last`: number of the last layer, in a pass that reads contexts into `past` and ends there."""
+        """Lay out the pieces of a pass.
+
+        Args:
+            lanes: The pieces of each lane, in order.
+            past: The cache of the contexts.
+            device: Device of the model.
+            last: None, or in a pass that reads contexts into `past`: number of the last layer, where it ends.
+        """
         self.past, self.last = past, last
         self.lanes = [lane[-1].past for lane in lanes]
         """Number of the context that each lane continues."""
@@ -98,7 +106,7 @@ class Packing:
         self.positions = torch.tensor(positions, device=device).view(shape)
         """(lanes, longest) int64."""
         self.picked = torch.tensor(picked, dtype=torch.long, device=device)
-        """Places of the continuations' tokens in the flattened lanes, piece by piece."""
+        """Indices of the continuations' tokens in the flattened lanes, piece by piece."""
 
     def _place(self, piece: Piece, start: int, stop: int, *, joins: bool) -> None:
         """Add the piece to the block with the same past, or open a new block."""
@@ -122,7 +130,7 @@ class Packing:
         scale: Any,
         window: int | None,
     ) -> torch.Tensor:
-        """Compute the attention of every block; arguments and result are (heads, tokens, head size)."""
+        """Return attention's output for every block; tensors and result are (heads, tokens, head size)."""
         if self.last is not None:
             kept = self.past.attention.setdefault(layer, {})
             kept |= {b.past: (key[:, b.start : b.stop], value[:, b.start : b.stop]) for b in self._blocks}
@@ -143,7 +151,7 @@ class Packing:
         return torch.cat(outputs, dim=1)
 
     def _mask(self, number: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-        """Return the mask added to this block's scores, (tokens, keys); None for plain causal attention."""
+        """Return the mask to add to this block's scores, (tokens, keys); None for plain causal attention."""
         block = self._blocks[number]
         if block.context and (window is None or window >= keys):
             return None
@@ -167,7 +175,7 @@ class Packing:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: Any
 ) -> torch.Tensor:
-    """Compute attention, (heads, tokens, head size); heads that share a key head read it in place."""
+    """Return attention's output, (heads, tokens, head size); shared key heads are not copied."""
     heads, tokens, _ = query.shape
     groups = heads // key.shape[0]
     out = scaled_dot_product_attention(
@@ -193,9 +201,10 @@ def attend(
     sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Compute attention through transformers' interface, from (lanes, heads, tokens, head size) each.
+    """Return attention's output as transformers expects it from an attention function.
 
-    Returns (lanes, tokens, heads, head size), and no weights.
+    `query`, `key` and `value` are (lanes, heads, tokens, head size). The output is (lanes, tokens, heads,
+    head size), with None in place of the attention weights.
     """
     for name in ("softcap", "s_aux", "position_bias"):
         if others.get(name) is not None:
@@ -221,7 +230,8 @@ def _attending(config: Any) -> Iterator[None]:
 def forward(model: Any, packing: Packing, *, recurrent: bool, checkpointing: bool = False) -> torch.Tensor:
     """Return the decoder's last hidden states of all lanes, flattened: (lanes * longest, hidden size).
 
-    `checkpointing` keeps only a layer's input and computes the rest again in the backward pass.
+    `recurrent`: whether the model has recurrent layers. `checkpointing`: keep only each layer's input, and
+    compute the rest again in the backward pass.
     """
     decoder = model.base_model
     layers = list(decoder.layers) if checkpointing else []
@@ -248,10 +258,10 @@ def forward(model: Any, packing: Packing, *, recurrent: bool, checkpointing: boo
 
 
 def _recomputed(plain: Any, config: Any) -> Any:
-    """Return a layer's forward that keeps only its inputs; transformers' own would ignore the past."""
+    """Return a layer's forward with activation checkpointing; that of transformers would ignore the past."""
 
     def packed(*inputs: Any, **named: Any) -> Any:
-        with _attending(config):  # needed again when the backward pass computes the layer again
+        with _attending(config):  # entered again when the backward pass computes the layer again
             return plain(*inputs, **named)
 
     def forward(*inputs: Any, **named: Any) -> Any:

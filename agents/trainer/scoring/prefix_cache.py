@@ -1,7 +1,9 @@
-"""The cache that contexts leave behind, and its form for a model of transformers.
+"""The keys, values and states that the model computed for contexts, cached for their continuations.
 
-Invariant: the cache is written while contexts are read, and only read afterwards, so a layer may be computed
-again and one continuation does not affect another. This module knows nothing about tokens.
+`States` gives the cached states to a model of transformers.
+
+Invariant: the cache is written only while contexts are read. So a layer may be computed again later, and one
+continuation does not affect another. This module knows nothing about tokens.
 """
 
 from collections.abc import Sequence
@@ -28,11 +30,18 @@ class States(Cache):  # type: ignore[misc]
     """The initial states of recurrent layers in one pass; keys and values pass through unchanged."""
 
     def __init__(self, past: PrefixCache, lanes: Sequence[int], *, reading: bool, layers: int) -> None:
-        """`lanes`: the context that each lane continues; `reading`: keep the states after the last token."""
+        """Prepare the initial states.
+
+        Args:
+            past: The cache of the contexts.
+            lanes: Number of the context that each lane (row) continues.
+            reading: Whether to store the states after the last token in `past`.
+            layers: Number of the model's layers.
+        """
         super().__init__(layers=[LinearAttentionLayer() for _ in range(layers)])
         self._past, self._lanes, self._reading = past, lanes, reading
         for number, layer in enumerate(self.layers):
-            layer.record_past = True  # or a single token would change the state in place
+            layer.record_past = True  # otherwise a single token would change the state in place
             known = past.recurrent.get(number)
             if known and not self._reading:
                 blank = [torch.zeros_like(part) for part in next(iter(known.values()))]
@@ -46,7 +55,7 @@ class States(Cache):  # type: ignore[misc]
         return not self._reading and bool(self._past.recurrent.get(layer_idx or 0))
 
     def update(self, key_states: Any, value_states: Any, layer_idx: int, *args: Any, **kwargs: Any) -> Any:
-        """Return the keys and values of this pass; `attend` adds the past."""
+        """Return this pass's keys and values unchanged; `packing.attend` adds those of the context."""
         return key_states, value_states
 
     def update_conv_state(
@@ -57,7 +66,7 @@ class States(Cache):  # type: ignore[misc]
         conv_kernel_size: int = 0,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Return the convolution's inputs after those of the past, (lanes, channels, tokens)."""
+        """Return the convolution's inputs, with those of the context in front: (lanes, channels, tokens)."""
         if self.has_previous_state(layer_idx):
             return torch.cat([self.layers[layer_idx].conv_states[0], conv_states], dim=-1)
         if self._reading:
@@ -68,7 +77,7 @@ class States(Cache):  # type: ignore[misc]
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
-        """Return the state after the last token; keeps it if a context is being read."""
+        """Return the state after the last token unchanged; store it if a context is being read."""
         if self._reading:
             self._keep(layer_idx, recurrent_states)
         return recurrent_states

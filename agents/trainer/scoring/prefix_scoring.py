@@ -1,13 +1,15 @@
-"""The context-frozen pass: log-probabilities of continuations, with gradients through these alone.
+"""Computes log-probabilities of continuations, with gradients through the continuations alone.
 
-Each context goes through the model once, without gradients, into a cache: keys and values, and states of
-recurrent layers. All its continuations start from there, in one pass. A context that is the beginning of
-another one uses the other's cache. The last context token is held back and fed with the continuation: its
-logits predict the first continuation token, which would otherwise have no gradient.
+Each context goes through the model once, without gradients, into a cache of keys, values and recurrent
+states. All continuations of the context start from this cache, in one pass. A context that is the beginning
+of another context uses the other's cache. The last context token is left out of the cache and goes through
+the model with the continuation: its logits predict the first continuation token, which would otherwise have
+no gradient.
 
 Invariant: a row's result depends on its own tokens alone, up to rounding. The cache is a constant, unless
 `context_gradient` asks for the exact gradient: then contexts and continuations share one pass with gradients.
-Supports full attention, sliding windows and gated delta layers; `check` tries a model and refuses others.
+Supported are full attention, sliding windows and gated delta layers. `check` tests a model and refuses one
+with other layers.
 """
 
 import random
@@ -28,20 +30,22 @@ from corpus.errors import TrainerFault
 
 KINDS = frozenset({"full_attention", "sliding_attention", "linear_attention"})
 TOLERANCE = 1e-3
-"""Largest difference, in nats, of the log-probability of a continuation of `ANSWER` tokens in float32. Dense
-attention stays below 1e-5; gated delta layers, whose chunks of 64 tokens are cut elsewhere, below 1e-4."""
+"""Largest difference (nats) that `check` accepts between this module's and a full pass's log-probability of a
+continuation of `ANSWER` tokens, in float32. Dense attention stays below 1e-5. Gated delta layers stay below
+1e-4: they process chunks of 64 tokens, which begin at other tokens here."""
 COARSE = 0.01
-"""The same in 16-bit types, as a share of the log-probability: the effect of rounding alone."""
+"""The largest accepted difference in 16-bit types, as a share of the log-probability. Rounding alone has this
+effect."""
 ANSWER = 6
-"""Tokens of each continuation of the probe."""
+"""Number of tokens of the continuations that `check` scores."""
 LONGEST = 8192
-"""Tokens of the probe's longest context; the probe does not reach a longer sliding window."""
+"""Largest number of tokens of a context that `check` scores. A longer sliding window is not tested."""
 _passed: "WeakSet[Any]" = WeakSet()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """Log-probabilities of n continuations, given their contexts."""
+    """The log-probabilities of n continuations, given their contexts."""
 
     total: torch.Tensor
     """(n,) float32, nats, summed over the tokens."""
@@ -63,10 +67,15 @@ def scores(
     context_gradient: bool = False,
     checkpointing: bool = False,
 ) -> list[Scores]:
-    """Score k continuations of each of n contexts: k lists of n, one `Scores` (n,) for each list.
+    """Return the log-probabilities of k continuations of each of n contexts, as k `Scores` of n.
 
-    Every context and every continuation has at least one token. `train` keeps the graph for gradients;
-    `context_gradient` extends them to the context; `checkpointing` computes activations again.
+    Args:
+        model: The model.
+        contexts: Token ids of n contexts, each of at least one token.
+        continuations: k lists, each with a continuation of every context, of at least one token.
+        train: Whether to keep the graph for gradients.
+        context_gradient: Whether gradients flow through the contexts too.
+        checkpointing: Whether to compute activations again in the backward pass instead of storing them.
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
         raise TrainerFault(
@@ -78,7 +87,7 @@ def scores(
     pasts, which = share_prefixes([tuple(row[:-1]) for row in contexts], equal=recurrent)
     rows = [row for group in continuations for row in group]
     order = sorted(range(len(rows)), key=lambda r: which[r % n])
-    # Fed: the held-back token and all but the last token of the continuation; predicted: the continuation.
+    # The input is the context's last token and all but the last of the continuation, which it predicts.
     pieces = [
         Piece(tokens=[contexts[r % n][-1], *rows[r][:-1]], past=which[r % n], first=len(contexts[r % n]) - 1)
         for r in order
@@ -102,13 +111,15 @@ def scores(
 def share_prefixes(
     rows: Sequence[tuple[int, ...]], *, equal: bool = False
 ) -> tuple[list[tuple[int, ...]], list[int]]:
-    """Return the rows that are not a prefix of another, and for each row the one that begins with it.
+    """Return the rows that are not a prefix of another row, and an index for each row.
 
-    `equal` lets rows share only if they are equal.
+    The index of a row in `rows` is the place, in the returned rows, of a row that begins with it. `equal`: a
+    row counts as a prefix only of an equal row.
     """
     kept: list[tuple[int, ...]] = []
     which = [0] * len(rows)
-    # Sorted, a row comes right before those that begin with it: in reverse, the last one kept is one of them.
+    # In sorted order, a row comes right before the rows that begin with it. In reverse order, the row that
+    # was kept last is one of these.
     for i in sorted(range(len(rows)), key=lambda i: rows[i], reverse=True):
         if not kept or kept[-1][: None if equal else len(rows[i])] != rows[i]:
             kept.append(rows[i])
@@ -117,7 +128,7 @@ def share_prefixes(
 
 
 def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
-    """Put the pieces after their contexts, in one lane or, `apart`, in a lane for each piece."""
+    """Return lanes with each piece after its context: one lane or, if `apart`, a lane for each piece."""
     lanes: list[list[Piece]] = []
     for piece in pieces:
         opened = lanes and not apart
@@ -132,7 +143,7 @@ def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> 
 
 @torch.no_grad()
 def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
-    """Return the model's cache after these contexts; an empty context adds nothing to it."""
+    """Run the contexts through the model and return their cache; an empty context adds nothing to it."""
     past, last, one_by_one = PrefixCache(), len(model.base_model.layers) - 1, is_recurrent(model)
     device = model.get_input_embeddings().weight.device
     lane: list[Piece] = []
@@ -154,7 +165,7 @@ def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
 def _logprobs(
     model: Any, hidden: torch.Tensor, wanted: torch.Tensor, *, train: bool, checkpointing: bool
 ) -> torch.Tensor:
-    """Return the log-probability (nats, float32) of each wanted token, from the hidden states before it."""
+    """Return the log-probability (nats, float32) of each wanted token; `hidden`: the states before it."""
     head = model.get_output_embeddings()
 
     def score(states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -172,7 +183,10 @@ def is_recurrent(model: Any) -> bool:
 
 
 def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
-    """Return the device of the model's inputs; refuses unknown tokens, which would end a GPU's process."""
+    """Return the device of the model's inputs; raise TrainerFault if a token id is not in the vocabulary.
+
+    On a GPU an unknown token id would end the process.
+    """
     table = model.get_input_embeddings().weight
     if any(not 0 <= token < table.shape[0] for row in rows for token in row):
         raise TrainerFault(
@@ -183,7 +197,10 @@ def device_of(model: Any, rows: Sequence[Tokens]) -> torch.device:
 
 
 def check(model: Any) -> None:
-    """Refuse a model that this pass would get wrong; a model's first check scores a few tokens."""
+    """Raise TrainerFault if this module would score the model wrongly.
+
+    The first check of a model scores a few tokens; later checks of the same model return at once.
+    """
     if model in _passed:
         return
     config = model.config
@@ -218,7 +235,7 @@ def check(model: Any) -> None:
 
 
 def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
-    """Score random continuations of contexts of several lengths: packed, and in full passes."""
+    """Return log-probabilities of random continuations of several contexts: packed, and from full passes."""
     draw = random.Random(0)
     size = model.get_input_embeddings().weight.shape[0]
 
@@ -239,7 +256,7 @@ def _both_ways(model: Any, longest: int) -> tuple[list[float], list[float]]:
 
 @torch.no_grad()
 def _full(model: Any, context: list[int], answer: list[int]) -> float:
-    """Score a continuation by one plain pass over the whole row."""
+    """Return the log-probability of an answer, from one plain pass over context and answer."""
     device = model.get_input_embeddings().weight.device
     tokens = torch.tensor([[*context, *answer]], device=device)
     logits = model(input_ids=tokens, use_cache=False).logits[0, len(context) - 1 : -1]

@@ -1,12 +1,13 @@
 """Reads and steers the residual stream of a model.
 
 Reading takes the stream at each text's last token, and the input of attention's output projection there. The
-forward pass ends at the deepest requested layer. Steering adds a direction to the stream of every token: with
-preventative steering (arXiv 2507.21509, section 5.2) an update trains on a model that is steered towards a
-trait, so the gradient need not move the weights there, and the direction is gone when the model is served.
+forward pass ends at the deepest requested layer. Steering adds a direction to the stream of every token. It
+serves preventative steering (arXiv 2507.21509, section 5.2): an update trains a model that is steered towards
+a trait, so the gradient need not move the weights towards this trait. When the model is served, the direction
+is gone.
 
 Invariant: a text's result depends on its own tokens alone, up to rounding, and a pass that ends early gives
-what a whole pass gives, to the bit. Nothing is normalised, and no hook stays on the model. This module knows
+exactly the bits of a whole pass. Nothing is normalised, and no hook stays on the model. This module knows
 nothing about concepts.
 """
 
@@ -30,25 +31,28 @@ CHUNK_TOKENS = 8192
 
 
 class _Done(Exception):
-    """Ends the forward pass after the deepest requested layer."""
+    """Raised to end the forward pass after the deepest requested layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamReading:
-    """Values at each text's last token."""
+    """The values read at each text's last token."""
 
     stream: torch.Tensor
     """The residual stream after each layer: (texts, layers, hidden) float32 on the CPU."""
     heads: dict[int, torch.Tensor]
     """By layer, the input of attention's output projection: (texts, heads, head size) float32 on the CPU."""
     skipped: dict[int, str]
-    """By layer, the name of an attention whose heads were requested and cannot be separated."""
+    """By layer, the name of the attention's class, if its heads were requested and cannot be separated."""
 
 
 def read(
     model: Any, texts: Sequence[Tokens], layers: Sequence[int], heads: Sequence[int] = ()
 ) -> StreamReading:
-    """Read these layers (numbers from 0) at each text's last token; the result is in the order of `texts`."""
+    """Return the values of these layers (from 0) at each text's last token, in the order of `texts`.
+
+    `heads`: the layers whose inputs of attention's output projection are returned too.
+    """
     decoder = model.base_model
     if any(not text for text in texts) or any(
         not 0 <= layer < len(decoder.layers) for layer in (*layers, *heads)
@@ -74,12 +78,12 @@ def read(
 
 
 def residuals(model: Any, texts: Sequence[Tokens], layers: Sequence[int]) -> torch.Tensor:
-    """Return the residual stream alone: see `StreamReading.stream`."""
+    """Return the residual stream after these layers: see `StreamReading.stream`."""
     return read(model, texts, layers).stream
 
 
 def chunks(texts: Sequence[Tokens], order: Sequence[int]) -> list[list[int]]:
-    """Return the texts' numbers in batches; `order` goes from the shortest text to the longest."""
+    """Return the texts' indices in batches; `order`: all indices, from the shortest text to the longest."""
     chunks: list[list[int]] = []
     for i in order:
         full = not chunks or len(chunks[-1]) == CHUNK or (len(chunks[-1]) + 1) * len(texts[i]) > CHUNK_TOKENS
@@ -95,7 +99,11 @@ def _pass(
     heads: dict[int, nn.Module],
     device: torch.device,
 ) -> tuple[torch.Tensor, dict[int, torch.Tensor]]:
-    """Run one forward pass; returns (texts, layers, hidden), and by layer (texts, heads times head size)."""
+    """Run one forward pass and return what was read.
+
+    The first result is the stream, (texts, layers, hidden). The second has, by layer, the input of
+    attention's output projection, (texts, heads times head size).
+    """
     tokens, mask = pad(texts, device)
     rows, last = torch.arange(len(texts), device=device), mask.sum(dim=1) - 1
     streams: dict[int, torch.Tensor] = {}
@@ -131,7 +139,7 @@ def _pass(
 
 
 def _projection(decoder: Any, layer: int) -> nn.Module | str:
-    """Return the attention's output projection, or its name if its heads cannot be separated."""
+    """Return attention's output projection, or the attention's name if its heads cannot be separated."""
     attention = getattr(decoder.layers[layer], "self_attn", None)
     projection = getattr(attention, "o_proj", None)
     count = getattr(decoder.config, "num_attention_heads", None)
@@ -166,7 +174,7 @@ def pad(rows: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, tor
 def steered(model: Any, directions: Sequence[Direction]) -> Iterator[None]:
     """Add each direction to the stream after its layer, at every token of every pass within the block.
 
-    Contexts and continuations are moved alike, with activation checkpointing too.
+    Contexts and continuations are steered alike, also with activation checkpointing.
     """
     layers, table = model.base_model.layers, model.get_input_embeddings().weight
     handles = []

@@ -1,13 +1,16 @@
 """The objectives, as pure functions of the log-probabilities of continuations.
 
 SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO (arXiv 2405.14734);
-KTO (arXiv 2402.01306). Each returns the loss and metrics, with chosen and rejected answers apart, because a
-margin may grow while the chosen answer becomes less likely.
+KTO (arXiv 2402.01306). Each function returns the loss and metrics. The metrics of chosen and rejected answers
+are separate, because a margin may grow while the chosen answer becomes less likely.
 
-Invariant: float32 throughout, and finite, value and gradient, for every finite log-probability. An example's
-weight multiplies its loss, and the sum is divided by `count`, the number of examples of the whole step (None:
-of those given): examples of low trust move the weights less, and the gradients of a step's passes add up to
-the step's. This module knows nothing about models or tokens.
+Arguments that all objectives have: `chosen` and `rejected` are the log-probabilities of n answers each.
+`weights`, (n,), are the examples' weights: each loss is multiplied by its example's weight, so that examples
+of low trust move the model less. `count` is the number of examples in the whole step (None: n): the sum of
+the losses is divided by it, so that the gradients of a step's passes add up to the step's gradient.
+
+Invariant: all values are float32. Loss and gradient are finite for every finite log-probability. This module
+knows nothing about models or tokens.
 """
 
 import math
@@ -20,7 +23,8 @@ from torch.nn.functional import logsigmoid
 from agents.trainer.scoring.prefix_scoring import Scores
 
 CERTAIN = -1e-6
-"""Largest average log-probability (nats) whose odds are computed: at 0 they are infinite."""
+"""Largest average log-probability (nats) whose odds are computed; larger ones count as this, since the odds
+at 0 are infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class Loss:
 
 
 def sft(chosen: Scores, weights: torch.Tensor, *, count: int | None = None) -> Loss:
-    """Compute SFT: the average negative log-likelihood per token. `weights` is (n,)."""
+    """Return the SFT loss: the average negative log-likelihood per token."""
     return Loss(value=_weighted(-chosen.mean, weights, count), metrics=_means(chosen_logprob=chosen.mean))
 
 
@@ -48,9 +52,10 @@ def dpo(
     penalty: float = 0.0,
     count: int | None = None,
 ) -> Loss:
-    """Compute DPO on summed log-probabilities or, with a `penalty` (DPOP's lambda), DPOP.
+    """Return the DPO loss on summed log-probabilities or, with a `penalty` (DPOP's lambda), the DPOP loss.
 
-    `references` is (n, 2), nats, summed: chosen and rejected under the reference weights.
+    `references`, (n, 2), are the summed log-probabilities (nats) of chosen and rejected answers under the
+    reference weights.
     """
     # arXiv 2305.18290, section 4: r^(x, y) = beta log(pi(y|x) / pi_ref(y|x)).
     chosen_reward, rejected_reward = _rewards(chosen, rejected, references, beta)
@@ -67,7 +72,7 @@ def dpo(
 def orpo(
     chosen: Scores, rejected: Scores, weights: torch.Tensor, *, strength: float, count: int | None = None
 ) -> Loss:
-    """Compute ORPO on length-averaged log-probabilities; `strength` is its lambda."""
+    """Return the ORPO loss on length-averaged log-probabilities; `strength` is ORPO's lambda."""
     # arXiv 2403.07691, eq. 3: log P(y|x) = 1/m sum_t log P(y_t | x, y_<t).
     chosen_mean, rejected_mean = chosen.mean, rejected.mean
     # arXiv 2403.07691, eq. 7: L_OR = -log sigmoid(log(odds(y_w|x) / odds(y_l|x))).
@@ -89,7 +94,7 @@ def simpo(
     margin: float,
     count: int | None = None,
 ) -> Loss:
-    """Compute SimPO on length-averaged log-probabilities; `margin` is its gamma."""
+    """Return the SimPO loss on length-averaged log-probabilities; `margin` is SimPO's gamma."""
     # arXiv 2405.14734, eq. 4: r(x, y) = beta / |y| log pi(y|x).
     chosen_reward, rejected_reward = beta * chosen.mean, beta * rejected.mean
     # arXiv 2405.14734, eq. 6: L = -E[log sigmoid(r(x, y_w) - r(x, y_l) - gamma)].
@@ -112,12 +117,12 @@ def kto(  # noqa: PLR0913 (the parameters of the paper)
     undesirable: float = 1.0,
     count: int | None = None,
 ) -> Loss:
-    """Compute KTO: each side of a pair is an example, and the pair's loss is their mean.
+    """Return the KTO loss: each answer of a pair has a loss, and the pair's loss is the mean of both.
 
-    `references` is (n, 2) as for `dpo`; `reference_point` is z_0 in nats, which has no gradient: see
-    `objective.reference_point`; `desirable` and `undesirable` are lambda_D and lambda_U.
+    `references`, (n, 2), are those of `dpo`. `reference_point` is z_0 in nats, from
+    `objective.reference_point`; it has no gradient. `desirable` and `undesirable` are lambda_D and lambda_U.
     """
-    # arXiv 2402.01306, section 4.1: r(x, y) = log(pi(y|x) / pi_ref(y|x)), times beta; z_0 >= 0.
+    # arXiv 2402.01306, section 4.1: r(x, y) = log(pi(y|x) / pi_ref(y|x)), here times beta; z_0 >= 0.
     chosen_reward, rejected_reward = _rewards(chosen, rejected, references, beta)
     point = torch.full_like(chosen_reward, max(0.0, reference_point))
     # arXiv 2402.01306, eq. 7: lambda_D (1 - sigmoid(beta (r - z_0))), and 1 - sigmoid(x) is sigmoid(-x).
@@ -129,13 +134,13 @@ def kto(  # noqa: PLR0913 (the parameters of the paper)
 
 
 def log_odds(log_probability: torch.Tensor) -> torch.Tensor:
-    """Compute log(p / (1 - p)) from log p in nats (arXiv 2403.07691, eq. 4), in the log domain."""
+    """Return log(p / (1 - p)) for log p in nats (arXiv 2403.07691, eq. 4), computed in the log domain."""
     certain = log_probability.clamp(max=CERTAIN)
     return certain - log1mexp(certain)
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:
-    """Compute log(1 - exp(x)) for x < 0, exact at both ends; each branch avoids the other's singularity."""
+    """Return log(1 - exp(x)) for x < 0, exact near 0 and far below it, with a formula for each range."""
     near = x > -math.log(2)
     small = torch.where(near, x, torch.full_like(x, -1.0))
     large = torch.where(near, torch.full_like(x, -1.0), x)
@@ -145,12 +150,12 @@ def log1mexp(x: torch.Tensor) -> torch.Tensor:
 def _rewards(
     chosen: Scores, rejected: Scores, references: torch.Tensor, beta: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute beta log(pi / pi_ref) of either side, (n,) each."""
+    """Return beta log(pi / pi_ref) of the chosen and of the rejected answers, (n,) each."""
     return beta * (chosen.total - references[:, 0]), beta * (rejected.total - references[:, 1])
 
 
 def _weighted(each: torch.Tensor, weights: torch.Tensor, count: int | None) -> torch.Tensor:
-    """Compute the sum of weight times loss, over the number of examples of the step."""
+    """Return the sum of weight times loss, divided by `count` (None: the number of losses)."""
     return (each * weights).sum() / (each.shape[0] if count is None else count)
 
 
@@ -161,7 +166,7 @@ def _preference_metrics(
     rejected_reward: torch.Tensor,
     **more: torch.Tensor,
 ) -> dict[str, float]:
-    """Return the metrics of every preference loss."""
+    """Return the metrics that every preference loss has, and those in `more`."""
     margin = chosen_reward - rejected_reward
     return _means(
         chosen_logprob=chosen.mean,
@@ -175,6 +180,6 @@ def _preference_metrics(
 
 
 def _means(**values: torch.Tensor) -> dict[str, float]:
-    """Return the mean of each, all read from the device at once: each separate read would wait for it."""
+    """Return the mean of each value. All are read at once, since every read waits for the device."""
     means = torch.stack([value.detach() for value in values.values()]).mean(dim=1)
     return dict(zip(values, means.tolist(), strict=True))

@@ -1,7 +1,7 @@
-"""Whether an update fits into memory, checked before its first step.
+"""Checks before an update's first step that the update fits into memory.
 
-Invariant: the costs of a token are not derived from the configuration: a few tokens go through the model
-itself, and the bytes that autograd keeps of them are counted. The sums are those of
+Invariant: the memory for a token is measured, not derived from the configuration. A few tokens go through the
+model itself, and the bytes that autograd keeps for them are counted. The formulas are those of
 `agents.trainer.memory_estimate`.
 """
 
@@ -16,15 +16,16 @@ from agents.trainer.scoring import prefix_scoring
 from corpus.errors import GateRefused
 
 PROBED = (16, 48)
-"""Tokens of the two measured answers; the difference of their bytes has no fixed part."""
+"""Lengths in tokens of the two measured answers. The costs come from the difference of the two measurements,
+so that bytes that do not depend on the length cancel out."""
 
 
 def require_memory(
     model: Any, settings: Settings, examples: Sequence[Example], optimizer_bytes: int
 ) -> MemoryEstimate:
-    """Raise GateRefused unless this update fits into the free memory; returns the estimate.
+    """Return this update's memory estimate; raise GateRefused if it does not fit into the free memory.
 
-    `optimizer_bytes`: what the optimizer's state will take in addition to what is allocated.
+    `optimizer_bytes`: bytes of the optimizer's state that are still to be allocated.
     """
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = [p.numel() * p.element_size() for p in trained]
@@ -46,7 +47,7 @@ def require_memory(
 
 
 def measure(model: Any) -> TokenCosts:
-    """Measure what this model takes for each token, by sending a few tokens through it."""
+    """Return the memory that this model needs for each token, measured with a few tokens."""
     past = prefix_scoring.read(model, [(0,) * PROBED[0]])
     pairs = [pair for layer in past.attention.values() for pair in layer.values()]
     states = [state for layer in past.recurrent.values() for kept in layer.values() for state in kept]
@@ -64,13 +65,13 @@ def measure(model: Any) -> TokenCosts:
 
 
 def _kept_bytes(model: Any, tokens: int) -> int:
-    """Count the bytes that autograd keeps of an answer of this length after a context of one token.
+    """Return the bytes that autograd keeps for an answer of `tokens` tokens after a one-token context.
 
     Parameters are not counted.
     """
     parameters = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
-    alive = []  # counted storages stay alive, or a later tensor could take the address of one
+    alive = []  # keeps counted storages alive, so that no later tensor gets the address of one
 
     def count(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

@@ -1,9 +1,9 @@
-"""A merge: from the parent's weights and some task vectors, into the shared weights.
+"""Runs a merge: adds task vectors to the parent's weights, in the shared weights.
 
-Invariant: nothing is written before all of it is known to be finite, and then it is written under one lock.
-The result depends on the parent and the parts alone, and after any failure the shared weights are the
-parent's. There is no optimizer state: moments of the parts do not belong to merged weights. This module knows
-nothing about the socket or the ledger.
+Invariant: all merged weights are computed and known to be finite before the first is written; then all are
+written under one lock. The result depends on the parent and the parts alone. After any failure the shared
+weights are the parent's. A merge has no optimizer state, because the moments of earlier updates do not fit
+the merged weights. This module knows nothing about the socket or the ledger.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,9 +24,15 @@ def run_merge(
     density: float,
     check: Callable[[], None],
 ) -> ChangeSize:
-    """Make the shared weights the parent's plus the parts; returns how much that changed them.
+    """Write the parent's weights plus the parts into the shared weights; return the size of the change.
 
-    `check` is called before each tensor is computed, and raises when the merge must end.
+    Args:
+        context: The shared weights, their model, and the checkpoints.
+        parent: Id of the parent checkpoint.
+        parts: The task vectors, each with its weight.
+        method: "arithmetic" or "ties".
+        density: Share of each task vector's elements that "ties" keeps.
+        check: Called before each tensor is computed; raises an error if the merge must end.
     """
     shared, store = context.shared, context.store
     context.require_current_mapping()
@@ -45,7 +51,7 @@ def run_merge(
         merged[name] = added(own, change)
         moved += size_of(np.subtract(values(merged[name]), values(own)))
     try:
-        with shared.lock.write_lock():  # all at once: no request is answered by half a merge
+        with shared.lock.write_lock():  # under one lock: no request is answered by a half-merged model
             shared.dirty = True
             shared.holds = ""
             for name, raw in merged.items():

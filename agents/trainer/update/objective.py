@@ -1,16 +1,17 @@
-"""From examples to the loss of the objective: which sides are scored, against which references.
+"""Computes an objective's loss from examples: scores their answers and compares them with the references.
 
-KTO's z_0 is the divergence of the weights from the reference, estimated on mismatched answers (arXiv
-2402.01306, section 4.1): log(pi(y'|x) / pi_ref(y'|x)), y' the answers to another context. The paper takes y'
-from the next row of the batch; here it comes from the next example of the whole update, in a ring, that has
-another context. So a batch of one has an estimate too, the passes of a step share one estimate, and the
-reference side is scored once, at the start, while the model still is the reference. The price is one more
-pass without gradients in every step. If all examples of an update have one context there are no mismatched
-answers, and z_0 is 0.
+KTO's z_0 estimates how far the weights have moved from the reference. It is the mean of log(pi(y'|x) /
+pi_ref(y'|x)) over mismatched answers y', which belong to another context than x, or 0 if that mean is
+negative (arXiv 2402.01306, section 4.1). The paper takes y' from the next row of the batch. This module takes
+y' from the next example of the whole update that has another context; the first example follows the last.
+This has three effects. A batch of one example has an estimate too. All passes of a step share one estimate.
+The reference weights score the mismatched answers only once, at the start, when the model still has these
+weights. The cost is one more pass without gradients in every step. If all examples of an update have the same
+context, there are no mismatched answers, and z_0 is 0.
 
-Invariant: the loss depends on the model's weights, the examples and the settings alone; the losses of a
-step's passes, each with the step's `count` and `point`, add up to the step's loss. This module knows nothing
-about the optimizer or the shared weights.
+Invariant: the loss depends on the model's weights, the examples and the settings alone. The losses of a
+step's passes add up to the step's loss, if each is computed with the step's `count` and `point`. This module
+knows nothing about the optimizer or the shared weights.
 """
 
 import math
@@ -31,12 +32,13 @@ WITH_REFERENCES = ("dpo", "dpop", "kto")
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatched(Example):
-    """An example with the answers to another context, for KTO."""
+    """An example of KTO, with the answers to another context."""
 
     others: tuple[Sequence[int], Sequence[int]]
     """Chosen and rejected answer of the other example."""
     reference_others: float
-    """Log-probability (nats, summed over both) of `others` in this context, under the reference."""
+    """Log-probability (nats, summed over both answers) of `others` after this context, under the reference
+    weights."""
 
 
 def loss_of(
@@ -49,16 +51,16 @@ def loss_of(
     count: int | None = None,
     point: float | None = None,
 ) -> losses.Loss:
-    """Return the objective's loss over these examples, which `with_references` has completed.
+    """Return the loss and metrics of these examples, which must come from `with_references`.
 
     Args:
         model: The model with the current weights.
         objective: One of `messages.Objective`.
-        settings: Of the update.
+        settings: Settings of the update.
         rows: Examples of one pass.
-        train: Keep the graph for gradients.
-        count: Number of examples in the whole step; None: these examples are the step.
-        point: The step's `reference_point`; None: computed from these examples.
+        train: Whether to keep the graph for gradients.
+        count: Number of examples in the whole step; None: the number of `rows`.
+        point: The step's `reference_point`, for KTO; None: computed from `rows`.
     """
     beta = settings.beta
     if objective == "kto" and point is None:
@@ -101,7 +103,7 @@ def loss_of(
 
 
 def reference_point(model: Any, settings: Settings, rows: Sequence[Example]) -> float:
-    """Return KTO's z_0 for a step of these examples, nats, 0 or above; 0 without mismatched answers."""
+    """Return KTO's z_0 (nats, at least 0) for a step of these examples; 0 without mismatched answers."""
     known = [row for row in rows if isinstance(row, Mismatched)]
     if not known:
         return 0.0
@@ -112,9 +114,9 @@ def reference_point(model: Any, settings: Settings, rows: Sequence[Example]) -> 
 
 
 def with_references(model: Any, request: TrainRequest) -> Sequence[Example]:
-    """Return the examples with the objective's references; the model must hold the parent's weights.
+    """Return the examples with the references that the objective needs.
 
-    An example keeps a reference that it already has.
+    The model must hold the parent's weights. An example that has both references keeps them.
     """
     if request.objective not in WITH_REFERENCES:
         return request.examples
@@ -123,7 +125,7 @@ def with_references(model: Any, request: TrainRequest) -> Sequence[Example]:
 
 
 def _referred(model: Any, settings: Settings, examples: Sequence[Example]) -> list[Example]:
-    """Return the examples with a reference for each side."""
+    """Return the examples with references for both answers."""
     rows = list(examples)
     missing = [
         i for i, row in enumerate(rows) if row.reference_chosen is None or row.reference_rejected is None
@@ -135,7 +137,7 @@ def _referred(model: Any, settings: Settings, examples: Sequence[Example]) -> li
 
 
 def _mismatched(model: Any, settings: Settings, examples: Sequence[Example]) -> list[Example]:
-    """Return the examples with the answers to the next other context in the ring, and their reference."""
+    """Return the examples with mismatched answers and their reference; see the module for the choice."""
     rows, n = list(examples), len(examples)
     answers_by_row = {}
     for i, row in enumerate(rows):
@@ -154,7 +156,10 @@ def _totals(
     settings: Settings,
     rows: Sequence[tuple[Tokens, Tokens, Tokens]],
 ) -> Iterator[tuple[float, float]]:
-    """Yield the summed log-probabilities (nats) of two continuations of each context."""
+    """Yield the summed log-probabilities (nats) of each row's two continuations.
+
+    `rows`: a context and its two continuations each, as token ids.
+    """
     size = settings.micro_batch or settings.batch_size
     for start in range(0, len(rows), size):
         contexts, first, second = (list(side) for side in zip(*rows[start : start + size], strict=True))

@@ -1,9 +1,9 @@
-"""One update: from a parent checkpoint, over a fixed list of examples, into the shared weights.
+"""Runs one update: trains a parent checkpoint on a fixed list of examples, in the shared weights.
 
-Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer
-starts from the parent's state and is kept nowhere else. A step that is not finite or too large is refused,
-and after any failure the shared weights are the parent's again. A dry run writes nothing. This module knows
-nothing about the socket or the ledger.
+Invariant: the result depends on the parent, the examples, the settings and the seed alone. The optimizer's
+state comes from the parent's checkpoint and from nowhere else. A step that is too large or not finite is
+refused. After any failure the shared weights are the parent's again. A dry run writes nothing. This module
+knows nothing about the socket or the ledger.
 """
 
 import math
@@ -31,7 +31,7 @@ from store.tensors.raw import RawTensor
 Report = Callable[[StepReport], None]
 Check = Callable[[], None]
 Origin = Literal["continued", "fresh"]
-"""Whether the optimizer continues from the parent's state."""
+"""Whether the optimizer's state is continued from the parent or new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class TrainerContext:
     store: CheckpointStore
 
     def names(self) -> list[str]:
-        """Return the names of the parameters, tied ones once, in the model's order."""
+        """Return the names of the parameters in the model's order; tied parameters have one name."""
         return [name for name, _ in self.model.named_parameters()]
 
     def require_current_mapping(self) -> None:
@@ -56,9 +56,10 @@ class TrainerContext:
 def run_update(
     context: TrainerContext, request: TrainRequest, report: Report, check: Check
 ) -> tuple[TrainResult, dict[str, RawTensor]]:
-    """Make the update in the shared weights; returns the result and the optimizer's state after it.
+    """Run the update in the shared weights; return the result and the optimizer's state after it.
 
-    `check` is called before each pass: it waits while the update is paused and raises when it must end.
+    `report` is called with the report on each step. `check` is called before each pass: it waits while the
+    update is paused, and raises an error if the update must end.
     """
     shared, parent = context.shared, request.parent
     context.require_current_mapping()
@@ -78,9 +79,10 @@ def run_update(
 
 
 def dry_run(context: TrainerContext, request: TrainRequest, report: Report, check: Check) -> TrainResult:
-    """Compute every planned step at the parent's weights, which the shared weights must be; changes nothing.
+    """Compute every planned step at the parent's weights, change nothing, and return the result.
 
-    The optimizer advances from step to step as in an update, so that its norms are limited as they would be.
+    The shared weights must be the parent's. The optimizer advances from step to step, so that the norm-growth
+    limit has the same effect as in an update.
     """
     shared = context.shared
     if shared.replaced or shared.dirty or shared.holds != request.parent:
@@ -102,7 +104,7 @@ def _run(
     report: Report,
     check: Check,
 ) -> TrainResult:
-    """Run all steps and report each; leaves no gradient behind."""
+    """Run all steps, report each, free the gradients, and return the result."""
     reports: list[StepReport] = []
     try:
         for step in _steps(context, request, optimizer, check):
@@ -114,7 +116,7 @@ def _run(
 
 
 def _optimizer(context: TrainerContext, request: TrainRequest) -> tuple[Apollo, Origin]:
-    """Return an optimizer with the parent's state, or a fresh one if no state fits these settings."""
+    """Return an optimizer with the parent's state, or a fresh optimizer if that state does not fit."""
     s = request.settings
     optimizer = Apollo(
         context.model.parameters(),
@@ -146,7 +148,7 @@ def _optimizer(context: TrainerContext, request: TrainRequest) -> tuple[Apollo, 
 def _require_memory(
     context: TrainerContext, request: TrainRequest, optimizer: Apollo, origin: Origin
 ) -> None:
-    """Refuse an update that does not fit into memory; a continued state is in memory already."""
+    """Raise GateRefused if the update does not fit into memory; a continued state is in memory already."""
     missing = optimizer.state_bytes() if origin == "fresh" else 0
     memory.require_memory(context.model, request.settings, request.examples, missing)
 
@@ -154,13 +156,17 @@ def _require_memory(
 def _steps(
     context: TrainerContext, request: TrainRequest, optimizer: Apollo, check: Check
 ) -> Iterator[StepReport]:
-    """Make the steps one by one, or only compute them; raises before a step that must not be made."""
+    """Yield a report on each step after it is made (or, in a dry run, computed).
+
+    Raises:
+        StepRefused: a step is too large or not finite, and was not made.
+    """
     settings, shared = request.settings, context.shared
     examples = with_references(context.model, request)
     steps = settings.epochs * math.ceil(len(examples) / settings.batch_size)
     weight_norm = _norm([p.detach() for p in context.model.parameters()])
     for number, batch in enumerate(plan(len(examples), settings, request.seed), start=1):
-        check()  # before the clock starts: a pause does not count
+        check()  # before `started`: a pause is not part of the step's time
         started = time.monotonic()
         rows = [examples[i] for i in batch]
         with steered(context.model, request.prevent):
@@ -190,7 +196,7 @@ def _steps(
 def _gradients(
     model: Any, request: TrainRequest, rows: Sequence[Example], step: int, check: Check
 ) -> dict[str, float]:
-    """Add up the gradient of one step over its passes, in the parameters; returns the step's metrics."""
+    """Add up the gradients of a step's passes in the parameters; return the step's metrics."""
     model.zero_grad(set_to_none=True)
     metrics: dict[str, float] = {}
     objective, settings = request.objective, request.settings
@@ -198,7 +204,7 @@ def _gradients(
     for part in passes(rows, settings.micro_batch):
         check()
         loss = loss_of(model, objective, settings, part, train=True, count=len(rows), point=point)
-        share = len(part) / len(rows)  # the loss is divided by the step's examples already
+        share = len(part) / len(rows)  # each pass counts by its number of examples
         values = {name: share * value for name, value in loss.metrics.items()}
         for name, value in {"loss": float(loss.value.detach()), **values}.items():
             metrics[name] = metrics.get(name, 0.0) + _finite(step, name, value)
@@ -208,7 +214,7 @@ def _gradients(
 
 
 def passes(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
-    """Divide a step's examples into passes of this size, similar lengths together; 0: all in one pass."""
+    """Return a step's examples in passes of `size`, similar lengths together; size 0: all in one pass."""
     if not 0 < size < len(rows):
         return [rows]
     by_length = sorted(rows, key=lambda row: len(row.context) + max(len(row.chosen), len(row.rejected)))
@@ -216,7 +222,10 @@ def passes(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
 
 
 def plan(count: int, settings: Settings, seed: int) -> Iterator[list[int]]:
-    """Yield the numbers of each step's examples: every epoch has its own order and may end short."""
+    """Yield the indices of each step's examples.
+
+    Every epoch has its own order, and its last step may have fewer examples.
+    """
     for epoch in range(settings.epochs):
         order = sorted(range(count), key=lambda i, epoch=epoch: derive_seed(seed, "order", epoch, i))  # type: ignore[misc]
         for start in range(0, count, settings.batch_size):
