@@ -1,13 +1,16 @@
-"""Blobs: the tensors of checkpoints, each under the SHA-256 of its safetensors form, however it is stored.
+"""Blobs: the tensors of checkpoints, in files of four forms.
 
-    <sha256>.safetensors    whole, as any reader of safetensors loads it; deltas start from these
-    <sha256>.delta          the changed elements against a whole one (`delta/`), and the SHA-256 of the file
+A blob is a set of tensors, such as the weights of a checkpoint. Its digest is the SHA-256 of these tensors as
+a safetensors file, whatever form is stored.
+
+    <sha256>.safetensors    whole, as any reader of safetensors loads it; a delta starts from such a blob
+    <sha256>.delta          the elements that differ from a whole blob, its base (see `delta/`), and the
+                            SHA-256 of the delta
     <sha256>.packed         every tensor compressed, without a base: for types that change everywhere
-    <sha256>.dropped        empty, a tombstone: the blob was dropped on purpose
+    <sha256>.dropped        an empty file, the tombstone of a blob that was dropped on purpose
 
-Invariant: the name says what is inside, never how it is stored: the same tensors have the same name in every
-form. A file under its final name is whole, and only verified tensors are returned. This module knows nothing
-about checkpoints or tensor libraries.
+Invariant: the same tensors have the same digest in every form. A file under its final name is whole, and only
+verified tensors are returned. This module knows nothing about checkpoints or tensor libraries.
 """
 
 import hashlib
@@ -39,7 +42,7 @@ Form = Literal["whole", "delta", "packed"]
 SUFFIXES: dict[Form, str] = {"whole": ".safetensors", "delta": ".delta", "packed": ".packed"}
 TOMBSTONE = ".dropped"
 LARGEST_DELTA = 0.5
-"""Largest size of a delta, as a share of the whole; a larger one gives way to a new base."""
+"""Largest size of a delta, as a share of the whole blob; instead of a larger delta a whole blob is stored."""
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,9 +52,9 @@ class StoredBlob:
 
     form: Form
     nbytes: int
-    """Bytes on disk, without its base."""
+    """Bytes on disk, without those of the base."""
     base: str | None
-    """Digest of the blob that a delta starts from."""
+    """Digest of the blob that a delta starts from; None for the other forms."""
 
 
 class Blobs:
@@ -60,26 +63,27 @@ class Blobs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._hashes: dict[str, ChunkHashes] = {}
-        """Hashes of the bases that this process has verified."""
+        """Hashes of the bases that this process has verified, by digest."""
 
     def write(
         self, tensors: Tensors, *, near: str | None = None, whole: bool = False, what: str = "weights"
     ) -> tuple[str, int]:
-        """Store these tensors; return their digest and the bytes on disk.
+        """Store these tensors as a blob; return its digest and its bytes on disk.
 
         A blob that is stored already is left alone if it is undamaged, and replaced if it is damaged.
 
         Args:
-            tensors: They must not change during the call.
-            near: Digest of a blob that they grew from, whose base they may share.
-            whole: Whether to store them whole, whatever the size.
-            what: What they are, for messages and for `failpoints`.
+            tensors: The tensors, which must not change during the call.
+            near: Digest of a similar blob; the new blob may be a delta of it, or of its base. None to write
+                no delta.
+            whole: Whether to store the tensors whole, whatever the size.
+            what: A name for the tensors in messages and in `failpoints`.
         """
         digest = _digest(pieces(tensors))
         stored = self._find(digest)
         if stored is None or self.problem(digest):
             durable.make_folder(self.folder)
-            # Deltas may start from a damaged whole blob, so it is written whole again.
+            # Deltas may start from a whole blob that is damaged, so it is written whole again.
             if whole or not tensors or (stored is not None and stored[0] == "whole"):
                 self._write_whole(tensors, digest, what)
             elif not any(by_elements(raw.dtype) for raw in tensors.values()):
@@ -91,13 +95,16 @@ class Blobs:
         return digest, self._path(digest)[1].stat().st_size
 
     def stored(self, digest: str) -> StoredBlob:
-        """Return how a blob is stored; only a delta's header is read."""
+        """Return how a blob is stored; its tensors are not decoded."""
         form, path = self._path(digest)
         base = self._delta(path, digest).base_sha256 if form == "delta" else None
         return StoredBlob(form=form, nbytes=path.stat().st_size, base=base)
 
     def load(self, digest: str) -> dict[str, RawTensor]:
-        """Return the verified tensors: mapped where they are stored whole, else in buffers of their own."""
+        """Return the verified tensors of a blob, by name.
+
+        The tensors of a whole blob are views into the mapped file, others have buffers of their own.
+        """
         form, path = self._path(digest)
         if form == "whole":
             return self._whole(path, digest)
@@ -105,14 +112,15 @@ class Blobs:
         return delta.decode(self._base_of(delta))
 
     def put(self, digest: str, target: Tensors, begin: Begin, *, held: str | None = None) -> None:
-        """Write the tensors into the target's buffers; needs memory for a few chunks more.
+        """Write the tensors of a blob into the target's buffers, with memory for a few chunks only.
 
         Args:
             digest: The blob.
             target: Buffers that can be written to, of the same names, types and shapes (`specs`).
-            begin: Called once everything is verified, before the first byte is written; perhaps twice.
-            held: The blob that the target should hold now. If it does, and both have one base, only the
-                differences are written.
+            begin: Called before the first byte is written, once everything is verified; it may be called
+                twice.
+            held: The blob that the target should hold now. If the target does hold it, and both blobs have
+                the same base, only the differences are written.
         """
         if held is not None and self._find(held) is not None and self._put_from(held, digest, target, begin):
             return
@@ -127,12 +135,15 @@ class Blobs:
             delta.write(self._base_of(delta), target, begin)
 
     def specs(self, digest: str) -> TensorSpecs:
-        """Return the type and shape of every tensor."""
+        """Return the type and shape of every tensor of a blob, by name."""
         form, path = self._path(digest)
         return specs_of(_parsed(path)[1]) if form == "whole" else self._delta(path, digest).specs
 
     def problem(self, digest: str) -> str | None:
-        """Decode and hash a blob, a chunk at a time; return what is wrong with it, if anything."""
+        """Return what is wrong with a blob; None if it is undamaged.
+
+        The whole blob is decoded and hashed, a chunk at a time.
+        """
         try:
             form, path = self._path(digest)
             if form == "whole":
@@ -147,7 +158,7 @@ class Blobs:
         return None
 
     def drop(self, digest: str) -> None:
-        """Remove a blob, and leave a tombstone that says that it was on purpose."""
+        """Remove a blob, and leave a tombstone that says that it was dropped on purpose."""
         if self._find(digest) is not None:
             with durable.new_file(self.folder, "mark") as file:
                 file.keep(f"{digest}{TOMBSTONE}")
@@ -160,7 +171,8 @@ class Blobs:
     def needed(self, digests: Iterable[str]) -> set[Path]:
         """Return the files of these blobs and of their bases.
 
-        A damaged delta does not say which base it has, so every whole blob counts as needed then.
+        If a delta is damaged, its base is unknown, and every whole blob counts as needed. For a blob that is
+        not stored, the set has the path of its tombstone.
         """
         files: set[Path] = set()
         for digest in digests:
@@ -176,7 +188,7 @@ class Blobs:
         return files
 
     def files(self) -> Iterator[Path]:
-        """Yield every file that may have been written here."""
+        """Yield every file in the folder that this class may have written, unfinished ones included."""
         for suffix in (*SUFFIXES.values(), TOMBSTONE, ".tmp"):
             yield from sorted(self.folder.glob(f"*{suffix}"))
 
@@ -186,7 +198,10 @@ class Blobs:
         return stored[1] if stored else self._places(digest)[0]
 
     def _put_from(self, held: str, digest: str, target: Tensors, begin: Begin) -> bool:
-        """Undo the held blob and redo the other one; return False, with nothing lost, if that fails."""
+        """Undo the delta of `held` in the target and redo that of `digest`; return whether that succeeded.
+
+        After False the caller has to write all of the target.
+        """
         try:
             (form, path), (form_held, path_held) = self._path(digest), self._path(held)
             before = self._delta(path_held, held) if form_held == "delta" else None
@@ -206,7 +221,10 @@ class Blobs:
         return True
 
     def _write_near(self, tensors: Tensors, digest: str, near: str | None, what: str) -> bool:
-        """Write a delta against the base of `near`; return False if there is no undamaged one."""
+        """Write a delta against the base of `near`; return whether one was written.
+
+        None is written without an undamaged base of the same shapes, or if the delta would be too large.
+        """
         if near is None or self._find(near) is None:
             return False
         try:
@@ -229,7 +247,10 @@ class Blobs:
             self._keep(file, digest, "whole")
 
     def _write_delta(self, tensors: Tensors, digest: str, base: str | None, what: str) -> bool:
-        """Write the tensors against this base, or packed without one; return False if that is too large."""
+        """Write the tensors as a delta of `base`, or packed if it is None; return whether they were written.
+
+        A delta that would be too large is not written.
+        """
         old, hashes = (None, None) if base is None else self._checked_base(base)
         with durable.new_file(self.folder, what) as file:
             written = encode(
@@ -242,21 +263,24 @@ class Blobs:
         return True
 
     def _keep(self, file: durable.NewFile, digest: str, form: Form) -> None:
-        """Make the file durable in this form, and remove every other form."""
+        """Make a written file durable as the blob in this form, and remove the blob's other forms."""
         kept = file.keep(f"{digest}{SUFFIXES[form]}")
         others = [*self._places(digest), self.folder / f"{digest}{TOMBSTONE}"]
         if stale := [path for path in others if path != kept and path.exists()]:
             durable.remove(stale, "stale")
 
     def _checked_base(self, digest: str) -> tuple[Tensors, ChunkHashes]:
-        """Return a base and the hashes of its chunks; each process verifies a base once."""
+        """Return the tensors of a base and the hashes of their chunks; each process verifies a base once."""
         path = self._path(digest)[1]
         if digest not in self._hashes:
             self._hashes[digest] = chunk_hashes(self._whole(path, digest))
         return _parsed(path)[1], self._hashes[digest]
 
     def _base_of(self, delta: Delta) -> Tensors | None:
-        """Return a delta's base, unverified: the delta checks every chunk against its own hash."""
+        """Return the tensors of a delta's base, None without a base.
+
+        They are not verified here: the delta checks every chunk that it reads against the chunk's hash.
+        """
         if not delta.base_sha256:
             return None
         return _parsed(self.folder / f"{_valid(delta.base_sha256)}{SUFFIXES['whole']}")[1]
@@ -281,7 +305,7 @@ class Blobs:
         return tensors
 
     def _find(self, digest: str) -> tuple[Form, Path] | None:
-        """Return the form and the file of a blob, if it is stored."""
+        """Return the form and the file of a blob; None if it is not stored."""
         places = zip(SUFFIXES, self._places(digest), strict=True)
         return next(((form, path) for form, path in places if path.exists()), None)
 
@@ -296,7 +320,12 @@ class Blobs:
 
 
 def damage(path: Path, problem: str) -> str:
-    """Return the message for a damaged file: the problem and the cure."""
+    """Return the message for a damaged file, with the problem and the cure.
+
+    Args:
+        path: The file.
+        problem: The end of a sentence that begins with the path, such as "is missing".
+    """
     return f"{path} {problem}; roll back to another checkpoint, or restore this file from a backup"
 
 
@@ -308,7 +337,7 @@ def _digest(parts: Iterable[bytes | memoryview]) -> str:
 
 
 def _valid(digest: str) -> str:
-    """Return a digest that may become part of a path; raise IntegrityFault for any other text."""
+    """Return the text if it is a digest and so may be part of a path; else raise IntegrityFault."""
     if not DIGEST.fullmatch(digest):
         raise IntegrityFault(
             f"a checkpoint's file names {digest!r}, which is not a digest; restore it from a backup"

@@ -1,7 +1,8 @@
 """The policy of `checkpoints prune`: which checkpoints stay, and why.
 
-Invariant: pure. The active checkpoint, pinned ones, those without a verdict and the last good one stay under
-every policy. This module knows the ledger's records, but neither files nor the ledger itself.
+Invariant: pure. Under every policy the active checkpoint, pinned checkpoints, checkpoints without a verdict
+and the last undamaged kept checkpoint stay. This module knows the ledger's records, but neither files nor the
+ledger itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,12 +15,12 @@ from store.ledger.records import Checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How many checkpoints stay; at least one of the rules is not 0."""
+    """The rules that say how many checkpoints stay; at least one of the numbers is not 0."""
 
     keep_last: int = 0
-    """Number of the newest kept checkpoints that stay."""
+    """Number of newest kept checkpoints that stay."""
     keep_daily: int = 0
-    """Number of days whose last kept checkpoint stays; days without one do not count."""
+    """Number of newest days whose last kept checkpoint stays; days without a kept checkpoint do not count."""
 
     def __post_init__(self) -> None:
         for name, value in self.rules.items():
@@ -30,7 +31,7 @@ class Policy:
 
     @property
     def rules(self) -> dict[str, int]:
-        """The two numbers by name."""
+        """The two numbers, by the name of the field."""
         return asdict(self)
 
 
@@ -42,16 +43,17 @@ def reasons(
     good: str | None,
     zone: tzinfo | None = None,
 ) -> dict[str, list[str]]:
-    """Return why each checkpoint stays, by id, oldest first; one without a reason may be pruned.
+    """Return the reasons why each checkpoint stays, by id, oldest first.
 
-    Pruned checkpoints are left out. Undone ones count for no rule.
+    A checkpoint without a reason may be pruned. Checkpoints that are pruned already are left out. The two
+    rules of the policy count kept checkpoints only.
 
     Args:
         checkpoints: All checkpoints.
         policy: The rules.
         active: Id of the active checkpoint.
-        good: Id of the last kept checkpoint whose files are undamaged.
-        zone: The time zone in which days begin and end; None for this machine's.
+        good: Id of the last kept checkpoint whose files are undamaged; None if there is none.
+        zone: The time zone in which days begin and end; None for the time zone of this machine.
     """
     stored = sorted((row for row in checkpoints if row.pruned is None), key=lambda row: row.number)
     kept = [row for row in reversed(stored) if row.state == "kept"]
@@ -72,7 +74,13 @@ def reasons(
 
 
 def _daily(kept: Sequence[Checkpoint], days: int, zone: tzinfo | None) -> set[str]:
-    """Return the last of each of the newest `days` days among these checkpoints, newest first."""
+    """Return the ids of the last checkpoint of each day, for the newest `days` days that have one.
+
+    Args:
+        kept: The kept checkpoints, newest first.
+        days: Number of days.
+        zone: As in `reasons`.
+    """
     last_of: dict[str, str] = {}
     for row in kept:
         day = datetime.fromisoformat(row.at).astimezone(zone).date().isoformat()

@@ -1,12 +1,12 @@
-"""Checkpoints on disk: everything that an update changes, under the digest of its content.
+"""Checkpoints on disk: weights, optimizer state and a manifest, under an id made of their content.
 
-`<id>.json` is the manifest. Its id is the SHA-256 of its bytes, and it names the tensors in `blobs/` by the
-digest of their content, however they are stored (`blobs.py`). Data is durable before the manifest that
-names it, and the manifest before the ledger's pointer.
+`<id>.json` is the manifest of a checkpoint, and the id is the SHA-256 of its bytes. The manifest names the
+weights and the optimizer state, which are blobs in `blobs/` (see `blobs.py`), by their digests. The blobs are
+durable before the manifest is, and the manifest before the ledger names the checkpoint.
 
 Invariant: a file under its final name is whole, and the same content always has the same id. Everything is
-verified before it is used. This module knows nothing about tensor libraries, agents or the ledger; the
-callers know what a manifest's fields mean.
+verified before it is used. This module knows nothing about tensor libraries, agents or the ledger, nor about
+the meaning of a manifest's further fields.
 """
 
 import hashlib
@@ -39,23 +39,23 @@ class Manifest:
     parent: str | None
     """Id of the checkpoint that it was trained from; None for the first one."""
     fields: Json
-    """All fields, as they are in the file; the caller knows what the others mean."""
+    """All fields as they are in the file, the three above among them."""
 
     @property
     def blobs(self) -> list[str]:
-        """Digests of the blobs that it names."""
+        """Digests of the blobs that the manifest names."""
         return [digest for digest in (self.weights, self.optimizer) if digest is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFiles:
-    """The result of `write`."""
+    """The files of a checkpoint that `CheckpointStore.write` has written."""
 
     id: str
     weights_sha256: str
     optimizer_sha256: str | None
     nbytes: int
-    """Bytes of its blobs on disk, shared or not."""
+    """Bytes on disk of its blobs, including blobs that it shares with other checkpoints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +80,16 @@ class CheckpointStore:
         optimizer: Tensors | None,
         manifest_fields: Mapping[str, Any],
     ) -> CheckpointFiles:
-        """Write a checkpoint; content that is stored already is not written again. A failure leaves nothing.
+        """Write a checkpoint and return its id and digests; if that fails, no new file is left behind.
+
+        Content that is stored already is not written again.
 
         Args:
             weights: The tensors of the weights.
             optimizer: The tensors of the optimizer's state; None for a checkpoint without one.
-            manifest_fields: More fields of the manifest. A `parent` among them lets the weights be stored
-            as a
-                delta. They must have no time, uuid or path, for a repeated night must give the same id.
+            manifest_fields: Further fields of the manifest. If `parent`, the id of another checkpoint, is
+                one of them, the weights may be stored as a delta. No field may hold a time, uuid or path,
+                because a repeated night must give the same id.
         """
         if forbidden := {"weights", "optimizer"} & manifest_fields.keys():
             raise ValueError(f"manifest fields {sorted(forbidden)} are set by the store")
@@ -105,7 +107,7 @@ class CheckpointStore:
         optimizer: Tensors | None,
         manifest: Mapping[str, Any],
     ) -> CheckpointFiles:
-        """Write the blobs, and then the manifest."""
+        """Write the blobs and then the manifest with these fields; return the checkpoint's files."""
         weights_sha256, nbytes = self.blobs.write(weights, near=self._weights_of(manifest["parent"]))
         optimizer_sha256 = None
         if optimizer is not None:
@@ -134,20 +136,20 @@ class CheckpointStore:
         return Manifest(**named, fields=fields)
 
     def load_weights(self, checkpoint_id: str) -> dict[str, RawTensor]:
-        """Return the verified weights of a checkpoint; changes of them never reach the file."""
+        """Return the verified weights of a checkpoint by name; changes to them never reach the file."""
         return self.blobs.load(self.manifest(checkpoint_id).weights)
 
     def load_optimizer(self, checkpoint_id: str) -> dict[str, RawTensor] | None:
-        """Return the verified state of the optimizer; None if the checkpoint has none, or it was dropped."""
+        """Return the verified optimizer state of a checkpoint; None if it has none or it was dropped."""
         digest = self._state_of(self.manifest(checkpoint_id))
         return None if digest is None else self.blobs.load(digest)
 
     def has_state(self, checkpoint_id: str) -> bool:
-        """Return whether a checkpoint has a state of the optimizer that was not dropped."""
+        """Return whether a checkpoint has an optimizer state that was not dropped."""
         return self._state_of(self.manifest(checkpoint_id)) is not None
 
     def specs(self, checkpoint_id: str) -> TensorSpecs:
-        """Return the type and shape of every tensor of the weights."""
+        """Return the type and shape of every tensor of a checkpoint's weights, by name."""
         return self.blobs.specs(self.manifest(checkpoint_id).weights)
 
     def put_weights(
@@ -158,14 +160,15 @@ class CheckpointStore:
         *,
         held_id: str = "",
     ) -> None:
-        """Write the weights into the target's buffers.
+        """Write the weights of a checkpoint into the target's buffers.
 
         Args:
             checkpoint_id: The checkpoint.
             target: Buffers of the same names, types and shapes.
-            begin: Called once everything is verified, before the first byte is written.
-            held_id: The checkpoint that the target should hold now. If the two have one base, only the
-                differences are written.
+            begin: Called before the first byte is written, once everything is verified; it may be called
+                twice.
+            held_id: The checkpoint whose weights the target should hold now; "" if that is unknown. If both
+                checkpoints are stored against the same base, only the differences are written.
         """
         self.blobs.put(self.manifest(checkpoint_id).weights, target, begin, held=self._weights_of(held_id))
 
@@ -176,11 +179,11 @@ class CheckpointStore:
     def verify(
         self, checkpoint_ids: Iterable[str], *, sample: Callable[[str], bool] = lambda _: True
     ) -> list[Fault]:
-        """Verify these checkpoints; return the damaged and missing files.
+        """Verify checkpoints; return their damaged and missing files.
 
         Args:
-            checkpoint_ids: The checkpoints; every manifest is verified.
-            sample: Returns whether the blobs of a checkpoint are verified too.
+            checkpoint_ids: The checkpoints, whose manifests are all verified.
+            sample: Takes a checkpoint's id and returns whether its blobs are verified too.
         """
         problems: dict[str, str | None] = {}
         faults = []
@@ -201,19 +204,20 @@ class CheckpointStore:
         return faults
 
     def drop_states(self, checkpoint_ids: Iterable[str], *, but: Iterable[str]) -> None:
-        """Drop the optimizer states of these checkpoints, except for those of `but`."""
+        """Drop the optimizer states of these checkpoints, unless a checkpoint in `but` has the same state."""
         kept = {self.manifest(checkpoint_id).optimizer for checkpoint_id in but}
         for digest in {self.manifest(checkpoint_id).optimizer for checkpoint_id in checkpoint_ids} - kept:
             if digest is not None:
                 self.blobs.drop(digest)
 
     def sweep(self, keep_ids: Iterable[str]) -> list[Path]:
-        """Remove files that none of these checkpoints needs, and unfinished ones; return the removed files.
+        """Remove unfinished files and those that no checkpoint in `keep_ids` needs; return the removed paths.
 
-        Call it only while nobody writes.
+        Call it only while no process writes.
 
         Raises:
-            IntegrityFault: A manifest to keep is damaged, so that its blobs are unknown; nothing was removed.
+            IntegrityFault: The manifest of a checkpoint to keep is damaged, so its blobs are unknown; nothing
+                was removed.
         """
         keep: set[Path] = set()
         for checkpoint_id in keep_ids:
@@ -224,7 +228,7 @@ class CheckpointStore:
         return orphans
 
     def remove_leftovers(self) -> None:
-        """Remove the unfinished files of writers that died; call it only while nobody writes."""
+        """Remove the unfinished files of processes that died; call it only while no process writes."""
         folders = (self.directory, self.blobs.folder)
         durable.remove([path for folder in folders for path in durable.leftovers(folder)], "orphans")
 
@@ -239,14 +243,17 @@ class CheckpointStore:
             )
 
     def _weights_of(self, checkpoint_id: str | None) -> str | None:
-        """Return the digest of a checkpoint's weights; None for none, an unknown or a damaged checkpoint."""
+        """Return the digest of a checkpoint's weights; None if its manifest is missing or damaged.
+
+        Without a checkpoint ("" or None) the result is None too.
+        """
         try:
             return self.manifest(checkpoint_id).weights if checkpoint_id else None
         except (IntegrityFault, UnknownId):
             return None
 
     def _state_of(self, manifest: Manifest) -> str | None:
-        """Return the digest of the optimizer's state; None if there is none, or it was dropped."""
+        """Return the digest of the optimizer state; None if there is none or it was dropped."""
         digest = manifest.optimizer
         return None if digest is None or self.blobs.is_dropped(digest) else digest
 
@@ -265,5 +272,5 @@ class CheckpointStore:
 
 
 def canonical(manifest: Mapping[str, Any]) -> bytes:
-    """Return the canonical bytes of a manifest: sorted keys, no spaces, no NaN."""
+    """Return a manifest as canonical JSON: sorted keys, no spaces, no NaN."""
     return json.dumps(manifest, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

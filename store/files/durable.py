@@ -1,12 +1,12 @@
 """Durable files: under its final name a file is whole or does not exist.
 
-A new file is written under a temporary name, synced and renamed, and then its folder is synced. The
-system's own calls are made one by one, so that a test can record them, make any of them fail, or stop
-before and after each.
+A new file is written under a temporary name, synced and renamed, and then its folder is synced. Each of these
+steps is a system call of its own, so that a test can record the calls, make any of them fail, or stop before
+and after each.
 
-Invariant: after `keep` returns, the file outlives a loss of power; before, there is only a `*.tmp`. A file
-that cannot be synced counts as not written: it is removed and never synced again, for the system may have
-dropped its data. This module knows nothing about what is written.
+Invariant: after `keep` returns, the file outlives a loss of power; before that, only a `*.tmp` file exists. A
+file that cannot be synced counts as not written: it is removed and not synced again, because the system may
+have dropped its data. This module knows nothing about the content of files.
 """
 
 import errno
@@ -33,7 +33,7 @@ _ADVICE = {
 
 
 class NewFile:
-    """A file that is being written; `new_file` makes one."""
+    """A file that is being written under a temporary name; `new_file` opens it."""
 
     def __init__(self, path: Path, descriptor: int, what: str) -> None:
         self._path, self._descriptor, self._what = path, descriptor, what
@@ -42,11 +42,11 @@ class NewFile:
 
     @property
     def sha256(self) -> str:
-        """Digest of the bytes that are written so far."""
+        """Digest of the bytes written so far."""
         return self._hash.hexdigest()
 
     def write(self, data: bytes | memoryview) -> int:
-        """Write all of the data and return its bytes; raise WriteFailed if that fails."""
+        """Write all of the data and return the number of bytes; raise WriteFailed if that fails."""
         view = memoryview(data).cast("B")
         self._hash.update(view)
         with _explained(self._what, self._path.parent):
@@ -56,15 +56,15 @@ class NewFile:
         return view.nbytes
 
     def keep(self, name: str, *, replace: bool = True) -> Path:
-        """Make the file durable under this name in its folder.
+        """Make the file durable under this name in its folder, and return its path.
 
         Args:
             name: The final name.
-            replace: Whether the file takes the place of one that has the name.
+            replace: Whether to replace a file that has this name already.
 
         Raises:
-            WriteFailed: The system refused; the message says why and what to do.
-            FileExistsError: The name is taken, and `replace` is False.
+            WriteFailed: The system refused; the message says why, and what to do.
+            FileExistsError: A file has this name, and `replace` is False.
         """
         final = self._path.with_name(name)
         reach(self._what, "written")
@@ -89,12 +89,12 @@ class NewFile:
 
 @contextmanager
 def new_file(folder: Path, what: str, mode: int = 0o600) -> Iterator[NewFile]:
-    """Open a new file in this folder, and remove it at the end unless it was kept.
+    """Open a new file under a temporary name, and remove it at the end unless `keep` was called.
 
     Args:
-        folder: The folder of the temporary file and of the final one.
-        what: What the file is, for messages and for `failpoints`.
-        mode: Its permissions, before the umask.
+        folder: The folder of the file.
+        what: A name for the file in messages and in `failpoints`.
+        mode: The permissions of the file, before the umask.
     """
     path = folder / f"{secrets.token_hex(8)}.tmp"
     with _explained(what, folder):
@@ -110,15 +110,15 @@ def new_file(folder: Path, what: str, mode: int = 0o600) -> Iterator[NewFile]:
 def append(path: Path, lines: bytes, what: str) -> None:
     """Append whole lines to a file, durably; after a failure the file has its old length.
 
-    A file that ends inside a line, because its writer died, gets a newline first.
+    If the file ends inside a line, because its writer died, a newline is added first.
 
     Args:
         path: The file, which must not be a symbolic link; it is made with mode 0600 if it does not exist.
         lines: The lines, each with its newline.
-        what: What the file is, for messages.
+        what: A name for the file in messages.
 
     Raises:
-        WriteFailed: The system refused; the message says why and what to do.
+        WriteFailed: The system refused; the message says why, and what to do.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     with _explained(what, path.parent):
@@ -139,16 +139,16 @@ def append(path: Path, lines: bytes, what: str) -> None:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """List the temporary files of processes that died; call it only while nobody writes in the folder."""
+    """Return the temporary files that dead processes left; call it only while no process writes there."""
     return [path for path in folder.glob("*.tmp") if _TEMPORARY.fullmatch(path.name)]
 
 
 def remove(paths: Iterable[Path], what: str) -> None:
-    """Remove these files durably; those that do not exist are skipped.
+    """Remove these files durably; files that do not exist are skipped.
 
     Args:
         paths: The files.
-        what: What they are, for `failpoints`.
+        what: A name for the files in `failpoints`.
     """
     folders = set()
     reach(what, "removing")
@@ -162,7 +162,7 @@ def remove(paths: Iterable[Path], what: str) -> None:
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:
-    """Make this folder and its parents durably, where they do not exist."""
+    """Make this folder, and those of its parents that do not exist, durably."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -173,7 +173,7 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
 
 
 def sync_directory(folder: Path) -> None:
-    """Make the names in this folder durable: those made, changed and removed."""
+    """Make all changes of names in this folder durable: files that were added, renamed or removed."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -182,17 +182,20 @@ def sync_directory(folder: Path) -> None:
 
 
 def _write_all(descriptor: int, data: memoryview) -> None:
-    """Write all of the data: a signal, or a disk that fills up, may end one call early."""
+    """Write all of the data, in several calls if need be.
+
+    A signal, or a disk that fills up, may end a call early.
+    """
     while data:
         data = data[os.write(descriptor, data) :]
 
 
 @contextmanager
 def _explained(what: str, folder: Path) -> Iterator[None]:
-    """Turn a refusal of the system into a WriteFailed that names the file, the folder and the cure."""
+    """Turn an OSError of the body into a WriteFailed that names the file, the folder and the cure."""
     try:
         yield
-    except FileExistsError:  # the caller asked for a name of its own, and says so
+    except FileExistsError:  # the caller asked for an unused name, and reports this itself
         raise
     except OSError as fault:
         advice = _ADVICE.get(fault.errno or 0, "remove the cause, then try again")

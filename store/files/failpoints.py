@@ -1,13 +1,14 @@
-"""Failpoints: named moments at which a test makes this process die, one at every durable step.
+"""Failpoints: named points in the code at which a test makes this process die, one at every durable step.
 
-    NS_CRASH_AT=POINT:N:FLAG        die when POINT is reached for the N-th time while the file FLAG exists
+    NS_CRASH_AT=POINT:N:FLAG        die when POINT is reached for the N-th time, if the file FLAG exists
     NS_CRASH_AT=POINT:N:FLAG:all    the same, with the whole process group
 
-The process removes the file FLAG before it dies, so that of all processes with the variable one dies, once,
-whatever is started again. The variable is not a setting, so its name does not have the prefix of settings.
+The process removes the file FLAG before it dies. So only one process with the variable dies, and only once,
+even if processes are started again. The variable is not a setting, so its name does not have the prefix of
+settings.
 
 Invariant: unless the variable is set, `reach` is one comparison. The process dies of SIGKILL, so nothing is
-cleaned up. This module knows nothing about what is written.
+cleaned up. This module knows nothing about the content of files.
 """
 
 import os
@@ -64,20 +65,20 @@ POINTS: dict[str, str] = {
     "restore.held": "the checkpoint is marked as held, and the shared weights are still marked dirty",
     "restore.settled": "the shared weights are clean, and nobody knows it yet",
 }
-"""The state of affairs at each point."""
+"""What is done and what is not at each failpoint, by the failpoint's name."""
 
 _armed = os.environ.get(VARIABLE, "")
 _reached: Counter[str] = Counter()
 
 
 def reach(about: str, step: str) -> None:
-    """Report that a point is reached; a process that must die here does not return."""
+    """Report that the failpoint `about.step` is reached; a process that must die here does not return."""
     if _armed:
         _die_if_due(f"{about}.{step}")
 
 
 def arm(value: str) -> None:
-    """Use this in place of the variable's value; "" for none."""
+    """Use `value` in place of the environment variable; "" disarms every failpoint."""
     global _armed  # noqa: PLW0603  reach must stay one comparison
     _armed = value
     _reached.clear()

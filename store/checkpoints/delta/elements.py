@@ -1,11 +1,14 @@
-"""The coding of one chunk of a tensor: which elements changed and by how much, or all of it.
+"""The coding of one chunk of a tensor: which elements changed and by how much, or all elements.
 
-Positions are coded as the gaps between them or, where a large share changed, as one bit an element. Changes
-are coded as the zigzag differences of the bit patterns, which are small whatever the numbers are.
-Everything is split into byte planes, each its own zstd frame, so that bytes of one sort share one Huffman
-table. Tried and rejected: differences of the patterns in the order of their numbers (no smaller), XOR (a
-quarter larger than the differences), and gaps among the elements of each exponent (a file a sixth smaller,
-because small weights change more often, but another pass over all elements for every exponent).
+The positions of changed elements are coded as the gaps between them or, where a large share changed, as one
+bit for each element. The changes are coded as the zigzag differences of the bit patterns, which are small
+whatever the numbers are. All coded numbers are split into byte planes: the plane i has byte i of each number.
+Each plane is a zstd frame of its own, so that similar bytes share one Huffman table.
+
+Tried and rejected: differences of the bit patterns in the order of the numbers that they stand for (no
+smaller), XOR (a quarter larger than the differences), and gaps among the elements of each exponent (a file a
+sixth smaller, because small weights change more often, but another pass over all elements for every
+exponent).
 
 Invariant: `apply` after `pack` gives the same bits, forwards and backwards, for every bit pattern, NaN
 included; the same chunks give the same payload. This module knows nothing about files or tensors: a chunk is
@@ -24,17 +27,17 @@ from store.tensors.numbers import Array
 
 LEVEL, LEAST_MATCH, HASH_LOG = 1, 7, 6
 """Settings of zstd. The planes have no useful matches, and short matches by chance cost more than the
-Huffman code. So zstd looks for long matches alone, in a small table. Zeros still shrink to nothing."""
+Huffman code. So zstd searches for long matches alone, in a small table. Zeros still shrink to nothing."""
 BITS_FROM = 1 / 6
-"""Share of changed elements from which one bit an element is smaller than gaps."""
+"""Share of changed elements from which one bit for each element takes less space than gaps."""
 WORDS_UP_TO = 1 / 3
-"""Share of changed 8-byte words up to which a search in those words alone is faster."""
+"""Share of changed 8-byte words up to which it is faster to search these words alone for changed elements."""
 _LENGTH = 4
-"""Bytes of a frame's length."""
+"""Number of bytes that hold the length of a frame."""
 
 
 class Coding(IntEnum):
-    """The coding of a chunk, as the file names it."""
+    """The coding of a chunk; the numbers are those in the file."""
 
     SAME = 0
     GAPS = 1
@@ -48,12 +51,17 @@ class Packed:
 
     coding: Coding
     changed: int
-    """Elements that differ; all elements, for a chunk in full."""
+    """Number of elements that differ; for a chunk that is coded in full, the number of all elements."""
     payload: bytes | memoryview
 
 
 def pack(before: Array, after: Array) -> Packed:
-    """Code the changes between two chunks of equally many 16-bit elements, which must not be equal."""
+    """Return the coded changes from one chunk to another.
+
+    Args:
+        before: The chunk of the base: 16-bit elements.
+        after: The new chunk, of equally many 16-bit elements; it must differ from `before`.
+    """
     positions = _changed(before, after)
     # The difference wraps around, so that every two patterns have one.
     difference = (after.take(positions) - before.take(positions)).view(np.int16)
@@ -67,13 +75,18 @@ def pack(before: Array, after: Array) -> Packed:
 
 
 def pack_whole(after: Array) -> Packed:
-    """Code all elements of a chunk, of any width."""
+    """Return a chunk coded in full; its elements may have any width."""
     planes = [_plane(after, index) for index in range(after.itemsize)]
     return Packed(coding=Coding.WHOLE, changed=len(after), payload=bytes([0]) + _frames(planes))
 
 
 def apply(packed: Packed, chunk: Array, *, backwards: bool) -> None:
-    """Make the changes in place, or take them back; a chunk in full overwrites.
+    """Make the coded changes in a chunk, or take them back, in place.
+
+    Args:
+        packed: The coded changes; elements that are coded in full overwrite the chunk.
+        chunk: The chunk before the changes or, to take them back, after them.
+        backwards: Whether to take the changes back.
 
     Raises:
         ValueError: The changes do not fit the chunk.
@@ -96,7 +109,7 @@ def apply(packed: Packed, chunk: Array, *, backwards: bool) -> None:
 
 
 def _changed(before: Array, after: Array) -> Array:
-    """Return the positions of the elements that differ, ascending."""
+    """Return the positions of the elements that differ, in ascending order."""
     if before.nbytes % 8 == 0:
         old, new = before.view(np.uint64), after.view(np.uint64)
         words = np.flatnonzero(old != new)
@@ -108,7 +121,10 @@ def _changed(before: Array, after: Array) -> Array:
 
 
 def _planes(values: Array) -> list[Array]:
-    """Return the byte planes of these numbers, lowest first, without high planes of zeros; at least one."""
+    """Return the byte planes of these numbers, the lowest byte first.
+
+    High planes that are all zeros are left out; at least one plane is returned.
+    """
     most = int(values.max(initial=0))
     return [_plane(values, index) for index in range(max(1, (most.bit_length() + 7) // 8))]
 
@@ -118,7 +134,7 @@ def _plane(values: Array, index: int) -> Array:
 
 
 def _joined(planes: list[bytes], count: int, dtype: np.dtype[Any]) -> Array:
-    """Join byte planes to numbers."""
+    """Return the `count` numbers of type `dtype` that these byte planes hold."""
     values = np.zeros(count, dtype)
     for index, plane in enumerate(planes):
         if len(plane) != count:
@@ -128,7 +144,7 @@ def _joined(planes: list[bytes], count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _frames(planes: Iterable[Array]) -> bytes:
-    """Compress each plane, after its compressed length."""
+    """Return the compressed planes, one after the other, each with its compressed length before it."""
     settings = zstandard.ZstdCompressionParameters.from_level(LEVEL, min_match=LEAST_MATCH, hash_log=HASH_LOG)
     compressor = zstandard.ZstdCompressor(compression_params=settings)
     frames = [compressor.compress(np.ascontiguousarray(plane).data) for plane in planes]

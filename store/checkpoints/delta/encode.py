@@ -1,13 +1,13 @@
-"""Deltas: tensors as changes to an immutable base, which can be undone and redone in place.
+"""Deltas: tensors as changes to a base, which can be undone and redone in place.
 
-16-bit tensors are stored by their changed elements (`elements.py`), all others in full, because float32
-changes everywhere. Without a base every tensor is stored in full: compressed, and readable by itself.
-`format.py` has the form of the file.
+Of a 16-bit tensor a delta stores the changed elements (`elements.py`), of any other tensor all elements,
+because float32 changes everywhere. A delta without a base stores all elements of every tensor, compressed.
+`format.py` defines the file.
 
-Invariant: the bytes depend on the tensors, the base's digest and the release of zstd alone, not on time,
-place or threads. Nothing is written into a buffer before the whole file and every chunk that it starts from
-are verified. Memory is a few chunks a thread. This module knows nothing about directories or checkpoints, and
-uses no tensor library but NumPy.
+Invariant: the bytes of a delta depend on the tensors, the base's digest and the release of zstd alone, not on
+time, place or threads. Unless a caller asks for `piecewise`, nothing is written into a buffer before the
+whole delta and every chunk that it starts from are verified. Memory is a few chunks for each thread. This
+module knows nothing about directories or checkpoints, and uses no tensor library but NumPy.
 """
 
 import hashlib
@@ -40,13 +40,13 @@ from store.tensors.raw import ITEM_BYTES, RawTensor, Tensors, specs_of
 
 THREADS = 2
 ChunkHashes = Mapping[str, Sequence[bytes]]
-"""xxh3-128 of every chunk of every tensor, by the tensor's name."""
+"""The xxh3-128 of every chunk of a tensor, in order, by the tensor's name."""
 Begin = Callable[[], None]
-"""Called once everything is verified, before the first byte is written."""
+"""A callback that is called before the first byte is written, once everything is verified."""
 _NO_HASH = bytes(16)
-"""The hash of a base's chunk, if there is no base."""
+"""The hash that stands for the base's chunk if there is no base."""
 _AHEAD = 2
-"""Results a thread that may be computed and not yet taken."""
+"""Number of results for each thread that may be computed before the caller takes them."""
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
@@ -55,7 +55,7 @@ class Stream(Protocol):
     """A sink for the bytes of a delta."""
 
     def write(self, data: bytes | memoryview, /) -> int:
-        """Write all of the data and return its bytes."""
+        """Write all of the data and return the number of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +65,16 @@ class Written:
     sha256: str
     nbytes: int
     changed: int
-    """Elements that differ from the base's; for a tensor in full, all elements of the chunks that differ."""
+    """Number of changed elements; for a tensor in full, of all elements in the chunks that differ."""
     hashes: ChunkHashes
-    """Hashes of the new tensors."""
+    """Hashes of the chunks of the new tensors."""
 
 
 def chunk_hashes(tensors: Tensors, *, threads: int = THREADS) -> ChunkHashes:
-    """Hash all chunks; hashes that are kept with a base save a later read of its unchanged chunks."""
+    """Return the hashes of all chunks of these tensors.
+
+    `encode` takes those of a base, and then does not read the base's unchanged chunks.
+    """
     hashes: dict[str, list[bytes]] = {name: [] for name in tensors}
     pieces = pieces_of(specs_of(tensors))
     digests = _ordered_map(lambda piece: _hash(piece.of(tensors)), pieces, threads)
@@ -90,20 +93,22 @@ def encode(
     base_hashes: ChunkHashes | None = None,
     threads: int = THREADS,
 ) -> Written:
-    """Write the delta that leads from `base` to `new`; neither may change during the call.
+    """Write the delta that turns `base` into `new`; return its digest, its size and its changes.
+
+    Neither the base nor the new tensors may change during the call.
 
     Args:
         base: The tensors to start from; None to store `new` in full.
         new: Tensors of the same names, types and shapes.
-        stream: The sink of the bytes.
-        base_sha256: Digest that identifies the base; "" for none.
+        stream: Where the bytes of the delta are written.
+        base_sha256: Digest that identifies the base; "" without a base.
         new_sha256: Digest that identifies the new tensors.
-        base_hashes: The base's `chunk_hashes`, if they were kept.
+        base_hashes: Earlier `chunk_hashes` of the base; None if there are none.
         threads: Number of threads.
 
     Raises:
         ValueError: The base has other names, types or shapes.
-        IntegrityFault: The base no longer has the hashes that were kept.
+        IntegrityFault: A chunk of the base no longer has the hash in `base_hashes`.
     """
     specs = specs_of(new)
     if base is not None and specs_of(base) != specs:
@@ -136,16 +141,16 @@ def _nothing() -> None:
 
 
 class Delta:
-    """One delta, verified and parsed. `undo` and `redo` work in place, `write` in other buffers.
+    """One verified and parsed delta; it turns the base's tensors into the new ones, or back.
 
-    `begin` is called once everything is verified, before the first byte is written. In place, with
-    `piecewise`, each chunk is verified just before it is written, while it is in the cache, which is
-    faster. A wrong chunk then leaves half-written tensors behind, and the caller must write all of them
-    again.
+    `undo` and `redo` change tensors in place; `write` fills other buffers. All three call `begin` before they
+    write the first byte, once everything is verified. With `piecewise`, `undo` and `redo` verify each chunk
+    just before they change it, while it is in the cache. This is faster, but a wrong chunk leaves tensors
+    half written, and the caller has to write all of them again.
     """
 
     def __init__(self, whole: bytes | memoryview, sha256: str, *, threads: int = THREADS) -> None:
-        """Parse the bytes of the file that `sha256` names; raise IntegrityFault if they are not those."""
+        """Parse the bytes of a delta; raise IntegrityFault unless `sha256` is their digest."""
         self.sha256, self._threads = sha256, threads
         if hashlib.sha256(whole).hexdigest() != sha256:
             raise IntegrityFault(self._damaged("does not match its digest"))
@@ -158,11 +163,16 @@ class Delta:
         self._chunks = parsed.chunks
 
     def redo(self, tensors: Tensors, begin: Begin = _nothing, *, piecewise: bool = False) -> None:
-        """Turn the base's tensors into the new ones, in place.
+        """Turn the base's tensors into the new tensors, in place.
+
+        Args:
+            tensors: The base's tensors.
+            begin: As in the class.
+            piecewise: As in the class.
 
         Raises:
-            IntegrityFault: They are not the base's tensors; nothing was written.
-            ValueError: They are read-only.
+            IntegrityFault: `tensors` are not the base's tensors; nothing was written, unless `piecewise`.
+            ValueError: The tensors are read-only.
         """
         if not piecewise:
             self._check(tensors, backwards=False)
@@ -176,16 +186,16 @@ class Delta:
         *,
         piecewise: bool = False,
     ) -> None:
-        """Turn the new tensors into the base's, in place.
+        """Turn the new tensors into the base's tensors, in place.
 
         Args:
             tensors: The new tensors.
-            base: The base's tensors, of which only those that are stored in full are read.
+            base: The base's tensors; needed if the delta stores tensors in full, and read for these alone.
             begin: As in the class.
             piecewise: As in the class.
 
         Raises:
-            IntegrityFault: Either are other tensors; nothing was written.
+            IntegrityFault: `tensors` or `base` are other tensors; nothing was written, unless `piecewise`.
             ValueError: The tensors are read-only, or the base is needed and not given.
         """
         if base is None and any(chunk.row.coding == Coding.WHOLE for chunk in self._chunks):
@@ -197,7 +207,7 @@ class Delta:
         self._write(tensors, tensors, base, begin, backwards=True, piecewise=piecewise)
 
     def write(self, base: Tensors | None, target: Tensors, begin: Begin = _nothing) -> None:
-        """Write the new tensors into the target's buffers, whatever those hold.
+        """Write the new tensors into the target's buffers, whatever the buffers hold.
 
         Args:
             base: The base's tensors; None for a delta without a base.
@@ -205,7 +215,8 @@ class Delta:
             begin: As in the class.
 
         Raises:
-            IntegrityFault: `base` is another base.
+            IntegrityFault: `base` has other tensors than the base of this delta.
+            ValueError: The target is read-only, or the base is needed and not given.
         """
         if base is not None:
             self._check(base, backwards=False)
@@ -214,13 +225,21 @@ class Delta:
         self._write(base, target, None, begin, backwards=False)
 
     def decode(self, base: Tensors | None) -> dict[str, RawTensor]:
-        """Return the new tensors, in buffers of their own; see `write`."""
+        """Return the new tensors in new buffers; for `base` and the errors see `write`."""
         decoded = {name: _empty(*spec) for name, spec in self.specs.items()}
         self.write(base, decoded)
         return decoded
 
     def stream(self, base: Tensors | None, names: Iterable[str]) -> Iterator[memoryview]:
-        """Yield the bytes of these new tensors one after the other, a chunk at a time; see `write`."""
+        """Yield the bytes of the new tensors, a chunk at a time.
+
+        Args:
+            base: The base's tensors; None for a delta without a base.
+            names: Names of the tensors to yield, in this order.
+
+        Raises:
+            IntegrityFault: `base` has other tensors than the base of this delta.
+        """
         if base is not None:
             self._check(base, backwards=False)
         place = {name: index for index, name in enumerate(names)}
@@ -237,12 +256,18 @@ class Delta:
             yield array.data.cast("B")
 
     def shares_base_with(self, other: "Delta") -> bool:
-        """Return whether both deltas start from the same base, chunk by chunk."""
+        """Return whether both deltas start from the same base, with the same hash of every chunk."""
         own, others = ([chunk.row.before for chunk in delta._chunks] for delta in (self, other))
         return self.base_sha256 == other.base_sha256 and self.specs == other.specs and own == others
 
     def _check(self, tensors: Tensors, *, backwards: bool, only: Coding | None = None) -> None:
-        """Hash every chunk that will be read, all or only those of one coding."""
+        """Raise IntegrityFault unless the tensors are those that the delta starts from.
+
+        Args:
+            tensors: The tensors.
+            backwards: Whether they have to be the new tensors and not the base's.
+            only: Check the chunks of this coding alone; None for all chunks.
+        """
         if specs_of(tensors) != self.specs:
             raise IntegrityFault(self._mismatch("have other names, types or shapes"))
         chunks = [chunk for chunk in self._chunks if only is None or chunk.row.coding == only]
@@ -264,7 +289,16 @@ class Delta:
         backwards: bool,
         piecewise: bool = False,
     ) -> None:
-        """Bring the target, which may be the source, to the delta's other end, and verify the result."""
+        """Write the new tensors (or backwards: the base's) into the target, and verify the result.
+
+        Args:
+            source: The tensors to start from, which may be the target; None for a delta without a base.
+            target: The buffers to fill.
+            base: The base's tensors, to undo tensors that are stored in full; None if there are none.
+            begin: As in the class.
+            backwards: Whether to undo the delta.
+            piecewise: As in the class.
+        """
         if piecewise and specs_of(target) != self.specs:
             raise IntegrityFault(self._mismatch("have other names, types or shapes"))
         if any(memoryview(raw.data).readonly for raw in target.values()):
@@ -306,7 +340,7 @@ class Delta:
 def _ordered_map(
     function: Callable[[_Item], _Result], items: Iterable[_Item], threads: int
 ) -> Iterator[_Result]:
-    """Yield the results in the order of the items, computed by threads that never run far ahead."""
+    """Yield the function's result for each item, in order; threads compute only a few in advance."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[_Result]] = deque()
         for item in items:
@@ -320,7 +354,15 @@ def _ordered_map(
 def _coded(
     piece: Piece, before: Array | None, after: Array, known: bytes | None
 ) -> tuple[ChunkRow, bytes | memoryview]:
-    """Return one chunk's row and payload; the base's chunk is not read if its known hash is the new one's."""
+    """Return the row and the payload of one chunk.
+
+    Args:
+        piece: The place of the chunk.
+        before: The base's chunk; None without a base.
+        after: The new chunk.
+        known: Hash of the base's chunk, if it was computed before. If it is also the hash of the new chunk,
+            the base's chunk is not read.
+    """
     new = _hash(after)
     if before is None:
         packed = pack_whole(after)
@@ -337,7 +379,7 @@ def _coded(
 
 
 def _apply(chunk: CodedChunk, array: Array, *, backwards: bool) -> bool:
-    """Bring an array to the chunk's other end, in place; return whether the result has the right hash."""
+    """Make (or backwards: undo) a chunk's changes in an array; return whether the result's hash is right."""
     _, row, payload = chunk
     if row.coding != Coding.SAME:
         packed = Packed(coding=Coding(row.coding), changed=row.changed, payload=payload)

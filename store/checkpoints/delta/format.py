@@ -1,7 +1,7 @@
-"""The file of a delta: header, payloads of the chunks, table.
+"""The file format of a delta: header, payloads of the chunks, table.
 
-A tensor is cut into chunks of 2 MiB; a chunk that equals the base's has no payload. All numbers are
-little-endian.
+Each tensor is cut into chunks of 2 MiB. A chunk that equals the base's chunk has an empty payload. All
+numbers are little-endian.
 
     8 bytes    b"NSDELTA" and the version of the format, 1
     8 bytes    length of the header, padding included
@@ -13,11 +13,11 @@ little-endian.
     table      48 bytes a chunk: xxh3-128 of the base's chunk, of the new one, 4 bytes length of the payload,
                4 bytes count of changed elements, 4 bytes coding (0 same, 1 gaps, 2 bits, 3 whole), 4 bytes 0
 
-A delta is identified by the SHA-256 of its file; the digests of tensors are those of their safetensors
-form. Without a base every tensor is stored in full, and the base's hashes are zeros.
+A delta is identified by the SHA-256 of these bytes; the digest of tensors is that of their safetensors file.
+Without a base every tensor is stored in full, and the hashes of the base's chunks are zeros.
 
-Invariant: `parse` reads what `head` and `table` wrote, and refuses a file whose parts do not add up. This
-module knows nothing about the coding of a chunk (`elements.py`), and reads no file.
+Invariant: `parse` reads what `head` and `table` wrote, and refuses a file whose parts do not add up to its
+length. This module knows nothing about the coding of a chunk (`elements.py`), and reads no file.
 """
 
 import json
@@ -35,15 +35,15 @@ from store.tensors.numbers import Array
 from store.tensors.raw import ITEM_BYTES, Tensors, TensorSpecs
 
 CHUNK = 2 << 20
-"""Bytes of a tensor that are coded together."""
+"""Number of bytes of a tensor that are coded together."""
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
-"""Errors of `parse` for a file that this version cannot read."""
+"""Errors that `parse` raises for a file that this version cannot read."""
 _MAGIC = b"NSDELTA\x01"
 _ROW = struct.Struct("<16s16sIII4x")
 
 
 class Piece(NamedTuple):
-    """The place of one chunk in its tensor."""
+    """The place of one chunk: the name and type of its tensor, and its first and last byte offsets."""
 
     name: str
     dtype: str
@@ -51,28 +51,28 @@ class Piece(NamedTuple):
     end: int
 
     def of(self, tensors: Tensors) -> Array:
-        """Return these bytes of the tensor as unsigned integers of its elements' width.
+        """Return the chunk as an array of unsigned integers, as wide as the tensor's elements.
 
-        The array can be written to if the tensor can.
+        The array is a view of the tensor's buffer, so it can be written to if the buffer can.
         """
         data = memoryview(tensors[self.name].data)
         return np.frombuffer(data[self.start : self.end], f"<u{ITEM_BYTES[self.dtype]}")
 
     def empty(self) -> Array:
-        """Return an uninitialised array of as many elements."""
+        """Return an uninitialised array of the chunk's size."""
         width = ITEM_BYTES[self.dtype]
         return np.empty((self.end - self.start) // width, f"<u{width}")
 
 
 class ChunkRow(NamedTuple):
-    """One chunk's row in the table."""
+    """The row of one chunk in the table."""
 
     before: bytes
     """Hash of the base's chunk."""
     after: bytes
     """Hash of the new chunk."""
     nbytes: int
-    """Length of the payload."""
+    """Length of the payload in bytes."""
     changed: int
     """Number of changed elements."""
     coding: int
@@ -97,17 +97,23 @@ class ParsedDelta:
 
 
 def by_elements(dtype: str) -> bool:
-    """Return whether tensors of this type are stored by their changed elements and not in full."""
+    """Return whether a delta stores the changed elements of tensors of this type, and not all elements."""
     return ITEM_BYTES[dtype] == 2
 
 
 def pieces_of(specs: TensorSpecs) -> list[Piece]:
-    """Return the places of all chunks, in the order of the file."""
+    """Return the places of all chunks of such tensors, in the order of the file."""
     return [piece for name, spec in sorted(specs.items()) for piece in _cut(name, *spec)]
 
 
 def head(specs: TensorSpecs, base_sha256: str, new_sha256: str) -> bytes:
-    """Return the bytes of the file before the payloads."""
+    """Return the bytes of the file before the payloads.
+
+    Args:
+        specs: Type and shape of every tensor.
+        base_sha256: Digest of the base; "" without a base.
+        new_sha256: Digest of the new tensors.
+    """
     groups: dict[str, dict[str, object]] = {"elements": {}, "whole": {}}
     for name, (dtype, shape) in specs.items():
         groups["elements" if base_sha256 and by_elements(dtype) else "whole"][name] = [dtype, shape]
@@ -118,12 +124,15 @@ def head(specs: TensorSpecs, base_sha256: str, new_sha256: str) -> bytes:
 
 
 def table(rows: Sequence[ChunkRow]) -> bytes:
-    """Return the bytes of the file after the payloads."""
+    """Return the bytes of the file after the payloads, with one row for each chunk in the file's order."""
     return b"".join(_ROW.pack(*row) for row in rows)
 
 
 def parse(whole: memoryview) -> ParsedDelta:
-    """Parse a file without a copy of its bytes; raise one of `UNREADABLE` if this version cannot read it."""
+    """Return the content of a delta's file, whose payloads are views of `whole`.
+
+    One of the errors in `UNREADABLE` is raised if this version cannot read the file.
+    """
     if bytes(whole[:8]) != _MAGIC:
         raise ValueError("it is not a delta of version 1")
     length = int.from_bytes(whole[8:16], "little")
