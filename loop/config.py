@@ -1,7 +1,8 @@
-"""The configuration: one documented object from HOME/config.toml and the environment.
+"""The configuration of a home, from HOME/config.toml and the environment.
 
-Precedence: environment (`NIGHTSCHOOL_SCHEDULE__IDLE_MINUTES=5`), then the file, then the defaults here.
-Invariant: an unknown key or a bad value stops the start, with the place and the cure.
+A value in the environment (`NIGHTSCHOOL_SCHEDULE__IDLE_MINUTES=5`) overrides the file, and a value in the
+file overrides the default here. Invariant: an unknown key or a bad value stops the start, with a message that
+names the key and the cure.
 """
 
 import os
@@ -30,49 +31,52 @@ _FORBID = {"extra": "forbid"}
 _TIME = r"(([01]\d|2[0-3]):[0-5]\d|24:00)"
 _WINDOW = re.compile(f"{_TIME}-{_TIME}")
 MAX_SEED = 2**31 - 1
-"""Largest seed: what an INTEGER column of any database holds."""
+"""Largest seed, which an INTEGER column of every supported database can hold."""
 OBSERVING = (
     "training.enabled is false: observing only (set it to true in config.toml, and start again, to train)"
 )
-"""Why no update is made, although everything else is done."""
+"""The reason given to the user when no update is made because training is disabled."""
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most"}
-"""Constraints on numbers, in words."""
+"""Words for pydantic's constraints on numbers, for error messages."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestSettings:
-    """The logs that are followed."""
+    """Which logs are followed."""
 
     __pydantic_config__ = _FORBID
 
     watch: tuple[str, ...] = ()
-    """Folders whose logs are followed as they grow, beside `inbox/` in the home."""
+    """Folders whose logs are read as they grow, in addition to `inbox/` in the home."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleSettings:
-    """When a night begins by itself, and how its update yields to users."""
+    """When a night begins by itself, and how its update waits for active users."""
 
     __pydantic_config__ = _FORBID
 
     windows: tuple[str, ...] = ("00:00-24:00",)
-    """Local times of day in which a night may begin by itself; one may pass midnight. `[]` is never."""
+    """Windows of local time in which a night may begin by itself. A window may pass midnight. With `[]` no
+    night begins by itself."""
     idle_minutes: Annotated[float, Field(ge=0)] = 0.0
-    """A night waits until no user has asked for this long; 0 does not wait. Answers go on during a
-    night."""
+    """Minutes without a request of a user before a night begins; 0 begins it without waiting. The model also
+    answers during a night."""
     min_lessons: Annotated[int, Field(ge=0)] = 1
-    """New lessons that a night waits for; `pairs.minimum` pairs left over from earlier nights do as
-    well."""
+    """Number of new lessons before a night begins. A night also begins if earlier nights left `pairs.minimum`
+    pairs unused."""
     settle_seconds: Annotated[float, Field(ge=0)] = 2.0
-    """Age of the newest lesson before a night begins, because logs arrive in bursts."""
+    """Seconds without a new lesson before a night begins, because logs arrive in bursts."""
     max_wait_hours: Annotated[float, Field(ge=0)] = 48.0
-    """After this long a lesson is learnt although a user is active, but only within the windows."""
+    """Hours that a new lesson waits for `schedule.idle_minutes`. After that a night begins although users are
+    active, but only within the windows."""
     max_per_day: Annotated[int, Field(ge=0)] = 4
-    """Nights that may begin by themselves within 24 hours, counting those that had something to learn."""
+    """Number of nights within 24 hours after which no further night begins by itself. Nights that had nothing
+    to learn are not counted."""
     yield_seconds: Annotated[float, Field(ge=0)] = 0.0
-    """While a user has asked within this time, an update waits between two steps; 0 does not wait."""
+    """Seconds after a user's request during which an update waits before its next step; 0 does not wait."""
     max_yield_minutes: Annotated[float, Field(ge=0)] = 30.0
-    """How long one update waits for users in all; after that it goes on beside them."""
+    """Minutes that one update waits for users in total. After that it continues although users are active."""
 
     def __post_init__(self) -> None:
         for window in self.windows:
@@ -82,86 +86,93 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """How much of earlier nights is kept."""
+    """Which optimizer states of earlier nights are kept."""
 
     __pydantic_config__ = _FORBID
 
     optimizer_states: Annotated[int, Field(ge=1)] = 3
-    """Number of the newest kept checkpoints whose optimizer's state is stored, beside the active one's.
-    Training that continues from an older checkpoint starts with a fresh state."""
+    """Number of the newest kept checkpoints whose optimizer state is stored; the active checkpoint's state is
+    always stored. Training from an older checkpoint starts with a fresh optimizer state."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerdictSettings:
-    """What an update must show to be kept."""
+    """The conditions under which an update is kept."""
 
     __pydantic_config__ = _FORBID
 
     scenarios: Annotated[int, Field(ge=1, le=100_000)] = 400
-    """Held-out scenarios of each behaviour in one round."""
+    """Number of held-out scenarios that each behaviour is measured on in one round."""
     max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
-    """Rounds while the verdict is inconclusive; after the last one the update is undone."""
+    """Largest number of rounds of measurements. A round follows while the verdict is inconclusive. If it is
+    still inconclusive after the last round, the update is undone."""
     abilities: Annotated[int, Field(ge=0)] = 188
-    """Prompts (of 188) that the abilities of a model that is not the shipped one are measured on, before and
-    after an update; 0 for none."""
+    """Number of the 188 prompts on which the abilities of your own model are measured before and after an
+    update; 0 for no measurement. The abilities of the shipped model are not measured."""
     abilities_margin: Annotated[float, Field(ge=0, le=1)] = 0.10
-    """Drop of the abilities' pass rate that matters. With 188 prompts a smaller one would refuse harmless
-    updates."""
+    """Largest drop of the pass rate of the abilities that still counts as no loss. With 188 prompts a smaller
+    value would undo harmless updates."""
     margin: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Drop of a pass rate that matters (the non-inferiority margin)."""
+    """Largest drop of a behaviour's pass rate that still counts as no loss (the non-inferiority margin)."""
     perplexity: Annotated[float, Field(ge=1, le=1000)] = 1.10
-    """Largest ratio of the perplexity on ordinary text, after to before."""
+    """Largest allowed ratio of the perplexity on ordinary text after an update to that before it."""
     drift: Annotated[float, Field(ge=0)] = 1.5
-    """Largest move of one concept's mean reading, in standard deviations over the probe set."""
+    """Largest allowed change of the mean reading of one concept, in standard deviations over the probe
+    set."""
     joint_drift: Annotated[float, Field(ge=0)] = 0.5
-    """Largest distance that all readings may move together, in standard deviations per concept."""
+    """Largest allowed distance that the readings of all concepts move together, in standard deviations per
+    concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorSettings:
-    """Readings beside those on the probe set."""
+    """What a night reads in addition to the probe set, and how its update is examined."""
 
     __pydantic_config__ = _FORBID
 
     enabled: bool = True
-    """Whether a night reads the turns of conversations and its attempts. The probe set is always read."""
+    """Whether a night takes concept readings of conversations and of its attempts. Readings of the probe set
+    are always taken."""
     turns: Annotated[int, Field(ge=0)] = 2000
-    """Largest number of turns that one night reads, by whole conversations, those with a signal first.
-    The rest waits."""
+    """Largest number of conversation turns that one night takes readings of. Conversations with a signal come
+    first; the others wait for the next night."""
     attempts: Annotated[int, Field(ge=0)] = 256
-    """Largest number of attempts that one night reads, drawn evenly."""
+    """Largest number of attempts that one night takes readings of."""
     share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the conversations that are read at all, drawn by their ids."""
+    """Share of all conversations that readings are taken of. The id of a conversation decides whether it is
+    among them."""
     reestimate_nights: Annotated[int, Field(ge=0)] = 14
-    """Nights after which the concept vectors are estimated again on the current weights; 0 is never."""
+    """Number of nights after which the concept vectors are estimated again on the current weights; 0 for
+    never."""
     exchanges: Annotated[int, Field(ge=1)] = 64
-    """Exchanges of ordinary dialogue (of 284) that the perplexity is taken on, before and after an update, of
-    a model that is not the shipped one."""
+    """Number of the 284 exchanges of ordinary dialogue on which the perplexity of your own model is measured
+    before and after an update."""
     locate: bool = True
-    """Whether each update is followed by a search for where in the weights it lies."""
+    """Whether a night searches, after each update, for the part of the weights in which the update lies."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpSettings:
-    """The service's HTTP on the loopback interface, beside its unix socket."""
+    """The service's HTTP interface on loopback."""
 
     __pydantic_config__ = _FORBID
 
     port: Annotated[int, Field(ge=0, le=65535)] = 0
-    """Port on loopback; 0 takes any free port and reports which."""
+    """Port on loopback; 0 for any free port, which the service reports when it is ready."""
     capture: bool = True
-    """Whether conversations that go through `/v1/chat/completions` are captured as logs."""
+    """Whether conversations that pass through `/v1/chat/completions` are written to logs in `inbox/`, which
+    the service reads."""
 
 
 class Settings(BaseSettings):
-    """The configuration of a home."""
+    """The whole configuration of a home, one attribute for each table of the file."""
 
     model_config = SettingsConfigDict(
         env_prefix="NIGHTSCHOOL_", env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
-    """Seed of every draw of a night, unless `night --seed` gives another."""
+    """Seed of all random draws of a night, unless `night --seed` gives another."""
     database: str = ""
     """SQLAlchemy URL of the ledger; empty for `ledger.db` in the home."""
     model: ModelSettings = Field(default_factory=ModelSettings)
@@ -178,7 +189,7 @@ class Settings(BaseSettings):
 
     @property
     def trains(self) -> bool:
-        """Whether updates are made: on a user's own vLLM only if `training.enabled` is true."""
+        """Whether updates are made: `training.enabled`; if it is not set, whether `model.url` is empty."""
         return not self.model.url if self.training.enabled is None else self.training.enabled
 
     @classmethod
@@ -190,12 +201,15 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Put the environment before the file."""
+        """Return the sources of settings in order of precedence: the environment comes before the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(config_file: Path) -> Settings:
-    """Return the effective configuration of a home."""
+    """Return the configuration from this file, the environment and the defaults.
+
+    A value or a key that is not allowed raises `ConfigError`, which names it.
+    """
     _refuse_unknown_variables()
 
     class FromFile(Settings):
@@ -212,7 +226,7 @@ def load_settings(config_file: Path) -> Settings:
 
 
 def _first_fault(error: ValidationError) -> str:
-    """Return the place and the cure of the first value that was refused."""
+    """Return a message about the first value that was refused: its key, and what is wrong or allowed."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "configuration"
     for bound, words in BOUNDS.items():
@@ -223,7 +237,7 @@ def _first_fault(error: ValidationError) -> str:
 
 
 def shown(settings: Settings) -> dict[str, Any]:
-    """Return the settings as JSON, without the passwords in them."""
+    """Return the settings as JSON, with keys and passwords hidden."""
     value = settings.model_dump(mode="json")
     for table in (value["extractor"], value["model"]):
         if table["api_key"]:
@@ -234,7 +248,7 @@ def shown(settings: Settings) -> dict[str, Any]:
 
 
 def _refuse_unknown_variables() -> None:
-    """Raise `ConfigError` for a misspelt variable, which pydantic would ignore."""
+    """Raise `ConfigError` for a variable NIGHTSCHOOL_... that is no setting: pydantic would ignore it."""
     for name in os.environ:
         section, *keys = name.upper().removeprefix("NIGHTSCHOOL_").split("__")
         if not name.upper().startswith("NIGHTSCHOOL_") or name == "NIGHTSCHOOL_HOME":

@@ -32,12 +32,12 @@ class ExtractorSettings:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (pydantic reads it, nothing writes it)
 
     url: str = ""
-    """OpenAI-compatible server that follows a JSON schema and reads conversations beside the rules; empty
-    for rules alone."""
+    """Address of an OpenAI-compatible server whose model reads conversations too, in addition to the built-in
+    rules. The server must support JSON schemas. Empty for the rules alone."""
     model: str = ""
-    """The model's name on that server."""
+    """Name of the model on the server of `extractor.url`."""
     api_key: str = ""
-    """Key that is sent to that server as a bearer token."""
+    """Key that is sent to the server of `extractor.url` as a bearer token; empty for none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""The ways into a running service: operations for the command line, HTTP for users, ZMQ for vLLM's routes.
+"""The interfaces of a service: operations for the command line, HTTP for users, ZMQ for vLLM's routes.
 
-Invariant: an operation means the same whichever way it is called, and a caller that leaves does not stop what
-it began. JSON is made and read here, at the edge. Only `loop.cli` imports this package.
+Invariant: an operation does the same through every interface. An operation continues when its caller
+disconnects. JSON is written and parsed only here. Only `loop.cli` imports this package.
 """

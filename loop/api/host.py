@@ -1,7 +1,7 @@
-"""Carries out operations: through the service that holds the home, or by holding it for one command.
+"""Carry out the operations of commands, in the running service or, if none runs, in the command itself.
 
-Invariant: either way an operation means the same; a command that does the work itself holds the home's lock
-meanwhile, and answers other commands on the same socket, as a service would.
+Invariant: an operation does the same in both cases. A command that carries out an operation itself holds the
+home's lock for that time. It also answers other commands on the service's socket, as a service does.
 """
 
 import json
@@ -38,13 +38,25 @@ from loop.operations.operations import (
 from store.home import Home, is_held
 
 PATIENCE_S = 15.0
-"""How long a command waits for the socket of a service that holds the home and is still starting."""
+"""Longest time in seconds that a command waits for the socket of a service that is still starting."""
 
 log = structlog.get_logger()
 
 
 async def perform(home: Home, name: str, arguments: Json, listener: Listener) -> Any:
-    """Carry out one operation and return its record."""
+    """Carry out one operation and return its result.
+
+    If a service holds the home, the service carries out the operation; otherwise this process does.
+
+    Args:
+        home: The home.
+        name: Name of the operation, a method of `Operations`.
+        arguments: The method's keyword arguments.
+        listener: Called with the progress.
+
+    Raises:
+        HomeLocked: Another process holds the home and opens no socket within PATIENCE_S.
+    """
     began = monotonic()
     while is_held(home):
         if home.control_socket.exists():
@@ -60,7 +72,10 @@ async def perform(home: Home, name: str, arguments: Json, listener: Listener) ->
 
 
 async def _ask_service(home: Home, name: str, arguments: Json, listener: Listener) -> Json:
-    """Have the running service carry it out, and pass its progress on."""
+    """Have the running service carry out an operation, and return the result as JSON.
+
+    The service's progress is passed on to `listener`, and an error of the service is raised here.
+    """
     transport = httpx.AsyncHTTPTransport(uds=str(home.control_socket))
     headers = {"Authorization": f"Bearer {home.token()}"}
     async with httpx.AsyncClient(
@@ -86,7 +101,7 @@ async def _ask_service(home: Home, name: str, arguments: Json, listener: Listene
 
 
 def _as_error(error: Any) -> NightschoolError:
-    """Return an error of the service as an error of this process."""
+    """Return an exception for an error that the service reported, with the same message and exit code."""
     fault = NightschoolError(error["message"])
     fault.exit_code = error["exit_code"]
     return fault
@@ -94,7 +109,10 @@ def _as_error(error: Any) -> NightschoolError:
 
 @asynccontextmanager
 async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Operations]:
-    """Hold the home for one command; run its processes and its worker too, where the command needs them."""
+    """Hold the home for one command, and yield its operations.
+
+    The model server, the trainer and the worker also run if the operation needs them.
+    """
     async with opened(home, load_settings(home.config_file)) as service, anyio.create_task_group() as tasks:
         operations, quiet = Operations(service=service), keeps_weights(name, arguments)
         if name in CHECKED:
@@ -102,7 +120,7 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
         served = service.processes.has_weights() and name in NEEDS_VLLM_IF_UP and not quiet
         if name in NEEDS_PROCESSES or served:
             tasks.start_soon(service.processes.run, name="processes")
-            if name in NEEDS_PROCESSES and not quiet:  # the work in the queue would change the ledger
+            if name in NEEDS_PROCESSES and not quiet:  # a dry run must not start work that changes the ledger
                 tasks.start_soon(service.worker.run, name="work")
                 tasks.start_soon(watch_users, service, name="watch for users")
             await serve(operations, tasks, place=home.control_socket, port=None)
@@ -112,7 +130,13 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
 
 
 async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> None:
-    """Run the service in the foreground, until SIGTERM or SIGINT."""
+    """Run the service in the foreground until SIGTERM or SIGINT.
+
+    Args:
+        home: The home to serve.
+        watch: Folders whose logs are followed, in addition to the inbox and `ingest.watch`.
+        on_ready: Called with the loopback port when the service is ready.
+    """
     settings = load_settings(home.config_file)
     async with opened(home, settings) as service, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
@@ -120,7 +144,7 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
         tasks.start_soon(follow, service.ledger, folders, service.worker.wake, name="follow the logs")
         if service.processes.server.managed:
             await tasks.start(service.processes.run, name="processes")
-        else:  # it may be down, or load for minutes: everything but the night goes on
+        else:  # the user's vLLM may be down or may load for minutes: all but the night works without it
             tasks.start_soon(service.processes.run, name="processes")
             tasks.start_soon(watch_users, service, name="watch for users")
         tasks.start_soon(service.worker.run, name="work")
@@ -132,7 +156,7 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    """Stop the service on a signal."""
+    """Cancel the scope, and so stop the service, at the first SIGTERM or SIGINT."""
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async for number in signals:
             log.info("stopping", signal=signal.Signals(number).name)

@@ -1,12 +1,14 @@
-"""The service's HTTP: the operations for the command line, and the served model for users.
+"""The service's HTTP interface: operations for the command line, and the served model for users.
 
-    POST /do/{operation}         a JSON object of arguments; answers JSON lines: progress, then result or
-    error GET  /status                 the state of the home POST /v1/chat/completions    passed on to the
-    served model and captured (GET /v1/models: passed on) GET  /receipts/{receipt}     the state of a captured
-    answer
+    POST /do/{operation}       start an operation; the body is a JSON object of arguments, and the response
+                               is JSON lines: first progress, then the result or an error
+    GET  /status               the state of the home
+    GET  /receipts/{receipt}   the state of a captured exchange
+    POST /v1/chat/completions  passed on to the served model, and captured
+    GET  /v1/models            passed on to the served model
 
-Served on the home's unix socket and on loopback, behind a check of token, Host and Origin. Invariant: a
-caller that leaves does not stop what it began; the ledger says how it ended.
+The routes are served on the home's unix socket and on loopback, after a check of token, Host and Origin.
+Invariant: an operation continues when its caller disconnects, and the ledger records how it ended.
 """
 
 import inspect
@@ -41,7 +43,7 @@ log = structlog.get_logger()
 
 
 class Routes:
-    """The routes over one set of operations; operations run in the service's own task group."""
+    """The HTTP routes of a service. Operations run in the service's task group, not in that of a request."""
 
     def __init__(self, operations: Operations, tasks: TaskGroup, capture: Capture) -> None:
         self._operations = operations
@@ -50,7 +52,7 @@ class Routes:
         self._capture = capture
 
     def app(self) -> Starlette:
-        """Return the ASGI application; wrap it in `AuthMiddleware`."""
+        """Return the ASGI application. It checks no credentials, so it is wrapped in `AuthMiddleware`."""
         proxy = Proxy(self._service, self._capture)
         return Starlette(
             routes=[
@@ -63,7 +65,7 @@ class Routes:
         )
 
     async def _do(self, request: Request) -> Response:
-        """Start an operation; stream its progress and its end."""
+        """Start an operation, and return a response that streams its progress, then its result or error."""
         name = request.path_params["operation"]
         try:
             arguments = json.loads(await request.body() or b"{}")
@@ -79,7 +81,7 @@ class Routes:
         send, receive = anyio.create_memory_object_stream[Json](100_000)
 
         def emit(line: Json) -> None:
-            with suppress(anyio.BrokenResourceError):  # the caller has left; the operation goes on
+            with suppress(anyio.BrokenResourceError):  # the caller has disconnected; the operation continues
                 send.send_nowait(line)
 
         def on_progress(kind: str, subject: str, done: int, total: int) -> None:
@@ -89,7 +91,7 @@ class Routes:
             with send:
                 try:
                     emit({"result": await self._perform(name, arguments)})
-                except Exception as error:  # the boundary: an operation that fails must not end the service
+                except Exception as error:  # an operation that fails must not end the service
                     if not isinstance(error, NightschoolError):
                         log.exception("operation failed", operation=name)
                     emit(_error(error))
@@ -103,7 +105,7 @@ class Routes:
                 yield json.dumps(line).encode() + b"\n"
 
     async def _perform(self, name: str, arguments: Json) -> Json:
-        """Carry out one operation, if it takes these arguments."""
+        """Carry out one operation, and return its result as JSON; bad arguments raise `UsageError`."""
         operation = getattr(self._operations, name)
         try:
             inspect.signature(operation).bind(**arguments)
@@ -127,22 +129,22 @@ class Routes:
 
 
 def _error(error: Exception) -> Json:
-    """Return an error as JSON, for the other side to raise again."""
+    """Return an error as JSON, with the message and the exit code that the command is to report."""
     code = error.exit_code if isinstance(error, NightschoolError) else NightschoolError.exit_code
     return {"error": {"message": str(error), "exit_code": code}}
 
 
 async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: int | None) -> int:
-    """Start to listen on the unix socket and, unless `port` is None, on loopback.
+    """Start to serve HTTP on the unix socket and, unless `port` is None, on loopback.
 
     Args:
         operations: The operations to serve.
         tasks: The task group that the servers run in.
         place: Path of the unix socket.
-        port: Of loopback; 0 takes any free one.
+        port: The port on loopback; 0 for any free port; None to serve only on the unix socket.
 
     Returns:
-        The port; 0 for none.
+        The port on loopback; 0 if `port` is None.
     """
     service = operations.service
     capture = Capture(service.home.inbox, service.ledger)
@@ -183,9 +185,9 @@ async def _serve(app: AuthMiddleware, listening: socket.socket) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without its signal handlers: the supervisor has its own."""
+    """Uvicorn without its signal handlers, because the service handles signals itself."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """See uvicorn."""
+        """Install no signal handlers, unlike uvicorn's method."""
         yield

@@ -1,9 +1,10 @@
-"""The proxy: passes users' requests on to the served model, and captures the conversations.
+"""The proxy: it passes users' requests on to the served model, and has the conversations captured.
 
-Invariant: body and answer go through byte for byte and as they come, and every chat answer carries a receipt.
-A caller that leaves ends the request to the model server. The caller's own credential goes on to the model
-server; ours only for a caller that gave the home's token. This module knows nothing about the content of an
-answer.
+Invariant: the bodies of requests and answers are passed on unchanged, answers as they arrive. Every chat
+answer has a header with a receipt, or with the reason why there is none. If the caller disconnects, the
+request to the model server is cancelled. A caller's own credential is passed on to the model server. Only a
+caller that gave the home's token is served with this service's credential instead. This module does not read
+the content of an answer.
 """
 
 import hashlib
@@ -28,26 +29,28 @@ RECEIPT = b"x-nightschool-receipt"
 TURN_TYPE = "X-Turn-Type"
 SESSION = "X-Session-Id"
 MAX_RAW = 64 * 2**20
-"""Largest answer that is captured, in bytes: some 200,000 chunks of a stream."""
+"""Size in bytes of the largest answer that is captured: about 200,000 chunks of a stream."""
 PATHS = frozenset({"/v1/chat/completions", "/v1/models"})
-"""The paths that are passed on."""
+"""The paths whose requests are passed on to the model server."""
 
 _HOP_BY_HOP = frozenset(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
     "transfer-encoding upgrade".split()
 )
-"""Headers about one connection, not about the message (RFC 9110, 7.6.1)."""
+"""Headers that describe one connection and are never passed on (RFC 9110, section 7.6.1)."""
 _NOT_SENT = _HOP_BY_HOP | frozenset(
     "host content-length accept-encoding expect cookie origin referer".split()
 )
-"""Headers that the model server does not get: they are of the connection to us, or ours to set."""
+"""Headers of a request that are not passed on: they concern the caller's connection, or the proxy sets
+them."""
 _NOT_RETURNED = _HOP_BY_HOP | {"date", RECEIPT.decode()}
+"""Headers of an answer that are not passed on."""
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Proxy:
-    """Passes requests on, for one service."""
+    """The handlers of the routes that are passed on to the served model."""
 
     def __init__(self, service: Service, capture: Capture) -> None:
         self._service = service
@@ -55,15 +58,18 @@ class Proxy:
         self._salt = service.home.token().encode()
 
     async def models(self, request: Request) -> "ProxiedResponse":
-        """Pass on a request for the served models."""
+        """Return a response that passes on a request for the list of models."""
         return ProxiedResponse(self._service, self._capture, request)
 
     async def chat(self, request: Request) -> "ProxiedResponse":
-        """Pass on a turn of a conversation, or side traffic."""
+        """Return a response that passes on a chat request, and captures it unless it is side traffic.
+
+        Side traffic is a request with a TURN_TYPE header other than "main", for example one for a title.
+        """
         body = await request.body()
         main = all(kind.strip().lower() == "main" for kind in request.headers.getlist(TURN_TYPE))
         if main and request.scope[AUTHENTICATED]:
-            # Others may be refused; those who are not show in the model server's metrics.
+            # The model server may refuse other callers. Its metrics show those that it serves.
             self._service.users.asked()
         taking: ChatRequest | Refusal = Refusal(word="side")
         if main:
@@ -74,13 +80,13 @@ class Proxy:
         return ProxiedResponse(self._service, self._capture, request, body=body, taking=taking, source=source)
 
     def _caller(self, request: Request) -> str:
-        """Return a name for the holder of this credential that does not reveal it."""
+        """Return a name for the caller: a keyed digest of its credential, which does not reveal it."""
         given = request.headers.get("authorization", "").encode()
         return f"caller-{hmac.new(self._salt, given, hashlib.sha256).hexdigest()[:12]}"
 
 
 class ProxiedResponse:
-    """One request and its answer, as an ASGI application."""
+    """An ASGI response that passes one request on and returns the model server's answer."""
 
     def __init__(
         self,
@@ -96,12 +102,12 @@ class ProxiedResponse:
 
         Args:
             service: The running service.
-            capture: Where exchanges are captured.
+            capture: The writer of the captured logs.
             request: The user's request.
-            body: Its body.
-            taking: What to capture with the answer, or why to capture nothing; None if it is no
-            conversation.
-            source: Who asks, where the request does not say.
+            body: The request's body.
+            taking: The conversation to capture together with the answer, or the reason why it is not
+                captured; None if the request is no conversation.
+            source: Name of the caller, which is used if the request names no user.
         """
         self._model = service.model
         self._capture = capture
@@ -115,7 +121,7 @@ class ProxiedResponse:
         self._streamed = self._whole = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass both ways until either side ends."""
+        """Pass the request on and the answer back, until the answer ends or the caller disconnects."""
         try:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_until_gone, receive, tasks.cancel_scope, name="watch the caller")
@@ -126,7 +132,7 @@ class ProxiedResponse:
                 self._finish()
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and return the answer."""
+        """Pass the request on to the model server, and send the answer, or status 503 if there is none."""
         asking, own = self._request, self._request.scope[AUTHENTICATED]
         headers = _kept(asking.headers.raw, _NOT_SENT | {"authorization"} if own else _NOT_SENT)
         headers.append((b"accept-encoding", b"identity"))
@@ -146,7 +152,7 @@ class ProxiedResponse:
                 await answer.aclose()
 
     async def _return(self, answer: httpx.Response, send: Send) -> None:
-        """Return the answer as it comes."""
+        """Send the answer to the caller as it arrives, and collect it if it is to be captured."""
         status = answer.status_code
         headers = [*_kept(answer.headers.raw, _NOT_RETURNED), *self._receipt_header(status)]
         self._streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
@@ -158,12 +164,15 @@ class ProxiedResponse:
                 if self._receipt and self._size <= MAX_RAW:
                     self._pieces.append(chunk)
         except httpx.TransportError:
-            return  # no end: uvicorn closes the connection, so the caller sees that it broke off
+            return  # without a last chunk, uvicorn closes the connection, and the caller sees the failure
         self._whole = True
         await send({"type": "http.response.body", "body": b""})
 
     def _receipt_header(self, status: int) -> Headers:
-        """Return the receipt of an answer with this status, or why there is none."""
+        """Return the receipt header of an answer with this status; [] if the request is no conversation.
+
+        The header has a new receipt, or "none" and the reason why the exchange is not captured.
+        """
         taking = self._taking
         if taking is None:
             return []
@@ -175,10 +184,10 @@ class ProxiedResponse:
         return [(RECEIPT, self._receipt.encode())]
 
     def _finish(self) -> None:
-        """Have the exchange captured, or note why it is not."""
+        """Queue the exchange to be captured, or record the reason why it is not."""
         if self._size > MAX_RAW:
             self._capture.refuse(self._receipt, "long")
-        elif not (self._whole or self._streamed):  # a stream shows by itself whether it ended
+        elif not (self._whole or self._streamed):  # the text of a stream itself shows whether it is complete
             self._capture.refuse(self._receipt, "broken")
         elif isinstance(self._taking, ChatRequest):
             self._capture.take(
@@ -195,14 +204,17 @@ class ProxiedResponse:
 
 
 async def _until_gone(receive: Receive, scope: anyio.CancelScope) -> None:
-    """End the exchange when the caller hangs up."""
+    """Cancel the scope when the caller disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
 
 
 def _kept(headers: Iterable[tuple[bytes, bytes]], without: frozenset[str]) -> Headers:
-    """Return the headers that go on: all but these and those that belong to the connection."""
+    """Return the headers to pass on, with names in lower case.
+
+    Headers in `without` are left out, and so are those that a Connection header names.
+    """
     lowered = [(name.lower(), value) for name, value in headers]
     named = [value.decode("latin-1") for name, value in lowered if name == b"connection"]
     dropped = without | {word.strip().lower() for value in named for word in value.split(",")}

@@ -1,14 +1,16 @@
-"""The service's ZMQ socket: requests of the routes on a user's own vLLM, carried out as operations.
+"""The service's ZMQ socket, through which the routes on a user's own vLLM call operations.
 
-    train       {seed, retry}          begins a night, or names the one that runs: {"night": id}, at once
+    verb        arguments              result
+    train       {seed, retry}          {"night": id} of the night that it begins or that runs, at once
                 {..., "dry_run": true} what a night would train on
-    checkpoint  {}                     the active checkpoint, its files verified
-    rollback    {target, dry_run}      as the command of that name, at its end
-    status      {}                     as GET /status, and what the trainer is doing
+    checkpoint  {}                     the active checkpoint, after a check of its files
+    rollback    {target, dry_run}      the result of the command `rollback`, when it has ended
+    status      {}                     the result of GET /status, and the trainer's status
 
-Frames are those of `agents/model/protocol.py`; the socket is in the run directory, which only this user can
-enter. Invariant: every message gets one result or error, and none ends the service; a caller that leaves does
-not stop what it began. This module does not know who asks: vLLM's plugin has checked that.
+`agents/model/protocol.py` defines the frames of a message. The socket is in the run directory, which only
+this user can enter. Invariant: every message gets one result or error, and no message ends the service. An
+operation continues when its caller disconnects. This module does not check who calls, because vLLM's plugin
+does so.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -34,19 +36,19 @@ from store import queries
 from store.nights import report
 
 PENDING = 64
-"""Requests that are worked on at once; one more is refused, because the service is busy."""
+"""Largest number of requests that are carried out at the same time. Further requests are refused."""
 TRAINER_S = 2.0
-"""Longest wait for the trainer's part of a status."""
+"""Longest time in seconds that a status waits for the trainer's part of it."""
 
 
 class Arguments(BaseModel):
-    """The arguments of a verb that takes none; the base of the others."""
+    """The arguments of a verb that takes none, and the base class for other verbs' arguments."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class TrainArguments(Arguments):
-    """The arguments of `train`."""
+    """The arguments of the verb `train`."""
 
     seed: int | None = Field(None, description="a whole number or null")
     retry: bool = Field(False, description="true or false")
@@ -54,7 +56,7 @@ class TrainArguments(Arguments):
 
 
 class RollbackArguments(Arguments):
-    """The arguments of `rollback`."""
+    """The arguments of the verb `rollback`."""
 
     target: str | None = Field(None, description="an id or null")
     dry_run: bool = Field(False, description="true or false")
@@ -66,7 +68,7 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "rollback": RollbackArguments,
     "status": Arguments,
 }
-"""By verb."""
+"""The class of the arguments of each verb, by the verb's name."""
 
 log = structlog.get_logger()
 
@@ -74,7 +76,7 @@ log = structlog.get_logger()
 async def serve_rpc(
     operations: Operations, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
 ) -> None:
-    """Answer requests until cancelled."""
+    """Open the ZMQ socket and answer its requests until cancelled; report as started once it is open."""
     context = zmq.asyncio.Context()
     try:
         router: zmq.asyncio.Socket = context.socket(zmq.ROUTER)
@@ -90,7 +92,7 @@ async def serve_rpc(
 
 
 class RpcServer:
-    """The verbs over one set of operations."""
+    """Carries out requests as operations of one service, and sends the replies."""
 
     def __init__(self, operations: Operations, router: zmq.asyncio.Socket, tasks: TaskGroup) -> None:
         self._operations = operations
@@ -106,7 +108,10 @@ class RpcServer:
         }
 
     def receive(self, message: Sequence[bytes]) -> None:
-        """Begin to answer a message: the caller's address, then the frames of a request."""
+        """Start a task that answers a message.
+
+        message: the caller's address, then the frames of a request.
+        """
         caller, *frames = message
         self._pending += 1
         self._tasks.start_soon(self._answer, caller, frames, name="answer a route")
@@ -115,7 +120,7 @@ class RpcServer:
         try:
             request = protocol.unpack_request(frames, self._verbs.keys())
             reply = RpcReply(id=request.id, kind="result", body=await self._perform(request))
-        except Exception as error:  # the boundary: no message may end the service
+        except Exception as error:  # no message may end the service
             if not isinstance(error, NightschoolError):
                 log.exception("a request of vLLM's routes failed")
             reply = protocol.error_reply(protocol.request_id(frames) or "unknown", error)
@@ -124,7 +129,7 @@ class RpcServer:
         await self._router.send_multipart([caller, *protocol.pack_reply(reply)])
 
     async def _perform(self, request: RpcRequest) -> Json:
-        """Return the result of a request, once its arguments are checked."""
+        """Check the arguments of a request, carry it out and return the result as JSON."""
         if self._pending > PENDING:
             raise TrainerFault(
                 f"the service is busy: {PENDING} requests wait; ask again when some are answered"
@@ -159,7 +164,7 @@ class RpcServer:
         }
 
     async def _trainer(self) -> Json | None:
-        """Return what the trainer is doing; None while it does not run, or does not answer in time."""
+        """Return the trainer's status as JSON; None if it does not run or does not answer in time."""
         if self._service.processes.ready.is_set():
             with anyio.move_on_after(TRAINER_S):
                 try:
@@ -170,7 +175,7 @@ class RpcServer:
 
 
 def check_arguments(verb: str, body: Mapping[str, Any]) -> Json:
-    """Return the arguments that a body gives; raise `UsageError` for one that the verb does not take."""
+    """Return the arguments in the body of a request; one that the verb does not take raises `UsageError`."""
     kind = ARGUMENTS[verb]
     try:
         return kind.model_validate(body).model_dump(exclude_unset=True)

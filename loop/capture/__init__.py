@@ -1,5 +1,5 @@
-"""Capture: the exchanges that pass through the proxy become lines of logs, which ingest follows.
+"""Capture: it writes the exchanges that pass through the proxy to logs, which ingest then reads.
 
-Invariant: only a whole answer becomes a line, and capturing never delays or fails an answer. `loop.api` and
-`loop.operations.forget` import this package.
+Invariant: only an exchange with a complete answer is written, and capturing neither delays an answer nor
+makes it fail. `loop.api` and `loop.operations.forget` import this package.
 """

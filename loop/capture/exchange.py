@@ -1,11 +1,11 @@
-"""One exchange with the served model, as a line of a log: pure.
+"""Make a line of a log from one exchange with the served model: a request and its answer.
 
-A chat client repeats the whole history in each request, so a request's messages and the answer to them are
-the conversation so far; ingest recognises the beginning that it knows.
+A chat client repeats the whole history in each request. So the messages of a request and the answer are the
+whole conversation so far, and ingest recognises the part that it already has.
 
-Invariant: only a whole answer becomes a line. A line is one that `corpus.formats.openai` reads, and holds
-words alone: pictures and the like are named, not kept. Every refusal is one of REASONS. This module knows
-nothing about files or HTTP.
+Invariant: pure. Only a complete answer gives a line. `corpus.formats.openai` can read every line. A line
+contains text only; a picture, for example, is replaced by a note that there was one. Every refusal is one of
+REASONS. This module knows nothing about files or HTTP.
 """
 
 import json
@@ -32,7 +32,7 @@ REASONS = {
     "text": "its text cannot be stored",
     "disk": "it could not be written to the disk; see the service's log",
 }
-"""Why an exchange is not captured: a word, and its sentence."""
+"""The reasons why an exchange is not captured: a word for programs, and the explanation for users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,20 +40,20 @@ class Refusal:
     """The reason why an exchange is not captured."""
 
     word: str
-    """One of REASONS."""
+    """A key of REASONS."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatRequest:
-    """The conversation in a request."""
+    """The conversation in the body of a request, up to the answer."""
 
     turns: tuple[Turn, ...]
     user: str
-    """Who asks, if the request says so; else ""."""
+    """Name of the user, if the request gives one; else ""."""
 
 
 def parse_request(body: bytes) -> ChatRequest | Refusal:
-    """Return the conversation in a request's body, or why it is not captured."""
+    """Return the conversation in the body of a request, or the reason why it is not captured."""
     request = _object(body)
     messages = request.get("messages")
     if not isinstance(messages, list) or not messages:
@@ -70,7 +70,10 @@ def parse_request(body: bytes) -> ChatRequest | Refusal:
 
 
 def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
-    """Return the answer in a response's body, or why it is not captured."""
+    """Return the answer in the body of a response, or the reason why it is not captured.
+
+    streamed: whether the body is a stream of server-sent events, and not one JSON object.
+    """
     choice = _assembled(raw) if streamed else _choice(_object(raw))
     if choice is None or choice.get("finish_reason") in (None, "abort", "error"):
         return Refusal(word="broken")
@@ -82,15 +85,15 @@ def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
 def as_line(
     request: ChatRequest, answer: Turn, *, receipt: str, source: str, session: str, at: datetime
 ) -> bytes | Refusal:
-    """Return the line of the log, with its newline, or why there is none.
+    """Return the line of the log for an exchange, with its newline, or the reason why there is none.
 
     Args:
         request: The conversation up to the answer.
         answer: The answer.
-        receipt: Identifies the exchange.
-        source: Who asked, where the request names no user.
-        session: The client's name for the conversation; "" for none.
-        at: When the answer ended.
+        receipt: The id of the exchange.
+        source: Name of the caller, which is used if the request names no user.
+        session: The client's id of the conversation; "" if the client sent none.
+        at: The time at which the answer ended.
     """
     last = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
     head = {"user": request.user or source, **({"session": session} if session else {})}
@@ -110,7 +113,7 @@ def _message(turn: Turn) -> dict[str, Any]:
 
 
 def _object(data: bytes) -> dict[str, Any]:
-    """Return the JSON object in these bytes; an empty one if there is none."""
+    """Return the JSON object in these bytes; {} if they are not a JSON object."""
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
@@ -119,7 +122,7 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the one choice of a response or chunk; None if there is not exactly one, or an error."""
+    """Return the only choice of a response or chunk; None for an error or any other number of choices."""
     choices = value.get("choices")
     if value.get("error") or not isinstance(choices, list) or len(choices) != 1:
         return None
@@ -128,7 +131,7 @@ def _choice(value: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _assembled(raw: bytes) -> dict[str, Any] | None:
-    """Return the choice that a stream's chunks add up to; None unless it ended without an error."""
+    """Return the choice that the chunks of a stream make together; None if the stream broke off or failed."""
     texts: list[str] = []
     calls: dict[int, dict[str, str]] = {}
     reason = None
@@ -137,10 +140,10 @@ def _assembled(raw: bytes) -> dict[str, Any] | None:
             made = [{"function": calls[index]} for index in sorted(calls)]
             return {"message": {"content": "".join(texts), "tool_calls": made}, "finish_reason": reason}
         chunk = _object(data)
-        if chunk.get("choices") == []:  # the last one of some servers: usage alone
+        if chunk.get("choices") == []:  # some servers end with a chunk that has only the token usage
             continue
         choice = _choice(chunk)
-        if choice is None:  # vLLM reports an error in mid-stream so, and [DONE] after it
+        if choice is None:  # an error: vLLM reports it in the stream, and still ends the stream with [DONE]
             return None
         reason = choice.get("finish_reason") or reason
         delta = choice.get("delta")
@@ -151,7 +154,7 @@ def _assembled(raw: bytes) -> dict[str, Any] | None:
 
 
 def _add_calls(calls: dict[int, dict[str, str]], deltas: Any) -> None:
-    """Add the pieces of tool calls to their calls."""
+    """Append the pieces of tool calls in a chunk to the calls, which are collected by index."""
     for piece in deltas if isinstance(deltas, list) else []:
         function = piece.get("function") if isinstance(piece, dict) else None
         if isinstance(function, dict) and isinstance(index := piece.get("index", 0), int):
@@ -161,7 +164,7 @@ def _add_calls(calls: dict[int, dict[str, str]], deltas: Any) -> None:
 
 
 def _events(raw: bytes) -> Iterator[bytes]:
-    """Yield the data of each server-sent event that has ended."""
+    """Yield the data of each complete server-sent event."""
     lines: list[bytes] = []
     for line in raw.replace(b"\r\n", b"\n").split(b"\n"):
         if line.startswith(b"data:"):

@@ -1,11 +1,13 @@
-"""The captured logs: exchanges as lines in the inbox, which ingest follows; and the state of each receipt.
+"""The captured logs in the inbox, which ingest reads, and the state of each captured exchange.
 
-    HOME/inbox/captured-YYYY-MM-DD.jsonl   one line an exchange, by the day (UTC) on which it began, mode 0600
+    HOME/inbox/captured-YYYY-MM-DD.jsonl   one line for each exchange that began on this day (UTC), mode 0600
 
-Invariant: one writer, whole lines only. A line counts as captured once it is on the disk, and a line that a
-crash cut off never runs into the next. A disk that is full or slow costs the capture, never the answer. A
-line holds the words unchanged: secrets are removed when ingest reads it. This module does not know who may
-ask.
+Every exchange has a receipt, an id by which a user can ask for the state of the exchange.
+
+Invariant: there is one writer, and it writes complete lines only. A line counts as captured once it is on the
+disk. If a crash cuts a line off, the next line still begins on a new line. If the disk is full or slow,
+exchanges are not captured, but answers are not affected. A line has the exact words of the exchange: ingest
+removes secrets when it reads the line. This module does not know who may ask for the state of an exchange.
 """
 
 import math
@@ -35,12 +37,12 @@ from store.files import durable
 from store.ledger.db import Ledger
 
 MAX_HELD = 256 * 2**20
-"""Bytes of exchanges that may wait for the disk; more are not captured."""
+"""Largest number of bytes of exchanges that wait to be written. Further exchanges are not captured."""
 MAX_STATES = 10_000
-"""Receipts that are remembered in memory: those of exchanges under way, and those that were not captured."""
+"""Largest number of receipts in memory. They belong to exchanges that are under way or were not captured."""
 
 WRITING = threading.Lock()
-"""Held while a captured log is written, so that rewriting one loses no line that arrives meanwhile."""
+"""Lock that is held while a captured log is appended to or rewritten, so that a rewrite loses no new line."""
 
 _RECEIPT = re.compile(r"(\d{4})(\d\d)(\d\d)-[0-9a-f]{16}", re.ASCII)
 
@@ -49,21 +51,23 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, kw_only=True)
 class Exchange:
-    """A request and its answer, as they were passed on."""
+    """A request and its answer, as the proxy passed them on."""
 
     receipt: str
     request: ChatRequest
     source: str
-    """The caller's name, for a request that names no user."""
+    """Name of the caller, which is used if the request names no user."""
     session: str
+    """The client's id of the conversation; "" if the client sent none."""
     raw: bytes
     """The body of the answer."""
     streamed: bool
+    """Whether the body is a stream of server-sent events."""
     at: datetime
-    """When it ended."""
+    """The time at which the answer ended."""
 
     def line(self) -> bytes | Refusal:
-        """Return the line of the log, or why there is none."""
+        """Return the line of the log for this exchange, or the reason why there is none."""
         answer = parse_response(self.raw, streamed=self.streamed)
         if isinstance(answer, Refusal):
             return answer
@@ -73,7 +77,7 @@ class Exchange:
 
 
 class Capture:
-    """The one writer of the captured logs; `run` must be running."""
+    """The only writer of the captured logs. Exchanges are queued, and `run` writes them."""
 
     def __init__(self, inbox: Path, ledger: Ledger) -> None:
         self._inbox = inbox
@@ -83,17 +87,17 @@ class Capture:
         self._send, self._receive = anyio.create_memory_object_stream[Exchange](math.inf)
 
     def begin(self) -> str:
-        """Return a receipt for an exchange that begins."""
+        """Return a new receipt for an exchange that begins now."""
         receipt = f"{datetime.now(UTC):%Y%m%d}-{secrets.token_hex(8)}"
         self._remember(receipt, "")
         return receipt
 
     def refuse(self, receipt: str, word: str) -> None:
-        """Record that an exchange is not captured, and why: one of REASONS."""
+        """Record that an exchange is not captured; `word` is the reason, a key of REASONS."""
         self._remember(receipt, word)
 
     def take(self, exchange: Exchange) -> None:
-        """Queue an exchange to be written."""
+        """Queue an exchange to be written, or refuse it if the queue is full or closed."""
         if self._held + len(exchange.raw) > MAX_HELD:
             self.refuse(exchange.receipt, "disk")
             return
@@ -104,7 +108,7 @@ class Capture:
             self.refuse(exchange.receipt, "disk")
 
     async def run(self) -> None:
-        """Write queued exchanges until cancelled; then write those that are left."""
+        """Write queued exchanges until cancelled; then write those that are still in the queue."""
         with self._send, self._receive:
             try:
                 while True:
@@ -114,7 +118,7 @@ class Capture:
                     await self._write(list(self._queued()))
 
     async def state_of(self, receipt: str) -> dict[str, Any] | None:
-        """Return the state of an exchange, as JSON; None if this is not a receipt."""
+        """Return the state of the exchange with this receipt, as JSON; None if the text is not a receipt."""
         match = _RECEIPT.fullmatch(receipt)
         if not match:
             return None
@@ -124,12 +128,12 @@ class Capture:
         return {"receipt": receipt, "state": state, "conversation": conversation, "reason": reason}
 
     def _queued(self) -> Iterable[Exchange]:
-        """Yield the exchanges that are queued."""
+        """Take the exchanges out of the queue and yield them, until the queue is empty."""
         while self._receive.statistics().current_buffer_used:
             yield self._receive.receive_nowait()
 
     async def _write(self, exchanges: list[Exchange]) -> None:
-        """Write these in a thread, and note those that were refused."""
+        """Write these exchanges in a thread, and record which of them were refused."""
         for receipt, word in (await anyio.to_thread.run_sync(self._append, exchanges)).items():
             if word:
                 self.refuse(receipt, word)
@@ -138,7 +142,11 @@ class Capture:
         self._held -= sum(len(exchange.raw) for exchange in exchanges)
 
     def _append(self, exchanges: list[Exchange]) -> dict[str, str]:
-        """Append the lines of these exchanges; return the word of each refusal, "" for a line on the disk."""
+        """Append the lines of these exchanges to the captured logs.
+
+        Returns:
+            By receipt, "" for an exchange whose line is on the disk, else the reason, a key of REASONS.
+        """
         words: dict[str, str] = {}
         files: dict[Path, dict[str, bytes]] = {}
         for exchange in exchanges:
@@ -158,7 +166,10 @@ class Capture:
         return words
 
     def _find_state(self, receipt: str, day: str) -> tuple[str, str | None, str]:
-        """Return an exchange's state, its conversation and the reason."""
+        """Return the state of an exchange, the id of its conversation (or None) and an explanation (or "").
+
+        day: the day on which the exchange began, as YYYY-MM-DD.
+        """
         place = self._file(day)
         line = _find(place, receipt)
         with self._ledger.reading() as connection:
@@ -193,21 +204,24 @@ class Capture:
 
 
 def append(path: Path, lines: bytes) -> None:
-    """Append whole lines to a captured log, durably, or nothing at all."""
+    """Append complete lines to a captured log and sync it; a failure leaves the log as it was."""
     with WRITING:
         durable.append(path, lines, "captured log")
 
 
 def logs(inbox: Path) -> list[Path]:
-    """Return the captured logs, oldest first."""
+    """Return the paths of all captured logs, oldest first."""
     return sorted(inbox.glob("captured-*.jsonl"))
 
 
 def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
-    """Empty these lines of a captured log; return the number of each and the bytes that were removed.
+    """Empty the lines with these numbers in a captured log.
 
-    The newlines stay, because the ledger names lines by their numbers. The file is replaced by a new one that
-    is on the disk. The caller holds WRITING.
+    Their newlines stay, because the ledger refers to lines by number. The log is replaced in one step by a
+    new file that is already on the disk. The caller must hold WRITING.
+
+    Returns:
+        For each emptied line, its number and how many bytes were removed.
     """
     cut = list[tuple[int, int]]()
     with path.open("rb") as old, durable.new_file(path.parent, "log") as new:
@@ -220,18 +234,18 @@ def blank(path: Path, numbers: Collection[int]) -> list[tuple[int, int]]:
 
 
 def sweep(inbox: Path) -> None:
-    """Remove the temporary files that a crash left while a captured log was rewritten."""
+    """Remove temporary files from the inbox, which remain if a rewrite of a captured log is interrupted."""
     durable.remove(durable.leftovers(inbox), "orphans")
 
 
 def _find(path: Path, receipt: str) -> RawLine | None:
-    """Return the line with this receipt."""
+    """Return the complete line with this receipt in a captured log; None if there is none."""
     mark = f'"receipt": "{receipt}"'.encode()
     try:
         with path.open("rb") as stream:
             for number, data in enumerate(iter(partial(stream.readline), b""), start=1):
                 if mark in data and data.endswith(b"\n"):
                     return RawLine(number=number, data=data[:-1], end=stream.tell())
-    except OSError:  # removed, or of a home that never captured
+    except OSError:  # the log was removed, or never existed
         return None
     return None
