@@ -1,9 +1,10 @@
-"""Where a model comes from: a directory, a GGUF file, a name on the hub, an installed package.
+"""The sources of a model: a directory, a GGUF file, the Hugging Face hub, or an installed package.
 
-`named` reads what the user wrote; `from_gguf`, with `gguf_file`, `gguf_families` and `gguf_tokenizer`, turns
-a GGUF file into a Hugging Face directory; `hub` downloads one; `installed` finds the file of an installed
-package; `directory` checks that a directory is a model for conversations; `card` records its source.
+`named` reads the user's name for a source. `from_gguf`, with `gguf_file`, `gguf_families` and
+`gguf_tokenizer`, converts a GGUF file into a Hugging Face directory; `hub` downloads a directory; `installed`
+finds the GGUF file of an installed package. `directory` checks that a directory holds a model for
+conversations, `card` records the source of a directory, and `folder` makes folders atomically.
 
-Invariant: a directory is made whole or not at all, and holds data only. This package imports nothing heavy
-before it is called. `loop` may import it.
+Invariant: a directory is made whole or not at all, and holds data only. This package imports large libraries
+only inside functions. `loop` may import it.
 """

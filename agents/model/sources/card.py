@@ -1,7 +1,7 @@
-"""The model card and the record of a directory that was made here: which source it came from.
+"""The model card and the record of a converted or downloaded model directory: they name its source.
 
-Invariant: the record is data of ours (`source.json`); the card says the same for a person. Neither is read by
-whatever loads the model.
+Invariant: the record (`source.json`) is for programs, and the card (README.md) says the same for a person.
+Loading the model reads neither.
 """
 
 import hashlib
@@ -10,21 +10,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 RECORD = "source.json"
-"""The file of the record."""
+"""Name of the record's file."""
 _READ_BYTES = 1 << 20
 
 
 def write_card(
     directory: Path, *, title: str, record: Mapping[str, str], notes: str, front: Mapping[str, object]
 ) -> None:
-    """Write README.md and the record.
+    """Write the card and the record into a model directory.
 
     Args:
-        directory: The model's directory.
-        title: The model's name.
-        record: Where the model came from; the same in both files.
-        notes: A paragraph that the card ends with.
-        front: The front matter that the hub reads, as JSON values, which are YAML as well.
+        directory: The model directory.
+        title: The model's name, which is the card's title.
+        record: The source of the model; both files contain it.
+        notes: The last paragraph of the card.
+        front: The card's front matter, which the hub reads; JSON values, because these are YAML as well.
     """
     header = "".join(f"{key}: {json.dumps(value)}\n" for key, value in front.items())
     rows = "".join(f"| {key} | {_cell(value)} |\n" for key, value in record.items())
@@ -35,7 +35,7 @@ def write_card(
 
 
 def read_record(directory: Path) -> dict[str, str]:
-    """Return the record of a directory; {} where it was not made here."""
+    """Return the record of a model directory; {} if it has none, so was not made by this package."""
     try:
         record = json.loads((directory / RECORD).read_bytes())
     except (OSError, ValueError):
@@ -44,7 +44,7 @@ def read_record(directory: Path) -> dict[str, str]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the digest of a file."""
+    """Return the SHA-256 of a file, in hexadecimal digits."""
     sha256 = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(_READ_BYTES):
@@ -53,5 +53,5 @@ def sha256_of(path: Path) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that stays in one cell of a table."""
+    """Return the text on one line and without bars, so that it fits into one cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")

@@ -1,7 +1,8 @@
-"""The check that a Hugging Face directory is a causal language model for conversations.
+"""Checks that a Hugging Face directory holds a causal language model for conversations.
 
-Invariant: this module reads JSON, names of files and names of weights; it builds a model, without memory for
-its weights, only where the names are unusual. `safety` has checked before that the directory runs no code.
+Invariant: this module reads JSON, names of files and names of weights. It builds the model, without memory
+for its weights, only if the names of the weights are unusual. Before these checks, `safety` has checked that
+the directory contains no code.
 """
 
 import json
@@ -12,14 +13,15 @@ from agents.model.describe import language_model_tensors
 from corpus.errors import ConfigError
 
 _CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-"""Ends of the names of architectures that continue a text; an encoder-decoder says itself that it is one."""
+"""Suffixes of the names of causal architectures; encoder-decoders have some of them, but another mark as well
+(`is_encoder_decoder`)."""
 
 _USUAL = ("model.layers.", "model.embed_tokens.", "model.norm.", "lm_head.")
-"""Beginnings of the names in nearly all causal models; others are held against the model itself."""
+"""Prefixes of the weight names in nearly all causal models; other names are compared with the model's own."""
 
 
 def check_causal(path: Path) -> None:
-    """Raise `ConfigError` unless the configuration is that of a causal language model."""
+    """Raise `ConfigError` unless the directory's configuration is that of a causal language model."""
     config = _json(path / "config.json")
     architectures = config.get("architectures") or []
     names = [name for name in architectures if isinstance(name, str)]
@@ -32,7 +34,7 @@ def check_causal(path: Path) -> None:
 
 
 def check_conversational(path: Path) -> None:
-    """Raise `ConfigError` unless there is a causal model with a fast tokenizer and a chat template."""
+    """Raise `ConfigError` unless the directory has a causal model, a fast tokenizer and a chat template."""
     check_causal(path)
     if not (path / "tokenizer.json").is_file():
         raise ConfigError(
@@ -47,7 +49,7 @@ def check_conversational(path: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Raise `ConfigError` unless the files' weights are, name by name, those of the model in transformers."""
+    """Raise `ConfigError` if a weight in the directory's files has a name that transformers' model lacks."""
     from safetensors import safe_open
 
     names: dict[str, None] = {}
@@ -69,7 +71,7 @@ def check_weights(path: Path) -> None:
 
 
 def parameter_shapes(config: Any) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the parameters of the model that transformers makes of a configuration."""
+    """Return the shape of each parameter, by name, of the model that transformers builds from `config`."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -79,7 +81,7 @@ def parameter_shapes(config: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _has_chat_template(path: Path) -> bool:
-    """Return whether one of the files in which transformers looks has a chat template."""
+    """Return whether one of the files that transformers reads contains a chat template."""
     if (path / "chat_template.jinja").is_file() or (path / "additional_chat_templates").is_dir():
         return True
     return any(
@@ -89,7 +91,7 @@ def _has_chat_template(path: Path) -> bool:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; {} if it holds something else."""
+    """Return the JSON object in a file; {} if the file contains another JSON value."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

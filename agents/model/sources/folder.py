@@ -1,7 +1,7 @@
-"""A folder that is there whole or not at all.
+"""Folders that are created whole or not at all.
 
-Invariant: under its final name the folder is complete and durable; what a killed process left of it is
-removed by the next attempt.
+Invariant: a folder with its final name is complete and synced to disk. If a killed process has left a partial
+folder, the next attempt removes it.
 """
 
 import os
@@ -16,7 +16,7 @@ from store.files.durable import make_folder, sync_directory
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Make a folder beside the target, and give it the target's name when the caller is done."""
+    """Yield a new folder beside the target; when the block ends without an error, rename it to the target."""
     require_free(target)
     make_folder(target.parent, 0o700)
     partial = target.with_name(f".{target.name}.partial")
@@ -31,14 +31,14 @@ def new_folder(target: Path) -> Iterator[Path]:
             finally:
                 os.close(descriptor)
         sync_directory(partial)
-        os.replace(partial, target)  # an empty folder of that name gives way
+        os.replace(partial, target)  # an empty folder of that name is replaced
         sync_directory(target.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def require_free(target: Path) -> None:
-    """Raise `UsageError` if something has this name already."""
+    """Raise `UsageError` if the target exists and is not an empty folder."""
     if target.is_dir() and not any(target.iterdir()):
         return
     if target.exists() or target.is_symlink():
@@ -46,7 +46,7 @@ def require_free(target: Path) -> None:
 
 
 def require_room(folder: Path, nbytes: int) -> None:
-    """Raise `GateRefused` unless this many bytes are free where the folder is."""
+    """Raise `GateRefused` unless the disk of the folder has `nbytes` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < nbytes:
         raise GateRefused(

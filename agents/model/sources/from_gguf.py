@@ -1,7 +1,7 @@
-"""A GGUF file made into a Hugging Face directory: dequantized weights, configuration, tokenizer and card.
+"""The conversion of a GGUF file into a Hugging Face directory, with dequantized weights.
 
-Invariant: the directory loads as the file's model does, weight for weight, and a file that cannot give all
-weights of its configuration gives none. At most one shard of the weights is in memory.
+Invariant: the directory has the same model as the file, weight by weight. A file that lacks a weight of its
+configuration is refused. At most one shard of the weights is in memory at a time.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -18,22 +18,25 @@ from corpus.aliases import Json
 from corpus.errors import ConfigError
 
 SHARD_BYTES = 2_000_000_000
-"""Most bytes of weights in one file."""
+"""Most bytes of weights in one shard (one safetensors file)."""
 NOTES = (
     "Nightschool made this directory once from the GGUF file above. Its weights are the numbers that the "
     "quantized file stands for, written out; what quantization lost is not restored. The original model's "
     "own licence holds."
 )
 _SAMPLING = {"temp": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p"}
-"""Settings of generation by llama.cpp's names, and by transformers'."""
+"""The names of sampling settings in transformers, by their names in llama.cpp."""
 
 
 def convert(
     path: Path, target: Path, on_tensor: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Make the directory `target` of a GGUF file; `on_tensor` gets the tensors done and all of them."""
+    """Convert the GGUF file at `path` into the new directory `target`.
+
+    After each tensor `on_tensor` is called with the number of tensors done, and the number of all tensors.
+    """
     file = open_gguf(path)
-    # Before anything is written: a file of an unknown family ends here.
+    # An unknown family is refused here, before anything is written.
     settings = gguf_families.configuration(file)
     template = file.value("tokenizer.chat_template")
     if not isinstance(template, str):
@@ -53,12 +56,12 @@ def convert(
 
 
 def record_of(path: Path) -> dict[str, str]:
-    """Return what tells this file from others in a directory's record."""
+    """Return the fields of a directory's record that identify this GGUF file as the source."""
     return {"kind": "gguf", "sha256": sha256_of(path)}
 
 
 def _config(file: GgufFile, settings: Json, tokenizer: Any) -> Any:
-    """Return the configuration."""
+    """Return transformers' configuration of the file's model; `settings` are those of its class."""
     import transformers
 
     family = gguf_families.family_of(file)
@@ -70,14 +73,14 @@ def _config(file: GgufFile, settings: Json, tokenizer: Any) -> Any:
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-    except Exception as error:  # a check of the class, whichever it raises
+    except Exception as error:  # the class checks its settings, and may raise any exception
         raise file.damaged(f"its configuration makes no sense: {error}") from error
     config.architectures = [family.config_class.replace("Text", "").replace("Config", "ForCausalLM")]
     return config
 
 
 def _generation(file: GgufFile, tokenizer: Any, config: Any) -> Any:
-    """Return the defaults of generation."""
+    """Return transformers' generation settings: the tokens that end an answer, and the file's sampling."""
     from transformers import GenerationConfig
 
     sampling = {
@@ -97,7 +100,7 @@ def _generation(file: GgufFile, tokenizer: Any, config: Any) -> Any:
 
 
 def _write_weights(file: GgufFile, config: Any, folder: Path, on_tensor: Callable[[int, int], None]) -> None:
-    """Write the weights that the configuration asks for, in shards, with their index if there are several."""
+    """Write the weights of the file's model into `folder`: one file, or several shards and their index."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import save_file
@@ -126,7 +129,7 @@ def _write_weights(file: GgufFile, config: Any, folder: Path, on_tensor: Callabl
 
 
 def write_index(folder: Path, index: Mapping[str, str]) -> None:
-    """Write which weight is in which shard."""
+    """Write the index file of a model with several shards; `index` has each weight's file, by its name."""
     import json
 
     text = json.dumps({"metadata": {}, "weight_map": dict(index)}, indent=2)
@@ -134,7 +137,11 @@ def write_index(folder: Path, index: Mapping[str, str]) -> None:
 
 
 def _names(file: GgufFile, config: Any) -> dict[str, str]:
-    """Return transformers' names of the file's tensors; raise unless they are the configuration's."""
+    """Return transformers' name of each tensor of the file, by its name in the file.
+
+    Raises:
+        IntegrityFault: The tensors are not exactly the parameters of the configuration's model.
+    """
     wanted = parameter_shapes(config)
     names = {
         name: ours for name in file.tensors if (ours := gguf_families.weight_name(file, name)) is not None
@@ -149,7 +156,7 @@ def _names(file: GgufFile, config: Any) -> dict[str, str]:
 
 
 def _shards(sizes: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield the names of each shard."""
+    """Yield the names of the weights of each shard; `sizes` has the bytes of each weight."""
     shard: list[str] = []
     nbytes = 0
     for name, size in sizes.items():
@@ -162,7 +169,7 @@ def _shards(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 
 def _write_card(file: GgufFile, folder: Path, dtype: str) -> None:
-    """Write which file the directory was made from."""
+    """Write the card and the record of the directory; `dtype` is the type of the written weights."""
     licence, title = file.value("general.license"), file.value("general.name")
     write_card(
         folder,

@@ -1,9 +1,10 @@
-"""The model families that a GGUF file may hold: configuration and weights, as transformers has them.
+"""The model families that can be converted from GGUF, with their configurations and weights in transformers.
 
-llama.cpp's converter renames the weights, reorders the rows of Llama's queries and keys, and adds one to
-Gemma's norms. This module undoes all three.
+llama.cpp's converter to GGUF renames the weights, reorders the rows of Llama's queries and keys, and adds one
+to Gemma's norms. This module undoes all three.
 
-Invariant: a file is converted exactly or refused; nothing that a family does not know is dropped in silence.
+Invariant: a file is converted exactly or refused. A tensor that its family does not have is an error; it is
+never left out.
 """
 
 import re
@@ -36,34 +37,36 @@ _FOUR_NORMS = {
 }
 _OUTSIDE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _COMPUTED = frozenset({"rope_freqs.weight"})
-"""Tensors that the configuration stands for."""
+"""Tensors that are left out, because the configuration determines them."""
 _IN_LAYER = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)")
 _OUT_OF_LAYER = re.compile(r"([a-z_]+)\.(weight|bias)")
 LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""Llama 3.1's and 3.2's bounds between which frequencies are stretched; a GGUF file holds only the result."""
+"""Settings of Llama 3.1's and 3.2's scaling of rotary frequencies; a GGUF file has only the resulting
+factors."""
 _GEMMA3_LOCAL_THETA = 10_000.0
 _GEMMA3_27B_LAYERS = 62
-"""Layers of the one Gemma 3 whose attention is not scaled by the size of its heads, as in llama.cpp."""
+"""Number of layers of Gemma 3 27B. Its attention alone is not scaled by the size of the heads; llama.cpp too
+recognises it by this number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One family."""
+    """One family of models, as llama.cpp and transformers know it."""
 
     config_class: str
     """Name of the configuration's class in transformers."""
     names: Mapping[str, str]
-    """Names inside a layer, by llama.cpp's."""
+    """Names of the modules inside a layer in transformers, by their names in llama.cpp."""
     settings: Callable[[GgufFile], Json]
-    """Returns the settings that only this family has."""
+    """Returns the settings of the configuration that are particular to this family."""
     has_reordered_heads: bool = False
     """Whether llama.cpp reorders the rows of queries and keys."""
     norm_offset: float = 0.0
-    """What llama.cpp adds to the norms."""
+    """The number that llama.cpp's converter adds to the weights of the norms."""
 
 
 def family_of(file: GgufFile) -> Family:
-    """Return the family of a file; raise `ConfigError` for one that is not known here."""
+    """Return the family of the file's model; raise `ConfigError` if it is not in FAMILIES or has experts."""
     family = FAMILIES.get(file.family)
     if family is None or file.whole(f"{file.family}.expert_count", 0):
         experts = " with experts" if family else ""
@@ -75,7 +78,7 @@ def family_of(file: GgufFile) -> Family:
 
 
 def configuration(file: GgufFile) -> Json:
-    """Return the settings of the configuration's class."""
+    """Return the arguments for the family's configuration class in transformers."""
     family, prefix = family_of(file), file.family
     heads, hidden = (
         file.whole(f"{prefix}.attention.head_count"),
@@ -99,7 +102,10 @@ def configuration(file: GgufFile) -> Json:
 
 
 def weight_name(file: GgufFile, name: str) -> str | None:
-    """Return transformers' name of a tensor; None for one that the configuration stands for."""
+    """Return transformers' name for the file's tensor `name`; None if the tensor is left out.
+
+    A tensor that the family does not have raises `ConfigError`.
+    """
     if name in _COMPUTED:
         return None
     names = family_of(file).names
@@ -114,7 +120,7 @@ def weight_name(file: GgufFile, name: str) -> str | None:
 
 
 def weight(file: GgufFile, name: str) -> Any:
-    """Return a tensor as transformers has it, a float32 array."""
+    """Return the file's tensor `name` as a float32 array with the values that it has in transformers."""
     family, array = family_of(file), file.read(name)
     if family.norm_offset and name.endswith("norm.weight"):
         return array - family.norm_offset
@@ -130,20 +136,26 @@ def _kv_heads(file: GgufFile, heads: int) -> int:
 
 
 def _halves(array: Any, heads: int) -> Any:
-    """Return rows that alternate between the halves of each head as one half after the other."""
+    """Return the rows in transformers' order: the first half of each head, then its second half.
+
+    In the file the rows of the two halves alternate. `heads` is the number of heads.
+    """
     rows = array.reshape(heads, array.shape[0] // heads // 2, 2, *array.shape[1:])
     return rows.swapaxes(1, 2).reshape(array.shape)
 
 
 def _head_dim(file: GgufFile) -> int:
-    """Return the size of a head."""
+    """Return the size of an attention head."""
     prefix = file.family
     default = file.whole(f"{prefix}.embedding_length") // file.whole(f"{prefix}.attention.head_count")
     return file.whole(f"{prefix}.attention.key_length", file.whole(f"{prefix}.rope.dimension_count", default))
 
 
 def _rope(file: GgufFile, default_theta: float = 10_000.0) -> Json:
-    """Return the parameters of the rotary embedding."""
+    """Return transformers' parameters of the rotary embedding.
+
+    `default_theta` is the base of its frequencies if the file names none.
+    """
     prefix = f"{file.family}.rope"
     rope: Json = {"rope_type": "default", "rope_theta": file.number(f"{prefix}.freq_base", default_theta)}
     kind = file.value(f"{prefix}.scaling.type", "none")
@@ -164,7 +176,10 @@ def _rope(file: GgufFile, default_theta: float = 10_000.0) -> Json:
 
 
 def _llama3_scaling(file: GgufFile, theta: float) -> Json:
-    """Return the scaling that gives the file's frequency factors; Llama 3.1 and 3.2 have one."""
+    """Return the scaling of Llama 3.1 and 3.2 that gives the file's frequency factors.
+
+    Other factors raise `ConfigError`. `theta` is the base of the frequencies.
+    """
     import numpy as np
     import torch
     from transformers import LlamaConfig
@@ -230,4 +245,4 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(config_class="Qwen3Config", names=_TWO_NORMS, settings=_qwen3),
     "gemma3": Family(config_class="Gemma3TextConfig", names=_FOUR_NORMS, settings=_gemma3, norm_offset=1.0),
 }
-"""The families by llama.cpp's name."""
+"""The families that can be converted, by their names in llama.cpp."""

@@ -1,7 +1,8 @@
-"""A GGUF file: its metadata, and its tensors as ordinary numbers.
+"""The reader of a GGUF file: its metadata, and its tensors as float32 arrays.
 
 Invariant: a file that is cut short, damaged or of an unknown kind is refused with one sentence. Only this
-module imports the package `gguf`, and only when a file is opened. It knows nothing about model families.
+module imports the package `gguf`, and only when a file is opened. This module knows nothing about model
+families.
 """
 
 from collections import Counter
@@ -12,41 +13,41 @@ from typing import Any
 from corpus.errors import ConfigError, IntegrityFault
 
 INSTALL = "pip install 'nightschool[real]' (in a checkout: pip install -e '.[real]')"
-"""The command that installs what GGUF files need."""
+"""The command that installs the packages for GGUF files."""
 _MAGIC = b"GGUF"
 _BROKEN = (ValueError, IndexError, KeyError, TypeError, OverflowError)
-"""What the reader raises for a file that it cannot follow."""
+"""The exceptions of the package's reader for a file that it cannot read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GgufFile:
-    """An open file."""
+    """An open GGUF file."""
 
     path: Path
     fields: Any
-    """The package's metadata fields by name."""
+    """The metadata by key, as the package `gguf` returns it."""
     tensors: dict[str, Any]
-    """The package's tensors by name, in the order of the file."""
+    """The tensors by name, in the order of the file, as the package `gguf` returns them."""
 
     @property
     def family(self) -> str:
-        """The architecture that the file names."""
+        """The name of the model's architecture, such as `llama`."""
         return self.text("general.architecture")
 
     @property
     def quantization(self) -> str:
-        """The types of the tensors, with how many there are of each."""
+        """A text that lists the types of the tensors, with the number of tensors of each type."""
         counts = Counter(tensor.tensor_type.name for tensor in self.tensors.values())
         return ", ".join(f"{name}: {count} tensors" for name, count in counts.most_common())
 
     @property
     def is_bfloat16(self) -> bool:
-        """Whether the matrices are bfloat16, as they were trained."""
+        """Whether the matrices are bfloat16, so not quantized; norms may be float32."""
         types = {tensor.tensor_type.name for tensor in self.tensors.values()}
         return "BF16" in types and types <= {"BF16", "F32"}
 
     def value(self, key: str, default: Any = None) -> Any:
-        """Return the value of a metadata key; `default` where the file lacks it."""
+        """Return the metadata value of `key`; `default` if the file lacks the key."""
         field = self.fields.get(key)
         if field is None:
             return default
@@ -56,29 +57,29 @@ class GgufFile:
             raise self.damaged(f"{key}: {error}") from error
 
     def text(self, key: str) -> str:
-        """Return a text that the file must have."""
+        """Return the text of the metadata key, which the file must have."""
         value = self.value(key)
         if not isinstance(value, str):
             raise self.damaged(f"it does not say {key}")
         return value
 
     def whole(self, key: str, default: int | None = None) -> int:
-        """Return a whole number; one that the file must have if there is no default."""
+        """Return the whole number of the metadata key; without a default, the file must have the key."""
         value = self.value(key, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise self.damaged(f"it does not say {key}, or not as a whole number")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a number; one that the file must have if there is no default."""
+        """Return the number of the metadata key; without a default, the file must have the key."""
         value = self.value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.damaged(f"it does not say {key}, or not as a number")
-        # The file holds 32 bits: 1e-05 must not become 9.999999747378752e-06.
+        # The file has 32 bits for a number; without rounding, 1e-05 becomes 9.999999747378752e-06.
         return float(f"{value:.7g}")
 
     def read(self, name: str) -> Any:
-        """Return a tensor as a float32 array, in the order of dimensions that torch has."""
+        """Return the tensor `name`, dequantized: a float32 array with its dimensions in torch's order."""
         import numpy as np
         from gguf.quants import dequantize
 
@@ -96,12 +97,17 @@ class GgufFile:
         return array
 
     def damaged(self, reason: str) -> IntegrityFault:
-        """Return the error for a file whose content makes no sense."""
+        """Return, not raise, the error for a file whose content makes no sense for this reason."""
         return IntegrityFault(f"{self.path} is not a GGUF file of a model ({reason}): download it again")
 
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a file and read its header; raise `ConfigError` or `IntegrityFault` if it is unusable."""
+    """Open the GGUF file at `path` and read its header.
+
+    Raises:
+        ConfigError: The package `gguf` is missing, or does not know the file's version or quantization.
+        IntegrityFault: It is not a GGUF file, or is cut short or damaged.
+    """
     try:
         import gguf
     except ImportError as error:

@@ -1,10 +1,10 @@
-"""The tokenizer of a GGUF file, as transformers has it.
+"""The conversion of a GGUF file's tokenizer into one of transformers.
 
-A GGUF file holds the vocabulary and the kind of tokenizer, not the tokenizer itself: how text is normalised
-and split is known from the name of the kind alone.
+A GGUF file has the vocabulary of a tokenizer and the name of its kind. The name alone says how the tokenizer
+normalises and splits text, so this module has the rules of each kind.
 
-Invariant: a kind that is not known here is refused, because a guess would give other tokens than the model
-was trained with.
+Invariant: an unknown kind is refused, because a guess would give other tokens than the model was trained
+with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from agents.model.sources.gguf_file import GgufFile
 from corpus.errors import ConfigError
 
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 3, 4, 5, 6
-"""llama.cpp's types of tokens."""
+"""Numbers of llama.cpp's types of tokens."""
 _SPACE = "\u2581"
 """The character that SentencePiece writes for a space."""
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -24,20 +24,20 @@ _SPLITS = {
     "llama-bpe": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",
     "qwen2": rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",
 }
-"""Patterns by which text is split before the merges."""
+"""Patterns that split a text into words before the merges, by the kind of tokenizer."""
 _SAME_AS = {
     "llama3": "llama-bpe",
     "llama-v3": "llama-bpe",
     "smaug-bpe": "llama-bpe",
     "deepseek-r1-qwen": "qwen2",
 }
-"""Other names of the same kind."""
+"""Kinds that have the rules of another kind."""
 KINDS = ("gpt-2", "smollm", *_SPLITS, *_SAME_AS)
 """The kinds of byte-level tokenizers that are known here."""
 
 
 def tokenizer_of(file: GgufFile, chat_template: str) -> Any:
-    """Return the fast tokenizer of a file, with its chat template."""
+    """Return the file's tokenizer as a fast tokenizer of transformers, with this chat template."""
     from transformers import PreTrainedTokenizerFast
 
     tokens = _strings(file, "tokenizer.ggml.tokens")
@@ -70,14 +70,17 @@ def tokenizer_of(file: GgufFile, chat_template: str) -> Any:
 
 
 def end_ids(file: GgufFile) -> list[int]:
-    """Return the tokens that the file says end an answer."""
+    """Return the tokens that end an answer, as the file names them."""
     count = len(_strings(file, "tokenizer.ggml.tokens"))
     numbers = (_token_id(file, key, count) for key in ("eos", "eot", "eom"))
     return sorted({number for number in numbers if number is not None})
 
 
 def _token_id(file: GgufFile, key: str, count: int) -> int | None:
-    """Return the number of a special token; None if the file names none."""
+    """Return the number of the special token that the file names under `key`; None if it names none.
+
+    `count` is the number of tokens in the vocabulary.
+    """
     number = file.value(f"tokenizer.ggml.{key}_token_id")
     if number is None:
         return None
@@ -87,7 +90,7 @@ def _token_id(file: GgufFile, key: str, count: int) -> int | None:
 
 
 def _strings(file: GgufFile, key: str) -> list[str]:
-    """Return a list of texts that the file must have."""
+    """Return the list of texts of the metadata key, which the file must have."""
     values = file.value(key)
     if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
         raise file.damaged(f"it has no {key}")
@@ -95,7 +98,7 @@ def _strings(file: GgufFile, key: str) -> list[str]:
 
 
 def _types(file: GgufFile, tokens: Sequence[str]) -> list[int]:
-    """Return the type of each token."""
+    """Return llama.cpp's type of each token."""
     types = file.value("tokenizer.ggml.token_type", [_NORMAL] * len(tokens))
     if not isinstance(types, list) or len(types) != len(tokens):
         raise file.damaged("its tokens and their types are not equally many")
@@ -103,7 +106,7 @@ def _types(file: GgufFile, tokens: Sequence[str]) -> list[int]:
 
 
 def _byte_level(file: GgufFile, tokens: Sequence[str]) -> tuple[Any, bool]:
-    """Return a byte-level tokenizer, and whether texts begin with a token of their own by default."""
+    """Return a byte-level tokenizer, and whether it begins a text with the token `bos` by default."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     kind = file.text("tokenizer.ggml.pre")
@@ -117,7 +120,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> tuple[Any, bool]:
     for merge in _strings(file, "tokenizer.ggml.merges"):
         left, _, right = merge.partition(" ")
         merges.append((left, right))
-    # llama.cpp fills up a vocabulary that is smaller than the embedding; those are not tokens.
+    # If the vocabulary is smaller than the embedding, llama.cpp adds tokens that are not in use.
     vocabulary = {
         token: number
         for number, (token, kind_of) in enumerate(zip(tokens, _types(file, tokens), strict=True))
@@ -125,7 +128,7 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> tuple[Any, bool]:
     }
     try:
         backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=kind == "llama-bpe"))
-    except Exception as error:  # tokenizers raises nothing more particular
+    except Exception as error:  # the package tokenizers raises no narrower class
         raise file.damaged(f"its merges do not fit its tokens: {error}") from error
     if kind in _SPLITS:
         split = pre_tokenizers.Split(Regex(_SPLITS[kind]), behavior="isolated")
@@ -143,12 +146,12 @@ def _byte_level(file: GgufFile, tokens: Sequence[str]) -> tuple[Any, bool]:
 
 
 def _sentencepiece(file: GgufFile, tokens: list[str]) -> tuple[Any, bool]:
-    """Return a tokenizer with SentencePiece's merges, and whether texts begin with a token of their own."""
+    """Return a SentencePiece tokenizer, and whether it begins a text with the token `bos` by default."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     is_gemma = file.family.startswith("gemma")
     if is_gemma:
-        # A Gemma file spells runs of spaces as spaces, and its scores are not in the order of the merges.
+        # A Gemma file writes runs of spaces as plain spaces, and its scores do not give the order of merges.
         spelled = [_SPACE * len(token) if token and not token.strip(" ") else token for token in tokens]
         scores = [float(-number) for number in range(len(tokens))]
     else:
@@ -186,7 +189,10 @@ def _sentencepiece(file: GgufFile, tokens: list[str]) -> tuple[Any, bool]:
 
 
 def _merges(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return the merges that a SentencePiece vocabulary implies, those of the highest score first."""
+    """Return the merges of a SentencePiece vocabulary: all pairs of tokens that join to a scored token.
+
+    Merges into tokens with a higher score come first.
+    """
     merges: list[tuple[float, int, int, str, str]] = []
     for token, score in scores.items():
         for place in range(1, len(token)):
@@ -198,7 +204,7 @@ def _merges(vocabulary: Mapping[str, int], scores: Mapping[str, float]) -> list[
 
 
 def _add_whole_tokens(file: GgufFile, backend: Any, tokens: Sequence[str]) -> None:
-    """Add the tokens that are never cut into pieces: control tokens, and those of the model's makers."""
+    """Add to `backend` the tokens that are never split: those of the types control and user-defined."""
     from tokenizers import AddedToken
 
     numbered = list(zip(tokens, _types(file, tokens), strict=True))
@@ -209,7 +215,7 @@ def _add_whole_tokens(file: GgufFile, backend: Any, tokens: Sequence[str]) -> No
 
 
 def _begin_with(backend: Any, token: str, number: int) -> None:
-    """Let every text begin with this token, as the file asks."""
+    """Set the tokenizer to begin every text with this token; `number` is the token's number."""
     from tokenizers import processors
 
     backend.post_processor = processors.TemplateProcessing(

@@ -1,7 +1,7 @@
-"""A model downloaded from the hub: safetensors, tokenizer and configuration, at one pinned commit.
+"""The download of a model from the Hugging Face hub: safetensors, tokenizer and configuration at one commit.
 
-Invariant: code and pickles are never asked for, and a configuration that names code is refused before the
-weights are downloaded. What fails leaves nothing.
+Invariant: code and pickles are never downloaded, and a configuration that names code is refused before the
+weights are downloaded. A failed download leaves no files.
 """
 
 import json
@@ -33,11 +33,11 @@ SMALL_FILES = (
     "model.safetensors.index.json",
     "LICENSE",
 )
-"""The files beside the weights that are downloaded."""
+"""The files that are downloaded besides the weights, where the model has them."""
 _HTTP_LIBRARIES = frozenset({"httpx", "httpx2", "httpcore", "requests"})
-"""Packages with which huggingface_hub asks, one or another by its version; their errors go through it."""
+"""HTTP packages that versions of huggingface_hub use; it passes their errors on unchanged."""
 TIMEOUT_SECONDS = 30
-"""Longest wait for the hub's description of a model."""
+"""Longest wait in seconds for the hub's description of a model."""
 _WEIGHTS_NAME = re.compile(r"[\w.-]+\.safetensors")
 INDEX = "model.safetensors.index.json"
 NOTES = "Nightschool downloaded these files once, at this commit. The original model's own licence holds."
@@ -46,12 +46,12 @@ NOTES = "Nightschool downloaded these files once, at this commit. The original m
 def download(
     source: HubSource, target: Path, on_file: Callable[[int, int], None] = lambda done, total: None
 ) -> None:
-    """Make the directory `target` of a model on the hub.
+    """Download a model from the hub into the new directory `target`.
 
     Args:
-        source: The model.
-        target: The directory, which does not exist or is empty.
-        on_file: Called with the number of files of weights that are done, and of all of them.
+        source: The model and its revision.
+        target: The directory, which does not exist yet or is empty.
+        on_file: Called after each file of weights with the number of files done, and the number of all files.
     """
     from huggingface_hub import HfApi
 
@@ -78,18 +78,21 @@ def download(
 
 
 def _fetch(hub: Any, source: HubSource, commit: str, folder: Path, name: str) -> None:
-    """Download one file."""
+    """Download the file `name` at this commit into the folder."""
     with _explained(source):
         hub.hf_hub_download(source.name, name, revision=commit, local_dir=folder)
 
 
 def record_of(source: HubSource) -> dict[str, str]:
-    """Return what tells this model from others in a directory's record."""
+    """Return the fields of a directory's record that identify this model as the source."""
     return {"kind": "hub", "name": source.name, "asked for": source.revision}
 
 
 def _weights(source: HubSource, folder: Path, sizes: dict[str, int]) -> list[str]:
-    """Return the names of the files with the weights."""
+    """Return the names of the model's files of weights; raise `ConfigError` if it has no safetensors.
+
+    `folder` has the small files already, and `sizes` has the size of each file on the hub.
+    """
     if (folder / INDEX).is_file():
         try:
             listed = set(json.loads((folder / INDEX).read_bytes())["weight_map"].values())
@@ -108,7 +111,7 @@ def _weights(source: HubSource, folder: Path, sizes: dict[str, int]) -> list[str
 
 
 def _write_card(source: HubSource, folder: Path, commit: str, card: Any) -> None:
-    """Write which commit the directory was made from."""
+    """Write the card and the record of the directory; `card` is the hub's data about the model."""
     licence = getattr(card, "license", None)
     write_card(
         folder,
@@ -121,7 +124,7 @@ def _write_card(source: HubSource, folder: Path, commit: str, card: Any) -> None
 
 @contextmanager
 def _explained(source: HubSource) -> Iterator[None]:
-    """Turn the hub's errors into one sentence with what to do."""
+    """Turn the hub's errors inside the block into errors of ours, with one sentence that names the cure."""
     from huggingface_hub import errors
 
     name = source.name
@@ -152,12 +155,12 @@ def _explained(source: HubSource) -> Iterator[None]:
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
-    """Return the errors of the hub's own package that mean that it cannot be reached."""
+    """Return the exceptions of huggingface_hub that mean that the hub cannot be reached."""
     from huggingface_hub import errors
 
     return errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError, errors.HfHubHTTPError
 
 
 def _library(error: Exception) -> str:
-    """Return the package that an error comes from."""
+    """Return the name of the package that defines the error's class."""
     return type(error).__module__.partition(".")[0]

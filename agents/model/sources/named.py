@@ -1,6 +1,6 @@
-"""What a user may name as the model: a directory, a GGUF file, or a name on the hub.
+"""The names that a user may give for a model: a directory, a GGUF file, or a name on the hub.
 
-Invariant: this module knows names only. It opens no file and uses no network.
+Invariant: this module only looks whether a path exists. It opens no file and uses no network.
 """
 
 import re
@@ -14,14 +14,14 @@ _HUB_NAME = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<
 
 @dataclass(frozen=True, kw_only=True)
 class DirectorySource:
-    """A Hugging Face directory, which stays where it is."""
+    """A Hugging Face directory, which is used where it is."""
 
     path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class GgufSource:
-    """A GGUF file, which is dequantized into the home."""
+    """A GGUF file, which is converted into a directory in the home."""
 
     path: Path
 
@@ -31,15 +31,16 @@ class HubSource:
     """A model on the hub, which is downloaded into the home."""
 
     name: str
+    """The model's name on the hub, `ORG/NAME`."""
     revision: str
-    """The branch, tag or commit that the user asked for."""
+    """The branch, tag or commit that the user named; `main` if the user named none."""
 
 
 Source = DirectorySource | GgufSource | HubSource
 
 
 def read_source(text: str) -> Source:
-    """Return what this text names; a path that exists is never taken for a name on the hub."""
+    """Return the source that the user's text names; a path that exists is never read as a name on the hub."""
     path = Path(text).expanduser()
     if path.is_dir():
         return DirectorySource(path=path.absolute())

@@ -1,12 +1,12 @@
-"""Weights on a CUDA device, opened by other processes: IPC handles, requested over a local socket.
+"""Weights on a CUDA device that other processes open: they request IPC handles over a local socket.
 
-The parameters stay where the server allocated them. Each process that attaches requests handles and gets an
-export of its own, because torch counts the readers of each (`torch.multiprocessing.reductions`). It opens
-them and then has the same memory.
+The parameters stay where the server allocated them. A process that attaches requests handles, opens them, and
+then uses the same memory as the server. Each process gets handles of its own, because torch counts the
+readers of each handle (`torch.multiprocessing.reductions`).
 
 Invariant: a handle crosses the socket as JSON and is checked field by field, never pickled. The exporter
-keeps its tensors for as long as its process lives. This module knows nothing about manifests: the tensors of
-a reply are in the exporter's order.
+keeps its tensors for as long as its process lives. This module knows nothing about the names of tensors: a
+reply has them in the exporter's order.
 """
 
 import os
@@ -27,23 +27,23 @@ from agents.model.protocol import RpcReply, RpcRequest
 from corpus.errors import IntegrityFault
 
 SOCKET_NAME = "handles.sock"
-"""The exporter's socket, in the folder of the shared weights."""
+"""File name of the exporter's socket, in the folder of the shared weights."""
 PATIENCE_MS = 30_000
-"""Longest wait for the handles of a whole model."""
+"""Longest wait for the handles of a whole model, in milliseconds."""
 ADVICE = "start vLLM without --enable-sleep-mode, the cumem allocator and expandable_segments"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Handle:
-    """One exported tensor: all that torch needs to open it, except the device's number in its process."""
+    """One exported tensor: all that a process needs to open it, except its own number of the device."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     """In elements."""
     offset: int
-    """Elements from the start of its storage."""
+    """Elements from the start of the storage to the tensor."""
     dtype: str
-    """As in `torch.float32` without the prefix."""
+    """Name of the type in torch, such as `float32`."""
     memory: Base64Bytes
     """CUDA's handle of the allocation that contains the storage."""
     nbytes: int
@@ -55,12 +55,13 @@ class Handle:
     counter_at: int
     """The position of this export in that file."""
     event: Base64Bytes
-    """CUDA's handle of the event to wait for before the first read."""
+    """CUDA's handle of the event that the reader waits for before its first read."""
     wait: bool
+    """Whether the reader must wait for the event."""
 
     @classmethod
     def of_arguments(cls, arguments: Sequence[Any]) -> "Handle":
-        """Make a handle of the arguments that `reduce_tensor` returns for a CUDA tensor."""
+        """Return the handle that contains the arguments that `reduce_tensor` returns for a CUDA tensor."""
         (
             _,
             shape,
@@ -93,7 +94,7 @@ class Handle:
         )
 
     def arguments(self, device: int) -> tuple[Any, ...]:
-        """Return the arguments of `rebuild_cuda_tensor`; `device` is the card's number in this process."""
+        """Return the arguments for `rebuild_cuda_tensor`; `device` is the GPU's number in this process."""
         storage = (
             torch.storage.TypedStorage,
             getattr(torch, self.dtype),
@@ -110,7 +111,7 @@ _HANDLES = TypeAdapter(list[Handle])
 
 
 def require_exportable(tensors: Sequence[torch.Tensor]) -> None:
-    """Raise `IntegrityFault` for tensors that cannot be exported."""
+    """Raise `IntegrityFault` if these tensors cannot be exported."""
     devices = sorted({str(tensor.device) for tensor in tensors})
     if len(devices) != 1:
         raise IntegrityFault(
@@ -127,7 +128,7 @@ def require_exportable(tensors: Sequence[torch.Tensor]) -> None:
 
 
 def export(tensors: Sequence[torch.Tensor]) -> list[Handle]:
-    """Return handles for one reader; two readers must not get the same ones."""
+    """Return a handle of each tensor for one reader; each reader needs handles of its own."""
     handles = []
     for tensor in tensors:
         if not tensor.is_cuda:
@@ -141,7 +142,7 @@ def export(tensors: Sequence[torch.Tensor]) -> list[Handle]:
 
 
 class IpcExporter:
-    """A thread that answers each reader with handles of its own, for as long as the process lives."""
+    """A thread that answers each reader's request with new handles, for as long as the process lives."""
 
     def __init__(self, path: Path, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = [tensor.detach() for tensor in tensors]
@@ -156,7 +157,7 @@ class IpcExporter:
 
     def close(self) -> None:
         """Stop the thread."""
-        self._context.term()  # ends the thread's wait with an error; the thread then closes its socket
+        self._context.term()  # raises an error in the waiting thread, which then closes its socket
         self._thread.join()
 
     def _serve(self, socket: "zmq.Socket[bytes]") -> None:
@@ -179,7 +180,10 @@ class IpcExporter:
 
 
 def open_tensors(path: Path) -> list[torch.Tensor]:
-    """Open the exporter's tensors, in its order; a write to them changes the served weights."""
+    """Return the tensors of the exporter at this socket, in the exporter's order.
+
+    They are the server's own memory: a write to them changes the served weights.
+    """
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.linger = 0
         socket.connect(f"ipc://{path}")
@@ -198,12 +202,12 @@ def open_tensors(path: Path) -> list[torch.Tensor]:
 
 
 def _card(device: int) -> str:
-    """Return the card's id, which is the same in every process, unlike its number."""
+    """Return the GPU's id, which is the same in every process; its number may differ."""
     return str(torch.cuda.get_device_properties(device).uuid)
 
 
 def _number(card: str) -> int:
-    """Return the card's number in this process."""
+    """Return the number in this process of the GPU with the id `card`."""
     for device in range(torch.cuda.device_count()):
         if _card(device) == card:
             return device

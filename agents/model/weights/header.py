@@ -1,9 +1,9 @@
-"""The first page of the shared weights: their state, for every process that maps them, and the writer's lock.
+"""The first page of the shared weights, which tells every process their state, and the lock of the writer.
 
 Invariant: `dirty` is set before the first write of an update, and cleared only when the weights are again
 those of the active checkpoint. `version` grows with every change of the weights. `holds` names a checkpoint
-only while the weights are wholly that checkpoint's. At most one process writes: the kernel releases its lock
-with it, however it ends. This module knows nothing about tensors.
+only while all weights are that checkpoint's. At most one process writes: it holds the lock, which the kernel
+releases when the process ends. This module knows nothing about tensors.
 """
 
 import fcntl
@@ -16,9 +16,9 @@ from pathlib import Path
 HEADER_BYTES = 4096
 """One page in front of the tensors."""
 _MAGIC, _VERSION, _DIRTY = 0, 1, 2
-"""Positions of the header's words (int64)."""
+"""Positions of the header's numbers, counted in words of 64 bits."""
 _HOLDS = slice(64, 128)
-"""Bytes of the id of the checkpoint, padded with zeros."""
+"""Bytes of the checkpoint's id, which is padded with zeros."""
 _MAGIC_NUMBER = 0x4E53_4D41_5050_0001
 
 
@@ -31,7 +31,7 @@ class WeightsState:
     dirty: bool
     """Whether the weights may be those of no kept checkpoint."""
     holds: str
-    """Id of the checkpoint whose weights these are; "" in mid-update."""
+    """Id of the checkpoint whose weights these are; "" during an update."""
 
 
 class Header:
@@ -40,20 +40,20 @@ class Header:
     def __init__(self, path: Path) -> None:
         with open(path, "r+b") as stream:
             self._page = mmap.mmap(stream.fileno(), HEADER_BYTES)
-        self._words = memoryview(self._page).cast("q")  # native words: each is read and written as a whole
+        self._words = memoryview(self._page).cast("q")  # native words, so that no process sees half a number
 
     def mark_complete(self) -> None:
-        """Mark the file as complete shared weights of Nightschool's."""
+        """Mark the file as complete shared weights of Nightschool."""
         self._words[_MAGIC] = _MAGIC_NUMBER
 
     @property
     def complete(self) -> bool:
-        """Whether `mark_complete` was called."""
+        """Whether the file is marked as complete shared weights."""
         return self._words[_MAGIC] == _MAGIC_NUMBER
 
     @property
     def state(self) -> WeightsState:
-        """All fields at once."""
+        """The header's current content."""
         return WeightsState(version=self.version, dirty=self.dirty, holds=self.holds)
 
     @property
@@ -77,7 +77,7 @@ class Header:
 
     @property
     def holds(self) -> str:
-        """Id of the checkpoint whose weights these are; "" in mid-update."""
+        """Id of the checkpoint whose weights these are; "" during an update."""
         return self._page[_HOLDS].rstrip(b"\0").decode(errors="replace")  # another process may be writing it
 
     @holds.setter
@@ -86,7 +86,7 @@ class Header:
 
 
 def read_state(path: Path) -> WeightsState | None:
-    """Return the state of the shared weights at `path`; None while there are none."""
+    """Return the state of the shared weights at `path`; None while there are no complete ones."""
     try:
         header = Header(path)
     except FileNotFoundError:
@@ -98,8 +98,12 @@ def read_state(path: Path) -> WeightsState | None:
 def writer_lock(path: Path, *, wait: bool) -> Iterator[bool]:
     """Hold the lock of the only writer of the shared weights at `path`; yield whether it was acquired.
 
-    The lock is on the file itself, so that new shared weights in its place have their own. With `wait` it is
-    waited for as long as it takes.
+    The lock is on the file itself, so a new file at the same path has a lock of its own.
+
+    Args:
+        path: The file of the shared weights.
+        wait: Whether to wait until the lock is free. Without it the block runs at once, and False is yielded
+            if another process holds the lock.
     """
     with open(path, "rb") as stream:
         try:

@@ -1,12 +1,12 @@
-"""A checkpoint as a Hugging Face directory of its own: the model's directory with the checkpoint's weights.
+"""The export of a checkpoint as a Hugging Face directory: the model's directory, with other weights.
 
-Every file of weights is written under its own name, with the tensors that it had; the values are the
-checkpoint's, bit for bit. Configuration, tokenizer and the like are copied.
+Each file of weights in the model directory is written again, with the same name and the same tensors; their
+values are the checkpoint's, bit for bit. Configuration, tokenizer and similar files are copied.
 
-Invariant: the directory appears under its name complete, or not at all: it is written beside it and renamed
-when all of it is on disk. No value changes: a tensor whose own type would lose bits is written in the
-checkpoint's type, and the configuration says so. This module knows nothing about the checkpoint store or the
-ledger.
+Invariant: the directory appears under its name complete, or not at all: it is written under another name, and
+renamed once all of it is on disk. No value changes: if a tensor's type in the model directory would lose
+bits, the tensor is written in the checkpoint's type, and the configuration names that type. This module knows
+nothing about the ledger.
 """
 
 import fcntl
@@ -31,11 +31,11 @@ from store.tensors.numbers import convert, converts_exactly
 from store.tensors.raw import ITEM_BYTES, RawTensor, parse
 
 COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md", ".tiktoken", ""})
-"""Suffixes of the files that are copied: neither weights in any form, nor code."""
+"""Suffixes of the files that are copied; no weights and no code have them."""
 TEMPLATES = "additional_chat_templates"
 """The only folder that is copied."""
 TIED = ("lm_head.weight", "model.embed_tokens.weight")
-"""Two names of one tensor where the configuration says `tie_word_embeddings`; a checkpoint has it once."""
+"""Two names of one tensor if the configuration says `tie_word_embeddings`; a checkpoint has one of them."""
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _INDEX = "model.safetensors.index.json"
 
@@ -48,11 +48,11 @@ class PlannedFile:
     metadata: Any
     """The file's own `__metadata__`, if it has any."""
     tensors: dict[str, tuple[str, RawTensor]]
-    """The type to write, and the values, by the file's names."""
+    """For each tensor, by its name in the file: the type to write, and the values."""
 
     @property
     def nbytes(self) -> int:
-        """Size of its tensors in bytes."""
+        """Size of the file's tensors in bytes."""
         return sum(ITEM_BYTES[dtype] * prod(raw.shape) for dtype, raw in self.tensors.values())
 
 
@@ -63,15 +63,21 @@ class ExportPlan:
     model_dir: Path
     weights: list[PlannedFile] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
-    """Tensors that the checkpoint lacks: they come from the model directory."""
+    """Names of the tensors that the checkpoint lacks; their values come from the model directory."""
     retyped: list[str] = field(default_factory=list)
-    """Tensors written in the checkpoint's type, because their own would lose bits."""
+    """Names of the tensors that are written in the checkpoint's type, because the type in the model directory
+    would lose bits."""
 
 
 def plan_export(model_dir: Path, weights: Mapping[str, RawTensor]) -> ExportPlan:
-    """Assign the weights to the files of this directory; raise `IntegrityFault` when they do not fit.
+    """Return the plan for an export: the model directory's files, with a checkpoint's weights in them.
 
-    weights: by the names of the causal language model, aliases once, as in a checkpoint.
+    Args:
+        model_dir: The directory of the model that the checkpoint belongs to.
+        weights: The checkpoint's weights, by their names in the causal language model; tied weights once.
+
+    Raises:
+        IntegrityFault: The weights do not fit the files of the directory.
     """
     plan, left = ExportPlan(model_dir=model_dir), set(weights)
     tied = bool(text_config(model_dir).get("tie_word_embeddings"))
@@ -92,7 +98,7 @@ def plan_export(model_dir: Path, weights: Mapping[str, RawTensor]) -> ExportPlan
 
 
 def export(plan: ExportPlan, directory: Path) -> list[Json]:
-    """Write the directory; return name, bytes and sha256 of each file.
+    """Write `directory` as planned; return the name, size in bytes and SHA-256 of each file in it.
 
     Raises:
         UsageError: The directory exists and is not empty.
@@ -116,7 +122,10 @@ def export(plan: ExportPlan, directory: Path) -> list[Json]:
 
 
 def _checkpoint_name(weights: Mapping[str, RawTensor], name: str, *, tied: bool) -> str | None:
-    """Return the checkpoint's name for a tensor of a file; None if the checkpoint lacks it."""
+    """Return the checkpoint's name for the tensor that a file calls `name`; None if the checkpoint lacks it.
+
+    `tied` is whether the model's configuration ties its embeddings.
+    """
     for own in language_model_tensors({name: None}):
         if own in weights:
             return own
@@ -126,7 +135,14 @@ def _checkpoint_name(weights: Mapping[str, RawTensor], name: str, *, tied: bool)
 
 
 def _choose(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | None) -> tuple[str, RawTensor]:
-    """Return the type and the values to write for a tensor of a file."""
+    """Return the type and the values to write for a tensor of a file, and note exceptions in the plan.
+
+    Args:
+        plan: The plan, whose `copied` and `retyped` get the tensor's name if they apply.
+        name: The tensor's name in the file.
+        own: The tensor in the file.
+        wanted: The tensor in the checkpoint; None if the checkpoint lacks it.
+    """
     if wanted is None:
         plan.copied.append(name)
         return own.dtype, own
@@ -142,14 +158,14 @@ def _choose(plan: ExportPlan, name: str, own: RawTensor, wanted: RawTensor | Non
 
 
 def _metadata(path: Path) -> Any:
-    """Return the `__metadata__` of a file of weights."""
+    """Return the `__metadata__` of a safetensors file; None if it has none."""
     with path.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         return json.loads(stream.read(length)).get("__metadata__")
 
 
 def _pieces(file: PlannedFile) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of a file of weights; wider types come first, so that all are aligned."""
+    """Yield the bytes of a file of weights; tensors of wider types come first, so that all are aligned."""
     order = sorted(file.tensors, key=lambda name: -ITEM_BYTES[file.tensors[name][0]])
     header: dict[str, Any] = {} if file.metadata is None else {"__metadata__": file.metadata}
     offset = 0
@@ -167,7 +183,7 @@ def _pieces(file: PlannedFile) -> Iterator[bytes | memoryview]:
 
 
 def _copied_files(model_dir: Path) -> list[Path]:
-    """Return the files that are copied, in the order of their names."""
+    """Return the files of the model directory that are copied, in the order of their names."""
     paths = [path for path in model_dir.iterdir() if path.suffix in COPIED and not path.name.startswith(".")]
     paths += (model_dir / TEMPLATES).glob("*.jinja")
     stale = (".bin.index.json", ".h5.index.json", ".msgpack.index.json")
@@ -175,7 +191,10 @@ def _copied_files(model_dir: Path) -> list[Path]:
 
 
 def _content(plan: ExportPlan, path: Path) -> bytes:
-    """Return the content of a copied file, in which the weights' type is the one that is written."""
+    """Return the content of a copied file.
+
+    If tensors are written in another type, the content names the new type and the new total size.
+    """
     if not plan.retyped or path.name not in ("config.json", _INDEX):
         return path.read_bytes()
     content = json.loads(path.read_bytes())
@@ -210,9 +229,9 @@ def _require_space(plan: ExportPlan, others: Iterable[Path], place: Path) -> Non
 
 @contextmanager
 def _partial(directory: Path) -> Iterator[Path]:
-    """Yield an empty directory beside this one, and remove it unless it was renamed.
+    """Yield an empty directory beside `directory`; at the end of the block remove it, unless it was renamed.
 
-    The directory that a killed export left is used again.
+    If a killed export has left such a directory, it is emptied and used again.
     """
     partial = directory.with_name(f"{directory.name}.partial")
     partial.mkdir(exist_ok=True)
@@ -235,7 +254,7 @@ def _partial(directory: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, parts: Iterable[bytes | memoryview]) -> Json:
-    """Write a file and sync it to disk; return its name, bytes and sha256."""
+    """Write a file and sync it to disk; return its name, size in bytes and SHA-256."""
     digest, nbytes = hashlib.sha256(), 0
     with path.open("xb") as stream:
         for part in parts:

@@ -1,12 +1,13 @@
 """A readers-writer lock between processes: no forward pass reads weights that are half written.
 
-Any number of passes run at once; a change of the weights runs alone. The locks are on two bytes of the first
-page of the shared weights, and each is held for one pass or one change. A writer first locks the gate, then
-waits for the passes that are running; later passes wait at the gate.
+Any number of forward passes run at once; a change of the weights runs alone. The lock is made of two file
+locks, on the first two bytes of the shared weights: the gate, and the weights. A pass locks the gate, then
+the weights, and leaves the gate. A change locks the gate, so that later passes wait there, then waits for the
+weights until the running passes have ended.
 
-Invariant: nobody waits longer than PATIENCE_S. After that the pass, or the change, runs without the lock,
-because users are always answered. The kernel releases a lock with its process, however it ends. On a system
-without open file description locks (all but Linux) nobody waits, and a pass may read weights that are half
+Invariant: nothing waits longer than PATIENCE_S. After that time the pass, or the change, runs without the
+lock, because users must always be answered. The kernel releases a lock when its process ends. Systems other
+than Linux lack open file description locks: there nothing waits, and a pass may read weights that are half
 written. This module knows nothing about tensors.
 """
 
@@ -20,16 +21,17 @@ from pathlib import Path
 from time import monotonic, sleep
 
 PATIENCE_S = 2.0
-"""Longest wait: many times a pass or a change of the embedded model. Only a stopped process takes longer."""
+"""Longest wait in seconds: many times as long as a pass or a change of the embedded model takes. Only a
+process that is stopped holds the lock for longer."""
 RETRY_S = 0.0005
-"""Time between two attempts at a lock that another process holds; a pass takes a few times as long."""
+"""Seconds between two attempts at a lock that another process holds; a pass takes a few times as long."""
 _SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 _GATE, _WEIGHTS = 0, 1
-"""The bytes that are locked; their content does not matter."""
+"""Positions of the bytes that are locked; their content does not matter."""
 
 
 def _flock(kind: int, byte: int) -> bytes:
-    """Return a `struct flock` of 64-bit Linux: of this kind, on one byte."""
+    """Return the `struct flock` of 64-bit Linux for a lock of this kind on one byte of the file."""
     return struct.pack("@hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
 
 
@@ -39,7 +41,7 @@ _UNLOCK = {byte: _flock(fcntl.F_UNLCK, byte) for byte in (_GATE, _WEIGHTS)}
 
 
 class RWLock:
-    """The lock of the shared weights at `path`; any thread may use it, for one lock at a time."""
+    """The lock of the shared weights at `path`; each thread may hold one read or write lock at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -47,7 +49,7 @@ class RWLock:
 
     @contextmanager
     def read_lock(self) -> Iterator[None]:
-        """Hold the lock for a forward pass: alongside other passes, not alongside a change."""
+        """Hold the lock for a forward pass: other passes may run meanwhile, a change may not."""
         descriptor, deadline = self._descriptor(), monotonic() + PATIENCE_S
         _acquire(descriptor, _SHARED[_GATE], deadline)
         _acquire(descriptor, _SHARED[_WEIGHTS], deadline)
@@ -59,7 +61,7 @@ class RWLock:
 
     @contextmanager
     def write_lock(self) -> Iterator[None]:
-        """Hold the lock for a change of the weights: alone."""
+        """Hold the lock for a change of the weights: no pass and no other change may run meanwhile."""
         descriptor, deadline = self._descriptor(), monotonic() + PATIENCE_S
         _acquire(descriptor, _EXCLUSIVE[_GATE], deadline)
         _acquire(descriptor, _EXCLUSIVE[_WEIGHTS], deadline)
@@ -70,7 +72,7 @@ class RWLock:
             _release(descriptor, _GATE)
 
     def _descriptor(self) -> int:
-        """Return this thread's own descriptor: these locks belong to an open file, not to a process."""
+        """Return this thread's own file descriptor, because these locks belong to an open file."""
         opened: _OpenFile | None = getattr(self._local, "opened", None)
         if opened is None:
             opened = self._local.opened = _OpenFile(self.path)
@@ -89,7 +91,7 @@ class _OpenFile:
 
 
 def _acquire(descriptor: int, lock: bytes, deadline: float) -> None:
-    """Acquire this lock, or give up at the deadline (monotonic, s)."""
+    """Acquire the lock, or return without it at the deadline (in seconds of the monotonic clock)."""
     while _SET_LOCK is not None:
         try:
             fcntl.fcntl(descriptor, _SET_LOCK, lock)

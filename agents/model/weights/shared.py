@@ -1,13 +1,13 @@
-"""The shared weights: one file of memory that holds the served weights, and its manifest.
+"""The shared weights: one memory-mapped file that holds the served weights, and its manifest.
 
-The server creates it; the trainer attaches and writes it in place, so an update is served as soon as it is
-written. Layout: one header page, then every tensor at a multiple of 256 bytes. For weights on a CUDA device
-the file has only the header: the tensors stay where they are, other processes open them through `cuda_ipc`,
-and the offsets count as if they were laid out in the file.
+The server creates the file. The trainer attaches to it and writes the weights in place, so an update is
+served as soon as it is written. The file has one header page, then every tensor at a multiple of 256 bytes.
+For weights on a CUDA device the file has only the header: the tensors stay where they are, other processes
+open them through `cuda_ipc`, and their offsets are those that they would have in the file.
 
-Invariant: the header describes the weights (see `header`). The manifest uses Hugging Face's names: a server
-that keeps several parameters in one tensor lists each as an entry inside that tensor. This module knows
-nothing about model families.
+Invariant: the header describes the weights (see `header`). The manifest has one entry for each parameter, by
+its name in Hugging Face's model. If a server keeps several parameters in one tensor, their entries lie inside
+that tensor. This module knows nothing about model families.
 """
 
 import json
@@ -24,7 +24,7 @@ from agents.model.weights.rwlock import RWLock
 from corpus.errors import IntegrityFault
 
 ALIGNMENT = 256
-"""Tensors start at multiples of this many bytes, so that any kernel may load them aligned."""
+"""Tensors start at multiples of this number of bytes, so that every kernel can load them aligned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,12 @@ class Entry:
     """Bytes from the start of the file."""
     shape: tuple[int, ...]
     dtype: str
-    """As in `torch.float32` without the prefix."""
+    """Name of the type in torch, such as `float32`."""
 
 
 Naming = Callable[[tuple["Entry", ...]], tuple["Entry", ...]]
-"""Turns the layout of a server's tensors into the entries of the manifest: see `vllm/weights/families.py`."""
+"""A function that takes the entries of a server's own tensors and returns the entries of the manifest, as in
+`vllm/weights/families.py`."""
 
 
 class SharedWeights:
@@ -57,10 +58,15 @@ class SharedWeights:
         model: str,
         on_device: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
-        """Map the file at `path`.
+        """Map the file at `path`; use `create` or `attach` instead of this.
 
-        on_device: the tensors that are not in the file, contiguous, by the offsets that they would have in
-        it.
+        Args:
+            path: The file of the shared weights.
+            nbytes: Bytes of header and tensors.
+            entries: The entries of the manifest.
+            model: The name of the model.
+            on_device: The tensors on a CUDA device, contiguous, by the offsets that they would have in the
+                file; None if the tensors are in the file.
         """
         self.path = path
         self.nbytes = nbytes
@@ -72,7 +78,7 @@ class SharedWeights:
         self.inode = os.stat(path).st_ino
         self._header = Header(path)
         self.lock = RWLock(path)
-        """Between forward passes and changes of the weights."""
+        """The lock between forward passes and changes of the weights."""
         self.tensors: dict[str, torch.Tensor] = {entry.name: self._view(entry) for entry in entries}
 
     @classmethod
@@ -85,16 +91,16 @@ class SharedWeights:
         naming: Naming = lambda entries: entries,
         adopt: bool = False,
     ) -> "SharedWeights":
-        """Lay the tensors out in a new file at `path`, for this user alone, and write the manifest.
+        """Copy the tensors into a new file at `path` that only this user can open, and write the manifest.
 
-        Tensors that share memory (tied weights) are laid out once and named twice. With `adopt` each tensor
-        becomes a view of the file as soon as it is copied, so that memory never holds two copies of the
-        model.
+        Tensors that share memory (tied weights) are stored once and have an entry for each name. With `adopt`
+        each tensor becomes a view of the file as soon as it is copied, so the model is never in memory twice.
+        `naming` makes the manifest's entries; without it they have the names in `tensors`.
         """
         laid_out, nbytes = _lay_out(tensors)
         entries = naming(laid_out)
         on_device = _on_device(laid_out, tensors)
-        # A new file under the old name: truncating the old one would kill processes that map it (SIGBUS).
+        # The old file is replaced: truncating it would kill the processes that map it (SIGBUS).
         unfinished = path.with_suffix(".filling")
         unfinished.unlink(missing_ok=True)
         descriptor = os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
@@ -123,7 +129,7 @@ class SharedWeights:
 
     @classmethod
     def attach(cls, path: Path) -> "SharedWeights":
-        """Map the file that `create` made at `path`."""
+        """Return the shared weights that another process has created at `path`."""
         try:
             manifest = json.loads(path.with_suffix(".json").read_text())
         except FileNotFoundError:
@@ -141,7 +147,7 @@ class SharedWeights:
         return weights
 
     def _view(self, entry: Entry) -> torch.Tensor:
-        """Return the tensor at this entry's place."""
+        """Return the tensor that this entry describes, as a view of the shared memory."""
         storage, offset = self._storage, entry.offset
         if self._on_device:
             start = max(place for place in self._on_device if place <= entry.offset)
@@ -152,7 +158,7 @@ class SharedWeights:
 
     @property
     def replaced(self) -> bool:
-        """Whether the server has since created another file at this path and serves that one."""
+        """Whether the server has since replaced or removed the file, so that these weights are not served."""
         try:
             return os.stat(self.path).st_ino != self.inode
         except FileNotFoundError:
@@ -167,7 +173,7 @@ class SharedWeights:
         """Record a change of the weights; return the new version."""
         weights = next(iter(self.tensors.values()), None)
         if weights is not None and weights.is_cuda:
-            torch.cuda.synchronize(weights.device)  # the change is made only when the device has done it
+            torch.cuda.synchronize(weights.device)  # the device makes the change some time after the call
         return self._header.bump()
 
     @property
@@ -181,7 +187,7 @@ class SharedWeights:
 
     @property
     def holds(self) -> str:
-        """Id of the checkpoint whose weights these are; "" in mid-update."""
+        """Id of the checkpoint whose weights these are; "" during an update."""
         return self._header.holds
 
     @holds.setter
@@ -190,7 +196,7 @@ class SharedWeights:
 
 
 def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], int]:
-    """Return an entry for each tensor, and the size of the file that holds them all."""
+    """Return an entry for each tensor, and the size in bytes of the file that holds them all."""
     offset, placed, entries = HEADER_BYTES, dict[tuple[int, torch.Size, torch.dtype], int](), list[Entry]()
     for name, tensor in tensors.items():
         place = (tensor.data_ptr(), tensor.shape, tensor.dtype)
@@ -207,7 +213,7 @@ def _lay_out(tensors: Mapping[str, torch.Tensor]) -> tuple[tuple[Entry, ...], in
 def _on_device(
     laid_out: tuple[Entry, ...], tensors: Mapping[str, torch.Tensor]
 ) -> dict[int, torch.Tensor] | None:
-    """Return tensors on a CUDA device by their offsets; None for tensors in memory."""
+    """Return the tensors by their offsets in `laid_out` if they are on a CUDA device; else None."""
     if not any(tensor.is_cuda for tensor in tensors.values()):
         return None
     from agents.model.weights import cuda_ipc
@@ -217,7 +223,7 @@ def _on_device(
 
 
 def _open_on_device(path: Path, offsets: list[int]) -> dict[int, torch.Tensor]:
-    """Open the tensors that the server exports, by their offsets."""
+    """Return the tensors that the server at `path` exports, by their offsets, which are in the same order."""
     from agents.model.weights import cuda_ipc
 
     return dict(zip(offsets, cuda_ipc.open_tensors(path.with_name(cuda_ipc.SOCKET_NAME)), strict=True))

@@ -1,8 +1,9 @@
-"""Snapshots of the shared weights as raw tensors, and the restore of a checkpoint into them.
+"""Snapshots of the shared weights as raw tensors, and the restore of a checkpoint into the shared weights.
 
 Invariant: `restore` writes nothing unless the whole checkpoint is undamaged and fits the shared weights.
-While it writes they are dirty, they hold no checkpoint, and no forward pass reads them. Aliases (tied
-weights) are stored once, under the first name. This module knows nothing about model families or the ledger.
+While it writes, the shared weights are dirty, hold no checkpoint, and no forward pass reads them. A tensor
+with several names (tied weights) is stored once, under its first name; the others are aliases. This module
+knows nothing about model families or the ledger.
 """
 
 from collections.abc import Mapping
@@ -32,14 +33,14 @@ _TYPES = {name: dtype for dtype, name in _FORMAT_NAMES.items()}
 
 
 def to_raw(tensor: torch.Tensor) -> RawTensor:
-    """Return a tensor's bytes; they are not a copy of a contiguous tensor on the CPU."""
+    """Return a tensor as a raw tensor; it shares the memory of a contiguous tensor on the CPU."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     data = flat.view(torch.uint8).numpy().data if flat.numel() else b""
     return RawTensor(dtype=_FORMAT_NAMES[tensor.dtype], shape=tuple(tensor.shape), data=data)
 
 
 def from_raw(raw: RawTensor) -> torch.Tensor:
-    """Return a new tensor with these bytes."""
+    """Return a new tensor with a copy of the raw tensor's bytes."""
     dtype = _TYPES[raw.dtype]
     if not raw.data:
         return torch.empty(raw.shape, dtype=dtype)
@@ -47,7 +48,7 @@ def from_raw(raw: RawTensor) -> torch.Tensor:
 
 
 def unique_entries(shared: SharedWeights) -> list[Entry]:
-    """Return the entries without aliases: the first name of each place."""
+    """Return the manifest's entries without aliases: for each tensor the entry with its first name."""
     first: dict[int, Entry] = {}
     for entry in shared.entries:
         first.setdefault(entry.offset, entry)
@@ -55,28 +56,31 @@ def unique_entries(shared: SharedWeights) -> list[Entry]:
 
 
 def raw_weights(shared: SharedWeights) -> dict[str, RawTensor]:
-    """Return every tensor of the shared weights, aliases once."""
+    """Return every tensor of the shared weights by its first name, as a raw tensor."""
     return {entry.name: to_raw(shared.tensors[entry.name]) for entry in unique_entries(shared)}
 
 
 def restore(
     shared: SharedWeights, store: CheckpointStore, checkpoint_id: str, *, clean: bool, force: bool = False
 ) -> bool:
-    """Write exactly this checkpoint's weights; return whether anything had to be written.
+    """Make the shared weights exactly those of a checkpoint; return whether anything had to be written.
 
     Args:
-        shared: The weights to write.
-        store: The checkpoint's files.
+        shared: The shared weights.
+        store: The store with the checkpoint's files.
         checkpoint_id: The checkpoint.
         clean: Whether this is the active checkpoint, so that the weights are clean afterwards.
-        force: Whether to write even when the header says that the weights are this checkpoint's.
+        force: Whether to write even if the header says that the weights are this checkpoint's already.
+
+    Raises:
+        IntegrityFault: The checkpoint is damaged or does not fit the shared weights.
     """
     held = shared.holds
     written = force or held != checkpoint_id
     if written:
         with ExitStack() as lock:
 
-            def begin() -> None:  # called twice, it finds the lock held by this thread already
+            def begin() -> None:  # a second call finds the lock held by this thread
                 lock.enter_context(shared.lock.write_lock())
                 shared.dirty = True
                 shared.holds = ""
@@ -101,14 +105,14 @@ def restore(
 
 
 def _raw_in_memory(shared: SharedWeights) -> dict[str, RawTensor] | None:
-    """Return the shared weights' own bytes, to be written to; None if they are on a device."""
+    """Return raw tensors whose bytes are the shared weights themselves; None if the weights are on a GPU."""
     if any(tensor.device.type != "cpu" for tensor in shared.tensors.values()):
         return None
     return raw_weights(shared)
 
 
 def _require_fit(shared: SharedWeights, tensors: Mapping[str, RawTensor], checkpoint_id: str) -> None:
-    """Raise `IntegrityFault` unless these tensors fit the shared weights without loss."""
+    """Raise `IntegrityFault` unless the checkpoint's tensors fit the shared weights without loss."""
     if differences := _differences(shared, tensors):
         raise IntegrityFault(
             f"checkpoint {checkpoint_id[:12]} does not fit the served model: "
@@ -118,7 +122,7 @@ def _require_fit(shared: SharedWeights, tensors: Mapping[str, RawTensor], checkp
 
 
 def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> list[str]:
-    """Return the differences between these tensors and the shared weights, one line each."""
+    """Return the reasons why these tensors do not fit the shared weights, one phrase each."""
     differences = []
     own = {entry.name: entry for entry in unique_entries(shared)}
     first = {entry.offset: entry.name for entry in own.values()}
@@ -126,7 +130,7 @@ def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> lis
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
             differences.append(f"{name} is missing")
-        elif name in aliases:  # the files of a tied model may have both
+        elif name in aliases:  # the files of a tied model may have both names
             if tensors[name] != tensors.get(aliases[name]):
                 differences.append(f"{name} is not equal to {aliases[name]}, to which it is tied")
         elif name not in own:
@@ -139,7 +143,7 @@ def _differences(shared: SharedWeights, tensors: Mapping[str, RawTensor]) -> lis
 
 
 def _survives(raw: RawTensor, dtype: torch.dtype) -> bool:
-    """Return whether every value stays the same in `dtype`, the type that the server may use."""
+    """Return whether every value of `raw` stays the same in `dtype`, the type of the served tensor."""
     own = _TYPES[raw.dtype]
     if own == dtype:
         return True

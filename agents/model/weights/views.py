@@ -1,8 +1,8 @@
-"""A Hugging Face model whose parameters are views of the shared weights: it computes with the served weights.
+"""Hugging Face models whose parameters are views of the shared weights, so they compute with the served ones.
 
-Invariant: parameters and entries match one to one, in name, shape and tying, or nothing is built. No byte of
-a weight is copied, and no remote code runs. This module knows only Hugging Face's names, which every manifest
-uses.
+Invariant: the model's parameters and the manifest's entries match one to one, in name, shape and tying, or
+nothing is built. No byte of a weight is copied, and no remote code runs. This module knows parameters only by
+Hugging Face's names, which every manifest uses.
 """
 
 import json
@@ -20,10 +20,9 @@ from corpus.errors import IntegrityFault, UnsafeModel
 
 
 def build(shared: SharedWeights, model_directory: Path) -> Any:
-    """Build the causal language model of `model_directory` on the shared weights, in evaluation mode.
+    """Return the causal language model of `model_directory`, in evaluation mode, on the shared weights.
 
-    Returns:
-        A `PreTrainedModel` in which tied parameters are one `Parameter` object.
+    It is a `PreTrainedModel` in which tied parameters are one `Parameter` object.
     """
     model = _on_meta(model_directory)
     views = shared.tensors
@@ -41,7 +40,7 @@ def build(shared: SharedWeights, model_directory: Path) -> Any:
 
 
 def require_match(entries: Iterable[Entry], model_directory: Path) -> None:
-    """Raise `IntegrityFault`, with the differences, unless the model can be built on these entries."""
+    """Raise `IntegrityFault`, which names the differences, unless `build` can use these entries."""
     _match(dict(_on_meta(model_directory).named_parameters(remove_duplicate=False)), entries, model_directory)
 
 
@@ -54,7 +53,7 @@ def _match(parameters: Mapping[str, nn.Parameter], entries: Iterable[Entry], mod
 
 
 def _on_meta(model_directory: Path) -> Any:
-    """Return the model without memory for its weights."""
+    """Return the model of this directory on torch's device `meta`, so without memory for its weights."""
     path = model_directory / "config.json"
     try:
         if "auto_map" in json.loads(path.read_text()):
@@ -72,13 +71,20 @@ def _served_name(
     parameters: Mapping[str, nn.Parameter],
     views: Mapping[str, torch.Tensor],
 ) -> str:
-    """Return the name under which this parameter is served; a tied one may be served under either name."""
+    """Return the name in `views` of this parameter; a tied parameter may have any of its names there.
+
+    Args:
+        name: The parameter's name in the model.
+        parameter: The parameter.
+        parameters: All parameters of the model by name, tied ones under each name.
+        views: The shared weights by name.
+    """
     names = [name, *(other for other, tied in parameters.items() if tied is parameter)]
     return next(candidate for candidate in names if candidate in views)
 
 
 def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, Entry]) -> list[str]:
-    """Return the differences in name, shape and tying, one line each; types may differ."""
+    """Return one phrase for each difference in name, shape or tying; types may differ."""
     differences = [f"{name} is served but not in the model" for name in entries.keys() - parameters.keys()]
     places: dict[int, nn.Parameter] = {}
     tied: dict[nn.Parameter, int] = {}
@@ -100,7 +106,10 @@ def _differences(parameters: Mapping[str, nn.Parameter], entries: Mapping[str, E
 
 
 def _rebuild_buffers(model: Any, device: torch.device) -> None:
-    """Compute rotary frequencies and the embedding's scale; raise `IntegrityFault` for any other buffer."""
+    """Compute the model's buffers, which are no weights: rotary frequencies and the embedding's scale.
+
+    Any other buffer raises `IntegrityFault`, because the configuration does not determine it.
+    """
     for name, module in list(model.named_modules()):
         unset = {leaf for leaf, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
         if not unset:
