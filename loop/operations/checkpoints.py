@@ -1,7 +1,7 @@
 """The checkpoint commands that only read the home: list, show, diff, export, verify.
 
-Invariant: a command changes nothing in the home, whether a service runs or not. `verify` always reads the
-active checkpoint and every manifest, however small the sample that it hashes.
+Invariant: these commands change nothing in the home, and work whether a service runs or not. `verify` always
+hashes the active checkpoint and reads every manifest, however small the sample is.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,7 +47,7 @@ AnyBehaviour = TypeVar("AnyBehaviour", MeasuredBehaviour, ComparedBehaviour)
 
 
 def list_checkpoints(home: Home) -> CheckpointList:
-    """List all checkpoints, with the size of their weights on disk."""
+    """Return all checkpoints, each with the size of its weights on disk."""
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
         rows = report.checkpoint_list(connection)
@@ -59,7 +59,12 @@ def list_checkpoints(home: Home) -> CheckpointList:
 
 
 def describe(home: Home, wanted: str) -> CheckpointReport:
-    """Report everything that the ledger and the files tell about one checkpoint."""
+    """Return everything that the ledger and the files hold about one checkpoint.
+
+    Args:
+        home: The home.
+        wanted: The checkpoint, as a user names it.
+    """
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
         details = lineage.one(connection, wanted, _definitions(home, connection))
@@ -74,7 +79,12 @@ def describe(home: Home, wanted: str) -> CheckpointReport:
 
 
 def compare(home: Home, wanted: Sequence[str]) -> Difference:
-    """Report what changed from one checkpoint to another: what was measured, and the weights."""
+    """Return the differences between two checkpoints, in measurements and weights.
+
+    Args:
+        home: The home.
+        wanted: The two checkpoints, from and to, as a user names them.
+    """
     with ledger_of(home) as connection:
         rows = lineage.between(connection, wanted, _definitions(home, connection))
     rows = replace(rows, behaviours=_with_guards(home, rows.behaviours))
@@ -91,7 +101,7 @@ def compare(home: Home, wanted: Sequence[str]) -> Difference:
 
 
 def model_directory(home: Home) -> Path:
-    """Return the Hugging Face directory of the home's model, checked by its digest."""
+    """Return the Hugging Face directory of the home's model, after a check of its digest."""
     directory = model_identity.model_directory(load_settings(home.config_file), home)
     if directory is None:
         raise ConfigError(
@@ -105,7 +115,13 @@ def model_directory(home: Home) -> Path:
 
 
 def write_export(home: Home, wanted: str, directory: Path) -> Export:
-    """Write a checkpoint as a Hugging Face directory."""
+    """Write a checkpoint as a Hugging Face directory, and return the list of what was written.
+
+    Args:
+        home: The home.
+        wanted: The checkpoint, as a user names it.
+        directory: The directory to write, which must be new or empty.
+    """
     with ledger_of(home) as connection:
         checkpoint = queries.checkpoint(connection, wanted)
         queries.require_stored(connection, checkpoint)
@@ -126,7 +142,7 @@ def write_export(home: Home, wanted: str, directory: Path) -> Export:
 
 
 def parse_share(text: str) -> float:
-    """Parse a share: 0.1, 10% and 10 are the same.
+    """Parse a share and return it as a number up to 1: "0.1", "10%" and "10" all give 0.1.
 
     Raises:
         UsageError: The text is not a share above 0 and up to 1.
@@ -143,7 +159,12 @@ def parse_share(text: str) -> float:
 
 
 def verify(home: Home, share: float) -> Verification:
-    """Hash this share of the files and of the ledger's digests again, and report what is damaged."""
+    """Hash a random sample of the checkpoints and of the ledger's rows again, and return what is damaged.
+
+    Args:
+        home: The home.
+        share: Size of the sample, above 0 and up to 1.
+    """
     draw = Random()
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
@@ -152,7 +173,7 @@ def verify(home: Home, share: float) -> Verification:
         sample = {name for name in stored if draw.random() < share} | {queries.active(connection).id}
         ledger_faults = audit(connection, store.manifest, lambda _: draw.random() < share)
     faults = store.verify(stored, sample=sample.__contains__)
-    if faults:  # what a service has pruned meanwhile is not damaged
+    if faults:  # a checkpoint that a service has pruned meanwhile is not damaged
         with ledger_of(home) as connection:
             still_stored = queries.stored(connection)
         faults = [fault for fault in faults if fault.checkpoint_id in still_stored]
@@ -180,14 +201,14 @@ def _form(store: CheckpointStore, checkpoint_id: str) -> StoredForm | None:
 
 
 def _definitions(home: Home, connection: Connection) -> dict[str, str]:
-    """Return the current definition of everything that is measured."""
+    """Return the digest of the current definition of everything that is measured, by name."""
     settings = load_settings(home.config_file)
     prompts = ability_prompts(settings, queries.model_digest(connection))
     return definitions(home.behaviours(), settings, prompts)
 
 
 def _with_guards(home: Home, rows: Iterable[AnyBehaviour]) -> list[AnyBehaviour]:
-    """Mark the counter-behaviours, and sort each after the behaviour that it guards."""
+    """Return the rows with the counter-behaviours marked, each after the behaviour that it guards."""
     known = home.behaviours()
     marked = [
         replace(row, counter_of=known[row.name].counter_of if row.name in known else None) for row in rows
@@ -196,7 +217,10 @@ def _with_guards(home: Home, rows: Iterable[AnyBehaviour]) -> list[AnyBehaviour]
 
 
 def _heads(home: Home) -> tuple[Heads | None, str | None]:
-    """Return the number of heads of the home's model, or the reason why it is unknown."""
+    """Return the numbers of attention heads of the home's model, or None and the reason why not.
+
+    The second value is None if there is no such reason.
+    """
     try:
         counts = attention_heads(model_directory(home))
     except (ConfigError, GateRefused) as error:
@@ -207,7 +231,12 @@ def _heads(home: Home) -> tuple[Heads | None, str | None]:
 
 
 def _weights(tensors: list[Change], missing: list[str]) -> WeightChanges:
-    """Sum the changes by layer and by kind; list those of each head, the largest first."""
+    """Return the changes of the weights in all, and by layer, kind and head; of heads, the largest first.
+
+    Args:
+        tensors: The changes of the tensors and of their heads.
+        missing: Names of the tensors that only one of the checkpoints has.
+    """
     layers, kinds = summed(tensors, "layer"), summed(tensors, "kind")
     by_head = [
         HeadChange(

@@ -1,8 +1,8 @@
-"""`doctor`: check everything that a night needs, and say how to fix what is wrong.
+"""`doctor`: check everything that a night needs, and tell the user how to fix what is wrong.
 
-Invariant: the command changes nothing, whether a service runs or not, and loads no model. A check that fails
-does not stop the others. The memory of an update is an estimate from the shapes of the shared weights: the
-trainer measures again before every update, and its result counts.
+Invariant: the command changes nothing and loads no model, whether a service runs or not. If a check fails,
+the others still run. The memory that an update needs is only estimated here, from the shapes of the shared
+weights. The trainer checks the memory again before every update, and that check decides.
 """
 
 import json
@@ -32,17 +32,21 @@ from store.checkpoints.store import SPARE_BYTES, CheckpointStore
 from store.home import Home, find, is_held
 
 Checks = dict[str, Callable[[], str]]
-"""Checks by name. Each returns its finding, or raises an error that says what to do."""
+"""Checks by name. A check returns its finding as text, or raises an error that tells the user what to do."""
 
 ANSWER_S = 5.0
-"""How long vLLM and nvidia-smi may take to answer."""
+"""Seconds that vLLM and nvidia-smi may take to answer."""
 RESERVE = 0.04
-"""Share of a GPU's memory that the driver, kernels and fragmentation take."""
+"""Share of a GPU's memory that is reserved for the driver, kernels and fragmentation."""
 SMALLER = "try training.micro_batch = 1, training.activation_checkpointing = true, or a lower training.rank"
 
 
 def doctor(option: Path | None) -> DoctorReport:
-    """Run every check on the home."""
+    """Run every check on the home and return their findings.
+
+    Args:
+        option: The home that the user names; None for the default one.
+    """
     home = find(option)
     checks = _home_checks(home)
     with suppress(ConfigError):  # the configuration check reports it
@@ -57,7 +61,7 @@ def doctor(option: Path | None) -> DoctorReport:
 
 
 def _run(name: str, check: Callable[[], str]) -> Check:
-    """Run one check; the message of an error is its finding."""
+    """Run one check and return the result; if the check fails, the error's message is the finding."""
     try:
         return Check(check=name, ok=True, found=check())
     except (NightschoolError, OSError) as error:
@@ -68,6 +72,7 @@ def _run(name: str, check: Callable[[], str]) -> Check:
 
 
 def _home_checks(home: Home) -> Checks:
+    """Return the checks that every home gets."""
     return {
         "configuration": lambda: f"{load_settings(home.config_file).training.objective} training",
         "behaviours": lambda: f"{len(home.behaviours())} behaviours",
@@ -125,6 +130,7 @@ def _kernel() -> str:
 
 
 def _vllm_checks(home: Home, settings: Settings) -> Checks:
+    """Return the further checks for a home that uses a vLLM."""
     served = ServedDirectory(home.served_dir)
     return {
         "vllm": lambda: _server(settings),
@@ -136,7 +142,7 @@ def _vllm_checks(home: Home, settings: Settings) -> Checks:
 
 
 def _server(settings: Settings) -> str:
-    """Check that vLLM answers, and accepts the configured key."""
+    """Check that vLLM answers and accepts the configured key."""
     url, key = settings.model.url, settings.model.api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S, trust_env=False) as http:

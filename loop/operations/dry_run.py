@@ -1,7 +1,7 @@
-"""`night --dry-run`: the steps that a night would train on the pairs at hand.
+"""`night --dry-run`: compute the training steps that a night would make with the pairs in the ledger.
 
-Invariant: the command changes nothing; the trainer computes the steps at the active weights. A night would
-first make more pairs from the lessons that wait: the report counts these lessons, and trains nothing on them.
+Invariant: the command changes nothing. The trainer computes the steps from the active weights. A real night
+would first make more pairs from the new lessons. The dry run only counts these lessons.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -24,17 +24,23 @@ from store.queue import work
 
 @dataclass(frozen=True, kw_only=True)
 class _AtHand:
-    """The update that the pairs at hand would make."""
+    """The update that a night would make from the pairs in the ledger."""
 
     report: DryRun
-    """Without the steps."""
+    """The report of the dry run, which has no steps yet."""
     update: Update
     pairs: list[Pair]
-    """In the order of their ids, as `train` reads them from the ledger."""
+    """The new pairs and the replay, sorted by id as a real night reads them from the ledger."""
 
 
 async def dry_run(service: Service, *, seed: int, retry: bool) -> DryRun:
-    """Compute the steps of the update that the pairs at hand would make."""
+    """Return the training steps of the update that a night would make from the pairs in the ledger.
+
+    Args:
+        service: The opened service.
+        seed: The seed of the night.
+        retry: Whether to use the pairs of undone updates too.
+    """
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused("a night is running, and trains anyway: wait for its end (`nightschool status`)")
     await service.processes.wait_ready()
@@ -56,7 +62,14 @@ async def dry_run(service: Service, *, seed: int, retry: bool) -> DryRun:
 
 
 def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -> _AtHand:
-    """Propose the next night's update from the pairs at hand."""
+    """Return the update that the next night would make from the pairs in the ledger.
+
+    Args:
+        connection: The ledger.
+        service: The opened service.
+        seed: The seed of the night.
+        retry: Whether to use the pairs of undone updates too.
+    """
     last = queries.last_night(connection)
     night_id = f"n{last.number + 1 if last else 1}"
     lessons = graph.new_lessons(connection, queries.cursor(connection))
@@ -100,9 +113,10 @@ def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -
 
 
 def _or_last_kept(connection: Connection, proposal: Proposal) -> tuple[str, Proposal, list[str]]:
-    """Return the source of the pairs, the proposal, and the reasons.
+    """Return the proposal, or the pairs of the last kept update if the proposal has no new pairs.
 
-    The pairs of the last kept update replace an empty proposal.
+    Returns:
+        The source of the pairs, the proposal to use, and the reasons for a replacement.
     """
     if proposal.new:
         return "new pairs", proposal, []

@@ -1,8 +1,8 @@
-"""`forget` outside the ledger: the captured logs, the user's own logs, and the report.
+"""The part of `forget` outside the ledger: the captured logs, the user's own logs, and the report.
 
-Invariant: a captured log is changed inside the transaction that changes the ledger. After a crash in between,
-the ledger is unchanged, and the same command does everything again. The user's own logs are named and never
-changed.
+Invariant: a captured log is changed during the transaction that changes the ledger. If a crash interrupts the
+transaction, the ledger is unchanged, and the same command does everything again. The user's own logs are
+reported, but never changed.
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +25,15 @@ def forget_everywhere(
 ) -> tuple[forget.Forgetting, int]:
     """Remove a source, conversation or log from the ledger and from the captured logs.
 
-    Also returns the number of lines that were removed from the captured logs.
+    Args:
+        connection: The ledger, in a transaction.
+        inbox: The folder of the captured logs.
+        source: The name of the source, conversation or log.
+        path: The same name as an absolute path, in case it is a log file.
+        roll_back: Whether to roll back to the last kept checkpoint from before these conversations.
+
+    Returns:
+        What was forgotten, and the number of lines that were removed from the captured logs.
     """
     forgetting = forget.forget(connection, source, path, roll_back=roll_back)
     with capture.WRITING:
@@ -37,7 +45,8 @@ def forget_everywhere(
 def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> int:
     """Blank the lines of a captured log that match a tombstone, and return their number.
 
-    The read position moves along, so that ingest continues where it was.
+    A tombstone is the digest of a forgotten conversation. The stored read position of the log is adjusted, so
+    that ingest continues at the same line.
     """
     numbers = lines_with(path, openai.NAME, tombstones)
     if not numbers:
@@ -59,18 +68,18 @@ def _identity(path: Path) -> str:
 
 
 def count_captured(inbox: Path, tombstones: Collection[str]) -> int:
-    """Count the lines of the captured logs that match a tombstone."""
+    """Return the number of lines in the captured logs that match a tombstone."""
     return sum(len(lines_with(log, openai.NAME, tombstones)) for log in capture.logs(inbox))
 
 
 def logs_with(
     inbox: Path, forgetting: forget.Forgetting, formats: Mapping[str, str]
 ) -> list[LogWithForgotten]:
-    """Return the user's own logs that still hold what is forgotten, each with the lines.
+    """Return the user's own logs that still hold forgotten conversations, each with its line numbers.
 
     Args:
-        inbox: The folder of the captured logs, which are left out.
-        forgetting: What is forgotten.
+        inbox: The folder of the captured logs, which are not reported.
+        forgetting: The forgotten conversations.
         formats: The format of each log that was ever read, by path.
     """
     derived, captured = forgetting.derived, {stored_path(log) for log in capture.logs(inbox)}
@@ -96,7 +105,16 @@ def report(
     dry_run: bool,
     rolled_back: bool = False,
 ) -> Forgotten:
-    """Assemble the report; the caller adds whether the ledger's file was rewritten."""
+    """Return the report of a `forget`; the caller adds whether the ledger's file was rewritten.
+
+    Args:
+        source: The name that the user gave.
+        forgetting: What was removed from the ledger.
+        blanked: Number of lines that were removed from the captured logs.
+        files: The user's own logs that still hold forgotten conversations.
+        dry_run: Whether nothing was changed.
+        rolled_back: Whether the weights were rolled back too.
+    """
     commands = _commands(forgetting)
     return Forgotten(
         source=source,
@@ -114,7 +132,10 @@ def report(
 
 
 def _commands(forgetting: forget.Forgetting) -> list[str]:
-    """Return the commands that roll the weights back and retrain them without what was forgotten."""
+    """Return the commands that roll the weights back and train them again without what was forgotten.
+
+    Return none if no kept update has learnt from it.
+    """
     if forgetting.rollback_to is None:
         return []
     return [f"nightschool rollback {forgetting.rollback_to[:12]}", "nightschool night --retry"]

@@ -1,6 +1,7 @@
-"""`init`: make a home with checkpoint 0, and on request with the bundled conversations.
+"""`init`: make a home with checkpoint 0 and, if the user asks for it, the bundled conversations.
 
-Invariant: a second `init` changes nothing. The base weights are durable before the ledger names them.
+Invariant: a second `init` changes nothing. The weights of checkpoint 0 are on disk before the ledger has its
+row.
 """
 
 import json
@@ -23,7 +24,7 @@ from store.nights import history
 from store.tensors.raw import RawTensor, parse, size, specs_of
 
 CONVERSATIONS = Path(__file__).parents[2] / "corpus" / "conversations"
-"""The bundled conversations."""
+"""Folder of the bundled conversations."""
 
 VLLM = """
 [model]
@@ -34,7 +35,7 @@ url = {url}
 # Your weights stay as they are until you set this to true; everything else is done.
 enabled = false
 """
-"""The sections that `init --url` adds to the configuration."""
+"""The sections that `init --url` adds to the configuration file."""
 
 
 async def init(
@@ -45,14 +46,16 @@ async def init(
     model: str | Path = "",
     on_part: OnPart = lambda done, total: None,
 ) -> HomeMade:
-    """Make a home for the named model, or for the one that is served at the URL.
+    """Make a home and return its state.
+
+    The home's model is `model` if it is given, else the model that is served at `url`, else the shipped one.
 
     Args:
-        option: The home.
-        demo: Whether to read the bundled conversations.
-        url: Address of the user's own vLLM.
-        model: A directory, a GGUF file or a name on the hub.
-        on_part: Called for each part that is made of a model that is not a directory yet.
+        option: The home's folder; None for the default one.
+        demo: Whether to read the bundled conversations into the ledger.
+        url: Address of the user's own vLLM; "" for the embedded server.
+        model: A Hugging Face directory, a GGUF file, or a name on the hub; "" for none.
+        on_part: Called with the progress while a model is downloaded or converted.
     """
     path = None
     if model:
@@ -73,7 +76,7 @@ async def init(
 
 
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
-    """Return the home and its configuration; the first `init` creates both."""
+    """Return the home and its configuration; create both if the home is new."""
     path = "" if model is None else str(model)
     setting = f"path = {json.dumps(path)}\n" if path else ""
     if url:
@@ -90,7 +93,7 @@ def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Sett
 
 
 async def _model(settings: Settings, home: Home) -> Path:
-    """Return the directory of the home's model."""
+    """Return the Hugging Face directory of the home's model."""
     directory = model_identity.model_directory(settings, home)
     if directory is not None:
         return directory
@@ -106,7 +109,7 @@ async def _model(settings: Settings, home: Home) -> Path:
 
 
 async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None:
-    """Write checkpoint 0: the model's own weights."""
+    """Write checkpoint 0, which holds the model's own weights, and add it to the ledger."""
     check_model_dir(model_dir)
     weights = _weights(model_dir)
     store.require_space(size(specs_of(weights)))
@@ -115,7 +118,7 @@ async def _base(ledger: Ledger, store: CheckpointStore, model_dir: Path) -> None
 
 
 def _weights(model_dir: Path) -> dict[str, RawTensor]:
-    """Read the tensors of a Hugging Face directory, by name."""
+    """Return the tensors of a Hugging Face directory, by name."""
     files = sorted(model_dir.glob("*.safetensors"))
     if not files:
         raise ConfigError(f"{model_dir} has no safetensors: model.path must be a Hugging Face directory")

@@ -1,8 +1,8 @@
-"""The operations on a home, the same whether a service holds the home or a command does the work itself.
+"""The operations on a home; they are the same in a running service and in a command that works alone.
 
-Invariant: an operation takes values that JSON can carry and returns a record of `results/`. The command line
-reads a service's answer back by the return annotation. This module knows nothing about the command line or
-HTTP.
+Invariant: an operation takes values that JSON can carry and returns a record of `results/`. When a service
+runs an operation for the command line, the command line uses the method's return annotation to turn the JSON
+answer back into that record. This module knows nothing about the command line or HTTP.
 """
 
 from dataclasses import dataclass, replace
@@ -53,7 +53,7 @@ from store.queue import work
 from store.task_vectors import merges
 
 POLL_S = 0.05
-"""Between two checks of whether an update has ended."""
+"""Seconds between two checks of whether an update has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +65,35 @@ class Operations:
     async def night(
         self, *, seed: int | None = None, retry: bool = False, dry_run: bool = False
     ) -> NightResult | DryRun:
-        """Run one night now, to its end; a dry run only computes the steps that it would train."""
+        """Run one night now and return its result; a dry run returns only the training steps.
+
+        Args:
+            seed: The seed of the night; None for the configured one.
+            retry: Whether to learn again from the pairs of undone updates.
+            dry_run: Whether to compute the training steps and change nothing.
+        """
         if dry_run:
             return await compute_steps(self.service, seed=self._seed(seed), retry=retry)
         began = monotonic()
         return await self._ended((await self.begin(seed=seed, retry=retry)).night, began)
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> NightBegun:
-        """Begin a night, or name the one that is running; do not wait for its end."""
+        """Begin a night, unless one is running; return its id without waiting for its end.
+
+        Args:
+            seed: The seed of the night; None for the configured one.
+            retry: Whether to learn again from the pairs of undone updates.
+        """
         await self.service.processes.wait_server()
         return NightBegun(night=await self.service.begin_night(seed=self._seed(seed), retry=retry))
 
     async def ingest(self, *, paths: list[str], format: str | None = None) -> Ingested:
-        """Read logs into the ledger."""
+        """Read logs into the ledger, and return what was read.
+
+        Args:
+            paths: Log files, or folders of them.
+            format: Format of the logs; None to recognise it from the content.
+        """
         report = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
         self.service.worker.wake()
         return Ingested(
@@ -93,8 +109,13 @@ class Operations:
         )
 
     async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Answer:
-        """Ask the served model one question, steered by these concepts at these strengths."""
-        if steer is not None:  # checked here, not by the server, so that a mistake is a usage error
+        """Ask the served model one question and return the answer.
+
+        Args:
+            text: The question.
+            steer: Strength of steering by concept; None for no steering.
+        """
+        if steer is not None:  # checked before the request is sent, so that a mistake is a usage error
             steer = requested_strengths(steer, load_known(self.service.context.monitor.directory))
         await self.service.processes.wait_ready()
         self.service.users.asked()
@@ -107,7 +128,13 @@ class Operations:
     async def rollback(
         self, *, target: str | None = None, dry_run: bool = False, now: bool = False
     ) -> ImmediateRollback | Rollback:
-        """Point at an earlier kept checkpoint and serve it; with `now`, first end a night that runs."""
+        """Make an earlier kept checkpoint active, serve it, and return what that changed.
+
+        Args:
+            target: The checkpoint; None for the kept one before the active one.
+            dry_run: Whether to report the changes and make none.
+            now: Whether to end a running night first.
+        """
         return await rolling_back.roll_back(self.service, target=target, dry_run=dry_run, now=now)
 
     async def merge(
@@ -118,7 +145,14 @@ class Operations:
         density: float | None = None,
         seed: int | None = None,
     ) -> NightResult:
-        """Add task vectors, `VECTOR` or `VECTOR=WEIGHT`, to the active checkpoint, with a verdict."""
+        """Add task vectors to the active checkpoint in a night of its own, and return its result.
+
+        Args:
+            vectors: The task vectors, each `VECTOR` or `VECTOR=WEIGHT`.
+            method: Method of the merge: arithmetic or ties.
+            density: Share of each tensor's values that the method ties keeps; None for the default.
+            seed: The seed of the night; None for the configured one.
+        """
         service, began, seed = self.service, monotonic(), self._seed(seed)
         plan = await service.ledger.read(merges.plan, vectors, method, density)
         active = await service.ledger.read(queries.active)
@@ -132,7 +166,12 @@ class Operations:
         return await self._ended(night_id, began)
 
     async def _ended(self, night_id: str, began: float) -> NightResult:
-        """Wait for the end of a night, and report the night."""
+        """Wait until a night has ended, and return its result.
+
+        Args:
+            night_id: The night.
+            began: When the operation began, by the monotonic clock.
+        """
         service = self.service
         await service.worker.wait_closed(night_id)
         night = await service.ledger.read(
@@ -141,16 +180,16 @@ class Operations:
         return NightResult(**vars(night), seconds=round(monotonic() - began, 1))
 
     def _require_readable(self, checkpoint_ids: list[str]) -> None:
-        """Refuse if the weights of one of these checkpoints are damaged."""
+        """Raise an error if the weights of one of these checkpoints are damaged."""
         for checkpoint_id in sorted(set(checkpoint_ids)):
             self.service.store.load_weights(checkpoint_id)
 
     async def pin(self, *, target: str) -> Pin:
-        """Protect a checkpoint from `prune`."""
+        """Protect a checkpoint from `prune`, and return whether that changed anything."""
         return await self._set_pinned(target, True)
 
     async def unpin(self, *, target: str) -> Pin:
-        """Let `prune` delete a checkpoint's files again."""
+        """Allow `prune` to delete a checkpoint's files again, and return whether that changed anything."""
         return await self._set_pinned(target, False)
 
     async def _set_pinned(self, target: str, pinned: bool) -> Pin:
@@ -158,14 +197,29 @@ class Operations:
         return Pin(checkpoint=row.id, number=row.number, pinned=pinned, changed=row.pinned != pinned)
 
     async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Prune:
-        """Delete the files of the checkpoints that no rule keeps."""
+        """Delete the files of the checkpoints that no rule keeps, and return what was deleted and what stays.
+
+        Args:
+            keep_last: Number of the newest kept checkpoints that stay.
+            keep_daily: Number of days whose last kept checkpoint stays.
+            dry_run: Whether to delete nothing.
+        """
         policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
         return await prune(self.service, policy, dry_run=dry_run)
 
     async def forget(
         self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False
     ) -> Forgotten:
-        """Remove conversations and all that was derived from them; name the updates that learnt from them."""
+        """Remove conversations and all that was derived from them, and return a report.
+
+        The report names the updates that learnt from these conversations.
+
+        Args:
+            source: Name of the source, conversation or log to remove.
+            path: The same name as an absolute path, in case it is a log file.
+            dry_run: Whether to change nothing.
+            rollback: Whether to roll back to the last kept checkpoint from before these conversations.
+        """
         ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
         in_ledger = await ledger.read(forget.look, source, stored)
         target = in_ledger.rollback_to if rollback else None
@@ -187,7 +241,7 @@ class Operations:
         return replace(result, wiped=await anyio.to_thread.run_sync(ledger.wipe))
 
     async def measure(self, *, seed: int | None = None) -> Measured:
-        """Measure the pass rates of the active weights on the held-out scenarios."""
+        """Measure and return the pass rates of the active weights on the held-out scenarios."""
         service, seed = self.service, self._seed(seed)
         if await service.ledger.read(queries.running_night) is not None:
             raise GateRefused(
@@ -217,18 +271,18 @@ class Operations:
         return Measured(weights_sha256=weights, behaviours=rates)
 
     def _seed(self, wanted: int | None) -> int:
-        """Return the given seed, else the configured one."""
+        """Return the wanted seed, or the configured one if it is None; raise `UsageError` for a bad seed."""
         seed = self.service.settings.seed if wanted is None else wanted
         if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise UsageError(f"a seed is a whole number from 0 to {MAX_SEED}, not {seed}")
         return seed
 
     async def pause(self) -> Pause:
-        """Suspend nights on schedule, and an update that is being trained, until `resume`."""
+        """Suspend scheduled nights, and an update that is being trained, until `resume` is called."""
         return await self._set_paused(True)
 
     async def resume(self) -> Pause:
-        """Resume nights on schedule, and an update that waits."""
+        """Resume scheduled nights, and an update that `pause` made wait."""
         return await self._set_paused(False)
 
     async def _set_paused(self, paused: bool) -> Pause:
@@ -237,10 +291,14 @@ class Operations:
         return Pause(paused=paused)
 
     async def cancel(self) -> CancelledUpdate:
-        """Cancel the update that is being trained, restore the weights, and end the night."""
+        """Cancel the update that is being trained, restore the weights, end the night, and return the update.
+
+        Raises:
+            GateRefused: No update is being trained, or its training has ended meanwhile.
+        """
         service, cancelled = self.service, None
         while night_id := await service.ledger.read(work.leased, "train"):
-            # Repeat until the work has ended: its pairs may not be ready, or the trainer may be restarting.
+            # Repeat until the work has ended: training may not have begun, or the trainer may be restarting.
             if service.processes.ready.is_set() and await service.trainer.cancel("cancelled by hand"):
                 cancelled = night_id
             await anyio.sleep(POLL_S)
@@ -262,28 +320,41 @@ class Operations:
         corpus: str | None = None,
         minimum: int | None = None,
     ) -> TrainedVectors:
-        """Estimate the concept vectors on the active weights and store them in the home."""
+        """Estimate the concept vectors on the active weights, store them in the home, and return their data.
+
+        `loop.operations.readouts.TrainOptions` describes the arguments.
+        """
         options = TrainOptions.parse(layers=layers, method=method, corpus=corpus, minimum=minimum)
         return await readouts.train(self.service, options)
 
     async def check_training(self, **options: Any) -> None:
-        """Refuse bad options of `readout_train` before a model is loaded."""
+        """Raise `UsageError` for bad arguments of `readout_train`; no model is loaded."""
         readouts.check_training(self.service, TrainOptions.parse(**options))
 
     async def readout_report(self, *, layer: int | None = None) -> VectorQuality:
-        """Report the quality of each concept's vector on the active weights."""
+        """Return the quality of each concept's vector on the active weights.
+
+        Args:
+            layer: The layer whose vectors are tested; None for the default one.
+        """
         await self.check_reading(layer=layer)
         return await readouts.quality(self.service, layer=layer)
 
     async def readout_show(
         self, *, turns: list[dict[str, str]], concepts: list[str] | None = None, layer: int | None = None
     ) -> Readings:
-        """Report a conversation's readings, turn by turn, on the active weights."""
+        """Return a conversation's readings at the end of each turn, on the active weights.
+
+        Args:
+            turns: The turns of the conversation, each with its role and text.
+            concepts: Names of the concepts to read; None for all.
+            layer: The layer to read; None for the default one.
+        """
         await self.check_reading(turns=turns, concepts=concepts, layer=layer)
         return await readouts.readings(self.service, turns=turns, concepts=concepts or (), layer=layer)
 
     async def check_reading(self, **options: Any) -> None:
-        """Refuse bad options of `readout_report` and `readout_show` before a model is loaded."""
+        """Raise an error for bad arguments of `readout_report` or `readout_show`; no model is loaded."""
         readouts.check_reading(self.service, **options)
 
     async def readout_sweep(
@@ -294,12 +365,19 @@ class Operations:
         strengths: list[float] | None = None,
         seed: int | None = None,
     ) -> Sweeps:
-        """Measure these behaviours, or the concept's own, at several strengths of steering."""
+        """Measure behaviours at several strengths of steering by a concept, and return the verdicts.
+
+        Args:
+            concept: The concept, or a behaviour that has a vector.
+            behaviours: Names of the behaviours; empty for the one that the concept belongs to.
+            strengths: The strengths; None for defaults that suit the residual stream.
+            seed: The seed of the scenarios; None for the configured one.
+        """
         steering = Steering(service=self.service)
         return await steering.sweep(concept, behaviours, strengths, seed=self._seed(seed))
 
     async def readout_behaviour(self, *, behaviour: str, seed: int | None = None) -> BehaviourVector:
-        """Estimate a behaviour's vector, steer by it, and record what that predicts of training."""
+        """Estimate a behaviour's vector, steer by it, and return the recorded prediction for its training."""
         return await Steering(service=self.service).behaviour(behaviour, seed=self._seed(seed))
 
 
@@ -314,15 +392,18 @@ NEEDS_PROCESSES = (
     "readout_sweep",
     "readout_behaviour",
 )
-"""Operations that need the model server and the trainer; the others need the ledger alone."""
+"""Names of the operations that need the model server and the trainer; the others need only the ledger."""
 CHECKED = {
     "readout_train": "check_training",
     "readout_report": "check_reading",
     "readout_show": "check_reading",
 }
-"""Operations whose arguments a method checks before a model is loaded, with this method."""
+"""For some operations, the method that checks their arguments before a model is loaded."""
 NEEDS_VLLM_IF_UP = ("rollback", "forget")
-"""Operations that need both if a vLLM runs: it would go on serving weights that are rolled back."""
+"""Names of the operations that need the trainer if a vLLM runs.
+
+Otherwise the vLLM would go on serving the weights that were rolled back.
+"""
 
 NAMES = (
     *NEEDS_PROCESSES,
@@ -336,14 +417,19 @@ NAMES = (
     "unpin",
     "prune",
 )
-"""Names that the command line and HTTP may use."""
+"""Names of the operations that the command line and HTTP may call."""
 
 
 def keeps_weights(name: str, arguments: Json) -> bool:
-    """Return whether this operation keeps the weights: a dry run, or `forget` without a rollback."""
+    """Return whether an operation leaves the weights unchanged: a dry run, or `forget` without a rollback.
+
+    Args:
+        name: Name of the operation.
+        arguments: Its arguments, by name.
+    """
     return bool(arguments.get("dry_run")) or (name == "forget" and not arguments.get("rollback"))
 
 
 def result_kind(name: str) -> Any:
-    """Return the record, or the union of records, that the operation of this name returns."""
+    """Return the type of an operation's result: a record, or a union of records."""
     return get_type_hints(getattr(Operations, name))["return"]

@@ -1,7 +1,7 @@
-"""The user's own model, made ready for a home: checked where it lies, dequantized, or downloaded.
+"""The preparation of a user's own model for a home: check a directory, convert a GGUF file, or download.
 
-Invariant: a home that did not exist before does not exist after a failure, and a model that is already
-in the home is not made twice.
+Invariant: if the home did not exist before, a failure leaves no home behind. A model that is already in the
+home is not converted or downloaded again.
 """
 
 import shutil
@@ -19,17 +19,19 @@ from loop.operations.results.home import ModelMade
 from store.home import Home
 
 OnPart = Callable[[int, int], None]
-"""Called with the number of parts done and of all parts."""
+"""A function that receives progress: the number of parts that are done, and the number of all parts."""
 
 
 def ready_model(home: Home, text: str, *, is_served: bool, on_part: OnPart) -> Path:
-    """Return the directory of the model that this text names, made in the home if it is not a directory.
+    """Return the Hugging Face directory of the named model.
+
+    A GGUF file is converted, and a model on the hub is downloaded, to a directory in the home.
 
     Args:
         home: The home, which need not exist yet.
-        text: A directory, a GGUF file or a name on the hub.
-        is_served: Whether a vLLM serves the model, which may bring a chat template of its own.
-        on_part: Called as the parts of the model are made.
+        text: Name of the model: a directory, a GGUF file, or a name on the hub.
+        is_served: Whether a vLLM serves the model; a chat template in the directory is then not required.
+        on_part: Called with the progress of a conversion or download.
     """
     source = read_source(text)
     if isinstance(source, DirectorySource):
@@ -55,16 +57,28 @@ def ready_model(home: Home, text: str, *, is_served: bool, on_part: OnPart) -> P
 
 
 def make_smollm2(directory: Path, on_part: OnPart) -> ModelMade:
-    """Make a directory of SmolLM2-135M-Instruct from the installed package."""
+    """Make a Hugging Face directory of SmolLM2-135M-Instruct from the installed package.
+
+    Args:
+        directory: The directory to make.
+        on_part: Called with the progress.
+
+    Returns:
+        The directory, and the file from which it was made.
+    """
     file = smollm2_file()
     _make(GgufSource(path=file), directory.expanduser().absolute(), is_bound=True, on_part=on_part)
     return ModelMade(model=str(directory), source=str(file))
 
 
 def _make(source: GgufSource | HubSource, target: Path, *, is_bound: bool, on_part: OnPart) -> None:
-    """Make the directory unless it was made from this source before.
+    """Convert or download a model to a directory, unless it is there already.
 
-    is_bound: whether a directory from another source must stay, because a home or a user counts on it.
+    Args:
+        source: The GGUF file, or the model on the hub.
+        target: The directory.
+        is_bound: Whether a directory made from another source must not be replaced, because it is in use.
+        on_part: Called with the progress.
     """
     from agents.model.sources import from_gguf, hub
 
@@ -72,7 +86,7 @@ def _make(source: GgufSource | HubSource, target: Path, *, is_bound: bool, on_pa
     wanted = from_gguf.record_of(source.path) if isinstance(source, GgufSource) else hub.record_of(source)
     if record and wanted.items() <= record.items():
         return
-    if record and not is_bound:  # an `init` was killed before the home had a configuration
+    if record and not is_bound:  # left by an `init` that was killed before it wrote a configuration
         shutil.rmtree(target)
     elif record:
         origin = record.get("file") or record.get("name") or "another source"

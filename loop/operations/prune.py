@@ -1,9 +1,9 @@
-"""`checkpoints prune`: delete the files of checkpoints that no rule keeps; their rows stay.
+"""`checkpoints prune`: delete the files of checkpoints that no rule keeps; their rows in the ledger stay.
 
-Invariant: one transaction marks the checkpoints as pruned, and only then are their files deleted. A crash in
-between leaves files that no stored checkpoint needs, and the next start sweeps them. Nothing is deleted while
-a night runs, or when a damaged manifest hides which files are needed. `store/checkpoints/retention.py`
-decides what stays.
+Invariant: one transaction marks the checkpoints as pruned. Their files are deleted after it. A crash between
+the two leaves unneeded files, which the next start removes. Nothing is deleted while a night runs, or if a
+damaged manifest leaves it unknown which files are needed. `store/checkpoints/retention.py` decides which
+checkpoints stay.
 """
 
 from functools import partial
@@ -24,7 +24,7 @@ from store.nights import history
 
 
 async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Prune:
-    """Prune by this policy; report what is deleted, what stays and why, and how many bytes are freed."""
+    """Prune by a policy; return what is deleted, what stays and why, and how many bytes are freed."""
     async with service.files:
         store, ledger = service.store, service.ledger
         good = await anyio.to_thread.run_sync(_last_good, store, await ledger.read(queries.kept))
@@ -38,18 +38,24 @@ async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Prune:
 
 
 def _last_good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
-    """Return the last of these checkpoints whose files are intact."""
+    """Return the id of the newest of these checkpoints whose files are intact; None if there is none."""
     return next((row.id for row in reversed(kept) if not store.verify([row.id])), None)
 
 
 def _reasons(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
-    """Return the reasons why each checkpoint stays."""
+    """Return the reasons why each stored checkpoint stays, by id; a checkpoint without one may be pruned.
+
+    Args:
+        connection: The ledger.
+        policy: The rules of the user.
+        good: Id of the last good checkpoint; None if there is none.
+    """
     active = queries.active(connection).id
     return reasons(queries.checkpoints(connection), policy, active=active, good=good)
 
 
 def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
-    """Mark as pruned what does not stay; return the reasons as of this transaction."""
+    """Mark the checkpoints that do not stay as pruned; return the reasons that `_reasons` gives."""
     if queries.running_night(connection) is not None:
         raise GateRefused("a night is running: wait for its end (`nightschool status`), then prune")
     stay = _reasons(connection, policy=policy, good=good)
@@ -59,11 +65,17 @@ def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[s
 
 
 def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
-    """Return the bytes of files that only pruned checkpoints need; a base stays with its deltas.
+    """Return the number of bytes in files that only the pruned checkpoints need.
+
+    Files of a pruned checkpoint stay if another checkpoint is stored as a difference from it.
+
+    Args:
+        store: The checkpoint files.
+        stay: The reasons why each checkpoint stays, by id.
 
     Raises:
         IntegrityFault: The manifest of a checkpoint that stays is damaged, so the files that it needs are
-        unknown.
+            unknown.
     """
     needed: dict[bool, set[Path]] = {True: set(), False: set()}
     for checkpoint_id, why in stay.items():
@@ -80,7 +92,7 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
 def _report(
     rows: list[Checkpoint], stay: dict[str, list[str]], active: Checkpoint, *, dry_run: bool, freed: int
 ) -> Prune:
-    """Assemble the report of a prune."""
+    """Return the report of a prune."""
     stored = [row for row in rows if row.id in stay]
     kept = [
         RetainedCheckpoint(id=row.id, number=row.number, state=row.state, at=row.at, reasons=stay[row.id])

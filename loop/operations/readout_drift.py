@@ -1,6 +1,6 @@
-"""`readout drift`: how far each update moved the readings, and how far the vectors have drifted.
+"""`readout drift`: how far each update moved the readings, and how far the concept vectors have changed.
 
-Invariant: the command reads the ledger only, whether a service runs or not.
+Invariant: the command reads only the ledger, and works whether a service runs or not.
 """
 
 from sqlalchemy import Connection, func, select
@@ -18,7 +18,7 @@ from store.readings.records import Baseline, VectorVersion
 
 
 def drift(connection: Connection) -> Drift:
-    """Report how far each update moved the readings, the versions of the vectors, and the usual readings."""
+    """Return how far each update moved the readings, all versions of the vectors, and the usual readings."""
     versions = vector_versions.versions(connection)
     baseline = readings.last_baseline(connection, versions[-1].digest) if versions else None
     count = select(func.count()).select_from(attempt_readings)
@@ -32,7 +32,7 @@ def drift(connection: Connection) -> Drift:
 
 
 def _updates(connection: Connection) -> list[UpdateDrift]:
-    """Return the updates that made a checkpoint, oldest first."""
+    """Return the drift of every update that made a checkpoint, oldest first."""
     u, c = schema.updates, schema.checkpoints
     query = select(u.c.id, c.c.weights_sha256).join(c, c.c.id == u.c.checkpoint_id).order_by(c.c.number)
     rows = connection.execute(query).all()
@@ -40,12 +40,18 @@ def _updates(connection: Connection) -> list[UpdateDrift]:
 
 
 def _update(connection: Connection, update: Update | None, after: str) -> UpdateDrift:
-    """Return how far each reading moved in one update, and how far all of them moved together."""
+    """Return how far one update moved each reading, and how far all readings moved together.
+
+    Args:
+        connection: The ledger.
+        update: The update.
+        after: Digest of the weights after the update.
+    """
     assert update is not None, "the query joins on the update's own row"
     before = queries.checkpoint(connection, update.parent_id).weights_sha256
     try:
         pair = night_readings.pair(connection, before, after)
-    except NightschoolError:  # one of the two was not read
+    except NightschoolError:  # no vectors have read the weights both before and after
         return _moved(update, None, {}, None)
     joint = night_readings.joint(connection, before, after)
     vectors = vector_versions.together(connection, before, after)
@@ -66,7 +72,7 @@ def _moved(update: Update, vectors: str | None, moves: dict[str, float], joint: 
 
 
 def _version(row: VectorVersion) -> VectorsDrift:
-    """Return a version of the vectors with its distance from the version before it."""
+    """Return one version of the vectors, with its cosines with the version before it."""
     cosines = row.cosines or {}
     mean = round(sum(cosines.values()) / len(cosines), 4) if cosines else None
     return VectorsDrift(
@@ -85,7 +91,7 @@ def _version(row: VectorVersion) -> VectorsDrift:
 
 
 def _usual(baseline: Baseline, concepts: list[str]) -> UsualReadings:
-    """Return the mean and standard deviation of each concept over the turns that were read."""
+    """Return the mean and standard deviation of each concept's readings over the users' turns."""
     columns = zip(concepts, baseline.mean, baseline.spread, strict=True)
     return UsualReadings(
         vectors=baseline.vectors,

@@ -1,7 +1,7 @@
-"""`readout train`, `readout report`, `readout show`: estimate concept vectors, examine them, read with them.
+"""`readout train`, `readout report`, `readout show`: estimate concept vectors, test them, and use them.
 
-Invariant: these commands run only while no night runs and the active checkpoint is served. Bad options are
-refused before a model is loaded. The ledger records new vectors and nothing else.
+Invariant: these commands run only while no night runs and the active checkpoint is served. They refuse bad
+options before a model is loaded. Of their results, only new vectors are recorded in the ledger.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from store.ledger.records import Checkpoint
 from store.readings import vector_versions
 
 ALL: Literal["all"] = "all"
-"""Every layer."""
+"""The value of the option `layers` that stands for every layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +35,13 @@ class TrainOptions:
     """The options of `readout train`."""
 
     layers: tuple[int, ...] | Literal["all"] | None
-    """Numbers from 0; None for the layer that the monitor reads."""
+    """Numbers of the layers, from 0; None for the layer that the monitor reads."""
     method: Method
+    """The method of estimation."""
     corpus: Name | None
-    """None for the default of the model."""
+    """Name of the texts to use; None for the model's default."""
     minimum: int | None
-    """Fewest texts that each concept must have; None for the default of the corpus."""
+    """Smallest number of texts that each concept must have; None for the default of these texts."""
 
     @classmethod
     def parse(
@@ -68,11 +69,13 @@ def _is_number(value: Any, least: int) -> bool:
 
 
 def check_training(service: Service, options: TrainOptions) -> ConceptSet:
-    """Return the concept set that these options name.
+    """Check the options, and return the set of concepts and texts that they name.
+
+    The numbers of layers are checked only for the embedded server, because the layers of a vLLM's model are
+    known only while the vLLM runs.
 
     Raises:
-        UsageError: The options do not fit the model or the texts. The layers of a vLLM's model are known only
-            while it runs, and are not checked here.
+        UsageError: The options do not fit the model or the texts.
     """
     if service.processes.server.managed:
         _layers(service, options)
@@ -82,7 +85,7 @@ def check_training(service: Service, options: TrainOptions) -> ConceptSet:
 
 
 def _layers(service: Service, options: TrainOptions) -> list[int]:
-    """Return the numbers of the layers that these options name, in ascending order."""
+    """Return the numbers of the layers that the options name, in ascending order."""
     monitor = service.context.monitor
     count = monitor.layers()
     if options.layers is None:
@@ -97,7 +100,10 @@ def _layers(service: Service, options: TrainOptions) -> list[int]:
 
 
 async def train(service: Service, options: TrainOptions) -> TrainedVectors:
-    """Estimate concept vectors on the active weights, and replace the home's with them."""
+    """Estimate concept vectors on the active weights, store them in the home, and return their data.
+
+    They replace the vectors that the home had before.
+    """
     began, texts = monotonic(), check_training(service, options)
     await service.processes.wait_ready()
     monitor, layers = service.context.monitor, _layers(service, options)
@@ -132,13 +138,20 @@ async def train(service: Service, options: TrainOptions) -> TrainedVectors:
 
 
 def _save(connection: Connection, version: vector_versions.Version) -> None:
-    """Record vectors that a user asked for."""
+    """Record in the ledger a version of the vectors that a user, not a night, has made."""
     last = queries.last_night(connection)
     vector_versions.meet(connection, version, last.id if last else "")
 
 
 def check_reading(service: Service, *, layer: Any = None, turns: Any = None, concepts: Any = None) -> None:
-    """Refuse if the home has no vectors for this model, layer or concepts, or if the turns are malformed."""
+    """Raise an error unless the home's vectors can read these turns, at this layer, for these concepts.
+
+    Args:
+        service: The opened service.
+        layer: The layer; None for the default one.
+        turns: The turns, each with its role and text; None if there are none to read.
+        concepts: Names of the concepts; None for all.
+    """
     monitor = service.context.monitor
     vectors, _ = stored_vectors(monitor.directory, monitor.model_digest)
     if layer is not None:
@@ -160,7 +173,12 @@ def _is_turn(turn: Any) -> bool:
 
 
 async def quality(service: Service, *, layer: int | None = None) -> VectorQuality:
-    """Report the quality of one layer's vectors, and write the report to the home's `readout` folder."""
+    """Return the quality of one layer's vectors, and write it to the home's `readout` folder.
+
+    Args:
+        service: The opened service.
+        layer: The layer; None for the default one.
+    """
     examiner, active = await _examiner(service)
     load = partial(service.store.load_weights, active.id)
     report = await examiner.report(load, layer, service.worker.reporter("readout", ""))
@@ -170,7 +188,14 @@ async def quality(service: Service, *, layer: int | None = None) -> VectorQualit
 async def readings(
     service: Service, *, turns: list[dict[str, str]], concepts: Sequence[str] = (), layer: int | None = None
 ) -> Readings:
-    """Report a conversation's readings at the end of each turn, of the named concepts or of all."""
+    """Return a conversation's readings at the end of each turn.
+
+    Args:
+        service: The opened service.
+        turns: The turns of the conversation, each with its role and text.
+        concepts: Names of the concepts to read; empty for all.
+        layer: The layer; None for the default one.
+    """
     examiner, active = await _examiner(service)
     timeline = await examiner.timeline(turns, concepts, layer, service.worker.reporter("readout", ""))
     result: Readings = from_json(Readings, {**timeline, "checkpoint": active.id, "named": bool(concepts)})
@@ -178,7 +203,7 @@ async def readings(
 
 
 async def _examiner(service: Service) -> tuple[Examiner, Checkpoint]:
-    """Return an examiner of the active weights, and their checkpoint."""
+    """Return an examiner, which tests vectors on the active weights, and the active checkpoint."""
     await service.processes.wait_ready()
     active = await require_served(service)
     monitor = service.context.monitor
@@ -187,7 +212,7 @@ async def _examiner(service: Service) -> tuple[Examiner, Checkpoint]:
 
 
 async def require_served(service: Service) -> Checkpoint:
-    """Return the active checkpoint; refuse unless it is served and no night runs."""
+    """Return the active checkpoint; raise an error unless it is served and no night runs."""
     if await service.ledger.read(queries.running_night) is not None:
         raise GateRefused(
             "a night is running, and reads with the current vectors: wait for its end (`nightschool status`)"

@@ -1,7 +1,7 @@
-"""`rollback`: move the active pointer to an earlier checkpoint, and end a night that is in the way.
+"""`rollback`: make an earlier checkpoint the active one and serve it; on request, end a running night first.
 
-Invariant: nothing changes before the checkpoint's files are verified. The pointer moves in one transaction,
-and the served weights follow it.
+Invariant: nothing changes before the checkpoint's files are verified. One transaction makes the checkpoint
+active, and the served weights are changed after it.
 """
 
 from functools import partial
@@ -19,15 +19,22 @@ from store.ledger.records import Checkpoint, Night
 from store.nights import history
 
 BY_HAND = "rolled back by hand"
-"""Recorded reason for the move of the pointer, and for the end of a night."""
+"""The reason that the ledger records for a rollback by a user, and for the end of a night that it ended."""
 POLL_S = 0.05
-"""Between two checks of whether a night has ended."""
+"""Seconds between two checks of whether a night has ended."""
 
 
 async def roll_back(
     service: Service, *, target: str | None, dry_run: bool, now: bool
 ) -> Rollback | ImmediateRollback:
-    """Point at an earlier kept checkpoint and serve it; with `now`, first end a night that runs."""
+    """Make an earlier kept checkpoint active, serve it, and return what that changed.
+
+    Args:
+        service: The opened service.
+        target: The checkpoint; None for the kept one before the active one.
+        dry_run: Whether to report the changes and make none.
+        now: Whether to end a running night first.
+    """
     night = await service.ledger.read(queries.running_night) if now else None
     checkpoint = await service.ledger.read(_target, target, night)
     others = await service.ledger.read(history.nearest, checkpoint.id)
@@ -45,14 +52,14 @@ async def roll_back(
 
 
 async def serve(service: Service, checkpoint_id: str) -> None:
-    """Restore the served weights to a checkpoint that has just become the active one."""
+    """Write a checkpoint that has just become active to the shared weights, if there are any."""
     if service.processes.has_weights():
-        await service.processes.ready.wait()  # starting processes may have read the old pointer
+        await service.processes.ready.wait()  # starting processes may load the previous checkpoint
         await service.trainer.rollback(checkpoint_id, settled=True)
 
 
 def _rollback(connection: Connection, checkpoint: Checkpoint, dry_run: bool) -> Rollback:
-    """Report what a rollback to this checkpoint changes."""
+    """Return the report of what a rollback to a checkpoint changes."""
     return Rollback(
         from_=queries.active(connection).id,
         to=checkpoint.id,
@@ -64,25 +71,30 @@ def _rollback(connection: Connection, checkpoint: Checkpoint, dry_run: bool) -> 
 
 
 async def _end(service: Service, night_id: str, target_id: str) -> None:
-    """Point at the checkpoint and end the night in one transaction; return when no work of the night runs."""
+    """Make a checkpoint active and end the night in one transaction; then wait for its work to stop."""
     await service.ledger.write(
         partial(history.roll_back_now, settles=service.worker.running), target_id, BY_HAND
     )
     service.worker.wake()
     while (await service.ledger.read(queries.night, night_id)).state != "done":
-        # Repeat until the night has ended: a worker may just have leased a piece of its work.
+        # Repeat until the night has ended, because the worker may just have taken a piece of its work.
         await service.worker.drop(night_id, BY_HAND)
         await anyio.sleep(POLL_S)
 
 
 def _target(connection: Connection, wanted: str | None, night: Night | None) -> Checkpoint:
-    """Return the target of a rollback: the named checkpoint, else the kept one before the active.
+    """Return the target of a rollback: the wanted checkpoint, or the kept one before the active one.
 
-    If the base is active there is none before it; a rollback that ends a night then stays at the base.
+    Nothing comes before the base. If the base is active, a rollback that ends a night stays at the base.
+
+    Args:
+        connection: The ledger.
+        wanted: The checkpoint, as the user names it; None for the default.
+        night: The running night that the rollback ends; None if it ends none.
     """
     if wanted is None and night is not None and (active := queries.active(connection)).parent_id is None:
         return active
-    if wanted is None:  # "" is not None: it is a mistake, such as an empty variable in a script
+    if wanted is None:  # "" is a mistake, such as an empty variable in a script, and not the default
         wanted = history.default_target(connection)
     checkpoint = queries.checkpoint(connection, wanted)
     queries.require_stored(connection, checkpoint)
@@ -90,7 +102,7 @@ def _target(connection: Connection, wanted: str | None, night: Night | None) -> 
 
 
 def _require_intact(store: CheckpointStore, checkpoint_id: str, others: list[str]) -> None:
-    """Refuse a damaged checkpoint, and name the first of the others that is intact."""
+    """Raise an error if a checkpoint is damaged; the message names the first intact one of the others."""
     if faults := store.verify([checkpoint_id]):
         good = next((other for other in others if not store.verify([other])), None)
         advice = f"the nearest good one is {good[:12]}" if good else "no other one is intact"

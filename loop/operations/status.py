@@ -1,7 +1,7 @@
-"""`status` and `ledger why`: the state of a home, and the origins of its updates.
+"""`status` and `ledger why`: the state of a home, and the origins of its updates and pairs.
 
-Invariant: a command changes nothing, and needs no service: if a service does not answer in time, the ledger
-is read.
+Invariant: these commands change nothing and need no service. If no service answers in time, they read the
+ledger themselves.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,12 @@ from store.nights import report
 from store.nights.results import WhyPair, WhyUpdate
 
 ANSWER_S = 2.0
-"""How long a service may take to answer."""
+"""Seconds that a service may take to answer."""
 
 
 @contextmanager
 def ledger_of(home: Home) -> Iterator[Connection]:
-    """Open a home's ledger for reading, whether a service runs or not."""
+    """Yield a connection that reads a home's ledger, whether a service runs or not."""
     ledger = Ledger(database_url(home.path, load_settings(home.config_file).database))
     try:
         with ledger.reading() as connection:
@@ -37,7 +37,11 @@ def ledger_of(home: Home) -> Iterator[Connection]:
 
 
 def status(option: Path | None) -> StatusReport:
-    """Report the state of the home."""
+    """Return the state of the home.
+
+    Args:
+        option: The home that the user names; None for the default one.
+    """
     home = find(option)
     answer = _ask_service(home)
     if answer is not None:
@@ -53,7 +57,7 @@ def status(option: Path | None) -> StatusReport:
 
 
 def _ask_service(home: Home) -> ServiceStatus | None:
-    """Return the answer of the service; None if no service answers."""
+    """Return the state that the home's service reports; None if no service answers."""
     if not home.control_socket.exists():
         return None
     transport = httpx.HTTPTransport(uds=str(home.control_socket))
@@ -70,7 +74,12 @@ def _ask_service(home: Home) -> ServiceStatus | None:
 
 
 def why(connection: Connection, wanted: str) -> UpdateOrigins | WhyPair:
-    """Trace an update or a pair back to the log lines that it came from."""
+    """Return the origins of an update or a pair, back to the log lines that it came from.
+
+    Args:
+        connection: The ledger.
+        wanted: Id of the update or pair.
+    """
     origins = report.why(connection, wanted)
     if not isinstance(origins, WhyUpdate):
         return origins

@@ -1,7 +1,8 @@
-"""`readout sweep` and `readout behaviour`: measure a behaviour under steering, before it is trained.
+"""`readout sweep` and `readout behaviour`: measure behaviours while the model is steered, before training.
 
-Invariant: the weights do not change; every sweep and prediction is in the ledger before it is reported.
-Strength 0 gives the result of `behaviours measure` with the same seed. `sweep` reaches the verdict.
+Invariant: the weights do not change. Every sweep and prediction is saved in the ledger before it is returned.
+At strength 0 the pass rate is that of `behaviours measure` with the same seed. `loop.operations.sweep` makes
+the verdict.
 """
 
 from collections.abc import Sequence
@@ -28,19 +29,26 @@ from store.readings import sweeps
 from store.readings.records import Prediction, Sweep
 
 SHARES = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
-"""Default strengths of a sweep, as shares of the residual stream's mean norm at the steered layer."""
+"""Default strengths of a sweep, in units of the residual stream's mean norm at the steered layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steering:
-    """Sweeps and predictions on one service."""
+    """The operations that sweep and predict, on one opened service."""
 
     service: Service
 
     async def sweep(
         self, concept: str, behaviours: Sequence[str], strengths: Sequence[float] | None, *, seed: int
     ) -> Sweeps:
-        """Measure the named behaviours, or the concept's own, at these strengths of steering."""
+        """Measure behaviours at several strengths of steering by a concept, and return the verdicts.
+
+        Args:
+            concept: The concept, or a behaviour that has a vector.
+            behaviours: Names of the behaviours; empty for the one that the concept belongs to.
+            strengths: The strengths; None for the default ones.
+            seed: The seed of the scenarios.
+        """
         await self._require_idle()
         vectors = require_concept(concept, load_known(self._directory))
         names = self._behaviours(concept, behaviours)
@@ -49,7 +57,7 @@ class Steering:
         return Sweeps(concept=concept, sweeps=[_result(sweep, judgement) for sweep, judgement in results])
 
     async def behaviour(self, name: str, *, seed: int) -> BehaviourVector:
-        """Estimate the behaviour's vector, steer by it, and record what that predicts of training."""
+        """Estimate a behaviour's vector, steer by it, and return the recorded prediction for its training."""
         await self._require_idle()
         self._require_behaviour(name)
         ledger = self.service.ledger
@@ -85,7 +93,7 @@ class Steering:
         return self.service.context.monitor.directory
 
     async def _require_idle(self) -> None:
-        """Refuse while a night runs, and on a server that cannot steer many answers."""
+        """Raise an error if a night runs, or if the home uses a vLLM, which cannot steer many answers."""
         if await self.service.ledger.read(queries.running_night) is not None:
             raise GateRefused(
                 "a night is running, and changes the weights: wait for its end (`nightschool status`)"
@@ -104,7 +112,7 @@ class Steering:
             )
 
     def _behaviours(self, concept: str, wanted: Sequence[str]) -> list[str]:
-        """Return the names of the behaviours to sweep."""
+        """Return the wanted behaviours, or the one that the concept belongs to; refuse unknown names."""
         default = concept if concept in self.service.behaviours else behaviour_of(concept)
         if not wanted and default is None:
             raise UsageError(f"{concept!r} belongs to no known behaviour: name one with --behaviour")
@@ -114,7 +122,7 @@ class Steering:
         return names
 
     async def _default_strengths(self, vectors: ConceptVectors) -> list[float]:
-        """Return strengths in proportion to the residual stream's mean norm, rounded to two digits."""
+        """Return SHARES times the residual stream's mean norm at the steered layer, rounded to two digits."""
         layer = vectors.layers[vectors.steered]
         texts = await self.service.model.tokenize_texts(probe_texts())
         activations = await self.service.trainer.activations(texts, layers=(layer,))
@@ -123,7 +131,10 @@ class Steering:
         return [float(f"{share * norm:.2g}") for share in SHARES]
 
     async def _extract(self, name: str, attempts: Sequence[JudgedAnswer]) -> ConceptVectors:
-        """Estimate the behaviour's vector; refuse if a concept, which would take precedence, has its name."""
+        """Estimate a behaviour's vector from judged attempts, store it in the home, and return it.
+
+        Raise an error if a concept has the behaviour's name, because steering would use the concept instead.
+        """
         concepts = read(self._directory)
         if concepts is not None and name in concepts.concepts:
             raise UsageError(f"a concept is called {name!r} too: rename the behaviour to steer by it")
@@ -140,7 +151,7 @@ class Steering:
     async def _sweep(
         self, concept: str, name: str, strengths: Sequence[float], seed: int
     ) -> tuple[Sweep, Judgement]:
-        """Measure one behaviour at all strengths, judge the trials, and record the sweep."""
+        """Measure one behaviour at all strengths and save the sweep; return it with its verdict's figures."""
         service = self.service
         active = await service.ledger.read(queries.active)
         definition, weights = service.context.definitions[name], active.weights_sha256
@@ -171,7 +182,15 @@ class Steering:
         return sweep, judgement
 
     async def _try(self, concept: str, name: str, strength: float, seed: int, weights: str) -> Trial:
-        """Measure the behaviour at one strength."""
+        """Measure a behaviour and the perplexity on ordinary text at one strength of steering.
+
+        Args:
+            concept: The concept to steer by.
+            name: The behaviour.
+            strength: The strength.
+            seed: The seed of the scenarios.
+            weights: Digest of the served weights.
+        """
         service, steer = self.service, {concept: strength}
         report = service.worker.reporter("measure", f"{name} at {strength:+g}" if strength else name)
         if strength:
@@ -207,7 +226,7 @@ def _result(sweep: Sweep, judgement: Judgement) -> SweepResult:
 
 
 def _require_allowed(concept: str, strengths: Sequence[float]) -> list[float]:
-    """Return the strengths; refuse any that a request may not have."""
+    """Return the strengths; raise an error if the server would refuse one of them."""
     for strength in strengths:
         check_strengths({concept: strength}, [concept])
     return [float(strength) for strength in strengths]

@@ -1,10 +1,12 @@
 """The verdict on a sweep: does steering by a concept raise a behaviour's pass rate?
 
-Each strength is compared with strength 0 on the same scenarios and seeds by an exact McNemar test, two-sided,
-at 0.05 divided by the number of strengths (Bonferroni). A strength at which ordinary text becomes much less
-likely has broken the model: it is reported, and does not count in the verdict.
+The test compares each strength with strength 0 on the same scenarios and seeds. It is an exact two-sided
+McNemar test at the level 0.05 divided by the number of strengths (Bonferroni). At some strengths ordinary
+text becomes much less likely: such a strength has broken the model. It is reported, but does not count in the
+verdict.
 
-Invariant: pure; the same outcomes give the same verdict. What chance can explain is never called an effect.
+Invariant: pure. The same outcomes give the same verdict. A difference that is not significant is never called
+an effect.
 """
 
 from collections.abc import Sequence
@@ -17,22 +19,22 @@ from store.nights.results import PassCount
 from store.readings.records import PredictionOutcome, TrainedUpdate
 
 LEVEL = 0.05
-"""Probability, over all strengths together, of reporting an effect where there is none."""
+"""Highest probability that a sweep reports an effect where there is none, over all its strengths."""
 BROKEN = 1.5
-"""Ratio of the perplexity on ordinary text to that at strength 0 above which the model counts as broken."""
+"""Ratio of the perplexity at a strength to that at strength 0; above it the model counts as broken."""
 RAISES, LOWERS, NOTHING, UNCLEAR = "raises", "lowers", "no effect", "unclear"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """A behaviour's outcomes at one strength."""
+    """A behaviour's outcomes at one strength of steering."""
 
     strength: float
-    """In units of the residual stream."""
+    """The strength, in the units of the residual stream."""
     outcomes: str
-    """One character a scenario: 1 passed, 0 failed."""
+    """The outcomes, one character for each scenario: 1 passed, 0 failed."""
     perplexity: float
-    """On ordinary text, steered at this strength."""
+    """The perplexity on ordinary text, steered at this strength."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,20 +44,26 @@ class Judgement:
     verdict: str
     """The effect of a growing strength on the pass rate: raises, lowers, no effect or unclear."""
     slope: float
-    """Of the pass rate per unit of strength, by least squares, without strengths that broke the model."""
+    """Change of the pass rate per unit of strength, by least squares; strengths that broke the model are left
+    out."""
     reasons: list[str]
+    """The reasons for the verdict, as sentences for the user."""
     rows: list[StrengthResult]
-    """In ascending order of strength."""
+    """The results at each strength, in ascending order of strength."""
 
 
 def judge(trials: Sequence[Trial]) -> Judgement:
-    """Judge trials on the same scenarios in the same order, strength 0 among them."""
+    """Return the verdict on the trials of one sweep.
+
+    Args:
+        trials: One trial for each strength, 0 included, all on the same scenarios in the same order.
+    """
     zero = next(trial for trial in trials if trial.strength == 0)
     rows = [_compare(trial, zero) for trial in sorted(trials, key=lambda trial: trial.strength)]
     tested = [row for row in rows if row.strength and not row.broken]
     level = LEVEL / max(1, len(tested))
     effects = [row for row in tested if row.p < level]
-    # The surest strength of each sign decides: at larger ones, what helped may begin to harm.
+    # For each sign, the strength with the lowest p-value decides, because a larger strength may harm again.
     surest = [min(side, key=lambda row: row.p) for side in _sides(effects)]
     signs = {_sign(row) for row in surest}
     verdict = NOTHING if not signs else UNCLEAR if len(signs) > 1 else RAISES if signs == {1} else LOWERS
@@ -67,12 +75,12 @@ def judge(trials: Sequence[Trial]) -> Judgement:
 
 
 def came_true(predicted: str, before: str, after: str) -> Literal["yes", "no", "open"]:
-    """Compare a prediction with what training did to the behaviour.
+    """Return whether training changed a behaviour as predicted; "open" if outcomes are missing.
 
     Args:
-        predicted: The verdict that was predicted.
+        predicted: The predicted verdict.
         before: Outcomes before the update; "" if they were not measured.
-        after: Outcomes after it, on the same scenarios.
+        after: Outcomes after the update, on the same scenarios; "" if they were not measured.
     """
     if not before or not after:
         return "open"
@@ -85,7 +93,7 @@ def came_true(predicted: str, before: str, after: str) -> Literal["yes", "no", "
 
 
 def check_prediction(prediction: PredictionOutcome) -> PredictionCheck:
-    """Return a prediction with pass rates in place of outcomes, and whether each update confirmed it."""
+    """Return a prediction with each later update's pass rates, and whether the update confirmed it."""
     return PredictionCheck(
         id=prediction.id,
         behaviour=prediction.behaviour,
@@ -109,11 +117,12 @@ def _check_update(predicted: str, update: TrainedUpdate) -> UpdateOutcome:
 
 
 def _count(outcomes: str) -> PassCount | None:
+    """Return how many outcomes passed; None if there are none."""
     return PassCount(passed=outcomes.count("1"), trials=len(outcomes)) if outcomes else None
 
 
 def _compare(trial: Trial, zero: Trial) -> StrengthResult:
-    """Compare a trial with the one at strength 0."""
+    """Return the result at one strength, compared with the trial at strength 0."""
     count = min(len(trial.outcomes), len(zero.outcomes))
     flips = list(zip(zero.outcomes[:count], trial.outcomes[:count], strict=True))
     gained, lost = flips.count(("0", "1")), flips.count(("1", "0"))
@@ -130,18 +139,18 @@ def _compare(trial: Trial, zero: Trial) -> StrengthResult:
         lost=lost,
         p=float(f"{p:.3g}"),
         perplexity=round(trial.perplexity, 4),
-        broken=not ratio <= BROKEN,  # so that NaN counts as broken
+        broken=not ratio <= BROKEN,  # written so that NaN counts as broken
     )
 
 
 def _sides(rows: Sequence[StrengthResult]) -> list[list[StrengthResult]]:
-    """Group the rows by the sign of their strength; a sign without rows has no group."""
+    """Return the rows in groups, first negative strengths, then positive ones, without empty groups."""
     sides = [[row for row in rows if row.strength < 0], [row for row in rows if row.strength > 0]]
     return [side for side in sides if side]
 
 
 def _sign(row: StrengthResult) -> int:
-    """Return 1 if the pass rate grows with the strength, else -1."""
+    """Return 1 if the pass rate grows as the strength grows, else -1."""
     return 1 if (row.gained > row.lost) == (row.strength > 0) else -1
 
 

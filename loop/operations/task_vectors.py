@@ -1,7 +1,7 @@
 """`checkpoints vector` and `checkpoints merge --dry-run`: what updates added, and what a merge would add.
 
-Invariant: a command reads the ledger and the checkpoints' files, whether a service runs or not, and changes
-nothing in the home.
+Invariant: these commands read only the ledger and the checkpoints' files. They change nothing in the home,
+and work whether a service runs or not.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,13 @@ from store.task_vectors.file import MergedTaskVector
 
 
 def describe(home: Home, wanted: str, out: Path | None) -> TaskVectorReport:
-    """Report what an update, or a range of updates, added to the weights; also write it to `out` if given."""
+    """Return the size of the task vector of an update or a range of updates.
+
+    Args:
+        home: The home.
+        wanted: A checkpoint, or A..B for all updates after A up to B.
+        out: A file to which the task vector is written; None to write none.
+    """
     with ledger_of(home) as connection:
         vector = merges.task_vector(connection, wanted)
     part = Part(start=vector.start, end=vector.end, weight=1.0)
@@ -40,7 +46,14 @@ def describe(home: Home, wanted: str, out: Path | None) -> TaskVectorReport:
 
 
 def dry_run(home: Home, wanted: Sequence[str], method: str, density: float | None) -> MergeDryRun:
-    """Report what a merge of these task vectors would add, from the files alone."""
+    """Return the size of what a merge would add to the weights, computed from the checkpoints' files.
+
+    Args:
+        home: The home.
+        wanted: The task vectors, each `VECTOR` or `VECTOR=WEIGHT`.
+        method: Method of the merge: arithmetic or ties.
+        density: Share of each tensor's values that the method ties keeps; None for the default.
+    """
     with ledger_of(home) as connection:
         plan = merges.plan(connection, wanted, method, density)
         active = queries.active(connection).id
@@ -68,7 +81,7 @@ def _merged(home: Home, parts: list[Part], method: str, density: float | None) -
 
 
 def _sizes(merged: MergedTaskVector) -> tuple[ChangeSize, list[KindChangeSize]]:
-    """Return how much a vector changes the weights, in all and by kind of weight."""
+    """Return how much a task vector changes the weights: in all, and for each kind of weight."""
     kinds = merged.by_kind()
     whole = sum(kinds.values(), ChangeSize())
     return whole, [KindChangeSize(kind=kind, **vars(size)) for kind, size in kinds.items()]

@@ -16,18 +16,21 @@ class StoredForm:
     """The form in which a checkpoint is stored on disk."""
 
     kind: str
+    """Kind of storage: whole, or as the difference from another checkpoint."""
     nbytes: int
+    """Bytes of the weights on disk."""
     base: str | None
+    """The checkpoint that a difference is relative to; None for a whole checkpoint."""
     optimizer: bool
-    """Whether the optimizer's state is stored with it."""
+    """Whether the optimizer's state is stored too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedCheckpoint(CheckpointListing):
-    """One checkpoint in the list of all, with its size."""
+    """One checkpoint in the list of all checkpoints, with its size."""
 
     nbytes: int | None
-    """Bytes of its weights on disk; None if they are pruned or damaged."""
+    """Bytes of the checkpoint's weights on disk; None if the weights are pruned or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +45,17 @@ class CheckpointReport(CheckpointDetails):
     """Everything about one checkpoint, from the ledger and from its files."""
 
     form: StoredForm | None
+    """The form of the files; None if they are pruned or damaged."""
     manifest: Json | None
+    """The checkpoint's manifest; None if it is pruned or damaged."""
     problem: str | None
-    """The damage, if the files cannot be read."""
+    """A description of the damage; None if the files can be read, or are pruned."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _AtLayer:
     layer: int | None
-    """None for weights outside the layers."""
+    """Number of the layer; None for weights outside the layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,23 +94,24 @@ class WeightChanges:
     layers: list[LayerChange]
     kinds: list[KindChange]
     heads: list[HeadChange]
-    """The largest change first."""
+    """The changes of the attention heads, the largest first."""
     only_in_one: list[str]
-    """Tensors that were not compared."""
+    """Names of the tensors that only one checkpoint has, so that they could not be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference(CheckpointDifference):
-    """The difference of two checkpoints, from the ledger and from their files."""
+    """The differences between two checkpoints, from the ledger and from their files."""
 
     weights: WeightChanges | None
-    """None if the files of one of them were pruned."""
+    """The changes of the weights; None if the files of one of the checkpoints were pruned."""
     note: str | None
+    """The reason why a part of the comparison is missing; None if the comparison is complete."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedFile:
-    """A file of an export."""
+    """One file of an exported checkpoint."""
 
     name: str
     bytes: int
@@ -114,7 +120,7 @@ class ExportedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Export:
-    """A checkpoint as a Hugging Face directory."""
+    """A checkpoint that was written as a Hugging Face directory."""
 
     checkpoint: str
     weights_sha256: str
@@ -123,9 +129,9 @@ class Export:
     files: list[ExportedFile]
     nbytes: int
     copied_tensors: list[str]
-    """Tensors that are not trained, taken from the model's own directory."""
+    """Names of the tensors that are not trained and were copied from the model's own directory."""
     retyped_tensors: list[str]
-    """Tensors whose type in the model's directory would lose bits."""
+    """Names of the tensors that were written with another type than the model's, which would lose bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +142,7 @@ class Pin:
     number: int
     pinned: bool
     changed: bool
+    """Whether the operation changed `pinned`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,19 +164,19 @@ class RetainedCheckpoint(PrunedCheckpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class Prune:
-    """A prune, or the dry run of one."""
+    """The result of a prune, or of its dry run."""
 
     dry_run: bool
     pruned: list[PrunedCheckpoint]
     kept: list[RetainedCheckpoint]
     reachable: list[str]
-    """Checkpoints that a rollback can go to."""
+    """Ids of the checkpoints to which a rollback is possible after the prune."""
     freed_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class DamagedFile:
-    """A file that differs from what its checkpoint's manifest names."""
+    """A file that differs from its entry in a checkpoint's manifest."""
 
     checkpoint: str
     path: str
@@ -181,32 +188,41 @@ class Verification:
     """The findings of `checkpoints verify`."""
 
     checkpoints: int
+    """Number of stored checkpoints, whose manifests were all read."""
     hashed: int
+    """Number of checkpoints whose files were hashed."""
     pruned: int
+    """Number of checkpoints without files, because they were pruned."""
     sample: float
+    """Share of the checkpoints that was drawn for hashing, above 0 and up to 1."""
     damaged: list[DamagedFile]
     ledger: list[str]
-    """Faults in the ledger."""
+    """Descriptions of the faults that were found in the ledger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rollback:
-    """A rollback, or the dry run of one."""
+    """The result of a rollback, or of its dry run."""
 
     from_: Annotated[str, Field(alias="from")]
+    """Id of the checkpoint that was active before."""
     to: str
+    """Id of the checkpoint that is active afterwards."""
     weights_sha256: str
+    """Digest of the weights of that checkpoint."""
     undone: list[str]
+    """Ids of the updates that the rollback undoes."""
     restored: list[str]
+    """Ids of the undone updates that the rollback makes part of the weights again."""
     dry_run: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImmediateRollback(Rollback):
-    """A rollback with `--now`."""
+    """The result of a rollback with `--now`."""
 
     night: str | None
-    """The night that it ended."""
+    """Id of the night that the rollback ended; None if none was running."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,8 +231,11 @@ class KindChangeSize:
 
     kind: str
     norm: float
+    """Norm of the change."""
     changed: int
+    """Number of elements that the task vector changes."""
     elements: int
+    """Number of all elements of these weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,12 +250,12 @@ class TaskVectorReport:
     elements: int
     kinds: list[KindChangeSize]
     out: str | None
-    """The file to which it was written."""
+    """The file to which the task vector was written; None if it was not written."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergePairs:
-    """Numbers of pairs that a merge learns and unlearns."""
+    """Numbers of the pairs that a merge learns and of those that it unlearns."""
 
     learnt: int
     unlearnt: int
@@ -252,7 +271,9 @@ class MergeDryRun:
     density: float | None
     parts: tuple[WeightedVector, ...]
     unlearn: tuple[str, ...]
+    """Names of the behaviours that the merge means to unlearn."""
     rise: tuple[str, ...]
+    """Names of the behaviours that the merge means to improve."""
     pairs: MergePairs
     reasons: list[str]
     norm: float

@@ -1,4 +1,4 @@
-"""Results about a home: its state, its checks, what was read and what was forgotten."""
+"""Results about a home: its state, its checks, its behaviours, and the reading and forgetting of logs."""
 
 from dataclasses import dataclass, field
 
@@ -11,22 +11,24 @@ from store.nights.results import ExplainedUpdate, HomeStatus, LogLine, WhyPair
 
 @dataclass(frozen=True, kw_only=True)
 class HomeMade:
-    """A home after `init`."""
+    """The state of a home after `init`."""
 
     home: str
+    """Folder of the home."""
     checkpoint: str
-    """The active checkpoint."""
+    """Id of the active checkpoint."""
     turns: int
+    """Number of turns in the ledger."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelMade:
-    """A model's directory that was made."""
+    """A Hugging Face directory that was made from another file."""
 
     model: str
     """The directory."""
     source: str
-    """The file that it was made from."""
+    """The file from which the directory was made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +36,13 @@ class ServiceStatus(HomeStatus):
     """The state of a home, as its service reports it."""
 
     next_update_reason: str | None
-    """Why no update is due; None if one is."""
+    """The reason why no update is due; None if one is due."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _AtService:
     service: str
-    """up, busy or down."""
+    """State of the service: up, busy or down."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,21 +52,23 @@ class StatusReport(ServiceStatus, _AtService):
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check of `doctor`."""
+    """The result of one check of `doctor`."""
 
     check: str
+    """Name of the check."""
     ok: bool
+    """Whether the check passed."""
     found: str
-    """The finding; if the check failed, also what to do."""
+    """The finding; if the check failed, also what the user should do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorReport:
-    """All checks of a home."""
+    """The results of all checks of a home."""
 
     home: str
     service: str
-    """up or down."""
+    """State of the service: up or down."""
     checks: list[Check]
 
 
@@ -74,9 +78,13 @@ class DeclaredBehaviour:
 
     name: str
     counter_of: str | None
+    """The behaviour that this counter-behaviour guards; None for a behaviour."""
     condition: str
+    """The situation in which the behaviour should show."""
     do: str
+    """What the model should do in that situation."""
     required_rate: float
+    """Share of the cases in which the behaviour should hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,16 +107,20 @@ class ConversationCount:
     """Numbers of conversations that were read."""
 
     new: int
+    """Number of conversations that the ledger did not have before."""
     known: int
+    """Number of conversations that the ledger had already."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetAsideLine:
-    """A line that gave no conversation; line 0 stands for a whole file."""
+    """A line of a log that was skipped, because it holds no conversation that can be read."""
 
     path: str
     line: int
+    """Number of the line, from 1; 0 stands for the whole file."""
     reason: str
+    """The reason for which it was skipped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,27 +130,28 @@ class Ingested:
     files: list[ReadFile]
     conversations: ConversationCount
     turns: int
-    """Turns that are new."""
+    """Number of new turns."""
     forgotten: int
-    """Conversations that were skipped because they had been forgotten."""
+    """Number of conversations that were skipped because the user has forgotten them before."""
     set_aside: list[SetAsideLine]
     waiting: list[str]
-    """Files whose last line has no newline yet."""
+    """Paths of the files whose last line is unfinished; it is read once it ends with a newline."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogWithForgotten:
-    """A user's own log that still holds what was forgotten."""
+    """A user's own log that still holds forgotten conversations."""
 
     path: str
     lines: list[int]
+    """Numbers of the lines that hold them."""
     read: bool
-    """Whether the file could be read now; if not, `lines` are those of the time when it was ingested."""
+    """Whether the file could be read now; if not, `lines` are the numbers at the time of the ingest."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pause:
-    """Whether nights on schedule are suspended."""
+    """The result of `pause` and `resume`: whether scheduled nights are suspended."""
 
     paused: bool
 
@@ -148,32 +161,38 @@ class Forgotten:
     """The result of a `forget`, or of its dry run."""
 
     source: str
+    """The name that the user gave."""
     matched: str
-    """How the name was understood: source, conversation or log."""
+    """The kind of thing that has this name: source, conversation or log."""
     conversations: list[str]
+    """Ids of the forgotten conversations."""
     alike: list[str]
-    """Conversations that begin with the same turns, and are not forgotten."""
+    """Ids of the conversations that begin with the same turns and are not forgotten."""
     removed: dict[str, int]
+    """Number of removed rows by table, and the number of removed lines of captured logs."""
     updates: list[Touched]
-    """Updates whose weights learnt from what was forgotten."""
+    """Updates that learnt from the forgotten conversations."""
     rollback_to: str | None
+    """Id of the last kept checkpoint from before these updates; None if there is nothing to roll back."""
     rolled_back: bool
+    """Whether the weights were rolled back to that checkpoint."""
     commands: list[str]
-    """Commands that give weights which did not learn from it."""
+    """Commands by which the user gets weights that did not learn from the forgotten conversations."""
     files: list[LogWithForgotten]
+    """The user's own logs that still hold forgotten conversations."""
     dry_run: bool
     wiped: bool | None = field(default=None, metadata=ABSENT)
-    """Whether the ledger's file was rewritten; absent from a dry run."""
+    """Whether the ledger's file was rewritten; the key is absent from a dry run."""
     night: NightResult | None = field(default=None, metadata=ABSENT)
-    """The night of `--retrain`; absent without it."""
+    """The night of `--retrain`; the key is absent without that option."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOrigins:
-    """An update with its pairs, the predictions of it, and the log lines that it came from."""
+    """An update with its pairs, the predictions for its behaviours, and the log lines that it came from."""
 
     update: ExplainedUpdate
     pairs: list[WhyPair]
     predictions: list[PredictionCheck]
     log_lines: list[LogLine]
-    """Each line once."""
+    """The log lines of all pairs, each line once."""

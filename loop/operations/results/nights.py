@@ -8,37 +8,45 @@ from store.nights.results import NightReport
 
 @dataclass(frozen=True, kw_only=True)
 class NightBegun:
-    """A night that has started."""
+    """A night that has begun or was running already."""
 
     night: str
+    """Id of the night."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NightResult(NightReport):
-    """A night at its end."""
+    """The result of a night that has ended."""
 
     seconds: float
+    """Seconds that the operation took."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """The update that a night would make from the pairs at hand."""
+    """The update that a night would make from the pairs in the ledger."""
 
     dry_run: Literal[True] = True
     checkpoint: str
+    """Id of the active checkpoint, from which the steps are computed."""
     objective: str
+    """Name of the training objective."""
     of: str
     """The source of the pairs: new pairs, the last kept update, or nothing."""
     pairs: int
+    """Number of new pairs."""
     replay: int
+    """Number of replayed pairs."""
     conversations: int
     """Number of conversations from which no lessons have been extracted yet."""
     lessons: int
-    """Number of lessons of which a night would first dream."""
+    """Number of new lessons, from which a night would make further pairs first."""
     targets: list[str]
+    """Names of the behaviours of these lessons."""
     reasons: list[str]
+    """Remarks on the pairs, and the reason for which the update would be refused."""
     steps: list[dict[str, int | float]]
-    """`step`, `steps`, and the metrics of each step."""
+    """For each training step: its number `step`, the number of all `steps`, and its metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +60,7 @@ class CancelledUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """An answer of the served model."""
+    """An answer of the served model, and the weights that gave it."""
 
     answer: str
     checkpoint: str
@@ -65,13 +73,16 @@ class PassRate:
 
     name: str
     counter_of: str | None
+    """The behaviour that this counter-behaviour guards; None for a behaviour."""
     passed: int
+    """Number of scenarios that passed."""
     trials: int
+    """Number of scenarios."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The pass rates of the active weights."""
+    """The pass rates of all behaviours on the active weights."""
 
     weights_sha256: str
     behaviours: list[PassRate]

@@ -1,4 +1,4 @@
-"""Results of readouts and of steering."""
+"""Results about concept vectors, readings and steering."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,13 +10,13 @@ from store.readings.records import ConversationReading
 
 @dataclass(frozen=True, kw_only=True)
 class LayerAccuracy:
-    """The accuracy of the vectors of one layer."""
+    """The accuracy of one layer's concept vectors."""
 
     layer: int
     depth: float
     """Relative depth of the layer, above 0 and up to 1."""
     accuracy: float
-    """Share of held-out texts whose own concept scores highest."""
+    """Share of the held-out texts on which the text's own concept has the highest score."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,10 @@ class TrainedVectors:
     corpus_sha256: str
     method: str
     texts: int
+    """Number of texts."""
     layers: list[LayerAccuracy]
     chance: float
+    """The accuracy that guessing would have."""
     hidden_size: int
     model: str
     checkpoint: str
@@ -40,30 +42,31 @@ class TrainedVectors:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorQuality(WrittenReport):
-    """The quality of the concept vectors on the weights of a checkpoint."""
+    """The quality of the concept vectors on the weights of the active checkpoint."""
 
     checkpoint: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateDrift:
-    """How far the readings moved in one update."""
+    """How far one update moved the readings."""
 
     update: str
     night: str
     state: str
     vectors: str | None
-    """Digest of the vectors; None, with no moves, if the two sides were not read with the same ones."""
+    """Digest of the vectors that read the weights before and after; None, with no moves, if none did."""
     moves: dict[str, float]
-    """By concept, in standard deviations over the probe set before the update."""
+    """How far each reading moved, by concept, in standard deviations over the probe set before the update."""
     joint: float | None
-    """How far all readings moved together."""
+    """How far all readings moved together, in standard deviations per concept; None if that is not known."""
     parts: dict[str, float]
+    """Each concept's part of the squared joint distance, by concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorsDrift:
-    """One version of the concept vectors, and its distance from the version before it."""
+    """One version of the concept vectors, and its similarity with the version before it."""
 
     number: int
     digest: str
@@ -73,47 +76,61 @@ class VectorsDrift:
     night_id: str
     at: str
     cosines: dict[str, float] | None
+    """Cosine of each concept's vector with the one in the version before; None for the first version."""
     concepts: int
+    """Number of concepts."""
     mean_cosine: float | None
+    """Mean of these cosines; None without cosines."""
     furthest: str | None
+    """The concept with the smallest cosine; None without cosines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsualReading:
-    """Mean and standard deviation of a concept's readings over the turns of users."""
+    """Mean and standard deviation of a concept's readings over the users' conversations."""
 
     mean: float
     spread: float
+    """The standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class UsualReadings:
-    """The usual readings over the turns of users, by concept."""
+    """The usual readings over the users' conversations, by concept."""
 
     vectors: str
+    """Digest of the vectors."""
     night: str
+    """Id of the night that computed these figures."""
     turns: int
+    """Number of turns that were read."""
     concepts: dict[str, UsualReading]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """How far updates moved the readings, and how far the vectors drifted."""
+    """How far updates moved the readings, and how far the concept vectors changed."""
 
     updates: list[UpdateDrift]
     versions: list[VectorsDrift]
     baseline: UsualReadings | None
+    """The usual readings; None if no turns were read yet."""
     turns_read: int
+    """Number of turns that nights have read."""
     attempts_read: int
+    """Number of attempts that nights have read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadingBaseline:
-    """The texts, means and standard deviations that a conversation's readings are relative to."""
+    """The means and standard deviations with which a conversation's readings are standardised."""
 
     texts: int
+    """Number of texts from which they were computed."""
     mean: dict[str, float]
+    """Mean score, by concept."""
     spread: dict[str, float]
+    """Standard deviation of the scores, by concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +138,13 @@ class TurnReadings:
     """The readings at the end of one turn."""
 
     turn: int
+    """Number of the turn in the conversation."""
     role: str
     text: str
     scores: dict[str, float]
+    """Score by concept."""
     readings: dict[str, float]
+    """The scores in standard deviations from the baseline's mean, by concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,21 +169,23 @@ class _AtConversation:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationReadings(Readings, _AtConversation):
-    """The readings of a named conversation, beside those of earlier nights."""
+    """The readings of a named conversation, now and in earlier nights."""
 
     as_heard: list[ConversationReading]
-    """Readings that nights recorded of it."""
+    """The readings of this conversation that nights have recorded."""
     written: str | None
-    """File of the picture; None if none was drawn."""
+    """Path of the picture; None if none was drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptMap:
-    """A drawn map of the concepts."""
+    """A map of the concepts that was drawn to a file."""
 
     layer: int
     concepts: int
+    """Number of concepts on the map."""
     written: str
+    """Path of the picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,22 +196,24 @@ class StrengthResult:
     passed: int
     trials: int
     low: float
-    """Lower bound of the pass rate's 95 % interval; `high` is the upper bound."""
+    """Lower bound of the pass rate's 95 % interval."""
     high: float
+    """Upper bound of the pass rate's 95 % interval."""
     gained: int
-    """Scenarios that failed at strength 0 and pass here."""
+    """Number of scenarios that failed at strength 0 and passed at this strength."""
     lost: int
+    """Number of scenarios that passed at strength 0 and failed at this strength."""
     p: float
-    """p-value of the exact McNemar test against strength 0."""
+    """p-value of the two-sided exact McNemar test against strength 0."""
     perplexity: float
-    """On ordinary text, steered at this strength."""
+    """Perplexity on ordinary text, steered at this strength."""
     broken: bool
     """Whether this strength broke the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepResult:
-    """The sweep of one concept on one behaviour."""
+    """The sweep of one behaviour: its pass rates at several strengths of steering by one concept."""
 
     id: str
     concept: str
@@ -204,7 +228,7 @@ class SweepResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweeps:
-    """The sweeps of one concept on several behaviours."""
+    """The sweeps of several behaviours with the same concept."""
 
     concept: str
     sweeps: list[SweepResult]
@@ -212,18 +236,21 @@ class Sweeps:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOutcome:
-    """An update that trained a predicted behaviour."""
+    """An update that trained a behaviour after the prediction."""
 
     id: str
     state: str
     before: PassCount | None
+    """The behaviour's pass rate before the update; None if it was not measured."""
     after: PassCount | None
+    """The behaviour's pass rate after the update; None if it was not measured."""
     came_true: Literal["yes", "no", "open"]
+    """Whether the pass rate changed as predicted; "open" if it was not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionCheck:
-    """A prediction, and the updates that trained the behaviour later."""
+    """A prediction for a behaviour, and the updates that trained the behaviour later."""
 
     id: str
     behaviour: str
@@ -238,12 +265,17 @@ class PredictionCheck:
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourVector:
-    """A behaviour's own vector, and the effect of steering by it."""
+    """A behaviour's own vector, and the effect of steering by this vector."""
 
     behaviour: str
     attempts: int
+    """Number of judged attempts from which the vector was estimated."""
     dreams: int
+    """Number of dreams to which these attempts belong."""
     layer: int
+    """The layer at which the model was steered."""
     sweep: SweepResult
     prediction: str
+    """The predicted effect of training: the verdict of the sweep."""
     predictions: list[PredictionCheck]
+    """All predictions for the behaviour so far, this one included."""
