@@ -78,12 +78,7 @@ class Operations:
         return await self._ended((await self.begin(seed=seed, retry=retry)).night, began)
 
     async def begin(self, *, seed: int | None = None, retry: bool = False) -> NightBegun:
-        """Begin a night, unless one is running; return its id without waiting for its end.
-
-        Args:
-            seed: The seed of the night; None for the configured one.
-            retry: Whether to learn again from the pairs of undone updates.
-        """
+        """Begin a night, unless one is running; return its id without waiting for its end."""
         await self.service.processes.wait_server()
         return NightBegun(night=await self.service.begin_night(seed=self._seed(seed), retry=retry))
 
@@ -128,13 +123,7 @@ class Operations:
     async def rollback(
         self, *, target: str | None = None, dry_run: bool = False, now: bool = False
     ) -> ImmediateRollback | Rollback:
-        """Make an earlier kept checkpoint active, serve it, and return what that changed.
-
-        Args:
-            target: The checkpoint; None for the kept one before the active one.
-            dry_run: Whether to report the changes and make none.
-            now: Whether to end a running night first.
-        """
+        """Make an earlier kept checkpoint active, serve it, and return what that changed: see `roll_back`."""
         return await rolling_back.roll_back(self.service, target=target, dry_run=dry_run, now=now)
 
     async def merge(
@@ -166,12 +155,7 @@ class Operations:
         return await self._ended(night_id, began)
 
     async def _ended(self, night_id: str, began: float) -> NightResult:
-        """Wait until a night has ended, and return its result.
-
-        Args:
-            night_id: The night.
-            began: When the operation began, by the monotonic clock.
-        """
+        """Wait until a night has ended, and return its result; `began` is by the monotonic clock."""
         service = self.service
         await service.worker.wait_closed(night_id)
         night = await service.ledger.read(
@@ -197,13 +181,7 @@ class Operations:
         return Pin(checkpoint=row.id, number=row.number, pinned=pinned, changed=row.pinned != pinned)
 
     async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Prune:
-        """Delete the files of the checkpoints that no rule keeps, and return what was deleted and what stays.
-
-        Args:
-            keep_last: Number of the newest kept checkpoints that stay.
-            keep_daily: Number of days whose last kept checkpoint stays.
-            dry_run: Whether to delete nothing.
-        """
+        """Delete the files of the checkpoints that the rules of `Policy` do not keep, and return a report."""
         policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
         return await prune(self.service, policy, dry_run=dry_run)
 
@@ -320,10 +298,7 @@ class Operations:
         corpus: str | None = None,
         minimum: int | None = None,
     ) -> TrainedVectors:
-        """Estimate the concept vectors on the active weights, store them in the home, and return their data.
-
-        `loop.operations.readouts.TrainOptions` describes the arguments.
-        """
+        """Estimate the concept vectors on the active weights and store them: see `readouts.TrainOptions`."""
         options = TrainOptions.parse(layers=layers, method=method, corpus=corpus, minimum=minimum)
         return await readouts.train(self.service, options)
 
@@ -332,24 +307,14 @@ class Operations:
         readouts.check_training(self.service, TrainOptions.parse(**options))
 
     async def readout_report(self, *, layer: int | None = None) -> VectorQuality:
-        """Return the quality of each concept's vector on the active weights.
-
-        Args:
-            layer: The layer whose vectors are tested; None for the default one.
-        """
+        """Return the quality of each concept's vector on the active weights, at the given layer."""
         await self.check_reading(layer=layer)
         return await readouts.quality(self.service, layer=layer)
 
     async def readout_show(
         self, *, turns: list[dict[str, str]], concepts: list[str] | None = None, layer: int | None = None
     ) -> Readings:
-        """Return a conversation's readings at the end of each turn, on the active weights.
-
-        Args:
-            turns: The turns of the conversation, each with its role and text.
-            concepts: Names of the concepts to read; None for all.
-            layer: The layer to read; None for the default one.
-        """
+        """Return a conversation's readings at the end of each turn: see `readouts.readings`."""
         await self.check_reading(turns=turns, concepts=concepts, layer=layer)
         return await readouts.readings(self.service, turns=turns, concepts=concepts or (), layer=layer)
 
@@ -365,14 +330,7 @@ class Operations:
         strengths: list[float] | None = None,
         seed: int | None = None,
     ) -> Sweeps:
-        """Measure behaviours at several strengths of steering by a concept, and return the verdicts.
-
-        Args:
-            concept: The concept, or a behaviour that has a vector.
-            behaviours: Names of the behaviours; empty for the one that the concept belongs to.
-            strengths: The strengths; None for defaults that suit the residual stream.
-            seed: The seed of the scenarios; None for the configured one.
-        """
+        """Measure behaviours at several strengths of steering by a concept: see `Steering.sweep`."""
         steering = Steering(service=self.service)
         return await steering.sweep(concept, behaviours, strengths, seed=self._seed(seed))
 
@@ -400,10 +358,7 @@ CHECKED = {
 }
 """For some operations, the method that checks their arguments before a model is loaded."""
 NEEDS_VLLM_IF_UP = ("rollback", "forget")
-"""Names of the operations that need the trainer if a vLLM runs.
-
-Otherwise the vLLM would go on serving the weights that were rolled back.
-"""
+"""Names of the operations that need both while a vLLM runs, because they change its weights."""
 
 NAMES = (
     *NEEDS_PROCESSES,

@@ -16,11 +16,11 @@ class StoredForm:
     """The form in which a checkpoint is stored on disk."""
 
     kind: str
-    """Kind of storage: whole, or as the difference from another checkpoint."""
+    """Format of the stored weights: whole, delta (a difference from other stored weights) or packed."""
     nbytes: int
     """Bytes of the weights on disk."""
     base: str | None
-    """The checkpoint that a difference is relative to; None for a whole checkpoint."""
+    """Digest of the stored weights from which a delta starts; None for the other formats."""
     optimizer: bool
     """Whether the optimizer's state is stored too."""
 

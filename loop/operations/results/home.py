@@ -18,7 +18,7 @@ class HomeMade:
     checkpoint: str
     """Id of the active checkpoint."""
     turns: int
-    """Number of turns in the ledger."""
+    """Id of the newest turn in the ledger; 0 if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
