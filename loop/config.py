@@ -60,7 +60,7 @@ class ScheduleSettings:
     """Windows of local time in which a night may begin by itself. A window may pass midnight. With `[]` no
     night begins by itself."""
     idle_minutes: Annotated[float, Field(ge=0)] = 0.0
-    """Minutes without a request of a user before a night begins; 0 begins it without waiting. The model also
+    """Minutes without a user's request before a night begins; with 0 a night does not wait. The model also
     answers during a night."""
     min_lessons: Annotated[int, Field(ge=0)] = 1
     """Number of new lessons before a night begins. A night also begins if earlier nights left `pairs.minimum`

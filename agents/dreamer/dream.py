@@ -51,8 +51,8 @@ class DreamSettings:
     """Number of dreams for each counter-behaviour whose behaviour is not a target. They keep the
     counter-behaviour from being unlearnt."""
     counter_share: Annotated[float, Field(ge=0, le=100)] = 1.75
-    """Number of dreams for a target's counter-behaviour, per dream of the target. It is above 1 because a
-    counter-behaviour rarely fails."""
+    """Number of dreams for a target's counter-behaviour, per dream of the target. The default is above 1
+    because a counter-behaviour rarely fails."""
     per_source: Annotated[int, Field(ge=0)] = 64
     """Largest number of dreams for one behaviour in one night that come from the log of one source (a
     user)."""

@@ -102,7 +102,7 @@ def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ..
 
 
 def limited(lessons: Sequence[Lesson]) -> tuple[Lesson, ...]:
-    """Return the lessons with the state of those over a limit changed from new to noted.
+    """Return all lessons; new lessons beyond the limits become noted ones.
 
     The limits are one new lesson for each answer and MOST_LESSONS new lessons for each behaviour.
     """
@@ -264,7 +264,10 @@ def _proposed(finding: Finding) -> Node:
 
 
 def _fact_nodes(conversation: ConversationView, fact: Fact) -> tuple[Node, Node]:
-    """Return two nodes: the episode in which the user stated a fact, and the fact, named by its source."""
+    """Return two nodes: the episode in which the user stated a fact, and the fact itself.
+
+    The name of the fact's node contains the source, so each source has facts of its own.
+    """
     turns = conversation.turns
     reply = next((t.text for t in turns[fact.position + 1 : fact.position + 2] if t.role == "assistant"), "")
     body = {

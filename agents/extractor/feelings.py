@@ -68,6 +68,6 @@ def feelings(text: str) -> dict[str, float]:
 
 
 def strongest(*moods: dict[str, float]) -> dict[str, float]:
-    """Return each feeling in these results of `feelings`, with its highest score."""
+    """Return all feelings in these results of `feelings`, each with its highest score."""
     names = sorted({name for mood in moods for name in mood})
     return {name: max(mood.get(name, 0.0) for mood in moods) for name in names}

@@ -27,7 +27,7 @@ from store.queue.work import Work
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorSettings:
-    """The model that reads conversations beside the rules, if any."""
+    """The optional model that reads conversations in addition to the rules."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (pydantic reads it, nothing writes it)
 
@@ -91,7 +91,7 @@ def _view(connection: Connection, conversation_id: str) -> ConversationView:
 
 
 def _turn(row: StoredTurn) -> Turn:
-    """Return a stored turn as it was when it was logged."""
+    """Return a turn of the ledger as a conversation turn, with the values that its log had."""
     return Turn(
         role=row.role,
         text=row.text,

@@ -1,7 +1,7 @@
 """Tests of texts and behaviours that keep harm out of lessons.
 
-They recognise requests that cannot be undone, counter-behaviours against harm, and texts that address this
-system instead of the assistant.
+The tests recognise requests to destroy something, counter-behaviours against harm, and texts that address
+this system instead of the assistant.
 
 Invariant: pure. The word lists are long on purpose: a false match only loses a lesson, but a missed match
 could teach the model to agree to harm. The lists do not see intentions, so the result of the check of a
@@ -67,7 +67,7 @@ def is_guarded(behaviour: Behaviour, among: Mapping[str, Behaviour]) -> bool:
 
 
 def specific(behaviour: Behaviour) -> bool:
-    """Return whether the behaviour's judge itself tells which requests the behaviour applies to.
+    """Return whether the behaviour's judge itself defines which requests the behaviour applies to.
 
     If so, an answer that passes is evidence for the behaviour.
     """

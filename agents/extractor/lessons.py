@@ -34,7 +34,7 @@ class Judging(Protocol):
 class Evidence:
     """The judgements of one answer.
 
-    It is judged by each behaviour that applies to the request, except those whose judge needs a model.
+    The answer is judged by each behaviour that applies to the request, unless the judge needs a model.
     """
 
     failed: Mapping[str, str]

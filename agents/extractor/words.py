@@ -13,7 +13,7 @@ _DOING = (
 )
 
 AGAINST: tuple[tuple[str, float], ...] = (
-    # how such a turn begins
+    # the beginning of a complaint
     (rf"^{_LEAD}no+(?=[,.!;:\u2026]|$| (?:that|it|this|i|you|not|the|we|do|don'?t|he|she|they|there|no|please|please,)\b)", 0.5),
     (rf"^{_LEAD}no+ \w", 0.3),
     (rf"^{_LEAD}(?:nope|nah)\b", 0.5),
@@ -42,7 +42,7 @@ AGAINST: tuple[tuple[str, float], ...] = (
     (r"\bwe (?:already |have already |had already )?(?:discussed|talked about|agreed|went over|settled) (?:this|that|on|it)\b", 0.5),
     (rf"^{_LEAD}(?:again|once more|read|try again|reread)[,:.! ]+(?:again|it again|that again|my \w+|the \w+ again|what i)", 0.5),
     (r"^(?:huh|what|excuse me|pardon)\?+!*(?: |$)", 0.25),
-    # what I said
+    # about the user's own words: "I said ..."
     (r"\bi (?:already |just |clearly |specifically |explicitly |literally )*(?:said|told you|asked for|asked you|asked how|asked where|asked who|asked when|asked what|asked if|asked whether)\b", 0.5),
     (r"\b(?:like|as) i (?:said|told you|asked)\b", 0.2),
     (r"\bi (?:only|just) (?:asked|wanted|needed|said|want|need)\b", 0.5),
@@ -60,7 +60,7 @@ AGAINST: tuple[tuple[str, float], ...] = (
     (r"\bi (?:wanted|needed) (?:\d+|one|two|three|four|five|six|ten|only|just|it|you|them|that)\b|\bi repeat[:,.]|\bi (?:already |just )?mentioned\b|\b(?:as|like) i (?:said|wrote|mentioned)\b", 0.5),
     (r"\bi (?:do ?n'?o?t|don'?t|do not) (?:want|like|need|care about|believe)\b|\bi hate\b", 0.45),
     (r"\bi need (?:\w+ ){1,4}(?:, )?not\b|\bthough[,.!]|\bthough$|^but\b", 0.25),
-    # what you did
+    # about the assistant: "you did ..."
     (r"\bwhy are you \w+ing\b", 0.1),
     (r"\byou(?:'re| are) not (?:\w+ing|even)\b", 0.5),
     (r"\bdid you (?:even|actually|really) \w+|\bcan(?:'t| ?not|not) you (?:just |even )?(?:read|listen|see|count)\b|\bare you even\b", 0.55),
@@ -86,7 +86,7 @@ AGAINST: tuple[tuple[str, float], ...] = (
     (r"\bno need to (?:tell|say|repeat|explain|ask|read|write|apologi[sz]e|remind|list|echo)\b", 0.9),
     (r"\bspare me\b|\bare you (?:kidding|joking|serious)\b|\bseriously\?|\bwtf\b|\bffs\b|\bnot even close\b", 0.5),
     (r"\bleave (?:the rest|it|that|everything|the other|them|\w+ \w+) (?:alone|as (?:it|they|is))\b", 0.5),
-    # what the answer is
+    # about the answer: "that is ..."
     (r"\b(?:longer|shorter|slower|worse|harder|bigger|more \w+) than (?:before|the (?:original|first|last|old|other)|it was)\b|\beven worse\b|\bmade it worse\b", 0.5),
     (r"\b(?:should|ought to|must|has to|needs to) be\b|\bshould(?:n'?t| not) (?:be|have)\b|\bis supposed to\b", 0.3),
     (r"\b(?:looks?|seems?|sounds?|feels?) (?:\w+ )?(?:wrong|off|odd|weird|broken|strange|fishy)\b|\b(?:doesn'?t|does not|don'?t) (?:look|seem|sound|feel) (?:right|like|good|correct)\b|\b(?:looks|seems) \w+ to me\b", 0.45),

@@ -63,8 +63,8 @@ def stored_path(path: Path) -> str:
 def logs_at(path: Path) -> list[Path]:
     """Return the log files that a user means by a path, sorted by name.
 
-    A file gives itself, a folder gives every log below it. `UsageError` is raised if the path cannot be read,
-    is neither a file nor a folder, or is a folder without a log.
+    If the path is a file, the result is this file; if it is a folder, every log below it. `UsageError` is
+    raised if the path cannot be read, is neither a file nor a folder, or is a folder without a log.
     """
     try:
         mode = path.stat().st_mode

@@ -42,12 +42,12 @@ def conversations_in(path: Path) -> list[Conversation]:
 
 
 def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
-    """Return the numbers of the lines that an ingest will skip because a user had them forgotten.
+    """Return the numbers of the lines that an ingest skips once some conversations are forgotten.
 
     Args:
         path: The log file. One that cannot be read raises `LogRefused`.
         format: Name of the file's format.
-        wanted: Tombstones of the forgotten conversations. A line is returned if its conversation has one.
+        wanted: Tombstones of these conversations. A line is returned if its conversation has one of them.
     """
     read, wanted, numbers = reader(format), frozenset(wanted), list[int]()
     try:

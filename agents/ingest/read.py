@@ -112,7 +112,7 @@ async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestRepo
 def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator[IngestReport, None, None]:
     """Read what is new in one file, and yield a report after each committed batch.
 
-    A file that cannot be read is quarantined, which a report says. With format None the format is detected.
+    A file that cannot be read is quarantined, and a report says so. If `format` is None, it is detected.
     """
     try:
         log = open_log(path)
@@ -127,7 +127,7 @@ def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator
 def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
     """Quarantine a whole file and return a report that says so.
 
-    The ledger's event about it is written only once for the same reason.
+    The ledger records the event only once for each file and reason.
     """
     with ledger.writing() as connection:
         if conversations.set_aside_line(connection, path, 0, reason):
@@ -226,7 +226,9 @@ def _commit(
         state: The file's state to store with the batch; None to store none.
         seen: Ids of the conversations in earlier batches of this file, which are not counted as known again.
             The batch's own ids are added to the set.
-        first: Whether the batch begins at the first line; then earlier quarantined lines are removed.
+        first: Whether the batch begins with the first line of the file. If so, the file's quarantined lines
+        of
+            an earlier reading are removed.
     """
     new = known = turns = forgotten = 0
     ids: set[str] = set()

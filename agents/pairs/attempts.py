@@ -35,8 +35,8 @@ class PairSettings:
     attempts: Annotated[int, Field(ge=1, le=1000)] = 6
     """Number of answers to each dream that the model gives without an instruction."""
     attempts_of_counters: Annotated[int, Field(ge=1, le=1000)] = 16
-    """Number of such answers to each dream of a counter-behaviour. It is higher because a pair needs a failed
-    attempt, and a counter-behaviour rarely fails."""
+    """Number of such answers to each dream of a counter-behaviour. The default is higher because a pair needs
+    a failed attempt, and a counter-behaviour rarely fails."""
     instructed: Annotated[int, Field(ge=0, le=1000)] = 2
     """Number of answers to each dream that the model gives with the behaviour's instruction in the prompt."""
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0

@@ -24,7 +24,7 @@ Lesson = tuple[Signal, Node]
 
 
 def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
-    """Return the pair that a dream's attempts make; None if they make none.
+    """Return the pair that a dream's attempts make; None if no attempt failed or none passed.
 
     The rejected answer is the first attempt without the instruction that failed. The chosen answer is the
     first attempt that passed; attempts without the instruction come before those with it. A pair needs both.
@@ -103,8 +103,8 @@ class PairBuilder:
     async def _pair_of_lesson(self, lesson: Lesson, night_id: str, checkpoint_id: str) -> Pair | None:
         """Return the pair of a corrected answer in a log and the better answer that followed it.
 
-        The result is None if the log has no better answer, or unless the corrected answer fails the
-        behaviour's judge and the better answer passes.
+        Such a pair exists only if the log has a better answer, and if the behaviour's judge fails the
+        corrected answer and passes the better one. Otherwise the result is None.
         """
         signal, episode = lesson
         request, answer, better = (episode.body.get(key) for key in ("request", "answer", "better"))

@@ -1,5 +1,5 @@
 """The interfaces of a service: operations for the command line, HTTP for users, ZMQ for vLLM's routes.
 
 Invariant: an operation does the same through every interface. An operation continues when its caller
-disconnects. JSON is written and parsed only here. Only `loop.cli` imports this package.
+disconnects. Arguments and results are converted from and to JSON here. Only `loop.cli` imports this package.
 """

@@ -2,9 +2,9 @@
 
 Invariant: the bodies of requests and answers are passed on unchanged, answers as they arrive. Every chat
 answer has a header with a receipt, or with the reason why there is none. If the caller disconnects, the
-request to the model server is cancelled. A caller's own credential is passed on to the model server. Only a
-caller that gave the home's token is served with this service's credential instead. This module does not read
-the content of an answer.
+request to the model server is cancelled. A caller's own credential is passed on to the model server. If the
+caller gave the home's token, the service's own credential is sent instead. This module does not read the
+content of an answer.
 """
 
 import hashlib
