@@ -1,6 +1,6 @@
-"""Tests of texts and behaviours that keep harm out of lessons.
+"""Predicates on texts and behaviours that keep harm out of lessons.
 
-The tests recognise requests to destroy something, counter-behaviours against harm, and texts that address
+They recognise requests to destroy something, counter-behaviours against harm, and texts that address
 this system instead of the assistant.
 
 Invariant: pure. The word lists are long on purpose: a false match only loses a lesson, but a missed match
