@@ -1,9 +1,12 @@
-"""The memory graph: what was learnt, how it is connected, and where it came from.
+"""The memory graph: what was learnt, how it is connected, and which log lines it came from.
+
+Nodes are behaviours, episodes, facts and feelings; an edge connects two nodes and names the signal that is
+its evidence. A night takes up a signal when it plans to learn from it.
 
 Invariant: `merge` only adds. Merging the same extraction again changes nothing: an edge counts once, a signal
-that a night has taken up keeps its state, and a node's text is filled where it was empty, never replaced.
-Reads come in an order that is fixed by content. This module knows how records join, but not how they are
-extracted.
+that a night has taken up keeps its state, and a text of a node is filled if it was empty, never replaced
+(except when a person declares a proposed behaviour). Results are in an order that is fixed by content. This
+module knows how records are joined, but not how they are extracted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,22 +20,21 @@ from store.ledger.records import Edge, Node, Signal, save
 from store.ledger.rows import all_of, first_of
 
 COUNTING = {"supports": "head", "shows": "head", "about": "tail"}
-"""Edges that add weight to a node, and at which end: the behaviour or feeling that they lead to, or the fact
-that they come from."""
+"""The kinds of edge that add weight to a node, each with the end at which the node is. It is the behaviour or
+feeling at the head, or the fact at the tail."""
 URGENT = ("frustrated", "worried", "tired")
-"""Feelings in a turn's words that raise an episode's priority."""
+"""Feelings that raise an episode's priority when a user's words show them."""
 READ = "read:"
-"""Prefix of a feeling that was read in the residual stream, not in the words."""
+"""Prefix of a feeling that was read in the model's residual stream, not in the user's words."""
 READ_LIFT = 0.5
-"""How much of such a feeling counts: whatever moved the model most, pleasant or not, and less than what was
-said."""
+"""Factor on feelings that were read in the model, pleasant or not: they count less than a user's words."""
 PLACES = 6
-"""Decimals of a weight: a sum must not depend on its order in the last bits."""
+"""Decimals of a weight. Weights are rounded so that a sum does not depend on the order of its terms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownBehaviour:
-    """A behaviour's node, with the number of signals for it and against it."""
+    """A behaviour's node with the number of signals for the behaviour and against it."""
 
     node: Node
     supports: int
@@ -42,10 +44,10 @@ class KnownBehaviour:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """A line of a log, and the signal by which it entered the graph."""
+    """A line of a log from which something in the graph came, with the signal that the line carries."""
 
     signal_id: str
-    """Empty where a fact was stated without a signal."""
+    """Id of the signal; "" for a fact that was stated without a signal."""
     kind: str
     source: str
     conversation_id: str
@@ -59,7 +61,7 @@ class Origin:
 
 
 def merge(connection: Connection, records: Iterable[Signal | Node | Edge]) -> None:
-    """Merge an extraction into the graph."""
+    """Merge the records of an extraction into the graph."""
     records = list(records)
     signals = [record for record in records if isinstance(record, Signal)]
     edges = [record for record in records if isinstance(record, Edge)]
@@ -73,7 +75,7 @@ def merge(connection: Connection, records: Iterable[Signal | Node | Edge]) -> No
 
 
 def _merge_node(connection: Connection, node: Node) -> None:
-    """Add a node, or merge it into the one of its kind and name."""
+    """Add a node; if the graph has a node with its id, merge the two."""
     known = get(connection, node.id)
     if known is None:
         save(connection, [node])
@@ -101,7 +103,13 @@ def _fresh(connection: Connection, edges: Iterable[Edge]) -> list[Edge]:
 
 
 def _weigh(connection: Connection, fresh: Iterable[Edge], strengths: Mapping[str, float]) -> None:
-    """Add the strength of each new edge's signal to the node that the edge supports."""
+    """Add the strength of each new edge's signal to the weight of the node that the edge supports.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        fresh: The new edges.
+        strengths: The strength of each signal, by id; an edge without one adds 1.
+    """
     t = schema.nodes
     order = sorted(fresh, key=lambda edge: (edge.kind, edge.tail_id, edge.head_id, edge.signal_id))
     for edge in order:
@@ -113,7 +121,10 @@ def _weigh(connection: Connection, fresh: Iterable[Edge], strengths: Mapping[str
 
 
 def _contradict(connection: Connection, nodes: Iterable[Node]) -> None:
-    """Connect facts that give one subject different values, as contradictions; both stay."""
+    """Add a `contradicts` edge between facts of one source that give one subject different values.
+
+    Both facts stay. The new facts among these nodes are compared with all facts.
+    """
     new = [node for node in nodes if node.kind == "fact" and node.body.get("subject")]
     if not new:
         return
@@ -131,12 +142,12 @@ def _contradict(connection: Connection, nodes: Iterable[Node]) -> None:
 
 
 def get(connection: Connection, node_id: str) -> Node | None:
-    """Return one node; None if there is none of this id."""
+    """Return the node with this id; None if there is none."""
     return first_of(connection, Node, select(schema.nodes).where(schema.nodes.c.id == node_id))
 
 
 def behaviours(connection: Connection) -> list[KnownBehaviour]:
-    """Return all behaviour nodes, by name."""
+    """Return all behaviour nodes with their numbers of signals, sorted by name."""
     n, e = schema.nodes, schema.edges
     counted = (
         select(e.c.head_id, e.c.kind, func.count(e.c.signal_id.distinct()).label("signals"))
@@ -157,7 +168,10 @@ def behaviours(connection: Connection) -> list[KnownBehaviour]:
 
 
 def episodes(connection: Connection, behaviour: str) -> list[Node]:
-    """Return the episodes that support a behaviour, highest priority first, but for refused signals."""
+    """Return the episodes that support a behaviour, highest priority first.
+
+    An episode counts only if a signal that is not refused connects it to the behaviour.
+    """
     n, e, s = schema.nodes, schema.edges, schema.signals
     query = (
         select(e.c.tail_id)
@@ -173,10 +187,10 @@ def episodes(connection: Connection, behaviour: str) -> list[Node]:
 
 
 def priority(node: Node) -> float:
-    """Return how pressing an episode is: its weight, raised by the strongest feeling about it.
+    """Return an episode's priority: its weight, raised by its strongest feeling.
 
-    A feeling in a user's words adds up to the same weight again, one that was read in the model up to half of
-    it.
+    A feeling in the user's words adds up to the whole weight again; a feeling that was read in the model adds
+    up to half of the weight.
     """
     spoken = [score for name, score in node.feelings.items() if name in URGENT]
     read = [READ_LIFT * score for name, score in node.feelings.items() if name.startswith(READ)]
@@ -184,9 +198,14 @@ def priority(node: Node) -> float:
 
 
 def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]]:
-    """Return the signals up to the cursor that no night has taken up, by id, each with its episode.
+    """Return the signals that no night has taken up, sorted by id, each with its episode.
 
-    A lesson is taken up once: when its night makes too few pairs for an update, those pairs wait for more.
+    A signal is taken up once. If its night makes too few pairs for an update, these pairs wait for a later
+    night.
+
+    Args:
+        connection: The ledger.
+        cursor: Id of the last turn whose signals count.
     """
     s, t = schema.signals, schema.turns
     here = (t.c.conversation_id == s.c.conversation_id) & (t.c.position == s.c.position)
@@ -201,14 +220,14 @@ def new_lessons(connection: Connection, cursor: int) -> list[tuple[Signal, Node]
 
 
 def lessons_of(connection: Connection, night_id: str) -> list[tuple[Signal, Node]]:
-    """Return the signals that a night has taken up, by id, each with its episode."""
+    """Return the signals that a night has taken up, sorted by id, each with its episode."""
     s = schema.signals
     taken_up = select(s).where((s.c.night_id == night_id) & s.c.behaviour.is_not(None))
     return _with_episodes(connection, taken_up)
 
 
 def provenance(connection: Connection, node_id: str) -> list[Origin]:
-    """Return the log lines that a node came from, in the order of their turns."""
+    """Return the log lines that a node came from, in the order in which their turns were stored."""
     e, s = schema.edges, schema.signals
     at_node = select(e).where((e.c.tail_id == node_id) | (e.c.head_id == node_id))
     edges = all_of(connection, Edge, at_node)
@@ -224,7 +243,7 @@ def provenance(connection: Connection, node_id: str) -> list[Origin]:
 
 
 def origins_of_signal(connection: Connection, signal_id: str) -> list[Origin]:
-    """Return the log line that carries a signal; none if there is no such signal."""
+    """Return the log line that carries a signal, as a list; [] if there is no such signal."""
     s = schema.signals
     signal = first_of(connection, Signal, select(s).where(s.c.id == signal_id))
     if signal is None:
@@ -236,7 +255,12 @@ def origins_of_signal(connection: Connection, signal_id: str) -> list[Origin]:
 
 
 def _origins(connection: Connection, places: Mapping[tuple[str, int], tuple[str, str]]) -> list[Origin]:
-    """Return the turns at these places (conversation, position), each with its (signal, kind)."""
+    """Return the log lines of the turns at these places.
+
+    Args:
+        connection: The ledger.
+        places: (signal id, kind) by (conversation id, position).
+    """
     t, c = schema.turns, schema.conversations
     query = (
         select(t, c.c.source)
@@ -261,7 +285,10 @@ def _origins(connection: Connection, places: Mapping[tuple[str, int], tuple[str,
 
 
 def _with_episodes(connection: Connection, query: Select[Any]) -> list[tuple[Signal, Node]]:
-    """Return these signals by id, each with the episode by which it supports its behaviour."""
+    """Return the signals of a query, sorted by id, each with the episode by which it supports its behaviour.
+
+    A signal without such an episode is left out.
+    """
     e, n = schema.edges, schema.nodes
     lessons = list[tuple[Signal, Node]]()
     for signal in all_of(connection, Signal, query.order_by(schema.signals.c.id)):

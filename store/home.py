@@ -1,9 +1,9 @@
-"""A home: the folder with everything that Nightschool stores, and the lock on it.
+"""A home: the folder with everything that Nightschool stores, and the lock on this folder.
 
     config.toml  token  ledger.db  checkpoints/  behaviours/  inbox/  readout/  logs/  service.lock
 
-Sockets and the shared weights are in a run directory in memory. It is named after the home, so that a
-restart finds and sweeps what a killed service left.
+Sockets and the shared weights are in the run directory, which is in memory. Its name depends on the home
+alone, so that a restarted service finds and removes the files of a killed one.
 
 Invariant: a process that changes a home holds its lock.
 """
@@ -40,7 +40,8 @@ idle_minutes = 0
 watch = []
 """
 LOCK_TRIES, LOCK_PAUSE_S = 4, 0.05
-"""Attempts to take the lock: a command that only checks for a holder takes it for a moment itself."""
+"""Number of attempts to take the lock, and the seconds between them. Another command that only checks whether
+the home is locked takes the lock for a moment."""
 _FOLDERS = ("checkpoints", "behaviours", "inbox", "logs")
 
 
@@ -52,12 +53,12 @@ class Home:
 
     @property
     def config_file(self) -> Path:
-        """The configuration."""
+        """The configuration file."""
         return self.path / "config.toml"
 
     @property
     def token_file(self) -> Path:
-        """The file of the bearer token, which only its user may read."""
+        """The file of the bearer token; only the home's owner may read it."""
         return self.path / "token"
 
     @property
@@ -72,7 +73,10 @@ class Home:
 
     @property
     def run_dir(self) -> Path:
-        """The folder of sockets and shared weights: in memory, with a short path (107 bytes at most)."""
+        """The folder of sockets and shared weights, in memory.
+
+        Its path is short, because the path of a socket has at most 107 bytes.
+        """
         memory = Path("/dev/shm")
         base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
         digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]
@@ -80,7 +84,7 @@ class Home:
 
     @property
     def served_dir(self) -> Path:
-        """The folder of the shared weights of a user's own vLLM, which outlives a service."""
+        """The folder of the weights that are shared with a user's own vLLM; it outlives a service."""
         return self.run_dir.with_name(f"{self.run_dir.name}-served")
 
     @property
@@ -89,16 +93,16 @@ class Home:
         return self.run_dir / "service.sock"
 
     def token(self) -> str:
-        """Read the bearer token."""
+        """Return the bearer token."""
         return self.token_file.read_text().strip()
 
     def behaviours(self) -> dict[str, Behaviour]:
-        """Load the shipped behaviours and those that the user declared."""
+        """Return the shipped behaviours and those that the user declared, by name."""
         return load([SHIPPED, self.path / "behaviours"])
 
 
 def default_path() -> Path:
-    """Return the platform's path for a program's data."""
+    """Return the path of the home that this platform's conventions give."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "nightschool"
     base = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
@@ -106,12 +110,16 @@ def default_path() -> Path:
 
 
 def locate(option: Path | None) -> Home:
-    """Return the home that the user named: by --home, else by NIGHTSCHOOL_HOME, else the platform's path."""
+    """Return the home that the user named, whether it exists or not.
+
+    Args:
+        option: The path given by --home; None for NIGHTSCHOOL_HOME or, without it, the default path.
+    """
     return Home(Path(option or os.environ.get("NIGHTSCHOOL_HOME") or default_path()).expanduser().absolute())
 
 
 def find(option: Path | None) -> Home:
-    """Return the home that the user named; raise NoHome if it does not exist."""
+    """Return the home that the user named, as `locate` does; raise NoHome if it does not exist."""
     home = locate(option)
     if not home.config_file.is_file() or not home.token_file.is_file():
         raise NoHome(
@@ -122,7 +130,12 @@ def find(option: Path | None) -> Home:
 
 
 def create(option: Path | None, more: str = "") -> Home:
-    """Make the folders, the token and the configuration, with `more` at its end; existing ones stay."""
+    """Make a home with its folders, token and configuration, and return it; existing files stay.
+
+    Args:
+        option: As in `locate`.
+        more: Text for the end of a new configuration.
+    """
     home = locate(option)
     make_folder(home.path, 0o700)
     for name in _FOLDERS:
@@ -140,7 +153,10 @@ def create(option: Path | None, more: str = "") -> Home:
 
 @contextmanager
 def locked(home: Home) -> Iterator[None]:
-    """Hold the home, for one service or one command without a service; the lock ends with the process."""
+    """Hold the home's lock during the body; raise HomeLocked if another process holds it.
+
+    The lock of a process that dies is released.
+    """
     with open(home.path / "service.lock", "a") as stream:
         for _ in range(LOCK_TRIES):
             if _take(stream):
@@ -151,7 +167,7 @@ def locked(home: Home) -> Iterator[None]:
 
 
 def _take(stream: IO[str]) -> bool:
-    """Try to lock an open file; return whether it is locked."""
+    """Try to lock an open file; return whether that succeeded."""
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -167,7 +183,10 @@ def is_held(home: Home) -> bool:
 
 @contextmanager
 def run_directory(home: Home) -> Iterator[Path]:
-    """Make an empty run directory, and remove it at the end; only for the process that holds the home."""
+    """Make an empty run directory for the body and remove it at the end.
+
+    Only the process that holds the home's lock may call it.
+    """
     directory = home.run_dir
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700)

@@ -1,5 +1,6 @@
-"""Conversations in the ledger: taking them in, and forgetting them with everything derived from them.
+"""Conversations in the ledger: adding them, and forgetting them with everything derived from them.
 
-Invariant: what enters is scrubbed, and what is forgotten leaves nothing behind but tombstones. Nothing else
-in `store` imports it; `agents.ingest` and `loop` do.
+Invariant: secrets are removed from a conversation before it is stored. A forgotten conversation leaves
+nothing behind but tombstones, which are digests. No other folder of `store` imports this package;
+`agents.ingest` and `loop` do.
 """

@@ -1,14 +1,13 @@
 """Conversations in the ledger: new ones are added, known ones are recognised, and grown ones are continued.
 
-Invariant: nothing reaches a row unscrubbed. The same turns twice are one conversation. Every conversation
-that is new or grew has an `extract` in the work queue, committed with its turns. Ids depend on the texts and
-the speaker, never on a path, so two homes that heard the same give the same ids. A conversation that goes
-through a turn that a user had removed (`forgotten`) is passed over. This module knows nothing about formats,
-and opens no file.
+Invariant: secrets are removed before a row is written. The same turns twice are one conversation. For every
+new or grown conversation an `extract` is added to the work queue, committed with the turns. Ids depend on the
+texts and the user, never on a path, so two homes that read the same log give the same ids. A conversation
+that contains a forgotten turn is not added. This module knows nothing about formats, and opens no file.
 
-Where a log does not name its user, the file's name is stored as the source but is not part of the identity: a
+If a log does not name its user, the file's name is stored as the source, but is not part of the identity: a
 renamed or copied log is recognised. A conversation whose turns arrive one by one is recognised by its key.
-Within a session the words of the system turn are not part of the identity either: clients put the time of day
+Within a session the text of the system turn is not part of the identity, because clients put the time of day
 there.
 """
 
@@ -29,43 +28,49 @@ from store.ledger.rows import first_of, parts
 from store.queue.work import enqueue
 
 ID_LENGTH = 16
-"""Hex characters of a conversation's id: 64 bits."""
+"""Number of hexadecimal characters in a conversation's id: 64 bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Added:
-    """The outcome of adding one conversation."""
+    """The result of adding one conversation."""
 
     conversation_id: str
     new_turns: int
-    """Turns that the ledger did not have."""
+    """Number of turns that the ledger did not have before."""
     known: bool
-    """Whether the ledger had the conversation before, as it is now or shorter."""
+    """Whether the ledger had the conversation, or its beginning, before."""
     forgotten: bool = False
-    """Whether it was passed over, because it goes through a turn that a user had removed."""
+    """Whether the conversation was not added, because it contains a turn that a user has forgotten."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileState:
-    """How far a file has been read."""
+    """How far a log file has been read."""
 
     path: str
-    """As it is stored: see `corpus.scrub.patterns.scrub_name`."""
+    """The path without secrets: see `corpus.scrub.patterns.scrub_name`."""
     format: str
-    """Name of the reader."""
+    """Name of the log format."""
     identity: str
-    """Digest that differs for another file that has taken the name."""
+    """Identity of the file; it changes when another file takes the same name."""
     offset: int
-    """Bytes consumed, always just after a newline."""
+    """Number of bytes that were read; it is always just after a newline."""
     line: int
-    """Lines consumed."""
+    """Number of lines that were read."""
 
 
 _PASSED_OVER = Added(conversation_id="", new_turns=0, known=False, forgotten=True)
 
 
 def add(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """Add the turns of a conversation that the ledger does not have; `path` must have been scrubbed."""
+    """Add those turns of a conversation that the ledger does not have yet; return what was added.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        conversation: The conversation as its reader returned it; secrets are removed here.
+        path: Path of its log, from which secrets were removed already.
+    """
     conversation = scrub_conversation(conversation)
     if not conversation.turns:
         raise ValueError("a conversation without turns: its reader should have refused it")
@@ -77,8 +82,8 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
 def tombstones(conversation: Conversation) -> list[str]:
     """Return the digests by which a conversation is recognised after it was forgotten.
 
-    They are the digest of each of its beginnings. Where its turns arrive one by one it is the digest of its
-    key alone: the later turns, too, are of the conversation that a user had removed.
+    They are the digests of all its prefixes. If its turns arrive one by one, the only digest is that of its
+    key, so that later turns of the forgotten conversation are recognised too.
     """
     if conversation.key:
         return [key_tombstone(conversation.format, conversation.key)]
@@ -86,17 +91,27 @@ def tombstones(conversation: Conversation) -> list[str]:
 
 
 def key_tombstone(format: str, key: str) -> str:
-    """Return the digest that stands for a conversation whose turns arrive one by one."""
+    """Return the tombstone of a conversation whose turns arrive one by one.
+
+    Args:
+        format: Name of the log format.
+        key: The conversation's key.
+    """
     return hashlib.sha256(f"key\0{format}\0{key}".encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find(connection: Connection, conversation: Conversation) -> str | None:
-    """Return the stored conversation that this one, logged whole, is or begins."""
+    """Return the id of the stored conversation that equals this one or begins with it; None without one.
+
+    Args:
+        connection: The ledger.
+        conversation: A conversation without a key.
+    """
     return _known(connection, _digests(scrub_conversation(conversation))[-1])
 
 
 def conversation_of(connection: Connection, key: str) -> str | None:
-    """Return the conversation of the turn with this key."""
+    """Return the id of the conversation that has the turn with this key; None without one."""
     table = schema.turns
     query = select(table.c.conversation_id).where(table.c.key == key)
     conversation_id: str | None = connection.execute(query).scalar()
@@ -107,12 +122,12 @@ def conversation_of(connection: Connection, key: str) -> str | None:
 
 
 def file_state(connection: Connection, path: str) -> FileState | None:
-    """Return how far a file has been read; None for a file that never was."""
+    """Return how far a file has been read; None for a file that was never read."""
     return first_of(connection, FileState, select(schema.files).where(schema.files.c.path == path))
 
 
 def formats_of(connection: Connection) -> dict[str, str]:
-    """Return the format of every file that was ever read, by path."""
+    """Return the name of the format of every file that was ever read, by path."""
     table = schema.files
     rows = connection.execute(
         select(table.c.path, table.c.format).where(table.c.format != "").order_by(table.c.path)
@@ -121,7 +136,7 @@ def formats_of(connection: Connection) -> dict[str, str]:
 
 
 def save_file_state(connection: Connection, state: FileState) -> None:
-    """Save how far a file has been read, in the transaction that saves its turns."""
+    """Save how far a file has been read; call it in the transaction that saves the file's turns."""
     table = schema.files
     values = {"format": state.format, "identity": state.identity, "offset": state.offset, "line": state.line}
     if connection.execute(table.update().where(table.c.path == state.path).values(**values)).rowcount == 0:
@@ -129,7 +144,14 @@ def save_file_state(connection: Connection, state: FileState) -> None:
 
 
 def set_aside_line(connection: Connection, path: str, line: int, reason: str) -> bool:
-    """Quarantine a line with the reason (line 0: the whole file); returns whether this is new."""
+    """Quarantine a line with the reason; return whether it was not quarantined for this reason before.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        path: Path of the log.
+        line: Number of the line from 1; 0 for the whole file.
+        reason: Why the line cannot be used; secrets are removed from it here.
+    """
     table, reason = schema.set_aside_lines, scrub(reason)
     place = (table.c.path == path) & (table.c.line == line)
     if connection.execute(select(table.c.reason).where(place)).scalar() == reason:
@@ -146,7 +168,7 @@ def forget_set_aside(connection: Connection, path: str) -> None:
 
 
 def ids_of_path(connection: Connection, path: str) -> set[str]:
-    """Return the conversations that were first heard in this file."""
+    """Return the ids of the conversations that were first read from this file."""
     table = schema.conversations
     return set(connection.execute(select(table.c.id).where(table.c.path == path)).scalars())
 
@@ -155,11 +177,11 @@ def ids_of_path(connection: Connection, path: str) -> set[str]:
 
 
 def _add_whole(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """Add a conversation that is logged with its whole history each time."""
+    """Add a conversation whose log repeats the whole history each time; return what was added."""
     turns = conversation.turns
     digests = _digests(conversation)
     known = _known(connection, digests[-1])
-    if known is not None:  # as it is, or as a longer one began
+    if known is not None:  # the ledger has this conversation, or a longer one that begins with it
         return Added(conversation_id=known, new_turns=0, known=True)
     if _is_forgotten(connection, digests):
         return _PASSED_OVER
@@ -176,7 +198,7 @@ def _add_whole(connection: Connection, conversation: Conversation, path: str) ->
 
 
 def _add_keyed(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """Add a part of a conversation whose turns arrive one by one, each with a key."""
+    """Add a part of a conversation whose turns arrive one by one, each with a key; return what was added."""
     table = schema.conversations
     mine = (table.c.key == conversation.key) & (table.c.format == conversation.format)
     row = connection.execute(select(table.c.id, table.c.tail).where(mine)).first()
@@ -190,7 +212,8 @@ def _add_keyed(connection: Connection, conversation: Conversation, path: str) ->
             heard.add(turn.key)
     root = f"{conversation.format}\0{conversation.source}\0{conversation.key}"
     digests = chain(root, tuple(fresh), tail=row.tail if row else "")
-    conversation_id = row.id if row else digests[0][:ID_LENGTH]  # of the first turn: cuts must not matter
+    # The id is made of the first turn alone, so that it does not depend on how many turns arrive together.
+    conversation_id = row.id if row else digests[0][:ID_LENGTH]
     if row is None:
         _new(connection, conversation, conversation_id, digests[-1], path)
     elif fresh:
@@ -202,7 +225,7 @@ def _add_keyed(connection: Connection, conversation: Conversation, path: str) ->
 
 
 def _digests(conversation: Conversation) -> list[str]:
-    """Return the digest of every prefix of a conversation that is logged whole."""
+    """Return the digest of every prefix of a conversation without a key, the shortest prefix first."""
     if not conversation.session:
         return chain(conversation.source, conversation.turns)
     turns = (replace(turn, text="") if turn.role == "system" else turn for turn in conversation.turns)
@@ -210,14 +233,14 @@ def _digests(conversation: Conversation) -> list[str]:
 
 
 def _is_forgotten(connection: Connection, digests: list[str]) -> bool:
-    """Return whether a user had a turn removed that this conversation goes through."""
+    """Return whether one of these digests is the tombstone of a forgotten turn."""
     t = schema.forgotten
     searches = (select(t.c.chain).where(t.c.chain.in_(part)).limit(1) for part in parts(digests))
     return any(connection.execute(search).first() is not None for search in searches)
 
 
 def _known(connection: Connection, digest: str) -> str | None:
-    """Return the stored conversation that has this prefix."""
+    """Return the id of the stored conversation that has the prefix with this digest; None without one."""
     table = schema.turns
     same = select(table.c.conversation_id).where(table.c.chain == digest).order_by(table.c.id).limit(1)
     conversation_id: str | None = connection.execute(same).scalar()
@@ -225,7 +248,15 @@ def _known(connection: Connection, digest: str) -> str | None:
 
 
 def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int] | None:
-    """Return the longest stored conversation that this one continues, and how many turns that has."""
+    """Return the longest stored conversation that this one continues: its id and its number of turns.
+
+    Args:
+        connection: The ledger.
+        digests: The digests of this conversation's prefixes.
+
+    Returns:
+        None if it continues no stored conversation.
+    """
     table = schema.conversations
     lengths = {digest: length for length, digest in enumerate(digests, start=1)}
     continued = [
@@ -237,7 +268,7 @@ def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int
 
 
 def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[str]:
-    """Yield the keys of these turns that the conversation has already."""
+    """Yield the keys of those of these turns that the stored conversation has already."""
     table = schema.turns
     for part in parts([turn.key for turn in turns]):
         stored = (table.c.conversation_id == conversation_id) & table.c.key.in_(part)
@@ -247,7 +278,7 @@ def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Tu
 def _new(
     connection: Connection, conversation: Conversation, conversation_id: str, tail: str, path: str
 ) -> None:
-    """Add the row of a conversation that was never heard before."""
+    """Add the row of a new conversation."""
     key = conversation.key or conversation.session
     row = {"id": conversation_id, "format": conversation.format, "key": key, "tail": tail}
     source = conversation.source or PurePath(path).name
@@ -255,7 +286,7 @@ def _new(
 
 
 def _grow(connection: Connection, conversation_id: str, tail: str) -> None:
-    """Give a conversation its new tail."""
+    """Store the new tail of a conversation: the digest of all its turns."""
     table = schema.conversations
     connection.execute(table.update().where(table.c.id == conversation_id).values(tail=tail))
 
@@ -268,7 +299,16 @@ def _append(
     digests: list[str],
     path: str,
 ) -> None:
-    """Append turns to a conversation, and enqueue the work of extracting their lessons."""
+    """Append turns to a conversation, and enqueue the work that extracts their lessons.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        conversation_id: The conversation.
+        start: Position of the first of these turns, from 0.
+        turns: The turns.
+        digests: The digest of the conversation up to each of these turns.
+        path: Path of the log.
+    """
     rows = [
         _row(turn, conversation_id=conversation_id, position=position, chain=digest, path=path)
         for position, (turn, digest) in enumerate(zip(turns, digests, strict=True), start=start)
@@ -278,13 +318,13 @@ def _append(
 
 
 def _row(turn: Turn, **place: Any) -> dict[str, Any]:
-    """Return the row of one turn."""
+    """Return the row of one turn, by column; `place` has the columns that the turn itself does not give."""
     time = turn.time.astimezone(UTC).isoformat(timespec="milliseconds") if turn.time else None
     spoken = {"role": turn.role, "text": turn.text, "rating": turn.rating, "edited": turn.edited}
     return {**place, **spoken, "key": turn.key, "time": time, "line": turn.line}
 
 
 def _count(connection: Connection, conversation_id: str) -> int:
-    """Count the turns of a conversation."""
+    """Return the number of stored turns of a conversation."""
     mine = schema.turns.c.conversation_id == conversation_id
     return int(connection.execute(select(func.count()).select_from(schema.turns).where(mine)).scalar() or 0)

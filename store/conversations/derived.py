@@ -1,9 +1,9 @@
-"""Everything that was derived from some conversations: the rows that forgetting them deletes or changes.
+"""Everything that was derived from some conversations: the rows that are deleted or changed to forget them.
 
-Invariant: this module only reads. A row counts as derived when it would not exist without these
-conversations. A row with other support stays, without the share that they gave it. Where the rows cannot tell
-(a dream without an episode, of the same source), the row counts as derived: forgetting takes too much rather
-than too little. This module knows nothing about files or commands.
+Invariant: this module only reads. A row counts as derived if it would not exist without these conversations.
+A row that other conversations support too stays, without the part that these conversations gave it. A row
+also counts as derived if its origin is uncertain (a dream of the same source without an episode): it is
+better to forget too much than too little. This module knows nothing about files or commands.
 """
 
 import re
@@ -21,13 +21,13 @@ from store.ledger.records import Attempt, Pair, Signal, StoredConversation, Stor
 from store.ledger.rows import all_of, among
 
 SHORTEST_QUOTE = 12
-"""Characters of the shortest turn that is searched for in errors; shorter ones would match everywhere."""
+"""Shortest turn, in characters, that is searched for in error texts; a shorter one would match everywhere."""
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """A deleted pair, as a part of an update."""
+    """A pair to delete, as a part of an update that trained on it."""
 
     update_id: str
     pair_id: str
@@ -39,7 +39,7 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Derived:
-    """Ids of the rows to delete, by table, and what else follows."""
+    """The rows that are deleted or changed when some conversations are forgotten; most fields hold ids."""
 
     conversations: tuple[str, ...]
     turns: tuple[int, ...]
@@ -51,19 +51,19 @@ class Derived:
     members: tuple[Member, ...]
     work: tuple[int, ...]
     errors: tuple[int, ...]
-    """Work that stays, whose error quotes a deleted turn or names a deleted row."""
+    """Work that stays, but whose error text is replaced: it quotes a deleted turn or names a deleted row."""
     events: tuple[int, ...]
     tombstones: frozenset[str]
-    """Digests by which an ingest recognises them: see `store.conversations.conversations.tombstones`."""
+    """Digests by which these conversations are recognised: see `conversations.tombstones`."""
     alike: tuple[str, ...]
     """Conversations that stay although they begin with the same turns."""
     places: dict[str, tuple[int, ...]]
-    """The lines from which the turns came, by file."""
+    """Numbers of the lines that held the turns, by the path of the log."""
     formats: dict[str, str]
-    """The format of each of these files."""
+    """The format of each of these logs, by path."""
 
     def counts(self) -> dict[str, int]:
-        """Count the rows to delete, by table, beside the conversations themselves."""
+        """Return the number of rows to delete, by table, without the rows of the conversations themselves."""
         return {
             "turns": len(self.turns),
             "signals": len(self.signals),
@@ -79,7 +79,7 @@ class Derived:
 
 
 def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
-    """Return everything that was derived from these conversations."""
+    """Return everything that was derived from the conversations with these ids."""
     ids = tuple(sorted(conversation_ids))
     heard = among(connection, StoredConversation, schema.conversations, "id", ids)
     turns = among(connection, StoredTurn, schema.turns, "conversation_id", ids)
@@ -120,7 +120,14 @@ def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
 
 
 def _dreams(connection: Connection, nodes: frozenset[str], sources: Collection[str]) -> tuple[str, ...]:
-    """Return the dreams that grew from deleted nodes, or from these sources and no episode."""
+    """Return the ids of the dreams that were derived from deleted nodes or from deleted conversations.
+
+    Args:
+        connection: The ledger.
+        nodes: Ids of the deleted nodes; a dream that grew from one of them is derived.
+        sources: Sources of the deleted conversations; a dream of one of them that grew from no episode counts
+            as derived too.
+    """
     d, n = schema.dreams, schema.nodes
     episodes = set(connection.execute(select(n.c.id).where(n.c.kind == "episode")).scalars())
     query = select(d.c.id, d.c.nodes, d.c.source).order_by(d.c.id)
@@ -134,7 +141,14 @@ def _dreams(connection: Connection, nodes: frozenset[str], sources: Collection[s
 def _pairs(
     connection: Connection, ids: Iterable[str], dreams: Iterable[str], signals: Iterable[str]
 ) -> dict[str, Pair]:
-    """Return the pairs of these dreams and signals, and those straight from a log of these conversations."""
+    """Return, by id, the pairs of these dreams and signals and the pairs made of logged answers.
+
+    Args:
+        connection: The ledger.
+        ids: The conversations; a pair with an answer from one of their logs is included.
+        dreams: Ids of the dreams.
+        signals: Ids of the signals.
+    """
     p = schema.pairs
     pairs = among(connection, Pair, p, "dream_id", dreams) + among(connection, Pair, p, "signal_id", signals)
     for conversation_id in ids:
@@ -147,7 +161,7 @@ def _pairs(
 
 
 def _members(connection: Connection, pairs: Mapping[str, Pair]) -> tuple[Member, ...]:
-    """Return the parts that these pairs have in updates."""
+    """Return one member for each update and each of these pairs that the update trained on."""
     return tuple(
         extend(Member, row, night_id=pairs[row.pair_id].night_id, behaviour=pairs[row.pair_id].behaviour)
         for row in among(connection, UpdatePair, schema.update_pairs, "pair_id", pairs)
@@ -159,19 +173,19 @@ def _members(connection: Connection, pairs: Mapping[str, Pair]) -> tuple[Member,
 
 @dataclass(frozen=True)
 class _Mentions:
-    """A search for the deleted rows in texts, by id and by quotation."""
+    """A search of texts for the ids of deleted rows and for quotations of deleted turns."""
 
     ids: frozenset[str]
     texts: list[str]
 
     def named(self, *values: Any) -> bool:
-        """Return whether one of the ids is in these values."""
+        """Return whether one of the ids occurs in the texts of these JSON values."""
         return any(
             not self.ids.isdisjoint(_WORD.findall(text)) for value in values for text in _strings(value)
         )
 
     def quoted(self, *values: Any) -> bool:
-        """Return whether one of the turns is in these values, or one of the ids."""
+        """Return whether the text of a turn, or one of the ids, occurs in the texts of these JSON values."""
         strings = [text for value in values for text in _strings(value)]
         quotes = [text for text in self.texts if len(text) >= SHORTEST_QUOTE]
         return self.named(*values) or any(quote in text for text in strings for quote in quotes)
@@ -190,7 +204,7 @@ def _strings(value: Any) -> Iterator[str]:
 def _work(
     connection: Connection, ids: Collection[str], mentions: _Mentions
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the work on these conversations, and other work whose error mentions them."""
+    """Return the ids of the work on these conversations, and of other work whose error mentions them."""
     w = schema.work
     query = select(w.c.id, w.c.kind, w.c.subject, w.c.error)
     query = query.where((w.c.kind == "extract") | w.c.error.is_not(None)).order_by(w.c.id)
@@ -201,7 +215,7 @@ def _work(
 
 
 def _events(connection: Connection, mentions: _Mentions) -> tuple[int, ...]:
-    """Return the events that name a deleted row, and the failures that quote one."""
+    """Return the numbers of the events that name a deleted row, and of the failures that quote a turn."""
     e = schema.events
     return tuple(
         row.seq
@@ -216,7 +230,8 @@ def _events(connection: Connection, mentions: _Mentions) -> tuple[int, ...]:
 def _tombstones(heard: Iterable[StoredConversation], turns: Iterable[StoredTurn]) -> set[str]:
     """Return the digests by which an ingest recognises these conversations.
 
-    Prefixes of system turns alone do not count: every other conversation of the same user has them.
+    A prefix that has only system turns is left out, because all conversations of the same user may begin with
+    these turns.
     """
     by_conversation = defaultdict[str, list[StoredTurn]](list)
     for turn in sorted(turns, key=lambda turn: turn.position):
@@ -230,7 +245,7 @@ def _tombstones(heard: Iterable[StoredConversation], turns: Iterable[StoredTurn]
 
 
 def _shared(connection: Connection, ids: Collection[str], tombstones: Iterable[str]) -> dict[str, set[str]]:
-    """Return the tombstones that conversations which stay share, each with those conversations."""
+    """Return the tombstones that would also match conversations that stay, with these conversations' ids."""
     shared = defaultdict[str, set[str]](set)
     for turn in among(connection, StoredTurn, schema.turns, "chain", tombstones):
         if turn.conversation_id not in ids:

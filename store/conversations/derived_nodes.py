@@ -1,8 +1,8 @@
-"""The part of the memory graph that forgetting some conversations deletes.
+"""The part of the memory graph that is deleted when some conversations are forgotten.
 
-Invariant: this module only reads. A node goes with the last edge that supports it; a declared behaviour
-stays. A node that stays loses the weight, the feelings and the words that the lost edges gave it. This module
-knows how edges are counted (`store.graph`), but not who forgets.
+Invariant: this module only reads. A node is deleted with the last edge that supports it; a declared behaviour
+stays. A node that stays loses the weight, the feelings and the texts that the deleted edges gave it. This
+module knows how edges are counted (`store.graph`), but does not know why nodes are deleted.
 """
 
 from collections import defaultdict
@@ -18,7 +18,7 @@ from store.ledger.records import Edge, Node
 from store.ledger.rows import all_of, among
 
 QUOTED = 160
-"""Characters of a request that a proposed behaviour shows: see `agents.extractor.extract`."""
+"""Number of characters of a request that a proposed behaviour quotes: see `agents.extractor.extract`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +28,16 @@ class LostGraph:
     nodes: frozenset[str]
     edges: tuple[Edge, ...]
     lessened: tuple[Node, ...]
-    """The nodes that stay, as they are afterwards."""
+    """The nodes that stay and change, as they are afterwards."""
 
 
 def lost_graph(connection: Connection, ids: Collection[str], strengths: Mapping[str, float]) -> LostGraph:
-    """Return the part of the memory graph that these conversations alone support.
+    """Return the part of the memory graph to delete with these conversations, and the nodes that change.
 
     Args:
         connection: The ledger.
         ids: The conversations.
-        strengths: The strength of each of their signals, by id.
+        strengths: The strength of each signal of these conversations, by the signal's id.
     """
     n = schema.nodes
     dead: dict[str, Node] = {}
@@ -67,7 +67,13 @@ def _edges_at(connection: Connection, nodes: Collection[str]) -> set[Edge]:
 
 
 def _left(connection: Connection, touched: Collection[str], gone: Collection[Edge]) -> dict[str, list[Edge]]:
-    """Return the edges that stay, by the node at either end."""
+    """Return the edges that stay at each of these nodes, by the node's id.
+
+    Args:
+        connection: The ledger.
+        touched: Ids of nodes that lose an edge.
+        gone: The edges that are deleted.
+    """
     left: dict[str, list[Edge]] = {node_id: [] for node_id in touched}
     for edge in sorted(_edges_at(connection, touched) - set(gone), key=_key):
         for end in {edge.tail_id, edge.head_id} & left.keys():
@@ -76,7 +82,7 @@ def _left(connection: Connection, touched: Collection[str], gone: Collection[Edg
 
 
 def _stands(node: Node, left: Iterable[Edge]) -> bool:
-    """Return whether a node stays: it was declared, or an edge that is left supports it."""
+    """Return whether a node stays: it is a declared behaviour, or an edge that is left supports it."""
     if node.kind == "behaviour" and not node.body.get("proposed"):
         return True
     return any(edge.kind in COUNTING or edge.signal_id for edge in left)
@@ -90,7 +96,16 @@ def _less(
     strengths: Mapping[str, float],
     dead: Mapping[str, Node],
 ) -> Node:
-    """Return a node without the weight, the feelings and the words that the lost edges gave it."""
+    """Return a node without the weight, the feelings and the texts that the deleted edges gave it.
+
+    Args:
+        connection: The ledger.
+        node: The node, which stays.
+        left: Its edges that stay.
+        gone: All deleted edges.
+        strengths: The strength of each deleted signal, by id.
+        dead: The deleted episodes, by id.
+    """
     lost_weight = sum(
         strengths.get(edge.signal_id, 1.0)
         for edge in gone
@@ -111,7 +126,15 @@ def _less(
 
 
 def _reworded(body: Json, dead: Iterable[Node], alive: Iterable[Node]) -> Json:
-    """Return a proposed behaviour's text, with the deleted request replaced by one that stays."""
+    """Return the body of a behaviour's node, without quotations of a deleted request.
+
+    In a proposed behaviour the deleted request is replaced by the request of an episode that stays.
+
+    Args:
+        body: The body of the node.
+        dead: The deleted episodes.
+        alive: The episodes that stay.
+    """
     if not body.get("proposed") or not body.get("examples"):
         return body
     (shown, *_), lost = body["examples"], {_request(node) for node in dead}
@@ -123,7 +146,7 @@ def _reworded(body: Json, dead: Iterable[Node], alive: Iterable[Node]) -> Json:
 
 
 def _request(episode: Node) -> str:
-    """Return the part of an episode's request that a proposed behaviour shows."""
+    """Return the part of an episode's request that a proposed behaviour quotes."""
     return str(episode.body.get("request", ""))[:QUOTED]
 
 

@@ -1,9 +1,9 @@
-"""Forgetting: conversations and everything derived from them leave the ledger.
+"""Forgetting: conversations and everything derived from them are deleted from the ledger.
 
-Invariant: nothing that stays names or quotes what was deleted, except the digests in `forgotten`, by which an
-ingest passes it over. An update keeps its row, its counts and its verdict; an event says how many of its
-pairs are gone. The weights do not change here: a rollback undoes what they learnt. This module knows nothing
-about files.
+Invariant: no row that stays names or quotes a deleted row. Only the digests in `forgotten` stay, by which an
+ingest recognises the conversations and does not add them again. An update keeps its row, its counts and its
+verdict; an event records how many of its pairs are deleted. The weights do not change here: only a rollback
+undoes what they learnt. This module knows nothing about files.
 """
 
 from dataclasses import dataclass
@@ -24,47 +24,50 @@ from store.readings import readings
 from store.task_vectors import merges
 
 SHORTEST_BEGINNING = 4
-"""Characters of the shortest prefix of an id that is accepted: a slip must not delete another
+"""Shortest prefix of an id that is accepted, in characters: a typing error must not delete another
 conversation."""
 MOST_NAMED = 5
-"""Conversations that a message names at most."""
+"""Most conversations that one message names."""
 GONE = "forgotten"
-"""The text in place of an error that quoted a deleted turn."""
+"""The text that replaces an error text that quoted a deleted turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Touched:
-    """An update whose weights learnt from what is forgotten."""
+    """An update whose weights learnt from forgotten conversations, directly or through its parent."""
 
     id: str
     state: str
     checkpoint: str
     pairs: int
-    """How many of its pairs are deleted, new or replayed."""
+    """Number of its pairs that are deleted, new or replayed."""
     built_on: str | None
-    """For an update without such pairs: the first update before it that has some."""
+    """For an update without deleted pairs: id of the first update before it that has some. Else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forgetting:
-    """What forgetting deletes, or has deleted."""
+    """The effects of forgetting some conversations, before or after it is done."""
 
     matched: str
-    """How the name was understood: source, conversation or log."""
+    """How the user's name for the conversations was understood: source, conversation or log."""
     derived: Derived
     updates: tuple[Touched, ...]
-    """In the order of their checkpoints."""
+    """The updates that learnt from the conversations, in the order of their checkpoints."""
     rollback_to: str | None
-    """The last kept and stored checkpoint that learnt nothing of it; None if no kept one did."""
+    """The last kept and stored checkpoint from before the first kept update that learnt from them.
+
+    None if no kept update did, or if there is no such checkpoint.
+    """
 
 
 def look(connection: Connection, wanted: str, path: str) -> Forgetting:
-    """Return what forgetting this would delete, and change nothing.
+    """Return what `forget` would delete, and change nothing.
 
     Args:
         connection: The ledger.
-        wanted: A source, a conversation's id or a prefix of it, or a log.
-        path: The same name as a log's path, as the ledger would store it.
+        wanted: The user's name for the conversations: a source, an id or a prefix of one, or a log.
+        path: The same name read as the path of a log, in the form that the ledger stores.
     """
     matched, ids = match(connection, wanted, path)
     derived = gather(connection, ids)
@@ -75,7 +78,15 @@ def look(connection: Connection, wanted: str, path: str) -> Forgetting:
 
 
 def forget(connection: Connection, wanted: str, path: str, *, roll_back: bool = False) -> Forgetting:
-    """Delete conversations and everything derived from them; first roll back, if that helps."""
+    """Delete conversations and everything derived from them; return what was deleted.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        wanted: As in `look`.
+        path: As in `look`.
+        roll_back: Whether to roll back first to a checkpoint that did not learn from them, if a kept update
+            did.
+    """
     if queries.running_night(connection) is not None:
         raise GateRefused(
             "a night is running, and may be learning from it: wait for it (`nightschool status`)"
@@ -89,7 +100,18 @@ def forget(connection: Connection, wanted: str, path: str, *, roll_back: bool = 
 
 
 def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str]]:
-    """Return how a name is understood, and its conversations; the name of a source goes first."""
+    """Return how a name is understood (source, conversation or log) and the ids of its conversations.
+
+    A name that is a source counts as the source, whatever else it may be.
+
+    Args:
+        connection: The ledger.
+        wanted: As in `look`.
+        path: As in `look`.
+
+    Raises:
+        UnknownId: The name stands for nothing, or for more than one thing.
+    """
     c, t = schema.conversations, schema.turns
     of_source = list(connection.execute(select(c.c.id).where(c.c.source == wanted)).scalars())
     if of_source:
@@ -118,7 +140,7 @@ def match(connection: Connection, wanted: str, path: str) -> tuple[str, list[str
 
 
 def _with_prefix(connection: Connection, wanted: str) -> list[str]:
-    """Return the conversations whose id has this prefix."""
+    """Return the ids with this prefix, a few at most; none for a prefix that is too short."""
     c = schema.conversations
     if len(wanted) < SHORTEST_BEGINNING:
         return []
@@ -130,7 +152,10 @@ def _with_prefix(connection: Connection, wanted: str) -> list[str]:
 
 
 def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
-    """Return the updates that learnt from these pairs, and those that trained on from such weights."""
+    """Return the updates that learnt from deleted pairs, and the updates that were built on these.
+
+    They are in the order of their checkpoints.
+    """
     pairs: dict[str, int] = {}
     for member in derived.members:
         pairs[member.update_id] = pairs.get(member.update_id, 0) + 1
@@ -139,7 +164,7 @@ def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
     made = all_of(connection, Update, trained)
     origin: dict[str, str] = {}
     learnt = []
-    for update in made:  # a parent comes before its children, and what was merged before the merge
+    for update in made:  # parents come before their children, and merged updates before the merge
         grown_from = [update.parent_id, *merges.ends(update)]
         built_on = next((origin[parent] for parent in grown_from if parent in origin), None)
         count = pairs.get(update.id, 0)
@@ -160,7 +185,11 @@ def touched(connection: Connection, derived: Derived) -> tuple[Touched, ...]:
 
 
 def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
-    """Return the last kept and stored checkpoint before the first kept one of these updates."""
+    """Return the last kept and stored checkpoint before the first kept update among these.
+
+    Returns:
+        None if none of the updates is kept, or if there is no such checkpoint.
+    """
     first = next((update for update in updates if update.state == "kept"), None)
     if first is None:
         return None
@@ -173,8 +202,8 @@ def _before(connection: Connection, updates: tuple[Touched, ...]) -> str | None:
 
 
 def _delete(connection: Connection, derived: Derived) -> None:
-    """Delete the derived rows, in the order of their references, and change those that stay."""
-    if connection.dialect.name == "sqlite":  # overwrite what is deleted
+    """Delete the derived rows, each before the rows that it refers to, and change the rows that stay."""
+    if connection.dialect.name == "sqlite":  # overwrite the deleted content on the disk
         connection.exec_driver_sql("PRAGMA secure_delete=ON")
     delete_among(connection, schema.update_pairs, "pair_id", derived.pairs)
     delete_among(connection, schema.pairs, "id", derived.pairs)
@@ -203,14 +232,14 @@ def _delete(connection: Connection, derived: Derived) -> None:
 
 
 def _lower_cursors(connection: Connection) -> None:
-    """Lower the nights' cursors to the newest turn: SQLite will reuse the ids of the deleted ones."""
+    """Lower the nights' cursors to the newest turn, because SQLite reuses the ids of deleted turns."""
     newest = connection.execute(select(func.max(schema.turns.c.id))).scalar() or 0
     n = schema.nights
     connection.execute(n.update().where(n.c.cursor > newest).values(cursor=newest))
 
 
 def _note(connection: Connection, forgetting: Forgetting) -> None:
-    """Save the tombstones, and note how much each update has lost, in figures alone."""
+    """Save the tombstones, and add events with the number of pairs that each update has lost."""
     derived, at = forgetting.derived, now()
     rows = [{"chain": tombstone, "at": at} for tombstone in sorted(derived.tombstones)]
     if rows:
@@ -222,7 +251,7 @@ def _note(connection: Connection, forgetting: Forgetting) -> None:
 
 
 def _lost(derived: Derived, update_id: str) -> LostPairs:
-    """Return what an update has lost; `history.set_update` needs the nights and behaviours."""
+    """Return the pairs that an update has lost; `history.set_update` needs their nights and behaviours."""
     mine = [member for member in derived.members if member.update_id == update_id]
     new = [member for member in mine if not member.replay and not member.unlearnt]
     return LostPairs(

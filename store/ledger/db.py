@@ -1,6 +1,6 @@
-"""The ledger: one SQL database that anyone reads and one thread of one service writes.
+"""The ledger: one SQL database that any process reads and one thread of one process writes.
 
-Invariant: a transaction that `write` runs is committed whole or not at all, in the order of the calls, and is
+Invariant: `write` commits a transaction whole or not at all, in the order of the calls. The transaction is
 durable when `write` returns. Reads never wait for writes (WAL). This module knows nothing about the meaning
 of a table.
 """
@@ -24,16 +24,16 @@ from store.ledger.migrations import migrate
 Result = TypeVar("Result")
 
 BUSY_TIMEOUT_S = 30.0
-"""How long SQLite waits for another process's lock: longer than any transaction of ours takes."""
+"""Seconds that SQLite waits for another process's lock; no transaction of Nightschool takes as long."""
 
 
 def now() -> str:
-    """Return the time for a row: ISO 8601, UTC, to the millisecond."""
+    """Return the present time as rows store it: ISO 8601, UTC, to the millisecond."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def database_url(home: Path, configured: str = "") -> str:
-    """Return the configured URL, or that of the home's SQLite file."""
+    """Return the configured database URL; without one, the URL of the home's SQLite file."""
     return configured or f"sqlite:///{home / 'ledger.db'}"
 
 
@@ -53,7 +53,10 @@ class Ledger:
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """Open a write transaction, with its lock at once, so that it never has to be retried half-way."""
+        """Open a transaction that writes, and commit it at the end.
+
+        It takes the database's lock at once, so that it never has to be retried half-way.
+        """
         with self._writer:
             with self.engine.begin() as connection:
                 yield connection
@@ -61,10 +64,10 @@ class Ledger:
             reach("ledger", "committed")
 
     def wipe(self) -> bool:
-        """Erase deleted rows from the disk; returns whether that succeeded.
+        """Erase deleted rows from the disk; return whether that succeeded.
 
-        SQLite keeps them in free pages and in the write-ahead log until these are reused. PostgreSQL vacuums
-        by itself.
+        SQLite keeps deleted rows in free pages and in the write-ahead log until the space is reused.
+        PostgreSQL vacuums by itself, so nothing is done there.
         """
         if self.engine.dialect.name != "sqlite":
             return True
@@ -78,13 +81,13 @@ class Ledger:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """Open a consistent view of the ledger."""
+        """Open a connection that reads; all its queries see the same state of the ledger."""
         with self.engine.connect() as connection:
             connection.info["readonly"] = True
             yield connection
 
     async def write(self, transaction: Callable[..., Result], *args: Any) -> Result:
-        """Run `transaction(connection, *args)` in the writer's thread and commit it."""
+        """Run `transaction(connection, *args)` in the writer's thread, commit it and return its result."""
 
         def commit() -> Result:
             with self.writing() as connection:
@@ -93,7 +96,7 @@ class Ledger:
         return await anyio.to_thread.run_sync(commit, limiter=self._lane)
 
     async def read(self, query: Callable[..., Result], *args: Any) -> Result:
-        """Run `query(connection, *args)` on a consistent view, in a thread of its own."""
+        """Run `query(connection, *args)` in a thread, on one state of the ledger, and return its result."""
 
         def view() -> Result:
             with self.reading() as connection:
@@ -104,7 +107,11 @@ class Ledger:
 
 @contextmanager
 def glance(url: str) -> Iterator[Connection | None]:
-    """Open a view of another home's ledger without creating or migrating it; None if it does not exist."""
+    """Open a connection that reads a ledger, without creating or migrating the ledger.
+
+    Args:
+        url: The database URL. The connection is None if the URL names a SQLite file that does not exist.
+    """
     place = make_url(url)
     if place.get_backend_name() == "sqlite" and not Path(place.database or "").is_file():
         yield None
@@ -119,7 +126,7 @@ def glance(url: str) -> Iterator[Connection | None]:
 
 
 def _engine(url: str) -> Engine:
-    """Create an engine; SQLite is made durable and takes its write lock at BEGIN."""
+    """Return an engine for this database; with SQLite, commits are durable and BEGIN takes the write lock."""
     if not url.startswith("sqlite"):
         return create_engine(url)
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})

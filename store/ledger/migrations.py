@@ -1,7 +1,7 @@
 """Numbered migrations, which bring a ledger to this version's schema when it is opened.
 
-Invariant: a released migration is never edited; a new one is appended. In a new ledger, which `_first_schema`
-makes from today's schema, the others find nothing to do. A ledger from a newer version is refused.
+Invariant: a released migration is never edited; a new one is appended. In a new ledger `_first_schema` makes
+all tables of today's schema, so the other migrations change nothing. A ledger of a newer version is refused.
 """
 
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from store.ledger.schema_readings import READINGS, predictions, sweeps
 
 
 def _first_schema(connection: Connection) -> None:
-    """Create every table."""
+    """Create every table of today's schema."""
     metadata.create_all(connection)
 
 
 def _references_have_a_version(connection: Connection) -> None:
-    """Add `pairs.reference_id`; log-probabilities without one are computed again."""
+    """Add `pairs.reference_id`; log-probabilities of a row without this id are computed again."""
     if "reference_id" not in {column["name"] for column in inspect(connection).get_columns("pairs")}:
         connection.exec_driver_sql("ALTER TABLE pairs ADD COLUMN reference_id VARCHAR")
 
@@ -34,7 +34,10 @@ def _checkpoints_can_be_pruned(connection: Connection) -> None:
 
 
 def _readings_name_their_vectors(connection: Connection) -> None:
-    """Add `readings.vectors` to the key; it is "" for old rows, whose concepts are read again."""
+    """Add the column `readings.vectors` and make it a part of the key.
+
+    It is "" in old rows, whose concepts are read again.
+    """
     if "vectors" in {column["name"] for column in inspect(connection).get_columns("readings")}:
         return
     rows = (
@@ -55,13 +58,13 @@ def _pairs_can_be_unlearnt(connection: Connection) -> None:
 
 
 def _sweeps_are_kept(connection: Connection) -> None:
-    """Add `sweeps` and `predictions`."""
+    """Add the tables `sweeps` and `predictions`."""
     for table in (sweeps, predictions):
         table.create(connection, checkfirst=True)
 
 
 def _readings_are_kept(connection: Connection) -> None:
-    """Add the tables of what was read."""
+    """Add the tables of readings of turns, attempts and the probe set."""
     for table in READINGS:
         table.create(connection, checkfirst=True)
 
@@ -78,7 +81,11 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
 
 
 def migrate(engine: Engine) -> None:
-    """Run the migrations that this ledger has not seen, in one transaction."""
+    """Run the migrations that have not run on this ledger, in one transaction.
+
+    Raises:
+        IntegrityFault: A newer version of Nightschool wrote the ledger.
+    """
     with engine.connect() as connection:
         connection.info["readonly"] = True
         if _version(connection) == len(MIGRATIONS):

@@ -1,7 +1,8 @@
-"""The ledger's records: one frozen value for each kind of row, on the way in and on the way out.
+"""The ledger's records: one frozen class for each kind of row, for reading and for writing.
 
-Invariant: a record's fields are its table's columns (tested); the schema says what each one means. Ids are
-content digests made by `identity`: work that is done twice gives the same rows, and `save` keeps one of them.
+Invariant: a record's fields are its table's columns (tested); `schema.py` says what each column means. Most
+ids are digests of content made by `identity`: work that is done twice gives the same rows, and `save` stores
+each row once.
 """
 
 import hashlib
@@ -19,19 +20,19 @@ Wider = TypeVar("Wider")
 
 
 def identity(*parts: Any) -> str:
-    """Return a 16-character id of these parts, which JSON can hold."""
+    """Return an id of 16 hexadecimal characters: a digest of these values, which must fit into JSON."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def seed_of(*parts: Any) -> int:
-    """Return the seed of a draw: a 31-bit digest of its subject, so that a repeat draws the same."""
+    """Return a seed for a random draw: a 31-bit digest of these values, so that a repeat draws the same."""
     return int(identity("seed", *parts), 16) >> 33
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredConversation:
-    """A conversation's row; its turns are rows of their own."""
+    """The row of a conversation; each of its turns has a row of its own."""
 
     id: str
     source: str
@@ -44,7 +45,7 @@ class StoredConversation:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTurn:
-    """A turn's row."""
+    """The row of a turn of a conversation."""
 
     id: int
     conversation_id: str
@@ -62,7 +63,7 @@ class StoredTurn:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """A place in a conversation that carries a lesson."""
+    """A turn that carries a lesson, such as a correction or an approval."""
 
     id: str
     kind: str
@@ -79,7 +80,7 @@ class Signal:
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """Something learnt: a behaviour, an episode, a fact or a feeling."""
+    """A node of the memory graph: a behaviour, an episode, a fact or a feeling."""
 
     id: str
     kind: str
@@ -91,7 +92,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Edge:
-    """A relation between two nodes, and the signal that is its evidence."""
+    """An edge of the memory graph: a relation of two nodes, and the signal that is its evidence."""
 
     kind: str
     tail_id: str
@@ -101,7 +102,7 @@ class Edge:
 
 @dataclass(frozen=True, kw_only=True)
 class Rate:
-    """A behaviour's discounted failures and passes, and the temperature of its next dreams."""
+    """The discounted counts of a behaviour's failed and passed attempts, and its next dreams' temperature."""
 
     behaviour: str
     failed: float
@@ -111,7 +112,7 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
-    """One night: the turns that it hears, the behaviours that it means to improve, and its outcome."""
+    """One night: the last turn that it reads, the behaviours that it is to improve, and its outcome."""
 
     id: str
     number: int
@@ -127,7 +128,7 @@ class Night:
 
 @dataclass(frozen=True, kw_only=True)
 class Dream:
-    """A generated scenario that puts one behaviour to the test."""
+    """A generated scenario that tests one behaviour."""
 
     id: str
     night_id: str
@@ -142,14 +143,14 @@ class Dream:
 
 @dataclass(frozen=True, kw_only=True)
 class HardDream(Dream):
-    """A dream with the share of its own attempts that failed."""
+    """A dream with the share of its attempts that failed, 0 to 1."""
 
     failed: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """The served model's own answer to a dream, judged."""
+    """An answer of the served model to a dream, with the judgement of it."""
 
     id: str
     dream_id: str
@@ -164,7 +165,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A context with a better and a worse answer."""
+    """A training example: a conversation with a better and a worse answer."""
 
     id: str
     behaviour: str
@@ -187,7 +188,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class PairInUpdate(Pair):
-    """A pair with its part in one update."""
+    """A pair of one update, and whether the update replayed or unlearnt it."""
 
     replay: bool
     unlearnt: bool
@@ -195,7 +196,7 @@ class PairInUpdate(Pair):
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """One scheduled training run."""
+    """One training run or merge that changes the weights."""
 
     id: str
     night_id: str
@@ -212,7 +213,7 @@ class Update:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePair:
-    """The part of a pair in an update: new or replayed; in a merge, taken up or unlearnt."""
+    """The use of a pair by an update: new or replayed; in a merge, learnt or unlearnt."""
 
     update_id: str
     pair_id: str
@@ -222,15 +223,16 @@ class UpdatePair:
 
 @dataclass(frozen=True, kw_only=True)
 class LostPairs:
-    """The pairs that an update has lost to one `forget`: the body of an event."""
+    """The pairs of an update that one `forget` deleted: the body of an event."""
 
     pairs: int
-    """How many, replay included."""
+    """Number of the deleted pairs, replayed ones included."""
     replay: int
+    """Number of deleted pairs that were not new in the update."""
     nights: list[str]
-    """Nights of the pairs that were new in the update."""
+    """Nights of the deleted pairs that were new in the update."""
     behaviours: list[str]
-    """Behaviours of these pairs."""
+    """Behaviours of the deleted pairs that were new in the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +246,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A version of everything that an update changes."""
+    """A checkpoint: one version of the weights and of the optimizer state."""
 
     id: str
     parent_id: str | None
@@ -259,7 +261,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The outcomes of a behaviour's held-out scenarios, one character each."""
+    """The outcomes of a behaviour's held-out scenarios, one character for each scenario."""
 
     weights_sha256: str
     behaviour: str
@@ -270,22 +272,22 @@ class Measurement:
 
 
 LEAST_SPREAD = 1e-6
-"""Smallest standard deviation that a move is divided by: a concept may read the same on every text."""
+"""Smallest divisor of a move. The standard deviation of a concept's scores is 0 if they are all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A concept's score on the probe set, or the perplexity."""
+    """The mean score of a concept on the probe set for some weights, or the perplexity of these weights."""
 
     weights_sha256: str
     name: str
     vectors: str
-    """Digest of the concept vectors; for the perplexity the name of its text, "" for the world's talk."""
+    """Digest of the concept vectors; for the perplexity its text's name, "" for the world's ordinary talk."""
     mean: float
     spread: float
 
     def move_to(self, after: "Reading") -> float:
-        """Return how far the mean moves to a later reading, in standard deviations of this reading."""
+        """Return the mean of a later reading minus this mean, in standard deviations of this reading."""
         return (after.mean - self.mean) / max(self.spread, LEAST_SPREAD)
 
 
@@ -340,7 +342,7 @@ TABLES: dict[type[Any], Table] = {
 
 
 def save(connection: Connection, records: Iterable[Record]) -> None:
-    """Add the records that are not there yet, grouped by table in the order of `TABLES`."""
+    """Insert the records whose key is not in their table yet, table by table in the order of `TABLES`."""
     by_table: dict[type[Any], list[Record]] = {kind: [] for kind in TABLES}
     for record in records:
         by_table[type(record)].append(record)
@@ -349,20 +351,20 @@ def save(connection: Connection, records: Iterable[Record]) -> None:
 
 
 def insert(connection: Connection, table: Table, records: Iterable[Any]) -> None:
-    """Add records to a table whose columns are their fields; a row that is there already is left alone."""
+    """Insert records into a table whose columns are their fields; rows that exist already stay unchanged."""
     rows = [_values(record) for record in records]
     if rows:
         connection.execute(insert_or_ignore(connection, table), rows)
 
 
 def insert_or_ignore(connection: Connection, table: Table) -> Any:
-    """Return an INSERT, in this database's dialect, that leaves a row alone that is there already."""
+    """Return an INSERT statement in this database's dialect that leaves existing rows unchanged."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()
 
 
 def extend(kind: type[Wider], record: Any, **more: Any) -> Wider:
-    """Return a record of a kind that has the fields of this one and more."""
+    """Return a record of class `kind`, with all fields of `record` and those in `more`."""
     return kind(**_values(record), **more)
 
 

@@ -1,7 +1,7 @@
-"""Rows as records, and rows that are looked up by many values of one column.
+"""Rows as records, and queries for many values of one column.
 
-Invariant: a record is made of a row in one place, `build`. Rows that are looked up by many values come in the
-order of the table's primary key. This module knows nothing about the meaning of a table.
+Invariant: only `build` makes a record from a row. The rows for many values are in the order of the table's
+primary key. This module knows nothing about the meaning of a table.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,21 +12,21 @@ from sqlalchemy import Connection, Select, Table, select
 Kind = TypeVar("Kind")
 
 MOST_PARAMETERS = 500
-"""Values in one IN (...): SQLite takes 32,766 parameters in all, older versions 999."""
+"""Most values in one IN (...): SQLite accepts 32,766 parameters in one statement, older versions 999."""
 
 
 def build(kind: type[Kind], row: Mapping[Any, Any]) -> Kind:
-    """Build a record from a row whose columns are the record's fields."""
+    """Return a record of class `kind` with the values of a row whose columns are the record's fields."""
     return kind(**row)
 
 
 def all_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> list[Kind]:
-    """Return every row of a query as a record."""
+    """Return every row of a query as a record of class `kind`."""
     return [build(kind, row) for row in connection.execute(query).mappings()]
 
 
 def first_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> Kind | None:
-    """Return the first row of a query as a record; None if there is none."""
+    """Return the first row of a query as a record of class `kind`; None if there is no row."""
     row = connection.execute(query).mappings().first()
     return None if row is None else build(kind, row)
 
@@ -34,7 +34,10 @@ def first_of(connection: Connection, kind: type[Kind], query: Select[Any]) -> Ki
 def among(
     connection: Connection, kind: type[Kind], table: Table, column: str, values: Iterable[Any]
 ) -> list[Kind]:
-    """Return the rows whose column has one of these values, in the order of the table's primary key."""
+    """Return the rows of `table` whose `column` has one of these values, as records of class `kind`.
+
+    They are in the order of the table's primary key.
+    """
     rows: list[Kind] = []
     for part in parts(sorted(values)):
         rows += all_of(connection, kind, select(table).where(table.c[column].in_(part)))
@@ -43,12 +46,12 @@ def among(
 
 
 def delete_among(connection: Connection, table: Table, column: str, values: Iterable[Any]) -> None:
-    """Delete the rows whose column has one of these values."""
+    """Delete the rows of `table` whose `column` has one of these values."""
     for part in parts(sorted(values)):
         connection.execute(table.delete().where(table.c[column].in_(part)))
 
 
 def parts(values: list[Any]) -> Iterator[list[Any]]:
-    """Yield the values in parts that fit one IN (...)."""
+    """Yield the values in lists that are short enough for one IN (...)."""
     for start in range(0, len(values), MOST_PARAMETERS):
         yield values[start : start + MOST_PARAMETERS]

@@ -1,8 +1,8 @@
-"""The ledger's tables, in the order in which a turn reaches them; those of readings are in `schema_readings`.
+"""The ledger's tables, in the order of the way from a turn to a verdict.
 
-Invariant: rows are added and change state, and never change their meaning. Ids are digests of content (a
-repeated night finds its own rows), except where a sequence is wanted. Times are ISO 8601 in UTC. This module
-knows nothing about agents or queries.
+Most tables of readings are in `schema_readings`. Invariant: rows are added and change their state, but never
+their meaning. Ids are digests of content, so that a repeated night finds its own rows; a few are sequence
+numbers. Times are ISO 8601 in UTC. This module knows nothing about agents or queries.
 """
 
 from sqlalchemy import (
@@ -39,7 +39,7 @@ files = Table(
     Column("line", Integer, nullable=False),  # lines consumed
 )
 
-forgotten = Table(  # tombstones of conversations that a user had removed: they are not taken in again
+forgotten = Table(  # tombstones of forgotten conversations, which are not added again
     "forgotten",
     metadata,
     Column("chain", String, primary_key=True),  # chain digest of a turn, or digest of a key
@@ -70,7 +70,7 @@ conversations = Table(
 turns = Table(
     "turns",
     metadata,
-    Column("id", Integer, primary_key=True),  # also the cursor: a night hears the turns up to one id
+    Column("id", Integer, primary_key=True),  # also the cursor: a night reads the turns up to an id
     Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
     Column("position", Integer, nullable=False),  # from 0
     Column("role", String, nullable=False),
@@ -95,10 +95,10 @@ signals = Table(
     Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
     Column("position", Integer, nullable=False),  # of the turn that carries it
     Column("source", String, nullable=False),
-    Column("behaviour", String),  # that it supports, if one was recognised
+    Column("behaviour", String),  # the behaviour that it supports; NULL if none was recognised
     Column("strength", Float, nullable=False),  # 0 to 1
     # new -> learnt (a kept update used it) or undone (its update was rolled back); undone -> new by --retry;
-    # refused: it argues against a guarding behaviour; noted: it names no behaviour to train
+    # refused: it contradicts a counter-behaviour; noted: it names no behaviour to train
     Column("state", String, nullable=False),
     Column("reason", Text, nullable=False),
     Column("night_id", String),  # the night that took it up
@@ -123,7 +123,7 @@ edges = Table(
     Column("kind", String, primary_key=True),  # shows, supports, contradicts, guards, about
     Column("tail_id", ForeignKey("nodes.id"), primary_key=True),
     Column("head_id", ForeignKey("nodes.id"), primary_key=True),
-    Column("signal_id", String, primary_key=True),  # the evidence; "" for what was declared
+    Column("signal_id", String, primary_key=True),  # the evidence; "" for a declared relation
 )
 
 failure_rates = Table(
@@ -143,9 +143,9 @@ nights = Table(
     Column("id", String, primary_key=True),
     Column("number", Integer, nullable=False, unique=True),
     Column("seed", Integer, nullable=False),
-    Column("cursor", Integer, nullable=False),  # the last turn it hears
+    Column("cursor", Integer, nullable=False),  # id of the last turn that it reads
     Column("retry", Boolean, nullable=False),
-    Column("targets", JSON, nullable=False),  # the behaviours that it means to improve
+    Column("targets", JSON, nullable=False),  # the behaviours that it is to improve
     Column("state", String, nullable=False),  # running -> done
     Column("reasons", JSON, nullable=False),
     Column("started", String, nullable=False),
@@ -162,8 +162,8 @@ dreams = Table(
     Column("temperature", Float, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("nodes", JSON, nullable=False),  # ids of the nodes it grew from
-    Column("source", String, nullable=False),  # the source of its log, by which the cap counts
-    Column("refused", Text),  # why it was not used; NULL for a dream in use
+    Column("source", String, nullable=False),  # the source of its log; the share of each source is capped
+    Column("refused", Text),  # the reason why it is not used; NULL for a dream in use
 )
 
 attempts = Table(
@@ -193,10 +193,10 @@ pairs = Table(
     Column("chosen_from", String, nullable=False),  # attempt:ID, instructed:ID or log:CONVERSATION:POSITION
     Column("rejected_from", String, nullable=False),  # attempt:ID or log:CONVERSATION:POSITION
     Column("dream_id", ForeignKey("dreams.id")),
-    Column("signal_id", String),  # for a pair straight from a log
+    Column("signal_id", String),  # the signal of a pair that was made from a log, without a dream
     Column("source", String, nullable=False),
     Column("trust", Float, nullable=False),  # weight of the example, 0 to 1
-    Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected side
+    Column("checkpoint_id", String, nullable=False),  # the weights that produced the rejected answer
     Column("reference_id", String),  # checkpoint of the reference; NULL before its first update
     Column("chosen_logprob", Float),  # reference log-probabilities (nats, summed), pinned to reference_id
     Column("rejected_logprob", Float),
@@ -229,7 +229,7 @@ update_pairs = Table(
     Column("update_id", ForeignKey("updates.id"), primary_key=True),
     Column("pair_id", ForeignKey("pairs.id"), primary_key=True),
     Column("replay", Boolean, nullable=False),
-    Column("unlearnt", Boolean, nullable=False, server_default=false()),  # a merge took it back
+    Column("unlearnt", Boolean, nullable=False, server_default=false()),  # a merge unlearnt it
 )
 
 steps = Table(
@@ -268,7 +268,7 @@ measurements = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("behaviour", String, primary_key=True),
-    Column("definition", String, primary_key=True),  # digest of its judge, its scenarios and their number
+    Column("definition", String, primary_key=True),  # see `corpus.behaviour.definition`
     Column("seed", Integer, primary_key=True),
     Column("round", Integer, primary_key=True),  # 0, and one more after each inconclusive verdict
     Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed
@@ -279,7 +279,7 @@ readings = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("name", String, primary_key=True),  # a concept, or "perplexity"
-    Column("vectors", String, primary_key=True),  # digest of the vectors; of the perplexity: its text
+    Column("vectors", String, primary_key=True),  # digest of the vectors; for the perplexity: its text's name
     Column("mean", Float, nullable=False),
     Column("spread", Float, nullable=False),
 )
@@ -301,7 +301,7 @@ work = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("kind", String, nullable=False),
-    Column("subject", String, nullable=False),  # id of its subject
+    Column("subject", String, nullable=False),  # id of what the work is about
     Column("night_id", String, nullable=False),  # "" outside a night
     # ready -> leased -> done; leased -> ready (its holder died, or it failed and may try again);
     # leased -> set_aside after 3 failures; ready, leased -> withdrawn when its night is ended early

@@ -1,8 +1,8 @@
-"""The ledger's tables of readings, and of sweeps and predictions: see `schema`, which has `readings` itself.
+"""The ledger's tables of readings, sweeps and predictions; the table `readings` itself is in `schema`.
 
-Invariant: the same as there. Scores are lists in the order of the concepts of their vectors
-(`vector_versions.concepts`), so that a conversation of a thousand turns is a thousand rows, whatever the
-number of concepts.
+Invariant: as in `schema`. A row has the scores of all concepts in one list, in the order of
+`vector_versions.concepts`, so that a conversation of a thousand turns is a thousand rows, whatever the number
+of concepts.
 """
 
 from sqlalchemy import JSON, Column, Float, ForeignKey, Integer, LargeBinary, String, Table, Text
@@ -13,19 +13,19 @@ vector_versions = Table(
     "vector_versions",
     metadata,
     Column("digest", String, primary_key=True),
-    Column("number", Integer, nullable=False, unique=True),  # in the order of arrival
+    Column("number", Integer, nullable=False, unique=True),  # from 1, in the order of first use
     Column("weights_sha256", String, nullable=False),  # the weights that they were estimated on
-    Column("layer", Integer, nullable=False),  # where it is read
+    Column("layer", Integer, nullable=False),  # the layer after which the vectors are read
     Column("concepts", JSON, nullable=False),
     Column("corpus_sha256", String, nullable=False),
     Column("method", String),  # NULL if it was not noted
     Column(
         "night_id", String, nullable=False
-    ),  # of their first use, or the last before they were made by hand
-    Column("cosines", JSON),  # {concept: with the version before}; NULL if there is none to compare with
+    ),  # the night that used them first; for vectors made by hand the last night before
+    Column("cosines", JSON),  # {concept: cosine with the version before}; NULL if they cannot be compared
     Column(
         "data", LargeBinary
-    ),  # float32, (concepts, hidden size); of the last version, for the next cosines
+    ),  # float32, (concepts, hidden size), for the next cosines; NULL except in the last version
     Column("at", String, nullable=False),
 )
 
@@ -33,10 +33,10 @@ turn_readings = Table(
     "turn_readings",
     metadata,
     Column("turn_id", ForeignKey("turns.id"), primary_key=True),
-    Column("vectors", String, primary_key=True),  # digest of those that it was taken with
-    Column("weights_sha256", String, nullable=False),  # the weights that read it
+    Column("vectors", String, primary_key=True),  # digest of the vectors that it was read with
+    Column("weights_sha256", String, nullable=False),  # the weights that it was read with
     Column("night_id", String, nullable=False),
-    Column("scores", JSON, nullable=False),  # one a concept
+    Column("scores", JSON, nullable=False),  # one score for each concept
 )
 
 attempt_readings = Table(
@@ -53,9 +53,9 @@ baselines = Table(
     metadata,
     Column("vectors", String, primary_key=True),
     Column("night_id", String, primary_key=True),
-    Column("turns", Integer, nullable=False),  # how many it is over, of those read with these vectors
-    Column("mean", JSON, nullable=False),  # one a concept
-    Column("spread", JSON, nullable=False),  # standard deviation, one a concept
+    Column("turns", Integer, nullable=False),  # number of the turns that were averaged
+    Column("mean", JSON, nullable=False),  # one mean for each concept
+    Column("spread", JSON, nullable=False),  # one standard deviation for each concept
 )
 
 panel_readings = Table(
@@ -63,15 +63,15 @@ panel_readings = Table(
     metadata,
     Column("weights_sha256", String, primary_key=True),
     Column("vectors", String, primary_key=True),
-    Column("scores", JSON, nullable=False),  # one list a text of the panel, of one score a concept
+    Column("scores", JSON, nullable=False),  # for each text of the probe set: one score for each concept
 )
 
 moves = Table(
     "moves",
     metadata,
     Column("update_id", ForeignKey("updates.id"), primary_key=True),
-    Column("readings", JSON, nullable=False),  # {concept: move in spreads}, those that moved most
-    Column("parts", JSON, nullable=False),  # by layers, kinds, tensors and heads: how concentrated it is
+    Column("readings", JSON, nullable=False),  # {concept: move in standard deviations}, the largest moves
+    Column("parts", JSON, nullable=False),  # the concentration by layers, kinds, tensors and heads
     Column("verdict", Text, nullable=False),  # local, mixed or spread
 )
 
@@ -92,7 +92,7 @@ sweeps = Table(
     Column("outcomes", JSON, nullable=False),  # by strength: one character a scenario, 1 passed, 0 failed
     Column("perplexities", JSON, nullable=False),  # by strength, on ordinary text
     Column("verdict", String, nullable=False),  # raises, lowers, no effect or unclear
-    Column("slope", Float, nullable=False),  # of the pass rate, in each unit of strength
+    Column("slope", Float, nullable=False),  # change of the pass rate for each unit of strength
     Column("reasons", JSON, nullable=False),
     Column("at", String, nullable=False),
 )
@@ -103,7 +103,7 @@ predictions = Table(
     Column("id", String, primary_key=True),
     Column("behaviour", String, nullable=False, index=True),
     Column("sweep_id", ForeignKey("sweeps.id"), nullable=False),
-    Column("checkpoint_id", String, nullable=False),  # the active one
+    Column("checkpoint_id", String, nullable=False),  # the checkpoint that was active
     Column("said", String, nullable=False),  # the sweep's verdict
     Column("reason", Text, nullable=False),
     Column("at", String, nullable=False),
