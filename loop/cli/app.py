@@ -1,7 +1,7 @@
 """The entry point of the command line: assembles the commands, and turns errors into messages and exit codes.
 
-Invariant: nothing that a user can cause ends in a traceback. With --json, stdout gets one object for an
-error too.
+Invariant: no error that a user can cause ends in a traceback. With --json, an error too is printed as one
+JSON object to stdout.
 """
 
 import json
@@ -18,7 +18,7 @@ from loop.cli import behaviours, checkpoints, home, model, readout, service
 from loop.cli.helpers import options
 
 INTERRUPTED = 130
-"""Exit code after ctrl-C, as in a shell."""
+"""Exit code after ctrl-C, the same as a shell's."""
 
 app = typer.Typer(
     name="nightschool",
@@ -41,6 +41,7 @@ app.add_typer(model.model, name="model")
 
 
 def _version(wanted: bool) -> None:
+    """Print the version and exit, if the option --version is given."""
     if wanted:
         from importlib.metadata import version
 
@@ -60,7 +61,7 @@ def _globals(
 
 
 def _move_globals_first(arguments: list[str]) -> list[str]:
-    """Return the arguments with --home and --json in front; what follows a `--` stays."""
+    """Return the arguments with --home and --json moved to the front; those after a `--` are not moved."""
     front, rest = [], list(arguments)
     end = rest.index("--") if "--" in rest else len(rest)
     index = 0
@@ -81,11 +82,11 @@ def _move_globals_first(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
     options.home, options.json = None, "--json" in sys.argv
-    os.umask(0o077)  # logs, and what is learnt from them, are private to this user
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after ctrl-C
+    os.umask(0o077)  # the files of a home can be read only by their owner
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as ctrl-C does
     try:
         arguments = _move_globals_first(sys.argv[1:])
-        code = app(arguments, standalone_mode=False) or 0  # click returns the code of an Exit
+        code = app(arguments, standalone_mode=False) or 0  # click returns the code of an Exit exception
     except typer.Exit as early:
         code = early.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -96,12 +97,12 @@ def main() -> None:
 
 
 def _report(error: BaseException) -> int:
-    """Print what went wrong and what to do; return the exit code."""
+    """Print an error's message and return its exit code; raise an error again that nobody expects."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if hasattr(error, "format_message"):  # an error of click's, which typer raises under several names
+    if hasattr(error, "format_message"):  # a usage error of click; typer has copies of its classes
         message, code = str(error.format_message()), UsageError.exit_code
     elif isinstance(error, NightschoolError):
         message, code = str(error), error.exit_code

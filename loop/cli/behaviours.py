@@ -1,4 +1,4 @@
-"""The commands on behaviours: list them, check a file that declares one, measure their pass rates."""
+"""The commands on behaviours: list them, check a behaviour file, and measure pass rates."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +17,7 @@ behaviours = typer.Typer(
 def behaviours_list() -> None:
     """List the behaviours of this home.
 
-    Each is followed by its counter-behaviour.
+    Each behaviour is followed by its counter-behaviour.
     """
     from loop.cli.show import home as show_home
     from loop.operations.results.home import BehaviourList, DeclaredBehaviour
@@ -41,7 +41,7 @@ def behaviours_list() -> None:
 def behaviours_validate(
     file: Annotated[Path, typer.Argument(help="a TOML file that declares a behaviour")],
 ) -> None:
-    """Check a behaviour file."""
+    """Check a file that declares a behaviour."""
     from corpus.behaviour import load_file
 
     names = [behaviour.name for behaviour in load_file(file)]
@@ -52,9 +52,9 @@ def behaviours_validate(
 
 @behaviours.command("measure")
 def behaviours_measure(seed: Seed = None) -> None:
-    """Measure the active weights on the held-out scenarios.
+    """Measure the pass rates of the active weights.
 
-    Prints the pass rate of each behaviour with its 95 % interval.
+    The command prints each behaviour's pass rate on its held-out scenarios, with the 95 % interval.
     """
     from loop.cli.show import home as show_home
     from loop.operations.operations import Operations

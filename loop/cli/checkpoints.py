@@ -44,8 +44,8 @@ def checkpoints_diff(
 ) -> None:
     """Show what changed from one checkpoint to another.
 
-    Compares pass rates, readings and weights (by layer, kind and head), and names the pairs behind the
-    change.
+    The command compares pass rates, readings and weights (by layer, kind and head). It also names the pairs
+    that were trained in between.
     """
     from loop.cli.show import diff
     from loop.operations import checkpoints as operations
@@ -60,7 +60,7 @@ def checkpoints_export(
 ) -> None:
     """Write a checkpoint as a Hugging Face directory.
 
-    Transformers and vLLM load it, bit for bit.
+    Transformers and vLLM can load this directory. The weights are the same, bit for bit.
     """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as operations
@@ -87,13 +87,14 @@ def checkpoints_prune(
 ) -> None:
     """Delete the files of checkpoints that no rule keeps.
 
-    The active checkpoint, pinned ones and the last good one stay; so do the rows of all in the ledger.
+    The files of the active checkpoint, the last good one, pinned ones and those without a verdict always
+    stay. The rows of all checkpoints stay in the ledger.
     """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
     from store.checkpoints.retention import Policy
 
-    Policy(keep_last=keep_last, keep_daily=keep_daily)  # refuses an empty policy before anything starts
+    Policy(keep_last=keep_last, keep_daily=keep_daily)  # raises a usage error for an empty policy
     result = helpers.perform(Operations.prune, keep_last=keep_last, keep_daily=keep_daily, dry_run=dry_run)
     helpers.show(result, show_checkpoints.pruned)
 
@@ -109,7 +110,7 @@ def checkpoints_pin(id: Id) -> None:
 
 @checkpoints.command("unpin")
 def checkpoints_unpin(id: Id) -> None:
-    """Remove the protection that `pin` gave a checkpoint."""
+    """Allow `prune` to delete a pinned checkpoint again."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
 
@@ -122,9 +123,9 @@ def checkpoints_verify(
         str, typer.Option(help="Check only this share, drawn at random: 0.1 or 10%.", metavar="P")
     ] = "1",
 ) -> None:
-    """Hash the ledger and all files again.
+    """Check the ledger and all checkpoint files for damage.
 
-    Exits with 12 if anything is damaged.
+    The command hashes them again, and exits with 12 if anything is damaged.
     """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import checkpoints as operations
@@ -143,9 +144,9 @@ def checkpoints_vector(
         Path | None, typer.Option(help="Write the task vector to this file, as float32 safetensors.")
     ] = None,
 ) -> None:
-    """Show the task vector of an update or of several.
+    """Show the size of a task vector.
 
-    A task vector is what the updates added to the weights.
+    A task vector is the change that one update, or several updates in a row, made to the weights.
     """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations import task_vectors
@@ -171,7 +172,8 @@ def checkpoints_merge(
 ) -> None:
     """Add task vectors to the active checkpoint.
 
-    A merge is a night without training: it is measured, and a verdict keeps it or undoes it.
+    Such a merge takes a night without training. It is measured like any update, and a verdict keeps it or
+    undoes it.
     """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.cli.show import night as show_night
@@ -197,7 +199,7 @@ def rollback(
         bool, typer.Option("--now", help="If a night is running, end it and undo its update.")
     ] = False,
 ) -> None:
-    """Take the weights back to an earlier checkpoint, bit for bit."""
+    """Restore the weights of an earlier checkpoint, bit for bit."""
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
 

@@ -1,7 +1,7 @@
-"""What every command shares: the global options, and how an operation is run and its result printed.
+"""The parts that all commands share: global options, and functions that run operations and print results.
 
-Invariant: with --json, stdout gets one object and nothing else; progress and logs go to stderr. Nothing heavy
-is imported before a command runs.
+Invariant: with --json, one JSON object and nothing else is printed to stdout. Progress and logs go to stderr.
+No large library is imported before a command runs.
 """
 
 import json
@@ -31,17 +31,19 @@ Seed = Annotated[
 
 @dataclass
 class GlobalOptions:
-    """The options that may stand anywhere on the command line."""
+    """The values of the options that may stand anywhere on the command line."""
 
     home: Path | None = None
+    """The folder given with --home; None without it."""
     json: bool = False
+    """Whether --json was given."""
 
 
 options = GlobalOptions()
 
 
 def show(result: Result, text: Callable[[Result], None]) -> None:
-    """Print a result, as JSON with --json, else as text."""
+    """Print a result: as JSON if --json was given, else by calling `text` with it."""
     if options.json:
         from corpus.json_edge import to_json
 
@@ -55,7 +57,14 @@ def perform(
     *_: Arguments.args,
     **arguments: Arguments.kwargs,
 ) -> Result:
-    """Run an operation with these keyword arguments, with progress on stderr."""
+    """Run an operation on the home and return its result; show progress on stderr.
+
+    If a service holds the home, it runs the operation; else this process does.
+
+    Args:
+        operation: A method of `Operations`.
+        arguments: The keyword arguments of the method.
+    """
     import anyio
 
     from loop.api import host
@@ -70,7 +79,12 @@ def perform(
 
 
 def read(query: "Callable[[Connection, Unpack[Values]], Result]", *arguments: *Values) -> Result:
-    """Run a query on the ledger, whether a service runs or not."""
+    """Run a query on the home's ledger and return its result, whether a service runs or not.
+
+    Args:
+        query: A function that takes a connection and `arguments`.
+        arguments: Further arguments of the query.
+    """
     from loop.operations import status
     from store import home
 

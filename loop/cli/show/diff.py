@@ -1,4 +1,4 @@
-"""The output of `checkpoints diff`: tables of what moved most; --json has every row."""
+"""The output of `checkpoints diff`: tables of the largest differences; --json has all of them."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -13,7 +13,7 @@ from store.nights.results import ComparedBehaviour, LineageStep
 from store.tensors.changes import Figures
 
 MOST = 10
-"""Most rows of a table."""
+"""Largest number of rows in a table."""
 Change = TypeVar("Change", bound=Figures)
 
 
@@ -60,7 +60,12 @@ def _readings(report: Difference) -> None:
 
 
 def _step(verb: str, step: LineageStep) -> None:
-    """Print one step of the way: the checkpoint, and the pairs of the update that made it."""
+    """Print one checkpoint between the two, with the pairs of the update that made it.
+
+    Args:
+        verb: First word of the line: "without" for an update that the second checkpoint lacks, else "with".
+        step: The checkpoint and its update.
+    """
     if step.pairs is None:
         out.print(f"{verb} checkpoint {step.checkpoint[:12]}, which was not made from pairs", markup=False)
         return
@@ -92,7 +97,13 @@ def _weights(changes: WeightChanges) -> None:
 
 
 def _most(heading: str, rows: Sequence[Change], name: Callable[[Change], str]) -> None:
-    """Print the first rows of those that changed."""
+    """Print a table of the first changes that are not zero.
+
+    Args:
+        heading: Heading of the column of names.
+        rows: The changes, in the order of the table.
+        name: Function that returns the name of a change.
+    """
     changed = [row for row in rows if row.changed]
     if not changed:
         return

@@ -17,7 +17,7 @@ def made(home: HomeMade) -> None:
 
 
 def status(report: StatusReport) -> None:
-    """Print the state of a home, one line a fact."""
+    """Print the state of a home, one line for each fact."""
     quarantine = report.set_aside
     lines = {
         "service": report.service,
@@ -41,7 +41,7 @@ def _last(update: LastUpdate | None) -> str:
 
 
 def doctor(report: DoctorReport) -> None:
-    """Print one line a check."""
+    """Print the results of `doctor`, one line for each check."""
     for check in report.checks:
         out.print(f"{'ok ' if check.ok else 'BAD'}  {check.check:14} {check.found}", markup=False)
 

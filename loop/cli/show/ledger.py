@@ -8,9 +8,9 @@ from loop.operations.results.home import Forgotten, Ingested, UpdateOrigins
 from store.nights.results import Listing, WhyPair
 
 MOST_LINES = 10
-"""Most lines of a log that are named."""
+"""Largest number of lines of a log that are named."""
 MOST_PAIRS = 3
-"""Most pairs of an update that are printed."""
+"""Largest number of pairs of an update that are printed."""
 
 
 def ingested(report: Ingested) -> None:
@@ -26,7 +26,7 @@ def ingested(report: Ingested) -> None:
 
 
 def rows(name: str, listing: Listing) -> None:
-    """Print a table of rows, with long values cut."""
+    """Print rows of the ledger as a table, with long values cut."""
     if not listing.rows:
         out.print(f"no {name} yet")
         return
@@ -41,7 +41,7 @@ def rows(name: str, listing: Listing) -> None:
 def _cell(value: object) -> str:
     """Format a value for a table, cut to 60 characters; --json has the whole value."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
-        value = value[-1]["content"]  # the last message of a context
+        value = value[-1]["content"]  # of the messages of a context, show the last one
     if isinstance(value, list):
         value = "; ".join(map(str, value))
     if isinstance(value, dict):
@@ -51,7 +51,7 @@ def _cell(value: object) -> str:
 
 
 def why(origins: UpdateOrigins | WhyPair) -> None:
-    """Print the origins of an update or a pair."""
+    """Print the pairs and log lines from which an update or a pair came."""
     if isinstance(origins, WhyPair):
         _pair(origins)
     else:
@@ -78,7 +78,7 @@ def _pair(pair: WhyPair) -> None:
 
 
 def forgotten(report: Forgotten) -> None:
-    """Print what was removed, which weights learnt from it, and which logs still hold it."""
+    """Print what `forget` removed, which updates had learnt from it, and which logs still hold it."""
     verb = "would be" if report.dry_run else "were"
     kind = {"source": "a source", "conversation": "a conversation's id", "log": "a log"}[report.matched]
     out.print(
@@ -105,7 +105,7 @@ def forgotten(report: Forgotten) -> None:
 
 
 def _updates(report: Forgotten) -> None:
-    """Print which updates learnt from it, and how to get weights that did not."""
+    """Print the updates that learnt from what was forgotten, and commands for weights that did not."""
     if not report.updates:
         out.print("no update learnt from it")
         return

@@ -1,4 +1,4 @@
-"""The output of a night: pass rates, verdict and checkpoint, or the steps of a dry run."""
+"""The output of a night (pass rates, verdict and checkpoint) and of its dry run (training steps)."""
 
 from rich.table import Table
 
@@ -14,11 +14,11 @@ _STEP = {
     "gradient norm": "grad_norm",
     "update/weights": "update_ratio",
 }
-"""Columns of a table of steps, heading to metric."""
+"""The columns of a table of training steps: the metric of each heading."""
 
 
 def night_or_dry_run(result: NightResult | DryRun) -> None:
-    """Print a night at its end, or the steps of a dry run."""
+    """Print the result of a night, or the steps of a dry run."""
     if isinstance(result, DryRun):
         dry_run(result)
     else:
@@ -26,7 +26,7 @@ def night_or_dry_run(result: NightResult | DryRun) -> None:
 
 
 def night(report: NightResult) -> None:
-    """Print a night at its end."""
+    """Print the result of a night that has ended."""
     out.print(
         f"read {report.conversations} conversations ({report.turns} turns), found {report.signals} signals; "
         f"{report.dreams} dreams, {report.pairs} pairs, {report.seconds:.0f} s"
@@ -65,7 +65,7 @@ def _rates(rows: list[BehaviourRates]) -> None:
 
 
 def dry_run(report: DryRun) -> None:
-    """Print the steps that a night would train, one a line."""
+    """Print the training steps that a night would make, one line for each."""
     waiting = f"{report.conversations} conversations to read, {report.lessons} lessons"
     out.print(f"waiting: {waiting}" + (f" for {', '.join(report.targets)}" if report.targets else ""))
     for reason in report.reasons:

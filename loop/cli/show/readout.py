@@ -1,4 +1,4 @@
-"""The output of the commands on readouts: concept vectors, their quality and drift, and steering."""
+"""The output of the `readout` commands on concept vectors, their quality and drift, and steering."""
 
 from rich.table import Table
 
@@ -20,7 +20,7 @@ from store.readings.records import MovedReadings
 from store.tensors.localize import Located
 
 MOST = 4
-"""Most concepts, or parts of the weights, that a line names."""
+"""Largest number of concepts, or of parts of the weights, that a line names."""
 VERDICTS = {
     "raises": "{} raises the pass rate of {}",
     "lowers": "{} lowers the pass rate of {}",
@@ -33,7 +33,7 @@ CAME_TRUE = {"yes": "as predicted", "no": "not as predicted", "open": "not measu
 
 
 def trained(report: TrainedVectors) -> None:
-    """Print each layer's depth, and its accuracy on held-out texts."""
+    """Print the depth of each layer, and the accuracy of its vectors on held-out texts."""
     title = (
         f"{len(report.concepts)} concepts of {report.corpus!r}, {report.method}, {report.texts} texts "
         f"(chance {report.chance:.1%})"
@@ -49,7 +49,7 @@ def trained(report: TrainedVectors) -> None:
 
 
 def quality(report: VectorQuality) -> None:
-    """Print one line for each concept, and the path of the whole report."""
+    """Print the quality of each concept's vector, and the path of the whole report."""
     table = Table("concept", "texts", "PC 1", "alignment", "found again", "neuron", "R²", "verdict")
     for name, concept in report.concepts.items():
         aligned = concept.alignments
@@ -89,7 +89,7 @@ def quality(report: VectorQuality) -> None:
 
 
 def drifted(report: Drift) -> None:
-    """Print one line for each update, and one for each version of the vectors."""
+    """Print how far each update moved the readings, and how far each version of the vectors changed."""
     if report.updates:
         _updates(report.updates)
     else:
@@ -124,7 +124,7 @@ def _versions(rows: list[VectorsDrift]) -> None:
 
 
 def located(moves: MovedReadings | None) -> None:
-    """Print which parts of the weights an update changed, and along which concepts."""
+    """Print the parts of the weights that an update changed most, and the concepts along which they write."""
     if moves is None:
         return
     parts: Located = from_json(Located, moves.parts)
@@ -155,13 +155,13 @@ def located(moves: MovedReadings | None) -> None:
 
 
 def swept(report: Sweeps) -> None:
-    """Print a table and a verdict for each behaviour."""
+    """Print the pass rates at each strength and the verdict, for each behaviour of a sweep."""
     for sweep in report.sweeps:
         _sweep(sweep)
 
 
 def behaviour(report: BehaviourVector) -> None:
-    """Print what steering by a behaviour's vector does, and how its predictions came out."""
+    """Print the effect of steering by a behaviour's vector, and the predictions for the behaviour so far."""
     out.print(
         f"vector of {report.behaviour} from {report.attempts} attempts at {report.dreams} dreams, "
         f"after layer {report.layer}"
@@ -171,7 +171,7 @@ def behaviour(report: BehaviourVector) -> None:
 
 
 def predictions(rows: list[PredictionCheck]) -> None:
-    """Print predictions beside the updates that trained the behaviour later."""
+    """Print predictions, each with the updates that trained the behaviour later and whether it came true."""
     for row in rows:
         out.print(
             f"predicted for {row.behaviour} at {row.checkpoint_id[:12]} ({row.at[:16]}): {row.said}",

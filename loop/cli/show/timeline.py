@@ -1,6 +1,7 @@
-"""The output of `readout show` and `readout map`: a line for each concept on the terminal, or a picture.
+"""The output of `readout show` and `readout map`: lines of bars on the terminal, or a picture in a file.
 
-Invariant: a line fits 80 columns and can be read without colour: its bars have a height, all on one scale.
+Invariant: a line is at most 80 columns wide. It can be read without colour, because the height of a bar shows
+its value. All bars have the same scale.
 """
 
 from pathlib import Path
@@ -16,21 +17,24 @@ from loop.operations.results.readouts import ConceptMap, ConversationReadings
 from store.home import Home
 
 MOST_CONCEPTS = 16
-"""Concepts that are shown if the user names none."""
+"""Largest number of concepts that are shown if the user names none."""
 MOST_COLUMNS, DOUBLE = 34, 17
-"""Most columns of bars on a terminal, and most of them that can be two characters wide."""
+"""Largest number of columns of bars, and largest number for which each column is two characters wide."""
 NAME = 22
-"""Characters of a concept's name."""
+"""Number of characters of a concept's name that are shown."""
 WIDTH = 80
 BARS = "▁▂▃▄▅▆▇█"
 PLAIN = "12345678"
-"""The bars on a terminal that cannot show them."""
+"""Digits that stand for the bars on a terminal without Unicode."""
 MOST_TURNS = 12
-"""Most turns whose text is printed."""
+"""Largest number of turns whose text is printed."""
 
 
 def timeline_of(report: ConversationReadings) -> Timeline:
-    """Return the timeline of the concepts that were named, else of those that move most."""
+    """Return a conversation's readings as a timeline to draw.
+
+    It shows the concepts that the user named, or else those whose readings move most.
+    """
     import numpy as np
 
     names = tuple(report.concepts)
@@ -48,12 +52,18 @@ def timeline_of(report: ConversationReadings) -> Timeline:
 
 
 def draw(report: ConversationReadings, place: Path) -> None:
-    """Draw a conversation's readings to a file."""
+    """Draw a conversation's readings as a picture in the file `place`."""
     paint.write(timeline.picture(timeline_of(report)), place)
 
 
 def draw_map(home: Home, place: Path, layer: int | None) -> ConceptMap:
-    """Draw the map of a home's concepts to a file."""
+    """Draw the map of a home's concepts in a file, and return what was drawn.
+
+    Args:
+        home: The home.
+        place: Path of the picture.
+        layer: The layer whose vectors are drawn; None for a layer in the middle.
+    """
     paint.check(place)
     vectors, texts = stored_vectors(home.path / "readout")
     chosen = choose_layer(vectors, layer, vectors.layers[len(vectors.layers) // 2])
@@ -64,7 +74,7 @@ def draw_map(home: Home, place: Path, layer: int | None) -> ConceptMap:
 
 
 def shown(report: ConversationReadings) -> None:
-    """Print the bars of each concept, and the text of the turns."""
+    """Print a line of bars for each concept, and the text of the turns."""
     view = timeline_of(report)
     columns = timeline.columns(view, MOST_COLUMNS)
     scale = timeline.scale_of(columns.values)
@@ -108,7 +118,7 @@ def _line(text: str, *, whole: bool = False) -> None:
 
 
 def _bar(value: float, scale: float) -> str:
-    """Return the bar whose height stands for a value between -scale and scale."""
+    """Return the character of a bar whose height shows a value between -scale and scale."""
     letters = BARS if (out.encoding or "").lower().startswith("utf") else PLAIN
     share = (value / scale + 1) / 2
     return letters[min(len(letters) - 1, max(0, int(share * len(letters))))]

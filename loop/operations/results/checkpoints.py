@@ -96,7 +96,8 @@ class WeightChanges:
     heads: list[HeadChange]
     """The changes of the attention heads, the largest first."""
     only_in_one: list[str]
-    """Names of the tensors that only one checkpoint has, so that they could not be compared."""
+    """Names of the tensors that could not be compared, because one checkpoint lacks them or their shapes
+    differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
