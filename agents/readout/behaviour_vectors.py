@@ -1,11 +1,11 @@
-"""A behaviour's vector, from the attempts at its dreams: the difference of passed and failed answers.
+"""Makes a behaviour's vector from the attempts at its dreams: passed answers minus failed answers.
 
-The residual stream is read after the first token of each answer, in a middle layer: there the answer is
-decided, and hardly begun. Passed and failed answers to one dream share their prompt, so their difference
-belongs to the behaviour and not to the request; its mean over the dreams is the vector (CAA, arXiv
-2312.06681, section 3, on the model's own answers).
+The residual stream is read after the first token of each answer, in a middle layer: at this point the model
+has decided on the answer but hardly begun it. Passed and failed answers to the same dream have the same
+prompt, so their difference shows the behaviour and not the request. The vector is the mean of these
+differences over the dreams (CAA, arXiv 2312.06681, section 3, on the model's own answers).
 
-Invariant: dreams whose answers all passed, or all failed, are left out. This module knows nothing about the
+Invariant: dreams whose answers all passed or all failed are not used. This module knows nothing about the
 ledger.
 """
 
@@ -24,12 +24,13 @@ from corpus.aliases import Message
 from corpus.errors import GateRefused, IntegrityFault
 
 MINIMUM = 8
-"""Dreams with both passed and failed answers that a vector needs: with fewer, single requests show in it."""
+"""Number of dreams with both passed and failed answers that a vector needs. With fewer, the vector would
+depend too much on single requests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedAnswer:
-    """One judged answer to a dream."""
+    """A judged answer to a dream."""
 
     dream_id: str
     messages: list[Message]
@@ -46,7 +47,7 @@ def contrasting(answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
 
 
 def require(name: str, answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
-    """Return the contrasting answers, or raise GateRefused if they are of too few dreams."""
+    """Return the answers to dreams with passed and failed answers; raise GateRefused if these are too few."""
     usable = contrasting(answers)
     dreams = len({answer.dream_id for answer in usable})
     if dreams < MINIMUM:
@@ -59,10 +60,12 @@ def require(name: str, answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
 
 
 def direction(activations: Array, dreams: Sequence[str], passed: Sequence[bool]) -> Array:
-    """Return the mean over dreams of passed minus failed, unit norm, `(hidden_size,)`.
+    """Return the direction from failed to passed answers, with unit norm, `(hidden_size,)`.
+
+    It is the mean, over all dreams, of the mean of the passed minus the mean of the failed answers.
 
     Args:
-        activations: `(n_answers, hidden_size)`.
+        activations: The residual stream at each answer, `(n_answers, hidden_size)`.
         dreams: The dream of each answer; each dream has both kinds of answers.
         passed: Whether each answer passed.
     """
@@ -78,19 +81,29 @@ def direction(activations: Array, dreams: Sequence[str], passed: Sequence[bool])
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourReader:
-    """Reads behaviours' vectors from the served weights, and keeps them."""
+    """Makes the vectors of behaviours on the served weights, and stores them."""
 
     model: ModelClient
     trainer: Internals
     directory: Path
-    """Directory of the concept vectors; the behaviours' vectors have a folder in it."""
+    """Directory of the concept vectors. The vectors of behaviours have a folder in this directory."""
     digest: str
-    """Of the model (`describe.digest_of`)."""
+    """Digest of the model (`describe.digest_of`)."""
 
     async def extract(
         self, name: str, answers: Sequence[JudgedAnswer], *, layers: int, weights_sha256: str
     ) -> ConceptVectors:
-        """Make a behaviour's vector and keep it; `layers`: number of the model's layers."""
+        """Make a behaviour's vector, store it, and return all stored vectors of behaviours.
+
+        Args:
+            name: Name of the behaviour.
+            answers: The judged answers to the behaviour's dreams.
+            layers: Number of the model's layers.
+            weights_sha256: Digest of the served weights.
+
+        Raises:
+            GateRefused: Too few dreams have both passed and failed answers.
+        """
         usable = require(name, answers)
         layer = (layers - 1) // 2
         read_at = await self.trainer.activations(await self._until_first_token(usable), layers=(layer,))
@@ -102,7 +115,7 @@ class BehaviourReader:
         return self._keep(name, vector.astype(np.float32), layer, weights_sha256)
 
     async def _until_first_token(self, answers: Sequence[JudgedAnswer]) -> list[list[int]]:
-        """Return the tokens of each conversation up to the first of the answer."""
+        """Return the tokens of each conversation up to the answer's first token."""
         prompts = await self.model.tokenize(
             [answer.messages for answer in answers], add_generation_prompt=True
         )
@@ -111,11 +124,14 @@ class BehaviourReader:
         return [tokens[: len(prompt) + 1] for prompt, tokens in zip(prompts, whole, strict=True)]
 
     def _keep(self, name: str, vector: Array, layer: int, weights_sha256: str) -> ConceptVectors:
-        """Write the vector in place of its older version; drops vectors of another model or layer."""
+        """Store the vector in place of its older version, and return all stored vectors.
+
+        Stored vectors of another model, layer or size are dropped.
+        """
         place = self.directory / BEHAVIOURS
         try:
             old = read(place, model=self.digest)
-        except IntegrityFault:  # damaged, or another model's: all of it can be made again
+        except IntegrityFault:  # damaged, or another model's: the vectors can be made again
             old = None
         rows = {}
         if old is not None and old.layers == (layer,) and old.hidden_size == len(vector):

@@ -1,15 +1,15 @@
-"""Reads the residual stream of texts through the trainer, and keeps that of a concept set.
+"""Reads the residual stream of texts through the trainer, and stores the activations of a concept set.
 
     activations.safetensors   `stream`, `(n_texts, n_layers, hidden_size)` float32, and `heads_<layer>`,
                               `(n_texts, n_heads, head_dim)` float32: inputs of attention's output projection
     activations.json          {corpus_sha256, model, weights_version, layers, heads, skipped}
 
-Texts are read as plain text at their last token, without the chat template, whose common ending would make
-all last tokens alike.
+Texts are read as plain text, at their last token. The chat template is not used: its ending is the same for
+all texts, and would make all last tokens alike.
 
-Invariant: an equal text is run once. Kept activations are used only for the weights and texts that they came
-from. If the weights change during the reading, it is a `GateRefused`, and nothing is kept. This module knows
-nothing about concept vectors.
+Invariant: a text that occurs several times is read once. Stored activations are used only for the weights and
+texts that they came from. If the weights change during the reading, it ends with `GateRefused`, and nothing
+is stored. This module knows nothing about concept vectors.
 """
 
 import json
@@ -35,20 +35,20 @@ TENSORS, CARD = "activations.safetensors", "activations.json"
 PIECE = 64
 """Texts in one request to the trainer; progress is reported between requests."""
 KEPT_BYTES = 2**30
-"""Most bytes that are kept on disk: larger activations are read again when they are needed."""
+"""Most bytes of activations that are stored. Larger activations are read again when they are needed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where activations come from, and where they are kept."""
+    """Where activations come from, and where they are stored."""
 
     model: ModelClient
     """Tokenizes the texts."""
     trainer: Internals
     directory: Path
-    """`readout/` of the home."""
+    """The home's directory `readout/`."""
     model_digest: str
-    """Of the model's directory."""
+    """Digest of the model's directory."""
     weights_version: str
     """Digest of the served weights."""
 
@@ -59,11 +59,11 @@ class Collected:
 
     layers: tuple[int, ...]
     stream: Floats = field(repr=False)
-    """`(n_texts, n_layers, hidden_size)`."""
+    """The residual stream after each layer of `layers`, `(n_texts, n_layers, hidden_size)`."""
     heads: dict[int, Floats] = field(repr=False)
-    """By layer, `(n_texts, n_heads, head_dim)`."""
+    """By layer, the inputs of attention's output projection, `(n_texts, n_heads, head_dim)`."""
     skipped: dict[int, str]
-    """By layer, the name of an attention whose heads were requested and cannot be separated."""
+    """By layer, the name of the attention, if its heads were requested and cannot be separated."""
 
     def of(self, layer: int) -> Array:
         """Return the residual stream after this layer, `(n_texts, hidden_size)`."""
@@ -78,7 +78,15 @@ async def collect(
     heads: Sequence[int] = (),
     report: Progress | None = None,
 ) -> Collected:
-    """Return the activations of a set's texts in these layers; reads and keeps those that are missing."""
+    """Return the activations of a set's texts, from the stored file or else newly read and stored.
+
+    Args:
+        source: Where the activations come from and are stored.
+        texts: The concept set.
+        layers: Layers whose residual stream is returned.
+        heads: Layers whose inputs of attention's output projection are returned.
+        report: Called with the number of texts read so far, and of all texts.
+    """
     known = _kept(source, texts, layers, heads)
     if known is not None:
         return known
@@ -104,7 +112,7 @@ async def read_texts(
     heads: Sequence[int] = (),
     report: Progress | None = None,
 ) -> Collected:
-    """Return the activations of these texts, in their order; nothing is kept."""
+    """Return the activations of these texts, in their order; store nothing."""
     tokens = await source.model.tokenize_texts(list(texts))
     order: list[int] = []
     parts: list[Activations] = []
@@ -130,10 +138,10 @@ async def score_texts(
     layer: int,
     report: Progress | None = None,
 ) -> Array:
-    """Return the scores at each text's last token, `(n_texts, n_concepts)`.
+    """Return each text's scores along the vectors, read at its last token: `(n_texts, n_concepts)`.
 
-    `vectors`: `(n_concepts, hidden_size)`, of this layer. If a text is longer than the model's context, its
-    end is read.
+    `vectors`, `(n_concepts, hidden_size)`, are the concept vectors of `layer`. Of a text that is longer than
+    the model's context, only the end is read.
     """
     context = (await source.model.served_model()).context
     tokens = [row[-context:] for row in await source.model.tokenize_texts(list(texts))]
@@ -151,9 +159,10 @@ async def _pieces(
     heads: Sequence[int],
     report: Progress | None,
 ) -> AsyncIterator[tuple[list[int], Activations]]:
-    """Yield the activations of all texts, the shortest first: the numbers of some texts, and what they give.
+    """Yield the activations of all texts in pieces, the shortest texts first.
 
-    Raises GateRefused at the end if the weights have changed.
+    Each piece has the indices of some texts, and their activations. After the last piece, the function raises
+    GateRefused if the weights have changed meanwhile.
     """
     before = (await source.trainer.status()).version
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
@@ -170,12 +179,12 @@ async def _pieces(
 
 
 def _array(data: Sequence[bytes], shape: tuple[int, ...]) -> Floats:
-    """Join frames of float32 to one array `(rows, *shape)`."""
+    """Return the float32 values of these frames as one array `(rows, *shape)`."""
     return np.frombuffer(b"".join(data), dtype=np.float32).reshape(-1, *shape)
 
 
 def _kept(source: Source, texts: ConceptSet, layers: Sequence[int], heads: Sequence[int]) -> Collected | None:
-    """Return the kept activations, if they are of these weights and texts and complete."""
+    """Return the stored activations; None if they are incomplete or of other weights or texts."""
     try:
         card = json.loads((source.directory / CARD).read_text())
         identity = _identity(source, texts)
@@ -193,11 +202,11 @@ def _kept(source: Source, texts: ConceptSet, layers: Sequence[int], heads: Seque
             skipped={layer: name for layer, name in skipped.items() if layer in heads},
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, IntegrityFault):
-        return None  # a cache: what cannot be read is read from the model again
+        return None  # the files are only a cache: the activations are then read from the model again
 
 
 def _keep(source: Source, texts: ConceptSet, collected: Collected) -> None:
-    """Keep these activations in place of those that were kept before."""
+    """Store these activations in place of those that were stored before."""
     heads = {f"heads_{layer}": values for layer, values in collected.heads.items()}
     arrays = {"stream": collected.stream, **heads}
     card = source.directory / CARD
@@ -220,7 +229,7 @@ def _keep(source: Source, texts: ConceptSet, collected: Collected) -> None:
 
 
 def _identity(source: Source, texts: ConceptSet) -> dict[str, str]:
-    """Return the fields of the card that say what the activations belong to."""
+    """Return the fields of `activations.json` that identify the texts, the model and the weights."""
     return {
         "corpus_sha256": texts.sha256,
         "model": source.model_digest,

@@ -1,10 +1,10 @@
-"""Concept vectors on the residual stream, and the scores that are read with them.
+"""Computes concept vectors on the residual stream, and the scores of texts along these vectors.
 
-There are three methods, with one signature; a concept's positives are its texts, its negatives all other
-texts, those of other concepts and those of none.
+There are three methods with the same signature. The positives of a concept are its own texts; its negatives
+are all other texts, whether they show another concept or none.
 
-Invariant: pure, from arrays to arrays, in float64 so that the order of texts does not matter. A vector has
-unit length and points to its positives. This module knows nothing about models or files.
+Invariant: all functions are pure and compute in float64, so that the order of the texts does not matter. A
+vector has unit length and points to its positives. This module knows nothing about models or files.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,13 +21,14 @@ Numbers = NDArray[Any]
 Method = Literal["mean", "pca", "ridge"]
 METHODS: tuple[Method, ...] = get_args(Method)
 FOLDS = 10
-"""Number of folds that the texts are divided into for the accuracy."""
+"""Number of folds of the cross-validation that gives the accuracy."""
 RIDGE = 1.0
 """Penalty of the ridge probe, in units of the texts' mean squared distance from their mean. With few texts in
-many dimensions a lower penalty fits their noise (0.1: a planted direction is found at a cosine of 0.9 instead
-of 0.99)."""
+many dimensions, a lower penalty fits the noise: with 0.1, a known direction is found with a cosine of 0.9
+instead of 0.99."""
 _SMALL = 1e-12
-"""Length, in standard deviations of the texts, below which a difference gives no direction."""
+"""Smallest length, in standard deviations of the texts, of a difference of means that counts as a
+direction."""
 
 
 def concept_vectors(
@@ -39,7 +40,7 @@ def concept_vectors(
         activations: The residual stream at each text's last token, `(n_texts, hidden_size)`.
         labels: The concept that each text shows; None for a text that shows none.
         concepts: The concepts, in the order of the result.
-        method: How a direction is estimated.
+        method: How the vectors are computed: "mean", "pca" or "ridge".
 
     Raises:
         UsageError: A concept has no positives, no negatives, or no direction.
@@ -69,9 +70,10 @@ def _means(centred: Array, shows: Array) -> Array:
 
 
 def _components(centred: Array, shows: Array) -> Array:
-    """Return the first principal component of the positives about the negatives' mean, uncentred.
+    """Return the first principal component of the positives minus the negatives' mean.
 
-    As in representation engineering (arXiv 2310.01405, section 3.1), turned to where the positives lie.
+    The differences are not centred, as in representation engineering (arXiv 2310.01405, section 3.1). The
+    component's sign is chosen so that it points to the positives.
     """
     components = []
     for mine, difference in zip(shows.T.astype(bool), _means(centred, shows), strict=True):
@@ -82,9 +84,10 @@ def _components(centred: Array, shows: Array) -> Array:
 
 
 def _probes(centred: Array, shows: Array) -> Array:
-    """Return the weights of a linear probe by ridge regression of "shows it" on the stream.
+    """Return the weights of a linear probe: ridge regression of "shows the concept" on the stream.
 
-    Solved in the space of texts: w = X' (X X' + lambda I)^-1 y (the dual form; Murphy 2012, equation 14.45).
+    The regression is solved in the space of texts: w = X' (X X' + lambda I)^-1 y (the dual form; Murphy 2012,
+    equation 14.45).
     """
     gram = centred @ centred.T
     penalty = RIDGE * np.trace(gram) / len(gram)
@@ -101,7 +104,7 @@ _ESTIMATORS: dict[Method, Callable[[Array, Array], Array]] = {
 
 
 def scores(activations: Array, vectors: Array) -> Array:
-    """Project each text on each vector: `(n_texts, n_concepts)`, in units of the residual stream."""
+    """Return each text's projection on each vector, `(n_texts, n_concepts)`."""
     projected: Array = activations @ vectors.T
     return projected
 
@@ -111,9 +114,8 @@ def accuracy(
 ) -> float:
     """Return the share of held-out texts that score highest on their own concept, 0 to 1.
 
-    Vectors are estimated without the held-out text, and scores are centred by concept; chance is 1 /
-    n_concepts. Every tenth of each concept's texts is held out in turn, except for the only text of a
-    concept.
+    Each tenth of every concept's texts is held out in turn, except for a concept's only text. The vectors are
+    computed without the held-out texts, and scores are centred by concept. Chance gives 1 / n_concepts.
     """
     places: dict[str, list[int]] = {concept: [] for concept in concepts}
     for index, label in enumerate(labels):

@@ -1,17 +1,17 @@
-"""How far an update moved the readings: each concept by itself, and all concepts together.
+"""Computes how far an update moved the readings: each concept by itself, and all concepts together.
 
     delta = (mean after - mean before) / standard deviation before        for each concept, over the probe set
     D     = sqrt(delta' R^-1 delta / k)                                   the joint distance, k concepts
 
 R is the correlation of the concepts' scores over the probe set before the update, so D is the Mahalanobis
-distance (Mahalanobis 1936) of the means, per concept: moves that always go together count once, and many
-small moves against what usually goes together count although none is large alone. There are more concepts
-than texts, so R would have no inverse: it is shrunk towards the identity by as much as its estimate is
-uncertain (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices",
-theorem 3.1 and section 3.3).
+distance (Mahalanobis 1936) between the two means, divided by the square root of k. Concepts that usually move
+together count only once. Many small moves against the usual pattern count, even if none is large by itself.
+If there are more concepts than texts, R has no inverse. So R is shrunk towards the identity, the more the
+less certain its estimate is (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional
+covariance matrices", theorem 3.1 and section 3.3).
 
-Invariant: pure; both readings are of the same texts with the same vectors. This module knows nothing about
-limits: the verdict applies them.
+Invariant: all functions are pure, and both readings are of the same texts with the same vectors. This module
+knows no limits: the verdict applies them.
 """
 
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ class Joint:
     """How far all concepts moved together."""
 
     distance: float
-    """D, in standard deviations per concept; 1 if independent concepts each moved by one."""
+    """D. It is 1 if the concepts are independent and each moved by one standard deviation."""
     parts: dict[str, float]
-    """Contribution to D squared, by concept, largest first; negative for a concept that moved with others as
-    usual."""
+    """By concept, its contribution to D squared, largest first. A contribution can be negative if the concept
+    moved with others as usual."""
 
 
 def shrunk_correlation(standardised: Numbers) -> Numbers:
-    """Return the correlation of `(n_texts, k)` standardised scores, shrunk towards the identity: `(k, k)`."""
+    """Return the correlation `(k, k)` of standardised scores `(n_texts, k)`, shrunk towards the identity."""
     texts, count = standardised.shape
     sample = standardised.T @ standardised / texts
     mean = float(np.trace(sample)) / count  # mu, (10)
@@ -53,7 +53,7 @@ def joint(before: Numbers, after: Numbers, concepts: Sequence[str]) -> Joint:
     deviation = np.maximum(before.std(axis=0), LEAST_SPREAD)
     delta = (after.mean(axis=0) - before.mean(axis=0)) / deviation
     correlation = shrunk_correlation((before - before.mean(axis=0)) / deviation)
-    # A concept with one score for all texts has nothing to correlate: only its own move counts.
+    # A concept with the same score for all texts has no correlation: only its own move counts.
     correlation[np.diag_indices_from(correlation)] = np.maximum(np.diag(correlation), LEAST_SPREAD)
     shares = delta * np.linalg.solve(correlation, delta) / len(delta)
     order = np.argsort(-shares, kind="stable")

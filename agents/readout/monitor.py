@@ -1,12 +1,12 @@
-"""The monitor: measures the effect of an update on the model's inner states, and on ordinary text.
+"""Measures the effect of an update on the model's inner states, and on ordinary text.
 
-Readings before and after an update use the same fixed probe set and the same concept vectors, so their
-difference is that of the weights. The concept vectors are the home's, of the concepts, texts, method and
-layers that the user chose (`readout train`); a home without any gets them by the same code, from the set that
-suits the model.
+Readings before and after an update use the same fixed probe set and the same concept vectors, so only the
+weights can make a difference. The concept vectors are the home's: the user chose their concepts, texts,
+method and layers (`nightschool readout train`). For a home without concept vectors, the monitor makes them
+from the default concept set of the model.
 
-Invariant: there is a reading for every concept or for none, and it names its concept vectors. This module
-does not judge: the verdict does.
+Invariant: every concept has a reading, or none has, and a reading names its concept vectors. This module
+makes no judgement: the verdict does.
 """
 
 import math
@@ -29,9 +29,10 @@ from corpus.world.concepts import probe_texts
 from store.ledger.records import Reading
 
 PIECE = 16
-"""Exchanges of ordinary text in one request to the trainer, which attends to others between requests."""
+"""Exchanges of ordinary text in one request to the trainer, which can answer other requests in between."""
 DEPTH = 0.6
-"""Share of the layers before the one that is read: past the middle, before those that only choose words."""
+"""Depth of the layer that is read, as a share of all layers: past the middle, before the layers that only
+choose words."""
 
 
 def _no_heads() -> tuple[int, int] | None:
@@ -40,24 +41,26 @@ def _no_heads() -> tuple[int, int] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """Takes readings through the trainer's view of the served weights."""
+    """Takes readings of the served weights, through the trainer."""
 
     model: ModelClient
     trainer: Internals
     directory: Path
-    """Where the concept vectors are kept."""
+    """Directory of the home's concept vectors."""
     layers: Callable[[], int]
-    """Returns the model's number of layers; called once there is a model to read."""
+    """A function that returns the model's number of layers. It is called only when a model is loaded."""
     model_digest: str
-    """Of the model's directory."""
+    """Digest of the model's directory."""
     exchanges: int = 64
-    """Exchanges of ordinary dialogue for the perplexity of a model that is not the shipped one."""
+    """Number of exchanges of ordinary dialogue in the text for the perplexity; not used for the shipped
+    model."""
     heads: Callable[[], tuple[int, int] | None] = _no_heads
-    """Returns the attention's numbers of query heads and of key and value heads; None if they are unknown."""
+    """A function that returns the number of query heads and the number of key and value heads, or None if
+    they are unknown."""
 
     @property
     def layer(self) -> int:
-        """Number of the layer that concept vectors are made of unless the user chooses others."""
+        """Number of the layer that concept vectors are made on, unless the user chooses others."""
         count = self.layers()
         return min(count - 1, round(DEPTH * count))
 
@@ -68,11 +71,11 @@ class Monitor:
 
     @property
     def ordinary_text(self) -> OrdinaryText:
-        """The text that the perplexity is taken on."""
+        """The text that the perplexity is measured on."""
         return ordinary_text(self.model_digest, self.exchanges)
 
     def source(self, weights_sha256: str) -> Source:
-        """Return the source of activations of these weights, which are served now."""
+        """Return the source of activations; `weights_sha256`: digest of the weights that are served now."""
         return Source(
             model=self.model,
             trainer=self.trainer,
@@ -82,10 +85,10 @@ class Monitor:
         )
 
     async def concept_vectors(self, weights_sha256: str, report: Progress | None = None) -> ConceptVectors:
-        """Return the home's concept vectors; a home without any gets them from the served weights.
+        """Return the home's concept vectors; if there are none, make them on the served weights first.
 
         Raises:
-            IntegrityFault: The files are damaged or of another model; the message says the cure.
+            IntegrityFault: The files are damaged or of another model.
         """
         vectors = read(self.directory, model=self.model_digest)
         if vectors is None:
@@ -103,7 +106,14 @@ class Monitor:
         method: Method = "mean",
         report: Progress | None = None,
     ) -> ConceptVectors:
-        """Replace these concept vectors by ones that are estimated in the same way on the served weights."""
+        """Make these concept vectors again on the served weights, store them, and return them.
+
+        Args:
+            weights_sha256: Digest of the served weights.
+            known: The home's concept vectors, which are replaced.
+            method: How the new vectors are computed.
+            report: Called with the number of texts read so far, and of all texts.
+        """
         sets = {texts.sha256: texts for texts in map(load, NAMES)}
         texts = sets.get(known.corpus_sha256) or load(default_set(self.model_digest))
         source = self.source(weights_sha256)
@@ -113,11 +123,11 @@ class Monitor:
         return vectors
 
     def layer_of(self, vectors: ConceptVectors) -> int:
-        """Return the layer that these concept vectors are read at: the one nearest to `layer`."""
+        """Return the layer to read with these concept vectors: the nearest of their layers to `layer`."""
         return min(vectors.layers, key=lambda known: (abs(known - self.layer), known))
 
     async def score_probe_set(self, weights_sha256: str, vectors: ConceptVectors) -> Array:
-        """Return the scores of the probe set on the weights that are served now, `(n_texts, n_concepts)`."""
+        """Return the probe set's scores on the weights that are served now, `(n_texts, n_concepts)`."""
         layer = self.layer_of(vectors)
         collected = await read_texts(self.source(weights_sha256), probe_texts(), layers=[layer])
         if collected.stream.shape[2] != vectors.hidden_size:
@@ -127,9 +137,12 @@ class Monitor:
     async def read(
         self, weights_sha256: str, vectors: ConceptVectors, probe_scores: Array | None = None
     ) -> tuple[Reading, ...]:
-        """Return the readings of the weights that are served now, and their perplexity on ordinary text.
+        """Return a reading for each concept and one for the perplexity, of the weights that are served now.
 
-        `probe_scores`: the result of `score_probe_set` on these weights; None to read it now.
+        Args:
+            weights_sha256: Digest of these weights.
+            vectors: The concept vectors.
+            probe_scores: The result of `score_probe_set` on these weights; None to compute it now.
         """
         if probe_scores is None:
             probe_scores = await self.score_probe_set(weights_sha256, vectors)
@@ -153,9 +166,10 @@ class Monitor:
         return (*readings, perplexity)
 
     async def perplexity(self, steer: Sequence[Direction] = ()) -> float:
-        """Return exp of the mean negative log-probability per token of the answers in ordinary text.
+        """Return the model's perplexity on the answers in ordinary text.
 
-        `steer`: directions that steer the model during the call.
+        The perplexity is exp of the mean negative log-probability per token. `steer`: directions that the
+        model is steered by during this call.
         """
         items = await tokenize(self.model, self.ordinary_text)
         logprobs: list[LogProb] = []

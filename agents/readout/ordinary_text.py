@@ -1,8 +1,9 @@
-"""The ordinary text that a model's perplexity is taken on.
+"""The ordinary text that a model's perplexity is measured on.
 
-The shipped model knows its own world only, so it gets held-out talk of that world. Every other model gets a
-fixed selection of the ordinary dialogue. Invariant: the same model and number give the same tokens, and only
-those of answers are scored. This module does not score: the monitor does.
+The shipped model knows only its own small world, so its text is held-out conversations of that world. The
+text of every other model is a fixed selection of ordinary dialogue. Invariant: the same model and number of
+exchanges give the same tokens, and only the tokens of answers are scored. This module does not score: the
+monitor does.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ class OrdinaryText:
     """Conversations, each with an answer that is scored."""
 
     name: str
-    """Identifies the texts in the ledger; "" for the world's talk."""
+    """Name of the text in the ledger; "" for the conversations of the shipped model's world."""
     exchanges: tuple[tuple[tuple[Message, ...], str], ...]
 
 
 def ordinary_text(model_digest: str, count: int) -> OrdinaryText:
-    """Return the ordinary text of a model; `count`: exchanges for a model that is not the shipped one."""
+    """Return the ordinary text of a model; `count`: number of exchanges, except for the shipped model."""
     if default_set(model_digest) == "world":
         talk = ordinary.held_out(WORLD_EXCHANGES)
         world = tuple((({"role": "user", "content": remark},), reply) for remark, reply in talk)
@@ -41,9 +42,10 @@ def ordinary_text(model_digest: str, count: int) -> OrdinaryText:
 
 
 async def tokenize(model: ModelClient, text: OrdinaryText) -> list[tuple[list[int], list[int]]]:
-    """Return the tokens before each answer and those of the answer, by the model's chat template.
+    """Return, for each exchange, the tokens before the answer and the tokens of the answer.
 
-    A template that refuses a system prompt gets it at the beginning of the user's first message.
+    The model's chat template is used. If the template refuses a system prompt, the system prompt is put at
+    the beginning of the user's first message.
     """
     try:
         return await _tokenize(model, text.exchanges)
@@ -57,7 +59,7 @@ async def tokenize(model: ModelClient, text: OrdinaryText) -> list[tuple[list[in
 async def _tokenize(
     model: ModelClient, exchanges: Sequence[tuple[Sequence[Message], str]]
 ) -> list[tuple[list[int], list[int]]]:
-    """Cut each conversation where its tokens part from those of the prompt for its answer."""
+    """Return each exchange's tokens in two parts: those shared with the answer's prompt, and the rest."""
     contexts = [list(context) for context, _ in exchanges]
     answered = [[*context, {"role": "assistant", "content": answer}] for context, answer in exchanges]
     prompts = await model.tokenize(contexts, add_generation_prompt=True)

@@ -1,7 +1,7 @@
-"""Concept vectors made from a set's texts on the weights that are served now, and kept in the home.
+"""Makes concept vectors from a set's texts on the weights that are served now, and stores them.
 
-Invariant: the files are replaced when all layers are done, or not at all. This module does not choose layers
-or sets: callers do, by `default_set` and `Monitor.layer`.
+Invariant: the stored files are replaced when the vectors of all layers are made, or not at all. This module
+does not choose layers or sets: its callers do, with `default_set` and `Monitor.layer`.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,13 @@ class LayerAccuracy:
     """The accuracy of one layer's concept vectors."""
 
     layer: int
-    """Its number, from 0."""
+    """Number of the layer, from 0."""
     accuracy: float
     """Share of held-out texts that score highest on their own concept: see `concept_vectors.accuracy`."""
 
 
 def default_set(model_digest: str) -> Name:
-    """Return the concept set for a model: the embedded model knows its own world only."""
+    """Return the name of a model's default concept set; the embedded model has a set of its own world."""
     return "world" if model_digest == digest(MODEL_DIR) else "states"
 
 
@@ -44,7 +44,7 @@ async def train_concept_vectors(
     method: Method = "mean",
     report: Progress | None = None,
 ) -> tuple[ConceptVectors, tuple[LayerAccuracy, ...]]:
-    """Make and keep the concept vectors of these layers; returns their accuracy too."""
+    """Make and store the concept vectors of these layers; return them and each layer's accuracy."""
     collected = await collect(source, texts, layers=layers, report=report)
     values, accuracies = await anyio.to_thread.run_sync(_estimate, collected, texts, method)
     vectors = ConceptVectors(

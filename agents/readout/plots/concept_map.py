@@ -1,10 +1,10 @@
-"""The concepts on a plane: how their vectors lie to each other, coloured by cluster.
+"""Draws the concepts on a plane, coloured by cluster, to show which vectors are similar.
 
-The plane is that of the vectors' first two principal components; the axes name the share of variance that
-they hold, since what is near on the plane need not be near.
+The plane is that of the vectors' first two principal components. The axes' labels state the share of the
+variance along each axis, since vectors that are near each other on the plane need not be similar.
 
-Invariant: pure and deterministic; no name covers another name or a dot, and a name without space is left out
-and counted. This module knows nothing about models.
+Invariant: a map depends on its data alone. No name covers another name or a dot. A name for which there is no
+space is left out, and the picture states how many are. This module knows nothing about models.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +20,16 @@ COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9",
     "#7b3fa0", "#8c2d04", "#4d7c0f", "#e31a76", "#3f51b5", "#00838f",
 )  # fmt: skip
-"""Colours of the clusters; the first six are Okabe and Ito's, safe for colour-blind readers."""
+"""Colours of the clusters. The first six are those of Okabe and Ito, which colour-blind readers can
+distinguish."""
 APART = "#8b949e"
 """Colour of a concept in no cluster."""
 MARGIN, RADIUS = 40.0, 4.0
 LEGEND = 250.0
 FEW, MANY = 40, 100
-"""Numbers of concepts up to which the picture is small, or of medium size."""
+"""Largest number of concepts in a small picture, and in a picture of medium size."""
 REACH = 30
-"""Rings around a dot in which a place for its name is searched."""
+"""Number of rings around a dot in which a place for the concept's name is searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ class Plane:
     """Concepts in two dimensions."""
 
     places: Numbers
-    """`(n_concepts, 2)`."""
+    """Place of each concept, `(n_concepts, 2)`."""
     shares: tuple[float, float]
-    """Shares of the vectors' variance along each axis, 0 to 1."""
+    """Share of the vectors' variance along each axis, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,10 @@ class _Area:
 
 
 def plane(vectors: Numbers) -> Plane:
-    """Project the vectors, `(n_concepts, hidden_size)`, on their first two principal components.
+    """Return the vectors' places on the plane of their first two principal components.
 
-    SVD in float32, about the mean. The concept furthest out on an axis has a positive place.
+    `vectors` is `(n_concepts, hidden_size)`. The components are computed by SVD in float32, about the
+    vectors' mean. Each axis points so that the concept furthest from its origin is on the positive side.
     """
     centred = (vectors - vectors.mean(axis=0)).astype(np.float32)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
@@ -80,7 +82,14 @@ def plane(vectors: Numbers) -> Plane:
 def picture(
     concepts: Sequence[str], vectors: Numbers, clusters: Mapping[str, Sequence[str]], about: str
 ) -> Picture:
-    """Draw the map; `clusters`: members of each cluster by name; `about`: the line below the title."""
+    """Return the map as a picture.
+
+    Args:
+        concepts: Names of the concepts.
+        vectors: Their vectors, `(n_concepts, hidden_size)`.
+        clusters: Names of the concepts in each cluster, by the cluster's name.
+        about: The line below the title.
+    """
     projected = plane(vectors)
     side = 520.0 if len(concepts) <= FEW else 760.0 if len(concepts) <= MANY else 1040.0
     size = 12.0 if len(concepts) <= FEW else 11.0
@@ -114,7 +123,7 @@ def _colours(concepts: Sequence[str], clusters: Mapping[str, Sequence[str]]) -> 
 
 
 def _placed(projected: Plane, frame: _Area) -> list[tuple[float, float]]:
-    """Return each concept's place in the picture; both axes have one scale, so distances can be compared."""
+    """Return each concept's place in the picture. Both axes have the same scale."""
     pad = 46.0
     low, high = projected.places.min(axis=0), projected.places.max(axis=0)
     space = np.array([frame.right - frame.left - 2 * pad, frame.bottom - frame.top - 2 * pad])
@@ -127,7 +136,7 @@ def _placed(projected: Plane, frame: _Area) -> list[tuple[float, float]]:
 def _names(
     concepts: Sequence[str], dots: Sequence[tuple[float, float]], frame: _Area, size: float
 ) -> tuple[list[Shape], int]:
-    """Draw a name beside each dot, with a line if it is far; returns the number left out too."""
+    """Return shapes with a name beside each dot, and how many names are left out for want of space."""
     pad = RADIUS + 1
     taken = [_Area(left=x - pad, top=y - pad, right=x + pad, bottom=y + pad) for x, y in dots]
     shapes: list[Shape] = []
@@ -146,7 +155,7 @@ def _names(
 
 
 def _inside(area: _Area, frame: _Area) -> bool:
-    """Return whether the area lies in the frame, with a margin."""
+    """Return whether the area lies within the frame and keeps a margin."""
     return (
         area.left >= frame.left + 4
         and area.right <= frame.right - 4
@@ -156,7 +165,7 @@ def _inside(area: _Area, frame: _Area) -> bool:
 
 
 def _around(wide: float, high: float) -> Iterator[tuple[float, float]]:
-    """Yield places of a name's upper left corner from its dot: right, left, above, below, then in rings."""
+    """Yield places for a name's upper left corner, relative to the dot: right, left, above, below, rings."""
     gap = RADIUS + 2
     yield gap, -high / 2
     yield -gap - wide, -high / 2
@@ -172,7 +181,7 @@ def _around(wide: float, high: float) -> Iterator[tuple[float, float]]:
 
 
 def _named(name: str, area: _Area, dot: tuple[float, float], size: float) -> list[Shape]:
-    """Draw the name, and a line from its nearest edge to the dot if they are not adjacent."""
+    """Return the name's shape, and a line from its nearest edge to the dot if they are not adjacent."""
     x, y = dot
     edge_x, edge_y = min(max(x, area.left), area.right), min(max(y, area.top), area.bottom)
     low = area.bottom - size * 0.22
@@ -196,7 +205,7 @@ def _title(count: int, about: str, left_out: int) -> list[Shape]:
 
 
 def _axes(projected: Plane, frame: _Area) -> list[Shape]:
-    """Draw the frame and the label of the axes."""
+    """Return the shapes of the frame and of the axes' labels."""
     edges = (
         (frame.left, frame.top, frame.right, frame.top),
         (frame.left, frame.bottom, frame.right, frame.bottom),
@@ -215,7 +224,7 @@ def _axes(projected: Plane, frame: _Area) -> list[Shape]:
 def _legend(
     concepts: Sequence[str], clusters: Mapping[str, Sequence[str]], colours: Mapping[str, str], x: float
 ) -> list[Shape]:
-    """Draw each cluster's colour and number of members."""
+    """Return shapes with each cluster's colour, name and number of members."""
     if not clusters:
         return []
     shapes: list[Shape] = [Words(x=x, y=90, text="cluster", size=12, colour=FAINT)]

@@ -1,6 +1,6 @@
-"""Writes a picture to a file: SVG by this package, PNG by Pillow.
+"""Writes a picture to a file: as SVG, or as PNG with Pillow.
 
-Invariant: the file is replaced whole or not at all. This module does not know what a picture shows.
+Invariant: the file is replaced completely or not at all. This module does not know what a picture shows.
 """
 
 import io
@@ -14,15 +14,15 @@ from corpus.errors import UsageError
 SCALE = 2
 """Pixels of a PNG for each unit of the picture."""
 FINER = 4
-"""Factor by which a circle is drawn larger and then reduced, for a smooth edge; letters have smooth edges
+"""A circle is drawn this many times larger and then reduced, for a smooth edge. Letters have smooth edges
 already."""
 ENDINGS = (".svg", ".png")
 _ANCHORS = {"start": "ls", "middle": "ms", "end": "rs"}
-"""Pillow's names: left, middle or right, on the base line."""
+"""Pillow's names of the anchors: left, middle or right, on the base line."""
 
 
 def check(place: Path) -> None:
-    """Refuse a place that no picture can be written to, before any work is done."""
+    """Raise an error if no picture can be written to this path, before any work is done."""
     if place.suffix.lower() not in ENDINGS:
         raise UsageError(f"{place} is neither .svg nor .png: the ending chooses the format")
     if place.suffix.lower() == ".png" and find_spec("PIL") is None:
@@ -34,7 +34,7 @@ def check(place: Path) -> None:
 
 
 def write(picture: Picture, place: Path) -> None:
-    """Write the picture in the format of the file's ending."""
+    """Write the picture to a file, in the format that the file's ending names."""
     check(place)
     data = png(picture) if place.suffix.lower() == ".png" else svg(picture).encode()
     partial = place.with_name(f".{place.name}.tmp")
@@ -76,7 +76,7 @@ def _draw(canvas: Any, draw: Any, shape: Box | Dot | Line | Words) -> None:
 
 
 def _dot(canvas: Any, x: float, y: float, radius: float, fill: str) -> None:
-    """Draw a circle with a smooth edge: large, then reduced, and applied as a mask."""
+    """Draw a circle with a smooth edge: a large circle is reduced and used as a mask for its colour."""
     from PIL import Image, ImageDraw
 
     left, top, side = int(x - radius) - 1, int(y - radius) - 1, int(2 * radius) + 4

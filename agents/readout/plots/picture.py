@@ -1,7 +1,7 @@
 """A picture as a list of plain shapes, and the same picture as SVG.
 
-Invariant: pure and deterministic: equal pictures give equal bytes. Lengths are in units of the SVG, which a
-browser shows as pixels; y grows downwards. This module does not know what a picture shows.
+Invariant: equal pictures give equal bytes. Lengths are in units of the SVG, which a browser shows as pixels;
+y grows downwards. This module does not know what a picture shows.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 INK, FAINT, GRID, GROUND = "#1f2328", "#59636e", "#d8dee4", "#ffffff"
 WIDE = 0.56
-"""Average width of a letter as a share of the font's size: generous, so that texts do not overlap."""
+"""Assumed width of a letter as a share of the font's size: rather too large, so that texts do not overlap."""
 Anchor = Literal["start", "middle", "end"]
 
 
@@ -65,27 +65,27 @@ Shape = Box | Dot | Line | Words
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """Shapes on a white ground, the later ones on top."""
+    """Shapes on a white ground. Later shapes cover earlier ones."""
 
     width: int
     height: int
     title: str
-    """Alternative text."""
+    """Alternative text, for readers who cannot see the picture."""
     shapes: Sequence[Shape]
 
 
 def length(text: str, size: float) -> float:
-    """Estimate the width of a text."""
+    """Return the estimated width of a text, in units of the picture."""
     return WIDE * size * len(text)
 
 
 def printable(text: str) -> str:
-    """Return a text on one line without control characters, which XML forbids and a terminal would obey."""
+    """Return a text as one line, without control characters: XML forbids them, and a terminal obeys them."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def shortened(text: str, width: float, size: float) -> str:
-    """Return as much of a text as fits into this width."""
+    """Return the text, cut and ended with "..." if it is wider than `width`."""
     letters = int(width / (WIDE * size))
     return text if len(text) <= letters else f"{text[: max(letters - 3, 0)].rstrip()}..."
 
@@ -121,6 +121,6 @@ def _element(shape: Shape) -> str:
 
 
 def mixed(low: str, high: str, share: float) -> str:
-    """Mix two colours, as #rrggbb; share: 0 for the first, 1 for the second."""
+    """Return a mixture of two colours, as #rrggbb; a share of 0 gives `low`, a share of 1 gives `high`."""
     pairs = [(int(low[i : i + 2], 16), int(high[i : i + 2], 16)) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)

@@ -1,8 +1,8 @@
-"""The timeline of a conversation's readings over its turns, drawn as a heat map.
+"""Draws a conversation's readings over its turns as a heat map.
 
-Invariant: pure; all rows have one scale, 0 is the baseline's mean, and the picture names its unit. If there
-are more turns than columns, a column is the mean of adjacent turns, and the picture says so. This module
-knows nothing about models.
+Invariant: all functions are pure. All rows have the same scale, 0 is the baseline's mean, and the picture
+names the unit. If there are too many turns, a column shows the mean of several adjacent turns, and the
+picture states this. This module knows nothing about models.
 """
 
 from collections.abc import Sequence
@@ -30,16 +30,16 @@ LOW, MIDDLE, HIGH = "#2166ac", "#f7f7f7", "#c4561b"
 """Blue and orange, which red-green colour-blind readers can distinguish."""
 MOST_COLUMNS = 60
 LISTED = 12
-"""Turns whose words are printed below the table."""
+"""Number of turns whose words are printed below the table."""
 ROLES = {"user": "u", "assistant": "a", "system": "s", "tool": "t"}
 WIDTH, MARGIN, ROW, TEXT = 900, 24, 26, 12
 STEPS = 48
-"""Strips of the colour bar."""
+"""Number of strips in the colour bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timeline:
-    """Readings of one conversation."""
+    """The readings of one conversation."""
 
     name: str
     concepts: tuple[str, ...]
@@ -48,16 +48,17 @@ class Timeline:
     texts: tuple[str, ...]
     """Of each turn."""
     values: Numbers
-    """Scores minus the baseline's mean, in the baseline's standard deviations, `(n_turns, n_concepts)`."""
+    """The readings, `(n_turns, n_concepts)`: scores minus the baseline's mean, in the baseline's standard
+    deviations."""
     layer: int
     window: int | None
-    """Number of turns that were read together, the last of them being the one read; None for all."""
+    """How many turns were read together for a reading, the turn itself and those before it; None for all."""
     baseline: str
-    """The baseline in words."""
+    """A description of the baseline, in words."""
 
     @property
     def together(self) -> str:
-        """The turns that were read together, in words."""
+        """A description of which turns were read together, in words."""
         if self.window is None:
             return "each turn read with all before it"
         return {1: "each turn read alone", 2: "each turn read with the one before it"}.get(
@@ -67,20 +68,20 @@ class Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """A timeline as it is shown: a column for each turn, or for several turns."""
+    """The columns of the drawn timeline, each for one turn or for several adjacent turns."""
 
     values: Numbers
-    """`(n_columns, n_concepts)`."""
+    """The readings in each column, `(n_columns, n_concepts)`."""
     heads: tuple[str, ...]
-    """Letters of the roles; "·" for a column of several turns."""
+    """For each column, the letter of its turn's role, or "·" if it has several turns."""
     first: tuple[int, ...]
-    """Number of each column's first turn, from 1."""
+    """For each column, the number of its first turn, from 1."""
     turns: int
     """Number of turns in a column."""
 
 
 def columns(timeline: Timeline, most: int = MOST_COLUMNS) -> Columns:
-    """Return the timeline in at most `most` columns."""
+    """Return the columns of the drawn timeline, at most `most`."""
     count = len(timeline.roles)
     turns = max(1, -(-count // most))
     starts = range(0, count, turns)
@@ -93,7 +94,11 @@ def columns(timeline: Timeline, most: int = MOST_COLUMNS) -> Columns:
 
 
 def choose_concepts(timeline: Timeline, wanted: Sequence[str], most: int) -> Timeline:
-    """Return the timeline of the wanted concepts, or of those with the largest readings, largest first."""
+    """Return the timeline of some concepts only.
+
+    These are the concepts in `wanted`. If `wanted` is empty, they are the `most` concepts with the largest
+    readings, largest first.
+    """
     if wanted:
         order = [timeline.concepts.index(name) for name in wanted]
     else:
@@ -103,7 +108,7 @@ def choose_concepts(timeline: Timeline, wanted: Sequence[str], most: int) -> Tim
 
 
 def scale_of(values: Numbers) -> float:
-    """Return the end of the scale: the largest distance from 0, rounded up to a half."""
+    """Return the end of the scale: the largest absolute value, rounded up to a multiple of 0.5."""
     return max(0.5, float(np.ceil(np.abs(values).max() * 2) / 2))
 
 
@@ -114,12 +119,12 @@ def colour(value: float, scale: float) -> str:
 
 
 def signed(value: float) -> str:
-    """Format a reading with its sign and one digit after the point; never "-0.0"."""
+    """Return a reading as text with its sign and one digit after the point; never "-0.0"."""
     return f"{round(float(value), 1) + 0.0:+.1f}"
 
 
 def picture(timeline: Timeline) -> Picture:
-    """Draw the timeline."""
+    """Return the timeline as a picture."""
     shown = columns(timeline)
     left = MARGIN + min(240.0, max(length(name, TEXT) for name in timeline.concepts)) + 10
     cell = min(46.0, (WIDTH - MARGIN - left) / len(shown.heads))
@@ -153,7 +158,7 @@ def _title(timeline: Timeline, shown: Columns) -> list[Shape]:
 
 
 def _heads(shown: Columns, left: float, top: float, cell: float) -> list[Shape]:
-    """Draw number and role above each column, as many as fit."""
+    """Return shapes with the number and role of each column's turn, for as many columns as fit."""
     step = max(1, -(-24 // int(cell)))
     shapes: list[Shape] = [Words(x=left - 10, y=top - 8, text="turn", size=11, colour=FAINT, anchor="end")]
     for index, (first, head) in enumerate(zip(shown.first, shown.heads, strict=True)):
@@ -165,7 +170,7 @@ def _heads(shown: Columns, left: float, top: float, cell: float) -> list[Shape]:
 
 
 def _row(values: Numbers, scale: float, left: float, y: float, cell: float) -> list[Shape]:
-    """Draw one concept: a cell for each column, with its number if it fits."""
+    """Return the shapes of one concept's row: a cell for each column, with the reading if it fits."""
     shapes: list[Shape] = []
     for index, value in enumerate(values):
         x = left + index * cell
@@ -179,7 +184,7 @@ def _row(values: Numbers, scale: float, left: float, y: float, cell: float) -> l
 
 
 def _bar(scale: float, left: float, y: float, baseline: str) -> list[Shape]:
-    """Draw the colour bar."""
+    """Return the shapes of the colour bar."""
     width = 288.0
     strip = width / STEPS
     shapes: list[Shape] = []
@@ -197,7 +202,7 @@ def _bar(scale: float, left: float, y: float, baseline: str) -> list[Shape]:
 
 
 def _listing(timeline: Timeline, y: float) -> list[Shape]:
-    """Draw the words of the first turns."""
+    """Return shapes with the words of the first turns."""
     shapes: list[Shape] = []
     for index, (role, text) in enumerate(zip(timeline.roles[:LISTED], timeline.texts[:LISTED], strict=True)):
         words = f"{index + 1} {ROLES.get(role, '?')}: {printable(text)}"

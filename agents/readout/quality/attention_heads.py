@@ -1,11 +1,12 @@
-"""The attention heads that write a concept: the contribution of each head to the residual stream.
+"""Finds the attention heads that write a concept: computes each head's contribution to the residual stream.
 
-Attention adds the output projection of all heads' values side by side, so it is a sum with one term for each
-head (Elhage et al., A Mathematical Framework for Transformer Circuits, 2021: attention heads are independent
-and additive).
+Attention adds to the stream the output projection of all heads' outputs, laid side by side. This is a sum
+with one term for each head (Elhage et al., A Mathematical Framework for Transformer Circuits, 2021: attention
+heads are independent and additive).
 
-Invariant: pure; a text's contribution is measured along the vector that was estimated without that text. A
-layer whose attention has another layout must not be passed in. This module knows nothing about models.
+Invariant: all functions are pure. The contribution to a text is measured along a vector that was computed
+without this text. Callers pass no layer whose attention has another layout. This module knows nothing about
+models.
 """
 
 from collections.abc import Mapping
@@ -17,23 +18,25 @@ from agents.readout.concept_vectors import Numbers
 from agents.readout.quality.labelled_activations import LabelledActivations
 
 TOP = 10
-"""Heads that are named for a concept."""
+"""Number of heads that are listed for a concept."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadContributions:
-    """What the heads of one layer write, for each concept: `(n_concepts, heads)` each."""
+    """The contributions of one layer's heads to each concept; both arrays are `(n_concepts, heads)`."""
 
     norm: Numbers
-    """Length of the difference of means of what the head writes, in units of the residual stream."""
+    """Length of the difference between the head's mean output for the concept's texts and for all other
+    texts, in units of the residual stream."""
     selectivity: Numbers
-    """How far the head's output along the concept's vector separates the concept's texts from all others: the
-    difference of means in pooled standard deviations (d'). 0 for a concept with fewer than two texts."""
+    """How well the head's output along the concept's vector separates the concept's texts from all others:
+    the difference of the two means in pooled standard deviations (d'). 0 for a concept with fewer than two
+    texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WritingHead:
-    """One head, for one concept."""
+    """One head's contribution to one concept."""
 
     layer: int
     head: int
@@ -43,26 +46,27 @@ class WritingHead:
 
 @dataclass(frozen=True, kw_only=True)
 class WritingHeads:
-    """The heads of all layers that were read, for one concept."""
+    """The contributions of all heads of all read layers to one concept."""
 
     top: tuple[WritingHead, ...]
-    """The ten with the largest norm, largest first."""
+    """The ten heads with the largest norm, largest first."""
     concentration: float
-    """Sum of the squared shares of squared norm: 1 if one head does it all, 1 / count if all do the same."""
+    """How few heads write the concept: the sum of the squares of the heads' shares of the summed squared
+    norms. It is 1 if a single head writes the concept, and 1 / count if all heads contribute equally."""
     count: int
-    """Number of heads."""
+    """Number of heads in all read layers."""
 
 
 def head_contributions(
     inputs: Numbers, projection: Numbers, texts: LabelledActivations, vectors: Numbers
 ) -> HeadContributions:
-    """Separate one layer's attention into its heads.
+    """Return the contributions of one layer's heads to each concept.
 
     Args:
         inputs: Input of the output projection at each text's last token, `(n_texts, heads, head_dim)`.
         projection: The output projection's weight, `(hidden_size, heads * head_dim)`.
-        texts: The residual stream of the same texts.
-        vectors: Concept vectors in that stream, `(n_concepts, hidden_size)`.
+        texts: The residual stream of the same texts, with their concepts.
+        vectors: The concept vectors, `(n_concepts, hidden_size)`.
     """
     _, heads, width = inputs.shape
     values, weight = inputs.astype(np.float32), projection.astype(np.float32)
@@ -71,7 +75,7 @@ def head_contributions(
     own = (texts.leave_one_out_vectors().astype(np.float32) @ weight).reshape(-1, heads, width)
     held_out = (values * own).sum(axis=2)  # (n_texts, heads)
     columns = weight.reshape(len(weight), heads, width).transpose(1, 2, 0)  # (heads, head_dim, hidden)
-    products = columns @ columns.transpose(0, 2, 1)  # scalar products of a head's columns as they are written
+    products = columns @ columns.transpose(0, 2, 1)  # scalar products of the columns that a head writes
     norm, selectivity = [], []
     for concept in range(len(vectors)):
         mine = texts.labels == concept
@@ -83,7 +87,7 @@ def head_contributions(
 
 
 def writing_heads(layers: Mapping[int, HeadContributions], concept: int) -> WritingHeads:
-    """Return the heads of several layers together, for one concept."""
+    """Return the contributions of all these layers' heads to one concept."""
     every = [
         WritingHead(
             layer=layer,
@@ -102,9 +106,12 @@ def writing_heads(layers: Mapping[int, HeadContributions], concept: int) -> Writ
 
 
 def _norms(values: Numbers, mine: Numbers, products: Numbers) -> Numbers:
-    """Return the length of each head's difference of means, `(heads,)`.
+    """Return the length of the difference between each head's mean outputs, `(heads,)`.
 
-    `products`: `(heads, head_dim, head_dim)`.
+    Args:
+        values: Input of the output projection, `(n_texts, heads, head_dim)`.
+        mine: Whether each text shows the concept, `(n_texts,)`.
+        products: Scalar products of the columns that each head writes, `(heads, head_dim, head_dim)`.
     """
     if not mine.any() or mine.all():
         return np.zeros(values.shape[1])
@@ -115,7 +122,7 @@ def _norms(values: Numbers, mine: Numbers, products: Numbers) -> Numbers:
 
 
 def _separation(mine: Numbers, others: Numbers) -> Numbers:
-    """Return the difference of means over the pooled standard deviation, `(heads,)`."""
+    """Return the difference of the two means, divided by the pooled standard deviation, `(heads,)`."""
     own_squares = ((mine - mine.mean(axis=0)) ** 2).sum(axis=0)
     squares = own_squares + ((others - others.mean(axis=0)) ** 2).sum(axis=0)
     deviation = np.sqrt(squares / (len(mine) + len(others) - 2))

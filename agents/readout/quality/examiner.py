@@ -1,8 +1,8 @@
-"""Examines a home's concept vectors on the served weights: their quality, and a conversation's readings.
+"""Examines a home's concept vectors on the served weights: reports their quality, and reads conversations.
 
-Invariant: the concept vectors are the home's, and must fit the model and the texts that they were made from.
-No second model is loaded: projections are read from the active checkpoint's file, one at a time. This module
-writes only its own pages, in the home's `readout` folder. It knows nothing about the ledger.
+Invariant: the concept vectors are the home's, and they must fit the model and the texts that they were made
+from. No second model is loaded: weight matrices are read from the active checkpoint's file, one at a time.
+This module writes only its own pages, in the home's `readout` folder. It knows nothing about the ledger.
 """
 
 import json
@@ -33,13 +33,13 @@ from store.tensors.raw import RawTensor
 QUALITY, PAGE, BASELINE = "quality.json", "quality.md", "baseline.json"
 CURE = "run `nightschool readout train` again"
 OUT, DOWN = "self_attn.o_proj.weight", "mlp.down_proj.weight"
-"""Names of attention's output projection and the MLP's down projection in a layer, as Hugging Face gives
-them."""
+"""Hugging Face's names of attention's output projection and of the MLP's down projection in a layer."""
 NORMS = ("post_feedforward_layernorm.weight", "post_mlp_layernorm.weight", "post_self_attn_layernorm.weight")
-"""Norms between a projection and the residual stream, with which a column's output depends on all others."""
+"""Names of norms between a projection and the residual stream. With such a norm, the output of one column
+depends on all others, so that heads or neurons cannot be separated."""
 
 LoadTensors = Callable[[], Mapping[str, RawTensor]]
-"""Returns the tensors of the served weights, as views into their checkpoint's file."""
+"""A function that returns the tensors of the served weights by name, as views into the checkpoint's file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Examiner:
     """Examines the concept vectors on the weights that are served now."""
 
     source: Source
-    """Source of activations; the concept vectors and the pages are in its folder."""
+    """Source of activations. The concept vectors and the pages are in its directory."""
     monitored_layer: int
     """Number of the layer that the monitor reads."""
     layers: int
@@ -56,9 +56,13 @@ class Examiner:
     async def report(
         self, load: LoadTensors, layer: int | None, progress: Progress | None = None
     ) -> WrittenReport:
-        """Report the quality of every concept's vector of one layer; write it as JSON and as a page.
+        """Return a report on the quality of one layer's concept vectors; write it as JSON and as a page.
 
-        `layer`: its number; None for the one nearest to the monitored layer.
+        Args:
+            load: Returns the tensors of the served weights.
+            layer: Number of the layer; None for the layer of the vectors that is nearest to the monitored
+                layer.
+            progress: Called with the number of texts read so far, and of all texts.
         """
         vectors, texts = self._stored()
         chosen = choose_layer(vectors, layer, self.monitored_layer)
@@ -86,10 +90,17 @@ class Examiner:
         layer: int | None,
         progress: Progress | None = None,
     ) -> Json:
-        """Return the readings at the end of each turn of a conversation, of the named concepts or of all.
+        """Return the readings at the end of each turn of a conversation, as JSON.
 
         A reading is the score (the projection on the concept's vector) minus its mean over the texts that the
         vectors were made from, in standard deviations over these texts.
+
+        Args:
+            turns: The turns; their words are under "text".
+            named: The concepts to read; empty for all concepts.
+            layer: Number of the layer; None for the layer of the vectors that is nearest to the monitored
+                layer.
+            progress: Called with the number of texts read so far, and of all texts.
         """
         vectors, texts = self._stored()
         chosen = choose_layer(vectors, layer, self.monitored_layer)
@@ -118,7 +129,7 @@ class Examiner:
         }
 
     def _stored(self) -> tuple[ConceptVectors, ConceptSet]:
-        """Return the home's concept vectors and their texts; refuses those of missing layers."""
+        """Return the home's concept vectors and their texts; raise IntegrityFault if the model lacks a layer."""
         vectors, texts = stored_vectors(self.source.directory, self.source.model_digest)
         if not all(0 <= layer < self.layers for layer in vectors.layers):
             raise IntegrityFault(
@@ -134,7 +145,7 @@ class Examiner:
         layer: int,
         progress: Progress | None,
     ) -> Evidence:
-        """Gather what the texts and the weights show about the concept vectors of one layer."""
+        """Return the input of a quality report: what texts and weights show about one layer's vectors."""
         read = await collect(self.source, texts, layers=[layer], heads=range(layer + 1), report=progress)
         if read.stream.shape[2] != vectors.hidden_size:
             raise IntegrityFault(f"the vectors in {self.source.directory} are another model's: {CURE}")
@@ -168,9 +179,9 @@ class Examiner:
     async def _baseline(
         self, vectors: ConceptVectors, texts: ConceptSet, layer: int, progress: Progress | None
     ) -> tuple[Numbers, Numbers]:
-        """Return the scores' mean and standard deviation over the vectors' own texts, `(n_concepts,)`.
+        """Return the mean and standard deviation of the scores of the vectors' own texts, `(n_concepts,)`.
 
-        They are kept for later calls.
+        Both are stored in a file for later calls.
         """
         identity = {
             "vectors": vectors.digest,
@@ -199,8 +210,9 @@ def stored_vectors(directory: Path, model_digest: str = "") -> tuple[ConceptVect
     """Return a home's concept vectors and the texts that they were made from.
 
     Raises:
-        UsageError: There are none.
-        IntegrityFault: They do not fit the model of this digest ("": any) or any texts.
+        UsageError: The home has no concept vectors.
+        IntegrityFault: The vectors belong to another model than that of `model_digest` ("": any model), or to
+            unknown texts.
     """
     vectors = read(directory, model=model_digest)
     if vectors is None:
@@ -216,7 +228,7 @@ def stored_vectors(directory: Path, model_digest: str = "") -> tuple[ConceptVect
 
 
 def choose_layer(vectors: ConceptVectors, wanted: int | None, monitored: int) -> int:
-    """Return the wanted layer, or the vectors' one nearest to the monitored layer."""
+    """Return the wanted layer; if `wanted` is None, the vectors' layer nearest to the monitored layer."""
     if wanted is None:
         return min(vectors.layers, key=lambda layer: (abs(layer - monitored), layer))
     if wanted not in vectors.layers:
@@ -228,12 +240,12 @@ def choose_layer(vectors: ConceptVectors, wanted: int | None, monitored: int) ->
 
 
 def clusters_of(texts: ConceptSet) -> Mapping[str, Sequence[str]]:
-    """Return the clusters of a set's concepts; the world's concepts have none."""
+    """Return the names of the concepts in each cluster of a set; empty if the set has no clusters."""
     return states.CLUSTERS if texts.name == "states" else {}
 
 
 def find_projection(tensors: Mapping[str, RawTensor], layer: int, name: str) -> Numbers | str:
-    """Return this layer's projection as float32 `(hidden_size, inputs)`, or the reason why it is left out."""
+    """Return a layer's projection as float32 `(hidden_size, inputs)`, or the reason why it cannot be used."""
     place = f"layers.{layer}."
     parts = {whole.partition(place)[2]: whole for whole in tensors if _is_in(whole, place)}
     if norm := next((norm for norm in NORMS if norm in parts), None):
@@ -246,12 +258,12 @@ def find_projection(tensors: Mapping[str, RawTensor], layer: int, name: str) -> 
 
 
 def to_float32(raw: RawTensor) -> Numbers:
-    """Return a tensor of floating-point numbers as float32, in its shape."""
+    """Return a floating-point tensor as a float32 array of the same shape."""
     converted: Numbers = values(raw, 0, count(raw)).astype(np.float32).reshape(raw.shape)
     return converted
 
 
 def _is_in(name: str, place: str) -> bool:
-    """Return whether a tensor belongs to this layer of the language model."""
+    """Return whether the tensor's name belongs to the language model's layer at `place`, as "layers.3."."""
     before, found, _ = name.partition(place)
     return bool(found) and before in ("", "model.", "model.language_model.")

@@ -1,7 +1,7 @@
-"""Whether the concept vectors together are good: clusters that hold together, and texts that are classified.
+"""Measures concept vectors together: how similar a cluster's vectors are, and whether texts are recognised.
 
-Invariant: pure; no text is scored by a vector that was estimated with that text. Clusters are given as
-numbers.
+Invariant: all functions are pure. No text is scored by a vector that was computed with this text. Concepts
+are identified by their numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,24 +16,26 @@ from agents.readout.quality.labelled_activations import BASELINE, LabelledActiva
 
 @dataclass(frozen=True, kw_only=True)
 class Cohesion:
-    """Cosines (-1 to 1) between a cluster's members, and between these and the rest."""
+    """Mean cosines (-1 to 1) within one cluster of concepts, and between the cluster and the others."""
 
     within: float
-    """Mean cosine of two members."""
+    """Mean cosine of two vectors of the cluster."""
     between: float
-    """Mean cosine of a member and a concept outside."""
+    """Mean cosine of a vector of the cluster and a vector outside."""
     members: int
 
     @property
     def gap(self) -> float:
-        """`within` minus `between`: 0 for a cluster that does not hold together."""
+        """`within` minus `between`: 0 if the cluster's vectors are no more similar than other vectors."""
         return self.within - self.between
 
 
 def cohesion(vectors: Numbers, clusters: Mapping[str, Sequence[int]]) -> dict[str, Cohesion]:
-    """Return the cohesion of each cluster that has two members or more and a concept outside.
+    """Return the cohesion of each cluster that has at least two concepts and does not have all concepts.
 
-    vectors: `(n_concepts, hidden_size)`, unit norm; clusters: the numbers of each one's members.
+    Args:
+        vectors: The concept vectors, `(n_concepts, hidden_size)`, unit norm.
+        clusters: Numbers of the concepts in each cluster.
     """
     cosines = vectors @ vectors.T
     cohesions = {}
@@ -53,8 +55,8 @@ def cohesion(vectors: Numbers, clusters: Mapping[str, Sequence[int]]) -> dict[st
 def classified_correctly(texts: LabelledActivations) -> NDArray[np.bool_]:
     """Return whether each text scores highest on its own concept, `(n_texts,)`; False for a baseline.
 
-    Concept vectors are differences of means over all other texts. Scores are relative to those texts' mean,
-    so that a concept along the texts' common direction has no advantage.
+    The vectors for a text are differences of means over all other texts. Scores are relative to the mean of
+    these other texts, so that a concept along the common direction of all texts has no advantage.
     """
     correct = np.zeros(len(texts.labels), dtype=bool)
     for text, concept in enumerate(texts.labels):
@@ -64,7 +66,7 @@ def classified_correctly(texts: LabelledActivations) -> NDArray[np.bool_]:
 
 
 def _scores(texts: LabelledActivations, text: int, concept: int) -> Numbers:
-    """Return a text's scores, `(n_concepts,)`, with vectors of all other texts."""
+    """Return a text's scores, `(n_concepts,)`, along vectors that are computed from all other texts."""
     row = texts.activations[text].astype(np.float64)
     sums, counts = texts.sums.copy(), texts.counts.copy()
     sums[concept] -= row

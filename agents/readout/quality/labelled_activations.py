@@ -1,8 +1,8 @@
-"""The texts behind concept vectors as numbers, and the sums that every quality metric starts from.
+"""The activations of the texts behind concept vectors, and sums of these activations for all metrics.
 
-Invariant: pure; a text without a concept (a baseline) counts among the negatives of all concepts. Means are
-computed in float64, so that the order of the texts does not matter. This module knows nothing about models or
-files.
+Invariant: all functions are pure. A text that shows no concept (a baseline) counts among the negatives of
+every concept. Means are computed in float64, so that the order of the texts does not matter. This module
+knows nothing about models or files.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class LabelledActivations:
     """The residual stream at the last token of each text, after one layer, with the texts' concepts."""
 
     activations: Numbers
-    """`(n_texts, hidden_size)`, in units of the residual stream."""
+    """The residual stream, `(n_texts, hidden_size)`."""
     labels: NDArray[np.int64]
-    """Number of the concept that each text shows, or BASELINE, `(n_texts,)`."""
+    """For each text, the number of its concept, or BASELINE, `(n_texts,)`."""
     concepts: tuple[str, ...]
 
     @cached_property
@@ -35,7 +35,7 @@ class LabelledActivations:
 
     @cached_property
     def sums(self) -> Numbers:
-        """Sum of each concept's texts, `(n_concepts, hidden_size)`."""
+        """Sum of the activations of each concept's texts, `(n_concepts, hidden_size)`."""
         sums = np.zeros((len(self.concepts), self.activations.shape[1]))
         shown = self.labels != BASELINE
         np.add.at(sums, self.labels[shown], self.activations[shown].astype(np.float64))
@@ -43,20 +43,23 @@ class LabelledActivations:
 
     @cached_property
     def total(self) -> Numbers:
-        """Sum of all texts, `(hidden_size,)`."""
+        """Sum of the activations of all texts, `(hidden_size,)`."""
         summed: Numbers = self.activations.sum(axis=0, dtype=np.float64)
         return summed
 
     @cached_property
     def negatives(self) -> Numbers:
-        """Mean of all texts that do not show a concept, for each concept, `(n_concepts, hidden_size)`."""
+        """For each concept, the mean of all texts that do not show it, `(n_concepts, hidden_size)`."""
         rest = len(self.labels) - self.counts
         means: Numbers = (self.total - self.sums) / np.maximum(rest, 1)[:, None]
         return means
 
     @cached_property
     def differences(self) -> Numbers:
-        """Difference of means, `(n_concepts, hidden_size)` (CAA, arXiv 2312.06681, section 3)."""
+        """Mean of each concept's texts minus `negatives`, `(n_concepts, hidden_size)`.
+
+        Source: CAA, arXiv 2312.06681, section 3.
+        """
         differences: Numbers = self.sums / np.maximum(self.counts, 1)[:, None] - self.negatives
         return differences
 
@@ -65,14 +68,15 @@ class LabelledActivations:
         return np.flatnonzero(self.labels == concept)
 
     def offsets(self, concept: int) -> Numbers:
-        """Return a concept's texts minus the mean of all others, `(its texts, hidden_size)` float32."""
+        """Return the activations of a concept's texts minus the mean of all other texts, as float32."""
         offsets: Numbers = (self.activations[self.of(concept)] - self.negatives[concept]).astype(np.float32)
         return offsets
 
     def leave_one_out_vectors(self) -> Numbers:
-        """Return for each text its concept's unit vector, estimated without it: `(n_texts, hidden_size)`.
+        """Return for each text its concept's unit vector, computed without the text.
 
-        Zeros for a baseline and for the only text of a concept.
+        The result is `(n_texts, hidden_size)`. The row is zero for a baseline and for the only text of a
+        concept.
         """
         vectors = np.zeros(self.activations.shape)
         for text, concept in enumerate(self.labels):
@@ -85,7 +89,7 @@ class LabelledActivations:
 def label_activations(
     activations: Numbers, labels: Sequence[str | None], concepts: tuple[str, ...]
 ) -> LabelledActivations:
-    """Return activations with labels that name concepts; None is a baseline."""
+    """Return the activations as a record; `labels`: name of each text's concept, None for a baseline."""
     numbers = {concept: index for index, concept in enumerate(concepts)}
     labelled = [BASELINE if label is None else numbers[label] for label in labels]
     return LabelledActivations(
@@ -94,7 +98,7 @@ def label_activations(
 
 
 def unit(vectors: Numbers) -> Numbers:
-    """Scale each row to length 1; a row of zeros stays."""
+    """Return the vectors with each row scaled to length 1; a row of zeros stays zero."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     scaled: Numbers = vectors / np.where(lengths > 0, lengths, 1)
     return scaled

@@ -1,12 +1,12 @@
-"""Whether a concept's vector is good: one number for each way in which it may not be.
+"""Measures the quality of each concept's vector, with one metric for each way in which it may be bad.
 
-Each metric uses the texts or the weights, never the vector alone. Few texts, few dimensions, or a stream that
-is wide in one direction would make anything look like a finding; there the value that chance gives stands
-beside the metric (`by_chance`): that of random texts in place of a concept's, which 19 of 20 such draws stay
-below.
+Each metric uses the texts or the weights, never the vector alone. With few texts, few dimensions, or a stream
+that varies mostly in one direction, a metric can be high by chance. So some metrics have a value `by_chance`:
+the metric is computed for many draws of random texts in place of the concept's texts, and 19 of 20 draws stay
+below this value.
 
-Invariant: pure, from arrays to numbers; SVD in float32. This module knows nothing about models, files or the
-verdict.
+Invariant: all functions are pure; SVD is computed in float32. This module knows nothing about models, files
+or the verdict.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ from agents.readout.quality.labelled_activations import LabelledActivations, uni
 LAMBDA = 0.01
 """Penalty of the ridge regression on the other concepts, whose vectors have unit norm."""
 DRAWS, QUANTILE = 40, 0.95
-"""Draws of random texts, and the share of them that stays below the value called chance."""
+"""Number of draws of random texts, and the share of the draws that stay below `by_chance`."""
 NEAREST = 5
-"""Neighbours, and contributors, that are named."""
+"""Number of similar concepts, and of contributors, that are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,16 +29,16 @@ class FirstComponent:
     """How much of a concept's texts their first principal component explains."""
 
     share: float
-    """Of the summed squares of its texts' offsets: 0 to 1, at least 1 over the number of texts."""
+    """The component's share of the summed squares of the texts' offsets (see `first_components`), 0 to 1."""
     by_chance: float
-    """The share for as many random texts."""
+    """The same share for as many random texts."""
     cosine: float
-    """Of the component with the concept's vector, 0 to 1: 1 if they are the same."""
+    """Absolute cosine of the component and the concept's vector, 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A concept or a text, by number, with the value that it is ranked by."""
+    """The number of a concept or text, with the value by which it is ranked."""
 
     index: int
     value: float
@@ -46,7 +46,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class Neuron:
-    """The neuron that writes most nearly along a vector."""
+    """The neuron whose output direction is nearest to a concept's vector."""
 
     index: int
     cosine: float
@@ -56,28 +56,28 @@ class Neuron:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomTexts:
-    """Results of random texts, as many at a time as a concept has."""
+    """Results of draws of random texts; each draw has as many texts as a concept."""
 
     shares: Numbers
-    """The first principal component's share of their variance, `(draws,)`."""
+    """For each draw, the first principal component's share, `(draws,)`: see `FirstComponent.share`."""
     vectors: Numbers
-    """The vectors that would be made of them, `(draws, hidden_size)`."""
+    """For each draw, the vector that the texts would give, `(draws, hidden_size)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Redundancy:
-    """How far a concept's vector is a sum of the others' vectors."""
+    """How well the other concepts' vectors, each times a coefficient, add up to a concept's vector."""
 
     r2: float
-    """Share of its squared length that they explain, 0 to 1."""
+    """Share of the vector's squared length that the others explain, 0 to 1."""
     by_chance: float
-    """The share of a random direction that they explain."""
+    """Share of a random direction's squared length that the others explain."""
     contributors: tuple[Ranked, ...]
     """The other concepts with the largest coefficients, largest first, with their signs."""
 
 
 def draw_random_texts(texts: LabelledActivations) -> dict[int, RandomTexts]:
-    """Draw random texts for each number of texts that a concept has; always the same."""
+    """Return results of random texts, by the number of texts in a draw. The draws are always the same."""
     drawn = {}
     for size in sorted({int(count) for count in texts.counts if 0 < count < len(texts.labels)}):
         rng = np.random.default_rng(size)
@@ -94,11 +94,16 @@ def draw_random_texts(texts: LabelledActivations) -> dict[int, RandomTexts]:
 def first_components(
     texts: LabelledActivations, vectors: Numbers, by_chance: dict[int, RandomTexts]
 ) -> list[FirstComponent]:
-    """Return the first principal component's share of each concept's variance.
+    """Return, for each concept, how much of its texts their first principal component explains.
 
-    Taken about the mean of all other texts, as in the PCA of paired differences of Representation Engineering
-    (arXiv 2310.01405, section 3.1), not about the concept's own mean: the texts of a clean concept all lie
-    the same way from the rest. `vectors`: `(n_concepts, hidden_size)`, unit norm.
+    The component is that of the texts' offsets from the mean of all other texts, as in the PCA of paired
+    differences of Representation Engineering (arXiv 2310.01405, section 3.1). It is not taken about the
+    concept's own mean, because the texts of a clean concept all lie in the same direction from the rest.
+
+    Args:
+        texts: The labelled activations.
+        vectors: The concept vectors, `(n_concepts, hidden_size)`, unit norm.
+        by_chance: The result of `draw_random_texts`.
     """
     components = []
     for concept, vector in enumerate(vectors):
@@ -110,7 +115,7 @@ def first_components(
 
 
 def _first_component(offsets: Numbers) -> tuple[float, Numbers]:
-    """Return the share of squares and the direction of these rows' first principal component about 0."""
+    """Return the rows' first principal component about 0: its share of their squares, and its direction."""
     _, sizes, directions = np.linalg.svd(offsets.astype(np.float32), full_matrices=False)
     squares = float((sizes**2).sum())
     return (float(sizes[0] ** 2) / squares, directions[0]) if squares > 0 else (0.0, 0 * directions[0])
@@ -123,8 +128,8 @@ def _quantile(values: Numbers) -> float:
 def alignment(texts: LabelledActivations) -> Numbers:
     """Return the cosine of each text's offset with its concept's vector, `(n_texts,)`, -1 to 1.
 
-    The vector is estimated without the text: with it, even two random texts would seem aligned (cosine 0.7).
-    NaN for a baseline and for the only text of a concept.
+    The vector is computed without the text; otherwise even two random texts would seem aligned (cosine 0.7).
+    The value is NaN for a baseline and for the only text of a concept.
     """
     vectors = texts.leave_one_out_vectors()
     known = np.linalg.norm(vectors, axis=1) > 0
@@ -135,7 +140,7 @@ def alignment(texts: LabelledActivations) -> Numbers:
 
 
 def outliers(texts: LabelledActivations, aligned: Numbers, count: int = 2) -> list[tuple[Ranked, ...]]:
-    """Return for each concept the texts that are aligned worst, worst first."""
+    """Return for each concept its `count` texts with the lowest alignment, lowest first."""
     worst_texts = []
     for concept in range(len(texts.concepts)):
         mine = texts.of(concept)
@@ -148,10 +153,14 @@ def outliers(texts: LabelledActivations, aligned: Numbers, count: int = 2) -> li
 def nearest_neurons(
     texts: LabelledActivations, vectors: Numbers, down: Numbers, by_chance: dict[int, RandomTexts]
 ) -> list[Neuron]:
-    """Return for each concept the neuron that writes most nearly along its vector, with the cosine, -1 to 1.
+    """Return for each concept the neuron whose output direction is nearest to the concept's vector.
 
-    `down`: `(hidden_size, neurons)`, the weight of the MLP's down projection, whose columns the neurons write
-    to the residual stream.
+    Args:
+        texts: The labelled activations.
+        vectors: The concept vectors, `(n_concepts, hidden_size)`, unit norm.
+        down: Weight of the MLP's down projection, `(hidden_size, neurons)`; a column is a neuron's output
+            direction.
+        by_chance: The result of `draw_random_texts`.
     """
     columns = unit(down.astype(np.float32).T)
     chance = {size: _quantile(np.abs(r.vectors @ columns.T).max(axis=1)) for size, r in by_chance.items()}
@@ -164,7 +173,7 @@ def nearest_neurons(
 
 
 def nearest_concepts(vectors: Numbers, count: int = NEAREST) -> list[tuple[Ranked, ...]]:
-    """Return for each concept the others with the largest cosine of their vectors, largest first."""
+    """Return for each concept the `count` other concepts with the most similar vectors, by cosine."""
     cosines = vectors @ vectors.T
     np.fill_diagonal(cosines, -np.inf)
     neighbours = []
@@ -175,22 +184,22 @@ def nearest_concepts(vectors: Numbers, count: int = NEAREST) -> list[tuple[Ranke
 
 
 def redundancy(texts: LabelledActivations, vectors: Numbers, penalty: float = LAMBDA) -> list[Redundancy]:
-    """Regress each concept's vector on those of all others (ridge), over the `hidden_size` coordinates.
+    """Return for each concept how well the other concepts' vectors explain its vector, by ridge regression.
 
-    The others are estimated as if the concept did not exist, without its texts among their negatives.
-    Otherwise the answer would be 1 for any concepts: differences of means against all the rest sum to nearly
-    nothing, so each is minus the sum of the others, and so are their scores. R^2 is not centred: a direction
-    has no mean to subtract.
+    The coordinates of the stream are the samples of the regression. The other vectors are computed without
+    the concept's texts. If these texts were among their negatives, R^2 would be about 1 for any concept:
+    differences of means against all other texts sum to nearly zero, so each is minus the sum of the others.
+    R^2 is not centred, because a direction has no mean to subtract.
     """
     return [_redundancy(texts, vectors[concept], concept, penalty) for concept in range(len(vectors))]
 
 
 def _redundancy(texts: LabelledActivations, vector: Numbers, concept: int, penalty: float) -> Redundancy:
-    """Regress one concept's vector, in the eigenvectors of the others' Gram matrix.
+    """Return one concept's redundancy, computed with the eigenvectors of the others' Gram matrix.
 
-    With an eigenvalue w the ridge keeps w / (w + penalty) of the vector along its direction (Hastie,
-    Tibshirani, Friedman: The Elements of Statistical Learning, 3.47), so it explains (w^2 + 2 w penalty) / (w
-    + penalty)^2 of its square.
+    Along an eigenvector with eigenvalue w, the ridge regression keeps w / (w + penalty) of the vector
+    (Hastie, Tibshirani, Friedman: The Elements of Statistical Learning, 3.47). So it explains (w^2 + 2 w
+    penalty) / (w + penalty)^2 of the square of this part.
     """
     others = np.delete(np.arange(len(texts.concepts)), concept)
     basis = unit(_differences_without(texts, concept, others)).astype(np.float32)  # (n_others, hidden)
@@ -200,7 +209,7 @@ def _redundancy(texts: LabelledActivations, vector: Numbers, concept: int, penal
     values = np.maximum(values, 0)
     along = rotation.T @ (basis @ vector.astype(np.float32)).astype(np.float64)
     coefficients = rotation @ (along / (values + penalty))
-    explained = (values + 2 * penalty) / (values + penalty) ** 2  # of along^2, which holds a factor of w
+    explained = (values + 2 * penalty) / (values + penalty) ** 2  # of along^2, which has a factor w
     order = np.argsort(-np.abs(coefficients), kind="stable")[:NEAREST]
     return Redundancy(
         r2=float((explained * along**2).sum() / (vector @ vector)),
@@ -210,7 +219,7 @@ def _redundancy(texts: LabelledActivations, vector: Numbers, concept: int, penal
 
 
 def _differences_without(texts: LabelledActivations, concept: int, others: Numbers) -> Numbers:
-    """Return the other concepts' differences of means without this one's texts, `(others, hidden)`."""
+    """Return the differences of means of `others`, computed without `concept`'s texts, `(others, hidden)`."""
     sums = texts.sums[others]
     rest = len(texts.labels) - texts.counts[concept] - texts.counts[others]
     negatives = (texts.total - texts.sums[concept] - sums) / np.maximum(rest, 1)[:, None]

@@ -1,6 +1,7 @@
-"""The quality report as a page of Markdown.
+"""Renders the quality report as a page of Markdown.
 
-Invariant: pure; every figure on the page is in the report's JSON. This module knows nothing about metrics.
+Invariant: all functions are pure, and every figure on the page is in the report's JSON. This module knows
+nothing about metrics.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ head does it all |
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """The concept vectors and weights that a report is about, under the names that `quality.json` has."""
+    """The concept vectors and weights of a quality report; the fields are named as in `quality.json`."""
 
     layer: int
     relative_depth: float
@@ -45,20 +46,20 @@ class Subject:
     vectors: str
     """Digest of the concept vectors."""
     weights_version: str
-    """Digest of the weights that the vectors were estimated on."""
+    """Digest of the weights that the vectors were made on."""
     weights_sha256: str
     """Digest of the weights that are served now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport(QualityReport, Subject):
-    """A quality report in the order of `quality.json`, with the file of its page."""
+    """A quality report and its subject, with the path of the page that was written."""
 
     written: str
 
 
 def markdown(subject: Subject, report: QualityReport) -> str:
-    """Return the whole page."""
+    """Return the page as Markdown."""
     classified = report.leave_one_out
     verdict = "" if classified.above_chance else NOTHING
     head = [
@@ -122,7 +123,7 @@ def _place(head: WritingHead) -> str:
 
 
 def _section(name: str, concept: ConceptQuality) -> str:
-    """Return the section of one concept."""
+    """Return one concept's section as Markdown."""
     lines = [f"## {name}", "", f"{concept.verdict.capitalize()}.", ""]
     near = ", ".join(f"{one.concept} {one.cosine:+.2f}" for one in concept.nearest)
     terms = ", ".join(f"{one.coefficient:+.2f} {one.concept}" for one in concept.contributors)

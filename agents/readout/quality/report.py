@@ -1,7 +1,7 @@
 """The quality report: every metric of every concept, with a verdict in words.
 
-Invariant: pure, and a report's JSON has no NaN: a number that cannot be computed is null, with its reason
-beside it. The bounds of a verdict are in the report. This module knows nothing about models or files.
+Invariant: all functions are pure. A report's JSON has no NaN: a number that cannot be computed is null. The
+report contains the bounds of its verdicts. This module knows nothing about models or files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,22 +16,23 @@ from agents.readout.quality.labelled_activations import BASELINE, LabelledActiva
 from agents.readout.quality.metrics import Neuron
 
 CLEAN, FRAGMENTED = 0.7, 0.4
-"""Shares of the first principal component above which a concept is clean, and below which fragmented."""
+"""Share of the first principal component above which a concept is clean, and share below which it is
+fragmented."""
 SAME_LINE = 0.7
-"""Cosine of that component and the vector below which they are different directions."""
+"""Cosine of the first component and the vector below which they count as different directions."""
 ALIGNED = 0.4
-"""Mean alignment below which a concept's texts lie on both sides of their line: of two texts at this cosine,
-the first component's share is `CLEAN`."""
+"""Mean alignment below which a concept's texts count as pointing in opposite directions. Two texts with this
+cosine have a first component with the share `CLEAN`."""
 ONE_NEURON = 0.6
-"""Cosine with one neuron above which the concept is that neuron."""
+"""Absolute cosine with a neuron above which the concept counts as the work of this one neuron."""
 REDUNDANT = 0.9
-"""R^2 above which the concept is a sum of the others."""
+"""R^2 above which the concept counts as a sum of the others."""
 UNSURE = 0.5
-"""R^2 of a random direction above which R^2 says nothing."""
+"""R^2 of a random direction above which the concept's R^2 proves nothing."""
 MISFILED = 0.0
-"""Alignment up to which a text does not show the concept that it is filed under."""
+"""Largest alignment of a text that counts as not showing its own concept."""
 OPENING = 60
-"""Characters of a text that are quoted."""
+"""Number of characters of a text that are quoted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,19 +41,19 @@ class Evidence:
 
     texts: LabelledActivations
     vectors: Numbers
-    """The kept concept vectors, `(n_concepts, hidden_size)`, unit norm."""
+    """The stored concept vectors, `(n_concepts, hidden_size)`, unit norm."""
     places: Sequence[str]
-    """Place of each text in the corpus, in the order of `texts`."""
+    """For each text, its place in the concept set."""
     plain_texts: Sequence[str]
-    """Each text, in the order of `texts`."""
+    """The words of each text."""
     down: Numbers | None
     """The MLP's down projection, `(hidden_size, neurons)`; None if the layer has none."""
     head_contributions: Mapping[int, HeadContributions]
-    """By layer, if its heads can be separated."""
+    """The contributions of each layer's heads, by layer, without layers whose heads cannot be separated."""
     clusters: Mapping[str, Sequence[str]]
-    """Members of each cluster, by name; empty if the concepts have no clusters."""
+    """Names of the concepts in each cluster, by the cluster's name; empty without clusters."""
     skipped: Sequence[str] = field(default=())
-    """What could not be measured, and why."""
+    """Sentences on what could not be measured, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,10 @@ class TextAlignment:
     """One text of a concept, and how well it is aligned with the concept's other texts."""
 
     text: str
-    """Its place in the corpus."""
+    """The text's place in the concept set."""
     opening: str
     alignment: float | None
-    """Cosine; None for the only text of a concept."""
+    """Cosine of the text with the vector from the concept's other texts; None for a concept's only text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +85,7 @@ class Contributor:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptMetrics:
-    """All metrics of one concept, under the names that `quality.json` has."""
+    """All metrics of one concept; the fields are named as in `quality.json`."""
 
     texts: int
     first_pc: float
@@ -102,15 +103,17 @@ class ConceptMetrics:
 
     @property
     def alignments(self) -> list[float]:
-        """The known alignments of its texts."""
+        """The alignments of the concept's texts, where they are known."""
         return [text.alignment for text in self.alignment if text.alignment is not None]
 
     @property
     def kind(self) -> str:
         """The first words of the verdict, from the first component's share and the texts' alignment.
 
-        A concept is clean, mixed or fragmented by the share. With a high share it is "split" if its texts lie
-        on both sides of their line, and "off its line" if the vector is another direction.
+        A concept is clean, mixed or fragmented according to the first component's share. If the share is
+        high, the concept is "split" if its texts point in opposite directions, and "off its line" if the
+        vector points in another direction than the component. With no more than the share of random texts, it
+        is "too few texts to tell".
         """
         if not self.alignments or (self.first_pc > CLEAN and self.first_pc <= self.first_pc_by_chance):
             return "too few texts to tell"
@@ -123,7 +126,7 @@ class ConceptMetrics:
         return "clean" if self.first_pc_cosine >= SAME_LINE else "off its line"
 
     def judge(self) -> str:
-        """Return the meaning of the metrics in words."""
+        """Return the verdict: the meaning of the metrics in words."""
         return "; ".join([self.kind, *self._remarks()])
 
     def _remarks(self) -> list[str]:
@@ -148,24 +151,24 @@ class ConceptMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptQuality(ConceptMetrics):
-    """All metrics of one concept, and what they mean."""
+    """All metrics of one concept, with the verdict on them."""
 
     verdict: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeaveOneOut:
-    """The accuracy of classifying each text with vectors of all others."""
+    """The accuracy of classifying each text with vectors that are computed from all other texts."""
 
     accuracy: float
     by_chance: float
     above_chance: bool
-    """Above by three standard errors of chance."""
+    """Whether the accuracy is more than three standard errors above chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterQuality:
-    """Cohesion of one cluster, under the names that `quality.json` has."""
+    """Cohesion of one cluster (see `groups.Cohesion`); the fields are named as in `quality.json`."""
 
     within: float
     between: float
@@ -179,14 +182,14 @@ class ClusterReport:
 
     clusters: dict[str, ClusterQuality]
     gap: float | None
-    """Mean over the clusters; None without clusters."""
+    """Mean gap of the clusters; None without clusters."""
     reason: str
-    """Why there is no gap."""
+    """Why `gap` is None; "" if there is a gap."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityReport:
-    """The part of `quality.json` that the texts and the weights give."""
+    """The results in `quality.json`; `page.Subject` has the other fields."""
 
     texts: int
     baselines: int
@@ -198,7 +201,7 @@ class QualityReport:
 
 
 def build(evidence: Evidence) -> QualityReport:
-    """Compute all metrics."""
+    """Return the report with all metrics of all concepts."""
     texts = evidence.texts
     correct = groups.classified_correctly(texts)
     concepts = _concepts(evidence, correct)
@@ -227,7 +230,7 @@ def _leave_one_out(accuracy: float, texts: int, concepts: int) -> LeaveOneOut:
 
 
 def _cohesion(evidence: Evidence) -> ClusterReport:
-    """Compute the cohesion of each cluster, and the mean over all clusters."""
+    """Return the cohesion of each cluster, and the mean gap of all clusters."""
     number = {name: index for index, name in enumerate(evidence.texts.concepts)}
     members = {
         name: [number[member] for member in cluster if member in number]
@@ -245,7 +248,7 @@ def _cohesion(evidence: Evidence) -> ClusterReport:
 
 
 def _concepts(evidence: Evidence, correct: Numbers) -> dict[str, ConceptQuality]:
-    """Compute the metrics of each concept."""
+    """Return the metrics and the verdict of each concept."""
     texts, vectors, names = evidence.texts, evidence.vectors, evidence.texts.concepts
     by_chance = metrics.draw_random_texts(texts)
     components = metrics.first_components(texts, vectors, by_chance)
@@ -291,12 +294,12 @@ def _concepts(evidence: Evidence, correct: Numbers) -> dict[str, ConceptQuality]
 
 
 def _heads(contributions: Mapping[int, HeadContributions], concept: int) -> WritingHeads | None:
-    """Return the heads that write a concept; None if no layer's heads can be separated."""
+    """Return the heads' contributions to a concept; None if no layer's heads can be separated."""
     return writing_heads(contributions, concept) if contributions else None
 
 
 def _uninformative(concepts: Mapping[str, ConceptQuality], hidden: int) -> list[str]:
-    """Return why R^2 says nothing, if the other concepts explain most of any direction."""
+    """Return a list with the reason why R^2 proves nothing; empty if there is none."""
     most = max(concept.r2_by_chance for concept in concepts.values())
     if most <= UNSURE:
         return []
