@@ -47,7 +47,7 @@ def contrasting(answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
 
 
 def require(name: str, answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
-    """Return the answers to dreams with passed and failed answers; raise GateRefused if these are too few."""
+    """Return the answers to dreams with both outcomes; raise GateRefused if there are too few such dreams."""
     usable = contrasting(answers)
     dreams = len({answer.dream_id for answer in usable})
     if dreams < MINIMUM:
@@ -62,7 +62,8 @@ def require(name: str, answers: Sequence[JudgedAnswer]) -> list[JudgedAnswer]:
 def direction(activations: Array, dreams: Sequence[str], passed: Sequence[bool]) -> Array:
     """Return the direction from failed to passed answers, with unit norm, `(hidden_size,)`.
 
-    It is the mean, over all dreams, of the mean of the passed minus the mean of the failed answers.
+    For each dream, the mean of its failed answers is subtracted from the mean of its passed answers. The
+    direction is the mean of these differences.
 
     Args:
         activations: The residual stream at each answer, `(n_answers, hidden_size)`.

@@ -8,8 +8,8 @@ Texts are read as plain text, at their last token. The chat template is not used
 all texts, and would make all last tokens alike.
 
 Invariant: a text that occurs several times is read once. Stored activations are used only for the weights and
-texts that they came from. If the weights change during the reading, it ends with `GateRefused`, and nothing
-is stored. This module knows nothing about concept vectors.
+texts that they came from. If the weights change during a reading, the reading ends with `GateRefused`, and
+nothing is stored. This module knows nothing about concept vectors.
 """
 
 import json

@@ -115,7 +115,8 @@ def accuracy(
     """Return the share of held-out texts that score highest on their own concept, 0 to 1.
 
     Each tenth of every concept's texts is held out in turn, except for a concept's only text. The vectors are
-    computed without the held-out texts, and scores are centred by concept. Chance gives 1 / n_concepts.
+    computed without the held-out texts, and the scores on each concept are centred. Guessing would give 1 /
+    n_concepts.
     """
     places: dict[str, list[int]] = {concept: [] for concept in concepts}
     for index, label in enumerate(labels):

@@ -6,12 +6,12 @@
 R is the correlation of the concepts' scores over the probe set before the update, so D is the Mahalanobis
 distance (Mahalanobis 1936) between the two means, divided by the square root of k. Concepts that usually move
 together count only once. Many small moves against the usual pattern count, even if none is large by itself.
-If there are more concepts than texts, R has no inverse. So R is shrunk towards the identity, the more the
-less certain its estimate is (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional
+If there are more concepts than texts, R has no inverse. So R is shrunk towards the identity: the less certain
+its estimate is, the more (Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional
 covariance matrices", theorem 3.1 and section 3.3).
 
 Invariant: all functions are pure, and both readings are of the same texts with the same vectors. This module
-knows no limits: the verdict applies them.
+does not know how much drift is allowed: the verdict does.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Measures the effect of an update on the model's inner states, and on ordinary text.
 
-Readings before and after an update use the same fixed probe set and the same concept vectors, so only the
-weights can make a difference. The concept vectors are the home's: the user chose their concepts, texts,
-method and layers (`nightschool readout train`). For a home without concept vectors, the monitor makes them
-from the default concept set of the model.
+Readings before and after an update use the same fixed probe set and the same concept vectors, so a difference
+between two readings comes from the weights alone. The concept vectors are the home's: the user chose their
+concepts, texts, method and layers (`nightschool readout train`). For a home without concept vectors, the
+monitor makes them from the default concept set of the model.
 
 Invariant: every concept has a reading, or none has, and a reading names its concept vectors. This module
 makes no judgement: the verdict does.

@@ -1,9 +1,10 @@
 """The ordinary text that a model's perplexity is measured on.
 
 The shipped model knows only its own small world, so its text is held-out conversations of that world. The
-text of every other model is a fixed selection of ordinary dialogue. Invariant: the same model and number of
-exchanges give the same tokens, and only the tokens of answers are scored. This module does not score: the
-monitor does.
+text of every other model is a fixed selection of ordinary dialogue.
+
+Invariant: the same model and number of exchanges give the same tokens, and only the tokens of answers are
+scored. This module does not score: the monitor does.
 """
 
 from collections.abc import Sequence

@@ -88,8 +88,8 @@ class Settings(Checked):
     memory and more time."""
     prevent: Mapping[str, float] = field(default_factory=dict)
     """Concepts that the model is steered towards while an update trains, each with a strength, such as
-    `{echoing = 20.0}`. The model then shows these concepts already, so training moves the weights less
-    towards them."""
+    `{echoing = 20.0}`. The model shows these concepts because of the steering, so training need not move the
+    weights towards them."""
 
     def __post_init__(self) -> None:
         """Raise TrainerFault if a setting is out of range."""

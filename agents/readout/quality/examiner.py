@@ -129,7 +129,7 @@ class Examiner:
         }
 
     def _stored(self) -> tuple[ConceptVectors, ConceptSet]:
-        """Return the home's concept vectors and their texts; raise IntegrityFault if the model lacks a layer."""
+        """Return the home's concept vectors and their texts; raise IntegrityFault if these do not fit."""
         vectors, texts = stored_vectors(self.source.directory, self.source.model_digest)
         if not all(0 <= layer < self.layers for layer in vectors.layers):
             raise IntegrityFault(

@@ -26,7 +26,7 @@ from corpus.errors import TrainerFault
 TOGETHER_BYTES = {"cpu": 1 << 20}
 """By type of device: most bytes of float32 gradients whose steps are computed together, from a copy."""
 TOGETHER_DEFAULT_BYTES = 256 << 20
-"""The same on any other device."""
+"""The number of bytes in `TOGETHER_BYTES` for every other type of device."""
 
 
 class Apollo(torch.optim.Optimizer):

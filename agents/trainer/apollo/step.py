@@ -33,7 +33,7 @@ class GroupHyperparams:
 
 
 class ParamStep(NamedTuple):
-    """One parameter's part of one step; a tuple, because every step makes one for every parameter."""
+    """One parameter's part of one step; a tuple, since every step makes many and tuples are made quickly."""
 
     parameter: torch.Tensor
     gradient: torch.Tensor
@@ -174,7 +174,7 @@ class AdamWBatch:
         self._steps = steps
 
     def measure(self) -> None:
-        """Advance the moments."""
+        """Advance the moments and compute the updates."""
         group = self._steps[0].group
         (beta1, beta2), eps = group.betas, group.eps
         moment1, moment2 = ([step.state[name] for step in self._steps] for name in ("moment1", "moment2"))

@@ -1,8 +1,8 @@
 """Carries out the trainer's requests: a method for each verb, in the main thread, one request at a time.
 
 Invariant: only these methods write the shared weights. The optimizer's state after `train` stays in memory
-until the next `train`, `merge` or `rollback`; `checkpoint` makes weights and state durable. This module knows
-nothing about the socket.
+until the next `train`, `merge` or `rollback`; `checkpoint` saves weights and state. This module knows nothing
+about the socket.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +76,7 @@ class Worker:
         return asdict(result), []
 
     def _merge(self, request: RpcRequest) -> Answer:
-        """Add task vectors to the parent's weights: an update without steps."""
+        """Add task vectors to the parent's weights; return the size of the change."""
         body = load(wire.MergeBody, request.body)
         if not body.parts:
             raise TrainerFault("a merge needs at least one vector")
@@ -88,7 +88,7 @@ class Worker:
         return asdict(extent), []
 
     def _checkpoint(self, fields: Mapping[str, Any]) -> Answer:
-        """Write the shared weights as a candidate; they stay dirty until `settle`."""
+        """Write the shared weights as a candidate and return its id; they stay dirty until `settle`."""
         body, shared = load(wire.CheckpointBody, fields), self._context.shared
         self._context.require_current_mapping()
         state = None
@@ -109,7 +109,7 @@ class Worker:
         return asdict(files), []
 
     def _rollback(self, fields: Mapping[str, Any]) -> Answer:
-        """Restore a checkpoint's weights."""
+        """Restore a checkpoint's weights; return the version of the shared weights."""
         body, shared = load(wire.RollbackBody, fields), self._context.shared
         self._context.require_current_mapping()
         written = restore(shared, self._context.store, body.checkpoint, clean=body.settled)

@@ -78,7 +78,8 @@ class Packing:
             lanes: The pieces of each lane, in order.
             past: The cache of the contexts.
             device: Device of the model.
-            last: None, or in a pass that reads contexts into `past`: number of the last layer, where it ends.
+            last: In a pass that reads contexts into `past`: number of the model's last layer, where the pass
+                ends. None in any other pass.
         """
         self.past, self.last = past, last
         self.lanes = [lane[-1].past for lane in lanes]
@@ -102,9 +103,9 @@ class Packing:
                 self._place(piece, start, start + size, joins=piece is not lane[0])
         shape = (len(lanes), width)
         self.tokens = torch.tensor(tokens, device=device).view(shape)
-        """(lanes, longest) int64."""
+        """Token ids, (lanes, longest) int64."""
         self.positions = torch.tensor(positions, device=device).view(shape)
-        """(lanes, longest) int64."""
+        """Position of each token in its sequence, (lanes, longest) int64."""
         self.picked = torch.tensor(picked, dtype=torch.long, device=device)
         """Indices of the continuations' tokens in the flattened lanes, piece by piece."""
 
