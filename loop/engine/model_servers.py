@@ -97,11 +97,11 @@ class EmbeddedServer:
     """The pipe on which the starting child reports that it is ready; None at all other times."""
 
     def has_weights(self) -> bool:
-        """See `Server`."""
+        """Return whether the child process exists, so that there are or will be shared weights."""
         return self._process is not None
 
     async def start(self) -> None:
-        """See `Server`."""
+        """Start the child process unless it exists; raise an error if the active checkpoint is damaged."""
         if self._process is not None:
             return
         active = await self.ledger.read(queries.active)
@@ -130,19 +130,19 @@ class EmbeddedServer:
             os.close(writer)
 
     async def ready(self) -> None:
-        """See `Server`."""
+        """Wait until the child reports that the shared weights exist and it answers."""
         if self._process is not None and self._ready_pipe is not None:
             reports = partial(_reports_ready, self._ready_pipe)
             await children.wait_ready("model server", self._process, reports, self.logs)
             self._close_pipe()
 
     async def ended(self) -> None:
-        """See `Server`."""
+        """Wait until the child process has ended."""
         if self._process is not None:
             await self._process.wait()
 
     async def stop(self) -> None:
-        """See `Server`."""
+        """Stop the child process if it exists."""
         self._close_pipe()
         if self._process is not None:
             await children.stop(self._process)
@@ -180,18 +180,18 @@ class ExternalServer:
 
     @property
     def run_dir(self) -> Path:
-        """See `Server`."""
+        """Directory in which the vLLM shares its weights."""
         return self.place.directory
 
     @property
     def model_dir(self) -> Path:
-        """See `Server`."""
+        """Hugging Face directory of the served model; raise `ModelUnavailable` before the first `start`."""
         if self._served is None:
             raise ModelUnavailable(f"which model vLLM at {self.url} serves is not known yet: start it")
         return self._served[0]
 
     def has_weights(self) -> bool:
-        """See `Server`."""
+        """Return whether a vLLM shares the weights of this home's model now."""
         try:
             self._find()
         except NightschoolError:
@@ -237,7 +237,7 @@ class ExternalServer:
         self.fault = ModelUnavailable(f"vLLM at {self.url} has gone: start it again")
 
     async def stop(self) -> None:
-        """See `Server`."""
+        """Remove the files that a dead vLLM has left; a running vLLM goes on."""
         self.place.sweep()
 
     def _find(self) -> tuple[Path, int]:

@@ -62,7 +62,7 @@ class RestartBudget:
 
 @dataclass(kw_only=True)
 class ProcessSupervisor:
-    """Keeps the server and the trainer of one service running."""
+    """The supervisor that keeps the model server and the trainer of one service running."""
 
     run_dir: Path
     checkpoints: Path
@@ -85,7 +85,7 @@ class ProcessSupervisor:
 
     @property
     def waits(self) -> str:
-        """The fault that the user must mend before a night can run; "" while there is none."""
+        """The fault that the user must repair before a night can run, as text; "" while there is none."""
         return f"waiting for {self.server.fault}" if self.running and self.server.fault else ""
 
     def has_weights(self) -> bool:

@@ -44,7 +44,7 @@ class Service:
     users: Users
     worker: Worker
     files: anyio.Lock = field(default_factory=anyio.Lock)
-    """Held by an operation that writes or removes checkpoint files outside a night."""
+    """The lock that an operation holds while it writes or removes checkpoint files outside a night."""
 
     @property
     def settings(self) -> Settings:

@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 @dataclass(kw_only=True)
 class Worker:
-    """Does the work in the ledger, one piece at a time."""
+    """The worker, which does the work that is queued in the ledger, one piece at a time."""
 
     ledger: Ledger
     trainer: TrainerClient
@@ -79,7 +79,7 @@ class Worker:
         return report
 
     async def run(self) -> None:
-        """Do the work in the ledger, oldest first, until cancelled."""
+        """Do the work that is queued in the ledger, oldest first, until cancelled."""
         self.running = True
         while True:
             self._wake = anyio.Event()

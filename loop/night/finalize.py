@@ -1,4 +1,4 @@
-"""Work of kind `settle`, the last of every night.
+"""Work of kind `settle`, the last of every night: serve the active checkpoint and close the night.
 
 Invariant: the night is closed only once the shared weights hold the active checkpoint and are marked clean.
 """

@@ -21,14 +21,14 @@ FollowUp = tuple[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One kind of work."""
+    """The description of one kind of work."""
 
     handler: str
     """Module and class of the handler; `loop.night.handlers` makes the instance."""
     task: str
     """The task of this kind of work, in a few words."""
     method: str = "handle"
-    """The handler's method for this kind."""
+    """Name of the handler's method that does this kind of work."""
     by_night: bool = True
     """Whether this work belongs to a night and so needs the model server and the trainer."""
     decides: bool = False

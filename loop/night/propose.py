@@ -105,7 +105,7 @@ class Propose:
         )
         taken = {pair.id for pair in chosen.new}
         over = [pair.id for pair in new if pair.id not in taken]
-        # If these pairs stayed new, later nights would train them, and the cap would only spread them out.
+        # If these pairs stayed new, later nights would train them all the same, in spite of the cap.
         left = Change(table="pairs", where={"id": over}, values={"state": "over_cap"})
         return Outcome(
             decision="update",

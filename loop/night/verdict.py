@@ -13,15 +13,15 @@ from typing import Protocol
 from corpus.aliases import Json
 
 IMPROVED_P = 0.05
-"""One-sided level of the exact McNemar test on a behaviour that the update meant to change."""
+"""Level of the one-sided exact McNemar test on a behaviour that the update was meant to change."""
 MARGIN = 0.05
-"""Non-inferiority margin: a drop of the pass rate that matters."""
+"""Non-inferiority margin: the smallest drop of a pass rate that matters, as a share of 1."""
 MOST_NAMED = 8
 """Largest number of concepts with too large a move that a verdict names one by one."""
 MOST_JOINT = 4
 """Largest number of concepts that a verdict names for the joint move of all readings."""
 Z = 1.6449
-"""Normal quantile of a one-sided 95 % bound."""
+"""The 95 % quantile of the normal distribution, for one-sided 95 % bounds."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ def doctor(option: Path | None) -> DoctorReport:
     """
     home = find(option)
     checks = _home_checks(home)
-    with suppress(ConfigError):  # the configuration check reports it
+    with suppress(ConfigError):  # the check of the configuration reports this error
         settings = load_settings(home.config_file)
         if settings.model.url:
             checks |= _vllm_checks(home, settings)

@@ -47,7 +47,7 @@ class TrainOptions:
     def parse(
         cls, *, layers: Any = None, method: Any = METHODS[0], corpus: Any = None, minimum: Any = None
     ) -> "TrainOptions":
-        """Parse the options from JSON values.
+        """Return the options parsed from JSON values; the fields of the class describe them.
 
         Raises:
             UsageError: An option has a bad value.

@@ -169,7 +169,7 @@ def _no_effect(tested: Sequence[StrengthResult], rows: Sequence[StrengthResult])
 
 
 def _slope(rows: Sequence[StrengthResult]) -> float:
-    """Return the least-squares slope of the pass rate on the strength; 0 for a single strength."""
+    """Return the slope of the pass rate over the strength, by least squares; 0 for a single strength."""
     points = [(row.strength, row.passed / row.trials) for row in rows if row.trials]
     count = max(1, len(points))
     mean_x, mean_y = sum(x for x, _ in points) / count, sum(y for _, y in points) / count

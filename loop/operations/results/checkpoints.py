@@ -137,7 +137,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class Pin:
-    """Whether `prune` may delete a checkpoint's files."""
+    """The result of `pin` or `unpin`: whether a checkpoint is now protected from `prune`."""
 
     checkpoint: str
     number: int
@@ -158,7 +158,7 @@ class PrunedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class RetainedCheckpoint(PrunedCheckpoint):
-    """A checkpoint that a prune keeps."""
+    """A checkpoint that a prune keeps, with the reasons."""
 
     reasons: list[str]
 
@@ -264,7 +264,7 @@ class MergePairs:
 
 @dataclass(frozen=True, kw_only=True)
 class MergeDryRun:
-    """The dry run of a merge."""
+    """The result of the dry run of a merge."""
 
     dry_run: Literal[True] = True
     checkpoint: str

@@ -14,7 +14,7 @@ class LayerAccuracy:
 
     layer: int
     depth: float
-    """Relative depth of the layer, above 0 and up to 1."""
+    """Depth of the layer as a share of all layers, above 0 and up to 1."""
     accuracy: float
     """Share of the held-out texts on which the text's own concept has the highest score."""
 
@@ -208,7 +208,7 @@ class StrengthResult:
     perplexity: float
     """Perplexity on ordinary text, steered at this strength."""
     broken: bool
-    """Whether this strength broke the model."""
+    """Whether steering at this strength broke the model: ordinary text became much less likely."""
 
 
 @dataclass(frozen=True, kw_only=True)
