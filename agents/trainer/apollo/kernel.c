@@ -3,11 +3,12 @@
  * does the same in torch.
  *
  * Invariant: no result depends on the number of threads: a unit of work is CHANNELS channels of one matrix,
- * its sums are kept apart and added in order. Nothing is written beyond the arrays that the caller names.
- * Knows no Python and no torch.
+ * the sums of the units are stored separately and added in order. Nothing is written beyond the arrays that the
+ * caller names. This file uses neither Python nor torch.
  *
  * A matrix (rows, cols) is wide when rows <= cols: then its rows are projected and its columns are the channels
- * (arXiv 2412.05270, Algorithm 1: R = P G, a scale for each column); a tall one is the same, turned.
+ * (arXiv 2412.05270, Algorithm 1: R = P G, a scale for each column). For a tall matrix, rows and columns change
+ * places.
  */
 #include <math.h>
 #include <pthread.h>
@@ -17,8 +18,9 @@
 #include <string.h>
 
 enum { CHANNELS = 512, BLOCK = 128, TILE = 8, PANEL = 16, MOST_THREADS = 256 };
-/* CHANNELS: of one unit of work. BLOCK: projected elements between two additions to R, so that a packed block of
- * a wide matrix (BLOCK x CHANNELS) stays in the second-level cache. TILE x PANEL: of R, held in registers. */
+/* CHANNELS: channels in one unit of work. BLOCK: elements that are projected between two additions to R, so that a
+ * packed block of a wide matrix (BLOCK x CHANNELS) stays in the second-level cache. TILE x PANEL: size of the part
+ * of R that is held in registers. */
 enum { MEASURE = 1, APPLY = 2 };
 
 typedef struct {
@@ -34,7 +36,7 @@ typedef struct {
     int32_t tensor_wise;   /* one scale for the whole matrix (Mini), else one for each channel */
     int32_t gradient_bf16; /* else float32 */
     int32_t weight_bf16;   /* else float32 */
-    float beta1, beta2, rest1, rest2, eps, alpha, growth_limit; /* rest: 1 - beta, of which float32 would lose half */
+    float beta1, beta2, rest1, rest2, eps, alpha, growth_limit; /* rest: 1 - beta, rounded to float32 once */
     float rate;  /* learning rate with warm-up and bias correction */
     float decay; /* the weight is multiplied by this first */
     uint32_t key1, key2; /* of the stochastic rounding */
@@ -45,7 +47,7 @@ typedef struct {
 
 typedef float Vector __attribute__((vector_size(32), aligned(4)));
 
-/* The body of every pass is compiled for the vector units of newer processors too, and chosen when loaded. */
+/* Every pass is also compiled for the vector units of newer processors; the loader chooses the version. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
@@ -91,7 +93,7 @@ INLINE void sketch_columns(const Matrix *m, int64_t bucket, int64_t first, int64
                            float *restrict lengths, float *restrict buffer) {
     memset(r, 0, sizeof(float) * (size_t)count);
     int64_t k = bucket;
-    for (; k + (TILE - 1) * m->rank < m->rows; k += TILE * m->rank) { /* so many rows for one look at r */
+    for (; k + (TILE - 1) * m->rank < m->rows; k += TILE * m->rank) { /* this many rows for each access to r */
         const float *g[TILE];
         float p[TILE];
         for (int i = 0; i < TILE; i++) {

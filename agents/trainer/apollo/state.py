@@ -1,8 +1,8 @@
 """Apollo's state for each parameter, and its form in a checkpoint.
 
 Invariant: a state that is exported, written, read and imported is the same to the last bit, and it carries
-the settings that it was made with. A state whose moments belong to another rank, kind of projection or model
-is refused. This module knows nothing about gradients.
+the settings that it was made with. An optimizer's state whose moments belong to another rank, kind of
+projection or model is refused. This module knows nothing about gradients.
 """
 
 import json

@@ -156,7 +156,7 @@ class RpcServer(threading.Thread):
         self._router.send_multipart([pending.client, *frames])
 
     def _receive(self, client: bytes, frames: Sequence[bytes]) -> None:
-        """Answer a request at once, or put it in the inbox."""
+        """Answer a request at once, or put it into the main thread's inbox."""
         request = protocol.unpack_request(frames)
         if request.verb == "status" or request.verb in protocol.CONTROL_VERBS:
             record = self._status(request) if request.verb == "status" else self._order(request)

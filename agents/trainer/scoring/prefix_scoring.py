@@ -128,7 +128,7 @@ def share_prefixes(
 
 
 def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> list[list[Piece]]:
-    """Return lanes with each piece after its context: one lane or, if `apart`, a lane for each piece."""
+    """Return lanes, in which each piece comes after its context: one lane or, if `apart`, one per piece."""
     lanes: list[list[Piece]] = []
     for piece in pieces:
         opened = lanes and not apart

@@ -1,8 +1,8 @@
 """The objectives, as pure functions of the log-probabilities of continuations.
 
-SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO (arXiv 2405.14734);
-KTO (arXiv 2402.01306). Each function returns the loss and metrics. The metrics of chosen and rejected answers
-are separate, because a margin may grow while the chosen answer becomes less likely.
+The objectives are SFT; DPO (arXiv 2305.18290) and DPOP (arXiv 2402.13228); ORPO (arXiv 2403.07691); SimPO
+(arXiv 2405.14734); KTO (arXiv 2402.01306). Each function returns the loss and metrics. The metrics of chosen
+and rejected answers are separate, because a margin may grow while the chosen answer becomes less likely.
 
 Arguments that all objectives have: `chosen` and `rejected` are the log-probabilities of n answers each.
 `weights`, (n,), are the examples' weights: each loss is multiplied by its example's weight, so that examples
@@ -23,8 +23,8 @@ from torch.nn.functional import logsigmoid
 from agents.trainer.scoring.prefix_scoring import Scores
 
 CERTAIN = -1e-6
-"""Largest average log-probability (nats) whose odds are computed; larger ones count as this, since the odds
-at 0 are infinite."""
+"""Largest average log-probability (nats) whose odds are computed. A larger log-probability is replaced by
+this one, since the odds at 0 are infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +166,7 @@ def _preference_metrics(
     rejected_reward: torch.Tensor,
     **more: torch.Tensor,
 ) -> dict[str, float]:
-    """Return the metrics that every preference loss has, and those in `more`."""
+    """Return the metrics that every preference loss has, and the mean of each value in `more`."""
     margin = chosen_reward - rejected_reward
     return _means(
         chosen_logprob=chosen.mean,

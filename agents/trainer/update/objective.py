@@ -137,7 +137,7 @@ def _referred(model: Any, settings: Settings, examples: Sequence[Example]) -> li
 
 
 def _mismatched(model: Any, settings: Settings, examples: Sequence[Example]) -> list[Example]:
-    """Return the examples with mismatched answers and their reference; see the module for the choice."""
+    """Return the examples, each with mismatched answers (see the module) and their reference."""
     rows, n = list(examples), len(examples)
     answers_by_row = {}
     for i, row in enumerate(rows):
@@ -158,7 +158,7 @@ def _totals(
 ) -> Iterator[tuple[float, float]]:
     """Yield the summed log-probabilities (nats) of each row's two continuations.
 
-    `rows`: a context and its two continuations each, as token ids.
+    Each row of `rows` is a context with two continuations, as token ids.
     """
     size = settings.micro_batch or settings.batch_size
     for start in range(0, len(rows), size):

@@ -148,7 +148,10 @@ def _optimizer(context: TrainerContext, request: TrainRequest) -> tuple[Apollo, 
 def _require_memory(
     context: TrainerContext, request: TrainRequest, optimizer: Apollo, origin: Origin
 ) -> None:
-    """Raise GateRefused if the update does not fit into memory; a continued state is in memory already."""
+    """Raise GateRefused if the update does not fit into memory.
+
+    A continued optimizer state is in memory already, so only a fresh state is added to the estimate.
+    """
     missing = optimizer.state_bytes() if origin == "fresh" else 0
     memory.require_memory(context.model, request.settings, request.examples, missing)
 
@@ -240,7 +243,7 @@ def _finite(step: int, what: str, value: float) -> float:
 
 
 def _norm(tensors: Sequence[torch.Tensor]) -> float:
-    """Return the Euclidean norm of all these tensors together; reads from the device once."""
+    """Return the Euclidean norm of all these tensors together, read from the device once."""
     return float(
         torch.linalg.vector_norm(torch.stack(list(torch._foreach_norm(list(tensors), 2, torch.float32))))
     )
