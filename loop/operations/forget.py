@@ -30,7 +30,7 @@ def forget_everywhere(
         inbox: The folder of the captured logs.
         source: The name of the source, conversation or log.
         path: The same name as an absolute path, in case it is a log file.
-        roll_back: Whether to roll back to the last kept checkpoint from before these conversations.
+        roll_back: Whether to roll back to the last kept checkpoint before any update learnt from them.
 
     Returns:
         What was forgotten, and the number of lines that were removed from the captured logs.

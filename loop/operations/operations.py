@@ -196,7 +196,7 @@ class Operations:
             source: Name of the source, conversation or log to remove.
             path: The same name as an absolute path, in case it is a log file.
             dry_run: Whether to change nothing.
-            rollback: Whether to roll back to the last kept checkpoint from before these conversations.
+            rollback: Whether to roll back to the last kept checkpoint before any update learnt from them.
         """
         ledger, inbox, stored = self.service.ledger, self.service.home.inbox, stored_path(Path(path))
         in_ledger = await ledger.read(forget.look, source, stored)

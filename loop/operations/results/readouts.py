@@ -76,7 +76,7 @@ class VectorsDrift:
     night_id: str
     at: str
     cosines: dict[str, float] | None
-    """Cosine of each concept's vector with the one in the version before; None for the first version."""
+    """Cosine of each concept's vector with the one before; None if no version before can be compared."""
     concepts: int
     """Number of concepts."""
     mean_cosine: float | None
