@@ -1,8 +1,8 @@
-"""The plugin's configuration: which home, if any, names this vLLM.
+"""The plugin's configuration, read from the home that names this vLLM.
 
 The home is NIGHTSCHOOL_HOME or the platform's default, and its `model.url` must be set. Invariant: without a
-home or a url the plugin does nothing and logs nothing. A module of its own because every process of vLLM runs
-it, before anything heavier is imported. This module knows nothing about vLLM.
+home or a url the plugin does nothing and logs nothing. This module is separate, because every process of vLLM
+runs it before it imports larger ones. It knows nothing about vLLM.
 """
 
 import os
@@ -16,9 +16,9 @@ from corpus.errors import ConfigError
 from store.home import Home, locate
 
 PLUGIN_NAME = "nightschool"
-"""Name of the plugin in both groups of vLLM's entry points."""
+"""Name of the plugin in the two groups of entry points through which vLLM loads it."""
 _PREFIX = "NIGHTSCHOOL_MODEL__"
-"""Prefix of the environment variables that override the file, as in the service."""
+"""Prefix of the environment variables that override settings of the file, as in the service."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class PluginConfig:
     home: Home
     model: ModelSettings
     database: str
-    """SQLAlchemy URL of the ledger; "" for the home's file."""
+    """SQLAlchemy URL of the ledger; "" for the ledger's file in the home."""
 
 
 def read_config() -> PluginConfig | None:
-    """Return the configuration of the home that names a vLLM; None for no such home."""
+    """Return the plugin's configuration; None if there is no home, or the home names no vLLM."""
     home = locate(None)
     if not home.config_file.is_file():
         return None

@@ -1,9 +1,9 @@
-"""Three functions of vLLM on a CPU that must not work as they do: packed weights and seeded generators.
+"""Three changes to vLLM on a CPU: plain linear layers, plain convolutions, and generators that restart.
 
-On a CPU vLLM packs its weights for its kernels, and an edit of the parameters beside the packed copies would
-have no effect. Invariant: what is loaded within `plain_linears` is served from the parameters themselves,
-read again at each call; the same answer is drawn, however its prompt was cut. This module knows nothing about
-the names of weights.
+On a CPU, vLLM packs copies of its weights for its kernels, so an edit of the parameters would have no effect.
+It also cannot rewind the generator of a seeded request. Invariant: a model that is loaded within
+`plain_linears` reads its parameters themselves at each call, and a seed gives the same answer, whether vLLM
+reads the prompt in one step or in several. This module knows nothing about the names of weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,10 @@ _CONVOLUTIONS = ("causal_conv1d_fwd_cpu", "causal_conv1d_update_cpu")
 
 @contextmanager
 def plain_linears() -> Iterator[None]:
-    """Keep linear layers that are loaded within unpacked; on other devices they are so anyway."""
+    """Leave the weights of linear layers that are loaded in the block unpacked.
+
+    On devices other than CPUs this changes nothing, because vLLM packs weights on CPUs only.
+    """
     import torch
     import vllm.model_executor.layers.utils as layers
     from vllm.platforms import current_platform
@@ -34,10 +37,11 @@ def plain_linears() -> Iterator[None]:
 
 
 def accept_plain_convolutions() -> None:
-    """Wrap the kernels so that they take an unpacked convolution too.
+    """Wrap vLLM's convolution kernels, so that they also take unpacked weights.
 
-    vLLM passes each weight as packed, and an unpacked one would be read in the wrong order, without an error.
-    An unpacked weight has the three dimensions of Hugging Face's `(dim, 1, width)`, a packed one has two.
+    vLLM tells the kernels that every weight is packed. They would then read an unpacked weight in the wrong
+    order, without an error. The wrapper tells them apart: an unpacked weight has the three dimensions
+    `(dim, 1, width)`, as in Hugging Face's model, and a packed weight has two.
     """
     from vllm import _custom_ops as kernels
 
@@ -57,12 +61,13 @@ def _accept_plain(kernel: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def restart_generators() -> None:
-    """Wrap the function that rewinds generators, for requests whose prompt takes more than one step.
+    """Wrap the function of vLLM that rewinds generators, so that it restarts them from their seeds instead.
 
-    vLLM draws a token for such a request after each step, discards all but the last, and rewinds the
-    generator by an offset. A CPU's generator has none, and the server would end with "CPU Generator does not
-    use offset"; a batch of ours is enough for that. Here the generator starts again from its seed: until the
-    prompt is read, no draw counts. A second call changes nothing.
+    If vLLM reads a prompt in several steps, it draws a token after each step, discards all but the last, and
+    rewinds the request's generator by an offset. A generator on a CPU has no offset, so the server would stop
+    with "CPU Generator does not use offset"; one of our batches is enough to cause this. A restart from the
+    seed has the same effect, because no draw counts before the whole prompt is read. A second call of this
+    function changes nothing.
     """
     import numpy as np
     from vllm.platforms import current_platform

@@ -1,8 +1,9 @@
-"""The entry point of the plugin, which `vllm serve` calls at its start, in every one of its processes.
+"""The entry point of the plugin, which `vllm serve` calls at the start of each of its processes.
 
-Invariant: without a home that names a vLLM (`model.url`) it serves as without the plugin, and nothing is
-logged. The one function wrapped even then keeps vLLM from warning about our routes. A second call changes
-nothing. Only vLLM's own functions are wrapped, each in one place. This module knows nothing about weights.
+Invariant: if no home names a vLLM (`model.url`), vLLM serves as without the plugin, and nothing is logged.
+Even then one function is wrapped, because vLLM would otherwise warn about our routes. A second call of
+`register` changes nothing. Only functions of vLLM are wrapped, each in one place. This module knows nothing
+about weights.
 """
 
 import logging
@@ -20,7 +21,7 @@ _MARK = "_nightschool"
 
 
 def register() -> None:
-    """Install the plugin: the entry point of the group `vllm.general_plugins`."""
+    """Install the plugin in this process of vLLM: the entry point of the group `vllm.general_plugins`."""
     try:
         config = read_config()
     except ConfigError as error:
@@ -41,15 +42,19 @@ def register() -> None:
     salt.add_part(wire.salt_part)
     cpu.accept_plain_convolutions()
     _export_after_load(BaseModelLoader, config)
-    _at_exit(ServedDirectory(config.home.served_dir).sweep)  # the server may have been killed
+    _at_exit(ServedDirectory(config.home.served_dir).sweep)  # the child that serves may have been killed
 
 
 def add_endpoints(config: PluginConfig | None) -> None:
-    """Have vLLM load our routes without VLLM_PLUGINS; without a home, have it not warn about them.
+    """Wrap vLLM's loader of plugins for routes, so that a home alone decides whether ours is loaded.
 
-    vLLM loads plugins for routes only if VLLM_PLUGINS names them, and warns about those that it does not
-    load. A home that names this vLLM is enough, so our routes are added to those that vLLM loads: once, and
-    only with a home. Other plugins are loaded, or warned about, as without ours.
+    vLLM loads a plugin for routes only if VLLM_PLUGINS names it, and warns about each plugin that it does not
+    load. With a home that names this vLLM, our routes are added to any model that generates text. Without one
+    they are not, and vLLM does not warn about them. Other plugins are loaded, or warned about, as without
+    ours.
+
+    Args:
+        config: The configuration of the home that names this vLLM; None if there is no such home.
     """
     import vllm.plugins
 
@@ -71,7 +76,10 @@ def add_endpoints(config: PluginConfig | None) -> None:
 
 
 def _only_ours_is_ignored() -> bool:
-    """Return whether vLLM would load no plugin for routes, and warn about ours alone."""
+    """Return whether our plugin for routes is the only one, and VLLM_PLUGINS is not set.
+
+    In this case vLLM loads no plugin for routes, and warns about ours.
+    """
     from importlib.metadata import entry_points
 
     import vllm.envs
@@ -91,7 +99,7 @@ def _export_after_load(loader: Any, config: PluginConfig) -> None:
         from agents.model.vllm.weights import refusals
         from agents.model.vllm.weights.export import export
 
-        if model_config.runner_type == "draft":  # it drafts for the model; it is not the model
+        if model_config.runner_type == "draft":  # a small model that drafts tokens for the served one
             return load(self, vllm_config, model_config, *more, **named)
         cpu.restart_generators()
         refused = refusals.reason(vllm_config)
@@ -107,5 +115,8 @@ def _export_after_load(loader: Any, config: PluginConfig) -> None:
 
 
 def _at_exit(call: Callable[[], None]) -> None:
-    """Call this when the process and its children end; `atexit` does not run in processes that vLLM forks."""
+    """Call `call` at the end of this process, after its child processes have ended.
+
+    Unlike `atexit`, this also works in processes that vLLM forks.
+    """
     Finalize(None, call, exitpriority=-1)

@@ -1,18 +1,20 @@
-"""The salt of vLLM's prefix cache, so that keys and values computed by other weights are not reused.
+"""The salt of vLLM's prefix cache, which keeps vLLM from reusing keys and values that other weights computed.
 
-vLLM keeps the keys and values of a prompt and reuses them for a prompt that begins alike. After an update
-they would be the old weights', so every request is salted with the version of the weights. That happens in
-the engine, which all requests pass, whatever their route; a user's own salt counts as well.
+vLLM keeps the keys and values of a prompt, and reuses them for another prompt with the same beginning (the
+prefix). After an update they would be those of the old weights. So every request gets a salt that names the
+version of the weights, and vLLM reuses a prefix only for requests with the same salt. The salt is added in
+the engine, because requests of all routes pass there. A user's own salt counts as well.
 
 The salt changes at once when an update starts, ends or is undone. Within an update the weights change with
-every step, and a salt for each step would mean that no prefix is ever reused: it changes every `salt_seconds`
-only. So within an update an answer is a hogwild mix: its pass may read some matrices before a step and others
-after it, and continue a prefix that is up to `salt_seconds` older. Between updates, and so in every
-evaluation, the weights are whole.
+every step. With a salt for each step no prefix would ever be reused, so within an update the salt changes
+only every `salt_seconds`. An answer in that time may come from mixed weights: a forward pass may read some
+matrices before a step and others after it, and may continue a prefix that is up to `salt_seconds` older.
+Between updates, and so in every evaluation, the weights are not mixed.
 
 Invariant: a salt that was used with some weights is never used with others. The version only grows while the
-shared weights exist, and the salt names them too, for prefixes may be kept outside of vLLM. This module knows
-nothing about torch or the content of a request.
+shared weights exist. Prefixes may be kept outside of vLLM for longer, so the salt also names the shared
+weights. Within an update, `salt_seconds` is the only exception. This module knows nothing about torch or the
+content of a request.
 """
 
 import json
@@ -27,29 +29,37 @@ from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import Header, WeightsState
 
 SaltPart = Callable[[Any], str]
-"""(vLLM's `EngineCoreRequest`) -> what else its prefixes depend on; "" for nothing."""
+"""A function that takes vLLM's `EngineCoreRequest` and returns a text for something else that its prefixes
+depend on; "" for nothing."""
 _MARK = "_nightschool_salt"
 _parts: list[SaltPart] = []
 
 
 def add_part(part: SaltPart) -> None:
-    """Add a part to every salt: two requests share prefixes only if the part is the same for both."""
+    """Add a part to every salt: two requests share prefixes only if `part` returns the same for both."""
     if part not in _parts:
         _parts.append(part)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Salt:
-    """The salt in use."""
+    """The weights' part of a salt."""
 
     state: WeightsState
-    """The header when the salt was made."""
+    """The state of the shared weights when the salt was made."""
     at: float
-    """When it was made, in seconds by the monotonic clock."""
+    """The time when the salt was made, in seconds of the monotonic clock."""
 
 
 def salt_for(before: Salt | None, state: WeightsState, *, at: float, seconds: float) -> Salt:
-    """Return the salt for a request that comes at `at`, when the header holds `state`; pure."""
+    """Return the salt for a new request: the salt before, or a new one if the weights have changed too much.
+
+    Args:
+        before: The salt of the request before; None for the first request.
+        state: The current state of the shared weights.
+        at: The current time, in seconds of the monotonic clock.
+        seconds: The longest time for which a salt is used within an update.
+    """
     if before is not None:
         same_state = (state.dirty, state.holds) == (before.state.dirty, before.state.holds)
         in_update = state.dirty and not state.holds
@@ -60,12 +70,12 @@ def salt_for(before: Salt | None, state: WeightsState, *, at: float, seconds: fl
 
 
 def join_salts(*parts: str) -> str | None:
-    """Return one salt of several that differs whenever one of them does; None if all are empty."""
+    """Return one salt that differs whenever one of the parts differs; None if all parts are empty."""
     return json.dumps(parts) if any(parts) else None
 
 
 class WeightsSalt:
-    """The current salt of one home's shared weights."""
+    """The source of the current salt of one home's shared weights."""
 
     def __init__(self, weights_file: Path, seconds: float) -> None:
         self._weights_file = weights_file
@@ -75,7 +85,7 @@ class WeightsSalt:
         self._salt: Salt | None = None
 
     def current(self) -> str:
-        """Return the salt; "" while no weights are shared."""
+        """Return the current salt; "" while no weights are shared."""
         if self._header is None:
             try:
                 self._name = str(self._weights_file.with_suffix(".json").stat().st_mtime_ns)
@@ -88,7 +98,7 @@ class WeightsSalt:
 
 
 def install(config: PluginConfig) -> None:
-    """Wrap vLLM's request, so that every one that reaches the engine is salted."""
+    """Wrap the function with which vLLM's engine takes a request, so that every request is salted."""
     from vllm.v1.request import Request
 
     if hasattr(Request, _MARK):

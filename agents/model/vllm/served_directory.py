@@ -1,4 +1,4 @@
-"""The directory in memory where a vLLM shares its weights, and the lock of the one server that owns it.
+"""The directory in memory in which a vLLM shares its weights, and the lock of the one server that owns it.
 
     weights.bin  weights.json   the shared weights and their manifest
     handles.sock                the socket that exports weights on a GPU
@@ -6,8 +6,9 @@
     refused                     the reason why no weights are shared
     readings-...                the socket on which the server publishes readings of the residual stream
 
-Invariant: the kernel releases a lock when its process ends, so what no living process holds is stale and may
-be swept. Only the holder of the lock removes anything. This module knows nothing about vLLM or torch.
+Invariant: the kernel releases a lock when its process ends, so files without a locked server.lock are stale,
+and the next process removes them. Only the holder of the lock removes anything. This module knows nothing
+about vLLM or torch.
 """
 
 import fcntl
@@ -25,24 +26,26 @@ WEIGHTS_FILE = "weights.bin"
 _LOCK = "server.lock"
 _FILES = (WEIGHTS_FILE, "weights.json", "weights.filling", "weights.tmp", "handles.sock", "refused", _LOCK)
 _TRIES, _PAUSE_S = 4, 0.05
-"""A process that only checks for a server, or sweeps, also holds the lock for a moment."""
+"""Attempts to get the lock, and the seconds between two of them. Several are needed, because a process that
+only checks for a server, or removes stale files, also holds the lock for a moment."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedManifest:
-    """The part of the shared weights' manifest that is needed without torch."""
+    """The part of the shared weights' manifest that can be used without torch."""
 
     model: Path
     """The model's directory."""
     nbytes: int
     """Bytes of the shared weights."""
     on_gpu: bool
+    """Whether the weights are on a GPU."""
     entries: list[Json]
     """The parameters: see `agents.model.weights.shared.Entry`."""
 
 
 class ServedDirectory:
-    """The directory of one home's served weights."""
+    """The directory in which one home's weights are served."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -50,33 +53,37 @@ class ServedDirectory:
         self._lock: IO[str] | None = None
 
     def acquire(self) -> None:
-        """Become the server here, until `release` or this process ends, and sweep what a dead server left."""
+        """Make this process the server of the directory, and remove the files that a dead server left.
+
+        It stays the server until `release` or until it ends. If another process is the server, `HomeLocked`
+        is raised.
+        """
         lock = self._try_lock()
         if lock is None:
             raise HomeLocked(
                 f"another vLLM serves the home of {self.directory}: stop it, or give this one its own "
                 "NIGHTSCHOOL_HOME"
             )
-        os.register_at_fork(after_in_child=lock.close)  # a child that lives on must not keep it
+        os.register_at_fork(after_in_child=lock.close)  # a child that outlives the server must not hold it
         self._lock = lock
         self._remove(keep=_LOCK)
 
     def refuse(self, reason: str) -> None:
-        """Record why no weights are shared here."""
+        """Record in the directory why no weights are shared."""
         temporary = self.directory / "weights.tmp"
         temporary.write_text(reason)
         os.replace(temporary, self.directory / "refused")
 
     @property
     def refused(self) -> str:
-        """The reason why the server shares no weights; "" if it does, or if there is no server."""
+        """The reason why the server shares no weights; "" if it shares them, or if there is no server."""
         try:
             return (self.directory / "refused").read_text() if self.is_served() else ""
         except FileNotFoundError:
             return ""
 
     def manifest(self) -> ServedManifest | None:
-        """Return the manifest of the shared weights; None while there is none."""
+        """Return the manifest of the shared weights; None while no weights are shared."""
         try:
             manifest: Json = json.loads(self.weights_file.with_suffix(".json").read_text())
         except FileNotFoundError:
@@ -100,20 +107,20 @@ class ServedDirectory:
         return False
 
     def release(self) -> None:
-        """Remove everything, and release the lock, if this process is the server."""
+        """Remove all files and release the lock, if this process is the server; else do nothing."""
         if self._lock is not None:
             self._remove()
             self._unlock(self._lock)
             self._lock = None
 
     def sweep(self) -> None:
-        """Remove what a dead server left; leave a living server's files alone."""
+        """Remove the files of a dead server; if a living process is the server, do nothing."""
         if self.directory.is_dir() and (lock := self._try_lock()) is not None:
             self._remove()
             self._unlock(lock)
 
     def _try_lock(self) -> IO[str] | None:
-        """Return the lock, held; None while a living process has it."""
+        """Return the lock's open file, with the lock held; None if a living process holds the lock."""
         for _ in range(_TRIES):
             self.directory.mkdir(mode=0o700, exist_ok=True)
             os.chmod(self.directory, 0o700)
@@ -122,7 +129,7 @@ class ServedDirectory:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if (self.directory / _LOCK).stat().st_ino == os.fstat(lock.fileno()).st_ino:
                     return lock
-            except (BlockingIOError, FileNotFoundError):  # held; or swept between opening and locking it
+            except (BlockingIOError, FileNotFoundError):  # held; or removed between opening and locking it
                 pass
             lock.close()
             sleep(_PAUSE_S)

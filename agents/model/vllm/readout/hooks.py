@@ -1,10 +1,12 @@
-"""Readout and steering in the process of the forward pass: hooks on the layers of the concept vectors.
+"""Readout and steering in the process of the forward pass: hooks on the layers that have concept vectors.
 
-Readout projects the residual stream of each request's answer on the vectors and publishes the scores.
-Steering adds concept vectors to the stream of the requests that ask for it. Layer k is the stream after
-`layers[k]`, as in the trainer's `activations`; vLLM's layers return it in two parts, whose sum it is.
-Invariant: no other request in the batch is read or moved with a request. A pass with nothing to read and
-nobody to steer is left alone. This module knows nothing about HTTP.
+Readout projects the residual stream of each request's answer on the concept vectors, and publishes the
+scores. Steering adds concept vectors to the residual stream of the requests that ask for it. Layer k means
+the residual stream after `layers[k]`, as in the trainer's `activations`. vLLM's layers return it in two
+parts, whose sum is the stream. A pass computes one row for each token of several requests.
+
+Invariant: reading or steering one request does not affect the other requests of a pass. A pass without
+requests to read or to steer is computed as without the hooks. This module knows nothing about HTTP.
 """
 
 import logging
@@ -26,7 +28,7 @@ log = logging.getLogger("vllm.nightschool")
 
 
 def refusal(vllm_config: Any) -> str:
-    """Return why this vLLM can neither be read nor steered; "" if it can."""
+    """Return the reason why readout and steering are not possible on this vLLM; "" if they are."""
     parallel = vllm_config.parallel_config
     if not vllm_config.model_config.enforce_eager:
         return "the residual stream is reached in eager mode only: start vLLM with --enforce-eager"
@@ -40,7 +42,15 @@ def refusal(vllm_config: Any) -> str:
 
 
 def install(model: torch.nn.Module, vllm_config: Any, config: PluginConfig) -> None:
-    """Set the hooks on a loaded model, once; where that is not possible, log why."""
+    """Set the hooks on a loaded model; if they are not possible but configured, log why.
+
+    A second call changes nothing.
+
+    Args:
+        model: The model as vLLM loaded it.
+        vllm_config: vLLM's own configuration.
+        config: The home that the plugin works for.
+    """
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     reason = refusal(vllm_config) or (
@@ -72,7 +82,7 @@ def install(model: torch.nn.Module, vllm_config: Any, config: PluginConfig) -> N
 
 
 def decoder_layers(model: torch.nn.Module, vllm_config: Any) -> torch.nn.ModuleList | None:
-    """Return the model's decoder layers, from the first; None if they are not found."""
+    """Return the model's decoder layers, in their order; None if they are not found."""
     count = vllm_config.model_config.hf_text_config.num_hidden_layers
     for name, module in model.named_modules():
         if name.endswith("layers") and isinstance(module, torch.nn.ModuleList) and len(module) == count:
@@ -86,15 +96,15 @@ class _PassPlan:
 
     vectors: ConceptVectors
     rows: torch.Tensor | slice | None = None
-    """Rows that are read; None for none. All of them are a slice, so that nothing is copied."""
+    """The rows of the pass that are read; None for none. A slice stands for all rows, which avoids a copy."""
     owners: PassOwners | None = None
     """The requests that the rows belong to."""
     steered: tuple[tuple[int, int, dict[str, float]], ...] = ()
-    """First row, end and strengths of each request that is steered."""
+    """For each steered request: its first row, the row after its last, and its strengths by concept."""
 
 
 class Hooks:
-    """The hooks on one model."""
+    """The hooks on one model, and the requests that they read and steer."""
 
     def __init__(
         self, model: torch.nn.Module, vllm_config: Any, config: PluginConfig, publisher: Publisher
@@ -110,9 +120,9 @@ class Hooks:
             model=digest_of(str(model_config.model)),
         )
         self._strengths: dict[str, dict[str, float]] = {}
-        """Of each running request that is steered."""
+        """The strengths by concept of each running request that is steered."""
         self._unread: set[str] = set()
-        """Running requests that asked not to be read."""
+        """The running requests that asked not to be read."""
         self._handles: list[Any] = []
         self._tables: list[torch.Tensor] = []
         self._units, self._steered_at = torch.empty(0), 0
@@ -121,7 +131,7 @@ class Hooks:
         self._refresh()
 
     def track(self, scheduled: Any) -> None:
-        """Take the requests that begin and end from the scheduler's output."""
+        """Note the requests that begin or end, from the output of vLLM's scheduler."""
         for request in scheduled.finished_req_ids:
             self._strengths.pop(request, None)
             self._unread.discard(request)
@@ -135,7 +145,7 @@ class Hooks:
                 self._unread.add(new.req_id)
 
     def before_pass(self, runner: Any) -> None:
-        """Plan which rows of the forward pass are read, and which are steered."""
+        """Plan which rows of the next forward pass are read, and which are steered."""
         self._plan, self._scores = None, []
         if not self._reads and not self._strengths:
             return
@@ -156,14 +166,21 @@ class Hooks:
         self._plan = plan if plan.steered or plan.rows is not None else None
 
     def after_pass(self) -> None:
-        """Publish the scores of the forward pass."""
+        """Publish the scores of the forward pass that has ended."""
         plan, scores, self._plan, self._scores = self._plan, self._scores, None, []
         if plan is None or plan.owners is None or len(scores) < len(plan.vectors.layers):
             return
         self._publisher.publish(torch.stack(scores, dim=1), partial(_pass_of, plan.vectors, plan.owners))
 
     def _plan_rows(self, plan: _PassPlan, batch: Any, requests: list[str], starts: Any) -> None:
-        """Choose the rows that are read: the last of each prompt, and each answer's."""
+        """Set in the plan the rows that are read: the last of each prompt, and those of each answer.
+
+        Args:
+            plan: The plan of the pass.
+            batch: vLLM's batch of requests.
+            requests: The names of the requests in the pass.
+            starts: The first row of each request, and the end of the last.
+        """
         count = len(requests)
         rows, first, counts = rows_to_read(
             starts, batch.num_computed_tokens_cpu[:count], batch.num_prompt_tokens[:count]
@@ -184,7 +201,7 @@ class Hooks:
         )
 
     def _refresh(self) -> None:
-        """Set the hooks again if the concept vectors have changed."""
+        """Remove the hooks and set new ones if the files of concept vectors have changed."""
         if not self._watched.look():
             return
         for handle in self._handles:
@@ -204,7 +221,10 @@ class Hooks:
         log.info("nightschool: %d concepts at layers %s", len(vectors.concepts), list(vectors.layers))
 
     def _hook(self, at: int) -> Any:
-        """Return the hook on the layer that is number `at` of the vectors'; one of them steers as well."""
+        """Return the hook for the layer at position `at` of the vectors' layers.
+
+        It computes scores; the hook of the steered layer also steers.
+        """
 
         def hook(module: Any, inputs: Any, output: Any) -> None:
             if (plan := self._plan) is None:
@@ -222,7 +242,7 @@ class Hooks:
         return hook
 
     def _direction(self, asked: Mapping[str, float]) -> torch.Tensor:
-        """Return the sum of the unit vectors times their strengths, `(hidden_size,)` float32."""
+        """Return the sum of the concepts' unit vectors times these strengths, `(hidden_size,)` float32."""
         vectors = self._watched.vectors
         assert vectors is not None
         weights = torch.tensor([asked.get(concept, 0.0) for concept in vectors.concepts])
@@ -230,7 +250,7 @@ class Hooks:
 
 
 def _pass_of(vectors: ConceptVectors, owners: PassOwners, scores: Scores) -> PassScores:
-    """Return the scores of a pass with the requests that they belong to."""
+    """Return the message of a pass: its scores, with the vectors and the requests that they belong to."""
     return PassScores(
         digest=vectors.digest,
         concepts=vectors.concepts,

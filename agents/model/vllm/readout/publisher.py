@@ -1,7 +1,7 @@
-"""The socket between the process that computes readings and those that answer: a ZMQ publisher.
+"""The ZMQ publisher that sends scores from the process of the forward pass to the processes that answer.
 
-Invariant: nothing here waits for a subscriber, and messages that nobody takes are dropped. No forward pass
-waits until its scores are copied off the device. Only JSON and raw numbers cross the socket. This module
+Invariant: nothing here waits for a subscriber, and messages that no subscriber takes are dropped. No forward
+pass waits until its scores are copied off the device. Only JSON and raw numbers cross the socket. This module
 knows nothing about requests.
 """
 
@@ -17,21 +17,25 @@ import zmq
 from agents.model.vllm.readout.scores import PassScores, Scores, pack
 
 WAITING = 1000
-"""Messages that may wait for a subscriber, at either end."""
+"""Most messages that may wait for a subscriber, at each end of the socket."""
 COPIES = 64
-"""Passes whose scores may be on their way off a device."""
+"""Most passes whose scores may be in the course of a copy off the device; those of further passes are
+dropped."""
 
 ToPass = Callable[[Scores], PassScores]
-"""(scores on the CPU) -> the pass that they belong to."""
+"""A function that takes the scores of a pass, on the CPU, and returns the message to publish."""
 
 
 def address(directory: Path, instance: str) -> Path:
-    """Return the path of this vLLM's socket; the name holds the instance, so that no two are confused."""
+    """Return the path of the socket of one vLLM in the served directory.
+
+    `instance` is the id of that vLLM; it is part of the name, so two vLLMs never share a socket.
+    """
     return directory / f"readings-{instance}"
 
 
 class Publisher:
-    """Publishes the scores of forward passes."""
+    """The publisher of the scores of forward passes."""
 
     def __init__(self, path: Path) -> None:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PUB)
@@ -41,7 +45,12 @@ class Publisher:
         self._copies: Queue[tuple[torch.Tensor, torch.cuda.Event, ToPass]] | None = None
 
     def publish(self, scores: torch.Tensor, to_pass: ToPass) -> None:
-        """Publish scores `(tokens, layers, concepts)` float32, as the pass that `to_pass` makes of them."""
+        """Publish the scores of one pass; those on a GPU are copied and sent in a thread.
+
+        Args:
+            scores: `(tokens, layers, concepts)` float32.
+            to_pass: Makes the message from the scores.
+        """
         if not scores.is_cuda:
             self._socket.send_multipart(pack(to_pass(scores.numpy())))
             return
@@ -52,7 +61,7 @@ class Publisher:
         host.copy_(scores, non_blocking=True)
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record()
-        with suppress(Full):  # dropped, as for a subscriber that is too slow
+        with suppress(Full):  # the scores are dropped, as for a subscriber that is too slow
             self._copies.put_nowait((host, copied, to_pass))
 
     def close(self) -> None:
@@ -60,7 +69,7 @@ class Publisher:
         self._socket.close()
 
     def _send_copies(self, copies: "Queue[tuple[torch.Tensor, torch.cuda.Event, ToPass]]") -> None:
-        """Wait for copies and send them, in a thread that owns the socket from its start on."""
+        """Send the scores of each pass once their copy is complete; only this thread uses the socket."""
         while True:
             host, copied, to_pass = copies.get()
             copied.synchronize()

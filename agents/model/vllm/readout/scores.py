@@ -1,10 +1,12 @@
-"""The readout's arithmetic: the rows of a pass that are read, their message, and an answer's readings.
+"""The data of the readout: the rows of a pass that are read, the message with their scores, and the readings.
 
-A forward pass computes the residual stream of some tokens of several requests, one below the other. Token 0
-of an answer's readings is the last of its prompt, token i the i-th of the answer; the last token of an answer
-is drawn and never passes through the model. Invariant: no score of one request counts for another, and a
-token that is computed again (after a preemption) counts once. This module knows nothing about vLLM, sockets
-or torch.
+A forward pass computes some tokens of several requests, with one row of the residual stream for each token.
+Each row that is read gives a score for each layer and concept. The scores of one answer are its readings.
+They are numbered by token: number 0 is the last token of the prompt, number i is the answer's i-th token. The
+last token of an answer has no scores, because it is drawn and never passes through the model.
+
+Invariant: no score of one request counts for another, and a token that is computed twice (after a preemption)
+counts once. This module knows nothing about vLLM, sockets or torch.
 """
 
 import json
@@ -19,9 +21,9 @@ from numpy.typing import NDArray
 from corpus.aliases import Json
 
 KEPT_RESPONSES = 1000
-"""Responses whose readings are kept for later requests."""
+"""Most responses whose readings are kept for later requests."""
 OPEN_ANSWERS = 4096
-"""Unfinished answers that are tracked: more than any server runs at once."""
+"""Most unfinished answers whose readings are kept: more than any server generates at once."""
 
 Scores = NDArray[np.float32]
 
@@ -29,15 +31,16 @@ Scores = NDArray[np.float32]
 def rows_to_read(
     starts: NDArray[Any], computed: NDArray[Any], prompts: NDArray[Any]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Select the rows of a pass that are read: the last of each prompt and those of the answers.
+    """Return the rows of a pass that are read: the last of each prompt, and those of the answers.
 
     Args:
-        starts: `(n + 1,)` first row of each request, and the end of the last.
-        computed: `(n,)` tokens of each request that earlier passes have computed.
-        prompts: `(n,)` tokens of each prompt.
+        starts: For each of the pass's n requests its first row, and the end of the last request, `(n + 1,)`.
+        computed: The number of tokens of each request that earlier passes have computed, `(n,)`.
+        prompts: The number of tokens of each prompt, `(n,)`.
 
     Returns:
-        The rows, `(n,)` number of the first token that is read of each request, and `(n,)` how many are read.
+        The rows, in ascending order; the number of the first token of each request that is read, `(n,)`; and
+        how many tokens of each request are read, `(n,)`.
     """
     skipped = np.clip(prompts - 1 - computed, 0, None)
     begins = np.minimum(starts[:-1] + skipped, starts[1:])
@@ -50,30 +53,30 @@ def rows_to_read(
 
 @dataclass(frozen=True, kw_only=True)
 class PassOwners:
-    """The requests whose rows of one forward pass are read."""
+    """The requests of one forward pass that are read."""
 
     requests: tuple[str, ...]
     """Names of the requests in the engine."""
     first: tuple[int, ...]
-    """Number of the first token that is read of each."""
+    """For each request, the number of the first token that is read."""
     counts: tuple[int, ...]
-    """Tokens that are read of each."""
+    """For each request, how many tokens are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PassScores(PassOwners):
-    """The scores of one forward pass."""
+    """The scores of one forward pass, with the requests and the concept vectors that they belong to."""
 
     digest: str
     """Digest of the concept vectors."""
     concepts: tuple[str, ...]
     layers: tuple[int, ...]
     scores: Scores
-    """`(tokens, layers, concepts)`, request after request."""
+    """`(tokens, layers, concepts)`; the tokens of each request follow those of the request before."""
 
 
 def pack(passed: PassScores) -> list[bytes]:
-    """Pack a pass into two frames: a JSON header and the scores as raw little-endian float32."""
+    """Return the two frames for a pass: a JSON header, and the scores as raw little-endian float32."""
     header = {
         "digest": passed.digest,
         "concepts": passed.concepts,
@@ -86,7 +89,7 @@ def pack(passed: PassScores) -> list[bytes]:
 
 
 def unpack(frames: Sequence[bytes]) -> PassScores:
-    """Unpack the frames of `pack`; anything else raises `ValueError`."""
+    """Return the pass in the frames that `pack` made; raise `ValueError` for any other frames."""
     try:
         header, data = frames
         fields: Any = {
@@ -106,24 +109,25 @@ class _Answer:
     """The readings of one answer, as they arrive."""
 
     vectors: tuple[str, tuple[str, ...], tuple[int, ...]] | None = None
-    """Digest, concepts and layers of the concept vectors."""
+    """Digest, concepts and layers of the concept vectors; None before the first scores."""
     tokens: dict[int, Scores] = field(default_factory=dict)
-    """`(layers, concepts)` of each token, by its number; empty once `summary` is made."""
+    """The scores `(layers, concepts)` of each token, by its number; empty once `summary` is made."""
     length: int | None = None
-    """Tokens of the answer, once it has ended."""
+    """Number of the answer's tokens; None until the answer has ended."""
     summary: list[Json] | None = None
-    """One entry for each layer: see `finalize`."""
+    """The scores of the whole answer, from `finalize`; None until then."""
 
     @property
     def complete(self) -> bool:
-        """Whether the answer has ended and every token but its last was read.
-
-        The last token never enters the model.
-        """
+        """Whether the answer has ended, and the scores of all its tokens but the last have arrived."""
         return self.length is not None and all(number in self.tokens for number in range(self.length))
 
     def finalize(self) -> list[Json]:
-        """Return the scores of the whole answer, one entry for each layer, and drop those of its tokens."""
+        """Return the scores of the whole answer, one entry for each layer, and drop the tokens' own scores.
+
+        For each concept an entry has the score of the prompt's last token, the mean of the answer's tokens,
+        and the score of the last token that has one.
+        """
         if self.summary is None:
             self.summary = self._summarize()
             self.tokens = {}
@@ -151,7 +155,7 @@ class _Answer:
 
 
 class Readings:
-    """The readings of unfinished answers and of the last responses."""
+    """The readings of unfinished answers, and of the last responses; a response has one or more answers."""
 
     def __init__(self) -> None:
         self._open: OrderedDict[str, _Answer] = OrderedDict()
@@ -163,7 +167,8 @@ class Readings:
         vectors = (passed.digest, passed.concepts, passed.layers)
         for request, first, count in zip(passed.requests, passed.first, passed.counts, strict=True):
             answer = self._answer(request)
-            if answer.vectors != vectors:  # scores of other vectors do not compare
+            # Scores of other vectors cannot be compared with these.
+            if answer.vectors != vectors:
                 answer.vectors, answer.tokens = vectors, {}
             if answer.summary is None:
                 for number in range(first, first + count):
@@ -178,7 +183,7 @@ class Readings:
             request: Name of its request in the engine.
             response: Id of the response that it is part of.
             index: Its number among the choices of the response.
-            length: Its tokens.
+            length: The number of its tokens.
         """
         answer = self._answer(request)
         answer.length = length
@@ -188,11 +193,11 @@ class Readings:
         self._close_if_complete(request, answer)
 
     def complete(self, response: str) -> bool:
-        """Return whether every token of this response that passes through the model was read."""
+        """Return whether all scores of this response's ended answers have arrived."""
         return all(answer.summary is not None for answer in self._responses.get(response, {}).values())
 
     def of(self, response: str) -> list[Json] | None:
-        """Return the readings of a response, one entry for each choice and layer; None for an unknown one."""
+        """Return the readings of a response, one entry for each choice and layer; None if it is not known."""
         answers = self._responses.get(response)
         if answers is None:
             return None

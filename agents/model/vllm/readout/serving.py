@@ -1,13 +1,15 @@
-"""Readout and steering as a client meets them, in the process of vLLM that answers.
+"""The routes and fields of readout and steering for a client, in the process of vLLM that answers requests.
 
-    GET /v1/readout/manifest     what is read: concepts, layers, the model
+    GET /v1/readout/manifest     the concepts, layers and model of the readings
     GET /v1/readout/{response}   the readings of one of the last responses
 
-A chat or plain completion carries its readings as `readout`, a stream in a chunk of its own before the end.
-The request's fields `readout` (false: do not read this one) and `steer` ({concept: strength}) are passed to
-the engine here. vLLM's two serving functions are wrapped: they alone know a request and its whole answer.
-Invariant: an answer waits at most `PATIENCE_SECONDS` for its readings, and a `steer` that cannot be carried
-out is refused, never dropped. This module knows nothing about tensors.
+A chat or plain completion has its readings in the field `readout`; a stream has them in one more chunk before
+its end. A request may have the fields `readout` (false means that it is not read) and `steer` ({concept:
+strength}), which are passed to the engine here. vLLM's two serving functions are wrapped, because only they
+have both a request and its whole answer.
+
+Invariant: an answer waits at most `PATIENCE_SECONDS` for its readings. A request whose `steer` is not
+possible is refused, never answered without steering. This module knows nothing about tensors.
 """
 
 import asyncio
@@ -33,16 +35,17 @@ from corpus.errors import GateRefused, UnknownId, UsageError
 
 log = logging.getLogger("vllm.nightschool")
 PATIENCE_SECONDS = 0.2
-"""Readings are sent before their token: they arrive within a millisecond, or were dropped."""
+"""Longest wait for the readings of an answer. The scores of a token are sent before the token, so they arrive
+within a millisecond, unless they were dropped."""
 _END = "data: [DONE]"
 _CLIENT_PREFIXES = ("chatcmpl-", "cmpl-")
 """Prefixes of the ids of responses that a client can ask for."""
 _PROMPT = re.compile(r"(?P<response>cmpl-.+)-(?P<prompt>\d+)")
-"""Name of one prompt of a plain completion in vLLM."""
+"""Name of a plain completion's request in vLLM: the response's id, and the number of the prompt."""
 
 
 class ReadoutServing:
-    """Readout and steering of one vLLM, in the process that answers."""
+    """Readout and steering of one vLLM, in the process that answers requests."""
 
     def __init__(self, config: PluginConfig) -> None:
         self._config = config
@@ -60,7 +63,7 @@ class ReadoutServing:
         return self._config.model.readout and not self._refused
 
     def start(self, engine: Any) -> None:
-        """Start to receive readings, once the engine has started; needs a running event loop."""
+        """Start to receive readings from the started engine; this needs a running event loop."""
         vllm_config = engine.vllm_config
         model = vllm_config.model_config
         self._refused, self._model = refusal(vllm_config), str(model.model)
@@ -76,7 +79,7 @@ class ReadoutServing:
             self._receiver = asyncio.get_running_loop().create_task(self._receive())
 
     def vectors(self) -> ConceptVectors:
-        """Return the concept vectors; a vLLM without any raises `UsageError` with the reason."""
+        """Return the concept vectors; raise `UsageError` with the reason if this vLLM cannot use any."""
         if not self._refused and not self._socket_file.exists():
             raise UsageError(
                 "this vLLM's model has no hooks: its log says why; with several API servers there are none"
@@ -89,7 +92,7 @@ class ReadoutServing:
         return self._watched.vectors
 
     def manifest(self) -> Json:
-        """Return what is read, and the concepts to steer by."""
+        """Return the answer to `GET /v1/readout/manifest`: what is read, and how to steer."""
         vectors = self.vectors()
         return {
             "enabled": self.reads,
@@ -110,8 +113,11 @@ class ReadoutServing:
     def prepare(self, request: Any) -> bool:
         """Pass `readout` and `steer` of a request on to the engine, and return whether its answer is read.
 
+        Args:
+            request: vLLM's chat or completion request, whose `vllm_xargs` are changed.
+
         Raises:
-            UsageError: The request asks for something that is not possible.
+            UsageError: One of the two fields is malformed, or steering is not possible.
         """
         fields = request.model_extra or {}
         extra = {k: v for k, v in (request.vllm_xargs or {}).items() if k not in ("steer", "readout")}
@@ -130,7 +136,10 @@ class ReadoutServing:
         return self.reads and wanted is not False
 
     async def readings_of(self, response: str) -> list[Json]:
-        """Return the readings of a response that has just ended, after a short wait for the last of them."""
+        """Return the readings of a response that has just ended; wait a short time for the last of them.
+
+        If they do not all arrive in time, the readings are those of the tokens that did.
+        """
         with suppress(TimeoutError, UsageError):
             self.vectors()  # without vectors nothing will arrive
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -155,7 +164,11 @@ class ReadoutServing:
 
 
 def attach(app: Any, config: PluginConfig) -> ReadoutServing:
-    """Add the routes to the server's app and wrap its serving functions; the result is started later."""
+    """Add the routes to vLLM's application, and wrap vLLM's serving functions.
+
+    Returns:
+        The object behind them; the caller calls its `start` once the engine has started.
+    """
     from starlette.responses import JSONResponse
     from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
     from vllm.entrypoints.openai.completion.serving import OpenAIServingCompletion
@@ -214,7 +227,7 @@ def _wrap(vllm_serving: Any, name: str, serving: ReadoutServing) -> None:
 
 
 async def _with_readings(stream: AsyncIterator[str], serving: ReadoutServing) -> AsyncIterator[str]:
-    """Yield a stream of server-sent events, with the readings in one more chunk before its end."""
+    """Yield the events of vLLM's stream of an answer, with one more before its end: the readings."""
     head: Json = {}
     async for event in stream:
         if not head and event.startswith("data: {"):
@@ -227,7 +240,7 @@ async def _with_readings(stream: AsyncIterator[str], serving: ReadoutServing) ->
 
 
 def _report_ends(readings: Readings) -> None:
-    """Wrap vLLM's output processor, so that the end of each answer is noted in the readings."""
+    """Wrap vLLM's output processor, so that it calls `readings.ended` at the end of each answer."""
     from vllm.v1.engine.output_processor import OutputProcessor
 
     finish = OutputProcessor._finish_request

@@ -1,11 +1,11 @@
-"""Access rules of the routes that change what is served, which vLLM's own check of keys does not cover.
+"""The access rules of the routes outside /v1, where vLLM does not check API keys; they change what is served.
 
-If vLLM has an API key, that key is required, as under /v1. Without one, requests must come from this machine,
-and vLLM must listen nowhere else; a web page that is open in a browser there does not count as this machine.
-The home's token is accepted everywhere.
+If vLLM has API keys, a request must give one of them, as under /v1. Without API keys, vLLM must listen on
+this machine only, and a request must come from this machine; requests of web pages from elsewhere are
+refused, even if a browser on this machine sends them. The home's token is accepted in every case.
 
-Invariant: a request that no rule admits is refused with a reason, and keys are compared in a time that does
-not depend on them. This module knows nothing about vLLM or the content of a request.
+Invariant: a request that no rule admits is refused with a reason. The time of a comparison does not depend on
+the keys. This module knows nothing about vLLM or the content of a request.
 """
 
 import hashlib
@@ -16,28 +16,38 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 _FORWARDED = frozenset({"forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"})
-"""Headers by which a proxy names another client."""
+"""Headers in which a proxy names the client of a request."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Access:
-    """The options of one vLLM that decide who has access."""
+    """The settings of one vLLM that decide which requests are admitted."""
 
     keys: tuple[str, ...] = field(repr=False)
     """The API keys of vLLM."""
     token: str = field(repr=False)
     """The token of the home; "" if it has none."""
     loopback: bool
-    """Whether only this machine can reach it."""
+    """Whether vLLM can be reached from this machine only."""
 
 
 def only_loopback(host: str | None, uds: str | None) -> bool:
-    """Return whether vLLM's --host and --uds admit only this machine; no host means every interface."""
+    """Return whether vLLM can be reached from this machine only.
+
+    Args:
+        host: vLLM's option --host; None listens on all interfaces.
+        uds: vLLM's option --uds, the path of a unix socket; None for no socket.
+    """
     return bool(uds) or (bool(host) and _is_loopback(host))
 
 
 def refusal(access: Access, headers: Sequence[tuple[str, str]]) -> tuple[int, str] | None:
-    """Return status and reason for a request with these headers (names in lower case); None to admit it."""
+    """Return the HTTP status and the reason with which a request is refused; None if it is admitted.
+
+    Args:
+        access: The settings of this vLLM.
+        headers: The names (in lower case) and values of the request's headers.
+    """
     if _matches(_bearer(headers), (*access.keys, access.token)):
         return None
     if access.keys:
@@ -61,16 +71,17 @@ def refusal(access: Access, headers: Sequence[tuple[str, str]]) -> tuple[int, st
 
 
 def _bearer(headers: Sequence[tuple[str, str]]) -> str:
-    """Return the key that the request gives; "" for none, or for more than one header."""
+    """Return the request's bearer key; "" if it has none, or several Authorization headers."""
     values = _values(headers, "authorization")
     scheme, _, key = values[0].partition(" ") if len(values) == 1 else ("", "", "")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
 def _matches(given: str, keys: Sequence[str]) -> bool:
-    """Return whether this is one of the keys; an empty key matches nothing."""
+    """Return whether `given` is one of the keys; an empty key never matches."""
     digest = _digest(given)
-    matches = [bool(key) and hmac.compare_digest(digest, _digest(key)) for key in keys]  # all: constant time
+    # All keys are compared, even after a match, so that the time tells nothing.
+    matches = [bool(key) and hmac.compare_digest(digest, _digest(key)) for key in keys]
     return any(matches)
 
 
@@ -83,7 +94,7 @@ def _values(headers: Sequence[tuple[str, str]], name: str) -> list[str]:
 
 
 def _name(url: str) -> str:
-    """Return the host in a URL; "" for none."""
+    """Return the host name in a URL; "" if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -91,7 +102,7 @@ def _name(url: str) -> str:
 
 
 def _is_loopback(name: str | None) -> bool:
-    """Return whether this is a name or an address of the machine itself."""
+    """Return whether this is `localhost` or a loopback address."""
     if not name or name.lower() == "localhost":
         return bool(name)
     try:

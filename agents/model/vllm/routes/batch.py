@@ -1,14 +1,16 @@
-"""The batch routes on a user's own vLLM: the embedded server's, with the same requests and answers.
+"""The batch routes on a user's own vLLM, with the same requests and answers as on the embedded server.
 
-    POST /v1/batch/chat       answers to many conversations, a seed each
+    POST /v1/batch/chat       answers to many conversations, each with its own seed
     POST /v1/batch/tokenize   tokens of many conversations or texts
 
-Each row is one request to the engine. All batches together take at most half of the engine's seats, so that
-users do not queue behind them. vLLM itself decides who has access, as under all of /v1.
+A row is one conversation with its answer, and one request to vLLM's engine. All batches together use at most
+half of the requests that the engine runs at once (its seats), so that users do not queue behind them. vLLM
+checks access, as for all routes under /v1.
 
 Invariant: text in a message is data, as in `embedded.chat`. Work on many rows runs off the event loop. When a
-client disconnects, its rows are aborted. An answer depends on its prompt, seed and settings, and in the last
-bits of a logit on the engine's other work. This module does not know who changes the weights.
+client disconnects, its rows are aborted. An answer depends on its prompt, seed and settings, and on the
+engine's other work, which affects the last bits of a logit. This module does not know who changes the
+weights.
 """
 
 import asyncio
@@ -33,7 +35,7 @@ from corpus.errors import ModelUnavailable, UnknownId, UsageError
 ALIAS = "nightschool"
 """A model name that always means the served model, as on the embedded server."""
 CLIENT_GONE = 499
-"""Status of an answer that no client reads."""
+"""HTTP status of the response to a client that has disconnected, which nobody reads."""
 T = TypeVar("T")
 _ids = count(1)
 
@@ -43,23 +45,27 @@ class _Row:
     """One row, ready for the engine."""
 
     tokens: list[int]
+    """The prompt."""
     params: Any
     """vLLM's SamplingParams."""
     stop: tuple[str, ...]
+    """Strings that end the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchRoutes:
-    """The handlers of the two routes, over one engine."""
+    """The handlers of the two batch routes, which generate with one engine of vLLM."""
 
     engine: Any
     """vLLM's EngineClient."""
     names: tuple[str, ...]
-    """The served model's names, its own first."""
+    """The names of the served model; the first one is in the answers."""
     text: ChatTokenizer | None
-    """None for a tokenizer that cannot be used here."""
+    """The model's tokenizer; None if it is not a fast one of Hugging Face's."""
     weights_file: Path
+    """The file of the shared weights."""
     seats: asyncio.Semaphore
+    """The number of rows that may run in the engine at once."""
 
     async def chat(self, request: Request) -> Response:
         """Handle `POST /v1/batch/chat`."""
@@ -95,7 +101,7 @@ class BatchRoutes:
         return state.version if state else 0
 
     def _prepared(self, raw: bytes) -> list[_Row]:
-        """Check a request and return its rows; runs in a thread."""
+        """Return the rows of a request body, once it is checked; this runs in a thread."""
         body = requests.parse_body(raw)
         self._check_name(body)
         if body.get("steer") is not None:
@@ -112,7 +118,7 @@ class BatchRoutes:
         ]
 
     def _row(self, tokens: list[int], chosen: requests.SamplingSettings) -> _Row:
-        """Return one row, its lengths checked."""
+        """Return one row with vLLM's sampling settings; raise `UsageError` if it does not fit the model."""
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         config = self.engine.model_config
@@ -125,21 +131,21 @@ class BatchRoutes:
             max_tokens=wanted,
             seed=signed(chosen.seed),
             stop=list(chosen.stop),
-            detokenize=bool(chosen.stop),  # the engine searches text for a stop; the result's is made here
+            detokenize=bool(chosen.stop),  # only the search for stop strings needs text; see `_result`
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args={"readout": False},  # a batch carries no readings
         )
         return _Row(tokens=tokens, params=params, stop=chosen.stop)
 
     def _check_name(self, body: Json) -> None:
-        """Refuse a request for another model."""
+        """Raise `UnknownId` if the request names another model."""
         if body.get("model") not in (None, "", ALIAS, *self.names):
             raise UnknownId(
                 f"there is no model {body['model']!r} here; name {self.names[0]!r}, or leave it out"
             )
 
     async def _answers(self, rows: Sequence[_Row]) -> list[Any]:
-        """Return vLLM's output for each row, in order; a row that fails ends them all."""
+        """Return vLLM's output for each row, in order; if one row fails, all end and its error is raised."""
         name = f"nightschool-batch-{next(_ids)}"
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -149,7 +155,7 @@ class BatchRoutes:
                     job = tasks.create_task(self._answer(row, f"{name}-{number}"))
                     job.add_done_callback(lambda _: self.seats.release())
                     jobs.append(job)
-                    await asyncio.sleep(0)  # let users' requests in between thousands of rows
+                    await asyncio.sleep(0)  # users' requests must get their turn between thousands of rows
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
         return [job.result() for job in jobs]
@@ -164,12 +170,12 @@ class BatchRoutes:
         return states[-1].outputs[0]
 
     def _rendered(self, rows: Sequence[_Row], outputs: Sequence[Any], versions: dict[str, int]) -> bytes:
-        """Return the JSON of the answer; runs in a thread."""
+        """Return the JSON of the answer to a batch; this runs in a thread."""
         results = [self._result(row, output) for row, output in zip(rows, outputs, strict=True)]
         return json.dumps({"results": results, "model": self.names[0], **versions}).encode()
 
     def _result(self, row: _Row, output: Any) -> Json:
-        """Return one result; its text is that of its tokens, up to the first stop string in it."""
+        """Return the JSON result of one row; its text is that of the tokens, up to the first stop string."""
         tokens = list(output.token_ids)
         text = self._text().decode(tokens)
         stops = [start for part in row.stop if (start := text.find(part)) >= 0]
@@ -181,15 +187,18 @@ class BatchRoutes:
 
 
 def signed(seed: int) -> int:
-    """Return a seed of 0 to 2**64 - 1 in vLLM's format: 64 bits with a sign, where -1 means no seed."""
+    """Return a seed from 0 to 2**64 - 1 as the signed 64-bit number that vLLM takes.
+
+    It is never -1, which means no seed to vLLM.
+    """
     number = seed if seed < SEED_SPACE // 2 else seed - SEED_SPACE
     return number if number != -1 else SEED_SPACE // 2 - 1
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of the work; None, and cancel the work, if the client disconnects.
+    """Return the result of `work`; if the client disconnects before, cancel the work and return None.
 
-    The body of the request must have been read.
+    The body of the request must have been read already.
     """
     job, gone = asyncio.create_task(work), asyncio.create_task(_until_gone(request))
     try:
@@ -209,7 +218,13 @@ async def _until_gone(request: Request) -> None:
 
 
 async def batch_routes(engine: Any, args: Any, weights_file: Path) -> BatchRoutes:
-    """Return the handlers for this engine; `args` are the arguments that vLLM was started with."""
+    """Return the handlers of the batch routes.
+
+    Args:
+        engine: vLLM's EngineClient.
+        args: The parsed command line of vLLM.
+        weights_file: The file of the shared weights.
+    """
     named = args.served_model_name or [args.model]
     return BatchRoutes(
         engine=engine,
@@ -221,7 +236,10 @@ async def batch_routes(engine: Any, args: Any, weights_file: Path) -> BatchRoute
 
 
 def _chat_text(tokenizer: Any, args: Any) -> ChatTokenizer | None:
-    """Return the model's own tokenizer with the chat template that its users get."""
+    """Return the model's tokenizer with the chat template of vLLM's options; None if it is not a fast one.
+
+    `args` is the parsed command line of vLLM.
+    """
     from vllm.renderers.chat_utils import load_chat_template
 
     if not hasattr(tokenizer, "backend_tokenizer"):
@@ -233,7 +251,7 @@ def _chat_text(tokenizer: Any, args: Any) -> ChatTokenizer | None:
 
 
 class _Templated:
-    """A tokenizer that applies its chat template with the options that vLLM was started with."""
+    """A tokenizer whose chat template always gets these options, as vLLM's chat route passes them."""
 
     def __init__(self, tokenizer: Any, options: Mapping[str, Any]) -> None:
         self.backend_tokenizer = tokenizer.backend_tokenizer

@@ -4,9 +4,9 @@
     POST /train, POST /checkpoint, POST /rollback, GET /train/status  passed on to the service: see `training`
     GET /v1/readout/manifest, GET /v1/readout/...                     see `readout.serving`
 
-vLLM decides who has access to the routes under /v1, as for all of /v1. The rules of `access` decide for the
-others, before a body is read. Invariant: without a home that names this vLLM there are no routes, and an
-error is answered in OpenAI's format, with a reason. This module knows nothing about weights.
+vLLM itself checks access to the routes under /v1. For the other routes the rules of `access` apply, before a
+body is read. Invariant: without a home that names this vLLM there are no routes, and an error is answered in
+OpenAI's format, with a reason. This module knows nothing about weights.
 """
 
 import os
@@ -45,12 +45,12 @@ _STATUS: tuple[tuple[type[NightschoolError], int], ...] = (
     (ServiceAway, 503),
     (NightschoolError, 500),
 )
-"""HTTP status of an error: the first that fits."""
+"""HTTP status of each class of errors; for an error of several classes, the first one counts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Started:
-    """The handlers of a vLLM that has started, and its access rules."""
+    """The handlers that need a started engine, and the settings of the access rules."""
 
     batch: BatchRoutes
     training: TrainingRoutes
@@ -88,7 +88,13 @@ class Plugin:
             app.add_api_route(path, self._endpoint(handler), methods=[method], name=f"nightschool {path}")
 
     async def init_state(self, engine_client: Any, state: Any, args: Any) -> None:
-        """Make the handlers, once the engine has started."""
+        """Make the handlers; vLLM calls this once its engine has started.
+
+        Args:
+            engine_client: vLLM's EngineClient.
+            state: The state of vLLM's application, which is not used.
+            args: The parsed command line of vLLM.
+        """
         if self._config is None:
             return
         if self._readout is not None:
@@ -113,7 +119,7 @@ class Plugin:
 
 
 def _restricted(handler: Handler) -> Handler:
-    """Return the handler behind the access rules."""
+    """Return a handler that applies the access rules, then calls `handler` if they admit the request."""
 
     async def restricted(started: _Started, request: Request) -> Response:
         refused = refusal(started.access, request.headers.items())
@@ -123,7 +129,10 @@ def _restricted(handler: Handler) -> Handler:
 
 
 def _config() -> PluginConfig | None:
-    """Return the configuration; None for no home, or a bad one, which the general plugin has logged."""
+    """Return the plugin's configuration; None if no home names this vLLM, or the home's file is invalid.
+
+    `vllm/plugin.py` has logged an invalid file already.
+    """
     try:
         return read_config()
     except ConfigError:
@@ -131,7 +140,7 @@ def _config() -> PluginConfig | None:
 
 
 def _keys(args: Any) -> tuple[str, ...]:
-    """Return the API keys of vLLM: those of its command line, else that of the environment."""
+    """Return the API keys of vLLM: those of its command line or, without these, that of the environment."""
     return tuple(key for key in args.api_key or [os.environ.get("VLLM_API_KEY")] if key)
 
 
@@ -144,11 +153,11 @@ def _token(home: Home) -> str:
 
 
 async def _error_response(_: Request, error: Exception) -> Response:
-    """Return the answer for one of our errors."""
+    """Return the response for an error that a handler raised."""
     return _error(next(status for kind, status in _STATUS if isinstance(error, kind)), str(error))
 
 
 def _error(status: int, reason: str) -> Response:
-    """Return an error in OpenAI's format."""
+    """Return the response for an error, in OpenAI's format."""
     kind = "invalid_request_error" if status < 500 else "server_error"
     return JSONResponse({"error": {"message": reason, "type": kind, "param": None, "code": status}}, status)

@@ -1,8 +1,8 @@
-"""The client with which vLLM's routes call the service of the home: one request over ZMQ, with a time limit.
+"""The client with which vLLM's routes send requests to the home's service over ZMQ, with a time limit.
 
 Invariant: nothing here blocks the event loop, however long the service takes. A request ends with a result or
-with an error of `corpus.errors`. Work that the service has started continues when nobody waits for it. This
-module knows nothing about verbs.
+with an error of `corpus.errors`. The service continues its work when the client no longer waits. This module
+knows nothing about verbs.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ BEAT_S = 2.0
 
 
 class ServiceClient:
-    """Calls the service of one home; holds no state between two requests."""
+    """The client of one home's service; it keeps no state between two requests."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -37,7 +37,7 @@ class ServiceClient:
             probe.setblocking(False)
             try:
                 probe.connect(str(self._socket))
-            except BlockingIOError:  # its queue is full
+            except BlockingIOError:  # the service listens, but its queue is full
                 return True
             except OSError:  # no socket, or the socket of a killed service
                 return False
@@ -50,7 +50,17 @@ class ServiceClient:
             return None
 
     async def ask(self, verb: str, body: Json, *, seconds: float) -> Json:
-        """Return the service's result for this request; no answer within `seconds` raises `ServiceAway`."""
+        """Send a request to the service and return its result.
+
+        Args:
+            verb: The verb of the request.
+            body: The body of the request.
+            seconds: Longest wait for the result.
+
+        Raises:
+            ServiceAway: No service runs, it stopped meanwhile, or it did not answer in time.
+            NightschoolError: The error that the service replied with.
+        """
         if not self.is_up:
             raise ServiceAway(
                 f"no service runs for {self._home.path}: start it with `nightschool run`, then try again"
@@ -68,7 +78,7 @@ class ServiceClient:
         return dict(reply.body)
 
     async def _reply(self, frames: list[bytes]) -> protocol.RpcReply:
-        """Send these frames over a socket of their own and return the reply."""
+        """Send a request's frames over a new socket, and return the service's reply."""
         context = zmq.asyncio.Context()
         try:
             dealer: zmq.asyncio.Socket = context.socket(zmq.DEALER)
@@ -76,7 +86,7 @@ class ServiceClient:
             dealer.connect(protocol.address(self._home.run_dir, protocol.SERVICE_SOCKET_NAME))
             await dealer.send_multipart(frames)
             while not await dealer.poll(int(BEAT_S * 1000)):
-                if not self.is_up or self._inode() != inode:  # a new service does not know the request
+                if not self.is_up or self._inode() != inode:  # another service does not know the request
                     raise ServiceAway(
                         "the service has stopped meanwhile: its work continues when it is started again"
                     )

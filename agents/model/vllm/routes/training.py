@@ -1,17 +1,20 @@
-"""Routes by which a client of vLLM has the model trained; they pass requests on to the service of the home.
+"""The routes with which a client of vLLM trains the model; they pass requests on to the service of the home.
 
-    POST /train         {"seed", "retry", "dry_run"}, all optional: starts a night, or names the running one;
-                        answers 202 {"night": id} at once. With dry_run: what it would train on
-    POST /checkpoint    the checkpoint that is served, its files verified: {"checkpoint", "weights_sha256",
-                        "number", "version", "dirty"}; 409 while an update is in the weights
-    POST /rollback      {"target": id, "dry_run"}, both optional: as `nightschool rollback`, to its end
-    GET /train/status   {"service": "up", "down" or "silent", "refused": why vLLM shares no weights, or "",
-                        "mapping": {"version", "dirty", "holds", "bytes"} or null}; if the service answers,
-                        also its GET /status, "night" (the running one's id or null), "trainer"
+    POST /train         takes {"seed", "retry", "dry_run"}, all optional; starts a night, unless one runs
+                        already, and answers 202 {"night": id} at once; with dry_run it starts nothing and
+                        answers with the plan of a night
+    POST /checkpoint    verifies the files of the served checkpoint and answers {"checkpoint",
+                        "weights_sha256", "number", "version", "dirty"}; 409 while an update runs
+    POST /rollback      takes {"target": id, "dry_run"}, both optional; does the same as `nightschool
+                        rollback`, and answers when it is done
+    GET /train/status   answers {"service": "up", "down" or "silent", "refused": the reason why vLLM shares no
+                        weights, or "", "mapping": {"version", "dirty", "holds", "bytes"} or null}; if the
+                        service answers, also the fields of its GET /status, "night" (the id of the running
+                        night, or null) and "trainer"
 
 Without a service the POST routes answer 503. Invariant: the service does all the work, so all of it is in the
-ledger, and nothing here blocks vLLM's event loop. This module does not know who calls: `plugin` has applied
-the rules of `access`.
+ledger, and nothing here blocks vLLM's event loop. This module checks no access: `plugin` has applied the
+rules of `access` before.
 """
 
 import asyncio
@@ -27,13 +30,14 @@ from corpus.aliases import Json
 from corpus.errors import GateRefused, ServiceAway
 
 STATUS_S = 5.0
-"""Longest wait for the service's status."""
+"""Longest wait in seconds for the service's status."""
 WAIT_S = 600.0
-"""Longest wait for anything else: a rollback and a dry run wait for the trainer and its current work."""
+"""Longest wait in seconds for any other answer: a rollback or a dry run may wait for the trainer's current
+work."""
 
 
 class TrainingRoutes:
-    """The handlers of the four routes."""
+    """The handlers of the four training routes."""
 
     def __init__(self, served: ServedDirectory, service: ServiceClient) -> None:
         self._served = served
@@ -73,7 +77,7 @@ class TrainingRoutes:
         return JSONResponse({**status, "service": "up", **own})
 
     def _own(self) -> Json:
-        """Return the fields that need no service."""
+        """Return the fields of the status that need no service: those about the shared weights."""
         state = read_state(self._served.weights_file)
         mapping = None
         if state is not None:
@@ -83,12 +87,12 @@ class TrainingRoutes:
 
 
 async def _body(request: Request) -> Json:
-    """Return the body of a request; {} for an empty one."""
+    """Return the JSON object in a request's body; {} for an empty body."""
     raw = await request.body()
     return requests.parse_body(raw) if raw.strip() else {}
 
 
 def _shared_bytes(served: ServedDirectory) -> int:
-    """Return the size of the shared weights; 0 in the moment without a manifest."""
+    """Return the size of the shared weights in bytes; 0 if there is no manifest at this moment."""
     manifest = served.manifest()
     return manifest.nbytes if manifest else 0

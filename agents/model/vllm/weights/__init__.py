@@ -1,5 +1,5 @@
-"""The weights of a user's own vLLM: which of them can be trained, their export, and the watchdog over them.
+"""The weights of a user's own vLLM: the models that can be trained, the weights' export, and their watchdog.
 
-Invariant: what cannot be trained is served unchanged, and the reason is logged once. `plugin.py` imports this
-package.
+Invariant: a model that cannot be trained is served unchanged, and the reason is logged once. `plugin.py`
+imports this package.
 """

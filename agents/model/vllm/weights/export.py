@@ -1,4 +1,4 @@
-"""The export of vLLM's parameters: once they are loaded, they are moved into shared weights.
+"""The export of vLLM's parameters into shared weights, as soon as vLLM has loaded them.
 
 Invariant: after `export` every parameter of the language model lies in the shared weights and nowhere else,
 the manifest was written last, and the active checkpoint is served (see `watchdog`). A model that cannot be
@@ -29,20 +29,20 @@ def export(
     directory: ServedDirectory,
     refused: str = "",
 ) -> SharedWeights | None:
-    """Share the weights of a loaded model and start its watchdog.
+    """Move the weights of a loaded model into shared weights, and start the watchdog over them.
 
     Args:
         model: The model as vLLM loaded it.
         vllm_config: vLLM's own configuration.
         config: The home that the plugin works for.
         directory: The directory that the weights are shared in.
-        refused: The reason of `refusals` why the model cannot be trained; "" for none.
+        refused: The reason why the model cannot be trained, from `refusals.reason`; "" if it can.
 
     Returns:
         The shared weights; None for a model that cannot be trained, which is left as it is.
     """
     if refused and vllm_config.parallel_config.rank:
-        return None  # the first of several workers reports for all
+        return None  # of several workers, only the first one reports the reason
     try:
         directory.acquire()
         if refused:
@@ -64,7 +64,10 @@ def export(
 def _share(
     model: torch.nn.Module, model_config: Any, config: PluginConfig, directory: ServedDirectory
 ) -> SharedWeights:
-    """Move the language model's parameters, after a check that a trainer can address each of them."""
+    """Move the language model's parameters into shared weights, and return these.
+
+    Before anything is moved, it is checked that the trainer can build the same model on them.
+    """
     family, model_dir = family_of(model_config.hf_text_config), directory_of(model_config.model)
     naming = family.naming(model_config.hf_text_config)
     check_model(config, model_dir)

@@ -1,9 +1,9 @@
-"""Names of vLLM's parameters in Hugging Face's model: a table with one entry for each family.
+"""The model families that can be trained on vLLM, with Hugging Face's names of vLLM's parameters.
 
-vLLM fuses several projections into one tensor, one below the other. Each is a run of rows, so its entry in
-the manifest begins inside the tensor and nothing is copied. Invariant: every row of every shared tensor has a
-name, but for the padding of a vocabulary; a tensor that the table does not describe is refused. This module
-knows nothing about torch.
+vLLM fuses several parameters into one tensor, one below the other. Each of them is a range of rows, so its
+entry in the manifest begins inside the tensor, and nothing is copied. Invariant: every row of a shared tensor
+belongs to a named parameter, except the padding of a vocabulary; a tensor that the table does not describe is
+refused. This module knows nothing about torch.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,16 +18,16 @@ from corpus.errors import IntegrityFault
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """A served tensor that holds several parameters, one below the other."""
+    """A rule for vLLM's tensors that hold several parameters, one below the other."""
 
     served: str
-    """The part of vLLM's name that identifies it."""
+    """The part of a tensor's name that shows that this rule applies, such as `.qkv_proj.`."""
     parts: tuple[str, ...]
-    """The replacement of that part in each parameter's name, from the top."""
+    """For each parameter in the tensor, from the top: the text that replaces `served` in the name."""
     rows: Callable[[Any], tuple[int, ...]]
-    """(configuration) -> rows of each part."""
+    """A function that takes the text model's configuration and returns the rows of each parameter."""
     padded: bool = False
-    """Whether rows may follow that belong to no parameter."""
+    """Whether the tensor may end with rows that belong to no parameter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,12 @@ class Family:
 
     fusions: tuple[Fusion, ...]
     prefix: str = ""
-    """Prefix of the names of a language model that is a part of a multimodal one."""
+    """Prefix of the language model's names in vLLM, if it is a part of a multimodal model; else ""."""
     other_prefixes: tuple[str, ...] = ()
-    """Prefixes of the multimodal model's other parts: they stay where they are and are not trained."""
+    """Prefixes of the names of the multimodal model's other parts, which are neither shared nor trained."""
 
     def has(self, name: str) -> bool:
-        """Return whether the tensor with this name of vLLM's belongs to the language model."""
+        """Return whether the tensor with this name in vLLM belongs to the language model."""
         return not name.startswith(self.other_prefixes)
 
     def naming(self, config: Any) -> Naming:
@@ -57,7 +57,7 @@ class Family:
         return name
 
     def _entries(self, served: Entry, config: Any) -> Iterator[Entry]:
-        """Yield the parameters that lie in one served tensor."""
+        """Yield an entry of the manifest for each parameter that lies in one served tensor."""
         if served.dtype not in DTYPE_BYTES:
             raise IntegrityFault(
                 f"{served.name} is {served.dtype}: only {', '.join(sorted(DTYPE_BYTES))} can be trained"
@@ -83,7 +83,10 @@ class Family:
 
 
 def _attention(config: Any, queries: int = 1) -> tuple[int, ...]:
-    """Return the rows of queries, keys and values."""
+    """Return the rows of the projections to queries, keys and values.
+
+    `queries` is the number of row blocks for each query head: 2 if each head has a gate as well.
+    """
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys = config.num_key_value_heads * head
     return queries * config.num_attention_heads * head, keys, keys
@@ -94,7 +97,7 @@ def _vocabulary(config: Any) -> tuple[int, ...]:
 
 
 def _delta_rule(config: Any) -> tuple[int, ...]:
-    """Return the rows of queries, keys and values together, and of the output's gate."""
+    """Return the rows of queries, keys and values together, and the rows of the output's gate."""
     keys = config.linear_num_key_heads * config.linear_key_head_dim
     values = config.linear_num_value_heads * config.linear_value_head_dim
     return 2 * keys + values, values
@@ -111,7 +114,7 @@ _HEADS = (".q_proj.", ".k_proj.", ".v_proj.")
 _DENSE = Family(fusions=(Fusion(served=".qkv_proj.", parts=_HEADS, rows=_attention), *_COMMON))
 _GATED_DELTA_NET = Family(
     fusions=(
-        # each head has a gate
+        # Each query head has a gate of the same size.
         Fusion(served=".qkv_proj.", parts=_HEADS, rows=lambda c: _attention(c, queries=2)),
         Fusion(served=".in_proj_qkvz.", parts=(".in_proj_qkv.", ".in_proj_z."), rows=_delta_rule),
         Fusion(
@@ -126,11 +129,11 @@ _GATED_DELTA_NET = Family(
 )
 
 FAMILIES = {"llama": _DENSE, "qwen2": _DENSE, "qwen3": _DENSE, "qwen3_5_text": _GATED_DELTA_NET}
-"""The families that can be trained, by the `model_type` of the text model's configuration."""
+"""The families that can be trained, by `model_type` in the text model's configuration."""
 
 
 def family_of(config: Any) -> Family:
-    """Return the family of a text model by its configuration; an unknown one raises `IntegrityFault`."""
+    """Return the family of the text model with this configuration; raise `IntegrityFault` if unknown."""
     try:
         return FAMILIES[config.model_type]
     except KeyError:

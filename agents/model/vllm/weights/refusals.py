@@ -1,7 +1,7 @@
-"""Configurations of vLLM whose model cannot be trained, each with the cure: a table.
+"""The table of vLLM's configurations with which a model cannot be trained, each with the cure.
 
-Invariant: the table is checked before a weight is loaded, so a vLLM that is refused loads and packs its
-weights as without the plugin. This module knows vLLM's configuration by the names of its fields, and imports
+Invariant: the table is checked before weights are loaded, so in case of a refusal vLLM loads and packs its
+weights as without the plugin. This module knows the fields of vLLM's configuration by name, and imports
 nothing from vLLM.
 """
 
@@ -13,9 +13,10 @@ from corpus.errors import IntegrityFault
 
 
 def _replicas(config: Any) -> bool:
-    """Return whether the model has replicas.
+    """Return whether vLLM serves several replicas of the model.
 
-    vLLM configures each replica of a dense model as if it were alone, but keeps the highest number asked for.
+    vLLM configures each replica of a dense model as if it were the only one. Its index, or the highest number
+    of replicas that the user allowed, shows that there are others.
     """
     parallel = config.parallel_config
     highest = getattr(parallel, "elastic_ep_max_dp_size", None) or 1
@@ -72,11 +73,12 @@ REFUSALS: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "with --hf-overrides the model is not the one in its directory; write them into its config.json",
     ),
 )
-"""Tests of vLLM's configuration, each with the reason of a refusal."""
+"""Pairs of a function and a text: it returns whether vLLM's configuration is refused; the text says why, with
+the cure."""
 
 
 def reason(config: Any) -> str:
-    """Return why a model that is served with this `VllmConfig` cannot be trained; "" if it can."""
+    """Return the reason why a model that is served with this `VllmConfig` cannot be trained; "" if it can."""
     try:
         for refused, why in REFUSALS:
             if refused(config):
@@ -84,6 +86,6 @@ def reason(config: Any) -> str:
         family_of(config.model_config.hf_text_config)
     except IntegrityFault as error:
         return str(error)
-    except AttributeError as error:  # a vLLM with unknown fields serves on
+    except AttributeError as error:  # an unknown version of vLLM must still serve
         return f"the configuration of this vLLM is not known here ({error}); use version 0.32"
     return ""

@@ -1,12 +1,13 @@
-"""The watchdog of a user's own vLLM: it restores the active checkpoint when nobody else does.
+"""The watchdog of a user's own vLLM, which restores the active checkpoint if service and trainer are gone.
 
-A service and its trainer can be killed within an update while vLLM lives on. The kernel releases their locks,
-and the header of the shared weights is still dirty. The watchdog, a thread of the process that serves the
-weights, then restores the active checkpoint.
+A service and its trainer can be killed within an update while vLLM goes on serving. The kernel then releases
+their locks, but the header of the shared weights still says dirty. The watchdog, a thread of the process that
+serves the weights, then restores the active checkpoint.
 
-Invariant: it writes only while it holds the lock of the one writer, and after the start only while nobody
-holds the home. It leaves a whole checkpoint, or the weights as they were; they stay dirty unless that
-checkpoint is the active one. It reads the ledger and never writes it. This module knows nothing about vLLM.
+Invariant: the watchdog writes only while it holds the lock of the one writer and, after vLLM's start, only
+while no service holds the home. It leaves the weights of a whole checkpoint, or the weights as they were;
+they stay dirty unless they are the active checkpoint's. It reads the ledger and never writes it. This module
+knows nothing about vLLM.
 """
 
 import hashlib
@@ -36,13 +37,16 @@ from store.tensors.raw import pieces
 CHECK_S = 1.0
 """Seconds between two checks."""
 RETRY_S = 60.0
-"""Seconds until a failed restore is tried again: it reads a whole checkpoint."""
+"""Seconds until a failed restore is tried again; they are many, because each attempt reads a checkpoint."""
 
 log = logging.getLogger("vllm.nightschool")  # below vLLM's own logger, so that its handler prints it
 
 
 def check_model(config: PluginConfig, directory: Path) -> None:
-    """Raise `IntegrityFault` if the home's checkpoints are another model's; an unreadable ledger passes."""
+    """Raise `IntegrityFault` if the home's checkpoints are those of another model than this directory's.
+
+    If the ledger cannot be read, the check is left out and the reason is logged.
+    """
     try:
         with glance(_url(config)) as connection:
             if connection is not None:
@@ -52,7 +56,7 @@ def check_model(config: PluginConfig, directory: Path) -> None:
 
 
 class Watchdog:
-    """Keeps the shared weights at the active checkpoint of their home while nobody else does."""
+    """A thread that restores the home's active checkpoint when an update was left unfinished."""
 
     def __init__(
         self, shared: SharedWeights, config: PluginConfig, clock: Callable[[], float] = monotonic
@@ -62,17 +66,17 @@ class Watchdog:
         self._config = config
         self._store = CheckpointStore(config.home.checkpoints)
         self._retry_at = 0.0
-        """When a restore may be tried again, by the clock."""
+        """Time of the clock before which no restore is tried."""
 
     def restore_at_start(self) -> None:
-        """Serve the active checkpoint, at the start, when the shared weights are as vLLM loaded them."""
+        """Restore the active checkpoint right after vLLM has loaded its own weights."""
         with writer_lock(self._shared.path, wait=False) as mine:
-            if mine:  # else a trainer has attached already, which does this itself
+            if mine:  # else a trainer has attached already, and restores the checkpoint itself
                 self._shared.dirty = True
                 self._try_restore(loaded=True)
 
     def check(self) -> None:
-        """Restore the active checkpoint if an update was left unfinished."""
+        """Restore the active checkpoint if an update was left unfinished and no service or trainer runs."""
         if not self._shared.dirty or self._clock() < self._retry_at or is_held(self._config.home):
             return
         with writer_lock(self._shared.path, wait=False) as mine:
@@ -81,7 +85,11 @@ class Watchdog:
                 self._try_restore(loaded=False)
 
     def start(self, every: float = CHECK_S) -> Event:
-        """Check at a fixed interval in a thread, until the process ends or the returned event is set."""
+        """Start a thread that checks every `every` seconds, until the process ends or the event is set.
+
+        Returns:
+            The event, which stops the thread when it is set.
+        """
         ended = Event()
         Thread(target=self._run, args=(ended, every), name="nightschool watchdog", daemon=True).start()
         return ended
@@ -94,7 +102,10 @@ class Watchdog:
                 self._log_failure(error)
 
     def _try_restore(self, *, loaded: bool) -> None:
-        """Restore, and log a failure: whatever is wrong with the home, vLLM serves on."""
+        """Restore the active checkpoint; log a failure and return, so that vLLM goes on serving in any case.
+
+        `loaded` is whether the weights are still as vLLM loaded them.
+        """
         try:
             with torch.inference_mode():
                 self._restore_active(loaded=loaded)
@@ -109,16 +120,16 @@ class Watchdog:
         )
 
     def _restore_active(self, *, loaded: bool) -> None:
-        """Make the shared weights those of the active checkpoint, or of a whole one, and then raise.
+        """Make the shared weights those of the active checkpoint; raise an error if that is not possible.
 
-        loaded: whether they are still as vLLM loaded them.
+        loaded: whether the weights are still as vLLM loaded them. Without checkpoints they then stay so.
         """
         shared = self._shared
         with glance(_url(self._config)) as connection:
             if connection is None or not queries.checkpoints(connection):
                 if not loaded:
                     raise IntegrityFault(f"{self._config.home.path} has no checkpoint any more; restart vLLM")
-                shared.dirty = False  # no checkpoint was ever kept: the loaded weights are the right ones
+                shared.dirty = False  # no checkpoint was ever kept, so the loaded weights are the active ones
                 return
             _check_digest(connection, Path(shared.model))
             active = queries.active(connection)
@@ -130,10 +141,12 @@ class Watchdog:
         log.info("nightschool: serving checkpoint %s (number %d).", active.id[:12], active.number)
 
     def _restore(self, line: list[str], *, unfinished: bool) -> None:
-        """Restore the first checkpoint of `line`.
+        """Restore the active checkpoint; if it is damaged, raise `IntegrityFault`.
 
-        If it is damaged and the weights are those of an unfinished update, restore the next whole one, then
-        raise.
+        Args:
+            line: Ids of the active checkpoint, of its parent, and so on.
+            unfinished: Whether the weights are those of an unfinished update. If the active checkpoint is
+                damaged, its nearest undamaged ancestor is then restored before the error is raised.
         """
         try:
             restore(self._shared, self._store, line[0], clean=True, force=True)
@@ -147,7 +160,7 @@ class Watchdog:
             raise
 
     def _has_weights(self, weights_sha256: str) -> bool:
-        """Return whether the shared weights have this digest: they are hashed in memory, no file is read."""
+        """Return whether the shared weights have this digest; they are hashed in memory."""
         hashed = hashlib.sha256()
         for piece in pieces(raw_weights(self._shared)):
             hashed.update(piece)
