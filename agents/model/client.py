@@ -70,7 +70,7 @@ class ServedModel:
     weights_held: str
     """Id of the checkpoint that the shared weights hold; "" during an update."""
     weights_dirty: bool
-    """Whether the weights may be those of no kept checkpoint: see `weights.header`."""
+    """Whether the weights may differ from every kept checkpoint: see `weights.header`."""
 
 
 class ModelClient:

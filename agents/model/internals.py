@@ -15,7 +15,7 @@ from agents.model.steering.wire import Direction
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs:
-    """The input of one layer's attention output projection at the last token of each text."""
+    """The input of the attention's output projection in one layer, at the last token of each text."""
 
     heads: int
     head_dim: int

@@ -205,7 +205,7 @@ def _json(frames: Sequence[bytes]) -> Any:
         ValueError,
         IndexError,
         RecursionError,
-    ):  # not JSON or an endless number; no frame; endless nesting
+    ):  # not JSON, or too long a number; no frame; too deep nesting
         raise TrainerFault("the header is not JSON; this side speaks another protocol") from None
 
 

@@ -137,7 +137,8 @@ class Engine:
                 loop.call_soon_threadsafe(pieces.put_nowait, None)
 
         job = asyncio.create_task(self.users.run(work))
-        # A client that disconnects leaves a `Cancelled` that nobody awaits; reading it stops asyncio's log.
+        # A client that disconnects leaves a `Cancelled` that nobody awaits. asyncio logs such an exception
+        # unless it is read.
         job.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             while (piece := await pieces.get()) is not None:

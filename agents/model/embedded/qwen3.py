@@ -102,7 +102,10 @@ class Qwen3Forward:
     def keys_values(
         self, layer: Layer, h: torch.Tensor, rotation: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return keys and values, each `(tokens, kv_heads, head_dim)`, of normed states `h`."""
+        """Return keys and values, each `(tokens, kv_heads, head_dim)`.
+
+        `h` is the layer's normed input, `(tokens, hidden)`.
+        """
         shape = (len(h), self.kv_heads, self.head_dim)
         keys = self.normed(F.linear(h, layer.k).view(shape), layer.k_norm)
         return self.rotated(keys, rotation), F.linear(h, layer.v).view(shape)

@@ -218,7 +218,7 @@ class ConceptVectorsWatcher:
         return True
 
     def _mismatch(self) -> str:
-        """Return why the vectors cannot be used with the served model; "" if they can."""
+        """Return the reason why the vectors do not fit the served model; "" if they do."""
         place, vectors = f"the concept vectors in {self._directory}", self.vectors
         if vectors is None:
             return (

@@ -52,7 +52,7 @@ class Salt:
 
 
 def salt_for(before: Salt | None, state: WeightsState, *, at: float, seconds: float) -> Salt:
-    """Return the salt for a new request: the salt before, or a new one if the weights have changed too much.
+    """Return the salt for a new request: `before` if it still holds for these weights, else a new salt.
 
     Args:
         before: The salt of the request before; None for the first request.

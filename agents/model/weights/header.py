@@ -29,7 +29,7 @@ class WeightsState:
     version: int
     """Number of changes since the shared weights were created."""
     dirty: bool
-    """Whether the weights may be those of no kept checkpoint."""
+    """Whether the weights may differ from every kept checkpoint."""
     holds: str
     """Id of the checkpoint whose weights these are; "" during an update."""
 
@@ -68,7 +68,7 @@ class Header:
 
     @property
     def dirty(self) -> bool:
-        """Whether the weights may be those of no kept checkpoint."""
+        """Whether the weights may differ from every kept checkpoint."""
         return bool(self._words[_DIRTY])
 
     @dirty.setter

@@ -178,7 +178,7 @@ class SharedWeights:
 
     @property
     def dirty(self) -> bool:
-        """Whether the weights may be those of no kept checkpoint."""
+        """Whether the weights may differ from every kept checkpoint."""
         return self._header.dirty
 
     @dirty.setter

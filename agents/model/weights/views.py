@@ -114,7 +114,7 @@ def _rebuild_buffers(model: Any, device: torch.device) -> None:
         unset = {leaf for leaf, buffer in module.named_buffers(recurse=False) if buffer.is_meta}
         if not unset:
             continue
-        if unset == {"embed_scale"} and hasattr(module, "scalar_embed_scale"):  # as Gemma 3 has it
+        if unset == {"embed_scale"} and hasattr(module, "scalar_embed_scale"):  # Gemma 3
             module.embed_scale = torch.tensor(module.scalar_embed_scale, device=device)
             continue
         if not name.endswith("rotary_emb"):

@@ -206,7 +206,7 @@ def _check_enabled(config: PluginConfig) -> None:
 
 
 def _wrap(vllm_serving: Any, name: str, serving: ReadoutServing) -> None:
-    """Wrap one serving function of vLLM, so that its answers carry their readings."""
+    """Wrap the function `name` of vLLM's serving class, so that its answers carry their readings."""
     serve: Callable[..., Any] = getattr(vllm_serving, name)
 
     async def create(self: Any, request: Any, raw_request: Any = None) -> Any:

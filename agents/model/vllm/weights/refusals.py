@@ -15,8 +15,8 @@ from corpus.errors import IntegrityFault
 def _replicas(config: Any) -> bool:
     """Return whether vLLM serves several replicas of the model.
 
-    vLLM configures each replica of a dense model as if it were the only one. Its index, or the highest number
-    of replicas that the user allowed, shows that there are others.
+    vLLM configures each replica of a dense model as if it were the only one. The replica's index, or the
+    highest number of replicas that the user allows, shows that there are others.
     """
     parallel = config.parallel_config
     highest = getattr(parallel, "elastic_ep_max_dp_size", None) or 1
