@@ -14,6 +14,8 @@ from agents.model.weights.header import read_state
 from store.files.failpoints import POINTS, VARIABLE
 from store.home import Home
 
+pytestmark = pytest.mark.slow  # test_crashes.py and test_full_disk.py do the same with short nights
+
 RECOVERED_S = 5.0
 """What is promised of the next start, beside what any start takes here and now to load its libraries."""
 SLACK = 3
@@ -107,7 +109,6 @@ def test_a_night_whose_processes_all_die_before_a_name_is_durable_resumes_and_en
     crash_and_recover(place, undisturbed, "weights.renamed", ":all")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("victims", ["", ":all"], ids=["one process", "all processes"])
 @pytest.mark.parametrize("point", [point for point in POINTS if point.split(".")[0] not in NOT_IN_A_NIGHT])
 def test_a_night_that_dies_at_any_point_resumes_and_ends_like_the_undisturbed_one(
@@ -137,7 +138,6 @@ def test_a_night_whose_trainer_cannot_write_ends_with_the_reason_and_the_parent_
     assert place.do("night")["updates"][0]["verdict"] == "keep"  # its pairs had waited
 
 
-@pytest.mark.slow
 def test_after_any_loss_of_power_in_a_whole_night_the_ledger_names_only_complete_checkpoints(
     place: Place, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def test_init_uses_the_served_model(alone: ServerSetup, tmp_path: Path) -> None:
     assert (effective["model"]["url"], effective["training"]["enabled"]) == (alone.url, False)
 
 
+@pytest.mark.slow
 def test_the_service_runs_before_the_server_starts_and_after_it_stops(
     alone: ServerSetup, start_service: Callable[..., Service]
 ) -> None:

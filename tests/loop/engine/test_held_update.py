@@ -170,6 +170,7 @@ def test_a_dry_run_without_a_service_does_not_extract_waiting_lessons(unread: Pa
     assert "no new pairs" in dry["reasons"][0]
 
 
+@pytest.mark.slow
 def test_a_cancelled_update_is_undone_and_its_pairs_wait_for_a_retry(
     unread: Path, start_service: Callable[..., Service]
 ) -> None:

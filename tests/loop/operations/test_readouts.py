@@ -57,6 +57,7 @@ def test_an_invalid_request_is_refused_before_a_model_is_loaded(
     assert "starting the model" not in ran.err and not (home / "readout").exists()
 
 
+@pytest.mark.slow
 def test_vectors_are_the_same_with_and_without_a_service(
     home: Path, start_service: Callable[..., Service]
 ) -> None:
