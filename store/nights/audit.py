@@ -1,8 +1,9 @@
 """The audit of the ledger: its database, its digests, and its rows against the manifests.
 
-Invariant: this module only reads; every problem is reported in words, with the row. A digest is computed
-again from its row: turns by the chain that each continues (whose beginning the ledger does not have), dreams
-and attempts by their ids. Pairs are compared with the attempts that they are made of.
+Invariant: this module only reads. It reports every problem as a sentence that names the row. Digests are
+computed again from the rows: the chain digest of each turn from the turn before it (the first turn of a
+conversation cannot be checked), and the ids of dreams and attempts. Pairs are compared with the attempts from
+which they were made.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,13 +19,19 @@ from store.ledger import schema
 from store.ledger.records import identity
 
 Chosen = Callable[[str], bool]
-"""Whether the row with this id is audited."""
+"""A function that takes a row's id and returns whether to audit the row."""
 Manifests = Callable[[str], Manifest]
-"""The manifest of a checkpoint, by its id."""
+"""A function that takes a checkpoint's id and returns its manifest."""
 
 
 def audit(connection: Connection, manifest: Manifests, chosen: Chosen) -> list[str]:
-    """Return the problems of the ledger."""
+    """Return the problems of the ledger, each as a sentence; [] if there are none.
+
+    Args:
+        connection: The ledger.
+        manifest: Reads the manifest of a checkpoint.
+        chosen: Says which conversations, dreams, attempts and pairs to audit, by id.
+    """
     return [
         *_database(connection),
         *_checkpoints(connection, manifest),
@@ -36,7 +43,7 @@ def audit(connection: Connection, manifest: Manifests, chosen: Chosen) -> list[s
 
 
 def _database(connection: Connection) -> Iterator[str]:
-    """Run SQLite's own checks of its pages, indexes and references."""
+    """Yield the problems that SQLite's own checks of pages, indexes and references find."""
     if connection.dialect.name != "sqlite":
         return
     for (result,) in connection.exec_driver_sql("PRAGMA integrity_check"):
@@ -47,7 +54,10 @@ def _database(connection: Connection) -> Iterator[str]:
 
 
 def _checkpoints(connection: Connection, manifest: Manifests) -> Iterator[str]:
-    """Compare rows with manifests; damaged manifests are reported with the files."""
+    """Yield the differences between checkpoint rows and manifests.
+
+    A damaged manifest is skipped, because the check of the files reports it.
+    """
     rows = {row.id: row for row in queries.checkpoints(connection)}
     for row in rows.values():
         if row.parent_id is not None and row.parent_id not in rows:
@@ -70,14 +80,14 @@ def _checkpoints(connection: Connection, manifest: Manifests) -> Iterator[str]:
 
 
 def _turns(connection: Connection, chosen: Chosen) -> Iterator[str]:
-    """Check that each turn continues the chain of the one before."""
+    """Yield the turns whose chain digest does not follow from the turn before."""
     t = schema.turns.c
     columns = (t.conversation_id, t.position, t.role, t.text, t.chain)
     rows = connection.execute(select(*columns).order_by(t.conversation_id, t.position))
     for before, row in pairwise(rows):
         if row.conversation_id != before.conversation_id or not chosen(row.conversation_id):
             continue
-        # A client's session repeats its system prompt with changes, which its chain passes over.
+        # A client's session repeats its system prompt with changes, so the chain does not include its text.
         texts = (row.text, "") if row.role == "system" else (row.text,)
         turns = (Turn(role=row.role, text=text, line=0) for text in texts)
         if row.chain not in (chain("", (turn,), tail=before.chain)[0] for turn in turns):
@@ -85,7 +95,7 @@ def _turns(connection: Connection, chosen: Chosen) -> Iterator[str]:
 
 
 def _dreams(connection: Connection, chosen: Chosen) -> Iterator[str]:
-    """Check the ids of dreams, which are digests of their requests."""
+    """Yield the dreams whose id is not the digest of their row."""
     d = schema.dreams.c
     for row in connection.execute(select(d.id, d.night_id, d.behaviour, d.seed, d.messages).order_by(d.id)):
         request = row.messages[-1]["content"] if row.messages else ""
@@ -94,7 +104,7 @@ def _dreams(connection: Connection, chosen: Chosen) -> Iterator[str]:
 
 
 def _attempts(connection: Connection, chosen: Chosen) -> Iterator[str]:
-    """Check the ids of attempts, which are digests of their rows."""
+    """Yield the attempts whose id is not the digest of their row."""
     a = schema.attempts.c
     columns = (a.dream_id, a.instructed, a.seed, a.checkpoint_id, a.text)
     for attempt_id, *parts in connection.execute(select(a.id, *columns).order_by(a.id)):
@@ -103,7 +113,7 @@ def _attempts(connection: Connection, chosen: Chosen) -> Iterator[str]:
 
 
 def _pairs(connection: Connection, chosen: Chosen) -> Iterator[str]:
-    """Compare each side that came from an attempt with that attempt's text."""
+    """Yield the pairs with an answer that differs from the text of the attempt that it came from."""
     p, a = schema.pairs.c, schema.attempts.c
     for side, place in ((p.chosen, p.chosen_from), (p.rejected, p.rejected_from)):
         attempt_id = func.substr(place, func.instr(place, ":") + 1)

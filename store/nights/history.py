@@ -1,9 +1,9 @@
-"""Nights, verdicts and rollbacks as transactions: they decide what is active, kept and undone.
+"""Nights, verdicts and rollbacks as transactions, which set the states of checkpoints, updates and pairs.
 
-Invariant: the active checkpoint is the last row of `pointers`. An update is kept exactly while its checkpoint
-is the active one or an ancestor of it. A pair is used exactly while the last kept update that names it as its
-own taught it, and its signals agree. A rollback adds a pointer and deletes nothing, so it can itself be
-rolled back.
+Invariant: the last row of `pointers` names the active checkpoint. An update is `kept` exactly while its
+checkpoint is the active one or an ancestor of it. A new pair of an update is `used` exactly while the last
+kept update with this pair as a new one taught it and did not unlearn it; its signals follow its state. A
+rollback adds a pointer and deletes nothing, so a rollback can be undone by another.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,14 @@ UNDECIDED = ("planned", "trained")
 
 
 def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str, model_digest: str = "") -> None:
-    """Add checkpoint 0 with the digest of its model and make it active, once."""
+    """Add checkpoint 0 and make it active, unless the ledger has checkpoints already.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        checkpoint_id: Id of checkpoint 0.
+        weights_sha256: Digest of its weights.
+        model_digest: Digest of the model that the weights came from.
+    """
     table = schema.checkpoints
     if connection.execute(select(table.c.id)).first() is None:
         row = {"id": checkpoint_id, "weights_sha256": weights_sha256, "state": "kept", "number": 0}
@@ -40,12 +47,12 @@ def point(connection: Connection, checkpoint_id: str, why: str) -> None:
 
 
 def begin_night(connection: Connection, *, seed: int, retry: bool) -> str:
-    """Begin a night over all turns so far, or resume the running one; returns its id.
+    """Begin a night over all stored turns and return its id; return a running night's id if there is one.
 
     Args:
-        connection: The ledger.
-        seed: The seed of everything that the night draws.
-        retry: Whether undone pairs and signals are new again.
+        connection: The ledger, in a transaction that writes.
+        seed: The seed of all random draws of the night.
+        retry: Whether to make undone pairs and signals new again.
     """
     running = queries.running_night(connection)
     if running is not None:
@@ -62,7 +69,15 @@ def begin_night(connection: Connection, *, seed: int, retry: bool) -> str:
 def add_night(
     connection: Connection, *, seed: int, cursor: int, retry: bool = False, targets: Sequence[str] = ()
 ) -> str:
-    """Add the row of a new night, which is running; returns its id."""
+    """Add the row of a new night in the state `running`, and return its id.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        seed: The seed of all random draws of the night.
+        cursor: Id of the last turn that the night reads.
+        retry: Whether undone pairs and signals were made new for this night.
+        targets: The behaviours that the night is to improve, if they are known.
+    """
     number = int(connection.execute(select(func.count()).select_from(schema.nights)).scalar() or 0) + 1
     night = Night(
         id=f"n{number}",
@@ -78,7 +93,7 @@ def add_night(
 
 
 def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
-    """Return the checkpoint and its ancestors, newest first."""
+    """Return the ids of the checkpoint and its ancestors, newest first."""
     parents = {row.id: row.parent_id for row in queries.checkpoints(connection)}
     line: list[str] = []
     current: str | None = checkpoint_id
@@ -89,7 +104,7 @@ def ancestry(connection: Connection, checkpoint_id: str) -> list[str]:
 
 
 def nearest(connection: Connection, checkpoint_id: str) -> list[str]:
-    """Return the other checkpoints that a rollback may go to, nearest first.
+    """Return the ids of the other checkpoints to which a rollback may go, nearest first.
 
     First come its ancestors, then its descendants, then those of other lines by their numbers.
     """
@@ -109,7 +124,7 @@ def nearest(connection: Connection, checkpoint_id: str) -> list[str]:
 
 
 def default_target(connection: Connection) -> str:
-    """Return the parent of the active checkpoint."""
+    """Return the id of the active checkpoint's parent; raise GateRefused for checkpoint 0."""
     active = queries.active(connection)
     if active.parent_id is None:
         raise GateRefused("the active checkpoint is checkpoint 0, the base: there is nothing before it")
@@ -117,25 +132,35 @@ def default_target(connection: Connection) -> str:
 
 
 def undone_by(connection: Connection, target_id: str) -> list[Update]:
-    """Return the updates that are kept now and would not be with this checkpoint active."""
+    """Return the updates that are kept now and would be undone if this checkpoint were active."""
     line = ancestry(connection, target_id)
     return [update for update in _updates(connection, "kept") if update.checkpoint_id not in line]
 
 
 def restored_by(connection: Connection, target_id: str) -> list[Update]:
-    """Return the updates that are undone now and would be kept with this checkpoint active."""
+    """Return the updates that are undone now and would be kept if this checkpoint were active."""
     line = ancestry(connection, target_id)
     return [update for update in _updates(connection, "undone") if update.checkpoint_id in line]
 
 
 def _updates(connection: Connection, state: str) -> list[Update]:
-    """Return the updates in this state, by id."""
+    """Return the updates in this state, sorted by id."""
     t = schema.updates
     return all_of(connection, Update, select(t).where(t.c.state == state).order_by(t.c.id))
 
 
 def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
-    """Make a kept checkpoint the active one; returns the ids of the updates that this undid."""
+    """Make a kept checkpoint the active one, and return the ids of the updates that this undid.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        target_id: The checkpoint.
+        why: The reason, for the ledger.
+
+    Raises:
+        GateRefused: A night is running, or the checkpoint was not kept or is pruned.
+        UnknownId: The checkpoint is active already, or unknown.
+    """
     if queries.running_night(connection) is not None:
         raise GateRefused(
             "a night is running: wait for it (`nightschool status`), or end it: "
@@ -145,7 +170,7 @@ def roll_back(connection: Connection, target_id: str, why: str) -> list[str]:
 
 
 def _activate(connection: Connection, target_id: str, why: str) -> list[str]:
-    """Make a kept checkpoint the active one, whether a night runs or not."""
+    """Do what `roll_back` does, even while a night is running."""
     target = queries.checkpoint(connection, target_id)
     if target.state != "kept":
         raise GateRefused(f"checkpoint {target_id[:12]} was not kept by its verdict; choose a kept one")
@@ -162,14 +187,16 @@ def _activate(connection: Connection, target_id: str, why: str) -> list[str]:
 
 
 def roll_back_now(connection: Connection, target_id: str, why: str, *, settles: bool) -> None:
-    """End the running night, then roll back; the target may be the active checkpoint then.
+    """End the running night, if there is one, and then roll back.
+
+    If a night was ended, the target may be the active checkpoint itself.
 
     Args:
-        connection: The ledger.
+        connection: The ledger, in a transaction that writes.
         target_id: The checkpoint to make active.
         why: The reason, for the ledger.
-        settles: Whether a service will do the night's `settle` work, which closes the night; without one
-            the night is closed at once.
+        settles: Whether a running service will do the night's `settle` work, which closes the night. If
+            not, the night is closed at once.
     """
     night = queries.running_night(connection)
     if night is not None:
@@ -179,7 +206,14 @@ def roll_back_now(connection: Connection, target_id: str, why: str, *, settles: 
 
 
 def end_night(connection: Connection, *, night_id: str, why: str, settles: bool) -> None:
-    """End a night early: withdraw its work, and undo its update if that has no verdict."""
+    """End a night early: withdraw its work, and undo its update if the update has no verdict yet.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        night_id: The night.
+        why: The reason, for the ledger.
+        settles: As in `roll_back_now`.
+    """
     withdraw(connection, night_id, why)
     update = queries.update_of(connection, night_id)
     if update is not None and update.state in UNDECIDED:
@@ -196,11 +230,18 @@ def end_night(connection: Connection, *, night_id: str, why: str, settles: bool)
 
 
 def set_update(connection: Connection, update_id: str, state: str, reasons: list[str]) -> None:
-    """Set the state of an update, and of its new pairs and their signals with it."""
+    """Set the state of an update, and then the states of its new pairs and of their signals.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        update_id: The update.
+        state: `kept` or `undone`.
+        reasons: The reasons, for the ledger.
+    """
     update = {"state": state, "reasons": reasons}
     apply(connection, Change(table="updates", where={"id": update_id}, values=update))
     pairs = [pair for pair in queries.pairs_of(connection, update_id) if not pair.replay]
-    # Signals that made no pair follow the update too, even when all its own pairs were forgotten.
+    # Signals that gave no pair follow the update too, even if all its own pairs were forgotten.
     lost = [
         (night_id, behaviour)
         for lost in queries.lost_by(connection, update_id)
@@ -213,16 +254,16 @@ def set_update(connection: Connection, update_id: str, state: str, reasons: list
 def _set_pairs(
     connection: Connection, pairs: Sequence[PairInUpdate], lost: list[tuple[str, str]], *, kept: bool
 ) -> None:
-    """Set the states of these pairs and of their signals by what the kept updates taught.
+    """Set the states of these pairs and of their signals to what the kept updates have taught.
 
-    A merge may name a pair that another update taught: the last kept update decides. A pair that none taught,
-    or that a merge unlearnt, waits for `night --retry`: otherwise the next night would redo what a user has
-    undone.
+    If several updates have a pair as a new one, as a merge and a part of it do, the last kept update decides.
+    A pair that no kept update taught, or that a merge unlearnt, becomes `undone` and waits for
+    `night --retry`. Otherwise the next night would learn again what a user has undone.
 
     Args:
-        connection: The ledger.
+        connection: The ledger, in a transaction that writes.
         pairs: The new pairs of one update.
-        lost: Night and behaviour of its forgotten pairs, whose signals follow the update.
+        lost: (night id, behaviour) of the update's forgotten pairs, whose signals follow the update.
         kept: Whether the update is kept.
     """
     last = queries.learnt_pairs(connection, [pair.id for pair in pairs])
@@ -238,7 +279,14 @@ def _set_pairs(
 
 
 def carry_out(connection: Connection, *, update: Update, decision: str, reasons: list[str]) -> None:
-    """Carry out a verdict: `keep` moves the pointer to the candidate, `roll back` leaves it."""
+    """Carry out a verdict on an update.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        update: The update, which has been trained.
+        decision: `keep` makes the update's checkpoint the active one; `roll back` marks it as undone.
+        reasons: The reasons of the verdict.
+    """
     state = "kept" if decision == "keep" else "undone"
     where = {"id": update.checkpoint_id}
     apply(connection, Change(table="checkpoints", where=where, values={"state": state}))
@@ -248,7 +296,7 @@ def carry_out(connection: Connection, *, update: Update, decision: str, reasons:
 
 
 def close_night(connection: Connection, *, night_id: str) -> None:
-    """Close a night with its reasons; undo its update if that has no verdict."""
+    """Close a night with its reasons, and undo its update if the update has no verdict."""
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
     reasons = list(night.reasons)
@@ -267,7 +315,7 @@ def close_night(connection: Connection, *, night_id: str) -> None:
 
 
 def _undo(connection: Connection, update: Update, why: list[str]) -> None:
-    """Undo an update without a verdict, with its candidate if it has one."""
+    """Mark an update without a verdict as undone, and its candidate checkpoint if it has one."""
     set_update(connection, update.id, "undone", why)
     where = {"id": update.checkpoint_id}
     apply(connection, Change(table="checkpoints", where=where, values={"state": "undone"}))
@@ -276,7 +324,7 @@ def _undo(connection: Connection, update: Update, why: list[str]) -> None:
 def _has_failures(connection: Connection, night_id: str) -> bool:
     """Return whether some of a night's work was quarantined or withdrawn.
 
-    Its lessons are left for another night then.
+    If so, the night's lessons are left for another night.
     """
     t = schema.work
     failed = select(t.c.id).where((t.c.night_id == night_id) & t.c.state.in_(("set_aside", "withdrawn")))
@@ -291,7 +339,13 @@ def set_paused(connection: Connection, paused: bool) -> None:
 
 
 def set_pinned(connection: Connection, wanted: str, pinned: bool) -> Checkpoint:
-    """Pin a checkpoint, so that `prune` never takes it, or unpin it; returns its row from before."""
+    """Pin or unpin a checkpoint, and return its row as it was before; `prune` never removes a pinned one.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        wanted: The checkpoint, as `queries.checkpoint` takes it.
+        pinned: Whether to pin it.
+    """
     row = queries.checkpoint(connection, wanted)
     queries.require_stored(connection, row)
     if row.pinned != pinned:
@@ -301,7 +355,13 @@ def set_pinned(connection: Connection, wanted: str, pinned: bool) -> Checkpoint:
 
 
 def set_pruned(connection: Connection, ids: list[str], policy: dict[str, int]) -> None:
-    """Mark these checkpoints as pruned; their rows and measurements stay."""
+    """Mark these checkpoints as pruned; their rows and measurements stay.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        ids: The checkpoints.
+        policy: The rules of the policy by name, for the events.
+    """
     apply(connection, Change(table="checkpoints", where={"id": ids}, values={"pruned": now()}))
     for checkpoint_id in ids:
         note(connection, "pruned", checkpoint_id, dict(policy))

@@ -1,9 +1,8 @@
-"""What the ledger knows of one checkpoint, and of the way from one to another.
+"""Reports of one checkpoint, and of the difference of two checkpoints, from the ledger.
 
 Invariant: this module only reads; every figure is counted from rows. Two checkpoints are compared on the
-scenarios that both were measured on; where they share none, each side's own figures stand beside each other
-and say so. This module knows nothing about files: the weights themselves are compared by
-`store.tensors.changes`.
+scenarios on which both were measured. If there are none, each side has its own figures, and the result says
+so. This module knows nothing about files: `store.tensors.changes` compares the weights themselves.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -34,7 +33,7 @@ from store.readings import readings as inner
 from store.readings import vector_versions
 
 Outcomes = dict[tuple[str, str, int, int], str]
-"""By behaviour, definition, seed and round: one character a scenario."""
+"""Outcomes by (behaviour, definition, seed, round): one character for each scenario, 1 passed or 0 failed."""
 
 # ---------------------------------------------------------------- one checkpoint
 
@@ -45,7 +44,7 @@ def one(connection: Connection, wanted: str, definitions: Mapping[str, str]) -> 
     Args:
         connection: The ledger.
         wanted: The checkpoint, as `queries.checkpoint` takes it.
-        definitions: Of each behaviour as it is measured now.
+        definitions: The digest of each behaviour's present definition, by name.
     """
     row = queries.checkpoint(connection, wanted)
     update = queries.update(connection, row.update_id)
@@ -97,7 +96,7 @@ def _update(connection: Connection, update: Update) -> MakingUpdate:
 
 
 def _pairs(connection: Connection, update_id: str) -> UpdatePairs:
-    """Return the pairs that an update was made of, new and replayed, and their numbers by behaviour."""
+    """Return the new and the replayed pairs of an update, and their numbers by behaviour."""
     rows = queries.pairs_of(connection, update_id)
     new, replay = ([pair for pair in rows if pair.replay == replayed] for replayed in (False, True))
     counts = [
@@ -119,12 +118,12 @@ def _pairs(connection: Connection, update_id: str) -> UpdatePairs:
 def between(
     connection: Connection, wanted: Sequence[str], definitions: Mapping[str, str]
 ) -> CheckpointDifference:
-    """Return what the ledger has of the way from one checkpoint to another.
+    """Return the difference between two checkpoints, as far as the ledger has it.
 
     Args:
         connection: The ledger.
         wanted: The two checkpoints, as `queries.checkpoint` takes them.
-        definitions: Of each behaviour as it is measured now.
+        definitions: The digest of each behaviour's present definition, by name.
     """
     first, second = (queries.checkpoint(connection, name) for name in wanted)
     weights = first.weights_sha256, second.weights_sha256
@@ -144,7 +143,7 @@ def between(
 
 
 def _compared(row: Checkpoint) -> ComparedCheckpoint:
-    """Sum up one of the two."""
+    """Return a summary of one of the two compared checkpoints."""
     return ComparedCheckpoint(
         id=row.id,
         number=row.number,
@@ -156,9 +155,14 @@ def _compared(row: Checkpoint) -> ComparedCheckpoint:
 
 
 def _rates(before: Outcomes, after: Outcomes, definitions: Mapping[str, str]) -> list[ComparedBehaviour]:
-    """Compare each behaviour that was measured on both sides under one definition.
+    """Return the pass counts of each behaviour that both checkpoints were measured on, by one definition.
 
-    Where both sides have a round in common, only such rounds count, scenario by scenario.
+    If both have a round of scenarios in common, only common rounds count, scenario by scenario.
+
+    Args:
+        before: The outcomes on the first checkpoint.
+        after: The outcomes on the second.
+        definitions: The digest of each behaviour's present definition, by name.
     """
     sides, compared = (_by_behaviour(before), _by_behaviour(after)), []
     for key in sorted(sides[0].keys() & sides[1].keys()):
@@ -182,7 +186,7 @@ def _rates(before: Outcomes, after: Outcomes, definitions: Mapping[str, str]) ->
 
 
 def _by_behaviour(outcomes: Outcomes) -> dict[tuple[str, str], dict[tuple[int, int], str]]:
-    """Group the outcomes by behaviour and definition, each by seed and round."""
+    """Return the outcomes by (behaviour, definition), and within each by (seed, round)."""
     groups = groupby(sorted(outcomes), key=lambda key: key[:2])
     return {
         (name, definition): {key[2:]: outcomes[key] for key in keys} for (name, definition), keys in groups
@@ -190,19 +194,19 @@ def _by_behaviour(outcomes: Outcomes) -> dict[tuple[str, str], dict[tuple[int, i
 
 
 def _passed(rounds: Iterable[str]) -> PassCount:
-    """Count the scenarios of some rounds, and those that were passed."""
+    """Return how many scenarios these rounds have, and how many of them were passed."""
     whole = "".join(rounds)
     return PassCount(passed=whole.count("1"), trials=len(whole))
 
 
 def _readings(connection: Connection, *weights_sha256: str) -> list[dict[str, Reading]]:
-    """Return the readings of all these weights, taken with the same vectors."""
+    """Return, for each of these weights, the readings by name; all are taken with the same vectors."""
     vectors = vector_versions.together(connection, *weights_sha256)
     return [queries.readings(connection, weights, vectors) for weights in weights_sha256]
 
 
 def _moves(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> list[ReadingMove]:
-    """Return the moves of the readings, in standard deviations of the first, the furthest first."""
+    """Return the moves of the concepts' readings, in standard deviations of `before`, the largest first."""
     moves = [
         ReadingMove(
             name=name,
@@ -216,7 +220,7 @@ def _moves(before: Mapping[str, Reading], after: Mapping[str, Reading]) -> list[
 
 
 def _perplexity(connection: Connection, before: str, after: str) -> BeforeAfter:
-    """Return the perplexity on both sides, on the same text."""
+    """Return the perplexity before and after, on the same text."""
     first, second = queries.perplexity_pair(connection, before, after)
     return BeforeAfter(before=first, after=second)
 
@@ -227,7 +231,7 @@ def _perplexity(connection: Connection, before: str, after: str) -> BeforeAfter:
 def _way(
     connection: Connection, first: str, second: str
 ) -> tuple[str | None, list[LineageStep], list[LineageStep]]:
-    """Return the newest common ancestor, and the steps from it to each of the two."""
+    """Return the id of the newest common ancestor, the steps from it to `first`, and those to `second`."""
     rows = {row.id: row for row in queries.checkpoints(connection)}
     lines = [history.ancestry(connection, name) for name in (first, second)]
     common = next((name for name in lines[0] if name in lines[1]), None)
@@ -242,7 +246,7 @@ def _way(
 
 
 def _step(connection: Connection, checkpoint: Checkpoint) -> LineageStep:
-    """Return one checkpoint on the way, with the pairs of the update that made it."""
+    """Return one step of the way: a checkpoint, with the pairs of the update that made it."""
     update = queries.update(connection, checkpoint.update_id)
     return LineageStep(
         checkpoint=checkpoint.id,

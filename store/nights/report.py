@@ -1,6 +1,6 @@
-"""What a user reads about the ledger: a night's report, the status, the lists, and `why`.
+"""Reports from the ledger for users: a night's report, the status, the lists, and `why`.
 
-Invariant: this module only reads; every figure is counted from rows, and none is remembered.
+Invariant: this module only reads; every figure is counted from rows, and none is stored.
 """
 
 from collections.abc import Mapping
@@ -40,7 +40,7 @@ from store.readings import readings, sweeps
 from store.task_vectors.merges import MergeSettings
 
 SHOWN_FAILURES = 10
-"""Pieces of quarantined work that the status names."""
+"""Most pieces of quarantined work that the status names."""
 
 # ---------------------------------------------------------------- one night
 
@@ -48,13 +48,13 @@ SHOWN_FAILURES = 10
 def night_report(
     connection: Connection, night_id: str, behaviours: dict[str, Behaviour], definitions: Mapping[str, str]
 ) -> NightReport:
-    """Return what one night heard, made and decided.
+    """Return the report of one night: the turns that it read, and what it made and decided.
 
     Args:
         connection: The ledger.
         night_id: The night.
-        behaviours: All that are measured, by name.
-        definitions: Of each behaviour as it is measured now (`corpus.behaviour.definition`).
+        behaviours: All measured behaviours, by name.
+        definitions: The digest of each one's present definition, by name (`corpus.behaviour.definition`).
     """
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
@@ -79,7 +79,7 @@ def night_report(
 
 
 def _heard(connection: Connection, night: Night) -> tuple[int, int, int]:
-    """Count the conversations, turns and signals since the night before."""
+    """Return the numbers of conversations, turns and signals that are new since the night before."""
     earlier = select(func.max(schema.nights.c.cursor)).where(schema.nights.c.number < night.number)
     before = connection.execute(earlier).scalar() or 0
     t, s = schema.turns, schema.signals
@@ -93,7 +93,7 @@ def _heard(connection: Connection, night: Night) -> tuple[int, int, int]:
 
 
 def _update(connection: Connection, update: Update) -> UpdateSummary:
-    """Sum up an update."""
+    """Return a summary of an update."""
     verdict = queries.verdict(connection, update.id)
     return UpdateSummary(
         id=update.id,
@@ -119,7 +119,7 @@ def _weights(connection: Connection, update: Update) -> tuple[str, str]:
 def _measured(
     behaviours: dict[str, Behaviour], definitions: Mapping[str, str]
 ) -> list[tuple[str, str | None]]:
-    """Return the name of each behaviour with the one it counters; last the abilities, if measured."""
+    """Return (name, `counter_of`) of each behaviour, and last of the abilities if they are measured."""
     rows = [(behaviour.name, behaviour.counter_of) for behaviour in ordered(behaviours)]
     return [*rows, (abilities.NAME, None)] if abilities.NAME in definitions else rows
 
@@ -132,7 +132,18 @@ def _rates(
     definition: str,
     seed: int,
 ) -> BehaviourRates:
-    """Return the pass rates of the first round: the one that `behaviours measure` with this seed repeats."""
+    """Return a behaviour's pass counts before and after an update, in the first round of scenarios.
+
+    `behaviours measure` with the same seed repeats this round.
+
+    Args:
+        connection: The ledger.
+        name: The behaviour.
+        counter_of: For a counter-behaviour, its behaviour.
+        sides: The digests of the weights before and after.
+        definition: The digest of the behaviour's definition.
+        seed: The seed of the night.
+    """
 
     def passed(weights_sha256: str) -> PassCount | None:
         outcomes = queries.measurement(connection, weights_sha256, name, definition, seed, 0)
@@ -143,12 +154,12 @@ def _rates(
 
 
 def ordered(behaviours: dict[str, Behaviour]) -> list[Behaviour]:
-    """Return each behaviour with its counter-behaviour after it."""
+    """Return the behaviours sorted by name, each with its counter-behaviour after it."""
     return sorted(behaviours.values(), key=lambda b: (b.counter_of or b.name, b.counter_of is not None))
 
 
 def _retention(connection: Connection, sides: tuple[str, str]) -> BeforeAfter:
-    """Return the perplexity on held-out ordinary text before and after."""
+    """Return the perplexity on held-out ordinary text; `sides` are the weights before and after."""
     before, after = queries.perplexity_pair(connection, *sides)
     return BeforeAfter(before=before, after=after)
 
@@ -157,7 +168,7 @@ def _retention(connection: Connection, sides: tuple[str, str]) -> BeforeAfter:
 
 
 def status(connection: Connection) -> HomeStatus:
-    """Return where the home stands."""
+    """Return the state of the home: the active checkpoint, the queue, the last update and the last night."""
     active, night = queries.active(connection), queries.last_night(connection)
     newest = select(schema.updates).order_by(schema.updates.c.at.desc()).limit(1)
     update = first_of(connection, Update, newest)
@@ -185,7 +196,7 @@ def status(connection: Connection) -> HomeStatus:
 
 
 def _quarantine(connection: Connection) -> Quarantine:
-    """Count the lines that could not be used, and return the newest work that failed for good."""
+    """Return the number of quarantined lines, and the newest pieces of quarantined work."""
     w = schema.work.c
     newest = select(w.kind, w.subject, w.error).where(w.state == "set_aside").order_by(w.id.desc())
     failed = all_of(connection, FailedWork, newest.limit(SHOWN_FAILURES))
@@ -200,11 +211,17 @@ LISTS = {
     "signals": (schema.signals, ("id", "kind", "behaviour", "state", "source", "strength", "reason")),
     "events": (schema.events, ("seq", "kind", "subject", "body", "at")),
 }
-"""Tables that a user may list, each with the columns that are shown."""
+"""The table and the shown columns of each list that a user may ask for."""
 
 
 def listing(connection: Connection, name: str, limit: int) -> Listing:
-    """Return the newest rows of one list."""
+    """Return the newest rows of a list, at most `limit`, the oldest of them first.
+
+    Args:
+        connection: The ledger.
+        name: A key of LISTS.
+        limit: Most rows.
+    """
     table, columns = LISTS[name]
     order = table.c.seq if "seq" in table.c else table.c.at if "at" in table.c else table.c.id
     query = select(*(table.c[column] for column in columns)).order_by(order.desc()).limit(limit)
@@ -224,7 +241,12 @@ def checkpoint_list(connection: Connection) -> list[CheckpointListing]:
 
 
 def why(connection: Connection, wanted: str) -> WhyUpdate | WhyPair:
-    """Trace an update or a pair back to the log lines that it grew from."""
+    """Return an update or a pair with everything behind it, back to the log lines.
+
+    Args:
+        connection: The ledger.
+        wanted: Id of an update or a pair.
+    """
     update = queries.update(connection, wanted)
     if update is not None:
         return _why_update(connection, update)
@@ -235,7 +257,7 @@ def why(connection: Connection, wanted: str) -> WhyUpdate | WhyPair:
 
 
 def _why_update(connection: Connection, update: Update) -> WhyUpdate:
-    """Trace an update: its pairs, and each line behind them once."""
+    """Return an update with its pairs, and each log line behind the pairs once."""
     pairs = [_why_pair(connection, pair) for pair in queries.pairs_of(connection, update.id)]
     lines = {(line.path, line.line): line for pair in pairs for line in pair.log_lines}
     explained = extend(
@@ -254,7 +276,11 @@ def _why_update(connection: Connection, update: Update) -> WhyUpdate:
 
 
 def _abilities(connection: Connection, update_id: str) -> BehaviourRates | None:
-    """Return the abilities before and after an update, in all rounds of its verdict, if it has them."""
+    """Return the abilities' pass counts before and after an update, over all rounds of its verdict.
+
+    Returns:
+        None if the verdict has no test of the abilities.
+    """
     verdict = queries.verdict(connection, update_id)
     for test in [] if verdict is None else verdict.tests:
         if test.get("behaviour") == abilities.NAME:
@@ -265,13 +291,13 @@ def _abilities(connection: Connection, update_id: str) -> BehaviourRates | None:
 
 
 def _why_pair(connection: Connection, pair: Pair) -> WhyPair:
-    """Trace a pair: its dream, the dream's nodes and the lines behind them."""
+    """Return a pair with its dream and the log lines behind them."""
     of_dream = select(schema.dreams).where(schema.dreams.c.id == pair.dream_id)
     dream = first_of(connection, Dream, of_dream)
     origins = [o for node in (dream.nodes if dream else []) for o in _of_episode(connection, node)]
     if pair.signal_id:
         origins += graph.origins_of_signal(connection, pair.signal_id)
-    if not origins:  # it grew from declared examples, because the night had taken up these lessons
+    if not origins:  # the dream grew from declared examples: the night's own lessons are the origin
         taken_up = graph.lessons_of(connection, pair.night_id)
         origins = [o for signal, _ in taken_up for o in graph.origins_of_signal(connection, signal.id)]
     return WhyPair(
@@ -291,7 +317,7 @@ def _why_pair(connection: Connection, pair: Pair) -> WhyPair:
 
 
 def _source(dream: Dream) -> SourceDream:
-    """Sum up a dream."""
+    """Return a summary of a dream."""
     return SourceDream(
         id=dream.id,
         behaviour=dream.behaviour,
@@ -302,17 +328,20 @@ def _source(dream: Dream) -> SourceDream:
 
 
 def _of_episode(connection: Connection, node_id: str) -> list[graph.Origin]:
-    """Return the log lines of an episode; a behaviour's own node touches every line that ever spoke of it."""
+    """Return the log lines that an episode came from; [] for a node of another kind.
+
+    A behaviour's node is connected to every line about the behaviour, so its lines explain nothing.
+    """
     node = graph.get(connection, node_id)
     return graph.provenance(connection, node_id) if node is not None and node.kind == "episode" else []
 
 
 def _count(connection: Connection, table: Table, where: Any = None) -> int:
-    """Count the rows of a table."""
+    """Return the number of rows of a table, all or only those that match `where`."""
     query = select(func.count()).select_from(table)
     return _scalar(connection, query if where is None else query.where(where))
 
 
 def _scalar(connection: Connection, query: Select[Any]) -> int:
-    """Return the one number that a query asks for."""
+    """Return the one number that a query selects; 0 if there is none."""
     return int(connection.execute(query).scalar() or 0)

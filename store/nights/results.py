@@ -1,8 +1,7 @@
-"""What the reports of a home say: the results of `report` and `lineage`.
+"""The records that `report` and `lineage` return.
 
-Invariant: a result's fields are the keys of its JSON (`corpus.json_edge`), which users and their scripts
-know: a field that is added is a key that is added, and none is renamed. This module holds values only, and
-knows nothing about the ledger.
+Invariant: the fields of a record are the keys of its JSON (`corpus.json_edge`), which users' scripts read. So
+a new field is a new key, and no field is renamed. This module holds values only, and runs no query.
 """
 
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from store.task_vectors.merges import MergeSettings
 
 @dataclass(frozen=True, kw_only=True)
 class PassCount:
-    """How many of some scenarios were passed."""
+    """The number of scenarios that were tried (`trials`), and of those that were passed."""
 
     passed: int
     trials: int
@@ -27,7 +26,7 @@ class PassCount:
 
 @dataclass(frozen=True, kw_only=True)
 class BeforeAfter:
-    """One figure on both sides of an update; None if it was not taken."""
+    """One figure before and after an update; None for a side that was not measured."""
 
     before: float | None
     after: float | None
@@ -38,23 +37,23 @@ class BeforeAfter:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateSummary:
-    """One update in a few words."""
+    """A summary of one update."""
 
     id: str
     objective: str
     steps: int
     pairs: int
     verdict: str
-    """The decision; before there is one, the update's state."""
+    """The decision on the update; before there is one, the update's state."""
     checkpoint: str | None
     reasons: list[str]
     recipe: MergeSettings | None = field(default=None, metadata=ABSENT)
-    """Of a merge alone."""
+    """The settings of a merge; None for another update."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourRates:
-    """One behaviour's first round before and after an update; None if it was not measured."""
+    """The pass counts of one behaviour before and after an update; None for a side that was not measured."""
 
     name: str
     counter_of: str | None
@@ -64,22 +63,22 @@ class BehaviourRates:
 
 @dataclass(frozen=True, kw_only=True)
 class NightReport:
-    """What one night heard, made and decided."""
+    """The report of one night: what it read, made and decided."""
 
     conversations: int
-    """Heard since the night before, as are `turns` and `signals`."""
+    """Number that is new since the night before, like `turns` and `signals`."""
     turns: int
     signals: int
     nodes: int
-    """Of the whole memory graph."""
+    """Number of nodes in the whole memory graph."""
     dreams: int
     pairs: int
     reasons: list[str]
     updates: list[UpdateSummary]
-    """One at most."""
+    """The update of the night, if it has one."""
     behaviours: list[BehaviourRates]
     retention: BeforeAfter | None
-    """Perplexity on held-out ordinary text."""
+    """Perplexity on held-out ordinary text; None without an update."""
 
 
 # ---------------------------------------------------------------- the home
@@ -87,7 +86,7 @@ class NightReport:
 
 @dataclass(frozen=True, kw_only=True)
 class FailedWork:
-    """A piece of work that is set aside."""
+    """A piece of quarantined work."""
 
     kind: str
     subject: str
@@ -96,16 +95,16 @@ class FailedWork:
 
 @dataclass(frozen=True, kw_only=True)
 class Quarantine:
-    """Lines and work that could not be used."""
+    """The number of quarantined lines, and quarantined work."""
 
     lines: int
     work: list[FailedWork]
-    """The newest first."""
+    """The newest pieces, the newest first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LastUpdate(UpdateSummary):
-    """The newest update."""
+    """A summary of the newest update, with its state."""
 
     state: str
 
@@ -123,7 +122,7 @@ class LastNight:
 
 @dataclass(frozen=True, kw_only=True)
 class HomeStatus:
-    """Where a home stands."""
+    """The state of a home."""
 
     checkpoint: str
     weights_sha256: str
@@ -132,7 +131,7 @@ class HomeStatus:
     conversations: int
     turns: int
     queue: dict[str, int]
-    """Work that is ready, by kind."""
+    """Number of pieces of work that are ready, by kind."""
     set_aside: Quarantine
     last_update: LastUpdate | None
     last_night: LastNight | None
@@ -152,7 +151,7 @@ class Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class LogLine:
-    """A line of a log that something was learnt from."""
+    """A line of a log from which something was learnt."""
 
     path: str
     line: int
@@ -163,7 +162,7 @@ class LogLine:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDream:
-    """The dream that a pair grew from."""
+    """The dream from which a pair was made."""
 
     id: str
     behaviour: str
@@ -174,7 +173,7 @@ class SourceDream:
 
 @dataclass(frozen=True, kw_only=True)
 class WhyPair:
-    """One pair with its dream and the lines behind it."""
+    """One pair with its dream and the log lines behind it."""
 
     id: str
     behaviour: str
@@ -190,18 +189,18 @@ class WhyPair:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainedUpdate(UpdateSummary):
-    """An update, with what it has lost and where it moved the readings."""
+    """A summary of an update, with its forgotten pairs and the readings that it moved."""
 
     forgotten: int
-    """Pairs that it was made of and that a user had removed."""
+    """Number of its pairs that were deleted because a user has forgotten a conversation."""
     moves: MovedReadings | None
     abilities: BehaviourRates | None = field(default=None, metadata=ABSENT)
-    """Before and after, of a model that is not the shipped one."""
+    """The abilities before and after the update; None for the shipped model, which has no such test."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WhyUpdate:
-    """One update with its pairs and the lines behind them."""
+    """One update with its pairs and the log lines behind them."""
 
     update: ExplainedUpdate
     pairs: list[WhyPair]
@@ -228,12 +227,12 @@ class CheckpointListing:
     pruned: str | None
     active: bool
     targets: list[str]
-    """Behaviours that its night meant to improve."""
+    """The behaviours that its night was to improve."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairCount:
-    """How many pairs of one behaviour an update was made of."""
+    """The numbers of new and of replayed pairs of one behaviour in an update."""
 
     name: str
     new: int
@@ -242,7 +241,7 @@ class PairCount:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdatePairs:
-    """Ids of the pairs that an update was made of, and their numbers by behaviour."""
+    """Ids of the new and of the replayed pairs of an update, and their numbers by behaviour."""
 
     new: list[str]
     replay: list[str]
@@ -282,9 +281,9 @@ class MeasuredBehaviour:
 
     name: str
     counter_of: str | None = None
-    """The behaviour that it guards; the ledger does not know."""
+    """For a counter-behaviour, its behaviour; the ledger does not have it, so the caller fills it in."""
     current: bool
-    """Whether the behaviour is still defined as it was then."""
+    """Whether the behaviour's definition is the same now as at the measurement."""
     passed: int
     trials: int
 
@@ -312,7 +311,7 @@ class CheckpointDetails(Checkpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedCheckpoint:
-    """One of two checkpoints that are compared."""
+    """A summary of one of two compared checkpoints."""
 
     id: str
     number: int
@@ -324,20 +323,21 @@ class ComparedCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedBehaviour:
-    """One behaviour that was measured on both of two checkpoints."""
+    """One behaviour that was measured on both of two compared checkpoints."""
 
     name: str
     counter_of: str | None = None
-    """The behaviour that it guards; the ledger does not know."""
+    """For a counter-behaviour, its behaviour; the ledger does not have it, so the caller fills it in."""
     current: bool
-    """Whether the behaviour is still defined as it was then."""
+    """Whether the behaviour's definition is the same now as at the measurements."""
     same_scenarios: bool
-    """Whether both sides are of the rounds that both have; else each side is of its own rounds."""
+    """Whether both counts are over the same scenarios; if not, each is over all scenarios of its side."""
     before: PassCount
     after: PassCount
     gained: int | None
-    """Scenarios that turned from failed to passed; None if they are not the same."""
+    """Number of scenarios that turned from failed to passed; None if the scenarios are not the same."""
     lost: int | None
+    """Number of scenarios that turned from passed to failed; None if the scenarios are not the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -348,12 +348,12 @@ class ReadingMove:
     before: float
     after: float
     move: float
-    """In standard deviations of the first."""
+    """`after` minus `before`, in standard deviations of the reading before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineageStep:
-    """One checkpoint on the way from one to another."""
+    """One checkpoint on the way between two compared checkpoints, with the update that made it."""
 
     checkpoint: str
     number: int
@@ -366,17 +366,17 @@ class LineageStep:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointDifference:
-    """What the ledger has of the way from one checkpoint to another."""
+    """The difference between two checkpoints, as far as the ledger has it."""
 
     from_: Annotated[ComparedCheckpoint, Field(alias="from")]
     to: ComparedCheckpoint
     behaviours: list[ComparedBehaviour]
     readings: list[ReadingMove]
-    """The furthest first."""
+    """The largest move first."""
     perplexity: BeforeAfter
     common: str | None
-    """The newest checkpoint that both grew from."""
+    """Id of the newest checkpoint from which both grew; None without one."""
     removed: list[LineageStep]
-    """From there to the first, oldest first."""
+    """The steps from `common` to the first checkpoint, oldest first."""
     added: list[LineageStep]
-    """From there to the second."""
+    """The steps from `common` to the second checkpoint, oldest first."""

@@ -1,9 +1,9 @@
-"""What the agents and the loop ask of the ledger, one function a question, one module a subject.
+"""The queries of the ledger that agents and the loop need, in one module for each subject.
 
-Invariant: this package only reads; rows come back as the records of `store.ledger.records`, in an order that
-is fixed by their content (ids, positions), so that every run goes through them in the same order. Everything
-above `store.ledger` may import it, as `from store import queries`: a call then reads as the question it asks,
-`queries.running_night(...)`.
+Invariant: this package only reads. Rows are returned as the records of `store.ledger.records`, in an order
+that is fixed by their content (ids, positions), so that every run sees them in the same order. All packages
+but `corpus` and `store.ledger` may import it, as `from store import queries`, so that a call names the
+package: `queries.running_night(...)`.
 """
 
 from store.queries.checkpoints import (

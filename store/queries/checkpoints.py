@@ -1,4 +1,4 @@
-"""Questions about checkpoints: which is active, which are stored, and where a rollback may go.
+"""Queries of checkpoints: which one is active, which are stored, and where a rollback may go.
 
 Invariant: this module only reads. The active checkpoint is the one that the last row of `pointers` names.
 This module opens no file: a checkpoint counts as stored until it is marked as pruned.
@@ -13,7 +13,7 @@ from store.ledger.rows import all_of, first_of
 
 
 def active(connection: Connection) -> Checkpoint:
-    """Return the checkpoint that the last pointer names."""
+    """Return the active checkpoint, which the last row of `pointers` names."""
     p, c = schema.pointers, schema.checkpoints
     query = select(c).join(p, p.c.checkpoint_id == c.c.id).order_by(p.c.seq.desc()).limit(1)
     row = first_of(connection, Checkpoint, query)
@@ -23,11 +23,11 @@ def active(connection: Connection) -> Checkpoint:
 
 
 def checkpoint(connection: Connection, wanted: str) -> Checkpoint:
-    """Return one checkpoint.
+    """Return one checkpoint; raise UnknownId unless exactly one has this name.
 
     Args:
         connection: The ledger.
-        wanted: Its id, an unambiguous prefix of the id, or `active` or `base` (no id begins so).
+        wanted: The checkpoint's id, a prefix that no other id has, `active`, or `base` for checkpoint 0.
     """
     t = schema.checkpoints
     if wanted == "active":
@@ -54,12 +54,15 @@ def stored(connection: Connection) -> list[str]:
 
 
 def kept(connection: Connection) -> list[Checkpoint]:
-    """Return the kept checkpoints that were not pruned, oldest first: where a rollback may go."""
+    """Return the kept checkpoints that were not pruned, oldest first; a rollback may go to each of them."""
     return [row for row in checkpoints(connection) if row.state == "kept" and row.pruned is None]
 
 
 def require_stored(connection: Connection, row: Checkpoint) -> None:
-    """Raise `GateRefused` for a pruned checkpoint, naming the nearest one that a rollback may go to."""
+    """Raise GateRefused if a checkpoint is pruned.
+
+    The message names the nearest checkpoint to which a rollback may go.
+    """
     if row.pruned is None:
         return
     now_active = active(connection).id
@@ -75,13 +78,13 @@ def require_stored(connection: Connection, row: Checkpoint) -> None:
 
 
 def going_on(connection: Connection, states: int) -> list[str]:
-    """Return the checkpoints from which training may continue.
+    """Return the ids of the checkpoints from which training may continue, sorted.
 
-    They are the active one, the newest kept ones, and candidates.
+    They are the active checkpoint, the newest kept checkpoints, and all candidates.
 
     Args:
         connection: The ledger.
-        states: How many of the newest kept checkpoints count.
+        states: Number of the newest kept checkpoints to include.
     """
     rows = [row for row in checkpoints(connection) if row.pruned is None]
     newest = [row.id for row in rows if row.state == "kept"][-states:]

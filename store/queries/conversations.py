@@ -1,4 +1,4 @@
-"""Questions about conversations: one of them, and its turns.
+"""Queries of conversations: a conversation and its turns.
 
 Invariant: this module only reads; turns come in the order in which they were logged.
 """
@@ -12,7 +12,7 @@ from store.ledger.rows import all_of, first_of
 
 
 def conversation(connection: Connection, conversation_id: str) -> StoredConversation:
-    """Return one conversation by its full id."""
+    """Return the conversation with this full id; raise UnknownId if there is none."""
     t = schema.conversations
     row = first_of(connection, StoredConversation, select(t).where(t.c.id == conversation_id))
     if row is None:
@@ -25,7 +25,11 @@ def conversation_named(connection: Connection, wanted: str | None) -> StoredConv
 
     Args:
         connection: The ledger.
-        wanted: The conversation's id or an unambiguous prefix of it; None for the one that was heard last.
+        wanted: The conversation's id, or a prefix that no other id has. None for the conversation with the
+            newest turn.
+
+    Raises:
+        UnknownId: No conversation has this name, or several have it.
     """
     c, t = schema.conversations, schema.turns
     if wanted is None:

@@ -1,7 +1,8 @@
-"""Questions about measured weights: outcomes of held-out scenarios, and readings.
+"""Queries of measured weights: outcomes of held-out scenarios, and readings.
 
-Invariant: this module only reads. Everything is looked up by the digest of the weights, so that a checkpoint
-that comes back finds what was measured on it. An outcome is one character a scenario: 1 passed, 0 failed.
+Invariant: this module only reads. All results belong to the digest of the weights, so that they are found
+again when a checkpoint becomes active again. Outcomes are a text with one character for each scenario: 1
+passed, 0 failed.
 """
 
 from collections.abc import Mapping
@@ -16,9 +17,13 @@ from store.ledger.rows import all_of
 def measurements(
     connection: Connection, weights_sha256: str, definitions: Mapping[str, str], seed: int
 ) -> dict[str, str]:
-    """Return the outcomes by behaviour, as it is defined now.
+    """Return the outcomes of these weights by behaviour, with the rounds of one seed joined in order.
 
-    All rounds of this seed are joined in their order.
+    Args:
+        connection: The ledger.
+        weights_sha256: Digest of the weights.
+        definitions: The digest of each behaviour's present definition, by name; others do not count.
+        seed: The seed of the rounds.
     """
     t = schema.measurements
     query = select(t).where((t.c.weights_sha256 == weights_sha256) & (t.c.seed == seed))
@@ -32,7 +37,7 @@ def measurements(
 def measurement(
     connection: Connection, weights_sha256: str, behaviour: str, definition: str, seed: int, round_: int
 ) -> str | None:
-    """Return the outcomes of one round, if the behaviour has been measured under this definition."""
+    """Return the outcomes of one round of a behaviour; None if it was not measured with this definition."""
     t = schema.measurements
     same = (
         (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour) & (t.c.definition == definition)
@@ -42,7 +47,7 @@ def measurement(
 
 
 def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str, int, int], str]:
-    """Return every outcome of these weights, by behaviour, definition, seed and round."""
+    """Return all outcomes of these weights, by (behaviour, definition, seed, round)."""
     t = schema.measurements
     query = select(t).where(t.c.weights_sha256 == weights_sha256).order_by(*t.primary_key.columns)
     rows = all_of(connection, Measurement, query)
@@ -50,7 +55,13 @@ def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str
 
 
 def readings(connection: Connection, weights_sha256: str, vectors: str = "") -> dict[str, Reading]:
-    """Return the readings of these weights by name: those taken with these vectors, and the perplexity."""
+    """Return the readings of these weights by name: a concept, or `perplexity`.
+
+    Args:
+        connection: The ledger.
+        weights_sha256: Digest of the weights.
+        vectors: Digest of the concept vectors that the readings were taken with; "" for the perplexity alone.
+    """
     t = schema.readings
     taken = and_(t.c.vectors == vectors, t.c.vectors != "")
     query = select(t).where(t.c.weights_sha256 == weights_sha256, or_(t.c.name == "perplexity", taken))
@@ -65,9 +76,14 @@ def perplexities(connection: Connection, weights_sha256: str) -> dict[str, float
 
 
 def perplexity_pair(connection: Connection, before: str, after: str) -> tuple[float | None, float | None]:
-    """Return the perplexities of two weights on the same text; None for a side that has not been read.
+    """Return the perplexities of two weights on the same text; None for weights without a perplexity.
 
-    Both are None if the two were read on different texts only.
+    Both are None if the two have perplexities on different texts only.
+
+    Args:
+        connection: The ledger.
+        before: Digest of the first weights.
+        after: Digest of the second weights.
     """
     sides = perplexities(connection, before), perplexities(connection, after)
     shared = set.intersection(*(set(side) for side in sides if side)) if any(sides) else set()
@@ -76,7 +92,7 @@ def perplexity_pair(connection: Connection, before: str, after: str) -> tuple[fl
 
 
 def read_with(connection: Connection, *weights_sha256: str) -> set[str]:
-    """Return the digests of the vectors with which all of these weights were read."""
+    """Return the digests of the concept vectors with which each of these weights was read."""
     t = schema.readings
     concepts = select(t.c.vectors).where(t.c.name != "perplexity")
     each = [

@@ -1,4 +1,4 @@
-"""Questions about nights, and about the state of the home between them.
+"""Queries of nights, and of the state of the home between them.
 
 Invariant: this module only reads.
 """
@@ -14,7 +14,7 @@ from store.ledger.rows import first_of
 
 
 def night(connection: Connection, night_id: str) -> Night:
-    """Return one night."""
+    """Return the night with this id; raise UnknownId if there is none."""
     row = first_of(connection, Night, select(schema.nights).where(schema.nights.c.id == night_id))
     if row is None:
         raise UnknownId(f"there is no night {night_id}; `nightschool ledger events` lists them")
@@ -22,17 +22,17 @@ def night(connection: Connection, night_id: str) -> Night:
 
 
 def running_night(connection: Connection) -> Night | None:
-    """Return the night that has begun and not ended, if any."""
+    """Return the night that has begun and not ended; None if there is none."""
     return first_of(connection, Night, select(schema.nights).where(schema.nights.c.state == "running"))
 
 
 def last_night(connection: Connection) -> Night | None:
-    """Return the newest night."""
+    """Return the newest night; None if there was none yet."""
     return first_of(connection, Night, select(schema.nights).order_by(schema.nights.c.number.desc()).limit(1))
 
 
 def nights_since(connection: Connection, moment: datetime) -> int:
-    """Count the nights since this moment that had something to learn, or a merge to make."""
+    """Return the number of nights since this moment that had behaviours to improve or made an update."""
     t, u = schema.nights, schema.updates
     since = moment.isoformat(timespec="milliseconds")
     query = select(t.c.targets, u.c.id).outerjoin(u, u.c.night_id == t.c.id).where(t.c.started >= since)
@@ -51,9 +51,9 @@ def is_paused(connection: Connection) -> bool:
 
 
 def paused_during(connection: Connection, night_id: str) -> bool:
-    """Return whether the home was paused after this night began, and still is: then its update waits.
+    """Return whether the home was paused after this night began and is still paused.
 
-    A night that a user begins by hand in a paused home goes on.
+    If so, the night's update waits. A night that a user begins by hand in a paused home does not wait.
     """
     e = schema.events
     began = (

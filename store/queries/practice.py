@@ -1,6 +1,6 @@
-"""Questions about practice: failure rates, dreams, attempts and pairs.
+"""Queries of practice: failure rates, dreams, attempts and pairs.
 
-Invariant: this module only reads, in the order of the rows' ids unless a function says otherwise.
+Invariant: this module only reads. Rows are sorted by id unless a function says otherwise.
 """
 
 from collections.abc import Sequence
@@ -13,26 +13,34 @@ from store.ledger.rows import all_of
 
 
 def rates(connection: Connection) -> dict[str, Rate]:
-    """Return the failure rates by behaviour."""
+    """Return the counts of failures and passes, by behaviour."""
     return {rate.behaviour: rate for rate in all_of(connection, Rate, select(schema.failure_rates))}
 
 
 def dreams(connection: Connection, night_id: str, names: Sequence[str]) -> list[Dream]:
-    """Return one night's dreams in use for these behaviours."""
+    """Return the dreams of one night for these behaviours, without refused dreams."""
     t = schema.dreams
     in_use = (t.c.night_id == night_id) & t.c.behaviour.in_(names) & t.c.refused.is_(None)
     return all_of(connection, Dream, select(t).where(in_use).order_by(t.c.id))
 
 
 def dreamt_texts(connection: Connection) -> list[str]:
-    """Return the last message of every dream in use so far."""
+    """Return the last message of every dream of all nights, without refused dreams."""
     t = schema.dreams
     rows = connection.execute(select(t.c.messages).where(t.c.refused.is_(None)).order_by(t.c.id))
     return [messages[-1]["content"] for (messages,) in rows]
 
 
 def hardest_dreams(connection: Connection, behaviour: str, limit: int) -> list[HardDream]:
-    """Return the dreams of a behaviour whose own attempts failed most often, hardest first."""
+    """Return the dreams of a behaviour whose attempts failed most often, the hardest first.
+
+    Attempts with the behaviour's instruction do not count.
+
+    Args:
+        connection: The ledger.
+        behaviour: The behaviour.
+        limit: Most dreams to return.
+    """
     d, a = schema.dreams, schema.attempts
     failed = func.avg(1.0 * a.c.passed.is_(False).cast(Integer))
     query = (
@@ -47,7 +55,7 @@ def hardest_dreams(connection: Connection, behaviour: str, limit: int) -> list[H
 
 
 def attempts(connection: Connection, dream_ids: Sequence[str]) -> dict[str, list[Attempt]]:
-    """Return the attempts by dream, in the order of their ids."""
+    """Return the attempts at each of these dreams, by the dream's id."""
     t = schema.attempts
     by_dream: dict[str, list[Attempt]] = {dream_id: [] for dream_id in dream_ids}
     for row in all_of(connection, Attempt, select(t).where(t.c.dream_id.in_(dream_ids)).order_by(t.c.id)):

@@ -1,7 +1,6 @@
-"""Questions about updates: their pairs, verdicts and targets, and what those that are kept have taught.
+"""Queries of updates: their pairs, verdicts and targets, and what the kept updates have taught.
 
-Invariant: this module only reads. A later kept update has the last word on what is learnt; replay teaches
-nothing new.
+Invariant: this module only reads. The last kept update decides what is learnt; replayed pairs do not count.
 """
 
 from collections.abc import Sequence
@@ -14,44 +13,44 @@ from store.ledger.rows import all_of, build, first_of
 
 
 def update(connection: Connection, update_id: str | None) -> Update | None:
-    """Return one update; None if no update has this id."""
+    """Return the update with this id; None if there is none."""
     return first_of(connection, Update, select(schema.updates).where(schema.updates.c.id == update_id))
 
 
 def update_of(connection: Connection, night_id: str) -> Update | None:
-    """Return the update of a night, if the night came to one."""
+    """Return the update of a night; None if the night has none."""
     return first_of(connection, Update, select(schema.updates).where(schema.updates.c.night_id == night_id))
 
 
 def last_trained(connection: Connection) -> Update | None:
-    """Return the newest kept update that was trained: a merge trains on nothing."""
+    """Return the newest kept update that is not a merge; None if there is none."""
     t = schema.updates
     trained = select(t).where((t.c.state == "kept") & (t.c.objective != "merge"))
     return first_of(connection, Update, trained.order_by(t.c.at.desc(), t.c.id.desc()).limit(1))
 
 
 def pairs_of(connection: Connection, update_id: str) -> list[PairInUpdate]:
-    """Return the pairs of an update, by id."""
+    """Return the pairs of an update, sorted by id."""
     p, u = schema.pairs, schema.update_pairs
     query = select(p, u.c.replay, u.c.unlearnt).join(u, u.c.pair_id == p.c.id)
     return all_of(connection, PairInUpdate, query.where(u.c.update_id == update_id).order_by(p.c.id))
 
 
 def lost_by(connection: Connection, update_id: str) -> list[LostPairs]:
-    """Return what an update has lost to `forget`, one record each time."""
+    """Return the pairs that an update has lost to `forget`, in one record for each `forget`."""
     e = schema.events
     bodies = select(e.c.body).where((e.c.kind == "forget") & (e.c.subject == update_id)).order_by(e.c.seq)
     return [build(LostPairs, body) for body in connection.execute(bodies).scalars()]
 
 
 def verdict(connection: Connection, update_id: str) -> Verdict | None:
-    """Return the verdict on an update, if the update came to one."""
+    """Return the verdict on an update; None if it has none."""
     t = schema.verdicts
     return first_of(connection, Verdict, select(t).where(t.c.update_id == update_id))
 
 
 def targets(connection: Connection) -> dict[str, list[str]]:
-    """Return, by update, the behaviours that its night meant to improve."""
+    """Return the behaviours that the night of each update was to improve, by the update's id."""
     n, u = schema.nights, schema.updates
     return {
         update_id: list(names) for update_id, names in connection.execute(select(u.c.id, n.c.targets).join(n))
@@ -62,9 +61,9 @@ def targets(connection: Connection) -> dict[str, list[str]]:
 
 
 def learnt_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, bool]:
-    """Return, of these pairs, those that kept updates taught.
+    """Return which of these pairs kept updates had as new pairs: {pair id: unlearnt}.
 
-    The value says whether the last such update unlearnt the pair.
+    The value is True if the last such update unlearnt the pair, False if it taught the pair.
     """
     m, u, c = schema.update_pairs, schema.updates, schema.checkpoints
     query = (
@@ -78,7 +77,7 @@ def learnt_pairs(connection: Connection, pair_ids: Sequence[str]) -> dict[str, b
 
 
 def learnt_behaviours(connection: Connection) -> set[str]:
-    """Return the behaviours that a kept update meant to improve, and no later one to unlearn."""
+    """Return the behaviours that a kept update was to improve and no later kept update was to unlearn."""
     u, c = schema.updates, schema.checkpoints
     query = select(u).join(c, c.c.id == u.c.checkpoint_id).where(u.c.state == "kept").order_by(c.c.number)
     meant = targets(connection)
@@ -89,5 +88,5 @@ def learnt_behaviours(connection: Connection) -> set[str]:
 
 
 def unlearnt_by(update: Update) -> list[str]:
-    """Return the behaviours that an update means to take back: those that a merge's settings name."""
+    """Return the behaviours that an update is to unlearn: a merge's settings name them; [] for others."""
     return list(update.settings.get("unlearn", ())) if update.objective == "merge" else []
