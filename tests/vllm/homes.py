@@ -10,7 +10,7 @@ from conftest import Vllm
 
 sys.path.append(str(Path(__file__).parent.parent / "loop"))
 
-from small import SMALL, corrected, run_cli, tell  # found by the line above
+from small import SMALL, cli_json, correction_lines, run_cli  # found by the line above
 
 from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.header import Header
@@ -32,8 +32,8 @@ def vllm_home(place: Path, url: str, *, trains: bool | None, windows: str = "[]"
     assert run_cli(place, "init").code == 0
     configure(Home(place), url, trains=trains, windows=windows)
     log = place.parent / f"{place.name}.jsonl"
-    log.write_text("".join(f"{line}\n" for line in corrected("decision", 8)))
-    tell(place, "ingest", log)
+    log.write_text("".join(f"{line}\n" for line in correction_lines("decision", 8)))
+    cli_json(place, "ingest", log)
     return Home(place)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Vllm, free_port, serving
 from homes import SEATS, Asking, held, vllm_home
-from small import Service, start_service, tell, wait_until
+from small import Service, cli_json, start_service, wait_until
 
 NIGHT_S, RESTORED_S, RESUMED_S = 400.0, 60.0, 200.0
 MID_UPDATE = ("", True)
@@ -30,7 +30,7 @@ class Ordeal:
     def __init__(self, place: Path) -> None:
         port = free_port()
         home = vllm_home(place / "home", f"http://127.0.0.1:{port}", trains=True, windows='["00:00-24:00"]')
-        self.base: str = tell(home.path, "status")["checkpoint"]
+        self.base: str = cli_json(home.path, "status")["checkpoint"]
         self.path, log = home.path, place / "vllm.log"
         with serving(home, log, port=port, arguments=SEATS) as vllm, Asking(vllm) as users:
             service = start_service(home.path, place / "first.log")
@@ -41,14 +41,14 @@ class Ordeal:
             wait_until(lambda: held(vllm) == MID_UPDATE, "the update is made again", NIGHT_S)
             vllm.stop(signal.SIGKILL)
         wait_until(lambda: not home.served_dir.exists(), "what vLLM left is swept", RESTORED_S)
-        self.waits = str(tell(home.path, "status")["next_update_reason"])
+        self.waits = str(cli_json(home.path, "status")["next_update_reason"])
         with serving(home, log, port=port, arguments=SEATS) as vllm:
             self.status = wait_until(self._ended, "the night ends", NIGHT_S)
             self.end = held(vllm)
         service.process.send_signal(signal.SIGTERM)
         self.code = service.process.wait(30)
         self.left = home.served_dir.exists()
-        self.work = tell(home.path, "ledger", "events", "--limit", 1000)["events"]
+        self.work = cli_json(home.path, "ledger", "events", "--limit", 1000)["events"]
 
     def _kill_trainer(self, service: Service, vllm: Vllm) -> None:
         """Kill the trainer: the service has the next one undo the update and make it again."""
@@ -67,7 +67,7 @@ class Ordeal:
         )
 
     def _ended(self) -> dict[str, Any] | None:
-        told = tell(self.path, "status")
+        told = cli_json(self.path, "status")
         return told if told["last_night"] and told["last_night"]["state"] == "done" else None
 
 

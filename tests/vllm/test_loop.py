@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from conftest import Vllm, free_port, serving
 from homes import SEATS, Asking, configure, held, logprobs, vllm_home
-from small import run_cli, start_service, tell, wait_until
+from small import cli_json, run_cli, start_service, wait_until
 
 QUESTION = "I have decided to paint the door. Please buy the paint."
 SEEN_S = 60.0
@@ -19,15 +19,15 @@ class School:
 
     def __init__(self, vllm: Vllm) -> None:
         self.vllm, self.path = vllm, vllm.home.path
-        self.base: str = tell(self.path, "status")["checkpoint"]
+        self.base: str = cli_json(self.path, "status")["checkpoint"]
         self.before = logprobs(vllm)
-        self.observed = tell(self.path, "night")
+        self.observed = cli_json(self.path, "night")
         self.unchanged = logprobs(vllm)
-        self.standing = tell(self.path, "status")["next_update_reason"]
-        self.checks = {one["check"]: one for one in tell(self.path, "doctor")["checks"]}
+        self.standing = cli_json(self.path, "status")["next_update_reason"]
+        self.checks = {one["check"]: one for one in cli_json(self.path, "doctor")["checks"]}
         configure(vllm.home, vllm.url, trains=True)
         with Asking(vllm) as users:
-            self.night = tell(self.path, "night")
+            self.night = cli_json(self.path, "night")
         self.users = users.answers
         self.kept: str = self.night["updates"][0]["checkpoint"]
         self.after = logprobs(vllm)
@@ -62,21 +62,21 @@ def test_a_night_is_kept_and_changes_what_vllm_answers_while_users_are_served(sc
 
 
 def test_questions_and_measurements_use_the_same_weights(school: School) -> None:
-    told = tell(school.path, "ask", QUESTION)
+    told = cli_json(school.path, "ask", QUESTION)
     assert told["answer"] and told["checkpoint"] == school.kept
-    measured = tell(school.path, "behaviours", "measure")
+    measured = cli_json(school.path, "behaviours", "measure")
     assert measured["weights_sha256"] == told["weights_sha256"]
     assert all(behaviour["trials"] == 50 for behaviour in measured["behaviours"])
 
 
 def test_a_rollback_is_bit_for_bit_with_the_service_down_and_forward_with_it_up(school: School) -> None:
-    told = tell(school.path, "rollback")
+    told = cli_json(school.path, "rollback")
     assert told["to"] == school.base
     assert (held(school.vllm), logprobs(school.vllm)) == ((school.base, False), school.before)
     service = start_service(school.path, school.vllm.log.with_name("service.log"))
     try:
         service.ready()
-        assert tell(school.path, "rollback", school.kept)["to"] == school.kept
+        assert cli_json(school.path, "rollback", school.kept)["to"] == school.kept
         assert (held(school.vllm), logprobs(school.vllm)) == ((school.kept, False), school.after)
     finally:
         service.process.send_signal(signal.SIGTERM)
@@ -102,7 +102,9 @@ def test_a_user_who_calls_vllm_directly_keeps_a_night_from_starting(school: Scho
 
 def idle_s(school: School) -> float:
     """Return the seconds since a user was active by the service's status; NaN while it has none."""
-    said = re.search(r"a user was active (\d+) s ago", str(tell(school.path, "status")["next_update_reason"]))
+    said = re.search(
+        r"a user was active (\d+) s ago", str(cli_json(school.path, "status")["next_update_reason"])
+    )
     return float(said[1]) if said else math.nan
 
 
