@@ -1,7 +1,8 @@
 """The results that an agent's handler returns, and the one transaction that commits them.
 
-Invariant: results, follow-up work, "done" and the event are committed together or not at all: at-least-once
-delivery, exactly-once effect. A handler never writes to the ledger itself.
+Invariant: the results of a piece of work, its follow-up work, its state `done` and its event are committed
+together or not at all. So work may run more than once, but takes effect exactly once. A handler never writes
+to the ledger itself.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,12 +20,13 @@ from store.queue.work import Work, enqueue, finish, is_wanted
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """New values for columns of existing rows."""
+    """New values for some columns of existing rows."""
 
     table: str
     where: dict[str, Any]
-    """Values by column; a list means any of its values."""
+    """The rows to change: the value that each of these columns has; a list stands for any of its values."""
     values: dict[str, Any]
+    """The new values, by column."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,23 +34,31 @@ class Outcome:
     """The results of one piece of work."""
 
     decision: str = "done"
-    """By which the flow chooses the follow-up work."""
+    """A name for the result; the follow-up work depends on it."""
     names: tuple[str, ...] = ()
-    """Subjects of the decision, where it has several."""
+    """Subjects of the follow-up work, if there are several."""
     records: tuple[Record, ...] = ()
+    """Rows to add."""
     changes: tuple[Change, ...] = ()
+    """Changes of existing rows."""
     then: Callable[[Connection], None] | None = None
-    """A further write in the transaction, such as that of a verdict or of a night's end."""
+    """A further write in the same transaction, such as carrying out a verdict or closing a night."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """Figures for the event."""
+    """Figures for the event's body."""
 
 
 def commit(
     connection: Connection, item: Work, outcome: Outcome, follow_up: Iterable[tuple[str, str]]
 ) -> None:
-    """Save the outcome of a piece of work and its follow-up work, and mark it as done.
+    """Save the outcome of a piece of work and its follow-up work, and mark the work as done.
 
-    Nothing happens if the work is no longer wanted: its subject is gone, or its night was ended.
+    Nothing is saved if the work was deleted from the queue or withdrawn in the meantime.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        item: The piece of work.
+        outcome: The results that its handler returned.
+        follow_up: (kind, subject) of each piece of work to add.
     """
     if not is_wanted(connection, item):
         return
@@ -68,7 +78,7 @@ def commit(
 
 
 def apply(connection: Connection, change: Change) -> None:
-    """Carry out one change."""
+    """Make one change of existing rows."""
     table = schema.metadata.tables[change.table]
     statement = table.update().values(**change.values)
     for name, value in change.where.items():
@@ -78,5 +88,12 @@ def apply(connection: Connection, change: Change) -> None:
 
 
 def note(connection: Connection, kind: str, subject: str, body: dict[str, Any]) -> None:
-    """Add an event."""
+    """Add an event to the ledger.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        kind: The kind of the event.
+        subject: Id of what the event is about; "" for the home as a whole.
+        body: The details.
+    """
     connection.execute(schema.events.insert().values(kind=kind, subject=subject, body=body, at=now()))

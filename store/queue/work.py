@@ -1,9 +1,9 @@
 """The durable work queue: the rows of the table `work`.
 
-Invariant: a piece of work is done when its results, its follow-up work and its own state are committed in one
-transaction (`finish`); until then it is done again after a crash. Work runs in the order of its ids. Work
-that fails `MAX_ATTEMPTS` times is quarantined with its error and never blocks the rest; withdrawn work never
-runs. This module knows nothing about agents.
+Invariant: the results of a piece of work, its follow-up work and its state `done` are committed in one
+transaction (`finish`). If the process dies before that, the work runs again. Work runs in the order of its
+ids. Work that fails `MAX_ATTEMPTS` times is quarantined with its error and never blocks other work; withdrawn
+work never runs. This module knows nothing about agents.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from store.ledger.rows import first_of
 from store.ledger.schema import work
 
 MAX_ATTEMPTS = 3
-"""Failures after which a piece of work is quarantined."""
+"""Number of failures after which a piece of work is quarantined."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """One piece of work that is leased."""
+    """One leased piece of work; `attempts` is the number of its failures so far."""
 
     id: int
     kind: str
@@ -29,7 +29,14 @@ class Work:
 
 
 def enqueue(connection: Connection, kind: str, subject: str, night_id: str = "") -> None:
-    """Add a piece of work, once."""
+    """Add a piece of work, unless the queue has the same one already.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        kind: The kind of work.
+        subject: Id of what the work is about.
+        night_id: The night that the work belongs to; "" outside a night.
+    """
     same = (work.c.kind == kind) & (work.c.subject == subject) & (work.c.night_id == night_id)
     if connection.execute(select(work.c.id).where(same)).first() is None:
         connection.execute(
@@ -38,7 +45,12 @@ def enqueue(connection: Connection, kind: str, subject: str, night_id: str = "")
 
 
 def lease(connection: Connection, holder: str) -> Work | None:
-    """Lease the oldest piece of work that is ready."""
+    """Lease the oldest piece of work that is ready, and return it; None if no work is ready.
+
+    Args:
+        connection: The ledger, in a transaction that writes.
+        holder: Name of the service that leases it.
+    """
     columns = (work.c.id, work.c.kind, work.c.subject, work.c.night_id, work.c.attempts)
     query = select(*columns).where(work.c.state == "ready").order_by(work.c.id).limit(1)
     item = first_of(connection, Work, query)
@@ -48,15 +60,15 @@ def lease(connection: Connection, holder: str) -> Work | None:
 
 
 def withdraw(connection: Connection, night_id: str, why: str) -> None:
-    """Withdraw what is left of a night's work; the results of work that is being done now will be dropped."""
+    """Withdraw a night's work that is not done; results of work that is running now will not be saved."""
     waiting = (work.c.night_id == night_id) & work.c.state.in_(("ready", "leased"))
     connection.execute(update(work).where(waiting).values(state="withdrawn", holder=None, error=why))
 
 
 def is_wanted(connection: Connection, item: Work) -> bool:
-    """Return whether this work is still in the ledger and was not withdrawn.
+    """Return whether this work is still in the queue and was not withdrawn.
 
-    The id alone does not tell: it may have been given to other work since.
+    The id alone is not enough, because the database may have given it to other work since.
     """
     same = (work.c.kind == item.kind) & (work.c.subject == item.subject) & (work.c.night_id == item.night_id)
     state = connection.execute(select(work.c.state).where((work.c.id == item.id) & same)).scalar()
@@ -64,12 +76,12 @@ def is_wanted(connection: Connection, item: Work) -> bool:
 
 
 def finish(connection: Connection, item: Work) -> None:
-    """Mark work as done; the caller saves its results in the same transaction."""
+    """Mark a piece of work as done; the caller saves its results in the same transaction."""
     _set(connection, item.id, state="done", holder=None, error=None)
 
 
 def fail(connection: Connection, item: Work, error: str) -> bool:
-    """Count a failure; returns whether the work is quarantined by it."""
+    """Count a failure of a piece of work; return whether the work is quarantined now."""
     if not is_wanted(connection, item):
         return False
     attempts = item.attempts + 1
@@ -80,25 +92,31 @@ def fail(connection: Connection, item: Work, error: str) -> bool:
 
 
 def release(connection: Connection, item: Work) -> None:
-    """Give up a lease without counting a failure: the service stops, or a user came back."""
+    """Make a leased piece of work ready again without counting a failure.
+
+    The service does this when it stops or when a user comes back.
+    """
     if is_wanted(connection, item):
         _set(connection, item.id, state="ready", holder=None)
 
 
 def release_all(connection: Connection) -> int:
-    """Make ready what a dead service had leased; only the service that holds the home may call it."""
+    """Make all leased work ready again, and return the number of pieces.
+
+    Only the service that holds the home may call it, after an earlier service has died.
+    """
     stale = update(work).where(work.c.state == "leased").values(state="ready", holder=None)
     return int(connection.execute(stale).rowcount)
 
 
 def leased(connection: Connection, kind: str) -> str | None:
-    """Return the night for which work of this kind is being done now, if any."""
+    """Return the id of the night for which work of this kind is leased now; None without such work."""
     doing = (work.c.kind == kind) & (work.c.state == "leased")
     return connection.execute(select(work.c.night_id).where(doing)).scalar()
 
 
 def counts(connection: Connection, state: str) -> dict[str, int]:
-    """Count the pieces of work in this state, by kind."""
+    """Return the number of pieces of work in this state, by kind."""
     query = select(work.c.kind, func.count()).where(work.c.state == state).group_by(work.c.kind)
     return {kind: count for kind, count in connection.execute(query)}
 

@@ -1,8 +1,8 @@
 """Readings of turns, attempts and the probe set as rows, and where an update moved the weights.
 
-Invariant: a row is written once; written again it is left alone. Scores are lists in the order of their
-vectors' concepts, rounded to `DECIMALS`. This module knows nothing about models, and uses no arithmetic but a
-mean and a standard deviation.
+Invariant: a row is written once; a second write leaves it unchanged. Scores are lists in the order of the
+concepts of their vectors, rounded to `DECIMALS`. This module knows nothing about models, and computes nothing
+but means and standard deviations.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,13 +37,14 @@ from store.readings.records import (
 
 Floats = NDArray[Any]
 DECIMALS = 4
-"""Of a score: far below the standard deviation of any concept, far above a processor's last bits."""
+"""Decimals of a score: far finer than the standard deviation of any concept, and coarser than the differences
+between processors."""
 NEWEST = 4096
-"""Turns that a baseline is over at most, the newest: what the model read of its users lately."""
+"""Most turns that a baseline is computed over: the newest ones."""
 
 
 def rounded(scores: Floats) -> list[Any]:
-    """Return scores as the ledger keeps them."""
+    """Return scores as the ledger stores them: nested lists, rounded to `DECIMALS`."""
     lists: list[Any] = np.round(scores.astype(np.float64), DECIMALS).tolist()
     return lists
 
@@ -52,7 +53,7 @@ def rounded(scores: Floats) -> list[Any]:
 
 
 def waiting(connection: Connection, cursor: int) -> dict[str, int]:
-    """Count the turns up to the cursor that were never read, by conversation."""
+    """Return the number of turns up to the cursor that were never read, by the conversation's id."""
     t, r = schema.turns, turn_readings
     query = (
         select(t.c.conversation_id, func.count(t.c.id))
@@ -64,7 +65,10 @@ def waiting(connection: Connection, cursor: int) -> dict[str, int]:
 
 
 def heard(connection: Connection, conversation_ids: Iterable[str], cursor: int) -> dict[str, list[HeardTurn]]:
-    """Return the turns of these conversations up to the cursor, in order, without the empty ones."""
+    """Return the turns of these conversations up to the cursor, in order, by the conversation's id.
+
+    Turns without text are left out.
+    """
     known = set(connection.execute(select(turn_readings.c.turn_id).distinct()).scalars())
     rows = among(connection, StoredTurn, schema.turns, "conversation_id", conversation_ids)
     turns: dict[str, list[HeardTurn]] = {}
@@ -76,7 +80,7 @@ def heard(connection: Connection, conversation_ids: Iterable[str], cursor: int) 
 
 
 def with_signals(connection: Connection) -> set[str]:
-    """Return the conversations that carry a signal."""
+    """Return the ids of the conversations that carry a signal."""
     return set(connection.execute(select(schema.signals.c.conversation_id).distinct()).scalars())
 
 
@@ -91,9 +95,9 @@ def save_attempts(connection: Connection, rows: Iterable[AttemptReading]) -> Non
 
 
 def of_conversation(connection: Connection, conversation_id: str) -> list[ConversationReading]:
-    """Return the readings of a conversation's turns, in order.
+    """Return the readings of a conversation's turns, in order, one for each turn that was read.
 
-    A turn that was read with several versions of the vectors comes with the last of them.
+    If a turn was read with several versions of the vectors, the reading with the last version is returned.
     """
     t, r, v = schema.turns, turn_readings, vector_versions
     query = (
@@ -117,7 +121,10 @@ def of_conversation(connection: Connection, conversation_id: str) -> list[Conver
 
 
 def attempts_to_read(connection: Connection, night_id: str, most: int) -> list[UnreadAttempt]:
-    """Return a night's attempts that were not read yet: the first by id, which draws evenly."""
+    """Return up to `most` attempts of a night that were not read yet.
+
+    They are the first by id. Ids are digests, so this is an even sample of the attempts.
+    """
     a, d, r = schema.attempts, schema.dreams, attempt_readings
     query = (
         select(a.c.id, a.c.text, d.c.messages)
@@ -133,10 +140,15 @@ def attempts_to_read(connection: Connection, night_id: str, most: int) -> list[U
 def episodes(
     connection: Connection, conversation_ids: Iterable[str], vectors: str
 ) -> dict[str, tuple[dict[str, float], list[list[float]]]]:
-    """Return the episodes of these conversations, by id.
+    """Return the feelings and the scores of the episodes of these conversations, by the episode's id.
 
-    The values are an episode's feelings, and the scores of its turns that were read: of the answer that it is
-    about, and of the turn that comments on it.
+    The scores are lists, one for each turn of the episode that was read: the answer that the episode is
+    about, and the turn that comments on this answer. An episode without a reading is left out.
+
+    Args:
+        connection: The ledger.
+        conversation_ids: The conversations.
+        vectors: Digest of the concept vectors that the turns were read with.
     """
     rows = among(connection, StoredTurn, schema.turns, "conversation_id", conversation_ids)
     places = {row.id: (row.conversation_id, row.position) for row in rows}
@@ -168,7 +180,7 @@ def set_feelings(connection: Connection, node_id: str, feelings: Mapping[str, fl
 
 
 def read_turns(connection: Connection) -> int:
-    """Count the turns that were read."""
+    """Return the number of turns that were read."""
     return int(connection.execute(select(func.count(turn_readings.c.turn_id.distinct()))).scalar() or 0)
 
 
@@ -176,10 +188,12 @@ def read_turns(connection: Connection) -> int:
 
 
 def take_baseline(connection: Connection, vectors: str, night_id: str) -> Baseline | None:
-    """Take the baseline over the newest turns that were read with these vectors, and note it with the night.
+    """Compute the baseline of these vectors, store it for a night and return it.
+
+    It is over the newest turns that were read with the vectors.
 
     Returns:
-        None if no turn was read with them.
+        None if no turn was read with the vectors.
     """
     r = turn_readings
     newest = select(r.c.scores).where(r.c.vectors == vectors).order_by(r.c.turn_id.desc()).limit(NEWEST)
@@ -198,7 +212,7 @@ def take_baseline(connection: Connection, vectors: str, night_id: str) -> Baseli
 
 
 def last_baseline(connection: Connection, vectors: str) -> Baseline | None:
-    """Return the newest baseline of these vectors."""
+    """Return the newest baseline of these vectors; None if there is none."""
     n, b = schema.nights, baselines
     query = select(b).join(n, n.c.id == b.c.night_id).where(b.c.vectors == vectors)
     return first_of(connection, Baseline, query.order_by(n.c.number.desc()).limit(1))
@@ -208,13 +222,13 @@ def last_baseline(connection: Connection, vectors: str) -> Baseline | None:
 
 
 def save_panel(connection: Connection, weights_sha256: str, vectors: str, scores: list[list[float]]) -> None:
-    """Add the probe set's scores, `(n_texts, n_concepts)`."""
+    """Store the probe set's scores on these weights, `(n_texts, n_concepts)`."""
     reading = PanelReading(weights_sha256=weights_sha256, vectors=vectors, scores=scores)
     insert(connection, panel_readings, [reading])
 
 
 def panel(connection: Connection, weights_sha256: str, vectors: str) -> Floats | None:
-    """Return the probe set's scores on these weights, `(n_texts, n_concepts)`."""
+    """Return the probe set's scores on these weights, `(n_texts, n_concepts)`; None if it was not read."""
     p = panel_readings
     mine = (p.c.weights_sha256 == weights_sha256) & (p.c.vectors == vectors)
     scores = connection.execute(select(p.c.scores).where(mine)).scalar()
@@ -222,20 +236,20 @@ def panel(connection: Connection, weights_sha256: str, vectors: str) -> Floats |
 
 
 def save_moves(connection: Connection, found: Moves) -> None:
-    """Store the moves of an update."""
+    """Store where an update changed the weights, and how it moved the readings."""
     insert(connection, moves, [found])
 
 
 def moves_of(connection: Connection, update_id: str | None) -> MovedReadings | None:
-    """Return where an update moved, if that was located."""
+    """Return where an update changed the weights and how it moved the readings; None if that is unknown."""
     query = select(moves.c.verdict, moves.c.readings, moves.c.parts).where(moves.c.update_id == update_id)
     return first_of(connection, MovedReadings, query)
 
 
 def forget(connection: Connection, turn_ids: Sequence[int], attempt_ids: Sequence[str]) -> None:
-    """Delete the readings of these turns and attempts.
+    """Delete the readings of these turns and attempts, and the baselines that the turns are a part of.
 
-    The baselines over them go too: the next night takes new ones.
+    The next night computes new baselines.
     """
     touched = {row.vectors for row in among(connection, TurnReading, turn_readings, "turn_id", turn_ids)}
     delete_among(connection, turn_readings, "turn_id", turn_ids)

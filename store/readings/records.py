@@ -1,7 +1,8 @@
-"""The records of what was read of the model's inner states, and of sweeps and predictions.
+"""The records of readings of the model's inner states, and of sweeps and predictions.
 
-Invariant: as in `store.ledger.records`, a record's fields are its table's columns, as far as `TABLES` names
-one (tested). Scores are lists in the order of the concepts of their vectors, rounded to four decimals.
+Invariant: a record's fields are the columns of its table, if it has a table in `TABLES` (tested). Scores are
+lists in the order of the concepts of their vectors, rounded to four decimals. `vectors` is always the digest
+of the concept vectors that a reading was taken with.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from store.ledger import schema_readings as schema
 
 @dataclass(frozen=True, kw_only=True)
 class VectorVersion:
-    """One version of the concept vectors."""
+    """One version of the concept vectors; `store.ledger.schema_readings` explains the fields."""
 
     digest: str
     number: int
@@ -29,7 +30,7 @@ class VectorVersion:
     night_id: str
     cosines: dict[str, float] | None = None
     data: bytes | None = None
-    """float32 `(n_concepts, hidden_size)`; of the last version alone."""
+    """The vectors, float32 `(n_concepts, hidden_size)`; None except for the last version."""
     at: str
 
 
@@ -38,7 +39,7 @@ class VectorVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class TurnReading:
-    """The scores of one turn."""
+    """The scores of one turn on all concepts."""
 
     turn_id: int
     vectors: str
@@ -49,7 +50,7 @@ class TurnReading:
 
 @dataclass(frozen=True, kw_only=True)
 class AttemptReading:
-    """The scores of one attempt."""
+    """The scores of one attempt on all concepts."""
 
     attempt_id: str
     vectors: str
@@ -59,25 +60,25 @@ class AttemptReading:
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """Each concept's mean score and standard deviation over the turns that were read with these vectors."""
+    """Mean and standard deviation of each concept's scores, over turns that were read with these vectors."""
 
     vectors: str
     night_id: str
     turns: int
-    """How many it is over."""
+    """Number of these turns."""
     mean: list[float]
     spread: list[float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeardTurn:
-    """A turn that may be read."""
+    """A stored turn with a text, which may be read."""
 
     id: int
     position: int
     text: str
     read: bool
-    """Whether it was read before."""
+    """Whether the turn was read before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +92,15 @@ class UnreadAttempt:
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationReading:
-    """The reading of one turn of a conversation."""
+    """The reading of one turn, with the turn's position in its conversation."""
 
     position: int
     vectors: str
     weights_sha256: str
     scores: dict[str, float]
-    """By concept."""
+    """The scores, by concept."""
     layer: int
+    """The layer after which the turn was read."""
 
 
 # ---------------------------------------------------------------- updates
@@ -116,18 +118,19 @@ class PanelReading:
 
 @dataclass(frozen=True, kw_only=True)
 class MovedReadings:
-    """Where an update changed the weights, against the readings that it moved."""
+    """The readings that an update moved, and where it changed the weights."""
 
     verdict: str
+    """`local`, `mixed` or `spread`, for the change of the weights; `unchanged` without one."""
     readings: dict[str, float]
-    """Moves by concept, in standard deviations, of those that moved most."""
+    """The largest moves, by concept, in standard deviations."""
     parts: Json
-    """How concentrated the change is, by layers, kinds, tensors and heads."""
+    """The concentration of the change by layers, kinds, tensors and heads: see `store.tensors.localize`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moves(MovedReadings):
-    """The same, with the update."""
+    """The moved readings of one update, with the update's id."""
 
     update_id: str
 
@@ -137,7 +140,7 @@ class Moves(MovedReadings):
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """One concept at several strengths on one behaviour."""
+    """The effect on one behaviour of steering along one concept's vector at several strengths."""
 
     id: str
     concept: str
@@ -158,20 +161,21 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a behaviour's own vector says of training it."""
+    """A prediction of the effect of training a behaviour, made from a sweep of the behaviour's own vector."""
 
     id: str
     behaviour: str
     sweep_id: str
     checkpoint_id: str
     said: str
+    """The verdict of the sweep."""
     reason: str
     at: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedUpdate:
-    """An update that set out to train a behaviour, with the outcomes of its first round on both sides."""
+    """An update that was to train a behaviour, with the outcomes of one round before and after it."""
 
     id: str
     state: str
@@ -182,14 +186,14 @@ class TrainedUpdate:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionOutcome(Prediction):
-    """A prediction with the updates that came after it and before the next one."""
+    """A prediction with the updates that came after it and before the behaviour's next prediction."""
 
     updates: list[TrainedUpdate]
 
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedAttempt:
-    """An attempt with its verdict and its dream's messages."""
+    """An attempt with its judgement and its dream's messages."""
 
     id: str
     dream_id: str

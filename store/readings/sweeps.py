@@ -1,10 +1,11 @@
-"""Sweeps and predictions in the ledger: what steering did to a behaviour, and what training did then.
+"""Sweeps and predictions in the ledger: the effect of steering on a behaviour, and of training after that.
 
-A sweep is one concept at several strengths on a behaviour's held-out scenarios; a prediction is what the
-sweep of a behaviour's own vector says that training will do.
+A sweep measures a behaviour's held-out scenarios while the model is steered along a concept's vector at
+several strengths. A prediction says what training the behaviour will do; it is made from a sweep of the
+behaviour's own vector.
 
-Invariant: rows are only added. What training did is read from the updates that came after, never written
-beside the prediction.
+Invariant: rows are only added. The effect of training is read from the updates that came after a prediction;
+it is never stored with the prediction.
 """
 
 from dataclasses import replace
@@ -21,13 +22,13 @@ from store.readings.records import JudgedAttempt, Prediction, PredictionOutcome,
 
 
 def add(connection: Connection, sweep: Sweep, prediction: Prediction | None = None) -> None:
-    """Add a sweep and what it predicts; rows that are there already stay as they are."""
+    """Add a sweep and the prediction made from it, if there is one; existing rows stay unchanged."""
     insert(connection, sweeps, [sweep])
     insert(connection, predictions, [] if prediction is None else [prediction])
 
 
 def attempts_of(connection: Connection, behaviour: str) -> list[JudgedAttempt]:
-    """Return every judged attempt at this behaviour's dreams in use, by dream and id."""
+    """Return every attempt at this behaviour's dreams, sorted by dream and id, without refused dreams."""
     d, a = schema.dreams, schema.attempts
     query = (
         select(a.c.id, a.c.dream_id, a.c.text, a.c.passed, d.c.messages)
@@ -41,7 +42,7 @@ def attempts_of(connection: Connection, behaviour: str) -> list[JudgedAttempt]:
 def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOutcome]:
     """Return the behaviour's predictions, oldest first.
 
-    Each comes with the updates that set out to train the behaviour after it and before the next one.
+    Each has the updates that were to train the behaviour, from after this prediction to the next one.
     """
     t = predictions
     rows = all_of(
@@ -60,9 +61,9 @@ def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOut
 
 
 def of_update(connection: Connection, update_id: str) -> list[PredictionOutcome]:
-    """Return the predictions about the behaviours that this update set out to train.
+    """Return the last prediction for each behaviour that this update was to train, made before the update.
 
-    Each comes with this update alone.
+    Of the updates after the prediction, the result has this one alone.
     """
     u, n = schema.updates, schema.nights
     query = select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.id == update_id)
@@ -73,7 +74,7 @@ def of_update(connection: Connection, update_id: str) -> list[PredictionOutcome]
 
 
 def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:
-    """Return the measured updates that set out to train this behaviour, oldest first."""
+    """Return the updates that were to train this behaviour and made a checkpoint, oldest first."""
     u, n = schema.updates, schema.nights
     columns = (u.c.id, u.c.state, u.c.at, u.c.parent_id, u.c.checkpoint_id, n.c.targets, n.c.seed)
     query = select(*columns).join(n, n.c.id == u.c.night_id).order_by(u.c.at)
@@ -91,7 +92,7 @@ def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:
 
 
 def _outcomes(connection: Connection, checkpoint_id: str, behaviour: str, seed: int) -> str:
-    """Return the outcomes of the first round on these weights; "" if there is none."""
+    """Return the outcomes of a behaviour's first round on a checkpoint; "" if it was not measured."""
     m = schema.measurements
     weights = queries.checkpoint(connection, checkpoint_id).weights_sha256
     same = (

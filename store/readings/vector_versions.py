@@ -1,10 +1,10 @@
-"""Versions of the concept vectors in the ledger, and how far each lies from the one before.
+"""Versions of the concept vectors in the ledger, each with its similarity to the version before.
 
-Vectors drift with the weights that they are estimated on, and are estimated again on a schedule; the home's
+Vectors drift with the weights on which they are estimated, and are estimated again on a schedule. The home's
 files hold the last version alone.
 
-Invariant: a version is noted once. The ledger keeps the values of the last one, so that the cosines with the
-next can be computed whatever becomes of the files. This module knows nothing about files.
+Invariant: a version is recorded once. The ledger stores the values of the last version, so that the cosines
+with the next one can be computed even if the files are lost. This module knows nothing about files.
 """
 
 from dataclasses import dataclass
@@ -24,12 +24,12 @@ from store.readings.records import VectorVersion
 
 Floats = NDArray[Any]
 DECIMALS = 4
-"""Of a cosine."""
+"""Decimals of a cosine."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """Concept vectors that a night or a user brings."""
+    """Concept vectors that were estimated by a night or by a user's command."""
 
     digest: str
     weights_sha256: str
@@ -37,17 +37,18 @@ class Version:
     concepts: tuple[str, ...]
     corpus_sha256: str
     values: Floats
-    """`(n_concepts, hidden_size)` of that layer."""
+    """The vectors, `(n_concepts, hidden_size)`, to be read after `layer`."""
     method: str | None = None
 
 
 def meet(connection: Connection, version: Version, night_id: str) -> None:
-    """Record these vectors once, with their cosines with the version before.
+    """Record these vectors as the newest version, unless they are recorded already.
 
     Args:
-        connection: The ledger.
+        connection: The ledger, in a transaction that writes.
         version: The vectors.
-        night_id: The night that uses them first; the last one for vectors made by hand, "" before the first.
+        night_id: The night that uses them first. For vectors made by hand, the last night; "" if there was
+            none.
     """
     t = vector_versions
     if connection.execute(select(t.c.digest).where(t.c.digest == version.digest)).first() is not None:
@@ -71,7 +72,7 @@ def meet(connection: Connection, version: Version, night_id: str) -> None:
 
 
 def last_version(connection: Connection) -> VectorVersion | None:
-    """Return the newest version, with its values."""
+    """Return the newest version, with its values; None if there is none."""
     return first_of(
         connection, VectorVersion, select(vector_versions).order_by(vector_versions.c.number.desc())
     )
@@ -84,21 +85,25 @@ def versions(connection: Connection) -> list[VectorVersion]:
 
 
 def together(connection: Connection, *weights_sha256: str) -> str:
-    """Return the digest of the newest vectors with which all of these weights were read; "" for none."""
+    """Return the digest of the newest vectors with which each of these weights was read; "" if none was."""
     numbers = {row.digest: row.number for row in versions(connection)}
     shared = queries.read_with(connection, *weights_sha256)
     return max(shared, key=lambda digest: (numbers.get(digest, 0), digest), default="")
 
 
 def nights_old(connection: Connection, night_id: str) -> int:
-    """Count the nights from the one that met the last vectors to this one."""
+    """Return the number of nights between the first use of the newest vectors and this night."""
     n, last = schema.nights, last_version(connection)
     numbers = {row.id: int(row.number) for row in connection.execute(select(n.c.id, n.c.number))}
     return numbers.get(night_id, 0) - numbers.get(last.night_id if last else "", 0)
 
 
 def _cosines(last: VectorVersion | None, version: Version) -> dict[str, float] | None:
-    """Return the cosine of each concept that both have; None if they lie in different streams."""
+    """Return the cosine between both versions of each common concept's vector, by concept.
+
+    Returns:
+        None if there is no earlier version, or if it is for another layer or another hidden size.
+    """
     if last is None or last.data is None or last.layer != version.layer:
         return None
     before = np.frombuffer(last.data, dtype=np.float32).reshape(len(last.concepts), -1).astype(np.float64)

@@ -1,6 +1,6 @@
-"""Task vectors read from checkpoint files, and the file that one is written to.
+"""Task vectors that are read from checkpoint files, and written to a file of their own.
 
-Invariant: one tensor is read after the other, so that the vector is never whole in memory. A file under its
+Invariant: tensors are read one after the other, so that the whole vector is never in memory. A file under its
 final name is whole, and no existing file is overwritten. This module knows nothing about the ledger.
 """
 
@@ -32,7 +32,7 @@ class MergedTaskVector:
         return self._changes(list(self.shapes))
 
     def by_kind(self) -> dict[str, ChangeSize]:
-        """Return how much it changes each kind of weight, the most changed first."""
+        """Return the size of the change by kind of weight, the most changed kind first."""
         sizes: dict[str, ChangeSize] = {}
         for name, change in self:
             kind = kind_of(name)
@@ -40,7 +40,7 @@ class MergedTaskVector:
         return dict(sorted(sizes.items(), key=lambda item: (-item[1].norm, item[0])))
 
     def write(self, path: Path) -> int:
-        """Write it as float32 safetensors to a new file; return the bytes."""
+        """Write the vector as float32 safetensors to a new file; return the file's size in bytes."""
         specs = {name: ("F32", shape) for name, shape in self.shapes.items()}
         data = (change.tobytes() for _, change in self._changes(file_order(specs)))
         return write_new(path, chain([head(specs)], data))
@@ -50,7 +50,7 @@ class MergedTaskVector:
 
 
 def write_new(path: Path, parts: Iterable[bytes]) -> int:
-    """Write a file that must not exist yet, whole or not at all; return its bytes."""
+    """Write these parts to a file that must not exist yet, whole or not at all; return its size in bytes."""
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write into: make it first")
     if path.exists() or path.is_symlink():

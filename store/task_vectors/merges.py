@@ -1,12 +1,12 @@
-"""Merges in the ledger: the updates of a task vector, the purpose of a merge, and the beginning of its night.
+"""Merges in the ledger: the updates of a task vector, the purpose of a merge, and the start of its night.
 
-A task vector is named as the user names it: a checkpoint, for what its update added to its parent, or
-`A..B`, for what the updates after A and up to B added.
+A user names a task vector by a checkpoint, for the change that the checkpoint's update made, or by `A..B`,
+for the changes of all updates after A up to B.
 
-Invariant: the purpose of a merge follows from its parts alone. Behaviours that a part with a weight above 0
-taught are meant to improve; those that only parts below 0 taught are meant to be unlearnt; the same holds for
-their pairs. A merge that was kept may be a part itself: what it unlearnt counts the other way round. This
-module knows nothing about weights.
+Invariant: the purpose of a merge follows from its parts alone. A behaviour that a part with a weight above 0
+taught is to improve. A behaviour that only parts with a weight below 0 taught is to be unlearnt. The same
+holds for pairs. A part may itself be a merge: a behaviour that this merge unlearnt is treated the other way
+round. This module knows nothing about weights.
 """
 
 from collections.abc import Sequence
@@ -32,12 +32,12 @@ OBJECTIVE = "merge"
 
 @dataclass(frozen=True, kw_only=True)
 class TaskVector:
-    """The change that some updates made."""
+    """The change of the weights that some consecutive updates made."""
 
     start: str
-    """Id of the checkpoint where it begins."""
+    """Id of the checkpoint before the change."""
     end: str
-    """Id of the checkpoint where it ends."""
+    """Id of the checkpoint after the change."""
     updates: tuple[str, ...]
     """Ids of the updates, oldest first."""
 
@@ -55,33 +55,38 @@ class MergeSettings:
 
     method: str
     density: float | None
-    """The density of TIES; None for task arithmetic."""
+    """The share of elements that TIES keeps; None for task arithmetic."""
     parts: tuple[WeightedVector, ...]
     unlearn: tuple[str, ...]
-    """Behaviours that it is meant to unlearn."""
+    """The behaviours that the merge is to unlearn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MergePlan:
-    """A merge and its purpose."""
+    """The settings of a merge, and its purpose."""
 
     settings: MergeSettings
     improve: tuple[str, ...]
-    """Behaviours that it is meant to improve."""
+    """The behaviours that the merge is to improve."""
     pairs: dict[str, bool]
-    """Ids of its parts' pairs, each with whether the merge unlearns it."""
+    """{pair id: unlearnt} for the pairs of all parts; True for a pair that the merge unlearns."""
 
     def parts(self) -> list[Part]:
-        """Return its parts for the arithmetic."""
+        """Return the parts of the merge as the arithmetic takes them."""
         return [Part(start=v.start, end=v.end, weight=v.weight) for v in self.settings.parts]
 
     def checkpoints(self) -> list[str]:
-        """Return the ids of the checkpoints whose weights it needs."""
+        """Return the ids of the checkpoints whose weights the merge needs."""
         return [checkpoint_id for v in self.settings.parts for checkpoint_id in (v.start, v.end)]
 
 
 def task_vector(connection: Connection, wanted: str) -> TaskVector:
-    """Return the task vector of this name; the files of its checkpoints must not have been pruned."""
+    """Return the task vector that a user names; raise GateRefused if a checkpoint of its ends is pruned.
+
+    Args:
+        connection: The ledger.
+        wanted: A checkpoint, or two as `A..B`, each as `queries.checkpoint` takes it.
+    """
     first, dots, last = wanted.partition("..")
     end = queries.checkpoint(connection, last if dots else first)
     start_id = queries.checkpoint(connection, first).id if dots else end.parent_id
@@ -103,7 +108,14 @@ def task_vector(connection: Connection, wanted: str) -> TaskVector:
 
 
 def plan(connection: Connection, vectors: Sequence[str], method: str, density: float | None) -> MergePlan:
-    """Plan the merge of these vectors, each `VECTOR` or `VECTOR=WEIGHT`."""
+    """Return the plan of a merge; raise UsageError if there can be no such merge.
+
+    Args:
+        connection: The ledger.
+        vectors: The task vectors, each `VECTOR` or `VECTOR=WEIGHT`.
+        method: One of METHODS.
+        density: The share of elements that TIES keeps; None for the default.
+    """
     if method not in METHODS:
         raise UsageError(f"there is no method {method!r}; there are {' and '.join(METHODS)}")
     if not vectors:
@@ -121,7 +133,7 @@ def plan(connection: Connection, vectors: Sequence[str], method: str, density: f
     for part in parts:
         for merged, taught in zip((behaviours, pairs), _taught(connection, part), strict=True):
             for name, unlearnt in taught.items():
-                # With a weight below 0, what an update taught is unlearnt, and what it unlearnt is taught.
+                # A weight below 0 unlearns what the update taught, and teaches what the update unlearnt.
                 merged[name] = merged.get(name, True) and unlearnt == (part.weight > 0)
     unlearn = tuple(sorted(name for name, unlearnt in behaviours.items() if unlearnt))
     return MergePlan(
@@ -132,7 +144,7 @@ def plan(connection: Connection, vectors: Sequence[str], method: str, density: f
 
 
 def _weighted(connection: Connection, text: str) -> WeightedVector:
-    """Parse `VECTOR` or `VECTOR=WEIGHT`."""
+    """Return the task vector and weight that a text `VECTOR` or `VECTOR=WEIGHT` names; the default is 1."""
     name, equals, number = text.partition("=")
     try:
         weight = float(number) if equals else 1.0
@@ -147,7 +159,10 @@ def _weighted(connection: Connection, text: str) -> WeightedVector:
 
 
 def _taught(connection: Connection, vector: TaskVector) -> tuple[dict[str, bool], dict[str, bool]]:
-    """Return the behaviours and pairs of a vector's updates, each with whether the last one unlearnt it."""
+    """Return what a task vector's updates taught: {behaviour: unlearnt} and {pair id: unlearnt}.
+
+    The value is True if the last update with this behaviour or pair unlearnt it.
+    """
     names: dict[str, bool] = {}
     pairs: dict[str, bool] = {}
     targets = queries.targets(connection)
@@ -161,23 +176,23 @@ def _taught(connection: Connection, vector: TaskVector) -> tuple[dict[str, bool]
 
 
 def ends(update: Update) -> list[str]:
-    """Return the ids of the checkpoints whose vectors a merge is made of; none for another update."""
+    """Return the ids of the checkpoints where the task vectors of a merge end; [] for another update."""
     return [part["end"] for part in update.settings["parts"]] if update.objective == OBJECTIVE else []
 
 
 def begin(
     connection: Connection, *, plan: MergePlan, parent_id: str, seed: int, work: Sequence[tuple[str, str]]
 ) -> str:
-    """Begin the night of a merge onto the active checkpoint, with its planned update; return the night's id.
+    """Begin the night that adds a merge to the active checkpoint, and return the night's id.
 
-    If the same merge was interrupted, its night continues instead.
+    If the same merge was interrupted, the id of its night is returned, and the night continues.
 
     Args:
         connection: The ledger, in a transaction that writes.
         plan: The merge.
-        parent_id: The checkpoint that was active when the user asked.
+        parent_id: The checkpoint that was active when the user gave the command.
         seed: The seed of the night.
-        work: Kind and subject of each piece of work that the night begins with.
+        work: (kind, subject) of each piece of work that the night begins with.
     """
     settings = to_json(plan.settings)
     running = queries.running_night(connection)

@@ -1,8 +1,8 @@
-"""The change of weights over an update: how many values and by how much, by layer, by kind and by head.
+"""The change of weights by an update: how many values changed and by how much, by layer, kind and head.
 
-Invariant: pure NumPy over raw tensors, one piece of one tensor at a time; norms are sums of squares in
-float64. This module knows nothing about files or the ledger. Of a model it knows only the names and shapes of
-the tensors.
+Invariant: pure NumPy over raw tensors, one piece of one tensor at a time. Norms are computed from sums of
+squares in float64. This module knows nothing about files or the ledger. Of a model it knows only the names
+and shapes of the tensors.
 """
 
 import re
@@ -23,18 +23,18 @@ _KINDS = (
     (re.compile(r"\.self_attn\.([qkvo])_proj\."), "attention {}"),
     (re.compile(r"\.mlp\.(?:.*\.)?(gate|up|down)_proj\."), "mlp {}"),
 )
-"""A tensor's kind is that of the first pattern in its name; both embeddings are one kind."""
+"""Patterns and kinds: a tensor has the kind of the first pattern that its name matches."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heads:
-    """The numbers of heads in a model's attention."""
+    """The numbers of query heads and of key-value heads in a model's attention."""
 
     query: int
     key_value: int
 
     def of(self, kind: str) -> int:
-        """Return how many heads share a tensor of this kind; 0 for a kind without heads."""
+        """Return the number of heads in a tensor of this kind; 0 for a kind without heads."""
         return {"attention q": self.query, "attention o": self.query}.get(
             kind, self.key_value if kind in ("attention k", "attention v") else 0
         )
@@ -42,23 +42,26 @@ class Heads:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """The numbers that are reported of an extent."""
+    """The reported numbers of an extent."""
 
     elements: int
+    """Number of all elements."""
     changed: int
+    """Number of elements whose bits differ."""
     share: float
-    """Of the elements that changed, 0 to 1."""
+    """Share of the elements that changed, 0 to 1."""
     norm: float
-    """Euclidean, of the change."""
+    """Euclidean norm of the change."""
     relative: float | None
-    """The norm of the change over the norm before; None if the values were all zero."""
+    """Norm of the change, divided by the norm of the values before; None if these were all zero."""
 
 
 @dataclass(kw_only=True)
 class Extent:
-    """How far some values moved; extents are added with `+`."""
+    """The extent of the change of some values; `+` adds the extents of different values."""
 
     elements: int = 0
+    """Number of all elements."""
     changed: int = 0
     """Number of elements whose bits differ."""
     moved: float = 0.0
@@ -76,12 +79,12 @@ class Extent:
 
     @property
     def relative(self) -> float | None:
-        """Norm (L2) of the change over the norm before; None if the values were all zero."""
+        """Norm of the change, divided by the norm of the values before; None if these were all zero."""
         return sqrt(self.moved / self.before) if self.before else None
 
     @property
     def figures(self) -> Figures:
-        """The numbers that are reported."""
+        """The reported numbers of this extent."""
         return Figures(
             elements=self.elements,
             changed=self.changed,
@@ -97,11 +100,11 @@ class Change:
 
     name: str
     layer: int | None
-    """None for a tensor outside the layers."""
+    """Number of the tensor's layer; None for a tensor outside the layers."""
     kind: str
     extent: Extent
     heads: list[Extent] = field(default_factory=list)
-    """The extents of its heads: rows of q, k and v, columns of o."""
+    """The extent of each head: of rows for q, k and v, of columns for o; [] without heads."""
 
 
 def layer_of(name: str) -> int | None:
@@ -111,7 +114,10 @@ def layer_of(name: str) -> int | None:
 
 
 def kind_of(name: str) -> str:
-    """Return a tensor's kind: attention q, k, v or o; mlp gate, up or down; embeddings, norms or other."""
+    """Return the kind of the tensor with this name.
+
+    Kinds are attention q, k, v and o; mlp gate, up and down; embeddings, norms and other.
+    """
     for pattern, kind in _KINDS:
         if match := pattern.search(name):
             return kind.format(*match.groups())
@@ -119,7 +125,13 @@ def kind_of(name: str) -> str:
 
 
 def changes(before: Tensors, after: Tensors, heads: Heads | None = None) -> Iterator[Change]:
-    """Yield the change of every tensor that both sides have in one shape, by name."""
+    """Yield the change of every tensor that both sides have with the same shape, sorted by name.
+
+    Args:
+        before: The weights before the update.
+        after: The weights after it.
+        heads: The model's numbers of heads; None if they are not known.
+    """
     for name in sorted(before.keys() & after.keys()):
         if before[name].shape == after[name].shape:
             yield _change(name, before[name], after[name], heads)
@@ -132,7 +144,7 @@ def unlike(before: Tensors, after: Tensors) -> list[str]:
 
 
 def summed(changed: Iterable[Change], key: Literal["layer", "kind"]) -> dict[str | int | None, Extent]:
-    """Add up the extents by layer or by kind."""
+    """Return the sum of the extents of these changes, by layer or by kind."""
     sums: dict[str | int | None, Extent] = {}
     for change in changed:
         group = getattr(change, key)
@@ -159,11 +171,17 @@ def _extent(elements: int, sums: Array) -> Extent:
 
 
 def _sums(before: RawTensor, after: RawTensor, rows: int, columns: int, *, by_row: bool) -> Array:
-    """Count the changed values and add up the squares of the changes and of the values before.
+    """Return sums over each row of a tensor, or over each column: float64, `(3, rows)` or `(3, columns)`.
 
-    Returns:
-        One column for each row of the tensor, or for each of its columns; float64, `(3, rows)` or `(3,
-        columns)`.
+    The three sums are the number of changed values, the squares of the changes, and the squares of the values
+    before.
+
+    Args:
+        before: The tensor before the update.
+        after: The tensor after it.
+        rows: Number of rows.
+        columns: Number of columns: the values of a row.
+        by_row: Whether to sum over each row and not over each column.
     """
     sums = np.zeros((3, rows if by_row else columns))
     squares = "ij,ij->i" if by_row else "ij,ij->j"

@@ -1,13 +1,14 @@
-"""Where an update lies in the weights: whether it is local or spread, and along which concepts it writes.
+"""The place of an update in the weights: whether it is local or spread, and along which concepts it writes.
 
-How few parts hold `MOST` of the squared change of all weights, and how large a share of the values those
-parts are: by layers, by kinds of weight, by tensors and by heads. Weights that write into the residual
-stream (the output of the attention and of the MLP) are also compared with the vectors of the concepts whose
-readings moved:
+Weights are divided into parts: by layer, by kind of weight, by tensor and by attention head. For each
+division the result says how few parts hold `MOST` of the squared change, and what share of all values these
+parts have. Weights that write into the residual stream (the outputs of the attention and of the MLP) are also
+compared with the vectors of the concepts whose readings moved:
 
     times chance = |v' dW|^2 / |dW|^2 * hidden size            v: a concept's unit vector, dW: the change
 
-This is 1 for a change in any direction, and the hidden size for one that writes along the vector alone.
+`times chance` is 1 for a change in a random direction, and the hidden size for a change along the vector
+alone.
 
 Invariant: pure NumPy over raw tensors, a piece at a time. This module knows nothing about files or the
 ledger.
@@ -26,31 +27,31 @@ from store.tensors.numbers import PIECE, Array, values
 from store.tensors.raw import RawTensor, Tensors
 
 MOST = 0.8
-"""Share of the squared change for which the parts are counted."""
+"""Share of the squared change that the counted parts hold together."""
 LOCAL, SPREAD = 0.25, 0.6
-"""An update is local if the tensors with `MOST` of the change have at most the first share of the values, and
-spread from the second share on. The values are those of all tensors that could have changed."""
+"""Limits of the verdict. Take the share of all values that the tensors with `MOST` of the change have. The
+update is local if this share is at most `LOCAL`, and spread if it is at least `SPREAD`."""
 TOP = 5
-"""Number of parts that are named."""
+"""Most parts that a result names."""
 WRITING = ("attention o", "mlp down")
 """Kinds of weight whose rows are directions of the residual stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerPart:
-    """One layer's part of a change."""
+    """The part of a change that is in one layer."""
 
     layer: int | None
-    """None for the tensors outside the layers."""
+    """Number of the layer; None for the tensors outside the layers."""
     share: float
-    """Its share of the squared change."""
+    """Share of the squared change that is in this part."""
     relative: float | None
-    """As in `Extent`."""
+    """As in `store.tensors.changes.Extent`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KindPart:
-    """The part of one kind of weight."""
+    """The part of a change that is in one kind of weight; the fields are as in `LayerPart`."""
 
     kind: str
     share: float
@@ -59,7 +60,7 @@ class KindPart:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorPart:
-    """One tensor's part."""
+    """The part of a change that is in one tensor; the fields are as in `LayerPart`."""
 
     tensor: str
     share: float
@@ -68,7 +69,7 @@ class TensorPart:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadPart:
-    """One attention head's part of one tensor."""
+    """The part of a change that is in one attention head of a tensor; the fields are as in `LayerPart`."""
 
     layer: int | None
     kind: str
@@ -82,21 +83,21 @@ Part = TypeVar("Part", LayerPart, KindPart, TensorPart, HeadPart)
 
 @dataclass(frozen=True, kw_only=True)
 class Concentration(Generic[Part]):
-    """How few parts of one sort hold most of a change."""
+    """The concentration of a change: how few parts of one division hold most of it."""
 
     parts: int
     """Number of all parts."""
     hold_most: int
-    """Number of parts that hold `MOST` of the squared change, the largest first."""
+    """Smallest number of parts that hold `MOST` of the squared change."""
     values: float
-    """Share of the values that these are."""
+    """Share of all values that these parts have."""
     first: list[Part]
-    """The first `TOP` of these."""
+    """The largest of these parts, `TOP` at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Along:
-    """A weight whose change writes along a concept's vector."""
+    """How much the change of one tensor writes along one concept's vector: see the module."""
 
     concept: str
     tensor: str
@@ -105,7 +106,7 @@ class Along:
 
 @dataclass(frozen=True, kw_only=True)
 class Located:
-    """Where an update lies."""
+    """The place of an update in the weights, by each division, and the concepts along which it writes."""
 
     layers: Concentration[LayerPart]
     kinds: Concentration[KindPart]
@@ -115,7 +116,7 @@ class Located:
 
     @property
     def verdict(self) -> str:
-        """`local`, `mixed` or `spread`; `unchanged` where nothing moved."""
+        """`local`, `mixed` or `spread`; `unchanged` if no value changed."""
         if not self.tensors.hold_most:
             return "unchanged"
         share = self.tensors.values
@@ -130,14 +131,14 @@ def locate(
     vectors: Mapping[str, Array],
     layer: int,
 ) -> Located:
-    """Locate the change between two versions of the weights.
+    """Return the place in the weights of the change between two versions of them.
 
     Args:
         before: The weights before the update.
         after: The weights after it.
         heads: The model's numbers of heads; None if they are not known.
-        vectors: Unit vectors of concepts, each `(hidden_size,)`.
-        layer: The layer after which the vectors are read.
+        vectors: Unit vectors of concepts, by concept, each `(hidden_size,)`.
+        layer: The layer after which these concepts are read.
     """
     changed = list(changes(before, after, heads))
     return Located(
@@ -161,7 +162,12 @@ def _heads(change: Change) -> list[tuple[Json, Extent]]:
 
 
 def _concentration(kind: type[Part], parts: Iterable[tuple[Json, Extent]]) -> Concentration[Part]:
-    """Return how few of these parts, each with its name's fields, hold `MOST` of the squared change."""
+    """Return how few of these parts hold `MOST` of the squared change.
+
+    Args:
+        kind: The record's class for these parts.
+        parts: For each part the fields that name it, and its extent.
+    """
     ordered = sorted(parts, key=lambda part: (-part[1].moved, str(part[0])))
     moved = sum(extent.moved for _, extent in ordered)
     elements = sum(extent.elements for _, extent in ordered)
@@ -183,7 +189,10 @@ def _concentration(kind: type[Part], parts: Iterable[tuple[Json, Extent]]) -> Co
 
 
 def _along_vectors(before: Tensors, after: Tensors, vectors: Mapping[str, Array], layer: int) -> list[Along]:
-    """Return the weights that write most along these vectors, up to the layer where the vectors are read."""
+    """Return the tensors whose change writes most along these vectors, `TOP` at most, the strongest first.
+
+    Tensors of later layers than `layer` do not count, because the concepts are read before them.
+    """
     if not vectors:
         return []
     directions = np.stack(list(vectors.values())).astype(np.float64)
@@ -201,7 +210,7 @@ def _along_vectors(before: Tensors, after: Tensors, vectors: Mapping[str, Array]
 
 
 def _times_chance(before: RawTensor, after: RawTensor, directions: Array) -> Array:
-    """Return `times chance` of each direction `(n, rows)`."""
+    """Return `times chance` of each direction for one tensor; `directions` are unit vectors, `(n, rows)`."""
     rows, columns = before.shape[0], prod(before.shape[1:])
     written, moved = np.zeros((len(directions), columns)), 0.0
     deep = max(1, PIECE // max(1, columns))

@@ -1,9 +1,9 @@
-"""The numbers in a raw tensor, decoded to NumPy and encoded in another type.
+"""The numbers in a raw tensor, decoded to NumPy arrays and encoded in other types.
 
-NumPy has no bfloat16: its bit patterns are the upper half of float32's.
+NumPy has no bfloat16. The bit pattern of a bfloat16 is the upper half of that of a float32.
 
-Invariant: a conversion handles at most `PIECE` elements at a time, so that a model is never held twice as
-float32. This module knows nothing about files or models.
+Invariant: a conversion handles at most `PIECE` elements at a time, so that a model is never in memory a
+second time as float32. This module knows nothing about files or models.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,9 @@ from store.tensors.raw import ITEM_BYTES, RawTensor
 
 Array = NDArray[Any]
 PIECE = 1 << 20
-"""Elements that are handled together."""
+"""Most elements that are converted together."""
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The types that can be converted into one another."""
+"""The types between which numbers can be converted."""
 _TYPES = {
     "F64": "<f8",
     "F32": "<f4",
@@ -34,24 +34,24 @@ _TYPES = {
 
 
 def bits(raw: RawTensor, start: int = 0, end: int | None = None) -> Array:
-    """Return elements `start` to `end` as unsigned integers of their width."""
+    """Return the bit patterns from element `start` up to `end`, as unsigned integers of the same width."""
     return np.frombuffer(_bytes(raw, start, end), f"<u{ITEM_BYTES[raw.dtype]}")
 
 
 def values(raw: RawTensor, start: int = 0, end: int | None = None) -> Array:
-    """Return elements `start` to `end` as numbers: bfloat16 as float32, other types as they are."""
+    """Return the numbers from element `start` up to `end`: bfloat16 as float32, other types as they are."""
     if raw.dtype == "BF16":
         return (bits(raw, start, end).astype(np.uint32) << np.uint32(16)).view("<f4")
     return np.frombuffer(_bytes(raw, start, end), _TYPES[raw.dtype])
 
 
 def count(raw: RawTensor) -> int:
-    """Return the number of elements."""
+    """Return the number of elements of a tensor."""
     return len(raw.data) // ITEM_BYTES[raw.dtype]
 
 
 def converts_exactly(raw: RawTensor, dtype: str) -> bool:
-    """Return whether every element, converted to this type and back, has the same bits."""
+    """Return whether every element has the same bits after a conversion to this type and back."""
     if raw.dtype == dtype:
         return True
     if not {raw.dtype, dtype} <= set(FLOATS):
@@ -77,11 +77,13 @@ def convert(raw: RawTensor, dtype: str) -> Iterator[bytes | memoryview]:
 
 
 def rounded(numbers: NDArray[np.float32], dtype: str) -> Array:
-    """Return the bit patterns of the nearest numbers of a type, to even in a tie, infinite if too large.
+    """Return the bit patterns of these numbers, rounded to the nearest numbers of a type.
+
+    A tie is rounded to even. A number that is too large becomes infinite.
 
     Args:
-        numbers: float32, of any shape.
-        dtype: F32, F16 or BF16.
+        numbers: The numbers, float32, of any shape.
+        dtype: The type to round to: F32, F16 or BF16.
     """
     if dtype == "F32":
         return numbers.view(np.uint32)
@@ -99,7 +101,7 @@ def _bytes(raw: RawTensor, start: int, end: int | None) -> memoryview:
 
 
 def _encoded(numbers: Array, dtype: str) -> bytes:
-    """Encode numbers in this type; those that bfloat16 cannot hold are cut towards zero."""
+    """Return the bytes of these numbers in a type; bfloat16 is rounded towards zero."""
     with np.errstate(over="ignore", invalid="ignore"):  # `converts_exactly` finds what does not fit
         if dtype == "BF16":
             patterns = np.ascontiguousarray(numbers, "<f4").view("<u4")

@@ -3,9 +3,9 @@
 The container is written here and not by the safetensors package, because that package's interface for
 writing changed between releases that we support, and a checkpoint's id depends on these bytes.
 
-Invariant: equal tensors give equal bytes: wider types first (so that all are aligned), then names in order,
-no metadata, no time. Any reader of safetensors loads the result. This module knows only the bytes of numbers,
-not their meaning.
+Invariant: equal tensors give equal bytes. Tensors are sorted by the width of their type, the widest first (so
+that all are aligned), and then by name; the file has no metadata and no time. Any reader of safetensors loads
+the file. This module knows only the bytes of numbers, not their meaning.
 """
 
 import json
@@ -31,20 +31,20 @@ ITEM_BYTES = {
     "U8": 1,
     "BOOL": 1,
 }
-"""Bytes of one element, by the format's own name of its type."""
+"""Bytes of one element, by the name that safetensors gives to its type."""
 _HEADER_LIMIT = 100_000_000
-"""The format's own limit on its header, in bytes."""
+"""Most bytes that safetensors allows in a header."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RawTensor:
-    """One tensor: contiguous, little-endian, row-major."""
+    """One tensor as bytes: contiguous, little-endian, row-major."""
 
     dtype: str
-    """The format's name of the type, as in `ITEM_BYTES`."""
+    """The name that safetensors gives to the type: a key of `ITEM_BYTES`."""
     shape: tuple[int, ...]
     data: bytes | memoryview
-    """Exactly `ITEM_BYTES[dtype] * prod(shape)` bytes."""
+    """The elements: exactly `ITEM_BYTES[dtype] * prod(shape)` bytes."""
 
     def __post_init__(self) -> None:
         if len(self.data) != ITEM_BYTES[self.dtype] * prod(self.shape):
@@ -56,21 +56,21 @@ class RawTensor:
 Tensors = Mapping[str, RawTensor]
 """Tensors by name."""
 TensorSpecs = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Type and shape of every tensor, by name."""
+"""(type, shape) of every tensor, by name."""
 
 
 def specs_of(tensors: Tensors) -> TensorSpecs:
-    """Return the type and shape of every tensor."""
+    """Return (type, shape) of every tensor, by name."""
     return {name: (raw.dtype, tuple(raw.shape)) for name, raw in tensors.items()}
 
 
 def file_order(specs: TensorSpecs) -> list[str]:
-    """Return the names in the order of the file."""
+    """Return the names of the tensors in the order in which a file has them."""
     return sorted(specs, key=lambda name: (-ITEM_BYTES[specs[name][0]], name))
 
 
 def head(specs: TensorSpecs) -> bytes:
-    """Return the bytes of the file before the data."""
+    """Return the bytes of a file of such tensors before their data."""
     header: dict[str, object] = {}
     offset = 0
     for name in file_order(specs):
@@ -84,7 +84,7 @@ def head(specs: TensorSpecs) -> bytes:
 
 
 def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
-    """Yield the bytes of the file piece by piece, so that a large one is never held twice."""
+    """Yield the bytes of a file of these tensors, one tensor at a time, without a copy of their data."""
     specs = specs_of(tensors)
     yield head(specs)
     for name in file_order(specs):
@@ -92,14 +92,14 @@ def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
 
 
 def size(specs: TensorSpecs) -> int:
-    """Return the size of the file of such tensors, in bytes."""
+    """Return the size of a file of such tensors, in bytes."""
     return len(head(specs)) + sum(ITEM_BYTES[dtype] * prod(shape) for dtype, shape in specs.values())
 
 
 def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:
-    """Map a file into memory; return all its bytes, and its tensors as views into them.
+    """Map a file into memory; return its bytes, and its tensors by name as views into these bytes.
 
-    The pages are private and copy-on-write: a change of a view never reaches the file.
+    The mapping is private and copy-on-write: a change of a tensor never reaches the file.
 
     Raises:
         IntegrityFault: The file is not a safetensors file.
@@ -112,7 +112,7 @@ def parse(path: Path) -> tuple[memoryview, dict[str, RawTensor]]:
 
 
 def _tensors(whole: memoryview, path: Path) -> dict[str, RawTensor]:
-    """Read the tensors from the bytes of a file; raise IntegrityFault for a header that does not fit them."""
+    """Return the tensors in the bytes of a file; raise IntegrityFault if its header does not fit them."""
     try:
         (length,) = struct.unpack("<Q", whole[:8])
         if length > min(_HEADER_LIMIT, len(whole) - 8):
@@ -128,7 +128,7 @@ def _tensors(whole: memoryview, path: Path) -> dict[str, RawTensor]:
 
 
 def _tensor(entry: Json, data: memoryview) -> RawTensor:
-    """Return one tensor, by its entry in the header."""
+    """Return the tensor that an entry of the header describes, as a view into the data."""
     start, end = entry["data_offsets"]
     if not 0 <= start <= end <= len(data):
         raise ValueError("a tensor lies outside the file")
