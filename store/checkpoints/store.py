@@ -37,7 +37,7 @@ class Manifest:
     optimizer: str | None
     """Digest of the blob of the optimizer's state; None for a checkpoint without one."""
     parent: str | None
-    """Id of the checkpoint that it was trained from; None for the first one."""
+    """Id of the checkpoint from which this one was trained; None for checkpoint 0."""
     fields: Json
     """All fields as they are in the file, the three above among them."""
 

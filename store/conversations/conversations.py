@@ -268,7 +268,7 @@ def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int
 
 
 def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[str]:
-    """Yield the keys of those of these turns that the stored conversation has already."""
+    """Yield the keys of the turns in `turns` that the stored conversation has already."""
     table = schema.turns
     for part in parts([turn.key for turn in turns]):
         stored = (table.c.conversation_id == conversation_id) & table.c.key.in_(part)

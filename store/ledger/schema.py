@@ -1,4 +1,4 @@
-"""The ledger's tables, in the order of the way from a turn to a verdict.
+"""The ledger's tables, in the order in which a lesson passes through them, from a turn to a verdict.
 
 Most tables of readings are in `schema_readings`. Invariant: rows are added and change their state, but never
 their meaning. Ids are digests of content, so that a repeated night finds its own rows; a few are sequence

@@ -246,7 +246,7 @@ def _way(
 
 
 def _step(connection: Connection, checkpoint: Checkpoint) -> LineageStep:
-    """Return one step of the way: a checkpoint, with the pairs of the update that made it."""
+    """Return a checkpoint between the two compared ones, with the pairs of the update that made it."""
     update = queries.update(connection, checkpoint.update_id)
     return LineageStep(
         checkpoint=checkpoint.id,

@@ -241,7 +241,7 @@ def checkpoint_list(connection: Connection) -> list[CheckpointListing]:
 
 
 def why(connection: Connection, wanted: str) -> WhyUpdate | WhyPair:
-    """Return an update or a pair with everything behind it, back to the log lines.
+    """Return an update or a pair with everything that it was made from, back to the log lines.
 
     Args:
         connection: The ledger.

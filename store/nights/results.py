@@ -353,7 +353,7 @@ class ReadingMove:
 
 @dataclass(frozen=True, kw_only=True)
 class LineageStep:
-    """One checkpoint on the way between two compared checkpoints, with the update that made it."""
+    """A checkpoint between two compared ones, with the update that made it."""
 
     checkpoint: str
     number: int

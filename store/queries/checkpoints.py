@@ -1,6 +1,6 @@
 """Queries of checkpoints: which one is active, which are stored, and where a rollback may go.
 
-Invariant: this module only reads. The active checkpoint is the one that the last row of `pointers` names.
+Invariant: this module only reads. The last row of `pointers` names the active checkpoint.
 This module opens no file: a checkpoint counts as stored until it is marked as pruned.
 """
 
