@@ -165,8 +165,8 @@ def _concentration(kind: type[Part], parts: Iterable[tuple[Json, Extent]]) -> Co
     """Return how few of these parts hold `MOST` of the squared change.
 
     Args:
-        kind: The record's class for these parts.
-        parts: For each part the fields that name it, and its extent.
+        kind: The class of the records to return, one for each of the largest parts.
+        parts: For each part the fields that name it, and how much of it changed.
     """
     ordered = sorted(parts, key=lambda part: (-part[1].moved, str(part[0])))
     moved = sum(extent.moved for _, extent in ordered)

@@ -110,10 +110,10 @@ class ConceptMetrics:
     def kind(self) -> str:
         """The first words of the verdict, from the first component's share and the texts' alignment.
 
-        A concept is clean, mixed or fragmented according to the first component's share. If the share is
-        high, the concept is "split" if its texts point in opposite directions, and "off its line" if the
-        vector points in another direction than the component. With no more than the share of random texts, it
-        is "too few texts to tell".
+        The first component's share decides: a low share is "fragmented", a middle one "mixed", a high one
+        "clean". Two words replace "clean": "split", where the texts point in opposite directions, and "off
+        its line", where the vector and the component point in different directions. A share that random texts
+        would reach too is "too few texts to tell".
         """
         if not self.alignments or (self.first_pc > CLEAN and self.first_pc <= self.first_pc_by_chance):
             return "too few texts to tell"
