@@ -208,6 +208,7 @@ async def killed_night(home: Home) -> Killed:
     return seen
 
 
+@pytest.mark.slow
 def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_takes_effect_exactly_once(
     undisturbed: Undisturbed, place: Place
 ) -> None:

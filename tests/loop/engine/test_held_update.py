@@ -125,6 +125,7 @@ def kept(taught: Callable[[], Path], start_service: Callable[..., Service]) -> I
     yield second
 
 
+@pytest.mark.slow
 def test_an_update_waits_through_a_pause_and_a_restart_and_is_kept_after_a_resume(kept: Service) -> None:
     update = cli_json(kept.home, "status")["last_update"]
     assert (update["state"], update["steps"] > 1) == ("kept", True), update
@@ -132,6 +133,7 @@ def test_an_update_waits_through_a_pause_and_a_restart_and_is_kept_after_a_resum
     assert ask(kept.home, "SELECT count(*) FROM events WHERE kind = 'failure'") == [(0,)]
 
 
+@pytest.mark.slow
 def test_a_night_started_by_command_in_a_paused_home_is_not_held(kept: Service) -> None:
     cli_json(kept.home, "pause")
     assert cli_json(kept.home, "night")["reasons"] == ["no new lessons since the last night"]
@@ -139,11 +141,13 @@ def test_a_night_started_by_command_in_a_paused_home_is_not_held(kept: Service) 
     cli_json(kept.home, "resume")
 
 
+@pytest.mark.slow
 def test_cancelling_without_an_update_is_refused(kept: Service) -> None:
     message = run_cli(kept.home, "cancel", "--json").failed(13)
     assert "no update is being trained: nothing was changed" in message
 
 
+@pytest.mark.slow
 def test_a_dry_run_through_the_service_computes_the_last_kept_updates_steps_and_changes_nothing(
     kept: Service,
 ) -> None:

@@ -13,6 +13,8 @@ from agents.readout.ordinary_text import ordinary_text
 from corpus.aliases import Json
 from corpus.recipe import MODEL_DIR
 
+pytestmark = pytest.mark.slow  # a night of its own
+
 FEW = """\
 abilities = 27
 [monitor]

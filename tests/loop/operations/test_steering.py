@@ -78,6 +78,7 @@ def test_a_behaviours_own_vector_raises_its_pass_rate_as_predicted(swept: Any) -
     assert max(row["perplexity"] for row in rows.values()) > rows[0.0]["perplexity"]
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_strengths_and_a_behaviour_and_is_deterministic(served: Service, swept: Any) -> None:
     asked = (
         "readout",
