@@ -15,9 +15,12 @@ but `/health`, which it answers itself: the answer says only that a server liste
 import hmac
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from corpus.errors import ConfigError
+
+if TYPE_CHECKING:
+    import uvicorn
 
 Scope = MutableMapping[str, Any]
 AsgiMessage = MutableMapping[str, Any]
@@ -33,6 +36,22 @@ AUTHENTICATED = "nightschool.own"
 """Key in a request's ASGI scope; its value is whether the request carried our token."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """Longest body: enough for some 4,000 conversations of 4 kB, which is far more than one batch."""
+
+
+def server_config(app: "AuthMiddleware") -> "uvicorn.Config":
+    """Return Uvicorn's settings for this application: no proxy header is trusted, no server is named."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        timeout_graceful_shutdown=1,
+    )
 
 
 class AuthMiddleware:

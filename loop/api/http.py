@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agents.model.http_auth import AuthMiddleware
+from agents.model.http_auth import AuthMiddleware, server_config
 from corpus.aliases import Json
 from corpus.errors import NightschoolError, UsageError
 from corpus.json_edge import to_json
@@ -170,18 +170,8 @@ async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: 
 
 
 async def _serve(app: AuthMiddleware, listening: socket.socket) -> None:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
     with listening:
-        await _Server(config).serve([listening])
+        await _Server(server_config(app)).serve([listening])
 
 
 class _Server(uvicorn.Server):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from agents.model.http_auth import AuthMiddleware
+from agents.model.http_auth import AuthMiddleware, server_config
 from agents.model.process import die_with_parent, keep_freed_memory
 from agents.model.requests import MAX_TEMPERATURE
 from agents.model.safety import check_model_dir
@@ -116,16 +116,7 @@ def _listen(engine: "Engine", socket_path: Path, token: str, ready_fd: int | Non
 
     # asyncio warns of every write to a client that has gone, and a client may go at any time.
     logging.getLogger("asyncio").setLevel(logging.ERROR)
-    config = uvicorn.Config(
-        AuthMiddleware(build_app(engine), token=token),
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        lifespan="off",
-        ws="none",
-        timeout_graceful_shutdown=1,
-    )
+    config = server_config(AuthMiddleware(build_app(engine), token=token))
     for number in (signal.SIGTERM, signal.SIGINT):
         # Uvicorn raises the signal again when it has stopped. The process ends then anyway.
         signal.signal(number, lambda number, frame: None)
