@@ -31,13 +31,23 @@ _SAMPLE = re.compile(r'([\w:]+)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(\S+)')
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """A conversation to answer, and the sampling settings of the answer."""
+    """A conversation to answer or a text to continue, and the sampling settings of the answer."""
 
     messages: Sequence[Message]
     seed: int
     """From 0 to 2**64 - 1."""
     temperature: float
     max_tokens: int
+    opens: str = "assistant"
+    """Whose turn the model writes after the messages: `assistant` for an answer, `user` for a request."""
+    text: str | None = None
+    """A text that the model continues as it stands, in place of the messages; None to use the messages."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer."""
+    top_p: float = 1.0
+    """Share of the probability that tokens are drawn from, likeliest first: over 0, at most 1."""
+    min_p: float = 0.0
+    """Only tokens at least this share as likely as the likeliest are drawn: 0 to 1, 0 for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,26 +150,18 @@ class ModelClient:
         return _completion({**choice, "text": choice["message"]["content"] or ""}, answer)
 
     async def batch_chat(
-        self, prompts: Sequence[Prompt], *, role: str = "assistant", steer: Mapping[str, float] | None = None
+        self, prompts: Sequence[Prompt], *, steer: Mapping[str, float] | None = None
     ) -> list[Completion]:
         """Return one generated turn for each prompt, in the order of the prompts.
 
         Args:
-            prompts: The conversations, with their sampling settings.
-            role: Who speaks next: `assistant` generates answers, `user` generates the user's next turns.
+            prompts: The conversations or texts, with their sampling settings.
             steer: The strength of steering for each concept, the same for all prompts; None for no steering.
         """
         completions: list[Completion] = []
         for first in range(0, len(prompts), BATCH_ROWS):
             piece = prompts[first : first + BATCH_ROWS]
-            body = {
-                "conversations": [list(map(dict, prompt.messages)) for prompt in piece],
-                "seeds": [prompt.seed for prompt in piece],
-                "temperature": [prompt.temperature for prompt in piece],
-                "max_tokens": [prompt.max_tokens for prompt in piece],
-                "role": role,
-                **({"steer": dict(steer)} if steer else {}),
-            }
+            body = _batch_body(piece) | ({"steer": dict(steer)} if steer else {})
             with self._counted(len(piece)):
                 answer = await self._post("/v1/batch/chat", body)
             completions += [_completion(result, answer) for result in answer["results"]]
@@ -285,6 +287,24 @@ async def open_client(
         trust_env=False,
     ) as http:
         yield ModelClient(http)
+
+
+def _batch_body(prompts: Sequence[Prompt]) -> Json:
+    """Return the body of a request to `/v1/batch/chat`; it names what differs from the route's defaults."""
+    body: Json = {
+        "conversations": [list(map(dict, prompt.messages)) for prompt in prompts],
+        "seeds": [prompt.seed for prompt in prompts],
+        "temperature": [prompt.temperature for prompt in prompts],
+        "max_tokens": [prompt.max_tokens for prompt in prompts],
+    }
+    optional: dict[str, tuple[list[Any], object]] = {
+        "role": ([prompt.opens for prompt in prompts], "assistant"),
+        "raw": ([prompt.text for prompt in prompts], None),
+        "stops": ([list(prompt.stop) for prompt in prompts], []),
+        "top_p": ([prompt.top_p for prompt in prompts], 1.0),
+        "min_p": ([prompt.min_p for prompt in prompts], 0.0),
+    }
+    return body | {name: each for name, (each, usual) in optional.items() if any(v != usual for v in each)}
 
 
 def _completion(result: Json, answer: Json) -> Completion:

@@ -63,10 +63,24 @@ class SamplingSettings:
 
     temperature: float
     top_p: float
+    min_p: float
+    """Share of the likeliest token's probability below which a token is never drawn; 0 for no limit."""
     max_tokens: int | None
     """None means DEFAULT_MAX_TOKENS, or fewer if the context has less space left."""
     stop: tuple[str, ...]
     seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRow:
+    """One row of a batch: a conversation whose next turn is written, or a text that is continued."""
+
+    messages: list[Message]
+    """The conversation; it is not used if there is a text."""
+    role: str
+    """Whose turn is written: `assistant` or `user`."""
+    text: str | None
+    """The text that is continued as it stands; None for a conversation."""
 
 
 def parse_body(raw: bytes) -> Json:
@@ -93,6 +107,7 @@ def sampling_settings(body: Json, *, default_max_tokens: int | None) -> Sampling
     return SamplingSettings(
         temperature=_number(body, "temperature", 1.0, 0.0, MAX_TEMPERATURE),
         top_p=_top_p(body),
+        min_p=_number(body, "min_p", 0.0, 0.0, 1.0),
         max_tokens=default_max_tokens if limit is None else _whole(limit, "max_tokens", 1, 2**31),
         stop=_stop(body.get("stop")),
         seed=secrets.randbelow(SEED_SPACE) if body.get("seed") is None else _seed(body["seed"], "seed"),
@@ -102,19 +117,16 @@ def sampling_settings(body: Json, *, default_max_tokens: int | None) -> Sampling
 def sampling_settings_each(body: Json, count: int) -> list[SamplingSettings]:
     """Return the sampling settings of each of the `count` rows of a request.
 
-    `temperature` and `max_tokens` may be lists with one value for each row.
+    `temperature`, `max_tokens`, `top_p` and `min_p` may be lists with one value for each row. `stops` is a
+    list with the stop strings of each row; without it the request's `stop` is for all rows.
     """
     whole = {name: body[name] for name in body if not isinstance(body[name], list) or name == "stop"}
     first = sampling_settings(whole, default_max_tokens=None)
     rows = [{**whole} for _ in range(count)]
-    for name in ("temperature", "max_tokens"):
+    for name in ("temperature", "max_tokens", "top_p", "min_p", "stops"):
         if isinstance(given := body.get(name), list):
-            if len(given) != count:
-                raise UsageError(
-                    f"{name}, given as a list, must have {count} values, one for each conversation"
-                )
-            for row, value in zip(rows, given, strict=True):
-                row[name] = value
+            for row, value in zip(rows, _each(given, name, count), strict=True):
+                row[name.removesuffix("s") if name == "stops" else name] = value
     return [
         replace(sampling_settings(row, default_max_tokens=None), seed=seed)
         for row, seed in zip(rows, seeds(body, first.seed, count), strict=True)
@@ -187,12 +199,32 @@ def conversations(body: Json, *, may_be_empty: bool = False) -> list[list[Messag
     return [messages(conversation, may_be_empty=may_be_empty) for conversation in value]
 
 
-def role(body: Json) -> str:
-    """Return who speaks next: `assistant`, which is the default, or `user`."""
-    value: object = body.get("role", "assistant")
+def role(value: object) -> str:
+    """Return who speaks next, `assistant` or `user`, once the value is checked to be one of them."""
     if value not in ("assistant", "user"):
         raise UsageError("role, who speaks next, must be assistant or user")
     return str(value)
+
+
+def batch_rows(body: Json) -> list[BatchRow]:
+    """Return the rows of a batch request.
+
+    `role` names who speaks next, for all rows or in a list for each row; `assistant` is the default. `raw` is
+    a list with the text that a row continues, or null for a row whose conversation counts. A conversation may
+    be empty if the user speaks next, or if it is not used.
+    """
+    many = conversations(body, may_be_empty=True)
+    given = body.get("role", "assistant")
+    roles = _each(given, "role", len(many)) if isinstance(given, list) else [given] * len(many)
+    raw = body.get("raw")
+    texts = [None] * len(many) if raw is None else _each(raw, "raw", len(many))
+    rows = [
+        BatchRow(messages=one, role=role(speaker), text=None if own is None else text(own, "raw"))
+        for one, speaker, own in zip(many, roles, texts, strict=True)
+    ]
+    if any(not (row.messages or row.text) and row.role == "assistant" for row in rows):
+        raise UsageError("messages must be a list of at least one {role, content}")
+    return rows
 
 
 def template_settings(body: Json) -> Json:
@@ -275,6 +307,13 @@ def _number(body: Json, name: str, default: float, least: float, most: float) ->
         # NaN is refused too: a comparison with it is false.
         raise UsageError(f"{name} must be a number from {least:g} to {most:g}")
     return float(value)
+
+
+def _each(value: object, name: str, count: int) -> list[Any]:
+    """Return the value if it is a list with one entry for each of `count` rows; `name` is its field."""
+    if not isinstance(value, list) or len(value) != count:
+        raise UsageError(f"{name}, given as a list, must have {count} values, one for each conversation")
+    return value
 
 
 def _top_p(body: Json) -> float:

@@ -84,6 +84,17 @@ def test_the_users_next_turn_can_be_generated(vllm: Vllm) -> None:
     assert len(found.json()["results"]) == 2
 
 
+def test_a_text_is_continued_and_each_row_has_its_own_cuts_and_stops(vllm: Vllm) -> None:
+    greedy, by_min, by_top = batch(vllm, temperature=[0, 1, 1], min_p=[0, 1, 0], top_p=[1, 1, 1e-6],
+                                   conversations=ASKED[:1] * 3)["results"]  # fmt: skip
+    assert greedy["token_ids"] == by_min["token_ids"] == by_top["token_ids"]
+    stop = greedy["text"][4:9]
+    rows = {"conversations": [ASKED[0], ASKED[0], []], "raw": [None, None, "How should"]}
+    stopped, free, text = batch(vllm, temperature=0, stops=[[stop], [], []], **rows)["results"]
+    assert stopped["text"] == greedy["text"][: greedy["text"].index(stop)] and free == greedy
+    assert text["token_ids"] and text["token_ids"] != greedy["token_ids"]
+
+
 def test_an_invalid_batch_is_refused_with_a_reason(vllm: Vllm) -> None:
     long = [[{"role": "user", "content": "begin " * 600}]]
     assert "shorten the prompt" in refused(vllm, "/v1/batch/chat", conversations=long)

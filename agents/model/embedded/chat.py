@@ -55,6 +55,24 @@ class ChatTokenizer:
         return first[0] if first and first[0] in self._control else None
 
     @cached_property
+    def request_end(self) -> int | None:
+        """The control token with which the template ends a request; None if text follows the request."""
+        probe = [{"role": "user", "content": _PROBE}]
+        try:
+            tail = self._template(probe, True).rpartition(_PROBE)[2]
+        except UsageError:
+            return None
+        first = self.encode_markup(tail.lstrip(" "))[:1]
+        return first[0] if first and first[0] in self._control else None
+
+    @cached_property
+    def _text_start(self) -> list[int]:
+        """The tokens that the tokenizer puts before a text, such as that for its beginning."""
+        with_start: list[int] = self._markup.encode(_PROBE, add_special_tokens=True).ids
+        bare = self.encode_markup(_PROBE)
+        return with_start[: max(0, len(with_start) - len(bare))] if with_start[-len(bare) :] == bare else []
+
+    @cached_property
     def takes_system(self) -> bool:
         """Whether the template renders a system prompt; False if it refuses or drops one."""
         probe = [{"role": "system", "content": _PROBE}, {"role": "user", "content": _ANSWER}]
@@ -72,6 +90,10 @@ class ChatTokenizer:
         """Return the tokens of trusted text, in which control tokens count as such."""
         ids: list[int] = self._markup.encode(text, add_special_tokens=False).ids
         return ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the tokens of a text to continue: data, after the token that begins a text, if any."""
+        return [*self._text_start, *self.encode(text)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of these tokens, without control tokens."""
@@ -119,8 +141,29 @@ class ChatTokenizer:
         opens = requests.flag(body, "add_generation_prompt", True)
         settings = BATCH_SETTINGS | requests.template_settings(body)
         return [
-            self.encode_chat(messages, add_generation_prompt=opens, settings=settings)
-            for messages in requests.conversations(body)
+            self.encode_chat(row.messages, add_generation_prompt=opens, role=row.role, settings=settings)
+            for row in requests.batch_rows(body)
+        ]
+
+    def encode_rows(self, body: Json) -> list[list[int]]:
+        """Return the prompt of each row of a batch request: see `requests.batch_rows`."""
+        settings = BATCH_SETTINGS | requests.template_settings(body)
+        return [
+            self.encode_chat(row.messages, role=row.role, settings=settings)
+            if row.text is None
+            else self.encode_text(row.text)
+            for row in requests.batch_rows(body)
+        ]
+
+    def more_ends(self, body: Json) -> list[tuple[int, ...]]:
+        """Return the tokens that end each row of a batch request, beside those that end every answer.
+
+        A row that writes a request ends with the token that ends a request, as well.
+        """
+        end = self.request_end
+        return [
+            (end,) if row.role == "user" and row.text is None and end is not None else ()
+            for row in requests.batch_rows(body)
         ]
 
     def _escaped(self, content: str, contents: list[str]) -> str:
@@ -137,32 +180,31 @@ class ChatTokenizer:
         self, messages: Sequence[Message], opens: bool, role: str, settings: Mapping[str, Any]
     ) -> str:
         """Return the conversation as text; with `opens`, it ends with the opening of a turn of this role."""
-        if messages and role == "assistant":
+        if opens and role == "user":
+            return self._before_request(messages, settings)
+        if messages:
             return self._template(messages, opens, settings)
-        closed = self._template(messages, False, settings) if messages else ""
-        return closed + self._opening(role) if opens else closed
+        return self._opening() if opens else ""
 
-    def _opening(self, role: str) -> str:
-        """Return the text with which the template opens a turn of this role.
+    def _before_request(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> str:
+        """Return the conversation as text, up to where the content of the user's next message begins.
 
-        It is cut out of a conversation that the template renders.
+        A space at the end is left out: tokenizers join it to the word that follows.
         """
-        turns = [
-            {"role": "user", "content": _PROBE},
-            {"role": "assistant", "content": _ANSWER},
-            {"role": "user", "content": _PROBE},
-        ]
-        if role == "assistant":
-            closed, opened = self._template(turns[:1], False), self._template(turns[:1], True)
-            end = len(closed) if opened.startswith(closed) else len(opened)
-            opening = opened[end:]
-        else:
-            closed = self._template(turns[:2], False).rpartition(_ANSWER)[2]
-            between = self._template(turns, False).rpartition(_PROBE)[0].rpartition(_ANSWER)[2]
-            opening = between.removeprefix(closed) if between.startswith(closed) else ""
-        if not opening:
-            raise UsageError(f"this model's chat template cannot open a turn for {role}; use role assistant")
-        return opening
+        closed = self._template(messages, False, settings) if messages else ""
+        whole = self._template([*messages, {"role": "user", "content": _PROBE}], False, settings)
+        before = whole.rpartition(_PROBE)[0]
+        if not before.removeprefix(closed).strip():
+            raise UsageError("this model's chat template cannot open a turn for user; use role assistant")
+        return before.rstrip(" ")
+
+    def _opening(self) -> str:
+        """Return the text with which the template opens an answer, cut out of a rendered conversation."""
+        turns = [{"role": "user", "content": _PROBE}]
+        closed, opened = self._template(turns, False), self._template(turns, True)
+        if not opened.startswith(closed) or opened == closed:
+            raise UsageError("this model's chat template cannot open an answer after no messages; send one")
+        return opened[len(closed) :]
 
     def _template(
         self, messages: Sequence[Message], opens: bool, settings: Mapping[str, Any] | None = None

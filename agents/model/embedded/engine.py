@@ -77,7 +77,12 @@ class Engine:
         )
 
     def request(
-        self, tokens: Sequence[int], seed: int, settings: SamplingSettings, offsets: Offsets | None
+        self,
+        tokens: Sequence[int],
+        seed: int,
+        settings: SamplingSettings,
+        offsets: Offsets | None,
+        end_ids: Sequence[int] = (),
     ) -> GenerationRequest:
         """Return the sampler's request for one row; raise `UsageError` when the row does not fit the model.
 
@@ -86,6 +91,7 @@ class Engine:
             seed: The seed of the answer.
             settings: The sampling settings, whose own seed is ignored.
             offsets: The steering of the row; None for none.
+            end_ids: Tokens that end the answer, beside the model's own.
         """
         max_tokens = requests.answer_limit(
             tokens, settings.max_tokens, context=self.context, vocab_size=self.vocab_size
@@ -96,6 +102,8 @@ class Engine:
             temperature=settings.temperature,
             max_tokens=max_tokens,
             top_p=settings.top_p,
+            min_p=settings.min_p,
+            end_ids=frozenset(end_ids),
             stop=settings.stop,
             offsets=offsets,
         )

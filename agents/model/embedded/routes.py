@@ -20,7 +20,6 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from agents.model import requests
-from agents.model.embedded.chat import BATCH_SETTINGS
 from agents.model.embedded.engine import Engine
 from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest
 from corpus.aliases import Json
@@ -191,19 +190,15 @@ async def _complete(engine: Engine, request: Request) -> Response:
 async def _batch_chat(engine: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     _check_name(engine, body)
-    role = requests.role(body)
-    conversations = requests.conversations(body, may_be_empty=role == "user")
-    settings = requests.sampling_settings_each(body, len(conversations))
-    offsets = engine.steering.offsets_each(body, len(conversations))
-    template = BATCH_SETTINGS | requests.template_settings(body)
+    count = len(requests.batch_rows(body))
+    settings = requests.sampling_settings_each(body, count)
+    offsets = engine.steering.offsets_each(body, count)
 
     def prepare() -> list[GenerationRequest]:
-        encoded = [
-            engine.tokenizer.encode_chat(messages, role=role, settings=template) for messages in conversations
-        ]
+        encoded, ends = engine.tokenizer.encode_rows(body), engine.tokenizer.more_ends(body)
         return [
-            engine.request(tokens, own.seed, own, steer)
-            for tokens, own, steer in zip(encoded, settings, offsets, strict=True)
+            engine.request(tokens, own.seed, own, steer, end_ids)
+            for tokens, own, steer, end_ids in zip(encoded, settings, offsets, ends, strict=True)
         ]
 
     # Off the event loop: encoding thousands of conversations would keep users waiting.

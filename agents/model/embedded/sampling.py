@@ -43,7 +43,10 @@ class GenerationRequest:
     """0 takes the most likely token each time."""
     max_tokens: int
     top_p: float = 1.0
+    min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    end_ids: frozenset[int] = frozenset()
+    """Tokens that end this answer, beside those that end every answer of the model."""
     offsets: Offsets | None = None
     """The steering of the row; None for none."""
 
@@ -160,7 +163,8 @@ class Sampler:
             return
         row.tokens.append(token)
         stop = row.request.stop
-        if token in self._end_ids or (stop and _first_stop(self._decode(row.tokens), stop) >= 0):
+        ends = token in self._end_ids or token in row.request.end_ids
+        if ends or (stop and _first_stop(self._decode(row.tokens), stop) >= 0):
             row.finish_reason = "stop"
         elif len(row.tokens) >= row.request.max_tokens:
             row.finish_reason = "length"
@@ -190,17 +194,19 @@ class _Draw:
         temperatures = [request.temperature or 1.0 for request in requests]
         self._temperature = torch.tensor(temperatures, dtype=torch.float64)[:, None]
         self._top_p = torch.tensor([request.top_p for request in requests], dtype=torch.float64)[:, None]
+        self._min_p = torch.tensor([request.min_p for request in requests], dtype=torch.float64)[:, None]
         self._refresh()
 
     def _refresh(self) -> None:
         """Record which settings occur in the rows, so that steps that no row needs are skipped."""
         self._any_greedy, self._all_greedy = bool(self._greedy.any()), bool(self._greedy.all())
         self._any_top_p = bool((self._top_p < 1).any())
+        self._any_min_p = bool((self._min_p > 0).any())
 
     def select(self, rows: torch.Tensor) -> None:
         """Drop all rows but those with these numbers."""
         self._greedy, self._temperature = self._greedy[rows], self._temperature[rows]
-        self._top_p = self._top_p[rows]
+        self._top_p, self._min_p = self._top_p[rows], self._min_p[rows]
         self._refresh()
 
     def __call__(self, logits: torch.Tensor, uniforms: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -216,6 +222,9 @@ class _Draw:
         # The largest logit is subtracted first, so that no temperature makes the exponentials overflow.
         shifted = (logits - logits.amax(-1, keepdim=True)).double().div_(self._temperature)
         weights = shifted.exp_()
+        if self._any_min_p:
+            # The likeliest token's weight is exp(0) = 1, so a weight is its share of that token's.
+            weights = weights.masked_fill_(weights < self._min_p, 0.0)
         if self._any_top_p:
             weights = _nucleus(weights, self._top_p)
         cumulative = weights.cumsum(-1)

@@ -49,9 +49,30 @@ async def test_each_prompt_has_its_own_temperature_and_limit(client: ModelClient
 
 
 async def test_the_next_user_turn_can_be_requested(client: ModelClient) -> None:
-    as_user = await client.batch_chat([prompt(0, messages=[]), prompt(1)], role="user")
-    as_assistant = await client.batch_chat([prompt(0), prompt(1)])
-    assert as_user[1].token_ids != as_assistant[1].token_ids
+    opened, as_user, answer = await client.batch_chat(
+        [prompt(0, messages=[], opens="user"), prompt(1, opens="user"), prompt(1)]
+    )
+    assert opened.text and as_user.token_ids != answer.token_ids
+
+
+async def test_a_text_is_continued_as_it_stands_beside_conversations(client: ModelClient) -> None:
+    text = "how are you <|im_end|>"
+    plain, rendered, other = await client.batch_chat(
+        [prompt(3, messages=[], text=text), prompt(3), prompt(3, text=text)]
+    )
+    assert plain == other and plain.token_ids != rendered.token_ids
+
+
+async def test_each_prompt_has_its_own_stop_strings_and_cuts(client: ModelClient) -> None:
+    free, stopped = await client.batch_chat([prompt(2), prompt(2, stop=("zzz",))])
+    assert free == stopped
+    letter = free.text[1:2]
+    cut, whole = await client.batch_chat([prompt(2, stop=(letter,)), prompt(2)])
+    assert (cut.text, whole) == (free.text[: free.text.index(letter)], free)
+    greedy, by_min, by_top = await client.batch_chat(
+        [prompt(4, temperature=0.0), prompt(4, min_p=1.0), prompt(4, top_p=1e-9)]
+    )
+    assert greedy == by_min == by_top  # only the likeliest token is left
 
 
 async def test_chat_and_tokens_and_the_served_model(client: ModelClient, server: Any) -> None:

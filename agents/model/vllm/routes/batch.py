@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from agents.model import requests
-from agents.model.embedded.chat import BATCH_SETTINGS, ChatTokenizer
+from agents.model.embedded.chat import ChatTokenizer
 from agents.model.requests import SEED_SPACE
 from agents.model.weights.header import read_state
 from corpus.aliases import Json
@@ -108,17 +108,15 @@ class BatchRoutes:
             raise UsageError(
                 "the batch routes cannot steer on vLLM; send single requests to /v1/chat/completions"
             )
-        speaker, text = requests.role(body), self._text()
-        many = requests.conversations(body, may_be_empty=speaker == "user")
-        each = requests.sampling_settings_each(body, len(many))
-        template = BATCH_SETTINGS | requests.template_settings(body)
-        return [
-            self._row(text.encode_chat(one, role=speaker, settings=template), chosen)
-            for one, chosen in zip(many, each, strict=True)
-        ]
+        encoded, ends = self._text().encode_rows(body), self._text().more_ends(body)
+        each = requests.sampling_settings_each(body, len(encoded))
+        return [self._row(*row) for row in zip(encoded, each, ends, strict=True)]
 
-    def _row(self, tokens: list[int], chosen: requests.SamplingSettings) -> _Row:
-        """Return one row with vLLM's sampling settings; raise `UsageError` if it does not fit the model."""
+    def _row(self, tokens: list[int], chosen: requests.SamplingSettings, end_ids: Sequence[int] = ()) -> _Row:
+        """Return one row with vLLM's sampling settings; raise `UsageError` if it does not fit the model.
+
+        `end_ids` are tokens that end the answer, beside the model's own.
+        """
         from vllm.sampling_params import RequestOutputKind, SamplingParams
 
         config = self.engine.model_config
@@ -128,6 +126,8 @@ class BatchRoutes:
         params = SamplingParams(
             temperature=chosen.temperature,
             top_p=chosen.top_p,
+            min_p=chosen.min_p,
+            stop_token_ids=list(end_ids),
             max_tokens=wanted,
             seed=signed(chosen.seed),
             stop=list(chosen.stop),

@@ -71,6 +71,31 @@ def test_only_the_templates_own_variables_can_be_set(value: Any, server: Any) ->
     assert answer.status_code == 400 and "variables of the model's chat template" in answer.text
 
 
+BRACKETS = (
+    "{% for m in messages %}{% if m['role'] == 'user' %}<|im_start|> {{ m['content'] }} <|endoftext|>"
+    "{% else %} {{ m['content'] }}<|im_end|>{% endif %}{% endfor %}"
+)
+"""A template as Mistral's: it puts requests between control tokens, and a space before each text."""
+
+
+@pytest.mark.parametrize("template", [REFUSES, DROPS, THINKS, BRACKETS])
+@pytest.mark.parametrize("turns", [0, 2])
+def test_the_tokens_before_a_request_are_a_prefix_of_the_whole(
+    template: str, turns: int, model_dir: Any
+) -> None:
+    text = chat(model_dir, template)
+    before = [TALK[1], {"role": "assistant", "content": "Good day."}][:turns]
+    opened = text.encode_chat(before, role="user")
+    whole = text.encode_chat([*before, TALK[1]], add_generation_prompt=False)
+    assert whole[: len(opened)] == opened and text.decode(whole[len(opened) :]).strip() == "Hello"
+
+
+def test_a_request_ends_with_the_token_that_follows_it_in_the_template(model_dir: Any) -> None:
+    assert (chat(model_dir, BRACKETS).request_end, chat(model_dir, BRACKETS).turn_end) == (0, 2)
+    assert chat(model_dir, REFUSES).request_end == 2
+    assert chat(model_dir, BRACKETS.replace("<|endoftext|>", "[end]")).request_end is None
+
+
 def test_a_template_that_opens_no_turn_for_the_user_is_a_usage_error(model_dir: Any) -> None:
     text = chat(model_dir, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
     with pytest.raises(UsageError, match="cannot open a turn for user"):

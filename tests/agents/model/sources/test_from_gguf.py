@@ -115,6 +115,20 @@ def test_the_users_next_turn_opens_as_the_template_opens_it(name: str, made: Cal
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_a_request_opens_with_the_tokens_before_it_in_apply_chat_template(
+    name: str, published: dict[str, Published], made: Callable[[str], Path]
+) -> None:
+    chat = ChatTokenizer(transformers.AutoTokenizer.from_pretrained(made(name)))
+    for before in ([], TALK[:1], TALK[1:3], TALK[:3]):
+        opened = chat.encode_chat(before, role="user")
+        expected = published[name].tokenizer.apply_chat_template(
+            [*before, {"role": "user", "content": "fine"}], return_dict=False
+        )
+        assert expected[: len(opened)] == opened and chat.decode(expected[len(opened) :]).startswith("fine")
+        assert expected[-1] == chat.request_end or chat.request_end in expected[-2:]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_the_embedded_server_answers_as_the_model_does_and_ends_where_its_turns_end(
     name: str, published: dict[str, Published], made: Callable[[str], Path], start_server: Callable[..., Any]
 ) -> None:
