@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from agents.model import meter
 from agents.model.requests import BATCH_ROWS
 from corpus.aliases import Json, Message
 from corpus.errors import ModelUnavailable
@@ -63,6 +64,8 @@ class Completion:
     """Version of the weights when the answer began."""
     weights_version_end: int
     """Version of the weights when the answer ended; another number means that they changed in between."""
+    tokens: int = 0
+    """Number of generated tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,11 +311,18 @@ def _batch_body(prompts: Sequence[Prompt]) -> Json:
 
 
 def _completion(result: Json, answer: Json) -> Completion:
-    """Return the completion for one `result` of the server's `answer`, which names the weights' versions."""
+    """Return the completion for one `result` of the server's `answer`, and count its tokens.
+
+    The answer names the versions of the weights.
+    """
     version: int = answer.get("weights_version", 0)
+    token_ids = tuple(result.get("token_ids") or ())
+    tokens = len(token_ids) or int((answer.get("usage") or {}).get("completion_tokens") or 0)
+    meter.count(generated=tokens)
     return Completion(
         text=result["text"],
-        token_ids=tuple(result.get("token_ids") or ()),
+        token_ids=token_ids,
+        tokens=tokens,
         finish_reason=result["finish_reason"],
         weights_version=version,
         weights_version_end=answer.get("weights_version_end", version),

@@ -21,7 +21,7 @@ from uuid import uuid4
 import zmq
 import zmq.asyncio
 
-from agents.model import protocol
+from agents.model import meter, protocol
 from agents.model.internals import Activations, LogProb
 from agents.model.protocol import RpcReply, RpcRequest
 from agents.model.steering.wire import Direction
@@ -148,6 +148,7 @@ class TrainerClient:
             items: Token ids of each context and its continuation.
             steer: Directions that the model is steered by during this call.
         """
+        meter.count(read=sum(len(context) + len(continuation) for context, continuation in items))
         frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]
         body = wire.LogprobsBody(steer=tuple(one.layer for one in steer))
         scores = load(wire.LogprobsResult, (await self._ask("logprobs", asdict(body), frames)).body)
@@ -161,6 +162,7 @@ class TrainerClient:
         For the layers in `heads`, the result also holds the input of attention's output projection. Layers
         after the deepest requested one are not computed.
         """
+        meter.count(read=sum(map(len, texts)))
         body = wire.ActivationsBody(layers=tuple(layers), heads=tuple(heads))
         reply = await self._ask("activations", asdict(body), [pack_tokens(text) for text in texts])
         return wire.unpack_activations(reply.body, reply.frames, layers)

@@ -12,12 +12,13 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import anyio
 import structlog
 from sqlalchemy import Connection
 
+from agents.model.meter import metered
 from agents.trainer.client import TrainerClient
 from corpus.aliases import Progress
 from corpus.errors import NightschoolError, TrainerFault
@@ -124,7 +125,8 @@ class Worker:
     async def _do(self, item: Work) -> None:
         """Do a piece of work and commit its outcome, or count its failure on its row."""
         try:
-            result = await self._handle(item)
+            with metered() as spent:
+                result = await self._handle(item)
         except anyio.get_cancelled_exc_class():
             with anyio.CancelScope(shield=True):
                 await self.ledger.write(work.release, item)
@@ -147,6 +149,7 @@ class Worker:
                 raise
             await self.ledger.write(_fail, item, f"{type(error).__name__}: {error}")
             return
+        result = replace(result, facts={**result.facts, **spent.facts()})
         await self.ledger.write(outcomes.commit, item, result, flow.follow(item, result))
 
     def _may_repeat(self, item: Work) -> bool:

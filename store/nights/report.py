@@ -16,6 +16,7 @@ from store import graph, queries
 from store.ledger import schema
 from store.ledger.records import Dream, Night, Pair, Update, extend
 from store.ledger.rows import all_of, first_of
+from store.nights.cost import tokens_of
 from store.nights.results import (
     BeforeAfter,
     BehaviourRates,
@@ -61,13 +62,14 @@ def night_report(
     d, p = schema.dreams.c, schema.pairs.c
     sides = ("", "") if update is None else _weights(connection, update)
     heard = _heard(connection, night)
+    tokens, pairs = tokens_of(connection, night_id), _count(connection, schema.pairs, p.night_id == night_id)
     return NightReport(
         conversations=heard[0],
         turns=heard[1],
         signals=heard[2],
         nodes=_count(connection, schema.nodes),
         dreams=_count(connection, schema.dreams, (d.night_id == night_id) & d.refused.is_(None)),
-        pairs=_count(connection, schema.pairs, p.night_id == night_id),
+        pairs=pairs,
         reasons=night.reasons,
         updates=[] if update is None else [_update(connection, update)],
         behaviours=[
@@ -75,6 +77,8 @@ def night_report(
             for name, counter_of in (_measured(behaviours, definitions) if update is not None else [])
         ],
         retention=None if update is None else _retention(connection, sides),
+        tokens=tokens,
+        tokens_per_pair=round((tokens.dreams + tokens.attempts) / pairs, 1) if pairs else None,
     )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from corpus.aliases import Json, Message
 from corpus.json_edge import ABSENT
 from store.ledger.records import Checkpoint
+from store.nights.cost import NightTokens
 from store.readings.records import MovedReadings, PredictionOutcome
 from store.task_vectors.merges import MergeSettings
 
@@ -79,6 +80,9 @@ class NightReport:
     behaviours: list[BehaviourRates]
     retention: BeforeAfter | None
     """Perplexity on held-out ordinary text; None without an update."""
+    tokens: NightTokens
+    tokens_per_pair: float | None
+    """Tokens generated for dreams and attempts, per pair; None for a night without pairs."""
 
 
 # ---------------------------------------------------------------- the home

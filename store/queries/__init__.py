@@ -34,6 +34,7 @@ from store.queries.nights import (
     nights_since,
     paused_during,
     running_night,
+    tokens,
 )
 from store.queries.practice import attempts, dreams, dreamt_texts, hardest_dreams, pairs, rates
 from store.queries.updates import (
@@ -86,6 +87,7 @@ __all__ = [
     "running_night",
     "stored",
     "targets",
+    "tokens",
     "turns",
     "unlearnt_by",
     "update",

@@ -63,6 +63,19 @@ def paused_during(connection: Connection, night_id: str) -> bool:
     return is_paused(connection) and connection.execute(since).first() is not None
 
 
+def tokens(connection: Connection, night_id: str) -> dict[str, tuple[int, int]]:
+    """Return the tokens that a night's work has generated and has read so far, by the kind of the work.
+
+    Only work that is done counts. What it cost is in the body of its event.
+    """
+    e = schema.events.c
+    counts: dict[str, tuple[int, int]] = {}
+    for kind, body in connection.execute(select(e.kind, e.body).where(e.subject == night_id).order_by(e.seq)):
+        before = counts.get(kind, (0, 0))
+        counts[kind] = (before[0] + body.get("tokens", 0), before[1] + body.get("tokens_read", 0))
+    return counts
+
+
 def model_digest(connection: Connection) -> str:
     """Return the digest of the model that checkpoint 0 came from; "" if it was not recorded."""
     t = schema.meta

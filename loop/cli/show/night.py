@@ -31,6 +31,7 @@ def night(report: NightResult) -> None:
         f"read {report.conversations} conversations ({report.turns} turns), found {report.signals} signals; "
         f"{report.dreams} dreams, {report.pairs} pairs, {report.seconds:.0f} s"
     )
+    _tokens(report)
     if report.behaviours:
         _rates(report.behaviours)
     if report.retention and report.retention.before and report.retention.after:
@@ -44,6 +45,17 @@ def night(report: NightResult) -> None:
         out.print(f"nothing happened: {'; '.join(report.reasons)}")
     why = f" | ledger why {report.updates[0].id}" if report.updates else ""
     out.print(f"see also: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
+
+
+def _tokens(report: NightResult) -> None:
+    """Print what the night has cost, in tokens."""
+    cost, pair = report.tokens, report.tokens_per_pair
+    if cost.generated:
+        each = "" if pair is None else f" ({pair:g} a pair)"
+        out.print(
+            f"tokens      {cost.generated:,} generated: dreams {cost.dreams:,}, "
+            f"attempts {cost.attempts:,}{each}, verdict {cost.verdict:,}; readings read {cost.readings:,}"
+        )
 
 
 def _origin(update: UpdateSummary) -> str:

@@ -13,6 +13,7 @@ from store.graph import merge
 from store.ledger import schema
 from store.ledger.records import Measurement, Reading, Verdict, identity, save
 from store.nights import history, report
+from store.nights.cost import NightTokens
 from store.nights.results import (
     BeforeAfter,
     FailedWork,
@@ -22,7 +23,7 @@ from store.nights.results import (
     WhyPair,
     WhyUpdate,
 )
-from store.queue.outcome import Change, apply
+from store.queue.outcome import Change, apply, note
 from store.queue.work import enqueue, fail, lease
 
 BEHAVIOURS = load([SHIPPED])
@@ -141,6 +142,21 @@ def test_a_nights_report_counts_its_rows(connection: Connection) -> None:
     (update,) = night.updates
     assert (update.id, update.steps, update.pairs, update.verdict) == ("u1", 4, 3, "keep")
     assert update.checkpoint == sha("checkpoint 1") and night.retention == BeforeAfter(before=1.2, after=1.25)
+
+
+def test_a_nights_report_adds_up_the_tokens_of_its_work_by_what_they_were_for(connection: Connection) -> None:
+    night_id = a_night_from_a_log(connection)
+    spent = [
+        ("dream", {"tokens": 90}), ("attempt", {"tokens": 400}), ("attempt", {"tokens": 110}), ("plan", {}),
+        ("pair", {"tokens": 7}), ("measure", {"tokens": 30}), ("measure", {"tokens": 20}),
+        ("listen", {"tokens_read": 5}), ("read", {"tokens_read": 6}),
+    ]  # fmt: skip
+    for kind, body in spent:
+        note(connection, kind, night_id, body)
+    note(connection, "attempt", "n9", {"tokens": 1000})
+    night = report.night_report(connection, night_id, BEHAVIOURS, DEFINITIONS)
+    assert night.tokens == NightTokens(dreams=90, attempts=517, verdict=50, readings=11)
+    assert night.tokens_per_pair == round((90 + 517) / 3, 1)
 
 
 def test_before_and_after_are_the_pass_counts_of_the_first_round(connection: Connection) -> None:
