@@ -86,13 +86,16 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """Which optimizer states of earlier nights are kept."""
+    """Which optimizer states of earlier nights are kept, and for how long what was swept."""
 
     __pydantic_config__ = _FORBID
 
     optimizer_states: Annotated[int, Field(ge=1)] = 3
     """Number of the newest kept checkpoints whose optimizer state is stored; the active checkpoint's state is
     always stored. Training from an older checkpoint starts with a fresh optimizer state."""
+    trash_days: Annotated[float, Field(ge=0)] = 14.0
+    """Days that files which no checkpoint needs stay in `checkpoints/trash/`, from where `recover --trash`
+    puts them back; with 0 they are deleted at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

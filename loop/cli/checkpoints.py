@@ -1,5 +1,6 @@
 """The commands on checkpoints: list, compare, export, prune, verify, merge task vectors, and roll back."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -83,19 +84,30 @@ def checkpoints_prune(
             metavar="N",
         ),
     ] = 0,
+    empty_trash: Annotated[
+        bool, typer.Option("--empty-trash", help="Then delete everything that is in the trash.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Delete the files of checkpoints that no rule keeps.
+    """Move the files of checkpoints that no rule keeps to the trash.
 
     The files of the active checkpoint, the last good one, pinned ones and those without a verdict always
-    stay. The rows of all checkpoints stay in the ledger.
+    stay. The rows of all checkpoints stay in the ledger. Files stay in the trash for `checkpoints.trash_days`
+    unless `--empty-trash` deletes them, which may also stand alone.
     """
     from loop.cli.show import checkpoints as show_checkpoints
     from loop.operations.operations import Operations
     from store.checkpoints.retention import Policy
 
-    Policy(keep_last=keep_last, keep_daily=keep_daily)  # raises a usage error for an empty policy
-    result = helpers.perform(Operations.prune, keep_last=keep_last, keep_daily=keep_daily, dry_run=dry_run)
+    if keep_last or keep_daily or not empty_trash:
+        Policy(keep_last=keep_last, keep_daily=keep_daily)  # raises a usage error for an empty policy
+    result = helpers.perform(
+        Operations.prune,
+        keep_last=keep_last,
+        keep_daily=keep_daily,
+        dry_run=dry_run,
+        empty_trash=empty_trash,
+    )
     helpers.show(result, show_checkpoints.pruned)
 
 
@@ -187,6 +199,31 @@ def checkpoints_merge(
     else:
         result = helpers.perform(Operations.merge, vectors=vectors, method=method, density=density, seed=seed)
         helpers.show(result, show_night.night)
+
+
+@commands.command()
+def recover(
+    active: Annotated[
+        str,
+        typer.Option(help="The checkpoint to make active; default: the one that was.", metavar="ID"),
+    ] = "",
+    trash: Annotated[bool, typer.Option("--trash", help="First put back what is in the trash.")] = False,
+) -> None:
+    """Rebuild a lost ledger's checkpoints from their files.
+
+    Every checkpoint on the disk that the ledger does not have is entered, with its lineage. Conversations and
+    nights that only the lost ledger had do not come back; logs in `inbox/` are read again. Stop the service
+    first.
+    """
+    import anyio
+
+    from loop.cli.show import checkpoints as show_checkpoints
+    from loop.cli.show.console import set_up_logs
+    from loop.operations.recover import recover as recover_home
+
+    set_up_logs()
+    result = anyio.run(partial(recover_home, options.home, active=active, trash=trash))
+    helpers.show(result, show_checkpoints.recovered)
 
 
 @commands.command()

@@ -18,6 +18,7 @@ from agents.model.describe import attention_heads, count_layers
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour
+from corpus.errors import IntegrityFault
 from loop.config import Settings
 from loop.engine import model_servers
 from loop.engine.processes import ProcessSupervisor
@@ -26,7 +27,7 @@ from loop.engine.yielding import Users
 from loop.night import gc
 from loop.night.context import NightContext, ability_prompts, definitions
 from loop.night.handlers import handlers
-from store import queries
+from store import belonging, queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home, locked, run_directory
 from store.ledger.db import Ledger, database_url
@@ -97,8 +98,9 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         run_dir = stack.enter_context(run_directory(home))
         ledger = Ledger(database_url(home.path, settings.database))
         stack.callback(ledger.close)
+        await _require_own(home, ledger)
         await ledger.write(work.release_all)
-        await gc.sweep(CheckpointStore(home.checkpoints), ledger)
+        await gc.sweep(CheckpointStore(home.checkpoints), ledger, settings.checkpoints.trash_days)
         model = await stack.enter_async_context(model_servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         model_digest = await ledger.read(queries.model_digest)
@@ -117,6 +119,13 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         if not server.managed:  # users may have asked the vLLM directly before this service could see them
             service.users.asked()
         yield service
+
+
+async def _require_own(home: Home, ledger: Ledger) -> None:
+    """Raise an error unless the home's checkpoint files belong to this ledger or to a newer copy of it."""
+    found = await ledger.read(belonging.problem, CheckpointStore(home.checkpoints))
+    if found is not None and found.kind != "older":
+        raise IntegrityFault(found.text)
 
 
 def _context(

@@ -28,5 +28,6 @@ class Finalize:
         await context.trainer.rollback(active.id, settled=True)
         await gc.remove_leftovers(context.store)
         await gc.drop_states(context.store, context.ledger, context.settings.checkpoints.optimizer_states)
+        await gc.agree(context.store, context.ledger)
         close = partial(history.close_night, night_id=item.night_id)
         return Outcome(decision="settled", then=close, facts={"checkpoint": active.id})

@@ -27,7 +27,7 @@ from loop.engine import model_identity
 from loop.engine.model_servers import WITHOUT_PLUGIN
 from loop.operations.results.home import Check, DoctorReport
 from loop.operations.status import ledger_of
-from store import queries
+from store import belonging, queries
 from store.checkpoints.store import SPARE_BYTES, CheckpointStore
 from store.home import Home, find, is_held
 
@@ -80,6 +80,7 @@ def _home_checks(home: Home) -> Checks:
         "token": lambda: _token(home),
         "ledger": lambda: _ledger(home),
         "checkpoints": lambda: _checkpoints(home),
+        "belonging": lambda: _belonging(home),
         "room": lambda: _disk(home),
         "python": lambda: f"{sys.version.split()[0]}, torch {version('torch')}",
         "kernel": _kernel,
@@ -111,6 +112,15 @@ def _checkpoints(home: Home) -> str:
     if faults := CheckpointStore(home.checkpoints).verify([active]):
         raise NightschoolError(f"the active checkpoint is damaged: {faults[0].problem}")
     return "the active checkpoint is intact"
+
+
+def _belonging(home: Home) -> str:
+    """Check that the ledger and the checkpoint files are of the same home, and of the same age."""
+    with ledger_of(home) as connection:
+        problem = belonging.problem(connection, CheckpointStore(home.checkpoints))
+    if problem is not None:
+        raise NightschoolError(problem.text)
+    return "ledger and checkpoint files belong together"
 
 
 def _disk(home: Home) -> str:

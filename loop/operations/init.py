@@ -11,9 +11,10 @@ from agents.ingest.read import ingest_paths
 from agents.model.client import open_client
 from agents.model.describe import digest, language_model_tensors
 from agents.model.safety import check_model_dir
-from corpus.errors import ConfigError, ModelUnavailable, UsageError
+from corpus.errors import ConfigError, IntegrityFault, ModelUnavailable, UsageError
 from loop.config import Settings, load_settings
 from loop.engine import model_identity
+from loop.night import gc
 from loop.operations.own_model import OnPart, ready_model
 from loop.operations.results.home import HomeMade
 from store import queries
@@ -64,8 +65,14 @@ async def init(
     with locked(home):
         ledger = Ledger(database_url(home.path, settings.database))
         try:
+            store = CheckpointStore(home.checkpoints)
+            found = await gc.problem(store, ledger)
+            if found is not None and found.kind != "older":
+                raise IntegrityFault(found.text)
             if not await ledger.read(queries.checkpoints):
-                await _base(ledger, CheckpointStore(home.checkpoints), await _model(settings, home))
+                await _base(ledger, store, await model_of(settings, home))
+            if found is None:
+                await gc.agree(store, ledger)
             if demo:
                 await ingest_paths(ledger, [CONVERSATIONS], None)
             active = await ledger.read(queries.active)
@@ -92,7 +99,7 @@ def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Sett
     return home, settings
 
 
-async def _model(settings: Settings, home: Home) -> Path:
+async def model_of(settings: Settings, home: Home) -> Path:
     """Return the Hugging Face directory of the home's model."""
     directory = model_identity.model_directory(settings, home)
     if directory is not None:

@@ -180,10 +180,20 @@ class Operations:
         row = await self.service.ledger.write(history.set_pinned, target, pinned)
         return Pin(checkpoint=row.id, number=row.number, pinned=pinned, changed=row.pinned != pinned)
 
-    async def prune(self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False) -> Prune:
-        """Delete the files of the checkpoints that the rules of `Policy` do not keep, and return a report."""
-        policy = Policy(keep_last=keep_last, keep_daily=keep_daily)
-        return await prune(self.service, policy, dry_run=dry_run)
+    async def prune(
+        self, *, keep_last: int = 0, keep_daily: int = 0, dry_run: bool = False, empty_trash: bool = False
+    ) -> Prune:
+        """Move the files of the checkpoints that the rules of `Policy` do not keep to the trash.
+
+        Args:
+            keep_last: As in `Policy`.
+            keep_daily: As in `Policy`; with `empty_trash`, both may be 0, and nothing is pruned.
+            dry_run: Whether to change nothing.
+            empty_trash: Whether to delete all that is in the trash afterwards.
+        """
+        only_trash = empty_trash and not (keep_last or keep_daily)
+        policy = None if only_trash else Policy(keep_last=keep_last, keep_daily=keep_daily)
+        return await prune(self.service, policy, dry_run=dry_run, empty_trash=empty_trash)
 
     async def forget(
         self, *, source: str, path: str, dry_run: bool = False, rollback: bool = False

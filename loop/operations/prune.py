@@ -1,9 +1,9 @@
-"""`checkpoints prune`: delete the files of checkpoints that no rule keeps; their rows in the ledger stay.
+"""`checkpoints prune`: move the files of checkpoints that no rule keeps to the trash; their rows stay.
 
-Invariant: one transaction marks the checkpoints as pruned. Their files are deleted after it. A crash between
-the two leaves unneeded files, which the next start removes. Nothing is deleted while a night runs, or if a
-damaged manifest leaves it unknown which files are needed. `store/checkpoints/retention.py` decides which
-checkpoints stay.
+Invariant: one transaction marks the checkpoints as pruned. Their files are moved after it. A crash between
+the two leaves unneeded files, which the next start moves. Nothing is moved while a night runs, if a damaged
+manifest leaves it unknown which files are needed, or if the files belong to another ledger.
+`store/checkpoints/retention.py` decides which checkpoints stay.
 """
 
 from functools import partial
@@ -23,18 +23,32 @@ from store.ledger.records import Checkpoint
 from store.nights import history
 
 
-async def prune(service: Service, policy: Policy, *, dry_run: bool) -> Prune:
-    """Prune by a policy; return what is deleted, what stays and why, and how many bytes are freed."""
+async def prune(service: Service, policy: Policy | None, *, dry_run: bool, empty_trash: bool) -> Prune:
+    """Prune by a policy; return what goes, what stays and why, and how many bytes that is.
+
+    Args:
+        service: The opened service.
+        policy: The rules of the user; None to prune nothing.
+        dry_run: Whether to change nothing.
+        empty_trash: Whether to delete all that is in the trash afterwards.
+
+    Raises:
+        GateRefused: A night is running, or the files belong to another ledger.
+    """
     async with service.files:
         store, ledger = service.store, service.ledger
+        if (found := await gc.problem(store, ledger)) is not None:
+            raise GateRefused(found.text)
         good = await anyio.to_thread.run_sync(_last_good, store, await ledger.read(queries.kept))
         rows = await ledger.read(queries.checkpoints)
         stay = await ledger.read(partial(_reasons, policy=policy, good=good))
         freed = _freed(store, stay)
+        trash_days = 0.0 if empty_trash else service.settings.checkpoints.trash_days
         if not dry_run:
             stay = await ledger.write(partial(_mark, policy=policy, good=good))
-            await gc.sweep(store, ledger)
-    return _report(rows, stay, await ledger.read(queries.active), dry_run=dry_run, freed=freed)
+            await gc.sweep(store, ledger, trash_days)
+    active = await ledger.read(queries.active)
+    return _report(rows, stay, active, dry_run=dry_run, freed=freed, trash=store.trash.nbytes)
 
 
 def _last_good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
@@ -42,24 +56,27 @@ def _last_good(store: CheckpointStore, kept: list[Checkpoint]) -> str | None:
     return next((row.id for row in reversed(kept) if not store.verify([row.id])), None)
 
 
-def _reasons(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
+def _reasons(connection: Connection, *, policy: Policy | None, good: str | None) -> dict[str, list[str]]:
     """Return the reasons why each stored checkpoint stays, by id; a checkpoint without one may be pruned.
 
     Args:
         connection: The ledger.
-        policy: The rules of the user.
+        policy: The rules of the user; None if every checkpoint stays.
         good: Id of the last good checkpoint; None if there is none.
     """
     active = queries.active(connection).id
+    if policy is None:
+        return {name: ["not asked for"] for name in queries.stored(connection)}
     return reasons(queries.checkpoints(connection), policy, active=active, good=good)
 
 
-def _mark(connection: Connection, *, policy: Policy, good: str | None) -> dict[str, list[str]]:
+def _mark(connection: Connection, *, policy: Policy | None, good: str | None) -> dict[str, list[str]]:
     """Mark the checkpoints that do not stay as pruned; return the reasons that `_reasons` gives."""
     if queries.running_night(connection) is not None:
         raise GateRefused("a night is running: wait for its end (`nightschool status`), then prune")
     stay = _reasons(connection, policy=policy, good=good)
-    if unneeded := [name for name, why in stay.items() if not why]:
+    unneeded = [name for name, why in stay.items() if not why]
+    if policy is not None and unneeded:
         history.set_pruned(connection, unneeded, policy.rules)
     return stay
 
@@ -90,7 +107,13 @@ def _freed(store: CheckpointStore, stay: dict[str, list[str]]) -> int:
 
 
 def _report(
-    rows: list[Checkpoint], stay: dict[str, list[str]], active: Checkpoint, *, dry_run: bool, freed: int
+    rows: list[Checkpoint],
+    stay: dict[str, list[str]],
+    active: Checkpoint,
+    *,
+    dry_run: bool,
+    freed: int,
+    trash: int,
 ) -> Prune:
     """Return the report of a prune."""
     stored = [row for row in rows if row.id in stay]
@@ -105,4 +128,6 @@ def _report(
         if not stay[row.id]
     ]
     reachable = [row.id for row in kept if row.state == "kept" and row.id != active.id]
-    return Prune(dry_run=dry_run, pruned=pruned, kept=kept, reachable=reachable, freed_bytes=freed)
+    return Prune(
+        dry_run=dry_run, pruned=pruned, kept=kept, reachable=reachable, freed_bytes=freed, trash_bytes=trash
+    )

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from corpus.errors import IntegrityFault
 from loop.engine.service import Service
+from loop.night import gc
 from loop.operations.results.checkpoints import ImmediateRollback, Rollback
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -45,6 +46,7 @@ async def roll_back(
             await service.ledger.write(history.roll_back, checkpoint.id, BY_HAND)
         else:
             await _end(service, night.id, checkpoint.id)
+        await gc.agree(service.store, service.ledger)
         await serve(service, checkpoint.id)
     if not now:
         return rollback

@@ -4,6 +4,8 @@
 weights and the optimizer state, which are blobs in `blobs/` (see `blobs.py`), by their digests. The blobs are
 durable before the manifest is, and the manifest before the ledger names the checkpoint.
 
+Files that no checkpoint needs are swept into `trash/` (see `trash.py`).
+
 Invariant: a file under its final name is whole, and the same content always has the same id. Everything is
 verified before it is used. This module knows nothing about tensor libraries, agents or the ledger, nor about
 the meaning of a manifest's further fields.
@@ -21,6 +23,7 @@ from typing import Any
 from corpus.aliases import Json
 from corpus.errors import GateRefused, IntegrityFault, UnknownId, WriteFailed
 from store.checkpoints.blobs import DIGEST, Blobs, StoredBlob, damage
+from store.checkpoints.trash import Trash
 from store.files import durable
 from store.tensors.raw import RawTensor, Tensors, TensorSpecs
 
@@ -73,6 +76,7 @@ class CheckpointStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.blobs = Blobs(directory / "blobs")
+        self.trash = Trash(directory / "trash")
 
     def write(
         self,
@@ -210,22 +214,36 @@ class CheckpointStore:
             if digest is not None:
                 self.blobs.drop(digest)
 
-    def sweep(self, keep_ids: Iterable[str]) -> list[Path]:
-        """Remove unfinished files and those that no checkpoint in `keep_ids` needs; return the removed paths.
+    def ids(self) -> list[str]:
+        """Return the ids of all checkpoints whose manifest is here, damaged ones included, sorted."""
+        return sorted(path.stem for path in self.directory.glob("*.json") if DIGEST.fullmatch(path.stem))
 
-        Call it only while no process writes.
+    def sweep(self, keep_ids: Iterable[str]) -> list[Path]:
+        """Move the files that no checkpoint in `keep_ids` needs to the trash; return the paths they had.
+
+        Unfinished files are deleted, because nothing can be made of them. Call it only while no process
+        writes, and only with the ids of the ledger to which these files belong (see `store.belonging`).
 
         Raises:
             IntegrityFault: The manifest of a checkpoint to keep is damaged, so its blobs are unknown; nothing
-                was removed.
+                was moved.
         """
         keep: set[Path] = set()
         for checkpoint_id in keep_ids:
             keep.add(self._manifest_path(checkpoint_id))
             keep |= self.blobs.needed(self.manifest(checkpoint_id).blobs)
         orphans = [path for path in self._files() if path not in keep]
-        durable.remove(orphans, "orphans")
+        durable.remove([path for path in orphans if path.suffix == ".tmp"], "orphans")
+        self.trash.take(path for path in orphans if path.suffix != ".tmp")
         return orphans
+
+    def put_back(self) -> list[Path]:
+        """Move every file from the trash to its place, unless that is taken; return which came back."""
+        places = (
+            (self.directory if path.suffix == ".json" else self.blobs.folder) / path.name
+            for path in self.trash.files()
+        )
+        return self.trash.put_back(list(places))
 
     def remove_leftovers(self) -> None:
         """Remove the unfinished files of processes that died; call it only while no process writes."""
@@ -239,7 +257,8 @@ class CheckpointStore:
         if free < nbytes + SPARE_BYTES:
             raise GateRefused(
                 f"a checkpoint needs {(nbytes + SPARE_BYTES) / 1e6:.0f} MB in {self.directory} and "
-                f"{free / 1e6:.0f} MB are free; free some space, or `nightschool checkpoints prune` old ones"
+                f"{free / 1e6:.0f} MB are free; free some space, or run "
+                "`nightschool checkpoints prune --empty-trash`"
             )
 
     def _weights_of(self, checkpoint_id: str | None) -> str | None:

@@ -23,8 +23,8 @@ from store.files.failpoints import reach
 
 _TEMPORARY = re.compile(r"[0-9a-f]{16}\.tmp")
 _ADVICE = {
-    errno.ENOSPC: "free some space, or `nightschool checkpoints prune` old ones, then try again",
-    errno.EDQUOT: "free some of your quota, or `nightschool checkpoints prune` old ones, then try again",
+    errno.ENOSPC: "free some space, or `nightschool checkpoints prune --empty-trash`, then try again",
+    errno.EDQUOT: "free some of your quota, or `nightschool checkpoints prune --empty-trash`, then try again",
     errno.EFBIG: "raise the limit on the size of files (`ulimit -f`), then try again",
     errno.EIO: "the disk fails: see the system's log, and move the home to another one",
     errno.EROFS: "the file system is read-only: see the system's log",
@@ -159,6 +159,23 @@ def remove(paths: Iterable[Path], what: str) -> None:
     for folder in sorted(folders):
         sync_directory(folder)
     reach(what, "removed")
+
+
+def link(path: Path, place: Path) -> None:
+    """Give a file a second name on the same file system; it is durable once that name's folder is synced.
+
+    Where a file system has no links, the file is renamed instead, and loses its first name.
+
+    Args:
+        path: The file.
+        place: The second name; nothing may be there.
+    """
+    try:
+        os.link(path, place)
+    except FileExistsError:
+        raise
+    except OSError:
+        os.rename(path, place)
 
 
 def make_folder(folder: Path, mode: int = 0o777) -> None:

@@ -38,12 +38,14 @@ _FILES = {
     "manifest": "the manifest",
     "log": "a log without the forgotten lines",
     "vectors": "a file of the concept vectors",
+    "owner": "the file that names the ledger of the checkpoints",
 }
 _TOMBSTONE = "the tombstone of a dropped optimizer state"
 _REMOVED = {
     "stale": "a blob's other forms",
     "states": "the files of a dropped optimizer state",
     "orphans": "the orphans",
+    "trash": "files in the trash",
 }
 
 POINTS: dict[str, str] = {

@@ -1,8 +1,6 @@
 """The real command line in processes of its own, on small homes whose nights take seconds."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,31 +9,14 @@ from typing import Any
 
 import pytest
 import small
-from small import CommandResult, Service
-
-Command = Callable[..., CommandResult]
+from small import Command, Service
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Run the command line's entry point in this process, for the many cases that start no other."""
-    from loop.cli.app import main
-
-    for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
-        monkeypatch.delenv(name)
-    before = signal.getsignal(signal.SIGTERM)
-
-    def call(*arguments: object) -> CommandResult:
-        monkeypatch.setattr(sys, "argv", ["nightschool", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as left:
-            main()
-        out, err = capsys.readouterr()
-        assert isinstance(left.value.code, int)
-        return CommandResult(code=left.value.code, out=out, err=err)
-
-    yield call
-    signal.signal(signal.SIGTERM, before)
+    with small.in_process(monkeypatch, capsys) as call:
+        yield call
 
 
 @pytest.fixture(scope="module")

@@ -108,7 +108,7 @@ class ShortHome:
     def recover(self, *, service: bool = True) -> None:
         """Do what a service and its trainer do at their start, or a trainer alone."""
         if service:
-            anyio.run(gc.sweep, self.store, self.ledger)
+            anyio.run(gc.sweep, self.store, self.ledger, 0.0)  # through the trash, and out of it
         self.active = self._read(queries.active).id
         mapping = self.home.path / "run" / "weights.bin"  # it outlives us, as that of a vLLM
         if not mapping.with_suffix(".json").exists():

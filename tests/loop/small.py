@@ -3,14 +3,18 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import pytest
 
 from corpus.world import answers
 from corpus.world.requests import draw, reserved, write
@@ -73,10 +77,36 @@ class CommandResult:
         return str(result["error"])
 
 
+Command = Callable[..., CommandResult]
+"""A function that runs one command with these arguments."""
+
+
 def environment(**more: str) -> dict[str, str]:
     """Return this process's environment without our settings, and with warnings as errors."""
     plain = {name: value for name, value in os.environ.items() if not name.upper().startswith("NIGHTSCHOOL_")}
     return {**plain, "PYTHONWARNINGS": "error", **more}
+
+
+@contextmanager
+def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Run the command line's entry point in this process, for the many cases that start no other."""
+    from loop.cli.app import main
+
+    for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
+        monkeypatch.delenv(name)
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments: object) -> CommandResult:
+        monkeypatch.setattr(sys, "argv", ["nightschool", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = capsys.readouterr()
+        assert isinstance(left.value.code, int)
+        return CommandResult(code=left.value.code, out=out, err=err)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
 
 
 def run_cli(home: Path, *arguments: object, **more: str) -> CommandResult:

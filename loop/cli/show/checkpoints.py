@@ -17,6 +17,7 @@ from loop.operations.results.checkpoints import (
     Pin,
     Prune,
     PrunedCheckpoint,
+    Recovered,
     RetainedCheckpoint,
     Rollback,
     TaskVectorReport,
@@ -152,10 +153,25 @@ def pruned(report: Prune) -> None:
         why = ", ".join(row.reasons) if isinstance(row, RetainedCheckpoint) else f"[red]{outcome}[/red]"
         table.add_row(str(row.number), row.id[:SHORT], row.state, _local(row.at), why)
     out.print(table)
-    freed = f"{'about ' if report.dry_run else ''}{format_bytes(report.freed_bytes)} freed"
+    freed = f"{'about ' if report.dry_run else ''}{format_bytes(report.freed_bytes)} no longer needed"
     out.print(f"{len(report.pruned)} {outcome}, {len(report.kept)} stay; {freed}")
+    out.print(f"{format_bytes(report.trash_bytes)} in the trash (--empty-trash frees them now)")
     targets = ", ".join(name[:SHORT] for name in report.reachable)
     out.print(f"rollback targets: {targets or 'none, only the active checkpoint is left'}")
+
+
+def recovered(report: Recovered) -> None:
+    """Print what `recover` entered, and which checkpoint is active."""
+    if report.put_back:
+        out.print(f"{report.put_back} files came back from the trash")
+    out.print(f"{len(report.entered)} checkpoints entered; active: {report.number} ({report.active[:SHORT]})")
+    for name in report.damaged:
+        err.print(f"checkpoint {name[:SHORT]} is damaged: `nightschool checkpoints verify` says where")
+    if not report.known:
+        err.print(
+            "the files do not say which checkpoint was active: the newest one that certainly was kept "
+            "is now. `nightschool recover --active ID` names another one"
+        )
 
 
 def pinned(report: Pin) -> None:

@@ -173,6 +173,27 @@ class Prune:
     reachable: list[str]
     """Ids of the checkpoints to which a rollback is possible after the prune."""
     freed_bytes: int
+    """Bytes of the files that only the pruned checkpoints needed."""
+    trash_bytes: int
+    """Bytes in the trash afterwards; each file is deleted after `checkpoints.trash_days`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovered:
+    """The result of a `recover`."""
+
+    active: str
+    """Id of the active checkpoint."""
+    number: int
+    """Number of the active checkpoint."""
+    entered: list[str]
+    """Ids of the checkpoints that the ledger did not have, oldest first."""
+    damaged: list[str]
+    """Ids of the checkpoints on the disk whose files are damaged."""
+    put_back: int
+    """Number of files that came back from the trash."""
+    known: bool
+    """Whether the files said which checkpoint was active; if not, the newest certainly kept one is."""
 
 
 @dataclass(frozen=True, kw_only=True)
