@@ -21,7 +21,7 @@ from store.ledger.db import Ledger, database_url
 
 KEYS = ("the-services-own-key", "a-callers-own-key")
 CALM = {"max_tokens": 12, "temperature": 0, "seed": 1}
-READY_S, HEARD_S = 120.0, 30.0
+READY_S, HEARD_S, TRIES = 120.0, 120.0, 6
 
 
 @dataclass(kw_only=True)
@@ -38,13 +38,13 @@ class Proxied:
         with httpx.Client(trust_env=False, timeout=60) as http:
             yield openai.OpenAI(base_url=url or self.url, api_key=key, max_retries=0, http_client=http)
 
-    def receipt(self, receipt: str, state: str = "ingested") -> dict[str, Any]:
-        """Return the status once it is in this state."""
+    def receipt(self, receipt: str, states: tuple[str, ...] = ("ingested",)) -> dict[str, Any]:
+        """Return the status once it is in one of these states."""
         headers, began = {"Authorization": f"Bearer {self.home.token()}"}, monotonic()
         with httpx.Client(headers=headers, trust_env=False) as http:
             while True:
                 told: dict[str, Any] = http.get(f"{self.url.removesuffix('/v1')}/receipts/{receipt}").json()
-                if told["state"] == state:
+                if told["state"] in states:
                     return told
                 assert monotonic() - began < HEARD_S, told
                 sleep(0.05)
@@ -132,13 +132,18 @@ def test_vllm_itself_refuses_an_unknown_key_and_an_unknown_model(
 
 
 def test_a_stream_whose_client_disconnects_is_not_captured(proxied: Proxied) -> None:
-    before = proxied.turns()
-    said: Any = [{"role": "user", "content": "hello"}]
+    more: dict[str, Any] = {"max_tokens": 450, "stream": True, "extra_body": {"ignore_eos": True}}
     with proxied.client(KEYS[1]) as client:
-        more: dict[str, Any] = {"max_tokens": 450, "stream": True, "extra_body": {"ignore_eos": True}}
         model = client.models.list().data[0].id
-        with client.chat.completions.create(model=model, messages=said, **more) as stream:
-            next(stream)
-            receipt = stream.response.headers["x-nightschool-receipt"]
-    assert proxied.receipt(receipt, "not captured")["reason"].startswith("the answer broke off")
+        # On a busy machine the answer may be whole before the client disconnects.
+        for attempt in range(TRIES):
+            before = proxied.turns()
+            said: Any = [{"role": "user", "content": f"hello {attempt}"}]
+            with client.chat.completions.create(model=model, messages=said, **more) as stream:
+                next(stream)
+                receipt = stream.response.headers["x-nightschool-receipt"]
+            seen = proxied.receipt(receipt, ("ingested", "not captured"))
+            if seen["state"] == "not captured":
+                break
+    assert seen["reason"].startswith("the answer broke off")
     assert proxied.turns() == before

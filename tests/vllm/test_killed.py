@@ -11,7 +11,7 @@ from conftest import Vllm, free_port, serving
 from homes import SEATS, Asking, held, vllm_home
 from small import Service, cli_json, start_service, wait_until
 
-NIGHT_S, RESTORED_S, RESUMED_S = 400.0, 60.0, 200.0
+NIGHT_S, RESTORED_S, RESUMED_S = 400.0, 200.0, 200.0
 MID_UPDATE = ("", True)
 
 

@@ -11,7 +11,7 @@ from homes import SEATS, Asking, configure, held, logprobs, vllm_home
 from small import cli_json, run_cli, start_service, wait_until
 
 QUESTION = "I have decided to paint the door. Please buy the paint."
-SEEN_S = 60.0
+SEEN_S = 200.0
 
 
 class School:

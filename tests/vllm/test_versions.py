@@ -18,7 +18,7 @@ BLOCKS = 256
 """Tokens that a second request with this prompt reuses."""
 SALT_S = 10.0
 """The default of `model.salt_seconds`."""
-SEEN_S = 10.0
+SEEN_S = 60.0
 """Longest wait for the server's counters."""
 
 
