@@ -5,10 +5,41 @@ same chain of digests, whatever their file or format. It knows nothing about fil
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+from corpus.aliases import Json
 
 ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolCall:
+    """A call of a tool by the model."""
+
+    name: str
+    arguments: str
+    """The arguments as JSON text, with the keys in the order in which the model wrote them."""
+    id: str = ""
+    """The id by which the result of the call names it; "" without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """A turn as the model saw or wrote it, where its text alone does not show that."""
+
+    content: str
+    """The words, without the tool calls; secrets are removed from them before they are stored."""
+    calls: tuple[ToolCall, ...] = ()
+    """The tool calls of an answer."""
+    call_id: str = ""
+    """For the result of a tool: the id of the call."""
+    name: str = ""
+    """Name of the tool or of the speaker, if the log gives one."""
+    answer: str = ""
+    """The log's id of the answer of which this turn is a part; "" if the turn is a whole message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +49,7 @@ class Turn:
     role: str
     """One of ROLES."""
     text: str
-    """The text; secrets are removed from it before it is stored."""
+    """The text, tool calls included; secrets are removed from it before it is stored."""
     line: int
     """Line of the source file, counted from 1."""
     time: datetime | None = None
@@ -29,6 +60,11 @@ class Turn:
     """The text that a person wrote or preferred in place of this turn; None without one."""
     key: str = ""
     """The log's own id of this turn, for a log in which turns arrive one by one; "" for others."""
+    structure: Structure | None = None
+    """The message that the model saw or wrote; None if it is the role and the text."""
+    tools: tuple[Json, ...] | None = None
+    """Definitions of the tools that the model was offered from this turn on, in OpenAI's form; None for those
+    of the turn before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +88,8 @@ def chain(source: str, turns: tuple[Turn, ...], *, tail: str = "") -> list[str]:
 
     A log that repeats the whole history at each request gives the same digests for the same prefix. So a
     conversation that is read twice is recognised, and so is a longer one that continues it. Spaces around the
-    text of a turn do not count, because clients drop them from the history that they repeat.
+    text of a turn do not count, because clients drop them from the history that they repeat. The structure of
+    a turn does not count: its text names the tool calls already.
 
     Args:
         source: The source of the conversation, from which the first digest starts.
@@ -65,3 +102,16 @@ def chain(source: str, turns: tuple[Turn, ...], *, tail: str = "") -> list[str]:
         digest = hashlib.sha256(f"{digest}\0{turn.role}\0{turn.text.strip()}".encode()).hexdigest()
         digests.append(digest)
     return digests
+
+
+def structure_of(value: Any) -> Structure | None:
+    """Return the structure from which `corpus.json_edge.to_json` made this JSON value; None for None."""
+    if value is None:
+        return None
+    return Structure(**{**value, "calls": tuple(ToolCall(**call) for call in value["calls"])})
+
+
+def tools_at(turns: Sequence[Turn], position: int) -> tuple[Json, ...]:
+    """Return the definitions of the tools that the model was offered for the answer at this position."""
+    named = (turn.tools for turn in reversed(turns[: position + 1]) if turn.tools is not None)
+    return next(named, ())

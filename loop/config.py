@@ -22,6 +22,7 @@ from sqlalchemy import make_url
 
 from agents.dreamer.dream import DreamSettings
 from agents.extractor.handler import ExtractorSettings
+from agents.model.context import ContextSettings
 from agents.model.settings import ModelSettings
 from agents.pairs.attempts import PairSettings
 from agents.trainer.handler import TrainingSettings
@@ -181,6 +182,7 @@ class Settings(BaseSettings):
     model: ModelSettings = Field(default_factory=ModelSettings)
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     extractor: ExtractorSettings = Field(default_factory=ExtractorSettings)
+    context: ContextSettings = Field(default_factory=ContextSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     dreams: DreamSettings = Field(default_factory=DreamSettings)
     pairs: PairSettings = Field(default_factory=PairSettings)

@@ -1,8 +1,9 @@
 """The dreamer: it makes new situations for the behaviours that fail most often, from the memory graph.
 
-A dream is a user's request that the served model has written. It is used if it tests its behaviour, is new,
-is not reserved for measurements and does not exceed the cap of its source. Otherwise it is stored with the
-reason why it was refused.
+A dream is a conversation that ends with a user's request which the served model has written. If the lesson
+that it grows from had a context (a system prompt, earlier turns, tools), the dream has the same. It is used
+if it tests its behaviour, is new, is not reserved for measurements and does not exceed the cap of its source.
+Otherwise it is stored with the reason why it was refused.
 
 Invariant: a behaviour never gets dreams without its counter-behaviour. This module does not know how attempts
 are judged.
@@ -11,7 +12,7 @@ are judged.
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol
 
 from pydantic import ConfigDict, Field
@@ -20,8 +21,10 @@ from sqlalchemy import Connection
 from agents.dreamer.novelty import NoveltyFilter
 from agents.dreamer.temperature import FailureRate, shares
 from agents.model.client import ModelClient, Prompt
-from corpus.aliases import Message, Progress
+from agents.model.context import ContextSettings, Talk, fit, room
+from corpus.aliases import Json, Message, Progress
 from corpus.behaviour import Behaviour, sides
+from corpus.context import opening
 from corpus.prompts import broad_dream, near_dream
 from store import graph, queries
 from store.ledger.db import Ledger
@@ -81,6 +84,10 @@ class DreamOrigin:
 
     text: str
     """The request."""
+    context: tuple[Message, ...] = ()
+    """The messages before the request, as the model saw them; () if the request opened its conversation."""
+    tools: tuple[Json, ...] = ()
+    """Definitions of the tools that the model was offered."""
     nodes: tuple[str, ...]
     """Ids of the graph nodes that the request comes from. A dream stores the nodes of its origins."""
     source: str
@@ -122,6 +129,9 @@ class Dreamer:
     behaviours: dict[str, Behaviour]
     situations: SituationRules
     settings: DreamSettings
+    context: ContextSettings = field(default_factory=ContextSettings)
+    others: int = 128
+    """Number of tokens that an attempt adds to a dream: an instruction, and the answer."""
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
         """Make the dreams for the behaviour of a work item and for its counter-behaviour.
@@ -133,6 +143,7 @@ class Dreamer:
         """
         dreamt = sides(item.subject, self.behaviours)
         night, plans, seen = await self.ledger.read(self._prepare, item.night_id, dreamt)
+        plans = [await self._with_contexts(plan) for plan in plans]
         for side in dreamt:
             for text in self.situations.held_out(side):
                 seen.add(text)
@@ -171,6 +182,18 @@ class Dreamer:
             for index, side in enumerate(dreamt)
         ]
         return night, plans, NoveltyFilter(queries.dreamt_texts(connection))
+
+    async def _with_contexts(self, plan: DreamPlan) -> DreamPlan:
+        """Return the plan, with the contexts of its origins cut to what the model takes.
+
+        An origin whose context cannot be cut so gives dreams without a context.
+        """
+        limit = await room(self.model, self.context, others=self.others + self.settings.max_tokens)
+        return replace(
+            plan,
+            episodes=await fitted(self.model, plan.episodes, limit),
+            hardest=await fitted(self.model, plan.hardest, limit),
+        )
 
     def _count(self, behaviour: Behaviour, targets: list[str], rates: dict[str, FailureRate]) -> int:
         """Return the number of dreams for a behaviour.
@@ -240,8 +263,9 @@ class Dreamer:
             seen: The texts that a dream must differ from.
             used: Number of the plan's usable dreams so far, by source.
         """
-        messages: list[Message] = [{"role": "user", "content": text}]
-        behaviour, source = plan.behaviour, draft.origins[0].source
+        first = draft.origins[0]
+        messages: list[Message] = [*first.context, {"role": "user", "content": text}]
+        behaviour, source = plan.behaviour, first.source
         refused = None
         if used.total() >= plan.count:
             refused = "enough dreams"
@@ -254,10 +278,12 @@ class Dreamer:
         elif source != DECLARED and used[source] >= self.settings.per_source:
             refused = f"over the cap of {self.settings.per_source} from one source"
         return Dream(
-            id="d" + identity(night_id, behaviour.name, draft.prompt.seed, text),
+            id="d"
+            + identity(night_id, behaviour.name, draft.prompt.seed, text, *first.context, *first.tools),
             night_id=night_id,
             behaviour=behaviour.name,
             messages=messages,
+            tools=list(first.tools),
             temperature=plan.rate.temperature,
             seed=draft.prompt.seed,
             nodes=sorted({node for origin in draft.origins for node in origin.nodes}),
@@ -292,6 +318,8 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]
     return [
         DreamOrigin(
             text=node.body["request"],
+            context=_before_request(node.body),
+            tools=tuple(node.body.get("tools") or ()),
             nodes=(node.id,),
             source=node.body["source"],
             weight=max(MIN_WEIGHT, graph.priority(node)),
@@ -300,9 +328,42 @@ def _episodes(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]
     ]
 
 
+def _before_request(body: Json) -> tuple[Message, ...]:
+    """Return the messages before an episode's request; if that was cut off, the system prompt alone.
+
+    Episodes of earlier versions have no context.
+    """
+    messages, at = body.get("context") or [], body.get("request_at")
+    return tuple(messages[: opening(messages) if at is None else at])
+
+
+async def fitted(model: ModelClient, origins: Sequence[DreamOrigin], limit: int) -> list[DreamOrigin]:
+    """Return the origins with their contexts cut to `limit` tokens, request and tools included.
+
+    An origin whose context cannot be cut so loses its context and its tools.
+    """
+    whole = [origin for origin in origins if origin.context or origin.tools]
+    talks = [
+        Talk(messages=[*one.context, {"role": "user", "content": one.text}], tools=one.tools) for one in whole
+    ]
+    cut = {
+        id(origin): replace(
+            origin, context=tuple(found.messages[:-1]), tools=() if found.reason else origin.tools
+        )
+        for origin, found in zip(whole, await fit(model, talks, [limit] * len(talks)), strict=True)
+    }
+    return [cut.get(id(origin), origin) for origin in origins]
+
+
 def _hardest(connection: Connection, behaviour: Behaviour) -> list[DreamOrigin]:
     """Return origins for the twelve dreams of the behaviour whose attempts failed most often."""
     return [
-        DreamOrigin(text=dream.messages[-1]["content"], nodes=tuple(dream.nodes), source=dream.source)
+        DreamOrigin(
+            text=dream.messages[-1]["content"],
+            context=tuple(dream.messages[:-1]),
+            tools=tuple(dream.tools),
+            nodes=tuple(dream.nodes),
+            source=dream.source,
+        )
         for dream in queries.hardest_dreams(connection, behaviour.name, 12)
     ]

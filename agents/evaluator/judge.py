@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from corpus.aliases import Message
 from corpus.behaviour import Behaviour
+from corpus.context import last_request
 from corpus.world import checks, requests
 from corpus.world.checks import Judgement
 
@@ -21,11 +22,6 @@ RUBRIC_SCHEMA = {
     "properties": {"passed": {"type": "boolean"}, "reason": {"type": "string"}},
     "required": ["passed", "reason"],
 }
-
-
-def last_request(messages: Sequence[Message]) -> str:
-    """Return the text of the user's last message, which is the request to answer; "" if there is none."""
-    return next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
 
 
 def applies(behaviour: Behaviour, messages: Sequence[Message]) -> bool:
@@ -82,6 +78,7 @@ async def judge_by_rubric(
             reason says so.
     """
     case = json.dumps({"conversation": list(messages), "answer": answer}, ensure_ascii=False)
+    case = case.replace("<", "\\u003c")  # so that no text in it can become a control token
     text = await ask(
         [
             {

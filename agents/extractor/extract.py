@@ -2,8 +2,9 @@
 
 Invariant: pure; the same conversation and behaviours give the same records, and a conversation that grows
 keeps its signals. A contradiction adds an edge and never removes a supporting edge. Log text is data: it goes
-into the bodies of nodes and into reasons, with special tokens broken apart. This module does not know what
-the graph already holds: `store.graph.merge` merges the records into the graph.
+into the bodies of nodes and into reasons, with special tokens broken apart. Only the context of an episode
+has the words as they were: it is for the chat template, which takes contents as data. This module does not
+know what the graph already holds: `store.graph.merge` merges the records into the graph.
 """
 
 import re
@@ -16,10 +17,11 @@ from agents.extractor.facts import Fact, facts
 from agents.extractor.feelings import feelings, strongest
 from agents.extractor.harm import escaped, specific
 from agents.extractor.lessons import Judging, Lesson, decide, evidence
-from agents.extractor.rules import Finding, Hints, find
+from agents.extractor.rules import Finding, Hints, calls, find
 from corpus.aliases import Json, Message
 from corpus.behaviour import Behaviour
-from corpus.conversation import Turn
+from corpus.context import as_messages, cut_at, opening, seen_before, within
+from corpus.conversation import Turn, tools_at
 from store.ledger.records import Edge, Node, Record, Signal, identity
 
 MOST_LESSONS = 3
@@ -36,6 +38,8 @@ class ConversationView:
     source: str
     turns: tuple[Turn, ...]
     """All turns; a turn's index is its position."""
+    most_characters: int = 16_384
+    """Most characters of a context; a longer one is cut at a user's turn."""
 
 
 def extract(
@@ -178,6 +182,7 @@ def _lesson_nodes(conversation: ConversationView, lesson: Lesson) -> Iterable[No
         "position": finding.position,
         "answer_position": finding.answer_position,
         "behaviour": lesson.behaviour,
+        **_context(conversation, finding),
     }
     yield _node("episode", _episode(conversation, finding.answer_position), body, moods, finding.strength)
     for feeling in moods:
@@ -186,6 +191,25 @@ def _lesson_nodes(conversation: ConversationView, lesson: Lesson) -> Iterable[No
         yield _node("behaviour", name, {}, moods)
     if lesson.proposes:
         yield _proposed(finding)
+
+
+def _context(conversation: ConversationView, finding: Finding) -> Json:
+    """Return the fields of an episode's body for the conversation before the answer.
+
+    context     the messages that the model saw, cut at a user's turn; [] if they are too long even so
+    request_at  the place of the request in the context; None if it was cut off
+    tools       definitions of the tools that the model was offered
+    calls       whether the answer calls a tool: then its text is not what the model wrote
+    """
+    turns, position = conversation.turns, finding.answer_position
+    whole, tools = seen_before(turns, position), list(tools_at(turns, position))
+    place = within(whole, conversation.most_characters - len(str(tools)))
+    at = len(as_messages(turns[: finding.request_position])) if finding.request_position >= 0 else -1
+    fields: Json = {"context": [], "request_at": None, "tools": [], "calls": calls(turns[position])}
+    if place is None:
+        return fields
+    kept = at - place + opening(whole) if at >= place else None
+    return {**fields, "context": cut_at(whole, place), "request_at": kept, "tools": tools}
 
 
 def _lesson_edges(conversation: ConversationView, lesson: Lesson, signal: Signal) -> Iterable[Edge]:

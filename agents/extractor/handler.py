@@ -4,7 +4,7 @@ Invariant: the same turns give the same records. So a conversation that has grow
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import httpx
@@ -14,9 +14,10 @@ from agents.extractor.extract import ConversationView, extract, hints
 from agents.extractor.lessons import Judging
 from agents.extractor.model import over_http, read
 from agents.extractor.rules import Finding
+from agents.model.context import ContextSettings
 from corpus.aliases import Json, Progress
 from corpus.behaviour import Behaviour
-from corpus.conversation import Turn
+from corpus.conversation import Turn, structure_of
 from corpus.errors import ModelUnavailable
 from store import queries
 from store.ledger.db import Ledger, now
@@ -51,10 +52,11 @@ class Extractor:
     behaviours: Mapping[str, Behaviour]
     judging: Judging
     settings: ExtractorSettings = ExtractorSettings()
+    context: ContextSettings = field(default_factory=ContextSettings)
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
         """Return the outcome of the work: a conversation's records, and how many signals have each state."""
-        view = await self.ledger.read(_view, item.subject.rpartition(":")[0])
+        view = await self.ledger.read(_view, item.subject.rpartition(":")[0], self.context.characters)
         findings, facts = await self._ask_model(view)
         records = extract(view, self.behaviours, self.judging, now(), read=findings)
         states = [record.state for record in records if isinstance(record, Signal)]
@@ -83,11 +85,13 @@ class Extractor:
         return reply.findings, {"dropped": list(reply.dropped)} if reply.dropped else {}
 
 
-def _view(connection: Connection, conversation_id: str) -> ConversationView:
+def _view(connection: Connection, conversation_id: str, most_characters: int) -> ConversationView:
     """Return the conversation with this id, with the turns that the ledger has now."""
     conversation = queries.conversation(connection, conversation_id)
     turns = tuple(_turn(row) for row in queries.turns(connection, conversation_id))
-    return ConversationView(id=conversation_id, source=conversation.source, turns=turns)
+    return ConversationView(
+        id=conversation_id, source=conversation.source, turns=turns, most_characters=most_characters
+    )
 
 
 def _turn(row: StoredTurn) -> Turn:
@@ -100,4 +104,6 @@ def _turn(row: StoredTurn) -> Turn:
         rating=row.rating,
         edited=row.edited,
         key=row.key,
+        structure=structure_of(row.structure),
+        tools=None if row.tools is None else tuple(row.tools),
     )

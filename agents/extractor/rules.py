@@ -67,6 +67,8 @@ class Finding:
     """The answer that the signal is about."""
     answer_position: int
     """Index of that answer's turn."""
+    request_position: int = -1
+    """Index of the request's turn; -1 if it is not known."""
     words: str = ""
     """The user's words of praise or complaint; for an edit, the preferred answer; "" for a rating."""
     better: str = ""
@@ -93,8 +95,10 @@ class Exchange:
     """The last answer before the user's turn."""
     answer_position: int
     """Index of that answer's turn."""
+    request_position: int
+    """Index of the root request's turn."""
     following: str
-    """The last answer before the user's next turn; "" if there is none."""
+    """The last answer in words alone before the user's next turn; "" if there is none."""
     recent: tuple[str, ...]
     """The user's last turns up to this one, including the request."""
 
@@ -108,18 +112,22 @@ class _Dialogue:
     answer: Turn | None = None
     """The last answer, until the user's next turn; then None."""
     answer_position: int = -1
+    request_position: int = -1
     user_turns: list[str] = field(default_factory=list)
     """The user's turns since the root request, and up to REMEMBERED before it."""
 
-    def add(self, text: str, *, carries_on: bool) -> None:
+    def add(self, text: str, position: int, *, carries_on: bool) -> None:
         """Add a user's turn.
 
-        carries_on: whether the turn is still about the current root request; if not, it becomes the root
-        request itself.
+        Args:
+            text: Its text.
+            position: Its index.
+            carries_on: Whether the turn is still about the current root request; if not, it becomes the root
+                request itself.
         """
         self.user_turns.append(text)
         if not carries_on:
-            self.request = text
+            self.request, self.request_position = text, position
             self.user_turns = self.user_turns[-REMEMBERED - 1 :]
         self.answer = None
 
@@ -149,7 +157,7 @@ def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None
             exchange = _exchange(turns, position, dialogue)
             findings = _by_words(exchange, hints) if exchange else []
             yield exchange, findings
-            dialogue.add(turn.text, carries_on=any(finding.negative for finding in findings))
+            dialogue.add(turn.text, position, carries_on=any(finding.negative for finding in findings))
 
 
 def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exchange | None:
@@ -162,20 +170,29 @@ def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exch
         request=dialogue.request,
         answer=dialogue.answer,
         answer_position=dialogue.answer_position,
+        request_position=dialogue.request_position,
         following=_following(turns, position),
         recent=(*dialogue.user_turns, turns[position].text),
     )
 
 
 def _following(turns: Sequence[Turn], position: int) -> str:
-    """Return the last answer between `position` and the user's next turn; "" if there is none."""
+    """Return the last answer between `position` and the user's next turn; "" if there is none.
+
+    An answer that calls a tool is left out, because its text is not what the model wrote.
+    """
     answer = ""
     for turn in turns[position + 1 :]:
         if turn.role == "user":
             break
-        if turn.role == "assistant" and turn.text.strip():
+        if turn.role == "assistant" and turn.text.strip() and not calls(turn):
             answer = turn.text
     return answer
+
+
+def calls(turn: Turn) -> bool:
+    """Return whether a turn is an answer that calls a tool."""
+    return turn.structure is not None and bool(turn.structure.calls)
 
 
 def _marked_answer(dialogue: _Dialogue, turn: Turn, position: int) -> list[Finding]:
@@ -189,6 +206,7 @@ def _marked_answer(dialogue: _Dialogue, turn: Turn, position: int) -> list[Findi
         request=dialogue.request,
         answer=turn.text,
         answer_position=position,
+        request_position=dialogue.request_position,
         words=edited,
         better=edited,
         matched=("edited",),
@@ -244,6 +262,7 @@ def finding_of(
         request=exchange.request,
         answer=exchange.answer.text,
         answer_position=exchange.answer_position,
+        request_position=exchange.request_position,
         words=exchange.text,
         better=exchange.following if negative else "",
         matched=matched,

@@ -49,6 +49,8 @@ class Prompt:
     """Share of the probability that tokens are drawn from, likeliest first: over 0, at most 1."""
     min_p: float = 0.0
     """Only tokens at least this share as likely as the likeliest are drawn: 0 to 1, 0 for all."""
+    tools: Sequence[Json] = ()
+    """Definitions of the tools that the chat template renders, in OpenAI's form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,14 +173,24 @@ class ModelClient:
         return completions
 
     async def tokenize(
-        self, conversations: Sequence[Sequence[Message]], *, add_generation_prompt: bool = True
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        tools: Sequence[Sequence[Json]] = (),
+        add_generation_prompt: bool = True,
     ) -> list[list[int]]:
         """Return the tokens of each conversation, as the model's chat template renders it.
 
-        With `add_generation_prompt` they end with the opening of the assistant's next turn.
+        With `add_generation_prompt` they end with the opening of the assistant's next turn. `tools` has the
+        definitions of each conversation's tools; () for none at all.
         """
-        plain = [list(map(dict, messages)) for messages in conversations]
-        return await self._tokens("conversations", plain, {"add_generation_prompt": add_generation_prompt})
+        tokens: list[list[int]] = []
+        for first in range(0, len(conversations), TOKENIZE_ROWS):
+            piece = slice(first, first + TOKENIZE_ROWS)
+            plain = [list(map(dict, messages)) for messages in conversations[piece]]
+            more = {"add_generation_prompt": add_generation_prompt, **_tools(tools[piece])}
+            tokens += await self._tokens("conversations", plain, more)
+        return tokens
 
     async def tokenize_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of each text; the text is data, so no part of it becomes a control token."""
@@ -299,6 +311,7 @@ def _batch_body(prompts: Sequence[Prompt]) -> Json:
         "seeds": [prompt.seed for prompt in prompts],
         "temperature": [prompt.temperature for prompt in prompts],
         "max_tokens": [prompt.max_tokens for prompt in prompts],
+        **_tools([prompt.tools for prompt in prompts]),
     }
     optional: dict[str, tuple[list[Any], object]] = {
         "role": ([prompt.opens for prompt in prompts], "assistant"),
@@ -308,6 +321,11 @@ def _batch_body(prompts: Sequence[Prompt]) -> Json:
         "min_p": ([prompt.min_p for prompt in prompts], 0.0),
     }
     return body | {name: each for name, (each, usual) in optional.items() if any(v != usual for v in each)}
+
+
+def _tools(tools: Sequence[Sequence[Json]]) -> Json:
+    """Return the field for the tools of each conversation of a request; {} if none has any."""
+    return {"tools": [list(each) for each in tools]} if any(tools) else {}
 
 
 def _completion(result: Json, answer: Json) -> Completion:

@@ -13,14 +13,13 @@ import json
 import math
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from agents.model.chat_messages import messages, text, tools
 from corpus.aliases import Json, Message
 from corpus.errors import UsageError
 
-ROLES = frozenset({"system", "user", "assistant", "tool"})
-"""The roles a message may have."""
 BATCH_ROWS = 128
 """Rows that are generated together, in client and server: 64 rows are a tenth slower, 256 little faster."""
 MAX_ROWS = 4096
@@ -44,7 +43,6 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
     "suffix": ("",),
-    "tools": ([],),
     "top_logprobs": (0,),
 }
 """OpenAI's settings that this server does not support, with the values at which it may ignore them."""
@@ -81,6 +79,8 @@ class BatchRow:
     """Whose turn is written: `assistant` or `user`."""
     text: str | None
     """The text that is continued as it stands; None for a conversation."""
+    tools: list[Json] = field(default_factory=list)
+    """Definitions of the tools that the chat template renders with the conversation."""
 
 
 def parse_body(raw: bytes) -> Json:
@@ -184,19 +184,22 @@ def flag(body: Json, name: str, default: bool = False) -> bool:
     return value
 
 
-def messages(value: object, *, may_be_empty: bool = False) -> list[Message]:
-    """Return the messages in this value, once it is checked to be a list of messages."""
-    if not isinstance(value, list) or not (value or may_be_empty):
-        raise UsageError("messages must be a list of at least one {role, content}")
-    return [_message(message) for message in value]
-
-
 def conversations(body: Json, *, may_be_empty: bool = False) -> list[list[Message]]:
     """Return the request's `conversations`, each a checked list of messages."""
     value = body.get("conversations")
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"conversations must be a list of 1 to {MAX_ROWS} lists of messages")
     return [messages(conversation, may_be_empty=may_be_empty) for conversation in value]
+
+
+def tools_each(body: Json, count: int) -> list[list[Json]]:
+    """Return the tools of each of the `count` conversations of a request, which lists them in `tools`."""
+    value = body.get("tools")
+    if value is None:
+        return [[] for _ in range(count)]
+    if not isinstance(value, list) or len(value) != count:
+        raise UsageError(f"tools must be a list of {count} lists of definitions, one for each conversation")
+    return [tools(each) for each in value]
 
 
 def role(value: object) -> str:
@@ -219,8 +222,10 @@ def batch_rows(body: Json) -> list[BatchRow]:
     raw = body.get("raw")
     texts = [None] * len(many) if raw is None else _each(raw, "raw", len(many))
     rows = [
-        BatchRow(messages=one, role=role(speaker), text=None if own is None else text(own, "raw"))
-        for one, speaker, own in zip(many, roles, texts, strict=True)
+        BatchRow(
+            messages=one, role=role(speaker), text=None if own is None else text(own, "raw"), tools=offered
+        )
+        for one, speaker, own, offered in zip(many, roles, texts, tools_each(body, len(many)), strict=True)
     ]
     if any(not (row.messages or row.text) and row.role == "assistant" for row in rows):
         raise UsageError("messages must be a list of at least one {role, content}")
@@ -260,42 +265,6 @@ def texts(body: Json, name: str) -> list[str]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise UsageError(f"{name} must be a list of 1 to {MAX_ROWS} texts")
     return [text(each, name) for each in value]
-
-
-def text(value: object, name: str) -> str:
-    """Return the value if it is text in valid Unicode; raise `UsageError` with the field's name otherwise.
-
-    JSON can carry half a character (a lone surrogate), which no tokenizer accepts.
-    """
-    if not isinstance(value, str):
-        raise UsageError(f"{name} must be text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name} holds half a character (a lone surrogate); send valid Unicode") from error
-    return value
-
-
-def _message(value: object) -> Message:
-    """Return a checked message."""
-    if not isinstance(value, dict):
-        raise UsageError("each message must be an object with role and content")
-    role = value.get("role")
-    if not isinstance(role, str) or role not in ROLES:
-        raise UsageError(f"a message's role must be one of {', '.join(sorted(ROLES))}")
-    if value.get("tool_calls"):
-        raise UsageError("tool_calls are not supported here; send their text as content")
-    content = value.get("content")
-    if isinstance(content, list):
-        content = "".join(_text_part(part) for part in content)
-    return {"role": role, "content": text(content, "a message's content")}
-
-
-def _text_part(part: object) -> str:
-    """Return the text of one part of a message's content."""
-    if not isinstance(part, dict) or part.get("type") != "text":
-        raise UsageError("a message's content may only have parts of type text")
-    return text(part.get("text"), "a content part")
 
 
 def _number(body: Json, name: str, default: float, least: float, most: float) -> float:

@@ -127,6 +127,7 @@ class Attempter:
                     seed=request.seed,
                     temperature=self.settings.temperature,
                     max_tokens=self.settings.max_tokens,
+                    tools=request.dream.tools,
                 )
                 for request in requests
             ]

@@ -6,21 +6,21 @@ count twice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlalchemy import Connection
 
+from agents.model.client import ModelClient
+from agents.model.context import ContextSettings
 from agents.pairs.attempts import Judge, PairSettings
+from agents.pairs.logged import Lesson, PairsOfLogs
 from corpus.aliases import Progress
 from corpus.behaviour import Behaviour, sides
 from store import graph, queries
 from store.ledger.db import Ledger
-from store.ledger.records import Attempt, Dream, Node, Pair, Signal, identity
+from store.ledger.records import Attempt, Dream, Pair, identity
 from store.queue.outcome import Outcome
 from store.queue.work import Work
-
-Lesson = tuple[Signal, Node]
-"""A signal of this night, and the graph node of the episode that it belongs to."""
 
 
 def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
@@ -39,6 +39,7 @@ def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
         id="p" + identity(dream.id, chosen.id, rejected.id),
         behaviour=dream.behaviour,
         messages=dream.messages,
+        tools=dream.tools,
         chosen=chosen.text,
         rejected=rejected.text,
         chosen_from=f"{'instructed' if chosen.instructed else 'attempt'}:{chosen.id}",
@@ -73,18 +74,23 @@ class PairBuilder:
     behaviours: dict[str, Behaviour]
     judge: Judge
     settings: PairSettings
+    model: ModelClient
+    context: ContextSettings = field(default_factory=ContextSettings)
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
         """Return the outcome of the work: the night's pairs of a behaviour and its counter-behaviour."""
         names = [side.name for side in sides(item.subject, self.behaviours)]
         inputs = await self.ledger.read(self._inputs, item.night_id, names)
         dreamt = [pair_of_dream(dream, inputs.attempts[dream.id]) for dream in inputs.dreams]
-        logged = [
-            await self._pair_of_lesson(lesson, item.night_id, inputs.checkpoint_id)
-            for lesson in inputs.lessons
-        ]
-        pairs = [pair for pair in dreamt + logged if pair is not None]
-        return Outcome(records=tuple(pairs), facts={"pairs": len(pairs), "dreams": len(inputs.dreams)})
+        of_logs = PairsOfLogs(
+            model=self.model, judge=self.judge, context=self.context, trust=self.settings.trust_in_logs
+        )
+        logged = await of_logs.of(inputs.lessons, self.behaviours, item.night_id, inputs.checkpoint_id)
+        pairs = [*(pair for pair in dreamt if pair is not None), *logged.pairs]
+        left_out = {"corrections_without_pair": dict(logged.left_out)} if logged.left_out else {}
+        return Outcome(
+            records=tuple(pairs), facts={"pairs": len(pairs), "dreams": len(inputs.dreams), **left_out}
+        )
 
     def _inputs(self, connection: Connection, night_id: str, names: list[str]) -> Inputs:
         """Return the records from which the night's pairs of the behaviours with these names are built."""
@@ -98,38 +104,4 @@ class PairBuilder:
                 if signal.behaviour in names
             ],
             checkpoint_id=queries.active(connection).id,
-        )
-
-    async def _pair_of_lesson(self, lesson: Lesson, night_id: str, checkpoint_id: str) -> Pair | None:
-        """Return the pair of a corrected answer in a log and the better answer that followed it.
-
-        Such a pair exists only if the log has a better answer, and if the behaviour's judge fails the
-        corrected answer and passes the better one. Otherwise the result is None.
-        """
-        signal, episode = lesson
-        request, answer, better = (episode.body.get(key) for key in ("request", "answer", "better"))
-        behaviour = self.behaviours[str(signal.behaviour)]
-        if not (request and answer and better):
-            return None
-        messages = [{"role": "user", "content": request}]
-        bad = await self.judge.judge(behaviour, messages, answer)
-        good = await self.judge.judge(behaviour, messages, better)
-        if bad.passed or not good.passed:
-            return None
-        place = f"log:{signal.conversation_id}:{signal.position}"
-        return Pair(
-            id="p" + identity(signal.id, answer, better),
-            behaviour=behaviour.name,
-            messages=messages,
-            chosen=better,
-            rejected=answer,
-            chosen_from=place,
-            rejected_from=place,
-            dream_id=None,
-            signal_id=signal.id,
-            source=signal.source,
-            trust=self.settings.trust_in_logs,
-            checkpoint_id=checkpoint_id,
-            state="new",
-            night_id=night_id,
         )

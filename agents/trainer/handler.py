@@ -221,14 +221,17 @@ class TrainHandler:
 
     async def _sides(self, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int], list[int]]]:
         """Return the token ids of each pair's context, chosen and rejected answer."""
-        contexts = await self.model.tokenize([pair.messages for pair in pairs], add_generation_prompt=True)
+        tools = [pair.tools for pair in pairs]
+        contexts = await self.model.tokenize(
+            [pair.messages for pair in pairs], tools=tools, add_generation_prompt=True
+        )
         sides = [contexts]
         for answers in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs]):
             answered = [
                 [*pair.messages, {"role": "assistant", "content": answer}]
                 for pair, answer in zip(pairs, answers, strict=True)
             ]
-            whole = await self.model.tokenize(answered, add_generation_prompt=False)
+            whole = await self.model.tokenize(answered, tools=tools, add_generation_prompt=False)
             sides.append([_continuation(c, w) for c, w in zip(contexts, whole, strict=True)])
         return list(zip(*sides, strict=True))
 

@@ -9,6 +9,9 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
+from corpus.aliases import Json
+from corpus.conversation import ToolCall
+
 ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human"),
@@ -63,11 +66,47 @@ def _part_text(part: Any) -> str | None:
     return f"[{kind}]" if isinstance(kind, str) and _KIND.fullmatch(kind) else None
 
 
+NO_OUTPUT = "[no output]"
+"""The text of a turn for the result of a tool that returned nothing; its structure has the empty content."""
+
+
 def tool_call(name: Any, arguments: Any) -> str:
     """Return a tool call as text, with the arguments as JSON."""
-    if not isinstance(arguments, str):
-        arguments = json.dumps(arguments, ensure_ascii=False)
-    return f"[tool call: {name}({arguments})]"
+    return f"[tool call: {name}({_arguments(arguments)})]"
+
+
+def as_call(name: Any, arguments: Any, id: Any) -> ToolCall:
+    """Return a tool call as a record."""
+    return ToolCall(name=str(name), arguments=_arguments(arguments), id=id if isinstance(id, str) else "")
+
+
+def _arguments(arguments: Any) -> str:
+    """Return the arguments of a tool call as JSON text; a text is taken as JSON already."""
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def as_tools(value: Any) -> tuple[Json, ...] | None:
+    """Return the tools that a request offers to the model, each in OpenAI's form; None if it names none.
+
+    A definition in Anthropic's form is converted, and so is a function of OpenAI's older form. Values that
+    define no function are left out.
+    """
+    if not isinstance(value, list):
+        return None
+    return tuple(tool for tool in map(_tool, value) if tool is not None)
+
+
+def _tool(value: Any) -> Json | None:
+    """Return the definition of one tool in OpenAI's form; None if the value defines no function."""
+    if not isinstance(value, dict):
+        return None
+    if isinstance(value.get("function"), dict):
+        return value if isinstance(value["function"].get("name"), str) else None
+    if not isinstance(value.get("name"), str):
+        return None
+    parameters = value.get("input_schema", value.get("parameters"))
+    named = {"name": value["name"], "description": value.get("description"), "parameters": parameters}
+    return {"type": "function", "function": {key: part for key, part in named.items() if part is not None}}
 
 
 def as_time(value: Any) -> datetime | None:

@@ -6,10 +6,14 @@ secrets is unchanged. This module removes obvious secrets only: a password in pl
 """
 
 import hashlib
+import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from corpus.conversation import Conversation
+from corpus.aliases import Json
+from corpus.conversation import Conversation, Structure
 from corpus.scrub.assignments import scrub_assignments
 
 TOKENS: tuple[tuple[str, str, str], ...] = (
@@ -99,11 +103,54 @@ def scrub_conversation(conversation: Conversation) -> Conversation:
             text=scrub(_storable(turn.text)),
             edited=None if turn.edited is None else scrub(_storable(turn.edited)),
             key=scrub_name(turn.key),
+            structure=None if turn.structure is None else _scrub_structure(turn.structure),
+            tools=None if turn.tools is None else tuple(map(_scrub_tool, turn.tools)),
         )
         for turn in conversation.turns
     )
     names = {name: scrub_name(getattr(conversation, name)) for name in ("source", "key", "session")}
     return replace(conversation, turns=turns, **names)
+
+
+def _scrub_structure(structure: Structure) -> Structure:
+    """Return the structure of a turn without secrets; a call and its result keep the same id."""
+    calls = tuple(
+        replace(
+            call,
+            name=scrub_name(call.name),
+            arguments=scrub(_storable(call.arguments)),
+            id=scrub_name(call.id),
+        )
+        for call in structure.calls
+    )
+    names = {name: scrub_name(getattr(structure, name)) for name in ("call_id", "name", "answer")}
+    return replace(structure, content=scrub(_storable(structure.content)), calls=calls, **names)
+
+
+def _scrub_tool(tool: Json) -> Json:
+    """Return the definition of a tool without secrets.
+
+    The definition is searched as JSON text, in which a key announces its value. If a replacement breaks the
+    JSON, each text is searched alone.
+    """
+    try:
+        scrubbed = json.loads(scrub(_storable(json.dumps(tool, ensure_ascii=False))))
+    except ValueError:
+        scrubbed = None
+    return (
+        scrubbed
+        if isinstance(scrubbed, dict)
+        else dict(_each_text(tool, lambda text: scrub(_storable(text))))
+    )
+
+
+def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """Return a JSON value with every text in it changed, keys included."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, dict):
+        return {change(key): _each_text(part, change) for key, part in value.items()}
+    return [_each_text(part, change) for part in value] if isinstance(value, list) else value
 
 
 def _storable(text: str) -> str:

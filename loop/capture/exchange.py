@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from corpus.aliases import Json
+from corpus.context import message_of
 from corpus.conversation import Turn
-from corpus.formats.openai import turns_of
+from corpus.formats.openai import tools_of, turns_of
 from corpus.formats.parts import user_of
 from corpus.lines import MAX_LINE, BadLine
 
@@ -50,6 +52,8 @@ class ChatRequest:
     turns: tuple[Turn, ...]
     user: str
     """Name of the user, if the request gives one; else ""."""
+    tools: tuple[Json, ...] = ()
+    """Definitions of the tools that the request offers to the model."""
 
 
 def parse_request(body: bytes) -> ChatRequest | Refusal:
@@ -66,7 +70,8 @@ def parse_request(body: bytes) -> ChatRequest | Refusal:
     if isinstance(turns, BadLine) or not turns or turns[-1].role == "assistant":
         return Refusal(word="request")
     metadata, safety = request.get("metadata"), {"user": request.get("safety_identifier")}
-    return ChatRequest(turns=turns, user=user_of(request, metadata, safety))
+    user = user_of(request, metadata, safety)
+    return ChatRequest(turns=turns, user=user, tools=tools_of(request) or ())
 
 
 def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
@@ -97,7 +102,8 @@ def as_line(
     """
     last = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
     head = {"user": request.user or source, **({"session": session} if session else {})}
-    value = {**head, "messages": [*map(_message, request.turns), last]}
+    tools = {"tools": list(request.tools)} if request.tools else {}
+    value = {**head, "messages": [*map(_message, request.turns), last], **tools}
     try:
         line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -109,7 +115,7 @@ def _message(turn: Turn) -> dict[str, Any]:
     """Return a turn as a message of the log."""
     time = turn.time.isoformat() if turn.time else None
     more = {"timestamp": time, "rating": turn.rating, "edited": turn.edited}
-    return {"role": turn.role, "content": turn.text, **{k: v for k, v in more.items() if v is not None}}
+    return {**message_of(turn), **{k: v for k, v in more.items() if v is not None}}
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -137,7 +143,10 @@ def _assembled(raw: bytes) -> dict[str, Any] | None:
     reason = None
     for data in _events(raw):
         if data == b"[DONE]":
-            made = [{"function": calls[index]} for index in sorted(calls)]
+            made = [
+                {"id": call.pop("id"), "type": "function", "function": call}
+                for _, call in sorted(calls.items())
+            ]
             return {"message": {"content": "".join(texts), "tool_calls": made}, "finish_reason": reason}
         chunk = _object(data)
         if chunk.get("choices") == []:  # some servers end with a chunk that has only the token usage
@@ -158,9 +167,9 @@ def _add_calls(calls: dict[int, dict[str, str]], deltas: Any) -> None:
     for piece in deltas if isinstance(deltas, list) else []:
         function = piece.get("function") if isinstance(piece, dict) else None
         if isinstance(function, dict) and isinstance(index := piece.get("index", 0), int):
-            call = calls.setdefault(index, {"name": "", "arguments": ""})
-            for name in call:
-                call[name] += function[name] if isinstance(function.get(name), str) else ""
+            call = calls.setdefault(index, {"id": "", "name": "", "arguments": ""})
+            for name, holder in (("id", piece), ("name", function), ("arguments", function)):
+                call[name] += holder[name] if isinstance(holder.get(name), str) else ""
 
 
 def _events(raw: bytes) -> Iterator[bytes]:

@@ -24,6 +24,9 @@ from store.ledger.records import Rate
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
+INSTRUCTION_TOKENS = 80
+"""Tokens that are left free after a dream for the instruction of an attempt: twice the longest that is
+shipped."""
 Handler = Callable[[Work, Progress], Awaitable[Outcome]]
 """A method that does a piece of work, reports its progress, and returns the outcome."""
 
@@ -32,7 +35,13 @@ def handlers(context: NightContext) -> dict[str, Handler]:
     """Return the handler of each kind of work, by kind."""
     ledger, behaviours, settings = context.ledger, context.behaviours, context.settings
     instances = (
-        Extractor(ledger=ledger, behaviours=behaviours, judging=RuleJudge(), settings=settings.extractor),
+        Extractor(
+            ledger=ledger,
+            behaviours=behaviours,
+            judging=RuleJudge(),
+            settings=settings.extractor,
+            context=settings.context,
+        ),
         Plan(context),
         RecordActivations(context),
         Dreamer(
@@ -41,6 +50,8 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             behaviours=behaviours,
             situations=context.evaluator,
             settings=settings.dreams,
+            context=settings.context,
+            others=settings.pairs.max_tokens + INSTRUCTION_TOKENS,
         ),
         Attempter(
             ledger=ledger,
@@ -50,7 +61,14 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             observe=_observe,
             settings=settings.pairs,
         ),
-        PairBuilder(ledger=ledger, behaviours=behaviours, judge=context.evaluator, settings=settings.pairs),
+        PairBuilder(
+            ledger=ledger,
+            behaviours=behaviours,
+            judge=context.evaluator,
+            settings=settings.pairs,
+            model=context.model,
+            context=settings.context,
+        ),
         Propose(context),
         Measure(context),
         TakeReadings(context),

@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from corpus.conversation import Conversation, Turn, chain
+from corpus.json_edge import to_json
 from corpus.scrub.patterns import scrub, scrub_conversation
 from store.ledger import schema
 from store.ledger.db import now
@@ -311,17 +312,35 @@ def _append(
     """
     rows = [
         _row(turn, conversation_id=conversation_id, position=position, chain=digest, path=path)
-        for position, (turn, digest) in enumerate(zip(turns, digests, strict=True), start=start)
+        for position, (turn, digest) in enumerate(
+            zip(_with_new_tools(connection, conversation_id, turns), digests, strict=True), start=start
+        )
     ]
     connection.execute(schema.turns.insert(), rows)
     enqueue(connection, "extract", f"{conversation_id}:{start + len(turns)}")
+
+
+def _with_new_tools(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[Turn]:
+    """Yield the turns; one that offers the same tools as the turn before names none, which means the same."""
+    if all(turn.tools is None for turn in turns):
+        yield from turns
+        return
+    t = schema.turns.c
+    mine = (t.conversation_id == conversation_id) & t.tools.is_not(None)
+    last = connection.execute(select(t.tools).where(mine).order_by(t.position.desc()).limit(1)).scalar()
+    offered = tuple(last or ())
+    for turn in turns:
+        same = turn.tools is None or turn.tools == offered
+        offered = offered if turn.tools is None else turn.tools
+        yield replace(turn, tools=None) if same else turn
 
 
 def _row(turn: Turn, **place: Any) -> dict[str, Any]:
     """Return the row of one turn, by column; `place` has the columns that the turn itself does not give."""
     time = turn.time.astimezone(UTC).isoformat(timespec="milliseconds") if turn.time else None
     spoken = {"role": turn.role, "text": turn.text, "rating": turn.rating, "edited": turn.edited}
-    return {**place, **spoken, "key": turn.key, "time": time, "line": turn.line}
+    shape = {"structure": to_json(turn.structure), "tools": to_json(turn.tools)}
+    return {**place, **spoken, **shape, "key": turn.key, "time": time, "line": turn.line}
 
 
 def _count(connection: Connection, conversation_id: str) -> int:

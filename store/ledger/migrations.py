@@ -69,6 +69,16 @@ def _readings_are_kept(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
+def _turns_have_structure(connection: Connection) -> None:
+    """Add `turns.structure` and `turns.tools`, `dreams.tools` and `pairs.tools`; old rows have no tools."""
+    if "structure" in {column["name"] for column in inspect(connection).get_columns("turns")}:
+        return
+    for column in ("structure", "tools"):
+        connection.exec_driver_sql(f"ALTER TABLE turns ADD COLUMN {column} JSON")
+    for table in ("dreams", "pairs"):
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN tools JSON DEFAULT '[]' NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -77,6 +87,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _pairs_can_be_unlearnt,
     _sweeps_are_kept,
     _readings_are_kept,
+    _turns_have_structure,
 )
 
 

@@ -59,6 +59,8 @@ class StoredTurn:
     line: int
     chain: str
     key: str
+    structure: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,8 @@ class Dream:
     id: str
     night_id: str
     behaviour: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
     temperature: float
     seed: int
     nodes: list[str]
@@ -169,7 +172,8 @@ class Pair:
 
     id: str
     behaviour: str
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
     chosen: str
     rejected: str
     chosen_from: str

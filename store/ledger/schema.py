@@ -82,6 +82,8 @@ turns = Table(
     Column("line", Integer, nullable=False),
     Column("chain", String, nullable=False, index=True),
     Column("key", String, nullable=False),
+    Column("structure", JSON(none_as_null=True)),  # tool calls and ids; NULL if role and text are all
+    Column("tools", JSON(none_as_null=True)),  # offered from this turn on; NULL for those of the turn before
     Unique("conversation_id", "position"),
 )
 
@@ -158,7 +160,8 @@ dreams = Table(
     Column("id", String, primary_key=True),
     Column("night_id", ForeignKey("nights.id"), nullable=False, index=True),
     Column("behaviour", String, nullable=False),
-    Column("messages", JSON, nullable=False),
+    Column("messages", JSON, nullable=False),  # the whole conversation, up to the user's turn
+    Column("tools", JSON, nullable=False, server_default="[]"),  # definitions, for the chat template
     Column("temperature", Float, nullable=False),
     Column("seed", Integer, nullable=False),
     Column("nodes", JSON, nullable=False),  # ids of the nodes it grew from
@@ -187,7 +190,8 @@ pairs = Table(
     metadata,
     Column("id", String, primary_key=True),
     Column("behaviour", String, nullable=False),
-    Column("messages", JSON, nullable=False),
+    Column("messages", JSON, nullable=False),  # the whole conversation before the two answers
+    Column("tools", JSON, nullable=False, server_default="[]"),  # definitions, for the chat template
     Column("chosen", Text, nullable=False),
     Column("rejected", Text, nullable=False),
     Column("chosen_from", String, nullable=False),  # attempt:ID, instructed:ID or log:CONVERSATION:POSITION

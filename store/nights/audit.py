@@ -97,9 +97,11 @@ def _turns(connection: Connection, chosen: Chosen) -> Iterator[str]:
 def _dreams(connection: Connection, chosen: Chosen) -> Iterator[str]:
     """Yield the dreams whose id is not the digest of their row."""
     d = schema.dreams.c
-    for row in connection.execute(select(d.id, d.night_id, d.behaviour, d.seed, d.messages).order_by(d.id)):
+    columns = (d.id, d.night_id, d.behaviour, d.seed, d.messages, d.tools)
+    for row in connection.execute(select(*columns).order_by(d.id)):
         request = row.messages[-1]["content"] if row.messages else ""
-        if chosen(row.id) and row.id != "d" + identity(row.night_id, row.behaviour, row.seed, request):
+        content = (row.night_id, row.behaviour, row.seed, request, *row.messages[:-1], *row.tools)
+        if chosen(row.id) and row.id != "d" + identity(*content):
             yield f"dream {row.id} is not the one that was dreamt"
 
 

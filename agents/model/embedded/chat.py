@@ -1,12 +1,14 @@
 """The chat tokenizer: conversations to tokens and back, by one model's tokenizer and chat template.
 
-Invariant: a message's content is data and never becomes a control token; only the template's own markup does.
-Content that contains the text of a control token is encoded apart, with control tokens switched off. Any
-other conversation gets exactly the tokens of `apply_chat_template`, with one exception: if the template
-refuses or drops a system prompt, the prompt's text is put before the first user's message. This module knows
+Invariant: text in a message, a tool call or a tool's definition is data and never becomes a control token;
+only the template's own markup does. Text that contains the text of a control token is encoded apart, with
+control tokens switched off. Any other conversation gets exactly the tokens of `apply_chat_template`, with two
+exceptions: if the template refuses or drops a system prompt, the prompt's text is put before the first user's
+message; if it refuses or drops tool calls, they are put into the message's content as text. This module knows
 nothing about models or HTTP.
 """
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -18,6 +20,7 @@ from tokenizers import Tokenizer
 from agents.model import requests
 from corpus.aliases import Json, Message
 from corpus.errors import UsageError
+from corpus.formats.parts import tool_call
 
 _PLACEHOLDER = "\ue000{}\ue001"
 """Stands in the rendered template for content that is encoded apart; it has private-use characters."""
@@ -26,6 +29,11 @@ BATCH_SETTINGS = {"enable_thinking": False}
 """Template variables of the batch routes: a night's answers are short, and thinking would fill them."""
 _PROBE, _ANSWER = "nightschool-asks", "nightschool-answers"
 """Contents of the messages that show what the template makes of a conversation; no template contains them."""
+_TOOL: Json = {
+    "type": "function",
+    "function": {"name": _ANSWER, "description": "", "parameters": {"type": "object", "properties": {}}},
+}
+"""The tool that shows whether the template renders tools."""
 
 
 class ChatTokenizer:
@@ -81,6 +89,28 @@ class ChatTokenizer:
         except UsageError:
             return False
 
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template renders the definitions of tools."""
+        try:
+            return _ANSWER in self._template([{"role": "user", "content": _PROBE}], True, {}, [_TOOL])
+        except UsageError:
+            return False
+
+    @cached_property
+    def takes_calls(self) -> bool:
+        """Whether the template renders the tool calls of an answer."""
+        call = {"id": "callnight", "type": "function", "function": {"name": _ANSWER, "arguments": {}}}
+        probe: list[Message] = [
+            {"role": "user", "content": _PROBE},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "content": _PROBE, "tool_call_id": "callnight"},
+        ]
+        try:
+            return _ANSWER in self._template(probe, True)
+        except UsageError:
+            return False
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of a text that is data: none of them is a control token."""
         ids: list[int] = self._plain.encode(text, add_special_tokens=False).ids
@@ -107,22 +137,28 @@ class ChatTokenizer:
         add_generation_prompt: bool = True,
         role: str = "assistant",
         settings: Mapping[str, Any] | None = None,
+        tools: Sequence[Json] = (),
     ) -> list[int]:
         """Return the tokens of a conversation.
+
+        The servers' routes, the pairs and the trainer's examples all get their tokens here.
 
         Args:
             messages: The conversation.
             add_generation_prompt: Whether the tokens end with the opening of the next turn.
             role: Who speaks next: `assistant` or `user`.
             settings: The template's own variables, such as `enable_thinking`.
+            tools: Definitions of the tools; a template that renders none ignores them.
         """
         contents: list[str] = []
-        escaped = [
-            {**message, "content": self._escaped(message["content"], contents)} for message in messages
+        shaped = [
+            _with_arguments(message) if self.takes_calls else _in_words(message) for message in messages
         ]
+        escaped = [self._escaped_message(message, contents) for message in shaped]
+        offered = [self._escaped_json(tool, contents) for tool in tools]
         if escaped and escaped[0]["role"] == "system" and not self.takes_system:
             escaped = _folded(escaped)
-        text = self._rendered(escaped, add_generation_prompt, role, settings or {})
+        text = self._rendered(escaped, add_generation_prompt, role, settings or {}, offered)
         if not contents:
             return self.encode_markup(text)
         ids: list[int] = []
@@ -141,7 +177,9 @@ class ChatTokenizer:
         opens = requests.flag(body, "add_generation_prompt", True)
         settings = BATCH_SETTINGS | requests.template_settings(body)
         return [
-            self.encode_chat(row.messages, add_generation_prompt=opens, role=row.role, settings=settings)
+            self.encode_chat(
+                row.messages, add_generation_prompt=opens, role=row.role, settings=settings, tools=row.tools
+            )
             for row in requests.batch_rows(body)
         ]
 
@@ -149,7 +187,7 @@ class ChatTokenizer:
         """Return the prompt of each row of a batch request: see `requests.batch_rows`."""
         settings = BATCH_SETTINGS | requests.template_settings(body)
         return [
-            self.encode_chat(row.messages, role=row.role, settings=settings)
+            self.encode_chat(row.messages, role=row.role, settings=settings, tools=row.tools)
             if row.text is None
             else self.encode_text(row.text)
             for row in requests.batch_rows(body)
@@ -166,33 +204,65 @@ class ChatTokenizer:
             for row in requests.batch_rows(body)
         ]
 
-    def _escaped(self, content: str, contents: list[str]) -> str:
+    def _escaped_message(self, message: Message, contents: list[str]) -> Message:
+        """Return a message with a placeholder for each text that would give control tokens."""
+        escaped = dict(message)
+        for key in ("content", "tool_call_id", "name"):
+            if key in message:
+                escaped[key] = self._escaped(message[key], contents)
+        if "tool_calls" in message:
+            escaped["tool_calls"] = self._escaped_json(message["tool_calls"], contents)
+        return escaped
+
+    def _escaped_json(self, value: Any, contents: list[str]) -> Any:
+        """Return a JSON value with a placeholder for each text in it that would give control tokens.
+
+        Templates write such values as JSON. So the placeholder stands for the text as it is inside JSON.
+        """
+        if isinstance(value, str):
+            return self._escaped(value, contents, json.dumps(value, ensure_ascii=False)[1:-1])
+        if isinstance(value, dict):
+            return {
+                self._escaped_json(key, contents): self._escaped_json(part, contents)
+                for key, part in value.items()
+            }
+        return [self._escaped_json(part, contents) for part in value] if isinstance(value, list) else value
+
+    def _escaped(self, content: str, contents: list[str], written: str | None = None) -> str:
         """Return the content, or a placeholder if the content would give control tokens.
 
-        In that case the content is appended to `contents`, and the placeholder holds its number there.
+        In that case the content, or `written` in its place, is appended to `contents`, and the placeholder
+        holds its number there.
         """
         if self._control.isdisjoint(self.encode_markup(content)) and not _PLACEHOLDERS.search(content):
             return content
-        contents.append(content)
+        contents.append(content if written is None else written)
         return _PLACEHOLDER.format(len(contents) - 1)
 
     def _rendered(
-        self, messages: Sequence[Message], opens: bool, role: str, settings: Mapping[str, Any]
+        self,
+        messages: Sequence[Message],
+        opens: bool,
+        role: str,
+        settings: Mapping[str, Any],
+        tools: Sequence[Json],
     ) -> str:
         """Return the conversation as text; with `opens`, it ends with the opening of a turn of this role."""
         if opens and role == "user":
-            return self._before_request(messages, settings)
+            return self._before_request(messages, settings, tools)
         if messages:
-            return self._template(messages, opens, settings)
+            return self._template(messages, opens, settings, tools)
         return self._opening() if opens else ""
 
-    def _before_request(self, messages: Sequence[Message], settings: Mapping[str, Any]) -> str:
+    def _before_request(
+        self, messages: Sequence[Message], settings: Mapping[str, Any], tools: Sequence[Json]
+    ) -> str:
         """Return the conversation as text, up to where the content of the user's next message begins.
 
         A space at the end is left out: tokenizers join it to the word that follows.
         """
-        closed = self._template(messages, False, settings) if messages else ""
-        whole = self._template([*messages, {"role": "user", "content": _PROBE}], False, settings)
+        closed = self._template(messages, False, settings, tools) if messages else ""
+        whole = self._template([*messages, {"role": "user", "content": _PROBE}], False, settings, tools)
         before = whole.rpartition(_PROBE)[0]
         if not before.removeprefix(closed).strip():
             raise UsageError("this model's chat template cannot open a turn for user; use role assistant")
@@ -207,12 +277,20 @@ class ChatTokenizer:
         return opened[len(closed) :]
 
     def _template(
-        self, messages: Sequence[Message], opens: bool, settings: Mapping[str, Any] | None = None
+        self,
+        messages: Sequence[Message],
+        opens: bool,
+        settings: Mapping[str, Any] | None = None,
+        tools: Sequence[Json] = (),
     ) -> str:
         """Return the text that the Hugging Face template renders; its errors become `UsageError`."""
         try:
             text: str = self._hugging_face.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=opens, **(settings or {})
+                list(messages),
+                tools=list(tools) or None,
+                tokenize=False,
+                add_generation_prompt=opens,
+                **(settings or {}),
             )
         except (jinja2.TemplateError, LookupError, TypeError, ValueError) as error:
             raise UsageError(f"this model's chat template refuses the messages: {error}") from error
@@ -228,3 +306,37 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
             "so that it can open that message"
         )
     return [{**turns[0], "content": f"{system['content']}\n\n{turns[0]['content']}"}, *turns[1:]]
+
+
+def _with_arguments(message: Message) -> Message:
+    """Return the message with the arguments of its tool calls as JSON values: templates get these from vLLM.
+
+    Arguments that are not JSON stay text.
+    """
+    if not message.get("tool_calls"):
+        return message
+    calls = [
+        {**call, "function": {**call["function"], "arguments": _parsed(call["function"].get("arguments"))}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def _parsed(arguments: Any) -> Any:
+    """Return the arguments of a tool call as a JSON value; text that is not JSON is returned as it is."""
+    if not isinstance(arguments, str):
+        return arguments or {}
+    try:
+        return json.loads(arguments or "{}")
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _in_words(message: Message) -> Message:
+    """Return the message with its tool calls as text in its content."""
+    if not message.get("tool_calls"):
+        return message
+    called = (call["function"] for call in message["tool_calls"])
+    lines = [tool_call(function["name"], function.get("arguments") or "{}") for function in called]
+    content = "\n".join(filter(None, [message["content"], *lines]))
+    return {"role": message["role"], "content": content}

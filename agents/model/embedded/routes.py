@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agents.model import requests
+from agents.model import chat_messages, requests
 from agents.model.embedded.engine import Engine
 from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest
 from corpus.aliases import Json
@@ -126,12 +126,15 @@ async def _tokenize(engine: Engine, request: Request) -> Response:
     body = requests.parse_body(await request.body())
     opens = requests.flag(body, "add_generation_prompt", True)
     if "messages" in body:
-        messages = requests.messages(body["messages"])
+        messages = chat_messages.messages(body["messages"])
         tokens = engine.tokenizer.encode_chat(
-            messages, add_generation_prompt=opens, settings=requests.template_settings(body)
+            messages,
+            add_generation_prompt=opens,
+            settings=requests.template_settings(body),
+            tools=_tools(engine, body),
         )
     else:
-        tokens = engine.tokenizer.encode_markup(requests.text(body.get("prompt"), "prompt"))
+        tokens = engine.tokenizer.encode_markup(chat_messages.text(body.get("prompt"), "prompt"))
     return JSONResponse({"tokens": tokens, "count": len(tokens), "max_model_len": engine.context})
 
 
@@ -140,7 +143,9 @@ async def _chat(engine: Engine, request: Request) -> Response:
     _check_name(engine, body)
     settings = requests.sampling_settings(body, default_max_tokens=None)
     tokens = engine.tokenizer.encode_chat(
-        requests.messages(body.get("messages")), settings=requests.template_settings(body)
+        chat_messages.messages(body.get("messages")),
+        settings=requests.template_settings(body),
+        tools=_tools(engine, body),
     )
     count, offsets = requests.choices(body), engine.steering.offsets(body)
     seeds = requests.seeds(body, settings.seed, count)
@@ -161,6 +166,8 @@ async def _chat(engine: Engine, request: Request) -> Response:
 async def _complete(engine: Engine, request: Request) -> Response:
     body = _with_defaults(engine, requests.parse_body(await request.body()))
     _check_name(engine, body)
+    if body.get("tools"):
+        raise UsageError("tools is not supported here; leave it out")
     if requests.flag(body, "stream"):
         raise UsageError("completions do not stream here; use /v1/chat/completions, or leave stream out")
     settings = requests.sampling_settings(body, default_max_tokens=COMPLETION_MAX_TOKENS)
@@ -243,6 +250,14 @@ def _check_name(engine: Engine, body: Json) -> None:
     """Raise `UnknownId` if the request names another model."""
     if body.get("model") not in (None, "", engine.name, ALIAS):
         raise UnknownId(f"there is no model {body['model']!r} here; ask for {engine.name!r}, or leave it out")
+
+
+def _tools(engine: Engine, body: Json) -> list[Json]:
+    """Return the tools of a user's request; raise `UsageError` if the model's template would drop them."""
+    tools = chat_messages.tools(body.get("tools"))
+    if tools and not engine.tokenizer.takes_tools:
+        raise UsageError("this model's chat template renders no tools; leave tools out")
+    return tools
 
 
 def _head(engine: Engine, prefix: str, kind: str) -> Json:

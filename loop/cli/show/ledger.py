@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from corpus.context import last_request
 from loop.cli.show import readout
 from loop.cli.show.console import err, out, rate
 from loop.operations.results.home import Forgotten, Ingested, UpdateOrigins
@@ -41,7 +42,7 @@ def rows(name: str, listing: Listing) -> None:
 def _cell(value: object) -> str:
     """Format a value for a table, cut to 60 characters; --json has the whole value."""
     if isinstance(value, list) and value and isinstance(value[0], dict) and "content" in value[0]:
-        value = value[-1]["content"]  # of the messages of a context, show the last one
+        value = last_request(value)  # of the messages of a context, show the request
     if isinstance(value, list):
         value = "; ".join(map(str, value))
     if isinstance(value, dict):
@@ -72,7 +73,11 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
 
 def _pair(pair: WhyPair) -> None:
     out.print(f"pair {pair.id} ({pair.behaviour}, {pair.state})", markup=False)
-    out.print(f"  asked     {pair.messages[-1]['content']}", markup=False)
+    if earlier := len(pair.messages) - 1:
+        out.print(
+            f"  context   {earlier} messages before or after the request (--json has them)", markup=False
+        )
+    out.print(f"  asked     {last_request(pair.messages)}", markup=False)
     out.print(f"  chosen    {pair.chosen}   [{pair.chosen_from}]", markup=False)
     out.print(f"  rejected  {pair.rejected}   [{pair.rejected_from}]", markup=False)
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from agents.evaluator.measure import Evaluator
+from agents.model.client import ModelClient
 from agents.pairs.attempts import PairSettings
 from agents.pairs.build import PairBuilder, pair_of_dream
 from corpus.behaviour import SHIPPED, load
@@ -17,6 +17,7 @@ from store.ledger import schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import Attempt, Dream, Edge, Node, Pair, Signal, identity, save
 from store.nights import history
+from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 AT = "2026-01-01T00:00:00.000+00:00"
@@ -114,18 +115,22 @@ Build = Callable[[str], list[Pair]]
 
 
 @pytest.fixture
-def build(ledger: Ledger, quiet: Any) -> Build:
-    """Build the pairs of one behaviour; the judge of a check needs no model."""
+def build(ledger: Ledger, quiet: Any, shipped: Any) -> Build:
+    """Build the pairs of one behaviour, with the shipped model's chat template."""
 
     def pairs_of(subject: str) -> list[Pair]:
-        builder = PairBuilder(
-            ledger=ledger,
-            behaviours=load([SHIPPED]),
-            judge=Evaluator(model=None),  # type: ignore[arg-type]
-            settings=PairSettings(trust_in_logs=0.7),
-        )
-        work = Work(id=1, kind="pair", subject=subject, night_id="n1", attempts=0)
-        outcome = anyio.run(builder.handle, work, quiet)
+        async def handle(model: ModelClient) -> Outcome:
+            builder = PairBuilder(
+                ledger=ledger,
+                behaviours=load([SHIPPED]),
+                judge=Evaluator(model=model),
+                settings=PairSettings(trust_in_logs=0.7),
+                model=model,
+            )
+            work = Work(id=1, kind="pair", subject=subject, night_id="n1", attempts=0)
+            return await builder.handle(work, quiet)
+
+        outcome: Outcome = shipped(handle)
         return [record for record in outcome.records if isinstance(record, Pair)]
 
     return pairs_of
