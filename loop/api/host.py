@@ -8,6 +8,7 @@ import json
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -141,14 +142,15 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
     async with opened(home, settings) as service, anyio.create_task_group() as tasks:
         tasks.start_soon(_stop_on_signal, tasks.cancel_scope, name="signals")
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
-        tasks.start_soon(follow, service.ledger, folders, service.worker.wake, name="follow the logs")
+        reading = partial(follow, service.ledger, folders, service.worker.wake)
+        tasks.start_soon(service.health.keep, reading, name="follow the logs")
         if service.processes.server.managed:
             await tasks.start(service.processes.run, name="processes")
         else:  # the user's vLLM may be down or may load for minutes: all but the night works without it
             tasks.start_soon(service.processes.run, name="processes")
             tasks.start_soon(watch_users, service, name="watch for users")
-        tasks.start_soon(service.worker.run, name="work")
-        tasks.start_soon(keep_schedule, service, name="schedule")
+        tasks.start_soon(service.health.keep, service.worker.run, name="work")
+        tasks.start_soon(service.health.keep, partial(keep_schedule, service), name="schedule")
         operations = Operations(service=service)
         port = await serve(operations, tasks, place=home.control_socket, port=settings.http.port)
         await tasks.start(serve_rpc, operations, name="answer vLLM's routes")

@@ -37,6 +37,7 @@ from loop.capture.log import Capture
 from loop.engine.scheduler import next_update_reason
 from loop.operations.operations import NAMES, Operations
 from loop.operations.results.home import ServiceStatus
+from store import belonging
 from store.nights import report
 
 log = structlog.get_logger()
@@ -115,9 +116,15 @@ class Routes:
         return result
 
     async def _status(self, _request: Request) -> Response:
-        status = await self._service.ledger.read(report.status)
-        reason = await next_update_reason(self._service)
-        return JSONResponse(to_json(ServiceStatus(**vars(status), next_update_reason=reason)))
+        service = self._service
+        status = await service.ledger.read(report.status)
+        reason = await next_update_reason(service)
+        belongs = await service.ledger.read(belonging.problem, service.store)
+        found = [service.health.fault, self._capture.fault, belongs.text if belongs else ""]
+        problems = [text for text in found if text]
+        return JSONResponse(
+            to_json(ServiceStatus(**vars(status), next_update_reason=reason, problems=problems))
+        )
 
     async def _receipt(self, request: Request) -> Response:
         state = await self._capture.state_of(request.path_params["receipt"])

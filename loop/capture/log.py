@@ -83,6 +83,8 @@ class Capture:
         self._inbox = inbox
         self._ledger = ledger
         self._held = 0
+        self.fault = ""
+        """Why the last exchanges could not be written, for the user; "" if they could."""
         self._states: OrderedDict[str, str] = OrderedDict()
         self._send, self._receive = anyio.create_memory_object_stream[Exchange](math.inf)
 
@@ -158,11 +160,13 @@ class Capture:
         for place, lines in files.items():
             try:
                 append(place, b"".join(lines.values()))
+                self.fault = ""
             except WriteFailed as error:
                 log.warning(
                     "captured conversations are lost", lines=len(lines), file=str(place), error=str(error)
                 )
                 words |= dict.fromkeys(lines, "disk")
+                self.fault = f"conversations are not captured: {error}"
         return words
 
     def _find_state(self, receipt: str, day: str) -> tuple[str, str | None, str]:

@@ -47,8 +47,8 @@ async def keep_schedule(service: Service) -> None:
 
 async def next_update_reason(service: Service) -> str:
     """Return the reason why no night begins now; "" if one is due."""
-    if service.processes.waits:
-        return service.processes.waits
+    if service.health.fault or service.processes.waits:
+        return service.health.fault or service.processes.waits
     night = await service.ledger.read(queries.running_night)
     if night is not None:
         waits = f"; its update waits: {service.users.waits}" if service.users.waits else ""

@@ -21,6 +21,7 @@ from corpus.behaviour import Behaviour
 from corpus.errors import IntegrityFault
 from loop.config import Settings
 from loop.engine import model_servers
+from loop.engine.health import Health
 from loop.engine.processes import ProcessSupervisor
 from loop.engine.worker import Worker
 from loop.engine.yielding import Users
@@ -44,6 +45,7 @@ class Service:
     processes: ProcessSupervisor
     users: Users
     worker: Worker
+    health: Health
     files: anyio.Lock = field(default_factory=anyio.Lock)
     """The lock that an operation holds while it writes or removes checkpoint files outside a night."""
 
@@ -99,8 +101,8 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
         ledger = Ledger(database_url(home.path, settings.database))
         stack.callback(ledger.close)
         await _require_own(home, ledger)
-        await ledger.write(work.release_all)
-        await gc.sweep(CheckpointStore(home.checkpoints), ledger, settings.checkpoints.trash_days)
+        health = Health(ledger=ledger)
+        await health.attempt(partial(_take_up, home, settings, ledger))
         model = await stack.enter_async_context(model_servers.client(home, settings, run_dir))
         trainer = await stack.enter_async_context(TrainerClient(run_dir))
         model_digest = await ledger.read(queries.model_digest)
@@ -115,7 +117,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
             heads=lambda: attention_heads(server.model_dir),
         )
         context = _context(home, settings, ledger, model, trainer, monitor)
-        service = _service(home, context, server, run_dir)
+        service = _service(home, context, server, run_dir, health)
         if not server.managed:  # users may have asked the vLLM directly before this service could see them
             service.users.asked()
         yield service
@@ -126,6 +128,12 @@ async def _require_own(home: Home, ledger: Ledger) -> None:
     found = await ledger.read(belonging.problem, CheckpointStore(home.checkpoints))
     if found is not None and found.kind != "older":
         raise IntegrityFault(found.text)
+
+
+async def _take_up(home: Home, settings: Settings, ledger: Ledger) -> None:
+    """Take up what an earlier service has left: its work, and files that no checkpoint needs."""
+    await ledger.write(work.release_all)
+    await gc.sweep(CheckpointStore(home.checkpoints), ledger, settings.checkpoints.trash_days)
 
 
 def _context(
@@ -151,7 +159,9 @@ def _context(
     )
 
 
-def _service(home: Home, context: NightContext, server: model_servers.Server, run_dir: Path) -> Service:
+def _service(
+    home: Home, context: NightContext, server: model_servers.Server, run_dir: Path, health: Health
+) -> Service:
     processes = ProcessSupervisor(
         run_dir=run_dir,
         checkpoints=home.checkpoints,
@@ -170,4 +180,4 @@ def _service(home: Home, context: NightContext, server: model_servers.Server, ru
         handlers=handlers(context),
     )
     processes.on_start = partial(worker.announce, "start", "")
-    return Service(home=home, context=context, processes=processes, users=users, worker=worker)
+    return Service(home=home, context=context, processes=processes, users=users, worker=worker, health=health)

@@ -80,7 +80,12 @@ class Worker:
         return report
 
     async def run(self) -> None:
-        """Do the work that is queued in the ledger, oldest first, until cancelled."""
+        """Do the work that is queued in the ledger, oldest first, until cancelled.
+
+        After a fault of the ledger it may be called again: work that was in hand then is done once more.
+        """
+        self._current, self.kind = None, ""
+        await self.ledger.write(work.release_all)
         self.running = True
         while True:
             self._wake = anyio.Event()

@@ -15,7 +15,8 @@ from corpus.json_edge import from_json
 from loop.config import load_settings
 from loop.operations.results.home import ServiceStatus, StatusReport, UpdateOrigins
 from loop.operations.sweep import check_prediction
-from store import queries
+from store import belonging, queries
+from store.checkpoints.store import CheckpointStore
 from store.home import Home, find, is_held
 from store.ledger.db import Ledger, database_url
 from store.nights import report
@@ -49,11 +50,13 @@ def status(option: Path | None) -> StatusReport:
     with ledger_of(home) as connection:
         state = report.status(connection)
         paused = queries.is_paused(connection)
+        belongs = belonging.problem(connection, CheckpointStore(home.checkpoints))
     reason = (
         "paused: `nightschool resume` to go on" if paused else "no service runs: `nightschool run` or `night`"
     )
     service = "busy" if is_held(home) else "down"
-    return StatusReport(service=service, **vars(state), next_update_reason=reason)
+    problems = [belongs.text] if belongs else []
+    return StatusReport(service=service, **vars(state), next_update_reason=reason, problems=problems)
 
 
 def _ask_service(home: Home) -> ServiceStatus | None:

@@ -177,7 +177,7 @@ class Service:
 
     def ready(self) -> dict[str, str]:
         """Return the fields of its "ready" line."""
-        line = wait_until(self._ready_line, "the service is ready", 120)
+        line = wait_until(self._ready_line, "the service is ready", 300)
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
     def _ready_line(self) -> str:

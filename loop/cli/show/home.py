@@ -32,6 +32,8 @@ def status(report: StatusReport) -> None:
     }
     for name, value in lines.items():
         out.print(f"{name:16}{value}", markup=False)
+    for problem in report.problems:
+        out.print(f"{'problem':16}{problem}", markup=False, style="red")
     for failed in quarantine.work:
         out.print(f"  {failed.kind} {failed.subject}: {failed.error}", markup=False)
 

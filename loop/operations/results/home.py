@@ -37,6 +37,8 @@ class ServiceStatus(HomeStatus):
 
     next_update_reason: str | None
     """The reason why no update is due; None if one is due."""
+    problems: list[str]
+    """What keeps the home from its nights or from being captured, and what to do; [] if nothing does."""
 
 
 @dataclass(frozen=True, kw_only=True)
