@@ -9,6 +9,9 @@ TEST_WORKERS ?= 2
 CHAOS_KILLS ?= 25
 CHAOS_SEED ?=
 
+# Sources of the libraries that an installation compiles.
+KERNELS := agents/trainer/apollo/kernel.c agents/model/embedded/kernel.c
+
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -71,7 +74,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: it is by far the largest, and what follows then finds it in place.
-$(VENV)/installed: pyproject.toml constraints.txt agents/trainer/apollo/kernel.c
+$(VENV)/installed: pyproject.toml constraints.txt $(KERNELS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Nightschool needs Python 3.11 or newer, \
 	this is " + sys.version.split()[0] + "; try make PYTHON=python3.12 ...")'
 	@echo "setting up $(VENV): some minutes the first time"
@@ -93,7 +96,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-.venv-bench/installed: pyproject.toml constraints.txt agents/trainer/apollo/kernel.c
+.venv-bench/installed: pyproject.toml constraints.txt $(KERNELS)
 	@echo "setting up .venv-bench: some minutes the first time"
 	@test -x $(BENCH_BIN)/python || $(PYTHON) -m venv .venv-bench
 	@$(BENCH_BIN)/python -m pip --disable-pip-version-check --quiet install -c constraints.txt torch==2.13.0
@@ -102,7 +105,7 @@ $(VENV)/installed-dev: $(VENV)/installed
 
 # vLLM's wheel for a CPU wants torch's own build for one (alone: the rest is PyPI's), and a few names in place of
 # wheels that need CUDA.
-.venv-vllm/installed: pyproject.toml constraints-vllm.txt agents/trainer/apollo/kernel.c $(wildcard tests/vllm/env/*.txt tests/vllm/env/*/*)
+.venv-vllm/installed: pyproject.toml constraints-vllm.txt $(KERNELS) $(wildcard tests/vllm/env/*.txt tests/vllm/env/*/*)
 	@$(PYTHON) -c 'import platform, sys; here = platform.system() + " " + platform.machine(); \
 	sys.exit(here not in ("Linux x86_64", "Linux aarch64") and "vLLM for a CPU comes as wheels for Linux on x86_64 and \
 	aarch64 only, this is " + here + ": nothing was tested")'

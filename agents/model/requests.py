@@ -21,7 +21,7 @@ from corpus.aliases import Json, Message
 from corpus.errors import UsageError
 
 BATCH_ROWS = 128
-"""Rows that are generated together, in client and server: 64 rows are a tenth slower, 256 little faster."""
+"""Rows that the client asks for together."""
 MAX_ROWS = 4096
 """Largest number of rows in one request."""
 MAX_N = 128

@@ -7,12 +7,11 @@
 vectors that the forward pass adds to the residual stream of each of its tokens.
 
 Invariant: a request that cannot be steered as it says is refused with a sentence, never answered without
-steering. A new file of vectors counts from the next request on. In a batch with steered rows, every other row
-gets zeros, which change no bit of its numbers; in a batch without steered rows nothing is added. This module
-knows nothing about routes.
+steering. A new file of vectors counts from the next request on. Nothing is added to the tokens of other
+rows. This module knows nothing about routes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,55 +78,6 @@ class Steering:
             )
             raise UsageError(f"nothing can be steered by: {reason}. {HOW_TO_MAKE}")
         return available
-
-
-class BatchOffsets:
-    """The offsets of a batch's rows, by layer."""
-
-    def __init__(self, rows: Sequence[Offsets]) -> None:
-        """Stack the offsets of the rows; an empty sequence means that no row is steered."""
-        self._by_layer: dict[int, torch.Tensor] = {}
-        for layer in sorted({layer for row in rows for layer in row}):
-            zeros = torch.zeros_like(next(row[layer] for row in rows if layer in row))
-            self._by_layer[layer] = torch.stack([row.get(layer, zeros) for row in rows])
-
-    def __bool__(self) -> bool:
-        """Return whether any row is steered."""
-        return bool(self._by_layer)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """The layers after which something is added."""
-        return tuple(self._by_layer)
-
-    def rows(self, layer: int) -> torch.Tensor:
-        """Return each row's offset after this layer, float32 `(rows, hidden_size)`."""
-        return self._by_layer[layer]
-
-    def add(self, layer: int, x: torch.Tensor) -> torch.Tensor:
-        """Return `x` plus the rows' offsets after this layer.
-
-        `x` is the residual stream of one token for each row, `(rows, hidden_size)`.
-        """
-        return x + self._by_layer[layer] if layer in self._by_layer else x
-
-    def add_packed(self, layer: int, x: torch.Tensor, first: int, lengths: Sequence[int]) -> torch.Tensor:
-        """Return the residual stream of some rows' tokens plus the rows' offsets after this layer.
-
-        Args:
-            layer: The layer's number.
-            x: The tokens of the rows, one row after the other, `(tokens, hidden_size)`.
-            first: The batch's number of the first of these rows.
-            lengths: The number of tokens of each of these rows.
-        """
-        if layer not in self._by_layer:
-            return x
-        rows = self._by_layer[layer][first : first + len(lengths)]
-        return x + rows.repeat_interleave(torch.tensor(lengths), dim=0)
-
-    def select(self, rows: torch.Tensor) -> None:
-        """Drop all rows but those with these numbers, int64 `(kept,)`."""
-        self._by_layer = {layer: offsets[rows] for layer, offsets in self._by_layer.items()}
 
 
 def _offsets(steer: Any, available: Mapping[str, ConceptVectors]) -> Offsets | None:

@@ -1,20 +1,18 @@
-"""The inference engine: one thread for users, one for batches, around one model.
+"""The inference engine: one thread that runs the batch of all rows around one model.
 
-A row is one prompt and its answer. A request for one row goes to the user thread, a request for several rows
-to the batch thread, so a user is answered while a batch runs. The engine cuts a batch into pieces of
-BATCH_ROWS rows, in the order given, and never mixes them with another request's rows.
+Every request's rows go into the same running batch. Those of a user go first; those of a batch request fill
+what space is left in a pass.
 
-Invariant: a row that does not fit the model (length, vocabulary) is refused with a sentence before it reaches
-a thread. Work stops within a token when its client has gone or the server is stopping. This module knows
-nothing about routes.
+Invariant: a row that does not fit the model (length, vocabulary) is refused with a sentence before it
+reaches the thread. Work stops within a pass when its client has gone or the server is stopping, and an
+error in a pass ends the rows that run, never the thread. This module knows nothing about routes.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import torch
 from starlette.requests import Request
@@ -22,36 +20,16 @@ from starlette.requests import Request
 from agents.model import requests
 from agents.model.embedded.activation_steering import Offsets, Steering
 from agents.model.embedded.chat import ChatTokenizer
-from agents.model.embedded.sampling import Generation, GenerationRequest, Sampler
-from agents.model.requests import BATCH_ROWS, SamplingSettings
+from agents.model.embedded.running import Cancelled, GenerationRequest, Row
+from agents.model.embedded.sampling import Generation, Pieces, Sampler
+from agents.model.requests import SamplingSettings
 from agents.model.weights.shared import SharedWeights
 from corpus.aliases import Json
-
-T = TypeVar("T")
-
-
-class SerialExecutor:
-    """An executor with one thread, which runs one function after another."""
-
-    def __init__(self, name: str, threads: int) -> None:
-        """Create the executor; torch operations in its thread use `threads` threads."""
-        # In some builds of torch this number belongs to the calling thread.
-        self._executor = ThreadPoolExecutor(1, name, initializer=lambda: torch.set_num_threads(threads))
-        self.running = 0
-        """Requests that wait or run."""
-
-    async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` on the thread, after all earlier work, and return its result."""
-        self.running += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-        finally:
-            self.running -= 1
 
 
 @dataclass(kw_only=True)
 class Engine:
-    """The served model, with its tokenizer, weights and threads."""
+    """The served model, with its tokenizer, weights and thread."""
 
     name: str
     tokenizer: ChatTokenizer
@@ -63,18 +41,24 @@ class Engine:
     end_ids: tuple[int, ...]
     """Tokens that end an answer."""
     threads: int
-    """Threads inside one torch operation."""
+    """Threads inside one operation."""
     steering: Steering
+    dtype: str = "float32"
+    """Name of the type that the forward pass computes products in."""
     defaults: Json = field(default_factory=dict)
     """The model's own sampling settings, for users' requests; a batch names its own."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the server stops; running work then ends."""
+    users_running: int = 0
+    """Users' requests that wait or run."""
+    batches_running: int = 0
+    """Batch requests that wait or run."""
 
     def __post_init__(self) -> None:
-        self.users, self.batches = (
-            SerialExecutor("user", self.threads),
-            SerialExecutor("batch", self.threads),
-        )
+        self._arrived: list[Row] = []
+        self._gone: set[Row] = set()
+        self._condition = threading.Condition()
+        threading.Thread(target=self._work, name="engine", daemon=True).start()
 
     def request(
         self,
@@ -108,57 +92,110 @@ class Engine:
             offsets=offsets,
         )
 
-    async def generate(self, client: Request, rows: Sequence[GenerationRequest]) -> tuple[Generation, ...]:
+    async def generate(
+        self, client: Request, rows: Sequence[GenerationRequest], *, user: bool
+    ) -> tuple[Generation, ...]:
         """Return the answers to the rows; work on them stops if the client disconnects.
 
-        One row runs on the user thread, several rows run on the batch thread.
+        `user` is whether they go before the rows of batches.
         """
-        gone = threading.Event()
-        watcher = asyncio.create_task(_set_when_gone(client, gone))
-        executor = self.users if len(rows) == 1 else self.batches
-        try:
-            return await executor.run(
-                lambda: self._in_pieces(rows, lambda: gone.is_set() or self.stopping.is_set())
-            )
-        finally:
-            watcher.cancel()
+        loop = asyncio.get_running_loop()
+        ended, waiting = asyncio.Event(), len(rows)
 
-    def _in_pieces(
-        self, rows: Sequence[GenerationRequest], cancelled: Callable[[], bool]
-    ) -> tuple[Generation, ...]:
-        """Return the answers to the rows, which are generated in pieces of BATCH_ROWS, in order."""
-        answers: list[Generation] = []
-        for first in range(0, len(rows), BATCH_ROWS):
-            answers += self.sampler.generate(rows[first : first + BATCH_ROWS], cancelled)
-        return tuple(answers)
+        def end_one() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                ended.set()
 
-    async def stream(self, row: GenerationRequest) -> AsyncIterator[str | Generation]:
-        """Yield the text of one row's answer in pieces as the user thread generates it, then the answer."""
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | Generation | None]()
-        gone = threading.Event()
+        def changed(row: Row) -> None:
+            if row.ended:
+                _call(loop, end_one)
 
-        def work() -> None:
+        own = [Row(request=request, user=user, changed=changed) for request in rows]
+        with self._running(own, user):
+            watcher = asyncio.create_task(self._drop_when_gone(client, own))
             try:
-                for piece in self.sampler.stream(row, lambda: gone.is_set() or self.stopping.is_set()):
-                    loop.call_soon_threadsafe(pieces.put_nowait, piece)
+                await ended.wait()
             finally:
-                loop.call_soon_threadsafe(pieces.put_nowait, None)
+                watcher.cancel()
+        for row in own:
+            if row.error is not None:
+                raise row.error
+        return tuple(self.sampler.finished(row) for row in own)
 
-        job = asyncio.create_task(self.users.run(work))
-        # A client that disconnects leaves a `Cancelled` that nobody awaits. asyncio logs such an exception
-        # unless it is read.
-        job.add_done_callback(lambda done: done.cancelled() or done.exception())
-        try:
+    async def stream(self, request: GenerationRequest) -> AsyncIterator[str | Generation]:
+        """Yield the text of one row's answer in pieces while it is generated, then the answer."""
+        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | Generation | None]()
+        made = Pieces(self.sampler)
+
+        def changed(row: Row) -> None:
+            if row.error is None:
+                for piece in made.of(row):
+                    _call(loop, pieces.put_nowait, piece)
+            if row.ended:
+                _call(loop, pieces.put_nowait, None)
+
+        row = Row(request=request, user=True, changed=changed)
+        with self._running([row], user=True):
             while (piece := await pieces.get()) is not None:
                 yield piece
-            await job
+            if row.error is not None:
+                raise row.error
+
+    @contextmanager
+    def _running(self, rows: Sequence[Row], user: bool) -> Iterator[None]:
+        """Run the rows until the block ends, then drop those that have not ended; count their request."""
+        self.users_running += user
+        self.batches_running += not user
+        with self._condition:
+            self._arrived += rows
+            self._condition.notify()
+        try:
+            yield
         finally:
-            # When the client closes the stream early, the thread must not generate the rest.
-            gone.set()
+            self.users_running -= user
+            self.batches_running -= not user
+            self._drop(rows)
+
+    def _drop(self, rows: Sequence[Row]) -> None:
+        """Let the thread end those of these rows that have not ended."""
+        with self._condition:
+            self._gone.update(row for row in rows if not row.ended)
+
+    async def _drop_when_gone(self, client: Request, rows: Sequence[Row]) -> None:
+        """Drop the rows when the client disconnects."""
+        while (await client.receive())["type"] != "http.disconnect":
+            pass
+        self._drop(rows)
+
+    def _work(self) -> None:
+        """Run the batch for as long as the process lives."""
+        torch.set_num_threads(self.threads)  # in some builds of torch this number belongs to the thread
+        batch = self.sampler.batch
+        while True:
+            with self._condition:
+                while not (batch.busy or self._arrived):
+                    self._condition.wait()
+                arrived, self._arrived = self._arrived, []
+                gone, self._gone = self._gone, set()
+            for row in arrived:
+                batch.add(row)
+            if gone:
+                batch.drop(Cancelled(), which=gone.__contains__)
+            if self.stopping.is_set():
+                batch.drop(Cancelled())
+            if batch.busy:
+                try:
+                    batch.step()
+                except Exception as error:  # the boundary: a failed pass must not end the thread
+                    batch.drop(error)
 
 
-async def _set_when_gone(client: Request, gone: threading.Event) -> None:
-    """Set the event `gone` when the client disconnects."""
-    while (await client.receive())["type"] != "http.disconnect":
-        pass
-    gone.set()
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *arguments: object) -> None:
+    """Have the event loop call the function, unless the loop has ended with the server."""
+    try:
+        loop.call_soon_threadsafe(function, *arguments)
+    except RuntimeError:
+        if not loop.is_closed():
+            raise

@@ -21,7 +21,8 @@ from starlette.routing import Route
 
 from agents.model import chat_messages, requests
 from agents.model.embedded.engine import Engine
-from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest
+from agents.model.embedded.running import Cancelled, GenerationRequest
+from agents.model.embedded.sampling import Generation
 from corpus.aliases import Json
 from corpus.errors import UnknownId, UsageError
 
@@ -105,9 +106,9 @@ async def _models(engine: Engine, _: Request) -> Response:
 
 async def _metrics(engine: Engine, _: Request) -> Response:
     gauges = {
-        "requests_running": engine.users.running + engine.batches.running,
-        "user_requests_running": engine.users.running,
-        "batch_requests_running": engine.batches.running,
+        "requests_running": engine.users_running + engine.batches_running,
+        "user_requests_running": engine.users_running,
+        "batch_requests_running": engine.batches_running,
         "weights_version": engine.weights.version,
         "weights_dirty": int(engine.weights.dirty),
     }
@@ -155,7 +156,7 @@ async def _chat(engine: Engine, request: Request) -> Response:
         if count != 1:
             raise UsageError("a stream carries one answer; leave n out, or stream out")
         return StreamingResponse(_events(engine, rows[0], head), media_type="text/event-stream")
-    answers = await engine.generate(request, rows)
+    answers = await engine.generate(request, rows, user=True)
     choices = [
         {"index": index, "message": {"role": "assistant", "content": answer.text}, **_ending(answer)}
         for index, answer in enumerate(answers)
@@ -186,7 +187,7 @@ async def _complete(engine: Engine, request: Request) -> Response:
     ]
     head = _head(engine, "cmpl", "text_completion")
     show = requests.flag(body, "return_token_ids")
-    answers = await engine.generate(request, rows)
+    answers = await engine.generate(request, rows, user=len(prompts) == 1)
     choices = []
     for index, answer in enumerate(answers):
         ids = {"token_ids": list(answer.token_ids), "prompt_token_ids": row_prompts[index]} if show else {}
@@ -211,7 +212,7 @@ async def _batch_chat(engine: Engine, request: Request) -> Response:
     # Off the event loop: encoding thousands of conversations would keep users waiting.
     rows = await asyncio.to_thread(prepare)
     version = engine.weights.version
-    answers = await engine.generate(request, rows)
+    answers = await engine.generate(request, rows, user=False)
     results = [
         {"text": answer.text, "token_ids": list(answer.token_ids), "finish_reason": answer.finish_reason}
         for answer in answers

@@ -181,6 +181,7 @@ def load(
     from agents.model.embedded.engine import Engine
     from agents.model.embedded.forward import forward_for
     from agents.model.embedded.sampling import Sampler
+    from agents.model.embedded.working_weights import WorkingWeights
     from agents.model.weights.snapshot import restore
     from store.checkpoints.store import CheckpointStore
 
@@ -197,10 +198,11 @@ def load(
         restore(shared, CheckpointStore(checkpoints), holds, clean=True)
     chat, config = ChatTokenizer(tokenizer), model.config.get_text_config()
     ends = end_ids(model, tokenizer, chat.turn_end)
+    working = WorkingWeights(version=lambda: shared.version, lock=shared.lock.read_lock)
     return Engine(
         name=model_dir.resolve().name,
         tokenizer=chat,
-        sampler=Sampler(forward_for(model), chat.decode, ends, shared.lock.read_lock),
+        sampler=Sampler(forward_for(model, working), chat.decode, ends, working.reading),
         weights=shared,
         context=config.max_position_embeddings,
         vocab_size=config.vocab_size,

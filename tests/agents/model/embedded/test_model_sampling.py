@@ -1,4 +1,4 @@
-"""Generation: the two forward passes, and the tokens drawn from them."""
+"""Generation: tokens drawn from the logits, and when an answer ends."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from agents.model.embedded.chat import ChatTokenizer
-from agents.model.embedded.forward import Forward, TransformersForward, forward_for
-from agents.model.embedded.qwen3 import Qwen3Forward
-from agents.model.embedded.sampling import Cancelled, Generation, GenerationRequest, Sampler
+from agents.model.embedded.forward import Forward, forward_for
+from agents.model.embedded.running import Cancelled, GenerationRequest
+from agents.model.embedded.sampling import Generation, Sampler
 
 PROMPTS = [[5, 6, 7], list(range(10, 60)), [9], list(range(30, 42)), list(range(40, 90))]
 
@@ -27,41 +27,6 @@ def sampler(forward: Forward, tokenizer: Any) -> Sampler:
 
 def ask(tokens: Sequence[int] = (5, 6, 7), seed: int = 0, **more: Any) -> GenerationRequest:
     return GenerationRequest(**{"tokens": tokens, "seed": seed, "temperature": 1.0, "max_tokens": 12} | more)
-
-
-def test_the_tiny_model_uses_the_quick_forward_pass(forward: Forward, model: Any) -> None:
-    assert isinstance(forward, Qwen3Forward)
-    assert not Qwen3Forward.fits(_changed(model, hidden_act="gelu"))
-    assert isinstance(forward_for(_changed(model, attention_bias=True)), TransformersForward)
-
-
-class _changed:
-    """The model with another configuration."""
-
-    def __init__(self, model: Any, **values: Any) -> None:
-        self.config = type(model.config)(**{**model.config.to_dict(), **values})
-        self.parameters = model.parameters
-
-
-@pytest.mark.parametrize("prefill_tokens", [1, 60, 10_000])
-def test_the_quick_forward_pass_equals_that_of_transformers(
-    model: Any, monkeypatch: pytest.MonkeyPatch, prefill_tokens: int
-) -> None:
-    monkeypatch.setattr("agents.model.embedded.qwen3.PREFILL_TOKENS", prefill_tokens)
-    with torch.inference_mode():
-        ours, logits = Qwen3Forward(model).begin(PROMPTS, 8)
-        theirs, expected = TransformersForward(model).begin(PROMPTS, 8)
-        torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
-        for number, prompt in enumerate(PROMPTS):
-            alone = model(torch.tensor([prompt])).logits[0, -1]
-            torch.testing.assert_close(logits[number], alone, atol=2e-5, rtol=0)
-        for rows in ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [1, 2, 4], [0, 1, 2], [1]):
-            if len(rows) != len(logits):
-                ours.select(torch.tensor(rows))
-                theirs.select(torch.tensor(rows))
-            tokens = torch.arange(len(rows)) + 20
-            logits, expected = ours.step(tokens), theirs.step(tokens)
-            torch.testing.assert_close(logits, expected, atol=2e-5, rtol=0)
 
 
 def test_the_same_batch_gives_the_same_answers(sampler: Sampler) -> None:

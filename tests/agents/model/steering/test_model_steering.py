@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from agents.model.embedded.activation_steering import Offsets
+from agents.model.embedded.decoder import DecoderForward
 from agents.model.embedded.forward import Forward, TransformersForward
-from agents.model.embedded.qwen3 import Qwen3Forward
+from agents.model.embedded.passes import Part
 from agents.model.steering.concept_vectors import ConceptVectors, write
 
 HIDDEN, CONCEPTS = 64, ("asking", "joy")
@@ -58,14 +59,18 @@ def chat(server: Any, **more: Any) -> Any:
 
 def logits_of(forward: Forward, offsets: list[Offsets]) -> list[torch.Tensor]:
     """Return the logits after the prompts, and after two more tokens, the second without the first row."""
-    session, first = forward.begin(PROMPTS, 8, offsets)
-    second = session.step(torch.tensor([11, 12, 13, 14]))
-    session.select(torch.tensor([1, 2, 3]))
-    return [first, second, session.step(torch.tensor([15, 16, 17]))]
+    taken = [forward.open(64, own) for own in offsets or [None] * len(PROMPTS)]
+    rows = [row for row in taken if row is not None]
+    first = forward.read([Part(row, prompt, 0, True) for row, prompt in zip(rows, PROMPTS, strict=True)])
+    after = [
+        [Part(row, [11 + more + place], len(PROMPTS[place]) + more, True) for place, row in enumerate(rows)]
+        for more in (0, 1)
+    ]
+    return [first, forward.read(after[0]), forward.read(after[1][1:])]
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", [Qwen3Forward, TransformersForward])
+@pytest.mark.parametrize("kind", [DecoderForward, TransformersForward])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_row_is_moved_as_by_its_own_hook_and_its_neighbours_do_not_change_by_a_bit(
     model: Any, kind: Any, layer: int

@@ -1,0 +1,225 @@
+"""The arithmetic of the forward pass: in `kernel.c`, called through ctypes, or else in torch.
+
+Invariant: a token's numbers depend on its own row alone, bit for bit: not on the other rows, the passes
+that they share, or the number of threads. Without the library this holds for products where torch's does
+for 16 rows and more, and for attention only up to rounding. This module knows nothing about models.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+
+LANES = 16
+"""Tokens in one page of the cache, and in one block of the library's products."""
+PAIR = 32
+"""The features of a product with AMX are a multiple of this number, and its outputs a multiple of LANES."""
+
+
+class _Matrix(ctypes.Structure):
+    """The struct of the same name in kernel.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out")),
+        ("n", ctypes.c_int64),
+    ]
+
+
+class _Product(ctypes.Structure):
+    """The struct of the same name in kernel.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("matrices", "x", "packed")),
+        *((name, ctypes.c_int64) for name in ("count", "tokens", "k")),
+        *((name, ctypes.c_int32) for name in ("bf16", "amx")),
+    ]
+
+
+class _Attention(ctypes.Structure):
+    """The struct of the same name in kernel.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "keys", "values", "pages", "row")),
+        ("position", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("tokens", "heads", "kv_heads", "dim", "most", "window")),
+        ("scale", ctypes.c_float),
+        ("bf16", ctypes.c_int32),
+    ]
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled library; None if the installation has not built it from these sources."""
+    found = find_spec("agents.model.embedded._kernel")
+    if found is None or found.origin is None:
+        return None
+    library = ctypes.CDLL(found.origin)
+    sizes = getattr(library, "struct_bytes", None)
+    ours = [ctypes.sizeof(struct) for struct in (_Matrix, _Product, _Attention)]
+    if sizes is None:
+        return None
+    sizes.restype = ctypes.c_int64
+    if [sizes(which) for which in range(len(ours))] != ours:  # an older library, with other structs
+        return None
+    for name in ("multiply", "attend"):
+        getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
+        getattr(library, name).restype = None
+    library.store.argtypes, library.store.restype = [ctypes.c_void_p], None
+    return library
+
+
+@cache
+def has_amx() -> bool:
+    """Return whether the library multiplies bfloat16 with AMX here."""
+    found = library()
+    return found is not None and bool(found.has_amx())
+
+
+class Linear:
+    """Weight matrices with the same input, whose products are computed together."""
+
+    def __init__(self, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None] = ()) -> None:
+        """Take matrices `(out, in)` of one type, contiguous, and for each a bias float32 `(out,)` or None."""
+        self._weights, self._biases = list(weights), list(biases) or [None] * len(weights)
+        self._library = library()
+        self._sizes = [len(weight) for weight in weights]
+        self._features = weights[0].shape[1]
+        self._bf16 = weights[0].dtype == torch.bfloat16
+        whole = self._features % PAIR == 0 and not any(size % LANES for size in self._sizes)
+        self._amx = self._bf16 and whole and has_amx()
+        pairs = zip(weights, self._biases, strict=True)
+        self._matrices = (_Matrix * len(weights))(
+            *(_Matrix(w.data_ptr(), None if b is None else b.data_ptr(), None, len(w)) for w, b in pairs)
+        )
+
+    def __call__(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return the product with each matrix, float32 `(tokens, out)`; `x` is float32 `(tokens, in)`."""
+        if self._library is None:
+            return self._in_torch(x)
+        x = x.contiguous()
+        tokens = len(x)
+        outputs = [torch.empty(tokens, size) for size in self._sizes]
+        for matrix, output in zip(self._matrices, outputs, strict=True):
+            matrix.out = output.data_ptr()
+        blocks = -(-tokens // LANES)
+        packed = torch.empty(blocks * LANES * self._features)
+        product = _Product(
+            *(ctypes.addressof(self._matrices), x.data_ptr(), packed.data_ptr()),
+            *(len(outputs), tokens, self._features, self._bf16, self._amx),
+        )
+        self._library.multiply(ctypes.addressof(product), torch.get_num_threads())
+        return outputs
+
+    def _in_torch(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Do the same in torch, which adds up in another order for fewer than LANES tokens: fill up."""
+        tokens = len(x)
+        if tokens < LANES:
+            x = F.pad(x, (0, 0, 0, LANES - tokens))
+        x = x.to(self._weights[0].dtype)
+        outputs = [F.linear(x, weight)[:tokens].float() for weight in self._weights]
+        return [out if bias is None else out + bias for out, bias in zip(outputs, self._biases, strict=True)]
+
+
+class Attention:
+    """The attention of some tokens to their rows' cached tokens, in one pass through the layers."""
+
+    def __init__(
+        self, pages: torch.Tensor, rows: torch.Tensor, positions: torch.Tensor, *, heads: int, scale: float
+    ) -> None:
+        """Name the tokens of the pass.
+
+        Args:
+            pages: The pages of each row, in order, int32 `(rows, most)`.
+            rows: The row of each token, int32 `(tokens,)`.
+            positions: The place of each token in its row, int32 `(tokens,)`.
+            heads: Query heads.
+            scale: What a query's product with a key is multiplied by.
+        """
+        self._pages, self._rows, self._positions = pages, rows, positions
+        self._heads, self._scale = heads, scale
+        self._library = library()
+
+    def store(self, keys: torch.Tensor, values: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Write the tokens' keys and values, `(tokens, kv_heads, dim)`, into a layer's cache.
+
+        `keys` is `(pages, kv_heads, dim, LANES)` and `values` is `(pages, kv_heads, LANES, dim)`.
+        """
+        if self._library is None or k.shape[-1] % LANES:
+            pages = self._pages[self._rows.long(), self._positions.long() // LANES].long()
+            places = self._positions.long() % LANES
+            keys[pages, :, :, places] = k.to(keys.dtype)
+            values[pages, :, places] = v.to(values.dtype)
+            return
+        k, v = k.contiguous(), v.contiguous()
+        struct = self._struct(keys, values, k=k.data_ptr(), v=v.data_ptr(), tokens=len(k))
+        self._library.store(ctypes.addressof(struct))
+
+    def __call__(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int = 0
+    ) -> torch.Tensor:
+        """Return the attention of the tokens' queries, `(tokens, heads, dim)`, in one layer.
+
+        A token sees its row's tokens up to itself: all of them, or the last `window` if that is not 0.
+        """
+        if self._library is None or q.shape[-1] % LANES:
+            return self._in_torch(q, keys, values, window)
+        q = q.contiguous()
+        out = torch.empty_like(q)
+        struct = self._struct(keys, values, q=q.data_ptr(), out=out.data_ptr(), tokens=len(q), window=window)
+        self._library.attend(ctypes.addressof(struct), torch.get_num_threads())
+        return out
+
+    def _struct(self, keys: torch.Tensor, values: torch.Tensor, **fields: int) -> _Attention:
+        return _Attention(
+            **fields,
+            keys=keys.data_ptr(),
+            values=values.data_ptr(),
+            pages=self._pages.data_ptr(),
+            row=self._rows.data_ptr(),
+            position=self._positions.data_ptr(),
+            heads=self._heads,
+            kv_heads=keys.shape[1],
+            dim=keys.shape[2],
+            most=self._pages.shape[1],
+            scale=self._scale,
+            bf16=keys.dtype == torch.bfloat16,
+        )
+
+    def _in_torch(
+        self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int
+    ) -> torch.Tensor:
+        positions = self._positions.long()[:, None]
+        used = int(positions.max()) // LANES + 1
+        pages = self._pages[self._rows.long(), :used]
+        k, v = gathered(keys, values, pages)
+        places = torch.arange(used * LANES)
+        seen = places <= positions
+        if window:
+            seen &= places > positions - window
+        # What lies beyond a row's end is whatever was there before, and NaN times zero is still NaN.
+        v = torch.where(seen[:, None, :, None], v, 0.0)
+        group = self._heads // keys.shape[1]
+        attended = F.scaled_dot_product_attention(
+            q.view(len(q), keys.shape[1], group, -1),
+            k,
+            v,
+            seen[:, None, None].expand(-1, 1, group, -1),
+            scale=self._scale,
+        )
+        return attended.reshape(q.shape)
+
+
+def gathered(
+    keys: torch.Tensor, values: torch.Tensor, pages: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return copies of the keys and values of whole rows, float32 `(rows, kv_heads, tokens, dim)`.
+
+    `pages` has the numbers of each row's pages, in order, `(rows, pages)`.
+    """
+    numbers = pages.long()
+    k = keys[numbers].float().permute(0, 2, 1, 4, 3).flatten(2, 3)
+    v = values[numbers].float().transpose(1, 2).flatten(2, 3)
+    return k, v
