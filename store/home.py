@@ -96,9 +96,13 @@ class Home:
         """Return the bearer token."""
         return self.token_file.read_text().strip()
 
-    def behaviours(self) -> dict[str, Behaviour]:
-        """Return the shipped behaviours and those that the user declared, by name."""
-        return load([SHIPPED, self.path / "behaviours"])
+    def behaviours(self, *, shipped: bool) -> dict[str, Behaviour]:
+        """Return the behaviours that the user declared in this home, by name.
+
+        Args:
+            shipped: Whether to add the shipped behaviours, which are about the shipped model's world.
+        """
+        return load([*([SHIPPED] if shipped else []), self.path / "behaviours"])
 
 
 def default_path() -> Path:

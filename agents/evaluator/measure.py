@@ -23,6 +23,8 @@ class Evaluator:
     model: ModelClient
     max_tokens: int = 48
     """Largest length of a measured answer, in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature of a measured answer."""
 
     def applies(self, behaviour: Behaviour, messages: Sequence[Message]) -> bool:
         """Return whether the conversation tests the behaviour."""
@@ -76,7 +78,12 @@ class Evaluator:
             part = scenarios[start : start + BATCH_ROWS]
             replies = await self.model.batch_chat(
                 [
-                    Prompt(messages=scenario, seed=seeds[index], temperature=1.0, max_tokens=self.max_tokens)
+                    Prompt(
+                        messages=scenario,
+                        seed=seeds[index],
+                        temperature=self.temperature,
+                        max_tokens=self.max_tokens,
+                    )
                     for index, scenario in enumerate(part, start)
                 ],
                 steer=steer,

@@ -40,7 +40,7 @@ class PairSettings:
     instructed: Annotated[int, Field(ge=0, le=1000)] = 2
     """Number of answers to each dream that the model gives with the behaviour's instruction in the prompt."""
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
-    """Sampling temperature of the answers."""
+    """Sampling temperature of these answers, and of the answers to held-out scenarios."""
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
     """Largest length of an answer, in tokens."""
     minimum: Annotated[int, Field(ge=1)] = 24

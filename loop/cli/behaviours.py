@@ -20,10 +20,12 @@ def behaviours_list() -> None:
     Each behaviour is followed by its counter-behaviour.
     """
     from loop.cli.show import home as show_home
+    from loop.engine.model_identity import behaviours_of
     from loop.operations.results.home import BehaviourList, DeclaredBehaviour
-    from store import home
+    from store import home, queries
     from store.nights import report
 
+    known = behaviours_of(home.find(options.home), helpers.read(queries.model_digest))
     rows = [
         DeclaredBehaviour(
             name=behaviour.name,
@@ -32,7 +34,7 @@ def behaviours_list() -> None:
             do=behaviour.do,
             required_rate=behaviour.required_rate,
         )
-        for behaviour in report.ordered(home.find(options.home).behaviours())
+        for behaviour in report.ordered(known)
     ]
     helpers.show(BehaviourList(behaviours=rows), show_home.behaviours)
 

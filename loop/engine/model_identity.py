@@ -9,6 +9,7 @@ from pathlib import Path
 from agents.model.client import ServedModel
 from agents.model.describe import digest, directory_of
 from agents.model.vllm.served_directory import ServedDirectory
+from corpus.behaviour import Behaviour
 from corpus.errors import ConfigError, IntegrityFault
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
@@ -44,6 +45,19 @@ def named_directory(model: ServedModel) -> Path:
         return directory_of(model.root)
     except IntegrityFault as fault:
         raise ConfigError(f"{fault}, or set model.path") from fault
+
+
+def behaviours_of(home: Home, model_digest: str) -> dict[str, Behaviour]:
+    """Return the behaviours that a home's model is taught and measured on, by name.
+
+    The shipped behaviours are about the shipped model's small world. A home of another model has only those
+    that its user declared.
+
+    Args:
+        home: The home.
+        model_digest: Digest of the home's model.
+    """
+    return home.behaviours(shipped=model_digest == digest(MODEL_DIR))
 
 
 def require_model(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:

@@ -20,7 +20,7 @@ from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour
 from corpus.errors import IntegrityFault
 from loop.config import Settings
-from loop.engine import model_servers
+from loop.engine import model_identity, model_servers
 from loop.engine.health import Health
 from loop.engine.processes import ProcessSupervisor
 from loop.engine.worker import Worker
@@ -144,7 +144,8 @@ def _context(
     trainer: TrainerClient,
     monitor: Monitor,
 ) -> NightContext:
-    behaviours, prompts = home.behaviours(), ability_prompts(settings, monitor.model_digest)
+    behaviours = model_identity.behaviours_of(home, monitor.model_digest)
+    prompts = ability_prompts(settings, monitor.model_digest)
     return NightContext(
         ledger=ledger,
         settings=settings,
@@ -153,7 +154,9 @@ def _context(
         store=CheckpointStore(home.checkpoints),
         model=model,
         trainer=trainer,
-        evaluator=Evaluator(model=model, max_tokens=settings.pairs.max_tokens),
+        evaluator=Evaluator(
+            model=model, max_tokens=settings.pairs.max_tokens, temperature=settings.pairs.temperature
+        ),
         monitor=monitor,
         abilities=prompts,
     )

@@ -68,7 +68,7 @@ def describe(home: Home, wanted: str) -> CheckpointReport:
     store = CheckpointStore(home.checkpoints)
     with ledger_of(home) as connection:
         details = lineage.one(connection, wanted, _definitions(home, connection))
-    details = replace(details, behaviours=_with_guards(home, details.behaviours))
+        details = replace(details, behaviours=_with_guards(home, connection, details.behaviours))
     form = manifest = problem = None
     if not details.pruned:
         try:
@@ -87,7 +87,7 @@ def compare(home: Home, wanted: Sequence[str]) -> Difference:
     """
     with ledger_of(home) as connection:
         rows = lineage.between(connection, wanted, _definitions(home, connection))
-    rows = replace(rows, behaviours=_with_guards(home, rows.behaviours))
+        rows = replace(rows, behaviours=_with_guards(home, connection, rows.behaviours))
     if pruned := [side.id[:12] for side in (rows.from_, rows.to) if side.pruned]:
         note = f"the weights of {' and '.join(pruned)} were pruned: this is the ledger's part alone"
         return Difference(**vars(rows), weights=None, note=note)
@@ -202,14 +202,14 @@ def _form(store: CheckpointStore, checkpoint_id: str) -> StoredForm | None:
 
 def _definitions(home: Home, connection: Connection) -> dict[str, str]:
     """Return the digest of the current definition of everything that is measured, by name."""
-    settings = load_settings(home.config_file)
-    prompts = ability_prompts(settings, queries.model_digest(connection))
-    return definitions(home.behaviours(), settings, prompts)
+    settings, model_digest = load_settings(home.config_file), queries.model_digest(connection)
+    prompts = ability_prompts(settings, model_digest)
+    return definitions(model_identity.behaviours_of(home, model_digest), settings, prompts)
 
 
-def _with_guards(home: Home, rows: Iterable[AnyBehaviour]) -> list[AnyBehaviour]:
+def _with_guards(home: Home, connection: Connection, rows: Iterable[AnyBehaviour]) -> list[AnyBehaviour]:
     """Return the rows with the counter-behaviours marked, each after the behaviour that it guards."""
-    known = home.behaviours()
+    known = model_identity.behaviours_of(home, queries.model_digest(connection))
     marked = [
         replace(row, counter_of=known[row.name].counter_of if row.name in known else None) for row in rows
     ]

@@ -75,7 +75,7 @@ def _home_checks(home: Home) -> Checks:
     """Return the checks that every home gets."""
     return {
         "configuration": lambda: f"{load_settings(home.config_file).training.objective} training",
-        "behaviours": lambda: f"{len(home.behaviours())} behaviours",
+        "behaviours": lambda: _behaviours(home),
         "model": lambda: _model(home),
         "token": lambda: _token(home),
         "ledger": lambda: _ledger(home),
@@ -85,6 +85,11 @@ def _home_checks(home: Home) -> Checks:
         "python": lambda: f"{sys.version.split()[0]}, torch {version('torch')}",
         "kernel": _kernel,
     }
+
+
+def _behaviours(home: Home) -> str:
+    with ledger_of(home) as connection:
+        return f"{len(model_identity.behaviours_of(home, queries.model_digest(connection)))} behaviours"
 
 
 def _model(home: Home) -> str:

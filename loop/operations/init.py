@@ -12,6 +12,7 @@ from agents.model.client import open_client
 from agents.model.describe import digest, language_model_tensors
 from agents.model.safety import check_model_dir
 from corpus.errors import ConfigError, IntegrityFault, ModelUnavailable, UsageError
+from corpus.recipe import MODEL_DIR
 from loop.config import Settings, load_settings
 from loop.engine import model_identity
 from loop.night import gc
@@ -37,6 +38,21 @@ url = {url}
 enabled = false
 """
 """The sections that `init --url` adds to the configuration file."""
+
+
+OWN = """
+[dreams]
+max_tokens = 32
+
+[pairs]
+# Answers are sampled as people have them: at 1.0 a small model loses itself in every sixth.
+temperature = 0.7
+max_tokens = 72
+
+[verdict]
+scenarios = 104
+"""
+"""The sections that `init --model` adds for another model than the shipped one, with the embedded server."""
 
 
 async def init(
@@ -88,6 +104,8 @@ def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Sett
     setting = f"path = {json.dumps(path)}\n" if path else ""
     if url:
         sections = VLLM.format(url=json.dumps(url), path=setting)
+    elif model and digest(model) != digest(MODEL_DIR):
+        sections = f"\n[model]\n{setting}{OWN}"
     else:
         sections = f"\n[model]\n{setting}" if setting else ""
     home = create(option, sections)

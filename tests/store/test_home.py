@@ -126,11 +126,13 @@ def test_two_names_of_one_home_have_one_run_directory(home: Home, tmp_path: Path
 
 
 def test_a_home_has_the_shipped_behaviours_and_its_own(home: Home) -> None:
-    assert home.behaviours() == load([SHIPPED])
+    assert home.behaviours(shipped=True) == load([SHIPPED])
+    assert home.behaviours(shipped=False) == {}
     text = (SHIPPED / "listen.toml").read_text()
     own = home.path / "behaviours" / "more.toml"
     own.write_text(text.replace('"listen"', '"heed"', 1).replace("push_back", "balk", 1))
-    assert set(home.behaviours()) == {*load([SHIPPED]), "heed", "balk"}
+    assert set(home.behaviours(shipped=True)) == {*load([SHIPPED]), "heed", "balk"}
     own.write_text(text)
     with pytest.raises(ConfigError, match="already a behaviour named listen"):
-        home.behaviours()
+        home.behaviours(shipped=True)
+    assert set(home.behaviours(shipped=False)) == {"listen", "push_back"}

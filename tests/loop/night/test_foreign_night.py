@@ -11,6 +11,7 @@ from small import SMALL, cli_json, correction_lines, run_cli
 
 from agents.readout.ordinary_text import ordinary_text
 from corpus.aliases import Json
+from corpus.behaviour import SHIPPED
 from corpus.recipe import MODEL_DIR
 
 pytestmark = pytest.mark.slow  # a night of its own
@@ -37,6 +38,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     verdict, training = SMALL.format(windows="[]").split("[training]")
     settings = f"{verdict}{FEW.format(model=model)}[training]{training}"
     (home / "config.toml").write_text(settings)
+    shutil.copy(SHIPPED / "listen.toml", home / "behaviours")
     log.write_text("".join(f"{line}\n" for line in correction_lines("decision", 12)))
     cli_json(home, "ingest", log)
     return home
@@ -45,6 +47,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def night(home: Path) -> Json:
     return cli_json(home, "night")
+
+
+def test_only_the_behaviours_that_were_declared_are_measured(night: Json) -> None:
+    assert {row["name"] for row in night["behaviours"]} == {"listen", "push_back", "abilities"}
 
 
 def test_the_night_shows_the_abilities_last_and_is_kept(night: Json) -> None:

@@ -20,7 +20,11 @@ from agents.model.sources.card import read_record
 from agents.model.sources.installed import PACKAGE
 from corpus.errors import ConfigError, NightschoolError, UnsafeModel, UsageError
 from loop.config import load_settings
+from loop.engine.model_identity import behaviours_of
 from loop.operations.init import init
+from loop.operations.status import ledger_of
+from store import queries
+from store.home import Home
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 RUN = "import sys; from loop.cli.app import main; sys.argv[0] = 'nightschool'; main()"
@@ -64,6 +68,17 @@ def test_a_gguf_file_gives_a_home_once(gguf_file: Callable[[str], Path], tmp_pat
     before = (home / "model" / "model.safetensors").stat()
     assert make(home, gguf_file("llama3")) == checkpoint
     assert (home / "model" / "model.safetensors").stat() == before
+
+
+def test_a_home_of_another_model_samples_as_people_do_and_has_no_behaviours_of_the_shipped_world(
+    gguf_file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    make(tmp_path / "home", gguf_file("llama3"))
+    settings = load_settings(tmp_path / "home" / "config.toml")
+    assert settings.pairs.temperature == 0.7 and settings.pairs.max_tokens > 48
+    found = Home(tmp_path / "home")
+    with ledger_of(found) as connection:
+        assert behaviours_of(found, queries.model_digest(connection)) == {}
 
 
 def test_another_gguf_file_is_refused_and_the_home_stays(
