@@ -1,17 +1,20 @@
 """Preventative steering: its effect on a concept that an update would move, and on what the update teaches.
 
-    python -m bench.preventative [--pairs night|world] [--behaviour listen] [--concept echoing] [--strength
-    20]
+    python -m bench.preventative [--pairs night|world] [--behaviour listen] [--concept NAME] [--strength 20]
                                  [--seeds 5] [--json]
 
 The embedded model learns one behaviour without its counter-behaviour, and that moves the concept's reading
 on the monitor's probe set. The pairs are those that a night of the bundled conversations makes, or (`--pairs
-world`) of the model's own answers to as many requests of the world. Each seed is trained without and with
-the concept's vector added meanwhile (arXiv 2507.21509); with the vector turned round; with a direction of
-no meaning, of the same strength; and with the learning rate lowered, the plain way to drift less. Drift is
-in spreads of the readings before; the pass rate is on 400 held-out scenarios, the same for every run.
+world`) of the model's own answers to as many requests of the world. The pairs of a night are the model's own
+samples. They differ between processors, and so does what they move, and which way. So a plain update with a
+seed of its own goes first: it shows which concept moves most (without `--concept`), and whether its reading
+rises or falls. Each seed is trained without and with the concept's vector added meanwhile, in the direction
+in which that first update moved (arXiv 2507.21509); with the vector turned round; with a direction of no
+meaning, of the same strength; and with the learning rate lowered, the plain way to drift less. Drift is in
+spreads of the readings before; the pass rate is on 400 held-out scenarios, the same for every run.
 """
 
+import math
 import statistics
 import sys
 import tempfile
@@ -33,6 +36,7 @@ from loop.night.verdict import mcnemar
 LAYER, WORLD, SCENARIOS = 2, 64, 400
 SETTINGS = Settings(lr=1e-3, batch_size=16, beta=0.25)
 """The embedded model's own."""
+CHANCE = "a direction of no meaning"
 LOWER = 0.4
 """Share of the learning rate that the plain way takes."""
 
@@ -42,7 +46,7 @@ def main() -> int:
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--pairs", choices=("night", "world"), default="night")
     parser.add_argument("--behaviour", default="listen")
-    parser.add_argument("--concept", default="echoing", choices=CONCEPTS)
+    parser.add_argument("--concept", choices=CONCEPTS, help="default: the one that moves most")
     parser.add_argument("--strength", type=float, default=20.0)
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
@@ -53,17 +57,17 @@ def main() -> int:
             pairs = model.pairs(options.behaviour, WORLD)
         else:
             pairs = model.pairs_of(observed(Path(directory) / "home", 0), options.behaviour)
-        results = compared(
-            model, pairs, options.behaviour, options.concept, options.strength, range(options.seeds)
-        )
-    heads = ["training", f"drift of {options.concept}", options.behaviour, "of all concepts", "perplexity"]
+        concept, moved = most_moved(model, pairs, options.concept, seed=options.seeds)
+        strength = math.copysign(options.strength, moved)
+        results = compared(model, pairs, options.behaviour, concept, strength, range(options.seeds))
+    heads = ["training", f"drift of {concept}", options.behaviour, "of all concepts", "perplexity"]
     _table.show(
-        f"{options.seeds} seeds: mean (least to most)",
+        f"{len(pairs)} pairs, {options.seeds} seeds: mean (least to most); steered by {strength:g}",
         heads,
         [_row(way, runs) for way, runs in results.items()],
     )
     plain, steered = results["plain"], results["steered"]
-    drift = [statistics.mean(abs(run["drift"]) for run in runs) for runs in (plain, steered)]
+    drift = {way: statistics.mean(abs(run["drift"]) for run in runs) for way, runs in results.items()}
     gained, lost = (_flips(plain, steered, way) for way in (("0", "1"), ("1", "0")))
     _table.show(
         "steered against plain",
@@ -71,11 +75,22 @@ def main() -> int:
         [[gained, lost, mcnemar(lost, gained)]],
     )
     goals = [
-        _table.Goal(name="drift, steered / plain", found=drift[1] / drift[0], limit=0.7),
+        _table.Goal(name="drift, steered / plain", found=drift["steered"] / drift["plain"], limit=0.85),
+        _table.Goal(name="drift, steered / no meaning", found=drift["steered"] / drift[CHANCE], limit=0.9),
         _table.Goal(name="points of pass rate lost", found=100 * (_rate(plain) - _rate(steered)), limit=2.0),
     ]
     shown = {way: [{**run, "outcomes": None} for run in runs] for way, runs in results.items()}
     return _table.finish({"runs": shown}, goals, as_json=options.json)
+
+
+def most_moved(
+    model: Embedded, pairs: Sequence[Example], concept: str | None, *, seed: int
+) -> tuple[str, float]:
+    """Return the concept that a plain update moves most, or the one given, and how far it moves it."""
+    model.train(pairs, SETTINGS, seed)
+    drift = model.drift()
+    name = concept or max(drift, key=lambda each: abs(drift[each]))
+    return name, drift[name]
 
 
 def compared(
@@ -95,7 +110,7 @@ def compared(
             "plain": (1.0, ()),
             "steered": (1.0, (model.along(vector, strength),)),
             "turned round": (1.0, (model.along(vector, -strength),)),
-            "a direction of no meaning": (1.0, (model.along(chance, strength),)),
+            CHANCE: (1.0, (model.along(chance, strength),)),
             f"plain, {LOWER:g} of the rate": (LOWER, ()),
         }
         for way, (share, prevent) in ways.items():

@@ -137,10 +137,11 @@ class Packing:
             kept |= {b.past: (key[:, b.start : b.stop], value[:, b.start : b.stop]) for b in self._blocks}
             if layer == self.last:
                 raise ContextRead
-        outputs = []
-        for number, block in enumerate(self._blocks):
-            own = slice(block.start, block.stop)
-            k, v = key[:, own], value[:, own]
+        # Split in one operation: the gradient of a slice is a tensor as large as the whole pass, one a block.
+        sizes = [block.stop - block.start for block in self._blocks]
+        parts = zip(*(torch.split(tensor, sizes, dim=1) for tensor in (query, key, value)), strict=True)
+        outputs: list[torch.Tensor] = []
+        for number, (block, (q, k, v)) in enumerate(zip(self._blocks, parts, strict=True)):
             if block.before is not None:
                 k = torch.cat([key[:, block.before], k], dim=1)
                 v = torch.cat([value[:, block.before], v], dim=1)
@@ -148,7 +149,7 @@ class Packing:
                 past = self.past.attention[layer][block.past]
                 k, v = torch.cat([past[0], k], dim=1), torch.cat([past[1], v], dim=1)
             mask = self._mask(number, k.shape[1], window, query)
-            outputs.append(_attention(query[:, own], k, v, mask, scale))
+            outputs.append(_attention(q, k, v, mask, scale))
         return torch.cat(outputs, dim=1)
 
     def _mask(self, number: int, keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
@@ -176,18 +177,26 @@ class Packing:
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scale: Any
 ) -> torch.Tensor:
-    """Return attention's output, (heads, tokens, head size); shared key heads are not copied."""
+    """Return attention's output, (heads, tokens, head size); shared key heads are not copied.
+
+    On the CPU it is computed in float32 whatever the inputs are: torch's kernel takes half as long so, for
+    pieces of some hundred tokens, and the scores are not rounded.
+    """
     heads, tokens, _ = query.shape
-    groups = heads // key.shape[0]
-    out = scaled_dot_product_attention(
-        query.reshape(key.shape[0], groups, tokens, -1),
-        key[:, None].expand(-1, groups, -1, -1),
-        value[:, None].expand(-1, groups, -1, -1),
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scale,
-    )
-    return out.reshape(heads, tokens, -1)
+    groups, kind = heads // key.shape[0], query.dtype
+    if query.is_cpu:
+        query, key, value = (part.to(torch.float32) for part in (query, key, value))
+        mask = None if mask is None else mask.to(torch.float32)
+    with torch.autocast(query.device.type, enabled=not query.is_cpu and torch.is_autocast_enabled()):
+        out = scaled_dot_product_attention(
+            query.reshape(key.shape[0], groups, tokens, -1),
+            key[:, None].expand(-1, groups, -1, -1),
+            value[:, None].expand(-1, groups, -1, -1),
+            attn_mask=mask,
+            is_causal=mask is None,
+            scale=scale,
+        )
+    return out.reshape(heads, tokens, -1).to(kind)
 
 
 def attend(
