@@ -141,7 +141,8 @@ class Packing:
         sizes = [block.stop - block.start for block in self._blocks]
         parts = zip(*(torch.split(tensor, sizes, dim=1) for tensor in (query, key, value)), strict=True)
         outputs: list[torch.Tensor] = []
-        for number, (block, (q, k, v)) in enumerate(zip(self._blocks, parts, strict=True)):
+        for number, (block, own) in enumerate(zip(self._blocks, parts, strict=True)):
+            q, k, v = own
             if block.before is not None:
                 k = torch.cat([key[:, block.before], k], dim=1)
                 v = torch.cat([value[:, block.before], v], dim=1)
