@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 from sqlalchemy import make_url
 
-from agents.dreamer.dream import DreamSettings
+from agents.dreamer.rounds import DreamSettings
 from agents.extractor.handler import ExtractorSettings
 from agents.model.context import ContextSettings
 from agents.model.settings import ModelSettings

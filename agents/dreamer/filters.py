@@ -19,7 +19,7 @@ FOREIGN_LETTERS = 0.1
 SPREADS = 2.5
 """Half the width of the band of real requests, in standard deviations of their log-probabilities."""
 LEAST_SPREAD = 0.3
-"""Smallest standard deviation (nats per token) that is reckoned with; few requests give a low one by chance."""
+"""Smallest standard deviation (nats per token) that is used; few requests give a low one by chance."""
 LEAST_REQUESTS = 4
 """Smallest number of real requests that give a band."""
 

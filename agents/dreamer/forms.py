@@ -1,9 +1,9 @@
 """The forms of prompts with which a model is made to write a request, one pure function each.
 
 A model that was not trained on our prompts writes requests best when it continues something: a list of
-messages, or a conversation from the user's side. Which form yields most depends on the model, so it is measured
-(`agents.dreamer.yields`). The shipped model has a form of its own, `recipe`, because its recipe trains it on
-those prompts.
+messages, or a conversation from the user's side. Which form yields most depends on the model, so it is
+measured (`agents.dreamer.yields`). The shipped model has a form of its own, `recipe`, because its recipe
+trains it on those prompts.
 
 Invariant: a form depends only on its arguments. Requests from logs become a line of data or a message of
 their own; line breaks in them are removed, so none can end the list that it stands in.
@@ -14,9 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from corpus.aliases import Message
+from corpus.context import opening
 
 ACKNOWLEDGED = "Okay."
 """The short answers between the requests of the form `next_turn`; templates want both sides in turn."""
+SHOWN_IN_CONTEXT = 2
+"""Requests that the form `in_context` puts before the true context, which may fill the model's window."""
 SHORTEST_START = 2
 """Words of a request that the form `ending` keeps at least."""
 QUOTES = ('""', "''", "\u201c\u201d", "\u2018\u2019", "**")
@@ -40,7 +43,8 @@ class Asked:
 
     def request(self, written: str) -> str:
         """Return the request: its start, and what the model wrote, without signs that are no part of it."""
-        text = " ".join(f"{self.start} {written}".split()) if self.start else written.strip()
+        # The model writes the space before its first word itself, or none before a comma.
+        text = " ".join(f"{self.start}{written}".split()) if self.start else written.strip()
         for pair in QUOTES:
             if len(text) > 2 and text[0] == pair[0] and text[-1] == pair[1]:
                 text = text[1:-1].strip()
@@ -77,11 +81,11 @@ def next_turn(material: Material, rng: random.Random) -> Asked:
 def in_context(material: Material, rng: random.Random) -> Asked:
     """Return the true context of the first seed, where the user's turn is open.
 
-    The other seeds go before it, as in `next_turn`, but after the system prompt.
+    A few other seeds go before it, as in `next_turn`, but after the system prompt.
     """
-    system = material.context[:1] if material.context[:1] and material.context[0]["role"] == "system" else ()
-    turns = [turn for seed in material.seeds[1:] for turn in (_user(seed), _assistant(ACKNOWLEDGED))]
-    return Asked(messages=(*system, *turns, *material.context[len(system) :]), opens="user")
+    begin, others = opening(material.context), material.seeds[1 : 1 + SHOWN_IN_CONTEXT]
+    turns = [turn for seed in others for turn in (_user(seed), _assistant(ACKNOWLEDGED))]
+    return Asked(messages=(*material.context[:begin], *turns, *material.context[begin:]), opens="user")
 
 
 def ending(material: Material, rng: random.Random) -> Asked:
@@ -94,7 +98,7 @@ def ending(material: Material, rng: random.Random) -> Asked:
 
 
 FORMS: dict[str, Form] = {"list": listed, "next_turn": next_turn, "in_context": in_context, "ending": ending}
-"""The forms for models that were not trained on our prompts, by name. The first is preferred at equal yield."""
+"""The forms for models that were not trained on our prompts, by name; the first is preferred among equals."""
 NEEDS_CONTEXT = frozenset({"in_context"})
 """The forms that need an origin with messages before its request."""
 

@@ -19,6 +19,11 @@ T_MIN = 0.7
 """Lowest temperature."""
 T_MAX = 1.15
 """Highest temperature. Above it the requests that the embedded model writes make no sense."""
+FOREIGN_MIN, FOREIGN_MAX = 0.7, 1.0
+"""Lowest and highest temperature for a model that was not trained on our prompts. Beyond them it repeats its
+seeds, or loses the subject."""
+FEWEST_SEEDS, MOST_SEEDS = 3, 6
+"""Number of requests that a prompt shows, for a behaviour that never fails and for one that always does."""
 SLEW = 0.25
 """Largest change of the temperature in one night."""
 
@@ -56,6 +61,21 @@ def observe(rate: FailureRate, *, failed: int, passed: int) -> FailureRate:
     target = T_MIN + (T_MAX - T_MIN) * counted.mean
     step = max(-SLEW, min(SLEW, target - rate.temperature))
     return replace(counted, temperature=round(rate.temperature + step, 4))
+
+
+def foreign(temperature: float) -> float:
+    """Return the temperature for a model that was not trained on our prompts.
+
+    `temperature`, which follows the failure rate from T_MIN to T_MAX, is mapped to FOREIGN_MIN to
+    FOREIGN_MAX.
+    """
+    share = (temperature - T_MIN) / (T_MAX - T_MIN)
+    return round(FOREIGN_MIN + (FOREIGN_MAX - FOREIGN_MIN) * min(1.0, max(0.0, share)), 4)
+
+
+def breadth(failure_rate: float) -> int:
+    """Return how many requests a prompt shows: more of them if the behaviour fails often."""
+    return round(FEWEST_SEEDS + (MOST_SEEDS - FEWEST_SEEDS) * failure_rate)
 
 
 def shares(rates: dict[str, FailureRate], total: int, *, floor: float = 0.15) -> dict[str, int]:

@@ -12,7 +12,7 @@ TRIAL = 8
 """Number of requests for which a form is tried before it is compared with others."""
 DISCOUNT = 0.5
 """Factor on the counts of each earlier night: the weights have changed since, and so may the yield."""
-CERTAIN = 8.0
+CERTAIN = 4.0
 """Number of requests as which the yield for all behaviours counts in the estimate for one of them."""
 FALLEN = 0.5
 """Share of its earlier yield below which the form in use is compared with the others again."""

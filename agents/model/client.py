@@ -178,17 +178,19 @@ class ModelClient:
         *,
         tools: Sequence[Sequence[Json]] = (),
         add_generation_prompt: bool = True,
+        opens: str = "assistant",
     ) -> list[list[int]]:
         """Return the tokens of each conversation, as the model's chat template renders it.
 
-        With `add_generation_prompt` they end with the opening of the assistant's next turn. `tools` has the
-        definitions of each conversation's tools; () for none at all.
+        With `add_generation_prompt` they end with the opening of the next turn; `opens` says whose it is.
+        `tools` has the definitions of each conversation's tools; () for none at all.
         """
         tokens: list[list[int]] = []
         for first in range(0, len(conversations), TOKENIZE_ROWS):
             piece = slice(first, first + TOKENIZE_ROWS)
             plain = [list(map(dict, messages)) for messages in conversations[piece]]
             more = {"add_generation_prompt": add_generation_prompt, **_tools(tools[piece])}
+            more |= {"role": opens} if opens != "assistant" else {}
             tokens += await self._tokens("conversations", plain, more)
         return tokens
 

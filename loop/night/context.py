@@ -41,6 +41,11 @@ class NightContext:
     model."""
 
     @property
+    def is_shipped(self) -> bool:
+        """Whether the served model is the one that ships with the package."""
+        return default_set(self.monitor.model_digest) == "world"
+
+    @property
     def measured(self) -> tuple[str, ...]:
         """Names of everything that is measured: all behaviours, and `abilities` if that test is used."""
         return (*self.behaviours, *((NAME,) if self.abilities else ()))

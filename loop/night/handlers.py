@@ -52,6 +52,8 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             settings=settings.dreams,
             context=settings.context,
             others=settings.pairs.max_tokens + INSTRUCTION_TOKENS,
+            is_recipe=context.is_shipped,
+            scorer=context.trainer,
         ),
         Attempter(
             ledger=ledger,

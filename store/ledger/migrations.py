@@ -79,6 +79,12 @@ def _turns_have_structure(connection: Connection) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN tools JSON DEFAULT '[]' NOT NULL")
 
 
+def _dreams_name_their_form(connection: Connection) -> None:
+    """Add `dreams.form`; old rows, whose form is "", count for none."""
+    if "form" not in {column["name"] for column in inspect(connection).get_columns("dreams")}:
+        connection.exec_driver_sql("ALTER TABLE dreams ADD COLUMN form VARCHAR DEFAULT '' NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -88,6 +94,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _sweeps_are_kept,
     _readings_are_kept,
     _turns_have_structure,
+    _dreams_name_their_form,
 )
 
 

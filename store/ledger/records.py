@@ -141,7 +141,22 @@ class Dream:
     seed: int
     nodes: list[str]
     source: str
+    form: str = ""
+    """The form of the prompt for which the model wrote it (`agents.dreamer.forms`)."""
     refused: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamCount:
+    """The number of dreams of one night and behaviour that have the same form and the same end."""
+
+    night: int
+    """Number of the night."""
+    behaviour: str
+    form: str
+    refused: str | None
+    """The reason why they are not used; None for those in use."""
+    count: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -166,6 +166,9 @@ dreams = Table(
     Column("seed", Integer, nullable=False),
     Column("nodes", JSON, nullable=False),  # ids of the nodes it grew from
     Column("source", String, nullable=False),  # the source of its log; the share of each source is capped
+    Column(
+        "form", String, nullable=False, server_default=""
+    ),  # of its prompt; "" in rows of earlier versions
     Column("refused", Text),  # the reason why it is not used; NULL for a dream in use
 )
 

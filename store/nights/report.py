@@ -3,6 +3,7 @@
 Invariant: this module only reads; every figure is counted from rows, and none is stored.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ from store.nights.results import (
     BeforeAfter,
     BehaviourRates,
     CheckpointListing,
+    DreamForm,
     ExplainedUpdate,
     FailedWork,
     HomeStatus,
@@ -77,9 +79,26 @@ def night_report(
             for name, counter_of in (_measured(behaviours, definitions) if update is not None else [])
         ],
         retention=None if update is None else _retention(connection, sides),
+        dream_forms=_dream_forms(connection, night_id),
         tokens=tokens,
         tokens_per_pair=round((tokens.dreams + tokens.attempts) / pairs, 1) if pairs else None,
     )
+
+
+def _dream_forms(connection: Connection, night_id: str) -> list[DreamForm]:
+    """Return what each form of prompt has yielded in a night, over all behaviours."""
+    used: Counter[str] = Counter()
+    refused: dict[str, Counter[str]] = {}
+    for one in queries.dream_counts(connection, night_id):
+        reasons = refused.setdefault(one.form, Counter())
+        if one.refused is None:
+            used[one.form] += one.count
+        else:
+            reasons[one.refused] += one.count
+    return [
+        DreamForm(form=form, used=used[form], refused=dict(sorted(reasons.items())))
+        for form, reasons in sorted(refused.items())
+    ]
 
 
 def _heard(connection: Connection, night: Night) -> tuple[int, int, int]:
@@ -211,7 +230,7 @@ LISTS = {
     "conversations": (schema.conversations, ("id", "source", "format", "path", "at")),
     "updates": (schema.updates, ("id", "state", "objective", "steps", "checkpoint_id", "reasons", "at")),
     "pairs": (schema.pairs, ("id", "behaviour", "state", "messages", "chosen", "rejected", "source")),
-    "dreams": (schema.dreams, ("id", "behaviour", "temperature", "messages", "source", "refused")),
+    "dreams": (schema.dreams, ("id", "behaviour", "temperature", "messages", "source", "form", "refused")),
     "signals": (schema.signals, ("id", "kind", "behaviour", "state", "source", "strength", "reason")),
     "events": (schema.events, ("seq", "kind", "subject", "body", "at")),
 }

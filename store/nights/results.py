@@ -63,6 +63,16 @@ class BehaviourRates:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DreamForm:
+    """The dreams of a night that the model wrote for one form of prompt."""
+
+    form: str
+    used: int
+    refused: dict[str, int]
+    """Number of refused dreams, by reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NightReport:
     """The report of one night: what it read, made and decided."""
 
@@ -80,6 +90,8 @@ class NightReport:
     behaviours: list[BehaviourRates]
     retention: BeforeAfter | None
     """Perplexity on held-out ordinary text; None without an update."""
+    dream_forms: list[DreamForm]
+    """What each form of prompt has yielded in this night."""
     tokens: NightTokens
     tokens_per_pair: float | None
     """Tokens generated for dreams and attempts, per pair; None for a night without pairs."""

@@ -36,7 +36,7 @@ from store.queries.nights import (
     running_night,
     tokens,
 )
-from store.queries.practice import attempts, dreams, dreamt_texts, hardest_dreams, pairs, rates
+from store.queries.practice import attempts, dream_counts, dreams, dreamt_texts, hardest_dreams, pairs, rates
 from store.queries.updates import (
     last_trained,
     learnt_behaviours,
@@ -58,6 +58,7 @@ __all__ = [
     "conversation",
     "conversation_named",
     "cursor",
+    "dream_counts",
     "dreams",
     "dreamt_texts",
     "going_on",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Integer, func, select
 
 from store.ledger import schema
-from store.ledger.records import Attempt, Dream, HardDream, Pair, Rate
+from store.ledger.records import Attempt, Dream, DreamCount, HardDream, Pair, Rate
 from store.ledger.rows import all_of
 
 
@@ -29,6 +29,24 @@ def dreamt_texts(connection: Connection) -> list[str]:
     t = schema.dreams
     rows = connection.execute(select(t.c.messages).where(t.c.refused.is_(None)).order_by(t.c.id))
     return [messages[-1]["content"] for (messages,) in rows]
+
+
+def dream_counts(connection: Connection, night_id: str | None = None) -> list[DreamCount]:
+    """Return how many dreams there are of each behaviour, form and reason of refusal, by night.
+
+    Args:
+        connection: The ledger.
+        night_id: The only night that counts; None for all nights.
+    """
+    d, n = schema.dreams, schema.nights
+    query = (
+        select(n.c.number.label("night"), d.c.behaviour, d.c.form, d.c.refused, func.count().label("count"))
+        .join(n, n.c.id == d.c.night_id)
+        .where(d.c.form != "")
+        .group_by(n.c.number, d.c.behaviour, d.c.form, d.c.refused)
+        .order_by(n.c.number, d.c.behaviour, d.c.form, d.c.refused)
+    )
+    return all_of(connection, DreamCount, query if night_id is None else query.where(n.c.id == night_id))
 
 
 def hardest_dreams(connection: Connection, behaviour: str, limit: int) -> list[HardDream]:

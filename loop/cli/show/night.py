@@ -31,6 +31,7 @@ def night(report: NightResult) -> None:
         f"read {report.conversations} conversations ({report.turns} turns), found {report.signals} signals; "
         f"{report.dreams} dreams, {report.pairs} pairs, {report.seconds:.0f} s"
     )
+    _dream_forms(report)
     _tokens(report)
     if report.behaviours:
         _rates(report.behaviours)
@@ -45,6 +46,15 @@ def night(report: NightResult) -> None:
         out.print(f"nothing happened: {'; '.join(report.reasons)}")
     why = f" | ledger why {report.updates[0].id}" if report.updates else ""
     out.print(f"see also: nightschool status | ledger updates{why} | ask 'TEXT' | rollback")
+
+
+def _dream_forms(report: NightResult) -> None:
+    """Print what each form of prompt has yielded, if the night has tried several."""
+    if len(report.dream_forms) > 1:
+        parts = (
+            f"{one.form} {one.used} of {one.used + sum(one.refused.values())}" for one in report.dream_forms
+        )
+        out.print(f"dreams      used, by the form of their prompt: {', '.join(parts)}")
 
 
 def _tokens(report: NightResult) -> None:

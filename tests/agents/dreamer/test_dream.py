@@ -2,20 +2,25 @@
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.dreamer.dream import DECLARED, Dreamer, DreamOrigin, DreamSettings, _draw, _hardest
+from agents.dreamer import filters
+from agents.dreamer.dream import Dreamer, _hardest
 from agents.dreamer.novelty import NEAR
+from agents.dreamer.plan import DECLARED, DreamOrigin, _draw
+from agents.dreamer.rounds import DreamSettings
 from agents.evaluator import judge
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
+from agents.model.internals import LogProb
 from corpus.behaviour import SHIPPED, load
 from corpus.text import jaccard, word_set
+from store import queries
 from store.graph import merge
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
@@ -76,7 +81,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 def dreaming(shipped: Served, ledger: Ledger, quiet: Any) -> Dreaming:
     """Do one piece of work of kind `dream` through the served model; save and return its dreams."""
 
-    def dream(subject: str, settings: DreamSettings = SETTINGS) -> list[Dream]:
+    def dream(subject: str, settings: DreamSettings = SETTINGS, **more: Any) -> list[Dream]:
         async def handle(model: ModelClient) -> Outcome:
             dreamer = Dreamer(
                 ledger=ledger,
@@ -84,6 +89,7 @@ def dreaming(shipped: Served, ledger: Ledger, quiet: Any) -> Dreaming:
                 behaviours=BEHAVIOURS,
                 situations=Evaluator(model=model),
                 settings=settings,
+                **more,
             )
             return await dreamer.handle(
                 Work(id=1, kind="dream", subject=subject, night_id="n1", attempts=0), quiet
@@ -204,3 +210,63 @@ def test_a_temperature_is_stored_with_every_dream(dreaming: Dreaming, ledger: Le
     with ledger.writing() as connection:
         save(connection, [Rate(behaviour="thorough", failed=0.0, passed=50.0, temperature=0.8)])
     assert {dream.temperature for dream in dreaming("thorough")} == {0.8}
+
+
+class EverySecond:
+    """A stand-in for the trainer: after the real requests, every second one has a low log-probability."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
+        assert len({tuple(context) for context, _ in items}) == 1
+        self.calls.append(len(items))
+        each = [-9.0 if len(self.calls) > 1 and number % 2 else -2.0 for number in range(len(items))]
+        return [
+            LogProb(total=mean * len(text), tokens=len(text))
+            for (_, text), mean in zip(items, each, strict=True)
+        ]
+
+
+def test_another_model_is_asked_in_several_forms_and_each_refusal_has_its_reason(
+    dreaming: Dreaming, ledger: Ledger
+) -> None:
+    dreams = dreaming("listen", is_recipe=False)
+    written = Counter(dream.form for dream in dreams if dream.behaviour == "listen")
+    assert written.keys() == {"list", "next_turn", "ending"} and min(written.values()) >= 8
+    assert all(0.7 <= dream.temperature <= 1.0 for dream in dreams)
+    for dream in dreams:
+        if dream.refused is None:
+            assert judge.applies(BEHAVIOURS[dream.behaviour], dream.messages), dream
+    with ledger.reading() as connection:
+        counts = queries.dream_counts(connection)
+    assert sum(one.count for one in counts) == len(dreams)
+    assert any(one.refused == "not a situation for listen" for one in counts)
+
+
+def test_the_forms_of_another_model_are_not_compared_again_in_the_next_work(dreaming: Dreaming) -> None:
+    first = Counter(dream.form for dream in dreaming("listen", is_recipe=False))
+    (best,) = {dream.form for dream in dreaming("thorough", is_recipe=False)}
+    assert len(first) == 3 and best in first
+
+
+def test_an_unlikely_request_is_refused_after_all_cheaper_filters(dreaming: Dreaming) -> None:
+    scorer = EverySecond()
+    dreams = dreaming("listen", is_recipe=False, scorer=scorer)
+    listen = [dream for dream in dreams if dream.behaviour == "listen"]
+    unlikely = [dream for dream in listen if dream.refused == filters.UNLIKELY]
+    assert unlikely and used(dreams, "listen")
+    for dream in (*unlikely, *used(dreams, "listen")):
+        assert judge.applies(BEHAVIOURS["listen"], dream.messages)
+    # A counter-behaviour with three examples alone has too few real requests for a band.
+    real, *scored, of_counter = scorer.calls
+    assert (real, of_counter) == (
+        3 + len(BEHAVIOURS["listen"].examples),
+        len(BEHAVIOURS["push_back"].examples),
+    )
+    assert len(unlikely) + len(used(dreams, "listen")) <= sum(scored) < len(listen)
+
+
+def test_the_shipped_model_is_not_scored(dreaming: Dreaming) -> None:
+    scorer = EverySecond()
+    assert used(dreaming("thorough", scorer=scorer), "thorough") and scorer.calls == []

@@ -114,3 +114,15 @@ def test_a_ledger_from_before_the_monitor_gets_its_tables(tmp_path: Path) -> Non
     with ledger.reading() as connection:
         assert [connection.execute(select(table)).all() for table in READINGS] == [[]] * len(READINGS)
     ledger.close()
+
+
+def test_a_ledger_from_before_the_forms_of_dreams_gets_their_column(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        connection.exec_driver_sql("ALTER TABLE dreams DROP COLUMN form")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="7"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        assert connection.execute(select(schema.dreams.c.form)).all() == []
+    ledger.close()
