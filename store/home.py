@@ -1,9 +1,11 @@
 """A home: the folder with everything that Nightschool stores, and the lock on this folder.
 
-    config.toml  token  ledger.db  checkpoints/  behaviours/  inbox/  readout/  logs/  service.lock
+    config.toml  token  chat-token  ledger.db  checkpoints/  behaviours/  inbox/  readout/  logs/
+    service.lock
 
 Sockets and the shared weights are in the run directory, which is in memory. Its name depends on the home
-alone, so that a restarted service finds and removes the files of a killed one.
+alone, so that a restarted service finds and removes the files of a killed one. If somebody else has taken
+that name, the run directory is in the home.
 
 Invariant: a process that changes a home holds its lock.
 """
@@ -11,12 +13,12 @@ Invariant: a process that changes a home holds its lock.
 import fcntl
 import hashlib
 import os
+import re
 import secrets
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
@@ -24,7 +26,8 @@ from typing import IO
 
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.errors import HomeLocked, NoHome
-from store.files.durable import make_folder, sync_directory
+from store.files import private
+from store.files.durable import make_folder, new_file, sync_directory
 
 CONFIG = """\
 # Nightschool's configuration. `nightschool config` prints what is in effect, with every default.
@@ -58,8 +61,13 @@ class Home:
 
     @property
     def token_file(self) -> Path:
-        """The file of the bearer token; only the home's owner may read it."""
+        """The file of the bearer token for everything; only the home's owner may read it."""
         return self.path / "token"
+
+    @property
+    def chat_token_file(self) -> Path:
+        """The file of the bearer token for chats and their receipts alone."""
+        return self.path / "chat-token"
 
     @property
     def checkpoints(self) -> Path:
@@ -77,15 +85,18 @@ class Home:
 
         Its path is short, because the path of a socket has at most 107 bytes.
         """
-        memory = Path("/dev/shm")
-        base = memory if memory.is_dir() and os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+        return self._in_memory("", "run")
+
+    def _in_memory(self, ending: str, instead: str) -> Path:
+        """Return a folder of this home in memory, or the one in the home if somebody else took its name."""
         digest = hashlib.sha256(str(self.path.resolve()).encode()).hexdigest()[:12]
-        return base / f"nightschool-{os.getuid()}-{digest}"
+        place = memory() / f"nightschool-{os.getuid()}-{digest}{ending}"
+        return self.path / instead if private.is_taken(place) else place
 
     @property
     def served_dir(self) -> Path:
         """The folder of the weights that are shared with a user's own vLLM; it outlives a service."""
-        return self.run_dir.with_name(f"{self.run_dir.name}-served")
+        return self._in_memory("-served", "run-served")
 
     @property
     def control_socket(self) -> Path:
@@ -93,8 +104,12 @@ class Home:
         return self.run_dir / "service.sock"
 
     def token(self) -> str:
-        """Return the bearer token."""
+        """Return the bearer token for everything."""
         return self.token_file.read_text().strip()
+
+    def chat_token(self) -> str:
+        """Return the bearer token for chats and their receipts alone."""
+        return self.chat_token_file.read_text().strip()
 
     def behaviours(self, *, shipped: bool) -> dict[str, Behaviour]:
         """Return the behaviours that the user declared in this home, by name.
@@ -144,15 +159,65 @@ def create(option: Path | None, more: str = "") -> Home:
     make_folder(home.path, 0o700)
     for name in _FOLDERS:
         make_folder(home.path / name, 0o700)
-    if not home.token_file.exists() or not home.token_file.read_text().strip():  # its writer was killed
-        with open(os.open(home.token_file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as stream:
-            stream.write(secrets.token_urlsafe(32) + "\n")
+    for file in (home.token_file, home.chat_token_file):
+        if not file.exists() or not file.read_text().strip():  # its writer was killed
+            new_token(file)
+    close_to_others(home)
     if not home.config_file.exists():
         home.config_file.write_text(CONFIG + more)
     for folder in (home.path, home.path.parent):  # an earlier init may have died before it synced them
         with suppress(PermissionError):  # a parent may be open to enter and not to read
             sync_directory(folder)
     return home
+
+
+def new_token(file: Path) -> str:
+    """Write a new token to a file of tokens, in one step, and return it."""
+    token = secrets.token_urlsafe(32)
+    with new_file(file.parent, "token") as stream:
+        stream.write(f"{token}\n".encode())
+        stream.keep(file.name)
+    return token
+
+
+def token_of(home: Home, *, operations: bool, rotate: bool) -> str:
+    """Return the home's token for chats, or the one for everything.
+
+    Args:
+        home: The home.
+        operations: Whether to return the token for everything. A service keeps it from its start to its end,
+            so it is rotated only while none runs, else HomeLocked is raised.
+        rotate: Whether to make a new token first.
+    """
+    file = home.token_file if operations else home.chat_token_file
+    with locked(home) if rotate and operations else nullcontext():
+        return new_token(file) if rotate or not file.exists() else file.read_text().strip()
+
+
+def close_to_others(home: Home) -> list[Path]:
+    """Take from everybody else the rights on a home, its tokens, ledger and logs; return what was open.
+
+    Raises:
+        ConfigError: One of them belongs to another user.
+    """
+    folders = [home.path, *(home.path / name for name in (*_FOLDERS, "readout"))]
+    files = [home.token_file, home.chat_token_file, home.config_file, *home.path.glob("ledger.db*")]
+    files += home.inbox.glob("captured-*.jsonl")
+    files += (home.path / "logs").glob("*.log")
+    modes = [*((path, 0o700) for path in folders), *((path, 0o600) for path in files)]
+    return [path for path, mode in modes if private.tighten(path, mode)]
+
+
+def memory() -> Path:
+    """Return the folder of this machine for files in memory; the one for temporary files if there is none."""
+    shared = Path("/dev/shm")
+    return shared if shared.is_dir() and os.access(shared, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def dead_directories(home: Home) -> list[Path]:
+    """Return the run directories of this user in memory whose holders are dead, but for this home's own."""
+    pattern = re.compile(rf"nightschool-{os.getuid()}-[0-9a-f]{{12}}(-served)?")
+    return private.dead(memory(), pattern, but=home.run_dir)
 
 
 @contextmanager
@@ -191,10 +256,7 @@ def run_directory(home: Home) -> Iterator[Path]:
 
     Only the process that holds the home's lock may call it.
     """
-    directory = home.run_dir
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700)
-    try:
+    for path in dead_directories(home):
+        private.remove_own(path)
+    with private.held_directory(home.run_dir) as directory:
         yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)

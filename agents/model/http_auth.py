@@ -8,6 +8,8 @@ The app forwards requests on some paths to another server, which checks credenti
 middleware also admits a credential that is not our token, and AUTHENTICATED tells the app that it is not.
 Host and Origin are checked there too, and a request must carry some credential.
 
+A second token opens some paths alone: those of chats and of what became of them.
+
 Invariant: the app sees no request that failed a check, and no body over the limit. This module knows no route
 but `/health`, which it answers itself: the answer says only that a server listens here.
 """
@@ -65,6 +67,8 @@ class AuthMiddleware:
         port: int | None = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         external_auth_paths: frozenset[str] = frozenset(),
+        chat_token: Callable[[], str] = lambda: "",
+        chat_paths: tuple[str, ...] = (),
     ) -> None:
         """Protect `app`.
 
@@ -74,6 +78,8 @@ class AuthMiddleware:
             port: The TCP port on loopback; None for a unix socket, which no web page can reach.
             max_body_bytes: The longest body of a request.
             external_auth_paths: Paths that the app forwards to a server that checks credentials itself.
+            chat_token: Returns the token that opens `chat_paths` alone, as it is now; "" for none.
+            chat_paths: The beginnings of the paths that it opens.
         """
         if len(token) < 16:
             raise ConfigError("a bearer token of fewer than 16 characters can be guessed; make a longer one")
@@ -81,6 +87,7 @@ class AuthMiddleware:
         self._token = token.encode()
         self._max_body_bytes = max_body_bytes
         self._external_auth_paths = external_auth_paths
+        self._chat_token, self._chat_paths = chat_token, chat_paths
         ports = ("",) if port is None else ("", f":{port}")
         self._hosts = frozenset(name + suffix for name in (*LOOPBACK, SOCKET_HOST) for suffix in ports)
         self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
@@ -111,7 +118,7 @@ class AuthMiddleware:
             return None
         given = _values(scope, b"authorization")
         scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-        own = scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode("latin-1"), self._token)
+        own = scheme.lower() == "bearer" and self._opens(token.strip().encode("latin-1"), scope["path"])
         scope[AUTHENTICATED] = own
         if not own and not (scheme and scope["path"] in self._external_auth_paths):
             if scheme.lower() != "bearer":
@@ -124,6 +131,13 @@ class AuthMiddleware:
         if any(not length.isdigit() or int(length) > self._max_body_bytes for length in declared):
             return 413, self._too_large()
         return None
+
+    def _opens(self, given: bytes, path: str) -> bool:
+        """Return whether a token opens a path: ours opens all, that for chats some."""
+        if hmac.compare_digest(given, self._token):
+            return True
+        chat = self._chat_token().encode() if path.startswith(self._chat_paths or ("\0",)) else b""
+        return bool(chat) and hmac.compare_digest(given, chat)
 
     def _too_large(self) -> str:
         """Return the error message for a body over the limit."""

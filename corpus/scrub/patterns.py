@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from corpus.aliases import Json
-from corpus.conversation import Conversation, Structure
+from corpus.conversation import Conversation, Structure, Turn
 from corpus.scrub.assignments import scrub_assignments
 
 TOKENS: tuple[tuple[str, str, str], ...] = (
@@ -97,19 +97,21 @@ def scrub_name(name: str) -> str:
 
 def scrub_conversation(conversation: Conversation) -> Conversation:
     """Return the conversation without secrets and without characters that a database refuses."""
-    turns = tuple(
-        replace(
-            turn,
-            text=scrub(_storable(turn.text)),
-            edited=None if turn.edited is None else scrub(_storable(turn.edited)),
-            key=scrub_name(turn.key),
-            structure=None if turn.structure is None else _scrub_structure(turn.structure),
-            tools=None if turn.tools is None else tuple(map(_scrub_tool, turn.tools)),
-        )
-        for turn in conversation.turns
-    )
+    turns = tuple(map(scrub_turn, conversation.turns))
     names = {name: scrub_name(getattr(conversation, name)) for name in ("source", "key", "session")}
     return replace(conversation, turns=turns, **names)
+
+
+def scrub_turn(turn: Turn) -> Turn:
+    """Return a turn without secrets and without characters that a database refuses."""
+    return replace(
+        turn,
+        text=scrub(_storable(turn.text)),
+        edited=None if turn.edited is None else scrub(_storable(turn.edited)),
+        key=scrub_name(turn.key),
+        structure=None if turn.structure is None else _scrub_structure(turn.structure),
+        tools=None if turn.tools is None else tuple(map(scrub_tool, turn.tools)),
+    )
 
 
 def _scrub_structure(structure: Structure) -> Structure:
@@ -127,7 +129,7 @@ def _scrub_structure(structure: Structure) -> Structure:
     return replace(structure, content=scrub(_storable(structure.content)), calls=calls, **names)
 
 
-def _scrub_tool(tool: Json) -> Json:
+def scrub_tool(tool: Json) -> Json:
     """Return the definition of a tool without secrets.
 
     The definition is searched as JSON text, in which a key announces its value. If a replacement breaks the

@@ -40,6 +40,9 @@ from loop.operations.results.home import ServiceStatus
 from store import belonging
 from store.nights import report
 
+CHAT_PATHS = ("/v1/chat/completions", "/v1/models", "/receipts/")
+"""The beginnings of the paths that the home's token for chats opens."""
+
 log = structlog.get_logger()
 
 
@@ -163,6 +166,8 @@ async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: 
         app,
         token=service.home.token(),
         external_auth_paths=PATHS if model.url and model.api_key else frozenset(),
+        chat_token=service.home.chat_token,  # read each time, so that a rotation takes effect at once
+        chat_paths=CHAT_PATHS,
     )
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(str(place))  # in the run directory, which only this user can enter

@@ -4,8 +4,8 @@ A chat client repeats the whole history in each request. So the messages of a re
 whole conversation so far, and ingest recognises the part that it already has.
 
 Invariant: pure. Only a complete answer gives a line. `corpus.formats.openai` can read every line. A line
-contains text only; a picture, for example, is replaced by a note that there was one. Every refusal is one of
-REASONS. This module knows nothing about files or HTTP.
+contains text only, without secrets; a picture, for example, is replaced by a note that there was one.
+Every refusal is one of REASONS. This module knows nothing about files or HTTP.
 """
 
 import json
@@ -20,6 +20,7 @@ from corpus.conversation import Turn
 from corpus.formats.openai import tools_of, turns_of
 from corpus.formats.parts import user_of
 from corpus.lines import MAX_LINE, BadLine
+from corpus.scrub.patterns import scrub_name, scrub_tool, scrub_turn
 
 REASONS = {
     "off": "http.capture is off",
@@ -100,22 +101,33 @@ def as_line(
         session: The client's id of the conversation; "" if the client sent none.
         at: The time at which the answer ended.
     """
-    last = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
-    head = {"user": request.user or source, **({"session": session} if session else {})}
-    tools = {"tools": list(request.tools)} if request.tools else {}
-    value = {**head, "messages": [*map(_message, request.turns), last], **tools}
-    try:
-        line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:  # half of a surrogate pair
+    if not all(_is_text(turn) for turn in (*request.turns, answer)):
         return Refusal(word="text")
+    last = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
+    named = {"user": request.user or source, **({"session": session} if session else {})}
+    head = {key: scrub_name(name) for key, name in named.items()}
+    tools = {"tools": list(map(scrub_tool, request.tools))} if request.tools else {}
+    value = {**head, "messages": [*map(_message, request.turns), last], **tools}
+    line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     return line if len(line) <= MAX_LINE else Refusal(word="long")
 
 
+def _is_text(turn: Turn) -> bool:
+    """Return whether a turn can be stored as it is: it has no half of a surrogate pair."""
+    texts = turn.text, turn.edited or "", turn.structure.content if turn.structure else ""
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _message(turn: Turn) -> dict[str, Any]:
-    """Return a turn as a message of the log."""
+    """Return a turn as a message of the log, without secrets: what ingest would remove is not written."""
     time = turn.time.isoformat() if turn.time else None
-    more = {"timestamp": time, "rating": turn.rating, "edited": turn.edited}
-    return {**message_of(turn), **{k: v for k, v in more.items() if v is not None}}
+    clean = scrub_turn(turn)
+    more = {"timestamp": time, "rating": turn.rating, "edited": clean.edited}
+    return {**message_of(clean), **{k: v for k, v in more.items() if v is not None}}
 
 
 def _object(data: bytes) -> dict[str, Any]:

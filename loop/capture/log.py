@@ -6,8 +6,8 @@ Every exchange has a receipt, an id by which a user can ask for the state of the
 
 Invariant: there is one writer, and it writes complete lines only. A line counts as captured once it is on the
 disk. If a crash cuts a line off, the next line still begins on a new line. If the disk is full or slow,
-exchanges are not captured, but answers are not affected. A line has the exact words of the exchange: ingest
-removes secrets when it reads the line. This module does not know who may ask for the state of an exchange.
+exchanges are not captured, but answers are not affected. Secrets are removed from a line before it
+is written. This module does not know who may ask for the state of an exchange.
 """
 
 import math

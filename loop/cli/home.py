@@ -158,6 +158,26 @@ def doctor() -> None:
 
 
 @commands.command()
+def token(
+    operations: Annotated[
+        bool, typer.Option("--operations", help="The token that opens everything, not that for chats.")
+    ] = False,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="Make a new one first; the old one no longer opens.")
+    ] = False,
+) -> None:
+    """Print the token for chats and their receipts, or the one for everything.
+
+    The token for everything also opens rollback, forget, prune and the reading of files, so give clients the
+    one for chats. Rotating the token for everything needs the service to be stopped.
+    """
+    from store import home
+
+    result = home.token_of(home.find(options.home), operations=operations, rotate=rotate)
+    helpers.show({"token": result}, lambda value: typer.echo(value["token"]))
+
+
+@commands.command()
 def config() -> None:
     """Print the configuration that is in effect."""
     from loop.config import load_settings, shown

@@ -1,9 +1,11 @@
 """Functions that start a child process, wait until it is ready, and stop it.
 
-Invariant: a child that does not become ready is stopped, even when the caller is cancelled while it waits.
-This module knows nothing about the model or the trainer.
+Invariant: a child runs none but installed code, from a fixed working directory, whatever the user's
+working directory holds. A child that does not become ready is stopped, even when the caller is cancelled
+while it waits. This module knows nothing about the model or the trainer.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -24,6 +26,8 @@ STOP_S = 2.0
 async def spawn(module: str, *arguments: str, logs: Path, pass_fds: tuple[int, ...] = ()) -> Process:
     """Start a Python module as a child process and return the process.
 
+    Paths among the arguments must be absolute.
+
     Args:
         module: Name of the module, as for `python -m`.
         arguments: Command line of the module.
@@ -32,7 +36,10 @@ async def spawn(module: str, *arguments: str, logs: Path, pass_fds: tuple[int, .
     """
     with _log(logs, module) as stream:
         return await anyio.open_process(
-            [sys.executable, "-m", module, *arguments],
+            # -P: a module in the working directory must not stand in for one of ours.
+            [sys.executable, "-P", "-m", module, *arguments],
+            cwd="/",
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stream,

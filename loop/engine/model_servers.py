@@ -303,7 +303,7 @@ def configured(
         )
     return EmbeddedServer(
         run_dir=run_dir,
-        model_dir=Path(settings.model.path or MODEL_DIR),
+        model_dir=Path(settings.model.path or MODEL_DIR).absolute(),
         checkpoints=home.checkpoints,
         token_file=home.token_file,
         readout=home.path / "readout",

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import structlog
 
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
@@ -30,10 +31,12 @@ from loop.night.context import NightContext, ability_prompts, definitions
 from loop.night.handlers import handlers
 from store import belonging, queries
 from store.checkpoints.store import CheckpointStore
-from store.home import Home, locked, run_directory
+from store.home import Home, close_to_others, locked, new_token, run_directory
 from store.ledger.db import Ledger, database_url
 from store.nights import history
 from store.queue import work
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,10 @@ class Service:
 async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
     """Lock the home and yield its service, with no child process and no worker running yet."""
     async with AsyncExitStack() as stack:
+        if not home.chat_token_file.exists():  # made by an earlier version
+            new_token(home.chat_token_file)
+        for path in close_to_others(home):
+            log.warning("was open to other users, and is closed now", path=str(path))
         stack.enter_context(locked(home))
         run_dir = stack.enter_context(run_directory(home))
         ledger = Ledger(database_url(home.path, settings.database))

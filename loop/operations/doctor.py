@@ -1,8 +1,9 @@
 """`doctor`: check everything that a night needs, and tell the user how to fix what is wrong.
 
-Invariant: the command changes nothing and loads no model, whether a service runs or not. If a check fails,
-the others still run. The memory that an update needs is only estimated here, from the shapes of the shared
-weights. The trainer checks the memory again before every update, and that check decides.
+Invariant: the command changes nothing but the leftovers of dead processes, and loads no model, whether a
+service runs or not. If a check fails, the others still run. The memory that an update needs is only
+estimated here, from the shapes of the shared weights. The trainer checks the memory again before every
+update, and that check decides.
 """
 
 import json
@@ -29,7 +30,8 @@ from loop.operations.results.home import Check, DoctorReport
 from loop.operations.status import ledger_of
 from store import belonging, queries
 from store.checkpoints.store import SPARE_BYTES, CheckpointStore
-from store.home import Home, find, is_held
+from store.files.private import remove_own
+from store.home import Home, dead_directories, find, is_held, memory
 
 Checks = dict[str, Callable[[], str]]
 """Checks by name. A check returns its finding as text, or raises an error that tells the user what to do."""
@@ -78,6 +80,7 @@ def _home_checks(home: Home) -> Checks:
         "behaviours": lambda: _behaviours(home),
         "model": lambda: _model(home),
         "token": lambda: _token(home),
+        "run directory": lambda: _run_directory(home),
         "ledger": lambda: _ledger(home),
         "checkpoints": lambda: _checkpoints(home),
         "belonging": lambda: _belonging(home),
@@ -101,9 +104,24 @@ def _model(home: Home) -> str:
 
 
 def _token(home: Home) -> str:
-    if home.token_file.stat().st_mode & 0o077:
-        raise NightschoolError(f"others can read {home.token_file}: run `chmod 600` on it")
+    for file in (home.token_file, home.chat_token_file):
+        if file.exists() and file.stat().st_mode & 0o077:
+            raise NightschoolError(f"others can read {file}: run `chmod 600` on it")
     return "readable by this user only"
+
+
+def _run_directory(home: Home) -> str:
+    """Check that nobody else has taken the names of the home's directories in memory; remove dead ones."""
+    stale = dead_directories(home)
+    for path in stale:
+        remove_own(path)
+    swept = f"; {len(stale)} of dead processes removed" if stale else ""
+    if not home.run_dir.is_relative_to(memory()):
+        raise NightschoolError(
+            f"somebody else has taken this home's name in {memory()}: sockets and weights are in "
+            f"{home.run_dir} instead, which is slower. Have that directory removed"
+        )
+    return f"{home.run_dir}{swept}"
 
 
 def _ledger(home: Home) -> str:

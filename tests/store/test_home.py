@@ -9,6 +9,7 @@ import pytest
 
 from corpus.behaviour import SHIPPED, load
 from corpus.errors import ConfigError, HomeLocked, NoHome
+from store.files.private import LOCK
 from store.home import Home, create, default_path, find, is_held, locate, locked, run_directory
 
 HOLD = """
@@ -108,7 +109,7 @@ def test_the_run_directory_is_private_and_is_swept_and_removed_at_the_end(home: 
     left.mkdir(mode=0o755)
     (left / "service.sock").write_text("left by a killed service")
     with run_directory(home) as directory:
-        assert directory == left and list(directory.iterdir()) == []
+        assert directory == left and [path.name for path in directory.iterdir()] == [LOCK]
         assert directory.stat().st_mode & 0o777 == 0o700
         (directory / "weights.bin").write_bytes(b"mapping")
     assert not left.exists()
