@@ -118,10 +118,7 @@ def _scrub_structure(structure: Structure) -> Structure:
     """Return the structure of a turn without secrets; a call and its result keep the same id."""
     calls = tuple(
         replace(
-            call,
-            name=scrub_name(call.name),
-            arguments=scrub(_storable(call.arguments)),
-            id=scrub_name(call.id),
+            call, name=scrub_name(call.name), arguments=_scrub_json(call.arguments), id=scrub_name(call.id)
         )
         for call in structure.calls
     )
@@ -130,20 +127,27 @@ def _scrub_structure(structure: Structure) -> Structure:
 
 
 def scrub_tool(tool: Json) -> Json:
-    """Return the definition of a tool without secrets.
+    """Return the definition of a tool without secrets."""
+    scrubbed: Json = json.loads(_scrub_json(json.dumps(tool, ensure_ascii=False)))
+    return scrubbed
 
-    The definition is searched as JSON text, in which a key announces its value. If a replacement breaks the
-    JSON, each text is searched alone.
+
+def _scrub_json(text: str) -> str:
+    """Return JSON text without secrets; it stays JSON. Any other text is searched as text.
+
+    The whole text is searched, because a key announces the secret in its value. If a replacement breaks the
+    JSON, each text in it is searched alone.
     """
+    scrubbed = scrub(_storable(text))
     try:
-        scrubbed = json.loads(scrub(_storable(json.dumps(tool, ensure_ascii=False))))
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return scrubbed
+    try:
+        json.loads(scrubbed)
     except ValueError:
-        scrubbed = None
-    return (
-        scrubbed
-        if isinstance(scrubbed, dict)
-        else dict(_each_text(tool, lambda text: scrub(_storable(text))))
-    )
+        return json.dumps(_each_text(value, lambda each: scrub(_storable(each))), ensure_ascii=False)
+    return scrubbed
 
 
 def _each_text(value: Any, change: Callable[[str], str]) -> Any:

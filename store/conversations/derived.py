@@ -89,7 +89,8 @@ def gather(connection: Connection, conversation_ids: Iterable[str]) -> Derived:
     attempts = tuple(row.id for row in among(connection, Attempt, schema.attempts, "dream_id", dreams))
     pairs = _pairs(connection, ids, dreams, [signal.id for signal in signals])
     named = {*ids, *(signal.id for signal in signals), *dreams, *attempts, *pairs, *graph.nodes}
-    mentions = _Mentions(frozenset(named), [turn.text for turn in turns])
+    contents = [turn.structure["content"] for turn in turns if turn.structure]
+    mentions = _Mentions(frozenset(named), [*(turn.text for turn in turns), *contents])
     tombstones = _tombstones(heard, turns)
     shared = _shared(connection, ids, tombstones)
     formats = {conversation.id: conversation.format for conversation in heard}

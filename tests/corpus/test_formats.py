@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from corpus.conversation import ROLES, Conversation
+from corpus.conversation import ROLES, Conversation, Structure, ToolCall
 from corpus.errors import UsageError
 from corpus.formats.detect import NAMES, detect, reader
-from corpus.formats.parts import as_rating, as_time
+from corpus.formats.parts import as_rating, as_time, as_tools
 from corpus.lines import BadLine, RawLine, decode
 
 ASKED = {"role": "user", "content": "Book the lathe."}
@@ -164,6 +164,43 @@ def test_times_are_in_utc_or_missing() -> None:
         assert as_time(nonsense) is None
 
 
+def test_openai_keeps_the_structure_of_calls_and_results_beside_the_text() -> None:
+    function = {"name": "book", "arguments": '{"day": "monday"}'}
+    messages = [
+        ASKED,
+        {"role": "assistant", "content": "I look.", "tool_calls": [{"id": "c1", "function": function}]},
+        {"role": "tool", "content": "", "tool_call_id": "c1", "name": "book"},
+        ANSWERED,
+    ]
+    read = conversation("openai", {"messages": messages, "tools": [{"function": {"name": "book"}}, "odd"]})
+    asked, called, result, answered = read.turns
+    assert asked.structure is None and answered.structure is None
+    assert called.text == 'I look.\n[tool call: book({"day": "monday"})]'
+    assert called.structure == Structure(content="I look.", calls=(ToolCall(id="c1", **function),))
+    assert (result.text, result.structure) == (
+        "[no output]",
+        Structure(content="", call_id="c1", name="book"),
+    )
+    tools = ({"function": {"name": "book"}},)
+    assert [turn.tools for turn in read.turns] == [None, tools, None, tools]
+
+
+def test_a_captured_line_without_tools_says_that_there_were_none() -> None:
+    captured = {"messages": [ASKED, {**ANSWERED, "receipt": "20261124-0"}]}
+    assert [turn.tools for turn in conversation("openai", captured).turns] == [None, ()]
+    assert [turn.tools for turn in conversation("openai", {"messages": [ASKED, ANSWERED]}).turns] == [
+        None
+    ] * 2
+
+
+def test_tools_of_every_form_are_in_openais() -> None:
+    schema = {"type": "object"}
+    whole = {"type": "function", "function": {"name": "f", "description": "d", "parameters": schema}}
+    forms = [whole, {"name": "f", "description": "d", "input_schema": schema}, {**whole["function"]}]
+    assert as_tools(forms) == (whole,) * 3
+    assert as_tools([{"type": "web_search"}, 7, {"function": {}}]) == () and as_tools("f") is None
+
+
 # ---------------------------------------------------------------- ShareGPT
 
 
@@ -257,6 +294,48 @@ def test_claude_code_records_without_an_id_get_the_same_key_every_time() -> None
         == conversation("claude-code", dict(value)).turns[0].key
         != ""
     )
+
+
+def test_claude_code_parts_of_an_answer_name_it_and_have_their_calls() -> None:
+    content = [
+        {"type": "text", "text": "I run it."},
+        {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"command": "ls"}},
+    ]
+    read = conversation("claude-code", record(type="assistant", message={"id": "m1", "content": content}))
+    call = ToolCall(name="Bash", arguments='{"command": "ls"}', id="t1")
+    assert read.turns[0].structure == Structure(content="I run it.", calls=(call,), answer="m1")
+
+
+def test_claude_code_results_in_one_record_are_turns_of_their_own_and_the_words_keep_their_key() -> None:
+    results = [
+        {"type": "tool_result", "tool_use_id": f"t{n}", "content": text}
+        for n, text in enumerate("a b ".split(" "))
+    ]
+    read = conversation(
+        "claude-code", record(message={"content": [*results, {"type": "text", "text": "Go."}]})
+    )
+    assert words(read) == [("tool", "a"), ("tool", "b"), ("tool", "[no output]"), ("user", "Go.")]
+    assert [turn.key for turn in read.turns] == ["u1", "u1:r1", "u1:r2", "u1:1"]
+    assert [turn.structure.call_id for turn in read.turns[:3] if turn.structure] == ["t0", "t1", "t2"]
+    alone = conversation(
+        "claude-code", record(message={"content": [results[2], {"type": "text", "text": "Go."}]})
+    )
+    assert [turn.key for turn in alone.turns] == ["u1:r0", "u1"]
+
+
+def test_claude_code_reminders_are_what_the_model_saw_and_not_what_the_user_said() -> None:
+    text = "<system-reminder>be good</system-reminder>\nFix it."
+    (turn,) = conversation("claude-code", record(message={"content": text})).turns
+    assert turn.text == "Fix it." and turn.structure == Structure(content=text)
+
+
+def test_a_system_prompt_and_tools_beside_a_claude_code_session_are_read() -> None:
+    value = record(
+        type="system", message={"role": "system", "content": "Be brief."}, tools=[{"name": "Bash"}]
+    )
+    (turn,) = conversation("claude-code", value).turns
+    assert (turn.role, turn.text) == ("system", "Be brief.")
+    assert turn.tools == ({"type": "function", "function": {"name": "Bash"}},)
 
 
 # ---------------------------------------------------------------- TRL

@@ -1,10 +1,11 @@
 """Scrubbing: secrets are removed, code and prose stay, and the time is bounded."""
 
+import json
 import time
 
 import pytest
 
-from corpus.conversation import Conversation, Turn
+from corpus.conversation import Conversation, Structure, ToolCall, Turn
 from corpus.scrub.patterns import scrub, scrub_conversation, scrub_name
 
 KEY = "MIIEowIBAAKCAQEA1234567890\nabcdefABCDEF0123456789\n"
@@ -186,3 +187,22 @@ def test_the_time_is_linear_in_the_text(unit: str) -> None:
 
     seconds(1_000)
     assert seconds(160_000) < 20 * seconds(20_000) + 0.2  # squared, it would be 64 times
+
+
+def test_secrets_inside_tool_calls_results_and_definitions_are_removed() -> None:
+    token = "ghp_" + "a1B2" * 9
+    call = ToolCall(name="deploy", arguments=json.dumps({"password": "hunter2", "day": "monday"}), id=token)
+    called = Structure(content=f"With {token}.", calls=(call,), answer="m1")
+    tool = {"type": "function", "function": {"name": "deploy", "description": f"Use {token}"}}
+    broken = {"type": "function", "function": {"name": "f", "description": "password='hunter2 "}}
+    turns = (
+        Turn(role="assistant", text="x", line=1, structure=called, tools=(tool, broken)),
+        Turn(role="tool", text="x", line=2, structure=Structure(content=f"got {token}", call_id=token)),
+    )
+    clean = scrub_conversation(Conversation(source="", format="openai", turns=turns))
+    assert "hunter2" not in str(clean) and token not in str(clean)
+    first, second = (turn.structure for turn in clean.turns)
+    assert first is not None and second is not None
+    assert first.calls[0].id == second.call_id  # a call and its result still belong together
+    assert json.loads(first.calls[0].arguments)["day"] == "monday"
+    assert clean.turns[0].tools is not None and clean.turns[0].tools[0]["function"]["name"] == "deploy"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from corpus.conversation import Conversation, Turn
+from corpus.aliases import Json
+from corpus.conversation import Conversation, Structure, ToolCall, Turn, structure_of
+from store import queries
 from store.conversations.conversations import (
     Added,
     FileState,
@@ -244,3 +246,30 @@ def test_the_state_of_a_file_and_its_quarantined_lines_are_stored_and_removed(le
         forget_set_aside(connection, "/a")
         assert connection.execute(select(schema.set_aside_lines)).all() == []
         assert ids_of_path(connection, "/a") == set()
+
+
+def test_tools_are_stored_where_they_change_and_structure_with_its_turn(ledger: Ledger) -> None:
+    tools = ({"type": "function", "function": {"name": "look"}},)
+    structure = Structure(content="", calls=(ToolCall(name="look", arguments="{}", id="c1"),))
+
+    def offered(conversation: Conversation, *each: tuple[Json, ...] | None) -> Conversation:
+        turns = (replace(turn, tools=own) for turn, own in zip(conversation.turns, each, strict=True))
+        return replace(conversation, turns=tuple(turns))
+
+    first = offered(talk("a", "b"), None, tools)
+    first = replace(first, turns=(first.turns[0], replace(first.turns[1], structure=structure)))
+    put(ledger, first)
+    added = put(ledger, offered(talk("a", "b", "c", "d", "e", "f"), None, tools, None, tools, None, ()))
+    assert added.known and added.new_turns == 4
+    with ledger.reading() as connection:
+        stored = queries.turns(connection, added.conversation_id)
+    assert [turn.tools for turn in stored] == [None, list(tools), None, None, None, []]
+    assert structure_of(stored[1].structure) == structure
+
+
+def test_a_conversation_that_was_stored_without_structure_is_recognised_with_it(ledger: Ledger) -> None:
+    first = put(ledger, talk("a", "[tool call: look({})]"))
+    call = Structure(content="", calls=(ToolCall(name="look", arguments="{}"),))
+    again = talk("a", "[tool call: look({})]")
+    again = replace(again, turns=(again.turns[0], replace(again.turns[1], structure=call)))
+    assert put(ledger, again) == Added(conversation_id=first.conversation_id, new_turns=0, known=True)

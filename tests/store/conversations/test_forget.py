@@ -1,6 +1,7 @@
 """Forgetting: what is removed with a conversation, what stays, and that it does not come back."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from night import AT, BASE, a_dream, a_pair, a_signal, a_trained_night, decide, sha, states
 from sqlalchemy import Connection, func, select
 
-from corpus.conversation import Conversation, Turn
+from corpus.conversation import Conversation, Structure, ToolCall, Turn
 from corpus.errors import GateRefused, UnknownId
 from store import graph, queries
 from store.conversations import conversations
@@ -502,3 +503,22 @@ def test_forgetting_the_same_twice_keeps_one_tombstone_for_each_turn(connection:
     hear(connection, talk("Hello.", "Hello!", key="k1"))  # a user may take it back by hand
     assert forget(connection, "anna", "/x").derived.tombstones == first.derived.tombstones
     assert_references_hold(connection)
+
+
+def test_the_words_of_tools_and_contexts_go_with_their_conversation(connection: Connection) -> None:
+    tool = {"type": "function", "function": {"name": "look", "description": SECRET}}
+    call = Structure(content=SECRET, calls=(ToolCall(name="look", arguments=f'{{"at": "{SECRET}"}}'),))
+    heard = talk("Look.", "Fine.", "No: say please.")
+    answer = replace(heard.turns[1], structure=call, tools=(tool,))
+    anna = hear(connection, replace(heard, turns=(heard.turns[0], answer, heard.turns[2])))
+    episode = learn(connection, anna, "anna", "Look.")
+    context = [{"role": "system", "content": SECRET}, {"role": "user", "content": "Look."}]
+    connection.execute(
+        schema.nodes.update().where(schema.nodes.c.id == episode).values(body={"context": context})
+    )
+    night_id = history.begin_night(connection, seed=1, retry=False)
+    dreamt(connection, "1", night_id, nodes=[episode], messages=context, tools=[tool])
+    history.close_night(connection, night_id=night_id)
+    forget(connection, "anna", "")
+    left = [str(connection.execute(select(table)).all()) for table in schema.metadata.sorted_tables]
+    assert not [rows for rows in left if SECRET in rows]

@@ -5,7 +5,9 @@ from pathlib import Path
 from night import a_pair, a_trained_night, decide, new_ledger
 from sqlalchemy import inspect, select
 
+from corpus.conversation import Conversation, Turn
 from store import queries
+from store.conversations.conversations import add
 from store.ledger import schema
 from store.ledger.db import Ledger
 from store.ledger.migrations import MIGRATIONS
@@ -125,4 +127,29 @@ def test_a_ledger_from_before_the_forms_of_dreams_gets_their_column(tmp_path: Pa
     ledger = Ledger(ledger.url)
     with ledger.reading() as connection:
         assert connection.execute(select(schema.dreams.c.form)).all() == []
+    ledger.close()
+
+
+def test_a_ledger_from_before_tool_calls_had_structure_keeps_its_turns_and_pairs(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    talk = Conversation(source="a", format="openai", turns=(Turn(role="user", text="Hello", line=1),))
+    with ledger.writing() as connection:
+        night_id = history.begin_night(connection, seed=1, retry=False)
+        save(connection, [a_pair("p1", night_id)])
+        add(connection, talk, "/logs/a")
+        for table, column in (
+            ("turns", "structure"),
+            ("turns", "tools"),
+            ("dreams", "tools"),
+            ("pairs", "tools"),
+        ):
+            connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="7"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.writing() as connection:
+        assert [pair.tools for pair in queries.pairs(connection, "new")] == [[]]
+        assert add(connection, talk, "/logs/b").known
+        (turn,) = queries.turns(connection, add(connection, talk, "/logs/b").conversation_id)
+    assert (turn.text, turn.structure, turn.tools) == ("Hello", None, None)
     ledger.close()

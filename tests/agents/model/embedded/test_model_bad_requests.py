@@ -43,6 +43,9 @@ BAD_CHATS: list[tuple[dict[str, Any], str]] = [
     ({"stop": [3]}, "stop must be"),
     ({"stream": "yes"}, "stream must be"),
     ({"stream": True, "n": 2}, "one answer"),
+    ({"tools": [{"name": "f"}]}, "tools must be"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "renders no tools"),
+    ({"messages": [{"role": "assistant", "content": "", "tool_calls": [7]}]}, "tool_calls must be"),
     ({"logprobs": True}, "logprobs is not supported"),
     ({"response_format": {"type": "json_object"}}, "response_format is not supported"),
 ]
