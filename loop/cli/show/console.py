@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -64,8 +65,11 @@ def ready(home: "Home", port: int) -> None:
 def progress() -> Iterator["Listener"]:
     """Yield a function that receives progress, and show a bar for each stage on stderr.
 
-    If stderr is not a terminal, all bars are printed once at the end.
+    If stderr is not a terminal, a line is printed when a stage begins and when it ends.
     """
+    if not err.is_terminal:
+        yield _lines()
+        return
     columns = (
         TextColumn("{task.description:28}"),
         BarColumn(bar_width=30),
@@ -77,7 +81,7 @@ def progress() -> Iterator["Listener"]:
     with Progress(*columns, console=err) as display:
 
         def listen(kind: str, subject: str, done: int, total: int) -> None:
-            name = f"{LABELS.get(kind, kind)} {_brief(subject)}".strip()
+            name = _stage(kind, subject)
             if total < 1:
                 return
             if name not in bars:
@@ -85,6 +89,30 @@ def progress() -> Iterator["Listener"]:
             display.update(bars[name], completed=done, total=total)
 
         yield listen
+
+
+def _lines() -> "Listener":
+    """Return a function that receives progress and prints a line when a stage begins and when it ends."""
+    begun: dict[str, float] = {}
+    ended: set[str] = set()
+
+    def listen(kind: str, subject: str, done: int, total: int) -> None:
+        name, now = _stage(kind, subject), monotonic()
+        if total < 1 or name in ended:
+            return
+        if done >= total:
+            ended.add(name)
+            err.print(f"{name}: {done} of {total} in {now - begun.get(name, now):.0f} s")
+        elif name not in begun:
+            begun[name] = now
+            err.print(f"{name} ...")
+
+    return listen
+
+
+def _stage(kind: str, subject: str) -> str:
+    """Format a piece of work as the name of a stage."""
+    return f"{LABELS.get(kind, kind)} {_brief(subject)}".strip()
 
 
 def _brief(subject: str) -> str:
