@@ -4,7 +4,7 @@ Invariant: no error that a user can cause ends in a traceback. With --json, an e
 JSON object to stdout.
 """
 
-import json
+import io
 import os
 import signal
 import sys
@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from corpus.errors import NightschoolError, UsageError
+from corpus.text import json_line, visible
 from loop.cli import behaviours, checkpoints, home, model, readout, service
 from loop.cli.helpers import options
 
@@ -82,6 +83,7 @@ def _move_globals_first(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Run the command that the arguments name, and exit with its code."""
     options.home, options.json = None, "--json" in sys.argv
+    _make_writable()
     os.umask(0o077)  # the files of a home can be read only by their owner
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that SIGTERM cleans up as ctrl-C does
     try:
@@ -94,6 +96,16 @@ def main() -> None:
     except (Exception, BaseExceptionGroup) as error:
         code = _report(error)
     sys.exit(code)
+
+
+def _make_writable() -> None:
+    """Have every character reach stdout and stderr, also in ASCII; what goes to closed ones is dropped."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # `>&-`
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _report(error: BaseException) -> int:
@@ -114,6 +126,7 @@ def _report(error: BaseException) -> int:
     else:
         raise error
     if options.json:
-        sys.stdout.write(json.dumps({"error": message, "exit_code": code}, ensure_ascii=False) + "\n")
+        sys.stdout.write(json_line({"error": message, "exit_code": code}) + "\n")
+    message = visible(message, keep="\n")
     sys.stderr.write(message if message.startswith("Usage:") else f"nightschool: {message}\n")
     return code

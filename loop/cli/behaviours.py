@@ -48,7 +48,7 @@ def behaviours_validate(
 
     names = [behaviour.name for behaviour in load_file(file)]
     helpers.show(
-        {"valid": True, "behaviours": names}, lambda _: typer.echo(f"{file}: valid ({' and '.join(names)})")
+        {"valid": True, "behaviours": names}, lambda _: helpers.echo(f"{file}: valid ({' and '.join(names)})")
     )
 
 

@@ -4,7 +4,6 @@ Invariant: with --json, one JSON object and nothing else is printed to stdout. P
 No large library is imported before a command runs.
 """
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Concatenate, ParamSpec, TypeVar, TypeVarTuple, Unpack
 
 import typer
+
+from corpus.text import json_line, visible
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -42,12 +43,17 @@ class GlobalOptions:
 options = GlobalOptions()
 
 
+def echo(text: str) -> None:
+    """Print a text, in which lines stay lines and nothing else acts on the terminal."""
+    sys.stdout.write(visible(text, keep="\n") + "\n")
+
+
 def show(result: Result, text: Callable[[Result], None]) -> None:
     """Print a result: as JSON if --json was given, else by calling `text` with it."""
     if options.json:
         from corpus.json_edge import to_json
 
-        sys.stdout.write(json.dumps(to_json(result), ensure_ascii=False, default=str) + "\n")
+        sys.stdout.write(json_line(to_json(result)) + "\n")
     else:
         text(result)
 

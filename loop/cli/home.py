@@ -174,7 +174,7 @@ def token(
     from store import home
 
     result = home.token_of(home.find(options.home), operations=operations, rotate=rotate)
-    helpers.show({"token": result}, lambda value: typer.echo(value["token"]))
+    helpers.show({"token": result}, lambda value: helpers.echo(value["token"]))
 
 
 @commands.command()
@@ -185,5 +185,5 @@ def config() -> None:
 
     helpers.show(
         shown(load_settings(home.find(options.home).config_file)),
-        lambda value: typer.echo(json.dumps(value, indent=2)),
+        lambda value: helpers.echo(json.dumps(value, indent=2)),
     )

@@ -27,7 +27,7 @@ def ask(
 
     strengths = parse_steering(steer) if steer else None
     result = helpers.perform(Operations.ask, text=text, steer=strengths)
-    helpers.show(result, lambda answer: typer.echo(answer.answer))
+    helpers.show(result, lambda answer: helpers.echo(answer.answer))
 
 
 @model.command("build")
@@ -47,7 +47,7 @@ def model_build(
         recipe.build(
             out, seed=seed, steps=total, on_step=lambda step, _: listener("build", str(out), step + 1, total)
         )
-    helpers.show({"model": str(out)}, lambda _: typer.echo(f"built {out}"))
+    helpers.show({"model": str(out)}, lambda _: helpers.echo(f"built {out}"))
 
 
 @model.command("smollm2")
@@ -66,7 +66,7 @@ def model_smollm2(
     with progress() as listener:
         result = make_smollm2(out, partial(listener, "import", out.name))
     helpers.show(
-        result, lambda made: typer.echo(f"{made.model} is ready: nightschool init --model {made.model}")
+        result, lambda made: helpers.echo(f"{made.model} is ready: nightschool init --model {made.model}")
     )
 
 

@@ -138,7 +138,7 @@ def readout_map(
     result = timeline.draw_map(home.find(options.home), out, layer)
     helpers.show(
         result,
-        lambda drawn: typer.echo(f"drew {drawn.concepts} concepts of layer {drawn.layer}: {out}"),
+        lambda drawn: helpers.echo(f"drew {drawn.concepts} concepts of layer {drawn.layer}: {out}"),
     )
 
 

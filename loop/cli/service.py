@@ -67,7 +67,7 @@ def pause() -> None:
 
     helpers.show(
         helpers.perform(Operations.pause),
-        lambda _: typer.echo(
+        lambda _: helpers.echo(
             "paused: no night starts on schedule, and an update that is being trained waits"
         ),
     )
@@ -78,7 +78,7 @@ def resume() -> None:
     """Resume scheduled nights, and an update that waits."""
     from loop.operations.operations import Operations
 
-    helpers.show(helpers.perform(Operations.resume), lambda _: typer.echo("resumed"))
+    helpers.show(helpers.perform(Operations.resume), lambda _: helpers.echo("resumed"))
 
 
 @commands.command()

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from rich.table import Table
+from rich.text import Text
 
 from agents.trainer.memory_estimate import format_bytes
 from loop.cli.show.console import behaviour_name, err, out, rate
@@ -91,7 +92,7 @@ def shown(report: CheckpointReport) -> None:
 
 def _lines(values: dict[str, str]) -> None:
     for name, value in values.items():
-        out.print(f"{name:18}{value}", markup=False)
+        out.print(f"{name:18}{value}")
 
 
 def _on_disk(report: CheckpointReport) -> str:
@@ -129,7 +130,7 @@ def pair_counts(pairs: UpdatePairs) -> str:
 def exported(report: Export) -> None:
     """Print the files of an export."""
     for file in report.files:
-        out.print(f"{file.sha256[:SHORT]}  {format_bytes(file.bytes):>10}  {file.name}", markup=False)
+        out.print(f"{file.sha256[:SHORT]}  {format_bytes(file.bytes):>10}  {file.name}")
     if copied := len(report.copied_tensors):
         out.print(f"{copied} tensors that are not trained were copied from {report.model}")
     if retyped := len(report.retyped_tensors):
@@ -138,7 +139,6 @@ def exported(report: Export) -> None:
         )
     out.print(
         f"checkpoint {report.checkpoint[:SHORT]} was written to {report.directory}",
-        markup=False,
         soft_wrap=True,
     )
     out.print(f"weights {report.weights_sha256}")
@@ -150,7 +150,11 @@ def pruned(report: Prune) -> None:
     table = Table("number", "id", "state", "at", "stays because it is")
     rows: list[PrunedCheckpoint] = [*report.kept, *report.pruned]
     for row in sorted(rows, key=lambda row: row.number):
-        why = ", ".join(row.reasons) if isinstance(row, RetainedCheckpoint) else f"[red]{outcome}[/red]"
+        why = (
+            Text(", ".join(row.reasons))
+            if isinstance(row, RetainedCheckpoint)
+            else Text(outcome, style="red")
+        )
         table.add_row(str(row.number), row.id[:SHORT], row.state, _local(row.at), why)
     out.print(table)
     freed = f"{'about ' if report.dry_run else ''}{format_bytes(report.freed_bytes)} no longer needed"
@@ -183,9 +187,9 @@ def pinned(report: Pin) -> None:
 def verified(report: Verification) -> None:
     """Print what was hashed, and on stderr what is damaged."""
     for fault in report.damaged:
-        err.print(f"{fault.path}: {fault.problem}", markup=False)
+        err.print(f"{fault.path}: {fault.problem}")
     for problem in report.ledger:
-        err.print(f"ledger: {problem}", markup=False)
+        err.print(f"ledger: {problem}")
     part = "" if report.sample == 1 else f" ({report.hashed} of them hashed, a sample of {report.sample:.0%})"
     pruned_count = f", {report.pruned} pruned" if report.pruned else ""
     out.print(
@@ -219,7 +223,7 @@ def vector(report: TaskVectorReport) -> None:
     out.print(f"from {report.from_[:SHORT]} to {report.to[:SHORT]}: added by {updates}")
     _sizes(report)
     if report.out:
-        out.print(f"written to {report.out}", markup=False)
+        out.print(f"written to {report.out}")
 
 
 def merge_dry_run(report: MergeDryRun) -> None:
@@ -236,7 +240,7 @@ def merge_dry_run(report: MergeDryRun) -> None:
     )
     _sizes(report)
     for reason in report.reasons:
-        out.print(reason, markup=False)
+        out.print(reason)
     out.print(f"a dry run onto checkpoint {report.checkpoint[:SHORT]}: nothing was changed")
 
 

@@ -1,19 +1,24 @@
 """The console for stdout, the console for stderr with progress bars and logs, and the formats of figures.
 
-Invariant: a progress bar or a log line never reaches stdout.
+Invariant: a progress bar or a log line never reaches stdout. No text acts on the terminal: every string is
+printed by `Screen`, which shows controls as escapes and knows no markup. Only a `Text` of our own has a
+style.
 """
 
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 import structlog
+from rich.cells import set_cell_size
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
+from corpus.text import visible
 from loop.night.verdict import interval
 
 if TYPE_CHECKING:
@@ -32,8 +37,28 @@ LABELS = {
     "readout": "reading the concepts' texts",
 }
 """The label of each kind of work on a progress bar."""
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-err = Console(stderr=True, highlight=False)
+
+
+def _is_terminal(stream: IO[str] | None) -> bool:
+    """Return whether a stream is a terminal; a closed one is none."""
+    return stream is not None and not stream.closed and stream.isatty()
+
+
+class Screen(Console):
+    """A console for text from outside: a string is shown as it is, in one line, with controls as escapes."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as text without style; all strings come by here, also those in a table."""
+        return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
+
+
+def cells(text: str, width: int) -> str:
+    """Return a text from outside that is exactly so many columns wide on a terminal."""
+    return set_cell_size(visible(text), width)
+
+
+out = Screen(highlight=False, markup=False, emoji=False, width=None if _is_terminal(sys.stdout) else 140)
+err = Screen(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def set_up_logs() -> None:
@@ -46,12 +71,38 @@ def set_up_logs() -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.processors.format_exc_info,
+            _shown,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         # A function that looks up stderr each time, because stderr may be replaced later.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(cast(TextIO, _Unfailing(sys.stderr))),
     )
+
+
+class _Unfailing:
+    """A stream for logs: what cannot be written is lost, because a full disk must not end a service."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        """Write a text, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        """Flush the stream, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _shown(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show the controls in the strings of a log line; the lines of a traceback stay lines."""
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = visible(value, keep="\n\t" if name == "exception" else "")
+    return event
 
 
 def ready(home: "Home", port: int) -> None:
@@ -71,7 +122,7 @@ def progress() -> Iterator["Listener"]:
         yield _lines()
         return
     columns = (
-        TextColumn("{task.description:28}"),
+        TextColumn("{task.description:28}", markup=False),
         BarColumn(bar_width=30),
         TextColumn("{task.completed:.0f}/{task.total:.0f}"),
         TimeElapsedColumn(),
@@ -81,7 +132,7 @@ def progress() -> Iterator["Listener"]:
     with Progress(*columns, console=err) as display:
 
         def listen(kind: str, subject: str, done: int, total: int) -> None:
-            name = _stage(kind, subject)
+            name = visible(_stage(kind, subject))
             if total < 1:
                 return
             if name not in bars:

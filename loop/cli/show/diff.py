@@ -32,7 +32,7 @@ def shown(report: Difference) -> None:
     if report.weights:
         _weights(report.weights)
     if report.note:
-        out.print(report.note, markup=False)
+        out.print(report.note)
 
 
 def _rates(rows: list[ComparedBehaviour]) -> None:
@@ -67,13 +67,12 @@ def _step(verb: str, step: LineageStep) -> None:
         step: The checkpoint and its update.
     """
     if step.pairs is None:
-        out.print(f"{verb} checkpoint {step.checkpoint[:12]}, which was not made from pairs", markup=False)
+        out.print(f"{verb} checkpoint {step.checkpoint[:12]}, which was not made from pairs")
         return
     targets = f" for {', '.join(step.targets)}" if step.targets else ""
     out.print(
         f"{verb} update {step.update}{targets}: {len(step.pairs.new)} new pairs and {len(step.pairs.replay)} "
         f"of replay ({pair_counts(step.pairs)}); `nightschool ledger why {step.update}`",
-        markup=False,
     )
     located(step.moves)
 
@@ -91,9 +90,7 @@ def _weights(changes: WeightChanges) -> None:
         _most("head", changes.heads, lambda row: f"layer {row.layer}, {row.kind}, head {row.head}")
     if changes.only_in_one:
         names = ", ".join(changes.only_in_one[:4])
-        out.print(
-            f"not compared, because the checkpoints differ in their names or shapes: {names}", markup=False
-        )
+        out.print(f"not compared, because the checkpoints differ in their names or shapes: {names}")
 
 
 def _most(heading: str, rows: Sequence[Change], name: Callable[[Change], str]) -> None:

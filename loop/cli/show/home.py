@@ -31,11 +31,11 @@ def status(report: StatusReport) -> None:
         "next update": report.next_update_reason or "due now",
     }
     for name, value in lines.items():
-        out.print(f"{name:16}{value}", markup=False)
+        out.print(f"{name:16}{value}")
     for problem in report.problems:
-        out.print(f"{'problem':16}{problem}", markup=False, style="red")
+        out.print(f"{'problem':16}{problem}", style="red")
     for failed in quarantine.work:
-        out.print(f"  {failed.kind} {failed.subject}: {failed.error}", markup=False)
+        out.print(f"  {failed.kind} {failed.subject}: {failed.error}")
 
 
 def _last(update: LastUpdate | None) -> str:
@@ -45,7 +45,7 @@ def _last(update: LastUpdate | None) -> str:
 def doctor(report: DoctorReport) -> None:
     """Print the results of `doctor`, one line for each check."""
     for check in report.checks:
-        out.print(f"{'ok ' if check.ok else 'BAD'}  {check.check:14} {check.found}", markup=False)
+        out.print(f"{'ok ' if check.ok else 'BAD'}  {check.check:14} {check.found}")
 
 
 def behaviours(report: BehaviourList) -> None:

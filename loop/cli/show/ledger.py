@@ -23,7 +23,7 @@ def ingested(report: Ingested) -> None:
     if report.forgotten:
         out.print(f"{report.forgotten} passed over: they contain what was forgotten (`nightschool forget`)")
     for line in report.set_aside:
-        err.print(f"quarantined: {line.path}:{line.line}: {line.reason}", markup=False)
+        err.print(f"quarantined: {line.path}:{line.line}: {line.reason}")
 
 
 def rows(name: str, listing: Listing) -> None:
@@ -64,7 +64,7 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
         for pair in origins.pairs[:MOST_PAIRS]:
             _pair(pair)
     for line in origins.log_lines:
-        out.print(f"  {line.path}:{line.line}  {line.source}: {line.text}", markup=False)
+        out.print(f"  {line.path}:{line.line}  {line.source}: {line.text}")
     if not origins.log_lines:
         out.print("  no log lines: it comes from the behaviour's declared examples alone")
     if isinstance(origins, UpdateOrigins) and origins.predictions:
@@ -72,14 +72,14 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
 
 
 def _pair(pair: WhyPair) -> None:
-    out.print(f"pair {pair.id} ({pair.behaviour}, {pair.state})", markup=False)
+    out.print(f"pair {pair.id} ({pair.behaviour}, {pair.state})")
     if earlier := len(pair.messages) - 1:
         out.print(
-            f"  context   {earlier} messages before or after the request (--json has them)", markup=False
+            f"  context   {earlier} messages before or after the request (--json has them)"
         )
-    out.print(f"  asked     {last_request(pair.messages)}", markup=False)
-    out.print(f"  chosen    {pair.chosen}   [{pair.chosen_from}]", markup=False)
-    out.print(f"  rejected  {pair.rejected}   [{pair.rejected_from}]", markup=False)
+    out.print(f"  asked     {last_request(pair.messages)}")
+    out.print(f"  chosen    {pair.chosen}   [{pair.chosen_from}]")
+    out.print(f"  rejected  {pair.rejected}   [{pair.rejected_from}]")
 
 
 def forgotten(report: Forgotten) -> None:
@@ -88,7 +88,6 @@ def forgotten(report: Forgotten) -> None:
     kind = {"source": "a source", "conversation": "a conversation's id", "log": "a log"}[report.matched]
     out.print(
         f"{report.source} is {kind}: {len(report.conversations)} conversations {verb} forgotten",
-        markup=False,
     )
     counts = (f"{count} {name.replace('_', ' ')}" for name, count in report.removed.items() if count)
     out.print(f"removed: {', '.join(counts)}")
@@ -100,7 +99,6 @@ def forgotten(report: Forgotten) -> None:
         why = "" if file.read else " (the file cannot be read now: these lines were read earlier)"
         out.print(
             f"it is still in {file.path}, lines {lines}{why}: Nightschool does not change your logs",
-            markup=False,
         )
     if report.wiped is False:
         err.print("the ledger's file could not be rewritten (is the disk full, or the ledger being read?)")

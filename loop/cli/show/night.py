@@ -91,7 +91,7 @@ def dry_run(report: DryRun) -> None:
     waiting = f"{report.conversations} conversations to read, {report.lessons} lessons"
     out.print(f"waiting: {waiting}" + (f" for {', '.join(report.targets)}" if report.targets else ""))
     for reason in report.reasons:
-        out.print(reason, markup=False)
+        out.print(reason)
     if report.steps:
         title = f"{report.pairs} pairs and {report.replay} of replay, {report.objective}"
         table = Table("step", *_STEP, title=title)

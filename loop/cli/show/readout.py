@@ -42,10 +42,8 @@ def trained(report: TrainedVectors) -> None:
     for row in report.layers:
         table.add_row(str(row.layer), f"{row.depth:.2f}", f"{row.accuracy:.1%}")
     out.print(table)
-    out.print(
-        f"weights     {report.weights_version[:12]} (checkpoint {report.checkpoint[:12]})", markup=False
-    )
-    out.print(f"written to  {report.directory}, in {report.seconds:.0f} s", markup=False)
+    out.print(f"weights     {report.weights_version[:12]} (checkpoint {report.checkpoint[:12]})")
+    out.print(f"written to  {report.directory}, in {report.seconds:.0f} s")
 
 
 def quality(report: VectorQuality) -> None:
@@ -76,13 +74,13 @@ def quality(report: VectorQuality) -> None:
             f"members of a cluster are nearer to each other than to the rest by {report.cohesion.gap:.2f}"
         )
     for reason in report.skipped:
-        out.print(f"skipped: {reason}", markup=False)
+        out.print(f"skipped: {reason}")
     if report.weights_version != report.weights_sha256:
         out.print(
             "the vectors were estimated on other weights than those that are served: run "
             "`nightschool readout train` to renew them"
         )
-    out.print(f"written: {report.written}", markup=False, soft_wrap=True)
+    out.print(f"written: {report.written}", soft_wrap=True)
 
 
 # ---------------------------------------------------------------- drift
@@ -143,12 +141,12 @@ def located(moves: MovedReadings | None) -> None:
     ]
     for name, shares in (("tensors", tensors), ("heads", heads)):
         if shares:
-            out.print(f"  {name}: {', '.join(shares)}", markup=False)
+            out.print(f"  {name}: {', '.join(shares)}")
     readings = ", ".join(f"{name} {move:+.2f}" for name, move in list(moves.readings.items())[:MOST])
     if readings:
-        out.print(f"  against the readings: {readings}", markup=False)
+        out.print(f"  against the readings: {readings}")
     for row in parts.along[:MOST]:
-        out.print(f"  {row.tensor} writes along {row.concept}: {row.times_chance:.1f}x chance", markup=False)
+        out.print(f"  {row.tensor} writes along {row.concept}: {row.times_chance:.1f}x chance")
 
 
 # ---------------------------------------------------------------- steering
@@ -175,12 +173,11 @@ def predictions(rows: list[PredictionCheck]) -> None:
     for row in rows:
         out.print(
             f"predicted for {row.behaviour} at {row.checkpoint_id[:12]} ({row.at[:16]}): {row.said}",
-            markup=False,
         )
         for update in row.updates:
             outcome = CAME_TRUE[update.came_true]
             rates = f"{_count(update.before)} -> {_count(update.after)}"
-            out.print(f"  update {update.id} ({update.state}): {rates}, {outcome}", markup=False)
+            out.print(f"  update {update.id} ({update.state}): {rates}, {outcome}")
         if not row.updates:
             out.print("  no later update trained it")
 
@@ -202,5 +199,5 @@ def _sweep(sweep: SweepResult) -> None:
             f"{row.perplexity:.3f}" + (" broken" if row.broken else ""),
         )
     out.print(table)
-    out.print(VERDICTS[sweep.verdict].format(sweep.concept, sweep.behaviour), markup=False)
-    out.print(f"  slope {100 * sweep.slope:+.3f} points a unit; {'; '.join(sweep.reasons)}", markup=False)
+    out.print(VERDICTS[sweep.verdict].format(sweep.concept, sweep.behaviour))
+    out.print(f"  slope {100 * sweep.slope:+.3f} points a unit; {'; '.join(sweep.reasons)}")

@@ -6,13 +6,15 @@ its value. All bars have the same scale.
 
 from pathlib import Path
 
+from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from agents.readout.plots import concept_map, paint, timeline
 from agents.readout.plots.picture import printable
 from agents.readout.plots.timeline import Timeline
 from agents.readout.quality.examiner import choose_layer, clusters_of, stored_vectors
-from loop.cli.show.console import out
+from corpus.text import visible
+from loop.cli.show.console import cells, out
 from loop.operations.results.readouts import ConceptMap, ConversationReadings
 from store.home import Home
 
@@ -87,7 +89,7 @@ def shown(report: ConversationReadings) -> None:
     width = len(columns.heads) * column_width
     _line(f"{'':{NAME}} {heads:{width}} {'low':>6} {'high':>6} {'last':>6}")
     for name, values, every_turn in zip(view.concepts, columns.values.T, view.values.T, strict=True):
-        line = Text(f"{name[:NAME]:{NAME}} ")
+        line = Text(f"{cells(name, NAME)} ")
         for value in values:
             line.append(
                 _bar(float(value), scale) * column_width, style=f"{timeline.colour(float(value), scale)}"
@@ -113,7 +115,8 @@ def _turns(view: Timeline) -> None:
 
 def _line(text: str, *, whole: bool = False) -> None:
     """Print a line, cut to 80 columns unless `whole`."""
-    short = text if whole or len(text) <= WIDTH else f"{text[: WIDTH - 3]}..."
+    text = visible(text)
+    short = text if whole or cell_len(text) <= WIDTH else f"{set_cell_size(text, WIDTH - 3)}..."
     out.print(Text(short), soft_wrap=True)
 
 
