@@ -40,9 +40,15 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 """Longest body: enough for some 4,000 conversations of 4 kB, which is far more than one batch."""
 
 
+LARGE_BYTES, MAX_LARGE = 1024 * 1024, 8
+"""Bytes from which a body is large, and the most requests with such a body at once: they take memory."""
+
+
 def server_config(app: "AuthMiddleware") -> "uvicorn.Config":
     """Return Uvicorn's settings for this application: no proxy header is trusted, no server is named."""
     import uvicorn
+
+    from agents.model.http_limits import MAX_HEAD_BYTES, bounded_protocol
 
     return uvicorn.Config(
         app,
@@ -53,6 +59,8 @@ def server_config(app: "AuthMiddleware") -> "uvicorn.Config":
         lifespan="off",
         ws="none",
         timeout_graceful_shutdown=1,
+        http=bounded_protocol(),
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 
 
@@ -88,6 +96,7 @@ class AuthMiddleware:
         self._max_body_bytes = max_body_bytes
         self._external_auth_paths = external_auth_paths
         self._chat_token, self._chat_paths = chat_token, chat_paths
+        self._large = 0
         ports = ("",) if port is None else ("", f":{port}")
         self._hosts = frozenset(name + suffix for name in (*LOOPBACK, SOCKET_HOST) for suffix in ports)
         self._origins = frozenset(f"http://{name}:{port}" for name in LOOPBACK if port is not None)
@@ -144,6 +153,20 @@ class AuthMiddleware:
         return f"The body is longer than {self._max_body_bytes} bytes; send less at once."
 
     async def _call_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the app, unless too many requests with large bodies are under way."""
+        if not _is_large(scope):
+            await self._call_counted(scope, receive, send)
+            return
+        if self._large >= MAX_LARGE:
+            await _answer(send, 503, "Too many long requests at once; try again in a moment.")
+            return
+        self._large += 1
+        try:
+            await self._call_counted(scope, receive, send)
+        finally:
+            self._large -= 1
+
+    async def _call_counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Call the app, and refuse the request if its body grows over the limit.
 
         The bytes are counted as they arrive, because a chunked body declares no length.
@@ -177,6 +200,12 @@ class AuthMiddleware:
 
 class _TooLarge(Exception):
     """The body exceeded the limit while the app read it."""
+
+
+def _is_large(scope: Scope) -> bool:
+    """Return whether a request declares a large body, or one of unknown length."""
+    declared = _values(scope, b"content-length")
+    return bool(_values(scope, b"transfer-encoding")) or any(int(length) > LARGE_BYTES for length in declared)
 
 
 def _asks_health(scope: Scope) -> bool:

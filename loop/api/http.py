@@ -73,7 +73,7 @@ class Routes:
         name = request.path_params["operation"]
         try:
             arguments = json.loads(await request.body() or b"{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments = None
         if name not in NAMES or not isinstance(arguments, dict):
             return JSONResponse(

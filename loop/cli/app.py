@@ -100,12 +100,25 @@ def main() -> None:
 
 def _make_writable() -> None:
     """Have every character reach stdout and stderr, also in ASCII; what goes to closed ones is dropped."""
-    for name in ("stdout", "stderr"):
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         stream = getattr(sys, name)
-        if stream is None:  # `>&-`
-            setattr(sys, name, open(os.devnull, "w"))
-        elif isinstance(stream, io.TextIOWrapper):
+        if stream is None:  # `>&-`: without a stand-in, the next file to be opened would get this number
+            _stand_in(descriptor)
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(descriptor, mode, errors="backslashreplace", closefd=False))
+        elif isinstance(stream, io.TextIOWrapper) and name != "stdin":
             stream.reconfigure(errors="backslashreplace")
+
+
+def _stand_in(descriptor: int) -> None:
+    """Open the null device under this number, unless something is open there."""
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != descriptor:
+            os.dup2(null, descriptor)
+            os.close(null)
 
 
 def _report(error: BaseException) -> int:
@@ -127,6 +140,6 @@ def _report(error: BaseException) -> int:
         raise error
     if options.json:
         sys.stdout.write(json_line({"error": message, "exit_code": code}) + "\n")
-    message = visible(message, keep="\n")
-    sys.stderr.write(message if message.startswith("Usage:") else f"nightschool: {message}\n")
+    is_help = message.startswith("Usage:")
+    sys.stderr.write(visible(message, keep="\n") if is_help else f"nightschool: {visible(message)}\n")
     return code

@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import IO
 
 import anyio
+import structlog
 from anyio.abc import Process
 
 from corpus.errors import ModelUnavailable
+from loop.engine.watchdog import wait_hung
+
+log = structlog.get_logger()
 
 START_S = 90.0
 """Longest wait for a child to be ready, in seconds; its imports alone take about 5 s."""
@@ -82,6 +86,26 @@ async def wait_ready(name: str, process: Process, ready: Callable[[], Awaitable[
                 await stop(process)
     if not is_ready:
         raise ModelUnavailable(f"the {name} did not start: see {logs}")
+
+
+async def ended_or_hung(name: str, process: Process, answers: Callable[[], Awaitable[object]]) -> None:
+    """Wait until a child has ended; kill it if it hangs.
+
+    Args:
+        name: Name of the child, for the log.
+        process: The child.
+        answers: Asks the child for a sign of life: see `watchdog.wait_hung`.
+    """
+    async with anyio.create_task_group() as tasks:
+
+        async def watch() -> None:
+            await wait_hung(process.pid, answers)
+            log.warning("child hangs", child=name)
+            process.kill()
+
+        tasks.start_soon(watch, name=f"watch whether the {name} hangs")
+        await process.wait()
+        tasks.cancel_scope.cancel()
 
 
 async def stop(process: Process) -> None:

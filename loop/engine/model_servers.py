@@ -90,6 +90,7 @@ class EmbeddedServer:
     logs: Path
     threads: int
     ledger: Ledger
+    model: ModelClient
     managed: bool = True
     fault: NightschoolError | None = None
     _process: Process | None = None
@@ -137,9 +138,9 @@ class EmbeddedServer:
             self._close_pipe()
 
     async def ended(self) -> None:
-        """Wait until the child process has ended."""
+        """Wait until the child process has ended; kill it if it hangs."""
         if self._process is not None:
-            await self._process.wait()
+            await children.ended_or_hung("model server", self._process, self.model.health)
 
     async def stop(self) -> None:
         """Stop the child process if it exists."""
@@ -310,4 +311,5 @@ def configured(
         logs=home.path / "logs",
         threads=settings.model.threads,
         ledger=ledger,
+        model=model,
     )

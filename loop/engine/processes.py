@@ -1,16 +1,17 @@
 """The process supervisor: starts the model server and the trainer, and restarts them when they die.
 
-Invariant: while `ready` is set, both run and share one set of weights. When either dies, `lost` is set before
-anything else happens, so that work in flight is given up. When the server dies, the trainer is stopped too,
-because the shared weights are gone. More than RESTARTS deaths within WITHIN_S seconds stop the service with a
-clear message. If a user's own vLLM goes away, that is not counted as a death: the supervisor waits until the
-vLLM is back.
+Invariant: while `ready` is set, both run and share one set of weights. When either dies, `lost` is set
+before anything else happens, so that work in flight is given up. A child that hangs is killed, and so
+dies. When the server dies, the trainer is stopped too, because the shared weights are gone. More than
+RESTARTS deaths within WITHIN_S seconds stop the service with a clear message. If a user's own vLLM goes
+away, that is not counted as a death: the supervisor waits until the vLLM is back.
 """
 
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -136,7 +137,9 @@ class ProcessSupervisor:
                     if not reported:  # anyio raises an error if a task reports twice that it has started
                         reported = True
                         task_status.started()
-                    self.dead = await _first({SERVER: self.server.ended, TRAINER: trainer.wait})
+                    self.dead = await _first(
+                        {SERVER: self.server.ended, TRAINER: partial(self._trainer_ended, trainer)}
+                    )
                     self.ready = anyio.Event()
                     self.lost.set()
                 else:
@@ -154,6 +157,10 @@ class ProcessSupervisor:
                     if self._trainer_process is not None:
                         tasks.start_soon(children.stop, self._trainer_process, name="stop the trainer")
                     tasks.start_soon(self.server.stop, name="stop the server")
+
+    async def _trainer_ended(self, trainer: Process) -> None:
+        """Wait until the trainer has ended; kill it if it hangs."""
+        await children.ended_or_hung(TRAINER, trainer, self.trainer.status)
 
     async def _start(self) -> Process:
         """Start the server and the trainer, and return the trainer once the server is ready."""

@@ -45,6 +45,8 @@ class ChatTokenizer:
         self._markup: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._plain: Any = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._plain.encode_special_tokens = True
+        self.longest = max(map(len, tokenizer.get_vocab()))
+        """Characters of the longest token, so that a text of n characters has n / longest tokens at least."""
         for backend in (self._markup, self._plain):
             backend.no_truncation()
             backend.no_padding()

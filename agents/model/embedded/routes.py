@@ -13,6 +13,7 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -143,11 +144,15 @@ async def _chat(engine: Engine, request: Request) -> Response:
     body = _with_defaults(engine, requests.parse_body(await request.body()))
     _check_name(engine, body)
     settings = requests.sampling_settings(body, default_max_tokens=None)
-    tokens = engine.tokenizer.encode_chat(
-        chat_messages.messages(body.get("messages")),
+    messages = chat_messages.messages(body.get("messages"))
+    _require_short(engine, sum(len(str(message.get("content") or "")) for message in messages))
+    encode = partial(
+        engine.tokenizer.encode_chat,
+        messages,
         settings=requests.template_settings(body),
         tools=_tools(engine, body),
     )
+    tokens = await asyncio.to_thread(encode)  # off the event loop, as other users wait
     count, offsets = requests.choices(body), engine.steering.offsets(body)
     seeds = requests.seeds(body, settings.seed, count)
     rows = [engine.request(tokens, seed, settings, offsets) for seed in seeds]
@@ -172,10 +177,12 @@ async def _complete(engine: Engine, request: Request) -> Response:
     if requests.flag(body, "stream"):
         raise UsageError("completions do not stream here; use /v1/chat/completions, or leave stream out")
     settings = requests.sampling_settings(body, default_max_tokens=COMPLETION_MAX_TOKENS)
-    prompts = [
-        engine.tokenizer.encode_markup(prompt) if isinstance(prompt, str) else prompt
-        for prompt in requests.prompts(body)
-    ]
+    given = requests.prompts(body)
+    for prompt in given:
+        _require_short(engine, len(prompt) if isinstance(prompt, str) else 0)
+    prompts = await asyncio.to_thread(
+        lambda: [engine.tokenizer.encode_markup(one) if isinstance(one, str) else one for one in given]
+    )
     row_prompts = [prompt for prompt in prompts for _ in range(requests.choices(body))]
     if len(row_prompts) > requests.MAX_ROWS:
         raise UsageError(f"prompts times n must be at most {requests.MAX_ROWS}")
@@ -245,6 +252,21 @@ async def _events(engine: Engine, row: GenerationRequest, head: Json) -> AsyncIt
 def _with_defaults(engine: Engine, body: Json) -> Json:
     """Return a user's request, with the model's own sampling settings where the request names none."""
     return {**body, **{name: value for name, value in engine.defaults.items() if body.get(name) is None}}
+
+
+def _require_short(engine: Engine, letters: int) -> None:
+    """Raise `UsageError` for a prompt that cannot fit, before time and memory are spent on its tokens.
+
+    Args:
+        engine: The engine, whose context no prompt may exceed.
+        letters: Number of characters of the prompt.
+    """
+    most = engine.context * engine.tokenizer.longest
+    if letters > most:
+        raise UsageError(
+            f"the prompt has {letters:,} characters, and no more than {most:,} can fit into the "
+            f"{engine.context} tokens that the model reads; leave earlier messages out"
+        )
 
 
 def _check_name(engine: Engine, body: Json) -> None:

@@ -74,9 +74,7 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
 def _pair(pair: WhyPair) -> None:
     out.print(f"pair {pair.id} ({pair.behaviour}, {pair.state})")
     if earlier := len(pair.messages) - 1:
-        out.print(
-            f"  context   {earlier} messages before or after the request (--json has them)"
-        )
+        out.print(f"  context   {earlier} messages before or after the request (--json has them)")
     out.print(f"  asked     {last_request(pair.messages)}")
     out.print(f"  chosen    {pair.chosen}   [{pair.chosen_from}]")
     out.print(f"  rejected  {pair.rejected}   [{pair.rejected_from}]")
