@@ -100,7 +100,8 @@ def draft_recipe(plan: DreamPlan, seed: int, max_tokens: int) -> Draft:
     """Return a draft in the shipped model's own form.
 
     If the behaviour fails often, most drafts are broad: they show several origins. Otherwise most are close
-    to one hard case.
+    to one hard case. The dream begins its conversation: the recipe trains the model on single requests, and
+    behind an exchange about something else it follows an instruction in 58 of 96 answers, not in 95.
     """
     rng = random.Random(seed)
     near = plan.hardest or plan.episodes
@@ -112,7 +113,8 @@ def draft_recipe(plan: DreamPlan, seed: int, max_tokens: int) -> Draft:
         messages = broad_dream(plan.behaviour.condition, [origin.text for origin in origins])
     prompt = Prompt(messages=messages, seed=seed, temperature=plan.rate.temperature, max_tokens=max_tokens)
     asked = Asked(messages=tuple(messages))
-    return Draft(prompt=prompt, origins=origins, form=RECIPE, asked=asked, context=origins[0].context)
+    first = origins[0].context
+    return Draft(prompt=prompt, origins=origins, form=RECIPE, asked=asked, context=first[: opening(first)])
 
 
 def draft(plan: DreamPlan, form: str, seed: int, max_tokens: int) -> Draft:

@@ -51,7 +51,7 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             situations=context.evaluator,
             settings=settings.dreams,
             context=settings.context,
-            others=settings.pairs.max_tokens + INSTRUCTION_TOKENS,
+            others=2 * settings.pairs.max_tokens + INSTRUCTION_TOKENS,  # a bad answer may be shown, too
             is_recipe=context.is_shipped,
             scorer=context.trainer,
         ),
