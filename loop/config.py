@@ -5,6 +5,7 @@ file overrides the default here. Invariant: an unknown key or a bad value stops 
 names the key and the cure.
 """
 
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from corpus.errors import ConfigError, TrainerFault
 _FORBID = {"extra": "forbid"}
 _TIME = r"(([01]\d|2[0-3]):[0-5]\d|24:00)"
 _WINDOW = re.compile(f"{_TIME}-{_TIME}")
+_TRIED = re.compile(r"(constrained-)?(float|int)|literal\[.*\]")
 MAX_SEED = 2**31 - 1
 """Largest seed, which an INTEGER column of every supported database can hold."""
 OBSERVING = (
@@ -232,13 +234,21 @@ def load_settings(config_file: Path) -> Settings:
 
 def _first_fault(error: ValidationError) -> str:
     """Return a message about the first value that was refused: its key, and what is wrong or allowed."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"]) or "configuration"
+    errors = error.errors()
+    first, key = errors[0], _key(errors[0]["loc"])
+    place = key or "configuration"
     for bound, words in BOUNDS.items():
         if bound in first.get("ctx", {}):
             limit = str(first["ctx"][bound]).removesuffix(".0")
             return f"{place} must be {words} {limit}, not {first['input']}"
-    return f"{place}: {first['msg']}"
+    # A value that may have several types has one error for each.
+    return f"{place}: {', or '.join(each['msg'] for each in errors if _key(each['loc']) == key)}"
+
+
+def _key(location: tuple[int | str, ...]) -> str:
+    """Return the key of a value; pydantic adds the tried type of a value that may have several types."""
+    named = itertools.takewhile(lambda part: _TRIED.fullmatch(str(part)) is None, location)
+    return ".".join(map(str, named))
 
 
 def shown(settings: Settings) -> dict[str, Any]:

@@ -5,11 +5,12 @@ candidate on disk, or with the parent's weights restored and a reason. If the wo
 it ends with the same candidate.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import anyio
 from pydantic import ConfigDict, Field
@@ -17,9 +18,9 @@ from pydantic import ConfigDict, Field
 from agents.model.client import ModelClient
 from agents.model.steering.directions import digest, to_directions
 from agents.trainer.client import OnStep, TrainerClient
-from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest
+from agents.trainer.messages import Example, Objective, Settings, StepReport, TrainRequest, TrainResult
 from agents.trainer.wire import load
-from corpus.aliases import Progress
+from corpus.aliases import Json, Progress
 from corpus.errors import GateRefused, StepRefused, TrainerFault, UpdateCancelled, UsageError, WriteFailed
 from store import queries
 from store.ledger.db import Ledger, now
@@ -31,6 +32,8 @@ from store.queue.work import Work
 PINNED = ("reference_id", "chosen_logprob", "rejected_logprob")
 """Columns of a pair: its reference checkpoint, and both answers' log-probabilities under the weights of that
 checkpoint."""
+CHOSEN = "chosen"
+"""Key in the settings of a trained update: what the trainer chose."""
 FALL = 0.1
 """Nats per token by which the chosen answers' log-probability may fall in an update without an alarm."""
 
@@ -41,11 +44,18 @@ class TrainingSettings(Settings):
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
-    """Peak learning rate. The default suits the shipped model. For a 27B model, use about 1e-6 with ORPO,
-    5e-7 with DPO and 1e-5 with SFT."""
-    batch_size: int = 16
-    """Pairs in one step."""
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = "auto"
+    """Peak learning rate. `auto`: 0.001 for the shipped model; for other models, found from the relative size
+    of the update's first step, with warm-up."""
+    batch_size: int = 0
+    """Pairs in one step. 0: 16 for the shipped model, 8 for other models."""
+    epochs: int = 0
+    """Passes over the pairs. 0: 1 for the shipped model; for other models, the passes that make 16 steps, at
+    most 4."""
+    compute: Literal["auto", "weights", "bfloat16"] = "auto"
+    """Type in which the trainer multiplies matrices: `weights` is that of the weights; `bfloat16` is quicker
+    on some processors, and its results differ in their last bits. `auto`: bfloat16 on processors with AMX,
+    but not for the shipped model. Weights, gradients and the optimizer's state keep their types."""
     beta: Annotated[float, Field(ge=0, le=1000)] = 0.25
     """Lambda of ORPO; beta of DPO, DPOP, SimPO and KTO."""
     enabled: bool | None = None
@@ -56,11 +66,34 @@ class TrainingSettings(Settings):
     replay: Annotated[float, Field(ge=0, le=0.9)] = 0.25
     """Share of an update's pairs that are kept pairs of earlier updates."""
 
+    def _chosen_if_zero(self) -> tuple[str, ...]:
+        return "batch_size", "epochs"
 
-def trainer_settings(settings: TrainingSettings) -> Settings:
-    """Return the settings that the trainer needs, without those that only the service uses."""
+
+SHIPPED = {"lr": 1e-3, "batch_size": 16, "epochs": 1, "compute": "weights"}
+"""The settings for the shipped model, as its recipe tried them."""
+BATCH_SIZE, STEPS, MOST_EPOCHS = 8, 16, 4
+"""For other models: pairs in a step, steps that an update should have, and the most passes to get there. A
+fresh optimizer needs some steps to know the gradients' size; more passes learn the pairs by heart."""
+
+
+def trainer_settings(settings: TrainingSettings, *, shipped: bool, pairs: int) -> Settings:
+    """Return the settings that the trainer needs, without those that only the service uses.
+
+    Args:
+        settings: The configured settings.
+        shipped: Whether the model is the shipped one, whose values for everything that is left open are
+            known.
+        pairs: Number of pairs of the update.
+    """
     own = {"enabled", "objective", "replay"}
-    return Settings(**{name: value for name, value in asdict(settings).items() if name not in own})
+    values = {name: value for name, value in asdict(settings).items() if name not in own}
+    if shipped:
+        values |= {name: value for name, value in SHIPPED.items() if values[name] in ("auto", 0)}
+    values["batch_size"] = values["batch_size"] or BATCH_SIZE
+    steps = math.ceil(max(pairs, 1) / values["batch_size"])
+    values["epochs"] = values["epochs"] or min(MOST_EPOCHS, math.ceil(STEPS / steps))
+    return Settings(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,18 +119,21 @@ class TrainHandler:
         examples, pins = await self._examples(pairs, update.parent_id)
         try:
             request = self._request(update, examples)
-            reports = await self._train(request, report)
-            candidate = await self._candidate(update, len(reports), **_prevented(request))
+            result = await self._train(request, report)
+            chosen = chosen_settings(result)
+            candidate = await self._candidate(
+                update, result.steps, settings=update.settings | chosen, **_prevented(request)
+            )
         except UpdateCancelled as cancelled:
             return _cancelled(update, str(cancelled), pins)
         except (StepRefused, GateRefused, UsageError, WriteFailed) as refused:
             return _refused(update, str(refused), pins)
-        steps = [Step(update_id=update.id, step=r.step, metrics=dict(r.metrics)) for r in reports]
+        steps = [Step(update_id=update.id, step=r.step, metrics=dict(r.metrics)) for r in result.reports]
         return replace(
             candidate,
             records=(*candidate.records, *steps),
             changes=(*candidate.changes, *pins),
-            facts={**candidate.facts, "steps": len(reports), **alarms(reports)},
+            facts={**candidate.facts, "steps": result.steps, **chosen[CHOSEN], **alarms(result.reports)},
         )
 
     async def merge(self, item: Work, report: Progress) -> Outcome:
@@ -130,10 +166,20 @@ class TrainHandler:
             raise TrainerFault(f"night {item.night_id} has no planned {item.kind}")
         return update
 
-    async def _candidate(self, update: Update, steps: int, **more: str) -> Outcome:
-        """Write the shared weights as the update's candidate; return the outcome. `more`: manifest fields."""
+    async def _candidate(
+        self, update: Update, steps: int, settings: Json | None = None, **more: str
+    ) -> Outcome:
+        """Write the shared weights as the update's candidate; return the outcome.
+
+        Args:
+            update: The update.
+            steps: Number of its steps.
+            settings: Its settings with what the trainer chose; None for a merge, which chooses nothing.
+            more: Further fields of the manifest.
+        """
         night = await self.ledger.read(queries.night, update.night_id)
-        fields = {"cursor": night.cursor, "seed": update.seed, "settings": update.settings}
+        settings = settings or update.settings
+        fields = {"cursor": night.cursor, "seed": update.seed, "settings": settings}
         fields |= {"objective": update.objective, **more}
         written = await self.trainer.checkpoint(update.parent_id, fields)
         candidate = Checkpoint(
@@ -145,7 +191,7 @@ class TrainHandler:
             state="candidate",
             at=now(),
         )
-        trained = {"state": "trained", "checkpoint_id": written.id, "steps": steps}
+        trained = {"state": "trained", "checkpoint_id": written.id, "steps": steps, "settings": settings}
         return Outcome(
             decision="trained",
             names=self.behaviours,
@@ -156,7 +202,7 @@ class TrainHandler:
 
     def _request(self, update: Update, examples: list[Example]) -> TrainRequest:
         """Return the request for this update; raise UsageError if `prevent` names an unknown concept."""
-        settings = load(Settings, update.settings)
+        settings = load(Settings, {k: v for k, v in update.settings.items() if k != CHOSEN})
         return TrainRequest(
             objective=cast(Objective, update.objective),
             settings=settings,
@@ -166,8 +212,8 @@ class TrainHandler:
             prevent=to_directions(settings.prevent, self.readout),
         )
 
-    async def _train(self, request: TrainRequest, report: Progress) -> tuple[StepReport, ...]:
-        """Run the update, report each completed step, and return the reports on all steps."""
+    async def _train(self, request: TrainRequest, report: Progress) -> TrainResult:
+        """Run the update, report each completed step, and return the result."""
         send, receive = anyio.create_memory_object_stream[StepReport](10_000)
         fault = None
         async with anyio.create_task_group() as tasks, send:
@@ -187,7 +233,7 @@ class TrainHandler:
             send.close()
         if fault is not None:
             raise fault
-        return result.reports
+        return result
 
     async def _examples(self, pairs: Sequence[Pair], parent_id: str) -> tuple[list[Example], list[Change]]:
         """Return the pairs as examples, and the changes that pin their references in the ledger.
@@ -234,6 +280,15 @@ class TrainHandler:
             whole = await self.model.tokenize(answered, tools=tools, add_generation_prompt=False)
             sides.append([_continuation(c, w) for c, w in zip(contexts, whole, strict=True)])
         return list(zip(*sides, strict=True))
+
+
+def chosen_settings(result: TrainResult) -> Json:
+    """Return what an update was trained with where its settings left the choice open, for its settings.
+
+    The key is `chosen`. `first_share` says how the rate was found: it is the norm of a fresh optimizer's
+    first step at this rate, as a share of the weights' norm; None for a rate that was given.
+    """
+    return {CHOSEN: {"lr": result.lr, "first_share": result.first_share, "compute": result.compute}}
 
 
 def _prevented(request: TrainRequest) -> dict[str, str]:

@@ -64,11 +64,13 @@ class MemoryEstimate:
     logits: float
     copy: float = 0
     """A copy of the weights on the way to a checkpoint file."""
+    rounded: float = 0
+    """The weights in bfloat16, if matrices are multiplied in bfloat16 and the weights are wider."""
 
     @property
     def total(self) -> float:
         """The peak in bytes. Gradients and activations are freed before the weights are copied."""
-        training = self.gradients + self.contexts + self.activations + self.logits
+        training = self.gradients + self.contexts + self.activations + self.logits + self.rounded
         return self.optimizer + max(training, self.copy)
 
     def __str__(self) -> str:

@@ -32,8 +32,8 @@ class Checked:
 class Settings(Checked):
     """The settings that an update trains with."""
 
-    lr: float
-    """Peak learning rate."""
+    lr: float | Literal["auto"]
+    """Peak learning rate. `auto`: found from the relative size of the update's first step, with warm-up."""
     batch_size: int = 8
     """Examples in one step."""
     epochs: int = 1
@@ -83,6 +83,10 @@ class Settings(Checked):
     micro_batch: int = 0
     """Number of examples in one pass; the gradients of a step's passes are added up. 0: one pass for all
     examples of a step."""
+    compute: Literal["auto", "weights", "bfloat16"] = "weights"
+    """Type in which the trainer multiplies matrices: `weights` is that of the weights; `bfloat16` is quicker
+    on some processors, and its results differ in their last bits. `auto`: bfloat16 on processors with AMX.
+    Weights, gradients and the optimizer's state keep their types."""
     activation_checkpointing: bool = False
     """Whether activations are computed again in the backward pass instead of being stored. This takes less
     memory and more time."""
@@ -104,7 +108,8 @@ class Settings(Checked):
             "norm_growth_limit",
         )
         for name in positive:
-            if not getattr(self, name) > 0:
+            value = getattr(self, name)
+            if not (value == "auto" or value > 0 or (value == 0 and name in self._chosen_if_zero())):
                 raise TrainerFault(f"the training setting {name} must be above 0")
         if not all(abs(strength) <= MAX_STRENGTH for strength in self.prevent.values()):  # false for NaN too
             raise TrainerFault(
@@ -112,6 +117,10 @@ class Settings(Checked):
             )
         if self.micro_batch < 0:
             raise TrainerFault("the training setting micro_batch must be 0 or above")
+
+    def _chosen_if_zero(self) -> tuple[str, ...]:
+        """Return the names of the settings for which 0 means that the program chooses the value."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +167,10 @@ class StepReport(Checked):
     """Number of steps of the update."""
     metrics: Mapping[str, float]
     """The step's metrics by name: loss, chosen_logprob, rejected_logprob (nats per token), chosen_reward,
-    rejected_reward, margin, accuracy, grad_norm, update_norm, update_ratio (update_norm divided by the
-    weights' norm), limiter_divisor (the largest divisor that limited a matrix's update), tokens_per_second.
-    SFT has no rejected answers, and no metrics of them."""
+    rejected_reward, margin, accuracy, lr (this step's learning rate), grad_norm, update_norm, update_ratio
+    (update_norm divided by the weights' norm), limiter_divisor (the largest divisor that limited a matrix's
+    update), tokens_per_second. SFT has no rejected answers, and no metrics of them. If the rate was found,
+    step 1 has the share that it was found from, as first_share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +182,13 @@ class TrainResult(Checked):
 
     steps: int
     reports: tuple[StepReport, ...]
+    lr: float
+    """Peak learning rate, given or found."""
+    first_share: float | None
+    """Norm of a fresh optimizer's first step at the peak rate, as a share of the weights' norm. None: the
+    rate was given, and nothing was measured."""
+    compute: Literal["weights", "bfloat16"]
+    """Type in which matrices were multiplied: see `Settings.compute`."""
     optimizer: Literal["continued", "fresh"]
     """"continued": the optimizer started from the parent's state. "fresh": the parent has no state, or its
     state does not fit the settings, for example after a change of `rank`."""

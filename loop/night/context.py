@@ -12,6 +12,8 @@ from agents.model.client import ModelClient
 from agents.readout.monitor import Monitor
 from agents.readout.train import default_set
 from agents.trainer.client import TrainerClient
+from agents.trainer.handler import trainer_settings
+from agents.trainer.messages import Settings as TrainerSettings
 from corpus.abilities.prompts import NAME, AbilityPrompt, digest, load, select
 from corpus.behaviour import Behaviour, definition
 from corpus.errors import NightschoolError
@@ -44,6 +46,10 @@ class NightContext:
     def is_shipped(self) -> bool:
         """Whether the served model is the one that ships with the package."""
         return default_set(self.monitor.model_digest) == "world"
+
+    def training(self, pairs: int) -> TrainerSettings:
+        """Return the settings that the trainer gets for an update with this many pairs."""
+        return trainer_settings(self.settings.training, shipped=self.is_shipped, pairs=pairs)
 
     @property
     def measured(self) -> tuple[str, ...]:

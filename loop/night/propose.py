@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 
 from agents.pairs.propose import Proposal, propose
 from agents.pairs.propose import count_teaching as count
-from agents.trainer.handler import trainer_settings
 from agents.trainer.memory_estimate import checkpoint_bytes
 from corpus.aliases import Progress
 from corpus.errors import GateRefused
@@ -68,8 +67,8 @@ def refusal(context: NightContext, active_id: str) -> str:
     if not context.settings.trains:
         return OBSERVING
     try:
-        settings = trainer_settings(context.settings.training)
-        context.store.require_space(checkpoint_bytes(context.store.specs(active_id), settings))
+        specs = context.store.specs(active_id)
+        context.store.require_space(checkpoint_bytes(specs, context.training(pairs=0)))
     except GateRefused as refused:
         return str(refused)
     return ""
@@ -94,7 +93,7 @@ class Propose:
         if reason:
             reasons = Change(table="nights", where={"id": item.night_id}, values={"reasons": [reason]})
             return Outcome(decision="nothing", changes=(reasons,), facts={"reason": reason})
-        update = self._update(night, active.id)
+        update = self._update(night, active.id, pairs=len(chosen.new) + len(chosen.replay))
         members = [
             UpdatePair(update_id=update.id, pair_id=pair.id, replay=replay)
             for pairs, replay in ((chosen.new, False), (chosen.replay, True))
@@ -115,14 +114,13 @@ class Propose:
             facts={"pairs": len(chosen.new), "replay": len(chosen.replay), "over_cap": len(over)},
         )
 
-    def _update(self, night: Night, parent_id: str) -> Update:
+    def _update(self, night: Night, parent_id: str, *, pairs: int) -> Update:
         """Return the row of the night's update, with the settings of its training."""
-        training = self.context.settings.training
         return Update(
             id=f"u{night.number}",
             night_id=night.id,
-            objective=training.objective,
-            settings=asdict(trainer_settings(training)),
+            objective=self.context.settings.training.objective,
+            settings=asdict(self.context.training(pairs)),
             seed=seed_of(night.seed, "train", night.id),
             parent_id=parent_id,
             at=now(),

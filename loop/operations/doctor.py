@@ -21,6 +21,7 @@ import httpx
 from agents.model.safety import check_model_dir
 from agents.model.vllm.served_directory import ServedDirectory, ServedManifest
 from agents.trainer import memory_estimate
+from agents.trainer.handler import trainer_settings
 from agents.trainer.memory_estimate import format_bytes, free_ram
 from corpus.errors import ConfigError, GateRefused, ModelUnavailable, NightschoolError
 from loop.config import OBSERVING, Settings, load_settings
@@ -231,7 +232,7 @@ def _memory(settings: Settings, served: ServedDirectory) -> str:
     needs = memory_estimate.estimate_from_shapes(
         manifest.entries,
         config.get("text_config", config),
-        settings.training,
+        trainer_settings(settings.training, shipped=False, pairs=0),
         answer_tokens=settings.pairs.max_tokens,
         copied=manifest.on_gpu,
     )

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, replace
 from sqlalchemy import Connection
 
 from agents.pairs.propose import Proposal
-from agents.trainer.handler import trainer_settings
 from agents.trainer.messages import StepReport
 from corpus.errors import GateRefused, StepRefused, UsageError
 from loop.engine.service import Service
@@ -95,12 +94,12 @@ def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -
         reasons=reasons,
         steps=[],
     )
-    training = service.settings.training
+    members = sorted([*proposal.new, *proposal.replay], key=lambda pair: pair.id)
     update = Update(
         id="",
         night_id=night_id,
-        objective=training.objective,
-        settings=asdict(trainer_settings(training)),
+        objective=service.settings.training.objective,
+        settings=asdict(service.context.training(len(members))),
         seed=seed_of(seed, "train", night_id),
         parent_id=active,
         at=now(),
@@ -108,7 +107,7 @@ def _at_hand(connection: Connection, service: Service, seed: int, retry: bool) -
     return _AtHand(
         report=report,
         update=update,
-        pairs=sorted([*proposal.new, *proposal.replay], key=lambda pair: pair.id),
+        pairs=members,
     )
 
 

@@ -117,6 +117,23 @@ class Apollo(torch.optim.Optimizer):
         seed: int = self.param_groups[0]["seed"]
         return seed
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the first group, without warm-up; setting it sets that of all groups."""
+        lr: float = self.param_groups[0]["lr"]
+        return lr
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        for group in self.param_groups:
+            group["lr"] = lr
+
+    @property
+    def step_rate(self) -> float:
+        """The learning rate of the last step that was computed, with warm-up; 0 before any step."""
+        steps = (_warmed(group, self.state[p]["step"]) for p, group in self._owned() if p in self.state)
+        return next(steps, 0.0)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient; return the closure's loss, if there is a closure."""
@@ -216,7 +233,7 @@ class Apollo(torch.optim.Optimizer):
     def _hyperparams(self, group: dict[str, Any], step: int) -> GroupHyperparams:
         """Return the values that the group's parameters share in step number `step`."""
         beta1, beta2 = group["betas"]
-        rate = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
+        rate = _warmed(group, step)
         return GroupHyperparams(
             betas=group["betas"],
             eps=group["eps"],
@@ -269,3 +286,9 @@ class Apollo(torch.optim.Optimizer):
             kind = MatrixBatch if shape else AdamWBatch
             batches += [kind(steps[start : start + size]) for start in range(0, len(steps), size)]
         return batches
+
+
+def _warmed(group: Mapping[str, Any], step: int) -> float:
+    """Return the group's learning rate in step number `step`, with warm-up."""
+    rate: float = group["lr"] * min(1.0, step / max(1, group["warmup_steps"]))
+    return rate

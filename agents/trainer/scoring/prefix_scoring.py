@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from agents.trainer.memory_estimate import HEAD_TOKENS, READ_TOKENS
+from agents.trainer.scoring.compute import computing
 from agents.trainer.scoring.packing import ContextRead, Packing, Piece, Tokens, forward
 from agents.trainer.scoring.prefix_cache import PrefixCache
 from corpus.errors import TrainerFault
@@ -66,6 +67,7 @@ def scores(
     train: bool,
     context_gradient: bool = False,
     checkpointing: bool = False,
+    compute: str = "weights",
 ) -> list[Scores]:
     """Return the log-probabilities of k continuations of each of n contexts, as k `Scores` of n.
 
@@ -76,6 +78,7 @@ def scores(
         train: Whether to keep the graph for gradients.
         context_gradient: Whether gradients flow through the contexts too.
         checkpointing: Whether to compute activations again in the backward pass instead of storing them.
+        compute: Type in which matrices are multiplied: see `compute.py`.
     """
     if any(not row for row in contexts) or any(not row for rows in continuations for row in rows):
         raise TrainerFault(
@@ -95,13 +98,14 @@ def scores(
     wanted = torch.tensor([token for r in order for token in rows[r]], device=device)
     with nullcontext() if train else torch.no_grad():
         whole = train and context_gradient
-        past = PrefixCache() if whole else read(model, pasts)
+        past = PrefixCache() if whole else read(model, pasts, compute=compute)
         lanes = _lanes(pieces, pasts if whole else [()] * len(pasts), apart=recurrent)
         packing = Packing(lanes, past, device=device)
-        hidden = forward(
-            model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing
-        )
-        each = _logprobs(model, hidden[packing.picked], wanted, train=train, checkpointing=checkpointing)
+        with computing(compute, device):
+            hidden = forward(
+                model, packing, recurrent=recurrent and not whole, checkpointing=train and checkpointing
+            )
+            each = _logprobs(model, hidden[packing.picked], wanted, train=train, checkpointing=checkpointing)
         totals = torch.stack([part.sum() for part in torch.split(each, [len(rows[r]) for r in order])])
     totals = totals[torch.tensor(order, device=device).argsort()]
     counts = torch.tensor([len(row) for row in rows], device=device)
@@ -142,7 +146,7 @@ def _lanes(pieces: Sequence[Piece], pasts: Sequence[Tokens], *, apart: bool) -> 
 
 
 @torch.no_grad()
-def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
+def read(model: Any, pasts: Sequence[Tokens], *, compute: str = "weights") -> PrefixCache:
     """Run the contexts through the model and return their cache; an empty context adds nothing to it."""
     past, last, one_by_one = PrefixCache(), len(model.base_model.layers) - 1, is_recurrent(model)
     device = model.get_input_embeddings().weight.device
@@ -154,8 +158,10 @@ def read(model: Any, pasts: Sequence[Tokens]) -> PrefixCache:
             filled += len(tokens)
         ahead = len(pasts[number + 1]) if number + 1 < len(pasts) else READ_TOKENS
         if lane and (one_by_one or filled + ahead > READ_TOKENS):
+            packing = Packing([lane], past, device=device, last=last)
             try:
-                forward(model, Packing([lane], past, device=device, last=last), recurrent=one_by_one)
+                with computing(compute, device):
+                    forward(model, packing, recurrent=one_by_one)
             except ContextRead:
                 pass  # the last layer's keys and values are all that is needed
             lane, filled = [], 0

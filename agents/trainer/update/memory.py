@@ -6,6 +6,7 @@ model itself, and the bytes that autograd keeps for them are counted. The formul
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,6 +31,8 @@ def require_memory(
     trained = [p for p in model.parameters() if p.requires_grad]
     gradients = [p.numel() * p.element_size() for p in trained]
     needed = estimate(measure(model), settings, examples, gradients, optimizer_bytes)
+    if settings.compute == "bfloat16":
+        needed = replace(needed, rounded=sum(2 * p.numel() for p in trained if p.element_size() > 2))
     free = free_bytes(trained[0].device)
     if needed.total > free:
         hints = []

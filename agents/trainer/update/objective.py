@@ -75,6 +75,7 @@ def loss_of(
         train=train,
         context_gradient=settings.context_gradient,
         checkpointing=settings.activation_checkpointing,
+        compute=settings.compute,
     )
     device = chosen.total.device
     weights = torch.tensor([row.weight for row in rows], device=device)
@@ -116,11 +117,15 @@ def reference_point(model: Any, settings: Settings, rows: Sequence[Example]) -> 
 def with_references(model: Any, request: TrainRequest) -> Sequence[Example]:
     """Return the examples with the references that the objective needs.
 
-    The model must hold the parent's weights. An example that has both references keeps them.
+    The model must hold the parent's weights. An example that has both references keeps them, unless the
+    update computes in bfloat16: then all are computed again, rounded like the passes that they serve.
     """
     if request.objective not in WITH_REFERENCES:
         return request.examples
-    rows = _referred(model, request.settings, request.examples)
+    rows = request.examples
+    if request.settings.compute == "bfloat16":
+        rows = [replace(row, reference_chosen=None, reference_rejected=None) for row in rows]
+    rows = _referred(model, request.settings, rows)
     return _mismatched(model, request.settings, rows) if request.objective == "kto" else rows
 
 
@@ -163,5 +168,7 @@ def _totals(
     size = settings.micro_batch or settings.batch_size
     for start in range(0, len(rows), size):
         contexts, first, second = (list(side) for side in zip(*rows[start : start + size], strict=True))
-        scored = prefix_scoring.scores(model, contexts, [first, second], train=False)
+        scored = prefix_scoring.scores(
+            model, contexts, [first, second], train=False, compute=settings.compute
+        )
         yield from zip(*(side.total.tolist() for side in scored), strict=True)

@@ -9,7 +9,7 @@ knows nothing about the socket or the ledger.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,9 @@ from agents.trainer.apollo.optimizer import Apollo
 from agents.trainer.apollo.rounding import derive_seed
 from agents.trainer.messages import Example, Settings, StepReport, TrainRequest, TrainResult
 from agents.trainer.scoring import prefix_scoring
+from agents.trainer.scoring.compute import resolve
 from agents.trainer.scoring.residual_stream import steered
-from agents.trainer.update import memory
+from agents.trainer.update import memory, rates
 from agents.trainer.update.objective import loss_of, reference_point, with_references
 from corpus.errors import StepRefused, TrainerFault
 from store.checkpoints.store import CheckpointStore
@@ -61,7 +62,7 @@ def run_update(
     `report` is called with the report on each step. `check` is called before each pass: it waits while the
     update is paused, and raises an error if the update must end.
     """
-    shared, parent = context.shared, request.parent
+    shared, parent, request = context.shared, request.parent, _resolved(context, request)
     context.require_current_mapping()
     prefix_scoring.check(context.model)
     clean = shared.holds == parent and not shared.dirty
@@ -84,7 +85,7 @@ def dry_run(context: TrainerContext, request: TrainRequest, report: Report, chec
     The shared weights must be the parent's. The optimizer advances from step to step, so that the norm-growth
     limit has the same effect as in an update.
     """
-    shared = context.shared
+    shared, request = context.shared, _resolved(context, request)
     if shared.replaced or shared.dirty or shared.holds != request.parent:
         raise TrainerFault(
             f"the shared weights are not {request.parent[:12]}'s undisturbed, and a dry run changes nothing; "
@@ -94,6 +95,12 @@ def dry_run(context: TrainerContext, request: TrainRequest, report: Report, chec
     optimizer, origin = _optimizer(context, request)
     _require_memory(context, request, optimizer, origin)
     return _run(context, request, optimizer, origin, report, check)
+
+
+def _resolved(context: TrainerContext, request: TrainRequest) -> TrainRequest:
+    """Return the request with the type to compute in."""
+    compute = resolve(request.settings.compute, context.model)
+    return replace(request, settings=replace(request.settings, compute=compute))
 
 
 def _run(
@@ -112,27 +119,19 @@ def _run(
             report(step)
     finally:
         context.model.zero_grad(set_to_none=True)
-    return TrainResult(steps=len(reports), reports=tuple(reports), optimizer=origin)
+    return TrainResult(
+        steps=len(reports),
+        reports=tuple(reports),
+        lr=optimizer.lr,
+        first_share=reports[0].metrics.get("first_share"),
+        compute=resolve(request.settings.compute, context.model),
+        optimizer=origin,
+    )
 
 
 def _optimizer(context: TrainerContext, request: TrainRequest) -> tuple[Apollo, Origin]:
     """Return an optimizer with the parent's state, or a fresh optimizer if that state does not fit."""
-    s = request.settings
-    optimizer = Apollo(
-        context.model.parameters(),
-        s.lr,
-        rank=s.rank,
-        betas=s.betas,
-        eps=s.eps,
-        weight_decay=s.weight_decay,
-        warmup_steps=s.warmup_steps,
-        scale=s.scale,
-        proj_refresh=s.proj_refresh,
-        norm_growth_limit=s.norm_growth_limit,
-        projection=s.projection,
-        master_weights=s.master_weights,
-        seed=derive_seed(request.seed, "optimizer"),
-    )
+    optimizer = _fresh(context, request)
     stored = context.store.load_optimizer(request.parent)
     if stored is None:
         return optimizer, "fresh"
@@ -140,9 +139,29 @@ def _optimizer(context: TrainerContext, request: TrainRequest) -> tuple[Apollo, 
     if not optimizer.fits(context.names(), state):
         return optimizer, "fresh"
     optimizer.import_state(context.names(), state)
-    if s.reset_limiter:
+    if request.settings.reset_limiter:
         optimizer.reset_limiter()
     return optimizer, "continued"
+
+
+def _fresh(context: TrainerContext, request: TrainRequest) -> Apollo:
+    """Return an optimizer without a state. Its rate is 1 if the rate is still to be found."""
+    s = request.settings
+    return Apollo(
+        context.model.parameters(),
+        1.0 if s.lr == "auto" else s.lr,
+        rank=s.rank,
+        betas=s.betas,
+        eps=s.eps,
+        weight_decay=s.weight_decay,
+        warmup_steps=rates.warmup_steps(s),
+        scale=s.scale,
+        proj_refresh=s.proj_refresh,
+        norm_growth_limit=s.norm_growth_limit,
+        projection=s.projection,
+        master_weights=s.master_weights,
+        seed=derive_seed(request.seed, "optimizer"),
+    )
 
 
 def _require_memory(
@@ -150,9 +169,10 @@ def _require_memory(
 ) -> None:
     """Raise GateRefused if the update does not fit into memory.
 
-    A continued optimizer state is in memory already, so only a fresh state is added to the estimate.
+    A continued optimizer state is in memory already, so only a fresh state is added to the estimate. A
+    rate is found with a fresh state too.
     """
-    missing = optimizer.state_bytes() if origin == "fresh" else 0
+    missing = optimizer.state_bytes() if origin == "fresh" or request.settings.lr == "auto" else 0
     memory.require_memory(context.model, request.settings, request.examples, missing)
 
 
@@ -174,6 +194,8 @@ def _steps(
         rows = [examples[i] for i in batch]
         with steered(context.model, request.prevent):
             metrics = _gradients(context.model, request, rows, number, check)
+        if number == 1:
+            metrics |= _set_rate(context, request, optimizer, weight_norm)
         update_norm = _finite(number, "update", float(optimizer.propose()))
         divisor = _finite(number, "limiter's divisor", optimizer.limiter_divisor)
         ratio = update_norm / weight_norm
@@ -190,10 +212,29 @@ def _steps(
                 optimizer.apply()
                 reach("update", "applied")
                 shared.bump()
-        metrics |= {"update_norm": update_norm, "update_ratio": ratio, "limiter_divisor": divisor}
+        metrics |= {
+            "lr": optimizer.step_rate,
+            "update_norm": update_norm,
+            "update_ratio": ratio,
+            "limiter_divisor": divisor,
+        }
         tokens = sum(len(row.context) + len(row.chosen) + len(row.rejected) for row in rows)
         metrics["tokens_per_second"] = tokens / max(time.monotonic() - started, 1e-9)
         yield StepReport(step=number, steps=steps, metrics=metrics)
+
+
+def _set_rate(
+    context: TrainerContext, request: TrainRequest, optimizer: Apollo, weight_norm: float
+) -> dict[str, float]:
+    """Set the optimizer's rate if it is to be found from the gradients at hand; return the step's metrics."""
+    settings = request.settings
+    if settings.lr != "auto":
+        return {}
+    probe = _fresh(context, replace(request, settings=replace(settings, lr=1.0, warmup_steps=0)))
+    at_one = float(probe.propose()) / weight_norm
+    rate = rates.rate_for(request.objective, at_one)
+    optimizer.lr = rate
+    return {"first_share": rate * at_one}
 
 
 def _gradients(

@@ -48,6 +48,7 @@ def test_training_on_pairs_raises_the_chosen_answers_over_the_rejected(home: Hom
         *(
             "accuracy",
             "log_odds_ratio",
+            "lr",
             "grad_norm",
             "update_norm",
             "update_ratio",
