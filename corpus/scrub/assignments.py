@@ -14,7 +14,7 @@ _NAMES = (
 _VALUE = (
     r"(?:(?P<quote>[\"'`])(?P<quoted>(?:\\[^\n]|(?!(?P=quote))[^\\\n])*+)(?:(?P=quote)|$)"
     r"|\\(?P<mark>[\"'])(?P<escaped>(?:(?!\\(?P=mark))[^\n])*+)(?:\\(?P=mark)|$)"
-    r"|(?P<bare>[^\s\"'`,;&()\[\]{}<>\\|]{4,}+)(?![(\[{])(?P<after>[),]?))"
+    r"|(?P<bare>[^\s\"'`,;&()\[\]{}<>\\|\x1b]{4,}+)(?![(\[{])(?P<after>[),]?))"
 )
 _SIGN = r"\\?[\"'`]?\]?[ \t]{0,4}(?::[ \t]?[A-Za-z_][\w.\[\]| ]{0,40}?=|:=|=>|={1,3}|:)[ \t]{0,4}|>"
 _STATES = r"[ \t](?:(?:is|was)[ \t]?:?[ \t]?)?"
@@ -34,7 +34,7 @@ _PLACEHOLDER = re.compile(
     r"|(?:none|null|nil|true|false|undefined|str|string|text|int|bool|bytes|any|object|optional|secretstr"
     r"|required|hidden|invalid|incorrect|wrong|missing|empty|expired|changed|reset|protected|unknown"
     r"|value|input|password|secret|token|basic|bearer|digest|authentication|authorization"
-    r"|return|raise|continue|break|yield|print|self|this|that|and|for|with|from|what|when|will|have|been)[.,;:!?]*"
+    r"|include|omit|same-origin|return|raise|continue|break|yield|print|self|this|that|and|for|with|from|what|when|will|have|been)[.,;:!?]*"
 )
 _REFERENCE = re.compile(
     r"[A-Za-z_$]\w*(?:(?:\.|::|->)[A-Za-z_]\w*)+[.:]?|[~.]{0,2}/.*|[A-Za-z]+://.*|[A-Z]:.*"
@@ -87,11 +87,20 @@ def _is_assigned_secret(match: re.Match[str], value: str, kind: str) -> bool:
     """Return whether a value after a sign of assignment is a secret."""
     if match["bare"] is None:
         return _is_quoted_secret(value, kind)
-    if _REFERENCE.fullmatch(value) or value.lower() == match.group(0)[: len(value)].lower():
+    if (_REFERENCE.fullmatch(value) and not _is_base64(value)) or value.lower() == match.group(0)[
+        : len(value)
+    ].lower():
         return False
     if _WORD.fullmatch(value):
         return _is_word_secret(match, value, kind)
     return _is_mixed_secret(value, kind)
+
+
+def _is_base64(value: str) -> bool:
+    """Return whether a value that may be a path is a long number in base64, which may begin with a slash."""
+    if not re.fullmatch(r"[A-Za-z0-9+/]{40,}={0,2}", value):
+        return False
+    return "+" in value or "=" in value or sum(map(str.isdigit, value)) >= 3
 
 
 def _is_quoted_secret(value: str, kind: str) -> bool:

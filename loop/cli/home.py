@@ -158,6 +158,26 @@ def doctor() -> None:
 
 
 @commands.command()
+def scrub(
+    check: Annotated[
+        Path, typer.Option("--check", help="A file, whose secrets are counted.", metavar="FILE")
+    ],
+) -> None:
+    """Show which secrets would be removed from a file before it is stored.
+
+    Each line is searched alone, as in a log. The file is not changed, and no secret is printed.
+    """
+    from corpus.scrub.patterns import kinds_of
+    from loop.cli.show import ledger as show_ledger
+    from loop.operations.results.home import LineWithSecrets, ScrubCheck
+
+    texts = check.read_text(errors="replace").splitlines()
+    found = [LineWithSecrets(line=number, secrets=kinds_of(text)) for number, text in enumerate(texts, 1)]
+    lines = [line for line in found if line.secrets]
+    helpers.show(ScrubCheck(file=str(check), count=len(texts), lines=lines), show_ledger.scrubbed)
+
+
+@commands.command()
 def token(
     operations: Annotated[
         bool, typer.Option("--operations", help="The token that opens everything, not that for chats.")

@@ -21,8 +21,8 @@ from loop.engine.watchdog import wait_hung
 
 log = structlog.get_logger()
 
-START_S = 90.0
-"""Longest wait for a child to be ready, in seconds; its imports alone take about 5 s."""
+START_S = 300.0
+"""Longest wait for a child to be ready, in seconds; its imports take 5 s, and minutes on a loaded machine."""
 STOP_S = 2.0
 """Seconds between the request to terminate a child and its kill."""
 

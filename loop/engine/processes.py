@@ -10,6 +10,7 @@ away, that is not counted as a death: the supervisor waits until the vLLM is bac
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ import structlog
 from anyio.abc import Process, TaskStatus
 
 from agents.trainer.client import TrainerClient
-from corpus.errors import NightschoolError
+from corpus.errors import NightschoolError, TrainerFault
 from loop.engine import children
 from loop.engine.model_servers import CHECK_S, Server
 from store import queries
@@ -158,6 +159,13 @@ class ProcessSupervisor:
                         tasks.start_soon(children.stop, self._trainer_process, name="stop the trainer")
                     tasks.start_soon(self.server.stop, name="stop the server")
 
+    async def _trainer_answers(self) -> None:
+        """Wait until a starting trainer answers, for as long as its libraries take to load."""
+        while True:
+            with suppress(TrainerFault):
+                await self.trainer.status()
+                return
+
     async def _trainer_ended(self, trainer: Process) -> None:
         """Wait until the trainer has ended; kill it if it hangs."""
         await children.ended_or_hung(TRAINER, trainer, self.trainer.status)
@@ -201,7 +209,7 @@ class ProcessSupervisor:
         """Wait until a starting trainer answers; return False as soon as the server ends instead."""
 
         async def answers() -> None:
-            await children.wait_ready(TRAINER, trainer, self.trainer.status, self.logs)
+            await children.wait_ready(TRAINER, trainer, self._trainer_answers, self.logs)
 
         return await _first({SERVER: self.server.ended, TRAINER: answers}) == TRAINER
 

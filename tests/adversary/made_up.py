@@ -1,8 +1,8 @@
 """Made-up secrets of 60 kinds, the places in which people and programs write them, and texts without any.
 
 Written from what the issuers document of their formats, before the rules of `corpus/scrub` were widened, and
-without a look at them. Rules are made on the seeds in DEVELOPMENT and on PLACES alone. HELD_OUT and FURTHER_PLACES
-are for the figure that a page may name: whoever makes a rule must not look at what they miss.
+without a look at them. Rules are made on the seeds in DEVELOPMENT and on PLACES alone. HELD_OUT and
+FURTHER_PLACES are for the figure that a page may name: whoever makes a rule must not look at what they miss.
 """
 
 import base64
@@ -83,8 +83,12 @@ KINDS = (
     Kind(name="aws id", make=after("AKIA", string.ascii_uppercase + "234567", 16)),
     Kind(name="aws secret", make=b64(30), written="aws_secret_access_key = {}"),
     Kind(name="aws session", make=b64(180), written="AWS_SESSION_TOKEN={}"),
-    Kind(name="slack bot", make=joined("xoxb-", some(DIGITS, 12), "-", some(DIGITS, 12), "-", some(ALNUM, 24))),
-    Kind(name="slack app", make=joined("xapp-1-A", some(DIGITS, 10), "-", some(DIGITS, 13), "-", some(HEX, 64))),
+    Kind(
+        name="slack bot", make=joined("xoxb-", some(DIGITS, 12), "-", some(DIGITS, 12), "-", some(ALNUM, 24))
+    ),
+    Kind(
+        name="slack app", make=joined("xapp-1-A", some(DIGITS, 10), "-", some(DIGITS, 13), "-", some(HEX, 64))
+    ),
     Kind(
         name="slack hook",
         make=joined("T", some(ALNUM, 10), "/B", some(ALNUM, 10), "/", some(ALNUM, 24)),
@@ -177,6 +181,12 @@ def _picture(draw: Draw) -> str:
 
 
 _NAMES = ("user", "row", "key", "value", "item", "count", "node", "file", "name", "index", "page", "state")
+
+
+def _n(draw: Draw) -> str:
+    return draw.choice(_NAMES)
+
+
 INNOCENT: tuple[Maker, ...] = (
     joined("commit ", some(HEX, 40)),
     joined("sha256:", some(HEX, 64)),
@@ -184,25 +194,25 @@ INNOCENT: tuple[Maker, ...] = (
     lambda draw: str(uuid.UUID(int=draw.getrandbits(128))),
     lambda draw: f"request_id={uuid.UUID(int=draw.getrandbits(128))}",
     _picture,
-    lambda draw: f"fetch('/api/{draw.choice(_NAMES)}', {{ credentials: 'include' }})",
-    lambda draw: f"const {draw.choice(_NAMES)} = await get{draw.choice(_NAMES).title()}(token, {{ id }});",
-    lambda draw: f"if (!{draw.choice(_NAMES)}.password) throw new Error('password is required');",
-    lambda draw: f"def {draw.choice(_NAMES)}(key: str, token: str | None = None) -> int:",
-    lambda draw: f"PRIMARY KEY ({draw.choice(_NAMES)}_id), FOREIGN KEY ({draw.choice(_NAMES)}) REFERENCES t",
+    lambda draw: f"fetch('/api/{_n(draw)}', {{ credentials: 'include' }})",
+    lambda draw: f"const {_n(draw)} = await get{_n(draw).title()}(token, {{ id }});",
+    lambda draw: f"if (!{_n(draw)}.password) throw new Error('password is required');",
+    lambda draw: f"def {_n(draw)}(key: str, token: str | None = None) -> int:",
+    lambda draw: f"PRIMARY KEY ({_n(draw)}_id), FOREIGN KEY ({_n(draw)}) REFERENCES t",
     lambda draw: f"max_tokens={draw.randint(1, 9999)}, temperature=0.{draw.randint(1, 9)}",
-    lambda draw: f"The {draw.choice(_NAMES)} key opens the {draw.choice(_NAMES)}, and the secret is patience.",
-    lambda draw: f"I forgot the password for my {draw.choice(_NAMES)}. How do I reset it?",
+    lambda draw: f"The {_n(draw)} key opens the {_n(draw)}, and the secret is patience.",
+    lambda draw: f"I forgot the password for my {_n(draw)}. How do I reset it?",
     lambda draw: f"ssh-rsa {base64.b64encode(draw.randbytes(90)).decode()} bob@laptop",
-    lambda draw: f"https://example.com/{draw.choice(_NAMES)}/{some(HEX, 12)(draw)}?page={draw.randint(1, 99)}",
-    lambda draw: f"npm i {draw.choice(_NAMES)}-{draw.choice(_NAMES)}@{draw.randint(1, 9)}.{draw.randint(0, 9)}.0",
+    lambda draw: f"https://example.com/{_n(draw)}/{some(HEX, 12)(draw)}?page={draw.randint(1, 99)}",
+    lambda draw: f"npm i {_n(draw)}-{_n(draw)}@{draw.randint(1, 9)}.{draw.randint(0, 9)}.0",
     lambda draw: f'"integrity": "sha512-{base64.b64encode(draw.randbytes(64)).decode()}"',
-    lambda draw: f"export PATH=$HOME/{draw.choice(_NAMES)}/bin:$PATH",
-    lambda draw: f"api_key = os.environ['{draw.choice(_NAMES).upper()}_KEY']",
-    lambda draw: f"token = tokenizer.{draw.choice(_NAMES)}_token_id or {draw.randint(0, 200_000)}",
-    lambda draw: f"<input type='password' name='{draw.choice(_NAMES)}' autocomplete='off'>",
-    lambda draw: f"kubectl get secret {draw.choice(_NAMES)}-tls -n {draw.choice(_NAMES)}",
+    lambda draw: f"export PATH=$HOME/{_n(draw)}/bin:$PATH",
+    lambda draw: f"api_key = os.environ['{_n(draw).upper()}_KEY']",
+    lambda draw: f"token = tokenizer.{_n(draw)}_token_id or {draw.randint(0, 200_000)}",
+    lambda draw: f"<input type='password' name='{_n(draw)}' autocomplete='off'>",
+    lambda draw: f"kubectl get secret {_n(draw)}-tls -n {_n(draw)}",
     lambda draw: f"Set-Cookie: theme=dark; Path=/; Max-Age={draw.randint(1, 99999)}; SameSite=Lax",
-    lambda draw: f"{draw.choice(_NAMES)}: {draw.randint(1, 999)}ms, cache key {draw.choice(_NAMES)}:{draw.randint(1, 9)}",
+    lambda draw: f"{_n(draw)}: {draw.randint(1, 999)}ms, cache key {_n(draw)}:{draw.randint(1, 9)}",
 )
 """Makers of texts without a secret."""
 

@@ -5,7 +5,7 @@ from rich.table import Table
 from corpus.context import last_request
 from loop.cli.show import readout
 from loop.cli.show.console import err, out, rate
-from loop.operations.results.home import Forgotten, Ingested, UpdateOrigins
+from loop.operations.results.home import Forgotten, Ingested, ScrubCheck, UpdateOrigins
 from store.nights.results import Listing, WhyPair
 
 MOST_LINES = 10
@@ -24,6 +24,16 @@ def ingested(report: Ingested) -> None:
         out.print(f"{report.forgotten} passed over: they contain what was forgotten (`nightschool forget`)")
     for line in report.set_aside:
         err.print(f"quarantined: {line.path}:{line.line}: {line.reason}")
+
+
+def scrubbed(report: ScrubCheck) -> None:
+    """Print which secrets would be removed from a file, and where."""
+    total = 0
+    for line in report.lines:
+        total += sum(line.secrets.values())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in line.secrets.items())
+        out.print(f"{report.file}:{line.line}: {kinds}")
+    out.print(f"{total} secret{'' if total == 1 else 's'} in {len(report.lines)} of {report.count} lines")
 
 
 def rows(name: str, listing: Listing) -> None:

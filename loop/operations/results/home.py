@@ -141,6 +141,26 @@ class Ingested:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LineWithSecrets:
+    """A line of a file from which secrets would be removed."""
+
+    line: int
+    """Number of the line, from 1."""
+    secrets: dict[str, int]
+    """Number of the secrets by kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScrubCheck:
+    """What would be removed from a file before it is stored."""
+
+    file: str
+    count: int
+    """Number of lines of the file."""
+    lines: list[LineWithSecrets]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LogWithForgotten:
     """A user's own log that still holds forgotten conversations."""
 
