@@ -21,7 +21,7 @@ ACKNOWLEDGED = "Okay."
 SHOWN_IN_CONTEXT = 2
 """Requests that the form `in_context` puts before the true context, which may fill the model's window."""
 SHORTEST_START = 2
-"""Words of a request that the form `ending` keeps at least."""
+"""Words of a request that the form `ending` keeps at least. It keeps half at most, or it would repeat it."""
 QUOTES = ('""', "''", "\u201c\u201d", "\u2018\u2019", "**")
 """Pairs of signs around a whole line that are no part of the request."""
 
@@ -92,7 +92,7 @@ def ending(material: Material, rng: random.Random) -> Asked:
     """Return a list whose last message is the start of the first seed, for which the model writes the end."""
     first, *others = material.seeds
     words = first.split()
-    kept = rng.randint(SHORTEST_START, max(SHORTEST_START, (2 * len(words)) // 3))
+    kept = rng.randint(SHORTEST_START, max(SHORTEST_START, len(words) // 2))
     start = " ".join(words[:kept])
     return Asked(text=f"{_list(material, others)} {start}", stop=("\n",), start=start)
 

@@ -65,11 +65,13 @@ class DreamPlan:
     """Examples in the behaviour's declaration."""
     hardest: list[DreamOrigin]
     """Earlier dreams whose attempts failed most often."""
+    written: tuple[DreamOrigin, ...] = ()
+    """Dreams of this night so far, which widen what the next ones grow from."""
 
     @property
     def origins(self) -> list[DreamOrigin]:
         """All origins, each text once; a text that is too long for a dream is left out if others are left."""
-        each = {one.text: one for one in (*self.hardest, *self.examples, *self.episodes)}
+        each = {one.text: one for one in (*self.written, *self.hardest, *self.examples, *self.episodes)}
         return [one for text, one in each.items() if len(text) <= MAX_CHARACTERS] or list(each.values())
 
     @property

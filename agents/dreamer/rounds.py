@@ -10,7 +10,7 @@ This module reads and writes no ledger, and does not know how attempts are judge
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol
 
 from pydantic import ConfigDict, Field
@@ -18,7 +18,7 @@ from pydantic import ConfigDict, Field
 from agents.dreamer import filters
 from agents.dreamer.forms import FORMS, NEEDS_CONTEXT
 from agents.dreamer.novelty import DIFFERENT, HELD_OUT, NEAR, NoveltyFilter
-from agents.dreamer.plan import DECLARED, RECIPE, Draft, DreamPlan, draft, draft_recipe, form_of
+from agents.dreamer.plan import DECLARED, RECIPE, Draft, DreamOrigin, DreamPlan, draft, draft_recipe, form_of
 from agents.dreamer.realism import Realism
 from agents.dreamer.yields import Counted, Yields, to_ask
 from agents.model.client import Completion, ModelClient
@@ -126,6 +126,8 @@ class Rounds:
                 if dream.refused is None:
                     used[dream.source] += 1
             dreams += new
+            if not self.is_recipe:
+                plan = replace(plan, written=(*plan.written, *_as_origins(new)))
             self.yields = self.yields.plus(counted(new, self.night.number))
         return dreams
 
@@ -234,6 +236,15 @@ class Rounds:
             form=one.form,
             refused=refused,
         )
+
+
+def _as_origins(dreams: Iterable[Dream]) -> list[DreamOrigin]:
+    """Return the dreams in use as origins; without their context, which is that of their own origin."""
+    return [
+        DreamOrigin(text=dream.messages[-1]["content"], nodes=tuple(dream.nodes), source=dream.source)
+        for dream in dreams
+        if dream.refused is None
+    ]
 
 
 def counted(dreams: Iterable[Dream], night: int) -> list[Counted]:

@@ -270,3 +270,14 @@ def test_an_unlikely_request_is_refused_after_all_cheaper_filters(dreaming: Drea
 def test_the_shipped_model_is_not_scored(dreaming: Dreaming) -> None:
     scorer = EverySecond()
     assert used(dreaming("thorough", scorer=scorer), "thorough") and scorer.calls == []
+
+
+def test_dreams_of_another_model_grow_from_this_nights_dreams_too_and_keep_their_nodes(
+    dreaming: Dreaming,
+) -> None:
+    dreams = [dream for dream in dreaming("listen", is_recipe=False) if dream.behaviour == "listen"]
+    known = {"e-anna1", "e-anna2", "e-boris1", identity("behaviour", "listen")}
+    assert all(dream.nodes and set(dream.nodes) <= known for dream in dreams)
+    assert all(
+        (dream.source == DECLARED) <= (identity("behaviour", "listen") in dream.nodes) for dream in dreams
+    )

@@ -54,7 +54,7 @@ def test_an_ending_is_written_for_the_start_of_a_real_request(seed: int) -> None
     material = Material(condition="the user has decided", seeds=(first, *SEEDS[:2]))
     found = FORMS["ending"](material, random.Random(seed))
     assert found.text is not None and found.text.endswith(f"\n- {found.start}")
-    assert first.startswith(found.start) and 2 <= len(found.start.split()) <= 4 and first not in found.text
+    assert first.startswith(found.start) and 2 <= len(found.start.split()) <= 3 and first not in found.text
     assert found.request(" gate, now.") == f"{found.start} gate, now."
     assert found.request(", now.") == f"{found.start}, now."
 
