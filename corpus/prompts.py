@@ -6,8 +6,14 @@ message, never part of an instruction.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from corpus.aliases import Message
+
+Placement = Literal["system", "end", "hindsight"]
+"""Where a conversation carries an instruction: see `instructed`."""
+PLACEMENTS: tuple[Placement, ...] = ("system", "end", "hindsight")
+"""All placements, in the order in which they are tried."""
 
 
 def broad_dream(condition: str, seeds: Sequence[str]) -> list[Message]:
@@ -36,9 +42,35 @@ def near_dream(condition: str, seed: str) -> list[Message]:
     ]
 
 
-def instructed(messages: Sequence[Message], instruction: str) -> list[Message]:
-    """Return a conversation with a behaviour's instruction as its system prompt.
+def instructed(
+    messages: Sequence[Message],
+    instruction: str,
+    placement: Placement = "system",
+    *,
+    answer: str = "",
+    correction: str = "",
+) -> list[Message]:
+    """Return a conversation that also carries a behaviour's instruction; it is removed before training.
 
-    The instruction is removed again before training.
+    Args:
+        messages: The conversation, which ends with the user's request.
+        instruction: The instruction.
+        placement: `system` puts the instruction at the end of the system prompt, `end` at the end of the
+            request. `hindsight` lets the request be answered badly and corrected: the next answer is better
+            for knowing what was wrong with the first (Liu et al. 2023, "Chain of Hindsight").
+        answer: For `hindsight`, the bad answer.
+        correction: For `hindsight`, the user's correction of that answer; "" for the instruction itself.
     """
+    if placement == "hindsight":
+        said: list[Message] = [{"role": "assistant", "content": answer}]
+        return [*messages, *said, {"role": "user", "content": correction or instruction}]
+    if placement == "end":
+        return [*messages[:-1], _longer(messages[-1], instruction)]
+    if messages[0]["role"] == "system":
+        return [_longer(messages[0], instruction), *messages[1:]]
     return [{"role": "system", "content": instruction}, *messages]
+
+
+def _longer(message: Message, text: str) -> Message:
+    """Return a message with a paragraph added at its end."""
+    return {**message, "content": f"{message['content']}\n\n{text}"}

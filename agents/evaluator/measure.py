@@ -5,10 +5,11 @@ and the contents of the batches are fixed. So nothing needs to be measured twice
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agents.evaluator import judge as judging
 from agents.evaluator.scenarios import held_out, sampling_seeds
+from agents.model.answer_limit import AnswerLimit
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
 from corpus.aliases import Message, Progress
@@ -21,8 +22,8 @@ class Evaluator:
     """Judges attempts, and measures behaviours through the served model."""
 
     model: ModelClient
-    max_tokens: int = 48
-    """Largest length of a measured answer, in tokens."""
+    limit: AnswerLimit = field(default_factory=AnswerLimit)
+    """The rule for the largest length of a measured answer."""
     temperature: float = 1.0
     """Sampling temperature of a measured answer."""
 
@@ -72,7 +73,7 @@ class Evaluator:
         """
         scenarios = held_out(behaviour, count)
         seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)
-        outcomes = ""
+        outcomes, most = "", await self.limit.of(self.model)
         for start in range(0, len(scenarios), BATCH_ROWS):
             await report(start, len(scenarios))
             part = scenarios[start : start + BATCH_ROWS]
@@ -82,7 +83,7 @@ class Evaluator:
                         messages=scenario,
                         seed=seeds[index],
                         temperature=self.temperature,
-                        max_tokens=self.max_tokens,
+                        max_tokens=most,
                     )
                     for index, scenario in enumerate(part, start)
                 ],

@@ -1,27 +1,31 @@
 """Attempts: the served model answers the dreams, and each answer is judged.
 
-The model answers each dream several times as it is, and a few times with the behaviour's instruction in the
-prompt. The instruction is removed before training.
+Which answers are asked for, and when no more are, is decided in `agents.pairs.practice`. Some are given with
+an instruction in the prompt, which is removed before training.
 
 Invariant: every attempt is stored with its seed, the checkpoint that made it, and a judgement with its
-reason. Only attempts without the instruction change the failure rate of a behaviour.
+reason. Only the first answer to a dream, which has no instruction, changes the failure rate of a behaviour.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol
 
 from pydantic import ConfigDict, Field
+from sqlalchemy import Connection
 
-from agents.model.client import ModelClient, Prompt
-from agents.model.requests import BATCH_ROWS
+from agents.model import meter
+from agents.model.answer_limit import AnswerLimit
+from agents.model.client import Completion, ModelClient, Prompt
+from agents.pairs.practice import Ask, Caps, Practice
+from agents.pairs.trial import rule_digest
 from corpus.aliases import Message, Progress
 from corpus.behaviour import Behaviour, sides
 from corpus.prompts import instructed
 from corpus.world.checks import Judgement
-from store import queries
+from store import graph, queries
 from store.ledger.db import Ledger
-from store.ledger.records import Attempt, Dream, Rate, identity, seed_of
+from store.ledger.records import Attempt, Dream, Rate, identity
 from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
@@ -32,17 +36,16 @@ class PairSettings:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    attempts: Annotated[int, Field(ge=1, le=1000)] = 6
-    """Number of answers to each dream that the model gives without an instruction."""
-    attempts_of_counters: Annotated[int, Field(ge=1, le=1000)] = 16
-    """Number of such answers to each dream of a counter-behaviour. The default is higher because a pair needs
-    a failed attempt, and a counter-behaviour rarely fails."""
+    attempts: Annotated[int, Field(ge=1, le=1000)] = 4
+    """Largest number of answers to one dream that the model gives without an instruction."""
     instructed: Annotated[int, Field(ge=0, le=1000)] = 2
-    """Number of answers to each dream that the model gives with the behaviour's instruction in the prompt."""
+    """Largest number of answers to one dream that the model gives with an instruction in the prompt, without
+    those of the trial of its placement. With 0 no instruction is given."""
     temperature: Annotated[float, Field(ge=0.01, le=10)] = 1.0
     """Sampling temperature of these answers, and of the answers to held-out scenarios."""
-    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 48
-    """Largest length of an answer, in tokens."""
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Largest length of an answer, in tokens; if it is not set, 48 for the shipped model, and for another
+    model 192 or a quarter of its context. An answer that is cut there is never a chosen one."""
     minimum: Annotated[int, Field(ge=1)] = 24
     """Smallest number of new pairs for an update. Fewer pairs wait for another night."""
     per_source: Annotated[int, Field(ge=0)] = 96
@@ -63,14 +66,8 @@ Observe = Callable[[Rate, int, int], dict[str, float]]
 values of the failure rate's columns. The dreamer provides it (`agents.dreamer.temperature.observe`)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttemptRequest:
-    """One answer to ask the model for."""
-
-    dream: Dream
-    messages: list[Message]
-    instructed: bool
-    seed: int
+TokensLeft = Callable[[str], Awaitable[int | None]]
+"""Takes a night's id, and returns the tokens that its dreams and attempts may still generate; None: any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,86 +80,153 @@ class Attempter:
     judge: Judge
     observe: Observe
     settings: PairSettings
+    limit: AnswerLimit = field(default_factory=AnswerLimit)
+    tokens_left: TokensLeft | None = None
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
         """Have the model answer the night's dreams of a behaviour and its counter-behaviour.
 
         Returns:
-            The outcome of the work: the judged attempts, and the changes of the failure rates.
+            The outcome of the work: the judged attempts, the trial of the instruction's placement if there
+            was one, and the changes of the failure rates.
         """
-        names = [side.name for side in sides(item.subject, self.behaviours)]
-        dreams = await self.ledger.read(queries.dreams, item.night_id, names)
-        checkpoint = await self.ledger.read(queries.active)
+        practice, corrections, checkpoint_id = await self.ledger.read(self._prepare, item)
+        asker = Asker(
+            model=self.model, behaviours=self.behaviours, judge=self.judge, corrections=corrections,
+            checkpoint_id=checkpoint_id, temperature=self.settings.temperature,
+            max_tokens=await self.limit.of(self.model),
+        )  # fmt: skip
+        left = None if self.tokens_left is None else await self.tokens_left(item.night_id)
+        dreams, spent = len(practice.own) + len(practice.counter), False
+        while (asks := practice.next()) and not spent:
+            await report(sum(map(bool, practice.attempts.values())), dreams)
+            if left is not None:
+                affordable = max(0, left - meter.generated()) // asker.max_tokens
+                spent, asks = affordable < len(asks), asks[:affordable]
+            practice.add(await asker.answer(asks, practice.attempts))
+        await report(dreams, dreams)
+        return await self._outcome(item, practice, spent)
+
+    def _prepare(self, connection: Connection, item: Work) -> tuple[Practice, dict[str, str], str]:
+        """Return the dreams to answer, the corrections in the logs that they grew from, and the checkpoint.
+
+        The corrections are by dream.
+        """
+        night = {side.name: side for side in sides(item.subject, self.behaviours)}
+        dreams = queries.dreams(connection, item.night_id, list(night))
+        subject = self.behaviours[item.subject]
+        behaviour = self.behaviours[subject.counter_of or subject.name]
+        known = queries.last_trial(connection, behaviour.name, rule_digest(behaviour))
+        practice = Practice(
+            behaviour=behaviour,
+            own=[dream for dream in dreams if dream.behaviour == behaviour.name],
+            counter=[dream for dream in dreams if dream.behaviour != behaviour.name],
+            caps=Caps(alone=self.settings.attempts, told=self.settings.instructed),
+            known=known if known is not None and known.placement is not None else None,
+        )
+        corrections = {dream.id: _correction(connection, dream) for dream in dreams}
+        return practice, corrections, queries.active(connection).id
+
+    async def _outcome(self, item: Work, practice: Practice, spent: bool) -> Outcome:
+        """Return the outcome of the work; `spent` says that the night's tokens were spent before its end."""
         rates = await self.ledger.read(queries.rates)
-        requests = [request for dream in dreams for request in self._requests(dream)]
-        attempts: list[Attempt] = []
-        for start in range(0, len(requests), BATCH_ROWS):
-            await report(start, len(requests))
-            attempts += await self._answer(requests[start : start + BATCH_ROWS], checkpoint.id)
-        await report(len(requests), len(requests))
-        changes = [self._observed(rates[name], dreams, attempts) for name in names if name in rates]
-        failed = sum(not attempt.passed for attempt in attempts)
+        model = await self.ledger.read(queries.model_digest)
+        attempts = [attempt for answers in practice.attempts.values() for attempt in answers]
+        tried = practice.trial
+        trials = [] if tried is None else [replace(tried, night_id=item.night_id, model=model)]
+        names = [side.name for side in sides(item.subject, self.behaviours) if side.name in rates]
         return Outcome(
-            records=tuple(attempts),
-            changes=tuple(changes),
-            facts={"attempts": len(attempts), "failed": failed},
+            records=(*attempts, *trials),
+            changes=tuple(self._observed(rates[name], practice) for name in names),
+            facts={
+                "attempts": len(attempts),
+                "failed": sum(not attempt.passed for attempt in attempts),
+                "placement": practice.placement,
+                **({"spent": True} if spent else {}),
+            },
         )
 
-    def _requests(self, dream: Dream) -> list[AttemptRequest]:
-        """Return the requests for one dream: first those without the instruction, then those with it."""
-        behaviour = self.behaviours[dream.behaviour]
-        instructed_messages = instructed(dream.messages, behaviour.instruction)
-        count = self.settings.attempts_of_counters if behaviour.counter_of else self.settings.attempts
-        return [
-            *(_request(dream, dream.messages, False, index) for index in range(count)),
-            *(_request(dream, instructed_messages, True, index) for index in range(self.settings.instructed)),
-        ]
+    def _observed(self, rate: Rate, practice: Practice) -> Change:
+        """Return the change of the stored failure rate that follows from the first answers to the dreams.
 
-    async def _answer(self, requests: list[AttemptRequest], checkpoint_id: str) -> list[Attempt]:
-        """Ask the model for these answers, judge them, and return them as attempts of this checkpoint."""
-        replies = await self.model.batch_chat(
-            [
-                Prompt(
-                    messages=request.messages,
-                    seed=request.seed,
-                    temperature=self.settings.temperature,
-                    max_tokens=self.settings.max_tokens,
-                    tools=request.dream.tools,
-                )
-                for request in requests
-            ]
-        )
-        attempts = []
-        for request, reply in zip(requests, replies, strict=True):
-            text, dream = reply.text.strip(), request.dream
-            judgement = await self.judge.judge(self.behaviours[dream.behaviour], dream.messages, text)
-            attempts.append(
-                Attempt(
-                    id="a" + identity(dream.id, request.instructed, request.seed, checkpoint_id, text),
-                    dream_id=dream.id,
-                    text=text,
-                    instructed=request.instructed,
-                    temperature=self.settings.temperature,
-                    seed=request.seed,
-                    checkpoint_id=checkpoint_id,
-                    passed=judgement.passed,
-                    reason=judgement.reason,
-                )
-            )
-        return attempts
-
-    def _observed(self, rate: Rate, dreams: list[Dream], attempts: list[Attempt]) -> Change:
-        """Return the change of the stored failure rate that follows from the behaviour's attempts."""
-        own_dreams = {dream.id for dream in dreams if dream.behaviour == rate.behaviour}
-        outcomes = [a.passed for a in attempts if a.dream_id in own_dreams and not a.instructed]
+        Later answers do not count: they were asked for because of what the first ones were.
+        """
+        dreams = [dream for dream in (*practice.own, *practice.counter) if dream.behaviour == rate.behaviour]
+        outcomes = [practice.attempts[dream.id][0].passed for dream in dreams if practice.attempts[dream.id]]
         values = self.observe(rate, outcomes.count(False), outcomes.count(True))
         return Change(table="failure_rates", where={"behaviour": rate.behaviour}, values=values)
 
 
-def _request(dream: Dream, messages: list[Message], with_rule: bool, index: int) -> AttemptRequest:
-    """Return one request; its seed depends on the dream, on `with_rule` and on the index.
+@dataclass(frozen=True, kw_only=True)
+class Asker:
+    """Has the model give answers, and judges them."""
 
-    with_rule: whether the messages contain the behaviour's instruction.
-    """
-    seed = seed_of("attempt", dream.id, with_rule, index)
-    return AttemptRequest(dream=dream, messages=messages, instructed=with_rule, seed=seed)
+    model: ModelClient
+    behaviours: dict[str, Behaviour]
+    judge: Judge
+    corrections: Mapping[str, str]
+    """By dream: what the user said in the log against the answer that it was corrected for; "" for none."""
+    checkpoint_id: str
+    temperature: float
+    max_tokens: int
+
+    async def answer(self, asks: Sequence[Ask], earlier: Mapping[str, Sequence[Attempt]]) -> list[Attempt]:
+        """Return the model's answers as judged attempts.
+
+        Args:
+            asks: The answers to ask for.
+            earlier: The answers so far, by the dream's id.
+        """
+        prompts = [
+            Prompt(
+                messages=self._messages(ask, earlier.get(ask.dream.id, ())),
+                seed=ask.seed,
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+                tools=ask.dream.tools,
+            )
+            for ask in asks
+        ]
+        replies = await self.model.batch_chat(prompts)
+        return [await self._judged(ask, reply) for ask, reply in zip(asks, replies, strict=True)]
+
+    def _messages(self, ask: Ask, earlier: Sequence[Attempt]) -> list[Message]:
+        """Return the conversation to answer."""
+        dream = ask.dream
+        if ask.told is None or ask.placement is None:
+            return list(dream.messages)
+        # What is corrected is an answer that fails; of a counter-behaviour, one that the rule would fail.
+        alone = [a for a in earlier if a.told is None]
+        failed = [a for a in alone if not a.passed] or alone
+        correction = self.corrections.get(dream.id, "") if ask.told == dream.behaviour else ""
+        instruction = self.behaviours[ask.told].instruction
+        said = failed[0].text if failed else ""
+        return instructed(dream.messages, instruction, ask.placement, answer=said, correction=correction)
+
+    async def _judged(self, ask: Ask, reply: Completion) -> Attempt:
+        """Return an answer as an attempt, with its judgement."""
+        text, dream = reply.text.strip(), ask.dream
+        judgement = await self.judge.judge(self.behaviours[dream.behaviour], dream.messages, text)
+        told = ask.told is not None
+        return Attempt(
+            id="a" + identity(dream.id, told, ask.seed, self.checkpoint_id, text),
+            dream_id=dream.id,
+            text=text,
+            instructed=told,
+            temperature=self.temperature,
+            seed=ask.seed,
+            checkpoint_id=self.checkpoint_id,
+            passed=judgement.passed,
+            reason=judgement.reason,
+            told=ask.told,
+            placement=ask.placement,
+            tokens=reply.tokens,
+            finished=reply.finish_reason != "length",
+        )
+
+
+def _correction(connection: Connection, dream: Dream) -> str:
+    """Return what the user said against the answer in the log that a dream grew from; "" if it is not one."""
+    nodes = [graph.get(connection, node) for node in dream.nodes]
+    episodes = [node for node in nodes if node is not None and node.kind == "episode"]
+    return str(episodes[0].body.get("correction") or "") if len(episodes) == 1 else ""

@@ -1,8 +1,11 @@
 """The pair builder: judged attempts, and corrections in logs, become pairs of a chosen and a rejected answer.
 
-Invariant: both answers of a pair were judged. The rejected one was given without an instruction, and the
-messages of the pair contain no instruction. A dream makes at most one pair, so that an easy dream does not
-count twice.
+A dream of a counter-behaviour mostly has no failed answer of its own. Its rejected answer is the one that the
+model gave when it was told the behaviour's rule: the over-generalisation that the pair teaches to avoid.
+
+Invariant: both answers of a pair were judged, and its messages contain no instruction. The chosen one was not
+cut at the limit of tokens. A dream makes at most one pair, so that an easy dream does not count twice. A
+behaviour that the model does not show even when told makes no pairs.
 """
 
 from collections.abc import Sequence
@@ -14,27 +17,33 @@ from agents.model.client import ModelClient
 from agents.model.context import ContextSettings
 from agents.pairs.attempts import Judge, PairSettings
 from agents.pairs.logged import Lesson, PairsOfLogs
+from agents.pairs.practice import is_good, is_overdone
+from agents.pairs.trial import no_lift
 from corpus.aliases import Progress
 from corpus.behaviour import Behaviour, sides
 from store import graph, queries
 from store.ledger.db import Ledger
+from store.ledger.placement_trial import PlacementTrial
 from store.ledger.records import Attempt, Dream, Pair, identity
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 
 def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
-    """Return the pair that a dream's attempts make; None if no attempt failed or none passed.
+    """Return the pair that a dream's attempts make; None if it lacks a good or a bad answer.
 
-    The rejected answer is the first attempt without the instruction that failed. The chosen answer is the
-    first attempt that passed; attempts without the instruction come before those with it. A pair needs both.
+    The rejected answer is the first attempt without an instruction that failed; else the first that failed
+    because it was told another behaviour's instruction. The chosen answer is the first attempt that passed
+    and was finished, without such an instruction; attempts without any come before those with the dream's own
+    behaviour's.
     """
     own = [attempt for attempt in attempts if not attempt.instructed]
-    rejected = next((attempt for attempt in own if not attempt.passed), None)
-    passing = [a for a in own if a.passed] or [a for a in attempts if a.passed]
-    if rejected is None or not passing:
+    overdone = [a for a in attempts if is_overdone(a, dream.behaviour)]
+    rejected = next((attempt for attempt in (*own, *overdone) if not attempt.passed), None)
+    guided = [a for a in attempts if a.instructed and not is_overdone(a, dream.behaviour)]
+    chosen = next((attempt for attempt in (*own, *guided) if is_good(attempt)), None)
+    if rejected is None or chosen is None:
         return None
-    chosen = passing[0]
     return Pair(
         id="p" + identity(dream.id, chosen.id, rejected.id),
         behaviour=dream.behaviour,
@@ -43,7 +52,7 @@ def pair_of_dream(dream: Dream, attempts: Sequence[Attempt]) -> Pair | None:
         chosen=chosen.text,
         rejected=rejected.text,
         chosen_from=f"{'instructed' if chosen.instructed else 'attempt'}:{chosen.id}",
-        rejected_from=f"attempt:{rejected.id}",
+        rejected_from=f"{'overgeneralised' if rejected.instructed else 'attempt'}:{rejected.id}",
         dream_id=dream.id,
         signal_id=None,
         source=dream.source,
@@ -64,6 +73,8 @@ class Inputs:
     lessons: list[Lesson]
     checkpoint_id: str
     """Id of the active checkpoint."""
+    trial: PlacementTrial | None
+    """The night's trial of where the behaviour's instruction works; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +92,9 @@ class PairBuilder:
         """Return the outcome of the work: the night's pairs of a behaviour and its counter-behaviour."""
         names = [side.name for side in sides(item.subject, self.behaviours)]
         inputs = await self.ledger.read(self._inputs, item.night_id, names)
+        if inputs.trial is not None and inputs.trial.placement is None:
+            reason = no_lift(inputs.trial, self.behaviours[inputs.trial.behaviour].do)
+            return Outcome(facts={"pairs": 0, "dreams": len(inputs.dreams), "reason": reason})
         dreamt = [pair_of_dream(dream, inputs.attempts[dream.id]) for dream in inputs.dreams]
         of_logs = PairsOfLogs(
             model=self.model, judge=self.judge, context=self.context, trust=self.settings.trust_in_logs
@@ -104,4 +118,7 @@ class PairBuilder:
                 if signal.behaviour in names
             ],
             checkpoint_id=queries.active(connection).id,
+            trial=next(
+                (t for t in queries.placement_trials(connection, night_id) if t.behaviour in names), None
+            ),
         )

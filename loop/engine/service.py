@@ -27,7 +27,7 @@ from loop.engine.processes import ProcessSupervisor
 from loop.engine.worker import Worker
 from loop.engine.yielding import Users
 from loop.night import gc
-from loop.night.context import NightContext, ability_prompts, definitions
+from loop.night.context import NightContext, ability_prompts, answer_limit, definitions
 from loop.night.handlers import handlers
 from store import belonging, queries
 from store.checkpoints.store import CheckpointStore
@@ -162,7 +162,9 @@ def _context(
         model=model,
         trainer=trainer,
         evaluator=Evaluator(
-            model=model, max_tokens=settings.pairs.max_tokens, temperature=settings.pairs.temperature
+            model=model,
+            limit=answer_limit(settings, monitor.model_digest),
+            temperature=settings.pairs.temperature,
         ),
         monitor=monitor,
         abilities=prompts,

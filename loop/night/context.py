@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agents.evaluator.measure import Evaluator
+from agents.model.answer_limit import AnswerLimit
 from agents.model.client import ModelClient
 from agents.readout.monitor import Monitor
 from agents.readout.train import default_set
@@ -92,6 +93,11 @@ class NightContext:
         checkpoint = await self.checkpoint(night_id, when)
         await self.trainer.rollback(checkpoint.id, settled=False)
         return checkpoint
+
+
+def answer_limit(settings: Settings, model_digest: str) -> AnswerLimit:
+    """Return the rule for the largest length of the answers of a night on this model."""
+    return AnswerLimit(tokens=settings.pairs.max_tokens, shipped=default_set(model_digest) == "world")
 
 
 def ability_prompts(settings: Settings, model_digest: str) -> tuple[AbilityPrompt, ...]:

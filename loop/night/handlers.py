@@ -25,7 +25,7 @@ from store.queue.outcome import Outcome
 from store.queue.work import Work
 
 INSTRUCTION_TOKENS = 80
-"""Tokens that are left free after a dream for the instruction of an attempt: twice the longest that is
+"""Tokens that are left free after a dream for an instruction, beside two answers: twice the longest that is
 shipped."""
 Handler = Callable[[Work, Progress], Awaitable[Outcome]]
 """A method that does a piece of work, reports its progress, and returns the outcome."""
@@ -51,7 +51,7 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             situations=context.evaluator,
             settings=settings.dreams,
             context=settings.context,
-            others=2 * settings.pairs.max_tokens + INSTRUCTION_TOKENS,  # a bad answer may be shown, too
+            others=2 * context.evaluator.limit.most + INSTRUCTION_TOKENS,  # a bad answer may be shown, too
             is_recipe=context.is_shipped,
             scorer=context.trainer,
         ),
@@ -62,6 +62,7 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             judge=context.evaluator,
             observe=_observe,
             settings=settings.pairs,
+            limit=context.evaluator.limit,
         ),
         PairBuilder(
             ledger=ledger,

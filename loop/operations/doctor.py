@@ -18,6 +18,7 @@ from pathlib import Path
 
 import httpx
 
+from agents.model.answer_limit import AnswerLimit
 from agents.model.safety import check_model_dir
 from agents.model.vllm.served_directory import ServedDirectory, ServedManifest
 from agents.trainer import memory_estimate
@@ -233,7 +234,7 @@ def _memory(settings: Settings, served: ServedDirectory) -> str:
         manifest.entries,
         config.get("text_config", config),
         trainer_settings(settings.training, shipped=False, pairs=0),
-        answer_tokens=settings.pairs.max_tokens,
+        answer_tokens=AnswerLimit(tokens=settings.pairs.max_tokens, shipped=False).most,
         copied=manifest.on_gpu,
     )
     need = f"an update needs about {format_bytes(needs.total)} beside vLLM's weights ({needs})"

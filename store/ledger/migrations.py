@@ -85,6 +85,17 @@ def _dreams_name_their_form(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE dreams ADD COLUMN form VARCHAR DEFAULT '' NOT NULL")
 
 
+def _attempts_name_their_placement(connection: Connection) -> None:
+    """Add `attempts.told`, `placement`, `tokens` and `finished`, and the table `placement_trials`."""
+    metadata.tables["placement_trials"].create(connection, checkfirst=True)
+    known = {column["name"] for column in inspect(connection).get_columns("attempts")}
+    if "told" not in known:
+        connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN told VARCHAR")
+        connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN placement VARCHAR")
+        connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN tokens INTEGER DEFAULT 0 NOT NULL")
+        connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN finished BOOLEAN DEFAULT true NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -95,6 +106,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _readings_are_kept,
     _turns_have_structure,
     _dreams_name_their_form,
+    _attempts_name_their_placement,
 )
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from store.ledger import schema
+from store.ledger.placement_trial import PlacementTrial
 
 Wider = TypeVar("Wider")
 
@@ -179,6 +180,11 @@ class Attempt:
     checkpoint_id: str
     passed: bool
     reason: str
+    told: str | None = None
+    placement: str | None = None
+    tokens: int = 0
+    finished: bool = True
+    """Whether the answer ended by itself, not at the limit of tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +297,7 @@ class Measurement:
 
 
 LEAST_SPREAD = 1e-6
-"""Smallest divisor of a move. The standard deviation of a concept's scores is 0 if they are all the same."""
+"""Smallest divisor of a move: the standard deviation of scores is 0 if they are all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +335,7 @@ Record = (
     | Night
     | Dream
     | Attempt
+    | PlacementTrial
     | Pair
     | Update
     | UpdatePair
@@ -349,6 +356,7 @@ TABLES: dict[type[Any], Table] = {
     Night: schema.nights,
     Dream: schema.dreams,
     Attempt: schema.attempts,
+    PlacementTrial: schema.placement_trials,
     Pair: schema.pairs,
     Update: schema.updates,
     UpdatePair: schema.update_pairs,

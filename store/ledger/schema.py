@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     false,
+    true,
 )
 from sqlalchemy import UniqueConstraint as Unique
 
@@ -186,6 +187,25 @@ attempts = Table(
     Column("checkpoint_id", String, nullable=False),  # the weights that produced it
     Column("passed", Boolean, nullable=False),
     Column("reason", Text, nullable=False),
+    Column("told", String),  # the behaviour whose instruction the prompt carried; NULL without one
+    Column("placement", String),  # where it carried it: system, end, hindsight; NULL without one
+    Column("tokens", Integer, nullable=False, server_default="0"),  # generated; 0 in rows of older versions
+    Column("finished", Boolean, nullable=False, server_default=true()),  # not cut at the limit of tokens
+)
+
+placement_trials = Table(  # where an instruction works: measured on the first dreams that fail without it
+    "placement_trials",
+    metadata,
+    Column("night_id", ForeignKey("nights.id"), primary_key=True),
+    Column("behaviour", String, primary_key=True),
+    Column("model", String, nullable=False),  # digest of the model that the weights grew from
+    Column("rule", String, nullable=False),  # digest of the instruction
+    Column("placement", String),  # the one with the greatest lift; NULL if none lifted
+    Column(
+        "dreams", Integer, nullable=False
+    ),  # each was answered once more alone, and once in each placement
+    Column("alone", Integer, nullable=False),  # passes without the instruction
+    Column("told", JSON, nullable=False),  # {placement: passes}
 )
 
 pairs = Table(
@@ -198,7 +218,7 @@ pairs = Table(
     Column("chosen", Text, nullable=False),
     Column("rejected", Text, nullable=False),
     Column("chosen_from", String, nullable=False),  # attempt:ID, instructed:ID or log:CONVERSATION:POSITION
-    Column("rejected_from", String, nullable=False),  # attempt:ID or log:CONVERSATION:POSITION
+    Column("rejected_from", String, nullable=False),  # attempt:ID, overgeneralised:ID or log:...
     Column("dream_id", ForeignKey("dreams.id")),
     Column("signal_id", String),  # the signal of a pair that was made from a log, without a dream
     Column("source", String, nullable=False),

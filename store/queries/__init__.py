@@ -36,7 +36,17 @@ from store.queries.nights import (
     running_night,
     tokens,
 )
-from store.queries.practice import attempts, dream_counts, dreams, dreamt_texts, hardest_dreams, pairs, rates
+from store.queries.practice import (
+    attempts,
+    dream_counts,
+    dreams,
+    dreamt_texts,
+    hardest_dreams,
+    last_trial,
+    pairs,
+    placement_trials,
+    rates,
+)
 from store.queries.updates import (
     last_trained,
     learnt_behaviours,
@@ -67,6 +77,7 @@ __all__ = [
     "kept",
     "last_night",
     "last_trained",
+    "last_trial",
     "learnt_behaviours",
     "learnt_pairs",
     "lost_by",
@@ -81,6 +92,7 @@ __all__ = [
     "paused_during",
     "perplexities",
     "perplexity_pair",
+    "placement_trials",
     "rates",
     "read_with",
     "readings",

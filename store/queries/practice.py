@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, Integer, func, select
 
 from store.ledger import schema
+from store.ledger.placement_trial import PlacementTrial
 from store.ledger.records import Attempt, Dream, DreamCount, HardDream, Pair, Rate
-from store.ledger.rows import all_of
+from store.ledger.rows import all_of, first_of
+from store.queries.nights import model_digest
 
 
 def rates(connection: Connection) -> dict[str, Rate]:
@@ -85,3 +87,24 @@ def pairs(connection: Connection, state: str) -> list[Pair]:
     """Return all pairs in this state."""
     t = schema.pairs
     return all_of(connection, Pair, select(t).where(t.c.state == state).order_by(t.c.id))
+
+
+def placement_trials(connection: Connection, night_id: str) -> list[PlacementTrial]:
+    """Return the trials of placements that a night has made."""
+    t = schema.placement_trials
+    query = select(t).where(t.c.night_id == night_id).order_by(t.c.behaviour)
+    return all_of(connection, PlacementTrial, query)
+
+
+def last_trial(connection: Connection, behaviour: str, rule: str) -> PlacementTrial | None:
+    """Return the newest trial of the placements of an instruction on this home's model; None without one.
+
+    Args:
+        connection: The ledger.
+        behaviour: Name of the behaviour.
+        rule: Digest of its instruction.
+    """
+    t, n = schema.placement_trials, schema.nights
+    same = (t.c.model == model_digest(connection)) & (t.c.behaviour == behaviour) & (t.c.rule == rule)
+    query = select(t).join(n, n.c.id == t.c.night_id).where(same).order_by(n.c.number.desc()).limit(1)
+    return first_of(connection, PlacementTrial, query)

@@ -45,7 +45,6 @@ windows = []
 per_night = 40
 [pairs]
 attempts = 4
-attempts_of_counters = 4
 minimum = 8
 [verdict]
 scenarios = 40

@@ -31,7 +31,6 @@ per_night = 32
 guards = 6
 [pairs]
 attempts = 4
-attempts_of_counters = 4
 minimum = 8
 [verdict]
 scenarios = 50

@@ -15,6 +15,7 @@ from corpus.behaviour import SHIPPED, load
 from store.graph import merge
 from store.ledger import schema
 from store.ledger.db import Ledger, database_url
+from store.ledger.placement_trial import PlacementTrial
 from store.ledger.records import Attempt, Dream, Edge, Node, Pair, Signal, identity, save
 from store.nights import history
 from store.queue.outcome import Outcome
@@ -34,16 +35,18 @@ DREAM = Dream(
 )
 
 
-def attempt(name: str, *, passed: bool, instructed: bool = False) -> Attempt:
+def attempt(name: str, *, passed: bool, told: str | None = None, finished: bool = True) -> Attempt:
     return Attempt(
-        id=name, dream_id="d1", text=f"text of {name}", instructed=instructed, temperature=1.0, seed=1,
-        checkpoint_id="c0", passed=passed, reason="because",
+        id=name, dream_id="d1", text=f"text of {name}", instructed=told is not None, temperature=1.0, seed=1,
+        checkpoint_id="c0", passed=passed, reason="because", told=told, placement=told and "end",
+        finished=finished,
     )  # fmt: skip
 
 
 GOOD, BAD = attempt("a1", passed=True), attempt("a2", passed=False)
-GUIDED = attempt("a3", passed=True, instructed=True)
-GUIDED_BAD = attempt("a4", passed=False, instructed=True)
+GUIDED = attempt("a3", passed=True, told="listen")
+GUIDED_BAD = attempt("a4", passed=False, told="listen")
+CUT = attempt("a7", passed=True, finished=False)
 
 
 def test_a_pair_is_a_passing_and_a_failing_answer_of_the_model() -> None:
@@ -61,10 +64,33 @@ def test_an_instructed_answer_is_chosen_only_where_no_other_passed() -> None:
     assert pair.messages == ASKED  # the context is the dream's own: the instruction is stripped
 
 
+def test_an_answer_that_was_cut_off_is_never_chosen_but_may_be_rejected() -> None:
+    cut_bad = attempt("a8", passed=False, finished=False)
+    pair = pair_of_dream(DREAM, [cut_bad, CUT, GUIDED])
+    assert pair is not None and (pair.chosen_from, pair.rejected_from) == ("instructed:a3", "attempt:a8")
+
+
+def test_a_counter_behaviour_is_taught_by_the_behaviour_overdone() -> None:
+    counter = replace(DREAM, behaviour="push_back")
+    overdone = attempt("a5", passed=False, told="listen")
+    pair = pair_of_dream(counter, [GOOD, attempt("a6", passed=True, told="listen"), overdone])
+    assert pair is not None and pair.messages == ASKED
+    assert (pair.chosen_from, pair.rejected_from) == ("attempt:a1", "overgeneralised:a5")
+    natural = pair_of_dream(counter, [GOOD, overdone, BAD])
+    assert natural is not None and natural.rejected_from == "attempt:a2"
+    assert pair_of_dream(counter, [BAD, attempt("a6", passed=True, told="listen")]) is None
+
+
 @pytest.mark.parametrize(
     "attempts",
-    [[], [GOOD], [BAD], [GOOD, GUIDED], [BAD, GUIDED_BAD], [GOOD, GUIDED_BAD], [GUIDED, GUIDED_BAD]],
-    ids=["none", "good", "bad", "both good", "both bad", "only the guided one bad", "guided ones alone"],
+    [
+        *([], [GOOD], [BAD], [GOOD, GUIDED], [BAD, GUIDED_BAD], [GOOD, GUIDED_BAD], [GUIDED, GUIDED_BAD]),
+        [BAD, CUT],
+    ],
+    ids=[
+        *("none", "good", "bad", "both good", "both bad", "only the guided one bad", "guided ones alone"),
+        "the good one cut off",
+    ],
 )
 def test_a_pair_needs_a_failure_of_the_model_and_a_passing_answer(
     attempts: list[Attempt],
@@ -176,6 +202,20 @@ def test_a_correction_that_the_judge_does_not_confirm_makes_no_pair(
 def test_a_lesson_makes_pairs_of_its_own_behaviour_only(ledger: Ledger, build: Build) -> None:
     correction(ledger, 0, **WHOLE)
     assert build("ask") == [] and build("push_back") == []
+
+
+def test_a_behaviour_that_no_placement_lifts_makes_no_pairs_and_says_why(
+    ledger: Ledger, build: Build, quiet: Any
+) -> None:
+    correction(ledger, 0, **WHOLE)
+    assert len(build("listen")) == 1
+    told = {"system": 1, "end": 0, "hindsight": 0}
+    trial = PlacementTrial(
+        night_id="n1", behaviour="listen", model="", rule="r", placement=None, dreams=12, alone=0, told=told
+    )
+    with ledger.writing() as connection:
+        save(connection, [trial])
+    assert build("listen") == []
 
 
 def test_dreams_in_use_make_one_pair_each_and_refused_ones_none(ledger: Ledger, build: Build) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from night import a_pair, a_trained_night, decide, new_ledger
+from night import a_dream, a_pair, a_trained_night, decide, new_ledger
 from sqlalchemy import inspect, select
 
 from corpus.conversation import Conversation, Turn
@@ -11,7 +11,7 @@ from store.conversations.conversations import add
 from store.ledger import schema
 from store.ledger.db import Ledger
 from store.ledger.migrations import MIGRATIONS
-from store.ledger.records import Reading, save
+from store.ledger.records import Attempt, Reading, save
 from store.ledger.schema_readings import READINGS
 from store.nights import history
 
@@ -64,6 +64,28 @@ def test_a_ledger_from_before_pruning_gets_its_columns_and_keeps_its_checkpoints
             != []
         )
         assert list(connection.execute(select(schema.forgotten))) == []
+    ledger.close()
+
+
+def test_attempts_from_before_placements_are_finished_and_were_told_nothing(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        night_id = history.begin_night(connection, seed=1, retry=False)
+        attempt = Attempt(
+            id="a1", dream_id="d1", text="Why?", instructed=False, temperature=1.0, seed=1, checkpoint_id="c",
+            passed=True, reason="because", tokens=7, told="listen", placement="end",
+        )  # fmt: skip
+        save(connection, [a_dream("d1", night_id), attempt])
+        for column in ("told", "placement", "tokens", "finished"):
+            connection.exec_driver_sql(f"ALTER TABLE attempts DROP COLUMN {column}")
+        connection.exec_driver_sql("DROP TABLE placement_trials")
+        connection.execute(schema.meta.update().where(schema.meta.c.key == "schema").values(value="7"))
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.reading() as connection:
+        (row,) = queries.attempts(connection, ["d1"])["d1"]
+        assert (row.told, row.placement, row.tokens, row.finished) == (None, None, 0, True)
+        assert queries.placement_trials(connection, night_id) == []
     ledger.close()
 
 
