@@ -46,9 +46,12 @@ class Ledger:
         self._writer = threading.Lock()
         self._lane = anyio.CapacityLimiter(1)
         migrate(self.engine)
+        self._anchor = _anchor(url)
 
     def close(self) -> None:
         """Close every connection."""
+        if self._anchor is not None:
+            self._anchor.close()
         self.engine.dispose()
 
     @contextmanager
@@ -123,6 +126,20 @@ def glance(url: str) -> Iterator[Connection | None]:
             yield connection
     finally:
         engine.dispose()
+
+
+def _anchor(url: str) -> sqlite3.Connection | None:
+    """Return an idle connection to a SQLite file, which keeps its write-ahead log; None for another database.
+
+    The last connection that closes removes the log, and the next one would need room on the disk to make it
+    again: on a full disk nothing could be read.
+    """
+    place = make_url(url)
+    if place.get_backend_name() != "sqlite" or not place.database:
+        return None
+    anchor = sqlite3.connect(place.database, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+    anchor.execute("SELECT count(*) FROM meta").fetchone()
+    return anchor
 
 
 def _engine(url: str) -> Engine:
