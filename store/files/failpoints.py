@@ -67,7 +67,11 @@ POINTS: dict[str, str] = {
     "restore.held": "the checkpoint is marked as held, and the shared weights are still marked dirty",
     "restore.settled": "the shared weights are clean, and nobody knows it yet",
 }
-"""What is done and what is not at each failpoint, by the failpoint's name."""
+"""What is done and what is not at each failpoint of a night, by the failpoint's name."""
+BACKUP_POINTS: dict[str, str] = {
+    f"backup.{step}": text.format("a file of a backup") for step, text in _STEPS.items()
+}
+"""The same for a backup and a restore, of which no night has any."""
 
 _armed = os.environ.get(VARIABLE, "")
 _reached: Counter[str] = Counter()
@@ -88,7 +92,7 @@ def arm(value: str) -> None:
 
 def _die_if_due(point: str) -> None:
     wanted, number, flag, victims = (*_armed.split(":"), "", "", "")[:4]
-    if wanted not in POINTS or not number.isdigit() or not flag or victims not in ("", "all"):
+    if wanted not in POINTS | BACKUP_POINTS or not number.isdigit() or not flag or victims not in ("", "all"):
         raise ConfigError(
             f"{VARIABLE}={_armed}: write POINT:N:FLAG or POINT:N:FLAG:all; "
             "store/files/failpoints.py has the points"

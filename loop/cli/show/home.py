@@ -2,9 +2,11 @@
 
 from rich.table import Table
 
-from loop.cli.show.console import behaviour_name, out, rate
+from agents.trainer.memory_estimate import format_bytes
+from loop.cli.show.console import behaviour_name, err, out, rate
 from loop.operations.results.home import BehaviourList, DoctorReport, HomeMade, StatusReport
 from loop.operations.results.nights import Measured
+from store.backup import Checked, Saved
 from store.nights.results import LastUpdate
 
 
@@ -62,3 +64,26 @@ def measured(report: Measured) -> None:
     for row in report.behaviours:
         table.add_row(behaviour_name(row.name, row.counter_of), rate(row))
     out.print(table)
+
+
+def saved(report: Saved) -> None:
+    """Print what a backup has."""
+    copied = f"{format_bytes(report.copied_bytes)} of them new"
+    out.print(
+        f"backup {report.name}: {report.files} files, {format_bytes(report.nbytes)}, {copied}; verified"
+    )
+
+
+def backups(report: Checked) -> None:
+    """Print the names of the backups, and on stderr what is damaged."""
+    for name in report.backups:
+        out.print(name)
+    for problem in report.problems:
+        err.print(problem)
+    out.print(f"{len(report.backups)} backups, {len(report.problems)} damaged or missing files")
+
+
+def restored(report: Saved) -> None:
+    """Print what was restored, and the next command."""
+    out.print(f"restored {report.name}: {report.files} files, {format_bytes(report.nbytes)}")
+    out.print("next: nightschool checkpoints verify   and   nightschool doctor")
