@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 LABELS = {
     "start": "starting the model",
     "extract": "finding lessons",
+    "listen": "reading the model's states in",
+    "propose": "choosing pairs for the",
     "dream": "dreaming",
     "attempt": "answering dreams",
     "measure": "measuring",
