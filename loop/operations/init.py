@@ -41,13 +41,9 @@ enabled = false
 
 
 OWN = """
-[dreams]
-max_tokens = 32
-
 [pairs]
 # Answers are sampled as people have them: at 1.0 a small model loses itself in every sixth.
 temperature = 0.7
-max_tokens = 72
 
 [verdict]
 scenarios = 104

@@ -75,7 +75,7 @@ def test_a_home_of_another_model_samples_as_people_do_and_has_no_behaviours_of_t
 ) -> None:
     make(tmp_path / "home", gguf_file("llama3"))
     settings = load_settings(tmp_path / "home" / "config.toml")
-    assert settings.pairs.temperature == 0.7 and settings.pairs.max_tokens > 48
+    assert settings.pairs.temperature == 0.7 and settings.verdict.scenarios == 104
     found = Home(tmp_path / "home")
     with ledger_of(found) as connection:
         assert behaviours_of(found, queries.model_digest(connection)) == {}
