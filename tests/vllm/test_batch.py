@@ -1,5 +1,6 @@
 """The batch routes on a real vLLM, with the embedded server's requests and answers."""
 
+import json
 from time import monotonic, sleep
 from typing import Any
 
@@ -9,6 +10,7 @@ from conftest import Vllm
 from transformers import AutoTokenizer
 
 from agents.model.embedded.chat import ChatTokenizer
+from agents.model.vllm.routes.batch import _Templated
 from agents.model.vllm.served_directory import ServedDirectory
 from agents.model.weights.shared import SharedWeights
 from corpus.recipe import MODEL_DIR
@@ -133,3 +135,18 @@ def test_rows_leave_seats_for_users_and_are_aborted_when_their_client_disconnect
     most = wait_for(vllm, busy=False)
     assert most <= 8, "half of --max-num-seqs"
     assert len(batch(vllm, temperature=0)["results"]) == len(ASKED)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # vLLM's, when it is imported
+def test_tools_reach_the_template_as_vllms_chat_route_writes_them() -> None:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_DIR)
+    tokenizer.chat_template = "{{ tools | tojson }}{{ messages[0].content }}"
+    text = ChatTokenizer(_Templated(tokenizer, {}))
+    tool = {"function": {"name": "look", "parameters": {"type": "object"}}, "type": "function"}
+    route = ChatCompletionRequest(model="m", messages=ASKED[0], tools=[tool])
+    assert route.tools is not None
+    expected = json.dumps([one.model_dump() for one in route.tools], ensure_ascii=False)
+    assert '"description": null' in expected
+    assert text.decode(text.encode_chat(ASKED[0], tools=[tool])) == expected + ASKED[0][0]["content"]

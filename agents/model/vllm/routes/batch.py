@@ -29,7 +29,7 @@ from agents.model import requests
 from agents.model.embedded.chat import ChatTokenizer
 from agents.model.requests import SEED_SPACE
 from agents.model.weights.header import read_state
-from corpus.aliases import Json
+from corpus.aliases import Json, Message
 from corpus.errors import ModelUnavailable, UnknownId, UsageError
 
 ALIAS = "nightschool"
@@ -251,8 +251,19 @@ def _chat_text(tokenizer: Any, args: Any) -> ChatTokenizer | None:
 
 
 class _Templated:
-    """A tokenizer whose chat template always gets these options, as vLLM's chat route passes them."""
+    """A tokenizer whose chat template always gets these options, as vLLM's chat route passes them.
+
+    Tools are written as that route writes them, with a null for what a definition lacks.
+    """
 
     def __init__(self, tokenizer: Any, options: Mapping[str, Any]) -> None:
         self.backend_tokenizer = tokenizer.backend_tokenizer
-        self.apply_chat_template = partial(tokenizer.apply_chat_template, **options)
+        self.get_vocab = tokenizer.get_vocab
+        self._apply = partial(tokenizer.apply_chat_template, **options)
+
+    def apply_chat_template(self, messages: Sequence[Message], *, tools: Any = None, **settings: Any) -> Any:
+        """Return what the tokenizer makes of these messages and tools."""
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionToolsParam
+
+        offered = [ChatCompletionToolsParam(**tool).model_dump() for tool in tools or ()]
+        return self._apply(messages, tools=offered or None, **settings)
