@@ -7,6 +7,7 @@ Invariant: every attempt is stored with its seed, the checkpoint that made it, a
 reason. Only the first answer to a dream, which has no instruction, changes the failure rate of a behaviour.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Protocol
@@ -17,6 +18,7 @@ from sqlalchemy import Connection
 from agents.model import meter
 from agents.model.answer_limit import AnswerLimit
 from agents.model.client import Completion, ModelClient, Prompt
+from agents.model.context import Talk, fit
 from agents.pairs.practice import Ask, Caps, Practice
 from agents.pairs.trial import rule_digest
 from corpus.aliases import Message, Progress
@@ -66,6 +68,8 @@ Observe = Callable[[Rate, int, int], dict[str, float]]
 values of the failure rate's columns. The dreamer provides it (`agents.dreamer.temperature.observe`)."""
 
 
+MARKUP_TOKENS = 32
+"""Tokens that are left free for the template's markup around what is added to a dream."""
 TokensLeft = Callable[[str], Awaitable[int | None]]
 """Takes a night's id, and returns the tokens that its dreams and attempts may still generate; None: any."""
 
@@ -96,6 +100,9 @@ class Attempter:
             checkpoint_id=checkpoint_id, temperature=self.settings.temperature,
             max_tokens=await self.limit.of(self.model),
         )  # fmt: skip
+        too_long = await asker.over_window([*practice.own, *practice.counter])
+        practice.own = [dream for dream in practice.own if dream.id not in too_long]
+        practice.counter = [dream for dream in practice.counter if dream.id not in too_long]
         left = None if self.tokens_left is None else await self.tokens_left(item.night_id)
         dreams, spent = len(practice.own) + len(practice.counter), False
         while (asks := practice.next()) and not spent:
@@ -105,7 +112,9 @@ class Attempter:
                 spent, asks = affordable < len(asks), asks[:affordable]
             practice.add(await asker.answer(asks, practice.attempts))
         await report(dreams, dreams)
-        return await self._outcome(item, practice, spent)
+        outcome = await self._outcome(item, practice, spent)
+        more = {"over_window": len(too_long)} if too_long else {}
+        return replace(outcome, facts={**outcome.facts, **more})
 
     def _prepare(self, connection: Connection, item: Work) -> tuple[Practice, dict[str, str], str]:
         """Return the dreams to answer, the corrections in the logs that they grew from, and the checkpoint.
@@ -170,6 +179,21 @@ class Asker:
     temperature: float
     max_tokens: int
 
+    async def over_window(self, dreams: Sequence[Dream]) -> set[str]:
+        """Return the ids of the dreams that the model's window does not take with all that may surround them.
+
+        That is an instruction, a correction, an answer that is shown, and the answer. One such row would fail
+        the whole batch. A token has at least one byte, so most dreams need not be counted.
+        """
+        window = (await self.model.served_model()).context
+        told = max((_bytes(self.behaviours[dream.behaviour].instruction) for dream in dreams), default=0)
+        around = 2 * self.max_tokens + told + MARKUP_TOKENS
+        limits = {dream.id: window - around - _bytes(self.corrections.get(dream.id, "")) for dream in dreams}
+        doubtful = [d for d in dreams if _bytes(json.dumps([d.messages, d.tools])) > limits[d.id]]
+        talks = [Talk(messages=dream.messages, tools=dream.tools) for dream in doubtful]
+        found = await fit(self.model, talks, [limits[dream.id] for dream in doubtful])
+        return {d.id for d, one in zip(doubtful, found, strict=True) if one.messages != list(d.messages)}
+
     async def answer(self, asks: Sequence[Ask], earlier: Mapping[str, Sequence[Attempt]]) -> list[Attempt]:
         """Return the model's answers as judged attempts.
 
@@ -223,6 +247,10 @@ class Asker:
             tokens=reply.tokens,
             finished=reply.finish_reason != "length",
         )
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode())
 
 
 def _correction(connection: Connection, dream: Dream) -> str:

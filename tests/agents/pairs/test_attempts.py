@@ -96,6 +96,24 @@ def test_each_dream_is_answered_until_it_has_a_good_and_a_bad_answer(outcome: Ca
     assert all({a.placement for a in made} == {None, "system", "end", "hindsight"} for made in failing)
 
 
+def test_a_dream_over_the_models_window_is_left_out_and_the_others_are_answered(
+    outcome: Callable[[], Outcome], ledger: Ledger
+) -> None:
+    said = {"role": "assistant", "content": "It is in the lab. " * 20}
+    asked = {"role": "user", "content": "Let us clean the lamp."}
+    with ledger.writing() as connection:
+        for name, exchanges in (("long", 20), ("longish", 2)):
+            dream = Dream(
+                id=name, night_id="n1", behaviour="listen", temperature=1.0, seed=0, nodes=["e"],
+                messages=[*[asked, said] * exchanges, asked], source="anna",
+            )  # fmt: skip
+            save(connection, [dream])
+    result = outcome()
+    answered = {attempt.dream_id for attempt in attempts(result)}
+    assert "long" not in answered and {"longish", "listen0", "push_back0"} <= answered
+    assert result.facts["over_window"] == 1
+
+
 def test_the_trial_of_the_placements_is_recorded_with_its_counts(outcome: Callable[[], Outcome]) -> None:
     result = outcome()
     (trial,) = [record for record in result.records if isinstance(record, PlacementTrial)]
