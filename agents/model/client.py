@@ -24,7 +24,10 @@ from corpus.errors import ModelUnavailable
 TOKENIZE_ROWS = 1024
 """Most conversations or texts in one request to `/v1/batch/tokenize`."""
 TIMEOUT_SECONDS = 120.0
-"""Longest wait for one response: forty times as long as the embedded model needs for a piece of a batch."""
+"""Longest wait for one response that is not a batch's."""
+BATCH_TIMEOUT_SECONDS = 1800.0
+"""Longest wait for a piece of a batch. A model of 135 million parameters on two busy cores needs minutes for
+it, a larger one longer; a server that has died is noticed at once, because its connection ends."""
 
 _SAMPLE = re.compile(r'([\w:]+)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(\S+)')
 """A line of Prometheus' text format: a name, labels in braces, and a value; a timestamp may follow."""
@@ -268,7 +271,7 @@ class ModelClient:
     async def _send(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
         """Return a successful response; raise `ModelUnavailable` for any other."""
         try:
-            response = await self._http.request(method, path, json=body)
+            response = await self._http.request(method, path, json=body, timeout=_timeout(path))
         except httpx.TimeoutException as error:
             raise ModelUnavailable(
                 f"the model server did not answer {path} in time; see `nightschool status` for what runs"
@@ -304,6 +307,12 @@ async def open_client(
         trust_env=False,
     ) as http:
         yield ModelClient(http)
+
+
+def _timeout(path: str) -> httpx.Timeout:
+    """Return the time limits of a request: only a batch's answer may take long, not its connection."""
+    read = BATCH_TIMEOUT_SECONDS if path == "/v1/batch/chat" else TIMEOUT_SECONDS
+    return httpx.Timeout(TIMEOUT_SECONDS, read=read)
 
 
 def _batch_body(prompts: Sequence[Prompt]) -> Json:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from agents.model.client import ModelClient, Prompt, open_client
@@ -124,3 +125,18 @@ async def test_a_missing_server_is_reported(tmp_path: Path) -> None:
         assert not await client.health()
         with pytest.raises(ModelUnavailable, match="start the service"):
             await client.served_model()
+
+
+async def test_only_a_batch_may_take_longer_than_two_minutes() -> None:
+    waited: dict[str, float] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        waited[request.url.path] = request.extensions["timeout"]["read"]
+        return httpx.Response(200, json={"results": [], "tokens": [], "data": []})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://server") as http:
+        client = ModelClient(http)
+        await client.tokenize_texts(["a"])
+        with pytest.raises(IndexError):  # the server answers with no row
+            (await client.batch_chat([prompt(0)]))[0]
+    assert waited == {"/v1/batch/tokenize": 120, "/v1/batch/chat": 1800}
