@@ -131,7 +131,7 @@ async def _hosted(home: Home, name: str, arguments: Json) -> AsyncIterator[Opera
 
 
 async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> None:
-    """Run the service in the foreground until SIGTERM or SIGINT.
+    """Run the service in the foreground until SIGTERM, SIGINT or SIGHUP (its terminal is gone).
 
     Args:
         home: The home to serve.
@@ -158,8 +158,8 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
 
 
 async def _stop_on_signal(scope: anyio.CancelScope) -> None:
-    """Cancel the scope, and so stop the service, at the first SIGTERM or SIGINT."""
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    """Cancel the scope, and so stop the service, at the first SIGTERM, SIGINT or SIGHUP."""
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
             log.info("stopping", signal=signal.Signals(number).name)
             scope.cancel()

@@ -18,6 +18,7 @@ import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.pool import NullPool
 
+from corpus.errors import ConfigError
 from store.files.failpoints import reach
 from store.ledger.migrations import migrate
 
@@ -128,6 +129,28 @@ def glance(url: str) -> Iterator[Connection | None]:
         engine.dispose()
 
 
+def _connected(path: str, options: dict[str, Any]) -> sqlite3.Connection:
+    """Return a connection to a SQLite file; one that only reads if the disk is full or read-only.
+
+    SQLite needs room beside the file even to read it. Without room, the file alone is read, if nothing is
+    in its write-ahead log. Every connection tries first to be one that also writes.
+    """
+    connection = sqlite3.connect(path, **options)
+    try:
+        connection.isolation_level = None  # the driver's own BEGIN would come too late
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        connection.close()
+        file, log = Path(path).absolute(), Path(f"{path}-wal")
+        if not file.is_file() or (log.exists() and log.stat().st_size):
+            raise
+        connection = sqlite3.connect(f"{file.as_uri()}?mode=ro&immutable=1", uri=True, **options)
+        connection.isolation_level = None
+    return connection
+
+
 def _anchor(url: str) -> sqlite3.Connection | None:
     """Return an idle connection to a SQLite file, which keeps its write-ahead log; None for another database.
 
@@ -137,22 +160,24 @@ def _anchor(url: str) -> sqlite3.Connection | None:
     place = make_url(url)
     if place.get_backend_name() != "sqlite" or not place.database:
         return None
-    anchor = sqlite3.connect(place.database, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
-    anchor.execute("SELECT count(*) FROM meta").fetchone()
-    return anchor
+    return _connected(place.database, {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
 
 
 def _engine(url: str) -> Engine:
     """Return an engine for this database; with SQLite, commits are durable and BEGIN takes the write lock."""
     if not url.startswith("sqlite"):
-        return create_engine(url)
+        try:
+            return create_engine(url)
+        except ImportError as error:
+            raise ConfigError(
+                f"`database` needs a driver that is not installed ({error.name}): `pip install` it into this "
+                "environment, or leave `database` empty for a file in the home"
+            ) from error
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
 
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver's own BEGIN would come too late
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
+    @event.listens_for(engine, "do_connect")
+    def connect(_dialect: Any, _record: Any, where: list[str], options: dict[str, Any]) -> sqlite3.Connection:
+        return _connected(where[0], options)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select
 
 from corpus.errors import UnknownId
 from store.ledger import schema
+from store.ledger.db import now
 from store.ledger.records import Night
 from store.ledger.rows import first_of
 
@@ -32,10 +33,14 @@ def last_night(connection: Connection) -> Night | None:
 
 
 def nights_since(connection: Connection, moment: datetime) -> int:
-    """Return the number of nights since this moment that had behaviours to improve or made an update."""
+    """Return the number of nights since this moment that had behaviours to improve or made an update.
+
+    Nights of the future do not count: the clock was wrong then or is now, and they would block all others.
+    """
     t, u = schema.nights, schema.updates
     since = moment.isoformat(timespec="milliseconds")
-    query = select(t.c.targets, u.c.id).outerjoin(u, u.c.night_id == t.c.id).where(t.c.started >= since)
+    recent = t.c.started.between(since, now())
+    query = select(t.c.targets, u.c.id).outerjoin(u, u.c.night_id == t.c.id).where(recent)
     return sum(1 for targets, update_id in connection.execute(query) if targets or update_id)
 
 

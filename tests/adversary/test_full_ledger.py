@@ -1,7 +1,8 @@
 """A ledger that cannot be written: nights and reading wait, answers go on, and all resumes by itself."""
 
-import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,10 +12,7 @@ import small
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from corpus.errors import NightschoolError
-from loop.config import load_settings
 from loop.engine.health import Health, ledger_fault
-from loop.engine.service import opened
-from store.home import Home
 from store.ledger.db import Ledger
 
 FULL = 1
@@ -63,21 +61,37 @@ def test_a_service_whose_ledger_is_full_answers_says_so_and_resumes(
         service.process.wait(60)
 
 
-def test_a_service_starts_while_its_ledger_cannot_be_written(
-    tmp_path: Path, limit_files: Callable[[int, int], None], command: small.Command
-) -> None:
-    home = Home(tmp_path / "home")
-    assert command("--home", home.path, "init").code == 0
+START = """
+import resource, sys
+from pathlib import Path
+import anyio
+from loop.cli.show.console import set_up_logs
+from loop.config import load_settings
+from loop.engine.service import opened
+from store.home import Home
 
-    async def start() -> None:
-        limit_files(os.getpid(), FULL)
-        async with opened(home, load_settings(home.config_file)) as service:
-            assert "cannot be written" in service.health.fault
-            limit_files(os.getpid(), resource.RLIM_INFINITY)
-            await service.health.recovered()
-            assert service.health.fault == ""
+async def start(home):
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, unlimited[1]))
+    async with opened(home, load_settings(home.config_file)) as service:
+        print(service.health.fault)
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        await service.health.recovered()
+        print(repr(service.health.fault))
 
-    anyio.run(start)
+set_up_logs()
+anyio.run(start, Home(Path(sys.argv[1])))
+"""
+
+
+def test_a_service_starts_while_its_ledger_cannot_be_written(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert small.run_cli(home, "init").code == 0
+    ran = subprocess.run(  # a process of its own: the limit would be on this one's output, too
+        [sys.executable, "-c", START, str(home)], capture_output=True, text=True, env=small.environment()
+    )
+    fault, after = ran.stdout.splitlines()
+    assert "cannot be written" in fault and after == "''", ran.stderr
 
 
 async def broken(error: Exception) -> None:
