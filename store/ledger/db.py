@@ -135,7 +135,7 @@ def _connected(path: str, options: dict[str, Any]) -> sqlite3.Connection:
     SQLite needs room beside the file even to read it. Without room, the file alone is read, if nothing is
     in its write-ahead log. Every connection tries first to be one that also writes.
     """
-    connection = sqlite3.connect(path, **options)
+    connection: sqlite3.Connection = sqlite3.connect(path, **options)
     try:
         connection.isolation_level = None  # the driver's own BEGIN would come too late
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
