@@ -131,6 +131,18 @@ class VerdictSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NightSettings:
+    """What a night may cost."""
+
+    __pydantic_config__ = _FORBID
+
+    max_tokens: Annotated[int, Field(ge=0)] = 0
+    """Largest number of tokens that the model generates in one night; 0 for no limit. What measuring an
+    update costs is set aside first. Dreams and attempts end when the rest is spent, and the night goes on
+    with the pairs that there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MonitorSettings:
     """What a night reads in addition to the probe set, and how its update is examined."""
 
@@ -186,6 +198,7 @@ class Settings(BaseSettings):
     extractor: ExtractorSettings = Field(default_factory=ExtractorSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
+    night: NightSettings = Field(default_factory=NightSettings)
     dreams: DreamSettings = Field(default_factory=DreamSettings)
     pairs: PairSettings = Field(default_factory=PairSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)

@@ -10,7 +10,7 @@ are judged.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
@@ -21,6 +21,7 @@ from agents.dreamer.realism import Realism, Scorer
 from agents.dreamer.rounds import DreamSettings, Known, Rounds, SituationRules, counted
 from agents.dreamer.temperature import FailureRate, shares
 from agents.dreamer.yields import Counted, Yields
+from agents.model import meter
 from agents.model.client import ModelClient
 from agents.model.context import ContextSettings, Talk, fit, room
 from corpus.aliases import Json, Message, Progress
@@ -34,6 +35,8 @@ from store.queue.work import Work
 
 MIN_WEIGHT = 0.01
 """Smallest weight of an episode in a draw. It applies to episodes whose evidence was forgotten."""
+DREAMS_SHARE = 1 / 3
+"""Largest share of the tokens that are left to a night that the dreams of one behaviour may cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,9 @@ class Dreamer:
     scorer: Scorer | None = None
     """What computes log-probabilities, for the filter of unlikely requests; None for no such filter."""
     context: ContextSettings = field(default_factory=ContextSettings)
+    tokens_left: Callable[[str], Awaitable[int | None]] | None = None
+    """Takes a night's id, and returns the tokens that it may still generate; None: any number. Dreams take at
+    most DREAMS_SHARE of them, because a dream without attempts is worth nothing."""
     others: int = 128
     """Number of tokens that an attempt adds to a dream: an instruction, and the answer."""
 
@@ -66,7 +72,9 @@ class Dreamer:
         plans = [await self._with_contexts(plan) for plan in plans]
         held_out = [text for side in dreamt for text in self.situations.held_out(side)]
         judged = None if self.is_recipe or not self.settings.realism else self.scorer
+        left = None if self.tokens_left is None else await self.tokens_left(item.night_id)
         rounds = Rounds(
+            tokens=None if left is None else meter.generated() + int(DREAMS_SHARE * left),
             model=self.model,
             situations=self.situations,
             settings=self.settings,

@@ -21,6 +21,7 @@ from agents.dreamer.novelty import DIFFERENT, HELD_OUT, NEAR, NoveltyFilter
 from agents.dreamer.plan import DECLARED, RECIPE, Draft, DreamOrigin, DreamPlan, draft, draft_recipe, form_of
 from agents.dreamer.realism import Realism
 from agents.dreamer.yields import Counted, Yields, to_ask
+from agents.model import meter
 from agents.model.client import Completion, ModelClient
 from corpus.aliases import Message
 from corpus.behaviour import Behaviour
@@ -99,6 +100,8 @@ class Rounds:
     """Whether the model is the shipped one, which has a form of its own."""
     realism: Realism | None
     """The score of requests; None for no such filter."""
+    tokens: int | None = None
+    """Number of generated tokens at which no more dreams are asked for; None for no limit."""
     yields: Yields = field(default_factory=Yields)
     """The counts so far; they grow with each round."""
 
@@ -116,6 +119,10 @@ class Rounds:
             if missing <= 0:
                 break
             drafts = self._drafts(plan, forms, round_, missing)
+            if self.tokens is not None:
+                drafts = drafts[: max(0, self.tokens - meter.generated()) // self.settings.max_tokens]
+            if not drafts:
+                break
             replies = await self.model.batch_chat([one.prompt for one in drafts])
             reasons = await self._reasons(plan, drafts, replies, band)
             texts = [one.asked.request(reply.text) for one, reply in zip(drafts, replies, strict=True)]

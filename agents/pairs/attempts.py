@@ -86,6 +86,8 @@ class Attempter:
     settings: PairSettings
     limit: AnswerLimit = field(default_factory=AnswerLimit)
     tokens_left: TokensLeft | None = None
+    why_spent: Callable[[str], Awaitable[str]] | None = None
+    """Takes a night's id, and returns the reason for the user when its tokens are spent."""
 
     async def handle(self, item: Work, report: Progress) -> Outcome:
         """Have the model answer the night's dreams of a behaviour and its counter-behaviour.
@@ -138,6 +140,7 @@ class Attempter:
 
     async def _outcome(self, item: Work, practice: Practice, spent: bool) -> Outcome:
         """Return the outcome of the work; `spent` says that the night's tokens were spent before its end."""
+        why = await self.why_spent(item.night_id) if spent and self.why_spent is not None else ""
         rates = await self.ledger.read(queries.rates)
         model = await self.ledger.read(queries.model_digest)
         attempts = [attempt for answers in practice.attempts.values() for attempt in answers]
@@ -151,7 +154,7 @@ class Attempter:
                 "attempts": len(attempts),
                 "failed": sum(not attempt.passed for attempt in attempts),
                 "placement": practice.placement,
-                **({"spent": True} if spent else {}),
+                **({"spent": True, "reason": why} if spent else {}),
             },
         )
 

@@ -16,6 +16,7 @@ from corpus.aliases import Progress
 from corpus.behaviour import Behaviour
 from corpus.errors import NightschoolError
 from loop.night import readings
+from loop.night.budget import is_spent
 from loop.night.context import NightContext
 from loop.night.verdict import Decision, Limits, Paired, decide
 from store import queries
@@ -39,10 +40,11 @@ class Decide:
     async def handle(self, item: Work, report: Progress) -> Outcome:
         """Return the decision; committing the outcome carries it out."""
         update = await self.context.update(item.night_id)
-        made = await self.context.ledger.read(self._decision, item, update)
+        spent = await is_spent(self.context, item.night_id)
+        made = await self.context.ledger.read(self._decision, item, update, spent)
         facts = {"update": update.id, "reasons": made.reasons}
         if made.decision == "inconclusive":
-            return Outcome(decision="inconclusive", names=self.context.measured, facts=facts)
+            return Outcome(decision="inconclusive", names=made.again or self.context.measured, facts=facts)
         verdict = Verdict(
             update_id=update.id,
             decision=made.decision,
@@ -53,8 +55,15 @@ class Decide:
         carry_out = partial(history.carry_out, update=update, decision=made.decision, reasons=made.reasons)
         return Outcome(decision=made.decision, records=(verdict,), then=carry_out, facts=facts)
 
-    def _decision(self, connection: Connection, item: Work, update: Update) -> Decision:
-        """Return the verdict on the update from the measurements in the ledger."""
+    def _decision(self, connection: Connection, item: Work, update: Update, spent: bool) -> Decision:
+        """Return the verdict on the update from the measurements in the ledger.
+
+        Args:
+            connection: The ledger.
+            item: The work.
+            update: The update.
+            spent: Whether the night has no tokens for a further round.
+        """
         night = queries.night(connection, item.night_id)
         parent = queries.checkpoint(connection, update.parent_id).weights_sha256
         candidate = queries.checkpoint(connection, update.checkpoint_id or "").weights_sha256
@@ -83,7 +92,7 @@ class Decide:
                 drift=limits.drift,
                 joint_drift=limits.joint_drift,
             ),
-            last_round=int(item.subject) + 1 >= limits.max_rounds,
+            last_round=spent or int(item.subject) + 1 >= limits.max_rounds,
         )
 
 

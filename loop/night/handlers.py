@@ -1,6 +1,7 @@
 """The handlers of all kinds of work that `loop.night.flow.KINDS` lists."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from agents.dreamer.dream import Dreamer
 from agents.dreamer.temperature import FailureRate, observe
@@ -10,6 +11,7 @@ from agents.pairs.attempts import Attempter
 from agents.pairs.build import PairBuilder
 from agents.trainer.handler import TrainHandler
 from corpus.aliases import Progress
+from loop.night.budget import reason, tokens_left
 from loop.night.context import NightContext
 from loop.night.decide import Decide
 from loop.night.finalize import Finalize
@@ -52,6 +54,7 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             settings=settings.dreams,
             context=settings.context,
             others=2 * context.evaluator.limit.most + INSTRUCTION_TOKENS,  # a bad answer may be shown, too
+            tokens_left=partial(tokens_left, context),
             is_recipe=context.is_shipped,
             scorer=context.trainer,
         ),
@@ -63,6 +66,8 @@ def handlers(context: NightContext) -> dict[str, Handler]:
             observe=_observe,
             settings=settings.pairs,
             limit=context.evaluator.limit,
+            tokens_left=partial(tokens_left, context),
+            why_spent=partial(reason, context),
         ),
         PairBuilder(
             ledger=ledger,

@@ -80,6 +80,9 @@ class Decision:
     """The reasons, as sentences for the user."""
     tests: list[Json]
     """Every test with its figures, in the form in which the ledger stores them."""
+    again: tuple[str, ...] = ()
+    """Of an inconclusive decision: the names of what is to be measured again. What the figures have answered
+    is not: another look at it would only be another chance of error."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +200,8 @@ def decide(
     lost = [test.name for test in tests if test.outcome == "unlearnt"]
     if unanswered := _open_questions(tests, limits, changed=bool(gained or lost)):
         decision = "roll back" if last_round else "inconclusive"
-        return Decision(decision=decision, reasons=unanswered, tests=figures)
+        again = tuple(test.name for test in tests if _is_open(test, changed=bool(gained or lost)))
+        return Decision(decision=decision, reasons=unanswered, tests=figures, again=again)
     untaught = [
         f"{test.name}, which nobody has taught yet, went from {test.passed[0]} to {test.passed[1]} "
         f"of {test.trials}"
@@ -228,6 +232,11 @@ def _open_questions(tests: Sequence[_BehaviourTest], limits: Limits, *, changed:
     if not changed:
         questions.append("nothing that the update meant to improve has improved beyond chance")
     return questions
+
+
+def _is_open(test: _BehaviourTest, *, changed: bool) -> bool:
+    """Return whether more scenarios of a behaviour may answer a question: see `_open_questions`."""
+    return test.outcome in ("stays", "unsure") or (test.paired.meant and not changed)
 
 
 def _margin(item: Paired, limits: Limits) -> float:

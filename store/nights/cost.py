@@ -1,13 +1,14 @@
 """The cost of a night in tokens, by what they were for.
 
-Invariant: this module only reads; every figure is the sum of what the events of the night's work say.
+Invariant: this module only reads; every figure and sentence is what the events of the night's work say.
 """
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from store import queries
+from store.ledger import schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,22 @@ class NightTokens:
     def generated(self) -> int:
         """The number of generated tokens."""
         return self.dreams + self.attempts + self.verdict
+
+
+def scenario_tokens(connection: Connection, usual: float) -> float:
+    """Return the mean number of tokens of an answer to a held-out scenario; `usual` if none was measured."""
+    e = schema.events.c
+    bodies = connection.execute(select(e.body).where(e.kind == "measure")).scalars()
+    costs = [(body["tokens"], body["trials"]) for body in bodies if body.get("tokens") and body.get("trials")]
+    return sum(tokens for tokens, _ in costs) / sum(trials for _, trials in costs) if costs else usual
+
+
+def remarks(connection: Connection, night_id: str) -> list[str]:
+    """Return the reasons why a night has left out pairs, as the work that left them out says them."""
+    e = schema.events.c
+    work = e.kind.in_(("dream", "attempt", "pair")) & (e.subject == night_id)
+    bodies = connection.execute(select(e.body).where(work).order_by(e.seq)).scalars()
+    return list(dict.fromkeys(body["reason"] for body in bodies if body.get("reason")))
 
 
 def tokens_of(connection: Connection, night_id: str) -> NightTokens:

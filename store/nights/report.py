@@ -17,7 +17,7 @@ from store import graph, queries
 from store.ledger import schema
 from store.ledger.records import Dream, Night, Pair, Update, extend
 from store.ledger.rows import all_of, first_of
-from store.nights.cost import tokens_of
+from store.nights.cost import remarks, tokens_of
 from store.nights.results import (
     BeforeAfter,
     BehaviourRates,
@@ -72,7 +72,8 @@ def night_report(
         nodes=_count(connection, schema.nodes),
         dreams=_count(connection, schema.dreams, (d.night_id == night_id) & d.refused.is_(None)),
         pairs=pairs,
-        reasons=night.reasons,
+        reasons=[*night.reasons, *remarks(connection, night_id)],
+        placements=queries.placement_trials(connection, night_id),
         updates=[] if update is None else [_update(connection, update)],
         behaviours=[
             _rates(connection, name, counter_of, sides, definitions[name], night.seed)

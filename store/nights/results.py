@@ -11,6 +11,7 @@ from pydantic import Field
 
 from corpus.aliases import Json, Message
 from corpus.json_edge import ABSENT
+from store.ledger.placement_trial import PlacementTrial
 from store.ledger.records import Checkpoint
 from store.nights.cost import NightTokens
 from store.readings.records import MovedReadings, PredictionOutcome
@@ -85,6 +86,7 @@ class NightReport:
     dreams: int
     pairs: int
     reasons: list[str]
+    placements: list[PlacementTrial]
     updates: list[UpdateSummary]
     """The update of the night, if it has one."""
     behaviours: list[BehaviourRates]

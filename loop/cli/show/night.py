@@ -15,6 +15,12 @@ _STEP = {
     "update/weights": "update_ratio",
 }
 """The columns of a table of training steps: the metric of each heading."""
+_PLACES = {
+    "system": "in the system prompt",
+    "end": "at the end of the request",
+    "hindsight": "as the correction of a bad answer",
+}
+"""Words for where an instruction is told."""
 
 
 def night_or_dry_run(result: NightResult | DryRun) -> None:
@@ -32,6 +38,7 @@ def night(report: NightResult) -> None:
         f"{report.dreams} dreams, {report.pairs} pairs, {report.seconds:.0f} s"
     )
     _dream_forms(report)
+    _placements(report)
     _tokens(report)
     if report.behaviours:
         _rates(report.behaviours)
@@ -42,6 +49,9 @@ def night(report: NightResult) -> None:
         out.print(f"update {update.id}: {_origin(update)}")
         out.print(f"verdict     {update.verdict}: {'; '.join(update.reasons)}")
         out.print(f"checkpoint  {update.checkpoint}")
+    for reason in report.reasons if report.updates else ():
+        if reason not in report.updates[0].reasons:
+            out.print(f"left out    {reason}")
     if not report.updates:
         out.print(f"nothing happened: {'; '.join(report.reasons)}")
     why = f" | ledger why {report.updates[0].id}" if report.updates else ""
@@ -55,6 +65,14 @@ def _dream_forms(report: NightResult) -> None:
             f"{one.form} {one.used} of {one.used + sum(one.refused.values())}" for one in report.dream_forms
         )
         out.print(f"dreams      used, by the form of their prompt: {', '.join(parts)}")
+
+
+def _placements(report: NightResult) -> None:
+    """Print where the instructions of behaviours were found to work."""
+    for one in report.placements:
+        if one.placement is not None:
+            passed = f"{one.told[one.placement]} of {one.dreams} pass, untold {one.alone}"
+            out.print(f"told        {one.behaviour}: {_PLACES[one.placement]} ({passed})")
 
 
 def _tokens(report: NightResult) -> None:

@@ -151,6 +151,13 @@ def test_an_untaught_behaviour_is_reported_and_decides_nothing() -> None:
     assert [test.get("outcome") for test in verdict.tests[:2]] == ["improved", "not gated"]
 
 
+def test_only_what_the_figures_have_not_answered_is_measured_again() -> None:
+    assert verdict_on(IMPROVED, HELD, UNSURE).again == ("thorough",)
+    nothing = paired("listen", (10, 0, 0, 90), meant=True)
+    assert verdict_on(nothing, HELD).again == ("listen",)
+    assert verdict_on(IMPROVED, HELD).again == ()
+
+
 def test_a_wider_margin_lets_a_drop_pass_and_a_narrower_one_does_not() -> None:
     decisions = [
         verdict_on(IMPROVED, WORSE, limits=Limits(margin=margin)).decision for margin in (0.05, 0.10, 0.20)
