@@ -5,6 +5,7 @@ row.
 """
 
 import json
+import os
 from pathlib import Path
 
 from agents.ingest.read import ingest_paths
@@ -40,7 +41,10 @@ enabled = false
 """The sections that `init --url` adds to the configuration file."""
 
 
-OWN = """
+OWN = """\
+# One for each core: the server and the trainer take turns in a night.
+threads = {threads}
+
 [pairs]
 # Answers are sampled as people have them: at 1.0 a small model loses itself in every sixth.
 temperature = 0.7
@@ -48,7 +52,9 @@ temperature = 0.7
 [verdict]
 scenarios = 104
 """
-"""The sections that `init --model` adds for another model than the shipped one, with the embedded server."""
+"""The rest of the configuration that `init --model` writes for another model than the shipped one."""
+MOST_THREADS = 8
+"""Most threads that `init` asks for by itself."""
 
 
 async def init(
@@ -94,6 +100,11 @@ async def init(
     return HomeMade(home=str(home.path), checkpoint=active.id, turns=turns)
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
     """Return the home and its configuration; create both if the home is new."""
     path = "" if model is None else str(model)
@@ -101,7 +112,7 @@ def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Sett
     if url:
         sections = VLLM.format(url=json.dumps(url), path=setting)
     elif model and digest(model) != digest(MODEL_DIR):
-        sections = f"\n[model]\n{setting}{OWN}"
+        sections = f"\n[model]\n{setting}{OWN.format(threads=min(cores(), MOST_THREADS))}"
     else:
         sections = f"\n[model]\n{setting}" if setting else ""
     home = create(option, sections)
