@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from loop.engine.worker import Listener
     from store.home import Home
 
+LINE_S = 30.0
+"""Shortest time between two lines on one stage, in seconds, where stderr is no terminal."""
 LABELS = {
     "start": "starting the model",
     "extract": "finding lessons",
@@ -118,7 +120,7 @@ def ready(home: "Home", port: int) -> None:
 def progress() -> Iterator["Listener"]:
     """Yield a function that receives progress, and show a bar for each stage on stderr.
 
-    If stderr is not a terminal, a line is printed when a stage begins and when it ends.
+    If stderr is not a terminal, lines are printed instead.
     """
     if not err.is_terminal:
         yield _lines()
@@ -145,11 +147,13 @@ def progress() -> Iterator["Listener"]:
 
 
 def _lines() -> "Listener":
-    """Return a function that receives progress and prints a line when a stage begins and when it ends."""
+    """Return a function that receives progress and prints lines: at each stage's ends and between."""
     begun: dict[str, float] = {}
     ended: set[str] = set()
+    said = 0.0
 
     def listen(kind: str, subject: str, done: int, total: int) -> None:
+        nonlocal said
         name, now = _stage(kind, subject), monotonic()
         if total < 1 or name in ended:
             return
@@ -157,8 +161,11 @@ def _lines() -> "Listener":
             ended.add(name)
             err.print(f"{name}: {done} of {total} in {now - begun.get(name, now):.0f} s")
         elif name not in begun:
-            begun[name] = now
+            begun[name] = said = now
             err.print(f"{name} ...")
+        elif now - said >= LINE_S:
+            said = now
+            err.print(f"{name}: {done} of {total} after {now - begun[name]:.0f} s")
 
     return listen
 
