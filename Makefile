@@ -15,7 +15,7 @@ CHAOS_KILLS ?= 25
 CHAOS_SEED ?=
 
 # Sources of the libraries that an installation compiles.
-KERNELS := agents/trainer/apollo/kernel.c agents/model/embedded/kernel.c
+KERNELS := agents/trainer/apollo/kernel.c $(wildcard agents/model/embedded/compiled/*)
 
 VENV := .venv
 BIN := $(VENV)/bin

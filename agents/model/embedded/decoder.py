@@ -17,29 +17,30 @@ import torch
 import torch.nn.functional as F
 
 from agents.model.embedded.activation_steering import Offsets
-from agents.model.embedded.kernel import LANES, Attention, Linear, gathered
+from agents.model.embedded.kernel import LANES, Attention, Linear, Norm, gathered, rotate, silu_gate
 from agents.model.embedded.kv_cache import PagedCache
 from agents.model.embedded.passes import Part
 from agents.model.embedded.working_weights import WorkingWeights
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma3_text"})
 """Values of `model_type` in the configuration of the models that this module computes."""
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "silu": F.silu,
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+GATES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "silu": silu_gate,
+    "gelu_pytorch_tanh": lambda gate, up: F.gelu(gate, approximate="tanh").mul_(up),
 }
+"""What the feed-forward layer makes of its two inner products, by the name of its activation function."""
 ROPES = frozenset({"default", "linear", "llama3"})
 """Kinds of rotary embedding whose frequencies are the same for texts of any length."""
 LONG = 64
 """Tokens of a prompt from which torch's attention, which works on blocks of queries, is quicker than ours."""
 
 Rotation = tuple[torch.Tensor, torch.Tensor]
-Norm = Callable[[torch.Tensor], torch.Tensor]
+"""Cosines and signed sines of all positions, each `(positions, head_dim)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """One decoder layer. A norm takes and returns `(..., size)`."""
+    """One decoder layer."""
 
     before: Norm
     qkv: Linear
@@ -65,8 +66,8 @@ class _Pass:
     parts: Sequence[Part]
     firsts: Sequence[int]
     """The number of the first token of each part."""
-    rotations: dict[str, Rotation]
-    """Cosines and signed sines by kind of layer, each `(tokens, 1, head_dim)`."""
+    positions: torch.Tensor
+    """The place of each token in its row, int32 `(tokens,)`."""
     everything: Attention
     short: Attention | None
     """Attention for the tokens `short_tokens`; None if those are all tokens."""
@@ -90,7 +91,7 @@ class DecoderForward:
         act = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", None)
         return (
             config.model_type in FAMILIES
-            and act in ACTIVATIONS
+            and act in GATES
             and bool(kinds)
             and all(rope["rope_type"] in ROPES for rope in kinds)
             and not getattr(config, "mlp_bias", False)
@@ -109,15 +110,19 @@ class DecoderForward:
         self.head_dim: int = first.head_dim
         self.scale = float(first.scaling)
         act = getattr(config, "hidden_activation", None) or config.hidden_act
-        self.act = ACTIVATIONS[act]
+        self.gate = GATES[act]
         plus_one = config.model_type == "gemma3_text"
+
+        def norm(module: Any) -> Norm:
+            return Norm(weights.of(module.weight), config.rms_norm_eps, plus_one=plus_one)
+
         self.layers = [
-            _layer(layer, weights, _norms(config.rms_norm_eps, plus_one, weights)) for layer in decoder.layers
+            _layer(layer, weights, norm) for layer in decoder.layers
         ]
         self.embedding = weights.of(decoder.embed_tokens.weight)
         self.embedding_scale = float(getattr(decoder.embed_tokens, "scalar_embed_scale", 1.0))
         self.head = Linear([weights.of(model.lm_head.weight)])
-        self.norm = _norms(config.rms_norm_eps, plus_one, weights)(decoder.norm)
+        self.norm = norm(decoder.norm)
         places = config.max_position_embeddings
         self._rotations = {
             kind: _rotations(*_frequencies(decoder.rotary_emb, kind), places)
@@ -150,27 +155,24 @@ class DecoderForward:
         x = self.embedding[torch.tensor([token for part in parts for token in part.tokens])].float()
         if self.embedding_scale != 1:
             x = x * self.embedding_scale
-        last = len(self.layers) - 1
+        last, added = len(self.layers) - 1, None
         for number, layer in enumerate(self.layers[:-1]):
-            h = layer.before(x)
-            q, k, v = self._queries_keys_values(layer, h, now.rotations[layer.kind])
+            q, k, v = self._queries_keys_values(layer, layer.before(x, added), now.positions)
             attended = self._attended(number, now, q, k, v)
-            x = self._after_attention(layer, x, attended)
-            self._steer(number, now, x)
-        # Only the wanted tokens go through the rest of the last layer; the others leave their keys and
-        # values.
-        layer = self.layers[-1]
-        q, k, v = self._queries_keys_values(layer, layer.before(x), now.rotations[layer.kind])
-        cache = self._cache.keys[last], self._cache.values[last]
+            added = self._after_attention(layer, x, attended)
+            self._steer(number, now, added)
+        # Only the wanted tokens go through the rest of the last layer; the others leave their keys and values.
+        layer, cache = self.layers[-1], (self._cache.keys[last], self._cache.values[last])
+        q, k, v = self._queries_keys_values(layer, layer.before(x, added), now.positions)
         now.everything.store(*cache, k, v)
         if not len(now.ends):
             return torch.empty(0, len(self.embedding))
-        attended = now.at_ends(q[now.ends], *cache, layer.window)
-        x = self._after_attention(layer, x[now.ends], attended)
+        x = x[now.ends]
+        added = self._after_attention(layer, x, now.at_ends(q[now.ends], *cache, layer.window))
         for place, part in enumerate(part for part in parts if part.wanted):
             if last in (offsets := self._offsets.get(part.row, {})):
-                x[place] += offsets[last]
-        return self.head(self.norm(x))[0]
+                added[place] += offsets[last]
+        return self.head(self.norm(x, added))[0]
 
     def _prepared(self, parts: Sequence[Part]) -> _Pass:
         """Return what the layers need to know about the tokens of these parts."""
@@ -186,13 +188,10 @@ class DecoderForward:
                 short += range(first, first + count)
         row, place = torch.tensor(rows, dtype=torch.int32), torch.tensor(places, dtype=torch.int32)
         end, some = torch.tensor(ends, dtype=torch.int64), torch.tensor(short, dtype=torch.int64)
-        at = place.long()
         return _Pass(
             parts=parts,
             firsts=firsts,
-            rotations={
-                kind: (cos[at][:, None], sin[at][:, None]) for kind, (cos, sin) in self._rotations.items()
-            },
+            positions=place,
             everything=self._attention(row, place),
             short=None if len(short) == len(rows) else self._attention(row[some], place[some]),
             short_tokens=some,
@@ -204,13 +203,14 @@ class DecoderForward:
         return Attention(self._cache.pages, rows, places, heads=self.heads, scale=self.scale)
 
     def _queries_keys_values(
-        self, layer: Layer, h: torch.Tensor, rotation: Rotation
+        self, layer: Layer, h: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return queries `(tokens, heads, dim)`, keys and values `(tokens, kv_heads, dim)`."""
         q, k, v = (part.view(len(h), -1, self.head_dim) for part in layer.qkv(h))
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = layer.q_norm(q), layer.k_norm(k)
-        return _rotated(q, rotation), _rotated(k, rotation), v
+        rotation = self._rotations[layer.kind]
+        return rotate(q, *rotation, positions), rotate(k, *rotation, positions), v
 
     def _attended(
         self, number: int, now: _Pass, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
@@ -258,35 +258,23 @@ class DecoderForward:
         return attended[0].transpose(0, 1).float()
 
     def _after_attention(self, layer: Layer, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-        """Return the layer's output of its input `x` and its attention, `(tokens, hidden)`."""
-        attended = layer.o(attended.flatten(1))[0]
-        x = x + (attended if layer.after_attention is None else layer.after_attention(attended))
-        gate, up = layer.gate_up(layer.between(x))
-        inner = layer.down(self.act(gate).mul_(up))[0]
-        return x.add_(inner if layer.after_mlp is None else layer.after_mlp(inner))
+        """Add the attention's output to the stream `x`, `(tokens, hidden)`, in place.
 
-    def _steer(self, number: int, now: _Pass, x: torch.Tensor) -> None:
-        """Add the steered rows' offsets after layer `number` to the stream of their tokens, in place."""
+        Returns:
+            What the feed-forward layer adds to the stream, and has not added yet.
+        """
+        delta = layer.o(attended.flatten(1))[0]
+        h = layer.between(x, delta if layer.after_attention is None else layer.after_attention(delta))
+        delta = layer.down(self.gate(*layer.gate_up(h)))[0]
+        return delta if layer.after_mlp is None else layer.after_mlp(delta)
+
+    def _steer(self, number: int, now: _Pass, added: torch.Tensor) -> None:
+        """Add the steered rows' offsets after layer `number` to what is added to their tokens, in place."""
         if not self._offsets:
             return
         for first, part in zip(now.firsts, now.parts, strict=True):
             if number in (offsets := self._offsets.get(part.row, {})):
-                x[first : first + len(part.tokens)] += offsets[number]
-
-
-def _norms(eps: float, plus_one: bool, weights: WorkingWeights) -> Callable[[Any], Norm]:
-    """Return a function that makes a norm of a Hugging Face module.
-
-    The norm divides by the root mean square and multiplies by the weight, or by the weight plus one.
-    """
-
-    def of(module: Any) -> Norm:
-        weight = weights.of(module.weight)
-        if plus_one:
-            return lambda x: F.rms_norm(x, weight.shape, None, eps).mul_(1 + weight)
-        return lambda x: F.rms_norm(x, weight.shape, weight, eps)
-
-    return of
+                added[first : first + len(part.tokens)] += offsets[number]
 
 
 def _layer(module: Any, weights: WorkingWeights, norm: Callable[[Any], Norm]) -> Layer:
@@ -336,12 +324,3 @@ def _rotations(frequencies: torch.Tensor, factor: float, places: int) -> Rotatio
     angles = torch.arange(places, dtype=torch.float32)[:, None] * frequencies.float()
     cos, sin = angles.cos() * factor, angles.sin() * factor
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-
-def _rotated(x: torch.Tensor, rotation: Rotation) -> torch.Tensor:
-    """Return `x`, `(tokens, heads, head_dim)`, with the rotary embedding applied.
-
-    The halves of each head are swapped; the signs are in the sines of `rotation`.
-    """
-    half = x.shape[-1] // 2
-    return torch.addcmul(x * rotation[0], torch.cat((x[..., half:], x[..., :half]), -1), rotation[1])

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from agents.model.embedded import kernel
+
 LIKELIEST = 512
 """How many of the likeliest tokens are sorted for `top_p` at first; all of them are only if these do not
 reach it."""
@@ -49,11 +51,23 @@ def draw(logits: torch.Tensor, settings: Sequence[DrawSettings], uniforms: Seque
             tokens[row] = token
     if sampled:
         some = logits[sampled] if greedy else logits
-        numbers = torch.tensor([uniforms[row] for row in sampled], dtype=torch.float64)[:, None]
-        drawn = _inverse(_weights(some, [settings[row] for row in sampled]), numbers)
-        for row, token in zip(sampled, drawn.tolist(), strict=True):
+        drawn = _drawn(some, [settings[row] for row in sampled], [uniforms[row] for row in sampled])
+        for row, token in zip(sampled, drawn, strict=True):
             tokens[row] = token
     return tokens
+
+
+def _drawn(
+    logits: torch.Tensor, settings: Sequence[DrawSettings], uniforms: Sequence[float]
+) -> Sequence[int]:
+    """Return the drawn token of each row, all of whose temperatures are over 0."""
+    if all(one.top_p == 1 for one in settings):
+        temperatures, least = [one.temperature for one in settings], [one.min_p for one in settings]
+        if (quick := kernel.draw(logits, temperatures, least, uniforms)) is not None:
+            return quick
+    numbers = torch.tensor(uniforms, dtype=torch.float64)[:, None]
+    drawn: list[int] = _inverse(_weights(logits, settings), numbers).tolist()
+    return drawn
 
 
 def _weights(logits: torch.Tensor, settings: Sequence[DrawSettings]) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""The arithmetic of the forward pass: in `kernel.c`, called through ctypes, or else in torch.
+"""The arithmetic of the forward pass: in the library of `compiled/`, called through ctypes, or else in torch.
 
-Invariant: a token's numbers depend on its own row alone, bit for bit: not on the other rows, the passes
-that they share, or the number of threads. Without the library this holds for products where torch's does
-for 16 rows and more, and for attention only up to rounding. This module knows nothing about models.
+Invariant: a token's numbers depend on its own row alone, bit for bit: not on the other rows, the passes that they
+share, or the number of threads. Without the library this holds for products where torch's does for 16 rows and
+more, and for attention only up to rounding. This module knows nothing about models.
 """
 
 import ctypes
@@ -14,40 +14,38 @@ import torch
 import torch.nn.functional as F
 
 LANES = 16
-"""Tokens in one page of the cache, and in one block of the library's products."""
+"""Elements of a vector in the library, tokens in one of its blocks, and in one page of the cache."""
 PAIR = 32
 """The features of a product with AMX are a multiple of this number, and its outputs a multiple of LANES."""
+DRAW_BLOCK = 256
+"""The library draws from vocabularies whose size is a multiple of this number."""
 
 
-class _Matrix(ctypes.Structure):
-    """The struct of the same name in kernel.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out")),
-        ("n", ctypes.c_int64),
+def _struct(name: str, **kinds: str) -> type[ctypes.Structure]:
+    """Return the struct of this name in the library; `kinds` has the names of its fields by their type."""
+    types = {"pointers": ctypes.c_void_p, "counts": ctypes.c_int64, "flags": ctypes.c_int32}
+    fields = [
+        (field, types.get(kind.rstrip("_"), ctypes.c_float))
+        for kind, names in kinds.items()
+        for field in names.split()
     ]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
 
 
-class _Product(ctypes.Structure):
-    """The struct of the same name in kernel.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("matrices", "x", "packed")),
-        *((name, ctypes.c_int64) for name in ("count", "tokens", "k")),
-        *((name, ctypes.c_int32) for name in ("bf16", "amx")),
-    ]
-
-
-class _Attention(ctypes.Structure):
-    """The struct of the same name in kernel.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "out", "keys", "values", "pages", "row")),
-        ("position", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("tokens", "heads", "kv_heads", "dim", "most", "window")),
-        ("scale", ctypes.c_float),
-        ("bf16", ctypes.c_int32),
-    ]
+_Matrix = _struct("matrix", pointers="weight bias out", counts="n")
+_Product = _struct("product", pointers="matrices x packed", counts="count tokens k", flags="bf16 amx")
+_Attention = _struct(
+    "attention",
+    pointers="q k v out keys values pages row position",
+    counts="tokens heads kv_heads dim most window",
+    floats="scale",
+    flags="bf16",
+)
+_Norm = _struct("norm", pointers="x delta weight out", counts="rows size", floats="eps more")
+_Rotation = _struct("rotation", pointers="x cos sin position", counts="tokens heads dim")
+_Gate = _struct("gate", pointers="gate up", counts="count")
+_Draw = _struct("draw", pointers="logits uniform inverse_t least tokens", counts="rows size")
+_STRUCTS = (_Matrix, _Product, _Attention, _Norm, _Rotation, _Gate, _Draw)
 
 
 @cache
@@ -57,17 +55,19 @@ def library() -> ctypes.CDLL | None:
     if found is None or found.origin is None:
         return None
     library = ctypes.CDLL(found.origin)
-    sizes = getattr(library, "struct_bytes", None)
-    ours = [ctypes.sizeof(struct) for struct in (_Matrix, _Product, _Attention)]
-    if sizes is None:
-        return None
-    sizes.restype = ctypes.c_int64
-    if [sizes(which) for which in range(len(ours))] != ours:  # an older library, with other structs
-        return None
-    for name in ("multiply", "attend"):
+    for struct in _STRUCTS:
+        size = getattr(library, f"{struct.__name__}_bytes", None)
+        if size is None:
+            return None
+        size.restype = ctypes.c_int64
+        if size() != ctypes.sizeof(struct):  # an older library, with another struct
+            return None
+    for name in ("multiply", "attend", "norm", "silu_gate", "draw"):
         getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_int]
         getattr(library, name).restype = None
-    library.store.argtypes, library.store.restype = [ctypes.c_void_p], None
+    for name in ("store", "rotate"):
+        getattr(library, name).argtypes = [ctypes.c_void_p]
+        getattr(library, name).restype = None
     return library
 
 
@@ -104,8 +104,8 @@ class Linear:
         outputs = [torch.empty(tokens, size) for size in self._sizes]
         for matrix, output in zip(self._matrices, outputs, strict=True):
             matrix.out = output.data_ptr()
-        blocks = -(-tokens // LANES)
-        packed = torch.empty(blocks * LANES * self._features)
+        # Blocks go in pairs: what lies behind the last one is read too, and its sums are not used.
+        packed = torch.empty((-(-tokens // LANES) + 1) * LANES * self._features)
         product = _Product(
             *(ctypes.addressof(self._matrices), x.data_ptr(), packed.data_ptr()),
             *(len(outputs), tokens, self._features, self._bf16, self._amx),
@@ -121,6 +121,85 @@ class Linear:
         x = x.to(self._weights[0].dtype)
         outputs = [F.linear(x, weight)[:tokens].float() for weight in self._weights]
         return [out if bias is None else out + bias for out, bias in zip(outputs, self._biases, strict=True)]
+
+
+class Norm:
+    """Division by the root mean square, and multiplication by a weight."""
+
+    def __init__(self, weight: torch.Tensor, eps: float, *, plus_one: bool = False) -> None:
+        """Take a weight float32 `(size,)`; with `plus_one` the factor is the weight plus one."""
+        self._weight, self._eps, self._plus_one = weight, eps, plus_one
+        self._library = None if len(weight) % LANES else library()
+
+    def __call__(self, x: torch.Tensor, delta: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the normed `x`, float32 `(..., size)`, after `delta` is added to `x` in place."""
+        if self._library is None:
+            if delta is not None:
+                x.add_(delta)
+            if self._plus_one:
+                return F.rms_norm(x, self._weight.shape, None, self._eps).mul_(1 + self._weight)
+            return F.rms_norm(x, self._weight.shape, self._weight, self._eps)
+        assert x.is_contiguous()
+        size, out = len(self._weight), torch.empty_like(x)
+        work = _Norm(
+            *(x.data_ptr(), None if delta is None else delta.data_ptr(), self._weight.data_ptr()),
+            *(out.data_ptr(), x.numel() // size, size, self._eps, float(self._plus_one)),
+        )
+        self._library.norm(ctypes.addressof(work), torch.get_num_threads())
+        return out
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return `x`, float32 `(tokens, heads, dim)`, with the rotary embedding applied; `x` itself may change.
+
+    Args:
+        x: Queries or keys.
+        cos: Cosines of all positions, `(positions, dim)`.
+        sin: Sines of all positions, `(positions, dim)`; those of the first half are negated.
+        positions: The tokens' positions, int32 `(tokens,)`.
+    """
+    found = library()
+    if found is None:
+        half, at = x.shape[-1] // 2, positions.long()
+        swapped = torch.cat((x[..., half:], x[..., :half]), -1)
+        return torch.addcmul(x * cos[at][:, None], swapped, sin[at][:, None])
+    x = x.contiguous()
+    work = _Rotation(x.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(), *x.shape)
+    found.rotate(ctypes.addressof(work))
+    return x
+
+
+def silu_gate(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Return silu(gate) * up, float32 `(tokens, features)`; `gate` itself may change."""
+    found = library()
+    if found is None or gate.numel() % LANES:
+        return F.silu(gate).mul_(up)
+    work = _Gate(gate.data_ptr(), up.data_ptr(), gate.numel())
+    found.silu_gate(ctypes.addressof(work), torch.get_num_threads())
+    return gate
+
+
+def draw(
+    logits: torch.Tensor, temperatures: Sequence[float], min_p: Sequence[float], uniforms: Sequence[float]
+) -> list[int] | None:
+    """Return a token for each row of the logits `(rows, vocab_size)`; None if the library cannot draw them.
+
+    See `agents.model.embedded.draw`.
+    """
+    found = library()
+    if found is None or logits.shape[-1] % DRAW_BLOCK or logits.dtype != torch.float32:
+        return None
+    logits = logits.contiguous()
+    tokens = torch.empty(len(logits), dtype=torch.int64)
+    numbers = torch.tensor(uniforms, dtype=torch.float64)
+    settings = torch.tensor([[1 / temperature for temperature in temperatures], list(min_p)])
+    work = _Draw(
+        *(logits.data_ptr(), numbers.data_ptr(), settings[0].data_ptr(), settings[1].data_ptr()),
+        *(tokens.data_ptr(), *logits.shape),
+    )
+    found.draw(ctypes.addressof(work), torch.get_num_threads())
+    drawn: list[int] = tokens.tolist()
+    return drawn
 
 
 class Attention:
@@ -154,8 +233,8 @@ class Attention:
             values[pages, :, places] = v.to(values.dtype)
             return
         k, v = k.contiguous(), v.contiguous()
-        struct = self._struct(keys, values, k=k.data_ptr(), v=v.data_ptr(), tokens=len(k))
-        self._library.store(ctypes.addressof(struct))
+        work = self._work(keys, values, k=k.data_ptr(), v=v.data_ptr(), tokens=len(k))
+        self._library.store(ctypes.addressof(work))
 
     def __call__(
         self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int = 0
@@ -168,11 +247,11 @@ class Attention:
             return self._in_torch(q, keys, values, window)
         q = q.contiguous()
         out = torch.empty_like(q)
-        struct = self._struct(keys, values, q=q.data_ptr(), out=out.data_ptr(), tokens=len(q), window=window)
-        self._library.attend(ctypes.addressof(struct), torch.get_num_threads())
+        work = self._work(keys, values, q=q.data_ptr(), out=out.data_ptr(), tokens=len(q), window=window)
+        self._library.attend(ctypes.addressof(work), torch.get_num_threads())
         return out
 
-    def _struct(self, keys: torch.Tensor, values: torch.Tensor, **fields: int) -> _Attention:
+    def _work(self, keys: torch.Tensor, values: torch.Tensor, **fields: int) -> ctypes.Structure:
         return _Attention(
             **fields,
             keys=keys.data_ptr(),
