@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 
 from agents.model import meter
+from agents.model.patience import patiently, progress_of
 from agents.model.requests import BATCH_ROWS
 from corpus.aliases import Json, Message
 from corpus.errors import ModelUnavailable
@@ -24,10 +25,12 @@ from corpus.errors import ModelUnavailable
 TOKENIZE_ROWS = 1024
 """Most conversations or texts in one request to `/v1/batch/tokenize`."""
 TIMEOUT_SECONDS = 120.0
-"""Longest wait for one response that is not a batch's."""
-BATCH_TIMEOUT_SECONDS = 1800.0
-"""Longest wait for a piece of a batch. A model of 135 million parameters on two busy cores needs minutes for
-it, a larger one longer; a server that has died is noticed at once, because its connection ends."""
+"""Longest wait for one response; for one that a model generates, longest wait without any progress of the
+server."""
+PROGRESS_SECONDS = 10.0
+"""Seconds between two looks at the progress of a server that generates."""
+GENERATING = frozenset({"/v1/batch/chat", "/v1/chat/completions", "/v1/completions"})
+"""Routes whose responses a model generates."""
 
 _SAMPLE = re.compile(r'([\w:]+)(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?\s+(\S+)')
 """A line of Prometheus' text format: a name, labels in braces, and a value; a timestamp may follow."""
@@ -260,6 +263,9 @@ class ModelClient:
     async def _post(self, path: str, body: Mapping[str, object]) -> Any:
         return await self._request("POST", path, body)
 
+    async def _progress(self) -> float:
+        return progress_of(await self.metrics())
+
     async def _request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:
         """Return the JSON of a successful response."""
         response = await self._send(method, path, body)
@@ -271,8 +277,8 @@ class ModelClient:
     async def _send(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
         """Return a successful response; raise `ModelUnavailable` for any other."""
         try:
-            response = await self._http.request(method, path, json=body, timeout=_timeout(path))
-        except httpx.TimeoutException as error:
+            response = await self._responded(method, path, body)
+        except (httpx.TimeoutException, TimeoutError) as error:
             raise ModelUnavailable(
                 f"the model server did not answer {path} in time; see `nightschool status` for what runs"
             ) from error
@@ -283,6 +289,18 @@ class ModelClient:
         if response.is_success:
             return response
         raise ModelUnavailable(_refusal(path, response))
+
+    async def _responded(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
+        """Return the response, whatever it says. A model may take as long for it as it makes progress."""
+        if path not in GENERATING:
+            return await self._http.request(method, path, json=body)
+        unlimited = httpx.Timeout(TIMEOUT_SECONDS, read=None)
+        return await patiently(
+            lambda: self._http.request(method, path, json=body, timeout=unlimited),
+            self._progress,
+            limit=TIMEOUT_SECONDS,
+            every=PROGRESS_SECONDS,
+        )
 
 
 @asynccontextmanager
@@ -307,12 +325,6 @@ async def open_client(
         trust_env=False,
     ) as http:
         yield ModelClient(http)
-
-
-def _timeout(path: str) -> httpx.Timeout:
-    """Return the time limits of a request: only a batch's answer may take long, not its connection."""
-    read = BATCH_TIMEOUT_SECONDS if path == "/v1/batch/chat" else TIMEOUT_SECONDS
-    return httpx.Timeout(TIMEOUT_SECONDS, read=read)
 
 
 def _batch_body(prompts: Sequence[Prompt]) -> Json:

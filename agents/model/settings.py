@@ -5,7 +5,7 @@ rest of the configuration, and must not import the loop.
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -20,8 +20,14 @@ class ModelSettings:
     """Hugging Face directory of the model. Empty means the shipped model or, if `model.url` is set, the
     model that your vLLM serves. Set it before `init`, which makes checkpoint 0 from it, and do not change it
     later."""
-    threads: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Number of threads that the model server uses, and the trainer as well."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Number of threads that the model server uses, and the trainer as well. 0 leaves it to the machine:
+    one for a model as small as the shipped one, else one for each core that the process may use, at most
+    16."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Type that the embedded server computes products in. `auto` is that of the weights, or bfloat16 for
+    weights in float32 where the processor has instructions for it and a measurement at the server's start
+    says that it is quicker; the weights themselves keep their type."""
     url: str = ""
     """Address of your own vLLM, such as `http://127.0.0.1:8000`; empty for the embedded server. `init
     --url` sets it."""

@@ -21,6 +21,7 @@ import structlog
 from anyio.abc import Process
 
 from agents.model.client import ModelClient, open_client
+from agents.model.threads import threads_for
 from agents.model.vllm.served_directory import ServedDirectory
 from corpus.errors import GateRefused, IntegrityFault, ModelUnavailable, NightschoolError
 from corpus.recipe import MODEL_DIR
@@ -89,6 +90,9 @@ class EmbeddedServer:
     """Folder of the home's concept vectors."""
     logs: Path
     threads: int
+    """Threads inside one operation."""
+    dtype: str
+    """Type of the products: `model.dtype`."""
     ledger: Ledger
     model: ModelClient
     managed: bool = True
@@ -116,14 +120,8 @@ class EmbeddedServer:
                 *("--run-dir", str(self.run_dir), "--model", str(self.model_dir)),
                 *("--checkpoints", str(self.checkpoints), "--holds", active.id),
                 *("--token-file", str(self.token_file), "--readout", str(self.readout)),
-                *(
-                    "--threads",
-                    str(self.threads),
-                    "--ready-fd",
-                    str(writer),
-                    "--parent-pid",
-                    str(os.getpid()),
-                ),
+                *("--threads", str(self.threads), "--dtype", self.dtype),
+                *("--ready-fd", str(writer), "--parent-pid", str(os.getpid())),
                 logs=self.logs,
                 pass_fds=(writer,),
             )
@@ -309,7 +307,8 @@ def configured(
         token_file=home.token_file,
         readout=home.path / "readout",
         logs=home.path / "logs",
-        threads=settings.model.threads,
+        threads=threads_for(settings.model.threads, Path(settings.model.path or MODEL_DIR)),
+        dtype=settings.model.dtype,
         ledger=ledger,
         model=model,
     )

@@ -16,10 +16,12 @@ import structlog
 from agents.evaluator.measure import Evaluator
 from agents.model.client import ModelClient
 from agents.model.describe import attention_heads, count_layers
+from agents.model.threads import threads_for
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour
 from corpus.errors import IntegrityFault
+from corpus.recipe import MODEL_DIR
 from loop.config import Settings
 from loop.engine import model_identity, model_servers
 from loop.engine.health import Health
@@ -174,11 +176,13 @@ def _context(
 def _service(
     home: Home, context: NightContext, server: model_servers.Server, run_dir: Path, health: Health
 ) -> Service:
+    settings = context.settings.model
+    model_dir = None if settings.url and not settings.path else Path(settings.path or MODEL_DIR)
     processes = ProcessSupervisor(
         run_dir=run_dir,
         checkpoints=home.checkpoints,
         logs=home.path / "logs",
-        threads=context.settings.model.threads,
+        threads=threads_for(settings.threads, model_dir),
         ledger=context.ledger,
         server=server,
         trainer=context.trainer,

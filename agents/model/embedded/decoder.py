@@ -116,9 +116,7 @@ class DecoderForward:
         def norm(module: Any) -> Norm:
             return Norm(weights.of(module.weight), config.rms_norm_eps, plus_one=plus_one)
 
-        self.layers = [
-            _layer(layer, weights, norm) for layer in decoder.layers
-        ]
+        self.layers = [_layer(layer, weights, norm) for layer in decoder.layers]
         self.embedding = weights.of(decoder.embed_tokens.weight)
         self.embedding_scale = float(getattr(decoder.embed_tokens, "scalar_embed_scale", 1.0))
         self.head = Linear([weights.of(model.lm_head.weight)])
@@ -161,7 +159,8 @@ class DecoderForward:
             attended = self._attended(number, now, q, k, v)
             added = self._after_attention(layer, x, attended)
             self._steer(number, now, added)
-        # Only the wanted tokens go through the rest of the last layer; the others leave their keys and values.
+        # Only the wanted tokens go through the rest of the last layer; the others leave their keys and
+        # values.
         layer, cache = self.layers[-1], (self._cache.keys[last], self._cache.values[last])
         q, k, v = self._queries_keys_values(layer, layer.before(x, added), now.positions)
         now.everything.store(*cache, k, v)

@@ -1,8 +1,8 @@
 """The arithmetic of the forward pass: in the library of `compiled/`, called through ctypes, or else in torch.
 
-Invariant: a token's numbers depend on its own row alone, bit for bit: not on the other rows, the passes that they
-share, or the number of threads. Without the library this holds for products where torch's does for 16 rows and
-more, and for attention only up to rounding. This module knows nothing about models.
+Invariant: a token's numbers depend on its own row alone, bit for bit: not on the other rows, the passes
+that they share, or the number of threads. Without the library this holds for products where torch's does
+for 16 rows and more, and for attention only up to rounding. This module knows nothing about models.
 """
 
 import ctypes

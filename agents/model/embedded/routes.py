@@ -98,6 +98,8 @@ async def _models(engine: Engine, _: Request) -> Response:
         "owned_by": "nightschool",
         "max_model_len": engine.context,
         "end_token_ids": list(engine.end_ids),
+        "dtype": engine.dtype,
+        "threads": engine.threads,
         "weights_version": engine.weights.version,
         "weights_held": engine.weights.holds,
         "weights_dirty": engine.weights.dirty,
@@ -113,9 +115,11 @@ async def _metrics(engine: Engine, _: Request) -> Response:
         "weights_version": engine.weights.version,
         "weights_dirty": int(engine.weights.dirty),
     }
+    tokens = engine.sampler.batch.tokens
     text = "".join(
         f"# TYPE nightschool_{name} gauge\nnightschool_{name} {value}\n" for name, value in gauges.items()
     )
+    text += f"# TYPE nightschool_tokens counter\nnightschool_tokens_total {tokens}\n"
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 

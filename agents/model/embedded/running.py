@@ -125,6 +125,8 @@ class RunningBatch:
         self._end_ids = frozenset(end_ids)
         self._waiting: tuple[deque[Row], deque[Row]] = (deque(), deque())
         self._running: list[Row] = []
+        self.tokens = 0
+        """How many tokens of prompts and answers have been read so far."""
 
     @property
     def busy(self) -> bool:
@@ -157,6 +159,7 @@ class RunningBatch:
         wanted = []
         for row, part in zip(rows, parts, strict=True):
             row.read += len(part.tokens)
+            self.tokens += len(part.tokens)
             if part.wanted:
                 wanted.append(row)
         if not wanted:

@@ -1,7 +1,7 @@
 """The embedded model server: a process that serves a small model from shared weights on a unix socket.
 
-    python -m agents.model.embedded.server --run-dir DIR --model DIR --token-file FILE [--threads 1]
-        [--checkpoints DIR --holds ID] [--readout DIR] [--parent-pid PID] [--ready-fd FD]
+    python -m agents.model.embedded.server --run-dir DIR --model DIR --token-file FILE [--threads N]
+        [--dtype TYPE] [--checkpoints DIR --holds ID] [--readout DIR] [--parent-pid PID] [--ready-fd FD]
 
 It creates RUN_DIR/weights.bin and weights.json (the shared weights) before it listens on RUN_DIR/model.sock,
 so the weights exist as soon as /health answers. It prints nothing to stdout; errors go to stderr.
@@ -27,6 +27,7 @@ from agents.model.http_auth import AuthMiddleware, server_config
 from agents.model.process import die_with_parent, keep_freed_memory
 from agents.model.requests import MAX_TEMPERATURE
 from agents.model.safety import check_model_dir
+from agents.model.threads import threads_for
 from corpus.errors import ConfigError, NightschoolError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(options.parent_pid)
     # Until the server listens, a signal must unwind the stack, so that the shared weights are removed.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    options.threads = threads_for(options.threads, options.model)
     # Set before torch is loaded, because torch reads them once; each thread takes its default from them.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -75,7 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         "--readout", type=Path, help="the home's concept vectors, which requests may be steered by"
     )
     parser.add_argument("--token-file", type=Path, required=True, help="file with the bearer token")
-    parser.add_argument("--threads", type=int, default=1, help="threads inside one operation")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="threads inside one operation; 0 leaves it to the machine"
+    )
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="type of the products"
+    )
     parser.add_argument(
         "--ready-fd", type=int, help="file descriptor that gets the line `ready` once the socket listens"
     )
@@ -95,6 +102,7 @@ def _serve(options: argparse.Namespace) -> None:
             options.holds,
             options.threads,
             options.readout,
+            options.dtype,
         )
         _listen(engine, socket_path, token, options.ready_fd)
     finally:
@@ -165,11 +173,13 @@ def load(
     holds: str,
     threads: int,
     readout: Path | None = None,
+    dtype: str = "auto",
 ) -> "Engine":
     """Load a model into new shared weights in `run_dir`, and return the engine that serves it.
 
     `holds` is the id of a checkpoint in `checkpoints`, whose weights are served in place of those of
     `model_dir`; "" for none. `readout` is the home's folder of concept vectors; None refuses all steering.
+    `dtype` is `model.dtype`.
     """
     check_model_dir(model_dir)
     import torch
@@ -178,8 +188,10 @@ def load(
     from agents.model.describe import digest_of
     from agents.model.embedded.activation_steering import Steering
     from agents.model.embedded.chat import ChatTokenizer
+    from agents.model.embedded.decoder import DecoderForward
     from agents.model.embedded.engine import Engine
     from agents.model.embedded.forward import forward_for
+    from agents.model.embedded.precision import dtype_for
     from agents.model.embedded.sampling import Sampler
     from agents.model.embedded.working_weights import WorkingWeights
     from agents.model.weights.snapshot import restore
@@ -198,7 +210,8 @@ def load(
         restore(shared, CheckpointStore(checkpoints), holds, clean=True)
     chat, config = ChatTokenizer(tokenizer), model.config.get_text_config()
     ends = end_ids(model, tokenizer, chat.turn_end)
-    working = WorkingWeights(version=lambda: shared.version, lock=shared.lock.read_lock)
+    kind = dtype_for(dtype, model) if DecoderForward.fits(model) else model.dtype
+    working = WorkingWeights(kind, version=lambda: shared.version, lock=shared.lock.read_lock)
     return Engine(
         name=model_dir.resolve().name,
         tokenizer=chat,
@@ -208,6 +221,7 @@ def load(
         vocab_size=config.vocab_size,
         end_ids=ends,
         threads=threads,
+        dtype=str(kind).removeprefix("torch."),
         defaults=sampling_defaults(model),
         steering=Steering(
             readout,

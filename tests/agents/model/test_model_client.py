@@ -127,8 +127,8 @@ async def test_a_missing_server_is_reported(tmp_path: Path) -> None:
             await client.served_model()
 
 
-async def test_only_a_batch_may_take_longer_than_two_minutes() -> None:
-    waited: dict[str, float] = {}
+async def test_an_answer_has_no_fixed_time_limit_and_all_else_two_minutes() -> None:
+    waited: dict[str, float | None] = {}
 
     def answer(request: httpx.Request) -> httpx.Response:
         waited[request.url.path] = request.extensions["timeout"]["read"]
@@ -139,4 +139,4 @@ async def test_only_a_batch_may_take_longer_than_two_minutes() -> None:
         await client.tokenize_texts(["a"])
         with pytest.raises(IndexError):  # the server answers with no row
             (await client.batch_chat([prompt(0)]))[0]
-    assert waited == {"/v1/batch/tokenize": 120, "/v1/batch/chat": 1800}
+    assert waited == {"/v1/batch/tokenize": 120, "/v1/batch/chat": None}
