@@ -18,7 +18,10 @@ def active(connection: Connection) -> Checkpoint:
     query = select(c).join(p, p.c.checkpoint_id == c.c.id).order_by(p.c.seq.desc()).limit(1)
     row = first_of(connection, Checkpoint, query)
     if row is None:
-        raise UnknownId("this home has no checkpoint yet: run `nightschool init` again")
+        raise UnknownId(
+            "this home's ledger has no checkpoint: run `nightschool init` again, or `nightschool recover` if "
+            "the ledger is lost"
+        )
     return row
 
 

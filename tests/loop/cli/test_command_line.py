@@ -250,8 +250,9 @@ def test_a_file_that_is_not_a_ledger_is_reported_in_words(
 def test_a_home_without_its_ledger_is_reported_with_the_cure(home: Path, command: Command) -> None:
     for path in home.glob("ledger.db*"):
         path.unlink()
-    assert "run `nightschool init` again" in command("--home", home, "--json", "status").failed(2)
-    assert command("--home", home, "--json", "init").code == 0
+    assert "`nightschool recover`" in command("--home", home, "--json", "status").failed(2)
+    assert "`nightschool recover`" in command("--home", home, "--json", "init").failed(12)
+    assert command("--home", home, "recover").code == 0
     assert command("--home", home, "--json", "status").result["turns"] == 0
 
 
