@@ -41,9 +41,16 @@ enabled = false
 """The sections that `init --url` adds to the configuration file."""
 
 
-OWN = """\
+THREADS = """\
 # One for each core: the server and the trainer take turns in a night.
 threads = {threads}
+"""
+"""The setting that `init --model` adds to the table `[model]` for another model on the embedded server."""
+OWN = """
+[dreams]
+# Some forty a side teach a rule, because every dream of a counter-behaviour makes a pair too.
+per_behaviour = 40
+counter_share = 1.0
 
 [pairs]
 # Answers are sampled as people have them: at 1.0 a small model loses itself in every sixth.
@@ -52,7 +59,7 @@ temperature = 0.7
 [verdict]
 scenarios = 104
 """
-"""The rest of the configuration that `init --model` writes for another model than the shipped one."""
+"""The sections that `init --model` adds for another model than the shipped one."""
 MOST_THREADS = 8
 """Most threads that `init` asks for by itself."""
 
@@ -109,12 +116,14 @@ def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Sett
     """Return the home and its configuration; create both if the home is new."""
     path = "" if model is None else str(model)
     setting = f"path = {json.dumps(path)}\n" if path else ""
+    is_own = model is not None and digest(model) != digest(MODEL_DIR)
     if url:
         sections = VLLM.format(url=json.dumps(url), path=setting)
-    elif model and digest(model) != digest(MODEL_DIR):
-        sections = f"\n[model]\n{setting}{OWN.format(threads=min(cores(), MOST_THREADS))}"
+    elif is_own:
+        sections = f"\n[model]\n{setting}{THREADS.format(threads=min(cores(), MOST_THREADS))}"
     else:
         sections = f"\n[model]\n{setting}" if setting else ""
+    sections += OWN if is_own else ""
     home = create(option, sections)
     settings = load_settings(home.config_file)
     if (url and settings.model.url != url) or (path and settings.model.path != path):
