@@ -34,6 +34,7 @@ from store.nights.results import (
     PassCount,
     Quarantine,
     SourceDream,
+    TrainedWith,
     UpdateSummary,
     WhyPair,
     WhyUpdate,
@@ -128,6 +129,7 @@ def _update(connection: Connection, update: Update) -> UpdateSummary:
         checkpoint=update.checkpoint_id,
         reasons=update.reasons,
         recipe=from_json(MergeSettings, update.settings) if update.objective == "merge" else None,
+        chosen=from_json(TrainedWith, update.settings["chosen"]) if "chosen" in update.settings else None,
     )
 
 

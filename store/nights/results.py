@@ -38,6 +38,19 @@ class BeforeAfter:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainedWith:
+    """What the trainer chose, or was given, for an update."""
+
+    lr: float
+    """Peak learning rate."""
+    first_share: float | None
+    """Norm of a fresh optimizer's first step at this rate, as a share of the weights' norm, from which the
+    rate was found; None for a rate that was given."""
+    compute: str
+    """Type in which matrices were multiplied: "weights" (that of the weights) or "bfloat16"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UpdateSummary:
     """A summary of one update."""
 
@@ -51,6 +64,8 @@ class UpdateSummary:
     reasons: list[str]
     recipe: MergeSettings | None = field(default=None, metadata=ABSENT)
     """The settings of a merge; None for another update."""
+    chosen: TrainedWith | None = field(default=None, metadata=ABSENT)
+    """None for a merge, and for an update that was not trained."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ _STEP = {
     "margin": "margin",
     "gradient norm": "grad_norm",
     "update/weights": "update_ratio",
+    "rate": "lr",
 }
 """The columns of a table of training steps: the metric of each heading."""
 _PLACES = {
@@ -89,11 +90,22 @@ def _tokens(report: NightResult) -> None:
 def _origin(update: UpdateSummary) -> str:
     """Format how an update was made: by steps over pairs, or as a merge of task vectors."""
     if update.recipe is None:
-        return f"{update.steps} steps over {update.pairs} pairs ({update.objective})"
+        return f"{update.steps} steps over {update.pairs} pairs ({update.objective}){_chosen(update)}"
     recipe = update.recipe
     parts = ", ".join(f"{part.weight:g} x {' + '.join(part.updates)}" for part in recipe.parts)
     density = f", density {recipe.density:g}" if recipe.density else ""
     return f"merge of {parts} ({recipe.method}{density})"
+
+
+def _chosen(update: UpdateSummary) -> str:
+    """Format the learning rate of an update and how it was found; "" for an update that was not trained."""
+    chosen = update.chosen
+    if chosen is None:
+        return ""
+    share = chosen.first_share
+    found = "" if share is None else f" (found: a first step of {share:.2%} of the weights' norm)"
+    kind = "" if chosen.compute == "weights" else f", computed in {chosen.compute}"
+    return f", learning rate {chosen.lr:.2g}{found}{kind}"
 
 
 def _rates(rows: list[BehaviourRates]) -> None:

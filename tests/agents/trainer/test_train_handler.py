@@ -16,6 +16,7 @@ from agents.model.weights.shared import SharedWeights
 from agents.trainer.client import TrainerClient
 from agents.trainer.handler import TrainHandler, alarms
 from agents.trainer.messages import Settings, StepReport
+from agents.trainer.update.rates import FIRST_SHARE
 from corpus.recipe import MODEL_DIR
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -209,6 +210,23 @@ def test_an_update_repeated_after_rollbacks_gives_the_same_checkpoint_and_refere
             again.facts == before.facts and again.changes == before.changes
         )  # the id, and the references by pair
         assert {change.values.get("reference_id", target) for change in again.changes} == {target}
+
+
+def test_what_the_trainer_chose_is_in_the_ledger_and_in_the_manifest_and_an_update_made_again_agrees(
+    school: School,
+) -> None:
+    outcome = school.night(["p1", "p2"], "roll back", replace(SETTINGS, lr="auto"))
+    with school.ledger.reading() as connection:
+        update = queries.update_of(connection, "n1")
+    assert update is not None and update.checkpoint_id is not None
+    chosen = update.settings["chosen"]
+    assert update.settings["lr"] == "auto" and 0 < chosen["lr"] < 1 and chosen["compute"] == "weights"
+    assert chosen["first_share"] == pytest.approx(FIRST_SHARE["dpo"])
+    manifest = CheckpointStore(school.home / "checkpoints").manifest(update.checkpoint_id).fields
+    assert manifest["settings"]["chosen"] == chosen
+    assert outcome.facts["lr"] == chosen["lr"]
+    school.ask(lambda trainer: trainer.rollback(school.base, settled=True))
+    assert school.again("n1").facts == outcome.facts  # the same checkpoint and the same choice
 
 
 def test_the_references_of_a_refused_update_are_reused_by_the_next(school: School) -> None:
