@@ -99,7 +99,7 @@ def _serve(options: argparse.Namespace) -> None:
     torch.set_num_threads(options.threads)
     torch.use_deterministic_algorithms(True)
     # A pass over every new tensor, which only makes reads of unset memory visible.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if options.start_fd is not None:
         os.read(options.start_fd, 1)
         _need_mapping(mapping)

@@ -19,7 +19,7 @@ Compute = Literal["weights", "bfloat16"]
 def resolve(wanted: Literal["auto", "weights", "bfloat16"], model: Any) -> Compute:
     """Return the type for this model; "auto" is bfloat16 for float32 weights on a processor with AMX.
 
-    `bench/rates.py` measures it there. Without AMX, and on a GPU, "auto" is the weights' own type.
+    `bench/rates.py --speed` measures it. Without AMX, and on a GPU, "auto" is the weights' own type.
     """
     if wanted != "auto":
         return wanted

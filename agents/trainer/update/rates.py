@@ -22,7 +22,7 @@ WARMUP_STEPS = 4
 SmolLM2 rises in the first step and takes six steps to come back (`bench/rates.py`)."""
 FIRST_SHARE: Mapping[Objective, float] = {
     **dict.fromkeys(("sft", "orpo"), 0.0008),
-    **dict.fromkeys(("simpo", "dpo", "dpop", "kto"), 0.0002),
+    **dict.fromkeys(("simpo", "dpo", "dpop", "kto"), 0.0004),
 }
 """By objective, the norm of a fresh optimizer's first step at the peak rate, as a share of the weights'
 norm."""
