@@ -293,7 +293,7 @@ class ModelClient:
     async def _responded(self, method: str, path: str, body: Mapping[str, object] | None) -> httpx.Response:
         """Return the response, whatever it says. A model may take as long for it as it makes progress."""
         if path not in GENERATING:
-            return await self._http.request(method, path, json=body)
+            return await self._http.request(method, path, json=body, timeout=TIMEOUT_SECONDS)
         unlimited = httpx.Timeout(TIMEOUT_SECONDS, read=None)
         return await patiently(
             lambda: self._http.request(method, path, json=body, timeout=unlimited),
