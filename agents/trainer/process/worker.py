@@ -16,6 +16,7 @@ from agents.model.protocol import RpcRequest
 from agents.model.weights.snapshot import raw_weights, restore
 from agents.trainer import wire
 from agents.trainer.scoring import prefix_scoring, residual_stream
+from agents.trainer.scoring.compute import computing, reading_type
 from agents.trainer.scoring.residual_stream import StreamReading
 from agents.trainer.update.merge import run_merge
 from agents.trainer.update.training import Report, TrainerContext, dry_run, run_update
@@ -149,8 +150,9 @@ class Worker:
         body = load(wire.ActivationsBody, fields)
         if not body.layers:
             raise TrainerFault("activations need at least one layer; name it by its number, from 0")
-        texts = [unpack_tokens(frame) for frame in frames]
-        return pack_activations(residual_stream.read(self._context.model, texts, body.layers, body.heads))
+        texts, model = [unpack_tokens(frame) for frame in frames], self._context.model
+        with computing(reading_type(model), model.get_input_embeddings().weight.device):
+            return pack_activations(residual_stream.read(model, texts, body.layers, body.heads))
 
 
 def pack_activations(reading: StreamReading) -> Answer:

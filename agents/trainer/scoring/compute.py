@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 
 Compute = Literal["weights", "bfloat16"]
+SMALL = 10_000_000
+"""Number of weights up to which a model is small."""
 
 
 def resolve(wanted: Literal["auto", "weights", "bfloat16"], model: Any) -> Compute:
@@ -25,6 +27,15 @@ def resolve(wanted: Literal["auto", "weights", "bfloat16"], model: Any) -> Compu
         return wanted
     weight = model.get_input_embeddings().weight
     return "bfloat16" if weight.is_cpu and weight.dtype == torch.float32 and has_amx() else "weights"
+
+
+def reading_type(model: Any) -> Compute:
+    """Return the type for passes that only read a model: as for "auto", but a small model's own type.
+
+    With a small model a pass takes no time, and its readings keep the bits that they had.
+    """
+    size = sum(weight.numel() for weight in model.parameters())
+    return resolve("auto", model) if size > SMALL else "weights"
 
 
 def has_amx() -> bool:
