@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from agents.trainer.scoring import residual_stream
+from agents.trainer.scoring.compute import computing, reading_type
 from corpus.errors import TrainerFault
 
 HEADS, HEAD_SIZE = 4, 16
@@ -29,6 +30,15 @@ def test_residuals_are_those_of_each_text_alone_in_the_requested_order(tiny: Any
         with torch.no_grad():
             final = tiny.model(torch.tensor([text])).last_hidden_state[0, -1]
         assert torch.allclose(tiny.model.norm(actual[i, 0]), final, atol=1e-4)
+
+
+def test_a_small_model_is_read_in_its_own_type_and_bfloat16_reads_nearly_the_same(tiny: Any) -> None:
+    assert reading_type(tiny) == "weights"
+    exact = residual_stream.residuals(tiny, texts(), [1])
+    with computing("bfloat16", torch.device("cpu")):
+        rounded = residual_stream.residuals(tiny, texts(), [1])
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() < 0.02 * exact.norm()
 
 
 def test_a_missing_layer_or_an_empty_text_is_refused(tiny: Any) -> None:
