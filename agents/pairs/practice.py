@@ -36,6 +36,11 @@ STUBBORN = 2.0
 """How much a dream's own failures count: after so many the chance of one more answer is halved."""
 OFTEN = 0.5
 """Chance of an overdone answer from which on no other place is tried for it."""
+OWN_FAILURES = 0.05
+"""Chance of one more failure from which on a counter-behaviour's own failures are sought before overdone
+answers."""
+SOUGHT = 2 * trial.DREAMS
+"""Number of dreams of a counter-behaviour on which that chance is first estimated."""
 GUARDS = 2.0
 """Largest share of the counter-behaviour's dreams that are used, relative to the share of the behaviour's
 dreams that make pairs."""
@@ -192,13 +197,16 @@ class Practice:
     def _wanted(self, dreams: Sequence[Dream]) -> list[Ask]:
         """Return the next answer to each of these dreams that needs one and is worth it.
 
-        Of what has been seen fewer than `trial.DREAMS` times, no more is asked for at once.
+        Of what has been seen fewer than `trial.DREAMS` times, no more is asked for at once. For failures of
+        a counter-behaviour's own the number is SOUGHT.
         """
         asks: list[Ask] = []
         room = {
             "first": _room(self._counts["first fails", self.behaviour.name][1]),
             "overdone": _room(self._counts["overdone", self._overdoing()][1]),
         }
+        for name in {dream.behaviour for dream in dreams}:
+            room["own failure"] = _room(self._counts["fails later", name][1], SOUGHT)
         for dream in dreams:
             ask = self._continue(dream) if self.attempts[dream.id] else self._begin(dream)
             if ask is None:
@@ -208,6 +216,8 @@ class Practice:
                 limit = "overdone"
             elif not self.attempts[dream.id] and self._is_own(dream):
                 limit = "first"
+            elif ask.index and ask.told is None and not self._is_own(dream):
+                limit = "own failure"
             if not limit or room[limit] > 0:
                 asks.append(ask)
                 room[limit] = room.get(limit, 0) - 1
@@ -224,10 +234,13 @@ class Practice:
         if _has_both(attempts, name):
             return None
         good = any(is_good(a) for a in attempts if not is_overdone(a, name))
-        if good and not self._is_own(dream) and self.placement is not None:
-            return self._tell(dream, self.behaviour.name, self._overdoing())
         alone = [a for a in attempts if a.told is None]
         kind: Kind = ("fails later", name) if all(a.passed for a in alone) else ("passes later", name)
+        if good and not self._is_own(dream) and self.placement is not None:
+            # Pairs with overdone answers alone have cost a counter-behaviour some of its own situations.
+            if len(alone) < self.caps.alone and self._chance(kind) >= OWN_FAILURES:
+                return Ask(dream=dream, index=len(alone))
+            return self._tell(dream, self.behaviour.name, self._overdoing())
         tell = kind[0] == "passes later" and self._chance(("told passes", name)) >= self._chance(kind)
         if tell and self.placement is not None:
             return self._tell(dream, name, self.placement)
@@ -288,9 +301,9 @@ class Practice:
                 yield ("told passes", name), is_good(attempt)
 
 
-def _room(seen: int) -> int:
+def _room(seen: int, first: int = trial.DREAMS) -> int:
     """Return how many answers of a kind to ask for at once, when so many have been seen."""
-    return trial.DREAMS - seen if seen < trial.DREAMS else sys.maxsize
+    return first - seen if seen < first else sys.maxsize
 
 
 def is_good(attempt: Attempt) -> bool:

@@ -96,10 +96,25 @@ def test_a_behaviour_that_the_model_does_not_show_even_when_told_is_asked_for_no
 def test_the_rule_overdone_is_the_bad_answer_to_a_dream_of_the_counter_behaviour() -> None:
     one = listening(counter=40)
     asked = run(one, works("end"))
-    counted = Counter((ask.dream.id, ask.told, ask.placement) for ask in asked if ask.dream in one.counter)
-    assert counted == {
-        (dream.id, *manner): 1 for dream in one.counter for manner in ((None, None), ("listen", "end"))
-    }
+    counted = Counter((ask.dream.id, ask.told) for ask in asked if ask.dream in one.counter)
+    sought = {dream.id for dream in one.counter[: practice.SOUGHT]}
+    assert all(counted[dream.id, "listen"] == 1 for dream in one.counter)
+    assert all(counted[dream.id, None] == 1 + (dream.id in sought) for dream in one.counter)
+    assert {ask.placement for ask in asked if ask.told and ask.dream in one.counter} == {"end"}
+
+
+def test_a_counter_behaviour_that_fails_by_itself_shows_its_own_failures_first() -> None:
+    one = listening(counter=60)
+    failing = {dream.id for dream in one.counter if dream.seed % 4 == 0}
+
+    def answers(ask: Ask) -> bool:
+        return works("end")(ask) and not (ask.dream.id in failing and ask.told is None and ask.index == 1)
+
+    asked = run(one, answers)
+    overdone = {ask.dream.id for ask in asked if ask.told and ask.dream in one.counter}
+    most = Counter(ask.dream.id for ask in asked if ask.dream in one.counter and ask.told is None)
+    assert overdone == {dream.id for dream in one.counter} - failing
+    assert max(most.values()) == one.caps.alone
 
 
 def test_where_the_rule_is_not_overdone_another_place_is_tried_on_some_dreams_first() -> None:
@@ -183,7 +198,7 @@ def test_a_guarded_counter_behaviour_is_dreamt_of_without_its_behaviour() -> Non
         behaviour=BEHAVIOURS["listen"], own=[], counter=dreams("push_back", 30), caps=Caps(alone=4, told=2)
     )
     asked = run(one, works("system"))
-    assert Counter(ask.told for ask in asked) == {None: 30, "listen": 30}
+    assert Counter(ask.told for ask in asked) == {None: 30 + practice.SOUGHT, "listen": 30}
 
 
 def test_an_answer_that_was_cut_off_is_no_good_one() -> None:
