@@ -43,6 +43,16 @@ class Structure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Score:
+    """A rating as the log has it, before the scale of the log is known."""
+
+    field: str
+    """Name of the log's field; the fields of a log may have different scales."""
+    value: float | str
+    """The number, or a text that is no known rating."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Turn:
     """One utterance."""
 
@@ -56,6 +66,8 @@ class Turn:
     """Time of the utterance, aware and in UTC; None if the log gives none."""
     rating: float | None = None
     """A person's explicit rating of this turn, -1 (bad) to 1 (good); None without one."""
+    score: Score | None = None
+    """A rating whose scale a reader cannot know; ingest turns it into `rating`. None in the ledger."""
     edited: str | None = None
     """The text that a person wrote or preferred in place of this turn; None without one."""
     key: str = ""
@@ -81,6 +93,8 @@ class Conversation:
     """The log's own id of this conversation, for a log in which turns arrive one by one; "" for others."""
     session: str = ""
     """The log's own id of a session in which each line repeats the whole history; "" without one."""
+    copied: int = 0
+    """Number of leading turns that another conversation of the log has too; their signals count there."""
 
 
 def chain(source: str, turns: tuple[Turn, ...], *, tail: str = "") -> list[str]:

@@ -1,6 +1,6 @@
-"""Generate docs/reference/commands.md and docs/reference/configuration.md from the program.
+"""Generate the pages commands.md, configuration.md and logs.md of docs/reference/ from the program.
 
-    make docs                            write both pages
+    make docs                            write the pages
     python docs/generate.py --check      exit with 1 if one of them is out of date
 
 Invariant: a generated page holds what the program says of itself (help texts, the docstrings of the settings)
@@ -53,6 +53,65 @@ what is in effect.
 
 {keys}
 """
+
+
+LOGS = """\
+# Logs
+
+{generated}
+
+`nightschool ingest PATH...` reads conversations from files and folders, and `nightschool ingest --preview
+PATH...` shows what it would read, without a home and without storing anything: conversations, turns,
+ratings, edits, the signals in them, what is set aside and why, what is skipped and why. The format of a
+file is recognised from its first {sample} records; `--format` overrides that.
+
+A log is JSON: one object a line, one array of objects, or one object, pretty-printed or not; also an object
+that only wraps the list of conversations. It may be compressed ({packings}) or lie in a `.zip`, and may be
+UTF-8, UTF-16 or Latin-1. SQLite databases are opened read-only, and copied first while a program has them
+open. What cannot be read is named with its line and the reason.
+
+**Ratings.** A thumb, a word or a fraction such as `4/5` is a rating by itself. A bare number is not: 1 is
+the best of thumbs and the worst of stars. Its scale is found from all numbers of the file under that name,
+or given with `--ratings 1..5`. A number whose scale does not show, and a word that is no known rating,
+leave the answer without a rating and are named.
+
+**Whose words.** A turn of the user holds what a person typed. Reminders, hooks, the editor's state,
+summaries and the results of tools are nobody's words; the model's thoughts are no part of its answer. Of a
+session with branches, the one that is live is read.
+
+## Formats
+
+| `--format` | what writes it | seen |
+|---|---|---|
+{formats}
+
+## Samples
+
+Each of these is a whole file, as short as it can be.
+
+{samples}
+"""
+
+
+def logs_page() -> str:
+    """Return the text of docs/reference/logs.md."""
+    from agents.ingest.sources import PACKINGS
+    from corpus.formats.detect import SAMPLE
+    from corpus.formats.registry import FORMATS
+
+    formats = sorted(FORMATS, key=lambda format: format.name)
+    rows = [
+        f"| `{form.name}` | [{_cell(form.title)}]({form.link}) | {_cell(form.seen)} |" for form in formats
+    ]
+    folder = Path(__file__).parent.parent / "corpus" / "formats" / "samples"
+    samples = []
+    for form in formats:
+        file = folder / f"{form.name}.{'sql' if form.tables else 'jsonl'}"
+        samples.append(f"### {form.name}\n\n{textwrap.indent(file.read_text().rstrip(), '    ')}")
+    return LOGS.format(
+        generated=GENERATED, sample=SAMPLE, packings=", ".join(PACKINGS),
+        formats="\n".join(rows), samples="\n\n".join(samples),
+    )  # fmt: skip
 
 
 def command_line() -> Any:
@@ -178,7 +237,7 @@ def _attribute_docs(record: type) -> dict[str, str]:
     return documented
 
 
-PAGES = {"commands.md": commands_page, "configuration.md": configuration_page}
+PAGES = {"commands.md": commands_page, "configuration.md": configuration_page, "logs.md": logs_page}
 
 
 def main() -> int:

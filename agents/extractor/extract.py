@@ -40,6 +40,8 @@ class ConversationView:
     """All turns; a turn's index is its position."""
     most_characters: int = 16_384
     """Most characters of a context; a longer one is cut at a user's turn."""
+    copied: int = 0
+    """Number of leading turns that another conversation has too; their signals count there."""
 
 
 def extract(
@@ -59,7 +61,8 @@ def extract(
         at: The time to store in the signals.
         read: Findings of a language model, which are joined with the findings of the rules.
     """
-    findings = join(find(conversation.turns, hints(behaviours, judging)), read)
+    found = join(find(conversation.turns, hints(behaviours, judging)), read)
+    findings = [finding for finding in found if finding.position >= conversation.copied]
     lessons = limited([decide(finding, behaviours, judging) for finding in findings])
     nodes = {node.id: node for node in declared(behaviours)}
     signals, edges = list[Signal](), list(_guards(behaviours))
@@ -70,6 +73,8 @@ def extract(
             nodes[node.id] = _joined(nodes[node.id], node) if node.id in nodes else node
         edges += _lesson_edges(conversation, lesson, signal)
     for fact in facts(conversation.turns):
+        if fact.position < conversation.copied:
+            continue
         episode, node = _fact_nodes(conversation, fact)
         nodes.setdefault(episode.id, episode)
         nodes[node.id] = node

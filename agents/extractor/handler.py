@@ -90,7 +90,11 @@ def _view(connection: Connection, conversation_id: str, most_characters: int) ->
     conversation = queries.conversation(connection, conversation_id)
     turns = tuple(_turn(row) for row in queries.turns(connection, conversation_id))
     return ConversationView(
-        id=conversation_id, source=conversation.source, turns=turns, most_characters=most_characters
+        id=conversation_id,
+        source=conversation.source,
+        turns=turns,
+        most_characters=most_characters,
+        copied=conversation.copied,
     )
 
 

@@ -17,8 +17,9 @@ from anyio.streams.memory import MemoryObjectSendStream
 from sqlalchemy.exc import SQLAlchemyError
 from watchfiles import awatch
 
-from agents.ingest.files import SUFFIXES, logs_below, stored_path
-from agents.ingest.read import in_threads, quarantine_file, read_log
+from agents.ingest.files import is_log, logs_below
+from agents.ingest.read import Options, in_threads, quarantine_file, read_log
+from agents.ingest.sources import stored_path
 from corpus.errors import UsageError
 from store.ledger.db import Ledger
 from store.queue.outcome import note
@@ -108,7 +109,7 @@ async def _scan(
 async def _read(ledger: Ledger, path: Path) -> int:
     """Read one file and return the number of turns added; a file that cannot be read is quarantined."""
     try:
-        return (await in_threads(read_log(ledger, path))).turns
+        return (await in_threads(read_log(ledger, path, Options(last=False)))).turns
     except SQLAlchemyError:  # the ledger, not the file
         raise
     except Exception as error:  # a bug that shows with one file must not stop the other files
@@ -132,4 +133,4 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _is_log(_change: object, path: str) -> bool:
-    return path.endswith(SUFFIXES)
+    return is_log(path)

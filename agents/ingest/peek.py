@@ -1,44 +1,100 @@
-"""Read the conversations of one log file without adding them to the ledger.
+"""Read log files without adding them to the home's ledger.
 
-Invariant: nothing is written, neither to the ledger nor elsewhere. Files are parsed as in an ingest, so the
-conversations returned are those that an ingest would add.
+Invariant: nothing is written to the disk. Files are read by the same code as in an ingest, into a ledger in
+memory, so what is returned is what an ingest would store.
 """
 
-from collections.abc import Collection
-from dataclasses import replace
-from io import BytesIO
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
-from agents.ingest.files import Record, open_log, parse, records, unreadable
-from corpus.conversation import Conversation
+from sqlalchemy import Connection, select
+
+from agents.ingest.files import logs_at
+from agents.ingest.read import DEFAULTS, Options, read_log, skipped_at
+from agents.ingest.records import Parser
+from agents.ingest.report import IngestReport, merged
+from agents.ingest.sources import opened, unreadable
+from corpus.conversation import Conversation, Turn
 from corpus.errors import LogRefused
-from corpus.formats.detect import detect, reader
-from corpus.lines import MAX_ARRAY, RawLine
-from corpus.scrub.patterns import scrub_conversation
+from corpus.formats.detect import named
 from store.conversations.conversations import tombstones
+from store.ledger import schema
+from store.ledger.db import Ledger
+from store.ledger.records import StoredTurn
+from store.ledger.rows import all_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What an ingest of some files would store."""
+
+    report: IngestReport
+    conversations: tuple[tuple[str, Conversation], ...]
+    """Each conversation with the path of its file, in the order in which they begin."""
+
+
+def preview(paths: Sequence[Path], options: Options = DEFAULTS) -> Preview:
+    """Return what an ingest of these files and folders would store in an empty ledger."""
+    files = [file for path in paths for file in logs_at(path)]
+    found = _read(dict.fromkeys(files), options)
+    return replace(found, report=merged([found.report, *map(skipped_at, dict.fromkeys(paths))]))
+
+
+def _read(files: Iterable[Path], options: Options) -> Preview:
+    """Read files into a ledger in memory, and return what is in it then."""
+    ledger = Ledger("sqlite://")
+    try:
+        reports = [report for file in files for report in read_log(ledger, file, options)]
+        with ledger.reading() as connection:
+            return Preview(report=merged(reports), conversations=tuple(_stored(connection)))
+    finally:
+        ledger.close()
 
 
 def conversations_in(path: Path) -> list[Conversation]:
     """Return the conversations of a file, without secrets, in the order in which they begin.
 
-    A conversation that is spread over several records is joined into one. A file without a conversation
-    raises `LogRefused` with the reason.
+    A file without a conversation raises `LogRefused` with the reason.
     """
-    lines = _all_records(path)
-    format = detect(lines)
-    if not isinstance(format, str):
-        raise LogRefused(f"{path} holds no conversation ({format.reason if format else 'no whole line'})")
-    read = reader(format)
-    joined: dict[str, Conversation] = {}
-    for line in lines:
-        part = parse(line, read)
-        if isinstance(part, Conversation) and part.turns:
-            key = part.key or f"\0{len(joined)}"
-            earlier = joined[key].turns if key in joined else ()
-            joined[key] = replace(part, turns=(*earlier, *part.turns))
-    if not joined:
-        raise LogRefused(f"{path} holds no conversation that can be read as {format}")
-    return [scrub_conversation(conversation) for conversation in joined.values()]
+    found = _read([path], DEFAULTS)
+    if not found.conversations:
+        faults = [line.reason for line in found.report.quarantined]
+        raise LogRefused(f"{path} holds no conversation ({faults[0] if faults else 'it is empty'})")
+    return [conversation for _, conversation in found.conversations]
+
+
+def _stored(connection: Connection) -> Iterator[tuple[str, Conversation]]:
+    """Yield each conversation of a ledger with the path of its file, in the order in which they begin."""
+    table, turns = schema.conversations, schema.turns
+    spoken: dict[str, list[Turn]] = {}
+    for turn in all_of(connection, StoredTurn, select(turns).order_by(turns.c.id)):
+        spoken.setdefault(turn.conversation_id, []).append(_turn(turn))
+    rows = {row.id: row for row in connection.execute(select(table))}
+    for conversation_id, its_turns in spoken.items():
+        row = rows[conversation_id]
+        yield (
+            row.path,
+            Conversation(
+                source=row.source, format=row.format, turns=tuple(its_turns), key=row.key, copied=row.copied
+            ),
+        )
+
+
+def _turn(row: StoredTurn) -> Turn:
+    """Return a stored turn with the values that its log had."""
+    time = datetime.fromisoformat(row.time) if row.time else None
+    return Turn(
+        role=row.role,
+        text=row.text,
+        line=row.line,
+        time=time,
+        rating=row.rating,
+        edited=row.edited,
+        key=row.key,
+    )
 
 
 def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
@@ -49,34 +105,16 @@ def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
         format: Name of the file's format.
         wanted: Tombstones of these conversations. A line is returned if its conversation has one of them.
     """
-    read, wanted, numbers = reader(format), frozenset(wanted), list[int]()
+    wanted, numbers = frozenset(wanted), set[int]()
     try:
-        log = open_log(path)
-        with log.stream:
-            for line in records(log):
-                part = parse(line, read)
-                if not isinstance(line, RawLine) or not isinstance(part, Conversation) or not part.turns:
-                    continue
-                if not wanted.isdisjoint(tombstones(part)):
-                    numbers.append(line.number)
+        for log in opened(path):
+            with closing(log.stream):
+                if log.database:
+                    raise LogRefused("a database has no lines")
+                for read in Parser(log=log, format=named(format)).whole():
+                    for part in read.parts:
+                        if isinstance(part, Conversation) and not wanted.isdisjoint(tombstones(part)):
+                            numbers.update(turn.line for turn in part.turns)
     except OSError as error:
         raise LogRefused(unreadable(error)) from None
-    return numbers
-
-
-def _all_records(path: Path) -> list[Record]:
-    """Return the records of a file, including a last line without a newline.
-
-    An ingest would wait for the rest of such a line; a preview reads the file only once.
-    """
-    try:
-        log = open_log(path)
-        with log.stream:
-            data = log.stream.read(MAX_ARRAY)
-    except LogRefused as refused:
-        raise LogRefused(f"{path}: {refused}") from None
-    except OSError as error:
-        raise LogRefused(f"{path} {unreadable(error)}") from error
-    if len(data) == MAX_ARRAY:
-        raise LogRefused(f"{path} has {MAX_ARRAY // 2**20} MiB or more: take it in with `nightschool ingest`")
-    return list(records(replace(log, stream=BytesIO(data + b"\n"), size=len(data) + 1)))
+    return sorted(numbers)

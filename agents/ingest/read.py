@@ -2,8 +2,9 @@
 
 Invariant: a batch's conversations, its quarantined lines and the file offset after the batch are committed in
 one transaction. So reading resumes after the last batch when the process has died, and no turn is lost or
-repeated. Only complete lines are read. A bad line or file becomes an entry of the report, not an exception.
-This module does not know how the turns are used.
+repeated. A bad line or file becomes an entry of the report, not an exception. A file of lines is read on from
+where reading ended; any other file (an array, a compressed file, a format whose records depend on each other)
+is read as a whole when it has changed. This module does not know how the turns are used.
 """
 
 from collections.abc import Generator, Iterable, Iterator
@@ -12,26 +13,19 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from agents.ingest.files import (
-    OpenLog,
-    Record,
-    digest,
-    logs_at,
-    open_log,
-    parse,
-    read_array,
-    records,
-    stored_path,
-    unreadable,
-)
-from agents.ingest.report import FileRead, IngestReport, QuarantinedLine, merged
+from agents.ingest.files import logs_at, skipped_below
+from agents.ingest.records import Numbered, Parser, detected, read_database, records
+from agents.ingest.report import FileRead, IngestReport, QuarantinedLine, SkippedFile, merged
+from agents.ingest.sources import OpenLog, archived, opened, stored_path, unreadable
 from corpus.conversation import Conversation
-from corpus.errors import LogRefused
-from corpus.formats.detect import NAMES, Reader, detect, reader
-from corpus.lines import BadLine, RawLine, array_items, is_array, whole_lines
+from corpus.errors import LogRefused, UsageError
+from corpus.formats.detect import named
+from corpus.formats.feedback import Scale, asked_scale
+from corpus.formats.format import Format
+from corpus.lines import BadLine, RawLine, in_lines
 from corpus.scrub.patterns import scrub
-from store.conversations import conversations
-from store.conversations.conversations import FileState
+from store.conversations import conversations, files
+from store.conversations.files import FileState
 from store.ledger.db import Ledger
 from store.queue.outcome import note
 
@@ -47,6 +41,22 @@ MOST_BAD = 1000
 the format must be wrong."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How files are read."""
+
+    format: str | None = None
+    """Name of the format of every file; None to detect each file's format."""
+    scale: Scale | None = None
+    """The scale of all ratings; None to find it from the numbers of each file."""
+    last: bool = True
+    """Whether a last line counts that has no line end; a file that is followed waits for it."""
+
+
+DEFAULTS = Options()
+"""Read as by hand: formats and scales are found, and the last line counts."""
+
+
 @dataclass(kw_only=True)
 class _Batch:
     """The content of the next transaction, and how much of the file it covers."""
@@ -59,40 +69,70 @@ class _Batch:
     """Bytes of these records."""
     last: RawLine | None = None
     """The last raw line; the next batch starts after it."""
+    waiting: list[BadLine] = field(default_factory=list)
+    """The last line of the file, if it is not finished; it is not stored, because it is read again."""
 
-    def add(self, record: Record, read: Reader) -> None:
-        """Parse one record with the reader of its format, and add the result to the batch."""
+    def add(self, read: Numbered) -> None:
+        """Add what was read from a record to the batch."""
         self.lines += 1
+        record = read.record
         if isinstance(record, RawLine):
+            if not record.ended and any(isinstance(part, BadLine) for part in read.parts):
+                self.waiting += [part for part in read.parts if isinstance(part, BadLine)]
+                return
             self.last = record
             self.size += len(record.data or b"")
-        parsed = parse(record, read)
-        if isinstance(parsed, BadLine):
-            self.bad.append(parsed)
-        elif parsed is not None:
-            self.conversations.append(parsed)
+        for part in read.parts:
+            if isinstance(part, BadLine):
+                self.bad.append(part)
+            else:
+                self.conversations.append(part)
+
+    @property
+    def full(self) -> bool:
+        """Whether the batch takes no further record."""
+        return self.lines >= BATCH_LINES or self.size >= BATCH_BYTES
 
 
-async def ingest_paths(ledger: Ledger, paths: Iterable[Path], format: str | None = None) -> IngestReport:
+async def ingest_paths(
+    ledger: Ledger, paths: Iterable[Path], format: str | None = None, *, ratings: str = ""
+) -> IngestReport:
     """Read all logs at these paths into the ledger, and return one report of them all.
 
     Args:
         ledger: The ledger that the turns are added to.
         paths: Files, and folders whose logs are all read.
         format: Name of the format of every file; None to detect each file's format.
+        ratings: The scale of all ratings, such as 1..5; "" to find it from the numbers of each file.
 
     Raises:
-        UsageError: A path cannot be read or the format is unknown. Nothing has been read then.
+        UsageError: A path cannot be read, or the format or the scale is unknown. Nothing has been read then.
     """
-    if format is not None:
-        reader(format)
-    files = [file for path in paths for file in await anyio.to_thread.run_sync(logs_at, path)]
+    options, paths = options_of(format, ratings), list(paths)
+    logs = [file for path in paths for file in await anyio.to_thread.run_sync(logs_at, path)]
     reports = []
-    for file in dict.fromkeys(files):
-        before = await ledger.read(conversations.ids_of_path, stored_path(file))
-        report = await in_threads(read_log(ledger, file, format))
+    for file in dict.fromkeys(logs):
+        before = await ledger.read(files.ids_of_path, stored_path(file))
+        report = await in_threads(read_log(ledger, file, options))
         reports.append(replace(report, known=report.known + len(before - report.ids)))
+    reports += [await anyio.to_thread.run_sync(skipped_at, path) for path in dict.fromkeys(paths)]
     return merged(reports)
+
+
+def options_of(format: str | None, ratings: str) -> Options:
+    """Return the options for a format and a scale that a user gave; raise UsageError if one is unknown."""
+    if format is not None:
+        named(format)
+    scale = asked_scale(ratings) if ratings else None
+    if ratings and scale is None:
+        raise UsageError(f"--ratings {ratings} is no scale: give the worst and the best number, such as 1..5")
+    return Options(format=format, scale=scale)
+
+
+def skipped_at(path: Path) -> IngestReport:
+    """Return a report of the files below a folder that are not read."""
+    files = (SkippedFile(path=file.path, reason=file.reason) for file in skipped_below(path))
+    return IngestReport(skipped=tuple(files))
 
 
 async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestReport:
@@ -109,15 +149,26 @@ async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestRepo
     return merged(reports)
 
 
-def read_log(ledger: Ledger, path: Path, format: str | None = None) -> Generator[IngestReport, None, None]:
+def read_log(ledger: Ledger, path: Path, options: Options = DEFAULTS) -> Generator[IngestReport, None, None]:
     """Read what is new in one file, and yield a report after each committed batch.
 
-    A file that cannot be read is quarantined, and a report says so. If `format` is None, it is detected.
+    A file that cannot be read is quarantined, and a report says so. Of an archive, each log in it is read.
     """
+    count = 0
     try:
-        log = open_log(path)
-        with log.stream:
-            yield from (_array(ledger, log, format) if is_array(log.head) else _lines(ledger, log, format))
+        for log in opened(path):
+            count += 1
+            try:
+                yield from _read_open(ledger, log, path, options)
+            except LogRefused as refused:
+                yield quarantine_file(ledger, log.path, str(refused))
+        beside = archived(path)
+        if not count:
+            yield quarantine_file(ledger, stored_path(path), "a zip archive without a log in it")
+        elif beside:
+            reason = "a file of the archive whose name is not that of a log"
+            skipped = [SkippedFile(path=stored_path(path / name), reason=reason) for name in beside]
+            yield IngestReport(skipped=tuple(skipped))
     except LogRefused as refused:
         yield quarantine_file(ledger, stored_path(path), str(refused))
     except OSError as error:
@@ -130,86 +181,110 @@ def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
     The ledger records the event only once for each file and reason.
     """
     with ledger.writing() as connection:
-        if conversations.set_aside_line(connection, path, 0, reason):
+        if files.set_aside_line(connection, path, 0, reason):
             note(connection, "log_set_aside", path, {"reason": scrub(reason)})
     line = QuarantinedLine(path=path, line=0, reason=scrub(reason))
     return IngestReport(files=(FileRead(path=path, format=None),), quarantined=(line,))
 
 
-def _lines(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
-    """Read a file with one record a line, from the stored offset to its last newline.
+def _read_open(ledger: Ledger, log: OpenLog, path: Path, options: Options) -> Iterator[IngestReport]:
+    """Read what is new in an open log; yield a report for each batch, then one that names the file."""
+    if log.database:
+        yield from _whole(ledger, log, None, options, path)
+        return
+    grows = log.plain and in_lines(log.head)
+    state = _resumed(ledger, log, options.format) if grows else None
+    format = detected(log, options.format, state.format if state else "")
+    if grows and state and (format is None or format.join is None):
+        yield from _lines(ledger, log, format, state, options)
+    else:
+        yield from _whole(ledger, log, format, options, path)
 
-    Yields:
-        A report for each batch, then one that names the file.
-    """
-    state = _resumed(ledger, log, format)
-    name = format or state.format or _detected(log, records(log))
-    if name is not None:
-        state = replace(state, format=name)
-        lines = whole_lines(log.stream, until=log.size, offset=state.offset, number=state.line)
-        for reached, report in _batches(ledger, log.path, lines, state):
+
+def _file(log: OpenLog, format: Format | None, *, waiting: bool = False) -> IngestReport:
+    """Return the report that names a file."""
+    name = format.name if format else None
+    read = FileRead(path=log.path, format=name, encoding=log.encoding, compression=log.compression or None)
+    return IngestReport(files=(read,), waiting=(log.path,) if waiting else ())
+
+
+def _lines(
+    ledger: Ledger, log: OpenLog, format: Format | None, state: FileState, options: Options
+) -> Iterator[IngestReport]:
+    """Read a file with one record a line, from the stored offset to its end."""
+    if format is not None:
+        parser = Parser(log=log, format=format, sure=options.format is not None, scale=options.scale)
+        state = replace(state, format=format.name)
+        lines = records(log, offset=state.offset, number=state.line, last=options.last)
+        read = (Numbered(record=record, parts=parser.parse(record)) for record in lines)
+        for reached, report in _batches(ledger, log.path, read, state):
             state = reached
             yield report
-    yield IngestReport(
-        files=(FileRead(path=log.path, format=name),),
-        waiting=(log.path,) if state.offset < log.size else (),
-    )
+    yield _file(log, format, waiting=state.offset < log.size)
 
 
-def _array(ledger: Ledger, log: OpenLog, format: str | None) -> Iterator[IngestReport]:
-    """Read a file that is one JSON array: the whole array, and again from its beginning if it has changed.
-
-    Yields:
-        A report for each batch, then one that names the file.
-    """
-    data = read_array(log)
-    identity = f"{log.inode}:array:{digest(data)}"
+def _whole(
+    ledger: Ledger, log: OpenLog, format: Format | None, options: Options, path: Path
+) -> Iterator[IngestReport]:
+    """Read a file as a whole, and again from its beginning if it has changed."""
+    identity = f"{log.inode}:whole:{log.whole_digest()}"
     with ledger.reading() as connection:
-        state = conversations.file_state(connection, log.path)
-    name = format or _detected(log, array_items(data))
-    files = (FileRead(path=log.path, format=name),)
-    if name is not None and (state is None or (state.identity, state.format) != (identity, name)):
-        if state is not None:
+        state = files.file_state(connection, log.path)
+    if log.database and not (state and state.identity == identity):
+        format, parts = read_database(path)
+        found: Iterator[Numbered] = (Numbered(record=None, parts=(part,)) for part in parts)
+    elif format is not None:
+        parser = Parser(log=log, format=format, sure=options.format is not None, scale=options.scale)
+        found = parser.whole(options.last)
+    if format is not None and (state is None or (state.identity, state.format) != (identity, format.name)):
+        if state is not None and state.format:
             _restart(ledger, replace(state, offset=0, line=0), "rewritten")
-        start = FileState(path=log.path, format=name, identity=identity, offset=0, line=0)
+        start = FileState(path=log.path, format=format.name, identity=identity, offset=0, line=0)
         end = replace(start, offset=log.size)
-        for _, report in _batches(ledger, log.path, array_items(data), start, end=end):
+        for _, report in _batches(ledger, log.path, found, start, end=end):
             yield report
-    yield IngestReport(files=files)
+    yield _file(log, format, waiting=_unended(log) and not options.last)
+
+
+def _unended(log: OpenLog) -> bool:
+    """Return whether the last line of a file of lines has no line end."""
+    if not (log.plain and log.size and in_lines(log.head)):
+        return False
+    log.stream.seek(log.size - 1)
+    return log.stream.read(1) != log.ending
 
 
 def _batches(
-    ledger: Ledger, path: str, lines: Iterator[Record], state: FileState, *, end: FileState | None = None
+    ledger: Ledger, path: str, read: Iterator[Numbered], state: FileState, *, end: FileState | None = None
 ) -> Iterator[tuple[FileState, IngestReport]]:
-    """Parse and commit the records in batches; yield the file's state and a report after each batch.
+    """Commit what is read in batches; yield the file's state and a report after each batch.
 
     Args:
         ledger: The ledger to commit to.
         path: The stored path of the file.
-        lines: The records that are not read yet.
+        read: What is read from the records that are new.
         state: The file's state before these records.
-        end: For a JSON array, the state to store with the last batch; nothing is stored with the others. None
-            for a file of lines, whose state is stored with every batch.
+        end: For a file that is read as a whole, the state to store with the last batch; nothing is stored
+            with the others. None for a file of lines, whose state is stored with every batch.
     """
-    read = reader(state.format)
     seen: set[str] = set()
     bad_count = line_count = 0
-    more = True
+    more, first = True, state.line == 0
     while more:
         batch = _Batch()
-        for record in lines:
-            batch.add(record, read)
-            if batch.lines >= BATCH_LINES or batch.size >= BATCH_BYTES:
+        for part in read:
+            batch.add(part)
+            if batch.full:
                 break
         else:
             more = False
         bad_count, line_count = bad_count + len(batch.bad), line_count + batch.lines
-        first = state.line == 0
         if batch.last is not None:
             state = replace(state, offset=batch.last.end, line=batch.last.number)
         if batch.lines or end is not None:
             final = state if end is None else None if more else replace(end, line=state.line)
             yield state, _commit(ledger, path, batch, final, seen, first=first)
+            first = False
         if bad_count > MOST_BAD and 2 * bad_count > line_count:
             raise LogRefused(f"{bad_count:,} of {line_count:,} lines are not {state.format}: see --format")
 
@@ -227,15 +302,14 @@ def _commit(
         seen: Ids of the conversations in earlier batches of this file, which are not counted as known again.
             The batch's own ids are added to the set.
         first: Whether the batch begins with the first line of the file. If so, the file's quarantined lines
-        of
-            an earlier reading are removed.
+            of an earlier reading are removed.
     """
     new = known = turns = forgotten = 0
     ids: set[str] = set()
     with ledger.writing() as connection:
         if first:
-            conversations.forget_set_aside(connection, path)
-        for conversation in _joined(batch.conversations):
+            files.forget_set_aside(connection, path)
+        for conversation in batch.conversations:
             added = conversations.add(connection, conversation, path)
             if added.forgotten:
                 forgotten += 1
@@ -245,11 +319,11 @@ def _commit(
             turns += added.new_turns
             ids.add(added.conversation_id)
         for bad in batch.bad:
-            conversations.set_aside_line(connection, path, bad.line, bad.reason)
+            files.set_aside_line(connection, path, bad.line, bad.reason)
         if batch.bad:
             note(connection, "lines_set_aside", path, {"lines": len(batch.bad), "first": batch.bad[0].line})
         if state is not None:
-            conversations.save_file_state(connection, state)
+            files.save_file_state(connection, state)
     seen |= ids
     return IngestReport(
         new=new,
@@ -257,25 +331,11 @@ def _commit(
         turns=turns,
         forgotten=forgotten,
         quarantined=tuple(
-            QuarantinedLine(path=path, line=bad.line, reason=scrub(bad.reason)) for bad in batch.bad
+            QuarantinedLine(path=path, line=bad.line, reason=scrub(bad.reason))
+            for bad in (*batch.bad, *batch.waiting)
         ),
         ids=frozenset(ids),
     )
-
-
-def _joined(parsed: list[Conversation]) -> Iterator[Conversation]:
-    """Yield the conversations of a batch, with the parts that have the same key joined into one.
-
-    The joined conversation becomes one piece of work; the single parts would become hundreds.
-    """
-    parts: dict[str, list[Conversation]] = {}
-    for conversation in parsed:
-        if conversation.key:
-            parts.setdefault(conversation.key, []).append(conversation)
-        else:
-            yield conversation
-    for same in parts.values():
-        yield replace(same[0], turns=tuple(turn for part in same for turn in part.turns))
 
 
 def _resumed(ledger: Ledger, log: OpenLog, format: str | None) -> FileState:
@@ -284,7 +344,7 @@ def _resumed(ledger: Ledger, log: OpenLog, format: str | None) -> FileState:
     Reading starts at the beginning if the file is new, was replaced or rewritten, or gets another format.
     """
     with ledger.reading() as connection:
-        state = conversations.file_state(connection, log.path)
+        state = files.file_state(connection, log.path)
     fresh = FileState(path=log.path, format="", identity=log.identity, offset=0, line=0)
     if state is None or state.offset == 0:
         return fresh
@@ -302,7 +362,9 @@ def _restart_reason(state: FileState, log: OpenLog, format: str | None) -> str:
     if state.identity != log.identity:
         return "rotated"
     log.stream.seek(state.offset - 1)
-    if log.stream.read(1) != b"\n":
+    around = log.stream.read(2)
+    ended = around[:1] == log.ending or len(around) < 2 or around[1:] == log.ending
+    if not ended:
         return "rewritten"
     return "another format was asked for" if format not in (None, state.format) else ""
 
@@ -311,20 +373,4 @@ def _restart(ledger: Ledger, fresh: FileState, reason: str) -> None:
     """Record that a file is read from its beginning again, and why; `fresh` is the state to store."""
     with ledger.writing() as connection:
         note(connection, "log_begun_again", fresh.path, {"why": reason})
-        conversations.save_file_state(connection, fresh)
-
-
-def _detected(log: OpenLog, lines: Iterator[Record]) -> str | None:
-    """Return the name of the format of a file's first lines; None if no line shows a format yet.
-
-    Lines of an unknown format, and binary data, raise `LogRefused`.
-    """
-    format = detect(lines)
-    if isinstance(format, BadLine):
-        names = ", ".join(NAMES)
-        raise LogRefused(
-            f"its first lines are in no known format ({names}); line {format.line}: {format.reason}"
-        )
-    if format is None and b"\0" in log.head:
-        raise LogRefused("binary data (a NUL byte), not a log")
-    return format
+        files.save_file_state(connection, fresh)

@@ -16,6 +16,18 @@ class FileRead:
     path: str
     format: str | None
     """Name of the file's format; None if no line shows a format yet."""
+    encoding: str = "utf-8"
+    """Encoding of the file's text."""
+    compression: str | None = None
+    """Name of the file's compression; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedFile:
+    """One file of a folder or of an archive that was not read."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +57,8 @@ class IngestReport:
     waiting: tuple[str, ...] = ()
     """Paths of the files whose last line has no newline yet. The line is read once the newline is there."""
 
+    skipped: tuple[SkippedFile, ...] = ()
+    """Files of a folder or of an archive that were not read, because they are not named like a log."""
     ids: frozenset[str] = frozenset()
     """Ids of the conversations that were read, new and known."""
 
@@ -56,7 +70,15 @@ class IngestReport:
     def as_json(self) -> Json:
         """Return the object that `ingest --json` prints."""
         return {
-            "files": [{"path": file.path, "format": file.format} for file in self.files],
+            "files": [
+                {
+                    "path": file.path,
+                    "format": file.format,
+                    "encoding": file.encoding,
+                    "compression": file.compression,
+                }
+                for file in self.files
+            ],
             "conversations": {"new": self.new, "known": self.known},
             "turns": self.turns,
             "forgotten": self.forgotten,
@@ -64,6 +86,7 @@ class IngestReport:
                 {"path": line.path, "line": line.line, "reason": line.reason} for line in self.quarantined
             ],
             "waiting": list(self.waiting),
+            "skipped": [{"path": file.path, "reason": file.reason} for file in self.skipped],
         }
 
 
@@ -86,5 +109,6 @@ def merged(reports: Iterable[IngestReport]) -> IngestReport:
         forgotten=sum(report.forgotten for report in reports),
         quarantined=tuple(quarantined.values()),
         waiting=tuple(dict.fromkeys(path for report in reports for path in report.waiting)),
+        skipped=tuple(dict.fromkeys(file for report in reports for file in report.skipped)),
         ids=frozenset().union(*(report.ids for report in reports)),
     )

@@ -1,4 +1,4 @@
-"""Parsers that the formats share: text in parts, roles, times, ratings, edits and users.
+"""Parsers that the formats share: roles, times, users, tool calls, and values at a path.
 
 Invariant: every function accepts any value. A value that cannot be parsed gives None (an unknown user gives
 ""), never a guess and never an exception. This module knows nothing about formats.
@@ -6,64 +6,49 @@ Invariant: every function accepts any value. A value that cannot be parsed gives
 
 import json
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from corpus.aliases import Json
 from corpus.conversation import ToolCall
 
 ROLES = {
-    "system": ("system", "developer"),
-    "user": ("user", "human"),
-    "assistant": ("assistant", "gpt", "chatgpt", "model", "bot"),
-    "tool": ("tool", "function", "observation", "function_response"),
+    "system": ("system", "developer", "instructions"),
+    "user": ("user", "human", "you", "customer", "prompter"),
+    "assistant": ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "gemini", "claude", "chatbot"),
+    "tool": ("tool", "function", "observation", "function_response", "tool_result", "toolresult", "ipython"),
 }
 """The names that log formats use for a role, by Nightschool's own name of the role."""
 
-LIKED = {"up", "thumbs_up", "positive", "good", "like", "liked", "upvote", "helpful", "👍"}
-DISLIKED = {"down", "thumbs_down", "negative", "bad", "dislike", "disliked", "downvote", "unhelpful", "👎"}
+_BY_NAME = {name: role for role, names in ROLES.items() for name in names}
+_LONG_FRACTION = re.compile(r"(\.\d{6})\d+")
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
-MOST_STARS = 5
-"""A rating over 1 and up to this number is read as stars of five; a rating from -1 to 1 is used as it is."""
+TIMES = ("timestamp", "created_at", "time", "created", "create_time", "createdAt", "date", "datetime")
+"""The fields in which a message may have its time."""
 
-_KIND = re.compile(r"[a-z_]{1,40}")
-"""The types that may stand, in brackets, for a part of a message that has no text."""
+USERS = ("user", "user_id", "userId", "end_user")
+"""The fields that may name the user."""
 
 
 def as_role(name: Any) -> str | None:
     """Return Nightschool's own name of a role; None for an unknown role."""
-    word = name.lower() if isinstance(name, str) else ""
-    return next((role for role, words in ROLES.items() if word in words), None)
+    return _BY_NAME.get(name.strip().lower()) if isinstance(name, str) else None
 
 
-def as_text(content: Any) -> str | None:
-    """Return the text of a message's content; None if it cannot be read.
-
-    The content is a string, None (which gives ""), a part, or a list of parts.
-    """
-    if content is None:
-        return ""
+def as_text(content: Any) -> str:
+    """Return a value as text: a text as it is, None as "", texts in a list joined, other values as JSON."""
     if isinstance(content, str):
         return content
-    if isinstance(content, dict):
-        content = [content]
-    if not isinstance(content, list):
-        return None
-    texts = [_part_text(part) for part in content]
-    return None if None in texts else "\n".join(text for text in texts if text)
-
-
-def _part_text(part: Any) -> str | None:
-    """Return the text of one part, or its type in brackets if it has no text; None if it has neither."""
-    if isinstance(part, str):
-        return part
-    if not isinstance(part, dict):
-        return None
-    for name in ("text", "refusal"):
-        if isinstance(part.get(name), str):
-            return str(part[name])
-    kind = part.get("type")
-    return f"[{kind}]" if isinstance(kind, str) and _KIND.fullmatch(kind) else None
+    if content is None:
+        return ""
+    if isinstance(content, list):
+        return "\n".join(filter(None, map(as_text, content)))
+    if isinstance(content, dict) and isinstance(content.get("text"), str):
+        return str(content["text"])
+    return json.dumps(content, ensure_ascii=False)
 
 
 NO_OUTPUT = "[no output]"
@@ -110,77 +95,105 @@ def _tool(value: Any) -> Json | None:
 
 
 def as_time(value: Any) -> datetime | None:
-    """Return an ISO 8601 text, or seconds or milliseconds since 1970, as an aware UTC time.
+    """Return a time as an aware UTC time.
+
+    The value is an ISO 8601 text, a text in the form of mail headers, or the seconds, milliseconds,
+    microseconds or nanoseconds since 1970, as a number or as text.
 
     Returns:
         None for any other value.
     """
     try:
         if isinstance(value, str):
-            moment = datetime.fromisoformat(value)
-            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            return datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC)
-    except (ValueError, OverflowError, OSError):  # year 10,000, or a clock set to nonsense
+            return _time_of_text(value.strip())
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e20:
+            while value > 1e11:  # seconds reach this number in the year 5138
+                value /= 1000
+            return datetime.fromtimestamp(value, UTC)
+    except (ValueError, OverflowError, OSError, TypeError, IndexError):  # year 10,000, or a clock set wrong
         return None
     return None
 
 
-def as_rating(value: Any) -> float | None:
-    """Return a rating as a number from -1 (bad) to 1 (good); None for any other value.
-
-    A rating is a thumb, a word, a number of stars, a text such as "4/5", or an object with one of these.
-    """
-    if isinstance(value, dict):
-        ratings = [as_rating(value[name]) for name in ("rating", "score", "value", "type") if name in value]
-        return next((rating for rating in ratings if rating is not None), None)
-    if isinstance(value, bool):
-        return 1.0 if value else -1.0
-    if isinstance(value, str):
-        return _rating_word(value.strip().lower())
-    if not isinstance(value, int | float):
-        return None
-    if -1 <= value <= 1:
-        return float(value)
-    return _stars(value, MOST_STARS) if 1 < value <= MOST_STARS else None
-
-
-def _rating_word(word: str) -> float | None:
-    """Return the rating, -1 to 1, that a word, a number or a fraction gives; None for any other text."""
-    got, slash, most = word.partition("/")
+def _time_of_text(text: str) -> datetime | None:
+    """Return the time that a text gives; a ValueError is raised for most texts that give none."""
+    if _NUMBER.fullmatch(text):
+        return as_time(float(text))
     try:
-        return _stars(float(got), float(most)) if slash else as_rating(float(word))
+        moment = datetime.fromisoformat(_LONG_FRACTION.sub(r"\1", text))
     except ValueError:
-        word = re.sub(r"[\s_-]+", "_", word)
-    return 1.0 if word in LIKED else -1.0 if word in DISLIKED else None
+        moment = parsedate_to_datetime(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
-def _stars(got: float, most: float) -> float | None:
-    """Return `got` of `most` stars as a rating: -1 for one star, 1 for all; None for an impossible number."""
-    if not (1 < most < 1000 and 0 <= got <= most):
-        return None
-    return max(-1.0, (2 * got - most - 1) / (most - 1))
-
-
-def as_edit(*holders: Any) -> str | None:
-    """Return the text that a person wrote in place of an answer; None if there is none.
-
-    Args:
-        holders: The objects that may have it; the first that has it counts.
-    """
-    for holder in holders:
-        for name in ("edited", "correction", "corrected", "preferred"):
-            if isinstance(holder, dict) and isinstance(holder.get(name), str) and holder[name].strip():
-                return str(holder[name])
+def time_of(*records: Any, fields: Iterable[str] = TIMES) -> datetime | None:
+    """Return the first time that one of these records has in one of the fields; None without one."""
+    for record in records:
+        if isinstance(record, dict):
+            for field in fields:
+                if field in record and (moment := as_time(record[field])):
+                    return moment
     return None
 
 
 def user_of(*records: Any) -> str:
     """Return the user whom the first of these records to name one names; "" if none does."""
     for record in records:
-        for name in ("user", "user_id"):
+        for name in USERS:
             user = record.get(name) if isinstance(record, dict) else None
             user = user.get("id") if isinstance(user, dict) else user
             if isinstance(user, str | int) and not isinstance(user, bool) and str(user).strip():
                 return str(user).strip()
     return ""
+
+
+def at(value: Any, path: str) -> Any:
+    """Return the value at a path of keys and indices, such as "choices.0.message"; None without one.
+
+    A text on the way that is JSON is parsed, because databases and exports store objects as text.
+    """
+    for step in path.split(".") if path else ():
+        value = parsed(value)
+        if isinstance(value, dict):
+            value = value.get(step)
+        elif isinstance(value, list) and step.lstrip("-").isdigit() and -len(value) <= int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return None
+    return value
+
+
+def first(value: Any, paths: Iterable[str]) -> Any:
+    """Return the value at the first of these paths that has one; None if none has."""
+    return next((found for path in paths if (found := at(value, path)) is not None), None)
+
+
+def parsed(value: Any) -> Any:
+    """Return the object or the list that a text holds as JSON; any other value as it is."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def text_at(value: Any, path: str) -> str:
+    """Return the text at a path; "" if there is none. A number is a text too, because ids may be numbers."""
+    found = at(value, path)
+    if isinstance(found, int) and not isinstance(found, bool):
+        return str(found)
+    return found if isinstance(found, str) else ""
+
+
+def keys_of(value: Any) -> str:
+    """Return the names of an object's keys for a reason: at most eight, and none that may hold a secret."""
+    if not isinstance(value, dict):
+        return f"it is {_kind(value)}"
+    names = [key for key in value if re.fullmatch(r"[A-Za-z_][\w-]{0,29}", key)][:8]
+    return f"its keys: {', '.join(names)}" if names else "it has no keys"
+
+
+def _kind(value: Any) -> str:
+    names = {str: "a text", list: "a list", bool: "true or false", int: "a number", float: "a number"}
+    return names.get(type(value), "null")

@@ -70,9 +70,13 @@ def scrub_name(name: str) -> str:
 
 def scrub_conversation(conversation: Conversation) -> Conversation:
     """Return the conversation without secrets and without characters that a database refuses."""
-    turns = tuple(map(scrub_turn, conversation.turns))
-    names = {name: scrub_name(getattr(conversation, name)) for name in ("source", "key", "session")}
-    return replace(conversation, turns=turns, **names)
+    return replace(
+        conversation,
+        turns=tuple(map(scrub_turn, conversation.turns)),
+        source=scrub_name(conversation.source),
+        key=scrub_name(conversation.key),
+        session=scrub_name(conversation.session),
+    )
 
 
 def scrub_turn(turn: Turn) -> Turn:

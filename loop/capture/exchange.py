@@ -3,9 +3,9 @@
 A chat client repeats the whole history in each request. So the messages of a request and the answer are the
 whole conversation so far, and ingest recognises the part that it already has.
 
-Invariant: pure. Only a complete answer gives a line. `corpus.formats.openai` can read every line. A line
-contains text only, without secrets; a picture, for example, is replaced by a note that there was one.
-Every refusal is one of REASONS. This module knows nothing about files or HTTP.
+Invariant: pure. Only a complete answer gives a line. `corpus.formats.interfaces.openai` can read every
+line. A line contains text only, without secrets; a picture, for example, is replaced by a note that there was
+one. Every refusal is one of REASONS. This module knows nothing about files or HTTP.
 """
 
 import json
@@ -17,7 +17,8 @@ from typing import Any
 from corpus.aliases import Json
 from corpus.context import message_of
 from corpus.conversation import Turn
-from corpus.formats.openai import tools_of, turns_of
+from corpus.formats.exchange import tools_of
+from corpus.formats.messages import turns_of
 from corpus.formats.parts import user_of
 from corpus.lines import MAX_LINE, BadLine
 from corpus.scrub.patterns import scrub_name, scrub_tool, scrub_turn
@@ -125,8 +126,8 @@ def _is_text(turn: Turn) -> bool:
 def _message(turn: Turn) -> dict[str, Any]:
     """Return a turn as a message of the log, without secrets: what ingest would remove is not written."""
     time = turn.time.isoformat() if turn.time else None
-    clean = scrub_turn(turn)
-    more = {"timestamp": time, "rating": turn.rating, "edited": clean.edited}
+    clean, rating = scrub_turn(turn), turn.score.value if turn.score else turn.rating
+    more = {"timestamp": time, "rating": rating, "edited": clean.edited}
     return {**message_of(clean), **{k: v for k, v in more.items() if v is not None}}
 
 

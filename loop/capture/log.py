@@ -26,13 +26,14 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from agents.ingest.files import stored_path
+from agents.ingest.sources import stored_path
 from corpus.conversation import Conversation
 from corpus.errors import WriteFailed
-from corpus.formats import openai
+from corpus.formats.interfaces import openai
 from corpus.lines import RawLine, decode
 from loop.capture.exchange import REASONS, ChatRequest, Refusal, as_line, parse_response
 from store.conversations import conversations as kept
+from store.conversations import files as kept_files
 from store.files import durable
 from store.ledger.db import Ledger
 
@@ -180,7 +181,7 @@ class Capture:
             if line is None:
                 conversation_id = kept.conversation_of(connection, receipt)
             else:
-                state = kept.file_state(connection, stored_path(place))
+                state = kept_files.file_state(connection, stored_path(place))
                 if state is None or state.line < line.number:
                     return "captured", None, "its line is in the inbox; the service reads it next"
                 conversation = openai.read(decode(line), line.number)

@@ -52,14 +52,36 @@ def init(
 def ingest(
     paths: Annotated[list[Path], typer.Argument(help="log files, or folders of them")],
     format: Annotated[
-        str | None, typer.Option(help="openai, sharegpt, claude-code or trl; default: recognised by content.")
+        str | None,
+        typer.Option(help="A format of docs/reference/logs.md; default: recognised by content."),
     ] = None,
+    ratings: Annotated[
+        str,
+        typer.Option(help="The worst and the best rating, such as 1..5; default: found from all lines."),
+    ] = "",
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Show what would be stored, without a home, and store nothing.")
+    ] = False,
 ) -> None:
-    """Read conversation logs into the ledger."""
+    """Read conversation logs into the ledger.
+
+    With `--preview`, show the conversations, ratings, edits and signals in them, and what is skipped and why.
+    """
     from loop.cli.show import ledger as show_ledger
+
+    if preview:
+        from loop.operations.results.preview import previewed
+
+        shown = previewed(paths, format, ratings)
+        helpers.show(shown, show_ledger.previewed)
+        if shown.set_aside:
+            raise typer.Exit(3)
+        return
     from loop.operations.operations import Operations
 
-    result = helpers.perform(Operations.ingest, paths=[str(path.absolute()) for path in paths], format=format)
+    result = helpers.perform(
+        Operations.ingest, paths=[str(path.absolute()) for path in paths], format=format, ratings=ratings
+    )
     helpers.show(result, show_ledger.ingested)
     if result.set_aside:
         raise typer.Exit(3)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from agents.ingest.files import open_log, stored_path
 from agents.ingest.peek import lines_with
+from agents.ingest.sources import open_log, stored_path
 from corpus.errors import LogRefused
-from corpus.formats import openai
+from corpus.formats.interfaces import openai
 from loop.capture import log as capture
 from loop.operations.results.home import Forgotten, LogWithForgotten
-from store.conversations import conversations, forget
+from store.conversations import files, forget
 
 
 def forget_everywhere(
@@ -53,11 +53,11 @@ def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> i
         return 0
     before = _identity(path)
     cut = capture.blank(path, numbers)
-    state = conversations.file_state(connection, stored_path(path))
+    state = files.file_state(connection, stored_path(path))
     if state is not None and state.identity == before:
         behind = sum(size for number, size in cut if number <= state.line)
         state = replace(state, identity=_identity(path), offset=state.offset - behind)
-        conversations.save_file_state(connection, state)
+        files.save_file_state(connection, state)
     return len(cut)
 
 

@@ -14,8 +14,8 @@ from typing import Any, get_type_hints
 import anyio
 import anyio.to_thread
 
-from agents.ingest.files import stored_path
 from agents.ingest.read import ingest_paths
+from agents.ingest.sources import stored_path
 from agents.model.steering.directions import load_known, requested_strengths
 from agents.readout.concept_vectors import METHODS
 from corpus.aliases import Json
@@ -32,7 +32,7 @@ from loop.operations.dry_run import dry_run as compute_steps
 from loop.operations.prune import prune
 from loop.operations.readouts import TrainOptions
 from loop.operations.results.checkpoints import ImmediateRollback, Pin, Prune, Rollback
-from loop.operations.results.home import ConversationCount, Forgotten, Ingested, Pause, ReadFile, SetAsideLine
+from loop.operations.results.home import Forgotten, Ingested, Pause
 from loop.operations.results.nights import (
     Answer,
     CancelledUpdate,
@@ -42,11 +42,12 @@ from loop.operations.results.nights import (
     NightResult,
     PassRate,
 )
+from loop.operations.results.preview import ingested
 from loop.operations.results.readouts import BehaviourVector, Readings, Sweeps, TrainedVectors, VectorQuality
 from loop.operations.steering import Steering
 from store import queries
 from store.checkpoints.retention import Policy
-from store.conversations import conversations, forget
+from store.conversations import files, forget
 from store.ledger.records import save
 from store.nights import history, report
 from store.queue import work
@@ -82,26 +83,18 @@ class Operations:
         await self.service.processes.wait_server()
         return NightBegun(night=await self.service.begin_night(seed=self._seed(seed), retry=retry))
 
-    async def ingest(self, *, paths: list[str], format: str | None = None) -> Ingested:
+    async def ingest(self, *, paths: list[str], format: str | None = None, ratings: str = "") -> Ingested:
         """Read logs into the ledger, and return what was read.
 
         Args:
             paths: Log files, or folders of them.
             format: Format of the logs; None to recognise it from the content.
+            ratings: The scale of all ratings, such as 1..5; "" to find it from the numbers of each file.
         """
-        report = await ingest_paths(self.service.ledger, [Path(path) for path in paths], format)
+        files = [Path(path) for path in paths]
+        report = await ingest_paths(self.service.ledger, files, format, ratings=ratings)
         self.service.worker.wake()
-        return Ingested(
-            files=[ReadFile(path=file.path, format=file.format) for file in report.files],
-            conversations=ConversationCount(new=report.new, known=report.known),
-            turns=report.turns,
-            forgotten=report.forgotten,
-            set_aside=[
-                SetAsideLine(path=line.path, line=line.line, reason=line.reason)
-                for line in report.quarantined
-            ],
-            waiting=list(report.waiting),
-        )
+        return ingested(report)
 
     async def ask(self, *, text: str, steer: dict[str, float] | None = None) -> Answer:
         """Ask the served model one question and return the answer.
@@ -213,19 +206,19 @@ class Operations:
         target = in_ledger.rollback_to if rollback else None
         if target is not None:  # refuse an impossible rollback before anything is removed
             await self.rollback(target=target, dry_run=True)
-        formats = await ledger.read(conversations.formats_of)
-        files = await anyio.to_thread.run_sync(forgetting.logs_with, inbox, in_ledger, formats)
+        formats = await ledger.read(files.formats_of)
+        left = await anyio.to_thread.run_sync(forgetting.logs_with, inbox, in_ledger, formats)
         if dry_run:
             tombstones = in_ledger.derived.tombstones
             lines = await anyio.to_thread.run_sync(forgetting.count_captured, inbox, tombstones)
-            return forgetting.report(source, in_ledger, lines, files, dry_run=True)
+            return forgetting.report(source, in_ledger, lines, left, dry_run=True)
         forgotten, lines = await ledger.write(
             forgetting.forget_everywhere, inbox, source, stored, target is not None
         )
         rolled_back = rollback and forgotten.rollback_to is not None
         if forgotten.rollback_to is not None and rolled_back:
             await rolling_back.serve(self.service, forgotten.rollback_to)
-        result = forgetting.report(source, forgotten, lines, files, dry_run=False, rolled_back=rolled_back)
+        result = forgetting.report(source, forgotten, lines, left, dry_run=False, rolled_back=rolled_back)
         return replace(result, wiped=await anyio.to_thread.run_sync(ledger.wipe))
 
     async def measure(self, *, seed: int | None = None) -> Measured:

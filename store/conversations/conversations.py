@@ -18,14 +18,14 @@ from datetime import UTC
 from pathlib import PurePath
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, select
 
 from corpus.conversation import Conversation, Turn, chain
 from corpus.json_edge import to_json
-from corpus.scrub.patterns import scrub, scrub_conversation
+from corpus.scrub.patterns import scrub_conversation
 from store.ledger import schema
 from store.ledger.db import now
-from store.ledger.rows import first_of, parts
+from store.ledger.rows import parts
 from store.queue.work import enqueue
 
 ID_LENGTH = 16
@@ -43,22 +43,6 @@ class Added:
     """Whether the ledger had the conversation, or its beginning, before."""
     forgotten: bool = False
     """Whether the conversation was not added, because it contains a turn that a user has forgotten."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileState:
-    """How far a log file has been read."""
-
-    path: str
-    """The path without secrets: see `corpus.scrub.patterns.scrub_name`."""
-    format: str
-    """Name of the log format."""
-    identity: str
-    """Identity of the file; it changes when another file takes the same name."""
-    offset: int
-    """Number of bytes that were read; it is always just after a newline."""
-    line: int
-    """Number of lines that were read."""
 
 
 _PASSED_OVER = Added(conversation_id="", new_turns=0, known=False, forgotten=True)
@@ -119,61 +103,6 @@ def conversation_of(connection: Connection, key: str) -> str | None:
     return conversation_id
 
 
-# ---------------------------------------------------------------- files
-
-
-def file_state(connection: Connection, path: str) -> FileState | None:
-    """Return how far a file has been read; None for a file that was never read."""
-    return first_of(connection, FileState, select(schema.files).where(schema.files.c.path == path))
-
-
-def formats_of(connection: Connection) -> dict[str, str]:
-    """Return the name of the format of every file that was ever read, by path."""
-    table = schema.files
-    rows = connection.execute(
-        select(table.c.path, table.c.format).where(table.c.format != "").order_by(table.c.path)
-    )
-    return {path: format for path, format in rows}
-
-
-def save_file_state(connection: Connection, state: FileState) -> None:
-    """Save how far a file has been read; call it in the transaction that saves the file's turns."""
-    table = schema.files
-    values = {"format": state.format, "identity": state.identity, "offset": state.offset, "line": state.line}
-    if connection.execute(table.update().where(table.c.path == state.path).values(**values)).rowcount == 0:
-        connection.execute(table.insert().values(path=state.path, **values))
-
-
-def set_aside_line(connection: Connection, path: str, line: int, reason: str) -> bool:
-    """Quarantine a line with the reason; return whether it was not quarantined for this reason before.
-
-    Args:
-        connection: The ledger, in a transaction that writes.
-        path: Path of the log.
-        line: Number of the line from 1; 0 for the whole file.
-        reason: Why the line cannot be used; secrets are removed from it here.
-    """
-    table, reason = schema.set_aside_lines, scrub(reason)
-    place = (table.c.path == path) & (table.c.line == line)
-    if connection.execute(select(table.c.reason).where(place)).scalar() == reason:
-        return False
-    connection.execute(table.delete().where(place))
-    connection.execute(table.insert().values(path=path, line=line, reason=reason, at=now()))
-    return True
-
-
-def forget_set_aside(connection: Connection, path: str) -> None:
-    """Delete the quarantined lines of a file, which is about to be read from its beginning."""
-    table = schema.set_aside_lines
-    connection.execute(table.delete().where(table.c.path == path))
-
-
-def ids_of_path(connection: Connection, path: str) -> set[str]:
-    """Return the ids of the conversations that were first read from this file."""
-    table = schema.conversations
-    return set(connection.execute(select(table.c.id).where(table.c.path == path)).scalars())
-
-
 # ---------------------------------------------------------------- rows
 
 
@@ -199,30 +128,102 @@ def _add_whole(connection: Connection, conversation: Conversation, path: str) ->
 
 
 def _add_keyed(connection: Connection, conversation: Conversation, path: str) -> Added:
-    """Add a part of a conversation whose turns arrive one by one, each with a key; return what was added."""
-    table = schema.conversations
-    mine = (table.c.key == conversation.key) & (table.c.format == conversation.format)
-    row = connection.execute(select(table.c.id, table.c.tail).where(mine)).first()
+    """Add a conversation whose turns have the log's own ids; return what was added.
+
+    A copy under another key (a session that was resumed or forked) is recognised by its first turn. Where the
+    turns differ from those that are stored, from some turn on, a new conversation holds the new branch.
+    """
+    key, turns = conversation.key, conversation.turns
+    row = _keyed_row(connection, conversation.format, key)
     if row is None and _is_forgotten(connection, tombstones(conversation)):
         return _PASSED_OVER
-    heard = set(_known_keys(connection, row.id, conversation.turns)) if row else set()
-    fresh = []
-    for turn in conversation.turns:
-        if turn.key not in heard:
-            fresh.append(turn)
-            heard.add(turn.key)
-    root = f"{conversation.format}\0{conversation.source}\0{conversation.key}"
-    digests = chain(root, tuple(fresh), tail=row.tail if row else "")
-    # The id is made of the first turn alone, so that it does not depend on how many turns arrive together.
-    conversation_id = row.id if row else digests[0][:ID_LENGTH]
     if row is None:
-        _new(connection, conversation, conversation_id, digests[-1], path)
-    elif fresh:
-        _grow(connection, conversation_id, digests[-1])
-    if fresh:
-        start = _count(connection, conversation_id) if row else 0
-        _append(connection, conversation_id, start, fresh, digests, path)
-    return Added(conversation_id=conversation_id, new_turns=len(fresh), known=row is not None)
+        row = _copied_row(connection, conversation)
+    stored = _stored_turns(connection, row.id) if row is not None else []
+    shared = _shared(stored, turns)
+    if row is not None and shared == len(turns):
+        _complete(connection, conversation, row, stored, shared)
+        return Added(conversation_id=row.id, new_turns=0, known=True)
+    if row is not None and shared < len(stored):
+        branch = key if row.key != key else f"{key}#{turns[shared].key}"
+        if branch != key and _keyed_row(connection, conversation.format, branch) is not None:
+            return _add_keyed(connection, replace(conversation, key=branch), path)
+        conversation = replace(conversation, key=branch, copied=max(shared, conversation.copied))
+        row, shared = None, 0
+    if row is not None:
+        tail = _complete(connection, conversation, row, stored, shared)
+        digests = chain("", turns[shared:], tail=tail)
+        _grow(connection, row.id, digests[-1])
+        _append(connection, row.id, len(stored), turns[shared:], digests, path)
+        return Added(conversation_id=row.id, new_turns=len(turns) - shared, known=True)
+    digests = chain(_root(conversation), turns)
+    # The id is made of the first turn alone, so that it does not depend on how many turns arrive together.
+    conversation_id = digests[0][:ID_LENGTH]
+    _new(connection, conversation, conversation_id, digests[-1], path)
+    _append(connection, conversation_id, 0, turns, digests, path)
+    return Added(conversation_id=conversation_id, new_turns=len(turns), known=False)
+
+
+def _root(conversation: Conversation) -> str:
+    """Return the text from which the digests of a conversation with a key start."""
+    return f"{conversation.format}\0{conversation.source}\0{conversation.key}"
+
+
+def _keyed_row(connection: Connection, format: str, key: str) -> Any:
+    """Return id, key and tail of the conversation with this key; None without one."""
+    t = schema.conversations
+    query = select(t.c.id, t.c.key, t.c.tail).where((t.c.key == key) & (t.c.format == format))
+    return connection.execute(query).first()
+
+
+def _copied_row(connection: Connection, conversation: Conversation) -> Any:
+    """Return id, key and tail of the conversation of which this is a copy or a fork; None without one.
+
+    It is the one of the same format that begins with the same turn and has most of its turns.
+    """
+    c, t = schema.conversations, schema.turns
+    first = conversation.turns[0].key
+    if not first:
+        return None
+    query = (
+        select(c.c.id, c.c.key, c.c.tail)
+        .join(t, t.c.conversation_id == c.c.id)
+        .where((t.c.key == first) & (t.c.position == 0) & (c.c.format == conversation.format))
+        .order_by(t.c.id)
+    )
+    rows = connection.execute(query).all()
+    shared = [_shared(_stored_turns(connection, row.id), conversation.turns) for row in rows]
+    return max(zip(shared, rows, strict=True), key=lambda pair: pair[0], default=(0, None))[1]
+
+
+def _stored_turns(connection: Connection, conversation_id: str) -> list[Any]:
+    """Return id, key, text and digest of the stored turns of a conversation, in order."""
+    t = schema.turns
+    query = select(t.c.id, t.c.key, t.c.text, t.c.chain).where(t.c.conversation_id == conversation_id)
+    return list(connection.execute(query.order_by(t.c.position)))
+
+
+def _shared(stored: Sequence[Any], turns: Sequence[Turn]) -> int:
+    """Return the number of leading turns whose keys are the same."""
+    pairs = zip(stored, turns, strict=False)
+    most = min(len(stored), len(turns))
+    return next((index for index, (row, turn) in enumerate(pairs) if row.key != turn.key), most)
+
+
+def _complete(
+    connection: Connection, conversation: Conversation, row: Any, stored: Sequence[Any], shared: int
+) -> str:
+    """Replace the text of the last stored turn if it was still being written then; return the new tail."""
+    turn = conversation.turns[shared - 1]
+    if not shared or shared < len(stored) or stored[-1].text == turn.text or turn.role != "assistant":
+        return str(row.tail)
+    before = stored[-2].chain if len(stored) > 1 else ""
+    digest = chain(_root(conversation), (turn,), tail=before)[-1]
+    table = schema.turns
+    values = {"text": turn.text, "chain": digest, "structure": to_json(turn.structure)}
+    connection.execute(table.update().where(table.c.id == stored[-1].id).values(**values))
+    _grow(connection, row.id, digest)
+    return digest
 
 
 def _digests(conversation: Conversation) -> list[str]:
@@ -268,14 +269,6 @@ def _longest_known(connection: Connection, digests: list[str]) -> tuple[str, int
     return max(continued, key=lambda stored: stored[1], default=None)
 
 
-def _known_keys(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[str]:
-    """Yield the keys of the turns in `turns` that the stored conversation has already."""
-    table = schema.turns
-    for part in parts([turn.key for turn in turns]):
-        stored = (table.c.conversation_id == conversation_id) & table.c.key.in_(part)
-        yield from connection.execute(select(table.c.key).where(stored)).scalars()
-
-
 def _new(
     connection: Connection, conversation: Conversation, conversation_id: str, tail: str, path: str
 ) -> None:
@@ -283,7 +276,8 @@ def _new(
     key = conversation.key or conversation.session
     row = {"id": conversation_id, "format": conversation.format, "key": key, "tail": tail}
     source = conversation.source or PurePath(path).name
-    connection.execute(schema.conversations.insert().values(**row, source=source, path=path, at=now()))
+    values = {**row, "source": source, "path": path, "at": now(), "copied": conversation.copied}
+    connection.execute(schema.conversations.insert().values(**values))
 
 
 def _grow(connection: Connection, conversation_id: str, tail: str) -> None:
@@ -341,9 +335,3 @@ def _row(turn: Turn, **place: Any) -> dict[str, Any]:
     spoken = {"role": turn.role, "text": turn.text, "rating": turn.rating, "edited": turn.edited}
     shape = {"structure": to_json(turn.structure), "tools": to_json(turn.tools)}
     return {**place, **spoken, **shape, "key": turn.key, "time": time, "line": turn.line}
-
-
-def _count(connection: Connection, conversation_id: str) -> int:
-    """Return the number of stored turns of a conversation."""
-    mine = schema.turns.c.conversation_id == conversation_id
-    return int(connection.execute(select(func.count()).select_from(schema.turns).where(mine)).scalar() or 0)

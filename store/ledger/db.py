@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, StaticPool
 
 from corpus.errors import ConfigError
 from store.files.failpoints import reach
@@ -173,7 +173,11 @@ def _engine(url: str) -> Engine:
                 f"`database` needs a driver that is not installed ({error.name}): `pip install` it into this "
                 "environment, or leave `database` empty for a file in the home"
             ) from error
-    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": BUSY_TIMEOUT_S})
+    in_memory = make_url(url).database in (None, "", ":memory:")
+    options: dict[str, Any] = {"timeout": BUSY_TIMEOUT_S}
+    if in_memory:  # a second connection would open a second, empty database
+        options["check_same_thread"] = False
+    engine = create_engine(url, poolclass=StaticPool if in_memory else NullPool, connect_args=options)
 
     @event.listens_for(engine, "do_connect")
     def connect(_dialect: Any, _record: Any, where: list[str], options: dict[str, Any]) -> sqlite3.Connection:

@@ -96,6 +96,13 @@ def _attempts_name_their_placement(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE attempts ADD COLUMN finished BOOLEAN DEFAULT true NOT NULL")
 
 
+def _copies_are_recognised(connection: Connection) -> None:
+    """Add `conversations.copied` and an index of `turns.key`."""
+    if "copied" not in {column["name"] for column in inspect(connection).get_columns("conversations")}:
+        connection.exec_driver_sql("ALTER TABLE conversations ADD COLUMN copied INTEGER DEFAULT 0 NOT NULL")
+    connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS turns_by_key ON turns (key)")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -107,6 +114,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _turns_have_structure,
     _dreams_name_their_form,
     _attempts_name_their_placement,
+    _copies_are_recognised,
 )
 
 

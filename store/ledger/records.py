@@ -42,6 +42,8 @@ class StoredConversation:
     tail: str
     path: str
     at: str
+    copied: int = 0
+    """Number of leading turns that another conversation has too."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,8 @@ conversations = Table(
     Column("tail", String, nullable=False, unique=True),  # chain digest of all its turns
     Column("path", String, nullable=False),
     Column("at", String, nullable=False),
+    # leading turns that another conversation has too, of a fork for example: their signals count there
+    Column("copied", Integer, nullable=False, server_default="0"),
 )
 
 turns = Table(
@@ -86,6 +88,7 @@ turns = Table(
     Column("structure", JSON(none_as_null=True)),  # tool calls and ids; NULL if role and text are all
     Column("tools", JSON(none_as_null=True)),  # offered from this turn on; NULL for those of the turn before
     Unique("conversation_id", "position"),
+    Index("turns_by_key", "key"),
 )
 
 # ---------------------------------------------------------------- the memory graph

@@ -10,7 +10,7 @@ from agents.evaluator import judge
 from agents.extractor.extract import ConversationView, extract
 from corpus.behaviour import SHIPPED, load
 from corpus.conversation import Conversation
-from corpus.formats import openai
+from corpus.formats.interfaces import openai
 from corpus.world import ordinary, requests
 from store.ledger.records import Node, Signal
 

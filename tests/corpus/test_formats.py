@@ -4,14 +4,17 @@ import json
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from corpus.conversation import ROLES, Conversation, Structure, ToolCall
+import corpus
+from corpus.conversation import ROLES, Conversation, Score, Structure, ToolCall
 from corpus.errors import UsageError
-from corpus.formats.detect import NAMES, detect, reader
-from corpus.formats.parts import as_rating, as_time, as_tools
+from corpus.formats.detect import NAMES, detect, named, reader, recognise
+from corpus.formats.feedback import Scale, asked_scale, rated, scale_of
+from corpus.formats.parts import as_time, as_tools
 from corpus.lines import BadLine, RawLine, decode
 
 ASKED = {"role": "user", "content": "Book the lathe."}
@@ -19,7 +22,7 @@ ANSWERED = {"role": "assistant", "content": "For which day?"}
 
 
 def conversation(format: str, value: Any) -> Conversation:
-    read = reader(format)(value, 7)
+    (read,) = reader(format)(value, 7)
     assert isinstance(read, Conversation), read
     return read
 
@@ -29,7 +32,7 @@ def words(conversation: Conversation) -> list[tuple[str, str]]:
 
 
 def reason(format: str, value: Any) -> str:
-    read = reader(format)(value, 7)
+    (read,) = reader(format)(value, 7)
     assert isinstance(read, BadLine) and read.line == 7
     return read.reason
 
@@ -100,7 +103,8 @@ def test_openai_ratings_and_edits_stay_with_the_answer_they_are_about() -> None:
             "feedback": {"rating": "thumbs-down", "correction": "Done, for monday."},
         },
     ).turns[1]
-    assert by_message == by_line and by_line.rating == -1.0 and by_line.edited == "Done, for monday."
+    assert by_message.score == Score(field="rating", value=-1.0) and by_line.rating == -1.0
+    assert by_message.edited == by_line.edited == "Done, for monday."
 
 
 def test_an_openai_request_that_was_captured_ends_with_its_response() -> None:
@@ -133,20 +137,53 @@ def test_an_invalid_openai_line_has_a_reason(line: Any, expected: str) -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        *[(1, 1), (-1, -1), (0.5, 0.5), (True, 1), (False, -1), ("Thumbs Down", -1), ("👍", 1)],
-        *[(5, 1), (2, -0.5)],
-        ("1/5", -1),
-        ("4/5", 0.5),
-        ({"rating": "good"}, 1),
-        (7, None),
-        ("meh", None),
-        (None, None),
-        (10**400, None),
-        *[("nan", None), (1e999, None), ("5/0", None), ([], None)],
+        *[(True, 1), (False, -1), ("Thumbs Down", -1), ("thumbsUp", 1), ("👍", 1), ("👎🏽", -1), ("❤️", 1)],
+        *[("1/5", -1), ("4/5", 0.5), ("5/5", 1), ({"rating": "good"}, 1), ([{"type": "like"}], 1)],
+        *[({"value": "thumbs_down"}, -1), ([{"name": "user-feedback", "value": "bad"}], -1)],
+        *[(None, None), (10**400, None), ("nan", None), (1e999, None), ("5/0", None), ([], None), ("", None)],
+        ([{"name": "toxicity", "source": "EVAL", "value": True}], None),
     ],
 )
-def test_ratings_of_every_spelling_have_one_scale(given: Any, expected: float | None) -> None:
-    assert as_rating(given) == expected
+def test_thumbs_words_and_fractions_are_ratings_by_themselves(given: Any, expected: float | None) -> None:
+    found = rated("rating", given)
+    assert found == expected or (expected is None and isinstance(found, Score))
+
+
+@pytest.mark.parametrize("given", [1, "1", {"score": 1}, [1], {"type": "stars", "value": 1}])
+def test_a_number_waits_for_the_scale_of_its_file(given: Any) -> None:
+    assert rated("rating", given) == Score(field="rating", value=1.0)
+
+
+def test_a_word_that_is_no_known_rating_is_kept_to_be_named() -> None:
+    assert rated("rating", "meh") == Score(field="rating", value="meh")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "scale"),
+    [
+        ({1, 2, 3, 4, 5}, (1, 5)),
+        ({2, 4}, (1, 5)),
+        ({0, 1}, (0, 1)),
+        ({0.2, 0.9}, (0, 1)),
+        ({-1}, (-1, 1)),
+        ({-1, 0, 1}, (-1, 1)),
+        ({3, 9}, (1, 10)),
+        ({20, 80, 0}, (0, 100)),
+        *[({1}, None), ({5}, None), ({1, 2}, None), ({1, 3000}, None), (set(), None)],
+    ],
+)
+def test_a_scale_is_found_from_all_numbers_and_never_from_one(
+    numbers: set[float], scale: tuple[float, float] | None
+) -> None:
+    found = scale_of(numbers)
+    assert found == (Scale(low=scale[0], high=scale[1]) if scale else None)
+
+
+def test_the_worst_number_of_a_scale_is_minus_one_and_the_best_one() -> None:
+    stars = asked_scale("1..5")
+    assert stars is not None
+    assert [stars.rating(number) for number in (1, 3, 5, 6)] == [-1, 0, 1, None]
+    assert asked_scale("five") is None and asked_scale("1..1") is None
 
 
 def test_times_are_in_utc_or_missing() -> None:
@@ -277,7 +314,7 @@ def test_claude_code_answers_are_words_and_calls_without_the_thinking() -> None:
     ],
 )
 def test_claude_code_records_without_a_message_are_passed_over(skipped: Any) -> None:
-    assert reader("claude-code")(skipped, 1) is None
+    assert reader("claude-code")(skipped, 1) == ()
 
 
 def test_an_invalid_claude_code_record_has_a_reason() -> None:
@@ -373,6 +410,7 @@ def test_trl_completions_with_a_label_are_rated_answers() -> None:
         ({"prompt": "x", "chosen": "a", "rejected": "a"}, "the same"),
         ({"prompt": "x", "chosen": "", "rejected": "a"}, "one answer"),
         ({"prompt": "x", "chosen": 1, "rejected": "a"}, "neither"),
+        ({"prompt": "x", "completion": "a"}, "chosen"),
         ({"chosen": [ASKED], "rejected": [ANSWERED]}, "no prompt"),
         ({"chosen": [], "rejected": []}, "the same"),
     ],
@@ -383,27 +421,29 @@ def test_an_invalid_trl_line_has_a_reason(value: Any, expected: str) -> None:
 
 # ---------------------------------------------------------------- all of them
 
-EXAMPLES: dict[str, Any] = {
-    "openai": {
-        "messages": [
-            ASKED,
-            {**ANSWERED, "rating": 1, "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]},
-        ]
-    },
-    "sharegpt": {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
-    "claude-code": record(parentUuid=None, message={"content": [{"type": "text", "text": "x"}]}),
-    "trl": {"prompt": [ASKED], "chosen": "a", "rejected": "b"},
-}
+SAMPLES = Path(corpus.__file__).parent / "formats" / "samples"
 
 
-def test_every_format_is_detected_from_its_lines_despite_bad_lines() -> None:
-    assert set(EXAMPLES) == set(NAMES)
-    for name, value in EXAMPLES.items():
-        assert detect([BadLine(line=1, reason="x"), *raw({"a": 1}, value, value)]) == name
+def sample(name: str) -> list[Any]:
+    """Return the records of a format's sample."""
+    return [json.loads(line) for line in (SAMPLES / f"{name}.jsonl").read_text().splitlines()]
+
+
+TEXTS = [name for name in NAMES if not named(name).tables]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_format_is_detected_from_its_sample_despite_bad_lines(name: str) -> None:
+    assert detect([BadLine(line=1, reason="x"), *raw({"a": 1}, *sample(name))]) == name
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_every_record_of_a_sample_is_recognised_by_its_own_reader_first(name: str) -> None:
+    assert {recognise(value) for value in sample(name)} == {name}
 
 
 def test_only_the_first_fifty_complete_lines_decide_the_format() -> None:
-    late = [*raw(*[{"a": 1}] * 50), *raw(EXAMPLES["openai"])]
+    late = [*raw(*[{"a": 1}] * 50), *raw({"messages": [ASKED]})]
     read = detect(late)
     assert isinstance(read, BadLine) and "no record" in read.reason
     assert detect([RawLine(number=1, data=b"  ", end=3)] * 60 + late[-1:]) == "openai"
@@ -411,7 +451,7 @@ def test_only_the_first_fifty_complete_lines_decide_the_format() -> None:
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="claude-code, openai, sharegpt, trl"):
+    with pytest.raises(UsageError, match=r"claude-code, .*openai, .*sharegpt, .*trl"):
         reader("xml")
 
 
@@ -432,12 +472,15 @@ def test_each_of_two_thousand_mangled_records_gives_a_conversation_a_reason_or_n
             return {key: mangled(inner) for key, inner in value.items() if draw.random() > 0.05}
         return [mangled(inner) for inner in value] if isinstance(value, list) else value
 
+    examples = {name: sample(name) for name in TEXTS}
     for round in range(2000):
-        name = NAMES[round % len(NAMES)]
-        value = decode(RawLine(number=1, data=json.dumps(mangled(EXAMPLES[name])).encode(), end=0))
-        for other in NAMES:
-            read = reader(other)(value, 1)
-            if isinstance(read, Conversation):
-                assert read.turns and all(turn.role in ROLES and turn.text for turn in read.turns)
-            else:
-                assert read is None or isinstance(read, BadLine)
+        name = TEXTS[round % len(TEXTS)]
+        value = decode(
+            RawLine(number=1, data=json.dumps(mangled(draw.choice(examples[name]))).encode(), end=0)
+        )
+        for other in (name, *draw.sample(TEXTS, 3)):
+            for read in reader(other)(value, 1):
+                if isinstance(read, Conversation):
+                    assert read.turns and all(turn.role in ROLES and turn.text for turn in read.turns)
+                else:
+                    assert isinstance(read, BadLine)

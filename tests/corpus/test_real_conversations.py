@@ -11,7 +11,7 @@ from agents.evaluator import judge
 from agents.extractor.extract import ConversationView, extract
 from corpus.behaviour import Behaviour, load
 from corpus.conversation import Conversation
-from corpus.formats import openai
+from corpus.formats.interfaces import openai
 from corpus.text import jaccard, word_set
 from store.ledger.records import Signal
 

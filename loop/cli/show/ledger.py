@@ -5,7 +5,14 @@ from rich.table import Table
 from corpus.context import last_request
 from loop.cli.show import readout
 from loop.cli.show.console import err, out, rate
-from loop.operations.results.home import Forgotten, Ingested, ScrubCheck, UpdateOrigins
+from loop.operations.results.home import (
+    Forgotten,
+    Ingested,
+    Previewed,
+    ScrubCheck,
+    SkippedLog,
+    UpdateOrigins,
+)
 from store.nights.results import Listing, WhyPair
 
 MOST_LINES = 10
@@ -24,6 +31,45 @@ def ingested(report: Ingested) -> None:
         out.print(f"{report.forgotten} passed over: they contain what was forgotten (`nightschool forget`)")
     for line in report.set_aside:
         err.print(f"quarantined: {line.path}:{line.line}: {line.reason}")
+    for path in report.waiting:
+        err.print(f"waiting: {path}: its last line is not finished")
+    _skipped(report.skipped)
+
+
+def _skipped(files: list[SkippedLog]) -> None:
+    for file in files[:MOST_LINES]:
+        err.print(f"skipped: {file.path}: {file.reason}")
+    if len(files) > MOST_LINES:
+        err.print(f"skipped: {len(files) - MOST_LINES} more files, see --json")
+
+
+def previewed(report: Previewed) -> None:
+    """Print what an ingest would store, a table for each file, and on stderr what it would not."""
+    for file in report.files:
+        packed = f", {file.compression}" if file.compression else ""
+        count = len(file.conversations)
+        out.print(f"{file.path} ({file.format}, {file.encoding}{packed}): {count} conversations")
+        if not count:
+            continue
+        table = Table("line", "at", "role", "text", "rating", "edited", "signals")
+        for conversation in file.conversations:
+            table.add_section()
+            marks: dict[int, list[str]] = {}
+            for signal in conversation.signals:
+                because = ", ".join(signal.because)
+                mark = f"{signal.kind} {signal.strength:.2f} about {signal.about}: {because}"
+                marks.setdefault(signal.position, []).append(mark)
+            for index, turn in enumerate(conversation.turns):
+                rating = "" if turn.rating is None else f"{turn.rating:+.2g}"
+                cells = (str(turn.line), turn.at or "", f"{index} {turn.role}", _cell(turn.text), rating)
+                table.add_row(*cells, _cell(turn.edited), "; ".join(marks.get(index, [])))
+        out.print(table)
+    turns = sum(len(each.turns) for file in report.files for each in file.conversations)
+    signals = sum(len(each.signals) for file in report.files for each in file.conversations)
+    out.print(f"{turns} turns, {signals} signals; nothing was stored")
+    for line in report.set_aside:
+        err.print(f"would be set aside: {line.path}:{line.line}: {line.reason}")
+    _skipped(report.skipped)
 
 
 def scrubbed(report: ScrubCheck) -> None:

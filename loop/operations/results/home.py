@@ -102,6 +102,18 @@ class ReadFile:
 
     path: str
     format: str | None
+    encoding: str
+    """Encoding of the file's text."""
+    compression: str | None
+    """Name of the file's compression; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedLog:
+    """A file of a folder or of an archive that was not read."""
+
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +150,64 @@ class Ingested:
     set_aside: list[SetAsideLine]
     waiting: list[str]
     """Paths of the files whose last line is unfinished; it is read once it ends with a newline."""
+    skipped: list[SkippedLog]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewTurn:
+    """A turn that an ingest would store."""
+
+    role: str
+    text: str
+    at: str | None
+    """When it was written, ISO 8601 in UTC; None if the log has no time."""
+    rating: float | None
+    edited: str | None
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewSignal:
+    """A place in a conversation that would carry a lesson, found without the behaviours of a home."""
+
+    kind: str
+    position: int
+    """Index of the user's turn, or of the answer with the rating or the edit."""
+    about: int
+    """Index of the answer that it is about."""
+    strength: float
+    because: list[str]
+    """The words by which it was recognised."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConversation:
+    """A conversation that an ingest would store."""
+
+    source: str
+    turns: list[PreviewTurn]
+    signals: list[PreviewSignal]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewFile:
+    """A log file with what an ingest would store of it."""
+
+    path: str
+    format: str | None
+    encoding: str
+    compression: str | None
+    conversations: list[PreviewConversation]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previewed:
+    """The result of `ingest --preview`."""
+
+    files: list[PreviewFile]
+    set_aside: list[SetAsideLine]
+    skipped: list[SkippedLog]
+    waiting: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import pytest
 
 from agents.ingest import follow as module
 from agents.ingest.follow import follow
-from agents.ingest.read import read_log
+from agents.ingest.read import Options, read_log
 from corpus.errors import UsageError
 from store.ledger.db import Ledger
 
@@ -151,10 +151,10 @@ def test_a_bad_file_is_quarantined_and_the_next_one_is_read(tmp_path: Path) -> N
 def test_an_internal_error_at_one_file_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(ledger: Ledger, path: Path) -> Any:
+    def broken(ledger: Ledger, path: Path, options: Options) -> Any:
         if path.name == "a.jsonl":
             raise ZeroDivisionError
-        return original(ledger, path)
+        return original(ledger, path, options)
 
     original = read_log
     monkeypatch.setattr(module, "read_log", broken)

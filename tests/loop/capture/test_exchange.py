@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from corpus.conversation import Conversation, Turn
-from corpus.formats import openai
+from corpus.formats.interfaces import openai
 from corpus.lines import RawLine, decode
 from loop.capture.exchange import REASONS, ChatRequest, Refusal, as_line, parse_request, parse_response
 

@@ -12,13 +12,10 @@ from sqlalchemy import select
 from corpus.aliases import Json
 from corpus.conversation import Conversation, Structure, ToolCall, Turn, structure_of
 from store import queries
-from store.conversations.conversations import (
-    Added,
+from store.conversations.conversations import Added, add, conversation_of, find
+from store.conversations.files import (
     FileState,
-    add,
-    conversation_of,
     file_state,
-    find,
     forget_set_aside,
     ids_of_path,
     save_file_state,
@@ -169,7 +166,7 @@ def test_turns_that_arrive_in_any_pieces_give_the_same_conversation(tmp_path: Pa
         start = 0
         while start < len(words):
             end = start + draw.randint(1, 12 if round else 1)
-            put(ledger, talk(*words[max(0, start - 2) : end], key="s1"))  # the last two again
+            put(ledger, talk(*words[:end], key="s1"))
             start = end
         with ledger.reading() as connection:
             row = connection.execute(select(schema.conversations.c.id, schema.conversations.c.tail)).one()
@@ -180,9 +177,48 @@ def test_turns_that_arrive_in_any_pieces_give_the_same_conversation(tmp_path: Pa
 
 
 def test_two_sessions_that_begin_alike_are_two_conversations(ledger: Ledger) -> None:
-    first, second = put(ledger, talk("hi", source="", key="s1")), put(ledger, talk("hi", source="", key="s2"))
+    other = talk("hi", source="", key="s2")
+    other = replace(other, turns=(replace(other.turns[0], key="another record"),))
+    first, second = put(ledger, talk("hi", source="", key="s1")), put(ledger, other)
     assert first.conversation_id != second.conversation_id
     assert put(ledger, talk("hi", source="", key="s1")).new_turns == 0
+
+
+def copied(ledger: Ledger, conversation_id: str) -> int:
+    with ledger.reading() as connection:
+        table = schema.conversations
+        query = select(table.c.copied).where(table.c.id == conversation_id)
+        return int(connection.execute(query).scalar_one())
+
+
+def test_a_session_that_was_resumed_under_another_id_goes_on_where_it_was(ledger: Ledger) -> None:
+    first = put(ledger, talk("a", "b", key="s1"))
+    resumed = put(ledger, talk("a", "b", "c", key="s2"))
+    assert (resumed.conversation_id, resumed.new_turns) == (first.conversation_id, 1)
+    assert put(ledger, talk("a", key="s3")).new_turns == 0
+    assert texts(ledger, first.conversation_id) == ["a", "b", "c"]
+
+
+def test_a_fork_is_a_conversation_that_knows_how_many_turns_are_copied(ledger: Ledger) -> None:
+    first = put(ledger, talk("a", "b", "c", key="s1"))
+    for key in ("s2", "s1"):  # under another id, and in the same session after a step back
+        fork = put(ledger, talk("a", "b", f"d{key}", key=key))
+        assert fork.conversation_id != first.conversation_id and not fork.known
+        assert copied(ledger, fork.conversation_id) == 2
+        again = put(ledger, talk("a", "b", f"d{key}", "e", key=key))
+        assert (again.conversation_id, again.new_turns) == (fork.conversation_id, 1)
+    assert texts(ledger, first.conversation_id) == ["a", "b", "c"]
+
+
+def test_an_answer_that_was_still_being_written_is_completed(ledger: Ledger) -> None:
+    begun = talk("a", "b", key="s1")
+    first = put(ledger, begun)
+    whole = replace(begun, turns=(begun.turns[0], replace(begun.turns[1], text="b, and the rest")))
+    assert put(ledger, whole).new_turns == 0
+    assert texts(ledger, first.conversation_id) == ["a", "b, and the rest"]
+    longer = talk("a", "b", "c", key="s1")
+    put(ledger, replace(longer, turns=(*whole.turns, longer.turns[2])))
+    assert texts(ledger, first.conversation_id) == ["a", "b, and the rest", "c"]
 
 
 def test_two_homes_give_the_same_conversations_the_same_ids(tmp_path: Path) -> None:

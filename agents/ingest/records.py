@@ -1,0 +1,280 @@
+"""The records of an open log, and the conversations in them.
+
+Invariant: every reader of logs gets its records from `records` and its conversations from `Parser`, so an
+ingest, a preview and a `forget` see the same conversations. This module knows nothing about the ledger.
+"""
+
+import codecs
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from agents.ingest.sources import OpenLog
+from corpus.aliases import Json
+from corpus.conversation import Conversation, Score, Turn
+from corpus.errors import LogRefused
+from corpus.formats.detect import Record, detect, format_of_tables, named, reader, unwrapped, value_of
+from corpus.formats.feedback import Scale, scale_of
+from corpus.formats.format import Format, Located, Part
+from corpus.lines import CHUNK, LATIN1, BadLine, Item, RawLine, in_lines, values_in, whole_lines
+
+MOST_ROWS = 2_000_000
+"""Most rows of a table that are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbered:
+    """What was read from one record, or from a whole file."""
+
+    record: Record | None
+    """The record; None for a conversation that was joined from several."""
+    parts: tuple[Part, ...]
+
+
+def records(log: OpenLog, *, offset: int = 0, number: int = 0, last: bool = True) -> Iterator[Record]:
+    """Yield the records of a log: its lines, or the values in it if they are not one on each line.
+
+    Args:
+        log: The log.
+        offset: Offset of the line where reading starts.
+        number: Number of the line before it.
+        last: Whether a last line counts that has no line end.
+    """
+    stream = log.again()
+    if in_lines(log.head):
+        until = log.size if log.plain else None
+        yield from whole_lines(
+            stream, until=until, offset=offset, number=number, ending=log.ending, last=last
+        )
+    else:
+        encoding = LATIN1 if log.encoding == LATIN1 else "utf-8"
+        decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+        chunks = iter(lambda: stream.read(CHUNK), b"")
+        yield from values_in(text for chunk in chunks if (text := decoder.decode(chunk)))
+
+
+def format_of(log: OpenLog) -> str | None:
+    """Return the name of the format of a log's first records; None if no record shows a format yet.
+
+    Records of an unknown format, and binary data, raise `LogRefused`.
+    """
+    found = detect(_first_values(log))
+    if isinstance(found, BadLine):
+        where = f"line {found.line}: {found.reason}"
+        if found.reason.startswith("not JSON at character 1:"):
+            where += ". A log is JSON: one object a line, one array, or one object"
+        raise LogRefused(
+            f"its first lines are in no known format (docs/reference/logs.md lists them); {where}"
+        )
+    if found is None and b"\0" in log.head:
+        raise LogRefused("binary data (a NUL byte), not a log")
+    return found
+
+
+def _first_values(log: OpenLog) -> Iterator[Record]:
+    """Yield the records that decide the format, with what an object only wraps unwrapped."""
+    for record in records(log):
+        value = _value(log, record)
+        if isinstance(value, BadLine):
+            yield value
+        elif not (isinstance(record, RawLine) and record.blank):
+            line = record.number if not isinstance(record, BadLine) else 0
+            for number, inner in enumerate(unwrapped(value)):
+                yield Item(number=line or number, value=inner)
+
+
+def _value(log: OpenLog, record: Record) -> Any:
+    """Return the value of a record, or a BadLine.
+
+    The first line that is no UTF-8 decides for Latin-1 if all before it in the head of the file is ASCII.
+    """
+    value = value_of(record, log.encoding)
+    if isinstance(value, BadLine) and value.reason.startswith("not UTF-8") and log.head.isascii():
+        again = value_of(record, LATIN1)
+        if not isinstance(again, BadLine):
+            log.encoding = LATIN1
+            return again
+    return value
+
+
+@dataclass(kw_only=True)
+class Parser:
+    """Turns the records of a log into conversations."""
+
+    log: OpenLog
+    format: Format
+    sure: bool = False
+    """Whether every record has this format; if not, records of other formats are read as such."""
+    scale: Scale | None = None
+    """The scale of the ratings that the user gave; None to find it from all numbers of the file."""
+    _scales: dict[str, Scale | None] | None = None
+    _named: set[str] | None = None
+
+    def parse(self, record: Record) -> tuple[Part, ...]:
+        """Return the conversations and the faults in one record, with their ratings on one scale."""
+        return tuple(part for raw in self._raw(record) for part in self._scaled(raw))
+
+    def whole(self, last: bool = True) -> Iterator[Numbered]:
+        """Yield what all records of the log give, joined if the format needs that."""
+        for parts in self._whole(last):
+            yield replace(parts, parts=tuple(part for raw in parts.parts for part in self._scaled(raw)))
+
+    def _whole(self, last: bool) -> Iterator[Numbered]:
+        if self.format.join is None or self.log.database:
+            for record in records(self.log, last=last):
+                yield Numbered(record=record, parts=self._raw(record))
+            return
+        faults: list[BadLine] = []
+        for part in self.format.join(self._values(faults, last)):
+            yield Numbered(record=None, parts=(part,))
+        for fault in faults:
+            yield Numbered(record=fault, parts=(fault,))
+
+    def _values(self, faults: list[BadLine], last: bool) -> Iterator[Located]:
+        """Yield the values of all records with their lines; what cannot be decoded goes to `faults`."""
+        for record in records(self.log, last=last):
+            if isinstance(record, RawLine) and record.blank:
+                continue
+            value = _value(self.log, record)
+            if isinstance(value, BadLine):
+                faults.append(value)
+            elif not isinstance(record, BadLine):
+                for inner in unwrapped(value):
+                    yield record.number, inner
+
+    def _raw(self, record: Record) -> tuple[Part, ...]:
+        """Return what one record gives, with scores that are no ratings yet."""
+        if isinstance(record, RawLine) and record.blank:
+            return ()
+        value = _value(self.log, record)
+        if isinstance(value, BadLine):
+            return (value,)
+        assert not isinstance(record, BadLine)
+        read = reader(self.format.name, sure=self.sure)
+        return tuple(part for inner in unwrapped(value) for part in read(inner, record.number))
+
+    def _scaled(self, part: Part) -> Iterator[Part]:
+        """Yield a conversation with ratings in place of scores, then a fault for each kind without one."""
+        if isinstance(part, BadLine) or all(turn.score is None for turn in part.turns):
+            yield part
+            return
+        if self._scales is None:
+            self._scales, self._named = self._found_scales(), set()
+        turns, faults = [], []
+        for turn in part.turns:
+            rated, fault = _rated(
+                turn, self.scale or self._scales.get(turn.score.field if turn.score else "")
+            )
+            turns.append(rated)
+            if fault and turn.score and (about := _about(turn.score)) not in (self._named or set()):
+                assert self._named is not None
+                self._named.add(about)
+                faults.append(BadLine(line=turn.line, reason=fault))
+        yield replace(part, turns=tuple(turns))
+        yield from faults
+
+    def _found_scales(self) -> dict[str, Scale | None]:
+        """Return the scale of each field that rates, from all numbers in the file."""
+        numbers: dict[str, set[float]] = {}
+        if self.scale is None and not self.log.database:
+            for read in self._whole(last=True):
+                for part in read.parts:
+                    for turn in part.turns if isinstance(part, Conversation) else ():
+                        if turn.score and isinstance(turn.score.value, float):
+                            numbers.setdefault(turn.score.field, set()).add(turn.score.value)
+        return {field: scale_of(values) for field, values in numbers.items()}
+
+
+def _rated(turn: Turn, scale: Scale | None) -> tuple[Turn, str]:
+    """Return a turn with its score as a rating, and why there is none if there is none."""
+    score = turn.score
+    if score is None:
+        return turn, ""
+    turn = replace(turn, score=None)
+    if isinstance(score.value, str):
+        return turn, f"{score.field} {_quoted(score.value)} is no known rating: the answer stays without one"
+    if scale is None:
+        scales = "--ratings 1..5, --ratings 0..1 or --ratings -1..1"
+        return turn, f"{score.field} {score.value:g}: all its numbers do not show the scale: give {scales}"
+    rating = scale.rating(score.value)
+    if rating is None:
+        return turn, f"{score.field} {score.value:g} is not on the scale {scale.low:g} to {scale.high:g}"
+    return replace(turn, rating=rating), ""
+
+
+def _about(score: Score) -> str:
+    return f"{score.field}:{score.value}" if isinstance(score.value, str) else score.field
+
+
+def _quoted(text: str) -> str:
+    """Return a text in quotes, if it is a single short word; a longer one may hold a secret."""
+    return f'"{text}"' if text.isidentifier() and len(text) <= 20 else "with a text"
+
+
+def read_database(path: Path) -> tuple[Format, Iterable[Part]]:
+    """Return the format of a SQLite database, and the conversations in it.
+
+    The database is opened read-only; one that a program has open is copied first. A database of no known
+    program raises `LogRefused`.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            place, options = path, "mode=ro&immutable=1"
+            if path.with_name(path.name + "-wal").exists():
+                place, options = Path(folder, "copy.db"), "mode=ro"
+                shutil.copyfile(path, place)
+                shutil.copyfile(path.with_name(path.name + "-wal"), Path(folder, "copy.db-wal"))
+            with closing(sqlite3.connect(f"{place.absolute().as_uri()}?{options}", uri=True)) as connection:
+                tables = _tables(connection)
+                format = format_of_tables(tables)
+                if format is None or format.rows is None:
+                    names = ", ".join(sorted(tables)[:8]) or "none"
+                    raise LogRefused(f"a SQLite database of no known program (its tables: {names})")
+                rows = {
+                    name: _rows(connection, name) for name in tables if name in format.tables or _beside(name)
+                }
+    except (sqlite3.Error, OSError) as error:
+        raise LogRefused(f"a SQLite database that cannot be read: {type(error).__name__}") from None
+    return format, format.rows(rows)
+
+
+def _beside(name: str) -> bool:
+    """Return whether a table that only some versions have is read too."""
+    return name in (
+        "feedback",
+        "tool_calls",
+        "tool_results",
+        "fragments",
+        "system_fragments",
+        "prompt_fragments",
+    )
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    return {name for (name,) in connection.execute(query)}
+
+
+def _rows(connection: sqlite3.Connection, table: str) -> list[Json]:
+    """Return the rows of a table by column, in the order in which they were added."""
+    connection.row_factory = sqlite3.Row
+    name = table.replace('"', '""')
+    query = f'SELECT * FROM "{name}" ORDER BY rowid LIMIT {MOST_ROWS}'
+    return [dict(row) for row in connection.execute(query)]
+
+
+def detected(log: OpenLog, asked: str | None, before: str = "") -> Format | None:
+    """Return the format of a log; None if no record shows one yet.
+
+    Args:
+        log: The log.
+        asked: Name of the format that the user gave; None to detect it.
+        before: Name of the format that an earlier reading detected; "" without one.
+    """
+    name = asked or before or format_of(log)
+    return named(name) if name else None

@@ -1,0 +1,5 @@
+"""Readers of the forms in which data sets for training and voting are published.
+
+Invariant: one pure reader a file, each with a sample that we wrote and the address of the public description.
+`corpus.formats.detect` imports every reader; the readers do not import each other.
+"""
