@@ -1,8 +1,7 @@
 """The ledger's records: one frozen class for each kind of row, for reading and for writing.
 
-Invariant: a record's fields are its table's columns (tested); `schema.py` says what each column means. Most
-ids are digests of content made by `identity`: work that is done twice gives the same rows, and `save` stores
-each row once.
+Invariant: a record's fields are its table's columns (tested); `schema.py` explains each. Most ids are digests
+of content made by `identity`: work that is done twice gives the same rows, and `save` stores each once.
 """
 
 import hashlib
@@ -42,8 +41,7 @@ class StoredConversation:
     tail: str
     path: str
     at: str
-    copied: int = 0
-    """Number of leading turns that another conversation has too."""
+    copied: int = 0  # leading turns that another conversation has too
 
 
 @dataclass(frozen=True, kw_only=True)
