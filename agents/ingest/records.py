@@ -68,8 +68,9 @@ def format_of(log: OpenLog) -> str | None:
         where = f"line {found.line}: {found.reason}"
         if found.reason.startswith("not JSON at character 1:"):
             where += ". A log is JSON: one object a line, one array, or one object"
+        packed = f"{log.compression}-compressed; " if log.compression else ""
         raise LogRefused(
-            f"its first lines are in no known format (docs/reference/logs.md lists them); {where}"
+            f"{packed}its first lines are in no known format (docs/reference/logs.md lists them); {where}"
         )
     if found is None and b"\0" in log.head:
         raise LogRefused("binary data (a NUL byte), not a log")

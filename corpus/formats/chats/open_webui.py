@@ -1,0 +1,106 @@
+"""Reader of Open WebUI: exported chats, and the column `chat` of its database.
+
+Invariant: the turns are the branch that `currentId` names. An answer whose text a person changed stands in
+it as it is now; the model's own text with the change as its edit is a conversation of its own, which shares
+the turns before it. An answer that was drawn again after a bad rating is another, with the one that stayed
+as its edit.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from corpus.aliases import Json
+from corpus.conversation import Conversation, Turn
+from corpus.formats.feedback import SIGNED, feedback_of
+from corpus.formats.format import Format, Part, Reading
+from corpus.formats.messages import turns_of
+from corpus.formats.parts import at, text_at
+from corpus.formats.tree import last_leaf, path_to
+from corpus.lines import BadLine
+
+NAME = "open-webui"
+
+
+def recognises(value: Any) -> bool:
+    """Return whether a value is a chat of Open WebUI, with its history as a tree of messages."""
+    return isinstance(value, dict) and isinstance(at(_chat(value), "history.messages"), dict)
+
+
+def read(value: Any, line: int) -> Reading:
+    """Return the live branch of a chat, then each answer that a person changed or had drawn again.
+
+    Args:
+        value: The chat, or the row that has it.
+        line: The number of its line, or of its place in the array, from 1.
+    """
+    if not recognises(value):
+        return BadLine(line=line, reason='no "history" with messages')
+    nodes = at(_chat(value), "history.messages")
+    leaf = text_at(_chat(value), "history.currentId") or last_leaf(nodes, "parentId")
+    path = path_to(leaf, nodes, "parentId") or path_to(last_leaf(nodes, "parentId"), nodes, "parentId")
+    turns: list[Turn] = []
+    others: list[Part] = []
+    source = text_at(value, "user_id")
+    for message in path:
+        own = _turns(message, line)
+        if isinstance(own, BadLine):
+            return own
+        for original in _attempts(message, nodes, own, line):
+            aside = (*turns, original)
+            others.append(Conversation(source=source, format=NAME, turns=aside, copied=len(turns)))
+        turns += own
+    if not turns:
+        return BadLine(line=line, reason="no message has any text")
+    return (Conversation(source=source, format=NAME, turns=tuple(turns)), *others)
+
+
+def _chat(value: Json) -> Any:
+    """Return the chat in a row of an export or of the database; the value itself if it is the chat."""
+    return at(value, "chat") if at(value, "chat.history") else value
+
+
+def _turns(message: Json, line: int) -> tuple[Turn, ...] | BadLine:
+    """Return a message as turns, with the rating of its annotation and without the change of its text."""
+    plain = {key: part for key, part in message.items() if key not in ("originalContent", "annotation")}
+    turns = turns_of([plain], line)
+    if isinstance(turns, BadLine) or not isinstance(message.get("annotation"), dict):
+        return turns
+    given = feedback_of({"rating": message["annotation"].get("rating")})
+    value = given.score.value if given.score else None
+    rating = SIGNED.rating(value) if isinstance(value, float) else given.rating
+    return tuple(replace(turn, rating=rating) if turn.role == "assistant" else turn for turn in turns)
+
+
+def _attempts(message: Json, nodes: Json, turns: tuple[Turn, ...], line: int) -> list[Turn]:
+    """Return the model's other answers in place of this message, each with the better text as its edit."""
+    answers = [turn for turn in turns if turn.role == "assistant"]
+    if not answers:
+        return []
+    kept, found = answers[-1], list[Turn]()
+    if isinstance(message.get("originalContent"), str):
+        found += _turns_or_none({**message, "content": message["originalContent"], "annotation": None}, line)
+    above = nodes.get(text_at(message, "parentId"))
+    for key in above.get("childrenIds", []) if isinstance(above, dict) else []:
+        other = nodes.get(key)
+        if isinstance(other, dict) and other is not message and other.get("role") == "assistant":
+            found += [turn for turn in _turns_or_none(other, line) if (turn.rating or 0) < 0]
+    better = kept.text if (kept.rating or 0) >= 0 else None
+    return [
+        replace(turn, edited=better) for turn in found
+        if turn.role == "assistant" and turn.text.strip() != kept.text.strip()
+    ]  # fmt: skip
+
+
+def _turns_or_none(message: Json, line: int) -> tuple[Turn, ...]:
+    turns = _turns(message, line)
+    return () if isinstance(turns, BadLine) else turns
+
+
+FORMAT = Format(
+    name=NAME,
+    title="Open WebUI: exported chats",
+    seen="exports of 0.5 and 0.6",
+    link="https://docs.openwebui.com",
+    recognises=recognises,
+    read=read,
+)
