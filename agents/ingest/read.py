@@ -77,7 +77,7 @@ class _Batch:
         self.lines += 1
         record = read.record
         if isinstance(record, RawLine):
-            if not record.ended and any(isinstance(part, BadLine) for part in read.parts):
+            if not record.ended and read.parts and all(isinstance(part, BadLine) for part in read.parts):
                 self.waiting += [part for part in read.parts if isinstance(part, BadLine)]
                 return
             self.last = record

@@ -226,7 +226,8 @@ def answered_in(response: Any) -> list[Json] | str:
         return []
     if isinstance(response, str):
         return [_answer(response)]
-    found = _of_list(response) if isinstance(response, list) else _of_object(response)
+    found = _of_list(response) if isinstance(response, list) else None
+    found = _of_object(response) if isinstance(response, dict) else found
     return f"the answer is in no known shape; {keys_of(response)}" if found is None else found
 
 
@@ -239,7 +240,7 @@ def _of_list(items: list[Any]) -> list[Json] | None:
     if any(isinstance(item, dict) and "choices" in item for item in items):
         deltas = [at(item, "choices.0.delta.content") for item in items]
         text = "".join(delta for delta in deltas if isinstance(delta, str))
-        return [_answer(text)] if text else _of_object(items[0])
+        return [_answer(text)] if text else _of_inner({"data": items[0]})
     inner = items[0]
     if isinstance(inner, list):
         return _of_list(inner) if inner else None

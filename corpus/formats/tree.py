@@ -61,6 +61,6 @@ def path_to(leaf: str, nodes: Mapping[str, Json], parent: str) -> list[Json]:
 
 def last_leaf(nodes: Mapping[str, Json], parent: str) -> str:
     """Return the id of the last node that is no other node's parent; "" without nodes."""
-    parents = {node.get(parent) for node in nodes.values() if isinstance(node, dict)}
+    parents = {str(node.get(parent)) for node in nodes.values() if isinstance(node, dict)}
     backwards = list(nodes)[::-1]
     return next((key for key in backwards if key not in parents), backwards[0] if backwards else "")

@@ -80,8 +80,9 @@ def _attempts(message: Json, nodes: Json, turns: tuple[Turn, ...], line: int) ->
     if isinstance(message.get("originalContent"), str):
         found += _turns_or_none({**message, "content": message["originalContent"], "annotation": None}, line)
     above = nodes.get(text_at(message, "parentId"))
-    for key in above.get("childrenIds", []) if isinstance(above, dict) else []:
-        other = nodes.get(key)
+    children = above.get("childrenIds") if isinstance(above, dict) else None
+    for key in children if isinstance(children, list) else []:
+        other = nodes.get(str(key))
         if isinstance(other, dict) and other is not message and other.get("role") == "assistant":
             found += [turn for turn in _turns_or_none(other, line) if (turn.rating or 0) < 0]
     better = kept.text if (kept.rating or 0) >= 0 else None
