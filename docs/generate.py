@@ -60,8 +60,8 @@ LOGS = """\
 
 {generated}
 
-`nightschool ingest PATH...` reads conversations from files and folders, and `nightschool ingest --preview
-PATH...` shows what it would read, without a home and without storing anything: conversations, turns,
+The command `ingest` reads conversations from files and folders, and with `--preview` it only shows what
+it would read, without a home and without storing anything: conversations, turns,
 ratings, edits, the signals in them, what is set aside and why, what is skipped and why. The format of a
 file is recognised from its first {sample} records; `--format` overrides that.
 
