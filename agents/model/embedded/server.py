@@ -209,6 +209,7 @@ def load(
     if checkpoints is not None and holds:
         restore(shared, CheckpointStore(checkpoints), holds, clean=True)
     chat, config = ChatTokenizer(tokenizer), model.config.get_text_config()
+    width, layers = config.hidden_size, config.num_hidden_layers
     ends = end_ids(model, tokenizer, chat.turn_end)
     kind = dtype_for(dtype, model) if DecoderForward.fits(model) else model.dtype
     working = WorkingWeights(kind, version=lambda: shared.version, lock=shared.lock.read_lock)
@@ -223,12 +224,7 @@ def load(
         threads=threads,
         dtype=str(kind).removeprefix("torch."),
         defaults=sampling_defaults(model),
-        steering=Steering(
-            readout,
-            hidden_size=config.hidden_size,
-            layers=config.num_hidden_layers,
-            model=digest_of(str(model_dir)),
-        ),
+        steering=Steering(readout, hidden_size=width, layers=layers, model=digest_of(str(model_dir))),
     )
 
 
