@@ -40,7 +40,8 @@ from store.checkpoints.store import CheckpointStore
 from store.home import Home
 from store.nights import lineage, report
 from store.nights.audit import audit
-from store.nights.results import ComparedBehaviour, MeasuredBehaviour
+from store.nights.comparisons import ComparedBehaviour
+from store.nights.results import MeasuredBehaviour
 from store.tensors.changes import Change, Extent, Heads, changes, summed, unlike
 
 AnyBehaviour = TypeVar("AnyBehaviour", MeasuredBehaviour, ComparedBehaviour)

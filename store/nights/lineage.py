@@ -13,19 +13,21 @@ from sqlalchemy import Connection
 from store import queries
 from store.ledger.records import Checkpoint, Reading, Update, extend
 from store.nights import history
-from store.nights.results import (
-    BeforeAfter,
-    CheckpointDetails,
+from store.nights.comparisons import (
     CheckpointDifference,
     ComparedBehaviour,
     ComparedCheckpoint,
     LineageStep,
+    ReadingMove,
+)
+from store.nights.results import (
+    BeforeAfter,
+    CheckpointDetails,
     MakingUpdate,
     MeanReading,
     MeasuredBehaviour,
     PairCount,
     PassCount,
-    ReadingMove,
     UpdatePairs,
     UpdateVerdict,
 )

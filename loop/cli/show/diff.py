@@ -9,7 +9,7 @@ from loop.cli.show.checkpoints import pair_counts
 from loop.cli.show.console import behaviour_name, out, points, rate
 from loop.cli.show.readout import located
 from loop.operations.results.checkpoints import Difference, WeightChanges
-from store.nights.results import ComparedBehaviour, LineageStep
+from store.nights.comparisons import ComparedBehaviour, LineageStep
 from store.tensors.changes import Figures
 
 MOST = 10

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from corpus.aliases import Json
-from store.nights.results import CheckpointDetails, CheckpointDifference, CheckpointListing
+from store.nights.comparisons import CheckpointDifference
+from store.nights.results import CheckpointDetails, CheckpointListing
 from store.task_vectors.merges import WeightedVector
 from store.tensors.changes import Figures
 

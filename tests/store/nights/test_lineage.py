@@ -11,14 +11,8 @@ from corpus.errors import GateRefused, UnknownId
 from store import queries
 from store.ledger.records import Measurement, Reading, save
 from store.nights import history, lineage
-from store.nights.results import (
-    BeforeAfter,
-    ComparedBehaviour,
-    MeasuredBehaviour,
-    PairCount,
-    PassCount,
-    UpdatePairs,
-)
+from store.nights.comparisons import ComparedBehaviour
+from store.nights.results import BeforeAfter, MeasuredBehaviour, PairCount, PassCount, UpdatePairs
 from store.queue.outcome import Change, apply
 
 
