@@ -1,6 +1,5 @@
 """The bundled conversations that `init --demo` loads, and what the extractor finds in them."""
 
-import json
 from collections import Counter
 from functools import cache
 from itertools import pairwise
@@ -8,9 +7,9 @@ from pathlib import Path
 
 from agents.evaluator import judge
 from agents.extractor.extract import ConversationView, extract
+from agents.ingest.peek import conversations_in
 from corpus.behaviour import SHIPPED, load
 from corpus.conversation import Conversation
-from corpus.formats.interfaces import openai
 from corpus.world import ordinary, requests
 from store.ledger.records import Node, Signal
 
@@ -23,10 +22,8 @@ def conversations() -> dict[str, Conversation]:
     """Return all bundled conversations, by file and line."""
     conversations = {}
     for path in sorted(FOLDER.glob("*.jsonl")):
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-            read = openai.read(json.loads(line), number)
-            assert isinstance(read, Conversation), (path, number, read)
-            conversations[f"{path.stem}:{number}"] = read
+        for conversation in conversations_in(path):  # as an ingest does: the file shows the scale
+            conversations[f"{path.stem}:{conversation.turns[0].line}"] = conversation
     return conversations
 
 

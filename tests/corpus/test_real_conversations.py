@@ -1,6 +1,5 @@
 """The conversations and behaviours for a real model: what the extractor finds, and what is held out."""
 
-import json
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -9,9 +8,9 @@ import pytest
 
 from agents.evaluator import judge
 from agents.extractor.extract import ConversationView, extract
+from agents.ingest.peek import conversations_in
 from corpus.behaviour import Behaviour, load
 from corpus.conversation import Conversation
-from corpus.formats.interfaces import openai
 from corpus.text import jaccard, word_set
 from store.ledger.records import Signal
 
@@ -50,10 +49,8 @@ def conversations() -> dict[str, Conversation]:
     """Return all conversations, by file and line."""
     found = {}
     for path in sorted((FOLDER / "conversations").glob("*.jsonl")):
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
-            read = openai.read(json.loads(line), number)
-            assert isinstance(read, Conversation), (path, number, read)
-            found[f"{path.stem}:{number}"] = read
+        for conversation in conversations_in(path):  # as an ingest does: the file shows the scale
+            found[f"{path.stem}:{conversation.turns[0].line}"] = conversation
     return found
 
 
