@@ -18,7 +18,7 @@ import pytest
 import small
 import uvicorn
 
-from agents.model import http_limits
+from agents.model.embedded import http_limits
 from agents.model.http_auth import AuthMiddleware, server_config
 from loop.engine import children, watchdog
 from loop.engine.watchdog import BEAT_S, BUSY_MISSED, MISSED, cpu_ticks, is_hung
