@@ -21,7 +21,7 @@ from corpus.errors import LogRefused
 from corpus.formats.detect import Record, detect, format_of_tables, named, reader, unwrapped, value_of
 from corpus.formats.feedback import Scale, scale_of
 from corpus.formats.format import Format, Located, Part
-from corpus.lines import CHUNK, LATIN1, BadLine, Item, RawLine, in_lines, values_in, whole_lines
+from corpus.lines import CHUNK, LATIN1, UTF8, BadLine, Item, RawLine, in_lines, values_in, whole_lines
 
 MOST_ROWS = 2_000_000
 """Most rows of a table that are read."""
@@ -80,10 +80,12 @@ def format_of(log: OpenLog) -> str | None:
 def _first_values(log: OpenLog) -> Iterator[Record]:
     """Yield the records that decide the format, with what an object only wraps unwrapped."""
     for record in records(log):
+        if isinstance(record, RawLine) and record.blank:
+            continue
         value = _value(log, record)
         if isinstance(value, BadLine):
             yield value
-        elif not (isinstance(record, RawLine) and record.blank):
+        else:
             line = record.number if not isinstance(record, BadLine) else 0
             for number, inner in enumerate(unwrapped(value)):
                 yield Item(number=line or number, value=inner)
@@ -94,7 +96,7 @@ def _value(log: OpenLog, record: Record) -> Any:
 
     The first line that is no UTF-8 decides for Latin-1 if all before it in the head of the file is ASCII.
     """
-    value = value_of(record, log.encoding)
+    value = value_of(record, LATIN1 if log.encoding == LATIN1 else UTF8)  # other texts come as UTF-8
     if isinstance(value, BadLine) and value.reason.startswith("not UTF-8") and log.head.isascii():
         again = value_of(record, LATIN1)
         if not isinstance(again, BadLine):

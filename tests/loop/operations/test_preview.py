@@ -70,6 +70,13 @@ def test_a_log_is_read_whatever_its_layout_encoding_or_packing(
     assert [each.source for each in talks(report)] == ["ada", "bo"] and not report.set_aside
 
 
+@pytest.mark.parametrize("letters", range(4))
+def test_the_encoding_is_that_of_the_text_however_long_its_lines_are(tmp_path: Path, letters: int) -> None:
+    line = json.dumps({"messages": [message("user", "é" + "x" * letters)]}, ensure_ascii=False)
+    report = shown(tmp_path / "a.jsonl", line.encode("utf-16"))
+    assert texts(report) == [["é" + "x" * letters]] and report.files[0].encoding == "utf-16-le"
+
+
 def test_letters_of_latin_1_are_read_and_the_encoding_is_named(tmp_path: Path) -> None:
     umlaut = {"messages": [message("user", "Grüße"), message("assistant", "Schön.")]}
     report = shown(tmp_path / "a.jsonl", json.dumps(umlaut, ensure_ascii=False).encode("latin-1"))
