@@ -39,6 +39,7 @@ _FILES = {
     "log": "a log without the forgotten lines",
     "vectors": "a file of the concept vectors",
     "owner": "the file that names the ledger of the checkpoints",
+    "token": "a token",
 }
 _TOMBSTONE = "the tombstone of a dropped optimizer state"
 _REMOVED = {

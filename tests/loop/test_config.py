@@ -94,7 +94,7 @@ def test_an_unknown_key_is_refused_by_name(write: Write, text: str, place: str) 
         ("seed = -1", "seed"),
         ("seed = 99999999999", "seed"),
         ("model = 3", "model"),
-        ("[model]\nthreads = 0", "model.threads"),
+        ("[model]\nthreads = -1", "model.threads"),
         ('[ingest]\nwatch = "logs"', "ingest.watch"),
         ('[schedule]\nwindows = "00:00-24:00"', "schedule.windows"),
         (
