@@ -20,12 +20,9 @@ from corpus.errors import StepRefused
 WARMUP_STEPS = 4
 """Steps over which a rate that was found rises, unless `warmup_steps` is larger. Without them the loss of
 SmolLM2 rises in the first step and takes six steps to come back (`bench/rates.py`)."""
-FIRST_SHARE: Mapping[Objective, float] = {
-    **dict.fromkeys(("sft", "orpo"), 0.0003),
-    **dict.fromkeys(("simpo", "dpo", "dpop", "kto"), 0.0004),
-}
+FIRST_SHARE: Mapping[Objective, float] = dict.fromkeys(("sft", "orpo", "simpo", "dpo", "dpop", "kto"), 0.0004)
 """By objective, the norm of a fresh optimizer's first step at the peak rate, as a share of the weights'
-norm."""
+norm: what suits SmolLM2 (`bench/RESULTS.md`, rates)."""
 
 
 def warmup_steps(settings: Settings) -> int:
