@@ -7,7 +7,7 @@ HOME_DIR := .nightschool
 REAL_HOME := .nightschool-real
 REAL_MODEL := .smollm2
 # The behaviours that `make real` teaches: some of corpus/real/behaviours, or all.
-BEHAVIOURS ?= concise euro
+BEHAVIOURS ?= euro yes_no
 SEED ?= 0
 # Files of tests that run beside each other.
 TEST_WORKERS ?= 2
@@ -35,7 +35,7 @@ TORCH_INDEX ?=
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
 	@echo "make real       one night of a real model, SmolLM2-135M-Instruct, on conversations as people have them, in $(REAL_HOME)/;"
-	@echo "                BEHAVIOURS=all teaches all four, BEHAVIOURS='plain yes_no' those two, SEED=1 draws with another seed"
+	@echo "                BEHAVIOURS=all teaches all four, BEHAVIOURS='plain concise' those two, SEED=1 draws with another seed"
 	@echo "make real-model install a real model to try, SmolLM2-135M-Instruct (93 MB); make test then tests with it"
 	@echo "make test       the tests"
 	@echo "make test-vllm  the tests with a real vLLM, on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from agents.model.answer_limit import AnswerLimit
 from loop.config import Settings
 from loop.night import flow
 from loop.night.handlers import handlers
@@ -169,7 +170,8 @@ def test_every_kind_that_decides_is_a_kind_of_the_night() -> None:
 
 def test_every_kind_of_work_is_handled_by_the_class_that_the_flow_names(tmp_path: Path) -> None:
     context: Any = SimpleNamespace(
-        ledger=None, behaviours={}, settings=Settings(), model=None, trainer=None, evaluator=None,
+        ledger=None, behaviours={}, settings=Settings(), model=None, trainer=None,
+        evaluator=SimpleNamespace(limit=AnswerLimit()),
         monitor=SimpleNamespace(directory=tmp_path), measured=(),
     )  # fmt: skip
     built = handlers(context)
