@@ -171,7 +171,7 @@ def test_every_kind_that_decides_is_a_kind_of_the_night() -> None:
 def test_every_kind_of_work_is_handled_by_the_class_that_the_flow_names(tmp_path: Path) -> None:
     context: Any = SimpleNamespace(
         ledger=None, behaviours={}, settings=Settings(), model=None, trainer=None,
-        evaluator=SimpleNamespace(limit=AnswerLimit()),
+        evaluator=SimpleNamespace(limit=AnswerLimit()), is_shipped=True,
         monitor=SimpleNamespace(directory=tmp_path), measured=(),
     )  # fmt: skip
     built = handlers(context)

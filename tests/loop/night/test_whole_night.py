@@ -126,7 +126,7 @@ def test_a_night_reports_exactly_the_documented_fields(story: Story) -> None:
         "behaviours", "retention", "dream_forms", "tokens", "tokens_per_pair", "placements",
     }  # fmt: skip
     (update,) = result["updates"]
-    assert set(update) == {"id", "objective", "steps", "pairs", "verdict", "checkpoint", "reasons"}
+    assert set(update) == {"id", "objective", "steps", "pairs", "verdict", "checkpoint", "reasons", "chosen"}
     assert all(set(row) == {"name", "counter_of", "before", "after"} for row in result["behaviours"])
     assert all(
         set(row[side]) == {"passed", "trials"} for row in result["behaviours"] for side in ("before", "after")
