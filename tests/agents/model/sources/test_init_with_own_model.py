@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -100,6 +101,7 @@ def test_an_init_that_was_killed_is_begun_anew(gguf_file: Callable[[str], Path],
     # Killed after the model was made and before the home had its configuration.
     (home / "config.toml").unlink()
     (home / "ledger.db").unlink()
+    shutil.rmtree(home / "checkpoints")
     make(home, gguf_file("llama3"))
     assert read_record(home / "model")["file"] == "llama3.gguf"
 
