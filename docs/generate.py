@@ -67,8 +67,7 @@ file is recognised from its first {sample} records; `--format` overrides that.
 
 A log is JSON: one object a line, one array of objects, or one object, pretty-printed or not; also an object
 that only wraps the list of conversations. It may be compressed ({packings}) or lie in a `.zip`, and may be
-UTF-8, UTF-16 or Latin-1. SQLite databases are opened read-only, and copied first while a program has them
-open. What cannot be read is named with its line and the reason.
+UTF-8, UTF-16 or Latin-1. What cannot be read is named with its line and the reason.
 
 **Ratings.** A thumb, a word or a fraction such as `4/5` is a rating by itself. A bare number is not: 1 is
 the best of thumbs and the worst of stars. Its scale is found from all numbers of the file under that name,
@@ -106,7 +105,7 @@ def logs_page() -> str:
     folder = Path(__file__).parent.parent / "corpus" / "formats" / "samples"
     samples = []
     for form in formats:
-        file = folder / f"{form.name}.{'sql' if form.tables else 'jsonl'}"
+        file = folder / f"{form.name}.jsonl"
         samples.append(f"### {form.name}\n\n{textwrap.indent(file.read_text().rstrip(), '    ')}")
     return LOGS.format(
         generated=GENERATED, sample=SAMPLE, packings=", ".join(PACKINGS),

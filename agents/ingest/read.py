@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from agents.ingest.files import logs_at, skipped_below
-from agents.ingest.records import Numbered, Parser, detected, read_database, records
+from agents.ingest.records import Numbered, Parser, detected, records
 from agents.ingest.report import FileRead, IngestReport, QuarantinedLine, SkippedFile, merged
 from agents.ingest.sources import OpenLog, archived, opened, stored_path, unreadable
 from corpus.conversation import Conversation
@@ -159,7 +159,7 @@ def read_log(ledger: Ledger, path: Path, options: Options = DEFAULTS) -> Generat
         for log in opened(path):
             count += 1
             try:
-                yield from _read_open(ledger, log, path, options)
+                yield from _read_open(ledger, log, options)
             except LogRefused as refused:
                 yield quarantine_file(ledger, log.path, str(refused))
         beside = archived(path)
@@ -187,18 +187,15 @@ def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
     return IngestReport(files=(FileRead(path=path, format=None),), quarantined=(line,))
 
 
-def _read_open(ledger: Ledger, log: OpenLog, path: Path, options: Options) -> Iterator[IngestReport]:
+def _read_open(ledger: Ledger, log: OpenLog, options: Options) -> Iterator[IngestReport]:
     """Read what is new in an open log; yield a report for each batch, then one that names the file."""
-    if log.database:
-        yield from _whole(ledger, log, None, options, path)
-        return
     grows = log.plain and in_lines(log.head)
     state = _resumed(ledger, log, options.format) if grows else None
     format = detected(log, options.format, state.format if state else "")
     if grows and state and (format is None or format.join is None):
         yield from _lines(ledger, log, format, state, options)
     else:
-        yield from _whole(ledger, log, format, options, path)
+        yield from _whole(ledger, log, format, options)
 
 
 def _file(log: OpenLog, format: Format | None, *, waiting: bool = False) -> IngestReport:
@@ -223,24 +220,18 @@ def _lines(
     yield _file(log, format, waiting=state.offset < log.size)
 
 
-def _whole(
-    ledger: Ledger, log: OpenLog, format: Format | None, options: Options, path: Path
-) -> Iterator[IngestReport]:
+def _whole(ledger: Ledger, log: OpenLog, format: Format | None, options: Options) -> Iterator[IngestReport]:
     """Read a file as a whole, and again from its beginning if it has changed."""
     identity = f"{log.inode}:whole:{log.whole_digest()}"
     with ledger.reading() as connection:
         state = files.file_state(connection, log.path)
-    if log.database and not (state and state.identity == identity):
-        format, parts = read_database(path)
-        found: Iterator[Numbered] = (Numbered(record=None, parts=(part,)) for part in parts)
-    elif format is not None:
-        parser = Parser(log=log, format=format, sure=options.format is not None, scale=options.scale)
-        found = parser.whole(options.last)
     if format is not None and (state is None or (state.identity, state.format) != (identity, format.name)):
         if state is not None and state.format:
             _restart(ledger, replace(state, offset=0, line=0), "rewritten")
         start = FileState(path=log.path, format=format.name, identity=identity, offset=0, line=0)
         end = replace(start, offset=log.size)
+        parser = Parser(log=log, format=format, sure=options.format is not None, scale=options.scale)
+        found = parser.whole(options.last)
         for _, report in _batches(ledger, log.path, found, start, end=end):
             yield report
     yield _file(log, format, waiting=_unended(log) and not options.last)

@@ -5,26 +5,17 @@ ingest, a preview and a `forget` see the same conversations. This module knows n
 """
 
 import codecs
-import shutil
-import sqlite3
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from agents.ingest.sources import OpenLog
-from corpus.aliases import Json
 from corpus.conversation import Conversation, Score, Turn
 from corpus.errors import LogRefused
-from corpus.formats.detect import Record, detect, format_of_tables, named, reader, unwrapped, value_of
+from corpus.formats.detect import Record, detect, named, reader, unwrapped, value_of
 from corpus.formats.feedback import Scale, scale_of
 from corpus.formats.format import Format, Located, Part
 from corpus.lines import CHUNK, LATIN1, UTF8, BadLine, Item, RawLine, in_lines, values_in, whole_lines
-
-MOST_ROWS = 2_000_000
-"""Most rows of a table that are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +119,7 @@ class Parser:
             yield replace(parts, parts=tuple(part for raw in parts.parts for part in self._scaled(raw)))
 
     def _whole(self, last: bool) -> Iterator[Numbered]:
-        if self.format.join is None or self.log.database:
+        if self.format.join is None:
             for record in records(self.log, last=last):
                 yield Numbered(record=record, parts=self._raw(record))
             return
@@ -184,7 +175,7 @@ class Parser:
     def _found_scales(self) -> dict[str, Scale | None]:
         """Return the scale of each field that rates, from all numbers in the file."""
         numbers: dict[str, set[float]] = {}
-        if self.scale is None and not self.log.database:
+        if self.scale is None:
             for read in self._whole(last=True):
                 for part in read.parts:
                     for turn in part.turns if isinstance(part, Conversation) else ():
@@ -217,58 +208,6 @@ def _about(score: Score) -> str:
 def _quoted(text: str) -> str:
     """Return a text in quotes, if it is a single short word; a longer one may hold a secret."""
     return f'"{text}"' if text.isidentifier() and len(text) <= 20 else "with a text"
-
-
-def read_database(path: Path) -> tuple[Format, Iterable[Part]]:
-    """Return the format of a SQLite database, and the conversations in it.
-
-    The database is opened read-only; one that a program has open is copied first. A database of no known
-    program raises `LogRefused`.
-    """
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            place, options = path, "mode=ro&immutable=1"
-            if path.with_name(path.name + "-wal").exists():
-                place, options = Path(folder, "copy.db"), "mode=ro"
-                shutil.copyfile(path, place)
-                shutil.copyfile(path.with_name(path.name + "-wal"), Path(folder, "copy.db-wal"))
-            with closing(sqlite3.connect(f"{place.absolute().as_uri()}?{options}", uri=True)) as connection:
-                tables = _tables(connection)
-                format = format_of_tables(tables)
-                if format is None or format.rows is None:
-                    names = ", ".join(sorted(tables)[:8]) or "none"
-                    raise LogRefused(f"a SQLite database of no known program (its tables: {names})")
-                rows = {
-                    name: _rows(connection, name) for name in tables if name in format.tables or _beside(name)
-                }
-    except (sqlite3.Error, OSError) as error:
-        raise LogRefused(f"a SQLite database that cannot be read: {type(error).__name__}") from None
-    return format, format.rows(rows)
-
-
-def _beside(name: str) -> bool:
-    """Return whether a table that only some versions have is read too."""
-    return name in (
-        "feedback",
-        "tool_calls",
-        "tool_results",
-        "fragments",
-        "system_fragments",
-        "prompt_fragments",
-    )
-
-
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    return {name for (name,) in connection.execute(query)}
-
-
-def _rows(connection: sqlite3.Connection, table: str) -> list[Json]:
-    """Return the rows of a table by column, in the order in which they were added."""
-    connection.row_factory = sqlite3.Row
-    name = table.replace('"', '""')
-    query = f'SELECT * FROM "{name}" ORDER BY rowid LIMIT {MOST_ROWS}'
-    return [dict(row) for row in connection.execute(query)]
 
 
 def detected(log: OpenLog, asked: str | None, before: str = "") -> Format | None:

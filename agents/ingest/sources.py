@@ -30,8 +30,6 @@ from corpus.scrub.patterns import scrub_name
 HEAD = 2**16
 """Number of bytes that are read from the beginning of a file when it is opened."""
 
-SQLITE = b"SQLite format 3\0"
-
 _PACKINGS: tuple[tuple[bytes, str, Callable[[BinaryIO], BinaryIO]], ...] = (
     (b"\x1f\x8b", "gzip", lambda raw: cast(BinaryIO, gzip.GzipFile(fileobj=raw))),
     (
@@ -56,6 +54,7 @@ _FOREIGN = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     (b"Rar!", "a RAR archive: unpack it first"),
     (b"%PDF", "a PDF document, not a log"),
+    (b"SQLite format 3\0", "a SQLite database: export the conversations from its program, as JSON"),
 )
 """First bytes of files that are refused, each with what they are and the cure."""
 
@@ -89,8 +88,6 @@ class OpenLog:
     """Name of the packing; "" for none."""
     encoding: str = UTF8
     """Encoding of the text on the disk."""
-    database: bool = False
-    """Whether it is a SQLite database."""
     again: Callable[[], BinaryIO]
     """Returns the text from its beginning, in UTF-8 unless `encoding` is LATIN1."""
 
@@ -107,7 +104,7 @@ class OpenLog:
     @property
     def plain(self) -> bool:
         """Whether offsets in the text are offsets in the file, so that reading can resume at one."""
-        return not self.compression and not self.database and self.encoding in (UTF8, LATIN1)
+        return not self.compression and self.encoding in (UTF8, LATIN1)
 
     def whole_digest(self) -> str:
         """Return a digest of all bytes of the file."""
@@ -215,10 +212,6 @@ def _unpacked(stream: BinaryIO, size: int, path: str, inode: str) -> OpenLog:
     for magic, what in _FOREIGN:
         if head.startswith(magic):
             raise LogRefused(what)
-    if head.startswith(SQLITE):
-        return OpenLog(
-            path=path, stream=stream, size=size, head=b"", inode=inode, database=True, again=lambda: stream
-        )
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return OpenLog(
             path=path,

@@ -5,7 +5,7 @@ reader, but nothing about files.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -82,11 +82,6 @@ def unwrapped(value: Any) -> Iterator[Any]:
                     yield from unwrapped(item)
                 return
     yield value
-
-
-def format_of_tables(tables: Collection[str]) -> Format | None:
-    """Return the format of a database that has these tables; None for an unknown one."""
-    return next((form for form in FORMATS if form.tables and set(form.tables) <= set(tables)), None)
 
 
 def named(name: str) -> Format:

@@ -1,15 +1,14 @@
 """What a reader of a log format is: its name, and pure functions from JSON values to conversations.
 
 Invariant: a reader never opens a file. `read` takes one decoded record; `join` takes all records of a file,
-for a format whose records depend on each other; `rows` takes the tables of a database.
-`samples/NAME.jsonl` is a file of the format that we wrote (`NAME.sql` for a database).
+for a format whose records depend on each other.
+`samples/NAME.jsonl` is a file of the format that we wrote.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from corpus.aliases import Json
 from corpus.conversation import Conversation
 from corpus.lines import BadLine
 
@@ -41,10 +40,6 @@ class Format:
     """Reads one record; the second argument is the number of its line."""
     join: Callable[[Iterable[Located]], Iterator[Part]] | None = None
     """Reads all records of a file; None if each record is read by itself."""
-    tables: tuple[str, ...] = ()
-    """The tables that identify a database of this format; () for a format of text files."""
-    rows: Callable[[Mapping[str, list[Json]]], Iterator[Part]] | None = None
-    """Reads the rows of these tables, by name of the table."""
 
 
 def parts_of(reading: Reading) -> tuple[Part, ...]:

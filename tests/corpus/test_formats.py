@@ -12,7 +12,7 @@ import pytest
 import corpus
 from corpus.conversation import ROLES, Conversation, Score, Structure, ToolCall
 from corpus.errors import UsageError
-from corpus.formats.detect import NAMES, detect, named, reader, recognise
+from corpus.formats.detect import NAMES, detect, reader, recognise
 from corpus.formats.feedback import Scale, asked_scale, rated, scale_of
 from corpus.formats.parts import as_time, as_tools
 from corpus.lines import BadLine, RawLine, decode
@@ -429,15 +429,12 @@ def sample(name: str) -> list[Any]:
     return [json.loads(line) for line in (SAMPLES / f"{name}.jsonl").read_text().splitlines()]
 
 
-TEXTS = [name for name in NAMES if not named(name).tables]
-
-
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_format_is_detected_from_its_sample_despite_bad_lines(name: str) -> None:
     assert detect([BadLine(line=1, reason="x"), *raw({"a": 1}, *sample(name))]) == name
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_record_of_a_sample_is_recognised_by_its_own_reader_first(name: str) -> None:
     assert {recognise(value) for value in sample(name)} == {name}
 
@@ -472,13 +469,13 @@ def test_each_of_two_thousand_mangled_records_gives_a_conversation_a_reason_or_n
             return {key: mangled(inner) for key, inner in value.items() if draw.random() > 0.05}
         return [mangled(inner) for inner in value] if isinstance(value, list) else value
 
-    examples = {name: sample(name) for name in TEXTS}
+    examples = {name: sample(name) for name in NAMES}
     for round in range(2000):
-        name = TEXTS[round % len(TEXTS)]
+        name = NAMES[round % len(NAMES)]
         value = decode(
             RawLine(number=1, data=json.dumps(mangled(draw.choice(examples[name]))).encode(), end=0)
         )
-        for other in (name, *draw.sample(TEXTS, 3)):
+        for other in (name, *draw.sample(NAMES, 3)):
             for read in reader(other)(value, 1):
                 if isinstance(read, Conversation):
                     assert read.turns and all(turn.role in ROLES and turn.text for turn in read.turns)
