@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import transformers
@@ -74,7 +74,7 @@ def main() -> int:
     """Print the table and check that the share that `auto` takes is among the good ones."""
     parser = _table.parser(__doc__, threads=1)
     parser.add_argument("--model", type=Path, help="Hugging Face directory (default: the shipped model)")
-    parser.add_argument("--objectives", nargs="+", default=["orpo", "dpo"], choices=sorted(FIRST_SHARE))
+    parser.add_argument("--objectives", nargs="+", default=["orpo", "dpo"], choices=get_args(Objective))
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES)
     parser.add_argument("--speed", action="store_true")
     options = parser.parse_args()
@@ -125,7 +125,7 @@ def sweep(subject: Subject, objective: Objective, shares: Sequence[float]) -> li
     found, _ = run_update(context, request, lambda _: None, lambda: None)
     runs.append({"share": "auto", "lr": found.lr, "steps": found.steps, **judge(subject, request, judged)})
     for share in shares:
-        lr = found.lr * share / FIRST_SHARE[objective]
+        lr = found.lr * share / FIRST_SHARE
         given = replace(auto, lr=lr, warmup_steps=WARMUP_STEPS, norm_cap=1.0)
         done, _ = run_update(context, replace(request, settings=given), lambda _: None, lambda: None)
         runs.append({"share": share, "lr": lr, "steps": done.steps, **judge(subject, request, judged)})

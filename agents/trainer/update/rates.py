@@ -2,8 +2,8 @@
 
 The first step of a fresh Apollo (as of Adam) has the size of the learning rate whatever the gradient: Adam
 divides the gradient by its own size. So its norm over the weights' norm says what a rate means for a model of
-any size, and is measured before anything is changed. The rate is such that this share is what the objective
-takes in the number of steps to come (`bench/rates.py` has the sweep). The step itself is not made at that
+any size, and is measured before anything is changed. The rate is such that this share is FIRST_SHARE
+(`bench/rates.py` has the sweep). The step itself is not made at that
 size: nothing is known yet of the gradient's noise, and the norm-growth limiter has no earlier step to hold it
 against. So the rate rises over the first steps of a fresh optimizer.
 
@@ -12,16 +12,15 @@ update that is made again finds the same rate. This module knows nothing about t
 """
 
 import math
-from collections.abc import Mapping
 
-from agents.trainer.messages import Objective, Settings
+from agents.trainer.messages import Settings
 from corpus.errors import StepRefused
 
 WARMUP_STEPS = 4
 """Steps over which a rate that was found rises, unless `warmup_steps` is larger. Without them the loss of
 SmolLM2 rises in the first step and takes six steps to come back (`bench/rates.py`)."""
-FIRST_SHARE: Mapping[Objective, float] = dict.fromkeys(("sft", "orpo", "simpo", "dpo", "dpop", "kto"), 0.0004)
-"""By objective, the norm of a fresh optimizer's first step at the peak rate, as a share of the weights'
+FIRST_SHARE = 0.0004
+"""The norm of a fresh optimizer's first step at the peak rate, as a share of the weights'
 norm: what suits SmolLM2 (`bench/RESULTS.md`, rates)."""
 
 
@@ -30,8 +29,8 @@ def warmup_steps(settings: Settings) -> int:
     return max(settings.warmup_steps, WARMUP_STEPS) if settings.lr == "auto" else settings.warmup_steps
 
 
-def rate_for(objective: Objective, share_at_one: float) -> float:
-    """Return the learning rate at which a first step has the objective's share of the weights' norm.
+def rate_for(share_at_one: float) -> float:
+    """Return the learning rate at which a first step has FIRST_SHARE of the weights' norm.
 
     `share_at_one`: the share at a rate of 1, to which a step's size is proportional.
 
@@ -43,4 +42,4 @@ def rate_for(objective: Objective, share_at_one: float) -> float:
             f"no learning rate can be found: the first step at a rate of 1 is {share_at_one:g} of the "
             "weights' norm; set training.lr, or leave out the examples that have no weight"
         )
-    return FIRST_SHARE[objective] / share_at_one
+    return FIRST_SHARE / share_at_one

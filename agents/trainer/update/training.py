@@ -232,7 +232,7 @@ def _set_rate(
         return {}
     probe = _fresh(context, replace(request, settings=replace(settings, lr=1.0, warmup_steps=0)))
     at_one = float(probe.propose()) / weight_norm
-    rate = rates.rate_for(request.objective, at_one)
+    rate = rates.rate_for(at_one)
     optimizer.lr = rate
     return {"first_share": rate * at_one}
 

@@ -11,6 +11,12 @@ import pytest
 import torch
 from trainer_home import FIRST, Home
 
+from agents.model.weights import views
+from agents.model.weights.shared import SharedWeights
+from agents.model.weights.snapshot import raw_weights
+from agents.trainer.update.training import TrainerContext
+from store.checkpoints.store import CheckpointStore
+
 torch.set_num_threads(1)
 
 
@@ -59,3 +65,13 @@ def home(running: Home) -> Home:
     """Return the running trainer, rolled back to the first checkpoint."""
     running.ask("rollback", running.first, settled=True)
     return running
+
+
+@pytest.fixture
+def bench(make_home: Callable[[], Path], model_directory: Path) -> TrainerContext:
+    """Return shared weights that hold their first checkpoint."""
+    home = make_home()
+    shared = SharedWeights.attach(home / "run" / "weights.bin")
+    store = CheckpointStore(home / "checkpoints")
+    shared.holds = store.write(raw_weights(shared), None, {}).id
+    return TrainerContext(shared=shared, model=views.build(shared, model_directory), store=store)

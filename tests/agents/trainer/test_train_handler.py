@@ -221,7 +221,7 @@ def test_what_the_trainer_chose_is_in_the_ledger_and_in_the_manifest_and_an_upda
     assert update is not None and update.checkpoint_id is not None
     chosen = update.settings["chosen"]
     assert update.settings["lr"] == "auto" and 0 < chosen["lr"] < 1 and chosen["compute"] == "weights"
-    assert chosen["first_share"] == pytest.approx(FIRST_SHARE["dpo"])
+    assert chosen["first_share"] == pytest.approx(FIRST_SHARE)
     manifest = CheckpointStore(school.home / "checkpoints").manifest(update.checkpoint_id).fields
     assert manifest["settings"]["chosen"] == chosen
     assert outcome.facts["lr"] == chosen["lr"]

@@ -1,16 +1,12 @@
 """The rate that an update finds from its first step, and the type that it multiplies matrices in."""
 
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from trainer_home import SETTINGS, examples, request
 
-from agents.model.weights import views
-from agents.model.weights.shared import SharedWeights
 from agents.model.weights.snapshot import raw_weights, restore
 from agents.trainer.handler import MOST_EPOCHS, SHIPPED, TrainingSettings, trainer_settings
 from agents.trainer.messages import TrainRequest, TrainResult
@@ -19,20 +15,9 @@ from agents.trainer.update.objective import loss_of
 from agents.trainer.update.rates import FIRST_SHARE, WARMUP_STEPS
 from agents.trainer.update.training import TrainerContext, dry_run, run_update
 from corpus.errors import StepRefused
-from store.checkpoints.store import CheckpointStore
 from store.tensors.raw import RawTensor
 
 AUTO = replace(SETTINGS, lr="auto", epochs=2)
-
-
-@pytest.fixture
-def bench(make_home: Callable[[], Path], model_directory: Path) -> TrainerContext:
-    """Return shared weights that hold their first checkpoint."""
-    home = make_home()
-    shared = SharedWeights.attach(home / "run" / "weights.bin")
-    store = CheckpointStore(home / "checkpoints")
-    shared.holds = store.write(raw_weights(shared), None, {}).id
-    return TrainerContext(shared=shared, model=views.build(shared, model_directory), store=store)
 
 
 def trained(bench: TrainerContext, update: TrainRequest) -> tuple[TrainResult, dict[str, RawTensor]]:
@@ -52,10 +37,10 @@ def test_the_first_step_at_the_found_rate_is_the_objectives_share_of_the_weights
 ) -> None:
     parent = bench.shared.holds
     result, _ = trained(bench, request(parent, objective=objective, settings=AUTO))
-    assert result.first_share == pytest.approx(FIRST_SHARE[objective])
+    assert result.first_share == pytest.approx(FIRST_SHARE)
     given = replace(AUTO, lr=result.lr)
     plain, _ = trained(bench, request(parent, objective=objective, settings=given))
-    assert plain.reports[0].metrics["update_ratio"] == pytest.approx(FIRST_SHARE[objective], rel=1e-5)
+    assert plain.reports[0].metrics["update_ratio"] == pytest.approx(FIRST_SHARE, rel=1e-5)
 
 
 def test_a_found_rate_rises_over_the_first_steps_and_a_given_rate_is_used_as_it_is(

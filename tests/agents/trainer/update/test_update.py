@@ -1,6 +1,5 @@
 """An update in this process: its dry run, and steps in several passes."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,23 +7,9 @@ import pytest
 import torch
 from trainer_home import SETTINGS, examples, request
 
-from agents.model.weights import views
-from agents.model.weights.shared import SharedWeights
-from agents.model.weights.snapshot import raw_weights
 from agents.trainer.messages import StepReport, TrainRequest
 from agents.trainer.update.training import TrainerContext, dry_run, passes, run_update
 from corpus.errors import StepRefused, TrainerFault, UpdateCancelled
-from store.checkpoints.store import CheckpointStore
-
-
-@pytest.fixture
-def bench(make_home: Callable[[], Path], model_directory: Path) -> TrainerContext:
-    """Return shared weights that hold their first checkpoint."""
-    home = make_home()
-    shared = SharedWeights.attach(home / "run" / "weights.bin")
-    store = CheckpointStore(home / "checkpoints")
-    shared.holds = store.write(raw_weights(shared), None, {}).id
-    return TrainerContext(shared=shared, model=views.build(shared, model_directory), store=store)
 
 
 def go_on() -> None:
