@@ -22,7 +22,7 @@ from agents.dreamer.plan import DECLARED, RECIPE, Draft, DreamOrigin, DreamPlan,
 from agents.dreamer.realism import Realism
 from agents.dreamer.yields import Counted, Yields, to_ask
 from agents.model import meter
-from agents.model.client import Completion, ModelClient
+from agents.model.client import ModelClient
 from corpus.aliases import Message
 from corpus.behaviour import Behaviour
 from corpus.errors import ModelUnavailable
@@ -124,8 +124,9 @@ class Rounds:
             if not drafts:
                 break
             replies = await self.model.batch_chat([one.prompt for one in drafts])
-            reasons = await self._reasons(plan, drafts, replies, band)
             texts = [one.asked.request(reply.text) for one, reply in zip(drafts, replies, strict=True)]
+            cut = [reply.finish_reason == "length" for reply in replies]
+            reasons = await self._reasons(plan, drafts, texts, cut, band)
             new = []
             for one, text, reason in zip(drafts, texts, reasons, strict=True):
                 dream = self._dream(plan, one, text, self._final(plan, one, reason, used))
@@ -181,14 +182,22 @@ class Rounds:
         self,
         plan: DreamPlan,
         drafts: Sequence[Draft],
-        replies: Sequence[Completion],
+        texts: Sequence[str],
+        cut: Sequence[bool],
         band: filters.Band | None,
     ) -> list[str | None]:
-        """Return for each draft why its request is refused; None for one that passes all filters."""
+        """Return for each draft why its request is refused; None for one that passes all filters.
+
+        Args:
+            plan: The plan that the drafts belong to.
+            drafts: The drafts.
+            texts: The request that the model wrote for each.
+            cut: Whether each was cut off at the limit of tokens.
+            band: The band of the plan's real requests.
+        """
         reasons: list[str | None] = []
-        texts = [one.asked.request(reply.text) for one, reply in zip(drafts, replies, strict=True)]
-        for one, reply, text in zip(drafts, replies, texts, strict=True):
-            reason = self._reason(plan.behaviour, one, text, reply.finish_reason == "length")
+        for one, text, is_cut in zip(drafts, texts, cut, strict=True):
+            reason = self._reason(plan.behaviour, one, text, is_cut)
             reasons.append(reason)
             if reason is None:
                 self.known.seen.add(text)

@@ -4,7 +4,7 @@ Invariant: pure. The counts come from the dreams in the ledger, so a later night
 earlier nights found, and the same ledger gives the same choice.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -101,8 +101,3 @@ class Yields:
 def to_ask(missing: int, rate: float) -> int:
     """Return how many requests to have written so that about `missing` of them can be used."""
     return ceil(missing / max(LEAST_YIELD, min(1.0, rate)))
-
-
-def by_form(yields: Yields, forms: Sequence[str], behaviour: str) -> Mapping[str, float]:
-    """Return the estimated yield of each form for a behaviour, for the record."""
-    return {form: round(yields.rate(form, behaviour), 3) for form in forms}

@@ -204,9 +204,8 @@ class Practice:
         room = {
             "first": _room(self._counts["first fails", self.behaviour.name][1]),
             "overdone": _room(self._counts["overdone", self._overdoing()][1]),
+            "own failure": _room(self._counts["fails later", self._countered()][1], SOUGHT),
         }
-        for name in {dream.behaviour for dream in dreams}:
-            room["own failure"] = _room(self._counts["fails later", name][1], SOUGHT)
         for dream in dreams:
             ask = self._continue(dream) if self.attempts[dream.id] else self._begin(dream)
             if ask is None:
@@ -260,6 +259,10 @@ class Practice:
         places = sorted(PLACEMENTS, key=lambda place: place != self.placement)
         often = [place for place in places if self._chance(("overdone", place)) >= OFTEN]
         return often[0] if often else max(places, key=lambda place: self._chance(("overdone", place)))
+
+    def _countered(self) -> str:
+        """Return the name of the counter-behaviour; "" if none was dreamt of."""
+        return self.counter[0].behaviour if self.counter else ""
 
     def _is_own(self, dream: Dream) -> bool:
         return dream.behaviour == self.behaviour.name
