@@ -16,6 +16,7 @@ from typing import Literal
 
 from sqlalchemy import Connection, select
 
+from corpus.errors import IntegrityFault
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.files import durable
@@ -106,6 +107,16 @@ def problem(connection: Connection, store: CheckpointStore) -> Problem | None:
     """Return why this ledger and these files do not belong together; None if they do."""
     on_disk = frozenset(store.ids())
     return problem_of(ledger_mark(connection), owner_of(store), on_disk, str(store.directory))
+
+
+def require_own(found: Problem | None) -> None:
+    """Raise IntegrityFault unless the files belong to the ledger, or to a newer copy of it.
+
+    Args:
+        found: What `problem` has found.
+    """
+    if found is not None and found.kind != "older":
+        raise IntegrityFault(found.text)
 
 
 def owner_of(store: CheckpointStore) -> Owner | None:

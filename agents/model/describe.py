@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from corpus.errors import ConfigError, IntegrityFault
+from corpus.recipe import MODEL_DIR
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of one value, for each type that can be trained."""
@@ -91,6 +92,11 @@ def directory_of(name: str) -> Path:
         raise IntegrityFault(
             f"{name or 'a model without a name'} is not a directory on this machine: serve one"
         ) from error
+
+
+def is_shipped(model_digest: str) -> bool:
+    """Return whether the model with this digest is the one that ships with the package."""
+    return model_digest == digest(MODEL_DIR)
 
 
 def digest_of(name: str) -> str:

@@ -27,7 +27,7 @@ def threads_for(configured: int, model_dir: Path | None) -> int:
         return configured
     if model_dir is None or weight_bytes(model_dir) <= SMALL_BYTES:
         return 1
-    return min(_cores(), MOST)
+    return min(cores(), MOST)
 
 
 def weight_bytes(model_dir: Path) -> int:
@@ -35,7 +35,7 @@ def weight_bytes(model_dir: Path) -> int:
     return sum(path.stat().st_size for path in model_dir.glob("*.safetensors"))
 
 
-def _cores() -> int:
+def cores() -> int:
     """Return the number of cores that this process may use."""
     try:
         cores = len(os.sched_getaffinity(0))

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agents.model.client import ModelClient
+from agents.model.describe import is_shipped
 from agents.model.templates import refuses, without_system
-from agents.readout.train import default_set
 from corpus.aliases import Message
 from corpus.errors import ModelUnavailable
 from corpus.ordinary.dialogue import digest, load, select
@@ -33,7 +33,7 @@ class OrdinaryText:
 
 def ordinary_text(model_digest: str, count: int) -> OrdinaryText:
     """Return the ordinary text of a model; `count`: number of exchanges, except for the shipped model."""
-    if default_set(model_digest) == "world":
+    if is_shipped(model_digest):
         talk = ordinary.held_out(WORLD_EXCHANGES)
         world = tuple((({"role": "user", "content": remark},), reply) for remark, reply in talk)
         return OrdinaryText(name="", exchanges=world)

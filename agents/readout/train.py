@@ -11,14 +11,13 @@ import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.model.describe import digest
+from agents.model.describe import is_shipped
 from agents.model.steering.concept_vectors import ConceptVectors, write
 from agents.readout.collect import Collected, Source, collect
 from agents.readout.concept_vectors import Method, accuracy, concept_vectors
 from corpus.aliases import Progress
 from corpus.concept_sets import ConceptSet, Name
 from corpus.errors import UsageError
-from corpus.recipe import MODEL_DIR
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +31,8 @@ class LayerAccuracy:
 
 
 def default_set(model_digest: str) -> Name:
-    """Return the name of a model's default concept set; the embedded model has a set of its own world."""
-    return "world" if model_digest == digest(MODEL_DIR) else "states"
+    """Return the name of a model's default concept set; the shipped model has a set of its own world."""
+    return "world" if is_shipped(model_digest) else "states"
 
 
 async def train_concept_vectors(

@@ -7,7 +7,7 @@ weights and starts nothing, so commands that only look at a home import it inste
 from pathlib import Path
 
 from agents.model.client import ServedModel
-from agents.model.describe import digest, directory_of
+from agents.model.describe import digest, directory_of, is_shipped
 from agents.model.vllm.served_directory import ServedDirectory
 from corpus.behaviour import Behaviour
 from corpus.errors import ConfigError, IntegrityFault
@@ -57,7 +57,7 @@ def behaviours_of(home: Home, model_digest: str) -> dict[str, Behaviour]:
         home: The home.
         model_digest: Digest of the home's model.
     """
-    return home.behaviours(shipped=model_digest == digest(MODEL_DIR))
+    return home.behaviours(shipped=is_shipped(model_digest))
 
 
 def require_model(model_dir: Path, wanted: str, cure: str, who: str = "") -> None:

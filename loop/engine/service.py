@@ -20,7 +20,6 @@ from agents.model.threads import threads_for
 from agents.readout.monitor import Monitor
 from agents.trainer.client import TrainerClient
 from corpus.behaviour import Behaviour
-from corpus.errors import IntegrityFault
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
 from loop.engine import model_identity, model_servers
@@ -134,9 +133,7 @@ async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
 
 async def _require_own(home: Home, ledger: Ledger) -> None:
     """Raise an error unless the home's checkpoint files belong to this ledger or to a newer copy of it."""
-    found = await ledger.read(belonging.problem, CheckpointStore(home.checkpoints))
-    if found is not None and found.kind != "older":
-        raise IntegrityFault(found.text)
+    belonging.require_own(await ledger.read(belonging.problem, CheckpointStore(home.checkpoints)))
 
 
 async def _take_up(home: Home, settings: Settings, ledger: Ledger) -> None:

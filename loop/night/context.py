@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from agents.evaluator.measure import Evaluator
 from agents.model.answer_limit import AnswerLimit
 from agents.model.client import ModelClient
+from agents.model.describe import is_shipped
 from agents.readout.monitor import Monitor
-from agents.readout.train import default_set
 from agents.trainer.client import TrainerClient
 from agents.trainer.handler import trainer_settings
 from agents.trainer.messages import Settings as TrainerSettings
@@ -46,7 +46,7 @@ class NightContext:
     @property
     def is_shipped(self) -> bool:
         """Whether the served model is the one that ships with the package."""
-        return default_set(self.monitor.model_digest) == "world"
+        return is_shipped(self.monitor.model_digest)
 
     def training(self, pairs: int) -> TrainerSettings:
         """Return the settings that the trainer gets for an update with this many pairs."""
@@ -97,7 +97,7 @@ class NightContext:
 
 def answer_limit(settings: Settings, model_digest: str) -> AnswerLimit:
     """Return the rule for the largest length of the answers of a night on this model."""
-    return AnswerLimit(tokens=settings.pairs.max_tokens, shipped=default_set(model_digest) == "world")
+    return AnswerLimit(tokens=settings.pairs.max_tokens, shipped=is_shipped(model_digest))
 
 
 def ability_prompts(settings: Settings, model_digest: str) -> tuple[AbilityPrompt, ...]:
@@ -105,7 +105,7 @@ def ability_prompts(settings: Settings, model_digest: str) -> tuple[AbilityPromp
 
     Return none for the shipped model, which knows only the small world that it was trained on.
     """
-    if default_set(model_digest) == "world":
+    if is_shipped(model_digest):
         return ()
     return select(load(), settings.verdict.abilities)
 

@@ -5,21 +5,20 @@ row.
 """
 
 import json
-import os
 from pathlib import Path
 
 from agents.ingest.read import ingest_paths
 from agents.model.client import open_client
-from agents.model.describe import digest, language_model_tensors
+from agents.model.describe import digest, is_shipped, language_model_tensors
 from agents.model.safety import check_model_dir
-from corpus.errors import ConfigError, IntegrityFault, ModelUnavailable, UsageError
-from corpus.recipe import MODEL_DIR
+from agents.model.threads import cores
+from corpus.errors import ConfigError, ModelUnavailable, UsageError
 from loop.config import Settings, load_settings
 from loop.engine import model_identity
 from loop.night import gc
 from loop.operations.own_model import OnPart, ready_model
 from loop.operations.results.home import HomeMade
-from store import queries
+from store import belonging, queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home, create, locate, locked
 from store.ledger.db import Ledger, database_url
@@ -92,8 +91,7 @@ async def init(
         try:
             store = CheckpointStore(home.checkpoints)
             found = await gc.problem(store, ledger)
-            if found is not None and found.kind != "older":
-                raise IntegrityFault(found.text)
+            belonging.require_own(found)
             if not await ledger.read(queries.checkpoints):
                 await _base(ledger, store, await model_of(settings, home))
             if found is None:
@@ -107,16 +105,11 @@ async def init(
     return HomeMade(home=str(home.path), checkpoint=active.id, turns=turns)
 
 
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _home(option: Path | None, url: str, model: Path | None) -> tuple[Home, Settings]:
     """Return the home and its configuration; create both if the home is new."""
     path = "" if model is None else str(model)
     setting = f"path = {json.dumps(path)}\n" if path else ""
-    is_own = model is not None and digest(model) != digest(MODEL_DIR)
+    is_own = model is not None and not is_shipped(digest(model))
     if url:
         sections = VLLM.format(url=json.dumps(url), path=setting)
     elif is_own:
