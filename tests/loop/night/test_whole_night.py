@@ -110,7 +110,9 @@ def files_with(home: Path, text: str) -> list[str]:
 def test_an_ingest_reports_what_it_read_and_quarantines_bad_lines(story: Story) -> None:
     result = story.results["ingest"]
     assert {"files", "conversations", "turns", "set_aside"} <= set(result)
-    assert result["files"] == [{"path": str(story.log), "format": "openai"}]
+    assert result["files"] == [
+        {"path": str(story.log), "format": "openai", "encoding": "utf-8", "compression": None}
+    ]
     assert result["conversations"] == {"new": 13, "known": 0} and result["turns"] == 4 * 12 + 1
     assert [(line["path"], line["line"]) for line in result["set_aside"]] == [
         (str(story.log), 14),
