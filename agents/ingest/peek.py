@@ -1,10 +1,10 @@
 """Read log files without adding them to the home's ledger.
 
-Invariant: nothing is written to the disk. Files are read by the same code as in an ingest, into a ledger in
-memory, so what is returned is what an ingest would store.
+Invariant: nothing is written to the disk. A preview reads files by the same code as an ingest, into a ledger
+in memory, so it shows what an ingest would store.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -14,12 +14,15 @@ from sqlalchemy import Connection, select
 
 from agents.ingest.files import logs_at
 from agents.ingest.read import DEFAULTS, Options, read_log, skipped_at
-from agents.ingest.records import Parser
+from agents.ingest.records import Parser, detected
 from agents.ingest.report import IngestReport, merged
 from agents.ingest.sources import opened, unreadable
 from corpus.conversation import Conversation, Turn
 from corpus.errors import LogRefused
 from corpus.formats.detect import named
+from corpus.formats.format import Part
+from corpus.lines import BadLine
+from corpus.scrub.patterns import scrub_conversation
 from store.conversations.conversations import tombstones
 from store.ledger import schema
 from store.ledger.db import Ledger
@@ -38,32 +41,50 @@ class Preview:
 
 def preview(paths: Sequence[Path], options: Options = DEFAULTS) -> Preview:
     """Return what an ingest of these files and folders would store in an empty ledger."""
-    files = [file for path in paths for file in logs_at(path)]
-    found = _read(dict.fromkeys(files), options)
-    return replace(found, report=merged([found.report, *map(skipped_at, dict.fromkeys(paths))]))
-
-
-def _read(files: Iterable[Path], options: Options) -> Preview:
-    """Read files into a ledger in memory, and return what is in it then."""
+    files = dict.fromkeys(file for path in paths for file in logs_at(path))
     ledger = Ledger("sqlite://")
     try:
         reports = [report for file in files for report in read_log(ledger, file, options)]
         with ledger.reading() as connection:
-            return Preview(report=merged(reports), conversations=tuple(_stored(connection)))
+            stored = tuple(_stored(connection))
     finally:
         ledger.close()
+    return Preview(report=merged([*reports, *map(skipped_at, dict.fromkeys(paths))]), conversations=stored)
 
 
 def conversations_in(path: Path) -> list[Conversation]:
     """Return the conversations of a file, without secrets, in the order in which they begin.
 
-    A file without a conversation raises `LogRefused` with the reason.
+    Two records that continue one another are two conversations; an ingest would add one. A conversation
+    that is spread over several records by its key is joined. A file without a conversation raises
+    `LogRefused` with the reason.
     """
-    found = _read([path], DEFAULTS)
-    if not found.conversations:
-        faults = [line.reason for line in found.report.quarantined]
+    joined: dict[str, Conversation] = {}
+    faults: list[str] = []
+    try:
+        for part in _parts(path):
+            if isinstance(part, BadLine):
+                faults.append(part.reason)
+            elif part.turns:
+                key = part.key or f"\0{len(joined)}"
+                earlier = joined[key].turns if key in joined else ()
+                joined[key] = replace(part, turns=(*earlier, *part.turns))
+    except LogRefused as refused:
+        raise LogRefused(f"{path}: {refused}") from None
+    except OSError as error:
+        raise LogRefused(f"{path} {unreadable(error)}") from None
+    if not joined:
         raise LogRefused(f"{path} holds no conversation ({faults[0] if faults else 'it is empty'})")
-    return [conversation for _, conversation in found.conversations]
+    return [scrub_conversation(conversation) for conversation in joined.values()]
+
+
+def _parts(path: Path) -> Iterator[Part]:
+    """Yield the conversations and the faults in a file, or in each log of an archive."""
+    for log in opened(path):
+        with closing(log.stream):
+            if format := detected(log, None):
+                for read in Parser(log=log, format=format).whole():
+                    yield from read.parts
 
 
 def _stored(connection: Connection) -> Iterator[tuple[str, Conversation]]:
