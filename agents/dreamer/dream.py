@@ -120,7 +120,7 @@ class Dreamer:
     async def _with_contexts(self, plan: DreamPlan) -> DreamPlan:
         """Return the plan, with the contexts of its origins cut to what the model takes.
 
-        An origin whose context cannot be cut so gives dreams without a context.
+        An origin whose context cannot be cut to that length gives dreams without one.
         """
         limit = await room(self.model, self.context, others=self.others + self.settings.max_tokens)
         return replace(

@@ -66,7 +66,7 @@ class Yields:
         return max(forms, key=lambda form: (self.rate(form, behaviour), -forms.index(form)))
 
     def trials(self, forms: Sequence[str], behaviour: str, night: int) -> dict[str, int]:
-        """Return how many requests to have written for comparison, by form; {} if the best form is known.
+        """Return how many requests each form is to write for a comparison; {} if the best form is known.
 
         All forms are compared when a model is new, and again for a behaviour when the yield of the best form
         has fallen since earlier nights.

@@ -37,8 +37,8 @@ STUBBORN = 2.0
 OFTEN = 0.5
 """Chance of an overdone answer from which on no other place is tried for it."""
 OWN_FAILURES = 0.05
-"""Chance of one more failure from which on a counter-behaviour's own failures are sought before overdone
-answers."""
+"""If one more answer fails with at least this chance, a counter-behaviour's own failures are sought before
+overdone answers."""
 SOUGHT = 2 * trial.DREAMS
 """Number of dreams of a counter-behaviour on which that chance is first estimated."""
 GUARDS = 2.0
@@ -101,7 +101,8 @@ class Practice:
     _cohort: list[Dream] = field(default_factory=list)
     """The dreams of the trial of this night."""
     _counts: dict[Kind, tuple[int, int]] = field(default_factory=dict)
-    """For each kind of answer: how many were what was missing, and how many there are."""
+    """For each kind of answer: how many gave their dream what it lacked for a pair, and how many there
+    are."""
 
     def __post_init__(self) -> None:
         if not self.caps.told:
@@ -279,7 +280,7 @@ class Practice:
         return (1 + hits) / (2 + trials)
 
     def _count(self) -> None:
-        """Count, for each kind of answer, how many were what was missing, and how many there are."""
+        """Count the answers of each kind, and those that gave their dream what it lacked for a pair."""
         self._counts = defaultdict(lambda: (0, 0))
         for dream in (*self.own, *self.counter):
             for kind, hit in self._hits(dream):
@@ -287,7 +288,7 @@ class Practice:
                 self._counts[kind] = hits + hit, trials + 1
 
     def _hits(self, dream: Dream) -> Iterator[tuple[Kind, bool]]:
-        """Yield the kind of each answer to a dream, and whether it was what was missing."""
+        """Yield the kind of each answer to a dream, and whether it gave what the dream lacked for a pair."""
         name, attempts = dream.behaviour, self.attempts[dream.id]
         alone = [a for a in attempts if a.told is None]
         for attempt in alone[:1]:
@@ -305,7 +306,7 @@ class Practice:
 
 
 def _room(seen: int, first: int = trial.DREAMS) -> int:
-    """Return how many answers of a kind to ask for at once, when so many have been seen."""
+    """Return how many answers of a kind to ask for at once, given how many have been seen."""
     return first - seen if seen < first else sys.maxsize
 
 

@@ -43,7 +43,7 @@ class Paths:
     response: tuple[str, ...]
     """The response, its message, or the answer."""
     source: tuple[str, ...] = ()
-    """The user whom the log names; beside these, the usual fields of the record and the request."""
+    """Paths of the user's name, in addition to the usual fields of the record and the request."""
     time: tuple[str, ...] = ()
     """The time of the exchange, for turns without one."""
     feedback: tuple[str, ...] = ("",)

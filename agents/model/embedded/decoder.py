@@ -260,7 +260,7 @@ class DecoderForward:
         """Add the attention's output to the stream `x`, `(tokens, hidden)`, in place.
 
         Returns:
-            What the feed-forward layer adds to the stream, and has not added yet.
+            The output of the feed-forward layer, which the caller adds to the stream.
         """
         delta = layer.o(attended.flatten(1))[0]
         h = layer.between(x, delta if layer.after_attention is None else layer.after_attention(delta))

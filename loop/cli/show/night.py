@@ -21,7 +21,7 @@ _PLACES = {
     "end": "at the end of the request",
     "hindsight": "as the correction of a bad answer",
 }
-"""Words for where an instruction is told."""
+"""Words for where a prompt carries an instruction."""
 
 
 def night_or_dry_run(result: NightResult | DryRun) -> None:
@@ -72,8 +72,8 @@ def _placements(report: NightResult) -> None:
     """Print where the instructions of behaviours were found to work."""
     for one in report.placements:
         if one.placement is not None:
-            passed = f"{one.told[one.placement]} of {one.dreams} pass, untold {one.alone}"
-            out.print(f"told        {one.behaviour}: {_PLACES[one.placement]} ({passed})")
+            passed = f"{one.told[one.placement]} of {one.dreams} pass, {one.alone} without it"
+            out.print(f"instructed  {one.behaviour}: {_PLACES[one.placement]} ({passed})")
 
 
 def _tokens(report: NightResult) -> None:
