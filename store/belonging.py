@@ -11,7 +11,7 @@ never decides what is active while there is a ledger; `recover` uses it where th
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from sqlalchemy import Connection, select
@@ -139,6 +139,17 @@ def ledger_mark(connection: Connection) -> LedgerMark:
     )
 
 
+def present_owner(connection: Connection) -> Owner:
+    """Return the mark that the checkpoint files have if they and the ledger agree."""
+    mark = ledger_mark(connection)
+    return Owner(
+        home=mark.home,
+        generation=mark.generation,
+        active=mark.active,
+        kept=[row.id for row in queries.kept(connection)],
+    )
+
+
 def next_generation(connection: Connection, before: Owner | None) -> Owner:
     """Raise the generation of a ledger that has checkpoints, and return the mark for its files.
 
@@ -146,12 +157,11 @@ def next_generation(connection: Connection, before: Owner | None) -> Owner:
         connection: The ledger, in a transaction that writes.
         before: The mark that the files have; None without one.
     """
-    mark = ledger_mark(connection)
-    owner = Owner(
-        home=mark.home or (before.home if before else secrets.token_hex(16)),
-        generation=max(mark.generation, before.generation if before else 0) + 1,
-        active=mark.active,
-        kept=[row.id for row in queries.kept(connection)],
+    now = present_owner(connection)
+    owner = replace(
+        now,
+        home=now.home or (before.home if before else secrets.token_hex(16)),
+        generation=max(now.generation, before.generation if before else 0) + 1,
     )
     _set_meta(connection, "home", owner.home)
     _set_meta(connection, "generation", str(owner.generation))

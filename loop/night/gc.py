@@ -29,11 +29,17 @@ async def problem(store: CheckpointStore, ledger: Ledger) -> Problem | None:
 
 
 async def agree(store: CheckpointStore, ledger: Ledger) -> None:
-    """Have ledger and files, which belong together, record their present state as the newest of both."""
+    """Have ledger and files, which belong together, record their present state as the newest of both.
+
+    Nothing is written if both record it already.
+    """
     mark = await ledger.read(belonging.ledger_mark)
     if mark.active not in store.ids():  # the files may be those of another home, or be lost
         return
-    owner = await ledger.write(belonging.next_generation, belonging.owner_of(store))
+    before = belonging.owner_of(store)
+    if await ledger.read(belonging.present_owner) == before:  # a start that changes nothing writes nothing
+        return
+    owner = await ledger.write(belonging.next_generation, before)
     try:
         await anyio.to_thread.run_sync(belonging.write_owner, store, owner)
     except WriteFailed as fault:  # a file that is behind its ledger does no harm

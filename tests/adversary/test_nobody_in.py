@@ -51,7 +51,8 @@ def test_a_module_in_the_working_directory_is_not_run_as_a_child(
 
 def test_a_run_directory_that_somebody_made_first_is_not_believed(home: Home, tmp_path: Path) -> None:
     usual = home.run_dir
-    usual.mkdir(mode=0o755)
+    usual.mkdir()
+    usual.chmod(0o755)  # whatever the umask is
     (usual / "service.sock").touch()
     assert home.run_dir == home.path / "run" and not home.control_socket.exists()
     usual.chmod(0o700)

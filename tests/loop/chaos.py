@@ -64,6 +64,8 @@ OPENING = 2
 """Commits of a command before it does any work: leases are released, the night is begun."""
 PASSING = {"at", "time", "started", "finished", "seq", "holder", "metrics"}
 """Columns that may differ between two nights: times, processes, and speeds."""
+DRAWN = ("home",)
+"""Rows of `meta` that are drawn at random when a home is made."""
 _ticks = threading.Event()
 
 
@@ -240,6 +242,8 @@ class Place:
 def _texts(rows: Iterable[sqlite3.Row]) -> Iterator[str]:
     for row in rows:
         fields = {name: row[name] for name in row.keys() if name not in PASSING}
+        if fields.get("key") in DRAWN:
+            continue
         yield json.dumps(fields, default=bytes.hex)
 
 
