@@ -1,6 +1,6 @@
 """Whether a model that nobody here trained can dream: SmolLM2 writes requests for four behaviours.
 
-    python -m bench.dreams [--model DIR] [--behaviours DIR] [--count 16] [--seed 1] [--fifty FILE] [--json]
+    python -m bench.dreams [--model DIR] [--behaviours DIR] [--count 12] [--seed 1] [--fifty FILE] [--json]
 
 For each behaviour and its counter-behaviour, the dreamer's own rounds have requests written from the declared
 examples alone: each form of prompt is tried on 8, then the best one until `--count` dreams are found. All
@@ -91,7 +91,7 @@ def main() -> int:
     parser = _table.parser(__doc__)
     parser.add_argument("--model", type=Path, help="a model's directory; default: SmolLM2 of the package")
     parser.add_argument("--behaviours", type=Path, default=OWN, help="a folder of declared behaviours")
-    parser.add_argument("--count", type=int, default=16, help="dreams for each side of a behaviour")
+    parser.add_argument("--count", type=int, default=12, help="dreams for each side of a behaviour")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fifty", type=Path, help="also write the dreams for a reader to this file")
     options = parser.parse_args()
