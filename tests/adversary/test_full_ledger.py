@@ -49,7 +49,7 @@ def test_a_service_whose_ledger_is_full_answers_says_so_and_resumes(
 
         (problem,) = small.wait_until(told, "status says so", RECOVERED_S)
         assert "cannot be written" in problem and "answers go on" in problem
-        assert small.cli_json(home, "ask", "hello")["text"]
+        assert small.cli_json(home, "ask", "hello")["answer"]
         assert small.cli_json(home, "status")["next_update_reason"] == problem
         limit_files(service.process.pid, resource.RLIM_INFINITY)
         small.wait_until(
