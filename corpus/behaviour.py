@@ -9,12 +9,13 @@ import hashlib
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from corpus.abilities import prompts as abilities
 from corpus.aliases import Json
+from corpus.checks import catalogue
 from corpus.errors import ConfigError
 from corpus.world.checks import KIND_OF
 
@@ -23,7 +24,8 @@ SHIPPED = Path(__file__).parent / "behaviours"
 
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,47}")
 _KEYS = {"name", "condition", "do", "instruction", "required_rate", "cues", "examples", "judge", "held_out"}
-_JUDGE_KEYS = {"check": {"check"}, "pattern": {"applies", "pass", "fail"}, "rubric": {"rubric"}}
+_CHECK_KEYS = {"check", "parameters", "when", "unless", "holds"}
+_JUDGE_KEYS = {"check": _CHECK_KEYS, "pattern": {"applies", "pass", "fail"}, "rubric": {"rubric"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +33,18 @@ class Judge:
     """The rule by which an answer passes or fails; `kind` says which of the other fields count."""
 
     kind: str
-    """`check`: a function of the world judges; `pattern`: regular expressions; `rubric`: the served model."""
+    """`check`: a check of the catalogue or of the world judges; `pattern`: regular expressions; `rubric`: the
+    served model."""
     check: str = ""
-    """For kind `check`: the name of one of the world's checks."""
+    """For kind `check`: the name of one of the catalogue's checks, or of the world's."""
+    parameters: tuple[tuple[str, Any], ...] = ()
+    """For a check of the catalogue: its parameters, (name, value), sorted by name."""
+    when: str = ""
+    """For a check of the catalogue: the situation that a request has to be in; "" for any request."""
+    unless: str = ""
+    """For a check of the catalogue: the situation that a request must not be in; "" for none."""
+    holds: bool = True
+    """For a check of the catalogue: whether a good answer passes it; False if a good answer must not."""
     applies: str = ""
     """For kind `pattern`: the behaviour applies to requests that match it; "" for any request."""
     passes: str = ""
@@ -42,6 +53,11 @@ class Judge:
     """For kind `pattern`: a bad answer matches it; "" if there is no such expression."""
     rubric: str = ""
     """For kind `rubric`: the question that the served model is asked about an answer."""
+
+    @property
+    def is_of_catalogue(self) -> bool:
+        """Whether a check of the catalogue judges."""
+        return self.kind == "check" and self.check in catalogue.CATALOGUE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +91,11 @@ def definition(behaviour: Behaviour, scenarios: int) -> str:
         behaviour: The behaviour, whose judge and held-out requests count.
         scenarios: The number of scenarios of a measurement.
     """
-    parts = (astuple(behaviour.judge), behaviour.held_out, scenarios)
+    judge = behaviour.judge
+    by: tuple[Any, ...] = (judge.kind, judge.check, judge.applies, judge.passes, judge.fails, judge.rubric)
+    if judge.is_of_catalogue:
+        by = (*by, judge.parameters, judge.when, judge.unless, judge.holds)
+    parts = (by, behaviour.held_out, scenarios)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -158,7 +178,7 @@ def _behaviour(path: Path, table: Json, counter_of: str | None) -> Behaviour:
         examples=_texts(where, table, "examples"),
         held_out=_held_out(where, table.get("held_out", {})),
     )
-    if behaviour.judge.kind != "check" and not behaviour.held_out:
+    if behaviour.judge.check not in KIND_OF and not behaviour.held_out:
         raise ConfigError(
             f"{where}: needs [held_out] scenarios = [...]: without them no update can be measured"
         )
@@ -171,9 +191,9 @@ def _judge(where: str, table: Any) -> Judge:
     kind = table["kind"]
     if unknown := sorted(set(table) - _JUDGE_KEYS[kind] - {"kind"}):
         raise ConfigError(f"{where}: judge of kind {kind} has no key {unknown[0]!r}")
+    if kind == "check":
+        return _check(where, table)
     values = {key: _text(where, table, key) for key in table if key != "kind"}
-    if kind == "check" and values.get("check") not in KIND_OF:
-        raise ConfigError(f"{where}: judge.check must be one of {', '.join(KIND_OF)}")
     if kind == "pattern" and not values.keys() & {"pass", "fail"}:
         raise ConfigError(f"{where}: judge of kind pattern needs pass or fail, a regular expression")
     if kind == "rubric" and "rubric" not in values:
@@ -183,8 +203,35 @@ def _judge(where: str, table: Any) -> Judge:
             re.compile(values.get(key, ""))
         except re.error as error:
             raise ConfigError(f"{where}: judge.{key} is not a regular expression: {error}") from error
-    names = {"pass": "passes", "fail": "fails"}
-    return Judge(kind=kind, **{names.get(key, key): value for key, value in values.items()})
+    given = {key: values.get(key, "") for key in ("applies", "pass", "fail", "rubric")}
+    return Judge(
+        kind=kind,
+        applies=given["applies"],
+        passes=given["pass"],
+        fails=given["fail"],
+        rubric=given["rubric"],
+    )
+
+
+def _check(where: str, table: Json) -> Judge:
+    """Return the judge of kind `check` that a table declares: one of the catalogue, or of the world."""
+    name, parameters = table.get("check"), table.get("parameters", {})
+    if name in KIND_OF and set(table) <= {"kind", "check"}:
+        return Judge(kind="check", check=name)
+    if not isinstance(name, str) or name not in catalogue.CATALOGUE:
+        raise ConfigError(
+            f"{where}: judge.check must be one of {', '.join(sorted(catalogue.CATALOGUE))}; "
+            f"for the shipped model also {', '.join(KIND_OF)}, without other keys"
+        )
+    if not isinstance(parameters, dict):
+        raise ConfigError(f"{where}: judge.parameters must be a table, such as {{ most = 30 }}")
+    situations: dict[str, str] = {key: _text(where, table, key) for key in ("when", "unless") if key in table}
+    if refusal := catalogue.refusal(name, parameters, situations):
+        raise ConfigError(f"{where}: judge: {refusal}")
+    if not isinstance(holds := table.get("holds", True), bool):
+        raise ConfigError(f"{where}: judge.holds must be true or false, not {holds!r}")
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in parameters.items()}
+    return Judge(kind="check", check=name, parameters=tuple(sorted(given.items())), holds=holds, **situations)
 
 
 def _held_out(where: str, table: Any) -> tuple[str, ...]:

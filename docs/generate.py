@@ -1,4 +1,4 @@
-"""Generate the pages commands.md, configuration.md and logs.md of docs/reference/ from the program.
+"""Generate checks.md, commands.md, configuration.md and logs.md of docs/reference/ from the program.
 
     make docs                            write the pages
     python docs/generate.py --check      exit with 1 if one of them is out of date
@@ -90,6 +90,69 @@ Each of these is a whole file, as short as it can be.
 
 {samples}
 """
+
+
+CHECKS = """\
+# Checks
+
+{generated}
+
+A [behaviour file](../how-to/own-behaviours.md) names a check of this catalogue, and needs no pattern:
+
+```toml
+[judge]
+kind = "check"
+check = "max_words"
+parameters = {{ most = 30 }}
+unless = "detail"
+```
+
+| key | meaning |
+|---|---|
+| `check` | the name of the check |
+| `parameters` | its parameters; those in brackets below may be left out |
+| `when` | the situation that a request has to be in; any request, if left out |
+| `unless` | the situation that a request must not be in |
+| `holds` | `false` for a behaviour whose good answers do not pass the check; `true` if left out |
+
+## The catalogue
+
+The last column is the natural counter-behaviour: when the rule does not hold, and what holds then.
+
+| check | parameters | meaning | unless |
+|---|---|---|---|
+{checks}
+
+## The situations
+
+A situation is recognised by words in several languages (`corpus/checks/situations.py`): {situations}.
+`text` is a request that brings a text to work on, `vague` one of at most {vague} words.
+"""
+
+
+def checks_page() -> str:
+    """Return the text of docs/reference/checks.md."""
+    import tomllib
+
+    from corpus.checks import catalogue, situations
+    from corpus.checks.sides import sides
+
+    folder = Path(catalogue.__file__).parent / "examples"
+    rows = []
+    for name, check in sorted(catalogue.CATALOGUE.items()):
+        example = tomllib.loads((folder / f"{name}.toml").read_text())["case"][0].get("parameters", {})
+        counter = sides(name, example).counter
+        parameters = ", ".join(
+            f"[`{key}`]" if one.optional else f"`{key}` ({', '.join(one.choices) or one.kind})"
+            for key, one in check.parameters.items()
+        )
+        meaning = " ".join((check.function.__doc__ or "").split())
+        unless = _cell(f"{counter.condition}: {counter.do}")
+        rows.append(f"| `{name}` | {parameters} | {_cell(meaning)} | {unless} |")
+    return CHECKS.format(
+        generated=GENERATED, checks="\n".join(rows), vague=situations.VAGUE_WORDS,
+        situations=", ".join(f"`{name}`" for name in sorted(situations.SITUATIONS)),
+    )  # fmt: skip
 
 
 def logs_page() -> str:
@@ -236,7 +299,12 @@ def _attribute_docs(record: type) -> dict[str, str]:
     return documented
 
 
-PAGES = {"commands.md": commands_page, "configuration.md": configuration_page, "logs.md": logs_page}
+PAGES = {
+    "checks.md": checks_page,
+    "commands.md": commands_page,
+    "configuration.md": configuration_page,
+    "logs.md": logs_page,
+}
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from corpus.aliases import Message
 from corpus.behaviour import Behaviour
+from corpus.checks import catalogue
 from corpus.context import last_request
 from corpus.world import checks, requests
 from corpus.world.checks import Judgement
@@ -27,6 +28,8 @@ RUBRIC_SCHEMA = {
 def applies(behaviour: Behaviour, messages: Sequence[Message]) -> bool:
     """Return whether the last request of this conversation tests the behaviour."""
     request = last_request(messages)
+    if behaviour.judge.is_of_catalogue:
+        return catalogue.applies(request, behaviour.judge.when, behaviour.judge.unless)
     if behaviour.judge.kind == "check":
         return checks.situation(behaviour.judge.check, request) is not None
     return bool(request.strip()) and re.search(behaviour.judge.applies, request, re.IGNORECASE) is not None
@@ -42,6 +45,8 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
     """Return whether an answer passes the behaviour's check or pattern, with the reason."""
     if not answer.strip():
         return Judgement(passed=False, reason="empty answer")
+    if behaviour.judge.is_of_catalogue:
+        return _by_catalogue(behaviour, last_request(messages), answer)
     if behaviour.judge.kind == "check":
         return checks.judge(behaviour.judge.check, last_request(messages), answer)
     if behaviour.judge.fails and re.search(behaviour.judge.fails, answer, re.IGNORECASE):
@@ -51,6 +56,15 @@ def judge(behaviour: Behaviour, messages: Sequence[Message], answer: str) -> Jud
             passed=False, reason=f"does not match the pattern of a good answer to {behaviour.name}"
         )
     return Judgement(passed=True, reason="matches the pattern of a good answer")
+
+
+def _by_catalogue(behaviour: Behaviour, request: str, answer: str) -> Judgement:
+    """Return the judgement of an answer by a check of the catalogue."""
+    by = behaviour.judge
+    fault = catalogue.fault(by.check, dict(by.parameters), request, answer)
+    if by.holds:
+        return Judgement(passed=not fault, reason=fault or f"passes the check {by.check}")
+    return Judgement(passed=bool(fault), reason=fault or f"passes the check {by.check}, and must not")
 
 
 class RuleJudge:

@@ -71,6 +71,8 @@ def specific(behaviour: Behaviour) -> bool:
 
     If so, an answer that passes is evidence for the behaviour.
     """
+    if behaviour.judge.is_of_catalogue:
+        return bool(behaviour.judge.when)
     return behaviour.judge.kind == "check" or (
         behaviour.judge.kind == "pattern" and bool(behaviour.judge.applies)
     )

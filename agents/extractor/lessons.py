@@ -62,11 +62,17 @@ class Lesson:
 
 
 def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str, answer: str) -> Evidence:
-    """Return the judgements of an answer by every behaviour that applies to the request."""
+    """Return the judgements of an answer by every behaviour that applies to the request.
+
+    A check of the catalogue that holds for any request says nothing here: an answer of 40 words is no
+    evidence that a complaint about it is about its length. Only the words of the complaint can say that.
+    """
     messages: list[Message] = [{"role": "user", "content": request}]
     failed, passed = dict[str, str](), list[str]()
     for name, behaviour in sorted(behaviours.items()):
-        if behaviour.judge.kind == "rubric" or not judging.applies(behaviour, messages):
+        if behaviour.judge.kind == "rubric" or (behaviour.judge.is_of_catalogue and not specific(behaviour)):
+            continue
+        if not judging.applies(behaviour, messages):
             continue
         judgement = judging.judge(behaviour, messages, answer)
         if not judgement.passed:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corpus.behaviour import SHIPPED, Behaviour, Judge, counter_to, load, load_file, sides
+from corpus.behaviour import SHIPPED, Behaviour, Judge, counter_to, definition, load, load_file, sides
 from corpus.errors import ConfigError
 from corpus.world.checks import KIND_OF
 
@@ -117,8 +117,13 @@ RUBRIC = '{ kind = "rubric", rubric = "Is the answer of one word?" }'
         ('applies = "hello|day"', 'applies = "*"', "judge.applies is not a regular expression"),
         ('fail = "go away"', "fail = 3", "fail must be a text"),
         (', rubric = "Is the answer of one word?"', "", "needs rubric, a question about the answer"),
-        (RUBRIC, '{ kind = "check", check = "sing" }', "judge.check must be one of listen"),
-        (RUBRIC, '{ kind = "check" }', "judge.check must be one of listen"),
+        (RUBRIC, '{ kind = "check", check = "sing" }', "judge.check must be one of asks_first, bullets"),
+        (RUBRIC, '{ kind = "check" }', "for the shipped model also listen"),
+        (RUBRIC, '{ kind = "check", check = "max_words" }', "[counter]: judge: the check max_words needs"),
+        (RUBRIC, '{ kind = "check", check = "max_words", parameters = 3 }', "must be a table, such as"),
+        (RUBRIC, '{ kind = "check", check = "no_emoji", when = "never" }', "no situation is named 'never'"),
+        (RUBRIC, '{ kind = "check", check = "no_emoji", holds = 0 }', "holds must be true or false, not 0"),
+        (RUBRIC, '{ kind = "check", check = "listen", when = "vague" }', "without other keys"),
         ('name = "stay_silent"', 'name = "greet"', "greet"),
     ],
 )
@@ -146,6 +151,34 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.toml", tmp_path):
         with pytest.raises(ConfigError, match="not a readable TOML file"):
             load_file(path)
+
+
+def test_a_file_may_name_a_check_of_the_catalogue_with_its_parameters_and_situations(write: Write) -> None:
+    check = (
+        '{ kind = "check", check = "no_phrase", parameters = { phrases = ["hm"] }, '
+        'when = "list", holds = false }'
+    )
+    _, silent = load_file(write(WHOLE.replace(RUBRIC, check)))
+    assert silent.judge == Judge(
+        kind="check", check="no_phrase", parameters=(("phrases", ("hm",)),), when="list", holds=False
+    )
+    shortened = WHOLE.replace(RUBRIC, check).replace('held_out = { scenarios = ["Be silent."] }', "")
+    with pytest.raises(ConfigError, match=r"\[counter\]: needs \[held_out\] scenarios"):
+        load_file(write(shortened))
+
+
+def test_a_pass_rate_depends_on_the_parameters_of_its_check_and_an_old_one_keeps_its_digest() -> None:
+    def digest(judge: Judge) -> str:
+        made = Behaviour(name="a", condition="c", do="d", instruction="i", judge=judge, held_out=("x",))
+        return definition(made, 400)
+
+    checks = [
+        Judge(kind="check", check="max_words", parameters=(("most", most),), unless=unless)
+        for most in (30, 31)
+        for unless in ("", "detail")
+    ]
+    assert len({digest(judge) for judge in checks}) == 4
+    assert digest(Judge(kind="pattern", passes="hello")) == "f34cc4f001437955"
 
 
 def test_a_name_may_be_used_once_among_all_folders(write: Write, tmp_path: Path) -> None:

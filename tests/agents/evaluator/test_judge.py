@@ -57,6 +57,24 @@ def test_an_empty_answer_passes_nothing(answer: str) -> None:
         assert judged == Judgement(passed=False, reason="empty answer")
 
 
+def by_check(check: str, **values: Any) -> Behaviour:
+    return replace(LISTEN, name="short", judge=Judge(kind="check", check=check, **values))
+
+
+def test_a_check_of_the_catalogue_judges_in_its_situations_and_can_be_turned_round() -> None:
+    short = by_check("max_words", parameters=(("most", 3),), unless="detail")
+    asked, in_detail = ([{"role": "user", "content": text}] for text in ("How?", "How? In detail, please."))
+    assert judge.applies(short, asked) and not judge.applies(short, in_detail)
+    assert judge.judge(short, asked, "Turn it left.").passed
+    assert judge.judge(short, asked, "Turn it left now.").reason == "has 4 words, more than 3"
+    wordy = replace(short, judge=replace(short.judge, holds=False))
+    assert judge.judge(wordy, asked, "Turn it left now.").passed
+    assert judge.judge(wordy, asked, "Turn it left.").reason == "passes the check max_words, and must not"
+    cited = by_check("cites_the_input", when="text")
+    text = [{"role": "user", "content": 'Is it polite? "' + "All of you will leave this house " * 3 + '"'}]
+    assert judge.applies(cited, text) and judge.judge(cited, text, '"leave this house" is not.').passed
+
+
 def test_a_pattern_passes_text_that_matches_the_good_and_not_the_bad_in_any_case() -> None:
     greet = by_pattern(passes="hello|good day", fails="go away")
     answers = ("HELLO there", "Good Day", "bye", "hello, go AWAY", "go away")

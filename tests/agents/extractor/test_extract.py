@@ -1,6 +1,7 @@
 """The extractor as a whole: the lessons of a conversation, those that it must refuse, and the graph."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -233,6 +234,19 @@ def test_a_behaviour_judged_by_a_rubric_is_matched_by_its_cues_only() -> None:
     assert [(s.state, s.behaviour) for s in signals(records)] == [("new", "polite")]
     records = learnt("Write to Kim.", "Pay!", "No, that's wrong.", behaviours=behaviours)
     assert [(s.state, s.behaviour) for s in signals(records)] == [("noted", None)]
+
+
+def test_a_check_that_holds_for_any_request_is_found_by_its_cues_and_not_by_a_long_answer() -> None:
+    short = Behaviour(
+        name="short", condition="always", do="be brief", instruction="Be brief.", cues=("too long",),
+        judge=Judge(kind="check", check="max_words", parameters=(("most", 3),)), held_out=("Hello",),
+    )  # fmt: skip
+    behaviours = {"short": short, "long": replace(short, name="long", counter_of="short", cues=())}
+    long = "Turn the handle to the left and pull."
+    records = learnt("How?", long, "No, that's wrong.", behaviours=behaviours)
+    assert [(s.state, s.behaviour) for s in signals(records)] == [("noted", None)]
+    records = learnt("How?", long, "No, that is too long.", behaviours=behaviours)
+    assert [(s.state, s.behaviour) for s in signals(records)] == [("new", "short")]
 
 
 def test_a_counter_behaviour_that_applies_to_everything_does_not_refuse_every_complaint() -> None:
