@@ -23,6 +23,7 @@ from agents.dreamer.realism import Realism
 from agents.dreamer.yields import Counted, Yields, to_ask
 from agents.model import meter
 from agents.model.client import ModelClient
+from agents.model.templates import opens_no_turn
 from corpus.aliases import Message
 from corpus.behaviour import Behaviour
 from corpus.errors import ModelUnavailable
@@ -146,7 +147,9 @@ class Rounds:
         forms = [form for form in FORMS if plan.has_context or form not in NEEDS_CONTEXT]
         try:
             await self.model.tokenize([[]], opens="user")
-        except ModelUnavailable:  # the chat template opens no turn for the user
+        except ModelUnavailable as fault:
+            if not opens_no_turn(fault):
+                raise
             return [form for form in forms if form not in ("next_turn", "in_context")]
         return forms
 

@@ -11,6 +11,14 @@ from corpus.errors import ModelUnavailable
 REFUSED = "chat template refuses"
 """Text that the server's error message contains when the chat template does not accept the messages."""
 
+NO_OPENING = "chat template cannot open"
+"""Text that the server's error message contains when the chat template opens no turn for a role."""
+
+
+def opens_no_turn(fault: ModelUnavailable) -> bool:
+    """Return whether `fault` says that the model's chat template opens no turn for the role asked for."""
+    return NO_OPENING in str(fault) or refuses(fault)
+
 
 def refuses(fault: ModelUnavailable) -> bool:
     """Return whether `fault` is the server's refusal of a request because of the model's chat template."""

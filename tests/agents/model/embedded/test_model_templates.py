@@ -7,7 +7,8 @@ import pytest
 import transformers
 
 from agents.model.embedded.chat import ChatTokenizer
-from corpus.errors import UsageError
+from agents.model.templates import opens_no_turn
+from corpus.errors import ModelUnavailable, UsageError
 
 REFUSES = (
     "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
@@ -99,8 +100,10 @@ def test_a_request_ends_with_the_token_that_follows_it_in_the_template(model_dir
 
 def test_a_template_that_opens_no_turn_for_the_user_is_a_usage_error(model_dir: Any) -> None:
     text = chat(model_dir, "{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    with pytest.raises(UsageError, match="cannot open a turn for user"):
+    with pytest.raises(UsageError, match="cannot open a turn for user") as refusal:
         text.encode_chat(TALK[1:], role="user")
+    assert opens_no_turn(ModelUnavailable(f"the model server refused: {refusal.value}"))
+    assert not opens_no_turn(ModelUnavailable("the model server cannot be reached; start the service"))
 
 
 CALLS = (
