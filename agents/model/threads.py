@@ -12,6 +12,9 @@ SMALL_BYTES = 16 * 2**20
 it saves."""
 MOST = 16
 """Beyond this number of threads a model that fits into such a machine's memory gains little."""
+SPINS = 2000
+"""How often a thread looks whether the others are done before it sleeps: about 0.1 ms. OpenMP's own 300,000
+take up to 20 ms, and take them from the threads that are waited for when other programs use the cores."""
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """Where Linux says how much processor time a container gets: microseconds of each period, and the period."""
 
@@ -28,6 +31,15 @@ def threads_for(configured: int, model_dir: Path | None) -> int:
     if model_dir is None or weight_bytes(model_dir) <= SMALL_BYTES:
         return 1
     return min(cores(), MOST)
+
+
+def wait_briefly() -> None:
+    """Have OpenMP's threads wait for each other without using up the cores; call it before torch is loaded.
+
+    A user's own GOMP_SPINCOUNT or OMP_WAIT_POLICY stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def weight_bytes(model_dir: Path) -> int:

@@ -27,7 +27,7 @@ from agents.model.http_auth import AuthMiddleware, server_config
 from agents.model.process import die_with_parent, keep_freed_memory
 from agents.model.requests import MAX_TEMPERATURE
 from agents.model.safety import check_model_dir
-from agents.model.threads import threads_for
+from agents.model.threads import threads_for, wait_briefly
 from corpus.errors import ConfigError, NightschoolError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.threads = threads_for(options.threads, options.model)
     # Set before torch is loaded, because torch reads them once; each thread takes its default from them.
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
+    wait_briefly()
     os.environ["HF_HUB_OFFLINE"] = "1"
     keep_freed_memory()
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agents.model.process import die_with_parent
+from agents.model.threads import wait_briefly
 from agents.model.weights.header import writer_lock
 from corpus.errors import ConfigError, IntegrityFault, NightschoolError, TrainerFault
 
@@ -37,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     die_with_parent(options.parent)
     _yield_to_server(external=options.mapping not in (None, options.run_dir))
+    wait_briefly()
     # Fix the code paths of the numeric libraries: an update must give the same bits in every process.
     os.environ.setdefault("MKL_CBWR", "AUTO")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

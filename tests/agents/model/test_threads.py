@@ -1,11 +1,12 @@
 """The number of threads that a model is computed with."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from agents.model import threads
-from agents.model.threads import threads_for
+from agents.model.threads import SPINS, threads_for, wait_briefly
 from corpus.recipe import MODEL_DIR
 
 
@@ -27,3 +28,18 @@ def test_a_large_model_gets_the_cores_that_this_process_may_use(
     assert threads_for(0, tmp_path) == 3
     quota.write_text("max 100000\n")
     assert threads_for(0, tmp_path) == threads.MOST
+
+
+def test_threads_wait_briefly_unless_the_user_says_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == str(SPINS)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    wait_briefly()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    wait_briefly()
+    assert "GOMP_SPINCOUNT" not in os.environ
