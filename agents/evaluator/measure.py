@@ -4,6 +4,7 @@ Invariant: the same weights, seed and round give the same outcomes, because the 
 and the contents of the batches are fixed. So nothing needs to be measured twice.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
 from corpus.aliases import Message, Progress
 from corpus.behaviour import Behaviour
+from corpus.text import word_set
 from corpus.world.checks import Judgement
 
 
@@ -60,6 +62,7 @@ class Evaluator:
         round_: int,
         report: Progress,
         steer: Mapping[str, float] | None = None,
+        words: Counter[str] | None = None,
     ) -> str:
         """Return one character for each held-out scenario, in order: "1" if the answer passed, else "0".
 
@@ -70,6 +73,7 @@ class Evaluator:
             round_: Number of the round; each round samples other answers.
             report: Called with the progress.
             steer: Concepts to steer the answers by, each with its strength; None for no steering.
+            words: A counter that gets in how many of the answers each word is; None to count none.
         """
         scenarios = held_out(behaviour, count)
         seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)
@@ -92,5 +96,7 @@ class Evaluator:
             for scenario, reply in zip(part, replies, strict=True):
                 judgement = await self.judge(behaviour, scenario, reply.text)
                 outcomes += "1" if judgement.passed else "0"
+                if words is not None:
+                    words.update(word_set(reply.text))
         await report(len(scenarios), len(scenarios))
         return outcomes

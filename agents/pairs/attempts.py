@@ -52,6 +52,11 @@ class PairSettings:
     """Smallest number of new pairs for an update. Fewer pairs wait for another night."""
     per_source: Annotated[int, Field(ge=0)] = 96
     """Largest number of new pairs in one update that come from the log of one source (a user)."""
+    alike_per_source: Annotated[int, Field(ge=1)] = 4
+    """Largest number of new pairs of one source in one update whose better answers, as its log has them, are
+    nearly the same."""
+    alike: Annotated[int, Field(ge=1)] = 16
+    """The same for all sources together, whatever names they go by."""
     trust_in_logs: Annotated[float, Field(ge=0, le=1)] = 0.8
     """Weight in training of a pair whose answers are from a log. A pair of attempts has weight 1."""
 

@@ -6,8 +6,10 @@ Invariant: the night is closed only once the shared weights hold the active chec
 from dataclasses import dataclass
 from functools import partial
 
+from sqlalchemy import Connection
+
 from corpus.aliases import Progress
-from loop.night import gc
+from loop.night import again, gc
 from loop.night.context import NightContext
 from store import queries
 from store.nights import history
@@ -29,5 +31,10 @@ class Finalize:
         await gc.remove_leftovers(context.store)
         await gc.drop_states(context.store, context.ledger, context.settings.checkpoints.optimizer_states)
         await gc.agree(context.store, context.ledger)
-        close = partial(history.close_night, night_id=item.night_id)
+        close = partial(self._close, night_id=item.night_id)
         return Outcome(decision="settled", then=close, facts={"checkpoint": active.id})
+
+    def _close(self, connection: Connection, night_id: str) -> None:
+        """Close the night; begin another if its update is to be made again without one source."""
+        history.close_night(connection, night_id=night_id)
+        again.begin(connection, self.context, night_id)

@@ -4,6 +4,7 @@
     plan -> listen to turns -> [dream, attempt, pair] for each behaviour -> listen to attempts -> propose
          -> measure and read before -> train -> measure and read after -> locate -> rule -> settle
     a merge, which a user begins: measure and read before -> merge -> ... then as after train
+    an undone update made again without one source: measure and read before -> train -> ...
 
 Invariant: pure. Work runs in the order in which it is queued. A night always ends with work of kind `settle`,
 even after a failure: that work puts the active checkpoint into the shared weights and closes the night.
@@ -122,6 +123,15 @@ def merging(names: Sequence[str]) -> list[FollowUp]:
         names: Everything that is measured before and after the merge.
     """
     return [*_before(names), ("merge", "update")]
+
+
+def repeating(names: Sequence[str]) -> list[FollowUp]:
+    """Return the first work of a night that makes an undone update again; that update is planned already.
+
+    Args:
+        names: Everything that is measured before and after it.
+    """
+    return [*_before(names), ("train", "update")]
 
 
 def follow_failure(item: Work) -> list[FollowUp]:

@@ -4,6 +4,7 @@ Invariant: a round that is in the ledger is not measured again. Any other round 
 weights hold exactly the checkpoint to be measured.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from agents.evaluator.abilities import Abilities
@@ -14,6 +15,9 @@ from store import queries
 from store.ledger.records import Measurement
 from store.queue.outcome import Outcome
 from store.queue.work import Work
+
+MOST_WORDS = 2000
+"""Most words of one round whose counts are kept: some 30 kB."""
 
 
 async def measure_round(
@@ -30,14 +34,15 @@ async def measure_round(
         report: Function that receives the progress.
     """
     definition = context.definitions[name]
+    words: Counter[str] | None = None
     outcomes = await context.ledger.read(queries.measurement, weights_sha256, name, definition, seed, round_)
     if outcomes is None and name == NAME:
         abilities = Abilities(model=context.model)
         outcomes = await abilities.measure(context.abilities, seed=seed, round_=round_, report=report)
     elif outcomes is None:
-        count = context.settings.verdict.scenarios
+        count, words = context.settings.verdict.scenarios, Counter()
         outcomes = await context.evaluator.measure(
-            context.behaviours[name], count=count, seed=seed, round_=round_, report=report
+            context.behaviours[name], count=count, seed=seed, round_=round_, report=report, words=words
         )
     return Measurement(
         weights_sha256=weights_sha256,
@@ -46,6 +51,7 @@ async def measure_round(
         seed=seed,
         round=round_,
         outcomes=outcomes,
+        words=None if words is None else dict(sorted(words.most_common(MOST_WORDS))),
     )
 
 

@@ -6,7 +6,7 @@ Invariant: the choice depends only on the ledger, the settings and the night's s
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from agents.pairs.propose import Proposal, propose
+from agents.pairs.propose import Proposal, SourceCaps, propose
 from agents.pairs.propose import count_teaching as count
 from agents.trainer.memory_estimate import checkpoint_bytes
 from corpus.aliases import Progress
@@ -20,13 +20,19 @@ from store.queue.outcome import Change, Outcome
 from store.queue.work import Work
 
 
+def _caps(context: NightContext) -> SourceCaps:
+    """Return how much one source, and one answer, may contribute to an update."""
+    pairs = context.settings.pairs
+    return SourceCaps(per_source=pairs.per_source, alike_per_source=pairs.alike_per_source, alike=pairs.alike)
+
+
 def count_teaching(context: NightContext, new: Sequence[Pair]) -> int:
     """Return the number of these new pairs that teach a behaviour.
 
     Pairs of counter-behaviours do not count, because they alone make no update. Pairs of one source beyond
     its cap do not count either.
     """
-    return count(new, per_source=context.settings.pairs.per_source, counters=context.counters())
+    return count(new, caps=_caps(context), counters=context.counters())
 
 
 def proposal(
@@ -50,7 +56,7 @@ def proposal(
         new,
         used,
         minimum=minimum,
-        per_source=context.settings.pairs.per_source,
+        caps=_caps(context),
         counters=context.counters(),
         replay_share=context.settings.training.replay,
         seed=seed,

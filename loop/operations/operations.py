@@ -151,6 +151,9 @@ class Operations:
         """Wait until a night has ended, and return its result; `began` is by the monotonic clock."""
         service = self.service
         await service.worker.wait_closed(night_id)
+        again = await service.ledger.read(queries.repeat_of, night_id)
+        if again is not None:  # the same update without one source, whose result is that of the night
+            return await self._ended(again, began)
         night = await service.ledger.read(
             report.night_report, night_id, service.behaviours, service.context.definitions
         )

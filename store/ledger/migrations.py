@@ -103,6 +103,12 @@ def _copies_are_recognised(connection: Connection) -> None:
     connection.exec_driver_sql("CREATE INDEX IF NOT EXISTS turns_by_key ON turns (key)")
 
 
+def _measurements_have_words(connection: Connection) -> None:
+    """Add `measurements.words`; it is NULL in old rows, which are compared with nothing."""
+    if "words" not in {column["name"] for column in inspect(connection).get_columns("measurements")}:
+        connection.exec_driver_sql("ALTER TABLE measurements ADD COLUMN words JSON")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -115,6 +121,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _dreams_name_their_form,
     _attempts_name_their_placement,
     _copies_are_recognised,
+    _measurements_have_words,
 )
 
 

@@ -294,10 +294,10 @@ class Measurement:
     seed: int
     round: int
     outcomes: str
+    words: dict[str, int] | None = None  # in how many of the answers each word is, if it was counted
 
 
-LEAST_SPREAD = 1e-6
-"""Smallest divisor of a move: the standard deviation of scores is 0 if they are all the same."""
+LEAST_SPREAD = 1e-6  # smallest divisor of a move: the scores' standard deviation is 0 if all are the same
 
 
 @dataclass(frozen=True, kw_only=True)

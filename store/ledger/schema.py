@@ -302,6 +302,7 @@ measurements = Table(
     Column("seed", Integer, primary_key=True),
     Column("round", Integer, primary_key=True),  # 0, and one more after each inconclusive verdict
     Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed
+    Column("words", JSON(none_as_null=True)),  # {word: answers that have it}; NULL in rows of older versions
 )
 
 readings = Table(

@@ -17,6 +17,7 @@ from store import graph, queries
 from store.ledger import schema
 from store.ledger.records import Dream, Night, Pair, Update, extend
 from store.ledger.rows import all_of, first_of
+from store.nights import influence
 from store.nights.cost import remarks, tokens_of
 from store.nights.results import (
     BeforeAfter,
@@ -65,6 +66,7 @@ def night_report(
     d, p = schema.dreams.c, schema.pairs.c
     sides = ("", "") if update is None else _weights(connection, update)
     heard = _heard(connection, night)
+    taught = [] if update is None else queries.pairs_of(connection, update.id)
     tokens, pairs = tokens_of(connection, night_id), _count(connection, schema.pairs, p.night_id == night_id)
     return NightReport(
         conversations=heard[0],
@@ -84,6 +86,8 @@ def night_report(
         dream_forms=_dream_forms(connection, night_id),
         tokens=tokens,
         tokens_per_pair=round((tokens.dreams + tokens.attempts) / pairs, 1) if pairs else None,
+        sources=influence.shares(taught),
+        grown_words=[] if update is None else influence.grown_words(connection, update, sides, night.seed),
     )
 
 

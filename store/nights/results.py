@@ -11,6 +11,7 @@ from corpus.json_edge import ABSENT
 from store.ledger.placement_trial import PlacementTrial
 from store.ledger.records import Checkpoint
 from store.nights.cost import NightTokens
+from store.nights.influence import GrownWord, SourceShare
 from store.readings.records import MovedReadings, PredictionOutcome
 from store.task_vectors.merges import MergeSettings
 
@@ -109,6 +110,10 @@ class NightReport:
     tokens: NightTokens
     tokens_per_pair: float | None
     """Tokens generated for dreams and attempts, per pair; None for a night without pairs."""
+    sources: list[SourceShare]
+    """The sources of the update's new pairs, the largest first."""
+    grown_words: list[GrownWord]
+    """What held-out answers say more often since the update, beyond chance."""
 
 
 # ---------------------------------------------------------------- the home

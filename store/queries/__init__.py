@@ -33,6 +33,8 @@ from store.queries.nights import (
     night,
     nights_since,
     paused_during,
+    repeat_of,
+    repeated_by,
     running_night,
     tokens,
 )
@@ -96,6 +98,8 @@ __all__ = [
     "rates",
     "read_with",
     "readings",
+    "repeat_of",
+    "repeated_by",
     "require_stored",
     "running_night",
     "stored",

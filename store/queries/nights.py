@@ -4,6 +4,7 @@ Invariant: this module only reads.
 """
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, func, select
 
@@ -25,6 +26,30 @@ def night(connection: Connection, night_id: str) -> Night:
 def running_night(connection: Connection) -> Night | None:
     """Return the night that has begun and not ended; None if there is none."""
     return first_of(connection, Night, select(schema.nights).where(schema.nights.c.state == "running"))
+
+
+def repeated_by(connection: Connection, night_id: str) -> tuple[str, str] | None:
+    """Return the night whose update this night made again, and the source that it left out; None if none."""
+    for body in _begun(connection, night_id):
+        if "repeats" in body:
+            return body["repeats"], body["without"]
+    return None
+
+
+def repeat_of(connection: Connection, night_id: str) -> str | None:
+    """Return the night that made this night's update again without one source; None if there is none."""
+    later = select(schema.nights.c.id).where(schema.nights.c.number > night(connection, night_id).number)
+    for other in connection.execute(later.order_by(schema.nights.c.number).limit(1)).scalars():
+        repeated = repeated_by(connection, other)
+        return other if repeated is not None and repeated[0] == night_id else None
+    return None
+
+
+def _begun(connection: Connection, night_id: str) -> list[dict[str, Any]]:
+    """Return the bodies of a night's own events."""
+    e = schema.events.c
+    query = select(e.body).where((e.kind == "night") & (e.subject == night_id)).order_by(e.seq)
+    return list(connection.execute(query).scalars())
 
 
 def last_night(connection: Connection) -> Night | None:

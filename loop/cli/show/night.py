@@ -2,6 +2,7 @@
 
 from rich.table import Table
 
+from corpus.text import visible
 from loop.cli.show.console import behaviour_name, out, points, rate
 from loop.operations.results.nights import CancelledUpdate, DryRun, NightResult
 from store.nights.results import BehaviourRates, UpdateSummary
@@ -46,6 +47,7 @@ def night(report: NightResult) -> None:
     if report.retention and report.retention.before and report.retention.after:
         before, after = report.retention.before, report.retention.after
         out.print(f"perplexity on ordinary text  {before:.3f} -> {after:.3f} ({after / before:.2f}x)")
+    _influence(report)
     for update in report.updates:
         out.print(f"update {update.id}: {_origin(update)}")
         out.print(f"verdict     {update.verdict}: {'; '.join(update.reasons)}")
@@ -85,6 +87,19 @@ def _tokens(report: NightResult) -> None:
             f"tokens      {cost.generated:,} generated: dreams {cost.dreams:,}, "
             f"attempts {cost.attempts:,}{each}, verdict {cost.verdict:,}; readings read {cost.readings:,}"
         )
+
+
+def _influence(report: NightResult) -> None:
+    """Print how much each source has taught, and the words that a source brought into the answers."""
+    if report.sources:
+        parts = (f"{visible(one.source) or 'declared'} {one.share:.0%}" for one in report.sources[:5])
+        left = sum(one.share for one in report.sources[5:])
+        out.print(f"taught by   {', '.join(parts)}{f', others {left:.0%}' if left else ''} of the new pairs")
+    for one in report.grown_words:
+        if one.brought_by:
+            sources = ", ".join(visible(source) for source in one.brought_by)
+            grown = f"{one.before:.0%} -> {one.after:.0%} of the answers to {one.behaviour}"
+            out.print(f"brought in  '{visible(one.word)}': {grown}; the logs of {sources} have it")
 
 
 def _origin(update: UpdateSummary) -> str:

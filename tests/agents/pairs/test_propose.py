@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agents.pairs.propose import Proposal, propose
+from agents.pairs.propose import Proposal, SourceCaps, propose
 from store.ledger.records import Pair
 
 
@@ -18,7 +18,13 @@ def pair(number: int, source: str = "anna", *, behaviour: str = "listen", dreamt
 
 
 def proposed(new: list[Pair], used: list[Pair] | None = None, **changes: Any) -> Proposal:
-    limits = {"minimum": 2, "counters": {"push_back"}, "per_source": 96, "replay_share": 0.25, "seed": 1}
+    limits = {
+        "minimum": 2,
+        "counters": {"push_back"},
+        "caps": SourceCaps(per_source=96),
+        "replay_share": 0.25,
+        "seed": 1,
+    }
     return propose(new, used or [], **{**limits, **changes})
 
 
@@ -49,28 +55,33 @@ def test_pairs_of_a_counter_behaviour_do_not_count_towards_the_minimum() -> None
 
 def test_no_source_exceeds_its_cap_whatever_its_volume() -> None:
     new = [pair(number, "mallory") for number in range(500)] + [pair(500 + n, "anna") for n in range(10)]
-    counted = Counter(chosen.source for chosen in proposed(new, per_source=16).new)
+    counted = Counter(chosen.source for chosen in proposed(new, caps=SourceCaps(per_source=16)).new)
     assert counted == {"mallory": 16, "anna": 10}
 
 
 def test_pairs_over_the_cap_of_a_source_do_not_count_towards_the_minimum() -> None:
-    assert proposed([pair(number, "mallory") for number in range(500)], per_source=16, minimum=17).new == []
+    assert (
+        proposed(
+            [pair(number, "mallory") for number in range(500)], caps=SourceCaps(per_source=16), minimum=17
+        ).new
+        == []
+    )
 
 
 def test_pairs_that_grew_from_declared_examples_have_no_cap() -> None:
     new = [pair(number, "") for number in range(50)]
-    assert len(proposed(new, per_source=4).new) == 50
+    assert len(proposed(new, caps=SourceCaps(per_source=4)).new) == 50
 
 
 def test_no_choice_of_name_avoids_the_cap() -> None:
     new = [pair(number, "declared") for number in range(50)]
-    assert len(proposed(new, per_source=4).new) == 4
+    assert len(proposed(new, caps=SourceCaps(per_source=4)).new) == 4
 
 
 def test_pairs_from_a_log_are_capped_like_dreams_from_it() -> None:
     """A log is untrusted input that reaches the weights either way."""
     new = [pair(number, "mallory", dreamt=False) for number in range(500)]
-    assert len(proposed(new, per_source=16).new) == 16
+    assert len(proposed(new, caps=SourceCaps(per_source=16)).new) == 16
 
 
 @pytest.mark.parametrize(

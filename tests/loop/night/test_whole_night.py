@@ -125,7 +125,8 @@ def test_a_night_reports_exactly_the_documented_fields(story: Story) -> None:
     result = story.results["night"]
     assert set(result) == {
         "conversations", "turns", "signals", "nodes", "dreams", "pairs", "seconds", "reasons", "updates",
-        "behaviours", "retention", "dream_forms", "tokens", "tokens_per_pair", "placements",
+        "behaviours", "retention", "dream_forms", "tokens", "tokens_per_pair", "placements", "sources",
+        "grown_words",
     }  # fmt: skip
     (update,) = result["updates"]
     assert set(update) == {"id", "objective", "steps", "pairs", "verdict", "checkpoint", "reasons", "chosen"}
