@@ -9,8 +9,9 @@ REAL_MODEL := .smollm2
 # The behaviours that `make real` teaches: some of corpus/real/behaviours, or all.
 BEHAVIOURS ?= euro yes_no
 SEED ?= 0
-# Files of tests that run beside each other.
+# Files of tests that run beside each other, each with one thread.
 TEST_WORKERS ?= 2
+TEST_ENV := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=2000
 CHAOS_KILLS ?= 25
 CHAOS_SEED ?=
 
@@ -64,10 +65,10 @@ real: real-model
 	@echo "in this checkout: $(REAL) status   (and so on: --home says which home)"
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 20
+	$(TEST_ENV) $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 20
 
 test-vllm: .venv-vllm/installed
-	$(VLLM_BIN)/pytest tests/vllm --durations 20
+	$(TEST_ENV) $(VLLM_BIN)/pytest tests/vllm --durations 20
 
 check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -76,7 +77,7 @@ check: $(VENV)/installed-dev
 	$(BIN)/pytest tests/test_house.py
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/pytest -m slow -n $(TEST_WORKERS) --durations 20
+	$(TEST_ENV) $(BIN)/pytest -m slow -n $(TEST_WORKERS) --durations 20
 
 chaos: $(VENV)/installed-dev
 	$(BIN)/python tests/loop/chaos.py --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
