@@ -69,6 +69,10 @@ A log is JSON: one object a line, one array of objects, or one object, pretty-pr
 that only wraps the list of conversations. It may be compressed ({packings}) or lie in a `.zip`, and may be
 UTF-8, UTF-16 or Latin-1. What cannot be read is named with its line and the reason.
 
+Also read are the SQLite databases of Open WebUI, `llm`, OpenCode and Cursor, and the chat history of Aider,
+which is a text. A database is opened read-only; while its program has it open, a copy is read. A row of a
+table is a record like a line, and its number is reported as the line.
+
 **Ratings.** A thumb, a word or a fraction such as `4/5` is a rating by itself. A bare number is not: 1 is
 the best of thumbs and the worst of stars. Its scale is found from all numbers of the file under that name,
 or given with `--ratings 1..5`. A number whose scale does not show, and a word that is no known rating,

@@ -18,7 +18,7 @@ _PACKED = (".gz", ".zst", ".bz2", ".xz")
 SUFFIXES = (
     *_TEXTS,
     *(text + packing for text in _TEXTS for packing in _PACKED),
-    ".zip", ".af", ".db", ".sqlite", ".sqlite3",
+    ".zip", ".af", ".db", ".sqlite", ".sqlite3", ".vscdb", ".aider.chat.history.md",
 )  # fmt: skip
 """Suffixes of the logs in a folder. A file that the user names directly may have any name."""
 

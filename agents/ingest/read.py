@@ -22,6 +22,7 @@ from corpus.errors import LogRefused, UsageError
 from corpus.formats.detect import named
 from corpus.formats.feedback import Scale, asked_scale
 from corpus.formats.format import Format
+from corpus.formats.texts import is_text
 from corpus.lines import BadLine, RawLine, in_lines
 from corpus.scrub.patterns import scrub
 from store.conversations import conversations, files
@@ -189,7 +190,7 @@ def quarantine_file(ledger: Ledger, path: str, reason: str) -> IngestReport:
 
 def _read_open(ledger: Ledger, log: OpenLog, options: Options) -> Iterator[IngestReport]:
     """Read what is new in an open log; yield a report for each batch, then one that names the file."""
-    grows = log.plain and in_lines(log.head)
+    grows = log.plain and in_lines(log.head) and not is_text(log.head)
     state = _resumed(ledger, log, options.format) if grows else None
     format = detected(log, options.format, state.format if state else "")
     if grows and state and (format is None or format.join is None):

@@ -15,6 +15,7 @@ from corpus.errors import LogRefused
 from corpus.formats.detect import Record, detect, named, reader, unwrapped, value_of
 from corpus.formats.feedback import Scale, scale_of
 from corpus.formats.format import Format, Located, Part
+from corpus.formats.texts import is_text, text_records
 from corpus.lines import CHUNK, LATIN1, UTF8, BadLine, Item, RawLine, in_lines, values_in, whole_lines
 
 
@@ -37,7 +38,10 @@ def records(log: OpenLog, *, offset: int = 0, number: int = 0, last: bool = True
         last: Whether a last line counts that has no line end.
     """
     stream = log.again()
-    if in_lines(log.head):
+    if is_text(log.head):
+        lines = whole_lines(stream, until=log.size if log.plain else None, last=True)
+        yield from text_records(lines, log.encoding)
+    elif in_lines(log.head):
         until = log.size if log.plain else None
         yield from whole_lines(
             stream, until=until, offset=offset, number=number, ending=log.ending, last=last

@@ -23,6 +23,7 @@ from typing import BinaryIO, cast
 
 import zstandard
 
+from agents.ingest.database import MAGIC, rows_of
 from corpus.errors import LogRefused
 from corpus.lines import BOM, CHUNK, LATIN1, UTF8
 from corpus.scrub.patterns import scrub_name
@@ -54,7 +55,6 @@ _FOREIGN = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive: unpack it first"),
     (b"Rar!", "a RAR archive: unpack it first"),
     (b"%PDF", "a PDF document, not a log"),
-    (b"SQLite format 3\0", "a SQLite database: export the conversations from its program, as JSON"),
 )
 """First bytes of files that are refused, each with what they are and the cure."""
 
@@ -157,7 +157,11 @@ def open_log(path: Path) -> OpenLog:
     try:
         status = os.fstat(descriptor)
         _check_regular(status.st_mode)  # again: another file may be at the path by now
-        return _unpacked(stream, status.st_size, stored_path(path), f"{status.st_dev}:{status.st_ino}")
+        inode = f"{status.st_dev}:{status.st_ino}"
+        if os.pread(descriptor, len(MAGIC), 0) == MAGIC:
+            stream.close()
+            return _database(path, status.st_size, inode)
+        return _unpacked(stream, status.st_size, stored_path(path), inode)
     except OSError as error:
         stream.close()
         raise LogRefused(unreadable(error)) from None
@@ -227,10 +231,24 @@ def _unpacked(stream: BinaryIO, size: int, path: str, inode: str) -> OpenLog:
             return _decompressed(stream, size, path, inode, name, decompressed)
 
     def again() -> BinaryIO:
-        stream.seek(0)
-        return stream
+        return cast(BinaryIO, _At(stream))
 
     return _text(path, stream, size, head, inode, "", again)
+
+
+def _database(path: Path, size: int, inode: str) -> OpenLog:
+    """Return the rows of a database as a log with a line for each."""
+    rows = rows_of(path)
+    try:
+        head = rows.read(HEAD)
+    except LogRefused:
+        rows.close()
+        raise
+    # a second reading may begin while the first goes on, so each has its own rows
+    return OpenLog(
+        path=stored_path(path), stream=rows, size=size, head=head, inode=inode, compression="sqlite",
+        again=lambda: rows_of(path),
+    )  # fmt: skip
 
 
 def _decompressed(
@@ -244,8 +262,7 @@ def _decompressed(
     """Return the text of a compressed file."""
 
     def again() -> BinaryIO:
-        stream.seek(0)
-        return cast(BinaryIO, _Guarded(decompressed(stream), name))
+        return cast(BinaryIO, _Guarded(decompressed(cast(BinaryIO, _At(stream))), name))
 
     head = b""
     text = again()
@@ -290,6 +307,34 @@ def _encoding(head: bytes) -> str:
     except UnicodeDecodeError:
         return LATIN1 if b"\0" not in head else UTF8
     return UTF8
+
+
+class _At(io.RawIOBase):
+    """A file that is read from a place of its own, so that two readings of it do not disturb each other."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._place = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        ends = (0, self._place, os.fstat(self._file.fileno()).st_size)
+        self._place = ends[whence] + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = max(0, os.fstat(self._file.fileno()).st_size - self._place)
+        data = os.pread(self._file.fileno(), size, self._place)
+        self._place += len(data)
+        return data
 
 
 class _Guarded(io.RawIOBase):

@@ -193,19 +193,24 @@ def _items(items: list[Any]) -> list[Any] | None:
         elif not isinstance(inner, dict):
             messages.append(inner)  # it is refused with its number
         else:
-            messages += _item(inner)
+            messages += item_messages(inner)
     return messages or None
 
 
-def _item(item: Json) -> list[Json]:
-    """Return one item of a list as messages."""
+def item_messages(item: Json) -> list[Json]:
+    """Return one item of a list of messages, or of the Responses API, as messages."""
     kind = item.get("type")
     if kind in ("reasoning", "item_reference", "web_search_call", "file_search_call"):
         return []
+    if kind == "local_shell_call":
+        call = {"type": "function_call", "name": "shell", "arguments": item.get("action")}
+        return [{"role": "assistant", "content": [{**call, "call_id": item.get("call_id")}]}]
     if kind in ("function_call", "custom_tool_call", "mcp_call", "tool_call"):
         return [{"role": "assistant", "content": [{**item, "type": "function_call"}]}]
     if kind in ("function_call_output", "custom_tool_call_output"):
-        return [{"role": "tool", "content": as_text(item.get("output"))}]
+        output = parsed(item.get("output"))  # Codex wraps it
+        shown = text_at(output, "output") or text_at(output, "content") or as_text(output)
+        return [{"role": "tool", "content": shown, "tool_call_id": item.get("call_id")}]
     if isinstance(item.get("message"), dict) and "role" not in item:
         return [{**item, **item["message"]}]
     if isinstance(item.get("data"), dict) and "content" in item["data"]:  # LangChain: {"type", "data"}
@@ -253,7 +258,7 @@ def _of_list(items: list[Any]) -> list[Json] | None:
     if any(
         isinstance(item, dict) and (item.get("role") or item.get("type") in _ITEM_TYPES) for item in items
     ):
-        return [message for item in items if isinstance(item, dict) for message in _item(item)]
+        return [message for item in items if isinstance(item, dict) for message in item_messages(item)]
     return [_answer(items)] if "type" in inner or "text" in inner else None
 
 
@@ -289,7 +294,7 @@ def _of_message(value: Json) -> list[Json] | None:
     """Return the answer of a response that holds it as a message (Ollama, LangChain, Bedrock)."""
     message = value.get("message")
     if isinstance(message, dict) and any(name in message for name in ("role", "kwargs", "content")):
-        return [{"role": "assistant", **item} for item in _item(message)]
+        return [{"role": "assistant", **item} for item in item_messages(message)]
     if isinstance(value.get("messages"), list) and value["messages"]:
         messages = _items(value["messages"]) or []
         return [message for message in messages[-1:] if isinstance(message, dict)] or None

@@ -12,7 +12,7 @@ ENVELOPES = (
     "system-reminder|system_reminder|ide_[a-z_]+|local-command-[a-z]+|bash-[a-z]+|task-notification|"
     "user-memory-input|user-prompt-submit-hook|[a-z]+-tool-use-hook|session-start-hook|new-diagnostics|"
     "environment_context|environment_details|user_instructions|permissions[ _]instructions|"
-    "collaboration_mode|skills_instructions|apps_instructions|turn_aborted|subagent_notification|"
+    "collaboration_mode|user_shell_command|skills_instructions|apps_instructions|turn_aborted|subagent_notification|"
     "attached_files|open_and_recently_viewed_files|git_status|"
     "project_layout|cursor_rules_context|memory_metadata|hook_context|persisted-output|"
     "channel-notification|teammate-message"
@@ -37,6 +37,9 @@ OPENINGS = (
     "[Subagent Context]",
     "Read HEARTBEAT.md if it exists",
     "<turn_aborted>",
+    "### Task:\nGenerate ",
+    "### Task:\nSuggest ",
+    "### Task:\nAnalyze the chat history",
 )
 """How a text begins that a client wrote in the user's name as a whole."""
 
@@ -46,6 +49,9 @@ SETTINGS = frozenset(
     "vim voice".split()
 )
 """Slash commands that set up the client; what follows them is no request to the model."""
+
+_EDITOR, _EDITOR_ASKED = "# Context from my IDE setup:", "## My request for Codex:"
+"""How a text begins in which an editor describes itself, and the heading above what the person typed."""
 
 _ENVELOPE = re.compile(rf"<({ENVELOPES})(?:\s[^>]*)?>.*?</\1>\s*", re.DOTALL)
 _QUERY = re.compile(rf"\s*<({QUERIES})>(.*?)</\1>\s*", re.DOTALL)
@@ -62,6 +68,8 @@ _EVENT = re.compile(r'\s*\{\s*"type"\s*:\s*"(?:\w+)"')
 
 def spoken(text: str) -> str:
     """Return the part of a user's turn that a person typed; "" if a program wrote all of it."""
+    if text.startswith(_EDITOR):
+        text = text.partition(_EDITOR_ASKED)[2].strip()
     if text.startswith(OPENINGS):
         return ""
     if "<" not in text:

@@ -26,7 +26,7 @@ _CALLS = frozenset(
 )
 _RESULTS = frozenset(
     "tool_result tool-result toolResult function_call_output custom_tool_call_output function_response "
-    "web_search_tool_result mcp_tool_result code_execution_tool_result".split()
+    "tool_call_response web_search_tool_result mcp_tool_result code_execution_tool_result".split()
 )
 _STEPS = frozenset("step-start step-finish step_start step_finish snapshot patch stream-start finish".split())
 _BODY = ("content", "parts", "text", "value", "contents", "message")
@@ -171,7 +171,9 @@ def _add_part(said: Said, part: Json) -> None:
     elif "functionResponse" in part:
         said.results.append(("", as_text(part["functionResponse"])))
     elif kind in _RESULTS:
-        said.results.append((_id_of(part), as_text(_first_of(part, "content", "output", "result"))))
+        said.results.append(
+            (_id_of(part), as_text(_first_of(part, "content", "output", "result", "response")))
+        )
     elif kind in _CALLS or kind.startswith("tool-"):
         name = _first_of(part, "name", "toolName") or kind.removeprefix("tool-")
         said.calls.append(as_call(name, _first_of(part, "input", "arguments", "args"), _id_of(part)))
@@ -234,3 +236,13 @@ def with_feedback(turns: tuple[Turn, ...], record: Json) -> tuple[Turn, ...]:
         return turns
     last = answers[-1]
     return (*turns[:last], with_feedback_on(turns[last], feedback), *turns[last + 1 :])
+
+
+def together(first: Turn, more: Turn) -> Turn:
+    """Return two pieces of an answer as one turn."""
+    one, other = (turn.structure or Structure(content=turn.text) for turn in (first, more))
+    content = "\n".join(filter(None, (one.content, other.content)))
+    structure = replace(one, content=content, calls=(*one.calls, *other.calls))
+    text = f"{first.text}\n{more.text}"
+    plain = structure == Structure(content=text)
+    return replace(first, text=text, structure=None if plain else structure)

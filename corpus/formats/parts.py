@@ -163,6 +163,12 @@ def at(value: Any, path: str) -> Any:
     return value
 
 
+def items_at(value: Any, path: str) -> list[Any]:
+    """Return the list at a path; [] if there is none."""
+    found = parsed(at(value, path))
+    return found if isinstance(found, list) else []
+
+
 def first(value: Any, paths: Iterable[str]) -> Any:
     """Return the value at the first of these paths that has one; None if none has."""
     return next((found for path in paths if (found := at(value, path)) is not None), None)

@@ -410,7 +410,7 @@ def test_trl_completions_with_a_label_are_rated_answers() -> None:
         ({"prompt": "x", "chosen": "a", "rejected": "a"}, "the same"),
         ({"prompt": "x", "chosen": "", "rejected": "a"}, "one answer"),
         ({"prompt": "x", "chosen": 1, "rejected": "a"}, "neither"),
-        ({"prompt": "x", "completion": "a"}, "chosen"),
+        ({"prompt": "x", "completion": ""}, "one answer"),
         ({"chosen": [ASKED], "rejected": [ANSWERED]}, "no prompt"),
         ({"chosen": [], "rejected": []}, "the same"),
     ],

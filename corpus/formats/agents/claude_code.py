@@ -17,7 +17,7 @@ from corpus.aliases import Json
 from corpus.conversation import Conversation, Structure, Turn
 from corpus.formats.format import Format, Located, Part, Reading
 from corpus.formats.machine import spoken
-from corpus.formats.messages import turns_of
+from corpus.formats.messages import together, turns_of
 from corpus.formats.parts import as_text, as_time, as_tools
 from corpus.formats.tree import live
 from corpus.lines import BadLine
@@ -246,7 +246,7 @@ def _turns_of_session(session: _Session) -> list[Turn]:
                 answers[record.message] = len(turns)
                 turns.append(turn)
             elif turn.text not in turns[at].text.split("\n"):
-                turns[at] = _together(turns[at], turn)
+                turns[at] = together(turns[at], turn)
     said = {turn.text.strip() for record in session.records for turn in record.turns if turn.role == "user"}
     for queued in session.queued:
         if queued.text.strip() not in said:  # it reached the agent without a record of its own
@@ -254,14 +254,6 @@ def _turns_of_session(session: _Session) -> list[Turn]:
             after = next((n for n, turn in enumerate(turns) if turn.line > queued.line), len(turns))
             turns.insert(after, queued)
     return turns
-
-
-def _together(first: Turn, more: Turn) -> Turn:
-    """Return two pieces of an answer as one turn."""
-    one, other = (turn.structure or Structure(content=turn.text) for turn in (first, more))
-    content = "\n".join(filter(None, (one.content, other.content)))
-    structure = replace(one, content=content, calls=(*one.calls, *other.calls))
-    return replace(first, text=f"{first.text}\n{more.text}", structure=structure)
 
 
 def _key(value: Json, turn: Turn | None) -> str:

@@ -1,4 +1,4 @@
-"""Reader of Open WebUI: exported chats, and the column `chat` of its database.
+"""Reader of Open WebUI: exported chats and feedbacks, and the tables of its database (webui.db).
 
 Invariant: the turns are the branch that `currentId` names. An answer whose text a person changed stands in
 it as it is now; the model's own text with the change as its edit is a conversation of its own, which shares
@@ -14,7 +14,7 @@ from corpus.conversation import Conversation, Turn
 from corpus.formats.feedback import SIGNED, feedback_of
 from corpus.formats.format import Format, Part, Reading
 from corpus.formats.messages import turns_of
-from corpus.formats.parts import at, text_at
+from corpus.formats.parts import at, parsed, text_at
 from corpus.formats.tree import last_leaf, path_to
 from corpus.lines import BadLine
 
@@ -26,6 +26,13 @@ def recognises(value: Any) -> bool:
     return isinstance(value, dict) and isinstance(at(_chat(value), "history.messages"), dict)
 
 
+def _rated_message(value: Json) -> tuple[str, Any]:
+    """Return the id of the message that a feedback is about, and its rating; "" and None for a chat."""
+    if not isinstance(at(value, "snapshot.chat"), dict):
+        return "", None
+    return text_at(value, "meta.message_id"), at(value, "data.rating")
+
+
 def read(value: Any, line: int) -> Reading:
     """Return the live branch of a chat, then each answer that a person changed or had drawn again.
 
@@ -35,8 +42,15 @@ def read(value: Any, line: int) -> Reading:
     """
     if not recognises(value):
         return BadLine(line=line, reason='no "history" with messages')
-    nodes = at(_chat(value), "history.messages")
-    leaf = text_at(_chat(value), "history.currentId") or last_leaf(nodes, "parentId")
+    nodes = dict(at(_chat(value), "history.messages"))
+    about, rating = _rated_message(value)
+    if isinstance(nodes.get(about), dict):
+        nodes[about] = {**nodes[about], "annotation": {"rating": rating}}
+    leaf = (
+        (about if about in nodes else "")
+        or text_at(_chat(value), "history.currentId")
+        or last_leaf(nodes, "parentId")
+    )
     path = path_to(leaf, nodes, "parentId") or path_to(last_leaf(nodes, "parentId"), nodes, "parentId")
     turns: list[Turn] = []
     others: list[Part] = []
@@ -55,8 +69,9 @@ def read(value: Any, line: int) -> Reading:
 
 
 def _chat(value: Json) -> Any:
-    """Return the chat in a row of an export or of the database; the value itself if it is the chat."""
-    return at(value, "chat") if at(value, "chat.history") else value
+    """Return the chat in a row of an export or of the database, or in a feedback; else the value itself."""
+    places = ("snapshot.chat.chat", "snapshot.chat", "chat")
+    return next((parsed(at(value, place)) for place in places if at(value, f"{place}.history")), value)
 
 
 def _turns(message: Json, line: int) -> tuple[Turn, ...] | BadLine:
@@ -99,8 +114,8 @@ def _turns_or_none(message: Json, line: int) -> tuple[Turn, ...]:
 
 FORMAT = Format(
     name=NAME,
-    title="Open WebUI: exported chats",
-    seen="exports of 0.5 and 0.6",
+    title="Open WebUI: exported chats and feedbacks, and its database webui.db",
+    seen="exports and databases of 0.5 and 0.6",
     link="https://docs.openwebui.com",
     recognises=recognises,
     read=read,

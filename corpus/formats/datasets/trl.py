@@ -14,7 +14,7 @@ from corpus.conversation import Conversation, Turn
 from corpus.formats.feedback import THUMBS, rated
 from corpus.formats.format import Format, Reading
 from corpus.formats.messages import turns_of
-from corpus.formats.parts import keys_of, parsed, user_of
+from corpus.formats.parts import as_text, keys_of, parsed, user_of
 from corpus.lines import BadLine
 
 NAME = "trl"
@@ -29,7 +29,25 @@ def recognises(value: Any) -> bool:
         return False
     if any(isinstance(value.get(side), str) and "\n\nHuman:" in value[side] for side in ("chosen",)):
         return False  # one text for the whole conversation
-    return ("chosen" in value and "rejected" in value) or ("completion" in value and "label" in value)
+    return _paired(value) or _completed(value)
+
+
+def _paired(value: Any) -> bool:
+    return isinstance(value, dict) and "chosen" in value and "rejected" in value
+
+
+def _completed(value: Any) -> bool:
+    """Return whether a value is an answer: rated or not, in one piece or in steps."""
+    if not isinstance(value, dict):
+        return False
+    steps = isinstance(value.get("completions"), list) and isinstance(value.get("labels"), list)
+    return ("completion" in value and ("label" in value or "prompt" in value)) or steps
+
+
+def _completion(value: Json) -> Any:
+    """Return the answer of a value; of an answer in steps, all of them as one text."""
+    steps = value.get("completions")
+    return "\n".join(map(as_text, steps)) if isinstance(steps, list) else value["completion"]
 
 
 def read(value: Any, line: int) -> Reading:
@@ -42,10 +60,10 @@ def read(value: Any, line: int) -> Reading:
     Returns:
         A BadLine with the reason if the line cannot be read.
     """
-    paired = isinstance(value, dict) and "chosen" in value and "rejected" in value
-    if not paired and not (isinstance(value, dict) and "completion" in value and "label" in value):
+    paired = _paired(value)
+    if not paired and not _completed(value):
         return BadLine(line=line, reason='no "chosen" and "rejected"')
-    chosen = _side(value["chosen" if paired else "completion"], "assistant", line)
+    chosen = _side(value["chosen"] if paired else _completion(value), "assistant", line)
     rejected = _side(value["rejected"], "assistant", line) if paired else chosen
     prompt = _side(_prompt(value), "user", line)
     for side in (chosen, rejected, prompt):
@@ -98,7 +116,9 @@ def _answer(value: Json, chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -
     if "chosen" in value:
         better = "\n".join(turn.text for turn in chosen if turn.role == "assistant")
         return (*rejected[:-1], replace(rejected[-1], edited=better))
-    rating = rated("label", value["label"])
+    labels = value.get("labels")
+    label = all(labels) if isinstance(labels, list) and labels else value.get("label")  # of steps: all right
+    rating = rated("label", label)
     if isinstance(rating, float) or rating is None:
         return (*rejected[:-1], replace(rejected[-1], rating=rating))
     if isinstance(rating.value, float):  # a label says yes or no, as a number too
@@ -141,7 +161,7 @@ def _shared(chosen: tuple[Turn, ...], rejected: tuple[Turn, ...]) -> int:
 FORMAT = Format(
     name=NAME,
     title="Preferences and rated answers of TRL, Alpaca and Orca pairs",
-    seen="TRL's standard and conversational forms, with and without a prompt; KTO labels; tool calls",
+    seen="TRL's standard and conversational forms, with and without a prompt; KTO labels; steps; tool calls",
     link="https://huggingface.co/docs/trl/dataset_formats",
     recognises=recognises,
     read=read,
