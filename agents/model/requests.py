@@ -9,7 +9,6 @@ the cure; the meaning of a field depends on other fields (lists by row, `max_com
 fields that this server does not support are allowed at their neutral values.
 """
 
-import json
 import math
 import secrets
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 from agents.model.chat_messages import messages, text, tools
 from corpus.aliases import Json, Message
 from corpus.errors import UsageError
+from corpus.json_edge import parse
 
 BATCH_ROWS = 128
 """Rows that the client asks for together."""
@@ -86,8 +86,8 @@ class BatchRow:
 def parse_body(raw: bytes) -> Json:
     """Return the JSON object of a request."""
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        body = parse(raw)
+    except ValueError as error:
         raise UsageError(f"the body is not JSON: {error}") from error
     if not isinstance(body, dict):
         raise UsageError("the body must be a JSON object")

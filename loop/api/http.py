@@ -31,7 +31,7 @@ from starlette.routing import Route
 from agents.model.http_auth import AuthMiddleware, server_config
 from corpus.aliases import Json
 from corpus.errors import NightschoolError, UsageError
-from corpus.json_edge import to_json
+from corpus.json_edge import parse, to_json
 from loop.api.proxy import PATHS, Proxy
 from loop.capture.log import Capture
 from loop.engine.scheduler import next_update_reason
@@ -72,8 +72,8 @@ class Routes:
         """Start an operation, and return a response that streams its progress, then its result or error."""
         name = request.path_params["operation"]
         try:
-            arguments = json.loads(await request.body() or b"{}")
-        except (ValueError, RecursionError):
+            arguments = parse(await request.body() or b"{}")
+        except ValueError:
             arguments = None
         if name not in NAMES or not isinstance(arguments, dict):
             return JSONResponse(

@@ -71,13 +71,14 @@ class Proxy:
         if main and request.scope[AUTHENTICATED]:
             # The model server may refuse other callers. Its metrics show those that it serves.
             self._service.users.asked()
-        taking: ChatRequest | Refusal = Refusal(word="side")
-        if main:
-            taking = Refusal(word="off")
-            if self._service.settings.http.capture:
-                taking = await anyio.to_thread.run_sync(parse_request, body)
+        refused = "" if self._service.settings.http.capture else "off"
+        taking = Refusal(word=refused if main else "side") if refused or not main else None
+        if taking is None and request.scope[AUTHENTICATED]:
+            taking = await anyio.to_thread.run_sync(parse_request, body)
         source = self._caller(request)
-        return ProxiedResponse(self._service, self._capture, request, body=body, taking=taking, source=source)
+        return ProxiedResponse(
+            self._service, self._capture, request, body=body, taking=taking, source=source, is_chat=True
+        )
 
     def _caller(self, request: Request) -> str:
         """Return a name for the caller: a keyed digest of its credential, which does not reveal it."""
@@ -97,6 +98,7 @@ class ProxiedResponse:
         body: bytes = b"",
         taking: ChatRequest | Refusal | None = None,
         source: str = "",
+        is_chat: bool = False,
     ) -> None:
         """Prepare to pass a request on.
 
@@ -106,8 +108,10 @@ class ProxiedResponse:
             request: The user's request.
             body: The request's body.
             taking: The conversation to capture together with the answer, or the reason why it is not
-                captured; None if the request is no conversation.
+                captured; None if the request is no conversation, or if its body is to be read only when the
+                model server has accepted the caller's credential.
             source: Name of the caller, which is used if the request names no user.
+            is_chat: Whether the request is a conversation.
         """
         self._model = service.model
         self._capture = capture
@@ -115,6 +119,7 @@ class ProxiedResponse:
         self._body = body
         self._taking = taking
         self._source = source
+        self._is_chat = is_chat
         self._receipt = ""
         self._pieces: list[bytes] = []
         self._size = 0
@@ -154,6 +159,8 @@ class ProxiedResponse:
     async def _return(self, answer: httpx.Response, send: Send) -> None:
         """Send the answer to the caller as it arrives, and collect it if it is to be captured."""
         status = answer.status_code
+        if self._is_chat and self._taking is None and answer.is_success:
+            self._taking = await anyio.to_thread.run_sync(parse_request, self._body)
         headers = [*_kept(answer.headers.raw, _NOT_RETURNED), *self._receipt_header(status)]
         self._streamed = answer.headers.get("content-type", "").startswith("text/event-stream")
         await send({"type": "http.response.start", "status": status, "headers": headers})
@@ -173,7 +180,7 @@ class ProxiedResponse:
 
         The header has a new receipt, or "none" and the reason why the exchange is not captured.
         """
-        taking = self._taking
+        taking = self._taking or (Refusal(word="error") if self._is_chat else None)
         if taking is None:
             return []
         if isinstance(taking, ChatRequest) and not 200 <= status < 300:

@@ -20,6 +20,7 @@ from corpus.conversation import Turn
 from corpus.formats.exchange import tools_of
 from corpus.formats.messages import turns_of
 from corpus.formats.parts import user_of
+from corpus.json_edge import parse
 from corpus.lines import MAX_LINE, BadLine
 from corpus.scrub.patterns import scrub_name, scrub_tool, scrub_turn
 
@@ -134,8 +135,8 @@ def _message(turn: Turn) -> dict[str, Any]:
 def _object(data: bytes) -> dict[str, Any]:
     """Return the JSON object in these bytes; {} if they are not a JSON object."""
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
+        value = parse(data)
+    except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
 

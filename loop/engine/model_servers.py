@@ -26,7 +26,7 @@ from agents.model.vllm.served_directory import ServedDirectory
 from corpus.errors import GateRefused, IntegrityFault, ModelUnavailable, NightschoolError
 from corpus.recipe import MODEL_DIR
 from loop.config import Settings
-from loop.engine import children
+from loop.engine import children, vllm_watch
 from loop.engine.model_identity import require_model, served_directory
 from store import queries
 from store.checkpoints.store import CheckpointStore
@@ -39,6 +39,7 @@ WITHOUT_PLUGIN = (
     "runs without the plugin (started before this home was configured, or NIGHTSCHOOL_HOME differs, "
     "or the package is not installed beside it): restart it"
 )
+STUCK = "answers its health check and no request: look at its log, and restart it"
 
 log = structlog.get_logger()
 
@@ -214,6 +215,8 @@ class ExternalServer:
                         f"vLLM at {self.url} is still loading the model: try again in a minute"
                     )
                 await self._require_access()
+                if not await vllm_watch.answers(self.model):
+                    raise ModelUnavailable(f"vLLM at {self.url} {STUCK}")
             except NightschoolError as fault:
                 if self.fault is None or str(self.fault) != str(fault):
                     log.warning("waiting for vLLM", reason=str(fault))
@@ -227,13 +230,28 @@ class ExternalServer:
         """Return at once: when `start` has returned, the vLLM is ready."""
 
     async def ended(self) -> None:
+        """Wait until the vLLM has ended, has replaced its shared weights by others, or answers no more."""
+        stuck: list[str] = []
+        async with anyio.create_task_group() as tasks:
+
+            async def watch() -> None:
+                await vllm_watch.wait_stuck(self.model)
+                stuck.append(STUCK)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(watch, name="watch vLLM")
+            await self._gone()
+            tasks.cancel_scope.cancel()
+        what = stuck[0] if stuck else "has gone: start it again"
+        self.fault = ModelUnavailable(f"vLLM at {self.url} {what}")
+
+    async def _gone(self) -> None:
         """Wait until the vLLM has ended, or has replaced its shared weights by others."""
         inode = None if self._served is None else self._served[1]
         while True:
             if not self.place.is_served() or self._inode() != inode:
-                break
+                return
             await anyio.sleep(CHECK_S)
-        self.fault = ModelUnavailable(f"vLLM at {self.url} has gone: start it again")
 
     async def stop(self) -> None:
         """Remove the files that a dead vLLM has left; a running vLLM goes on."""

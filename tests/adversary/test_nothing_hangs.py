@@ -14,13 +14,19 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import httpx
 import pytest
 import small
 import uvicorn
 
+from agents.model import requests
+from agents.model.client import ModelClient
 from agents.model.embedded import http_limits
 from agents.model.http_auth import AuthMiddleware, server_config
-from loop.engine import children, watchdog
+from corpus.errors import UsageError
+from corpus.json_edge import MAX_BRACKETS, MAX_COMMAS, parse
+from loop.capture.exchange import Refusal, parse_request
+from loop.engine import children, vllm_watch, watchdog
 from loop.engine.watchdog import BEAT_S, BUSY_MISSED, MISSED, cpu_ticks, is_hung
 
 TOKEN = "t" * 43
@@ -234,7 +240,7 @@ def test_a_stopped_child_of_a_service_is_started_again_and_answers(tmp_path: Pat
             (child,) = [pid for pid in small_children(service.process.pid) if module in command_of(pid)]
             os.kill(child, signal.SIGSTOP)
             small.wait_until(lambda child=child: not command_of(child), "it is found", 6 * BUDGET_S)
-            assert small.cli_json(home, "ask", "hello")["text"]
+            assert small.cli_json(home, "ask", "hello")["answer"]
     finally:
         service.process.terminate()
         service.process.wait(60)
@@ -262,3 +268,85 @@ def test_deep_json_is_refused_as_bad_json(command: small.Command, tmp_path: Path
     assert command("--home", tmp_path / "home", "init").code == 0
     ran = command("--home", tmp_path / "home", "ingest", file)
     assert ran.code == 3 and "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    "body, why",
+    [
+        (b"[" * 65 + b"]" * 65, "levels"),
+        (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "levels"),
+        (b"[" + b"[]," * MAX_BRACKETS + b"[]]", "lists and objects"),
+        (b"[" + b"0," * (MAX_COMMAS + 1) + b"0]", "values"),
+        (b"\x80", "codec"),
+    ],
+    ids=["deep", "very deep", "brackets", "values", "bytes"],
+)
+def test_a_body_beyond_the_bounds_is_refused_before_it_takes_memory(body: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse(body)
+    with pytest.raises(UsageError, match="the body is not JSON"):
+        requests.parse_body(body)
+    assert parse_request(body) == Refusal(word="request")
+
+
+def test_a_body_within_the_bounds_is_read() -> None:
+    assert parse(b"[" * 64 + b"]" * 64) and parse(b'{"a": [1, "[[[,,,"]}') == {"a": [1, "[[[,,,"]}
+
+
+# ---------------------------------------------------------------- a vLLM of the user's own
+
+
+class ForeignServer:
+    """A vLLM's HTTP, scripted: whether it answers chats and its metrics, and what it counts."""
+
+    def __init__(self) -> None:
+        self.busy, self.tokens, self.chats, self.counts = 0.0, 0.0, True, True
+
+    async def answer(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/metrics":
+            if not self.counts:
+                await anyio.sleep_forever()
+            text = f"vllm:num_requests_running {self.busy}\nvllm:generation_tokens_total {self.tokens}\n"
+            return httpx.Response(200, text=text)
+        if request.url.path == "/v1/chat/completions" and not self.chats:
+            await anyio.sleep_forever()
+        choice = {"message": {"content": "Hi"}, "finish_reason": "length"}
+        return httpx.Response(200, json={"choices": [choice]})
+
+    def client(self) -> ModelClient:
+        http = httpx.AsyncClient(transport=httpx.MockTransport(self.answer), base_url="http://vllm")
+        return ModelClient(http)
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> ForeignServer:
+    for name, seconds in {"LOOK_S": 0.01, "ANSWER_S": 0.1, "SILENT_S": 0.05, "STUCK_S": 0.1}.items():
+        monkeypatch.setattr(vllm_watch, name, seconds)
+    return ForeignServer()
+
+
+def test_a_vllm_that_answers_its_health_check_and_no_request_is_named(foreign: ForeignServer) -> None:
+    assert anyio.run(vllm_watch.answers, foreign.client()) is True
+    foreign.chats = False
+    assert anyio.run(foreign.client().health) is True
+    assert anyio.run(vllm_watch.answers, foreign.client()) is False
+
+
+@pytest.mark.parametrize("how", ["busy and no progress", "no metrics"])
+def test_a_vllm_that_stands_still_is_found(foreign: ForeignServer, how: str) -> None:
+    foreign.busy, foreign.counts = 1.0, how != "no metrics"
+
+    async def watch() -> None:
+        with anyio.fail_after(60):
+            await vllm_watch.wait_stuck(foreign.client())
+
+    anyio.run(watch)
+
+
+def test_a_vllm_that_works_rests_or_does_not_count_is_left_alone() -> None:
+    working = [vllm_watch.Pulse(busy=3.0, done=(tokens, 0.0)) for tokens in (1.0, 2.0)]
+    resting, silent = vllm_watch.Pulse(busy=0.0, done=(1.0,)), vllm_watch.Pulse(busy=3.0, done=())
+    for before, now in ((None, working[0]), (working[0], working[1]), (resting, resting), (silent, silent)):
+        assert not vllm_watch.stands_still(before, now)
+    assert vllm_watch.stands_still(working[0], working[0])
+    assert vllm_watch.pulse_of({"vllm:num_requests_running": 1.0}).done == ()

@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from agents.ingest.follow import follow
 from agents.model.client import open_client
+from loop.api import proxy
 from loop.api.http import serve
 from loop.capture.log import append
 from loop.config import load_settings
@@ -335,6 +336,25 @@ async def test_an_exchange_that_cannot_be_captured_is_passed_on_with_the_reason_
     got = await proxied.http.post("/v1/chat/completions", json={"messages": [QUESTION], **fields})
     assert (got.status_code, got.headers["x-nightschool-receipt"]) == (200, f"none; {word}")
     assert not proxied.lines()
+
+
+async def test_a_body_is_not_parsed_for_a_credential_that_the_model_server_refuses(
+    proxied: Proxied, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    known = proxy.parse_request
+
+    def parse(body: bytes) -> Any:
+        parsed.append(body)
+        return known(body)
+
+    monkeypatch.setattr(proxy, "parse_request", parse)
+    proxied.upstream.answers += [b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n", plain()]
+    got = await proxied.ask(headers={"Authorization": "Bearer junk"})
+    assert (got.status_code, got.headers["x-nightschool-receipt"], parsed) == (401, "none; error", [])
+    got = await proxied.ask()
+    await proxied.became(got.headers["x-nightschool-receipt"], "ingested")
+    assert len(parsed) == 1
 
 
 @pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found", "429 Too Many Requests", "500 Oops"])
