@@ -72,7 +72,9 @@ class Proxy:
             # The model server may refuse other callers. Its metrics show those that it serves.
             self._service.users.asked()
         refused = "" if self._service.settings.http.capture else "off"
-        taking = Refusal(word=refused if main else "side") if refused or not main else None
+        taking: ChatRequest | Refusal | None = None
+        if refused or not main:
+            taking = Refusal(word=refused if main else "side")
         if taking is None and request.scope[AUTHENTICATED]:
             taking = await anyio.to_thread.run_sync(parse_request, body)
         source = self._caller(request)
