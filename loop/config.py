@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -131,6 +131,22 @@ class VerdictSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LessonSettings:
+    """Which proposed behaviours are shown, and which are accepted without a person."""
+
+    __pydantic_config__ = _FORBID
+
+    accept: Literal["ask", "catalogue", "all"] = "ask"
+    """Who accepts proposals: a person ("ask"); the program too, those that a check judges, that
+    `lessons.people` people want and that contradict nothing ("catalogue"); or the program all that a check
+    judges ("all")."""
+    conversations: Annotated[int, Field(ge=1)] = 2
+    """Smallest number of conversations with the same complaint before a behaviour is proposed."""
+    people: Annotated[int, Field(ge=1)] = 2
+    """Smallest number of people behind a proposal that the program accepts with "catalogue"."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NightSettings:
     """What a night may cost."""
 
@@ -197,6 +213,7 @@ class Settings(BaseSettings):
     ingest: IngestSettings = Field(default_factory=IngestSettings)
     extractor: ExtractorSettings = Field(default_factory=ExtractorSettings)
     context: ContextSettings = Field(default_factory=ContextSettings)
+    lessons: LessonSettings = Field(default_factory=LessonSettings)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings)
     night: NightSettings = Field(default_factory=NightSettings)
     dreams: DreamSettings = Field(default_factory=DreamSettings)

@@ -325,11 +325,16 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     return command, rest
 
 
+NUMBERS = ("NUMBER", "INTO")
+"""Words that stand for a number in the usage of a command."""
+
+
 def fault(words: list[str]) -> str:
     """Return what Typer says against a command with these words; nothing if it would run."""
     command, rest = command_of(words)
+    rest = ["1" if word in NUMBERS else word for word in rest]
     try:
-        command.make_context(command.name, list(rest))
+        command.make_context(command.name, rest)
     except Exception as error:  # Typer's own click raises its own errors
         return str(error.format_message() if hasattr(error, "format_message") else error)
     return ""

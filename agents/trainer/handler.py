@@ -6,7 +6,7 @@ it ends with the same candidate.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -103,8 +103,8 @@ class TrainHandler:
     ledger: Ledger
     model: ModelClient
     trainer: TrainerClient
-    behaviours: tuple[str, ...]
-    """Names of all behaviours. Each behaviour is measured after an update."""
+    behaviours: Callable[[], tuple[str, ...]]
+    """Returns the names of all behaviours. Each behaviour is measured after an update."""
     readout: Path
     """Directory of the home's concept vectors."""
 
@@ -194,7 +194,7 @@ class TrainHandler:
         trained = {"state": "trained", "checkpoint_id": written.id, "steps": steps, "settings": settings}
         return Outcome(
             decision="trained",
-            names=self.behaviours,
+            names=self.behaviours(),
             records=(candidate,),
             changes=(Change(table="updates", where={"id": update.id}, values=trained),),
             facts={"checkpoint": written.id},

@@ -22,7 +22,7 @@ _UNITS = {
     "dollars": re.compile(r"\$|\bUSD\b|\bdollars?\b", re.IGNORECASE),
     "pounds": re.compile(r"£|\bGBP\b|\bpounds sterling\b|" + _NUMBER + r"(?:pounds|quid)\b", re.IGNORECASE),
 }
-_RIVALS = {
+RIVALS = {
     "celsius": ("fahrenheit",),
     "fahrenheit": ("celsius",),
     "metric": ("imperial",),
@@ -36,7 +36,7 @@ SYSTEMS = tuple(_UNITS)
 
 def units(answer: str, *, system: str) -> str:
     """Use these units, and not the others: "in Celsius", "metric please", "Preise in Euro"."""
-    for rival in _RIVALS[system]:
+    for rival in RIVALS[system]:
         if found := _UNITS[rival].search(answer):
             return f"has {found.group().strip()!r}, which is not in {system}"
     return "" if _UNITS[system].search(answer) else f"gives nothing in {system}"

@@ -15,7 +15,7 @@ import typer
 
 from corpus.errors import NightschoolError, UsageError
 from corpus.text import json_line, visible
-from loop.cli import backup, behaviours, checkpoints, home, model, readout, service
+from loop.cli import backup, behaviours, checkpoints, home, lessons, model, readout, service
 from loop.cli.helpers import options
 
 INTERRUPTED = 130
@@ -38,6 +38,7 @@ for _group in (home, service, checkpoints, model, backup):
 app.add_typer(checkpoints.checkpoints, name="checkpoints")
 app.add_typer(backup.backup, name="backup")
 app.add_typer(behaviours.behaviours, name="behaviours")
+app.add_typer(lessons.lessons, name="lessons")
 app.add_typer(readout.readout, name="readout")
 app.add_typer(model.model, name="model")
 

@@ -29,6 +29,8 @@ async def keep_schedule(service: Service) -> None:
     """Begin a night whenever one is due, until cancelled."""
     logged, tried, tried_at = "", None, 0.0
     while True:
+        if not service.health.fault:
+            await service.accepting.accept_by_itself()
         reason = await next_update_reason(service)
         if not reason and tried == await service.ledger.read(_inputs) and monotonic() - tried_at < RETRY_S:
             reason = "nothing new since the last night, which made no update"

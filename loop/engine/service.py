@@ -27,6 +27,7 @@ from loop.engine.health import Health
 from loop.engine.processes import ProcessSupervisor
 from loop.engine.worker import Worker
 from loop.engine.yielding import Users
+from loop.lessons.accepting import Accepting
 from loop.night import gc
 from loop.night.context import NightContext, ability_prompts, answer_limit, definitions
 from loop.night.handlers import handlers
@@ -83,6 +84,11 @@ class Service:
         """The client of the trainer."""
         return self.context.trainer
 
+    @property
+    def accepting(self) -> Accepting:
+        """What turns proposals into behaviours of this home."""
+        return Accepting(home=self.home, context=self.context)
+
     async def begin_night(self, *, seed: int, retry: bool) -> str:
         """Begin a night and return its id; if a night is running already, return the id of that one.
 
@@ -90,6 +96,7 @@ class Service:
             seed: The seed of everything that the night draws.
             retry: Whether to take up the pairs of undone updates again.
         """
+        await self.accepting.accept_by_itself()
         async with self.files:  # no night may begin to write files while a `prune` sweeps them
             night_id = await self.ledger.write(partial(history.begin_night, seed=seed, retry=retry))
         self.worker.wake()

@@ -101,6 +101,18 @@ class Worker:
             else:
                 await self._wake.wait()
 
+    async def read_conversations(self) -> None:
+        """Have the queued conversations read, by `run` if it is running; return when none is left."""
+        kinds = tuple(kind for kind in flow.KINDS if kind not in flow.NIGHT_KINDS)
+        while self.running:
+            done = self._done  # read before the query, so that an end between the two is not missed
+            ready, leased = [await self.ledger.read(work.counts, state) for state in ("ready", "leased")]
+            if not {*ready, *leased} & {*kinds}:
+                return
+            await done.wait()
+        while (item := await self.ledger.write(work.lease, f"pid {os.getpid()}", kinds)) is not None:
+            await self._do(item)
+
     async def wait_closed(self, night_id: str) -> None:
         """Wait until a night has ended."""
         while True:

@@ -95,7 +95,7 @@ def train_handler(context: NightContext) -> TrainHandler:
         ledger=context.ledger,
         model=context.model,
         trainer=context.trainer,
-        behaviours=context.measured,
+        behaviours=lambda: context.measured,
         readout=context.monitor.directory,
     )
 

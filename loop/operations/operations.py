@@ -21,7 +21,7 @@ from agents.readout.concept_vectors import METHODS
 from corpus.aliases import Json
 from corpus.errors import GateRefused, UsageError
 from loop.config import MAX_SEED
-from loop.engine.service import Service
+from loop.lessons.operations import LESSONS, LessonOperations
 from loop.night import flow
 from loop.night.measure import measure_round
 from loop.night.propose import refusal
@@ -58,10 +58,8 @@ POLL_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class Operations:
+class Operations(LessonOperations):
     """The operations on one opened service."""
-
-    service: Service
 
     async def night(
         self, *, seed: int | None = None, retry: bool = False, dry_run: bool = False
@@ -371,6 +369,7 @@ NAMES = (
     "ingest",
     "rollback",
     "forget",
+    *LESSONS,
     "pause",
     "resume",
     "cancel",

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, or_, select
 
 from corpus.errors import GateRefused, UnknownId
 from corpus.json_edge import to_json
-from store import queries
+from store import proposals, queries
 from store.conversations.derived import Derived, gather
 from store.ledger import schema
 from store.ledger.db import now
@@ -215,6 +215,7 @@ def _delete(connection: Connection, derived: Derived) -> None:
         ends = (e.c.tail_id == edge.tail_id) & (e.c.head_id == edge.head_id)
         same = ends & (e.c.kind == edge.kind) & (e.c.signal_id == edge.signal_id)
         connection.execute(e.delete().where(same))
+    proposals.forget(connection, derived.signals)
     delete_among(connection, schema.signals, "id", derived.signals)
     delete_among(connection, schema.nodes, "id", derived.graph.nodes)
     n = schema.nodes

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Engine, inspect, select
 
 from corpus.errors import IntegrityFault
 from store.ledger.schema import meta, metadata
+from store.ledger.schema_proposals import PROPOSALS
 from store.ledger.schema_readings import READINGS, predictions, sweeps
 
 
@@ -109,6 +110,12 @@ def _measurements_have_words(connection: Connection) -> None:
         connection.exec_driver_sql("ALTER TABLE measurements ADD COLUMN words JSON")
 
 
+def _proposals_are_kept(connection: Connection) -> None:
+    """Add the tables of proposed behaviours."""
+    for table in PROPOSALS:
+        table.create(connection, checkfirst=True)
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -122,6 +129,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _attempts_name_their_placement,
     _copies_are_recognised,
     _measurements_have_words,
+    _proposals_are_kept,
 )
 
 

@@ -6,6 +6,7 @@ ids. Work that fails `MAX_ATTEMPTS` times is quarantined with its error and neve
 work never runs. This module knows nothing about agents.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, update
@@ -44,15 +45,18 @@ def enqueue(connection: Connection, kind: str, subject: str, night_id: str = "")
         )
 
 
-def lease(connection: Connection, holder: str) -> Work | None:
+def lease(connection: Connection, holder: str, kinds: Collection[str] = ()) -> Work | None:
     """Lease the oldest piece of work that is ready, and return it; None if no work is ready.
 
     Args:
         connection: The ledger, in a transaction that writes.
         holder: Name of the service that leases it.
+        kinds: The kinds of work that may be leased; () for any.
     """
     columns = (work.c.id, work.c.kind, work.c.subject, work.c.night_id, work.c.attempts)
     query = select(*columns).where(work.c.state == "ready").order_by(work.c.id).limit(1)
+    if kinds:
+        query = query.where(work.c.kind.in_(kinds))
     item = first_of(connection, Work, query)
     if item is not None:
         _set(connection, item.id, state="leased", holder=holder)

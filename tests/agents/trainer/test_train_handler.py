@@ -100,7 +100,7 @@ class School:
                 ledger=self.ledger,
                 model=model,
                 trainer=trainer,
-                behaviours=("listen",),
+                behaviours=lambda: ("listen",),
                 readout=self.home / "readout",
             )
             with anyio.fail_after(90):

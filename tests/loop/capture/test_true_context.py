@@ -160,7 +160,7 @@ async def pairs_of_log(ledger: Ledger, model: ModelClient, limit: int = 2048) ->
 
 async def trained_on(ledger: Ledger, model: ModelClient, pair: Pair) -> tuple[list[int], ...]:
     """Return the token ids of context, chosen and rejected answer that the trainer gets for a pair."""
-    handler = TrainHandler(ledger=ledger, model=model, trainer=None, behaviours=(), readout=Path())  # type: ignore[arg-type]
+    handler = TrainHandler(ledger=ledger, model=model, trainer=None, behaviours=tuple, readout=Path())  # type: ignore[arg-type]
     (sides,) = await handler._sides([pair])
     return sides
 
