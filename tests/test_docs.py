@@ -321,7 +321,8 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     command, rest = command_line(), list(words)
     while rest and rest[0] in getattr(command, "commands", {}):
         command = command.commands[rest.pop(0)]
-    assert not hasattr(command, "commands") or not rest, f"there is no command {' '.join(words)!r}"
+    only_options = all(word.startswith("--") for word in rest)  # a group may do something by itself
+    assert not hasattr(command, "commands") or only_options, f"there is no command {' '.join(words)!r}"
     return command, rest
 
 
