@@ -93,7 +93,8 @@ def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     for name in [name for name in os.environ if name.upper().startswith("NIGHTSCHOOL_")]:
         monkeypatch.delenv(name)
-    before = signal.getsignal(signal.SIGTERM)
+    before, mask = signal.getsignal(signal.SIGTERM), os.umask(0o022)
+    os.umask(mask)
 
     def call(*arguments: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["nightschool", *map(str, arguments)])
@@ -106,6 +107,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     yield call
     signal.signal(signal.SIGTERM, before)
+    os.umask(mask)
 
 
 def run_cli(home: Path, *arguments: object, **more: str) -> CommandResult:

@@ -106,7 +106,7 @@ def test_the_lock_dies_with_a_killed_process(home: Home) -> None:
 
 def test_the_run_directory_is_private_and_is_swept_and_removed_at_the_end(home: Home) -> None:
     left = home.run_dir
-    left.mkdir(mode=0o755)
+    left.mkdir(mode=0o700)  # one that others may enter is not believed, and so not swept
     (left / "service.sock").write_text("left by a killed service")
     with run_directory(home) as directory:
         assert directory == left and [path.name for path in directory.iterdir()] == [LOCK]

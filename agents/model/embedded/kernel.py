@@ -279,7 +279,7 @@ class Attention:
         if window:
             seen &= places > positions - window
         # What lies beyond a row's end is whatever was there before, and NaN times zero is still NaN.
-        v = torch.where(seen[:, None, :, None], v, 0.0)
+        k, v = (torch.where(seen[:, None, :, None], each, 0.0) for each in (k, v))
         group = self._heads // keys.shape[1]
         attended = F.scaled_dot_product_attention(
             q.view(len(q), keys.shape[1], group, -1),
