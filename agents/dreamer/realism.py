@@ -14,6 +14,7 @@ from typing import Protocol
 
 from agents.model.client import ModelClient
 from agents.model.internals import LogProb
+from agents.model.templates import opens_no_turn
 from corpus.aliases import Message
 from corpus.errors import ModelUnavailable
 
@@ -21,7 +22,9 @@ from corpus.errors import ModelUnavailable
 class Scorer(Protocol):
     """What computes log-probabilities; the trainer's client does."""
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], *, exact: bool
+    ) -> list[LogProb]:
         """Return the log-probability of each continuation (token ids), given its context (token ids)."""
 
 
@@ -42,10 +45,12 @@ class Realism:
         talks: list[list[Message]] = [[{"role": "user", "content": text}] for text in texts]
         try:
             (opened,) = await self.model.tokenize([[]], opens="user")
-        except ModelUnavailable:
+        except ModelUnavailable as fault:
+            if not opens_no_turn(fault):
+                raise
             return None
         whole = await self.model.tokenize(talks, add_generation_prompt=False)
         if any(tokens[: len(opened)] != opened or len(tokens) == len(opened) for tokens in whole):
             return None
-        found = await self.scorer.logprobs([(opened, tokens[len(opened) :]) for tokens in whole])
+        found = await self.scorer.logprobs([(opened, tokens[len(opened) :]) for tokens in whole], exact=False)
         return [one.total / one.tokens for one in found]

@@ -76,13 +76,18 @@ class Internals(Protocol):
         """
 
     async def logprobs(
-        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+        self,
+        items: Sequence[tuple[Sequence[int], Sequence[int]]],
+        steer: Sequence[Direction] = (),
+        *,
+        exact: bool = True,
     ) -> Sequence[LogProb]:
         """Return the log-probability of each continuation, given its context.
 
         Args:
             items: Pairs of the context's tokens and the continuation's tokens.
             steer: Directions that are added to the residual stream; empty for no steering.
+            exact: Whether products have the weights' type; a large model reads more quickly without.
         """
 
     async def status(self) -> HasVersion:

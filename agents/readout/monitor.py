@@ -174,6 +174,6 @@ class Monitor:
         items = await tokenize(self.model, self.ordinary_text)
         logprobs: list[LogProb] = []
         for start in range(0, len(items), PIECE):
-            logprobs += await self.trainer.logprobs(items[start : start + PIECE], steer)
+            logprobs += await self.trainer.logprobs(items[start : start + PIECE], steer, exact=False)
         tokens = sum(item.tokens for item in logprobs)
         return math.exp(-sum(item.total for item in logprobs) / tokens)

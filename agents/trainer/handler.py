@@ -116,7 +116,7 @@ class TrainHandler:
         update = await self._planned(item)
         pairs = await self.ledger.read(queries.pairs_of, update.id)
         await self.trainer.rollback(update.parent_id, settled=False)
-        examples, pins = await self._examples(pairs, update.parent_id)
+        examples, pins = await self._examples(pairs, update)
         try:
             request = self._request(update, examples)
             result = await self._train(request, report)
@@ -156,7 +156,7 @@ class TrainHandler:
 
         The shared weights must be those of the update's parent. `on_step` is called with each step's report.
         """
-        examples, _ = await self._examples(pairs, update.parent_id)
+        examples, _ = await self._examples(pairs, update)
         await self.trainer.train(replace(self._request(update, examples), dry_run=True), on_step)
 
     async def _planned(self, item: Work) -> Update:
@@ -235,7 +235,7 @@ class TrainHandler:
             raise fault
         return result
 
-    async def _examples(self, pairs: Sequence[Pair], parent_id: str) -> tuple[list[Example], list[Change]]:
+    async def _examples(self, pairs: Sequence[Pair], update: Update) -> tuple[list[Example], list[Change]]:
         """Return the pairs as examples, and the changes that pin their references in the ledger.
 
         An example holds token ids and its references: both answers' log-probabilities under the parent. All
@@ -246,7 +246,8 @@ class TrainHandler:
         sides = await self._sides(pairs)
         # A pair's two answers are adjacent: the trainer reads a context once for answers scored together.
         items = [(context, answer) for context, *answers in sides for answer in answers]
-        totals = [scored.total for scored in await self.trainer.logprobs(items)]
+        exact = update.settings["compute"] == "weights"  # as the training will compute
+        totals = [scored.total for scored in await self.trainer.logprobs(items, exact=exact)]
         examples, pins = [], []
         for pair, (context, chosen, rejected), *logprobs in zip(
             pairs, sides, totals[::2], totals[1::2], strict=True
@@ -261,7 +262,7 @@ class TrainHandler:
                     reference_rejected=logprobs[1],
                 )
             )
-            pinned = dict(zip(PINNED, (parent_id, *logprobs), strict=True))
+            pinned = dict(zip(PINNED, (update.parent_id, *logprobs), strict=True))
             pins.append(Change(table="pairs", where={"id": pair.id}, values=pinned))
         return examples, pins
 

@@ -95,6 +95,8 @@ class LogprobsBody(Checked):
 
     steer: tuple[int, ...] = ()
     """Layer of each direction."""
+    exact: bool = True
+    """Whether products have the weights' type; a large model's may be in bfloat16 if not (`reading_type`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,7 +131,8 @@ class Worker:
 
     def _logprobs(self, fields: Mapping[str, Any], frames: Sequence[bytes]) -> Answer:
         """Return log-probabilities of continuations: see `wire.LogprobsBody` and `wire.LogprobsResult`."""
-        layers, model = load(wire.LogprobsBody, fields).steer, self._context.model
+        body, model = load(wire.LogprobsBody, fields), self._context.model
+        layers, compute = body.steer, "weights" if body.exact else reading_type(model)
         prefix_scoring.check(model)
         rows = [unpack_tokens(frame) for frame in frames[len(layers) :]]
         if len(rows) % 2:
@@ -140,7 +141,9 @@ class Worker:
         with residual_stream.steered(model, wire.unpack_directions(layers, frames[: len(layers)])):
             for start in range(0, len(rows), 2 * CHUNK):
                 part = rows[start : start + 2 * CHUNK]
-                (scored,) = prefix_scoring.scores(model, part[::2], [part[1::2]], train=False)
+                (scored,) = prefix_scoring.scores(
+                    model, part[::2], [part[1::2]], train=False, compute=compute
+                )
                 totals += scored.total.tolist()
         result = wire.LogprobsResult(totals=tuple(totals), tokens=tuple(len(row) for row in rows[1::2]))
         return asdict(result), []

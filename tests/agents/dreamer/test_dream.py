@@ -218,7 +218,9 @@ class EverySecond:
     def __init__(self) -> None:
         self.calls: list[int] = []
 
-    async def logprobs(self, items: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[LogProb]:
+    async def logprobs(
+        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], *, exact: bool
+    ) -> list[LogProb]:
         assert len({tuple(context) for context, _ in items}) == 1
         self.calls.append(len(items))
         each = [-9.0 if len(self.calls) > 1 and number % 2 else -2.0 for number in range(len(items))]

@@ -55,7 +55,11 @@ class Here:
         return unpack_activations(*pack_activations(stream.read(shipped()[0], texts, layers, heads)), layers)
 
     async def logprobs(
-        self, items: Sequence[tuple[Sequence[int], Sequence[int]]], steer: Sequence[Direction] = ()
+        self,
+        items: Sequence[tuple[Sequence[int], Sequence[int]]],
+        steer: Sequence[Direction] = (),
+        *,
+        exact: bool = True,
     ) -> list[LogProb]:
         contexts, answers = zip(*items, strict=True)
         with steered(shipped()[0], steer):

@@ -40,7 +40,7 @@ class Templated(Here):
             for messages in conversations
         ]
 
-    async def logprobs(self, items: Any, steer: Any = ()) -> list[LogProb]:
+    async def logprobs(self, items: Any, steer: Any = (), *, exact: bool) -> list[LogProb]:
         self.scored += items
         return [LogProb(total=-float(len(answer)), tokens=len(answer)) for _, answer in items]
 
