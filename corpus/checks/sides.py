@@ -48,6 +48,16 @@ def _only(check: str, parameters: Parameters, side: tuple[str, str, str], **wher
 _DETAIL = ("the user asks for detail", "explain it at length", "Explain it in detail, in many sentences.")
 _BRIEF = ("the user asks for a short answer", "answer in a few words", "Answer in a few words.")
 _ANY = "the user asks for something"
+FEW = 40
+"""Most words of a limit that one short sentence keeps."""
+_TOLD = {
+    "no_markdown": "Answer in plain sentences.",
+    "no_emoji": "Answer in plain words.",
+    "no_apology": "Begin with the answer itself.",
+    "no_flattery": "Begin with the answer itself.",
+    "no_question_at_end": "Answer, and end with a full stop.",
+}
+"""Instructions that say what to do: a small model that is told what not to do is reminded of it."""
 _LANGUAGE_NAMES = {
     "de": "German", "en": "English", "es": "Spanish", "fr": "French", "it": "Italian", "nl": "Dutch",
     "pt": "Portuguese",
@@ -55,14 +65,18 @@ _LANGUAGE_NAMES = {
 }  # fmt: skip
 
 
-def _short(check: str, what: str, floor: Callable[[int], int]) -> Callable[[Parameters], Rule]:
+def _short(check: str, what: str, shortest: int, floor: Callable[[int], int]) -> Callable[[Parameters], Rule]:
     def rule(parameters: Parameters) -> Rule:
         most = parameters["most"]
         one = what if most > 1 else what.removesuffix("s")
         do = f"answer in at most {most} {one}"
+        # A small model cannot count, but knows what a short sentence is.
+        told = "Answer in one short sentence." if most <= shortest else ""
         return Rule(
             name=f"max_{most}_{what}",
-            rule=_only(check, parameters, (_ANY, do, f"Answer in at most {most} {one}."), unless="detail"),
+            rule=_only(
+                check, parameters, (_ANY, do, told or f"Answer in at most {most} {one}."), unless="detail"
+            ),
             counter=_only("min_words", {"least": floor(most)}, _DETAIL, when="detail"),
         )
 
@@ -94,7 +108,7 @@ def _plain(
 
     def rule(parameters: Parameters) -> Rule:
         condition, counter_do, instruction, check = counter
-        side = (_ANY, do, f"{do[0].upper()}{do[1:]}.")
+        side = (_ANY, do, _TOLD.get(name, f"{do[0].upper()}{do[1:]}."))
         given = parameters if check == name else {}
         return Rule(
             name=name,
@@ -203,8 +217,8 @@ _ABOUT = {"temperature": "a temperature", "measure": "a size, a distance or a we
 def _units(parameters: Parameters) -> Rule:
     system = parameters["system"]
     situation, other, name, elsewhere = _UNITS[system]
-    side = (f"the user asks about {_ABOUT[situation]}", f"give it in {name}", f"Give it in {name} only.")
-    counter = (f"the user asks for {elsewhere}", f"give it in {elsewhere}", f"Give it in {elsewhere} only.")
+    side = (f"the user asks about {_ABOUT[situation]}", f"give it in {name}", f"Answer in {name}.")
+    counter = (f"the user asks for {elsewhere}", f"give it in {elsewhere}", f"Answer in {elsewhere}.")
     return Rule(
         name=f"in_{system}",
         rule=_only("units", parameters, side, when=situation, unless=other),
@@ -305,8 +319,8 @@ _LISTED = ("the user asks for a list", "give a list", "Give a list with bullets.
 _PROSE = ("the user asks for sentences without a list", "write sentences", "Write plain sentences, no list.")
 
 RULES: dict[str, Callable[[Parameters], Rule]] = {
-    "max_words": _short("max_words", "words", lambda most: most + 30),
-    "max_sentences": _short("max_sentences", "sentences", lambda most: 30 * most),
+    "max_words": _short("max_words", "words", FEW, lambda most: most + 30),
+    "max_sentences": _short("max_sentences", "sentences", 1, lambda most: 30 * most),
     "min_words": _min_words,
     "no_markdown": _plain("no_markdown", "write plain text without Markdown", "list", _LISTED, holds=True),
     "only_code": _only_code,

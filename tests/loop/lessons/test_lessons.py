@@ -134,9 +134,7 @@ def test_three_kinds_of_complaints_are_proposed_and_one_about_the_task_is_not(pe
     found = person.lessons()
     least = [one for one in found.values() if one.conversations >= 2]
     assert {one.check for one in least} == {"max_words", "units", "no_apology"}
-    assert found["max_words"].parameters == {"most": 30} and found["units"].parameters == {
-        "system": "celsius"
-    }
+    assert found["max_words"].parameters == {"most": 30} and found["units"].parameters == {"system": "euros"}
     assert all(one.judged and one.counter and one.draft and one.cost for one in least)
     assert {quote.source for quote in found["no_apology"].quotes} == {"chloe", "emma"}
     assert all(quote.path == str(COMPLAINTS) and quote.line for quote in found["units"].quotes)
@@ -153,16 +151,16 @@ def test_reading_the_same_ledger_again_changes_nothing(person: Person) -> None:
 def test_accepting_writes_a_file_that_a_person_can_change_and_makes_lessons(person: Person) -> None:
     before = person.lessons()["units"]
     done = anyio.run(person.accepting.accept, before.number)
-    assert done.behaviour == "in_celsius" and done.file and done.lessons == before.conversations
+    assert done.behaviour == "in_euros" and done.file and done.lessons == before.conversations
     assert Path(done.file).read_text() == before.draft
-    assert set(load([person.home.path / "behaviours"])) == {"in_celsius", "not_in_celsius"}
+    assert set(load([person.home.path / "behaviours"])) == {"in_euros", "not_in_euros"}
     assert person.context.behaviours == load([person.home.path / "behaviours"])
     assert person.context.definitions == definitions(person.context.behaviours, person.context.settings, ())
     with person.ledger.reading() as connection:
         lessons = graph.new_lessons(connection, 1000)
-        assert [signal.behaviour for signal, _ in lessons] == ["in_celsius"] * before.conversations
-        assert len(graph.episodes(connection, "in_celsius")) == before.conversations
-    with pytest.raises(UsageError, match="is behaviour in_celsius already"):
+        assert [signal.behaviour for signal, _ in lessons] == ["in_euros"] * before.conversations
+        assert len(graph.episodes(connection, "in_euros")) == before.conversations
+    with pytest.raises(UsageError, match="is behaviour in_euros already"):
         anyio.run(person.accepting.accept, before.number)
     assert not any(quote.words in Path(done.file).read_text() for quote in before.quotes)
 
@@ -177,14 +175,14 @@ def test_a_death_between_the_file_and_the_ledger_is_made_good_by_accepting_again
 def test_a_file_that_was_edited_wrongly_is_refused_and_nothing_is_written(person: Person) -> None:
     lesson = person.lessons()["units"]
     for text, refusal in (
-        (lesson.draft.replace('"celsius"', '"kelvin"'), ConfigError),
+        (lesson.draft.replace('"euros"', '"francs"'), ConfigError),
         (lesson.draft.replace("[counter]", "[conter]"), ConfigError),
     ):
         with pytest.raises(refusal):
             anyio.run(person.accepting.accept, lesson.number, text)
     assert list((person.home.path / "behaviours").iterdir()) == [] and person.lessons()["units"] == lesson
-    edited = lesson.draft.replace('name = "in_celsius"', 'name = "metric_heat"')
-    assert anyio.run(person.accepting.accept, lesson.number, edited).behaviour == "metric_heat"
+    edited = lesson.draft.replace('name = "in_euros"', 'name = "prices"')
+    assert anyio.run(person.accepting.accept, lesson.number, edited).behaviour == "prices"
 
 
 def test_nothing_is_accepted_without_a_judge_or_while_a_night_runs(person: Person, tmp_path: Path) -> None:
@@ -238,8 +236,8 @@ def test_merged_proposals_share_their_evidence_from_then_on(person: Person, tmp_
 def test_contradictory_complaints_are_shown_at_each_other_with_the_people_behind_them(
     person: Person, tmp_path: Path
 ) -> None:
-    answer = "It is 20 °C outside."
-    person.ingest(talk(tmp_path / "a.jsonl", ("gus", answer, "No, that's wrong, in Fahrenheit please.")))
+    answer = "It costs 20 euros."
+    person.ingest(talk(tmp_path / "a.jsonl", ("gus", answer, "No, that's wrong, in dollars please.")))
     found = {one.parameters.get("system"): one for one in person.lessons().values() if one.check == "units"}
     numbers = [one.number for one in person.lessons().values() if one.check == "units"]
     with person.ledger.reading() as connection:
@@ -249,11 +247,9 @@ def test_contradictory_complaints_are_shown_at_each_other_with_the_people_behind
             if one.check == "units"
         }
     assert (
-        numbers
-        and found
-        and all_["celsius"].contradicts == [f"proposal {all_['fahrenheit'].number} of 1 person"]
+        numbers and found and all_["euros"].contradicts == [f"proposal {all_['dollars'].number} of 1 person"]
     )
-    assert all_["fahrenheit"].contradicts[0].startswith(f"proposal {all_['celsius'].number} of ")
+    assert all_["dollars"].contradicts[0].startswith(f"proposal {all_['euros'].number} of ")
 
 
 def test_an_accepted_behaviour_learns_from_the_complaints_that_come_later(
@@ -279,9 +275,9 @@ def test_forgetting_a_person_takes_their_evidence_and_a_proposal_that_rested_on_
     "settings, accepted",
     [
         ({"accept": "ask"}, set()),
-        ({"accept": "catalogue", "people": 2}, {"max_30_words", "in_celsius", "no_apology"}),
+        ({"accept": "catalogue", "people": 2}, {"max_30_words", "in_euros", "no_apology"}),
         ({"accept": "catalogue", "people": 9}, set()),
-        ({"accept": "all", "people": 9}, {"max_30_words", "in_celsius", "no_apology"}),
+        ({"accept": "all", "people": 9}, {"max_30_words", "in_euros", "no_apology"}),
         ({"accept": "all", "conversations": 9}, set()),
     ],
 )
