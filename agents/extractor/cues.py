@@ -1,7 +1,7 @@
-"""Scores of a user's turn: how strongly its words mean that the previous answer was wrong, or right.
+"""Read a user's turn by the tables: does it complain, praise, add a wish or take one back, and how surely.
 
-Invariant: pure; a score is between 0 and 1. Each row of the tables in `words` counts once, however often it
-matches, so repeating a complaint does not raise its score. This module knows nothing about behaviours.
+Invariant: pure; a score is between 0 and 1. Each row of a table counts once, however often it matches, so
+repeating a complaint does not raise its score. This module knows nothing about behaviours.
 """
 
 import re
@@ -9,38 +9,50 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agents.extractor import words as tables
+from agents.extractor.contrast import contradicts
+from agents.extractor.own_words import TAKEN_CHARS, own_words
+from agents.extractor.tables import COMMON, Language, form, recognised, tables
 
 READ_CHARS = 320
 """Number of characters of a turn that are scored: a complaint comes first, pasted text below it."""
-TAKEN_CHARS = 8000
-"""Number of characters of a turn that are read at all, so that a huge paste takes no time."""
 ENOUGH = 0.5
-"""Lowest score at which a turn counts as a correction or as an approval."""
-
-_NOT_PRAISE = re.compile(
-    r"\b(?:but|however|except|although|not|n't|isn't|never|wrong|no|would be|if|can you|could you|please|"
-    r"you should)\b|\?"
-)
-
-_COMPILED = {
-    name: [(re.compile(pattern), weight) for pattern, weight in table]
-    for name, table in (("against", tables.AGAINST), ("harmless", tables.HARMLESS), ("for", tables.FOR))
-}
-_CODE = re.compile(r"```(?s:.*?)(?:```|\Z)|^>[^\n]*$|^(?: {4}|\t)[^\n]*$", re.MULTILINE)
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
-_LEADING_NO = re.compile(r"^\W*(?:no+|nope|nah)\b")
+"""Lowest score at which a turn counts as a correction, an approval, a new constraint or a changed mind."""
 ANSWERS_A_QUESTION = 0.45
 """Score that a leading "no" loses when the assistant had asked a question."""
+CLEARLY = 0.25
+"""Smallest score of the rows about behaviour, or about the task, at which they say what a complaint is of."""
+REFUSAL_CHARS = 500
+"""Number of characters at the beginning of an answer in which a refusal or a warning is looked for."""
+ASKS_BACK_CHARS = 240
+"""Number of characters up to which an answer that ends with a question is nothing but a question back."""
+
+_CODE = re.compile(r"```(?s:.*?)(?:```|\Z)|^>[^\n]*$|^(?: {4}|\t)[^\n]*$", re.MULTILINE)
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """The score of a turn's words."""
+class Reading:
+    """What the words of a user's turn say about the answer before."""
 
-    score: float
-    words: tuple[str, ...]
-    """The words that matched and so raised the score, in the order of the text."""
+    complaint: float
+    """How strongly the words say that the answer was wrong."""
+    of: str | None
+    """What a complaint is of: `behaviour` (how the assistant answers), `task` (what came out), None if the
+    words do not say."""
+    approval: float
+    """How strongly the words say that the answer was right."""
+    constraint: float
+    """How strongly the words add a wish to the request."""
+    changed: float
+    """How strongly the words say that the user wants something else now."""
+    again: bool
+    """Whether the turn begins as a request does that is made once more ("ok but ...")."""
+    against: tuple[str, ...]
+    """The words of the complaint, in the order of the text."""
+    praise: tuple[str, ...]
+    """The words of the praise, in the order of the text."""
+    added: tuple[str, ...]
+    """The words of the new or changed wish, in the order of the text."""
 
 
 def folded(text: str) -> str:
@@ -52,32 +64,85 @@ def folded(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return the user's own words: the text without code and quoted lines, in the form of `folded`."""
+    """Return the text without code and quoted lines, in the form of `folded`."""
     return folded(_CODE.sub(" ", text[:TAKEN_CHARS]))
 
 
-def complains(text: str, *, after: str) -> Score:
-    """Return the score of a user's turn as a complaint: how strongly it says that an answer was wrong.
+def read(text: str, *, request: str = "", answer: str = "", failed: bool = False) -> Reading:
+    """Return the reading of a user's turn.
 
     Args:
         text: The user's turn.
-        after: The assistant's answer just before it. If the answer ends with a question, a leading "no" may
-            only reply to the question.
+        request: The request that was answered.
+        answer: The answer just before the turn. If it ends with a question, a leading "no" may only reply to
+            the question.
+        failed: Whether the answer is known to be wrong, so that "no" is no reply to its question.
     """
-    words = plain(text)[:READ_CHARS]
-    matches = _matches("against", words)
-    score = sum(weight for _, weight in matches) - sum(weight for _, weight in _matches("harmless", words))
-    if after.rstrip().endswith("?") and _LEADING_NO.match(words):
-        score -= ANSWERS_A_QUESTION
-    return Score(score=_clip(score), words=tuple(word for word, _ in matches))
+    context = form(request[:TAKEN_CHARS])
+    likely = recognised(form(text[:READ_CHARS]), context)
+    words = form(own_words(text, request=request, answer=answer, languages=likely))[:READ_CHARS]
+    asked = not failed and ends_with_question(answer)
+    differs = ("", 0.0) if asked else contradicts(words, request=context, answer=answer[:TAKEN_CHARS])
+    readings = [_by_table(words, language, asked=asked, differs=differs) for language in likely]
+    return max(readings, key=lambda one: max(one.complaint, one.approval, one.constraint, one.changed))
 
 
-def approves(text: str) -> Score:
-    """Return the score of a user's turn as praise: how strongly it says that an answer was right."""
-    words = plain(text)[:READ_CHARS]
-    matches = _matches("for", words)
-    score = sum(weight for _, weight in matches) - (0.5 if _NOT_PRAISE.search(words) else 0.0)
-    return Score(score=_clip(score), words=tuple(word for word, _ in matches))
+def _by_table(words: str, language: Language, *, asked: bool, differs: tuple[str, float]) -> Reading:
+    """Return the reading of a turn's own words by one table and the common one."""
+    scores, matched = dict[str, float](), dict[str, list[tuple[int, str]]]()
+    for name in ("wrong", "behaviour", "task", "harmless", "approval", "qualified", "constraint", "changed"):
+        found = [*language.matches(name, words), *tables()[COMMON].matches(name, words)]
+        scores[name] = sum(weight for _, weight in found)
+        matched[name] = [(match.start(), match.group().strip()) for match, _ in found]
+    complaint = scores["wrong"] + scores["behaviour"] + scores["task"] - scores["harmless"]
+    if differs[0]:
+        complaint += differs[1]
+        scores["task"] += differs[1]
+        matched["task"].append((len(words), differs[0]))
+    if asked and language.score("no", words):
+        complaint -= ANSWERS_A_QUESTION
+    praise = scores["approval"] - scores["qualified"]
+    return Reading(
+        complaint=_clip(complaint),
+        of=_of(scores["behaviour"], scores["task"]),
+        approval=_clip(praise),
+        constraint=_clip(scores["constraint"] - scores["harmless"]),
+        changed=_clip(scores["changed"]),
+        again=bool(language.matches("again", words)),
+        against=_in_order(matched, "wrong", "behaviour", "task"),
+        praise=_in_order(matched, "approval"),
+        added=_in_order(matched, "constraint", "changed"),
+    )
+
+
+def _of(behaviour: float, task: float) -> str | None:
+    if behaviour >= CLEARLY and behaviour >= task:
+        return "behaviour"
+    return "task" if task >= CLEARLY else None
+
+
+def _in_order(matched: dict[str, list[tuple[int, str]]], *names: str) -> tuple[str, ...]:
+    return tuple(word for _, word in sorted(pair for name in names for pair in matched[name]))
+
+
+def ends_with_question(answer: str) -> bool:
+    """Return whether an answer ends with a question."""
+    return answer.rstrip().rstrip("\"')*_ ").endswith(("?", "\uff1f", "\u061f"))
+
+
+def holds_back(answer: str, *, request: str = "") -> str:
+    """Return how an answer holds back: `refuses` or warns, or `asks back`; "" if it does neither.
+
+    Args:
+        answer: The answer.
+        request: The request, which helps to recognise the language.
+    """
+    words = form(answer[:REFUSAL_CHARS])
+    for language in recognised(words, form(request[:READ_CHARS])):
+        if language.score("refuses", words) >= ENOUGH:
+            return "refuses"
+    short = len(answer.strip()) <= ASKS_BACK_CHARS
+    return "asks back" if short and ends_with_question(answer) else ""
 
 
 def mentioned(cues: Sequence[str], text: str) -> tuple[str, ...]:
@@ -92,13 +157,6 @@ def mentioned(cues: Sequence[str], text: str) -> tuple[str, ...]:
         if re.search(rf"(?<!\w){re.escape(plain(cue))}(?!\w)", words):
             matched.append(cue)
     return tuple(matched)
-
-
-def _matches(name: str, words: str) -> list[tuple[str, float]]:
-    """Return the words that match the named table, in the order of the text, each with its weight."""
-    matches = [(match, weight) for pattern, weight in _COMPILED[name] if (match := pattern.search(words))]
-    matches.sort(key=lambda pair: pair[0].start())
-    return [(match.group().strip(), weight) for match, weight in matches]
 
 
 def _clip(score: float) -> float:

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from agents.extractor.cues import TAKEN_CHARS
 from agents.extractor.facts import Fact, facts
 from agents.extractor.feelings import feelings, strongest
 from agents.extractor.harm import escaped, specific
 from agents.extractor.lessons import Judging, Lesson, decide, evidence
+from agents.extractor.own_words import TAKEN_CHARS
 from agents.extractor.rules import Finding, Hints, calls, find
 from corpus.aliases import Json, Message
 from corpus.behaviour import Behaviour
@@ -105,8 +105,16 @@ def join(rules: Iterable[Finding], read: Iterable[Finding]) -> tuple[Finding, ..
     for finding in read:
         place = (finding.position, finding.kind)
         known = joined.get(place)
-        strength = max(finding.strength, known.strength) if known else finding.strength
-        joined[place] = replace(known or finding, strength=strength, claimed=finding.claimed)
+        if known is None:
+            joined[place] = finding
+            continue
+        joined[place] = replace(
+            known,
+            strength=max(finding.strength, known.strength),
+            claimed=finding.claimed,
+            of=known.of or finding.of,
+            found_by=f"{known.found_by}+{finding.found_by}",
+        )
     return tuple(joined[place] for place in sorted(joined))
 
 
@@ -170,6 +178,8 @@ def _signal(conversation: ConversationView, lesson: Lesson, at: str) -> Signal:
         strength=finding.strength,
         state=lesson.state,
         reason=escaped(lesson.reason),
+        of=finding.of,
+        found_by=finding.found_by,
         at=at,
     )
 

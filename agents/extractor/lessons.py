@@ -84,12 +84,21 @@ def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str
 
 def decide(finding: Finding, behaviours: Mapping[str, Behaviour], judging: Judging) -> Lesson:
     """Return the lesson of a finding: the behaviour that it is about, and what it may teach."""
+    if finding.kind in ("new_constraint", "changed_mind"):
+        reason = f"another wish, not a complaint{_because(finding)}"
+        return Lesson(finding=finding, state="noted", reason=reason)
     seen = evidence(behaviours, judging, finding.request, finding.answer)
     finding = _without_bad_better(finding, behaviours, judging)
     if not finding.negative:
         return _praise(finding, seen, behaviours)
     if refusal := _refusal(finding, seen, behaviours, judging):
         return refusal
+    if finding.of == "task" and not finding.claimed:
+        reason = f"corrects what came out, not a behaviour{_because(finding)}"
+        return Lesson(finding=finding, state="noted", reason=reason)
+    if finding.held_back and not seen.failed:
+        reason = f"follows an answer that {finding.held_back}: to insist is not to correct{_because(finding)}"
+        return Lesson(finding=finding, state="noted", reason=reason)
     if seen.failed:
         return _by_evidence(finding, seen, behaviours)
     if seen.passed:
@@ -180,10 +189,9 @@ def _by_cues(finding: Finding, behaviours: Mapping[str, Behaviour]) -> Lesson:
     if name in behaviours:
         reason = f"its words point to {name}{_because(finding)}"
         return Lesson(finding=finding, state="new", reason=reason, behaviour=name, supports=(name,))
-    proposes = finding.kind in ("correction", "edit") and not loose
-    return Lesson(
-        finding=finding, state="noted", reason=f"names no behaviour{_because(finding)}", proposes=proposes
-    )
+    of_behaviour = finding.kind == "edit" or (finding.kind == "correction" and finding.of == "behaviour")
+    reason, proposes = f"names no behaviour{_because(finding)}", of_behaviour and not loose
+    return Lesson(finding=finding, state="noted", reason=reason, proposes=proposes)
 
 
 def _named(finding: Finding, behaviours: Mapping[str, Behaviour]) -> str:

@@ -5,13 +5,12 @@ a conversation that grows keeps its findings. Log text is data and never an inst
 nothing about behaviours: it asks the judges through `Hints`, and `lessons` decides what a finding teaches.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from agents.extractor.cues import ENOUGH, approves, complains, mentioned, plain
+from agents.extractor.cues import ENOUGH, Reading, holds_back, mentioned, plain, read
+from agents.extractor.repeats import similarity
 from corpus.conversation import Turn
-from corpus.text import jaccard
 
 COMPLAINTS = ("correction", "edit", "rating", "repeated_ask")
 """Kinds of finding that may mean that an answer was wrong; a rating does so only if it is negative."""
@@ -31,6 +30,10 @@ EDIT_STRENGTH = 0.9
 MILD = 0.25
 """Smallest absolute rating that gives a finding; also the score below which praise or complaint is ignored
 beside the other."""
+INSISTED_AGAIN = 0.4
+"""Used instead of NEARLY_THE_SAME if the turn begins as one that asks once more ("ok but ...")."""
+WORDY = 2.0
+"""How many times longer an earlier part of an answer is than the last, if the turn is about the earlier."""
 REMEMBERED = 4
 """Number of user turns before the root request that still count as recent."""
 
@@ -54,7 +57,7 @@ class Finding:
     """A signal that is not yet assigned to a behaviour."""
 
     kind: str
-    """One of correction, repeated_ask, approval, rating and edit."""
+    """One of correction, repeated_ask, approval, rating, edit, new_constraint and changed_mind."""
     position: int
     """Index of the turn in which the signal is."""
     strength: float
@@ -79,6 +82,13 @@ class Finding:
     """The user's last turns up to this one, including the request."""
     claimed: str = ""
     """Name of the behaviour that a model assigns to the signal; "" for a finding of the rules."""
+    of: str | None = None
+    """What a correction is of: `behaviour` (how the assistant answers), `task` (what came out), or None if
+    its words do not say."""
+    found_by: str = "rules"
+    """The evidence: `rules`, `extractor` (the configured model), or both, joined by a plus sign."""
+    held_back: str = ""
+    """How the answer held back: `refuses` or warns, or `asks back`; "" if it did not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +119,8 @@ class _Dialogue:
 
     request: str = ""
     """The current root request: the last user's turn that was no complaint about an earlier request."""
-    answer: Turn | None = None
-    """The last answer, until the user's next turn; then None."""
-    answer_position: int = -1
+    answers: list[tuple[int, Turn]] = field(default_factory=list)
+    """The parts of the answer since the user's last turn, each with its index."""
     request_position: int = -1
     user_turns: list[str] = field(default_factory=list)
     """The user's turns since the root request, and up to REMEMBERED before it."""
@@ -129,7 +138,18 @@ class _Dialogue:
         if not carries_on:
             self.request, self.request_position = text, position
             self.user_turns = self.user_turns[-REMEMBERED - 1 :]
-        self.answer = None
+        self.answers.clear()
+
+    def answer(self) -> tuple[int, Turn]:
+        """Return the part of the answer that the next user's turn is about, with its index.
+
+        It is the last part, or an earlier one in words that is much longer: an agent may add "Saved." to what
+        it has written.
+        """
+        last = self.answers[-1]
+        wordy = [part for part in self.answers if not calls(part[1])]
+        longest = max(wordy, key=lambda part: len(part[1].text), default=last)
+        return longest if len(longest[1].text) >= WORDY * len(last[1].text) and last in wordy else last
 
 
 def find(turns: Sequence[Turn], hints: Hints | None = None) -> tuple[Finding, ...]:
@@ -151,7 +171,7 @@ def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None
     dialogue = _Dialogue()
     for position, turn in enumerate(turns):
         if turn.role == "assistant" and turn.text.strip():
-            dialogue.answer, dialogue.answer_position = turn, position
+            dialogue.answers.append((position, turn))
             yield None, _marked_answer(dialogue, turn, position)
         elif turn.role == "user" and turn.text.strip():
             exchange = _exchange(turns, position, dialogue)
@@ -162,14 +182,15 @@ def _walk(turns: Sequence[Turn], hints: Hints) -> Iterator[tuple[Exchange | None
 
 def _exchange(turns: Sequence[Turn], position: int, dialogue: _Dialogue) -> Exchange | None:
     """Return the exchange of the user's turn at `position`; None if no answered request comes before it."""
-    if dialogue.answer is None or not dialogue.request:
+    if not dialogue.answers or not dialogue.request:
         return None
+    answer_position, answer = dialogue.answer()
     return Exchange(
         position=position,
         text=turns[position].text,
         request=dialogue.request,
-        answer=dialogue.answer,
-        answer_position=dialogue.answer_position,
+        answer=answer,
+        answer_position=answer_position,
         request_position=dialogue.request_position,
         following=_following(turns, position),
         recent=(*dialogue.user_turns, turns[position].text),
@@ -222,29 +243,80 @@ def _marked_answer(dialogue: _Dialogue, turn: Turn, position: int) -> list[Findi
 
 
 def _by_words(exchange: Exchange, hints: Hints) -> list[Finding]:
-    """Return the findings in a user's turn: at most one correction or approval, and a repeated ask."""
-    failed = hints.failed(exchange.request, exchange.answer.text)
+    """Return the findings in a user's turn.
+
+    There is at most one correction, approval, changed mind or new constraint, or praise with one of the last
+    two, and at most one repeated ask. A complaint after an answer that refuses or warns insists: it is a
+    repeated ask.
+    """
+    answer = exchange.answer.text
+    failed = hints.failed(exchange.request, answer)
+    reading = read(exchange.text, request=exchange.request, answer=answer, failed=failed)
+    held = holds_back(answer, request=exchange.request)
+    findings = _wishes(exchange, reading)
+    if (complaint := _complaint(exchange, hints, reading, failed=failed)) is not None:
+        findings = [complaint]
     repeated = similarity(exchange.request, exchange.text)
-    complaint = complains(exchange.text, after="" if failed else exchange.answer.text)
-    named = mentioned(hints.cues, exchange.text)
-    score = complaint.score + FAILED_ANSWER * failed + NAMED_CUE * bool(named)
-    if hints.is_request(exchange.text) and not complaint.score >= ENOUGH:
-        score -= NEW_REQUEST
-    findings, praise = list[Finding](), approves(exchange.text)
-    if score >= ENOUGH and (complaint.score > 0 or named) and praise.score <= max(complaint.score, MILD):
-        matched = (*complaint.words, *named)
-        findings.append(finding_of(exchange, "correction", strength=score, matched=matched))
-    elif praise.score >= ENOUGH and (complaint.score < MILD or complaint.score < praise.score / 2):
-        findings.append(finding_of(exchange, "approval", strength=praise.score, matched=praise.words))
-    if repeated >= (SAME_AFTER_FAILURE if failed else NEARLY_THE_SAME):
+    least = INSISTED_AGAIN if reading.again else SAME_AFTER_FAILURE if failed else NEARLY_THE_SAME
+    if repeated >= least:
         findings.append(finding_of(exchange, "repeated_ask", strength=repeated, matched=("asked again",)))
+    if held == "refuses":
+        findings = _insisting(findings)
+    return [replace(finding, held_back=held) for finding in findings]
+
+
+def _complaint(exchange: Exchange, hints: Hints, reading: Reading, *, failed: bool) -> Finding | None:
+    """Return the correction in a user's turn; None if the turn corrects nothing.
+
+    Args:
+        exchange: The exchange.
+        hints: The behaviours' tests and cue words.
+        reading: The reading of the turn's words.
+        failed: Whether the answer fails a behaviour's judge.
+    """
+    named = mentioned(hints.cues, exchange.text)
+    score = reading.complaint + FAILED_ANSWER * failed + NAMED_CUE * bool(named)
+    if hints.is_request(exchange.text) and not reading.complaint >= ENOUGH:
+        score -= NEW_REQUEST
+    praised = reading.approval > max(reading.complaint, MILD)
+    if score < ENOUGH or not (reading.complaint > 0 or named) or praised:
+        return None
+    if reading.changed >= ENOUGH and reading.changed >= reading.complaint and not failed:
+        return None
+    matched = (*reading.against, *named)
+    found = finding_of(exchange, "correction", strength=score, matched=matched)
+    return replace(found, of="behaviour" if named else reading.of)
+
+
+def _wishes(exchange: Exchange, reading: Reading) -> list[Finding]:
+    """Return the findings of a turn that is no complaint: praise, a changed mind, a new constraint."""
+    findings, complaint = list[Finding](), reading.complaint
+    if reading.approval >= ENOUGH and (complaint < MILD or complaint < reading.approval / 2):
+        findings.append(finding_of(exchange, "approval", strength=reading.approval, matched=reading.praise))
+    if reading.changed >= ENOUGH:
+        findings.append(finding_of(exchange, "changed_mind", strength=reading.changed, matched=reading.added))
+    elif reading.constraint >= ENOUGH:
+        findings.append(
+            finding_of(exchange, "new_constraint", strength=reading.constraint, matched=reading.added)
+        )
     return findings
+
+
+def _insisting(findings: list[Finding]) -> list[Finding]:
+    """Return the findings after an answer that refuses or warns, with complaints as one repeated ask."""
+    complaints = [finding for finding in findings if finding.negative]
+    if not complaints:
+        return findings
+    strongest = max(complaints, key=lambda finding: finding.strength)
+    matched = tuple(word for finding in complaints for word in finding.matched)
+    insists = replace(strongest, kind="repeated_ask", of=None, matched=(*matched, "insists after a refusal"))
+    return [*(finding for finding in findings if not finding.negative), insists]
 
 
 def finding_of(
     exchange: Exchange, kind: str, *, strength: float, matched: tuple[str, ...], claimed: str = ""
 ) -> Finding:
-    """Return a finding about the answer of an exchange; it is negative unless the kind is `approval`.
+    """Return a finding about the answer of an exchange; only complaints are negative.
 
     Args:
         exchange: The exchange.
@@ -253,7 +325,7 @@ def finding_of(
         matched: The words by which it was recognised.
         claimed: Name of the behaviour that a model assigns to it.
     """
-    negative = kind != "approval"
+    negative = kind in COMPLAINTS
     return Finding(
         kind=kind,
         position=exchange.position,
@@ -269,28 +341,3 @@ def finding_of(
         recent=exchange.recent,
         claimed=claimed,
     )
-
-
-_FILLER = frozenset(
-    """a an the of to in on at for from with by and or but if is are was were be been am do does did i you he
-    she it we they me my your our us this that these those there here please can could would will shall should
-    tell say so just again no not yes ok okay now hello hi hey what which how who where when why kindly need
-    want one question going let said asked know""".split()
-)
-"""Words that say nothing about whether two requests are the same."""
-
-
-def similarity(one: str, other: str) -> float:
-    """Return the Jaccard similarity of the content words of two requests.
-
-    If a request has fewer than two content words, the result is 1 for equal texts of at least three words,
-    else 0.
-    """
-    first, second = _content(one), _content(other)
-    if min(len(first), len(second)) < 2:
-        return 1.0 if plain(one) == plain(other) and len(plain(one).split()) > 2 else 0.0
-    return jaccard(first, second)
-
-
-def _content(text: str) -> set[str]:
-    return set(re.findall(r"[\w']+", plain(text))) - _FILLER

@@ -116,6 +116,14 @@ def _proposals_are_kept(connection: Connection) -> None:
         table.create(connection, checkfirst=True)
 
 
+def _signals_say_of_what(connection: Connection) -> None:
+    """Add `signals.of` and `signals.found_by`; the rules found most older signals."""
+    known = {column["name"] for column in inspect(connection).get_columns("signals")}
+    if "found_by" not in known:
+        connection.exec_driver_sql('ALTER TABLE signals ADD COLUMN "of" VARCHAR')
+        connection.exec_driver_sql("ALTER TABLE signals ADD COLUMN found_by VARCHAR DEFAULT 'rules' NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _first_schema,
     _references_have_a_version,
@@ -130,6 +138,7 @@ MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _copies_are_recognised,
     _measurements_have_words,
     _proposals_are_kept,
+    _signals_say_of_what,
 )
 
 

@@ -77,6 +77,8 @@ class Signal:
     strength: float
     state: str
     reason: str
+    of: str | None = None
+    found_by: str = "rules"
     night_id: str | None = None
     at: str
 
@@ -379,7 +381,7 @@ def save(connection: Connection, records: Iterable[Record]) -> None:
 
 def insert(connection: Connection, table: Table, records: Iterable[Any]) -> None:
     """Insert records into a table whose columns are their fields; rows that exist already stay unchanged."""
-    rows = [_values(record) for record in records]
+    rows = [extend(dict[str, Any], record) for record in records]
     if rows:
         connection.execute(insert_or_ignore(connection, table), rows)
 
@@ -392,9 +394,4 @@ def insert_or_ignore(connection: Connection, table: Table) -> Any:
 
 def extend(kind: type[Wider], record: Any, **more: Any) -> Wider:
     """Return a record of class `kind`, with all fields of `record` and those in `more`."""
-    return kind(**_values(record), **more)
-
-
-def _values(record: Any) -> dict[str, Any]:
-    """Return a record's fields by name."""
-    return {f.name: getattr(record, f.name) for f in fields(record)}
+    return kind(**{f.name: getattr(record, f.name) for f in fields(record)}, **more)

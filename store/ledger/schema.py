@@ -97,7 +97,10 @@ signals = Table(
     "signals",
     metadata,
     Column("id", String, primary_key=True),
-    Column("kind", String, nullable=False),  # correction, approval, repeated_ask, rating, edit
+    # correction, approval, repeated_ask, rating, edit, new_constraint, changed_mind
+    Column("kind", String, nullable=False),
+    Column("of", String),  # what a correction is of: behaviour, task; NULL if its words do not say
+    Column("found_by", String, nullable=False, server_default="rules"),  # rules, extractor, joined by +
     Column("conversation_id", ForeignKey("conversations.id"), nullable=False),
     Column("position", Integer, nullable=False),  # of the turn that carries it
     Column("source", String, nullable=False),

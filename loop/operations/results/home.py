@@ -176,6 +176,10 @@ class PreviewSignal:
     about: int
     """Index of the answer that it is about."""
     strength: float
+    of: str | None
+    """What a correction is of: `behaviour` (how the assistant answers), `task` (what came out), or null."""
+    found_by: str
+    """The evidence that found it: `rules` in a preview."""
     because: list[str]
     """The words by which it was recognised."""
 

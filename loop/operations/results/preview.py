@@ -92,6 +92,8 @@ def _conversation(conversation: Conversation) -> PreviewConversation:
                 position=finding.position,
                 about=finding.answer_position,
                 strength=finding.strength,
+                of=finding.of,
+                found_by=finding.found_by,
                 because=list(finding.matched),
             )
             for finding in findings
