@@ -198,6 +198,17 @@ class HttpSettings:
     the service reads."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PrivacySettings:
+    """What is removed from conversations before they are stored, in addition to secrets."""
+
+    __pydantic_config__ = _FORBID
+
+    pii: Literal["keep", "mask"] = "keep"
+    """Whether e-mail addresses, telephone and card numbers, IBANs and announced seed phrases are stored as
+    they are, or as masks that are the same for the same value. `mask` also masks what is stored already."""
+
+
 class Settings(BaseSettings):
     """The whole configuration of a home, one attribute for each table of the file."""
 
@@ -223,6 +234,7 @@ class Settings(BaseSettings):
     verdict: VerdictSettings = Field(default_factory=VerdictSettings)
     monitor: MonitorSettings = Field(default_factory=MonitorSettings)
     http: HttpSettings = Field(default_factory=HttpSettings)
+    privacy: PrivacySettings = Field(default_factory=PrivacySettings)
 
     @property
     def trains(self) -> bool:

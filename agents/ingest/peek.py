@@ -22,7 +22,7 @@ from corpus.errors import LogRefused
 from corpus.formats.detect import named
 from corpus.formats.format import Part
 from corpus.lines import BadLine
-from corpus.scrub.patterns import scrub_conversation
+from corpus.scrub.patterns import Clean, scrub, scrub_conversation
 from store.conversations.conversations import tombstones
 from store.ledger import schema
 from store.ledger.db import Ledger
@@ -118,13 +118,14 @@ def _turn(row: StoredTurn) -> Turn:
     )
 
 
-def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
+def lines_with(path: Path, format: str, wanted: Collection[str], clean: Clean = scrub) -> list[int]:
     """Return the numbers of the lines that an ingest skips once some conversations are forgotten.
 
     Args:
         path: The log file. One that cannot be read raises `LogRefused`.
         format: Name of the file's format.
         wanted: Tombstones of these conversations. A line is returned if its conversation has one of them.
+        clean: Removes from a text what the home does not store.
     """
     wanted, numbers = frozenset(wanted), set[int]()
     try:
@@ -132,7 +133,7 @@ def lines_with(path: Path, format: str, wanted: Collection[str]) -> list[int]:
             with closing(log.stream):
                 for read in Parser(log=log, format=named(format)).whole():
                     for part in read.parts:
-                        if isinstance(part, Conversation) and not wanted.isdisjoint(tombstones(part)):
+                        if isinstance(part, Conversation) and not wanted.isdisjoint(tombstones(part, clean)):
                             numbers.update(turn.line for turn in part.turns)
     except OSError as error:
         raise LogRefused(unreadable(error)) from None

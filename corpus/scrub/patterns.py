@@ -19,6 +19,10 @@ from corpus.scrub.announced import scrub_announced
 from corpus.scrub.assignments import scrub_assignments
 from corpus.scrub.tokens import scrub_tokens
 
+RULES = 3
+"""Version of these rules, and of those in the modules beside this one: it grows with them, and stored texts
+of older rules are scrubbed again."""
+
 _URL_PASSWORD = re.compile(r"(://[^\s/:@\"'<>]*:)(?!\[secret:|\$?\{|<)[^\s/\"'<>]+@")
 _BEARER = re.compile(
     r"(?i)(?P<header>authorization\\?[\"']?[ \t]{0,4}[:=][ \t]{0,4}\\?[\"']?)?"
@@ -60,62 +64,73 @@ def kinds_of(text: str) -> dict[str, int]:
     return {kind: number for kind, number in sorted(count.items()) if number > 0}
 
 
-def scrub_name(name: str) -> str:
-    """Return the name of a file, a user or a turn without secrets; different names stay different."""
-    clean = scrub(_storable(name))
-    if clean == name:
-        return name
-    return f"{clean}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+Clean = Callable[[str], str]
+"""Returns a text without what must not be stored: secrets, or what names a person, too."""
 
 
-def scrub_conversation(conversation: Conversation) -> Conversation:
+def scrub_name(name: str, clean: Clean = scrub) -> str:
+    """Return the name of a file, a user or a turn without secrets; different names stay different.
+
+    Where `clean` removes more, its masks keep names apart.
+    """
+    name = _storable(name)
+    scrubbed = scrub(name)
+    if scrubbed != name:
+        scrubbed = f"{scrubbed}#{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return scrubbed if clean is scrub else clean(scrubbed)
+
+
+def scrub_conversation(conversation: Conversation, clean: Clean = scrub) -> Conversation:
     """Return the conversation without secrets and without characters that a database refuses."""
     return replace(
         conversation,
-        turns=tuple(map(scrub_turn, conversation.turns)),
-        source=scrub_name(conversation.source),
-        key=scrub_name(conversation.key),
-        session=scrub_name(conversation.session),
+        turns=tuple(scrub_turn(turn, clean) for turn in conversation.turns),
+        source=scrub_name(conversation.source, clean),
+        key=scrub_name(conversation.key, clean),
+        session=scrub_name(conversation.session, clean),
     )
 
 
-def scrub_turn(turn: Turn) -> Turn:
+def scrub_turn(turn: Turn, clean: Clean = scrub) -> Turn:
     """Return a turn without secrets and without characters that a database refuses."""
     return replace(
         turn,
-        text=scrub(_storable(turn.text)),
-        edited=None if turn.edited is None else scrub(_storable(turn.edited)),
-        key=scrub_name(turn.key),
-        structure=None if turn.structure is None else _scrub_structure(turn.structure),
-        tools=None if turn.tools is None else tuple(map(scrub_tool, turn.tools)),
+        text=clean(_storable(turn.text)),
+        edited=None if turn.edited is None else clean(_storable(turn.edited)),
+        key=scrub_name(turn.key, clean),
+        structure=None if turn.structure is None else _scrub_structure(turn.structure, clean),
+        tools=None if turn.tools is None else tuple(scrub_tool(tool, clean) for tool in turn.tools),
     )
 
 
-def _scrub_structure(structure: Structure) -> Structure:
+def _scrub_structure(structure: Structure, clean: Clean) -> Structure:
     """Return the structure of a turn without secrets; a call and its result keep the same id."""
     calls = tuple(
         replace(
-            call, name=scrub_name(call.name), arguments=_scrub_json(call.arguments), id=scrub_name(call.id)
+            call,
+            name=scrub_name(call.name, clean),
+            arguments=_scrub_json(call.arguments, clean),
+            id=scrub_name(call.id, clean),
         )
         for call in structure.calls
     )
-    names = {name: scrub_name(getattr(structure, name)) for name in ("call_id", "name", "answer")}
-    return replace(structure, content=scrub(_storable(structure.content)), calls=calls, **names)
+    names = {name: scrub_name(getattr(structure, name), clean) for name in ("call_id", "name", "answer")}
+    return replace(structure, content=clean(_storable(structure.content)), calls=calls, **names)
 
 
-def scrub_tool(tool: Json) -> Json:
+def scrub_tool(tool: Json, clean: Clean = scrub) -> Json:
     """Return the definition of a tool without secrets."""
-    scrubbed: Json = json.loads(_scrub_json(json.dumps(tool, ensure_ascii=False)))
+    scrubbed: Json = json.loads(_scrub_json(json.dumps(tool, ensure_ascii=False), clean))
     return scrubbed
 
 
-def _scrub_json(text: str) -> str:
+def _scrub_json(text: str, clean: Clean) -> str:
     """Return JSON text without secrets; it stays JSON. Any other text is searched as text.
 
     The whole text is searched, because a key announces the secret in its value. If a replacement breaks the
     JSON, each text in it is searched alone.
     """
-    scrubbed = scrub(_storable(text))
+    scrubbed = clean(_storable(text))
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
@@ -123,17 +138,17 @@ def _scrub_json(text: str) -> str:
     try:
         json.loads(scrubbed)
     except ValueError:
-        return json.dumps(_each_text(value, lambda each: scrub(_storable(each))), ensure_ascii=False)
+        return json.dumps(each_text(value, lambda each: clean(_storable(each))), ensure_ascii=False)
     return scrubbed
 
 
-def _each_text(value: Any, change: Callable[[str], str]) -> Any:
+def each_text(value: Any, change: Clean) -> Any:
     """Return a JSON value with every text in it changed, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
-        return {change(key): _each_text(part, change) for key, part in value.items()}
-    return [_each_text(part, change) for part in value] if isinstance(value, list) else value
+        return {change(key): each_text(part, change) for key, part in value.items()}
+    return [each_text(part, change) for part in value] if isinstance(value, list) else value
 
 
 def _storable(text: str) -> str:

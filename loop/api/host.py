@@ -26,7 +26,7 @@ from loop.api.rpc import serve_rpc
 from loop.config import load_settings
 from loop.engine.activity import watch_users
 from loop.engine.scheduler import keep_schedule
-from loop.engine.service import opened
+from loop.engine.service import opened, scrub_again
 from loop.engine.worker import Listener
 from loop.operations.operations import (
     CHECKED,
@@ -144,6 +144,7 @@ async def run(home: Home, watch: list[str], on_ready: Callable[[int], None]) -> 
         folders = [home.inbox, *map(Path, [*settings.ingest.watch, *watch])]
         reading = partial(follow, service.ledger, folders, service.worker.wake)
         tasks.start_soon(service.health.keep, reading, name="follow the logs")
+        tasks.start_soon(service.health.keep, partial(scrub_again, service), name="scrub stored text again")
         if service.processes.server.managed:
             await tasks.start(service.processes.run, name="processes")
         else:  # the user's vLLM may be down or may load for minutes: all but the night works without it

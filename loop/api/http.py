@@ -38,6 +38,7 @@ from loop.engine.scheduler import next_update_reason
 from loop.operations.operations import NAMES, Operations
 from loop.operations.results.home import ServiceStatus
 from store import belonging
+from store.conversations import privacy
 from store.nights import report
 
 CHAT_PATHS = ("/v1/chat/completions", "/v1/models", "/receipts/")
@@ -157,7 +158,7 @@ async def serve(operations: Operations, tasks: TaskGroup, *, place: Path, port: 
         The port on loopback; 0 if `port` is None.
     """
     service = operations.service
-    capture = Capture(service.home.inbox, service.ledger)
+    capture = Capture(service.home.inbox, service.ledger, await service.ledger.read(privacy.cleaner))
     tasks.start_soon(capture.run, name="capture")
     app = Routes(operations, tasks, capture).app()
     model = service.settings.model

@@ -22,7 +22,7 @@ from corpus.formats.messages import turns_of
 from corpus.formats.parts import user_of
 from corpus.json_edge import parse
 from corpus.lines import MAX_LINE, BadLine
-from corpus.scrub.patterns import scrub_name, scrub_tool, scrub_turn
+from corpus.scrub.patterns import Clean, scrub, scrub_name, scrub_tool, scrub_turn
 
 REASONS = {
     "off": "http.capture is off",
@@ -91,7 +91,14 @@ def parse_response(raw: bytes, *, streamed: bool) -> Turn | Refusal:
 
 
 def as_line(
-    request: ChatRequest, answer: Turn, *, receipt: str, source: str, session: str, at: datetime
+    request: ChatRequest,
+    answer: Turn,
+    *,
+    receipt: str,
+    source: str,
+    session: str,
+    at: datetime,
+    clean: Clean = scrub,
 ) -> bytes | Refusal:
     """Return the line of the log for an exchange, with its newline, or the reason why there is none.
 
@@ -102,14 +109,16 @@ def as_line(
         source: Name of the caller, which is used if the request names no user.
         session: The client's id of the conversation; "" if the client sent none.
         at: The time at which the answer ended.
+        clean: Removes from a text what the home does not store.
     """
     if not all(_is_text(turn) for turn in (*request.turns, answer)):
         return Refusal(word="text")
-    last = {**_message(answer), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
+    last = {**_message(answer, clean), "timestamp": at.isoformat(timespec="milliseconds"), "receipt": receipt}
     named = {"user": request.user or source, **({"session": session} if session else {})}
-    head = {key: scrub_name(name) for key, name in named.items()}
-    tools = {"tools": list(map(scrub_tool, request.tools))} if request.tools else {}
-    value = {**head, "messages": [*map(_message, request.turns), last], **tools}
+    head = {key: scrub_name(name, clean) for key, name in named.items()}
+    tools = {"tools": [scrub_tool(tool, clean) for tool in request.tools]} if request.tools else {}
+    messages = [*(_message(turn, clean) for turn in request.turns), last]
+    value = {**head, "messages": messages, **tools}
     line = json.dumps(value, ensure_ascii=False).encode() + b"\n"
     return line if len(line) <= MAX_LINE else Refusal(word="long")
 
@@ -124,12 +133,12 @@ def _is_text(turn: Turn) -> bool:
     return True
 
 
-def _message(turn: Turn) -> dict[str, Any]:
+def _message(turn: Turn, clean: Clean) -> dict[str, Any]:
     """Return a turn as a message of the log, without secrets: what ingest would remove is not written."""
     time = turn.time.isoformat() if turn.time else None
-    clean, rating = scrub_turn(turn), turn.score.value if turn.score else turn.rating
-    more = {"timestamp": time, "rating": rating, "edited": clean.edited}
-    return {**message_of(clean), **{k: v for k, v in more.items() if v is not None}}
+    cleaned, rating = scrub_turn(turn, clean), turn.score.value if turn.score else turn.rating
+    more = {"timestamp": time, "rating": rating, "edited": cleaned.edited}
+    return {**message_of(cleaned), **{k: v for k, v in more.items() if v is not None}}
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from corpus.conversation import Conversation
 from corpus.errors import WriteFailed
 from corpus.formats.interfaces import openai
 from corpus.lines import RawLine, decode
+from corpus.scrub.patterns import Clean, scrub
 from loop.capture.exchange import REASONS, ChatRequest, Refusal, as_line, parse_response
 from store.conversations import conversations as kept
 from store.conversations import files as kept_files
@@ -67,22 +68,30 @@ class Exchange:
     at: datetime
     """The time at which the answer ended."""
 
-    def line(self) -> bytes | Refusal:
-        """Return the line of the log for this exchange, or the reason why there is none."""
+    def line(self, clean: Clean = scrub) -> bytes | Refusal:
+        """Return the log's line for this exchange, without what `clean` removes, or why there is none."""
         answer = parse_response(self.raw, streamed=self.streamed)
         if isinstance(answer, Refusal):
             return answer
         return as_line(
-            self.request, answer, receipt=self.receipt, source=self.source, session=self.session, at=self.at
+            self.request,
+            answer,
+            receipt=self.receipt,
+            source=self.source,
+            session=self.session,
+            at=self.at,
+            clean=clean,
         )
 
 
 class Capture:
     """The only writer of the captured logs. Exchanges are queued, and `run` writes them."""
 
-    def __init__(self, inbox: Path, ledger: Ledger) -> None:
+    def __init__(self, inbox: Path, ledger: Ledger, clean: Clean = scrub) -> None:
+        """Write to the logs in `inbox` what `clean` leaves of the texts."""
         self._inbox = inbox
         self._ledger = ledger
+        self._clean = clean
         self._held = 0
         self.fault = ""
         """Why the last exchanges could not be written, for the user; "" if they could."""
@@ -153,7 +162,7 @@ class Capture:
         words: dict[str, str] = {}
         files: dict[Path, dict[str, bytes]] = {}
         for exchange in exchanges:
-            line = exchange.line()
+            line = exchange.line(self._clean)
             words[exchange.receipt] = line.word if isinstance(line, Refusal) else ""
             if isinstance(line, bytes):
                 place = self._file("-".join(_RECEIPT.fullmatch(exchange.receipt).groups()))  # type: ignore[union-attr]

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import structlog
 
 from agents.evaluator.measure import Evaluator
@@ -33,6 +34,7 @@ from loop.night.context import NightContext, ability_prompts, answer_limit, defi
 from loop.night.handlers import handlers
 from store import belonging, queries
 from store.checkpoints.store import CheckpointStore
+from store.conversations import privacy, rescrub
 from store.home import Home, close_to_others, locked, new_token, run_directory
 from store.ledger.db import Ledger, database_url
 from store.nights import history
@@ -103,6 +105,15 @@ class Service:
         return night_id
 
 
+async def scrub_again(service: Service) -> None:
+    """Scrub stored text again if it is of other rules than those of now, a few rows at a time."""
+    if await service.ledger.read(rescrub.is_due):
+        log.info("stored text is scrubbed again: the rules are others")
+        while await service.ledger.write(rescrub.step):
+            await anyio.lowlevel.checkpoint()
+        log.info("stored text is scrubbed")
+
+
 @asynccontextmanager
 async def opened(home: Home, settings: Settings) -> AsyncIterator[Service]:
     """Lock the home and yield its service, with no child process and no worker running yet."""
@@ -146,6 +157,8 @@ async def _require_own(home: Home, ledger: Ledger) -> None:
 async def _take_up(home: Home, settings: Settings, ledger: Ledger) -> None:
     """Take up what an earlier service has left: its work, and files that no checkpoint needs."""
     await ledger.write(work.release_all)
+    if not await ledger.read(privacy.agrees, settings.privacy.pii):
+        await ledger.write(privacy.set_masking, settings.privacy.pii)
     await gc.sweep(CheckpointStore(home.checkpoints), ledger, settings.checkpoints.trash_days)
 
 

@@ -15,9 +15,11 @@ from agents.ingest.peek import lines_with
 from agents.ingest.sources import open_log, stored_path
 from corpus.errors import LogRefused
 from corpus.formats.interfaces import openai
+from corpus.scrub.patterns import Clean
 from loop.capture import log as capture
 from loop.operations.results.home import Forgotten, LogWithForgotten
 from store.conversations import files, forget
+from store.conversations.privacy import cleaner
 
 
 def forget_everywhere(
@@ -36,19 +38,22 @@ def forget_everywhere(
         What was forgotten, and the number of lines that were removed from the captured logs.
     """
     forgetting = forget.forget(connection, source, path, roll_back=roll_back)
+    clean = cleaner(connection)
     with capture.WRITING:
         capture.sweep(inbox)
-        blanked = sum(_blank(connection, log, forgetting.derived.tombstones) for log in capture.logs(inbox))
+        blanked = sum(
+            _blank(connection, log, forgetting.derived.tombstones, clean) for log in capture.logs(inbox)
+        )
     return forgetting, blanked
 
 
-def _blank(connection: Connection, path: Path, tombstones: Collection[str]) -> int:
+def _blank(connection: Connection, path: Path, tombstones: Collection[str], clean: Clean) -> int:
     """Blank the lines of a captured log that match a tombstone, and return their number.
 
     A tombstone is the digest of a forgotten conversation. The stored read position of the log is adjusted, so
     that ingest continues at the same line.
     """
-    numbers = lines_with(path, openai.NAME, tombstones)
+    numbers = lines_with(path, openai.NAME, tombstones, clean)
     if not numbers:
         return 0
     before = _identity(path)
@@ -67,13 +72,13 @@ def _identity(path: Path) -> str:
     return opened.identity
 
 
-def count_captured(inbox: Path, tombstones: Collection[str]) -> int:
-    """Return the number of lines in the captured logs that match a tombstone."""
-    return sum(len(lines_with(log, openai.NAME, tombstones)) for log in capture.logs(inbox))
+def count_captured(inbox: Path, tombstones: Collection[str], clean: Clean) -> int:
+    """Return the number of lines in the captured logs that match a tombstone of texts that `clean` left."""
+    return sum(len(lines_with(log, openai.NAME, tombstones, clean)) for log in capture.logs(inbox))
 
 
 def logs_with(
-    inbox: Path, forgetting: forget.Forgetting, formats: Mapping[str, str]
+    inbox: Path, forgetting: forget.Forgetting, formats: Mapping[str, str], clean: Clean
 ) -> list[LogWithForgotten]:
     """Return the user's own logs that still hold forgotten conversations, each with its line numbers.
 
@@ -81,6 +86,7 @@ def logs_with(
         inbox: The folder of the captured logs, which are not reported.
         forgetting: The forgotten conversations.
         formats: The format of each log that was ever read, by path.
+        clean: Removes from a text what the home does not store.
     """
     derived, captured = forgetting.derived, {stored_path(log) for log in capture.logs(inbox)}
     logs = []
@@ -88,7 +94,7 @@ def logs_with(
         if path in captured:
             continue
         try:
-            lines, read = lines_with(Path(path), format, derived.tombstones), True
+            lines, read = lines_with(Path(path), format, derived.tombstones, clean), True
         except LogRefused:
             lines, read = list(derived.places.get(path, ())) if Path(path).exists() else [], False
         if lines:

@@ -48,6 +48,7 @@ from loop.operations.steering import Steering
 from store import queries
 from store.checkpoints.retention import Policy
 from store.conversations import files, forget
+from store.conversations.privacy import cleaner
 from store.ledger.records import save
 from store.nights import history, report
 from store.queue import work
@@ -207,11 +208,11 @@ class Operations(LessonOperations):
         target = in_ledger.rollback_to if rollback else None
         if target is not None:  # refuse an impossible rollback before anything is removed
             await self.rollback(target=target, dry_run=True)
-        formats = await ledger.read(files.formats_of)
-        left = await anyio.to_thread.run_sync(forgetting.logs_with, inbox, in_ledger, formats)
+        formats, clean = await ledger.read(files.formats_of), await ledger.read(cleaner)
+        left = await anyio.to_thread.run_sync(forgetting.logs_with, inbox, in_ledger, formats, clean)
         if dry_run:
             tombstones = in_ledger.derived.tombstones
-            lines = await anyio.to_thread.run_sync(forgetting.count_captured, inbox, tombstones)
+            lines = await anyio.to_thread.run_sync(forgetting.count_captured, inbox, tombstones, clean)
             return forgetting.report(source, in_ledger, lines, left, dry_run=True)
         forgotten, lines = await ledger.write(
             forgetting.forget_everywhere, inbox, source, stored, target is not None

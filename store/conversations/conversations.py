@@ -22,7 +22,8 @@ from sqlalchemy import Connection, select
 
 from corpus.conversation import Conversation, Turn, chain
 from corpus.json_edge import to_json
-from corpus.scrub.patterns import scrub_conversation
+from corpus.scrub.patterns import Clean, scrub, scrub_conversation
+from store.conversations.privacy import cleaner
 from store.ledger import schema
 from store.ledger.db import now
 from store.ledger.rows import parts
@@ -56,7 +57,7 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
         conversation: The conversation as its reader returned it; secrets are removed here.
         path: Path of its log, from which secrets were removed already.
     """
-    conversation = scrub_conversation(conversation)
+    conversation = scrub_conversation(conversation, cleaner(connection))
     if not conversation.turns:
         raise ValueError("a conversation without turns: its reader should have refused it")
     if conversation.key:
@@ -64,15 +65,19 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
     return _add_whole(connection, conversation, path)
 
 
-def tombstones(conversation: Conversation) -> list[str]:
+def tombstones(conversation: Conversation, clean: Clean = scrub) -> list[str]:
     """Return the digests by which a conversation is recognised after it was forgotten.
 
     They are the digests of all its prefixes. If its turns arrive one by one, the only digest is that of its
     key, so that later turns of the forgotten conversation are recognised too.
+
+    Args:
+        conversation: The conversation.
+        clean: Removes from a text what the home does not store.
     """
     if conversation.key:
         return [key_tombstone(conversation.format, conversation.key)]
-    return _digests(scrub_conversation(conversation))
+    return _digests(scrub_conversation(conversation, clean))
 
 
 def key_tombstone(format: str, key: str) -> str:
@@ -92,7 +97,7 @@ def find(connection: Connection, conversation: Conversation) -> str | None:
         connection: The ledger.
         conversation: A conversation without a key.
     """
-    return _known(connection, _digests(scrub_conversation(conversation))[-1])
+    return _known(connection, _digests(scrub_conversation(conversation, cleaner(connection)))[-1])
 
 
 def conversation_of(connection: Connection, key: str) -> str | None:

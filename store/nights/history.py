@@ -12,6 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from corpus.errors import GateRefused, UnknownId
 from store import queries
+from store.conversations import privacy
 from store.ledger import schema
 from store.ledger.db import now
 from store.ledger.records import Checkpoint, Night, PairInUpdate, Update, save
@@ -37,6 +38,7 @@ def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str, mo
         row = {"id": checkpoint_id, "weights_sha256": weights_sha256, "state": "kept", "number": 0}
         connection.execute(table.insert().values(**row, at=now()))
         connection.execute(schema.meta.insert().values(key="model", value=model_digest))
+        privacy.begin(connection)
         point(connection, checkpoint_id, "base")
 
 
