@@ -7,7 +7,7 @@ answer, not in the language. Invariant: pure.
 import re
 from functools import cache
 
-from agents.extractor.tables import anywhere, form
+from agents.extractor.tables import anywhere, form, tables
 
 MOST_WORDS = 14
 """Number of words up to which a turn can be a plain statement of the right name or number."""
@@ -21,9 +21,12 @@ _ARTICLE = r"(?:(?:the|an?|in|on|at|den|die|das|der|la|le|les|el|los|il|de|het|o
 
 
 @cache
-def _negated_word() -> re.Pattern[str]:
-    """Return the pattern of a word that should not be, in any language; one of its groups is the word."""
-    return re.compile(rf"(?<!\w)(?:{anywhere('negated')}) {_ARTICLE}([\w.:/-]+)|{anywhere('not_this')}")
+def _negated_word(code: str) -> re.Pattern[str]:
+    """Return the pattern of a word that should not be, in a language; the matched group is the word."""
+    source = tables()[code].source
+    if "negated" in source:
+        return re.compile(rf"(?<!\w)(?:{source['negated']}) {_ARTICLE}([\w.:/-]+)")
+    return re.compile(str(source.get("not_this", "(?!)()")))
 
 
 @cache
@@ -38,29 +41,30 @@ COUNTED = 0.35
 """Score that a complaint gains if the turn states another number than the answer."""
 
 
-def contradicts(words: str, *, request: str, answer: str) -> tuple[str, float]:
+def contradicts(words: str, code: str, *, request: str, answer: str) -> tuple[str, float]:
     """Return the part of a turn that states something else than the answer, and what it adds to a complaint.
 
     The part is "" if there is none.
 
     Args:
         words: The user's own words, in the form of `tables.form`.
+        code: The language of the words.
         request: The request, in the same form.
         answer: The answer as it was.
     """
     if not answer or len(words) > 200 or len(words.split()) > MOST_WORDS:
         return "", 0.0
     said = form(answer)
-    if named := _negated(words, said, request) or _spelt(words, answer, request):
+    if named := _negated(words, code, said, request) or _spelt(words, answer, request):
         return named, NAMED
     counted = _number(words, said, request)
     return counted, COUNTED if counted else 0.0
 
 
-def _negated(words: str, said: str, request: str) -> str:
+def _negated(words: str, code: str, said: str, request: str) -> str:
     """Return a word of the answer, and not of the request, that the turn says it should not be."""
     tokens = set(_TOKEN.findall(said))
-    for match in _negated_word().finditer(words):
+    for match in _negated_word(code).finditer(words):
         word = str(next(group for group in match.groups() if group)).rstrip(".,:")
         known = word in tokens if word.isascii() else word in said
         if known and len(word) > 1 and word not in request:

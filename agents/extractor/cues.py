@@ -82,8 +82,10 @@ def read(text: str, *, request: str = "", answer: str = "", failed: bool = False
     likely = recognised(form(text[:READ_CHARS]), context)
     words = form(own_words(text, request=request, answer=answer, languages=likely))[:READ_CHARS]
     asked = not failed and ends_with_question(answer)
-    differs = ("", 0.0) if asked else contradicts(words, request=context, answer=answer[:TAKEN_CHARS])
-    readings = [_by_table(words, language, asked=asked, differs=differs) for language in likely]
+    readings = []
+    for language in likely:
+        differs = contradicts(words, language.code, request=context, answer=answer[:TAKEN_CHARS])
+        readings.append(_by_table(words, language, asked=asked, differs=("", 0.0) if asked else differs))
     return max(readings, key=lambda one: max(one.complaint, one.approval, one.constraint, one.changed))
 
 
@@ -97,7 +99,7 @@ def _by_table(words: str, language: Language, *, asked: bool, differs: tuple[str
     complaint = scores["wrong"] + scores["behaviour"] + scores["task"] - scores["harmless"]
     if differs[0]:
         complaint += differs[1]
-        scores["task"] += differs[1]
+        scores["task"] += differs[1] if scores["behaviour"] < CLEARLY else 0.0
         matched["task"].append((len(words), differs[0]))
     if asked and language.score("no", words):
         complaint -= ANSWERS_A_QUESTION

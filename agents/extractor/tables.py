@@ -114,8 +114,8 @@ def tables() -> Mapping[str, Language]:
 def anywhere(name: str) -> str:
     """Return the expression of this name from the tables of all languages, as one of alternatives.
 
-    name: `greeting` and `salutation` (the beginning of a letter), `farewell` (its end), `negated` and
-        `not_this` (before or around what should not be), or `states` (before a name or a number).
+    name: `greeting` and `salutation` (the beginning of a letter), `farewell` (its end), or `states` (before a
+        name or a number).
     """
     return "|".join(str(table.source[name]) for table in tables().values() if name in table.source)
 
