@@ -2,7 +2,7 @@
 """Join the complaints that mean the same.
 
 A complaint that misses a rule of the catalogue belongs to that rule, whatever its words and its language. Any
-other belongs to the first complaint with which it shares most of its words. Invariant: pure; the same
+other belongs to the first complaint with which it shares half of its words. Invariant: pure; the same
 complaints in the same order give the same groups.
 """
 
@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from corpus.checks.complaints import key_of, meant
-from corpus.text import jaccard
 from store.proposals import Complaint
 
 ALIKE = 0.5
-"""Smallest Jaccard similarity of the words of two complaints that mean the same."""
+"""Smallest share of the words of the shorter of two complaints that both have, if they mean the same."""
 FEWEST_WORDS = 2
-"""Fewest words by which a complaint can be compared."""
+"""Fewest words by which a complaint can be compared, and that two that mean the same have in common."""
 STEM = 6
 """Letters of a word that are compared: "apologise", "apologising" and "apologies" share their first six."""
 WORDS = "words:"
@@ -71,11 +70,16 @@ def gather(
         said = gist(complaint.words)
         if len(said) < FEWEST_WORDS:
             continue
-        key = next((name for name, words in groups.items() if jaccard(said, words) >= ALIKE), "")
+        key = next((name for name, words in groups.items() if _alike(said, words)), "")
         key = key or WORDS + " ".join(sorted(said))
         groups.setdefault(key, said)
         found.append(Found(key=key, rule="", signal_id=complaint.signal_id))
     return found
+
+
+def _alike(one: frozenset[str], other: frozenset[str]) -> bool:
+    common = len(one & other)
+    return common >= FEWEST_WORDS and common >= ALIKE * min(len(one), len(other))
 
 
 def gist(words: str) -> frozenset[str]:

@@ -65,7 +65,7 @@ _PLAIN: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     (
         "no_markdown",
         {},
-        rf"\b(?:plain text|plain words|nur text|reine[rn]? text|klartext|texte brut|texto plano)\b|\b{_NOT}\b{_NEAR}\b(?:markdown|formatting|asterisks?|stars|hash(?:es|tags)?|bold|bullet(?:s| points?)?|lists?|headings?|formatierung\w*|sternchen|fettschrift|fett|listen?|aufzählung\w*|überschriften?|stichpunkte\w*)\b",
+        rf"\b(?:plain text|plain words|nur text|reine[rn]? text|klartext|texte brut|texto plano)\b|\b{_NOT}\b{_NEAR}\b(?:markdown|formatting|asterisks?|stars|hash(?:es|tags)?|bold|bullet(?:s| points?)?|lists?|headings?|formatierung\w*|sternchen|fettschrift|fett|listen?|aufzählung\w*|überschriften?|stichpunkte\w*)\b|\b(?:why|warum|wieso|wozu)\b{_NEAR}\b(?:markdown|formatting|asterisks?|stars|bold|bullets?|lists?|headings?|sternchen|listen?|aufzählung|überschriften?)\b",
     ),
     (
         "only_code",
@@ -253,8 +253,9 @@ def completed(
 ) -> dict[str, Any]:
     """Return the parameters of a check for several complaints: what most of them say.
 
-    Of numbers that are said equally often the mildest is taken. If none is said, a limit on words lies between
-    the answers that were complained about and those that were not.
+    A complaint that states no number speaks for a limit between the answers that were complained about and
+    those that were not: so one voice that wants a single word does not outvote those that want less text. Of
+    numbers that are said equally often the mildest is taken.
 
     Args:
         check: The check.
@@ -263,14 +264,14 @@ def completed(
             none followed.
     """
     parameters = {key: value for each in read for key, value in each.items() if not isinstance(value, int)}
-    numbers = [value for each in read for value in each.values() if isinstance(value, int)]
     key = {"max_words": "most", "max_sentences": "most", "min_words": "least"}.get(check)
+    numbers = [each[key] for each in read if key in each] if key else []
+    if key and check != "max_sentences" and len(numbers) < len(read):
+        numbers += [_limit(check, lengths)] * (len(read) - len(numbers))
     if key and numbers:
         mildest = max if key == "most" else min
         most = max(map(numbers.count, numbers))
         parameters[key] = mildest(number for number in numbers if numbers.count(number) == most)
-    elif key:
-        parameters[key] = _limit(check, lengths)
     return parameters
 
 

@@ -22,6 +22,7 @@ LONG = "Here is a rather long answer about the matter that you have asked about.
         ("Preise bitte in Euro", "It costs $20", "units", {"system": "euros"}),
         ("kein Markdown bitte", "**Hallo** Welt", "no_markdown", {}),
         ("don't use bullet points", "- a\n- b", "no_markdown", {}),
+        ("Why the bullets again?", "- a\n- b", "no_markdown", {}),
         ("as a list please", "a and b", "bullets", {}),
         ("just the code please", "Here it is:\n```\nx\n```", "only_code", {}),
         ("auf deutsch bitte", "The dog is in the garden and it is happy.", "language", {"code": "de"}),
@@ -72,6 +73,11 @@ def test_of_several_numbers_the_one_said_most_often_counts_and_of_equals_the_mil
 
     assert said("max_words", "most", 20, 50, 50) == 50 and said("max_words", "most", 20, 50) == 50
     assert said("min_words", "least", 20, 50) == 20
+
+
+def test_one_voice_that_wants_a_single_word_does_not_outvote_those_that_want_less_text() -> None:
+    assert completed("max_words", [{"most": 1}, {}, {}], [(80, 20), (100, 30), (90, 25)]) == {"most": 30}
+    assert completed("max_words", [{"most": 30}, {"most": 30}, {}], [(80, 0)] * 3) == {"most": 30}
 
 
 def test_a_limit_that_nobody_states_lies_between_the_bad_answers_and_the_better_ones() -> None:
