@@ -41,6 +41,8 @@ class Complaint:
     request: str
     answer: str
     answer_position: int
+    of: str | None = None
+    """What it is of: `behaviour`, `task`, or None if its words do not say."""
     following: str
     """The answer after the complaint; "" if there is none."""
 
@@ -89,10 +91,9 @@ def complaints(connection: Connection, *, known: bool) -> list[Complaint]:
     found = []
     for signal in signals:
         own = {turn.position: turn for turn in turns[signal.conversation_id]}
-        if (signal.position in own) and getattr(signal, "of", None) != "task":
-            complaint = _complaint(signal, own)
-            if complaint is not None:
-                found.append((own[signal.position].id, complaint))
+        complaint = _complaint(signal, own) if signal.position in own else None
+        if complaint is not None:
+            found.append((own[signal.position].id, complaint))
     return [complaint for _, complaint in sorted(found, key=lambda one: (one[0], one[1].signal_id))]
 
 
@@ -117,6 +118,7 @@ def _complaint(signal: Signal, own: Mapping[int, StoredTurn]) -> Complaint | Non
         request=asked[-1] if asked else "",
         answer=answers[-1].text,
         answer_position=answers[-1].position,
+        of=signal.of,
         following=after.text if after is not None and after.role == "assistant" else "",
     )
 

@@ -43,7 +43,10 @@ class Found:
 
 
 def gather(
-    complaints: Iterable[Complaint], keys: Iterable[str], is_order: Callable[[str], bool]
+    complaints: Iterable[Complaint],
+    keys: Iterable[str],
+    is_order: Callable[[str], bool],
+    refuses: Callable[[Complaint], bool],
 ) -> list[Found]:
     """Return what each complaint is evidence for; nothing for one that says nothing.
 
@@ -52,11 +55,12 @@ def gather(
         keys: The keys of the proposals that there are.
         is_order: Returns whether a text gives orders to this program or asks for harm; such a complaint is
             evidence for nothing.
+        refuses: Returns whether the answer refuses or warns: to insist after that is not to correct.
     """
     groups = {key: frozenset(key.removeprefix(WORDS).split()) for key in keys if key.startswith(WORDS)}
     found = list[Found]()
     for complaint in complaints:
-        if is_order(complaint.words) or is_order(complaint.request):
+        if is_order(complaint.words) or is_order(complaint.request) or refuses(complaint):
             continue
         rules = meant(complaint.words, complaint.request, complaint.answer)
         for rule in rules:
@@ -65,8 +69,8 @@ def gather(
             found.append(
                 Found(key=key, rule=rule.check, signal_id=complaint.signal_id, parameters=parameters)
             )
-        if rules or complaint.kind != "correction":  # the words of a repeated request are about its subject
-            continue
+        if rules or complaint.kind != "correction" or complaint.of == "task":
+            continue  # the words of a repeated request, and of a correction of the task, are about its subject
         said = gist(complaint.words)
         if len(said) < FEWEST_WORDS:
             continue

@@ -22,6 +22,9 @@ from store.files.durable import new_file
 from store.home import Home
 from store.proposals import ACCEPTED, OPEN
 
+FOR_A_PERSON = ("no_question_at_end",)
+"""Checks of rules that only a person accepts: a model that asks back may have a reason."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Accepting:
@@ -102,7 +105,7 @@ def may_accept(lesson: Lesson, settings: Settings) -> bool:
     `lessons.conversations` conversations suffice, because without a judge there is nothing to accept.
     """
     rules = settings.lessons
-    if lesson.state != OPEN or not lesson.judged or lesson.taught:
+    if lesson.state != OPEN or not lesson.judged or lesson.taught or lesson.check in FOR_A_PERSON:
         return False
     if rules.accept == "all":
         return lesson.conversations >= rules.conversations

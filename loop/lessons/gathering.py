@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
+from agents.extractor.cues import holds_back
 from agents.extractor.extract import declared
 from agents.extractor.harm import destructive, instructs
 from agents.proposer import weigh
@@ -59,7 +60,7 @@ def refresh(connection: Connection, behaviours: Mapping[str, Behaviour]) -> None
     """
     new = proposals.complaints(connection, known=False)
     before = {row.key: row for row in proposals.rows(connection)}
-    for one in gather(new, before, lambda text: instructs(text) or destructive(text)):
+    for one in gather(new, before, lambda text: instructs(text) or destructive(text), _refuses):
         proposals.add(connection, one.key, one.rule, [(one.signal_id, one.parameters)])
     for proposal in assembled(connection, behaviours):
         row = proposal.row
@@ -71,6 +72,11 @@ def refresh(connection: Connection, behaviours: Mapping[str, Behaviour]) -> None
         again = len({one.conversation_id for one in fresh})
         if (row.state == LATER and again) or (row.state == REJECTED and again >= REOPENS):
             proposals.decide(connection, row.number, OPEN, reason="")
+
+
+def _refuses(complaint: Complaint) -> bool:
+    """Return whether a complaint is about an answer that refuses or warns."""
+    return holds_back(complaint.answer, request=complaint.request) == "refuses"
 
 
 def teach(
