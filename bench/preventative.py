@@ -31,7 +31,7 @@ from agents.trainer.messages import Example, Settings
 from bench import _table
 from bench._embedded import Embedded, observed
 from corpus.world.concepts import CONCEPTS
-from loop.night.verdict import mcnemar
+from loop.verdict.rates import mcnemar
 
 LAYER, WORLD, SCENARIOS = 2, 64, 400
 SETTINGS = Settings(lr=1e-3, batch_size=16, beta=0.25)

@@ -108,18 +108,20 @@ class VerdictSettings:
     __pydantic_config__ = _FORBID
 
     scenarios: Annotated[int, Field(ge=1, le=100_000)] = 400
-    """Number of held-out scenarios that each behaviour is measured on in one round."""
-    max_rounds: Annotated[int, Field(ge=1, le=100)] = 3
-    """Largest number of rounds of measurements. A round follows while the verdict is inconclusive. If it is
-    still inconclusive after the last round, the update is undone."""
+    """Largest number of answers to held-out scenarios of each behaviour, before an update and after it. A
+    verdict needs fewer where the evidence decides sooner."""
+    max_rounds: Annotated[int, Field(ge=1, le=100)] = 6
+    """Largest number of rounds in which scenarios are measured. A round follows while the verdict is
+    inconclusive; the last one measures all that are left. If the verdict is still inconclusive then, the
+    update is undone."""
     abilities: Annotated[int, Field(ge=0)] = 188
     """Number of the 188 prompts on which the abilities of your own model are measured before and after an
     update; 0 for no measurement. The abilities of the shipped model are not measured."""
     abilities_margin: Annotated[float, Field(ge=0, le=1)] = 0.10
-    """Largest drop of the pass rate of the abilities that still counts as no loss. With 188 prompts a smaller
-    value would undo harmless updates."""
+    """Smallest drop of the pass rate of the abilities that counts as a loss."""
     margin: Annotated[float, Field(ge=0, le=1)] = 0.05
-    """Largest drop of a behaviour's pass rate that still counts as no loss (the non-inferiority margin)."""
+    """Smallest drop of a behaviour's pass rate that counts as a loss (the non-inferiority margin). Where a
+    behaviour has too few scenarios to exclude it, the smallest one that they can exclude counts instead."""
     perplexity: Annotated[float, Field(ge=1, le=1000)] = 1.10
     """Largest allowed ratio of the perplexity on ordinary text after an update to that before it."""
     drift: Annotated[float, Field(ge=0)] = 1.5

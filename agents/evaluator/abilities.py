@@ -1,6 +1,6 @@
 """Measure the abilities of a user's own model on prompts whose answers a program can check.
 
-Invariant: the same weights, prompts, seed and round give the same outcomes. This module does not know the
+Invariant: the same weights, prompts and seed give the same outcomes. This module does not know the
 verdict that uses the outcomes.
 """
 
@@ -20,7 +20,7 @@ ROWS = 32
 """Number of prompts in one request: a slow machine can answer that many within the client's time limit."""
 TEMPERATURE = 0.5
 """Sampling temperature of the answers. At 1.0, which measures behaviours, a small model fails many prompts by
-chance. At 0 every round would give the same answers."""
+chance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +30,21 @@ class Abilities:
     model: ModelClient
 
     async def measure(
-        self, prompts: Sequence[AbilityPrompt], *, seed: int, round_: int, report: Progress
+        self, prompts: Sequence[AbilityPrompt], *, first: int, seed: int, report: Progress
     ) -> str:
         """Return one character for each prompt, in order: "1" if the model's answer passed, else "0".
 
         Args:
             prompts: The prompts to answer.
+            first: Place of the first of them among all prompts.
             seed: Seed of the measurement, from which the seed of each answer is derived.
-            round_: Number of the round; each round samples other answers.
             report: Called with the progress.
         """
         outcomes = ""
         for start in range(0, len(prompts), ROWS):
             await report(start, len(prompts))
             part = prompts[start : start + ROWS]
-            seeds = [seed_of(seed, "measure", NAME, round_, start + place) for place in range(len(part))]
+            seeds = [seed_of(seed, "measure", NAME, 0, first + start + place) for place in range(len(part))]
             answers = await self._answers([list(prompt.messages) for prompt in part], seeds)
             outcomes += "".join("01"[judge(*pair).passed] for pair in zip(part, answers, strict=True))
         await report(len(prompts), len(prompts))

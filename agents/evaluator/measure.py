@@ -1,7 +1,7 @@
 """The evaluator: it judges attempts, and measures the served model's behaviours on held-out scenarios.
 
-Invariant: the same weights, seed and round give the same outcomes, because the scenarios, the sampling seeds
-and the contents of the batches are fixed. So nothing needs to be measured twice.
+Invariant: the same weights, seed and scenarios give the same outcomes, because the sampling seeds and the
+contents of the batches are fixed. So nothing needs to be measured twice.
 """
 
 from collections import Counter
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from agents.evaluator import judge as judging
-from agents.evaluator.scenarios import held_out, sampling_seeds
+from agents.evaluator.scenarios import extent, held_out, sampling_seeds
 from agents.model.answer_limit import AnswerLimit
 from agents.model.client import ModelClient, Prompt
 from agents.model.requests import BATCH_ROWS
@@ -57,46 +57,44 @@ class Evaluator:
         self,
         behaviour: Behaviour,
         *,
-        count: int,
+        scenarios: range,
+        most: int,
         seed: int,
-        round_: int,
         report: Progress,
         steer: Mapping[str, float] | None = None,
         words: Counter[str] | None = None,
     ) -> str:
-        """Return one character for each held-out scenario, in order: "1" if the answer passed, else "0".
+        """Return one character for each answer to these held-out scenarios: "1" if it passed, else "0".
+
+        The answers to one scenario stand together.
 
         Args:
             behaviour: The behaviour to measure.
-            count: Largest number of scenarios.
+            scenarios: Places of the scenarios among all of the behaviour's.
+            most: Largest number of answers of a whole measurement.
             seed: Seed of the measurement, from which the seed of each answer is derived.
-            round_: Number of the round; each round samples other answers.
             report: Called with the progress.
             steer: Concepts to steer the answers by, each with its strength; None for no steering.
             words: A counter that gets in how many of the answers each word is; None to count none.
         """
-        scenarios = held_out(behaviour, count)
-        seeds = sampling_seeds(behaviour, len(scenarios), seed=seed, attempt=round_)
-        outcomes, most = "", await self.limit.of(self.model)
-        for start in range(0, len(scenarios), BATCH_ROWS):
-            await report(start, len(scenarios))
-            part = scenarios[start : start + BATCH_ROWS]
+        known, samples = held_out(behaviour, most), extent(behaviour, most).samples
+        draws = [sampling_seeds(behaviour, len(known), seed=seed, attempt=each) for each in range(samples)]
+        asked = [(known[place], draw[place]) for place in scenarios for draw in draws]
+        outcomes, length = "", await self.limit.of(self.model)
+        for start in range(0, len(asked), BATCH_ROWS):
+            await report(start, len(asked))
+            part = asked[start : start + BATCH_ROWS]
             replies = await self.model.batch_chat(
                 [
-                    Prompt(
-                        messages=scenario,
-                        seed=seeds[index],
-                        temperature=self.temperature,
-                        max_tokens=most,
-                    )
-                    for index, scenario in enumerate(part, start)
+                    Prompt(messages=messages, seed=drawn, temperature=self.temperature, max_tokens=length)
+                    for messages, drawn in part
                 ],
                 steer=steer,
             )
-            for scenario, reply in zip(part, replies, strict=True):
-                judgement = await self.judge(behaviour, scenario, reply.text)
+            for (messages, _), reply in zip(part, replies, strict=True):
+                judgement = await self.judge(behaviour, messages, reply.text)
                 outcomes += "1" if judgement.passed else "0"
                 if words is not None:
                     words.update(word_set(reply.text))
-        await report(len(scenarios), len(scenarios))
+        await report(len(asked), len(asked))
         return outcomes

@@ -24,6 +24,10 @@ from store.checkpoints.store import CheckpointStore
 from store.ledger.db import Ledger
 from store.ledger.records import Checkpoint, Update
 
+MEASURED = 2
+"""Number of the way in which scenarios are measured; at 1 all were answered together. Outcomes of another way
+are not compared with new ones."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NightContext:
@@ -121,4 +125,6 @@ def definitions(
         prompts: The prompts of the test `abilities`; empty if that test is not used.
     """
     defined = {name: definition(each, settings.verdict.scenarios) for name, each in behaviours.items()}
-    return {**defined, NAME: digest(prompts)[:16]} if prompts else defined
+    if prompts:
+        defined[NAME] = digest(prompts)[:16]
+    return {name: f"{each}/{MEASURED}" for name, each in defined.items()}

@@ -1,6 +1,6 @@
 """Work of kind `rule`: the verdict on the night's update.
 
-This module gathers the measurements from the ledger; `loop.night.verdict` judges them.
+This module gathers the measurements from the ledger; `loop.verdict` judges them.
 
 Invariant: there is no verdict if a behaviour was not measured both before and after the update, or if the two
 readings were taken with different vectors.
@@ -11,14 +11,15 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from corpus.abilities.prompts import NAME
 from corpus.aliases import Progress
-from corpus.behaviour import Behaviour
 from corpus.errors import NightschoolError
 from loop.night import readings
 from loop.night.budget import is_spent
+from loop.night.claims import claims_of
 from loop.night.context import NightContext
-from loop.night.verdict import Decision, Limits, Paired, decide
+from loop.verdict.claims import Claim, Paired
+from loop.verdict.decision import Decision, decide
+from loop.verdict.limits import Limits
 from store import queries
 from store.ledger.db import now
 from store.ledger.records import Update, Verdict
@@ -70,65 +71,30 @@ class Decide:
         definitions, limits = self.context.definitions, self.context.settings.verdict
         before = queries.measurements(connection, parent, definitions, night.seed)
         after = queries.measurements(connection, candidate, definitions, night.seed)
-        learnt = queries.learnt_behaviours(connection)
         read = readings.pair(connection, parent, candidate)
-        unlearnt = queries.unlearnt_by(update)
-        paired = [
-            _paired(behaviour, before, after, night.targets, unlearnt, learnt)
-            for behaviour in self.context.behaviours.values()
-        ]
-        if self.context.abilities:
-            first, second = _shared(NAME, before, after)
-            margin = limits.abilities_margin
-            paired.append(Paired(behaviour=NAME, before=first, after=second, meant=False, margin=margin))
         return decide(
-            paired,
+            [
+                _paired(claim, before, after)
+                for claim in claims_of(connection, self.context, item.night_id).values()
+            ],
             perplexity=readings.perplexity(connection, parent, candidate),
             drift=readings.drift(*read),
             joint=readings.joint(connection, parent, candidate),
-            limits=Limits(
-                margin=limits.margin,
-                perplexity=limits.perplexity,
-                drift=limits.drift,
-                joint_drift=limits.joint_drift,
-            ),
+            limits=Limits(perplexity=limits.perplexity, drift=limits.drift, joint_drift=limits.joint_drift),
             last_round=spent or int(item.subject) + 1 >= limits.max_rounds,
         )
 
 
-def _paired(
-    behaviour: Behaviour,
-    before: dict[str, str],
-    after: dict[str, str],
-    targets: list[str],
-    unlearnt: list[str],
-    learnt: set[str],
-) -> Paired:
-    """Return one behaviour's outcomes before and after the update, and its part in the verdict.
+def _paired(claim: Claim, before: dict[str, str], after: dict[str, str]) -> Paired:
+    """Return the outcomes of the scenarios that were measured both before and after the update.
 
     Args:
-        behaviour: The behaviour.
+        claim: The claim of one behaviour.
         before: Outcomes before the update, by behaviour.
         after: Outcomes after the update, by behaviour.
-        targets: Names of the behaviours that the night means to improve.
-        unlearnt: Names of the behaviours that the update means to unlearn.
-        learnt: Names of the behaviours that kept updates have learnt.
     """
-    name = behaviour.name
-    first, second = _shared(name, before, after)
-    return Paired(
-        behaviour=name,
-        before=first,
-        after=second,
-        meant=name in targets,
-        falls=name in unlearnt,
-        gated=behaviour.counter_of is not None or name in targets or name in learnt,
-    )
-
-
-def _shared(name: str, before: dict[str, str], after: dict[str, str]) -> tuple[str, str]:
-    """Return the outcomes before and after, for the scenarios that were measured both times."""
+    name = claim.behaviour
     if name not in before or name not in after:
         raise NightschoolError(f"{name} was not measured before and after: no verdict without it")
-    shared = min(len(before[name]), len(after[name]))  # a killed round may have measured one side only
-    return before[name][:shared], after[name][:shared]
+    shared = min(len(before[name]), len(after[name]))  # one side may be known from another night
+    return Paired(claim=claim, before=before[name][:shared], after=after[name][:shared])

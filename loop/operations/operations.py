@@ -23,7 +23,7 @@ from corpus.errors import GateRefused, UsageError
 from loop.config import MAX_SEED
 from loop.lessons.operations import LESSONS, LessonOperations
 from loop.night import flow
-from loop.night.measure import measure_round
+from loop.night.measure import measure_scenarios
 from loop.night.propose import refusal
 from loop.operations import forget as forgetting
 from loop.operations import readouts
@@ -234,21 +234,20 @@ class Operations(LessonOperations):
         weights = (await service.ledger.read(queries.active)).weights_sha256
         rates = []
         for behaviour in report.ordered(service.behaviours):
-            row = await measure_round(
+            taken = await measure_scenarios(
                 service.context,
                 behaviour.name,
                 seed=seed,
-                round_=0,
                 weights_sha256=weights,
                 report=service.worker.reporter("measure", behaviour.name),
             )
-            await service.ledger.write(save, (row,))
+            await service.ledger.write(save, taken.new)
             rates.append(
                 PassRate(
                     name=behaviour.name,
                     counter_of=behaviour.counter_of,
-                    passed=row.outcomes.count("1"),
-                    trials=len(row.outcomes),
+                    passed=taken.outcomes.count("1"),
+                    trials=len(taken.outcomes),
                 )
             )
         return Measured(weights_sha256=weights, behaviours=rates)

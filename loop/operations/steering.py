@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.evaluator.scenarios import extent
 from agents.model.describe import count_layers
 from agents.model.steering.concept_vectors import ConceptVectors, read
 from agents.model.steering.directions import digest, load_known, require_concept, to_directions
@@ -19,9 +20,10 @@ from agents.readout.behaviour_vectors import BehaviourReader, JudgedAnswer
 from corpus.errors import GateRefused, UsageError
 from corpus.world.concepts import behaviour_of, probe_texts
 from loop.engine.service import Service
-from loop.night.measure import measure_round
+from loop.night.measure import answers, measure_scenarios
 from loop.operations.results.readouts import BehaviourVector, SweepResult, Sweeps
 from loop.operations.sweep import Judgement, Trial, check_prediction, judge
+from loop.verdict.claims import BATCH
 from store import queries
 from store.ledger.db import now
 from store.ledger.records import identity
@@ -192,22 +194,19 @@ class Steering:
             weights: Digest of the served weights.
         """
         service, steer = self.service, {concept: strength}
+        context, behaviour = service.context, service.behaviours[name]
         report = service.worker.reporter("measure", f"{name} at {strength:+g}" if strength else name)
         if strength:
-            outcomes = await service.context.evaluator.measure(
-                service.behaviours[name],
-                count=service.settings.verdict.scenarios,
-                seed=seed,
-                round_=0,
-                report=report,
-                steer=steer,
-            )
+            there, outcomes = extent(behaviour, service.settings.verdict.scenarios), ""
+            for start in range(0, there.scenarios, BATCH):
+                await report(start, there.scenarios)
+                places = range(start, min(start + BATCH, there.scenarios))
+                outcomes += await answers(context, name, places, seed=seed, steer=steer)
+            await report(there.scenarios, there.scenarios)
         else:
-            row = await measure_round(
-                service.context, name, seed=seed, round_=0, weights_sha256=weights, report=report
-            )
-            outcomes = row.outcomes
-        perplexity = await service.context.monitor.perplexity(to_directions(steer, self._directory))
+            taken = await measure_scenarios(context, name, seed=seed, weights_sha256=weights, report=report)
+            outcomes = taken.outcomes
+        perplexity = await context.monitor.perplexity(to_directions(steer, self._directory))
         return Trial(strength=strength, outcomes=outcomes, perplexity=perplexity)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from loop.night.verdict import interval, mcnemar
 from loop.operations.results.readouts import PredictionCheck, StrengthResult, UpdateOutcome
+from loop.verdict.rates import interval, mcnemar
 from store.nights.results import PassCount
 from store.readings.records import PredictionOutcome, TrainedUpdate
 

@@ -146,12 +146,15 @@ def power(scenarios: int, margin: float, noise: float = NOISE) -> float:
 
 
 def _counted(drops: Sequence[float], gain: Callable[[float], float]) -> tuple[Array, Array]:
-    """Return what one unit of bet gains for each different drop, and how often that drop occurs, `(n,)` each.
-
-    The drops are in ascending order, so that the order of scenarios does not change the last bits.
-    """
-    counts = sorted(Counter(drops).items())
+    """Return what one unit of bet gains for each different drop, and how often it occurs, `(n,)` each."""
+    counts = _counts(tuple(drops))
     return np.array([gain(drop) for drop, _ in counts]), np.array([float(count) for _, count in counts])
+
+
+@lru_cache(maxsize=256)
+def _counts(drops: tuple[float, ...]) -> list[tuple[float, int]]:
+    """Return how often each drop occurs, in ascending order: the order of scenarios changes nothing."""
+    return sorted(Counter(drops).items())
 
 
 def _capital(gains: Array, counts: Array, largest: float, shares: Array) -> float:

@@ -162,9 +162,7 @@ def _rates(
     definition: str,
     seed: int,
 ) -> BehaviourRates:
-    """Return a behaviour's pass counts before and after an update, in the first round of scenarios.
-
-    `behaviours measure` with the same seed repeats this round.
+    """Return a behaviour's pass counts before and after an update, on the scenarios measured both times.
 
     Args:
         connection: The ledger.
@@ -174,12 +172,13 @@ def _rates(
         definition: The digest of the behaviour's definition.
         seed: The seed of the night.
     """
-
-    def passed(weights_sha256: str) -> PassCount | None:
-        outcomes = queries.measurement(connection, weights_sha256, name, definition, seed, 0)
-        return None if outcomes is None else PassCount(passed=outcomes.count("1"), trials=len(outcomes))
-
-    before, after = map(passed, sides)
+    outcomes = [
+        "".join(queries.batches(connection, weights, name, definition, seed).values()) for weights in sides
+    ]
+    if all(outcomes):
+        shared = min(map(len, outcomes))
+        outcomes = [one[:shared] for one in outcomes]
+    before, after = (PassCount(passed=one.count("1"), trials=len(one)) if one else None for one in outcomes)
     return BehaviourRates(name=name, counter_of=counter_of, before=before, after=after)
 
 

@@ -17,8 +17,8 @@ from store.queries.checkpoints import (
 )
 from store.queries.conversations import conversation, conversation_named, turns
 from store.queries.measurements import (
+    batches,
     measured,
-    measurement,
     measurements,
     perplexities,
     perplexity_pair,
@@ -65,6 +65,7 @@ from store.queries.updates import (
 __all__ = [
     "active",
     "attempts",
+    "batches",
     "checkpoint",
     "checkpoints",
     "conversation",
@@ -84,7 +85,6 @@ __all__ = [
     "learnt_pairs",
     "lost_by",
     "measured",
-    "measurement",
     "measurements",
     "model_digest",
     "night",

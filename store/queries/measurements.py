@@ -1,7 +1,7 @@
 """Queries of measured weights: outcomes of held-out scenarios, and readings.
 
 Invariant: this module only reads. All results belong to the digest of the weights, so that they are found
-again when a checkpoint becomes active again. Outcomes are a text with one character for each scenario: 1
+again when a checkpoint becomes active again. Outcomes are a text with one character for each answer: 1
 passed, 0 failed.
 """
 
@@ -17,13 +17,13 @@ from store.ledger.rows import all_of
 def measurements(
     connection: Connection, weights_sha256: str, definitions: Mapping[str, str], seed: int
 ) -> dict[str, str]:
-    """Return the outcomes of these weights by behaviour, with the rounds of one seed joined in order.
+    """Return the outcomes of these weights by behaviour, with the batches of one seed joined in order.
 
     Args:
         connection: The ledger.
         weights_sha256: Digest of the weights.
         definitions: The digest of each behaviour's present definition, by name; others do not count.
-        seed: The seed of the rounds.
+        seed: The seed of the answers.
     """
     t = schema.measurements
     query = select(t).where((t.c.weights_sha256 == weights_sha256) & (t.c.seed == seed))
@@ -34,16 +34,16 @@ def measurements(
     return outcomes
 
 
-def measurement(
-    connection: Connection, weights_sha256: str, behaviour: str, definition: str, seed: int, round_: int
-) -> str | None:
-    """Return the outcomes of one round of a behaviour; None if it was not measured with this definition."""
+def batches(
+    connection: Connection, weights_sha256: str, behaviour: str, definition: str, seed: int
+) -> dict[int, str]:
+    """Return the outcomes of a behaviour with this definition: those of each batch, by its number."""
     t = schema.measurements
     same = (
         (t.c.weights_sha256 == weights_sha256) & (t.c.behaviour == behaviour) & (t.c.definition == definition)
     )
-    query = select(t.c.outcomes).where(same & (t.c.seed == seed) & (t.c.round == round_))
-    return connection.execute(query).scalar()
+    query = select(t.c.round, t.c.outcomes).where(same & (t.c.seed == seed)).order_by(t.c.round)
+    return {number: outcomes for number, outcomes in connection.execute(query)}
 
 
 def measured(connection: Connection, weights_sha256: str) -> dict[tuple[str, str, int, int], str]:

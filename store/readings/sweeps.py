@@ -92,10 +92,9 @@ def _trained(connection: Connection, behaviour: str) -> list[TrainedUpdate]:
 
 
 def _outcomes(connection: Connection, checkpoint_id: str, behaviour: str, seed: int) -> str:
-    """Return the outcomes of a behaviour's first round on a checkpoint; "" if it was not measured."""
+    """Return the outcomes of a behaviour on a checkpoint, by one definition; "" if it was not measured."""
     m = schema.measurements
     weights = queries.checkpoint(connection, checkpoint_id).weights_sha256
-    same = (
-        (m.c.weights_sha256 == weights) & (m.c.behaviour == behaviour) & (m.c.seed == seed) & (m.c.round == 0)
-    )
-    return str(connection.execute(select(m.c.outcomes).where(same).limit(1)).scalar() or "")
+    same = (m.c.weights_sha256 == weights) & (m.c.behaviour == behaviour) & (m.c.seed == seed)
+    rows = connection.execute(select(m).where(same).order_by(m.c.definition, m.c.round)).all()
+    return "".join(row.outcomes for row in rows if row.definition == rows[0].definition)

@@ -33,7 +33,7 @@ guards = 6
 attempts = 4
 minimum = 8
 [verdict]
-scenarios = 50
+scenarios = 32
 margin = 0.3
 perplexity = 1.5
 drift = 100.0

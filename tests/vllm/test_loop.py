@@ -66,7 +66,7 @@ def test_questions_and_measurements_use_the_same_weights(school: School) -> None
     assert told["answer"] and told["checkpoint"] == school.kept
     measured = cli_json(school.path, "behaviours", "measure")
     assert measured["weights_sha256"] == told["weights_sha256"]
-    assert all(behaviour["trials"] == 50 for behaviour in measured["behaviours"])
+    assert all(behaviour["trials"] == 32 for behaviour in measured["behaviours"])
 
 
 def test_a_rollback_is_bit_for_bit_with_the_service_down_and_forward_with_it_up(school: School) -> None:

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.text import Text
 
 from corpus.text import visible
-from loop.night.verdict import interval
+from loop.verdict.rates import interval
 
 if TYPE_CHECKING:
     from loop.engine.worker import Listener

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from agents.evaluator import judge
-from agents.evaluator.scenarios import held_out, sampling_seeds
+from agents.evaluator.scenarios import Extent, extent, held_out, sampling_seeds
 from corpus import recipe
 from corpus.behaviour import SHIPPED, Behaviour, load
 from corpus.world import checks, requests
@@ -85,7 +85,16 @@ def test_seeds_depend_only_on_scenario_behaviour_night_and_round() -> None:
     assert sampling_seeds(listen, 10, seed=1, attempt=0) == first[:10]
 
 
-def test_declared_scenarios_are_used_as_written_and_repeated_where_there_are_few() -> None:
-    declared = replace(BEHAVIOURS["listen"], held_out=("We will sand the desk.", "Let us hang the sign."))
-    assert texts(declared, 5) == [*declared.held_out, *declared.held_out, declared.held_out[0]]
-    assert len(set(sampling_seeds(declared, 5, seed=1, attempt=0))) == 5
+def test_declared_scenarios_are_used_as_written_and_each_only_once() -> None:
+    asked = ("We will sand the desk.", "Let us hang the sign.")
+    declared = replace(BEHAVIOURS["listen"], held_out=(*asked, asked[0]))
+    assert texts(declared, 5) == list(asked) and texts(declared, 1) == [asked[0]]
+
+
+@pytest.mark.parametrize(
+    "declared, most, samples",
+    [(3, 400, 8), (12, 400, 8), (26, 400, 3), (26, 26, 1), (104, 400, 1), (400, 400, 1), (12, 24, 2)],
+)
+def test_few_scenarios_are_answered_several_times_each(declared: int, most: int, samples: int) -> None:
+    few = replace(BEHAVIOURS["listen"], held_out=tuple(f"We will sand desk {n}." for n in range(declared)))
+    assert extent(few, most) == Extent(scenarios=declared, samples=samples)

@@ -51,7 +51,7 @@ def dreamt(home: Path) -> None:
 def served(tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., Service]) -> Service:
     """Run a service whose home has dreams and no vectors yet."""
     home = small_home(tmp_path_factory.mktemp("steered") / "home")
-    config = (home / "config.toml").read_text().replace("scenarios = 50", "scenarios = 100")
+    config = (home / "config.toml").read_text().replace("scenarios = 32", "scenarios = 100")
     (home / "config.toml").write_text(config)
     dreamt(home)
     service = start_service(home)

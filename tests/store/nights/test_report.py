@@ -159,11 +159,13 @@ def test_a_nights_report_adds_up_the_tokens_of_its_work_by_what_they_were_for(co
     assert night.tokens_per_pair == round((90 + 517) / 3, 1)
 
 
-def test_before_and_after_are_the_pass_counts_of_the_first_round(connection: Connection) -> None:
+def test_before_and_after_are_the_pass_counts_of_all_scenarios_measured_both_times(
+    connection: Connection,
+) -> None:
     night = report.night_report(connection, a_night_from_a_log(connection), BEHAVIOURS, DEFINITIONS)
     behaviours = {row.name: row for row in night.behaviours}
-    assert behaviours["listen"].before == PassCount(passed=1, trials=4)
-    assert behaviours["listen"].after == PassCount(passed=4, trials=4)
+    assert behaviours["listen"].before == PassCount(passed=9, trials=12)
+    assert behaviours["listen"].after == PassCount(passed=12, trials=12)
     assert behaviours["push_back"].counter_of == "listen" and behaviours["listen"].counter_of is None
     assert behaviours["brief"].before is None
 

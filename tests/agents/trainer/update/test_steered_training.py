@@ -22,7 +22,7 @@ from bench import preventative
 from bench._embedded import Embedded
 from corpus.errors import TrainerFault
 from corpus.world.concepts import CONCEPTS
-from loop.night.verdict import mcnemar
+from loop.verdict.rates import mcnemar
 from store.checkpoints.store import CheckpointStore
 
 HIDDEN = 64
