@@ -102,7 +102,7 @@ def review() -> None:
             "and `lessons accept N`, `reject N --because TEXT` or `later N`"
         )
     for lesson in helpers.perform(Operations.lessons).lessons:
-        show_lessons.one(lesson)
+        show_lessons.one(lesson, with_file=False)
         if not _reviewed(lesson):
             return
     helpers.echo("that was the last one")
@@ -120,14 +120,14 @@ def _reviewed(lesson: "Lesson") -> bool:
         helpers.echo(KEYS)
         key = click.getchar().lower()
         try:
-            if key in "ae":
+            if key in ("a", "e"):
                 _decided(_accept(number, _edited(number) if key == "e" else None))
             elif key == "r":
                 because = typer.prompt("because")
                 _decided(helpers.perform(Operations.lesson_reject, number=number, because=because))
             elif key == "l":
                 _decided(helpers.perform(Operations.lesson_later, number=number))
-            elif key not in "sq":
+            elif key not in ("s", "q"):
                 continue
             return key != "q"
         except NightschoolError as error:

@@ -10,15 +10,16 @@ from time import monotonic
 
 import anyio
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from loop.engine.schedule import ScheduleFacts, ScheduleRules, why_not
 from loop.engine.service import Service
 from loop.night.propose import count_teaching
 from store import graph, queries
+from store.ledger import schema
 
 CHECK_S = 1.0
-"""Seconds between two checks; each check makes two small queries."""
+"""Seconds between two checks; each check makes four small queries."""
 RETRY_S = 3600.0
 """Seconds until the next night if a night made no update (say, for a full disk) and nothing new has come."""
 
@@ -27,10 +28,11 @@ log = structlog.get_logger()
 
 async def keep_schedule(service: Service) -> None:
     """Begin a night whenever one is due, until cancelled."""
-    logged, tried, tried_at = "", None, 0.0
+    logged, tried, tried_at, heard = "", None, 0.0, -1
     while True:
-        if not service.health.fault:
-            await service.accepting.accept_by_itself()
+        if not service.health.fault and await service.ledger.read(queries.running_night) is None:
+            if heard != (heard := await service.ledger.read(_signals)):
+                await service.accepting.accept_by_itself()
         reason = await next_update_reason(service)
         if not reason and tried == await service.ledger.read(_inputs) and monotonic() - tried_at < RETRY_S:
             reason = "nothing new since the last night, which made no update"
@@ -92,6 +94,11 @@ def _facts(connection: Connection, service: Service) -> ScheduleFacts:
 def _inputs(connection: Connection) -> tuple[int, int]:
     """Return the id of the newest turn and the number of new pairs, to see whether there is anything new."""
     return queries.cursor(connection), len(queries.pairs(connection, "new"))
+
+
+def _signals(connection: Connection) -> int:
+    """Return the number of signals, to see whether there are new complaints."""
+    return int(connection.execute(select(func.count()).select_from(schema.signals)).scalar_one())
 
 
 def _age_s(at: str) -> float:

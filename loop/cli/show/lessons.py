@@ -30,7 +30,7 @@ def listed(report: Lessons) -> None:
         out.print(f"{report.waiting} more rest on too few conversations: `nightschool lessons --all`")
 
 
-def one(lesson: Lesson) -> None:
+def one(lesson: Lesson, *, with_file: bool = True) -> None:
     """Print one proposal: what it says, what it rests on, and the file that it would become."""
     out.print(f"proposal {lesson.number} ({lesson.state}{', ' + lesson.reason if lesson.reason else ''})")
     out.print(f"  when      {lesson.condition}")
@@ -52,7 +52,7 @@ def one(lesson: Lesson) -> None:
         out.print(f"  became    behaviour {lesson.behaviour}")
     for quote in lesson.quotes:
         out.print(f"  {quote.path}:{quote.line}  {quote.source}: {quote.words}")
-    if lesson.draft:
+    if lesson.draft and with_file:
         out.print()
         for line in lesson.draft.splitlines():
             out.print(line, soft_wrap=True)
