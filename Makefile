@@ -14,6 +14,7 @@ TEST_WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=2000
 CHAOS_KILLS ?= 25
 CHAOS_SEED ?=
+HOURS ?= 8
 
 # Sources of the libraries that an installation compiles.
 KERNELS := agents/trainer/apollo/kernel.c $(wildcard agents/model/embedded/compiled/*)
@@ -31,7 +32,7 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
 # Where torch without CUDA is found, for vLLM on a CPU. Empty: where pip looks by itself, which may have only the other.
 TORCH_INDEX ?=
 
-.PHONY: help run real docs real-model test test-vllm check test-slow chaos bench clean
+.PHONY: help run real docs real-model test test-vllm check test-slow chaos soak bench clean
 
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
@@ -43,6 +44,7 @@ help:
 	@echo "make check      ruff, mypy and the rules of the house"
 	@echo "make test-slow  the tests that take minutes"
 	@echo "make chaos      kill a night CHAOS_KILLS=$(CHAOS_KILLS) times, at ledger commits drawn from CHAOS_SEED="
+	@echo "make soak       run a service for HOURS=$(HOURS) with a night an hour, and look whether it grows"
 	@echo "make bench      the benches, or those named: make bench BENCHES='optimizer losses'"
 	@echo "make docs       write the generated pages of docs/reference again"
 	@echo "make clean      remove $(VENV), $(HOME_DIR) and what was built"
@@ -81,6 +83,9 @@ test-slow: $(VENV)/installed-dev
 
 chaos: $(VENV)/installed-dev
 	$(BIN)/python tests/loop/chaos.py --kills $(CHAOS_KILLS) $(if $(CHAOS_SEED),--seed $(CHAOS_SEED))
+
+soak: $(VENV)/installed-dev
+	$(BIN)/python tests/loop/soak.py --hours $(HOURS)
 
 # The rivals live in an environment of their own.
 bench: .venv-bench/installed
