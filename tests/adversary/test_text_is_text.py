@@ -67,7 +67,7 @@ def hostile_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         line = json.dumps({"user": text, "session": text, "messages": messages})
         name = text.replace("/", "_").replace("\0", "")[:60]
         (logs / f"{number}{name}.jsonl").write_text(f"{line}\nnot JSON {text}\n", errors="replace")
-    assert small.run_cli(home, "init").code == 0
+    small.fresh_home(home)
     assert small.run_cli(home, "ingest", logs).code == 3
     yield home
 

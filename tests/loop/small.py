@@ -10,14 +10,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import anyio
 import pytest
 
 from corpus.world import answers
 from corpus.world.requests import draw, reserved, write
+from loop.operations.init import init
 
 NIGHTSCHOOL = Path(sys.executable).with_name("nightschool")
 LOOK_S = 0.02
@@ -157,9 +160,19 @@ def correction_lines(kind: str, count: int, seed: int = 5) -> list[str]:
     return lines
 
 
+def fresh_home(place: Path) -> Path:
+    """Make a home as `init` does, in this process."""
+    mask = os.umask(0o077)  # as the command line's
+    try:
+        anyio.run(partial(init, place, demo=False))
+    finally:
+        os.umask(mask)
+    return place
+
+
 def small_home(place: Path, *, windows: str = "[]") -> Path:
     """Make a home whose nights are short."""
-    assert run_cli(place, "init").code == 0
+    fresh_home(place)
     (place / "config.toml").write_text(SMALL.format(windows=windows))
     return place
 

@@ -15,7 +15,7 @@ import anyio
 import httpx
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
-from small import LOOK_S, cli_json, run_cli, small_home, wait_until
+from small import LOOK_S, cli_json, fresh_home, small_home, wait_until
 from small import Service as Running
 from sqlalchemy import select
 
@@ -167,9 +167,7 @@ class Proxied:
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a home without conversations."""
-    place = tmp_path_factory.mktemp("blank") / "home"
-    assert run_cli(place, "init").code == 0
-    return place
+    return fresh_home(tmp_path_factory.mktemp("blank") / "home")
 
 
 @asynccontextmanager

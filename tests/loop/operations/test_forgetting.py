@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small
 from conftest import Command
-from small import run_cli
 
 from loop.capture.log import append
 
@@ -26,10 +26,7 @@ def line(source: str, turns: Iterable[tuple[str, str]]) -> str:
 
 @pytest.fixture(scope="module")
 def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a home by `init`."""
-    place = tmp_path_factory.mktemp("fresh_home") / "home"
-    assert run_cli(place, "init").code == 0
-    return place
+    return small.fresh_home(tmp_path_factory.mktemp("fresh_home") / "home")
 
 
 @pytest.fixture

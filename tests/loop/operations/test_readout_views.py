@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Command
 from PIL import Image
-from small import Service, cli_json
+from small import Service, cli_json, fresh_home
 
 METRICS = {"first_pc", "alignment", "outliers", "neuron", "nearest", "r2", "heads"}
 SAID = (
@@ -31,8 +31,7 @@ def log_of(place: Path, *conversations: tuple[tuple[str, str], ...]) -> Path:
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make a home without vectors and without a service."""
-    home = tmp_path_factory.mktemp("bare") / "home"
-    cli_json(home, "init")
+    home = fresh_home(tmp_path_factory.mktemp("bare") / "home")
     log_of(home.parent / "log.jsonl", SAID)
     return home
 
