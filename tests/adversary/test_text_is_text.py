@@ -214,7 +214,9 @@ def test_a_log_line_does_not_act(capsys: pytest.CaptureFixture[str]) -> None:
     logging.getLogger("asyncio").setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-", ""])
+@pytest.mark.parametrize(
+    "redirection", ["", ">&- 2>&-", *(pytest.param(one, marks=pytest.mark.slow) for one in (">&-", "2>&-"))]
+)
 def test_a_closed_or_ascii_output_ends_no_command_in_a_traceback(
     hostile_home: Path, redirection: str
 ) -> None:

@@ -581,6 +581,7 @@ async def test_a_full_disk_costs_the_capture_and_not_the_answer(
 # ---------------------------------------------------------------- the real model
 
 
+@pytest.mark.slow
 def test_a_correction_through_the_proxy_is_learnt_and_side_traffic_about_it_is_not(
     tmp_path: Path, start_service: Callable[..., Running]
 ) -> None:

@@ -98,6 +98,7 @@ def test_a_night_killed_at_commits_ends_like_an_undisturbed_one(
     assert faults(place) == []
 
 
+@pytest.mark.slow
 def test_a_killed_init_or_ingest_takes_effect_exactly_once_when_repeated(
     undisturbed: Undisturbed, tmp_path: Path, draw: random.Random
 ) -> None:
@@ -224,7 +225,7 @@ def test_a_trainer_killed_at_a_step_is_noticed_within_a_second_and_its_update_ta
     assert faults(place) == []
 
 
-@pytest.mark.parametrize("module", [SERVER, TRAINER])
+@pytest.mark.parametrize("module", [SERVER, pytest.param(TRAINER, marks=pytest.mark.slow)])
 def test_a_service_stopped_while_its_children_start_leaves_nothing_behind(place: Place, module: str) -> None:
     service = place.start("run")
     service.wait_until(lambda: child_of(service.process.pid, module), f"the start of {module}", START_S)

@@ -290,6 +290,7 @@ def test_a_diff_over_a_night_shows_what_the_night_reported_and_what_moved(
 # ---------------------------------------------------------------- forgetting
 
 
+@pytest.mark.slow  # a night of its own
 def test_a_source_is_forgotten_with_its_update_named_and_the_others_retrained_without_it(
     story: Story, kept_home: Path
 ) -> None:

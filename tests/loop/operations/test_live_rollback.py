@@ -23,7 +23,7 @@ from store.ledger.db import Ledger, database_url
 from store.ledger.records import Checkpoint, save
 from store.tensors.raw import RawTensor
 
-ROLLBACKS = 24
+ROLLBACKS = 12
 TEXTS = (
     "I have decided to paint the door.",
     "What is the name of the tool that cuts wood?",

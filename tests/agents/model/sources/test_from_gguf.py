@@ -128,7 +128,13 @@ def test_a_request_opens_with_the_tokens_before_it_in_apply_chat_template(
         assert expected[-1] == chat.request_end or chat.request_end in expected[-2:]
 
 
-@pytest.mark.parametrize("name", KINDS)
+SERVED = "gemma3"
+"""The kind that a server is started for in every run: its turns end as no other's."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(kind, marks=() if kind == SERVED else pytest.mark.slow) for kind in KINDS]
+)
 def test_the_embedded_server_answers_as_the_model_does_and_ends_where_its_turns_end(
     name: str, published: dict[str, Published], made: Callable[[str], Path], start_server: Callable[..., Any]
 ) -> None:

@@ -197,6 +197,19 @@ def command(home: Path, *words: str, url: str, **environment: str) -> subprocess
     )
 
 
+@pytest.fixture
+def asked_here(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The hub, asked by this process."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    yield hub
+    huggingface_hub.close_session()
+
+
 def test_a_model_on_the_hub_is_pinned_and_only_its_data_is_downloaded(
     hub: Any, model_dir: Path, tmp_path: Path
 ) -> None:
@@ -220,8 +233,6 @@ def test_a_model_on_the_hub_is_pinned_and_only_its_data_is_downloaded(
     [
         ("org/tiny", {"HF_HUB_OFFLINE": "1"}, 13, "init --model DIR"),
         ("org/tiny", {"HF_ENDPOINT": "http://127.0.0.1:9"}, 13, "try again with a network"),
-        ("org/other", {}, 2, "no directory org/other here and no model"),
-        ("org/tiny@v9", {}, 2, "no revision 'v9'"),
     ],
 )
 def test_a_model_that_cannot_be_downloaded_is_one_line_and_no_home(
@@ -232,29 +243,40 @@ def test_a_model_that_cannot_be_downloaded_is_one_line_and_no_home(
     assert not (tmp_path / "home").exists()
 
 
-def test_a_model_that_brings_code_is_refused_before_its_weights_are_downloaded(
-    hub: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("org/other", "no directory org/other here and no model"), ("org/tiny@v9", "no revision 'v9'")],
+)
+def test_a_model_that_the_hub_does_not_have_is_one_line_and_no_home(
+    name: str, words: str, asked_here: Any, tmp_path: Path
 ) -> None:
-    config = json.loads(hub.files["config.json"])
-    hub.files["config.json"] = json.dumps({**config, "auto_map": {"AutoModel": "modeling_tiny.T"}}).encode()
-    ran = command(tmp_path / "home", "init", "--model", "org/tiny", url=hub.url)
-    assert ran.returncode == 12 and "auto_map" in ran.stderr and not (tmp_path / "home").exists()
-    assert not any("safetensors" in path for path in hub.asked)
+    refused(tmp_path / "home", name, ConfigError, words)
 
 
-def test_a_model_without_safetensors_is_refused(hub: Any, tmp_path: Path) -> None:
-    del hub.files["model.safetensors"]
-    ran = command(tmp_path / "home", "init", "--model", "org/tiny", url=hub.url)
-    assert ran.returncode == 2 and "no safetensors" in ran.stderr and not (tmp_path / "home").exists()
+def test_a_model_that_brings_code_is_refused_before_its_weights_are_downloaded(
+    asked_here: Any, tmp_path: Path
+) -> None:
+    config = json.loads(asked_here.files["config.json"])
+    config["auto_map"] = {"AutoModel": "modeling_tiny.T"}
+    asked_here.files["config.json"] = json.dumps(config).encode()
+    refused(tmp_path / "home", "org/tiny", UnsafeModel, "auto_map")
+    assert not any("safetensors" in path for path in asked_here.asked)
+
+
+def test_a_model_without_safetensors_is_refused(asked_here: Any, tmp_path: Path) -> None:
+    del asked_here.files["model.safetensors"]
+    refused(tmp_path / "home", "org/tiny", ConfigError, "no safetensors")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "sub/model.safetensors", "missing.safetensors"])
-def test_an_index_that_names_anything_but_safetensors_is_refused(name: str, hub: Any, tmp_path: Path) -> None:
-    hub.files["sub/model.safetensors"] = b""
-    hub.files["model.safetensors.index.json"] = json.dumps({"weight_map": {"lm_head.weight": name}}).encode()
-    ran = command(tmp_path / "home", "init", "--model", "org/tiny", url=hub.url)
-    assert ran.returncode == 2 and "no safetensors" in ran.stderr and not (tmp_path / "home").exists()
-    assert not any(".bin" in path for path in hub.asked)
+def test_an_index_that_names_anything_but_safetensors_is_refused(
+    name: str, asked_here: Any, tmp_path: Path
+) -> None:
+    asked_here.files["sub/model.safetensors"] = b""
+    index = {"weight_map": {"lm_head.weight": name}}
+    asked_here.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    refused(tmp_path / "home", "org/tiny", ConfigError, "no safetensors")
+    assert not any(".bin" in path for path in asked_here.asked)
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +301,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+@pytest.mark.slow
 def test_the_real_smollm2_has_its_own_tokens(smollm2: Path) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
     chat = ChatTokenizer(tokenizer)
@@ -296,6 +319,7 @@ def test_the_real_smollm2_has_its_own_tokens(smollm2: Path) -> None:
     assert whole[: len(opened)] == opened and chat.decode(opened).endswith("\nuser\n")
 
 
+@pytest.mark.slow
 def test_the_real_smollm2_is_served_and_answers(smollm2: Path, start_server: Callable[..., Any]) -> None:
     asked = [{"role": "user", "content": "What is the capital of France?"}]
     with start_server("--model", str(smollm2)).http() as http:

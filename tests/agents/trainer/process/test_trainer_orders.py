@@ -151,7 +151,7 @@ def test_an_update_without_its_client_can_be_requested_again_while_it_waits(home
     assert home.call(leave_and_come_back) == 60
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "stop"])
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("stop", marks=pytest.mark.slow)])
 def test_a_trainer_is_stopped_while_its_update_waits(
     make_home: Callable[[], Path], start: Callable[..., Any], how: str
 ) -> None:
