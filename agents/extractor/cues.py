@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from agents.extractor.contrast import contradicts
 from agents.extractor.own_words import TAKEN_CHARS, own_words
-from agents.extractor.tables import COMMON, Language, form, recognised, tables
+from agents.extractor.tables import COMMON, OF_TURNS, Language, form, recognised, tables
 
 READ_CHARS = 320
 """Number of characters of a turn that are scored: a complaint comes first, pasted text below it."""
@@ -55,6 +55,12 @@ class Reading:
     """The words of the new or changed wish, in the order of the text."""
 
 
+NOTHING = Reading(
+    complaint=0, of=None, approval=0, constraint=0, changed=0, again=False, against=(), praise=(), added=()
+)
+"""The reading of a turn that says nothing about the answer."""
+
+
 def folded(text: str) -> str:
     """Return the text in lower case, with straight quotes and single spaces and no invisible characters."""
     words = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text[:TAKEN_CHARS])).lower()
@@ -91,17 +97,21 @@ def read(text: str, *, request: str = "", answer: str = "", failed: bool = False
 
 def _by_table(words: str, language: Language, *, asked: bool, differs: tuple[str, float]) -> Reading:
     """Return the reading of a turn's own words by one table and the common one."""
-    scores, matched = dict[str, float](), dict[str, list[tuple[int, str]]]()
-    for name in ("wrong", "behaviour", "task", "harmless", "approval", "qualified", "constraint", "changed"):
-        found = [*language.matches(name, words), *tables()[COMMON].matches(name, words)]
-        scores[name] = sum(weight for _, weight in found)
-        matched[name] = [(match.start(), match.group().strip()) for match, _ in found]
+    found = language.read(words)
+    for name, more in tables()[COMMON].read(words).items():
+        found[name] = found.get(name, []) + more
+    scores = {name: sum(weight for _, weight in found.get(name, ())) for name in OF_TURNS}
+    matched = {
+        name: [(match.start(), match.group().strip()) for match, _ in some] for name, some in found.items()
+    }
+    if not found and not differs[0]:
+        return NOTHING
     complaint = scores["wrong"] + scores["behaviour"] + scores["task"] - scores["harmless"]
     if differs[0]:
         complaint += differs[1]
         scores["task"] += differs[1] if scores["behaviour"] < CLEARLY else 0.0
-        matched["task"].append((len(words), differs[0]))
-    if asked and language.score("no", words):
+        matched.setdefault("task", []).append((len(words), differs[0]))
+    if asked and scores["no"]:
         complaint -= ANSWERS_A_QUESTION
     praise = scores["approval"] - scores["qualified"]
     return Reading(
@@ -110,7 +120,7 @@ def _by_table(words: str, language: Language, *, asked: bool, differs: tuple[str
         approval=_clip(praise),
         constraint=_clip(scores["constraint"] - scores["harmless"]),
         changed=_clip(scores["changed"]),
-        again=bool(language.matches("again", words)),
+        again=bool(scores["again"]),
         against=_in_order(matched, "wrong", "behaviour", "task"),
         praise=_in_order(matched, "approval"),
         added=_in_order(matched, "constraint", "changed"),
@@ -124,7 +134,7 @@ def _of(behaviour: float, task: float) -> str | None:
 
 
 def _in_order(matched: dict[str, list[tuple[int, str]]], *names: str) -> tuple[str, ...]:
-    return tuple(word for _, word in sorted(pair for name in names for pair in matched[name]))
+    return tuple(word for _, word in sorted(pair for name in names for pair in matched.get(name, ())))
 
 
 def ends_with_question(answer: str) -> bool:

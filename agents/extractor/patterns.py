@@ -38,11 +38,18 @@ class Row:
             text: The text in the form of `tables.Language.form`.
             starts: The places that count as the beginning of the turn, for an anchored row.
         """
-        if self.needles and not any(needle in text for needle in self.needles):
+        if self.needles and not any(map(text.__contains__, self.needles)):
             return None
+        return self.tried(text, starts)
+
+    def tried(self, text: str, starts: tuple[int, ...]) -> re.Match[str] | None:
+        """Return the first match in a text that is known to contain a needle: see `find`."""
         if not self.anchored:
             return self.pattern.search(text)
-        return next((match for at in starts if (match := self.pattern.match(text, at))), None)
+        for at in starts:
+            if match := self.pattern.match(text, at):
+                return match
+        return None
 
 
 def row(source: str, weight: float, *, whole_words: bool) -> Row:

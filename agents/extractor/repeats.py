@@ -5,9 +5,10 @@ with different numbers are never the same.
 """
 
 import re
+from functools import lru_cache
 
 from agents.extractor.cues import plain
-from agents.extractor.tables import Language, form, recognised
+from agents.extractor.tables import form, recognised, tables
 from corpus.text import jaccard
 
 READ_CHARS = 2000
@@ -30,23 +31,27 @@ def similarity(one: str, other: str) -> float:
     first, second = form(plain(one)[:READ_CHARS]), form(plain(other)[:READ_CHARS])
     if _UNSPACED.search(first) and _UNSPACED.search(second):
         return min(1.0, PAIRS_ARE_HARSH * jaccard(_pairs(first), _pairs(second)))
-    languages = (*recognised(first), *recognised(second, first))
-    a, b = _content(first, languages), _content(second, languages)
+    codes = tuple(sorted({language.code for language in recognised(second, first)}))
+    a, b = _content(first, codes), _content(second, codes)
     if min(len(a), len(b)) < 2:
         return 1.0 if first == second and len(first.split()) > 2 else 0.0
     numbers = [{word for word in words if word.isdigit()} for words in (a, b)]
     return 0.0 if all(numbers) and numbers[0] != numbers[1] else jaccard(a, b)
 
 
-def _content(text: str, languages: tuple[Language, ...]) -> set[str]:
+@lru_cache(64)
+def _light(codes: tuple[str, ...]) -> dict[str, str]:
+    """Return the fillers of these languages, each with "", and the words for numbers with their digits."""
+    languages = [tables()[code] for code in codes]
+    fillers = {word: "" for language in languages for word in language.fillers}
+    return {word: at for language in languages for word, at in language.numbers.items()} | fillers
+
+
+def _content(text: str, codes: tuple[str, ...]) -> set[str]:
     """Return the stems of the words that are no fillers, with small numbers as digits."""
-    fillers = frozenset[str]().union(*(language.fillers for language in languages))
-    digits = {word: number for language in languages for word, number in language.numbers.items()}
-    return {
-        digits.get(word) or _stem(word)
-        for word in (found.strip("'") for found in _WORD.findall(text))
-        if word and word not in fillers
-    }
+    light = _light(codes)
+    words = {light.get(word, _stem(word)) for word in (found.strip("'") for found in _WORD.findall(text))}
+    return words - {""}
 
 
 def _stem(word: str) -> str:

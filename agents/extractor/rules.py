@@ -252,7 +252,6 @@ def _by_words(exchange: Exchange, hints: Hints) -> list[Finding]:
     answer = exchange.answer.text
     failed = hints.failed(exchange.request, answer)
     reading = read(exchange.text, request=exchange.request, answer=answer, failed=failed)
-    held = holds_back(answer, request=exchange.request)
     findings = _wishes(exchange, reading)
     if (complaint := _complaint(exchange, hints, reading, failed=failed)) is not None:
         findings = [complaint]
@@ -260,6 +259,9 @@ def _by_words(exchange: Exchange, hints: Hints) -> list[Finding]:
     least = INSISTED_AGAIN if reading.again else SAME_AFTER_FAILURE if failed else NEARLY_THE_SAME
     if repeated >= least:
         findings.append(finding_of(exchange, "repeated_ask", strength=repeated, matched=("asked again",)))
+    if not findings:
+        return []
+    held = holds_back(answer, request=exchange.request)
     if held == "refuses":
         findings = _insisting(findings)
     return [replace(finding, held_back=held) for finding in findings]

@@ -24,8 +24,12 @@ CLASSES = (
     "no", "again", "work", "speech",
 )  # fmt: skip
 """The classes of rows that a table may have."""
+OF_TURNS = (
+    "wrong", "behaviour", "task", "harmless", "approval", "qualified", "constraint", "changed", "no", "again",
+)  # fmt: skip
+"""Those that a user's turn is read by."""
 SHORT_CONTEXT = 400
-"""Number of characters of the request that help to recognise a language."""
+"""Number of characters of a text that help to recognise its language."""
 
 IN_A_ROW = 0.5
 """Weight of a word that is part of a row, beside 1 for a frequent word, when a language is recognised."""
@@ -77,19 +81,53 @@ class Language:
             if name in self.source
         }
 
-    def matches(self, name: str, text: str) -> list[tuple[re.Match[str], float]]:
-        """Return the matches of all rows of a class in a text, in the order of the text, with their weights.
+    @cached_property
+    def _index(self) -> tuple[Mapping[str, list[tuple[str, int]]], list[tuple[str, Row]], list[int]]:
+        """The needles of the rows by their first letters, the rows of OF_TURNS, and those always tried.
 
-        Each row counts once, however often it matches.
+        A needle has the place of its row beside it.
         """
-        lead = self.lead.match(text)
-        starts = (0, lead.end()) if lead and lead.end() else (0,)
-        found = [(match, one.weight) for one in self.rows.get(name, ()) if (match := one.find(text, starts))]
-        return sorted(found, key=lambda pair: pair[0].start())
+        rows = [(name, one) for name in OF_TURNS for one in self.rows.get(name, ())]
+        by_letters, always = defaultdict[str, list[tuple[str, int]]](list), list[int]()
+        for at, (_, one) in enumerate(rows):
+            if min(map(len, one.needles), default=0) < self._letters:
+                always.append(at)
+                continue
+            for needle in one.needles:
+                by_letters[needle[: self._letters]].append((needle, at))
+        return by_letters, rows, always
+
+    @cached_property
+    def _letters(self) -> int:
+        """Number of letters by which the index is kept: words are shorter in scripts without spaces."""
+        return 3 if self.stopwords else 2
+
+    def read(self, text: str) -> dict[str, list[tuple[re.Match[str], float]]]:
+        """Return the matches of the rows that are about users' turns, with their weights, by class.
+
+        Each row counts once, however often it matches. Most rows are never tried: one pass over the text
+        gives its groups of letters, and the index the rows that they may belong to.
+        """
+        by_letters, rows, always = self._index
+        groups = {text[at : at + self._letters] for at in range(len(text) - self._letters + 1)}
+        hits = (hit for letters in groups & by_letters.keys() for hit in by_letters[letters])
+        places = {place for needle, place in hits if needle in text}
+        starts, found = self._starts(text), dict[str, list[tuple[re.Match[str], float]]]()
+        for place in sorted(places.union(always)):
+            name, one = rows[place]
+            if match := one.tried(text, starts):
+                found.setdefault(name, []).append((match, one.weight))
+        return found
 
     def score(self, name: str, text: str) -> float:
         """Return the sum of the weights of the rows of a class that match a text."""
-        return sum(weight for _, weight in self.matches(name, text))
+        starts = self._starts(text)
+        return sum(one.weight for one in self.rows.get(name, ()) if one.find(text, starts))
+
+    def _starts(self, text: str) -> tuple[int, ...]:
+        """Return the places at which an anchored row may match: before and after the first words."""
+        lead = self.lead.match(text)
+        return (0, lead.end()) if lead and lead.end() else (0,)
 
 
 def form(text: str) -> str:
@@ -146,8 +184,8 @@ def recognised(text: str, context: str = "") -> tuple[Language, ...]:
     if code := _by_script(text, context):
         return (known[code],)
     counts = defaultdict[str, float](float)
-    for words, share in ((text, 1.0), (context[:SHORT_CONTEXT], IN_THE_CONTEXT)):
-        for word in _WORD.findall(words):
+    for words, share in ((text, 1.0), (context, IN_THE_CONTEXT)):
+        for word in set(_WORD.findall(words[:SHORT_CONTEXT])):
             for code, weight in _codes_by_word().get(word, {}).items():
                 counts[code] += share * weight
     if not counts:
