@@ -47,6 +47,7 @@ _SPECIAL = str.maketrans(
     {"\u00df": "ss", "\u0153": "oe", "\u00e6": "ae", "\u00f8": "o"}
     | dict.fromkeys("\u2019\u2018\u02bc\u0060\u00b4", "'")
 )
+_DRAWN_OUT = re.compile(r"([a-z])\1{2,}")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufe0f\ufeff\u00ad\U0001f3fb-\U0001f3ff]")
 
 
@@ -133,13 +134,14 @@ class Language:
 def form(text: str) -> str:
     """Return a text in the form that the tables match: lower case, single spaces, without accents.
 
-    Straight quotes replace curly ones. Invisible characters and the skin tones of emoji are left out.
+    Straight quotes replace curly ones. Invisible characters and the skin tones of emoji are left out, and
+    letters that are drawn out ("sooo") are written once.
     """
     words = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower()
     if not words.isascii():
         words = _INVISIBLE.sub("", words).translate(_SPECIAL)
         words = unicodedata.normalize("NFC", _MARKS.sub("", unicodedata.normalize("NFD", words)))
-    return " ".join(words.split())
+    return " ".join(_DRAWN_OUT.sub(r"\1", words).split())
 
 
 @cache
