@@ -25,14 +25,18 @@ from corpus.formats.format import Format
 from corpus.formats.texts import is_text
 from corpus.lines import BadLine, RawLine, in_lines
 from corpus.scrub.patterns import scrub
-from store.conversations import conversations, files
+from store.conversations import files
+from store.conversations.batch import add_all
 from store.conversations.files import FileState
 from store.ledger.db import Ledger
 from store.queue.outcome import note
 
-BATCH_LINES = 200
+BATCH_LINES = 1000
 """Largest number of lines in one transaction: few enough for a short transaction, many enough that the time
 for the disk's sync does not matter."""
+
+BATCH_BAD = 200
+"""Bad lines after which a transaction takes no further line: a file in a wrong format is given up early."""
 
 BATCH_BYTES = 4 * 2**20
 """Bytes after which a transaction takes no further line. This bounds its memory and its time."""
@@ -92,7 +96,7 @@ class _Batch:
     @property
     def full(self) -> bool:
         """Whether the batch takes no further record."""
-        return self.lines >= BATCH_LINES or self.size >= BATCH_BYTES
+        return self.lines >= BATCH_LINES or self.size >= BATCH_BYTES or len(self.bad) >= BATCH_BAD
 
 
 async def ingest_paths(
@@ -301,8 +305,8 @@ def _commit(
     with ledger.writing() as connection:
         if first:
             files.forget_set_aside(connection, path)
-        for conversation in batch.conversations:
-            added = conversations.add(connection, conversation, path)
+        stored = add_all(connection, batch.conversations, path)
+        for conversation, added in zip(batch.conversations, stored, strict=True):
             if added.forgotten:
                 forgotten += 1
                 continue

@@ -12,7 +12,7 @@ from typing import Any
 from agents.ingest.sources import OpenLog
 from corpus.conversation import Conversation, Score, Turn
 from corpus.errors import LogRefused
-from corpus.formats.detect import Record, detect, named, reader, unwrapped, value_of
+from corpus.formats.detect import Record, detect, named, own_parts, reader, unwrapped, value_of
 from corpus.formats.feedback import Scale, scale_of
 from corpus.formats.format import Format, Located, Part
 from corpus.formats.texts import is_text, text_records
@@ -153,6 +153,8 @@ class Parser:
         if isinstance(value, BadLine):
             return (value,)
         assert not isinstance(record, BadLine)
+        if self.format.recognises(value):  # most records: no other reader is asked
+            return own_parts(self.format, value, record.number)
         read = reader(self.format.name, sure=self.sure)
         return tuple(part for inner in unwrapped(value) for part in read(inner, record.number))
 

@@ -104,9 +104,14 @@ def reader(name: str, *, sure: bool = True) -> Reader:
         format = own
         if not sure and not own.recognises(value):
             format = next((other for other in FORMATS if other.recognises(value)), own)
-        try:
-            return parts_of(format.read(value, line))
-        except RecursionError:
-            return (BadLine(line=line, reason="nested too deep"),)
+        return own_parts(format, value, line)
 
     return read
+
+
+def own_parts(format: Format, value: Any, line: int) -> tuple[Part, ...]:
+    """Return what a format's reader gives for a record."""
+    try:
+        return parts_of(format.read(value, line))
+    except RecursionError:
+        return (BadLine(line=line, reason="nested too deep"),)

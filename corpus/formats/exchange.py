@@ -68,6 +68,8 @@ def offered(turns: tuple[Turn, ...], tools: tuple[Json, ...] | None) -> tuple[Tu
     answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if tools is None:
         tools = () if any(turns[place].key for place in answers) else None
+        if tools is None:
+            return turns
     ends = {answers[0], answers[-1]} if answers else set()
     return tuple(replace(turn, tools=tools) if place in ends else turn for place, turn in enumerate(turns))
 

@@ -74,6 +74,10 @@ class Scale:
         return 2 * (number - self.low) / (self.high - self.low) - 1
 
 
+NOTHING = Feedback()
+"""Of a record that says nothing of an answer."""
+
+_MAY_HOLD = frozenset((*FIELDS, *_EDITS, *_ORIGINALS, *_FLAGS))
 THUMBS, SIGNED = Scale(low=0, high=1), Scale(low=-1, high=1)
 _MOST = (1, 5, 10, 100)
 """The best rating of the scales that begin at 0 or 1."""
@@ -114,6 +118,8 @@ def feedback_of(record: Json, *, fields: Iterable[str] = FIELDS) -> Feedback:
         record: The message or the line.
         fields: The fields that may hold a rating; the first that holds one counts.
     """
+    if _MAY_HOLD.isdisjoint(record):
+        return NOTHING
     found: float | Score | None = None
     for field in fields:
         if field in record:

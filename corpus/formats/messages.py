@@ -11,9 +11,9 @@ from typing import Any
 
 from corpus.aliases import Json
 from corpus.conversation import Structure, ToolCall, Turn
-from corpus.formats.feedback import Feedback, feedback_of
+from corpus.formats.feedback import NOTHING, Feedback, feedback_of
 from corpus.formats.machine import answered, spoken
-from corpus.formats.parts import NO_OUTPUT, as_call, as_role, as_text, keys_of, time_of, tool_call
+from corpus.formats.parts import NO_OUTPUT, TIMES, as_call, as_role, as_text, keys_of, time_of, tool_call
 from corpus.lines import BadLine
 
 _THOUGHTS = frozenset(
@@ -31,6 +31,7 @@ _RESULTS = frozenset(
 _STEPS = frozenset("step-start step-finish step_start step_finish snapshot patch stream-start finish".split())
 _BODY = ("content", "parts", "text", "value", "contents", "message")
 _ROLE = ("role", "from", "sender", "author", "speaker", "type")
+_PLAIN = frozenset(("role", "content", *TIMES))
 _BESIDE = ("tool_calls", "function_call", "refusal", "reasoning_content", "reasoning", "toolInvocations")
 
 
@@ -68,6 +69,8 @@ def turns_in(message: Any, line: int) -> list[Turn]:
     """Return the turns of one message: the results of tools first, then the words."""
     if not isinstance(message, dict):
         raise _UnknownError("not an object")
+    if plain := _plain_turn(message, line):
+        return [plain]
     role = role_of(message)
     if role is None:
         raise _UnknownError(f"unknown role; {keys_of(message)}")
@@ -93,6 +96,20 @@ def turns_in(message: Any, line: int) -> list[Turn]:
     return [turn, *turns] if role == "assistant" else [*turns, turn]
 
 
+def _plain_turn(message: Json, line: int) -> Turn | None:
+    """Return the turn of a message of a role, a text and perhaps a time, as most are; None for others."""
+    text = message.get("content")
+    if not isinstance(text, str) or not _PLAIN.issuperset(message):
+        return None
+    role = as_role(message.get("role"))
+    if role is None or role == "tool" or not text.strip():
+        return None
+    clean = answered(text) if role == "assistant" else spoken(text) if role == "user" else text
+    if clean != text:
+        return None
+    return Turn(role=role, text=text, line=line, time=time_of(message) if len(message) > 2 else None)
+
+
 def _result(text: str, call_id: str, name: str) -> tuple[str, Structure]:
     """Return the text and the structure of a turn for the result of a tool."""
     shown = text if text.strip() or not call_id else NO_OUTPUT
@@ -103,7 +120,10 @@ def _turn(role: str, text: str, structure: Structure, message: Json, line: int) 
     """Return a turn; its structure is left out if the text says the same."""
     receipt = message.get("receipt")  # of Nightschool's own capture
     key = receipt if isinstance(receipt, str) and role != "tool" else ""
-    shape = None if structure == Structure(content=text) else structure
+    plain = structure.content == text and not (
+        structure.calls or structure.call_id or structure.name or structure.answer
+    )
+    shape = None if plain else structure
     return Turn(role=role, text=text, line=line, time=time_of(message), key=key, structure=shape)
 
 
@@ -231,6 +251,8 @@ def with_feedback(turns: tuple[Turn, ...], record: Json) -> tuple[Turn, ...]:
         record: The decoded line.
     """
     feedback = feedback_of(record)
+    if feedback is NOTHING:
+        return turns
     answers = [index for index, turn in enumerate(turns) if turn.role == "assistant"]
     if not answers or not feedback:
         return turns

@@ -18,7 +18,10 @@ _VALUE = (
 )
 _SIGN = r"\\?[\"'`]?\]?[ \t]{0,4}(?::[ \t]?[A-Za-z_][\w.\[\]| ]{0,40}?=|:=|=>|={1,3}|:)[ \t]{0,4}|>"
 _STATES = r"[ \t](?:(?:is|was)[ \t]?:?[ \t]?)?"
-_STARTS = re.compile(r"pass|pwd|secret|api|access|private|signing|account|credential|token")
+_BEGINNINGS = (
+    "pass", "pwd", "secret", "api", "access", "private", "signing", "account", "credential", "token",
+)  # fmt: skip
+_STARTS = re.compile("|".join(_BEGINNINGS))
 _ASSIGNED = re.compile(rf"(?im){_NAMES}(?P<sign>{_SIGN}){_VALUE}")
 _STATED = re.compile(rf"(?im){_NAMES}(?P<sign>{_STATES}){_VALUE}")
 _FLAG = re.compile(r"(?:^|\s)--?(?:\w+-)*$")
@@ -51,6 +54,8 @@ def scrub_assignments(text: str) -> str:
     folded = text.lower()
     if len(folded) != len(text):  # lower() makes one letter of Unicode longer, and offsets would not agree
         folded = "".join(letter.lower() if letter.isascii() else letter for letter in text)
+    if not any(name in folded for name in _BEGINNINGS):
+        return text
     parts: list[str] = []
     done = skip_to = 0
     for start in _STARTS.finditer(folded):

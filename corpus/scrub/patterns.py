@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from operator import is_
 from typing import Any
 
 from corpus.aliases import Json
@@ -73,6 +74,8 @@ def scrub_name(name: str, clean: Clean = scrub) -> str:
 
     Where `clean` removes more, its masks keep names apart.
     """
+    if not name:
+        return name
     name = _storable(name)
     scrubbed = scrub(name)
     if scrubbed != name:
@@ -82,17 +85,19 @@ def scrub_name(name: str, clean: Clean = scrub) -> str:
 
 def scrub_conversation(conversation: Conversation, clean: Clean = scrub) -> Conversation:
     """Return the conversation without secrets and without characters that a database refuses."""
-    return replace(
-        conversation,
-        turns=tuple(scrub_turn(turn, clean) for turn in conversation.turns),
-        source=scrub_name(conversation.source, clean),
-        key=scrub_name(conversation.key, clean),
-        session=scrub_name(conversation.session, clean),
-    )
+    turns = tuple(scrub_turn(turn, clean) for turn in conversation.turns)
+    before = (conversation.source, conversation.key, conversation.session)
+    source, key, session = (scrub_name(name, clean) for name in before)
+    if (source, key, session) == before and all(map(is_, turns, conversation.turns)):
+        return conversation
+    return replace(conversation, turns=turns, source=source, key=key, session=session)
 
 
 def scrub_turn(turn: Turn, clean: Clean = scrub) -> Turn:
     """Return a turn without secrets and without characters that a database refuses."""
+    if turn.edited is None and turn.structure is None and turn.tools is None:  # most turns
+        text, key = clean(_storable(turn.text)), scrub_name(turn.key, clean)
+        return turn if text == turn.text and key == turn.key else replace(turn, text=text, key=key)
     return replace(
         turn,
         text=clean(_storable(turn.text)),
@@ -153,6 +158,8 @@ def each_text(value: Any, change: Clean) -> Any:
 
 def _storable(text: str) -> str:
     """Return the text with replacements for what a database refuses: NUL and half a surrogate pair."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -103,8 +103,14 @@ _TOKENS = [
 ]
 
 
+SHORTEST = 15
+"""Fewest characters of a token of any form: no token has a space in it."""
+
+
 def scrub_tokens(text: str) -> str:
     """Return the text with `[secret:kind]` for every token that its form identifies."""
+    if max(map(len, text.split()), default=0) < SHORTEST:  # words alone
+        return text
     for kind, mark, shape in _TOKENS:
         if mark in text:
             text = shape.sub(f"[secret:{kind}]", text)

@@ -12,10 +12,8 @@ there.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC
-from pathlib import PurePath
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -24,8 +22,8 @@ from corpus.conversation import Conversation, Turn, chain
 from corpus.json_edge import to_json
 from corpus.scrub.patterns import Clean, scrub, scrub_conversation
 from store.conversations.privacy import cleaner
+from store.conversations.rows import conversation_row, turn_row, with_new_tools
 from store.ledger import schema
-from store.ledger.db import now
 from store.ledger.rows import parts
 from store.queue.work import enqueue
 
@@ -57,7 +55,11 @@ def add(connection: Connection, conversation: Conversation, path: str) -> Added:
         conversation: The conversation as its reader returned it; secrets are removed here.
         path: Path of its log, from which secrets were removed already.
     """
-    conversation = scrub_conversation(conversation, cleaner(connection))
+    return add_scrubbed(connection, scrub_conversation(conversation, cleaner(connection)), path)
+
+
+def add_scrubbed(connection: Connection, conversation: Conversation, path: str) -> Added:
+    """Add a conversation from which secrets were removed already; see `add`."""
     if not conversation.turns:
         raise ValueError("a conversation without turns: its reader should have refused it")
     if conversation.key:
@@ -77,7 +79,7 @@ def tombstones(conversation: Conversation, clean: Clean = scrub) -> list[str]:
     """
     if conversation.key:
         return [key_tombstone(conversation.format, conversation.key)]
-    return _digests(scrub_conversation(conversation, clean))
+    return digests_of(scrub_conversation(conversation, clean))
 
 
 def key_tombstone(format: str, key: str) -> str:
@@ -97,7 +99,7 @@ def find(connection: Connection, conversation: Conversation) -> str | None:
         connection: The ledger.
         conversation: A conversation without a key.
     """
-    return _known(connection, _digests(scrub_conversation(conversation, cleaner(connection)))[-1])
+    return _known(connection, digests_of(scrub_conversation(conversation, cleaner(connection)))[-1])
 
 
 def conversation_of(connection: Connection, key: str) -> str | None:
@@ -114,7 +116,7 @@ def conversation_of(connection: Connection, key: str) -> str | None:
 def _add_whole(connection: Connection, conversation: Conversation, path: str) -> Added:
     """Add a conversation whose log repeats the whole history each time; return what was added."""
     turns = conversation.turns
-    digests = _digests(conversation)
+    digests = digests_of(conversation)
     known = _known(connection, digests[-1])
     if known is not None:  # the ledger has this conversation, or a longer one that begins with it
         return Added(conversation_id=known, new_turns=0, known=True)
@@ -231,7 +233,7 @@ def _complete(
     return digest
 
 
-def _digests(conversation: Conversation) -> list[str]:
+def digests_of(conversation: Conversation) -> list[str]:
     """Return the digest of every prefix of a conversation without a key, the shortest prefix first."""
     if not conversation.session:
         return chain(conversation.source, conversation.turns)
@@ -278,11 +280,8 @@ def _new(
     connection: Connection, conversation: Conversation, conversation_id: str, tail: str, path: str
 ) -> None:
     """Add the row of a new conversation."""
-    key = conversation.key or conversation.session
-    row = {"id": conversation_id, "format": conversation.format, "key": key, "tail": tail}
-    source = conversation.source or PurePath(path).name
-    values = {**row, "source": source, "path": path, "at": now(), "copied": conversation.copied}
-    connection.execute(schema.conversations.insert().values(**values))
+    row = conversation_row(conversation, conversation_id, tail, path)
+    connection.execute(schema.conversations.insert().values(**row))
 
 
 def _grow(connection: Connection, conversation_id: str, tail: str) -> None:
@@ -309,34 +308,22 @@ def _append(
         digests: The digest of the conversation up to each of these turns.
         path: Path of the log.
     """
+    offered = (
+        _stored_tools(connection, conversation_id) if any(turn.tools is not None for turn in turns) else ()
+    )
     rows = [
-        _row(turn, conversation_id=conversation_id, position=position, chain=digest, path=path)
+        turn_row(turn, conversation_id, position, digest, path)
         for position, (turn, digest) in enumerate(
-            zip(_with_new_tools(connection, conversation_id, turns), digests, strict=True), start=start
+            zip(with_new_tools(offered, turns), digests, strict=True), start=start
         )
     ]
     connection.execute(schema.turns.insert(), rows)
     enqueue(connection, "extract", f"{conversation_id}:{start + len(turns)}")
 
 
-def _with_new_tools(connection: Connection, conversation_id: str, turns: Sequence[Turn]) -> Iterator[Turn]:
-    """Yield the turns; one that offers the same tools as the turn before names none, which means the same."""
-    if all(turn.tools is None for turn in turns):
-        yield from turns
-        return
+def _stored_tools(connection: Connection, conversation_id: str) -> tuple[Any, ...]:
+    """Return the tools that the last stored turn of a conversation offers."""
     t = schema.turns.c
     mine = (t.conversation_id == conversation_id) & t.tools.is_not(None)
     last = connection.execute(select(t.tools).where(mine).order_by(t.position.desc()).limit(1)).scalar()
-    offered = tuple(last or ())
-    for turn in turns:
-        same = turn.tools is None or turn.tools == offered
-        offered = offered if turn.tools is None else turn.tools
-        yield replace(turn, tools=None) if same else turn
-
-
-def _row(turn: Turn, **place: Any) -> dict[str, Any]:
-    """Return the row of one turn, by column; `place` has the columns that the turn itself does not give."""
-    time = turn.time.astimezone(UTC).isoformat(timespec="milliseconds") if turn.time else None
-    spoken = {"role": turn.role, "text": turn.text, "rating": turn.rating, "edited": turn.edited}
-    shape = {"structure": to_json(turn.structure), "tools": to_json(turn.tools)}
-    return {**place, **spoken, **shape, "key": turn.key, "time": time, "line": turn.line}
+    return tuple(last or ())

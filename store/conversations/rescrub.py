@@ -83,8 +83,8 @@ def _scrub_turns(connection: Connection, row: Any, clean: Clean) -> None:
 def _chained(row: Any, turns: list[Any], texts: list[str], clean: Clean) -> list[str]:
     """Return the digests of the turns with these texts; the present ones if it is not known what they are of.
 
-    What a conversation's digests begin with is not stored (`conversations._digests`, `_root`). It is one of a
-    few things, and the one that gives the stored digests of the texts as they are.
+    What a conversation's digests begin with is not stored (`conversations.digests_of`, `_root`). It is one of
+    a few things, and the one that gives the stored digests of the texts as they are.
     """
     roles, before = [turn["role"] for turn in turns], [turn["chain"] for turn in turns]
     known = [turn["text"] for turn in turns]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select, update
 
-from store.ledger.rows import first_of
+from store.ledger.rows import first_of, parts
 from store.ledger.schema import work
 
 MAX_ATTEMPTS = 3
@@ -43,6 +43,20 @@ def enqueue(connection: Connection, kind: str, subject: str, night_id: str = "")
         connection.execute(
             work.insert().values(kind=kind, subject=subject, night_id=night_id, state="ready", attempts=0)
         )
+
+
+def enqueue_all(connection: Connection, kind: str, subjects: list[str]) -> None:
+    """Add a piece of work outside a night for each of these subjects, unless the queue has it already."""
+    same = (work.c.kind == kind) & (work.c.night_id == "")
+    there = {
+        subject
+        for part in parts(subjects)
+        for (subject,) in connection.execute(select(work.c.subject).where(same & work.c.subject.in_(part)))
+    }
+    plain = {"kind": kind, "night_id": "", "state": "ready", "attempts": 0}
+    new = [{**plain, "subject": subject} for subject in dict.fromkeys(subjects) if subject not in there]
+    if new:
+        connection.execute(work.insert(), new)
 
 
 def lease(connection: Connection, holder: str, kinds: Collection[str] = ()) -> Work | None:
