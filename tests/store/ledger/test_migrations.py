@@ -6,12 +6,13 @@ from night import a_dream, a_pair, a_trained_night, decide, new_ledger
 from sqlalchemy import inspect, select
 
 from corpus.conversation import Conversation, Turn
-from store import queries
+from store import proposals, queries
 from store.conversations.conversations import add
 from store.ledger import schema
 from store.ledger.db import Ledger
-from store.ledger.migrations import MIGRATIONS
+from store.ledger.migrations import MIGRATIONS, _proposals_are_kept
 from store.ledger.records import Attempt, Reading, save
+from store.ledger.schema_proposals import PROPOSALS
 from store.ledger.schema_readings import READINGS
 from store.nights import history
 
@@ -64,6 +65,23 @@ def test_a_ledger_from_before_pruning_gets_its_columns_and_keeps_its_checkpoints
             != []
         )
         assert list(connection.execute(select(schema.forgotten))) == []
+    ledger.close()
+
+
+def test_a_ledger_from_before_proposals_gets_their_tables(tmp_path: Path) -> None:
+    ledger = new_ledger(tmp_path)
+    with ledger.writing() as connection:
+        for table in PROPOSALS:
+            table.drop(connection)
+        version = MIGRATIONS.index(_proposals_are_kept)
+        connection.execute(
+            schema.meta.update().where(schema.meta.c.key == "schema").values(value=str(version))
+        )
+    ledger.close()
+    ledger = Ledger(ledger.url)
+    with ledger.writing() as connection:
+        proposals.add(connection, "no_emoji", "no_emoji", [("s1", {})])
+        assert [(row.number, row.state) for row in proposals.rows(connection)] == [(1, "open")]
     ledger.close()
 
 
