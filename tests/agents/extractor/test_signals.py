@@ -276,3 +276,36 @@ def test_the_held_out_turns_are_labelled_in_nine_languages() -> None:
     assert len(rows) == 120 and len({row["lang"] for row in rows}) == 9
     assert sum(row["label"] == "neutral" for row in rows) >= 60
     assert all(re.fullmatch(r"h\d{3}", row["id"]) for row in rows)
+
+
+@pytest.mark.parametrize(("english", "recall"), [(True, 0.6), (False, 0.5)])
+def test_corrections_of_the_behaviour_are_found_in_turns_that_were_labelled_before_the_rules_were_read(
+    english: bool, recall: float
+) -> None:
+    """Measured once, on 2026-12-01: precision 1.00 and recall 0.92 in English, 1.00 and 1.00 otherwise.
+
+    The labels and the rules are by one author, so other people's turns give less. Whoever changes a rule because
+    of a row writes another row.
+    """
+    rows = [json.loads(line) for line in HELD_OUT.read_text("utf-8").splitlines()]
+    guesses = [
+        (row["of"] == "behaviour", ("correction", "behaviour") in found(*texts[: row["at"] + 1]))
+        for row in rows
+        if (row["lang"] == "en") == english
+        for texts in [[message["content"] for message in row["messages"]]]
+    ]
+    right = sum(truth and guess for truth, guess in guesses)
+    assert right / sum(guess for _, guess in guesses) >= 0.85
+    assert right / sum(truth for truth, _ in guesses) >= recall
+
+
+def test_few_neutral_held_out_turns_are_read_as_corrections() -> None:
+    """Measured once: 2 of 60."""
+    rows = [json.loads(line) for line in HELD_OUT.read_text("utf-8").splitlines()]
+    neutral = [row for row in rows if row["label"] == "neutral"]
+    false = [
+        row["id"]
+        for row in neutral
+        if "correction" in dict(found(*(message["content"] for message in row["messages"][: row["at"] + 1])))
+    ]
+    assert len(false) <= 3, false
