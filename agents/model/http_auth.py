@@ -48,7 +48,7 @@ def server_config(app: "AuthMiddleware") -> "uvicorn.Config":
     """Return Uvicorn's settings for this application: no proxy header is trusted, no server is named."""
     import uvicorn
 
-    from agents.model.embedded.http_limits import MAX_HEAD_BYTES, bounded_protocol
+    from agents.model.embedded.http_limits import MAX_HEAD_BYTES, backlog, bounded_protocol
 
     return uvicorn.Config(
         app,
@@ -60,6 +60,7 @@ def server_config(app: "AuthMiddleware") -> "uvicorn.Config":
         ws="none",
         timeout_graceful_shutdown=1,
         http=bounded_protocol(),
+        backlog=backlog(),
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
     )
 

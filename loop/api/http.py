@@ -18,11 +18,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import anyio
 import structlog
 import uvicorn
 from anyio.abc import TaskGroup
+from pydantic import TypeAdapter, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -116,6 +118,7 @@ class Routes:
             inspect.signature(operation).bind(**arguments)
         except TypeError as error:
             raise UsageError(f"{name}: {error}") from error
+        _require_types(name, get_type_hints(operation), arguments)
         result: Json = to_json(await operation(**arguments))
         return result
 
@@ -137,6 +140,15 @@ class Routes:
                 _error(UsageError("this is not a receipt: give one from X-Nightschool-Receipt")), 404
             )
         return JSONResponse(state)
+
+
+def _require_types(name: str, hints: Json, arguments: Json) -> None:
+    """Raise `UsageError` for an argument of another type: a text in place of a list is a list of letters."""
+    for key, value in arguments.items():
+        try:
+            TypeAdapter(hints.get(key, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            raise UsageError(f"{name}: {key}: {error.errors()[0]['msg']}") from error
 
 
 def _error(error: Exception) -> Json:

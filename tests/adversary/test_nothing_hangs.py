@@ -193,6 +193,46 @@ def test_a_quarter_of_the_descriptors_is_the_most_that_connections_take(
         assert http_limits.most_connections() == most
 
 
+FEW_FILES = """
+import asyncio, resource, socket, sys
+import uvicorn
+from agents.model.http_auth import AuthMiddleware, server_config
+from loop.api import http  # whatever a service loads
+resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+listening = socket.create_server(("127.0.0.1", 0))
+print(listening.getsockname()[1], flush=True)
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"in"})
+asyncio.run(uvicorn.Server(server_config(AuthMiddleware(app, token="t" * 43))).serve([listening]))
+"""
+
+
+def test_more_connections_than_descriptors_use_up_neither_descriptors_nor_the_event_loop(
+    tmp_path: Path,
+) -> None:
+    """Each failed attempt to accept was logged, 28,000 of them, and the children of a frozen service hung."""
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        command = [sys.executable, "-c", FEW_FILES]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, text=True)
+    idle = []
+    try:
+        port = int(server.stdout.readline())  # type: ignore[union-attr]
+        idle = [socket.create_connection(("127.0.0.1", port), 60) for _ in range(300)]
+        kept = len(os.listdir(f"/proc/{server.pid}/fd"))
+        for one in idle:
+            one.close()
+        head = f"{HEAD}Connection: close\r\nContent-Length: 0\r\n\r\n"
+        small.wait_until(lambda: b" 200 OK" in anyio.run(answer_to, port, head), "it answers", 60)
+        assert kept < 90 and "Too many open files" not in log.read_text()
+    finally:
+        for one in idle:
+            one.close()
+        server.kill()
+        server.communicate()
+
+
 def test_only_so_many_large_bodies_are_read_at_once() -> None:
     async def ask() -> list[int]:
         held, codes = anyio.Event(), list[int]()

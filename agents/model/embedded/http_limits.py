@@ -28,6 +28,15 @@ def most_connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else max(8, min(MAX_CONNECTIONS, soft // SHARE))
 
 
+def backlog() -> int:
+    """Return how many connections may wait to be accepted, and are accepted at once.
+
+    asyncio accepts so many in a row before a protocol can refuse one, and each attempt without a descriptor
+    left is logged: a long backlog used up all descriptors, and then the event loop.
+    """
+    return max(4, most_connections() // 4)
+
+
 def bounded_protocol() -> type[asyncio.Protocol]:
     """Return uvicorn's protocol for HTTP, with these limits."""
     from uvicorn.protocols.http.auto import AutoHTTPProtocol

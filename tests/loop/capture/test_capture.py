@@ -365,6 +365,26 @@ async def test_an_error_of_the_model_server_is_returned_and_not_captured(
     assert got.headers["x-nightschool-receipt"] == "none; error" and not proxied.lines()
 
 
+@pytest.mark.parametrize(
+    "call, named",
+    [
+        ("ingest", {"paths": "/etc"}),
+        ("rollback", {"target": ["a"]}),
+        ("ask", {"text": 5}),
+        ("night", {"seed": "x"}),
+        ("forget", {"source": None, "path": ""}),
+    ],
+)
+async def test_an_argument_of_another_type_is_refused_and_nothing_is_done(
+    proxied: Proxied, call: str, named: dict[str, Any]
+) -> None:
+    """A text in place of a list of paths was read as a list of letters, `/` among them."""
+    got = await proxied.http.post(f"/do/{call}", json=named, headers=proxied.own)
+    error = got.json()["error"]
+    assert (error["exit_code"], error["message"].split(": ")[:2]) == (2, [call, next(iter(named))])
+    assert not await proxied.turns()
+
+
 async def test_an_absent_model_server_is_reported_with_a_message(proxied: Proxied) -> None:
     async def hang_up(_stream: SocketStream) -> None:
         return None
