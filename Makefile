@@ -66,8 +66,9 @@ real: real-model
 	@$(REAL) night --seed $(SEED)
 	@echo "in this checkout: $(REAL) status   (and so on: --home says which home)"
 
+# In the order of the folders: the files of many short tests come last, so that both workers end together.
 test: $(VENV)/installed-dev
-	$(TEST_ENV) $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 20
+	$(TEST_ENV) $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 test-vllm: .venv-vllm/installed
 	$(TEST_ENV) $(VLLM_BIN)/pytest tests/vllm --durations 20

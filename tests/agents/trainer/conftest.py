@@ -51,7 +51,7 @@ def start(model_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         child.communicate()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def running(make_home: Callable[[], Path], start: Callable[..., Any]) -> Home:
     """Start a trainer with a first checkpoint."""
     home = Home(make_home())

@@ -16,6 +16,8 @@ from store.ledger.db import Ledger, database_url
 from store.ledger.records import Attempt, Dream, save
 from store.nights import history
 
+pytestmark = pytest.mark.slow  # nine hundred answers; tests/agents/model/steering steers few
+
 DREAMS, MISSING = 16, 3
 
 
@@ -78,7 +80,6 @@ def test_a_behaviours_own_vector_raises_its_pass_rate_as_predicted(swept: Any) -
     assert max(row["perplexity"] for row in rows.values()) > rows[0.0]["perplexity"]
 
 
-@pytest.mark.slow
 def test_a_sweep_takes_strengths_and_a_behaviour_and_is_deterministic(served: Service, swept: Any) -> None:
     asked = (
         "readout",
@@ -136,7 +137,6 @@ def test_an_invalid_request_is_refused_with_the_cure(
     assert sentence in command("--home", served.home, *arguments, "--json").failed(code)
 
 
-@pytest.mark.slow
 def test_the_sweep_predicts_at_least_three_of_the_four_behaviours(monkeypatch: pytest.MonkeyPatch) -> None:
     from bench import steering_predicts
 
