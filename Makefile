@@ -13,6 +13,7 @@ SEED ?= 0
 TEST_WORKERS ?= 2
 TEST_ENV := OMP_NUM_THREADS=1 GOMP_SPINCOUNT=2000
 CHAOS_KILLS ?= 25
+NULL_SEEDS ?= 0
 CHAOS_SEED ?=
 HOURS ?= 8
 
@@ -32,7 +33,7 @@ VLLM_PIP := $(VLLM_BIN)/python -m pip --disable-pip-version-check --quiet
 # Where torch without CUDA is found, for vLLM on a CPU. Empty: where pip looks by itself, which may have only the other.
 TORCH_INDEX ?=
 
-.PHONY: help run real docs real-model test test-vllm check test-slow chaos soak bench clean
+.PHONY: help run real docs real-model test test-vllm check test-slow chaos soak bench null clean
 
 help:
 	@echo "make run        one whole night on the bundled conversations, in a fresh home ($(HOME_DIR)/)"
@@ -46,6 +47,7 @@ help:
 	@echo "make chaos      kill a night CHAOS_KILLS=$(CHAOS_KILLS) times, at ledger commits drawn from CHAOS_SEED="
 	@echo "make soak       run a service for HOURS=$(HOURS) with a night an hour, and look whether it grows"
 	@echo "make bench      the benches, or those named: make bench BENCHES='optimizer losses'"
+	@echo "make null       how often the verdict is wrong: 1,000 simulated nights of each kind; NULL_SEEDS=40 adds so many real ones"
 	@echo "make docs       write the generated pages of docs/reference again"
 	@echo "make clean      remove $(VENV), $(HOME_DIR) and what was built"
 
@@ -91,6 +93,9 @@ soak: $(VENV)/installed-dev
 # The rivals live in an environment of their own.
 bench: .venv-bench/installed
 	$(BENCH_BIN)/python -m bench $(BENCHES)
+
+null: $(VENV)/installed
+	$(BIN)/python -m bench.verdict --seeds $(NULL_SEEDS)
 
 docs: $(VENV)/installed
 	$(BIN)/python docs/generate.py

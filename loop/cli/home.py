@@ -144,7 +144,8 @@ def ledger(
 ) -> None:
     """List rows of the ledger, or trace an update to its log lines.
 
-    `ledger why ID` shows the log lines from which an update or a pair came.
+    `ledger why ID` shows the log lines from which an update or a pair came, and the course of the evidence on
+    which the verdict on an update rests.
     """
     from loop.cli.show import ledger as show_ledger
     from loop.operations.status import why

@@ -15,6 +15,7 @@ from corpus.json_edge import from_json
 from loop.config import load_settings
 from loop.operations.results.home import ServiceStatus, StatusReport, UpdateOrigins
 from loop.operations.sweep import check_prediction
+from loop.verdict.course import courses
 from store import belonging, queries
 from store.checkpoints.store import CheckpointStore
 from store.home import Home, find, is_held
@@ -86,9 +87,11 @@ def why(connection: Connection, wanted: str) -> UpdateOrigins | WhyPair:
     origins = report.why(connection, wanted)
     if not isinstance(origins, WhyUpdate):
         return origins
+    verdict = queries.verdict(connection, origins.update.id)
     return UpdateOrigins(
         update=origins.update,
         pairs=origins.pairs,
         predictions=[check_prediction(row) for row in origins.predictions],
         log_lines=origins.log_lines,
+        evidence=courses([] if verdict is None else verdict.tests) or None,
     )

@@ -6,7 +6,7 @@ can be measured, it is "roll back".
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from corpus.aliases import Json
 from loop.verdict.behaviours import GAIN, BehaviourTest, compare, evidence_of_change
@@ -52,18 +52,29 @@ def decide(
     """
     tests = compare(paired)
     figures, harm = health(perplexity, drift, joint, limits)
-    figures = [*(test.as_json() for test in tests), *figures]
+    ruled = rule(tests, harm, last_round=last_round)
+    return replace(ruled, tests=[*(test.as_json() for test in tests), *figures])
+
+
+def rule(tests: Sequence[BehaviourTest], harm: Sequence[str], *, last_round: bool) -> Decision:
+    """Return the decision that follows from tests, without their figures.
+
+    Args:
+        tests: The tests of all behaviours.
+        harm: A reason for each other limit that the update exceeded.
+        last_round: Whether no further round may follow.
+    """
     faults = [_fall(test) for test in tests if test.outcome == "worse"]
     if faults := [*faults, *harm]:
-        return Decision(decision="roll back", reasons=faults, tests=figures)
+        return Decision(decision="roll back", reasons=faults, tests=[])
     changed = evidence_of_change(tests) >= ENOUGH
     if hopeless := _hopeless(tests, changed=changed, last_round=last_round):
-        return Decision(decision="roll back", reasons=hopeless, tests=figures)
+        return Decision(decision="roll back", reasons=hopeless, tests=[])
     if open_ := [test for test in tests if _is_open(test, changed=changed)]:
         names = tuple(test.claim.behaviour for test in open_)
         reasons = [*(_doubt(test) for test in open_ if _must_hold(test)), *_unchanged(tests, changed)]
-        return Decision(decision="inconclusive", reasons=reasons, tests=figures, again=names)
-    return Decision(decision="keep", reasons=_kept(tests), tests=figures)
+        return Decision(decision="inconclusive", reasons=reasons, tests=[], again=names)
+    return Decision(decision="keep", reasons=_kept(tests), tests=[])
 
 
 def _must_hold(test: BehaviourTest) -> bool:

@@ -13,6 +13,7 @@ from loop.operations.results.home import (
     SkippedLog,
     UpdateOrigins,
 )
+from loop.verdict.course import Course
 from store.nights.results import Listing, WhyPair
 
 MOST_LINES = 10
@@ -117,6 +118,7 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
         readout.located(update.moves)
         if (tested := update.abilities) and tested.before and tested.after:
             out.print(f"abilities {rate(tested.before)} -> {rate(tested.after)}")
+        _evidence(origins.evidence or [])
         for pair in origins.pairs[:MOST_PAIRS]:
             _pair(pair)
     for line in origins.log_lines:
@@ -125,6 +127,20 @@ def why(origins: UpdateOrigins | WhyPair) -> None:
         out.print("  no log lines: it comes from the behaviour's declared examples alone")
     if isinstance(origins, UpdateOrigins) and origins.predictions:
         readout.predictions(origins.predictions)
+
+
+def _evidence(courses: list[Course]) -> None:
+    """Print the E-values of a verdict after each batch of scenarios, and what would have changed them."""
+    if not courses:
+        return
+    table = Table("behaviour", "outcome", "evidence", "E-value (after so many scenarios)", "would differ if")
+    for one in courses:
+        steps = [f"{value:.3g} ({count})" for value, count in zip(one.values, one.scenarios, strict=True)]
+        kind = f"held within {one.margin:.0%}" if one.of == "held" else one.of
+        turns = "" if one.turns is None else f"{one.turns} scenario{'' if one.turns == 1 else 's'} turned"
+        table.add_row(one.behaviour, one.outcome, kind, ", ".join(steps), turns)
+    out.print("evidence of the verdict: 20 or more is enough")
+    out.print(table)
 
 
 def _pair(pair: WhyPair) -> None:

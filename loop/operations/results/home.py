@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from corpus.json_edge import ABSENT
 from loop.operations.results.nights import NightResult
 from loop.operations.results.readouts import PredictionCheck
+from loop.verdict.course import Course
 from store.conversations.forget import Touched
 from store.nights.results import ExplainedUpdate, HomeStatus, LogLine, WhyPair
 
@@ -292,3 +293,5 @@ class UpdateOrigins:
     predictions: list[PredictionCheck]
     log_lines: list[LogLine]
     """The log lines of all pairs, each line once."""
+    evidence: list[Course] | None = field(default=None, metadata=ABSENT)
+    """The course of the verdict's evidence, by behaviour; None without a verdict that has it."""
