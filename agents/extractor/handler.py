@@ -5,7 +5,6 @@ Invariant: the same turns give the same records. So a conversation that has grow
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 
 import httpx
 from sqlalchemy import Connection
@@ -17,11 +16,11 @@ from agents.extractor.rules import Finding
 from agents.model.context import ContextSettings
 from corpus.aliases import Json, Progress
 from corpus.behaviour import Behaviour
-from corpus.conversation import Turn, structure_of
 from corpus.errors import ModelUnavailable
 from store import queries
+from store.conversations.rows import turn_of
 from store.ledger.db import Ledger, now
-from store.ledger.records import Signal, StoredTurn
+from store.ledger.records import Signal
 from store.queue.outcome import Outcome
 from store.queue.work import Work
 
@@ -88,26 +87,11 @@ class Extractor:
 def _view(connection: Connection, conversation_id: str, most_characters: int) -> ConversationView:
     """Return the conversation with this id, with the turns that the ledger has now."""
     conversation = queries.conversation(connection, conversation_id)
-    turns = tuple(_turn(row) for row in queries.turns(connection, conversation_id))
+    turns = tuple(turn_of(row) for row in queries.turns(connection, conversation_id))
     return ConversationView(
         id=conversation_id,
         source=conversation.source,
         turns=turns,
         most_characters=most_characters,
         copied=conversation.copied,
-    )
-
-
-def _turn(row: StoredTurn) -> Turn:
-    """Return a turn of the ledger as a conversation turn, with the values that its log had."""
-    return Turn(
-        role=row.role,
-        text=row.text,
-        line=row.line,
-        time=datetime.fromisoformat(row.time) if row.time else None,
-        rating=row.rating,
-        edited=row.edited,
-        key=row.key,
-        structure=structure_of(row.structure),
-        tools=None if row.tools is None else tuple(row.tools),
     )

@@ -7,7 +7,6 @@ in memory, so it shows what an ingest would store.
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Connection, select
@@ -24,6 +23,7 @@ from corpus.formats.format import Part
 from corpus.lines import BadLine
 from corpus.scrub.patterns import Clean, scrub, scrub_conversation
 from store.conversations.conversations import tombstones
+from store.conversations.rows import turn_of
 from store.ledger import schema
 from store.ledger.db import Ledger
 from store.ledger.records import StoredTurn
@@ -92,7 +92,7 @@ def _stored(connection: Connection) -> Iterator[tuple[str, Conversation]]:
     table, turns = schema.conversations, schema.turns
     spoken: dict[str, list[Turn]] = {}
     for turn in all_of(connection, StoredTurn, select(turns).order_by(turns.c.id)):
-        spoken.setdefault(turn.conversation_id, []).append(_turn(turn))
+        spoken.setdefault(turn.conversation_id, []).append(turn_of(turn))
     rows = {row.id: row for row in connection.execute(select(table))}
     for conversation_id, its_turns in spoken.items():
         row = rows[conversation_id]
@@ -102,20 +102,6 @@ def _stored(connection: Connection) -> Iterator[tuple[str, Conversation]]:
                 source=row.source, format=row.format, turns=tuple(its_turns), key=row.key, copied=row.copied
             ),
         )
-
-
-def _turn(row: StoredTurn) -> Turn:
-    """Return a stored turn with the values that its log had."""
-    time = datetime.fromisoformat(row.time) if row.time else None
-    return Turn(
-        role=row.role,
-        text=row.text,
-        line=row.line,
-        time=time,
-        rating=row.rating,
-        edited=row.edited,
-        key=row.key,
-    )
 
 
 def lines_with(path: Path, format: str, wanted: Collection[str], clean: Clean = scrub) -> list[int]:

@@ -5,13 +5,14 @@ Invariant: pure but for the clock. The keys of a row are the columns of its tabl
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, TypedDict
 
-from corpus.conversation import Conversation, Turn
+from corpus.conversation import Conversation, Turn, structure_of
 from corpus.json_edge import to_json
 from store.ledger.db import now
+from store.ledger.records import StoredTurn
 
 
 class ConversationRow(TypedDict):
@@ -92,3 +93,18 @@ def turn_row(turn: Turn, conversation_id: str, position: int, chain: str, path: 
         "time": turn.time.astimezone(UTC).isoformat(timespec="milliseconds") if turn.time else None,
         "line": turn.line,
     }
+
+
+def turn_of(row: StoredTurn) -> Turn:
+    """Return a turn of the ledger as a turn of a conversation, with the values that its log had."""
+    return Turn(
+        role=row.role,
+        text=row.text,
+        line=row.line,
+        time=datetime.fromisoformat(row.time) if row.time else None,
+        rating=row.rating,
+        edited=row.edited,
+        key=row.key,
+        structure=structure_of(row.structure),
+        tools=None if row.tools is None else tuple(row.tools),
+    )

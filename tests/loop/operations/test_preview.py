@@ -146,6 +146,21 @@ def test_a_signal_names_its_turn_and_the_answer_that_it_is_about(tmp_path: Path)
     assert (signal.kind, signal.position, signal.about) == ("correction", 2, 1) and signal.because
 
 
+def test_a_complaint_after_a_tools_result_is_about_the_words_and_not_about_the_call(tmp_path: Path) -> None:
+    call = {"type": "tool_use", "id": "c1", "name": "search", "input": {"query": "rivers of the north"}}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": "nothing"}
+    spoken = [
+        message("user", "Name a river of the north."),
+        message("assistant", [{"type": "text", "text": "A moment."}, call]),
+        message("user", [result]),
+        message("assistant", "I know of none."),
+        message("user", "wrong, you looked in one place only"),
+    ]
+    (talk,) = talks(shown(tmp_path / "log.jsonl", json.dumps({"messages": spoken}).encode() + b"\n"))
+    (signal,) = talk.signals
+    assert (signal.kind, talk.turns[signal.about].text) == ("correction", "I know of none.")
+
+
 def test_a_chat_with_an_answer_that_was_changed_has_the_models_own_one_beside_it(tmp_path: Path) -> None:
     nodes = {
         "a": message("user", "Name a river.", id="a", parentId=None, childrenIds=["b", "c"]),
