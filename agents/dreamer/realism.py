@@ -5,7 +5,7 @@ trainer's (`agents.model.internals`), so any server will do.
 
 Invariant: a request that cannot be scored is not refused. This module does not know what is refused. The
 model's mean hidden state, as a second measure of novelty, would come from the same interface; as yet it gives
-that of the last token only, at the cost of another pass, so novelty goes by words.
+only that of the last token, and at the cost of another pass, so novelty is measured by words.
 """
 
 from collections.abc import Sequence

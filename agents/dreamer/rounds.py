@@ -1,8 +1,8 @@
 """The dreams of one behaviour: the model writes requests in rounds until enough of them pass the filters.
 
-Each round has as many requests written as are missing, divided by the yield so far. The first rounds of a new
-model compare the forms of prompts; what they give is used too. Every request that was written becomes a
-dream of the ledger, a refused one with its reason.
+The model writes in each round as many requests as are missing, divided by the yield so far. The first rounds
+of a new model compare the forms of prompts; their requests are used too. Every request that was written
+becomes a dream of the ledger, a refused one with its reason.
 
 Invariant: the seed of every draw depends only on the night, the behaviour, the round and the draw's index.
 This module reads and writes no ledger, and does not know how attempts are judged.
@@ -82,7 +82,7 @@ class Known:
 
     @classmethod
     def of(cls, dreamt: Iterable[str], held_out: Iterable[str], *, is_recipe: bool) -> "Known":
-        """Return the filters; the shipped model's world has few words, so its texts may be closer."""
+        """Return the filters; the shipped model's world has few words, so its texts may be more alike."""
         if is_recipe:
             return cls(seen=NoveltyFilter(dreamt, NEAR), held_out=NoveltyFilter(held_out, NEAR))
         return cls(seen=NoveltyFilter(dreamt, DIFFERENT), held_out=NoveltyFilter(held_out, HELD_OUT))

@@ -75,7 +75,7 @@ class Evaluator:
             seed: Seed of the measurement, from which the seed of each answer is derived.
             report: Called with the progress.
             steer: Concepts to steer the answers by, each with its strength; None for no steering.
-            words: A counter that gets in how many of the answers each word is; None to count none.
+            words: A counter that gets, for each word, the number of answers that have it; None to count none.
         """
         known, samples = held_out(behaviour, most), extent(behaviour, most).samples
         draws = [sampling_seeds(behaviour, len(known), seed=seed, attempt=each) for each in range(samples)]

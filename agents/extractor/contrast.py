@@ -1,7 +1,7 @@
-"""Does a turn state another name or number than the answer: a correction that needs no word of complaint.
+"""Whether a turn states another name or number than the answer: a correction without a word of complaint.
 
-"created_on, not created_at", "it's Meyer with e-y", "wait, 7 times 8 is 56": what is common to them is in the
-answer, not in the language. Invariant: pure.
+"created_on, not created_at", "it's Meyer with e-y", "wait, 7 times 8 is 56": they are recognised by what the
+answer says, not by the words of a language. Invariant: pure.
 """
 
 import re
@@ -42,7 +42,7 @@ COUNTED = 0.35
 
 
 def contradicts(words: str, code: str, *, request: str, answer: str) -> tuple[str, float]:
-    """Return the part of a turn that states something else than the answer, and what it adds to a complaint.
+    """Return the part of a turn that contradicts the answer, and how much it adds to a complaint's score.
 
     The part is "" if there is none.
 

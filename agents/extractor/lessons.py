@@ -64,8 +64,8 @@ class Lesson:
 def evidence(behaviours: Mapping[str, Behaviour], judging: Judging, request: str, answer: str) -> Evidence:
     """Return the judgements of an answer by every behaviour that applies to the request.
 
-    A check of the catalogue that holds for any request says nothing here: an answer of 40 words is no
-    evidence that a complaint about it is about its length. Only the words of the complaint can say that.
+    A check of the catalogue that holds for any request is left out: that an answer has 40 words does not show
+    that a complaint about it is about its length. Only the words of the complaint can show that.
     """
     messages: list[Message] = [{"role": "user", "content": request}]
     failed, passed = dict[str, str](), list[str]()

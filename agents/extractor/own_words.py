@@ -1,7 +1,7 @@
-"""What of a turn are the user's own words: the turn without what was quoted, pasted or handed over.
+"""The user's own words in a turn: the turn without what was quoted, pasted or handed over.
 
-People paste logs, tracebacks, letters and texts to translate, fenced or not, and quote others. Complaints in
-those are nobody's complaint about the answer.
+People paste logs, tracebacks, letters and texts to translate, fenced or not, and quote others. A complaint in
+such a text is not a complaint about the answer.
 
 Invariant: pure, and linear in the length of a turn; at most TAKEN_CHARS of it are read.
 """

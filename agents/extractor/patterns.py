@@ -28,7 +28,7 @@ class Row:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
-        """The expression, compiled when a text first contains one of the needles: most rows wait for long."""
+        """The expression, compiled only when a text first contains one of the needles."""
         return re.compile(self.source)
 
     def find(self, text: str, starts: tuple[int, ...]) -> re.Match[str] | None:

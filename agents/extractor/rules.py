@@ -143,8 +143,8 @@ class _Dialogue:
     def answer(self) -> tuple[int, Turn]:
         """Return the part of the answer that the next user's turn is about, with its index.
 
-        It is the last part, or an earlier one in words that is much longer: an agent may add "Saved." to what
-        it has written.
+        It is the last part, or an earlier one that is much longer and consists of words: an agent may add
+        "Saved." to what it has written.
         """
         last = self.answers[-1]
         wordy = [part for part in self.answers if not calls(part[1])]

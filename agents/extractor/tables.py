@@ -69,7 +69,7 @@ class Language:
 
     @cached_property
     def rows(self) -> Mapping[str, tuple[Row, ...]]:
-        """The rows by class, made when the language is first met."""
+        """The rows by class, made when the language is first used."""
         whole, short = bool(self.source.get("whole_words")), _short(self.source)
         return {
             name: tuple(
@@ -107,7 +107,7 @@ class Language:
         """Return the matches of the rows that are about users' turns, with their weights, by class.
 
         Each row counts once, however often it matches. Most rows are never tried: one pass over the text
-        gives its groups of letters, and the index the rows that they may belong to.
+        collects its groups of letters, and an index gives the rows that these may match.
         """
         by_letters, rows, always = self._index
         groups = {text[at : at + self._letters] for at in range(len(text) - self._letters + 1)}
@@ -152,7 +152,7 @@ def tables() -> Mapping[str, Language]:
 
 @cache
 def anywhere(name: str) -> str:
-    """Return the expression of this name from the tables of all languages, as one of alternatives.
+    """Return one expression whose alternatives are all languages' expressions of this name.
 
     name: `greeting` and `salutation` (the beginning of a letter), `farewell` (its end), or `states` (before a
         name or a number).

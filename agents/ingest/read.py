@@ -157,7 +157,7 @@ async def in_threads(batches: Generator[IngestReport, None, None]) -> IngestRepo
 def read_log(ledger: Ledger, path: Path, options: Options = DEFAULTS) -> Generator[IngestReport, None, None]:
     """Read what is new in one file, and yield a report after each committed batch.
 
-    A file that cannot be read is quarantined, and a report says so. Of an archive, each log in it is read.
+    A file that cannot be read is quarantined, and a report says so. In an archive, every log is read.
     """
     count = 0
     try:

@@ -35,7 +35,7 @@ def records(log: OpenLog, *, offset: int = 0, number: int = 0, last: bool = True
         log: The log.
         offset: Offset of the line where reading starts.
         number: Number of the line before it.
-        last: Whether a last line counts that has no line end.
+        last: Whether a last line without a line end counts.
     """
     stream = log.again()
     if is_text(log.head):

@@ -126,7 +126,7 @@ def stored_path(path: Path) -> str:
 
 
 def opened(path: Path) -> Iterator[OpenLog]:
-    """Open a log and yield it; of an archive, yield each log in it.
+    """Open a log and yield it; for an archive, yield each log in it.
 
     Anything but a readable regular file raises `LogRefused`. Each log is closed when the next is asked for.
     """
@@ -146,7 +146,7 @@ def opened(path: Path) -> Iterator[OpenLog]:
 def open_log(path: Path) -> OpenLog:
     """Open a file and return it; anything but a readable regular file raises `LogRefused`.
 
-    Of an archive, `compression` says so and there is no text.
+    For an archive, `compression` says that it is one, and there is no text.
     """
     try:
         _check_regular(path.stat().st_mode)  # before the open: opening a device may have an effect

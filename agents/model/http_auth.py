@@ -8,7 +8,7 @@ The app forwards requests on some paths to another server, which checks credenti
 middleware also admits a credential that is not our token, and AUTHENTICATED tells the app that it is not.
 Host and Origin are checked there too, and a request must carry some credential.
 
-A second token opens some paths alone: those of chats and of what became of them.
+A second token opens only the paths of chats and of their receipts.
 
 Invariant: the app sees no request that failed a check, and no body over the limit. This module knows no route
 but `/health`, which it answers itself: the answer says only that a server listens here.
@@ -45,7 +45,7 @@ LARGE_BYTES, MAX_LARGE = 1024 * 1024, 8
 
 
 def server_config(app: "AuthMiddleware") -> "uvicorn.Config":
-    """Return Uvicorn's settings for this application: no proxy header is trusted, no server is named."""
+    """Return Uvicorn's settings for this application: no proxy header is trusted, no Server header sent."""
     import uvicorn
 
     from agents.model.embedded.http_limits import MAX_HEAD_BYTES, backlog, bounded_protocol

@@ -87,7 +87,7 @@ class Internals(Protocol):
         Args:
             items: Pairs of the context's tokens and the continuation's tokens.
             steer: Directions that are added to the residual stream; empty for no steering.
-            exact: Whether products have the weights' type; a large model reads more quickly without.
+            exact: Whether products have the weights' type; a large model reads faster if they need not.
         """
 
     async def status(self) -> HasVersion:

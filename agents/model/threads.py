@@ -1,7 +1,7 @@
 """How many threads a process computes with, when the configuration leaves it to the machine.
 
-Invariant: the same model on the same machine gets the same number, because it decides the last bits of some
-sums. This module knows nothing about torch.
+Invariant: the same model on the same machine gets the same number, because the number of threads decides the
+last bits of some sums. This module knows nothing about torch.
 """
 
 import os

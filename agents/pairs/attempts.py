@@ -1,7 +1,7 @@
 """Attempts: the served model answers the dreams, and each answer is judged.
 
-Which answers are asked for, and when no more are, is decided in `agents.pairs.practice`. Some are given with
-an instruction in the prompt, which is removed before training.
+`agents.pairs.practice` decides which answers to ask for, and when to stop. Some are given with an instruction
+in the prompt, which is removed before training.
 
 Invariant: every attempt is stored with its seed, the checkpoint that made it, and a judgement with its
 reason. Only the first answer to a dream, which has no instruction, changes the failure rate of a behaviour.
@@ -188,10 +188,10 @@ class Asker:
     max_tokens: int
 
     async def over_window(self, dreams: Sequence[Dream]) -> set[str]:
-        """Return the ids of the dreams that the model's window does not take with all that may surround them.
+        """Return the ids of the dreams that do not fit into the model's window with all that may be added.
 
-        That is an instruction, a correction, an answer that is shown, and the answer. One such row would fail
-        the whole batch. A token has at least one byte, so most dreams need not be counted.
+        An instruction, a correction, an answer that is shown, and the new answer may be added. One such row
+        would make the whole batch fail. A token has at least one byte, so most dreams need not be counted.
         """
         window = (await self.model.served_model()).context
         told = max((_bytes(self.behaviours[dream.behaviour].instruction) for dream in dreams), default=0)

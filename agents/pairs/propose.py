@@ -47,8 +47,8 @@ def eligible(new: Sequence[Pair], caps: SourceCaps) -> list[Pair]:
     """Return the new pairs that are within the caps, in their order.
 
     The cap of a source does not apply to pairs whose source is "", which come from declared examples. The
-    caps of similar answers apply to answers from logs alone: what the model has answered itself says no more
-    than the model already does, and a short right answer may well be the same each time.
+    caps of similar answers apply to answers from logs alone: an answer of the model itself brings nothing in
+    from outside, and a short right answer may well be the same each time.
     """
     counted: Counter[str] = Counter()
     groups: list[tuple[frozenset[str], Counter[str]]] = []

@@ -1,8 +1,8 @@
 # ruff: noqa: E501  (tables of words)
 """Draft a behaviour file: a rule of the catalogue with its counter-behaviour, for a person to change.
 
-Invariant: pure. The requests are templates around subjects of the program's own, so a file holds no sentence
-of a log, and forgetting a conversation leaves no trace of it here.
+Invariant: pure. The requests are templates around the program's own subjects, so a file holds no sentence of
+a log, and forgetting a conversation leaves no trace of it here.
 """
 
 import json
@@ -60,7 +60,7 @@ def draft(check: str, parameters: Mapping[str, Any], *, taken: Collection[str], 
     Args:
         check: The check.
         parameters: All its parameters.
-        taken: Names of behaviours that there are; the new ones get another name.
+        taken: Names of the existing behaviours; the new ones get other names.
         why: The first line of the file, which says where the rule comes from.
     """
     rule = sides(check, parameters)

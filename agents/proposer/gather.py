@@ -1,9 +1,9 @@
 # ruff: noqa: E501  (tables of words)
 """Join the complaints that mean the same.
 
-A complaint that misses a rule of the catalogue belongs to that rule, whatever its words and its language. Any
-other belongs to the first complaint with which it shares half of its words. Invariant: pure; the same
-complaints in the same order give the same groups.
+A complaint about a broken rule of the catalogue belongs to that rule, whatever its words and its language.
+Any other complaint belongs to the first complaint with which it shares half of its words. Invariant: pure;
+the same complaints in the same order give the same groups.
 """
 
 import re
@@ -48,11 +48,11 @@ def gather(
     is_order: Callable[[str], bool],
     refuses: Callable[[Complaint], bool],
 ) -> list[Found]:
-    """Return what each complaint is evidence for; nothing for one that says nothing.
+    """Return what each complaint is evidence for, if it is evidence for anything.
 
     Args:
         complaints: The complaints, in the order of their turns.
-        keys: The keys of the proposals that there are.
+        keys: The keys of the existing proposals.
         is_order: Returns whether a text gives orders to this program or asks for harm; such a complaint is
             evidence for nothing.
         refuses: Returns whether the answer refuses or warns: to insist after that is not to correct.

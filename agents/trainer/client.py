@@ -151,7 +151,7 @@ class TrainerClient:
         Args:
             items: Token ids of each context and its continuation.
             steer: Directions that the model is steered by during this call.
-            exact: Whether products have the weights' type; a large model reads more quickly without.
+            exact: Whether products have the weights' type; a large model reads faster if they need not.
         """
         meter.count(read=sum(len(context) + len(continuation) for context, continuation in items))
         frames = [*(one.data for one in steer), *(pack_tokens(side) for item in items for side in item)]

@@ -82,8 +82,7 @@ def trainer_settings(settings: TrainingSettings, *, shipped: bool, pairs: int) -
 
     Args:
         settings: The configured settings.
-        shipped: Whether the model is the shipped one, whose values for everything that is left open are
-            known.
+        shipped: Whether the model is the shipped one, for which the values of all open settings are known.
         pairs: Number of pairs of the update.
     """
     own = {"enabled", "objective", "replay"}
@@ -284,10 +283,11 @@ class TrainHandler:
 
 
 def chosen_settings(result: TrainResult) -> Json:
-    """Return what an update was trained with where its settings left the choice open, for its settings.
+    """Return the values that were chosen for an update where its settings left them open.
 
-    The key is `chosen`. `first_share` says how the rate was found: it is the norm of a fresh optimizer's
-    first step at this rate, as a share of the weights' norm; None for a rate that was given.
+    They are stored with the update's settings under the key `chosen`. `first_share` shows how the learning
+    rate was found: it is the norm of a fresh optimizer's first step at this rate, as a share of the weights'
+    norm. It is None if the rate was given.
     """
     return {CHOSEN: {"lr": result.lr, "first_share": result.first_share, "compute": result.compute}}
 

@@ -31,8 +31,9 @@ def most_connections() -> int:
 def backlog() -> int:
     """Return how many connections may wait to be accepted, and are accepted at once.
 
-    asyncio accepts so many in a row before a protocol can refuse one, and each attempt without a descriptor
-    left is logged: a long backlog used up all descriptors, and then the event loop.
+    asyncio accepts this many connections in a row before a protocol can refuse one, and it logs each attempt
+    for which no descriptor is left. With a long backlog, all descriptors were used up, and then the logging
+    blocked the event loop.
     """
     return max(4, most_connections() // 4)
 
