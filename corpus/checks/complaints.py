@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (tables of words, a check in a row)
-"""What people say when they miss a rule of the catalogue: from a complaint to a check with its parameters.
+"""What people say when an answer breaks a rule: from a complaint to a check with its parameters.
 
 The words say which rules may be meant ("I use Celsius, not Fahrenheit" names two). The answer decides: a rule
 is meant only if the answer breaks it. Invariant: pure. A parameter is a number, one of the catalogue's
@@ -215,7 +215,7 @@ _NO_WORD = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Meant:
-    """A rule that a complaint misses."""
+    """A rule that the answer broke, according to a complaint."""
 
     check: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -225,7 +225,7 @@ class Meant:
 
 
 def meant(words: str, request: str, answer: str) -> tuple[Meant, ...]:
-    """Return the rules that a complaint misses: those that its words name and that the answer breaks.
+    """Return the rules that a complaint is about: those that its words name and that the answer breaks.
 
     Args:
         words: The user's complaint.
@@ -243,7 +243,7 @@ def meant(words: str, request: str, answer: str) -> tuple[Meant, ...]:
 
 
 def key_of(check: str, parameters: Mapping[str, Any]) -> str:
-    """Return what complaints about the same rule have in common: the check and all that is no number."""
+    """Return what complaints about one rule have in common: the check, and the parameters but for numbers."""
     fixed = [value for value in parameters.values() if not isinstance(value, int)]
     return ":".join([check, *(str(part).lower() for value in fixed for part in _parts(value))])
 
@@ -253,15 +253,15 @@ def completed(
 ) -> dict[str, Any]:
     """Return the parameters of a check for several complaints: what most of them say.
 
-    A complaint that states no number speaks for a limit between the answers that were complained about and
-    those that were not: so one voice that wants a single word does not outvote those that want less text. Of
-    numbers that are said equally often the mildest is taken.
+    A complaint that states no number counts as a vote for a limit between the lengths of the bad answers and
+    of those that followed. So one person who wants a single word does not outvote those who only want less
+    text. If several numbers are named equally often, the mildest is taken.
 
     Args:
         check: The check.
         read: The parameters that each complaint states.
-        lengths: For each complaint the numbers of words of the answer and of the one that followed; 0 if
-            none followed.
+        lengths: For each complaint, the number of words of the answer, and of the answer that followed (0 if
+            none did).
     """
     parameters = {key: value for each in read for key, value in each.items() if not isinstance(value, int)}
     key = {"max_words": "most", "max_sentences": "most", "min_words": "least"}.get(check)

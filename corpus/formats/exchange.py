@@ -1,8 +1,7 @@
 """A request to a model and its response, in the shapes of the common interfaces, as messages.
 
-Invariant: a response that is there but in no known shape is a fault that names its keys, so that no question
-is left without its answer. A table of paths (`Paths`) is all that a log of such pairs needs for a reader.
-Pure.
+Invariant: a response in an unknown shape is a fault that names its keys, so that no question is left without
+its answer. A table of paths (`Paths`) is all that a log of such pairs needs for a reader. Pure.
 """
 
 from collections.abc import Iterable
@@ -34,7 +33,7 @@ _INSIDE = ("body", "response", "data", "result", "kwargs", "output", "outputs")
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where a log of requests and responses has what; of several paths the first with a value counts."""
+    """Where a log of exchanges has each part; of several paths, the first with a value counts."""
 
     needs: tuple[str, ...]
     """Paths that every record has; `a|b` is a choice."""
@@ -97,7 +96,7 @@ def read_exchange(value: Any, line: int, paths: Paths, name: str) -> Conversatio
     Args:
         value: The decoded record.
         line: Number of its line.
-        paths: Where the record has what.
+        paths: Where the record has each part.
         name: Name of the format.
     """
     if not has(value, paths.needs):
@@ -224,7 +223,7 @@ def item_messages(item: Json) -> list[Json]:
 
 
 def answered_in(response: Any) -> list[Json] | str:
-    """Return the answer in a response as messages, [] without a response, or as text the fault.
+    """Return the messages of the answer in a response; [] without a response; a fault as text.
 
     Of several choices the first counts.
     """

@@ -1,4 +1,4 @@
-"""Text that programs put into a person's or the model's turn, and the words that are left without it.
+"""Removes the text that programs put into a person's or the model's turn.
 
 Invariant: a turn of the user holds what a person typed, and nothing else. Clients for programming send
 reminders, hooks, notifications, summaries and the state of the editor in the user's name; models without a
@@ -85,7 +85,7 @@ def spoken(text: str) -> str:
 
 
 def answered(text: str) -> str:
-    """Return an answer without the model's thoughts; "" if it is nothing else."""
+    """Return an answer without the model's thoughts; "" if it has only thoughts."""
     if "<" not in text:
         return text
     if "<|channel|>" in text and (final := _CHANNEL.search(text)):

@@ -137,7 +137,7 @@ def time_of(*records: Any, fields: Iterable[str] = TIMES) -> datetime | None:
 
 
 def user_of(*records: Any) -> str:
-    """Return the user whom the first of these records to name one names; "" if none does."""
+    """Return the user in the first of these records that names a user; "" if none does."""
     for record in records:
         for name in USERS:
             user = record.get(name) if isinstance(record, dict) else None

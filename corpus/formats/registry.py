@@ -1,4 +1,4 @@
-"""The readers of all log formats; the first that recognises a record reads it: the general ones are last."""
+"""The readers of all log formats. The first that recognises a record reads it: general ones come last."""
 
 from corpus.formats.agents import aider, claude_code, codex, cursor, gemini_cli, letta, opencode
 from corpus.formats.chats import (

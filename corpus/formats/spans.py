@@ -1,8 +1,8 @@
-"""Spans of traces as plain records: attributes in any of the forms of exports become one nested object.
+"""Spans of traces as plain records: attributes in any exported form become one nested object.
 
-Invariant: `{"a.b.0": 1}`, `{"a": {"b": [1]}}` and OTLP's lists of keys and typed values give the same. Of a
-trace, the calls of a model are read; what encloses them (a chain, an agent) is read only where no call of a
-model is. Pure.
+Invariant: `{"a.b.0": 1}`, `{"a": {"b": [1]}}` and OTLP's lists of keys and typed values give the same object.
+In a trace, the calls of a model are read. A span that encloses calls (a chain, an agent) is read only if the
+trace has no call of a model. Pure.
 """
 
 from collections.abc import Iterable, Iterator
@@ -104,7 +104,7 @@ def _text(value: Any) -> str:
 
 
 def innermost(found: Iterable[tuple[str, bool, tuple[Part, ...]]]) -> Iterator[Part]:
-    """Yield what was read from the calls of models, and from what encloses calls where a trace has none.
+    """Yield what was read from calls of models; for a trace without any, from its enclosing spans.
 
     Args:
         found: For each span the id of its trace, whether it is a call of a model, and what was read from it.

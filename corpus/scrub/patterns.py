@@ -1,8 +1,8 @@
 """Removal of secrets from text before it is stored: keys, tokens, passwords, private keys.
 
 Invariant: pure, idempotent, linear in the length of the text. A secret becomes `[secret:kind]`; text without
-secrets is unchanged. This module removes obvious secrets only: a password in plain prose that no word such as
-"password" announces stays.
+secrets is unchanged. This module removes obvious secrets only: a password in plain prose is not found if no
+word such as "password" announces it.
 """
 
 import hashlib

@@ -1,10 +1,10 @@
 """Masks for what names a person: e-mail addresses, numbers of telephones and cards, IBANs, seed phrases.
 
-A mask stays the same for the same value, so that a conversation stays readable: who was written to before is
-written to again. It is a keyed digest, so that whoever reads a mask cannot try values.
+A mask stays the same for the same value, so that a conversation stays readable: the same address is still the
+same one. A mask is a keyed digest, so that nobody can find the value of a mask by trying values.
 
 Invariant: pure, idempotent, linear in the length of the text. Cards and IBANs are masked only if their check
-digits are right. This module masks what has a form of its own: names and addresses of streets stay.
+digits are right. This module masks what has a form of its own: names and street addresses are not masked.
 """
 
 import hashlib

@@ -1,9 +1,9 @@
 """Removal of secrets that their own form identifies: tokens with a prefix, and some of another shape.
 
 Invariant: pure, linear, idempotent. Each form is searched only in a text that has its mark, a literal. A
-token may stand at the start of a word, and after what is no word to a reader but letters to a program: an
-escaped newline as in JSON inside JSON, the end of a colour code, or a character in percent signs. Formats
-are those that their issuers document.
+token may stand at the start of a word. It may also follow letters that a program sees but a reader does not:
+those of an escaped newline (as in JSON inside JSON), of the end of a colour code, or of a percent-encoded
+character. The forms are those that the issuers of the tokens document.
 """
 
 import re

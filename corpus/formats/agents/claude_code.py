@@ -1,10 +1,10 @@
 """Reader of Claude Code: the session files in its projects folder, and the stream of `claude -p`.
 
 Invariant: the turns of a session are the branch that is live at its end. A record's id is the key of its
-turn, so a copy of a session is recognised by ids and never by words. The pieces of one answer, a record each,
-are one turn. The result of a tool is logged as `type: user` and becomes a tool turn; the words that a person
-typed at it (a rejection, a free answer to a question) are a user's turn. Records outside the conversation
-(meta, summaries, side chains, synthetic answers, what a hook wrote) give nothing.
+turn, so a copy of a session is recognised by ids and never by words. The pieces of one answer, each in a
+record of its own, are one turn. The result of a tool is logged as `type: user` and becomes a tool turn; the
+words that a person typed in reply (a rejection, a free answer to a question) are a user's turn. Records
+outside the conversation (meta, summaries, side chains, synthetic answers, what a hook wrote) give no turns.
 """
 
 import hashlib

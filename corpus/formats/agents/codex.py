@@ -1,7 +1,7 @@
 """Reader of Codex: the rollout files of its sessions, old and new, and the stream of `codex exec --json`.
 
 Invariant: the turns of a session are the items that the model got and wrote, without those that the user took
-back. What the client wrote in the user's name, events, and items of the model's reasoning give nothing. The
+back. What the client wrote in the user's name, events, and items of the model's reasoning give no turns. The
 key of a turn is made of the session in which it was first said, its place and its words, because items have
 no ids: so the beginning of a forked session is recognised.
 """

@@ -1,7 +1,8 @@
 """Reader of Cursor: the table of its state.vscdb, and the transcripts of its agent.
 
 Invariant: a conversation has the bubbles that its composer lists, in that order; what Cursor added to a
-person's words gives nothing. A transcript has a message a line and no ids: a file is one conversation.
+person's words is left out. A transcript has one message on each line and no ids, so a file is one
+conversation.
 """
 
 from collections.abc import Iterable, Iterator

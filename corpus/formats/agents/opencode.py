@@ -1,8 +1,8 @@
 """Reader of OpenCode: an exported session, and the tables of its database.
 
-Invariant: parts that OpenCode wrote in the user's name, or that it keeps from the model, give nothing; nor
-does a session that another one started, because an agent speaks in it for the user. Messages that the user
-took back are left out.
+Invariant: parts that OpenCode wrote in the user's name, or that it keeps from the model, give no turns. Nor
+does a session that another session started, because an agent speaks in it for the user. Messages that the
+user took back are left out.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Reader of Jan, and of threads of the Assistants API: a message a line, each with the id of its thread.
+"""Reader of Jan, and of threads of the Assistants API: one message on each line, with the id of its thread.
 
 Invariant: the messages of a thread are in the order of their times, because lists of the interface have the
 newest first.

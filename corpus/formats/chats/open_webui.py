@@ -1,9 +1,9 @@
 """Reader of Open WebUI: exported chats and feedbacks, and the tables of its database (webui.db).
 
-Invariant: the turns are the branch that `currentId` names. An answer whose text a person changed stands in
-it as it is now; the model's own text with the change as its edit is a conversation of its own, which shares
-the turns before it. An answer that was drawn again after a bad rating is another, with the one that stayed
-as its edit.
+Invariant: the turns are the branch that `currentId` names. If a person changed the text of an answer, this
+branch has the changed text. The model's own text, with the changed text as its edit, ends a second
+conversation, which shares the turns before it. An answer that was generated again after a bad rating also
+ends a conversation of its own, with the answer that stayed as its edit.
 """
 
 from dataclasses import replace
@@ -34,7 +34,7 @@ def _rated_message(value: Json) -> tuple[str, Any]:
 
 
 def read(value: Any, line: int) -> Reading:
-    """Return the live branch of a chat, then each answer that a person changed or had drawn again.
+    """Return the live branch of a chat, then each answer that a person changed or had generated again.
 
     Args:
         value: The chat, or the row that has it.

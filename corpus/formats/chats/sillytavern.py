@@ -1,7 +1,7 @@
-"""Reader of SillyTavern's chat files: a header, then a message a line.
+"""Reader of SillyTavern's chat files: a header, then one message on each line.
 
-Invariant: a file is one conversation. Messages that are hidden from the model give nothing; of several
-answers the one that is shown is the turn.
+Invariant: a file is one conversation. Messages that are hidden from the model give no turns. Of several
+answers, the one that is shown is the turn.
 """
 
 import re

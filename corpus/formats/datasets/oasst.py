@@ -1,8 +1,8 @@
-"""Reader of OpenAssistant: trees of messages, nested or a message a line.
+"""Reader of OpenAssistant: trees of messages, nested, or one message on each line.
 
 Invariant: the conversation is the branch of the best answers, by their ranks. Another answer of a known rank
-is a conversation of its own, with the best one as its edit. Messages that were deleted or failed their
-review give nothing.
+is a conversation of its own, with the best one as its edit. Messages that were deleted or failed their review
+give no turns.
 """
 
 from collections.abc import Iterable, Iterator

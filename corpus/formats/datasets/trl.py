@@ -1,9 +1,9 @@
 """Reader of preferences and rated answers in TRL's forms: prompt, chosen, rejected, completion, label.
 
 Invariant: the last turn of the conversation is the rejected answer. The chosen answer is the edit of this
-turn, as if a person had rewritten it. A line of KTO (completion and label) gives an answer with a rating. Of
-an answer with several messages, which calls tools, the last words stand for the answer. This module does not
-know which model gave the rejected answer.
+turn, as if a person had rewritten it. A line of KTO (completion and label) gives an answer with a rating. If
+an answer has several messages because it calls tools, its last words count as the answer. This module does
+not know which model gave the rejected answer.
 """
 
 from dataclasses import replace

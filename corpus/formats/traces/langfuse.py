@@ -1,6 +1,6 @@
 """Reader of Langfuse's exports: traces with or without their observations, and observations alone.
 
-Invariant: of observations only generations are read. A score of an evaluator is no rating.
+Invariant: only observations that are generations are read. A score of an evaluator is no rating.
 """
 
 from collections.abc import Iterable, Iterator

@@ -1,6 +1,6 @@
 """Reader of LangSmith's exported runs.
 
-Invariant: the runs of type llm are read, and the chain around them only where a trace has none.
+Invariant: runs of type llm are read; a chain is read only if its trace has no such run.
 """
 
 from collections.abc import Iterable, Iterator
