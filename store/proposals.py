@@ -1,6 +1,6 @@
-"""Proposed behaviours in the ledger: complaints in, proposals and their evidence out.
+"""Proposed behaviours in the ledger: stores complaints, and returns proposals with their evidence.
 
-Invariant: a complaint counts once for each rule that it misses. A complaint that was forgotten takes its
+Invariant: a complaint counts once for each rule that it is about. A complaint that was forgotten takes its
 evidence with it, and a proposal without evidence goes too. This module does not know which complaints mean
 the same: `agents.proposer` does.
 """
@@ -76,7 +76,7 @@ def complaints(connection: Connection, *, known: bool) -> list[Complaint]:
 
     Args:
         connection: The ledger.
-        known: Whether to return those that are evidence already, or the others.
+        known: Whether to return the complaints that are evidence already; False returns the others.
     """
     s = schema.signals
     gathered = select(evidence.c.signal_id)

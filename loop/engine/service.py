@@ -106,7 +106,7 @@ class Service:
 
 
 async def scrub_again(service: Service) -> None:
-    """Scrub stored text again if it is of other rules than those of now, a few rows at a time."""
+    """Scrub stored text again, a few rows at a time, if other rules than today's were used on it."""
     if await service.ledger.read(rescrub.is_due):
         log.info("stored text is scrubbed again: the rules are others")
         while await service.ledger.write(rescrub.step):

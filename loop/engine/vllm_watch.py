@@ -1,9 +1,11 @@
-"""Whether a user's own vLLM still answers: its process may be well, and its engine stuck.
+"""Whether a user's own vLLM still answers: its process may run although its engine is stuck.
 
-The service never restarts such a vLLM. It says what is wrong, holds its nights, and goes on when it answers.
+The service never restarts such a vLLM. It reports what is wrong, begins no night, and continues when the vLLM
+answers.
 
-Invariant: a vLLM that works is never called stuck: it is one only if it owes answers and its counters of
-tokens and requests have stood still for STUCK_S, or if it does not even say how it is, MISSED times in a row.
+Invariant: a vLLM that works is never called stuck. It counts as stuck only if it owes answers and its
+counters of tokens and requests have not changed for STUCK_S, or if it fails to answer the request for its
+metrics MISSED times in a row.
 """
 
 from collections.abc import Mapping

@@ -28,7 +28,7 @@ FOR_A_PERSON = ("no_question_at_end",)
 
 @dataclass(frozen=True, kw_only=True)
 class Accepting:
-    """What accepting a proposal works with: a home and its opened parts."""
+    """Accepts proposals in one home, with the home's opened parts."""
 
     home: Home
     context: NightContext
@@ -101,8 +101,9 @@ class Accepting:
 def may_accept(lesson: Lesson, settings: Settings) -> bool:
     """Return whether a proposal may be accepted without a person.
 
-    With "catalogue" it needs a check, `lessons.people` people and no contradiction; with "all" a check and
-    `lessons.conversations` conversations suffice, because without a judge there is nothing to accept.
+    With "catalogue" it needs a check, `lessons.people` people and no contradiction. With "all" it needs a
+    check and `lessons.conversations` conversations. A check is always needed, because a proposal without a
+    judge has no file to accept.
     """
     rules = settings.lessons
     if lesson.state != OPEN or not lesson.judged or lesson.taught or lesson.check in FOR_A_PERSON:

@@ -1,7 +1,7 @@
 """Bring the proposals up to date with the complaints in the ledger, and describe them.
 
-Invariant: a complaint is read once. The ledger keeps which complaints a proposal rests on; everything else
-that is shown of it follows from these and from the behaviours that there are now.
+Invariant: a complaint is read once. The ledger stores which complaints a proposal rests on. Everything else
+about a proposal is computed from these complaints and from the present behaviours.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ class Proposal:
 
 
 def refresh(connection: Connection, behaviours: Mapping[str, Behaviour]) -> None:
-    """Add the complaints that have come since the last time to the proposals.
+    """Add the complaints that are new since the last call to the proposals.
 
     A complaint about a proposal that was accepted becomes a lesson of its behaviour. A rejected one opens
     again when REOPENS further conversations complain.

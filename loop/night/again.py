@@ -1,10 +1,11 @@
-"""A night's update made again without the source that spoilt it, so that the other sources keep their night.
+"""Make an undone update again without the source that spoilt it, so that the other sources still teach.
 
-If a verdict undid an update, and words that its held-out answers had gained were brought by one source
-(`store.nights.influence`), a night of its own makes the same update from the pairs of the others.
+After an update, some words may be more frequent in held-out answers because one source brought them
+(`store.nights.influence`). If a verdict undoes such an update, another night makes the same update from the
+pairs of the other sources.
 
-Invariant: this happens once: a night that makes an update again is not followed by another. It is a night
-like any other, with its own verdict; what was measured before the update is in the ledger already.
+Invariant: this happens once: a night that makes an update again is not followed by another such night. It is
+a night like any other, with its own verdict; what was measured before the update is in the ledger already.
 """
 
 from dataclasses import asdict

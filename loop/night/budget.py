@@ -1,4 +1,4 @@
-"""The tokens that a night may still generate, by `night.max_tokens`.
+"""The tokens that a night may still generate, as `night.max_tokens` limits them.
 
 An update that is not measured cannot be kept, so what its first round of measuring will cost is set aside
 before anything is dreamt. Invariant: the figures come from the ledger and the settings, so a night that runs

@@ -1,4 +1,4 @@
-"""What the verdict on a night's update is to claim, of each behaviour and of the abilities.
+"""The claims that the verdict on a night's update tests: for each behaviour, and for the abilities.
 
 Invariant: the claims of a night follow from the ledger and the settings before anything of the update is
 measured, so they are the same whenever they are asked for.
@@ -38,7 +38,7 @@ def claims_of(connection: Connection, context: NightContext, night_id: str) -> d
 
 
 def any_claims(context: NightContext) -> dict[str, Claim]:
-    """Return the claims of a night of which nothing is known yet: everything is to be held."""
+    """Return the claims of a night whose update is not known yet: everything has to be held."""
     claims = {
         name: _claim(behaviour, context, meant=False, falls=False, gated=True)
         for name, behaviour in context.behaviours.items()

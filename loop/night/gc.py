@@ -29,7 +29,7 @@ async def problem(store: CheckpointStore, ledger: Ledger) -> Problem | None:
 
 
 async def agree(store: CheckpointStore, ledger: Ledger) -> None:
-    """Have ledger and files, which belong together, record their present state as the newest of both.
+    """Record the present state as the newest, both in the ledger and in the files that belong to it.
 
     Nothing is written if both record it already.
     """

@@ -99,7 +99,8 @@ async def answers(
         places: Places of the scenarios among all.
         seed: The seed of the answers.
         steer: Concepts to steer the answers by, each with its strength; None for no steering.
-        words: A counter that gets in how many of the answers to a behaviour each word is; None to count none.
+        words: A counter that gets, for each word, the number of a behaviour's answers that have it; None to
+            count none.
     """
     if name == NAME:
         prompts = context.abilities[places.start : places.stop]

@@ -73,7 +73,7 @@ def _identity(path: Path) -> str:
 
 
 def count_captured(inbox: Path, tombstones: Collection[str], clean: Clean) -> int:
-    """Return the number of lines in the captured logs that match a tombstone of texts that `clean` left."""
+    """Return how many lines of the captured logs match a tombstone, once `clean` has cleaned their text."""
     return sum(len(lines_with(log, openai.NAME, tombstones, clean)) for log in capture.logs(inbox))
 
 

@@ -1,6 +1,7 @@
 """The test of each behaviour: what the evidence says of it so far.
 
-Invariant: pure. A target whose rise is shown need not be held as well; whatever else decides must be.
+Invariant: pure. A target whose rise is shown need not be held as well. Everything else that the verdict
+depends on must be held.
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ class BehaviourTest:
 
     @property
     def is_widened(self) -> bool:
-        """Whether there are too few scenarios for the behaviour's own margin, by a point or more."""
+        """Whether too few scenarios make the margin wider than the behaviour's own, by a point or more."""
         return self.margin >= self.claim.margin + 0.01
 
     def as_json(self) -> Json:

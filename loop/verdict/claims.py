@@ -11,7 +11,7 @@ from functools import cached_property
 from loop.verdict import evidence
 
 BATCH = 32
-"""Number of scenarios that are measured together, and between two looks at the evidence at least."""
+"""Number of scenarios that are measured together; at least so many lie between two looks at the evidence."""
 GROWTH = 1.5
 """How many times more scenarios there are after a round than after the one before."""
 
@@ -44,7 +44,7 @@ class Claim:
 
     @property
     def guards(self) -> bool:
-        """Whether the behaviour is only to be held."""
+        """Whether the behaviour only has to be held."""
         return self.gated and not self.is_target
 
 
@@ -74,7 +74,7 @@ class Paired:
 def margin_of(claim: Claim, guards: int) -> float:
     """Return the margin at which a behaviour must be held.
 
-    It is the claim's own, or a wider one where there are too few scenarios to show that.
+    It is the claim's own margin, or a wider one if there are too few scenarios to show the claim's own.
 
     Args:
         claim: The claim.
@@ -84,7 +84,7 @@ def margin_of(claim: Claim, guards: int) -> float:
 
 
 def guards_among(claims: Iterable[Claim]) -> int:
-    """Return the number of claims that a behaviour is only to be held; at least 1."""
+    """Return the number of claims whose behaviour only has to be held; at least 1."""
     return max(1, sum(claim.guards for claim in claims))
 
 

@@ -1,7 +1,7 @@
 """The course of a verdict's evidence over the scenarios, and what would have changed it.
 
-Invariant: pure; everything follows from a test as the ledger has it, whatever the settings are now. A test of
-an older version, which has no outcomes, has no course.
+Invariant: pure; everything follows from the tests that the ledger has, whatever the present settings are. A
+test of an older version, which has no outcomes, has no course.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -1,8 +1,8 @@
 """The decision on an update: did it improve or unlearn what it was meant to, and make nothing else worse?
 
 Invariant: pure. The same measurements give the same decision, which lists every test with its figures. If the
-evidence is not enough, the decision is "inconclusive" and names what is to be measured on. Where nothing more
-can be measured, it is "roll back".
+evidence is not enough, the decision is "inconclusive" and names what has to be measured further. If nothing
+more can be measured, the decision is "roll back".
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +27,8 @@ class Decision:
     tests: list[Json]
     """Every test with its figures, in the form in which the ledger stores them."""
     again: tuple[str, ...] = ()
-    """Of an inconclusive decision: the names of what is to be measured on. What the evidence has answered is
-    not: more scenarios of it would only cost tokens."""
+    """The names of what has to be measured further, if the decision is inconclusive. What the evidence has
+    already decided is not among them: more of its scenarios would only cost tokens."""
 
 
 def decide(

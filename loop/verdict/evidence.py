@@ -75,7 +75,7 @@ def futile(drops: Sequence[float], gain: float) -> float:
 
 
 def combined(values: Sequence[float]) -> float:
-    """Return the E-value against "no target improved": the mean of E-values is one (Vovk and Wang 2021)."""
+    """Return the E-value against "no target improved": a mean of E-values is an E-value (Vovk, Wang 2021)."""
     return sum(values) / len(values) if values else 0.0
 
 
@@ -95,7 +95,7 @@ def improved_among(values: Mapping[str, float]) -> list[str]:
 
 
 def largest_drop(drops: Sequence[float]) -> float:
-    """Return an upper bound of the drop at 1 - LEVEL, at any time: the smallest margin that is held."""
+    """Return an upper bound of the drop, with confidence 1 - LEVEL at any time: the smallest margin held."""
     return _least(lambda margin: held(drops, margin) >= ENOUGH)
 
 
@@ -127,7 +127,7 @@ def power(scenarios: int, margin: float, noise: float = NOISE) -> float:
     """Return the probability that a guard that did not change is held after this many scenarios.
 
     Args:
-        scenarios: Number of scenarios; more than MOST_COUNTED are as good as so many.
+        scenarios: Number of scenarios; a number over MOST_COUNTED counts as MOST_COUNTED.
         margin: The margin.
         noise: Probability that a scenario turns to a failure by chance, and the same for a pass.
     """

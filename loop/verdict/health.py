@@ -1,6 +1,6 @@
 """The tests of perplexity and readings, which do not depend on the behaviours.
 
-Invariant: pure; a figure that is no number never passes.
+Invariant: pure; a figure that is not a number (NaN) never passes.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The limits of a verdict that are not those of a behaviour."""
+"""The limits of a verdict that do not belong to a single behaviour."""
 
 from dataclasses import dataclass
 

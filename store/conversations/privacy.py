@@ -1,7 +1,8 @@
 """What is removed from text before it is stored: secrets, and what names a person if the home masks it.
 
-Invariant: whether the home masks, and the key of its masks, are in the ledger, so that whoever writes a
-conversation masks alike. The key stays when masking is switched off, so that masks mean the same later.
+Invariant: whether the home masks, and the key of its masks, are in the ledger, so that all code that writes
+conversations masks in the same way. The key stays when masking is switched off, so that masks mean the same
+later.
 """
 
 import secrets
@@ -34,17 +35,17 @@ def masks(connection: Connection) -> bool:
 
 
 def rules(connection: Connection) -> str:
-    """Return the name of the rules that apply now, from which stored text may differ."""
+    """Return the name of the rules that apply now; stored text may have been scrubbed by others."""
     return f"{RULES}:{MASK if masks(connection) else KEEP}"
 
 
 def begin(connection: Connection) -> None:
-    """Store that the texts of a ledger without any are of the rules of now."""
+    """Store that the texts of a ledger, which has none yet, are scrubbed by today's rules."""
     set_meta(connection, SCRUBBED, rules(connection))
 
 
 def agrees(connection: Connection, wanted: str) -> bool:
-    """Return whether the ledger says already whether the home masks: `keep` or `mask`."""
+    """Return whether the ledger already has this choice: `keep` or `mask`."""
     return (get_meta(connection, MASKS) or KEEP) == wanted
 
 

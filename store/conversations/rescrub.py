@@ -1,8 +1,8 @@
 """Stored text is scrubbed again when the rules have grown, or when the home begins to mask personal data.
 
 Invariant: a step is one transaction over a bounded number of rows, and the ledger says where the next one
-begins, so that a process may end at any time. When the last step is done the ledger names the rules that
-its texts are of. A conversation whose texts change keeps its id, and is still recognised in its log.
+begins, so that a process may end at any time. After the last step, the ledger names the rules by which its
+texts were scrubbed. A conversation whose texts change keeps its id, and is still recognised in its log.
 """
 
 import json

@@ -64,7 +64,7 @@ def conversation_row(
 
 
 def with_new_tools(offered: tuple[Any, ...], turns: Sequence[Turn]) -> Iterator[Turn]:
-    """Yield the turns; one that offers the same tools as the turn before names none, which means the same.
+    """Yield the turns; a turn that offers the same tools as the turn before it lists none.
 
     Args:
         offered: The tools that the turn before these offers.

@@ -2,7 +2,7 @@
 
 Invariant: the last row of `pointers` names the active checkpoint. An update is `kept` exactly while its
 checkpoint is the active one or an ancestor of it. A new pair of an update is `used` exactly while the last
-kept update with this pair as a new one taught it and did not unlearn it; its signals follow its state. A
+kept update that has it as a new pair taught it and did not unlearn it; its signals follow its state. A
 rollback adds a pointer and deletes nothing, so a rollback can be undone by another.
 """
 

@@ -114,7 +114,7 @@ def suspect(grown: Sequence[GrownWord]) -> str | None:
 
 @cache
 def fisher(with_first: int, first: int, with_second: int, second: int) -> float:
-    """Return Fisher's exact one-sided p-value: the chance that the first group has the word so often.
+    """Return Fisher's exact one-sided p-value: the chance that the word is so frequent in the first group.
 
     Args:
         with_first: Number of texts of the first group that have the word.

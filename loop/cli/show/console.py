@@ -57,7 +57,7 @@ class Screen(Console):
 
 
 def cells(text: str, width: int) -> str:
-    """Return a text from outside that is exactly so many columns wide on a terminal."""
+    """Return a text from outside, cut or padded to exactly this number of columns."""
     return set_cell_size(visible(text), width)
 
 

@@ -45,7 +45,7 @@ def _skipped(files: list[SkippedLog]) -> None:
 
 
 def previewed(report: Previewed) -> None:
-    """Print what an ingest would store, a table for each file, and on stderr what it would not."""
+    """Print what an ingest would store, in a table for each file; print to stderr what it would skip."""
     for file in report.files:
         packed = f", {file.compression}" if file.compression else ""
         count = len(file.conversations)
