@@ -89,7 +89,7 @@ class ScheduleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """Which optimizer states of earlier nights are kept, and for how long what was swept."""
+    """Which optimizer states of earlier nights are kept, and how long swept files stay in the trash."""
 
     __pydantic_config__ = _FORBID
 

@@ -164,7 +164,7 @@ def add(connection: Connection, key: str, rule: str, found: Iterable[tuple[str, 
 
 
 def decide(connection: Connection, number: int, state: str, **values: Any) -> None:
-    """Store a decision on a proposal, with the evidence that it was made on.
+    """Store a decision on a proposal, with the evidence that it was based on.
 
     Args:
         connection: The ledger, in a transaction that writes.

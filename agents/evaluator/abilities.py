@@ -36,7 +36,7 @@ class Abilities:
 
         Args:
             prompts: The prompts to answer.
-            first: Place of the first of them among all prompts.
+            first: Position of the first of these prompts among all prompts.
             seed: Seed of the measurement, from which the seed of each answer is derived.
             report: Called with the progress.
         """

@@ -70,7 +70,7 @@ class Evaluator:
 
         Args:
             behaviour: The behaviour to measure.
-            scenarios: Places of the scenarios among all of the behaviour's.
+            scenarios: Positions of the scenarios among all scenarios of the behaviour.
             most: Largest number of answers of a whole measurement.
             seed: Seed of the measurement, from which the seed of each answer is derived.
             report: Called with the progress.

@@ -75,8 +75,8 @@ def _from_world(kind: str, count: int) -> tuple[str, ...]:
 def sampling_seeds(behaviour: Behaviour, count: int, *, seed: int, attempt: int) -> list[int]:
     """Return a sampling seed for the answer to each of `count` scenarios.
 
-    The seeds are the same before and after an update. So are the random numbers that follow from them, of
-    which the embedded server takes one for each token: an answer changes only where the model does.
+    The seeds are the same before and after an update. So are the random numbers that follow from them (on the
+    embedded server, one for each token), so an answer changes only where the model does.
 
     Args:
         behaviour: The behaviour that is measured.

@@ -1,4 +1,4 @@
-"""Read a user's turn by the tables: does it complain, praise, add a wish or take one back, and how surely.
+"""Read a user's turn by the tables: whether, and how surely, it complains, praises, or changes a wish.
 
 Invariant: pure; a score is between 0 and 1. Each row of a table counts once, however often it matches, so
 repeating a complaint does not raise its score. This module knows nothing about behaviours.

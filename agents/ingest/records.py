@@ -29,7 +29,7 @@ class Numbered:
 
 
 def records(log: OpenLog, *, offset: int = 0, number: int = 0, last: bool = True) -> Iterator[Record]:
-    """Yield the records of a log: its lines, or the values in it if they are not one on each line.
+    """Yield the records of a log: its lines, or the values in it if these are not on a line each.
 
     Args:
         log: The log.

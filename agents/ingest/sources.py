@@ -386,7 +386,7 @@ def _check_regular(mode: int) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """Return what a path names that is not a regular file, for example "a pipe", from its file mode."""
+    """Return the kind of a file that is not a regular one, for example "a pipe", from its file mode."""
     if stat.S_ISFIFO(mode):
         return "a pipe"
     if stat.S_ISSOCK(mode):

@@ -213,8 +213,8 @@ def batch_rows(body: Json) -> list[BatchRow]:
     """Return the rows of a batch request.
 
     `role` names who speaks next, for all rows or in a list for each row; `assistant` is the default. `raw` is
-    a list with the text that a row continues, or null for a row whose conversation counts. A conversation may
-    be empty if the user speaks next, or if it is not used.
+    a list with the text that a row continues, or null for a row whose conversation is used. A conversation
+    may be empty if the user speaks next, or if it is not used.
     """
     many = conversations(body, may_be_empty=True)
     given = body.get("role", "assistant")

@@ -2,8 +2,8 @@
 
 Invariant: pure. New pairs keep their order, and no source has more of them than its cap. Of the answers that
 logs prefer, few are nearly the same: whoever writes one answer many times, under one name or under many,
-teaches it a few times. The seed decides which pairs are replayed. If there are too few new pairs, there is no
-update, and the reason gives both numbers.
+teaches it only a few times. The seed decides which pairs are replayed. If there are too few new pairs, there
+is no update, and the reason gives both numbers.
 """
 
 import random

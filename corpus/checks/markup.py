@@ -89,18 +89,18 @@ def json(answer: str) -> str:
 
 
 def bullets(answer: str, *, least: int = 2) -> str:
-    """Give me a list with bullets, of at least this many points."""
+    """Give me a list with at least this many bullets."""
     count = _items(answer, "bullet")
     return f"has {count} points with bullets, fewer than {least}" if count < least else ""
 
 
 def numbered(answer: str, *, least: int = 2) -> str:
-    """Give me numbered steps, at least this many."""
+    """Give me at least this many numbered steps."""
     count = _items(answer, "ordered")
     return f"has {count} numbered points, fewer than {least}" if count < least else ""
 
 
 def headings(answer: str, *, least: int = 1) -> str:
-    """Put headings over the parts, at least this many."""
+    """Put headings over the parts: at least this many."""
     count = sum(token.type == "heading_open" for token in _tokens(answer))
     return f"has {count} headings, fewer than {least}" if count < least else ""

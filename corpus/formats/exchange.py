@@ -62,7 +62,7 @@ def offered(turns: tuple[Turn, ...], tools: tuple[Json, ...] | None) -> tuple[Tu
 
     If the conversation grows by later lines, only their new turns are stored. So the first answer has the
     tools of its own line, and the last one those of the line that added it. A line that Nightschool captured
-    names all tools: without any there were none.
+    names all tools; if it names none, none were offered.
     """
     answers = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
     if tools is None:

@@ -150,7 +150,8 @@ def user_of(*records: Any) -> str:
 def at(value: Any, path: str) -> Any:
     """Return the value at a path of keys and indices, such as "choices.0.message"; None without one.
 
-    A text on the way that is JSON is parsed, because databases and exports store objects as text.
+    If a value on the path is a text that holds JSON, it is parsed, because databases and exports store
+    objects as text.
     """
     for step in path.split(".") if path else ():
         value = parsed(value)

@@ -82,7 +82,7 @@ class Worker:
     async def run(self) -> None:
         """Do the work that is queued in the ledger, oldest first, until cancelled.
 
-        After a fault of the ledger it may be called again: work that was in hand then is done once more.
+        After a fault of the ledger, `run` may be called again. It then repeats the work that was interrupted.
         """
         self._current, self.kind = None, ""
         await self.ledger.write(work.release_all)

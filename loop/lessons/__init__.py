@@ -2,5 +2,5 @@
 
 `gathering` brings the proposals up to date, `accepting` writes behaviour files, `operations` are what
 commands call, `results` what they return. Invariant: a behaviour that a person accepted is a file in the
-home's `behaviours/`, whole or not there. Only `loop` imports this package.
+home's `behaviours/`, which is complete or absent. Only `loop` imports this package.
 """

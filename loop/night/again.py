@@ -25,8 +25,8 @@ from store.queue.work import enqueue
 def begin(connection: Connection, context: NightContext, night_id: str) -> None:
     """Begin the night that makes this closed night's update again, if there is reason to.
 
-    If the closed night itself made an update again, the lessons of the source that was left out are put back
-    to undone: the others' update has not taught them.
+    If the closed night itself was such a repetition, the lessons of the source that was left out become
+    undone again, because the repeated update has not taught them.
 
     Args:
         connection: The ledger, in a transaction that writes, in which the night was closed.

@@ -96,7 +96,7 @@ async def answers(
     Args:
         context: The opened home.
         name: A behaviour, or `abilities`.
-        places: Places of the scenarios among all.
+        places: Positions of the scenarios among all scenarios.
         seed: The seed of the answers.
         steer: Concepts to steer the answers by, each with its strength; None for no steering.
         words: A counter that gets, for each word, the number of a behaviour's answers that have it; None to

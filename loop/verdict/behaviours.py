@@ -1,4 +1,4 @@
-"""The test of each behaviour: what the evidence says of it so far.
+"""The test of each behaviour: what the evidence says about it so far.
 
 Invariant: pure. A target whose rise is shown need not be held as well. Everything else that the verdict
 depends on must be held.
@@ -21,7 +21,7 @@ Finding = Literal["improved", "unlearnt", "held", "worse", "stays", "unsure", "n
 
 @dataclass(frozen=True, kw_only=True)
 class BehaviourTest:
-    """What the evidence says of one behaviour."""
+    """What the evidence says about one behaviour."""
 
     paired: Paired
     outcome: Finding
@@ -49,7 +49,7 @@ class BehaviourTest:
 
     @property
     def is_measured_out(self) -> bool:
-        """Whether every scenario that there is was measured."""
+        """Whether all scenarios of the behaviour were measured."""
         return self.scenarios >= self.claim.scenarios
 
     @property

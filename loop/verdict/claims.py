@@ -1,4 +1,4 @@
-"""What a verdict claims of each behaviour, and how many scenarios each round measures for it.
+"""What a verdict claims about each behaviour, and how many scenarios each round measures for it.
 
 Invariant: pure. A margin and the scenarios of a round follow from the claims alone, never from an outcome: a
 margin that follows from outcomes would prove nothing.
@@ -18,7 +18,7 @@ GROWTH = 1.5
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """The claim that a verdict is to test of one behaviour."""
+    """A claim about one behaviour, which a verdict has to test."""
 
     behaviour: str
     meant: bool = False

@@ -38,7 +38,7 @@ _EARLY = np.sqrt(_SHARES)
 
 
 def improved(drops: Sequence[float]) -> float:
-    """Return the E-value against "the pass rate did not rise", H0: E[D] <= 0 for -D.
+    """Return the E-value against "the pass rate did not rise", H0: E[D] >= 0.
 
     With b gained and c lost scenarios it is the mean over lambda in (0, 1) of (1 + lambda)^b (1 - lambda)^c.
     With theta = (1 + lambda) / 2 that is the integral over theta in [1/2, 1] of 2 (2 theta)^b
@@ -62,7 +62,7 @@ def held(drops: Sequence[float], margin: float) -> float:
 
 
 def worse(drops: Sequence[float], margin: float) -> float:
-    """Return the E-value against "the pass rate fell by the margin at most", H0: E[D] <= margin.
+    """Return the E-value against "the pass rate fell by at most the margin", H0: E[D] <= margin.
 
     It is the mean over lambda in (0, 1 / (1 + margin)) of the product of 1 + lambda (D - margin).
     """

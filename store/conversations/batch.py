@@ -2,7 +2,7 @@
 
 Invariant: a batch leaves the same rows in the same order, with the same ids, as its conversations added one
 after the other by `conversations.add`. A conversation whose turns arrive one by one, and one whose tools have
-to be compared with those that are stored, is added that way, after the rows before it.
+to be compared with stored ones, is added by `conversations.add` itself, after the rows before it.
 """
 
 from collections.abc import Iterable, Sequence

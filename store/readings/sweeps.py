@@ -63,7 +63,7 @@ def predictions_of(connection: Connection, behaviour: str) -> list[PredictionOut
 def of_update(connection: Connection, update_id: str) -> list[PredictionOutcome]:
     """Return the last prediction for each behaviour that this update was to train, made before the update.
 
-    Of the updates after the prediction, the result has this one alone.
+    Each prediction in the result lists this update alone, whatever other updates followed it.
     """
     u, n = schema.updates, schema.nights
     query = select(n.c.targets).join(u, u.c.night_id == n.c.id).where(u.c.id == update_id)

@@ -1,7 +1,7 @@
 """Reader of Arena votes: two conversations of the same questions, and which of them a person chose.
 
 Invariant: a vote for a side gives the other side's conversation, with the chosen answer as the edit of its
-last answer. A tie gives both sides: without ratings, or with bad ones where both were bad.
+last answer. A tie gives both sides: without ratings, or with bad ratings if both were bad.
 """
 
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """Reader of OpenAI's stored completions: a completion with its messages, and items of an evaluation.
 
-Invariant: a completion alone has no question. It is set aside.
+Invariant: a completion without its messages has no question, so it is set aside.
 """
 
 from typing import Any

@@ -52,7 +52,7 @@ class Screen(Console):
     """A console for text from outside: a string is shown as it is, in one line, with controls as escapes."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return a string as text without style; all strings come by here, also those in a table."""
+        """Return a string as text without style; every string passes through here, also those in a table."""
         return super().render_str(visible(text), **{**options, "markup": False, "emoji": False})
 
 
