@@ -20,7 +20,7 @@ from corpus.errors import ModelUnavailable
 
 
 class Scorer(Protocol):
-    """What computes log-probabilities; the trainer's client does."""
+    """The interface that computes log-probabilities; the trainer's client implements it."""
 
     async def logprobs(
         self, items: Sequence[tuple[Sequence[int], Sequence[int]]], *, exact: bool
