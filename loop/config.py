@@ -240,7 +240,7 @@ class Settings(BaseSettings):
 
     @property
     def trains(self) -> bool:
-        """Whether updates are made: `training.enabled`; if it is not set, whether `model.url` is empty."""
+        """Whether updates are made. If `training.enabled` is not set, they are made without a `model.url`."""
         return not self.model.url if self.training.enabled is None else self.training.enabled
 
     @classmethod

@@ -1,7 +1,7 @@
 """Whether a user's own vLLM still answers: its process may run although its engine is stuck.
 
-The service never restarts such a vLLM. It reports what is wrong, begins no night, and continues when the vLLM
-answers.
+The service never restarts such a vLLM. It reports what is wrong, lets its nights wait, and continues when the
+vLLM answers.
 
 Invariant: a vLLM that works is never called stuck. It counts as stuck only if it owes answers and its
 counters of tokens and requests have not changed for STUCK_S, or if it fails to answer the request for its
