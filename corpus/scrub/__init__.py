@@ -1,5 +1,9 @@
-"""Removal of secrets from text: by the secret's form (`patterns.py`) and by its name (`assignments.py`).
+"""Removal of secrets and personal data from text.
 
-Invariant: pure, idempotent and linear in the length of the text. `patterns.scrub` applies both modules. The
-ingest agent and `store.conversations` import it.
+`tokens` knows secrets by their own form, `assignments` by their name, `announced` by the words around them.
+`patterns.scrub` applies all three and holds the version of the rules. `personal` masks what names a person,
+where a home asks for it.
+
+Invariant: pure, idempotent and linear in the length of the text. The ingest agent and `store.conversations`
+import it.
 """
