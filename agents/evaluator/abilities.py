@@ -18,9 +18,9 @@ MAX_TOKENS = 64
 """Largest length of an answer, in tokens. Every prompt can be answered in fewer."""
 ROWS = 32
 """Number of prompts in one request: a slow machine can answer that many within the client's time limit."""
-TEMPERATURE = 0.5
-"""Sampling temperature of the answers. At 1.0, which measures behaviours, a small model fails many prompts by
-chance."""
+TEMPERATURE = 0.0
+"""The answers are the likeliest ones, so that the draw changes none of them. Sampled at 0.5, 11 to 15 % of the
+prompts turned to failures after an update of SmolLM2, and nearly as many to passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
