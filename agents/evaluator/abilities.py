@@ -19,8 +19,8 @@ MAX_TOKENS = 64
 ROWS = 32
 """Number of prompts in one request: a slow machine can answer that many within the client's time limit."""
 TEMPERATURE = 0.0
-"""The answers are the likeliest ones, so that the draw changes none of them. Sampled at 0.5, 11 to 15 % of the
-prompts turned to failures after an update of SmolLM2, and nearly as many to passes."""
+"""The answers are the likeliest ones, so that no draw changes them. Sampled at 0.5, 11 to 15 % of the prompts
+turned to failures after an update of SmolLM2, and nearly as many to passes."""
 
 
 @dataclass(frozen=True, kw_only=True)
