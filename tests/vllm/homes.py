@@ -39,7 +39,8 @@ def vllm_home(place: Path, url: str, *, trains: bool | None, windows: str = "[]"
 
 def configure(home: Home, url: str, *, trains: bool | None, windows: str = "[]") -> None:
     """Write the configuration of a small home; without windows its nights start by hand only."""
-    text = SMALL.format(windows=windows)
+    # Answers of a vLLM turn by chance, and 32 scenarios then cannot always exclude a fall of 30 points.
+    text = SMALL.format(windows=windows).replace("margin = 0.3", "margin = 0.6")
     if trains is not None:
         text = text.replace("[training]\n", f"[training]\nenabled = {str(trains).lower()}\n")
     home.config_file.write_text(f'{text}\n[model]\nurl = "{url}"\n')

@@ -8,12 +8,10 @@ import anyio
 import pytest
 from conftest import Vllm
 
-from bench._served import STEPS, Alongside, Load, alongside, for_seconds, load_from_clients, sum_of, trainer
+from bench._served import STEPS, Alongside, Load, alongside, load_from_clients, sum_of, trainer
 from corpus.recipe import MODEL_DIR
 
 TEXT = list(range(20, 60))
-SHORT_S = 4.0
-"""Seconds of one measurement of throughput."""
 
 With = Callable[[Callable[[Alongside], Awaitable[Any]]], Any]
 
@@ -61,25 +59,6 @@ def test_60_steps_train_while_8_clients_are_served_and_not_one_request_fails(
     assert not load.errors and load.answers >= 8
     assert after != before, "the steps are not served"
     assert sum_of(vllm.url, TEXT, "undone") == before
-
-
-def test_throughput_while_training_is_at_least_60_percent_of_without(vllm: Vllm, together: With) -> None:
-    """The one test of a speed, which is promised: the best of 3 short measurements on a busy machine.
-
-    bench/vllm.py measures it properly.
-    """
-
-    async def ratios(training: Alongside) -> list[float]:
-        found: list[float] = []
-        await load_from_clients(vllm.url, during=for_seconds(1))  # warms up
-        while len(found) < 3 and max(found, default=0.0) < 0.6:
-            without = await load_from_clients(vllm.url, during=for_seconds(SHORT_S))
-            load, steps = await training.load_while_training(vllm.url, training.update(pairs=8), SHORT_S)
-            assert not without.errors and not load.errors and steps
-            found.append(load.per_second / without.per_second)
-        return found
-
-    assert max(together(ratios)) >= 0.6
 
 
 def test_between_two_steps_server_and_trainer_read_the_same_weights(vllm: Vllm, together: With) -> None:
