@@ -14,13 +14,13 @@ import secrets
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from corpus.errors import IntegrityFault
 from store import queries
 from store.checkpoints.store import CheckpointStore
 from store.files import durable
-from store.ledger import schema
+from store.ledger import meta
 
 OWNER = "owner"
 """Name of the file in the folder of the checkpoints."""
@@ -132,8 +132,8 @@ def ledger_mark(connection: Connection) -> LedgerMark:
     """Return the mark of a ledger."""
     rows = queries.checkpoints(connection)
     return LedgerMark(
-        home=_meta(connection, "home"),
-        generation=int(_meta(connection, "generation") or 0),
+        home=meta.get(connection, "home"),
+        generation=int(meta.get(connection, "generation") or 0),
         named=frozenset(row.id for row in rows),
         active=queries.active(connection).id if rows else "",
     )
@@ -163,8 +163,8 @@ def next_generation(connection: Connection, before: Owner | None) -> Owner:
         home=now.home or (before.home if before else secrets.token_hex(16)),
         generation=max(now.generation, before.generation if before else 0) + 1,
     )
-    _set_meta(connection, "home", owner.home)
-    _set_meta(connection, "generation", str(owner.generation))
+    meta.put(connection, "home", owner.home)
+    meta.put(connection, "generation", str(owner.generation))
     return owner
 
 
@@ -173,13 +173,3 @@ def write_owner(store: CheckpointStore, owner: Owner) -> None:
     with durable.new_file(store.directory, "owner") as file:
         file.write(json.dumps(asdict(owner), sort_keys=True).encode() + b"\n")
         file.keep(OWNER)
-
-
-def _meta(connection: Connection, key: str) -> str:
-    row = connection.execute(select(schema.meta.c.value).where(schema.meta.c.key == key)).first()
-    return str(row[0]) if row else ""
-
-
-def _set_meta(connection: Connection, key: str, value: str) -> None:
-    connection.execute(schema.meta.delete().where(schema.meta.c.key == key))
-    connection.execute(schema.meta.insert().values(key=key, value=value))

@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import Connection
 from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, InterfaceError, ProgrammingError
 
-from store.ledger import schema
+from store.ledger import meta
 from store.ledger.db import Ledger, now
 
 RETRY_S = 1.0
@@ -98,5 +98,4 @@ class Health:
 
 def _probe(connection: Connection) -> None:
     """Write a row, so that the commit needs the disk."""
-    connection.execute(schema.meta.delete().where(schema.meta.c.key == PROBE))
-    connection.execute(schema.meta.insert().values(key=PROBE, value=now()))
+    meta.put(connection, PROBE, now())

@@ -8,11 +8,11 @@ later.
 import secrets
 from functools import partial
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection
 
 from corpus.scrub.patterns import RULES, Clean, scrub
 from corpus.scrub.personal import mask
-from store.ledger import schema
+from store.ledger import meta
 
 KEY, MASKS, SCRUBBED = "pii_key", "pii", "scrubbed"
 """Keys in `meta`: of the key of the masks, whether the home masks, and the rules that its texts are of."""
@@ -21,7 +21,7 @@ KEEP, MASK = "keep", "mask"
 
 def cleaner(connection: Connection) -> Clean:
     """Return the function that removes from a text what this home does not store."""
-    key = get_meta(connection, KEY)
+    key = meta.get(connection, KEY)
     return partial(_masked, key=bytes.fromhex(key)) if masks(connection) and key else scrub
 
 
@@ -31,7 +31,7 @@ def _masked(text: str, key: bytes) -> str:
 
 def masks(connection: Connection) -> bool:
     """Return whether this home masks what names a person."""
-    return get_meta(connection, MASKS) == MASK
+    return meta.get(connection, MASKS) == MASK
 
 
 def rules(connection: Connection) -> str:
@@ -41,12 +41,12 @@ def rules(connection: Connection) -> str:
 
 def begin(connection: Connection) -> None:
     """Store that the texts of a ledger, which has none yet, are scrubbed by today's rules."""
-    set_meta(connection, SCRUBBED, rules(connection))
+    meta.put(connection, SCRUBBED, rules(connection))
 
 
 def agrees(connection: Connection, wanted: str) -> bool:
     """Return whether the ledger already has this choice: `keep` or `mask`."""
-    return (get_meta(connection, MASKS) or KEEP) == wanted
+    return (meta.get(connection, MASKS) or KEEP) == wanted
 
 
 def set_masking(connection: Connection, wanted: str) -> None:
@@ -56,18 +56,6 @@ def set_masking(connection: Connection, wanted: str) -> None:
         connection: The ledger, in a transaction that writes.
         wanted: `keep` or `mask`.
     """
-    set_meta(connection, MASKS, wanted)
-    if wanted == MASK and not get_meta(connection, KEY):
-        set_meta(connection, KEY, secrets.token_hex(32))
-
-
-def get_meta(connection: Connection, key: str) -> str:
-    """Return a value of `meta`; "" if it has none."""
-    t = schema.meta.c
-    return str(connection.execute(select(t.value).where(t.key == key)).scalar() or "")
-
-
-def set_meta(connection: Connection, key: str, value: str) -> None:
-    """Store a value in `meta`."""
-    connection.execute(schema.meta.delete().where(schema.meta.c.key == key))
-    connection.execute(schema.meta.insert().values(key=key, value=value))
+    meta.put(connection, MASKS, wanted)
+    if wanted == MASK and not meta.get(connection, KEY):
+        meta.put(connection, KEY, secrets.token_hex(32))

@@ -12,8 +12,8 @@ from sqlalchemy import Column, Connection, Table, select
 
 from corpus.conversation import Turn, chain
 from corpus.scrub.patterns import Clean, each_text
-from store.conversations.privacy import SCRUBBED, cleaner, get_meta, rules, set_meta
-from store.ledger import schema
+from store.conversations.privacy import SCRUBBED, cleaner, rules
+from store.ledger import meta, schema
 
 PLACE = "scrub_place"
 """Key in `meta`: of where the next step begins."""
@@ -32,7 +32,7 @@ TEXTS: tuple[tuple[Table, tuple[str, ...]], ...] = (
 
 def is_due(connection: Connection) -> bool:
     """Return whether there is stored text that was scrubbed by other rules."""
-    if get_meta(connection, SCRUBBED) == rules(connection):
+    if meta.get(connection, SCRUBBED) == rules(connection):
         return False
     return connection.execute(select(schema.conversations.c.id).limit(1)).first() is not None
 
@@ -40,7 +40,7 @@ def is_due(connection: Connection) -> bool:
 def step(connection: Connection) -> bool:
     """Scrub the next rows again, in a transaction that writes; return whether more are left."""
     wanted, clean = rules(connection), cleaner(connection)
-    place = json.loads(get_meta(connection, PLACE) or "null")
+    place = json.loads(meta.get(connection, PLACE) or "null")
     number, after = (place[1], place[2]) if place and place[0] == wanted else (0, "")
     if number < len(TEXTS):
         table, columns = TEXTS[number]
@@ -49,9 +49,9 @@ def step(connection: Connection) -> bool:
         for row in rows:
             _scrub_row(connection, table, columns, row, clean)
         place = [wanted, number, rows[-1]["id"]] if len(rows) == ROWS else [wanted, number + 1, ""]
-        set_meta(connection, PLACE, json.dumps(place))
+        meta.put(connection, PLACE, json.dumps(place))
         return True
-    set_meta(connection, SCRUBBED, wanted)
+    meta.put(connection, SCRUBBED, wanted)
     return False
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, func, select
 from corpus.errors import GateRefused, UnknownId
 from store import queries
 from store.conversations import privacy
-from store.ledger import schema
+from store.ledger import meta, schema
 from store.ledger.db import now
 from store.ledger.records import Checkpoint, Night, PairInUpdate, Update, save
 from store.ledger.rows import all_of
@@ -37,7 +37,7 @@ def add_base(connection: Connection, checkpoint_id: str, weights_sha256: str, mo
     if connection.execute(select(table.c.id)).first() is None:
         row = {"id": checkpoint_id, "weights_sha256": weights_sha256, "state": "kept", "number": 0}
         connection.execute(table.insert().values(**row, at=now()))
-        connection.execute(schema.meta.insert().values(key="model", value=model_digest))
+        meta.put(connection, "model", model_digest)
         privacy.begin(connection)
         point(connection, checkpoint_id, "base")
 
@@ -335,8 +335,7 @@ def _has_failures(connection: Connection, night_id: str) -> bool:
 
 def set_paused(connection: Connection, paused: bool) -> None:
     """Pause or resume the schedule; a pause also holds up the update of a running night."""
-    connection.execute(schema.meta.delete().where(schema.meta.c.key == "paused"))
-    connection.execute(schema.meta.insert().values(key="paused", value=str(int(paused))))
+    meta.put(connection, "paused", str(int(paused)))
     note(connection, "paused" if paused else "resumed", "", {})
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from corpus.errors import GateRefused, UnknownId
 from store import queries
 from store.belonging import Owner
-from store.ledger import schema
+from store.ledger import meta
 from store.ledger.db import now
 from store.ledger.records import Checkpoint, save
 from store.nights.history import point
@@ -112,7 +112,7 @@ def enter(
     known = queries.checkpoints(connection)
     active = _named(found, wanted) if wanted else choose_active(found, owner)
     if not known:
-        connection.execute(schema.meta.insert().values(key="model", value=model_digest))
+        meta.put(connection, "model", model_digest)
     first = max((row.number for row in known), default=-1) + 1
     rows = lineage(found, {row.id for row in known}, first, now())
     kept = {*(owner.kept if owner else ()), *_line(active, {one.id: one for one in found})}

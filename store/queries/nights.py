@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from corpus.errors import UnknownId
-from store.ledger import schema
+from store.ledger import meta, schema
 from store.ledger.db import now
 from store.ledger.records import Night
 from store.ledger.rows import first_of
@@ -76,8 +76,7 @@ def cursor(connection: Connection) -> int:
 
 def is_paused(connection: Connection) -> bool:
     """Return whether the user has paused the schedule."""
-    t = schema.meta
-    return connection.execute(select(t.c.value).where(t.c.key == "paused")).scalar() == "1"
+    return meta.get(connection, "paused") == "1"
 
 
 def paused_during(connection: Connection, night_id: str) -> bool:
@@ -108,5 +107,4 @@ def tokens(connection: Connection, night_id: str) -> dict[str, tuple[int, int]]:
 
 def model_digest(connection: Connection) -> str:
     """Return the digest of the model that checkpoint 0 came from; "" if it was not recorded."""
-    t = schema.meta
-    return str(connection.execute(select(t.c.value).where(t.c.key == "model")).scalar() or "")
+    return meta.get(connection, "model")

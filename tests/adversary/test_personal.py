@@ -14,7 +14,7 @@ from corpus.conversation import Conversation, Turn
 from corpus.scrub.personal import is_card, is_iban, luhn, mask
 from loop.capture.exchange import ChatRequest, as_line
 from store.conversations import conversations, privacy, rescrub
-from store.ledger import schema
+from store.ledger import meta, schema
 from store.ledger.db import Ledger, database_url
 from store.ledger.records import Node, save
 from store.nights import history
@@ -154,11 +154,11 @@ def test_scrubbing_goes_on_where_it_was_and_begins_anew_for_other_rules(ledger: 
         conversations.add(connection, talk("x", "Mail anna@example.com."), "/a.jsonl")
         privacy.set_masking(connection, "mask")
         rescrub.step(connection)
-        place = json.loads(privacy.get_meta(connection, rescrub.PLACE))
+        place = json.loads(meta.get(connection, rescrub.PLACE))
         assert place[:2] == ["3:mask", 1]
         privacy.set_masking(connection, "keep")
         rescrub.step(connection)
-        assert json.loads(privacy.get_meta(connection, rescrub.PLACE))[:2] == ["3:keep", 1]
+        assert json.loads(meta.get(connection, rescrub.PLACE))[:2] == ["3:keep", 1]
 
 
 def test_a_captured_line_is_masked_before_it_is_written(ledger: Ledger) -> None:
