@@ -19,6 +19,17 @@ from corpus.aliases import Message
 from corpus.errors import ModelUnavailable
 
 
+async def opening_of_request(model: ModelClient) -> list[int] | None:
+    """Return the tokens that open a user's first turn; None if the model's chat template cannot open one."""
+    try:
+        (opened,) = await model.tokenize([[]], opens="user")
+    except ModelUnavailable as fault:
+        if not opens_no_turn(fault):
+            raise
+        return None
+    return opened
+
+
 class Scorer(Protocol):
     """The interface that computes log-probabilities; the trainer's client implements it."""
 
@@ -43,11 +54,8 @@ class Realism:
         if not texts:
             return []
         talks: list[list[Message]] = [[{"role": "user", "content": text}] for text in texts]
-        try:
-            (opened,) = await self.model.tokenize([[]], opens="user")
-        except ModelUnavailable as fault:
-            if not opens_no_turn(fault):
-                raise
+        opened = await opening_of_request(self.model)
+        if opened is None:
             return None
         whole = await self.model.tokenize(talks, add_generation_prompt=False)
         if any(tokens[: len(opened)] != opened or len(tokens) == len(opened) for tokens in whole):

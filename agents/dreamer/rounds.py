@@ -19,14 +19,12 @@ from agents.dreamer import filters
 from agents.dreamer.forms import FORMS, NEEDS_CONTEXT
 from agents.dreamer.novelty import DIFFERENT, HELD_OUT, NEAR, NoveltyFilter
 from agents.dreamer.plan import DECLARED, RECIPE, Draft, DreamOrigin, DreamPlan, draft, draft_recipe, form_of
-from agents.dreamer.realism import Realism
+from agents.dreamer.realism import Realism, opening_of_request
 from agents.dreamer.yields import Counted, Yields, to_ask
 from agents.model import meter
 from agents.model.client import ModelClient
-from agents.model.templates import opens_no_turn
 from corpus.aliases import Message
 from corpus.behaviour import Behaviour
-from corpus.errors import ModelUnavailable
 from store.ledger.records import Dream, Night, identity, seed_of
 
 
@@ -145,11 +143,7 @@ class Rounds:
         if self.is_recipe:
             return [RECIPE]
         forms = [form for form in FORMS if plan.has_context or form not in NEEDS_CONTEXT]
-        try:
-            await self.model.tokenize([[]], opens="user")
-        except ModelUnavailable as fault:
-            if not opens_no_turn(fault):
-                raise
+        if await opening_of_request(self.model) is None:
             return [form for form in forms if form not in ("next_turn", "in_context")]
         return forms
 
