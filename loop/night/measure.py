@@ -15,7 +15,7 @@ from corpus.abilities.prompts import NAME
 from corpus.aliases import Progress
 from loop.night.claims import claims_of
 from loop.night.context import NightContext
-from loop.verdict.claims import BATCH, guards_among, scenarios_after
+from loop.verdict.claims import batches, guards_among, scenarios_after
 from store import queries
 from store.ledger.records import Measurement
 from store.queue.outcome import Outcome
@@ -67,13 +67,14 @@ async def measure_scenarios(
         weights_sha256=weights_sha256, behaviour=name, definition=definition, seed=seed, round=0, outcomes=""
     )
     known, new = [], []
-    for number, start in enumerate(range(0, wanted, BATCH)):
-        # A batch is always measured whole, or the next night could not use it.
-        places = range(start, min(start + BATCH, count))
+    # A batch is always measured whole, or the next night could not use it.
+    for number, places in enumerate(batches(count)):
+        if places.start >= wanted:
+            break
         if number in stored:
             known.append(replace(row, round=number, outcomes=stored[number]))
             continue
-        await report(start, wanted)
+        await report(places.start, wanted)
         words: Counter[str] = Counter()
         outcomes = await answers(context, name, places, seed=seed, words=words)
         common = None if name == NAME else dict(sorted(words.most_common(MOST_WORDS)))

@@ -23,7 +23,7 @@ from loop.engine.service import Service
 from loop.night.measure import answers, measure_scenarios
 from loop.operations.results.readouts import BehaviourVector, SweepResult, Sweeps
 from loop.operations.sweep import Judgement, Trial, check_prediction, judge
-from loop.verdict.claims import BATCH
+from loop.verdict.claims import batches
 from store import queries
 from store.ledger.db import now
 from store.ledger.records import identity
@@ -198,9 +198,8 @@ class Steering:
         report = service.worker.reporter("measure", f"{name} at {strength:+g}" if strength else name)
         if strength:
             there, outcomes = extent(behaviour, service.settings.verdict.scenarios), ""
-            for start in range(0, there.scenarios, BATCH):
-                await report(start, there.scenarios)
-                places = range(start, min(start + BATCH, there.scenarios))
+            for places in batches(there.scenarios):
+                await report(places.start, there.scenarios)
                 outcomes += await answers(context, name, places, seed=seed, steer=steer)
             await report(there.scenarios, there.scenarios)
         else:

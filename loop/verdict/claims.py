@@ -108,6 +108,11 @@ def scenarios_after(claim: Claim, round_: int, *, guards: int, rounds: int) -> i
     return min(count, claim.scenarios)
 
 
+def batches(count: int) -> list[range]:
+    """Return the positions of this many scenarios in batches; the last batch may be smaller."""
+    return [range(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
+
+
 def _whole(count: float) -> int:
     """Return a number of scenarios, rounded up to whole batches."""
     return BATCH * int(-(-count // BATCH))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from corpus.aliases import Json
 from loop.verdict import evidence
-from loop.verdict.claims import BATCH, Claim, Paired
+from loop.verdict.claims import Claim, Paired, batches
 from loop.verdict.evidence import ENOUGH
 
 
@@ -48,12 +48,13 @@ def _course(test: Json) -> Course:
     margin, falls = float(test["margin"]), bool(test.get("falls"))
     is_rise = falls or test["outcome"] == "improved" or (test["meant"] and test["outcome"] != "held")
 
-    def value(some: Sequence[float]) -> float:
-        if is_rise:
-            return evidence.fell(some) if falls else evidence.improved(some)
-        return evidence.held(some, margin)
+    if falls:  # the evidence of a fall is that of a rise with the signs changed
+        drops = tuple(-drop for drop in drops)
 
-    ends = [min(start + BATCH, len(drops)) for start in range(0, len(drops), BATCH)]
+    def value(some: Sequence[float]) -> float:
+        return evidence.improved(some) if is_rise else evidence.held(some, margin)
+
+    ends = [places.stop for places in batches(len(drops))]
     return Course(
         behaviour=claim.behaviour,
         outcome=test["outcome"],
@@ -61,24 +62,22 @@ def _course(test: Json) -> Course:
         margin=margin,
         scenarios=ends,
         values=[float(f"{value(drops[:end]):.4g}") for end in ends],
-        turns=_turns([-drop for drop in drops] if falls else drops, value, falls=falls),
+        turns=_turns(drops, value),
     )
 
 
-def _turns(drops: Sequence[float], value: Callable[[Sequence[float]], float], *, falls: bool) -> int | None:
+def _turns(drops: Sequence[float], value: Callable[[Sequence[float]], float]) -> int | None:
     """Return how many scenarios must turn for the evidence to change sides of 20; None if no number does.
 
     Args:
-        drops: The drops; of a behaviour that was to be unlearnt with the sign changed.
+        drops: The drops, with the signs changed if the behaviour was to be unlearnt.
         value: The E-value of drops.
-        falls: Whether the behaviour was to be unlearnt.
     """
-    sign = -1.0 if falls else 1.0
-    was_enough = value([sign * drop for drop in drops]) >= ENOUGH
+    was_enough = value(drops) >= ENOUGH
     # Evidence that is enough is spoilt soonest by the scenarios that speak most for it, and vice versa.
     ordered, worst = sorted(drops, reverse=not was_enough), 1.0 if was_enough else -1.0
     for count in range(1, len(ordered) + 1):
         turned = [worst] * count + ordered[count:]
-        if (value([sign * drop for drop in turned]) >= ENOUGH) != was_enough:
+        if (value(turned) >= ENOUGH) != was_enough:
             return count
     return None
