@@ -61,10 +61,8 @@ def _suspect(connection: Connection, night: Night, update: Update) -> tuple[str,
     verdict = queries.verdict(connection, update.id)
     if verdict is None or update.checkpoint_id is None:
         return None
-    weights = [
-        queries.checkpoint(connection, one).weights_sha256 for one in (update.parent_id, update.checkpoint_id)
-    ]
-    grown = influence.grown_words(connection, update, (weights[0], weights[1]), night.seed)
+    weights = queries.weights_around(connection, update)
+    grown = influence.grown_words(connection, update, weights, night.seed)
     source = influence.suspect(grown)
     if source is None:
         return None

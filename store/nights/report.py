@@ -64,7 +64,7 @@ def night_report(
     night = queries.night(connection, night_id)
     update = queries.update_of(connection, night_id)
     d, p = schema.dreams.c, schema.pairs.c
-    sides = ("", "") if update is None else _weights(connection, update)
+    sides = ("", "") if update is None else queries.weights_around(connection, update)
     heard = _heard(connection, night)
     taught = [] if update is None else queries.pairs_of(connection, update.id)
     tokens, pairs = tokens_of(connection, night_id), _count(connection, schema.pairs, p.night_id == night_id)
@@ -135,15 +135,6 @@ def _update(connection: Connection, update: Update) -> UpdateSummary:
         recipe=from_json(MergeSettings, update.settings) if update.objective == "merge" else None,
         chosen=from_json(TrainedWith, update.settings["chosen"]) if "chosen" in update.settings else None,
     )
-
-
-def _weights(connection: Connection, update: Update) -> tuple[str, str]:
-    """Return the digests of the weights before and after an update; "" for a side without a checkpoint."""
-    before, after = (
-        queries.checkpoint(connection, checkpoint_id).weights_sha256 if checkpoint_id else ""
-        for checkpoint_id in (update.parent_id, update.checkpoint_id)
-    )
-    return before, after
 
 
 def _measured(

@@ -60,6 +60,7 @@ from store.queries.updates import (
     update,
     update_of,
     verdict,
+    weights_around,
 )
 
 __all__ = [
@@ -110,4 +111,5 @@ __all__ = [
     "update",
     "update_of",
     "verdict",
+    "weights_around",
 ]

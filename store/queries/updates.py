@@ -10,6 +10,7 @@ from sqlalchemy import Connection, select
 from store.ledger import schema
 from store.ledger.records import LostPairs, PairInUpdate, Update, Verdict
 from store.ledger.rows import all_of, build, first_of
+from store.queries.checkpoints import checkpoint
 
 
 def update(connection: Connection, update_id: str | None) -> Update | None:
@@ -20,6 +21,15 @@ def update(connection: Connection, update_id: str | None) -> Update | None:
 def update_of(connection: Connection, night_id: str) -> Update | None:
     """Return the update of a night; None if the night has none."""
     return first_of(connection, Update, select(schema.updates).where(schema.updates.c.night_id == night_id))
+
+
+def weights_around(connection: Connection, update: Update) -> tuple[str, str]:
+    """Return the digests of the weights before and after an update; "" for a side without a checkpoint."""
+    before, after = (
+        checkpoint(connection, checkpoint_id).weights_sha256 if checkpoint_id else ""
+        for checkpoint_id in (update.parent_id, update.checkpoint_id)
+    )
+    return before, after
 
 
 def last_trained(connection: Connection) -> Update | None:
