@@ -170,6 +170,11 @@ def items_at(value: Any, path: str) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
+def first_text(value: Any, paths: Iterable[str]) -> str:
+    """Return the first text at these paths that is not empty; "" if there is none."""
+    return next(filter(None, (text_at(value, path) for path in paths)), "")
+
+
 def first(value: Any, paths: Iterable[str]) -> Any:
     """Return the value at the first of these paths that has one; None if none has."""
     return next((found for path in paths if (found := at(value, path)) is not None), None)

@@ -6,6 +6,7 @@ so that no question is left without its answer and no answer without its history
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from corpus.aliases import Json
 from corpus.conversation import Conversation, Turn
@@ -26,11 +27,14 @@ class Message:
     """The log's own id of the message; "" without one."""
 
 
-def gathered(messages: Iterable[tuple[str, Message]]) -> dict[str, list[Message]]:
-    """Return the messages by the id of their session, the sessions in the order in which they begin."""
-    sessions: dict[str, list[Message]] = {}
-    for key, message in messages:
-        sessions.setdefault(key, []).append(message)
+Record = TypeVar("Record")
+
+
+def gathered(records: Iterable[tuple[str, Record]]) -> dict[str, list[Record]]:
+    """Return the records by the id of their session, the sessions in the order in which they begin."""
+    sessions: dict[str, list[Record]] = {}
+    for key, record in records:
+        sessions.setdefault(key, []).append(record)
     return sessions
 
 

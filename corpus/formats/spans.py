@@ -10,7 +10,7 @@ from typing import Any
 
 from corpus.aliases import Json
 from corpus.formats.format import Part
-from corpus.formats.parts import at, first, items_at, parsed, text_at
+from corpus.formats.parts import at, first, items_at, parsed, text_at, time_of
 from corpus.lines import BadLine
 
 _TYPED = ("stringValue", "intValue", "doubleValue", "boolValue")
@@ -101,6 +101,18 @@ def trace_of(span: Json) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def timed(answers: list[Json], span: Json, starts: tuple[str, ...]) -> list[Json]:
+    """Return the answers in a span with the time of the span, where they have none of their own.
+
+    Args:
+        answers: The answers, as messages.
+        span: The span.
+        starts: Paths of the span's time; the first with a value counts.
+    """
+    moment = time_of({"time": first(span, starts)})
+    return [{"time": moment.isoformat(), **answer} for answer in answers] if moment else answers
 
 
 def innermost(found: Iterable[tuple[str, bool, tuple[Part, ...]]]) -> Iterator[Part]:

@@ -15,7 +15,7 @@ from corpus.aliases import Json
 from corpus.formats.exchange import item_messages
 from corpus.formats.format import Format, Located, Part, Reading
 from corpus.formats.machine import spoken
-from corpus.formats.parts import as_text, at, keys_of, text_at
+from corpus.formats.parts import as_text, at, first_text, keys_of, text_at
 from corpus.formats.sessions import Message, numbered, session
 from corpus.lines import BadLine
 
@@ -113,7 +113,7 @@ def _add(sessions: list[_Session], value: Json, line: int) -> None:
 def _begin(sessions: list[_Session], value: Json) -> None:
     """Begin a session, unless the record repeats how the last one began or names where it was forked."""
     places = ("payload.id", "thread_id", "session.id", "id")
-    key = next(filter(None, (text_at(value, place) for place in places)), "")
+    key = first_text(value, places)
     last = sessions[-1]
     if last.key and not last.messages:  # a fork repeats the records of the session before it
         last.root = key

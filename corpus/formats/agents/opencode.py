@@ -10,7 +10,7 @@ from typing import Any
 
 from corpus.aliases import Json
 from corpus.formats.format import Format, Located, Part, Reading
-from corpus.formats.parts import at, first, items_at, parsed, text_at
+from corpus.formats.parts import at, first, first_text, items_at, parsed, text_at
 from corpus.formats.sessions import Message, gathered, numbered, session
 
 NAME = "opencode"
@@ -56,16 +56,16 @@ def join(records: Iterable[Located]) -> Iterator[Part]:
             if kind == "session":
                 sessions[key] = row
             elif kind == "message":
-                messages[key] = (line, _of(row, "sessionID", "session_id"), row)
+                messages[key] = (line, first_text(row, ("sessionID", "session_id")), row)
             else:
-                parts.setdefault(_of(row, "messageID", "message_id"), []).append((key, row))
+                parts.setdefault(first_text(row, ("messageID", "message_id")), []).append((key, row))
     spoken = (
         (owner, Message(line=line, value=_message(row, parts.get(key, [])), id=key))
         for key, (line, owner, row) in sorted(messages.items(), key=lambda each: _moment(each[1][2], each[0]))
     )
     for owner, its in gathered(spoken).items():
         info = sessions.get(owner, {})
-        if not _of(info, "parentID", "parent_id"):
+        if not first_text(info, ("parentID", "parent_id")):
             yield from session(_kept(its, info), NAME, key=owner)
 
 
@@ -83,10 +83,6 @@ def _rows(value: Json) -> Iterator[tuple[str, Json]]:
     elif kind := _kind(value):
         data = parsed(value.get("data"))
         yield kind, {**data, **value} if isinstance(data, dict) else value
-
-
-def _of(row: Json, *names: str) -> str:
-    return next(filter(None, (text_at(row, name) for name in names)), "")
 
 
 def _moment(row: Json, key: str) -> tuple[float, str]:

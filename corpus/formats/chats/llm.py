@@ -10,7 +10,7 @@ from typing import Any
 from corpus.aliases import Json
 from corpus.formats.format import Format, Located, Part, Reading
 from corpus.formats.parts import as_text, items_at, text_at
-from corpus.formats.sessions import Message, numbered, session
+from corpus.formats.sessions import Message, gathered, numbered, session
 
 NAME = "llm"
 
@@ -35,10 +35,7 @@ def join(records: Iterable[Located]) -> Iterator[Part]:
         (text_at(value, "conversation_id") or text_at(value, "id") or str(line), (line, value))
         for line, value in rows
     )
-    sessions: dict[str, list[tuple[int, Json]]] = {}
-    for key, row in owned:
-        sessions.setdefault(key, []).append(row)
-    for key, its in sessions.items():
+    for key, its in gathered(owned).items():
         yield from session(_messages(its), NAME, key=key)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 from corpus.aliases import Json
 from corpus.formats.exchange import answered_in, asked, conversation_of
 from corpus.formats.format import Format, Located, Part, Reading
-from corpus.formats.parts import as_text, at, first, parsed, text_at, time_of
-from corpus.formats.spans import attributes, innermost, plain, spans_in, trace_of
+from corpus.formats.parts import as_text, at, first, first_text, items_at, parsed, text_at
+from corpus.formats.spans import attributes, innermost, plain, spans_in, timed, trace_of
 from corpus.lines import BadLine
 
 NAME = "gen-ai"
@@ -59,24 +59,20 @@ def _read(span: Json, line: int) -> tuple[Part, ...]:
         return ()
     response = next((found for holder in holders for path in _ANSWERS if (found := at(holder, path))), None)
     response = parsed(response) or [each for event in events if (each := _chosen(event))]
-    answers = [{"role": "assistant", "content": response}] if _texts(response) else answered_in(response)
+    answers = (
+        [{"role": "assistant", "content": response}] if isinstance(response, str) else answered_in(response)
+    )
     if isinstance(answers, str):
         return (BadLine(line=line, reason=answers),)
     system = parsed(at(held, "gen_ai.system_instructions"))
     opening = [{"role": "system", "content": system}] if system else []
-    moment = time_of({"time": first(span, _STARTS)})
-    shown = [{"time": moment.isoformat(), **answer} for answer in answers] if moment else answers
-    source = next(filter(None, (text_at(held, path) for path in ("user.id", "enduser.id"))), "")
+    shown = timed(answers, span, _STARTS)
+    source = first_text(held, ("user.id", "enduser.id"))
     return (conversation_of([*opening, *messages, *shown[:1]], line, NAME, source=source),)
 
 
-def _texts(response: Any) -> bool:
-    return isinstance(response, str)
-
-
 def _events(span: Json) -> list[Json]:
-    events = parsed(span.get("events"))
-    return [event for event in events if isinstance(event, dict)] if isinstance(events, list) else []
+    return [event for event in items_at(span, "events") if isinstance(event, dict)]
 
 
 def _named(event: Json) -> bool:

@@ -9,8 +9,8 @@ from typing import Any
 from corpus.aliases import Json
 from corpus.formats.exchange import answered_in, asked, conversation_of
 from corpus.formats.format import Format, Located, Part, Reading
-from corpus.formats.parts import at, first, items_at, text_at, time_of
-from corpus.formats.spans import attributes, innermost, spans_in, trace_of
+from corpus.formats.parts import at, first, items_at, text_at
+from corpus.formats.spans import attributes, innermost, spans_in, timed, trace_of
 from corpus.lines import BadLine
 
 NAME = "openinference"
@@ -58,8 +58,7 @@ def _read(span: Json, line: int) -> tuple[Part, ...]:
     answers = given or answered_in(at(held, "output.value"))
     if isinstance(answers, str):
         return (BadLine(line=line, reason=answers),)
-    moment = time_of({"time": first(span, ("start_time", "startTime", "startTimeUnixNano"))})
-    shown = [{"time": moment.isoformat(), **answer} for answer in answers] if moment else answers
+    shown = timed(answers, span, ("start_time", "startTime", "startTimeUnixNano"))
     source = text_at(held, "user.id")
     return (conversation_of([*messages, *shown], line, NAME, source=source, feedback=_feedback(span)),)
 
