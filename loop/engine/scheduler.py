@@ -19,7 +19,8 @@ from store import graph, queries
 from store.ledger import schema
 
 CHECK_S = 1.0
-"""Seconds between two checks; each check makes four small queries."""
+"""Seconds between two checks. A check makes two small queries, and two more where the program may accept
+lessons."""
 RETRY_S = 3600.0
 """Seconds until the next night if a night made no update (say, for a full disk) and nothing new has come."""
 
@@ -30,7 +31,7 @@ async def keep_schedule(service: Service) -> None:
     """Begin a night whenever one is due, until cancelled."""
     logged, tried, tried_at, heard = "", None, 0.0, -1
     while True:
-        if not service.health.fault and await service.ledger.read(queries.running_night) is None:
+        if await _may_accept(service):
             if heard != (heard := await service.ledger.read(_signals)):
                 await service.accepting.accept_by_itself()
         reason = await next_update_reason(service)
@@ -47,6 +48,13 @@ async def keep_schedule(service: Service) -> None:
             log.info("no night now", reason=reason)
         logged = reason
         await anyio.sleep(CHECK_S)
+
+
+async def _may_accept(service: Service) -> bool:
+    """Return whether the program may accept lessons now."""
+    if service.settings.lessons.accept == "ask" or service.health.fault:
+        return False
+    return await service.ledger.read(queries.running_night) is None
 
 
 async def next_update_reason(service: Service) -> str:

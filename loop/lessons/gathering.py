@@ -90,7 +90,13 @@ def teach(
 def assembled(connection: Connection, behaviours: Mapping[str, Behaviour]) -> list[Proposal]:
     """Return every proposal with its complaints, sorted by number."""
     complaints = {one.signal_id: one for one in proposals.complaints(connection, known=True)}
-    evidence = proposals.evidence_of(connection)
+    order = {signal: place for place, signal in enumerate(complaints)}
+    evidence = {
+        number: sorted(
+            (one for one in rests_on if one.signal_id in order), key=lambda one: order[one.signal_id]
+        )
+        for number, rests_on in proposals.evidence_of(connection).items()
+    }
     return [
         _assembled(row, evidence.get(row.number, []), complaints, behaviours)
         for row in proposals.rows(connection)
@@ -103,14 +109,10 @@ def _assembled(
     complaints: Mapping[str, Complaint],
     behaviours: Mapping[str, Behaviour],
 ) -> Proposal:
-    order = {signal: index for index, signal in enumerate(complaints)}
-    mine = sorted(
-        (one for one in evidence if one.signal_id in complaints), key=lambda one: order[one.signal_id]
-    )
-    found = tuple(complaints[one.signal_id] for one in mine)
+    found = tuple(complaints[one.signal_id] for one in evidence)
     if not row.rule or not found:
         return Proposal(row=row, complaints=found, parameters={}, draft=None)
-    read = [{key: _untupled(value) for key, value in one.parameters.items()} for one in mine]
+    read = [{key: _untupled(value) for key, value in one.parameters.items()} for one in evidence]
     lengths = [(len(words(one.answer)), len(words(one.following))) for one in found]
     parameters = completed(row.rule, read, lengths)
     if refusal(row.rule, parameters, {}):  # only complaints are left that were merged into it
