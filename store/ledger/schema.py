@@ -303,8 +303,8 @@ measurements = Table(
     Column("behaviour", String, primary_key=True),
     Column("definition", String, primary_key=True),  # see `corpus.behaviour.definition`
     Column("seed", Integer, primary_key=True),
-    Column("round", Integer, primary_key=True),  # 0, and one more after each inconclusive verdict
-    Column("outcomes", Text, nullable=False),  # one character a scenario: 1 passed, 0 failed
+    Column("round", Integer, primary_key=True),  # number of the batch of scenarios, from 0
+    Column("outcomes", Text, nullable=False),  # one character an answer: 1 passed, 0 failed
     Column("words", JSON(none_as_null=True)),  # {word: answers that have it}; NULL in rows of older versions
 )
 
