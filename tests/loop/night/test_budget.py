@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -32,6 +33,7 @@ def context(tmp_path: Path) -> Iterator[Callable[[int], NightContext]]:
     def with_limit(tokens: int) -> NightContext:
         settings = Settings(night=NightSettings(max_tokens=tokens), verdict=VerdictSettings(scenarios=10))
         nobody: Any = None
+        any_model: Any = SimpleNamespace(model_digest="0" * 64)
         return NightContext(
             ledger=ledger,
             settings=settings,
@@ -41,7 +43,7 @@ def context(tmp_path: Path) -> Iterator[Callable[[int], NightContext]]:
             model=nobody,
             trainer=nobody,
             evaluator=Evaluator(model=nobody, limit=AnswerLimit(tokens=48)),
-            monitor=nobody,
+            monitor=any_model,
         )
 
     yield with_limit
